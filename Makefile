@@ -1,0 +1,59 @@
+# Everything a developer or CI runs. `make` alone tells what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run check test bench format lock clean
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/.runtime ## the main job once, on this machine, told step by step
+	@$(BIN)/python -m demo
+
+run: $(VENV)/.runtime ## start the gateway on this machine, with its data in ./.pushgate
+	@$(BIN)/pushgate serve --data .pushgate
+
+check: $(VENV)/.dev ## ruff, mypy strict, import directions: seconds
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: $(VENV)/.dev ## every test; installs RabbitMQ from Debian when it is missing
+	@tests/require-programs
+	@$(BIN)/python -m pytest $(PYTEST)
+
+bench: $(VENV)/.dev ## what it costs, as ratios: build/bench.json
+	@bench/require-programs
+	@$(BIN)/python -m bench
+
+format: $(VENV)/.dev ## let ruff write the layout
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+lock: $(VENV)/.dev ## pin what pyproject.toml asks for, with hashes
+	@$(PIP) install uv
+	@for group in build dev; do \
+	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	    --custom-compile-command "make lock" --python-version 3.11 --upgrade \
+	    --group $$group pyproject.toml --output-file requirements/$$group.txt; done
+
+clean: ## remove what make made
+	@rm -rf $(VENV) .pushgate build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+$(BIN)/python:
+	@./bootstrap "$(PYTHON)" "$(VENV)"
+
+$(VENV)/.runtime: $(BIN)/python requirements/build.txt pyproject.toml
+	@echo "Installing what Pushgate runs on ..."
+	@$(PIP) install --require-hashes --requirement requirements/build.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	@echo "Installing what the tests and checks need ..."
+	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@

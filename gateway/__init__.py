@@ -1,0 +1,1 @@
+"""Pushgate: from a provider's webhook to an execution request that names exactly one commit."""

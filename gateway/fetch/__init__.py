@@ -1,0 +1,1 @@
+"""From a remote repository to one exact commit. The only room that starts git."""

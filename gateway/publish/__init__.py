@@ -1,0 +1,1 @@
+"""From stored execution requests to the broker's confirmed keeping."""

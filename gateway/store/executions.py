@@ -1,15 +1,59 @@
 """Execution requests: what was planned, and whether the broker has it. This table is the outbox."""
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import Row, func, select, update
+
+from gateway.errors import NotFound
+from gateway.store.database import Database
+from gateway.store.tables import executions
+
+ExecutionState = Literal["pending", "published"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRequest:
+    """An execution request as the planner made it. `body` is the JSON of the wire contract.
+
+    `target` is the name of the step or pipeline; `subject` what the request is about, for people.
+    """
+
+    id: str
+    connection: str
+    delivery: str
+    project: str
+    trigger: str
+    target: str
+    subject: str
+    body: bytes
+
+    def row(self, *, ref_update: int, planned_at: datetime) -> dict[str, Any]:
+        """Return the row that waits in the outbox."""
+        return {
+            "id": self.id,
+            "connection": self.connection,
+            "delivery": self.delivery,
+            "ref_update": ref_update,
+            "project": self.project,
+            "trigger": self.trigger,
+            "target": self.target,
+            "subject": self.subject,
+            "body": self.body,
+            "state": "pending",
+            "planned_at": planned_at,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRequest:
     """An execution request as it is kept and as the relay takes it.
 
-    `seq` is the order in which requests were planned; `body` the JSON of the wire contract; `target` the
-    name of the step or pipeline; `subject` what the request is about, for people: repository and commit.
+    `seq` is the order in which requests were planned. `reason` is the broker's last refusal, if any.
     """
 
     seq: int
@@ -22,3 +66,108 @@ class StoredRequest:
     subject: str
     body: bytes
     planned_at: datetime
+    state: ExecutionState = "pending"
+    reason: str | None = None
+    published_at: datetime | None = None
+
+
+def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -> list[StoredRequest]:
+    """Return requests that the broker does not have yet, in the order in which they were planned.
+
+    Those of the connections in `without` are left out.
+    """
+    query = select(executions).where(executions.c.state == "pending").order_by(executions.c.seq).limit(limit)
+    if without:
+        query = query.where(executions.c.connection.not_in(without))
+    return [_record(row) for row in transaction.execute(query)]
+
+
+def record(
+    transaction: Transaction, *, published: Sequence[str], refused: Mapping[str, str], now: datetime
+) -> None:
+    """Mark requests as published, and tell why the broker refused others, which stay pending."""
+    if published:
+        transaction.execute(
+            update(executions)
+            .where(executions.c.id.in_(published))
+            .values(state="published", reason=None, published_at=now)
+        )
+    for request_id, reason in refused.items():
+        transaction.execute(update(executions).where(executions.c.id == request_id).values(reason=reason))
+
+
+def get(transaction: Transaction, request_id: str) -> StoredRequest:
+    """Return an execution request. Raises `NotFound`."""
+    row = transaction.execute(select(executions).where(executions.c.id == request_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no execution {request_id}")
+    return _record(row)
+
+
+def page(
+    transaction: Transaction,
+    *,
+    connection: str | None,
+    delivery: str | None,
+    state: str | None,
+    before: int | None,
+    limit: int,
+) -> list[StoredRequest]:
+    """Return up to `limit` requests, the newest first, only those planned before number `before`."""
+    query = select(executions).order_by(executions.c.seq.desc()).limit(limit)
+    if connection is not None:
+        query = query.where(executions.c.connection == connection)
+    if delivery is not None:
+        query = query.where(executions.c.delivery == delivery)
+    if state is not None:
+        query = query.where(executions.c.state == state)
+    if before is not None:
+        query = query.where(executions.c.seq < before)
+    return [_record(row) for row in transaction.execute(query)]
+
+
+def planned_after(transaction: Transaction, seq: int, *, limit: int) -> list[StoredRequest]:
+    """Return the requests planned after number `seq`, the oldest first: what a follower has not seen."""
+    query = select(executions).where(executions.c.seq > seq).order_by(executions.c.seq).limit(limit)
+    return [_record(row) for row in transaction.execute(query)]
+
+
+def last_seq(transaction: Transaction) -> int:
+    """Return the number of the newest request, 0 where there is none."""
+    return transaction.execute(select(func.max(executions.c.seq))).scalar() or 0
+
+
+def _record(row: Row[Any]) -> StoredRequest:
+    return StoredRequest(
+        seq=row.seq,
+        id=row.id,
+        connection=row.connection,
+        delivery=row.delivery,
+        project=row.project,
+        trigger=row.trigger,
+        target=row.target,
+        subject=row.subject,
+        body=row.body,
+        planned_at=row.planned_at,
+        state=row.state,
+        reason=row.reason,
+        published_at=row.published_at,
+    )
+
+
+class Outbox:
+    """The functions above as the relay calls them."""
+
+    def __init__(self, database: Database) -> None:
+        """Relay from this database."""
+        self._database = database
+
+    async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredRequest]:
+        """See `pending`."""
+        return await self._database.read(partial(pending, limit=limit, without=without))
+
+    async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
+        """See `record`."""
+        if published or refused:
+            now = datetime.now(UTC)
+            await self._database.write(partial(record, published=published, refused=refused, now=now))

@@ -1,0 +1,265 @@
+"""The REST API under /api/v1: connections, deliveries, executions."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection as Transaction
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from gateway.admin.http import answer, guarded, limit, read, sse
+from gateway.admin.shapes import (
+    ConnectionChange,
+    ConnectionMade,
+    ConnectionView,
+    DeliveryView,
+    ExecutionView,
+    NewConnection,
+    NewSecret,
+    Page,
+)
+from gateway.errors import Invalid
+from gateway.fetch.urls import check_url
+from gateway.intake.book import Book
+from gateway.plan.triggers import read_triggers
+from gateway.store import connections, deliveries, executions, work
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.doorbell import Doorbell
+from gateway.store.ids import connection_id
+from gateway.store.vault import Vault
+from providers import PROVIDERS
+from providers.urls import repository_key
+
+_FOLLOW_SECONDS = 1.0
+_KEEPALIVE_EVERY = 15
+_LONGEST_NUMBER = 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """The API's endpoints and what they work with.
+
+    `pushes` wakes the workers, `requests` those who follow executions; `base_url` is what webhook URLs begin
+    with, known only once the service listens.
+    """
+
+    database: Database
+    vault: Vault
+    book: Book
+    pushes: Doorbell
+    requests: Doorbell
+    base_url: Callable[[], str]
+    token: str
+    allow_http: bool
+    hosts: tuple[str, ...]
+    is_closing: Callable[[], bool]
+
+    def routes(self) -> list[Route]:
+        """Return the routes, each behind the token."""
+        table = [
+            ("/connections", "GET", self.list_connections),
+            ("/connections", "POST", self.make_connection),
+            ("/connections/{id}", "GET", self.show_connection),
+            ("/connections/{id}", "PATCH", self.change_connection),
+            ("/connections/{id}", "DELETE", self.delete_connection),
+            ("/connections/{id}/rotate-secret", "POST", self.rotate_secret),
+            ("/deliveries", "GET", self.list_deliveries),
+            ("/deliveries/{id}", "GET", self.show_delivery),
+            ("/executions", "GET", self.list_executions),
+            ("/executions/stream", "GET", self.stream_executions),
+            ("/executions/{id}", "GET", self.show_execution),
+        ]
+        return [
+            Route("/api/v1" + path, guarded(endpoint, self.token), methods=[method])
+            for path, method, endpoint in table
+        ]
+
+    async def list_connections(self, _request: Request) -> Response:
+        """`GET /connections`: all of them, the oldest first."""
+        views = await self.database.read(
+            lambda transaction: [
+                self._view(transaction, found) for found in connections.everything(transaction)
+            ]
+        )
+        return answer(Page[ConnectionView](items=views, next=None))
+
+    async def make_connection(self, request: Request) -> Response:
+        """`POST /connections`: works also while the remote is out of reach. Shows the secret this once."""
+        wanted = await read(request, NewConnection)
+        if wanted.provider not in PROVIDERS:
+            raise Invalid(f"provider: {wanted.provider!r} is none of {', '.join(PROVIDERS)}")
+        now = datetime.now(UTC)
+        connection = Connection(
+            id=connection_id(),
+            name=wanted.name or repository_key(wanted.url).partition("/")[2],
+            provider=wanted.provider,
+            url=self._checked(wanted.url),
+            project=wanted.project,
+            auth=wanted.auth,
+            triggers=_checked_triggers(wanted.triggers),
+            yaml_path=wanted.yaml_path,
+            repository_id=None,
+            created_at=now,
+            updated_at=now,
+        )
+        secret = wanted.secret or secrets.token_hex(32)
+
+        def make(transaction: Transaction) -> ConnectionMade:
+            connections.add(transaction, connection)
+            connections.add_secret(transaction, self.vault, connection.id, secret.encode(), now=now)
+            return self._made(transaction, connection, secret)
+
+        return answer(await self.database.write(make), 201)
+
+    async def show_connection(self, request: Request) -> Response:
+        """`GET /connections/{id}`."""
+        which = request.path_params["id"]
+        return answer(
+            await self.database.read(
+                lambda transaction: self._view(transaction, connections.get(transaction, which))
+            )
+        )
+
+    async def change_connection(self, request: Request) -> Response:
+        """`PATCH /connections/{id}`: what is left out stays; work that was put off is tried again now."""
+        which = request.path_params["id"]
+        wanted = (await read(request, ConnectionChange)).model_dump(exclude_none=True)
+        if "url" in wanted:
+            wanted["url"] = self._checked(wanted["url"])
+            # Another repository has another id; the next delivery teaches it.
+            wanted["repository_id"] = None
+        if "triggers" in wanted:
+            wanted["triggers"] = _checked_triggers(wanted["triggers"])
+        now = datetime.now(UTC)
+
+        def change(transaction: Transaction) -> ConnectionView:
+            changed = replace(connections.get(transaction, which), **wanted, updated_at=now)
+            connections.change(transaction, changed)
+            work.make_due(transaction, which, now=now)
+            return self._view(transaction, changed)
+
+        view = await self.database.write(change)
+        self.book.forget(which)
+        self.pushes.ring()
+        return answer(view)
+
+    async def delete_connection(self, request: Request) -> Response:
+        """`DELETE /connections/{id}`: what it delivered can still be looked up."""
+        which = request.path_params["id"]
+        now = datetime.now(UTC)
+        await self.database.write(lambda transaction: connections.remove(transaction, which, now=now))
+        self.book.forget(which)
+        self.pushes.ring()
+        return Response(status_code=204)
+
+    async def rotate_secret(self, request: Request) -> Response:
+        """`POST /connections/{id}/rotate-secret`: the secret before it stays live until the next rotation."""
+        which = request.path_params["id"]
+        secret = (await read(request, NewSecret)).secret or secrets.token_hex(32)
+        now = datetime.now(UTC)
+
+        def rotate(transaction: Transaction) -> ConnectionMade:
+            connection = connections.get(transaction, which)
+            connections.add_secret(transaction, self.vault, which, secret.encode(), now=now)
+            return self._made(transaction, connection, secret)
+
+        made = await self.database.write(rotate)
+        self.book.forget(which)
+        return answer(made)
+
+    async def list_deliveries(self, request: Request) -> Response:
+        """`GET /deliveries`: the newest first."""
+        query, most = request.query_params, limit(request)
+        found = await self.database.read(
+            lambda transaction: deliveries.page(
+                transaction,
+                connection=query.get("connection"),
+                verdict=query.get("verdict"),
+                before=query.get("cursor"),
+                limit=most + 1,
+            )
+        )
+        views = [DeliveryView.of(delivery) for delivery in found[:most]]
+        return answer(Page[DeliveryView](items=views, next=views[-1].id if len(found) > most else None))
+
+    async def show_delivery(self, request: Request) -> Response:
+        """`GET /deliveries/{id}`."""
+        which = request.path_params["id"]
+        found = await self.database.read(lambda transaction: deliveries.get(transaction, which))
+        return answer(DeliveryView.of(found))
+
+    async def list_executions(self, request: Request) -> Response:
+        """`GET /executions`: the newest first."""
+        query, most = request.query_params, limit(request)
+        before = _number(query.get("cursor"), "cursor")
+        found = await self.database.read(
+            lambda transaction: executions.page(
+                transaction,
+                connection=query.get("connection"),
+                delivery=query.get("delivery"),
+                state=query.get("state"),
+                before=before,
+                limit=most + 1,
+            )
+        )
+        views = [ExecutionView.of(stored) for stored in found[:most]]
+        rest = str(found[most - 1].seq) if len(found) > most else None
+        return answer(Page[ExecutionView](items=views, next=rest))
+
+    async def show_execution(self, request: Request) -> Response:
+        """`GET /executions/{id}`."""
+        which = request.path_params["id"]
+        found = await self.database.read(lambda transaction: executions.get(transaction, which))
+        return answer(ExecutionView.of(found))
+
+    async def stream_executions(self, request: Request) -> Response:
+        """`GET /executions/stream`: server-sent events, from now on or after the header Last-Event-ID."""
+        seen = _number(request.headers.get("last-event-id"), "Last-Event-ID")
+        if seen is None:
+            seen = await self.database.read(executions.last_seq)
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        return StreamingResponse(self._follow(seen), media_type="text/event-stream", headers=headers)
+
+    async def _follow(self, seen: int) -> AsyncIterator[bytes]:
+        news = self.requests.listener()
+        yield b": following\n\n"
+        quiet = 0
+        while not self.is_closing():
+            found = await self.database.read(partial(executions.planned_after, seq=seen, limit=100))
+            for stored in found:
+                seen = stored.seq
+                yield sse(event="execution", event_id=str(seen), data=ExecutionView.of(stored))
+            quiet = 0 if found else quiet + 1
+            if quiet and quiet % _KEEPALIVE_EVERY == 0:
+                yield b": still here\n\n"
+            if not found:
+                await news.wait(_FOLLOW_SECONDS)
+
+    def _checked(self, url: str) -> str:
+        check_url(url, allow_http=self.allow_http, hosts=self.hosts)
+        return url
+
+    def _view(self, transaction: Transaction, connection: Connection) -> ConnectionView:
+        live = connections.live_secrets(transaction, self.vault, connection.id)
+        return ConnectionView.of(connection, live, base_url=self.base_url())
+
+    def _made(self, transaction: Transaction, connection: Connection, secret: str) -> ConnectionMade:
+        return ConnectionMade(**self._view(transaction, connection).model_dump(), secret=secret)
+
+
+def _checked_triggers(wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [trigger.model_dump(mode="json") for trigger in read_triggers(wanted)]
+
+
+def _number(text: str | None, name: str) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER):
+        raise Invalid(f"{name} is not one that this API has given")
+    return int(text)

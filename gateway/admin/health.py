@@ -1,0 +1,47 @@
+"""Health: whether the process lives, has started, and may be sent work."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.admin.http import problem
+from gateway.errors import StoreUnavailable
+from gateway.intake.accept import Accepter
+from gateway.store.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The probes. An outage of the broker or a git host makes nothing unready: the store keeps the work."""
+
+    database: Database
+    accepter: Accepter
+    is_closing: Callable[[], bool]
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/livez", self.live, methods=["GET"]),
+            Route("/startupz", self.live, methods=["GET"]),
+            Route("/readyz", self.ready, methods=["GET"]),
+        ]
+
+    async def live(self, _request: Request) -> Response:
+        """`GET /livez`, `GET /startupz`: the process answers, which it does only once it has started."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, _request: Request) -> Response:
+        """`GET /readyz`: deliveries can be stored, and the process is not about to end."""
+        if self.is_closing():
+            return problem(503, "not ready", "the process is shutting down")
+        if not self.accepter.healthy:
+            return problem(503, "not ready", "deliveries could not be stored of late")
+        try:
+            await self.database.write(lambda transaction: transaction.execute(text("SELECT 1")).scalar())
+        except StoreUnavailable as error:
+            return problem(503, "not ready", str(error))
+        return JSONResponse({"status": "ok"})

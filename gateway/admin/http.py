@@ -1,0 +1,100 @@
+"""What every answer of the API has in common: JSON, a Bearer token, and errors as `{error, detail}`."""
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.errors import Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
+from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+Model = TypeVar("Model", bound=BaseModel)
+
+_STATUS: dict[type[PushgateError], tuple[int, str]] = {
+    NotFound: (404, "not found"),
+    Invalid: (422, "invalid"),
+    StoreUnavailable: (503, "try again"),
+    SettingError: (500, "misconfigured"),
+    TooLarge: (413, "body too large"),
+    TooSlow: (408, "body too slow"),
+    TooMuch: (503, "try again"),
+    Disconnected: (400, "disconnected"),
+}
+
+_bodies = BodyReader(limit=1024 * 1024)
+
+
+def answer(model: BaseModel, status: int = 200) -> Response:
+    """Return a model as JSON."""
+    return Response(model.model_dump_json(), status, media_type="application/json")
+
+
+def problem(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """Return an error."""
+    return JSONResponse({"error": error, "detail": detail}, status, headers)
+
+
+async def read(request: Request, model: type[Model]) -> Model:
+    """Read a JSON body. Raises `Invalid` with the field that is wrong, never with its value."""
+    body = await _bodies.read(request.scope, request.receive)
+    try:
+        return model.model_validate_json(body or b"{}")
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Invalid(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def limit(request: Request) -> int:
+    """Return how many items a page may have: 1 to 200, 50 where none is named."""
+    text = request.query_params.get("limit", "50")
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 200):  # noqa: PLR2004 - as told
+        raise Invalid("limit must be a number from 1 to 200")
+    return int(text)
+
+
+def guarded(endpoint: Endpoint, token: str) -> Endpoint:
+    """Return the endpoint behind the Bearer token."""
+    expected = token.encode()
+
+    async def checked(request: Request) -> Response:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), expected):
+            detail = "send the header Authorization: Bearer TOKEN with the admin token"
+            return problem(401, "not signed in", detail, {"www-authenticate": "Bearer"})
+        return await endpoint(request)
+
+    return checked
+
+
+async def on_error(_request: Request, error: Exception) -> Response:
+    """Answer an error that is ours."""
+    for kind in type(error).__mro__:
+        if kind in _STATUS:
+            status, title = _STATUS[kind]
+            return problem(status, title, str(error), {"retry-after": "5"} if status == 503 else None)  # noqa: PLR2004
+    raise error
+
+
+async def on_http_error(_request: Request, error: Exception) -> Response:
+    """Answer what the routing refuses: an unknown path, a wrong method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return problem(error.status_code, error.detail.lower(), error.detail, dict(error.headers or {}))
+
+
+async def on_bug(_request: Request, _error: Exception) -> Response:
+    """Answer for a bug of ours; the log has the rest."""
+    return problem(500, "internal error", "the log says more")
+
+
+def sse(*, event: str, event_id: str, data: Any) -> bytes:
+    """Return one server-sent event: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
+    text = data.model_dump_json() if isinstance(data, BaseModel) else json.dumps(data)
+    return f"id: {event_id}\nevent: {event}\ndata: {text}\n\n".encode()

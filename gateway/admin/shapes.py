@@ -1,0 +1,216 @@
+"""What the REST API takes and gives: the shapes, and nothing of how they come about."""
+
+import json
+from datetime import datetime
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.store.connections import Connection, Secret
+from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
+from gateway.store.executions import StoredRequest
+
+Line = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")
+]
+Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2048)]
+WebhookSecret = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[\x20-\x7e]+$")]
+YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Item = TypeVar("Item")
+
+
+class Taken(BaseModel):
+    """A request's body. A key that is unknown is an error, not a silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NewConnection(Taken):
+    """`POST /connections`."""
+
+    provider: str
+    url: Url
+    project: Line
+    name: Line | None = None
+    secret: WebhookSecret | None = None
+    auth: dict[str, str] = Field(default_factory=dict)
+    triggers: list[dict[str, Any]] = Field(default_factory=list)
+    yaml_path: YamlPath = "valohai.yaml"
+
+
+class ConnectionChange(Taken):
+    """`PATCH /connections/{id}`: what is left out stays."""
+
+    url: Url | None = None
+    project: Line | None = None
+    name: Line | None = None
+    triggers: list[dict[str, Any]] | None = None
+    yaml_path: YamlPath | None = None
+
+
+class NewSecret(Taken):
+    """`POST /connections/{id}/rotate-secret`: without a secret, one is made."""
+
+    secret: WebhookSecret | None = None
+
+
+class SecretView(BaseModel):
+    """A live secret, without its value."""
+
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+class ConnectionView(BaseModel):
+    """A connection as it is shown. `secrets` are the live ones, the newest first."""
+
+    id: str
+    name: str
+    provider: str
+    url: str
+    project: str
+    hook_url: str
+    auth: dict[str, str]
+    triggers: list[dict[str, Any]]
+    yaml_path: str
+    repository_id: str | None
+    secrets: list[SecretView]
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(cls, connection: Connection, secrets: list[Secret], *, base_url: str) -> "ConnectionView":
+        """Show a connection; nothing that is secret is in it."""
+        return cls(
+            id=connection.id,
+            name=connection.name,
+            provider=connection.provider,
+            url=connection.url,
+            project=connection.project,
+            hook_url=f"{base_url}/hooks/{connection.id}",
+            auth=dict(connection.auth),
+            triggers=[dict(trigger) for trigger in connection.triggers],
+            yaml_path=connection.yaml_path,
+            repository_id=connection.repository_id,
+            secrets=[
+                SecretView(created_at=secret.created_at, last_used_at=secret.last_used_at)
+                for secret in secrets
+            ],
+            created_at=connection.created_at,
+            updated_at=connection.updated_at,
+        )
+
+
+class ConnectionMade(ConnectionView):
+    """A new connection, or one with a new secret: the only answers that ever hold a secret."""
+
+    secret: str
+
+
+class UpdateView(BaseModel):
+    """A ref update as it is shown."""
+
+    ref: str
+    kind: Literal["branch", "tag"]
+    name: str
+    before: str | None
+    after: str | None
+    action: Literal["create", "update", "delete"]
+    peeled: str | None
+    forced: bool | None
+    commits: list[str]
+    truncated: bool | None
+    total: int | None
+    state: str
+    reason: str | None
+
+    @classmethod
+    def of(cls, recorded: RecordedUpdate) -> "UpdateView":
+        """Show a ref update."""
+        update = recorded.update
+        return cls(
+            ref=update.ref,
+            kind=update.kind,
+            name=update.name,
+            before=update.before,
+            after=update.after,
+            action=update.action,
+            peeled=update.peeled,
+            forced=update.forced,
+            commits=list(update.commits),
+            truncated=update.truncated,
+            total=update.total,
+            state=recorded.state,
+            reason=recorded.reason,
+        )
+
+
+class DeliveryView(BaseModel):
+    """A delivery as it is shown."""
+
+    id: str
+    connection: str
+    provider: str
+    event: str
+    provider_delivery_id: str | None
+    source: str
+    received_at: datetime
+    verdict: str
+    reason: str | None
+    pusher: str | None
+    repository: dict[str, Any] | None
+    updates: list[UpdateView]
+
+    @classmethod
+    def of(cls, recorded: RecordedDelivery) -> "DeliveryView":
+        """Show a delivery."""
+        return cls(
+            id=recorded.id,
+            connection=recorded.connection,
+            provider=recorded.provider,
+            event=recorded.event,
+            provider_delivery_id=recorded.provider_delivery_id,
+            source=recorded.source,
+            received_at=recorded.received_at,
+            verdict=recorded.verdict,
+            reason=recorded.reason,
+            pusher=recorded.pusher,
+            repository=dict(recorded.repository) if recorded.repository else None,
+            updates=[UpdateView.of(update) for update in recorded.updates],
+        )
+
+
+class ExecutionView(BaseModel):
+    """An execution request as it is shown; `message` is what the runners get."""
+
+    id: str
+    connection: str
+    delivery: str
+    trigger: str
+    state: str
+    reason: str | None
+    message: dict[str, Any]
+    planned_at: datetime
+    published_at: datetime | None
+
+    @classmethod
+    def of(cls, stored: StoredRequest) -> "ExecutionView":
+        """Show an execution request."""
+        return cls(
+            id=stored.id,
+            connection=stored.connection,
+            delivery=stored.delivery,
+            trigger=stored.trigger,
+            state=stored.state,
+            reason=stored.reason,
+            message=json.loads(stored.body),
+            planned_at=stored.planned_at,
+            published_at=stored.published_at,
+        )
+
+
+class Page(BaseModel, Generic[Item]):
+    """A part of a list; `next` is the cursor of the part behind it, None at the end."""
+
+    items: list[Item]
+    next: str | None

@@ -1,0 +1,207 @@
+"""The composition root: settings in, running service out. Read it from top to bottom to see what runs."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.admin.api import Api
+from gateway.admin.health import Health
+from gateway.admin.http import on_bug, on_error, on_http_error
+from gateway.errors import PushgateError, SettingError
+from gateway.fetch.commit import CommitReader
+from gateway.fetch.git import Git
+from gateway.fetch.mirror import Mirrors
+from gateway.intake.accept import Accepter
+from gateway.intake.book import Book
+from gateway.intake.door import Door
+from gateway.plan.manifest import LARGEST
+from gateway.plan.request import schema
+from gateway.publish.rabbitmq import RabbitMQ
+from gateway.publish.relay import Relay
+from gateway.settings import Settings
+from gateway.steps import FetchAndPlan
+from gateway.store.database import Database
+from gateway.store.doorbell import Doorbell
+from gateway.store.executions import Outbox
+from gateway.store.vault import Vault, secret_key_file
+from gateway.store.work import WorkQueue
+from gateway.worker import Worker
+
+log = structlog.get_logger()
+
+# How long requests that are under way may take to end after a SIGTERM, in seconds.
+_GRACE = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The data folder and what it holds. `fresh_token` is the admin token, where it was made just now."""
+
+    database: Database
+    vault: Vault
+    admin_token: str
+    fresh_token: str | None
+
+
+def open_data(settings: Settings) -> Opened:
+    """Make the data folder if need be, bring the schema up to date. Raises `SettingError`."""
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.secret_key is not None:
+            secret_key, is_new = settings.secret_key.get_secret_value(), False
+        else:
+            secret_key, is_new = secret_key_file(settings.data_dir)
+    except OSError as error:
+        raise SettingError(f"the data folder {settings.data_dir} cannot be used: {error.strerror}") from error
+    vault = Vault(secret_key)
+    token = settings.admin_token.get_secret_value() if settings.admin_token else vault.admin_token()
+    database = Database(settings.database)
+    database.migrate()
+    return Opened(
+        database=database,
+        vault=vault,
+        admin_token=token,
+        fresh_token=token if is_new and settings.admin_token is None else None,
+    )
+
+
+class Service:
+    """Everything that runs in one process."""
+
+    def __init__(self, settings: Settings, opened: Opened) -> None:
+        """Put the parts together; nothing runs before the application starts."""
+        self.settings = settings
+        self.base_url = settings.base_url
+        self.closing = False
+        database, vault = opened.database, opened.vault
+        self._database = database
+        pushes, requests = Doorbell(), Doorbell()
+
+        book = Book(database, vault)
+        self._accepter = Accepter(database, rings=pushes.ring)
+        door = Door(book, self._accepter, body_limit=settings.body_limit)
+
+        git = Git(
+            home=settings.data_dir / "git-home",
+            allow_http=settings.fetch_allow_http,
+            timeout=settings.fetch_timeout,
+        )
+        mirrors = Mirrors(git, settings.data_dir / "mirrors")
+        name = f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}"
+        self._workers = [
+            Worker(
+                name=f"{name}-{number}",
+                queue=WorkQueue(database),
+                steps=FetchAndPlan(mirrors=mirrors, reader=CommitReader(git, manifest_limit=LARGEST)),
+                news=pushes.listener(),
+                rings=requests.ring,
+            )
+            for number in range(settings.workers)
+        ]
+        self._relay: Relay | None = None
+        if settings.amqp_url is not None:
+            publisher = RabbitMQ(settings.amqp_url.get_secret_value(), public_url=settings.base_url)
+            self._relay = Relay(Outbox(database), publisher, requests.listener())
+
+        api = Api(
+            database=database,
+            vault=vault,
+            book=book,
+            pushes=pushes,
+            requests=requests,
+            base_url=lambda: self.base_url,
+            token=opened.admin_token,
+            allow_http=settings.fetch_allow_http,
+            hosts=settings.fetch_hosts,
+            is_closing=lambda: self.closing,
+        )
+        health = Health(database=database, accepter=self._accepter, is_closing=lambda: self.closing)
+        self.application = Starlette(
+            routes=[
+                Route("/hooks/{connection}", door),
+                *api.routes(),
+                *health.routes(),
+                Route("/schemas/execution-request.json", _schema, methods=["GET"]),
+            ],
+            exception_handlers={PushgateError: on_error, HTTPException: on_http_error, Exception: on_bug},
+            lifespan=self._lifespan,
+        )
+
+    @asynccontextmanager
+    async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
+        self._accepter.start()
+        tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
+        if self._relay is not None:
+            tasks.append(asyncio.create_task(self._relay.run()))
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._accepter.stop()
+        await asyncio.to_thread(self._database.close)
+
+
+async def _schema(_request: Request) -> Response:
+    """`GET /schemas/execution-request.json`: the JSON Schema of the message to the runners."""
+    return JSONResponse(schema(), media_type="application/schema+json")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which tells the service when it has begun to listen and when it is asked to end."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        await super().startup(list(sockets) if sockets else None)
+        if self.should_exit:
+            return
+        settings = self._service.settings
+        port = self.servers[0].sockets[0].getsockname()[1]
+        if settings.public_url is None and settings.port == 0:
+            self._service.base_url = settings.model_copy(update={"port": port}).base_url
+        log.info(
+            "listening",
+            address=f"{settings.host}:{port}",
+            hooks=f"{self._service.base_url}/hooks/…",
+            data=str(settings.data_dir),
+            broker="none: requests stay in the store" if settings.amqp_url is None else "RabbitMQ",
+        )
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        self._service.closing = True
+        log.info("ending", signal=signal.Signals(sig).name)
+        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+
+
+def serve(settings: Settings, opened: Opened) -> None:
+    """Run the service until SIGTERM or SIGINT."""
+    service = Service(settings, opened)
+    config = uvicorn.Config(
+        service.application,
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE,
+        backlog=2048,
+    )
+    _Server(config, service).run()

@@ -1,0 +1,327 @@
+"""The command `pushgate`: the service itself, and a client of its REST API for people and for scripts."""
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from gateway import telemetry
+from gateway.app import open_data, serve
+from gateway.client import ApiError, Client, part, post_webhook
+from gateway.errors import PushgateError
+from gateway.plan.triggers import parse_trigger
+from gateway.settings import data_home, read_settings
+from gateway.store.vault import Vault
+from providers import PROVIDERS
+
+app = typer.Typer(
+    help="Pushgate: verified webhooks in, execution requests out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers, for machines.")]
+Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")]
+OfConnection = Annotated[str | None, typer.Option("--connection", help="Only those of this connection.")]
+
+_COLOURS = {
+    "accepted": "green",
+    "planned": "green",
+    "published": "green",
+    "duplicate": "cyan",
+    "ignored": "cyan",
+    "pending": "yellow",
+    "unreadable": "red",
+    "failed": "red",
+    "gone": "red",
+}
+
+
+@app.command("serve")
+def serve_command(
+    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on; 0 for any free one.")] = None,
+    data: Data = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    secrets_dir: Annotated[Path | None, typer.Option(help="A folder with one file per setting.")] = None,
+) -> None:
+    """Run the gateway: door, workers and relay, until SIGTERM or Ctrl-C."""
+    named = {"host": host, "port": port, "data_dir": data}
+    settings = read_settings(
+        given={name: value for name, value in named.items() if value is not None},
+        config=config or _path("PUSHGATE_CONFIG"),
+        secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
+    )
+    telemetry.configure(settings.log_format)
+    opened = open_data(settings)
+    if opened.fresh_token is not None:
+        _err.print(f"Admin token, shown this once: [bold]{opened.fresh_token}[/bold]")
+        _err.print("On this machine the commands find it by themselves, with the same --data.")
+    serve(settings, opened)
+
+
+@app.command()
+def connect(
+    url: Annotated[str, typer.Argument(help="The repository's clone URL.")],
+    provider: Annotated[str, typer.Option(help=f"One of: {', '.join(PROVIDERS)}.")],
+    project: Annotated[str, typer.Option(help="The platform's project.")],
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    trigger: Annotated[
+        list[str] | None,
+        typer.Option(help="STEP, STEP@BRANCHES or STEP@tag:TAGS; may be given several times."),
+    ] = None,
+    yaml_path: Annotated[str, typer.Option(help="Where valohai.yaml is in the repository.")] = "valohai.yaml",
+    secret: Annotated[
+        str | None,
+        typer.Option(help="The webhook's secret; one is made if you name none.", envvar="WEBHOOK_SECRET"),
+    ] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Connect a repository; prints its webhook URL, its secret (this once), and what to do next."""
+    body = {
+        "url": url,
+        "provider": provider,
+        "project": project,
+        "yaml_path": yaml_path,
+        "triggers": [parse_trigger(text).model_dump(mode="json") for text in trigger or []],
+        **({"name": name} if name else {}),
+        **({"secret": secret} if secret else {}),
+    }
+    made = _client(data).send("POST", "/connections", body)
+    if as_json:
+        _print_json(made)
+        return
+    _out.print(
+        f"Connected [bold]{escape(made['name'])}[/bold] to project [bold]{escape(made['project'])}[/bold].\n"
+    )
+    _facts(
+        {
+            "connection": made["id"],
+            "webhook URL": made["hook_url"],
+            "secret": f"{made['secret']}  (shown this once)",
+            "triggers": ", ".join(trigger["name"] for trigger in made["triggers"])
+            or "none: pushes are only fetched",
+        }
+    )
+    _out.print(
+        "\nNext: add a webhook with this URL and secret to the repository, content type application/json,"
+    )
+    _out.print("for push events. Then push, and watch: [bold]pushgate deliveries[/bold]")
+
+
+@app.command()
+def connections(data: Data = None, as_json: AsJson = False) -> None:
+    """List the connections."""
+    answer = _client(data).get("/connections")
+
+    def row(one: Any) -> list[str]:
+        texts = [one["name"], one["provider"], one["project"], _names(one["triggers"]) or "-", one["url"]]
+        return [one["id"], *map(escape, texts)]
+
+    _list(answer, ["id", "name", "provider", "project", "triggers", "url"], row, as_json=as_json)
+
+
+@app.command()
+def deliveries(
+    delivery: Annotated[str | None, typer.Argument(help="Show this one, whole.")] = None,
+    connection: OfConnection = None,
+    verdict: Annotated[str | None, typer.Option(help="accepted, duplicate, ignored or unreadable.")] = None,
+    limit: Limit = 20,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries, the newest first, or show one."""
+    client = _client(data)
+    if delivery is not None:
+        one = client.get(f"/deliveries/{part(delivery)}")
+        if as_json:
+            _print_json(one)
+            return
+        answer = {"items": [one], "next": None}
+    else:
+        answer = client.get("/deliveries", connection=connection, verdict=verdict, limit=limit)
+
+    def row(one: Any) -> list[str]:
+        moves = [
+            f"{move['name']} {_short(move['before'])}→{_short(move['after'])} {_coloured(move['state'])}"
+            + (f": {escape(move['reason'])}" if move["reason"] else "")
+            for move in one["updates"]
+        ]
+        told = "\n".join(moves) or escape(one["reason"] or "")
+        return [one["id"], _local(one["received_at"]), escape(one["event"]), _coloured(one["verdict"]), told]
+
+    _list(answer, ["id", "received", "event", "verdict", "what became of it"], row, as_json=as_json)
+
+
+@app.command()
+def executions(
+    execution: Annotated[str | None, typer.Argument(help="Show this one, whole.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new ones as they come.")] = False,
+    connection: OfConnection = None,
+    delivery: Annotated[str | None, typer.Option("--delivery", help="Only those of this delivery.")] = None,
+    state: Annotated[str | None, typer.Option(help="pending or published.")] = None,
+    limit: Limit = 20,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """List execution requests, the newest first; show one; or follow them."""
+    client = _client(data)
+    if execution is not None:
+        _print_json(client.get(f"/executions/{part(execution)}"))
+        return
+    if follow:
+        for one in client.executions():
+            if as_json:
+                _print_json(one, indent=None)
+            else:
+                _out.print(_line(one))
+        return
+    answer = client.get("/executions", connection=connection, delivery=delivery, state=state, limit=limit)
+
+    def row(one: Any) -> list[str]:
+        message = one["message"]
+        what = f"{message['execution']['name']} at {message['ref']['name']} {_short(message['commit']['id'])}"
+        state_ = _coloured(one["state"]) + (f": {escape(one['reason'])}" if one["reason"] else "")
+        return [one["id"], _local(one["planned_at"]), escape(message["project"]), escape(what), state_]
+
+    _list(answer, ["id", "planned", "project", "what", "state"], row, as_json=as_json)
+
+
+@app.command()
+def send(
+    url: Annotated[str, typer.Argument(help="The connection's webhook URL.")],
+    payload: Annotated[
+        typer.FileBinaryRead, typer.Argument(help="The payload: a file, or - for standard input.")
+    ],
+    provider: Annotated[str, typer.Option(help=f"Whom to play: {', '.join(PROVIDERS)}.")],
+    secret: Annotated[str, typer.Option(help="The connection's secret.", envvar="WEBHOOK_SECRET")],
+    event: Annotated[str, typer.Option(help="The provider's name of the event.")] = "push",
+    delivery: Annotated[str | None, typer.Option(help="The delivery's id, if not a new one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Play the provider: sign a payload and post it."""
+    if provider not in PROVIDERS:
+        raise ApiError(f"{provider} is none of {', '.join(PROVIDERS)}")
+    body = payload.read()
+    headers = PROVIDERS[provider].sign(
+        event=event,
+        body=body,
+        secret=secret.encode(),
+        delivery=delivery or str(uuid.uuid4()),
+        now=datetime.now(UTC),
+    )
+    started = time.monotonic()
+    status, answer = post_webhook(url, body, headers)
+    took = (time.monotonic() - started) * 1000
+    if as_json:
+        _print_json({"status": status, **answer})
+    else:
+        verdict = answer.get("verdict") or answer.get("error") or ""
+        told = answer.get("reason") or answer.get("detail")
+        _out.print(f"{status} {_coloured(verdict)} in {took:.0f} ms" + (f": {escape(told)}" if told else ""))
+        if answer.get("delivery"):
+            _out.print(f"delivery {answer['delivery']}")
+    if status >= 400:  # noqa: PLR2004 - the error statuses of HTTP
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command; what goes wrong is one sentence on standard error, and exit status 1."""
+    try:
+        app()
+    except PushgateError as error:
+        _err.print(f"[red]pushgate:[/red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _client(data: Path | None) -> Client:
+    """Return a client of the gateway at PUSHGATE_URL; its token is the environment's or the data folder's."""
+    url = os.environ.get("PUSHGATE_URL", "http://127.0.0.1:8080")
+    token = os.environ.get("PUSHGATE_ADMIN_TOKEN")
+    if token is None:
+        folder = data or _path("PUSHGATE_DATA_DIR") or data_home()
+        try:
+            token = Vault((folder / "secret.key").read_text().strip()).admin_token()
+        except OSError:
+            raise ApiError(
+                f"there is no admin token: set PUSHGATE_ADMIN_TOKEN, or name the gateway's data folder with"
+                f" --data (there is no key in {folder})"
+            ) from None
+    return Client(url, token)
+
+
+def _path(variable: str) -> Path | None:
+    return Path(os.environ[variable]).expanduser() if os.environ.get(variable) else None
+
+
+def _list(answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(answer)
+        return
+    if not answer["items"]:
+        _out.print("There is nothing yet.")
+        return
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for one in answer["items"]:
+        table.add_row(*row(one))
+    # Narrow terminals fold the last column; ids stay whole, to be copied.
+    table.columns[0].no_wrap = True
+    _out.print(table, soft_wrap=not _out.is_terminal)
+
+
+def _facts(facts: dict[str, str]) -> None:
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        _out.print(f"  {name.ljust(width)}  {escape(value)}", soft_wrap=True)
+
+
+def _line(one: Any) -> str:
+    message = one["message"]
+    where = f"{message['ref']['name']} {_short(message['commit']['id'])}"
+    command = " && ".join(message["execution"]["command"])
+    return (
+        f"{_local(one['planned_at'])}  [bold]{escape(message['project'])}[/bold]"
+        f"  {escape(message['execution']['name'])}  {escape(where)}  {escape(command)}  {one['id']}"
+    )
+
+
+def _print_json(value: Any, indent: int | None = 2) -> None:
+    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def _coloured(word: str) -> str:
+    colour = _COLOURS.get(word)
+    return f"[{colour}]{word}[/{colour}]" if colour else escape(word)
+
+
+def _names(triggers: list[Any]) -> str:
+    return ", ".join(trigger["name"] for trigger in triggers)
+
+
+def _short(object_id: str | None) -> str:
+    return object_id[:10] if object_id else "∅"
+
+
+def _local(instant: str) -> str:
+    return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

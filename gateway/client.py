@@ -1,0 +1,105 @@
+"""The command line's side of the REST API: requests over HTTP, answers as plain JSON, errors as sentences."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+from gateway.errors import PushgateError
+
+_SECONDS = 30.0
+
+
+class ApiError(PushgateError):
+    """The gateway could not be asked, or refused."""
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """A redirect would carry the token to another address."""
+
+    def redirect_request(self, *_arguments: Any) -> None:
+        return None
+
+
+# An admin token goes to the named address, not by way of a proxy that the environment happens to name.
+_opener = build_opener(_NoRedirects(), ProxyHandler({}))
+
+
+class Client:
+    """Talks to one gateway."""
+
+    def __init__(self, url: str, token: str) -> None:
+        """`url` is what the gateway's addresses begin with, such as http://127.0.0.1:8080."""
+        if not url.startswith(("http://", "https://")):
+            raise ApiError(f"{url} is not the address of a gateway: it begins with http:// or https://")
+        self._url = url.rstrip("/")
+        self._headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
+
+    def get(self, path: str, **query: str | int | None) -> Any:
+        """Return the answer to a GET; parts of the query that are None are left out."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._ask("GET", path + (f"?{urlencode(given)}" if given else ""))
+
+    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Return the answer to a request with a JSON body."""
+        return self._ask(method, path, json.dumps(body or {}).encode())
+
+    def executions(self) -> Iterator[Any]:
+        """Yield execution requests as they are planned, until interrupted."""
+        request = Request(f"{self._url}/api/v1/executions/stream", headers=self._headers)  # noqa: S310 - checked
+        with _open(request, None) as answer:
+            for line in answer:
+                if line.startswith(b"data: "):
+                    yield json.loads(line.removeprefix(b"data: "))
+
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
+        headers = {**self._headers, "content-type": "application/json"}
+        request = Request(f"{self._url}/api/v1{path}", data=body, headers=headers, method=method)  # noqa: S310
+        with _open(request, _SECONDS) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+
+def part(identifier: str) -> str:
+    """Return an id as a part of a path."""
+    return quote(identifier, safe="")
+
+
+def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
+    """Post a delivery as a provider would; return the status and the answer, whatever it is."""
+    if not url.startswith(("http://", "https://")):
+        raise ApiError(f"{url} is not a webhook URL: it begins with http:// or https://")
+    request = Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310 - checked above
+    try:
+        with _opener.open(request, timeout=_SECONDS) as answer:
+            return answer.status, json.loads(answer.read())
+    except HTTPError as error:
+        return error.code, _json(error.read())
+    except (URLError, OSError) as error:
+        raise ApiError(f"{url} cannot be reached: {_reason(error)}") from error
+
+
+def _open(request: Request, timeout: float | None) -> Any:
+    try:
+        return _opener.open(request, timeout=timeout)
+    except HTTPError as error:
+        told = _json(error.read())
+        detail = told.get("detail") if isinstance(told, dict) else None
+        raise ApiError(detail or f"the gateway answered {error.code}") from error
+    except (URLError, OSError) as error:
+        raise ApiError(
+            f"the gateway at {request.host} cannot be reached: {_reason(error)}. Is `pushgate serve` running?"
+        ) from error
+
+
+def _json(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"detail": text.decode("utf-8", "replace")[:200]}
+
+
+def _reason(error: OSError) -> str:
+    return str(getattr(error, "reason", None) or error)

@@ -1,0 +1,187 @@
+"""Reading one commit from a mirror: who, when, what changed, and its valohai.yaml."""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gateway.errors import Gone, ObjectUnusable
+from gateway.fetch.git import Git, GitFailed, OutputTooLarge
+
+_LARGEST_COMMIT = 1024 * 1024
+_LARGEST_PATHS = 4 * 1024 * 1024
+_REGULAR_FILES = {"100644", "100755"}
+_PERSON = re.compile(r"(?P<person>.*>) (?P<seconds>-?\d{1,12}) [+-]\d{4}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commit:
+    """A commit as git has it.
+
+    `author` and `committer` are names with addresses; times are aware UTC. `paths` have changed since the
+    commit that the ref was at before; `paths_complete` is False where they were too many to list.
+    `manifest_size` is None where the commit has no valohai.yaml, `manifest` also where it is too large.
+    """
+
+    id: str
+    parents: tuple[str, ...]
+    author: str
+    committer: str
+    committed_at: datetime
+    message: str
+    paths: tuple[str, ...]
+    paths_complete: bool
+    manifest: bytes | None
+    manifest_size: int | None
+
+
+class CommitReader:
+    """Reads commits. `manifest_limit` is the most bytes that are read of a valohai.yaml."""
+
+    def __init__(self, git: Git, *, manifest_limit: int) -> None:
+        """Read with this git."""
+        self._git = git
+        self._manifest_limit = manifest_limit
+
+    async def read(
+        self, mirror: Path, *, object_id: str, before: str | None, default_branch: str | None, yaml_path: str
+    ) -> Commit:
+        """Return the commit that an object id leads to, through an annotated tag if need be.
+
+        Raises `Gone` where the mirror does not have it, `ObjectUnusable` where it is no commit.
+        """
+        commit_id, raw = await self._commit(mirror, object_id)
+        head, _, message = raw.partition(b"\n\n")
+        fields = _fields(head)
+        encoding = fields.get("encoding", ["utf-8"])[0]
+        author, _ = _person(_decode(fields["author"][0], encoding))
+        committer, committed_at = _person(_decode(fields["committer"][0], encoding))
+        parents = tuple(fields.get("parent", ()))
+        (paths, complete), (manifest, manifest_size) = await asyncio.gather(
+            self._paths(mirror, commit_id, before, parents, default_branch),
+            self._manifest(mirror, commit_id, yaml_path),
+        )
+        return Commit(
+            id=commit_id,
+            parents=parents,
+            author=author,
+            committer=committer,
+            committed_at=committed_at,
+            message=_decode(message.decode("latin-1"), encoding),
+            paths=paths,
+            paths_complete=complete,
+            manifest=manifest,
+            manifest_size=manifest_size,
+        )
+
+    async def _commit(self, mirror: Path, object_id: str) -> tuple[str, bytes]:
+        asked = f"{object_id}\n{object_id}^{{commit}}\n".encode()
+        kinds = await self._git.run(
+            "cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", mirror=mirror, stdin=asked
+        )
+        itself, peeled = kinds.decode().splitlines()
+        if itself.endswith(" missing"):
+            raise Gone(f"the remote no longer has {object_id}")
+        if peeled.endswith(" missing"):
+            raise ObjectUnusable(f"{object_id} is a {itself.split()[1]}, and leads to no commit")
+        commit_id, _, size = peeled.split()
+        if int(size) > _LARGEST_COMMIT:
+            raise ObjectUnusable(f"the commit object {commit_id} has {size} bytes: too large to be read")
+        return commit_id, await self._git.run("cat-file", "commit", commit_id, mirror=mirror)
+
+    async def _paths(
+        self,
+        mirror: Path,
+        commit_id: str,
+        before: str | None,
+        parents: tuple[str, ...],
+        default_branch: str | None,
+    ) -> tuple[tuple[str, ...], bool]:
+        """Return what changed since `before`, or, for a new branch, since it left the default branch."""
+        base = await self._base(mirror, commit_id, before, parents, default_branch)
+        options = ("-r", "-z", "--name-only", "--no-renames", "--no-commit-id")
+        trees = (base, commit_id) if base else ("--root", commit_id)
+        try:
+            told = await self._git.run(
+                "diff-tree", *options, *trees, mirror=mirror, output_limit=_LARGEST_PATHS
+            )
+        except OutputTooLarge:
+            return (), False
+        return tuple(path.decode("utf-8", "surrogateescape") for path in told.split(b"\0") if path), True
+
+    async def _base(
+        self,
+        mirror: Path,
+        commit_id: str,
+        before: str | None,
+        parents: tuple[str, ...],
+        default_branch: str | None,
+    ) -> str | None:
+        if before is not None and await self._has(mirror, before):
+            return before
+        if default_branch:
+            try:
+                told = await self._git.run(
+                    "merge-base", "--end-of-options", f"refs/heads/{default_branch}", commit_id, mirror=mirror
+                )
+            except GitFailed:
+                told = b""  # no such branch here, or no common history: the parent will do
+            found = told.decode().strip()
+            if found and found != commit_id:
+                return found
+        return parents[0] if parents else None
+
+    async def _has(self, mirror: Path, object_id: str) -> bool:
+        told = await self._git.run(
+            "cat-file", "--batch-check", mirror=mirror, stdin=f"{object_id}^{{commit}}\n".encode()
+        )
+        return not told.endswith(b" missing\n")
+
+    async def _manifest(
+        self, mirror: Path, commit_id: str, yaml_path: str
+    ) -> tuple[bytes | None, int | None]:
+        """Return the file's bytes and how many they are. A link is not followed: it is no such file."""
+        told = await self._git.run(
+            "ls-tree", "-z", "--full-tree", "--end-of-options", commit_id, "--", yaml_path, mirror=mirror
+        )
+        meta, _, _path = told.partition(b"\t")
+        mode, _, blob = meta.decode().partition(" blob ")
+        if mode not in _REGULAR_FILES or not blob:
+            return None, None
+        size = int(await self._git.run("cat-file", "-s", blob, mirror=mirror))
+        if size > self._manifest_limit:
+            return None, size
+        return await self._git.run("cat-file", "blob", blob, mirror=mirror), size
+
+
+def _fields(head: bytes) -> dict[str, list[str]]:
+    """Return the header lines of a commit object; a line that begins with a blank goes on with the last.
+
+    The bytes come as latin-1 text, which loses none of them: their encoding is one of the fields.
+    """
+    fields: dict[str, list[str]] = {}
+    for line in head.decode("latin-1").split("\n"):
+        if not line.startswith(" "):
+            name, _, value = line.partition(" ")
+            fields.setdefault(name, []).append(value)
+    return fields
+
+
+def _person(line: str) -> tuple[str, datetime]:
+    """Return name with address, and the time; what old tools wrote badly does not make a commit unusable."""
+    found = _PERSON.fullmatch(line)
+    if found is None:
+        return line, datetime.fromtimestamp(0, UTC)
+    try:
+        return found["person"], datetime.fromtimestamp(int(found["seconds"]), UTC)
+    except (ValueError, OverflowError):
+        return found["person"], datetime.fromtimestamp(0, UTC)
+
+
+def _decode(latin: str, encoding: str) -> str:
+    raw = latin.encode("latin-1")
+    try:
+        return raw.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        return raw.decode("utf-8", "replace")

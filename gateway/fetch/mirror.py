@@ -1,0 +1,208 @@
+"""Mirrors: one bare clone per connection, updated by fetches of exactly what was pushed.
+
+A mirror is a cache. It may be deleted at any time, and is made anew when it is missing or broken.
+"""
+
+import asyncio
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from gateway.errors import RemoteUnavailable
+from gateway.fetch.git import Git, GitFailed, GitTimedOut
+
+log = structlog.get_logger()
+
+_LOCK_POLL_SECONDS = 0.05
+_SHA256_DIGITS = 64
+_EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+_FETCH = (
+    "fetch",
+    "--quiet",
+    "--force",
+    "--no-tags",
+    "--no-write-fetch-head",
+    "--no-auto-maintenance",
+    "--no-recurse-submodules",
+)
+
+# Git's own words: what it says of a remote, and of its own repository.
+_NOT_THERE = re.compile(
+    r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref", re.IGNORECASE
+)
+_REF_CONFLICT = re.compile(
+    r"cannot lock ref|exists; cannot create|refname conflict|unable to create", re.IGNORECASE
+)
+_BROKEN = re.compile(
+    r"not a git repository|corrupt|bad object|unable to read|missing (blob|tree|commit)|bad tree"
+    r"|cannot be read|does not match index|inflate|invalid object|bad config",
+    re.IGNORECASE,
+)
+_REASONS = (
+    (r"could not resolve host", "its host name cannot be resolved"),
+    (r"connection refused|failed to connect|no route to host|network is unreachable", "it cannot be reached"),
+    (r"connection timed out|operation timed out|operation too slow", "it did not answer in time"),
+    (r"certificate|ssl|tls", "its certificate is not trusted, or TLS failed"),
+    (r"host key verification failed", "its host key is not the one that is known"),
+    (
+        r"permission denied|authentication failed|could not read (username|password)|\b40[13]\b",
+        "it refuses us",
+    ),
+    (r"redirect", "it answers with another address: put the new URL into the connection"),
+    (r"not found|does not exist|\b404\b", "there is no such repository, or we may not see it"),
+    (r"protocol .* not supported|transport .* not allowed", "its protocol is not allowed"),
+    (
+        r"fsck|index-pack failed|remote did not send|early eof|unexpected disconnect",
+        "what it sent is damaged",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """An object that was pushed, and the full name of the ref it was pushed to."""
+
+    ref: str
+    id: str
+
+
+class Mirrors:
+    """The mirrors in one folder."""
+
+    def __init__(self, git: Git, folder: Path) -> None:
+        """Keep the mirrors in `folder`, which is made if need be."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._git = git
+        self._folder = folder
+
+    def path(self, connection: str) -> Path:
+        """Return where a connection's mirror is, or would be."""
+        return self._folder / f"{connection}.git"
+
+    async def update(self, *, connection: str, url: str, wanted: Sequence[Wanted]) -> None:
+        """Bring the wanted objects into the mirror, with at most one fetch where all goes well.
+
+        What the remote does not have is not there afterwards; that is no error here. Raises
+        `RemoteUnavailable` with a reason where the remote could not be asked.
+        """
+        if not wanted:
+            return
+        async with self._locked(connection):
+            mirror = self.path(connection)
+            try:
+                if await self._is_usable(mirror, wanted):
+                    await self._bring(mirror, url, wanted)
+                    return
+            except GitFailed as error:
+                if not _BROKEN.search(str(error)):
+                    raise self._unavailable(error) from error
+                log.warning("mirror is broken and is made anew", connection=connection, reason=str(error))
+            try:
+                await self._make(mirror, url, wanted)
+            except GitFailed as error:
+                raise self._unavailable(error) from error
+
+    async def discard(self, connection: str) -> None:
+        """Remove a mirror that turned out to be broken; the next update makes it anew."""
+        async with self._locked(connection):
+            await asyncio.to_thread(shutil.rmtree, self.path(connection), ignore_errors=True)
+
+    async def missing(self, mirror: Path, ids: Sequence[str]) -> list[str]:
+        """Return which of these objects a mirror does not have."""
+        asked = "".join(f"{one}\n" for one in ids).encode()
+        told = await self._git.run("cat-file", "--batch-check=%(objectname)", mirror=mirror, stdin=asked)
+        lines = told.decode().splitlines()
+        return [one for one, line in zip(ids, lines, strict=True) if line.endswith(" missing")]
+
+    async def _is_usable(self, mirror: Path, wanted: Sequence[Wanted]) -> bool:
+        """Say whether there is a mirror for ids of this length."""
+        if not await asyncio.to_thread((mirror / "HEAD").exists):
+            return False
+        told = await self._git.run("rev-parse", "--show-object-format", mirror=mirror)
+        return told.decode().strip() == _object_format(wanted)
+
+    async def _make(self, mirror: Path, url: str, wanted: Sequence[Wanted]) -> None:
+        """Clone under another name, so that a mirror is there whole or not at all."""
+        fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}.new")
+        try:
+            await self._git.run(
+                "init",
+                "--quiet",
+                "--bare",
+                "--template=",
+                f"--object-format={_object_format(wanted)}",
+                str(fresh),
+            )
+            await self._bring(fresh, url, wanted, everything=True)
+            await asyncio.to_thread(shutil.rmtree, mirror, ignore_errors=True)
+            await asyncio.to_thread(os.rename, fresh, mirror)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
+
+    async def _bring(
+        self, mirror: Path, url: str, wanted: Sequence[Wanted], *, everything: bool = False
+    ) -> None:
+        """Fetch what is missing: by its id, or, where the remote or our own refs object, all that there is.
+
+        The newest id of each ref is kept under the ref: a mirror without refs would download all again.
+        """
+        ids = list(dict.fromkeys(one.id for one in wanted))
+        absent = await self.missing(mirror, ids)
+        if not absent:
+            return
+        if not everything:
+            newest = {one.ref: one.id for one in wanted}
+            specs = [f"+{newest[ref]}:{ref}" for ref in newest if newest[ref] in absent]
+            everything = not await self._fetched(mirror, url, specs)
+        if everything:
+            await self._git.run(*_FETCH, "--prune", "--end-of-options", url, *_EVERYTHING, mirror=mirror)
+        # Pushed, and pushed over before we looked: no ref leads there any more, but its id may still be had.
+        for one in await self.missing(mirror, absent):
+            await self._fetched(mirror, url, [f"+{one}:refs/pushgate/{one}"])
+
+    async def _fetched(self, mirror: Path, url: str, specs: Sequence[str]) -> bool:
+        """Fetch; say whether the remote had it and our refs took it."""
+        try:
+            await self._git.run(*_FETCH, "--end-of-options", url, *specs, mirror=mirror)
+        except GitFailed as error:
+            if _NOT_THERE.search(str(error)) or _REF_CONFLICT.search(str(error)):
+                return False
+            raise
+        return True
+
+    @asynccontextmanager
+    async def _locked(self, connection: str) -> AsyncIterator[None]:
+        """Hold the connection's lock, which other processes on this folder respect."""
+        descriptor = os.open(
+            self._folder / f"{connection}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(_LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _unavailable(self, error: GitFailed) -> RemoteUnavailable:
+        text = str(error)
+        if isinstance(error, GitTimedOut):
+            return RemoteUnavailable(f"the remote cannot be fetched: {text}")
+        reason = next((told for words, told in _REASONS if re.search(words, text, re.IGNORECASE)), None)
+        said = f"the remote cannot be fetched: {reason}" if reason else "the remote cannot be fetched"
+        return RemoteUnavailable(f"{said} (git: {text})")
+
+
+def _object_format(wanted: Sequence[Wanted]) -> str:
+    return "sha256" if len(wanted[0].id) == _SHA256_DIGITS else "sha1"

@@ -1,0 +1,78 @@
+"""From a request's bytes to what is recorded of it: pure, but for a new id."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from gateway.intake.book import Known
+from gateway.store.deliveries import Arrival, Verdict
+from gateway.store.ids import delivery_id
+from providers.errors import Malformed, Undecodable
+from providers.model import Delivery, Event
+
+
+def receive_delivery(
+    known: Known, headers: Mapping[str, str], body: bytes, now: datetime
+) -> tuple[Arrival, int]:
+    """Return what is to be recorded of a request, and the HTTP status that it deserves once it is.
+
+    Raises `Unverified`; whatever else is wrong with a request whose sender is proven is recorded.
+    """
+    delivery = known.provider.verify(
+        headers=headers, body=body, secrets=known.secrets, auth=known.auth, now=now
+    )
+    kept = {name: value for name, value in headers.items() if name in known.provider.HEADERS}
+    status, verdict, event = _read(known, delivery, headers)
+    return _record(known, delivery, event, verdict, kept, body, now), status
+
+
+def _read(known: Known, delivery: Delivery, headers: Mapping[str, str]) -> tuple[int, Verdict, Event]:
+    media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type not in known.provider.MEDIA_TYPES:
+        expected = " or ".join(sorted(known.provider.MEDIA_TYPES))
+        return 415, "unreadable", Event(kind="other", note=f"content type {media_type[:100]}, not {expected}")
+    try:
+        event = known.provider.parse(delivery)
+    except Undecodable as error:
+        return 400, "unreadable", Event(kind="other", note=str(error))
+    except Malformed as error:
+        return 202, "unreadable", Event(kind="other", note=str(error))
+    if event.kind == "ping":
+        return 200, "ignored", event
+    return 202, "accepted" if event.updates else "ignored", event
+
+
+def _record(
+    known: Known,
+    delivery: Delivery,
+    event: Event,
+    verdict: Verdict,
+    kept: Mapping[str, str],
+    body: bytes,
+    now: datetime,
+) -> Arrival:
+    repository = event.repository
+    ours = repository is None or known.is_about(repository)
+    learns = ours and verdict == "accepted" and known.repository_id is None and repository is not None
+    return Arrival(
+        id=delivery_id(now),
+        connection=known.id,
+        source="webhook",
+        event=delivery.event,
+        provider_delivery_id=delivery.id,
+        received_at=now,
+        verdict=verdict if ours else "ignored",
+        reason=(event.note or None) if ours else "other repository",
+        pusher=event.pusher.name if event.pusher else None,
+        repository=_shown(event),
+        headers=kept,
+        secret=known.secret_ids[delivery.secret],
+        body=body,
+        updates=event.updates if ours else (),
+        teaches=repository.id if learns and repository else None,
+    )
+
+
+def _shown(event: Event) -> dict[str, Any] | None:
+    return asdict(event.repository) if event.repository else None

@@ -1,0 +1,105 @@
+"""A request's body, read from the stream under a cap on its size, its time, and what all bodies hold."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from gateway.errors import PushgateError
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+# Providers give up after 10 to 30 seconds themselves.
+_SECONDS = 30.0
+_MOST_HELD = 256 * 1024 * 1024
+
+
+class TooLarge(PushgateError):
+    """The body is larger than the limit."""
+
+
+class TooSlow(PushgateError):
+    """The body did not arrive in time."""
+
+
+class TooMuch(PushgateError):
+    """The bodies that are being received hold as much memory as they may."""
+
+
+class Disconnected(PushgateError):
+    """The client went away before its body was complete."""
+
+
+class BodyReader:
+    """Reads bodies of at most `limit` bytes each."""
+
+    def __init__(self, *, limit: int) -> None:
+        """Hold nothing yet."""
+        self._limit = limit
+        self._held = 0
+
+    async def read(self, scope: Scope, receive: Receive) -> bytes:
+        """Return the whole body.
+
+        Raises `TooLarge` however the length was announced or not, once the rest has been passed over so that
+        the client comes to read the answer; `TooSlow`, `TooMuch`, `Disconnected`.
+        """
+        try:
+            async with asyncio.timeout(_SECONDS):
+                if _announced(scope) > self._limit:
+                    await self._pass_over(receive)
+                message = await receive()
+                chunk = _chunk(message)
+                if not message.get("more_body", False) and len(chunk) <= self._limit:
+                    return chunk
+                return await self._collect(chunk, receive)
+        except TimeoutError:
+            raise TooSlow(f"the body did not arrive within {_SECONDS:.0f} seconds") from None
+
+    async def _collect(self, first: bytes, receive: Receive) -> bytes:
+        chunks = [first]
+        size = 0
+        try:
+            while True:
+                size += len(chunks[-1])
+                self._held += len(chunks[-1])
+                if size > self._limit:
+                    chunks.clear()
+                    await self._pass_over(receive)
+                if self._held > _MOST_HELD:
+                    raise TooMuch("too much is being received at once")
+                message = await receive()
+                chunks.append(_chunk(message))
+                if not message.get("more_body", False):
+                    if size + len(chunks[-1]) > self._limit:
+                        raise self._too_large()
+                    return b"".join(chunks)
+        finally:
+            self._held -= size
+
+    async def _pass_over(self, receive: Receive) -> None:
+        passed = 0
+        more = True
+        while more and passed <= self._limit:
+            message = await receive()
+            passed += len(_chunk(message))
+            more = message.get("more_body", False)
+        raise self._too_large()
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is larger than {self._limit} bytes")
+
+
+def _chunk(message: MutableMapping[str, Any]) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise Disconnected("the client went away before its body was complete")
+    chunk: bytes = message.get("body", b"")
+    return chunk
+
+
+def _announced(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0

@@ -1,0 +1,94 @@
+"""What the door knows of connections: read from the store once, and looked up without it from then on."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import Connection as Transaction
+
+from gateway.errors import NotFound
+from gateway.store import connections
+from gateway.store.database import Database
+from gateway.store.vault import Vault
+from providers import PROVIDERS
+from providers.model import Provider, Repository
+from providers.urls import repository_key, same_repository
+
+# How long another process may go on with what it knew before a change was made in this one.
+_SECONDS = 2.0
+_MOST_KNOWN = 50_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A connection as the door needs it. `secrets` and `secret_ids` belong together, the newest first."""
+
+    id: str
+    provider: Provider
+    auth: Mapping[str, str]
+    secrets: tuple[bytes, ...]
+    secret_ids: tuple[int, ...]
+    repository_id: str | None
+    repository_key: str
+
+    def is_about(self, repository: Repository) -> bool:
+        """Say whether a payload's repository is this connection's.
+
+        By the provider's own id once a delivery has taught it; before that by clone URL or full name, and by
+        neither where the payload names none. The payload's claim is only compared, never followed.
+        """
+        if self.repository_id is not None and repository.id is not None:
+            return self.repository_id == repository.id
+        if not repository.urls and not repository.full_name:
+            return True
+        if any(repository_key(url) == self.repository_key for url in repository.urls):
+            return True
+        return bool(repository.full_name) and same_repository(
+            self.repository_key, full_name=repository.full_name or ""
+        )
+
+
+class Book:
+    """Connections by id, as they were at most two seconds ago."""
+
+    def __init__(
+        self, database: Database, vault: Vault, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin empty."""
+        self._database = database
+        self._vault = vault
+        self._clock = clock
+        self._known: dict[str, tuple[float, Known]] = {}
+
+    async def find(self, connection_id: str) -> Known:
+        """Return a connection. Raises `NotFound`, or `StoreUnavailable` where it can't be looked up."""
+        entry = self._known.get(connection_id)
+        if entry is not None and self._clock() - entry[0] < _SECONDS:
+            return entry[1]
+        started = self._clock()
+        try:
+            known = await self._database.read(lambda transaction: self._read(transaction, connection_id))
+        except NotFound:
+            self.forget(connection_id)
+            raise
+        if len(self._known) >= _MOST_KNOWN:
+            self._known.clear()
+        self._known[connection_id] = (started, known)
+        return known
+
+    def forget(self, connection_id: str) -> None:
+        """Look the connection up again next time: it has changed."""
+        self._known.pop(connection_id, None)
+
+    def _read(self, transaction: Transaction, connection_id: str) -> Known:
+        connection = connections.get(transaction, connection_id)
+        live = connections.live_secrets(transaction, self._vault, connection_id)
+        return Known(
+            id=connection.id,
+            provider=PROVIDERS[connection.provider],
+            auth=connection.auth,
+            secrets=tuple(secret.value for secret in live),
+            secret_ids=tuple(secret.id for secret in live),
+            repository_id=connection.repository_id,
+            repository_key=repository_key(connection.url),
+        )

@@ -1,0 +1,156 @@
+"""The webhook door: `POST /hooks/{connection}`.
+
+A bare ASGI application, because this is the hot path. It proves the sender, says what the delivery means,
+has it recorded durably, and only then answers. It knows nothing of git or RabbitMQ.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+import structlog
+
+from gateway.errors import NotFound, SettingError, StoreUnavailable
+from gateway.intake.accept import Accepter
+from gateway.intake.arrival import receive_delivery
+from gateway.intake.body import (
+    BodyReader,
+    Disconnected,
+    Receive,
+    Scope,
+    Send,
+    TooLarge,
+    TooMuch,
+    TooSlow,
+)
+from gateway.intake.book import Book, Known
+from providers.errors import Unverified
+
+log = structlog.get_logger()
+
+# Larger bodies keep the event loop busy for too long: verified and parsed in a thread.
+_LARGE = 256 * 1024
+_MOST_IN_FLIGHT = 2048
+_RETRY_AFTER = (b"retry-after", b"5")
+_CLOSE = (b"connection", b"close")
+_JSON = (b"content-type", b"application/json")
+
+Header = tuple[bytes, bytes]
+
+
+class _Answer(Exception):
+    """An answer that ends the request early."""
+
+    def __init__(self, status: int, error: str, detail: str, *headers: Header) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.body = {"error": error, "detail": detail}
+        self.headers = headers
+
+
+class Door:
+    """Takes the providers' requests."""
+
+    def __init__(
+        self, book: Book, accepter: Accepter, *, body_limit: int, clock: Callable[[], datetime] | None = None
+    ) -> None:
+        """Wait for requests; `clock` gives aware UTC times."""
+        self._book = book
+        self._accepter = accepter
+        self._bodies = BodyReader(limit=body_limit)
+        self._clock = clock or (lambda: datetime.now(UTC))
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Every answer is JSON."""
+        self._in_flight += 1
+        status: int
+        answer: Mapping[str, str | None]
+        headers: tuple[Header, ...]
+        try:
+            status, answer, headers = await self._handle(scope, receive)
+        except _Answer as early:
+            status, answer, headers = early.status, early.body, early.headers
+        except Disconnected:
+            return
+        except Exception:
+            # A bug of ours must not make the provider drop the event: it may try again.
+            log.exception("the door failed", connection=scope["path_params"].get("connection"))
+            failure = _unavailable("the delivery could not be taken; the log says why")
+            status, answer, headers = failure.status, failure.body, failure.headers
+        finally:
+            self._in_flight -= 1
+        body = json.dumps(answer).encode()
+        await send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [_JSON, (b"content-length", str(len(body)).encode()), *headers],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    async def _handle(
+        self, scope: Scope, receive: Receive
+    ) -> tuple[int, Mapping[str, str | None], tuple[Header, ...]]:
+        if scope["method"] != "POST":
+            raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"), _CLOSE)
+        if self._in_flight > _MOST_IN_FLIGHT:
+            raise _unavailable("too many requests at once")
+        known = await self._find(scope["path_params"]["connection"])
+        headers = _headers(scope)
+        if headers.get("content-encoding", "identity") != "identity":
+            raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed", _CLOSE)
+        body = await self._body(scope, receive)
+        now = self._clock()
+        try:
+            if len(body) > _LARGE:
+                arrival, status = await asyncio.to_thread(receive_delivery, known, headers, body, now)
+            else:
+                arrival, status = receive_delivery(known, headers, body, now)
+            receipt = await self._accepter.accept(arrival)
+        except Unverified as error:
+            log.warning("delivery refused", connection=known.id, reason=str(error))
+            raise _Answer(401, "not verified", str(error)) from None
+        except StoreUnavailable as error:
+            raise _unavailable(f"the delivery cannot be stored now: {error}") from error
+        if arrival.teaches is not None:
+            self._book.forget(known.id)
+        answer = {"delivery": receipt.delivery, "verdict": receipt.verdict, "reason": receipt.reason}
+        if status >= 400:  # noqa: PLR2004 - the client error statuses
+            answer = {"error": "unreadable body", "detail": receipt.reason, **answer}
+        return status, answer, ()
+
+    async def _find(self, connection_id: str) -> Known:
+        try:
+            return await self._book.find(connection_id)
+        except NotFound as error:
+            raise _Answer(404, "no such connection", str(error), _CLOSE) from None
+        except StoreUnavailable as error:
+            raise _unavailable(f"the connection cannot be looked up now: {error}") from error
+        except SettingError as error:
+            log.error("a connection cannot be used", connection=connection_id, reason=str(error))
+            raise _unavailable("this connection's secret cannot be read; the log says why") from error
+
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        try:
+            return await self._bodies.read(scope, receive)
+        except TooLarge as error:
+            raise _Answer(413, "body too large", str(error), _CLOSE) from None
+        except (TooSlow, TooMuch) as error:
+            raise _unavailable(str(error)) from None
+
+
+def _unavailable(detail: str) -> _Answer:
+    # Never 429 or 500: Azure DevOps takes those as a reason to drop events for good.
+    return _Answer(503, "try again", detail, _RETRY_AFTER, _CLOSE)
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        # RFC 9110, 5.2: a header that was sent twice is a list; for a signature that is never well formed.
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers

@@ -1,0 +1,185 @@
+"""The one entry: facts of a connection, a ref update and a commit in, execution requests and reasons out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.errors import PlanError
+from gateway.plan.manifest import LARGEST, Manifest, read_manifest
+from gateway.plan.request import Commit, ExecutionRequest, Ref, Repository, execution_id
+from gateway.plan.step import execute
+from gateway.plan.triggers import Trigger, Verdict, judge
+from providers.model import Action, RefKind
+
+# Where a provider shows a commit, behind the repository's own page.
+_COMMIT_PAGES: Mapping[str, str] = {
+    "github": "commit",
+    "gitlab": "-/commit",
+    "bitbucket": "commits",
+    "bitbucket-server": "commits",
+    "azure-devops": "commit",
+    "gitea": "commit",
+    "forgejo": "commit",
+    "gogs": "commit",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitFacts:
+    """What planning needs to know of a commit.
+
+    `paths` have changed, as git says; `paths_complete` is False where they were too many to list.
+    `manifest_size` is None where the commit has no valohai.yaml, `manifest` also where it is too large.
+    """
+
+    id: str
+    author: str
+    message: str
+    committed_at: datetime
+    paths: Sequence[str]
+    paths_complete: bool
+    manifest: bytes | None
+    manifest_size: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateFacts:
+    """A ref update. `generation` counts the moves of its ref."""
+
+    delivery: str
+    ref: str
+    kind: RefKind
+    name: str
+    before: str | None
+    after: str | None
+    action: Action
+    generation: int
+    pusher: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionFacts:
+    """A connection, with what the payload tells of its repository."""
+
+    id: str
+    project: str
+    provider: str
+    url: str
+    yaml_path: str
+    repository_id: str | None
+    repository_name: str | None
+    web_url: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What came out: the requests, each trigger's verdict, and one sentence for people.
+
+    `failed` says that a trigger matched and could not be carried out; the sentence tells why.
+    """
+
+    requests: tuple[ExecutionRequest, ...]
+    verdicts: tuple[Verdict, ...]
+    reason: str
+    failed: bool
+
+
+def plan(
+    *,
+    connection: ConnectionFacts,
+    update: UpdateFacts,
+    commit: CommitFacts,
+    triggers: Sequence[Trigger],
+) -> Plan:
+    """Say what a commit is asked to execute. One trigger's failure leaves the others alone."""
+    verdicts = tuple(
+        judge(
+            trigger,
+            kind=update.kind,
+            name=update.name,
+            action=update.action,
+            paths=commit.paths,
+            paths_complete=commit.paths_complete,
+        )
+        for trigger in triggers
+    )
+    matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
+    if not matched:
+        return Plan(requests=(), verdicts=verdicts, reason=_nothing(verdicts), failed=False)
+    requests: list[ExecutionRequest] = []
+    failures: list[str] = []
+    try:
+        manifest = _manifest(commit, connection.yaml_path)
+    except PlanError as error:
+        return Plan(requests=(), verdicts=verdicts, reason=str(error), failed=True)
+    for trigger in matched:
+        try:
+            requests.append(_request(connection, update, commit, trigger, manifest))
+        except PlanError as error:
+            failures.append(f"trigger {trigger.name}: {error}")
+    done = f"{len(requests)} execution request{'s' if len(requests) != 1 else ''}"
+    return Plan(
+        requests=tuple(requests),
+        verdicts=verdicts,
+        reason="; ".join([*failures, done] if requests or not failures else failures),
+        failed=bool(failures),
+    )
+
+
+def _nothing(verdicts: Sequence[Verdict]) -> str:
+    if not verdicts:
+        return "fetched; the connection has no triggers"
+    return "no trigger matched: " + "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
+
+
+def _manifest(commit: CommitFacts, path: str) -> Manifest:
+    if commit.manifest_size is None:
+        raise PlanError(f"the commit has no file {path}")
+    if commit.manifest is None:
+        raise PlanError(f"{path} has {commit.manifest_size} bytes; at most {LARGEST} are read")
+    return read_manifest(commit.manifest, path=path)
+
+
+def _request(
+    connection: ConnectionFacts,
+    update: UpdateFacts,
+    commit: CommitFacts,
+    trigger: Trigger,
+    manifest: Manifest,
+) -> ExecutionRequest:
+    step = manifest.steps.get(trigger.run.step)
+    if step is None:
+        there = ", ".join(manifest.steps) or "none"
+        raise PlanError(f"{manifest.path} has no step {trigger.run.step}; its steps: {there}")
+    page = _COMMIT_PAGES.get(connection.provider)
+    return ExecutionRequest(
+        id=execution_id(
+            connection=connection.id,
+            ref=update.ref,
+            generation=update.generation,
+            before=update.before,
+            after=update.after,
+            trigger=trigger.name,
+        ),
+        project=connection.project,
+        connection=connection.id,
+        delivery=update.delivery,
+        repository=Repository(
+            provider=connection.provider,
+            id=connection.repository_id,
+            name=connection.repository_name,
+            url=connection.url,
+        ),
+        ref=Ref(name=update.name, kind=update.kind),
+        commit=Commit(
+            id=commit.id,
+            before=update.before,
+            author=commit.author,
+            message=commit.message,
+            committed_at=commit.committed_at,
+            url=f"{connection.web_url}/{page}/{commit.id}" if connection.web_url and page else None,
+        ),
+        pushed_by=update.pusher,
+        trigger=trigger.name,
+        execution=execute(step, trigger),
+    )

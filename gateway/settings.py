@@ -1,0 +1,154 @@
+"""The settings: one frozen value, read once, at the start. Unknown and wrong ones are refused by name."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from gateway.errors import SettingError
+
+PREFIX = "PUSHGATE_"
+
+# What belongs to the command line as a client, or to the start itself, and is no setting of the service.
+_NOT_SETTINGS = frozenset({"PUSHGATE_URL", "PUSHGATE_CONFIG", "PUSHGATE_SECRETS_DIR"})
+
+MIB = 1024 * 1024
+
+
+def data_home() -> Path:
+    """Return the data folder of those who name none.
+
+    https://specifications.freedesktop.org/basedir-spec/latest/
+    """
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "pushgate"
+
+
+def _names(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """Every setting of the service. Sizes are bytes, times are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", case_sensitive=False)
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    data_dir: Path = Field(default_factory=data_home)
+    database_url: SecretStr | None = None
+    amqp_url: SecretStr | None = None
+    public_url: str | None = None
+    secret_key: SecretStr | None = None
+    admin_token: SecretStr | None = None
+    body_limit: int = Field(default=25 * MIB, ge=1024)
+    fetch_allow_http: bool = False
+    fetch_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
+    fetch_timeout: float = Field(default=600, gt=0)
+    workers: int = Field(default=4, ge=1, le=64)
+    log_format: Literal["auto", "json", "console"] = "auto"
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s?#]+", value):
+            raise ValueError("it must begin with http:// or https:// and have no query")
+        return value.rstrip("/") if value else None
+
+    @field_validator("amqp_url")
+    @classmethod
+    def _is_amqp(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(("amqp://", "amqps://")):
+            raise ValueError("it must begin with amqp:// or amqps://")
+        return value
+
+    @model_validator(mode="after")
+    def _shared_database_needs_a_shared_key(self) -> "Settings":
+        if self.database_url is None:
+            return self
+        if not self.database_url.get_secret_value().startswith("sqlite") and self.secret_key is None:
+            raise ValueError("PUSHGATE_SECRET_KEY must be set with a database that several machines share")
+        return self
+
+    @property
+    def database(self) -> str:
+        """The database's URL: by default a file in the data folder."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'pushgate.db'}"
+
+    @property
+    def base_url(self) -> str:
+        """What webhook URLs begin with."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
+        return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+
+def read_settings(
+    *, given: dict[str, Any], config: Path | None = None, secrets_dir: Path | None = None
+) -> Settings:
+    """Read the settings: what the command line gave, the environment, a secrets folder, a YAML file.
+
+    The first of these that names a setting counts. Raises `SettingError` with one sentence that names the
+    setting which is unknown or wrong; never with its value, which may be a secret.
+    """
+    _refuse_unknown_variables()
+    if config is not None and not config.is_file():
+        raise SettingError(f"there is no settings file {config}")
+
+    class Sources(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is the library's
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            sources = [init_settings, env_settings]
+            if secrets_dir is not None:
+                sources.append(SecretsSettingsSource(settings_cls, secrets_dir))
+            if config is not None:
+                sources.append(YamlConfigSettingsSource(settings_cls, config))
+            return tuple(sources)
+
+    try:
+        return Sources(**given)
+    except ValidationError as error:
+        raise SettingError(_sentence(error)) from None
+    except ValueError as error:
+        raise SettingError(f"the settings cannot be read: {error}") from error
+
+
+def _refuse_unknown_variables() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            raise SettingError(f"{name} is set in the environment, but Pushgate has no such setting")
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"Pushgate has no setting {name}"
+    return f"the setting {name} ({PREFIX}{name.upper()}) is wrong: {message}"

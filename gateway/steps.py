@@ -1,0 +1,108 @@
+"""What the worker does with ref updates between the store and the store: fetch the commit, then plan it.
+
+The one place that knows both rooms: facts of git go in at one side, settlements come out at the other.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.errors import RemoteUnavailable
+from gateway.fetch.commit import Commit, CommitReader
+from gateway.fetch.git import GitFailed
+from gateway.fetch.mirror import Mirrors, Wanted
+from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
+from gateway.plan.request import ExecutionRequest
+from gateway.plan.triggers import read_triggers
+from gateway.store.connections import Connection
+from gateway.store.executions import NewRequest
+from gateway.store.work import PendingUpdate, Settlement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchAndPlan:
+    """The steps of `gateway.worker`, with real mirrors."""
+
+    mirrors: Mirrors
+    reader: CommitReader
+
+    async def fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
+        """Bring what was pushed into the connection's mirror."""
+        wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
+        await self.mirrors.update(connection=connection.id, url=connection.url, wanted=wanted)
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Read the commit, and settle the ref update with what its triggers ask for."""
+        if update.after is None:
+            return Settlement(
+                update=update, state="planned", reason=f"the {update.kind} was deleted: nothing runs"
+            )
+        try:
+            commit = await self.reader.read(
+                self.mirrors.path(connection.id),
+                object_id=update.after,
+                before=update.before,
+                default_branch=update.repository.get("default_branch"),
+                yaml_path=connection.yaml_path,
+            )
+        except GitFailed as error:
+            await self.mirrors.discard(connection.id)
+            raise RemoteUnavailable(f"the mirror was broken and is fetched anew (git: {error})") from error
+        # Parsing a valohai.yaml takes up to half a second: not on the event loop.
+        return await asyncio.to_thread(_settle, connection, update, commit)
+
+
+def _settle(connection: Connection, update: PendingUpdate, commit: Commit) -> Settlement:
+    planned = plan(
+        connection=ConnectionFacts(
+            id=connection.id,
+            project=connection.project,
+            provider=connection.provider,
+            url=connection.url,
+            yaml_path=connection.yaml_path,
+            repository_id=connection.repository_id or update.repository.get("id"),
+            repository_name=update.repository.get("full_name"),
+            web_url=update.repository.get("web_url"),
+        ),
+        update=UpdateFacts(
+            delivery=update.delivery,
+            ref=update.ref,
+            kind=update.kind,
+            name=update.name,
+            before=update.before,
+            after=update.after,
+            action=update.action,
+            generation=update.generation,
+            pusher=update.pusher,
+        ),
+        commit=CommitFacts(
+            id=commit.id,
+            author=commit.author,
+            message=commit.message,
+            committed_at=commit.committed_at,
+            paths=commit.paths,
+            paths_complete=commit.paths_complete,
+            manifest=commit.manifest,
+            manifest_size=commit.manifest_size,
+        ),
+        triggers=read_triggers(connection.triggers),
+    )
+    return Settlement(
+        update=update,
+        state="failed" if planned.failed else "planned",
+        reason=planned.reason,
+        requests=tuple(_stored(request) for request in planned.requests),
+    )
+
+
+def _stored(request: ExecutionRequest) -> NewRequest:
+    return NewRequest(
+        id=request.id,
+        connection=request.connection,
+        delivery=request.delivery,
+        project=request.project,
+        trigger=request.trigger,
+        target=request.execution.name,
+        subject=f"{request.repository.name or request.repository.url}@{request.commit.id}",
+        body=request.model_dump_json().encode(),
+    )

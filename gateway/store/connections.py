@@ -1,0 +1,150 @@
+"""Connections, and the secrets that prove who sends for them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import Row, delete, insert, select, update
+
+from gateway.errors import NotFound
+from gateway.store.tables import connections, leases, secrets
+from gateway.store.vault import Vault
+
+LIVE_SECRETS = 2
+"""During a rotation the provider may still use the secret before the newest one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """One repository connected to Pushgate. `auth` holds the parts of its scheme that are no secrets."""
+
+    id: str
+    name: str
+    provider: str
+    url: str
+    project: str
+    auth: Mapping[str, str]
+    triggers: Sequence[Mapping[str, Any]]
+    yaml_path: str
+    repository_id: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """A live webhook secret. `last_used_at` tells during a rotation whether the old one is still in use."""
+
+    id: int
+    value: bytes
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+def add(transaction: Transaction, connection: Connection) -> None:
+    """Keep a new connection, and make it known to the workers."""
+    transaction.execute(insert(connections).values(**_columns(connection)))
+    transaction.execute(
+        insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at)
+    )
+
+
+def get(transaction: Transaction, connection_id: str) -> Connection:
+    """Return a connection. Raises `NotFound`, also for one that was deleted."""
+    query = select(connections).where(connections.c.id == connection_id, connections.c.deleted_at.is_(None))
+    row = transaction.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no connection {connection_id}")
+    return _record(row)
+
+
+def everything(transaction: Transaction) -> list[Connection]:
+    """Return all connections, the oldest first."""
+    query = select(connections).where(connections.c.deleted_at.is_(None)).order_by(connections.c.created_at)
+    return [_record(row) for row in transaction.execute(query)]
+
+
+def change(transaction: Transaction, connection: Connection) -> None:
+    """Keep what has changed about a connection."""
+    transaction.execute(
+        update(connections).where(connections.c.id == connection.id).values(**_columns(connection))
+    )
+
+
+def remove(transaction: Transaction, connection_id: str, *, now: datetime) -> None:
+    """Close a connection and forget its secrets; its deliveries and executions stay, to be looked up."""
+    get(transaction, connection_id)
+    transaction.execute(delete(secrets).where(secrets.c.connection == connection_id))
+    transaction.execute(
+        update(connections).where(connections.c.id == connection_id).values(deleted_at=now, updated_at=now)
+    )
+
+
+def live_secrets(transaction: Transaction, vault: Vault, connection_id: str) -> list[Secret]:
+    """Return the live secrets of a connection, the newest first."""
+    query = (
+        select(secrets)
+        .where(secrets.c.connection == connection_id)
+        .order_by(secrets.c.id.desc())
+        .limit(LIVE_SECRETS)
+    )
+    return [
+        Secret(
+            id=row.id,
+            value=vault.open(row.sealed, context=f"connection {connection_id}"),
+            created_at=row.created_at,
+            last_used_at=row.last_used_at,
+        )
+        for row in transaction.execute(query)
+    ]
+
+
+def add_secret(
+    transaction: Transaction, vault: Vault, connection_id: str, value: bytes, *, now: datetime
+) -> None:
+    """Make `value` the newest secret; the one before it stays live, older ones are forgotten."""
+    sealed = vault.seal(value, context=f"connection {connection_id}")
+    transaction.execute(insert(secrets).values(connection=connection_id, sealed=sealed, created_at=now))
+    live = (
+        select(secrets.c.id)
+        .where(secrets.c.connection == connection_id)
+        .order_by(secrets.c.id.desc())
+        .limit(LIVE_SECRETS)
+    )
+    transaction.execute(
+        delete(secrets).where(secrets.c.connection == connection_id, secrets.c.id.not_in(live))
+    )
+
+
+def _columns(connection: Connection) -> dict[str, Any]:
+    return {
+        "id": connection.id,
+        "name": connection.name,
+        "provider": connection.provider,
+        "url": connection.url,
+        "project": connection.project,
+        "auth": dict(connection.auth),
+        "triggers": [dict(trigger) for trigger in connection.triggers],
+        "yaml_path": connection.yaml_path,
+        "repository_id": connection.repository_id,
+        "created_at": connection.created_at,
+        "updated_at": connection.updated_at,
+    }
+
+
+def _record(row: Row[Any]) -> Connection:
+    return Connection(
+        id=row.id,
+        name=row.name,
+        provider=row.provider,
+        url=row.url,
+        project=row.project,
+        auth=row.auth,
+        triggers=row.triggers,
+        yaml_path=row.yaml_path,
+        repository_id=row.repository_id,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,139 @@
+"""The one door to the database: transactions that are durable when they end, on SQLite and PostgreSQL.
+
+Work on the database is written as plain functions over a SQLAlchemy `Connection`, and runs in a thread:
+nothing here blocks the event loop, and nothing here knows what is stored.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+
+from gateway.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+_THREADS = 4
+_BUSY_MS = 10_000
+
+
+class Database:
+    """A database named by a SQLAlchemy URL, such as `sqlite:////var/lib/pushgate/pushgate.db`."""
+
+    def __init__(self, url: str) -> None:
+        """Connect lazily: nothing is opened before the first transaction."""
+        self.url = make_url(url)
+        self.engine = _engine(url)
+        # SQLite has one writer at a time and lets the others poll; a lock lets them queue instead.
+        self._writers = threading.Lock()
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+
+    @property
+    def is_embedded(self) -> bool:
+        """Say whether this is the SQLite of a single machine."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """Open a transaction that may write; it is on disk when the block ends without an error.
+
+        Raises `StoreUnavailable` where the database can't be reached or written.
+        """
+        with _translated(), self._writers, self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a transaction that only reads, and so waits for no writer."""
+        with _translated(), self.engine.connect().execution_options(reads_only=True) as connection:
+            yield connection
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` in a transaction of its own, off the event loop."""
+
+        def transaction() -> T:
+            with self.writing() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Do `work`, which writes nothing, off the event loop."""
+
+        def transaction() -> T:
+            with self.reading() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
+
+    def migrate(self) -> None:
+        """Bring the schema to what this code expects."""
+        with self.writing() as connection:
+            if self.is_embedded:
+                # Alembic rebuilds tables on SQLite; references are checked again once it is done.
+                connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+            command.upgrade(migrations(connection), "head")
+
+    def close(self) -> None:
+        """Let the threads end and close every connection."""
+        self._threads.shutdown(wait=True)
+        self.engine.dispose()
+
+
+def migrations(connection: Connection) -> Config:
+    """Return Alembic's configuration, bound to this connection."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, TimeoutError) as error:
+        raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise StoreUnavailable(f"the database went away: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: SQLAlchemyError | TimeoutError) -> str:
+    original = getattr(error, "orig", None) or error
+    return str(original).strip().partition("\n")[0]
+
+
+def _engine(url: str) -> Engine:
+    # Bound values are webhook bodies and sealed secrets: never in an error's text.
+    if make_url(url).get_backend_name() != "sqlite":
+        return create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    engine = create_engine(
+        url, hide_parameters=True, connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(dbapi_connection: Any, _record: Any) -> None:
+        # We begin transactions ourselves: Python's sqlite3 would begin them late and never IMMEDIATE.
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reads_only = connection.get_execution_options().get("reads_only", False)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,358 @@
+"""Deliveries and their ref updates: the durable record of everything that was verified.
+
+`record` is the hot path. It takes what waits at the door as one batch, in a handful of statements, and
+decides there, where nobody else writes, what is new and what is a duplicate.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import zstandard
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import Row, bindparam, insert, select, tuple_, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.errors import NotFound
+from gateway.store.tables import connections, deliveries, ref_updates, refs, secrets
+from providers.model import RefUpdate
+
+Verdict = Literal["accepted", "duplicate", "ignored", "unreadable"]
+UpdateState = Literal["pending", "planned", "gone", "failed", "duplicate"]
+"""A ref update waits as `pending`; the other four are ends, each with its reason."""
+
+# SQLite takes at most 32,766 bound values in a statement, and a key here is two of them.
+_KEYS_AT_ONCE = 10_000
+
+Key = tuple[str, str]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A verified delivery as the door brings it. `teaches` is a repository id that the connection lacks."""
+
+    id: str
+    connection: str
+    source: str
+    event: str
+    provider_delivery_id: str | None
+    received_at: datetime
+    verdict: Verdict
+    reason: str | None
+    pusher: str | None
+    repository: Mapping[str, Any] | None
+    headers: Mapping[str, str]
+    secret: int | None
+    body: bytes
+    updates: tuple[RefUpdate, ...]
+    teaches: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What became of an arrival, once it is durable."""
+
+    delivery: str
+    verdict: Verdict
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedUpdate:
+    """A ref update as it is kept, and what became of it. `generation` counts the moves of its ref."""
+
+    seq: int
+    connection: str
+    delivery: str
+    update: RefUpdate
+    generation: int
+    state: UpdateState
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedDelivery:
+    """A delivery as it is kept."""
+
+    id: str
+    connection: str
+    provider: str
+    source: str
+    event: str
+    provider_delivery_id: str | None
+    received_at: datetime
+    verdict: Verdict
+    reason: str | None
+    pusher: str | None
+    repository: Mapping[str, Any] | None
+    updates: tuple[RecordedUpdate, ...]
+
+
+@dataclass(slots=True)
+class _Ref:
+    """The latest update of a ref that is known."""
+
+    before: str | None
+    after: str | None
+    generation: int
+    delivery: str
+    updated_at: datetime
+
+
+def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receipt]:
+    """Keep a batch of arrivals, in their order, and say of each what it is.
+
+    A delivery is a duplicate when an accepted one had its provider's id, or when each of its updates is the
+    latest update of its ref that is known: so A→B, B→A, A→B are three, and a redelivery is none.
+    """
+    claimed = _claimed_ids(transaction, arrivals)
+    latest = _latest_updates(transaction, arrivals)
+    moved: set[Key] = set()
+    receipts: list[Receipt] = []
+    delivery_rows: list[dict[str, Any]] = []
+    update_rows: list[dict[str, Any]] = []
+    for arrival in arrivals:
+        rows, moves, receipt = _judge(arrival, claimed, latest)
+        moved.update(moves)
+        update_rows += rows
+        delivery_rows.append(_delivery_row(arrival, receipt))
+        receipts.append(receipt)
+    transaction.execute(insert(deliveries), delivery_rows)
+    if update_rows:
+        transaction.execute(insert(ref_updates), update_rows)
+    if moved:
+        _remember(transaction, {key: latest[key] for key in moved})
+    _learn(transaction, arrivals)
+    return receipts
+
+
+def get(transaction: Transaction, delivery_id: str) -> RecordedDelivery:
+    """Return a delivery with its updates. Raises `NotFound`."""
+    row = transaction.execute(_listing().where(deliveries.c.id == delivery_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no delivery {delivery_id}")
+    return _recorded(transaction, [row])[0]
+
+
+def page(
+    transaction: Transaction,
+    *,
+    connection: str | None,
+    verdict: str | None,
+    before: str | None,
+    limit: int,
+) -> list[RecordedDelivery]:
+    """Return up to `limit` deliveries, the newest first, only those older than the id `before`."""
+    query = _listing().order_by(deliveries.c.id.desc()).limit(limit)
+    if connection is not None:
+        query = query.where(deliveries.c.connection == connection)
+    if verdict is not None:
+        query = query.where(deliveries.c.verdict == verdict)
+    if before is not None:
+        query = query.where(deliveries.c.id < before)
+    return _recorded(transaction, transaction.execute(query).all())
+
+
+def body(transaction: Transaction, delivery_id: str) -> bytes:
+    """Return the raw body of a delivery, byte for byte as it came. Raises `NotFound`."""
+    packed = transaction.execute(select(deliveries.c.body).where(deliveries.c.id == delivery_id)).scalar()
+    if packed is None:
+        raise NotFound(f"there is no delivery {delivery_id}")
+    return zstandard.decompress(packed)
+
+
+def _recorded_update(row: Row[Any]) -> RecordedUpdate:
+    """Return the ref update that a row of `ref_updates` holds."""
+    return RecordedUpdate(
+        seq=row.seq,
+        connection=row.connection,
+        delivery=row.delivery,
+        update=RefUpdate(
+            ref=row.ref,
+            kind=row.kind,
+            name=row.name,
+            before=row.before,
+            after=row.after,
+            action=row.action,
+            peeled=row.peeled,
+            forced=row.forced,
+            commits=tuple(row.commits),
+            truncated=row.truncated,
+            total=row.total,
+        ),
+        generation=row.generation,
+        state=row.state,
+        reason=row.reason,
+    )
+
+
+def _judge(
+    arrival: Arrival, claimed: dict[Key, str], latest: dict[Key, _Ref]
+) -> tuple[list[dict[str, Any]], set[Key], Receipt]:
+    """Decide about one arrival; what is new becomes known to the next one of the same batch."""
+    known = arrival.provider_delivery_id and claimed.get((arrival.connection, arrival.provider_delivery_id))
+    if arrival.verdict == "accepted" and known:
+        reason = f"delivery {known} came with the same id"
+        rows = [_update_row(arrival, move, 0, "duplicate", reason) for move in arrival.updates]
+        return rows, set(), Receipt(delivery=arrival.id, verdict="duplicate", reason=reason)
+    rows = []
+    moves: set[Key] = set()
+    for move in arrival.updates:
+        key = (arrival.connection, move.ref)
+        last = latest.get(key)
+        if last is not None and _is_repetition(move, last):
+            reason = f"delivery {last.delivery} told the same"
+            rows.append(_update_row(arrival, move, last.generation, "duplicate", reason))
+            continue
+        generation = last.generation + 1 if last else 1
+        latest[key] = _Ref(move.before, move.after, generation, arrival.id, arrival.received_at)
+        moves.add(key)
+        rows.append(_update_row(arrival, move, generation, "pending", None))
+    if arrival.verdict == "accepted" and not moves and rows:
+        verdict: Verdict = "duplicate"
+        receipt = Receipt(delivery=arrival.id, verdict=verdict, reason=rows[0]["reason"])
+    else:
+        receipt = Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
+    if receipt.verdict == "accepted" and arrival.provider_delivery_id:
+        claimed[arrival.connection, arrival.provider_delivery_id] = arrival.id
+    return rows, moves, receipt
+
+
+def _is_repetition(move: RefUpdate, last: _Ref) -> bool:
+    if move.action == "delete" and move.before is None:
+        return last.after is None
+    return (move.before, move.after) == (last.before, last.after)
+
+
+def _claimed_ids(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[Key, str]:
+    """Return which of the batch's delivery ids an accepted delivery already had, and which one that was."""
+    wanted = {(a.connection, a.provider_delivery_id) for a in arrivals if a.provider_delivery_id}
+    key = tuple_(deliveries.c.connection, deliveries.c.provider_delivery_id)
+    columns = (deliveries.c.connection, deliveries.c.provider_delivery_id, deliveries.c.id)
+    found: dict[Key, str] = {}
+    for part in _parts(list(wanted)):
+        query = select(*columns).where(key.in_(part), deliveries.c.verdict == "accepted")
+        found.update({(row[0], row[1]): row[2] for row in transaction.execute(query)})
+    return found
+
+
+def _latest_updates(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[Key, _Ref]:
+    wanted = {(arrival.connection, move.ref) for arrival in arrivals for move in arrival.updates}
+    found: dict[Key, _Ref] = {}
+    for part in _parts(list(wanted)):
+        query = select(refs).where(tuple_(refs.c.connection, refs.c.ref).in_(part))
+        for row in transaction.execute(query):
+            found[row.connection, row.ref] = _Ref(
+                row.before, row.after, row.generation, row.delivery, row.updated_at
+            )
+    return found
+
+
+def _remember(transaction: Transaction, moved: Mapping[Key, _Ref]) -> None:
+    dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(refs)
+    changing = ("before", "after", "generation", "delivery", "updated_at")
+    statement = statement.on_conflict_do_update(
+        index_elements=["connection", "ref"], set_={name: statement.excluded[name] for name in changing}
+    )
+    rows = [
+        {"connection": key[0], "ref": key[1], **{name: getattr(ref, name) for name in changing}}
+        for key, ref in moved.items()
+    ]
+    transaction.execute(statement, rows)
+
+
+def _learn(transaction: Transaction, arrivals: Sequence[Arrival]) -> None:
+    """Remember which secret was used last, and by which id the provider knows the repository."""
+    used = {a.secret: a.received_at for a in arrivals if a.secret is not None}
+    if used:
+        transaction.execute(
+            update(secrets)
+            .where(secrets.c.id == bindparam("which"))
+            .values(last_used_at=bindparam("moment")),
+            [{"which": secret, "moment": moment} for secret, moment in used.items()],
+        )
+    taught = {a.connection: a.teaches for a in arrivals if a.teaches is not None}
+    if taught:
+        transaction.execute(
+            update(connections)
+            .where(connections.c.id == bindparam("which"), connections.c.repository_id.is_(None))
+            .values(repository_id=bindparam("taught")),
+            [{"which": connection, "taught": repository} for connection, repository in taught.items()],
+        )
+
+
+def _delivery_row(arrival: Arrival, receipt: Receipt) -> dict[str, Any]:
+    return {
+        "id": arrival.id,
+        "connection": arrival.connection,
+        "source": arrival.source,
+        "event": arrival.event,
+        "provider_delivery_id": arrival.provider_delivery_id,
+        "received_at": arrival.received_at,
+        "verdict": receipt.verdict,
+        "reason": receipt.reason,
+        "pusher": arrival.pusher,
+        "repository": arrival.repository,
+        "headers": arrival.headers,
+        "secret": arrival.secret,
+        "body": zstandard.compress(arrival.body, level=1),
+    }
+
+
+def _update_row(
+    arrival: Arrival, move: RefUpdate, generation: int, state: UpdateState, reason: str | None
+) -> dict[str, Any]:
+    return {
+        "connection": arrival.connection,
+        "delivery": arrival.id,
+        "ref": move.ref,
+        "kind": move.kind,
+        "name": move.name,
+        "before": move.before,
+        "after": move.after,
+        "peeled": move.peeled,
+        "action": move.action,
+        "forced": move.forced,
+        "commits": move.commits,
+        "truncated": move.truncated,
+        "total": move.total,
+        "generation": generation,
+        "state": state,
+        "reason": reason,
+    }
+
+
+def _listing() -> Any:
+    columns = [column for column in deliveries.c if column.name not in {"body", "headers", "secret"}]
+    return select(*columns, connections.c.provider).join(connections)
+
+
+def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[RecordedDelivery]:
+    moves: dict[str, list[RecordedUpdate]] = {row.id: [] for row in rows}
+    query = select(ref_updates).where(ref_updates.c.delivery.in_(list(moves))).order_by(ref_updates.c.seq)
+    for row in transaction.execute(query):
+        moves[row.delivery].append(_recorded_update(row))
+    return [
+        RecordedDelivery(
+            id=row.id,
+            connection=row.connection,
+            provider=row.provider,
+            source=row.source,
+            event=row.event,
+            provider_delivery_id=row.provider_delivery_id,
+            received_at=row.received_at,
+            verdict=row.verdict,
+            reason=row.reason,
+            pusher=row.pusher,
+            repository=row.repository,
+            updates=tuple(moves[row.id]),
+        )
+        for row in rows
+    ]
+
+
+def _parts(keys: list[T]) -> Iterator[list[T]]:
+    return (keys[start : start + _KEYS_AT_ONCE] for start in range(0, len(keys), _KEYS_AT_ONCE))

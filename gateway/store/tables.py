@@ -1,0 +1,192 @@
+"""The tables. Columns, keys and indexes; what a row means is told in the module of its record.
+
+Portable between SQLite and PostgreSQL. A change here goes with a migration: a test compares the two.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An aware UTC time. SQLite has no zones: there it is kept as UTC and comes back as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Take aware times only."""
+        if value is None:
+            return None
+        moment = value.astimezone(UTC)
+        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        """Give aware times only."""
+        if value is None:
+            return None
+        found: datetime = value
+        return found.replace(tzinfo=UTC) if dialect.name == "sqlite" else found.astimezone(UTC)
+
+
+# SQLite numbers rows by itself only where the key is exactly INTEGER.
+Sequence = BigInteger().with_variant(Integer(), "sqlite")
+
+connections = Table(
+    "connections",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("auth", JSON, nullable=False),
+    Column("triggers", JSON, nullable=False),
+    Column("yaml_path", Text, nullable=False),
+    Column("repository_id", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    Column("deleted_at", Instant),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("id", Sequence, primary_key=True, autoincrement=True),
+    Column("connection", ForeignKey("connections.id"), nullable=False, index=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("last_used_at", Instant),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("connection", ForeignKey("connections.id"), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("provider_delivery_id", Text),
+    Column("received_at", Instant, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("reason", Text),
+    Column("pusher", Text),
+    Column("repository", JSON),
+    Column("headers", JSON, nullable=False),
+    Column("secret", BigInteger),
+    Column("body", LargeBinary, nullable=False),
+    Index("ix_deliveries_connection_id", "connection", "id"),
+    Index(
+        "uq_deliveries_connection_provider_delivery_id",
+        "connection",
+        "provider_delivery_id",
+        unique=True,
+        sqlite_where=text("verdict = 'accepted'"),
+        postgresql_where=text("verdict = 'accepted'"),
+    ),
+)
+
+ref_updates = Table(
+    "ref_updates",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),
+    Column("connection", ForeignKey("connections.id"), nullable=False),
+    Column("delivery", ForeignKey("deliveries.id"), nullable=False, index=True),
+    Column("ref", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("before", Text),
+    Column("after", Text),
+    Column("peeled", Text),
+    Column("action", Text, nullable=False),
+    Column("forced", Boolean),
+    Column("commits", JSON, nullable=False),
+    Column("truncated", Boolean),
+    Column("total", Integer),
+    Column("generation", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("settled_at", Instant),
+    Index(
+        "ix_ref_updates_pending",
+        "connection",
+        "seq",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+)
+
+refs = Table(
+    "refs",
+    metadata,
+    Column("connection", ForeignKey("connections.id"), primary_key=True),
+    Column("ref", Text, primary_key=True),
+    Column("before", Text),
+    Column("after", Text),
+    Column("generation", Integer, nullable=False),
+    Column("delivery", ForeignKey("deliveries.id"), nullable=False),
+    Column("updated_at", Instant, nullable=False),
+)
+
+executions = Table(
+    "executions",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("connection", ForeignKey("connections.id"), nullable=False),
+    Column("delivery", ForeignKey("deliveries.id"), nullable=False, index=True),
+    Column("ref_update", ForeignKey("ref_updates.seq"), nullable=False),
+    Column("project", Text, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("planned_at", Instant, nullable=False),
+    Column("published_at", Instant),
+    Index("ix_executions_connection_seq", "connection", "seq"),
+    Index(
+        "ix_executions_pending",
+        "seq",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+)
+
+# Who works on a connection's pending ref updates, and when the next try is due after one that failed.
+leases = Table(
+    "leases",
+    metadata,
+    Column("connection", ForeignKey("connections.id"), primary_key=True),
+    Column("owner", Text),
+    Column("expires_at", Instant),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", Instant, nullable=False),
+)

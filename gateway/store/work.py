@@ -1,0 +1,232 @@
+"""Pending ref updates and the leases under which they are worked on, one connection at a time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import Select, exists, insert, or_, select, update
+
+from gateway.errors import StoreUnavailable
+from gateway.store import connections
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.deliveries import UpdateState
+from gateway.store.executions import NewRequest
+from gateway.store.tables import deliveries, executions, leases, ref_updates
+from providers.model import Action, RefKind
+
+
+class LeaseLost(StoreUnavailable):
+    """Another worker has taken the connection over; what this one was about to record is not recorded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingUpdate:
+    """A ref update that waits, with what its delivery says of it.
+
+    `generation` counts the moves of its ref; `repository` is the repository as the payload describes it.
+    """
+
+    seq: int
+    connection: str
+    delivery: str
+    ref: str
+    kind: RefKind
+    name: str
+    before: str | None
+    after: str | None
+    action: Action
+    generation: int
+    pusher: str | None
+    repository: Mapping[str, Any]
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """The end of a ref update, with the execution requests that came out of it."""
+
+    update: PendingUpdate
+    state: UpdateState
+    reason: str
+    requests: tuple[NewRequest, ...] = ()
+
+
+def claim(transaction: Transaction, *, owner: str, now: datetime, until: datetime) -> str | None:
+    """Take the lease on the connection that has waited longest for work that is due; None where none is."""
+    connection: str | None = transaction.execute(_due(now).with_for_update(skip_locked=True)).scalar()
+    if connection is not None:
+        transaction.execute(
+            update(leases).where(leases.c.connection == connection).values(owner=owner, expires_at=until)
+        )
+    return connection
+
+
+def pending(transaction: Transaction, connection: str, *, limit: int) -> list[PendingUpdate]:
+    """Return the pending ref updates of a connection in order of arrival."""
+    query = (
+        select(ref_updates, deliveries.c.pusher, deliveries.c.repository, deliveries.c.received_at)
+        .join(deliveries, deliveries.c.id == ref_updates.c.delivery)
+        .where(ref_updates.c.connection == connection, ref_updates.c.state == "pending")
+        .order_by(ref_updates.c.seq)
+        .limit(limit)
+    )
+    return [
+        PendingUpdate(
+            seq=row.seq,
+            connection=row.connection,
+            delivery=row.delivery,
+            ref=row.ref,
+            kind=row.kind,
+            name=row.name,
+            before=row.before,
+            after=row.after,
+            action=row.action,
+            generation=row.generation,
+            pusher=row.pusher,
+            repository=row.repository or {},
+            received_at=row.received_at,
+        )
+        for row in transaction.execute(query)
+    ]
+
+
+def renew(transaction: Transaction, connection: str, *, owner: str, until: datetime) -> None:
+    """Keep the lease for longer. Raises `LeaseLost`."""
+    _as_owner(transaction, connection, owner)
+    transaction.execute(update(leases).where(leases.c.connection == connection).values(expires_at=until))
+
+
+def settle(
+    transaction: Transaction,
+    connection: str,
+    settlements: Sequence[Settlement],
+    *,
+    owner: str,
+    now: datetime,
+) -> None:
+    """Record how ref updates ended, and their requests, as one: this is what fills the outbox.
+
+    Raises `LeaseLost` where another worker has the connection by now.
+    """
+    _as_owner(transaction, connection, owner)
+    for settlement in settlements:
+        which = settlement.update.seq
+        changed = transaction.execute(
+            update(ref_updates)
+            .where(ref_updates.c.seq == which, ref_updates.c.state == "pending")
+            .values(state=settlement.state, reason=settlement.reason, settled_at=now)
+        )
+        if changed.rowcount and settlement.requests:
+            rows = [request.row(ref_update=which, planned_at=now) for request in settlement.requests]
+            transaction.execute(insert(executions), rows)
+
+
+def release(transaction: Transaction, connection: str, *, owner: str, now: datetime) -> None:
+    """Give the connection back; others that wait come first. Raises `LeaseLost`."""
+    _as_owner(transaction, connection, owner)
+    transaction.execute(
+        update(leases)
+        .where(leases.c.connection == connection)
+        .values(owner=None, expires_at=None, attempts=0, due_at=now)
+    )
+
+
+def postpone(transaction: Transaction, connection: str, *, owner: str, due_at: datetime, reason: str) -> None:
+    """Give the connection back after a try that failed; its pending updates tell why. Raises `LeaseLost`."""
+    _as_owner(transaction, connection, owner)
+    transaction.execute(
+        update(leases)
+        .where(leases.c.connection == connection)
+        .values(owner=None, expires_at=None, attempts=leases.c.attempts + 1, due_at=due_at)
+    )
+    transaction.execute(
+        update(ref_updates)
+        .where(ref_updates.c.connection == connection, ref_updates.c.state == "pending")
+        .values(reason=reason)
+    )
+
+
+def attempts(transaction: Transaction, connection: str) -> int:
+    """Return how many tries in a row have failed."""
+    query = select(leases.c.attempts).where(leases.c.connection == connection)
+    found: int = transaction.execute(query).scalar_one()
+    return found
+
+
+def make_due(transaction: Transaction, connection: str, *, now: datetime) -> None:
+    """Let a postponed connection be tried now: something about it has changed."""
+    transaction.execute(
+        update(leases).where(leases.c.connection == connection, leases.c.attempts > 0).values(due_at=now)
+    )
+
+
+def _due(now: datetime) -> Select[Any]:
+    waits = exists().where(ref_updates.c.connection == leases.c.connection, ref_updates.c.state == "pending")
+    return (
+        select(leases.c.connection)
+        .where(leases.c.due_at <= now, or_(leases.c.owner.is_(None), leases.c.expires_at < now), waits)
+        .order_by(leases.c.due_at)
+        .limit(1)
+    )
+
+
+def _as_owner(transaction: Transaction, connection: str, owner: str) -> None:
+    query = (
+        select(leases.c.connection)
+        .where(leases.c.connection == connection, leases.c.owner == owner)
+        .with_for_update()
+    )
+    if transaction.execute(query).one_or_none() is None:
+        raise LeaseLost(f"another worker has taken over connection {connection}")
+
+
+class WorkQueue:
+    """The functions above as the worker calls them: each in a transaction of its own, off the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        """Take work from this database."""
+        self._database = database
+
+    async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
+        """See `claim`. Looks first without waiting for the writers: mostly there is nothing."""
+        if await self._database.read(lambda transaction: transaction.execute(_due(now)).first()) is None:
+            return None
+        return await self._database.write(partial(claim, owner=owner, now=now, until=until))
+
+    async def connection(self, connection: str) -> Connection:
+        """See `connections.get`."""
+        return await self._database.read(partial(connections.get, connection_id=connection))
+
+    async def pending(self, connection: str, *, limit: int) -> list[PendingUpdate]:
+        """See `pending`."""
+        return await self._database.read(partial(pending, connection=connection, limit=limit))
+
+    async def attempts(self, connection: str) -> int:
+        """See `attempts`."""
+        return await self._database.read(partial(attempts, connection=connection))
+
+    async def renew(self, connection: str, *, owner: str, until: datetime) -> None:
+        """See `renew`."""
+        await self._database.write(partial(renew, connection=connection, owner=owner, until=until))
+
+    async def settle(
+        self, connection: str, settlements: Sequence[Settlement], *, owner: str, now: datetime
+    ) -> None:
+        """See `settle`."""
+        await self._database.write(
+            partial(settle, connection=connection, settlements=settlements, owner=owner, now=now)
+        )
+
+    async def release(self, connection: str, *, owner: str, now: datetime) -> None:
+        """See `release`."""
+        await self._database.write(partial(release, connection=connection, owner=owner, now=now))
+
+    async def postpone(self, connection: str, *, owner: str, due_at: datetime, reason: str) -> None:
+        """See `postpone`."""
+        await self._database.write(
+            partial(postpone, connection=connection, owner=owner, due_at=due_at, reason=reason)
+        )

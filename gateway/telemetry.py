@@ -1,0 +1,55 @@
+"""Logs: JSON for machines, readable on a terminal, and never a secret.
+
+What is logged is chosen where it happens: ids, refs, reasons, durations. Bodies, headers and URLs with
+credentials are never passed here; what foreign libraries log goes through the same door.
+"""
+
+import logging
+import re
+import sys
+from typing import Any, Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
+
+
+def configure(log_format: Literal["auto", "json", "console"]) -> None:
+    """Set up logging for the process. `auto` is readable on a terminal and JSON elsewhere."""
+    readable = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _redact,
+    ]
+    if readable:
+        last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    else:
+        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+
+
+def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Take user and password out of every URL, wherever it stands: the last net, not the first."""
+    return {key: _clean(value) for key, value in event.items()}
+
+
+def _clean(value: Any) -> Any:
+    return _CREDENTIALS.sub("", value) if isinstance(value, str) else value

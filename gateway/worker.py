@@ -1,0 +1,232 @@
+"""The worker: takes accepted ref updates, one connection at a time, through fetch and plan.
+
+It knows the order of the steps and what becomes of each failure. How a step is done, its collaborators know.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from gateway.errors import FetchError, Gone, NotFound, ObjectUnusable, StoreUnavailable
+from gateway.store.connections import Connection
+from gateway.store.work import LeaseLost, PendingUpdate, Settlement
+
+log = structlog.get_logger()
+
+LEASE = timedelta(seconds=60)
+_RENEW_SECONDS = 20.0
+_POLL_SECONDS = 1.0
+# How many ref updates of a connection one fetch serves.
+_AT_ONCE = 200
+_FIRST_DELAY = 1.0
+_LONGEST_DELAY = 900.0
+# A webhook can be faster than the provider's own replication; so long a missing commit is looked for again.
+_PATIENCE = timedelta(seconds=10)
+# A remote that has not answered for so long is given up; the reason stays on each of its ref updates.
+_GIVE_UP_AFTER = timedelta(days=3)
+
+
+class Queue(Protocol):
+    """Pending ref updates under leases. A call may raise `StoreUnavailable`, the last four `LeaseLost`."""
+
+    async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
+        """Take the lease on a connection with due work."""
+
+    async def connection(self, connection: str) -> Connection:
+        """Return a connection; raises `NotFound`."""
+
+    async def pending(self, connection: str, *, limit: int) -> Sequence[PendingUpdate]:
+        """Return the pending updates in order of arrival."""
+
+    async def attempts(self, connection: str) -> int:
+        """Return how many tries in a row have failed."""
+
+    async def renew(self, connection: str, *, owner: str, until: datetime) -> None:
+        """Keep the lease for longer."""
+
+    async def settle(
+        self, connection: str, settlements: Sequence[Settlement], *, owner: str, now: datetime
+    ) -> None:
+        """Record ends and requests in one transaction."""
+
+    async def release(self, connection: str, *, owner: str, now: datetime) -> None:
+        """Give the lease back."""
+
+    async def postpone(self, connection: str, *, owner: str, due_at: datetime, reason: str) -> None:
+        """Give the lease back until a later try."""
+
+
+class Steps(Protocol):
+    """What is done with ref updates between the store and the store."""
+
+    async def fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
+        """Bring the objects of these updates into the mirror; raises `FetchError`."""
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Read the commit and say what it asks for; raises `FetchError`, most often `Gone`."""
+
+
+class Waiter(Protocol):
+    """Waits for news of the store."""
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the time limit is not an error here
+        """Return at news, or after `timeout` seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One worker. `rings` is called when there is something to publish; any number may run side by side."""
+
+    name: str
+    queue: Queue
+    steps: Steps
+    news: Waiter
+    rings: Callable[[], None]
+
+    async def run(self) -> None:
+        """Work until cancelled. Whatever fails is told on the delivery or in the log, and work goes on."""
+        while True:
+            try:
+                connection_id = await self.queue.claim(owner=self.name, now=_now(), until=_now() + LEASE)
+            except StoreUnavailable as error:
+                log.warning("the worker waits for the store", reason=str(error))
+                connection_id = None
+            if connection_id is None:
+                await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+                continue
+            try:
+                await self._under_lease(connection_id)
+            except LeaseLost as error:
+                log.warning("work handed over", connection=connection_id, reason=str(error))
+            except StoreUnavailable as error:
+                log.warning("work interrupted", connection=connection_id, reason=str(error))
+            except Exception:
+                # A bug of ours: the lease expires, and the connection is tried again then.
+                log.exception("the worker failed", connection=connection_id)
+
+    async def _under_lease(self, connection_id: str) -> None:
+        """Carry a connection's updates to their ends while the lease is being renewed."""
+        work = asyncio.create_task(self._work(connection_id))
+        renewal = asyncio.create_task(self._renew(connection_id))
+        try:
+            await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (work, renewal):
+                task.cancel()
+            outcomes = await asyncio.gather(work, renewal, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    async def _renew(self, connection_id: str) -> None:
+        while True:
+            await asyncio.sleep(_RENEW_SECONDS)
+            await self.queue.renew(connection_id, owner=self.name, until=_now() + LEASE)
+
+    async def _work(self, connection_id: str) -> None:
+        while updates := await self.queue.pending(connection_id, limit=_AT_ONCE):
+            try:
+                connection = await self.queue.connection(connection_id)
+            except NotFound:
+                ends = [_end(update, "the connection was deleted") for update in updates]
+                await self.queue.settle(connection_id, ends, owner=self.name, now=_now())
+                continue
+            started = time.monotonic()
+            try:
+                await self.steps.fetch(connection, updates)
+            except FetchError as error:
+                await self._put_off(connection_id, updates, str(error))
+                return
+            fetched = time.monotonic()
+            settlements, missing = await self._plan(connection, updates)
+            await self.queue.settle(connection_id, settlements, owner=self.name, now=_now())
+            if any(settlement.requests for settlement in settlements):
+                self.rings()
+            _tell(settlements, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
+            if missing is not None:
+                await self._put_off(connection_id, [], missing)
+                return
+        await self.queue.release(connection_id, owner=self.name, now=_now())
+
+    async def _plan(
+        self, connection: Connection, updates: Sequence[PendingUpdate]
+    ) -> tuple[list[Settlement], str | None]:
+        """Plan in order; stop, with the reason, at a commit that cannot be read yet."""
+        settlements: list[Settlement] = []
+        for update in updates:
+            try:
+                settlements.append(await self.steps.plan(connection, update))
+            except Gone as error:
+                if _now() - update.received_at < _PATIENCE:
+                    return settlements, str(error)
+                settlements.append(Settlement(update=update, state="gone", reason=str(error)))
+            except ObjectUnusable as error:
+                settlements.append(_end(update, str(error)))
+            except FetchError as error:
+                return settlements, str(error)
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                log.exception("planning failed", delivery=update.delivery, ref=update.ref)
+                settlements.append(_end(update, f"internal error ({type(error).__name__}): see the log"))
+        return settlements, None
+
+    async def _put_off(self, connection_id: str, updates: Sequence[PendingUpdate], reason: str) -> None:
+        """End what has waited for too long, and try the rest again later."""
+        given_up = [
+            _end(update, f"given up after {_GIVE_UP_AFTER.days} days: {reason}")
+            for update in updates
+            if _now() - update.received_at > _GIVE_UP_AFTER
+        ]
+        if given_up:
+            await self.queue.settle(connection_id, given_up, owner=self.name, now=_now())
+            _tell(given_up, fetch_ms=None, plan_ms=None)
+        attempts = await self.queue.attempts(connection_id)
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempts) * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
+        log.warning(
+            "fetch postponed",
+            connection=connection_id,
+            waiting=len(updates) - len(given_up),
+            failed_tries=attempts + 1,
+            next_try_in_s=round(delay, 1),
+            reason=reason,
+        )
+        due_at = _now() + timedelta(seconds=delay)
+        await self.queue.postpone(connection_id, owner=self.name, due_at=due_at, reason=reason)
+
+
+def _end(update: PendingUpdate, reason: str) -> Settlement:
+    return Settlement(update=update, state="failed", reason=reason)
+
+
+def _tell(settlements: Sequence[Settlement], *, fetch_ms: float | None, plan_ms: float | None) -> None:
+    """Write the one line that tells a ref update's way through the stages."""
+    for settlement in settlements:
+        update = settlement.update
+        log.info(
+            "push settled",
+            state=settlement.state,
+            delivery=update.delivery,
+            connection=update.connection,
+            ref=update.ref,
+            commit=update.after,
+            reason=settlement.reason,
+            executions=[request.id for request in settlement.requests],
+            since_received_ms=round((_now() - update.received_at).total_seconds() * 1000),
+            fetch_ms=None if fetch_ms is None else round(fetch_ms),
+            plan_ms=None if plan_ms is None else round(plan_ms),
+        )
+
+
+def _ms_since(moment: float) -> float:
+    return (time.monotonic() - moment) * 1000
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

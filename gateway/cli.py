@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from gateway import telemetry
-from gateway.app import open_data, serve
 from gateway.client import ApiError, Client, part, post_webhook
 from gateway.errors import PushgateError
 from gateway.plan.triggers import parse_trigger
@@ -67,6 +66,8 @@ def serve_command(
         config=config or _path("PUSHGATE_CONFIG"),
         secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
     )
+    from gateway.app import open_data, serve  # noqa: PLC0415 - the client commands start without the service
+
     telemetry.configure(settings.log_format)
     opened = open_data(settings)
     if opened.fresh_token is not None:

@@ -1,0 +1,211 @@
+"""Push to a repository; a moment later an execution request names exactly that commit.
+
+Nothing here is played but the part of GitHub: a real git server on loopback, a real push, the real gateway
+with its embedded store, and the commands that anybody would type.
+"""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.syntax import Syntax
+
+from demo.githost import GitHost, WorkTree
+from demo.github import push_payload
+
+FULL_NAME = "acme/digits"
+FILES = {
+    "valohai.yaml": """\
+- step:
+    name: train
+    image: docker.io/library/python:3.12
+    command: python train.py {parameters}
+    parameters:
+      - name: epochs
+        type: integer
+        default: 3
+""",
+    "train.py": "print('training on the digits')\n",
+}
+WAIT_SECONDS = 15.0
+
+out = Console(highlight=False)
+
+
+def main() -> int:
+    """Tell the story; return the exit status."""
+    began = time.monotonic()
+    out.print("[bold]Pushgate: from a git push to an execution request[/bold]\n")
+    with tempfile.TemporaryDirectory(prefix="pushgate-demo-") as folder:
+        place = Path(folder)
+        with GitHost(place / "git") as host:
+            step(1, "A small ML repository, on a git server of its own")
+            tree = WorkTree(place / "digits", host.create(f"{FULL_NAME}.git"))
+            first = tree.commit("Train on the digits", FILES)
+            tree.push()
+            url = host.url(f"{FULL_NAME}.git")
+            told(f"{url} has {first[:10]} on main, with a valohai.yaml and its step train")
+            with gateway(place / "data") as service:
+                tell_the_push(service, place, tree, url, first)
+    out.print(f"\nDone in {time.monotonic() - began:.1f} s. Nothing is left running.")
+    out.print(
+        "Next: [bold]make run[/bold] starts the gateway to stay; the README tells how to connect to it."
+    )
+    return 0
+
+
+def tell_the_push(service: "Gateway", place: Path, tree: WorkTree, url: str, first: str) -> None:
+    """Connect the repository, push, deliver, and show what comes out."""
+    step(3, "The repository is connected: a push to main runs the step train")
+    connected = service.pushgate(
+        "connect", url, "--provider", "github", "--project", "digits", "--trigger", "train@main"
+    )
+    told(f"webhook URL  {connected['hook_url']}")
+    told("secret       " + "•" * 16 + "  (shown once, to whoever connects)")
+
+    step(4, "Somebody changes the code and pushes")
+    pushed = tree.commit("Train for longer", {"train.py": "print('training for longer')\n"})
+    tree.push()
+    told(f"git push     {first[:10]} → {pushed[:10]} on main")
+
+    step(5, "GitHub says so: a signed delivery")
+    payload = place / "payload.json"
+    payload.write_bytes(
+        push_payload(
+            url=url,
+            full_name=FULL_NAME,
+            ref="refs/heads/main",
+            before=first,
+            after=pushed,
+            message="Train for longer",
+        )
+    )
+    options = (str(payload), "--provider", "github", "--delivery", "72d3162e-cc78-11e3-81ab-4c9367dc0958")
+    answer = service.pushgate("send", connected["hook_url"], *options, secret=connected["secret"])
+    told(f"HTTP {answer['status']} {answer['verdict']}: on disk, and only then answered")
+
+    step(6, "Pushgate fetches that commit, reads its valohai.yaml, and asks for the execution")
+    request = service.first_execution()
+    received = service.pushgate("deliveries", answer["delivery"])["received_at"]
+    took = datetime.fromisoformat(request["planned_at"]) - datetime.fromisoformat(received)
+    told(f"the execution request was there {took.total_seconds() * 1000:.0f} ms after the delivery\n")
+    message = request["message"]
+    out.print(Syntax(json.dumps(_brief(message), indent=2), "json", background_color="default"))
+    if message["commit"]["id"] != pushed:
+        raise SystemExit("The request names another commit than the one that was pushed.")
+
+    step(7, "The same delivery once more, as after a click on Redeliver")
+    again = service.pushgate("send", connected["hook_url"], *options, secret=connected["secret"])
+    told(f"HTTP {again['status']} {again['verdict']}: {again['reason']}")
+
+
+class Gateway:
+    """A gateway that runs, and the command line that talks to it."""
+
+    def __init__(self, url: str, data: Path) -> None:
+        """Talk to the gateway at `url`, whose data folder is `data`."""
+        self._data = data
+        self._environment = {**_environment(), "PUSHGATE_URL": url}
+
+    def pushgate(self, *arguments: str, secret: str | None = None) -> Any:
+        """Run a command as anybody would, show it, and return what it answers."""
+        out.print(f"    [dim]$ pushgate {escape(shlex.join(_shown(arguments)))}[/dim]", soft_wrap=True)
+        options = ["--json"] if arguments[0] == "send" else ["--json", "--data", str(self._data)]
+        done = subprocess.run(
+            [*_pushgate(), *arguments, *options],
+            env={**self._environment, **({"WEBHOOK_SECRET": secret} if secret else {})},
+            check=True,
+            stdout=subprocess.PIPE,
+        )
+        return json.loads(done.stdout)
+
+    def first_execution(self) -> Any:
+        """Wait for the first execution request, and return it."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        out.print("    [dim]$ pushgate executions[/dim]")
+        while time.monotonic() < deadline:
+            done = subprocess.run(
+                [*_pushgate(), "executions", "--json", "--data", str(self._data)],
+                env=self._environment,
+                check=True,
+                stdout=subprocess.PIPE,
+            )
+            if items := json.loads(done.stdout)["items"]:
+                return items[0]
+        raise SystemExit("No execution request came. `pushgate deliveries` would tell why.")
+
+
+@contextmanager
+def gateway(data: Path) -> Iterator[Gateway]:
+    """Run the gateway with its embedded store, on a free port, while the block lasts."""
+    step(2, "The gateway starts, with nothing but Python and git: no database, no broker")
+    out.print("    [dim]$ pushgate serve[/dim]")
+    process = subprocess.Popen(
+        [*_pushgate(), "serve", "--port", "0", "--data", str(data)],
+        env={**_environment(), "PUSHGATE_FETCH_ALLOW_HTTP": "true", "PUSHGATE_LOG_FORMAT": "json"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None  # noqa: S101 - it is a pipe, as asked for above
+        address = _address(process.stderr)
+        told(f"listening on {address}")
+        yield Gateway(f"http://{address}", data)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WAIT_SECONDS)
+
+
+def step(number: int, title: str) -> None:
+    """Begin a step of the story."""
+    out.print(f"\n[bold cyan]{number}[/bold cyan]  [bold]{title}[/bold]")
+
+
+def told(text: str) -> None:
+    """Tell what happened."""
+    out.print(f"    {escape(text)}", soft_wrap=True)
+
+
+def _address(stderr: IO[str]) -> str:
+    said = []
+    for line in stderr:
+        said.append(line)
+        if line.startswith("{") and (event := json.loads(line))["event"] == "listening":
+            address: str = event["address"]
+            return address
+    raise SystemExit("The gateway did not start:\n" + "".join(said))
+
+
+def _brief(message: dict[str, Any]) -> dict[str, Any]:
+    """Return the message without the parts that a first look can do without."""
+    execution = {key: message["execution"][key] for key in ("kind", "name", "image", "command", "parameters")}
+    return {**message, "execution": execution}
+
+
+def _shown(arguments: tuple[str, ...]) -> list[str]:
+    return [Path(argument).name if argument.endswith(".json") else argument for argument in arguments]
+
+
+def _pushgate() -> list[str]:
+    return [str(Path(sys.executable).with_name("pushgate"))]
+
+
+def _environment() -> dict[str, str]:
+    """Return this environment without settings of Pushgate: the demo shows the defaults."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

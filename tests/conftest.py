@@ -1,0 +1,37 @@
+"""What tests of all rooms share: a git server, a broker, a gateway."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.githost import GitHost
+from tests.broker import Broker
+from tests.service import Project, Service
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """Give a RabbitMQ node; it takes seconds to start, so all tests share it."""
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def githost(tmp_path: Path) -> Iterator[GitHost]:
+    """Give a git server."""
+    with GitHost(tmp_path / "git") as host:
+        yield host
+
+
+@pytest.fixture
+def project(githost: GitHost, tmp_path: Path) -> Project:
+    """Give a repository with one commit on main."""
+    return Project(githost, tmp_path)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """Give a gateway with its embedded store and no broker."""
+    with Service(tmp_path / "data") as service:
+        yield service

@@ -1,0 +1,179 @@
+"""The real gateway in a process of its own, driven as providers and people drive it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from demo.githost import GitHost, WorkTree
+from demo.github import push_payload
+from gateway.client import Client, post_webhook
+from providers import github
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 30.0
+ADMIN_TOKEN = "the admin token of the tests"
+
+VALOHAI_YAML = """\
+- step:
+    name: train
+    image: docker.io/library/python:3.12
+    command: python train.py {parameters}
+    parameters:
+      - name: epochs
+        type: integer
+        default: 3
+"""
+
+
+class Service:
+    """One gateway on one data folder; it can be killed and started again."""
+
+    def __init__(self, data: Path, **settings: str) -> None:
+        """`settings` are environment variables without their prefix, such as AMQP_URL."""
+        self.data = data
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    def start(self) -> None:
+        """Start, and return once it listens."""
+        log = (self.data.parent / f"{self.data.name}.log").open("ab")
+        start = log.tell()
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
+        settings = {
+            "ADMIN_TOKEN": ADMIN_TOKEN,
+            "FETCH_ALLOW_HTTP": "true",
+            "LOG_FORMAT": "json",
+            **self._settings,
+        }
+        with log:
+            self._process = subprocess.Popen(
+                [Path(sys.executable).with_name("pushgate"), "serve", "--port", "0", "--data", self.data],
+                env={**own, **{f"PUSHGATE_{name}": value for name, value in settings.items()}},
+                stderr=log,
+            )
+        self.url = wait_for(lambda: self._address(start), "the gateway listens")
+
+    def log(self, start: int = 0) -> list[dict[str, Any]]:
+        """Return what the gateway has logged."""
+        text = (self.data.parent / f"{self.data.name}.log").read_bytes()[start:].decode()
+        return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
+
+    def kill(self) -> None:
+        """End it as the kernel would when memory is short: at once, without a last word."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def stop(self) -> int:
+        """End it as an operator would; return its exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        status = self._process.wait(WAIT_SECONDS)
+        self._process = None
+        return status
+
+    def __enter__(self) -> Self:
+        """Start."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave no process."""
+        if self._process is not None:
+            self.kill()
+
+    @property
+    def api(self) -> Client:
+        """A client of its REST API."""
+        return Client(self.url, ADMIN_TOKEN)
+
+    def connect(self, url: str, *triggers: str, **more: Any) -> Any:
+        """Connect a repository on GitHub; a trigger is `step@branch`."""
+        body = {
+            "provider": "github",
+            "url": url,
+            "project": "digits",
+            "triggers": [
+                {"name": text, "branches": [text.partition("@")[2]], "run": {"step": text.partition("@")[0]}}
+                for text in triggers
+            ],
+            **more,
+        }
+        made = self.api.send("POST", "/connections", body)
+        # The port changes when the gateway starts again; what was connected does not.
+        made["path"] = "/hooks/" + made["id"]
+        return made
+
+    def deliver(self, connection: Any, body: bytes, *, event: str = "push", **changes: str) -> tuple[int, Any]:
+        """Sign and post a delivery as GitHub would; `changes` replace headers."""
+        headers = github.sign(
+            event=event,
+            body=body,
+            secret=connection["secret"].encode(),
+            delivery=str(uuid.uuid4()),
+            now=datetime.now(UTC),
+        )
+        headers.update({name.replace("_", "-"): value for name, value in changes.items()})
+        return post_webhook(self.url + connection["path"], body, headers)
+
+    def settled(self, delivery: str) -> Any:
+        """Wait until each ref update of a delivery has ended; return the delivery."""
+
+        def ended() -> Any:
+            found = self.api.get(f"/deliveries/{delivery}")
+            return found if all(update["state"] != "pending" for update in found["updates"]) else None
+
+        return wait_for(ended, f"delivery {delivery} is settled")
+
+    def _address(self, start: int) -> str | None:
+        if self._process is not None and self._process.poll() is not None:
+            raise AssertionError((self.data.parent / f"{self.data.name}.log").read_text())
+        return next(
+            (f"http://{line['address']}" for line in self.log(start) if line["event"] == "listening"), None
+        )
+
+
+class Project:
+    """A repository on a real git server, and a developer's clone of it."""
+
+    def __init__(self, host: GitHost, folder: Path, name: str = "acme/digits") -> None:
+        """Make it, with one commit on main."""
+        self.name = name
+        self.url = host.create(f"{name}.git")
+        self.tree = WorkTree(folder / "clone" / name, self.url)
+        self.first = self.push("The first model", {"valohai.yaml": VALOHAI_YAML, "train.py": "print(1)\n"})
+
+    def push(self, message: str, files: dict[str, str]) -> str:
+        """Commit, push, and return the commit's id."""
+        commit = self.tree.commit(message, files)
+        self.tree.push()
+        return commit
+
+    def payload(self, before: str | None, after: str | None, ref: str = "refs/heads/main") -> bytes:
+        """Return what GitHub would say of a push."""
+        return push_payload(url=self.url, full_name=self.name, ref=ref, before=before, after=after)
+
+
+def wait_for(condition: Callable[[], T | None], what: str) -> T:
+    """Return what the condition gives, once it gives something; fail after half a minute."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"after {WAIT_SECONDS:.0f} s still not true: {what}")

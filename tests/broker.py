@@ -40,7 +40,9 @@ class Broker:
         deadline = time.monotonic() + START_SECONDS
         while not _speaks_amqp(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"RabbitMQ did not start:\n{(self._folder / 'output').read_text()[-3000:]}")
+                raise RuntimeError(
+                    f"RabbitMQ did not start:\n{(self._folder / 'output').read_text()[-3000:]}"
+                )
             time.sleep(0.1)
 
     def stop(self) -> None:

@@ -118,7 +118,9 @@ class Service:
         made["path"] = "/hooks/" + made["id"]
         return made
 
-    def deliver(self, connection: Any, body: bytes, *, event: str = "push", **changes: str) -> tuple[int, Any]:
+    def deliver(
+        self, connection: Any, body: bytes, *, event: str = "push", **changes: str
+    ) -> tuple[int, Any]:
         """Sign and post a delivery as GitHub would; `changes` replace headers."""
         headers = github.sign(
             event=event,

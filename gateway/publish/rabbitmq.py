@@ -71,6 +71,10 @@ class RabbitMQ:
             await self.close()
         return outcomes
 
+    async def open(self) -> None:
+        """Connect and declare the topology, unless that is done. Raises `BrokerUnavailable`."""
+        await self._connected()
+
     async def close(self) -> None:
         """Close the connection; the next publish opens another."""
         connection, self._connection, self._exchange = self._connection, None, None

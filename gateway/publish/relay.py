@@ -37,6 +37,9 @@ class Outbox(Protocol):
 class Publisher(Protocol):
     """A broker."""
 
+    async def open(self) -> None:
+        """Connect, and declare the topology, unless that is done. Raises `BrokerUnavailable`."""
+
     async def publish(self, requests: Sequence[StoredRequest]) -> Sequence[PublishError | None]:
         """Publish in order; None for each that is confirmed. Raises `BrokerUnavailable`."""
 
@@ -110,10 +113,12 @@ class Relay:
         """Publish one batch; return for how many seconds there is nothing to do but wait for news."""
         if self._broker.waiting():
             return _FIRST_DELAY
-        requests = await self._outbox.pending(limit=_AT_ONCE, without=self._connections.waiting())
-        if not requests:
-            return _POLL_SECONDS
         try:
+            # Also with nothing to publish: consumers find their queue from the first start on.
+            await self._publisher.open()
+            requests = await self._outbox.pending(limit=_AT_ONCE, without=self._connections.waiting())
+            if not requests:
+                return _POLL_SECONDS
             outcomes = await self._publisher.publish(requests)
         except BrokerUnavailable as error:
             self._broker_failed(error)

@@ -27,7 +27,6 @@ test: $(VENV)/.dev ## every test; installs RabbitMQ from Debian when it is missi
 	@$(BIN)/python -m pytest $(PYTEST)
 
 bench: $(VENV)/.dev ## what it costs, as ratios: build/bench.json
-	@bench/require-programs
 	@$(BIN)/python -m bench
 
 format: $(VENV)/.dev ## let ruff write the layout

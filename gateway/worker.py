@@ -58,8 +58,16 @@ class Queue(Protocol):
     async def release(self, connection: str, *, owner: str, now: datetime) -> None:
         """Give the lease back."""
 
-    async def postpone(self, connection: str, *, owner: str, due_at: datetime, reason: str) -> None:
-        """Give the lease back until a later try."""
+    async def postpone(
+        self,
+        connection: str,
+        updates: Sequence[PendingUpdate],
+        *,
+        owner: str,
+        due_at: datetime,
+        reason: str,
+    ) -> None:
+        """Give the lease back until a later try; the updates tell why."""
 
 
 class Steps(Protocol):
@@ -150,7 +158,7 @@ class Worker:
                 self.rings()
             _tell(settlements, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
             if missing is not None:
-                await self._put_off(connection_id, [], missing)
+                await self._put_off(connection_id, updates[len(settlements) :], missing)
                 return
         await self.queue.release(connection_id, owner=self.name, now=_now())
 
@@ -198,7 +206,7 @@ class Worker:
             reason=reason,
         )
         due_at = _now() + timedelta(seconds=delay)
-        await self.queue.postpone(connection_id, owner=self.name, due_at=due_at, reason=reason)
+        await self.queue.postpone(connection_id, updates, owner=self.name, due_at=due_at, reason=reason)
 
 
 def _end(update: PendingUpdate, reason: str) -> Settlement:

@@ -39,7 +39,7 @@ class Service:
     """One gateway on one data folder; it can be killed and started again."""
 
     def __init__(self, data: Path, **settings: str) -> None:
-        """`settings` are environment variables without their prefix, such as AMQP_URL."""
+        """Take settings as environment variables without their prefix, such as AMQP_URL."""
         self.data = data
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,4 +1,4 @@
-"""The main job, end to end: a real push, the delivery that GitHub would send, a message from a real broker."""
+"""The main job, end to end: a real push, the delivery that GitHub would send, a real broker's message."""
 
 import asyncio
 import json

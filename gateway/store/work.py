@@ -135,8 +135,16 @@ def release(transaction: Transaction, connection: str, *, owner: str, now: datet
     )
 
 
-def postpone(transaction: Transaction, connection: str, *, owner: str, due_at: datetime, reason: str) -> None:
-    """Give the connection back after a try that failed; its pending updates tell why. Raises `LeaseLost`."""
+def postpone(
+    transaction: Transaction,
+    connection: str,
+    updates: Sequence[PendingUpdate],
+    *,
+    owner: str,
+    due_at: datetime,
+    reason: str,
+) -> None:
+    """Give the connection back after a try that failed; the updates tell why. Raises `LeaseLost`."""
     _as_owner(transaction, connection, owner)
     transaction.execute(
         update(leases)
@@ -145,7 +153,7 @@ def postpone(transaction: Transaction, connection: str, *, owner: str, due_at: d
     )
     transaction.execute(
         update(ref_updates)
-        .where(ref_updates.c.connection == connection, ref_updates.c.state == "pending")
+        .where(ref_updates.c.seq.in_([one.seq for one in updates]), ref_updates.c.state == "pending")
         .values(reason=reason)
     )
 
@@ -225,8 +233,15 @@ class WorkQueue:
         """See `release`."""
         await self._database.write(partial(release, connection=connection, owner=owner, now=now))
 
-    async def postpone(self, connection: str, *, owner: str, due_at: datetime, reason: str) -> None:
+    async def postpone(
+        self,
+        connection: str,
+        updates: Sequence[PendingUpdate],
+        *,
+        owner: str,
+        due_at: datetime,
+        reason: str,
+    ) -> None:
         """See `postpone`."""
-        await self._database.write(
-            partial(postpone, connection=connection, owner=owner, due_at=due_at, reason=reason)
-        )
+        call = partial(postpone, connection=connection, updates=updates)
+        await self._database.write(partial(call, owner=owner, due_at=due_at, reason=reason))

@@ -1,0 +1,1 @@
+"""What Pushgate costs, always beside a yardstick in the same run: `python -m bench`."""

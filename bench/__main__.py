@@ -1,0 +1,14 @@
+"""Run every bench, show the table, and write build/bench.json."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import door
+from bench.report import show, write
+
+console = Console(highlight=False)
+with console.status("") as status:
+    rows = door.run(status.update)
+show(rows, console)
+write(rows, Path("build/bench.json"))

@@ -1,0 +1,77 @@
+"""The servers that the door's bench loads: `python -m bench.servers bare|door PORT [FOLDER]`."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.intake.accept import Accepter
+from gateway.intake.book import Book
+from gateway.intake.door import Door
+from gateway.store import connections
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.vault import Vault
+
+CONNECTION = "c" * 24
+SECRET = b"the bench's secret"
+URL = "https://github.example/acme/digits.git"
+
+
+async def _bare(request: Request) -> Response:
+    """Read the body, and answer: what any Starlette route costs."""
+    await request.body()
+    return JSONResponse({"status": "accepted"}, 202)
+
+
+def bare() -> Starlette:
+    """Return the yardstick."""
+    return Starlette(routes=[Route("/hooks/{connection}", _bare, methods=["POST"])])
+
+
+def door(folder: Path) -> Starlette:
+    """Return the door as `gateway.app` puts it together, with one connection and no worker."""
+    database, vault = Database(f"sqlite:///{folder / 'bench.db'}"), Vault("k" * 32)
+    database.migrate()
+    now = datetime.now(UTC)
+    with database.writing() as transaction:
+        connections.add(
+            transaction,
+            Connection(
+                id=CONNECTION,
+                name="bench",
+                provider="github",
+                url=URL,
+                project="bench",
+                auth={},
+                triggers=[],
+                yaml_path="valohai.yaml",
+                repository_id=None,
+                created_at=now,
+                updated_at=now,
+            ),
+        )
+        connections.add_secret(transaction, vault, CONNECTION, SECRET, now=now)
+    accepter = Accepter(database, rings=lambda: None)
+
+    @asynccontextmanager
+    async def lifespan(_application: Starlette) -> AsyncIterator[None]:
+        accepter.start()
+        yield
+        await accepter.stop()
+
+    endpoint = Door(Book(database, vault), accepter, body_limit=25 * 1024 * 1024)
+    return Starlette(routes=[Route("/hooks/{connection}", endpoint)], lifespan=lifespan)
+
+
+if __name__ == "__main__":
+    kind, port = sys.argv[1], int(sys.argv[2])
+    application = bare() if kind == "bare" else door(Path(sys.argv[3]))
+    uvicorn.run(application, port=port, loop="uvloop", http="httptools", log_config=None, access_log=False)

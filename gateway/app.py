@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from gateway.errors import PushgateError, SettingError
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
-from gateway.intake.accept import Accepter
+from gateway.intake.accept import SWITCH_SECONDS, Accepter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
 from gateway.plan.manifest import LARGEST
@@ -189,6 +190,7 @@ class _Server(uvicorn.Server):
 
 def serve(settings: Settings, opened: Opened) -> None:
     """Run the service until SIGTERM or SIGINT."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     service = Service(settings, opened)
     config = uvicorn.Config(
         service.application,

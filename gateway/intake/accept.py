@@ -25,6 +25,10 @@ _MOST_ARRIVALS = 256
 _MOST_BYTES = 16 * 1024 * 1024
 _MOST_UPDATES = 10_000
 
+# The interpreter's own 5 ms would keep the writer waiting that long behind the event loop, statement by
+# statement. To be set for the process with sys.setswitchinterval.
+SWITCH_SECONDS = 0.0005
+
 # For how long one failure to write makes the door unready; long enough to be seen by a probe.
 _SECONDS_UNREADY = 10.0
 

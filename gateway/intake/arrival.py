@@ -1,7 +1,6 @@
 """From a request's bytes to what is recorded of it: pure, but for a new id."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -75,4 +74,13 @@ def _record(
 
 
 def _shown(event: Event) -> dict[str, Any] | None:
-    return asdict(event.repository) if event.repository else None
+    """Return the payload's words for its repository, in the form in which they are kept."""
+    repository = event.repository
+    if repository is None:
+        return None
+    return {
+        "id": repository.id,
+        "full_name": repository.full_name,
+        "web_url": repository.web_url,
+        "default_branch": repository.default_branch,
+    }

@@ -1,13 +1,24 @@
 """The one entry: facts of a connection, a ref update and a commit in, execution requests and reasons out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.errors import PlanError
 from gateway.plan.manifest import LARGEST, Manifest, read_manifest
-from gateway.plan.request import Commit, ExecutionRequest, Ref, Repository, execution_id
-from gateway.plan.step import execute
+from gateway.plan.pipeline import execute_pipeline
+from gateway.plan.request import (
+    Commit,
+    ExecutionRequest,
+    Package,
+    PipelineExecution,
+    Ref,
+    Repository,
+    StepExecution,
+    Submodule,
+    execution_id,
+)
+from gateway.plan.step import execute_step
 from gateway.plan.triggers import Trigger, Verdict, judge
 from providers.model import Action, RefKind
 
@@ -40,6 +51,8 @@ class CommitFacts:
     paths_complete: bool
     manifest: bytes | None
     manifest_size: int | None
+    package: Package | None = None
+    submodules: tuple[Submodule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +160,6 @@ def _request(
     trigger: Trigger,
     manifest: Manifest,
 ) -> ExecutionRequest:
-    step = manifest.steps.get(trigger.run.step)
-    if step is None:
-        there = ", ".join(manifest.steps) or "none"
-        raise PlanError(f"{manifest.path} has no step {trigger.run.step}; its steps: {there}")
-    page = _COMMIT_PAGES.get(connection.provider)
     return ExecutionRequest(
         id=execution_id(
             connection=connection.id,
@@ -177,9 +185,36 @@ def _request(
             author=commit.author,
             message=commit.message,
             committed_at=commit.committed_at,
-            url=f"{connection.web_url}/{page}/{commit.id}" if connection.web_url and page else None,
+            url=_commit_url(connection.provider, connection.web_url, commit.id),
         ),
         pushed_by=update.pusher,
         trigger=trigger.name,
-        execution=execute(step, trigger),
+        execution=_execution(trigger, manifest, commit=commit.id),
+        package=commit.package,
+        submodules=commit.submodules,
     )
+
+
+def _execution(trigger: Trigger, manifest: Manifest, *, commit: str) -> StepExecution | PipelineExecution:
+    if trigger.run.pipeline is not None:
+        pipeline = manifest.pipelines.get(trigger.run.pipeline)
+        if pipeline is None:
+            raise PlanError(_not_there("pipeline", trigger.run.pipeline, manifest.pipelines, manifest.path))
+        return execute_pipeline(pipeline, trigger, manifest, commit=commit)
+    step = manifest.steps.get(trigger.run.step or "")
+    if step is None:
+        raise PlanError(_not_there("step", trigger.run.step, manifest.steps, manifest.path))
+    return execute_step(step, trigger)
+
+
+def _not_there(kind: str, name: str | None, known: Iterable[str], path: str) -> str:
+    return f"{path} has no {kind} {name}; its {kind}s: {', '.join(known) or 'none'}"
+
+
+def _commit_url(provider: str, web_url: str | None, commit: str) -> str | None:
+    # What a payload calls a web address may be no such thing, and people click on it.
+    page = _COMMIT_PAGES.get(provider)
+    if page is None or web_url is None or not web_url.startswith(("https://", "http://")):
+        return None
+    # Bitbucket Data Center's page of a repository ends in /browse, and a commit's does not go through it.
+    return f"{web_url.rstrip('/').removesuffix('/browse')}/{page}/{commit}"

@@ -7,12 +7,14 @@ JSON Schema made of these models is in docs/execution-request.schema.json and at
 
 import json
 import uuid
-from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 TYPE = "dev.pushgate.execution.requested.v1"
+VERSION = "1.0"
+"""Of the schema: the second number grows with each field that is added."""
+
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pushgate.dev")
 
 ParameterValue = str | int | float | bool | list[str | int | float | bool]
@@ -35,7 +37,7 @@ class Ref(_Part):
     """The branch or tag that moved."""
 
     name: str = Field(description="the short name, such as main or v1.0")
-    kind: Literal["branch", "tag"]
+    kind: Literal["branch", "tag"] = Field(description="what moved")
 
 
 class Commit(_Part):
@@ -44,8 +46,8 @@ class Commit(_Part):
     id: str = Field(description="the full object id, 40 or 64 hex digits")
     before: str | None = Field(description="where the ref was before; null for a new one")
     author: str = Field(description="name and address of the author, as git has it")
-    message: str
-    committed_at: datetime
+    message: str = Field(description="the whole message")
+    committed_at: AwareDatetime = Field(description="when it was committed, in UTC")
     url: str | None = Field(description="a page about the commit, to look at; never to fetch from")
 
 
@@ -53,21 +55,64 @@ class StepExecution(_Part):
     """A step as the commit's valohai.yaml defines it, with the trigger's parameters and inputs in place."""
 
     kind: Literal["step"] = "step"
-    name: str
+    name: str = Field(description="the step's name")
     image: str = Field(description="the container image")
-    command: list[str] = Field(description="shell commands, with the parameters filled in")
+    command: tuple[str, ...] = Field(description="shell commands, with the parameters filled in")
     parameters: dict[str, ParameterValue] = Field(description="every parameter that has a value")
-    inputs: dict[str, list[str]] = Field(description="the URLs of each input")
+    inputs: dict[str, tuple[str, ...]] = Field(description="the URLs of each input")
+    outputs: tuple[dict[str, Any], ...] = Field(description="what it says it puts out: name, description")
     environment: str | None = Field(description="where to run, by the platform's name for it")
     environment_variables: dict[str, str] = Field(description="plain values; secrets stay with the platform")
-    environment_variable_groups: list[str]
-    time_limit: float | None = Field(description="seconds")
-    no_output_timeout: float | None = Field(description="seconds")
+    environment_variable_groups: tuple[str, ...] = Field(description="groups of variables, by name")
+    mounts: tuple[dict[str, Any], ...] = Field(description="source, destination, readonly, type, options")
+    cache_volumes: tuple[str, ...] = Field(description="Kubernetes persistent volume claims for inputs")
+    resources: dict[str, Any] = Field(description="cpu and memory with min and max, devices with numbers")
+    runtime_config_preset: str | None = Field(description="id or slug of the platform's preset")
+    upload_store: str | None = Field(description="the data store for outputs, by name or UUID")
+    autorestart: bool | None = Field(description="start again when a spot instance is taken away")
+    stop_condition: str | None = Field(description="an expression over metadata that ends the execution")
+    time_limit: float | None = Field(description="seconds; null for none")
+    no_output_timeout: float | None = Field(description="seconds without output; null for the platform's own")
+    source_path: str | None = Field(description="the source file that the step was made from")
     definition: dict[str, Any] = Field(description="the whole step, as valohai.yaml writes it")
 
 
+class PipelineExecution(_Part):
+    """A pipeline as the commit's valohai.yaml defines it, converted as the platform's own clients do it.
+
+    Nodes hold templates of executions: their commands are not filled in yet, because values can come along
+    the edges.
+    """
+
+    kind: Literal["pipeline"] = "pipeline"
+    name: str = Field(description="the pipeline's name")
+    nodes: tuple[dict[str, Any], ...] = Field(description="name, type, template, actions, ... of each node")
+    edges: tuple[dict[str, Any], ...] = Field(description="source and target: node, type and key of each")
+    parameters: dict[str, dict[str, Any]] = Field(description="config and expression of each parameter")
+    reuse_executions: bool = Field(description="whether results of unchanged nodes may be used again")
+    definition: dict[str, Any] = Field(description="the whole pipeline, as valohai.yaml writes it")
+
+
+class Package(_Part):
+    """The tree of the commit as an archive, less what .vhignore names."""
+
+    id: str = Field(description="the SHA-256 of the uncompressed tar")
+    url: str = Field(description="where to get it")
+    sha256: str = Field(description="of what is behind the URL, 64 hex digits: compare before unpacking")
+    size: int = Field(description="bytes behind the URL")
+    format: str = Field(description="such as tar.gz")
+
+
+class Submodule(_Part):
+    """A submodule that is part of the package."""
+
+    path: str = Field(description="where it lies in the tree")
+    url: str = Field(description="where it comes from, without credentials")
+    commit: str = Field(description="the full object id")
+
+
 class ExecutionRequest(_Part):
-    """One step, at one commit."""
+    """One step or pipeline, at one commit."""
 
     model_config = ConfigDict(frozen=True, title="ExecutionRequest")
 
@@ -80,7 +125,9 @@ class ExecutionRequest(_Part):
     commit: Commit
     pushed_by: str | None = Field(description="who pushed, as the provider says: shown, not proven")
     trigger: str = Field(description="the name of the connection's trigger")
-    execution: StepExecution
+    execution: Annotated[StepExecution | PipelineExecution, Field(discriminator="kind")]
+    package: Package | None = Field(default=None, description="the code; null where none was made")
+    submodules: tuple[Submodule, ...] = Field(default=(), description="with their commits")
 
 
 def execution_id(
@@ -107,5 +154,6 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"https://pushgate.dev/schemas/{TYPE}.json",
+        "version": VERSION,
         **made,
     }

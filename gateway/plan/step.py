@@ -1,74 +1,101 @@
 """A step of valohai.yaml with a trigger's values in place: what exactly is to be executed."""
 
-import json
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from valohai_yaml.commands import CommandInterpolationWarning
 from valohai_yaml.excs import ValidationErrors
-from valohai_yaml.objs import Step
+from valohai_yaml.objs import Parameter, Step
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
+from gateway.plan.plain import plain, refuse_unknown
 from gateway.plan.request import ParameterValue, StepExecution
-from gateway.plan.triggers import Trigger
+from gateway.plan.triggers import Atom, Trigger
+
+_LONGEST_COMMAND = 1024 * 1024
 
 
-def execute(step: Step, trigger: Trigger) -> StepExecution:
+def execute_step(step: Step, trigger: Trigger) -> StepExecution:
     """Return what the trigger asks for. Raises `PlanError` where a name, a type or a value does not fit."""
-    _refuse_unknown("parameter", trigger.parameters, step.parameters, step.name)
-    _refuse_unknown("input", trigger.inputs, step.inputs, step.name)
+    owner = f"step {step.name}"
+    refuse_unknown("parameter", given=trigger.parameters, known=step.parameters, owner=owner)
+    refuse_unknown("input", given=trigger.inputs, known=step.inputs, owner=owner)
     parameters = _parameters(step, trigger.parameters)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", CommandInterpolationWarning)
-            command = step.build_command(dict(parameters))
-    except Exception as error:
-        raise PlanError(f"step {step.name}: its command cannot be built: {error}") from error
+    definition = plain(step.serialize(), owner)
     return StepExecution(
         name=step.name,
         image=step.image,
-        command=command,
+        command=_command(step, parameters),
         parameters=parameters,
         inputs=_inputs(step, trigger.inputs),
+        outputs=definition.get("outputs", ()),
         environment=trigger.environment or step.environment,
+        # One without a value may get it from the project, which only the platform knows.
         environment_variables={
             name: str(variable.default)
             for name, variable in step.environment_variables.items()
             if variable.default is not None
         },
         environment_variable_groups=step.environment_variable_groups,
+        mounts=definition.get("mounts", ()),
+        cache_volumes=step.cache_volumes,
+        resources=definition.get("resources", {}),
+        runtime_config_preset=step.runtime_config_preset,
+        upload_store=step.upload_store,
+        autorestart=step.autorestart,
+        stop_condition=step.stop_condition,
         time_limit=_seconds(step.time_limit),
         no_output_timeout=_seconds(step.no_output_timeout),
-        definition=_plain(step.serialize(), step.name),
+        source_path=step.source_path,
+        definition=definition,
     )
 
 
+def checked_value(parameter: Parameter, value: ParameterValue, owner: str) -> ParameterValue:
+    """Return the value as the parameter's type has it. Raises `PlanError` where it doesn't fit."""
+    where = f"{owner}, parameter {parameter.name}"
+    # The parser's own check takes any text for a flag and any number for text.
+    if parameter.type == "flag" and not isinstance(value, bool):
+        raise PlanError(f"{where}: it is a flag and has to be true or false, not {value!r}")
+    if parameter.type in {"integer", "float"} and any(isinstance(atom, bool) for atom in listify(value)):
+        raise PlanError(f"{where}: it is a number and can't be true or false")
+    if parameter.type == "string":
+        value = [_text(atom) for atom in value] if isinstance(value, list) else _text(value)
+    try:
+        checked: ParameterValue = parameter.validate(value)
+    except (ValueError, TypeError) as error:
+        problems = ", ".join(map(str, error)) if isinstance(error, ValidationErrors) else str(error)
+        raise PlanError(f"{where}: {problems}") from error
+    return checked
+
+
+def _text(atom: Atom) -> str:
+    return str(atom).lower() if isinstance(atom, bool) else str(atom)
+
+
 def _parameters(step: Step, given: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
-    # A flag that nobody set stays unset, whatever its default: so the platform does it too.
-    values: dict[str, ParameterValue] = _plain(step.get_parameter_defaults(include_flags=False), step.name)
-    for name, value in given.items():
-        try:
-            values[name] = step.parameters[name].validate(value)
-        except (ValidationErrors, TypeError) as error:
-            problems = ", ".join(map(str, error)) if isinstance(error, ValidationErrors) else str(error)
-            raise PlanError(f"step {step.name}, parameter {name}: {problems}") from error
+    owner = f"step {step.name}"
+    values: dict[str, Any] = dict(step.get_parameter_defaults())
+    values |= {name: checked_value(step.parameters[name], value, owner) for name, value in given.items()}
     missing = [
-        name
-        for name, parameter in step.parameters.items()
-        if name not in values and not parameter.optional and parameter.default is None
+        name for name, parameter in step.parameters.items() if name not in values and not parameter.optional
     ]
     if missing:
-        raise PlanError(f"step {step.name} needs a value for {', '.join(missing)}: give it in the trigger")
-    return {name: values[name] for name in step.parameters if name in values}
+        raise PlanError(f"{owner} needs a value for {', '.join(missing)}: give it in the trigger")
+    merged: dict[str, ParameterValue] = plain(
+        {name: values[name] for name in step.parameters if name in values}, owner
+    )
+    for name, value in merged.items():
+        if not all(isinstance(atom, Atom) for atom in listify(value)):
+            raise PlanError(f"{owner}, parameter {name}: its default has to be a value or a list of values")
+    return merged
 
 
-def _inputs(step: Step, given: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _inputs(step: Step, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     inputs = {}
     for name, definition in step.inputs.items():
-        urls = list(given.get(name, ())) or [str(url) for url in listify(definition.default)]
+        urls = tuple(given.get(name, ())) or tuple(listify(definition.default))
         if urls:
             inputs[name] = urls
         elif not definition.optional:
@@ -76,20 +103,35 @@ def _inputs(step: Step, given: Mapping[str, Sequence[str]]) -> dict[str, list[st
     return inputs
 
 
-def _refuse_unknown(what: str, given: Mapping[str, Any], known: Mapping[str, Any], step: str) -> None:
-    for name in given:
-        if name not in known:
-            there = ", ".join(known) or "none"
-            raise PlanError(f"step {step} has no {what} {name}; it has: {there}")
+def _command(step: Step, parameters: Mapping[str, ParameterValue]) -> list[str]:
+    """Return the commands with the values in place, unless that would take the memory of the machine.
+
+    A few characters ask for much: a command can name all parameters a thousand times, and so can `pass-as`
+    a value.
+    """
+    commands = listify(step.command)
+    longest = len(step.source_path or "") + sum(
+        _longest_argument(step.parameters[name], value) for name, value in parameters.items()
+    )
+    holes = sum(command.count("{") for command in commands)
+    if holes * longest > _LONGEST_COMMAND:
+        raise PlanError(f"step {step.name}: its command would have more than {_LONGEST_COMMAND} characters")
+    try:
+        built: list[str] = step.build_command(dict(parameters))
+    except Exception as error:
+        # The parser raises whatever its own code stumbles over.
+        raise PlanError(f"step {step.name}: its command cannot be built: {error}") from error
+    return built
+
+
+def _longest_argument(parameter: Parameter, value: ParameterValue) -> int:
+    atoms = listify(value)
+    templates = (parameter.pass_as, parameter.pass_true_as, parameter.pass_false_as)
+    template = max((str(one) for one in templates if one), key=len, default=parameter.default_pass_as)
+    text = sum(len(str(atom)) + len(parameter.multiple_separator) for atom in atoms)
+    fields = template.count("{")
+    return (len(atoms) or 1) * (len(template) + fields * len(parameter.name)) + fields * text
 
 
 def _seconds(duration: timedelta | None) -> float | None:
     return duration.total_seconds() if duration is not None else None
-
-
-def _plain(value: Any, step: str) -> Any:
-    """Return the value as JSON has it: dates become text; an infinite number is an error."""
-    try:
-        return json.loads(json.dumps(value, default=str, allow_nan=False))
-    except ValueError as error:
-        raise PlanError(f"step {step} holds a number that JSON cannot hold: {error}") from error

@@ -4,17 +4,18 @@
 decides there, where nobody else writes, what is new and what is a duplicate.
 """
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import zstandard
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, bindparam, insert, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Row, bindparam, select, update
 
 from gateway.errors import NotFound
+from gateway.store.bulk import insert_rows, select_in, upsert_rows
 from gateway.store.tables import connections, deliveries, ref_updates, refs, secrets
 from providers.model import RefUpdate
 
@@ -22,8 +23,22 @@ Verdict = Literal["accepted", "duplicate", "ignored", "unreadable"]
 UpdateState = Literal["pending", "planned", "gone", "failed", "duplicate"]
 """A ref update waits as `pending`; the other four are ends, each with its reason."""
 
-# SQLite takes at most 32,766 bound values in a statement, and a key here is two of them.
+# SQLite takes at most 32,766 bound values in a statement, and a key is two of them.
 _KEYS_AT_ONCE = 10_000
+
+# A batch is looked up by two lists, not by a list of pairs: SQLite would read the whole table for those. What
+# is found beside the pairs does no harm.
+_CLAIMED = (
+    "SELECT connection, provider_delivery_id, id FROM deliveries"
+    " WHERE connection IN {} AND provider_delivery_id IN {} AND verdict = 'accepted'"
+)
+_LATEST = (
+    "SELECT connection, ref, before, after, generation, delivery FROM refs"
+    " WHERE connection IN {} AND ref IN {}"
+)
+_USED = update(secrets).where(secrets.c.id == bindparam("which")).values(last_used_at=bindparam("moment"))
+
+_local = threading.local()
 
 Key = tuple[str, str]
 T = TypeVar("T")
@@ -98,7 +113,6 @@ class _Ref:
     after: str | None
     generation: int
     delivery: str
-    updated_at: datetime
 
 
 def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receipt]:
@@ -111,19 +125,20 @@ def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receip
     latest = _latest_updates(transaction, arrivals)
     moved: set[Key] = set()
     receipts: list[Receipt] = []
-    delivery_rows: list[dict[str, Any]] = []
-    update_rows: list[dict[str, Any]] = []
+    delivery_rows: list[tuple[Any, ...]] = []
+    update_rows: list[tuple[Any, ...]] = []
     for arrival in arrivals:
         rows, moves, receipt = _judge(arrival, claimed, latest)
         moved.update(moves)
         update_rows += rows
         delivery_rows.append(_delivery_row(arrival, receipt))
         receipts.append(receipt)
-    transaction.execute(insert(deliveries), delivery_rows)
+    insert_rows(transaction, deliveries, delivery_rows)
     if update_rows:
-        transaction.execute(insert(ref_updates), update_rows)
+        insert_rows(transaction, ref_updates, update_rows)
     if moved:
-        _remember(transaction, {key: latest[key] for key in moved})
+        rows = [(*key, *astuple(latest[key])) for key in moved]
+        upsert_rows(transaction, refs, ("connection", "ref"), rows)
     _learn(transaction, arrivals)
     return receipts
 
@@ -190,34 +205,32 @@ def _recorded_update(row: Row[Any]) -> RecordedUpdate:
 
 def _judge(
     arrival: Arrival, claimed: dict[Key, str], latest: dict[Key, _Ref]
-) -> tuple[list[dict[str, Any]], set[Key], Receipt]:
+) -> tuple[list[tuple[Any, ...]], set[Key], Receipt]:
     """Decide about one arrival; what is new becomes known to the next one of the same batch."""
     known = arrival.provider_delivery_id and claimed.get((arrival.connection, arrival.provider_delivery_id))
     if arrival.verdict == "accepted" and known:
-        reason = f"delivery {known} came with the same id"
-        rows = [_update_row(arrival, move, 0, "duplicate", reason) for move in arrival.updates]
-        return rows, set(), Receipt(delivery=arrival.id, verdict="duplicate", reason=reason)
+        told = f"delivery {known} came with the same id"
+        rows = [_update_row(arrival, move, 0, "duplicate", told) for move in arrival.updates]
+        return rows, set(), Receipt(delivery=arrival.id, verdict="duplicate", reason=told)
     rows = []
     moves: set[Key] = set()
+    repeated = None
     for move in arrival.updates:
         key = (arrival.connection, move.ref)
         last = latest.get(key)
         if last is not None and _is_repetition(move, last):
-            reason = f"delivery {last.delivery} told the same"
-            rows.append(_update_row(arrival, move, last.generation, "duplicate", reason))
+            repeated = f"delivery {last.delivery} told the same"
+            rows.append(_update_row(arrival, move, last.generation, "duplicate", repeated))
             continue
         generation = last.generation + 1 if last else 1
-        latest[key] = _Ref(move.before, move.after, generation, arrival.id, arrival.received_at)
+        latest[key] = _Ref(move.before, move.after, generation, arrival.id)
         moves.add(key)
         rows.append(_update_row(arrival, move, generation, "pending", None))
-    if arrival.verdict == "accepted" and not moves and rows:
-        verdict: Verdict = "duplicate"
-        receipt = Receipt(delivery=arrival.id, verdict=verdict, reason=rows[0]["reason"])
-    else:
-        receipt = Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
-    if receipt.verdict == "accepted" and arrival.provider_delivery_id:
+    if repeated and not moves:
+        return rows, moves, Receipt(delivery=arrival.id, verdict="duplicate", reason=repeated)
+    if arrival.verdict == "accepted" and arrival.provider_delivery_id:
         claimed[arrival.connection, arrival.provider_delivery_id] = arrival.id
-    return rows, moves, receipt
+    return rows, moves, Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
 
 
 def _is_repetition(move: RefUpdate, last: _Ref) -> bool:
@@ -229,12 +242,10 @@ def _is_repetition(move: RefUpdate, last: _Ref) -> bool:
 def _claimed_ids(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[Key, str]:
     """Return which of the batch's delivery ids an accepted delivery already had, and which one that was."""
     wanted = {(a.connection, a.provider_delivery_id) for a in arrivals if a.provider_delivery_id}
-    key = tuple_(deliveries.c.connection, deliveries.c.provider_delivery_id)
-    columns = (deliveries.c.connection, deliveries.c.provider_delivery_id, deliveries.c.id)
     found: dict[Key, str] = {}
     for part in _parts(list(wanted)):
-        query = select(*columns).where(key.in_(part), deliveries.c.verdict == "accepted")
-        found.update({(row[0], row[1]): row[2] for row in transaction.execute(query)})
+        for row in select_in(transaction, _CLAIMED, *map(set, zip(*part, strict=True))):
+            found[row[0], row[1]] = row[2]
     return found
 
 
@@ -242,87 +253,75 @@ def _latest_updates(transaction: Transaction, arrivals: Sequence[Arrival]) -> di
     wanted = {(arrival.connection, move.ref) for arrival in arrivals for move in arrival.updates}
     found: dict[Key, _Ref] = {}
     for part in _parts(list(wanted)):
-        query = select(refs).where(tuple_(refs.c.connection, refs.c.ref).in_(part))
-        for row in transaction.execute(query):
-            found[row.connection, row.ref] = _Ref(
-                row.before, row.after, row.generation, row.delivery, row.updated_at
-            )
+        for row in select_in(transaction, _LATEST, *map(set, zip(*part, strict=True))):
+            found[row[0], row[1]] = _Ref(*row[2:])
     return found
-
-
-def _remember(transaction: Transaction, moved: Mapping[Key, _Ref]) -> None:
-    dialect = postgresql if transaction.dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(refs)
-    changing = ("before", "after", "generation", "delivery", "updated_at")
-    statement = statement.on_conflict_do_update(
-        index_elements=["connection", "ref"], set_={name: statement.excluded[name] for name in changing}
-    )
-    rows = [
-        {"connection": key[0], "ref": key[1], **{name: getattr(ref, name) for name in changing}}
-        for key, ref in moved.items()
-    ]
-    transaction.execute(statement, rows)
 
 
 def _learn(transaction: Transaction, arrivals: Sequence[Arrival]) -> None:
     """Remember which secret was used last, and by which id the provider knows the repository."""
     used = {a.secret: a.received_at for a in arrivals if a.secret is not None}
-    if used:
-        transaction.execute(
-            update(secrets)
-            .where(secrets.c.id == bindparam("which"))
-            .values(last_used_at=bindparam("moment")),
-            [{"which": secret, "moment": moment} for secret, moment in used.items()],
-        )
+    for secret, moment in used.items():
+        transaction.execute(_USED, {"which": secret, "moment": moment})
     taught = {a.connection: a.teaches for a in arrivals if a.teaches is not None}
-    if taught:
+    for connection, repository in taught.items():
         transaction.execute(
             update(connections)
-            .where(connections.c.id == bindparam("which"), connections.c.repository_id.is_(None))
-            .values(repository_id=bindparam("taught")),
-            [{"which": connection, "taught": repository} for connection, repository in taught.items()],
+            .where(connections.c.id == connection, connections.c.repository_id.is_(None))
+            .values(repository_id=repository)
         )
 
 
-def _delivery_row(arrival: Arrival, receipt: Receipt) -> dict[str, Any]:
-    return {
-        "id": arrival.id,
-        "connection": arrival.connection,
-        "source": arrival.source,
-        "event": arrival.event,
-        "provider_delivery_id": arrival.provider_delivery_id,
-        "received_at": arrival.received_at,
-        "verdict": receipt.verdict,
-        "reason": receipt.reason,
-        "pusher": arrival.pusher,
-        "repository": arrival.repository,
-        "headers": arrival.headers,
-        "secret": arrival.secret,
-        "body": zstandard.compress(arrival.body, level=1),
-    }
+def _delivery_row(arrival: Arrival, receipt: Receipt) -> tuple[Any, ...]:
+    """Return the values in the order of the table's columns."""
+    return (
+        arrival.id,
+        arrival.connection,
+        arrival.source,
+        arrival.event,
+        arrival.provider_delivery_id,
+        arrival.received_at,
+        receipt.verdict,
+        receipt.reason,
+        arrival.pusher,
+        arrival.repository,
+        arrival.headers,
+        arrival.secret,
+        _compressor().compress(arrival.body),
+    )
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    """Return this thread's compressor: making one costs as much as compressing 8 KB."""
+    if not hasattr(_local, "compressor"):
+        _local.compressor = zstandard.ZstdCompressor(level=1)
+    found: zstandard.ZstdCompressor = _local.compressor
+    return found
 
 
 def _update_row(
     arrival: Arrival, move: RefUpdate, generation: int, state: UpdateState, reason: str | None
-) -> dict[str, Any]:
-    return {
-        "connection": arrival.connection,
-        "delivery": arrival.id,
-        "ref": move.ref,
-        "kind": move.kind,
-        "name": move.name,
-        "before": move.before,
-        "after": move.after,
-        "peeled": move.peeled,
-        "action": move.action,
-        "forced": move.forced,
-        "commits": move.commits,
-        "truncated": move.truncated,
-        "total": move.total,
-        "generation": generation,
-        "state": state,
-        "reason": reason,
-    }
+) -> tuple[Any, ...]:
+    """Return the values in the order of the table's columns, less the number that the database gives."""
+    return (
+        arrival.connection,
+        arrival.id,
+        move.ref,
+        move.kind,
+        move.name,
+        move.before,
+        move.after,
+        move.peeled,
+        move.action,
+        move.forced,
+        move.commits,
+        move.truncated,
+        move.total,
+        generation,
+        state,
+        reason,
+        None,
+    )
 
 
 def _listing() -> Any:

@@ -151,7 +151,6 @@ refs = Table(
     Column("after", Text),
     Column("generation", Integer, nullable=False),
     Column("delivery", ForeignKey("deliveries.id"), nullable=False),
-    Column("updated_at", Instant, nullable=False),
 )
 
 executions = Table(

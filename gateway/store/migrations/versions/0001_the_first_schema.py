@@ -122,7 +122,6 @@ def upgrade() -> None:
         sa.Column("after", sa.Text(), nullable=True),
         sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("delivery", sa.Text(), nullable=False),
-        sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(["connection"], ["connections.id"], name=op.f("fk_refs_connection")),
         sa.ForeignKeyConstraint(["delivery"], ["deliveries.id"], name=op.f("fk_refs_delivery")),
         sa.PrimaryKeyConstraint("connection", "ref", name=op.f("pk_refs")),

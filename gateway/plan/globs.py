@@ -1,0 +1,67 @@
+"""Globs over the names of branches and tags: `*` and `?` stay within a part of a name, `**` crosses slashes.
+
+Matched without regular expressions, in time that no glob and no name can make grow out of hand.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+_PIECES = re.compile(r"\*\*+|\*|\?|[^*?]+")
+# No ref may hold these (https://git-scm.com/docs/git-check-ref-format): a glob with one fits nothing.
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:\[\\]")
+
+
+def check_glob(glob: str) -> str:
+    """Return the glob, or raise `ValueError` where it could never fit a name."""
+    bare = glob.removeprefix("!")
+    if not bare:
+        raise ValueError("a glob is empty")
+    if bare.startswith("refs/"):
+        raise ValueError(f"{glob} has to be a short name, such as main or v1.0, without refs/")
+    if found := _FORBIDDEN.search(bare):
+        raise ValueError(
+            f"{glob} holds {found[0]!r}, which no branch or tag can hold; globs know * ** ? and !"
+        )
+    return glob
+
+
+def fits(globs: Sequence[str], name: str) -> bool:
+    """Say whether a name fits at least one glob and none of those that begin with `!`.
+
+    With exclusions alone, every other name fits.
+    """
+    wanted = [glob for glob in globs if not glob.startswith("!")]
+    if any(_fits_one(glob[1:], name) for glob in globs if glob.startswith("!")):
+        return False
+    return not wanted or any(_fits_one(glob, name) for glob in wanted)
+
+
+def _fits_one(glob: str, name: str) -> bool:
+    """Follow, piece by piece, every position in the name that the glob so far can have reached."""
+    reached = {0}
+    for piece in _pieces(glob):
+        if piece.startswith("**"):
+            reached = set(range(min(reached), len(name) + 1))
+        elif piece == "*":
+            reached = _within_part(reached, name)
+        elif piece == "?":
+            reached = {at + 1 for at in reached if at < len(name) and name[at] != "/"}
+        else:
+            reached = {at + len(piece) for at in reached if name.startswith(piece, at)}
+        if not reached:
+            return False
+    return len(name) in reached
+
+
+def _within_part(reached: set[int], name: str) -> set[int]:
+    after: set[int] = set()
+    for at in range(min(reached), len(name) + 1):
+        if at in reached or (at - 1 in after and name[at - 1] != "/"):
+            after.add(at)
+    return after
+
+
+@lru_cache(maxsize=1024)
+def _pieces(glob: str) -> tuple[str, ...]:
+    return tuple(_PIECES.findall(glob))

@@ -1,0 +1,482 @@
+"""Planning: facts in, execution requests and reasons out."""
+
+from dataclasses import replace
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.plan.manifest import LARGEST, read_manifest
+from gateway.plan.planner import Plan, plan
+from gateway.plan.request import (
+    Commit,
+    ExecutionRequest,
+    Package,
+    PipelineExecution,
+    Ref,
+    Repository,
+    StepExecution,
+    Submodule,
+    execution_id,
+    schema,
+)
+from gateway.plan.triggers import Verdict, read_triggers
+from tests.plan.facts import AFTER, BEFORE, COMMIT, CONNECTION, MANIFEST, UPDATE
+
+HEAD = "- step:\n    name: train\n    image: i\n"
+
+
+def planned(*triggers: dict[str, Any], manifest: bytes | str = MANIFEST) -> Plan:
+    """Plan the push to main with these triggers."""
+    text = manifest.encode() if isinstance(manifest, str) else manifest
+    return plan(
+        connection=CONNECTION,
+        update=UPDATE,
+        commit=replace(COMMIT, manifest=text, manifest_size=len(text)),
+        triggers=read_triggers(triggers),
+    )
+
+
+def trigger(name: str = "t", *, step: str = "train", **fields: Any) -> dict[str, Any]:
+    """Return a trigger for a step."""
+    return {"name": name, "run": {"step": step}, **fields}
+
+
+def executed(result: Plan) -> StepExecution:
+    """Return the step of the only request."""
+    assert result.failed is False, result.reason
+    [request] = result.requests
+    assert isinstance(request.execution, StepExecution)
+    return request.execution
+
+
+def test_a_push_asks_for_a_step_at_exactly_its_commit() -> None:
+    """The whole request, field by field."""
+    result = planned(trigger(parameters={"epochs": "20"}))
+    definition = read_manifest(MANIFEST, path="v").steps["train"].serialize()
+    identity = execution_id(
+        connection="cn_1", ref="refs/heads/main", generation=3, before=BEFORE, after=AFTER, trigger="t"
+    )
+    expected = ExecutionRequest(
+        id=identity,
+        project="digits",
+        connection="cn_1",
+        delivery="dl_1",
+        repository=Repository(
+            provider="github", id="17", name="acme/digits", url="https://github.com/acme/digits.git"
+        ),
+        ref=Ref(name="main", kind="branch"),
+        commit=Commit(
+            id=AFTER,
+            before=BEFORE,
+            author="Mona <mona@example.com>",
+            message="Train for longer\n",
+            committed_at=COMMIT.committed_at,
+            url=f"https://github.com/acme/digits/commit/{AFTER}",
+        ),
+        pushed_by="mona",
+        trigger="t",
+        execution=StepExecution(
+            name="train",
+            image="python:3.11",
+            command=("pip install -r requirements.txt", "python train.py --epochs=20 --verbose"),
+            parameters={"epochs": 20, "verbose": True},
+            inputs={"data": ("s3://bucket/data.csv",)},
+            outputs=({"name": "model"},),
+            environment="cpu",
+            environment_variables={"MODE": "fast"},
+            environment_variable_groups=("shared",),
+            mounts=({"destination": "/container", "readonly": False, "source": "/host"},),
+            cache_volumes=("claim",),
+            resources={"cpu": {"min": 1}, "memory": {"max": 8}, "devices": {"nvidia.com/gpu": 1}},
+            runtime_config_preset="small",
+            upload_store="store",
+            autorestart=True,
+            stop_condition="accuracy > 0.9",
+            time_limit=5400,
+            no_output_timeout=600,
+            source_path="train.py",
+            definition=definition,
+        ),
+    )
+    assert result == Plan(
+        requests=(expected,),
+        verdicts=(Verdict(trigger="t", matched=True, reason="branch main fits"),),
+        reason="1 execution request",
+        failed=False,
+    )
+
+
+@pytest.mark.parametrize("run", [{"step": "train"}, {"pipeline": "nightly"}])
+def test_a_request_is_what_the_schema_says(run: dict[str, str]) -> None:
+    """The JSON that is sent validates, is read back as it was, and nothing in it is only ours."""
+    package = Package(id="c" * 64, url="https://x/p", sha256="d" * 64, size=3, format="tar.gz")
+    submodule = Submodule(path="lib", url="https://x/lib", commit="e" * 40)
+    result = plan(
+        connection=CONNECTION,
+        update=UPDATE,
+        commit=replace(COMMIT, package=package, submodules=(submodule,)),
+        triggers=read_triggers([{"name": "t", "run": run}]),
+    )
+    [request] = result.requests
+    jsonschema.Draft202012Validator.check_schema(schema())
+    jsonschema.validate(request.model_dump(mode="json"), schema())
+    assert ExecutionRequest.model_validate_json(request.model_dump_json()) == request
+    assert (request.package, request.submodules) == (package, (submodule,))
+
+
+def test_a_pipeline_is_converted_for_the_commit() -> None:
+    """Nodes become templates at that commit, edges are spelt out, parameters get the trigger's values."""
+    result = planned({"name": "t", "run": {"pipeline": "nightly"}, "parameters": {"limit": 0.9}})
+    [request] = result.requests
+    made = request.execution
+    assert isinstance(made, PipelineExecution)
+    assert made.name == "nightly"
+    assert [(node["name"], node["template"]["step"]) for node in made.nodes] == [
+        ("fit", "train"),
+        ("check", "evaluate"),
+    ]
+    assert {node["template"]["commit"] for node in made.nodes} == {AFTER}
+    assert made.nodes[0]["template"]["parameters"] == {"epochs": 5, "rate": None, "verbose": True}
+    assert made.edges == (
+        {
+            "source_node": "fit",
+            "source_type": "output",
+            "source_key": "model",
+            "target_node": "check",
+            "target_type": "input",
+            "target_key": "model",
+        },
+    )
+    assert made.parameters["limit"]["expression"] == 0.9
+
+
+def test_no_trigger_matched_says_why_for_each() -> None:
+    """And the valohai.yaml is not even read."""
+    result = planned(trigger("a", branches=["dev"]), trigger("b", tags=["v*"]), manifest="[")
+    assert result == Plan(
+        requests=(),
+        verdicts=(
+            Verdict(trigger="a", matched=False, reason="branch main does not fit dev"),
+            Verdict(trigger="b", matched=False, reason="it is for tag, and this is a branch"),
+        ),
+        reason=(
+            "no trigger matched: a: branch main does not fit dev; b: it is for tag, and this is a branch"
+        ),
+        failed=False,
+    )
+
+
+def test_without_triggers_a_push_is_fetched_and_that_is_all() -> None:
+    """A connection may be there for its mirror only."""
+    assert planned() == Plan(
+        requests=(), verdicts=(), reason="fetched; the connection has no triggers", failed=False
+    )
+
+
+def test_deletes_never_run_anything() -> None:
+    """Not even where every condition fits."""
+    result = plan(
+        connection=CONNECTION,
+        update=replace(UPDATE, action="delete", after=None),
+        commit=COMMIT,
+        triggers=read_triggers([trigger()]),
+    )
+    assert (result.requests, result.failed) == ((), False)
+    assert result.reason == "no trigger matched: t: the branch was deleted: nothing runs"
+
+
+def test_one_failing_trigger_leaves_the_others_alone() -> None:
+    """The reason tells of both, and the plan counts as failed."""
+    result = planned(trigger("bad", step="trian"), trigger("good"))
+    assert [request.trigger for request in result.requests] == ["good"]
+    assert result.reason == (
+        "trigger bad: valohai.yaml has no step trian; its steps: train, evaluate; 1 execution request"
+    )
+    assert result.failed is True
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        (trigger(step="x"), "valohai.yaml has no step x; its steps: train, evaluate"),
+        (
+            {"name": "t", "run": {"pipeline": "x"}},
+            "valohai.yaml has no pipeline x; its pipelines: nightly",
+        ),
+        (trigger(parameters={"x": 1}), "step train has no parameter x; it has: epochs, rate, verbose"),
+        (trigger(inputs={"x": ["s3://y"]}), "step train has no input x; it has: data, labels"),
+        (trigger(parameters={"epochs": "many"}), "step train, parameter epochs: many is not an integer"),
+        (
+            trigger(parameters={"epochs": 0}),
+            "step train, parameter epochs: 0 is less than the minimum allowed (1)",
+        ),
+        (
+            trigger(parameters={"epochs": [1, 2]}),
+            "step train, parameter epochs: Only a single value is allowed",
+        ),
+        (
+            trigger(parameters={"epochs": True}),
+            "step train, parameter epochs: it is a number and can't be true or false",
+        ),
+        (
+            trigger(parameters={"verbose": "no"}),
+            "step train, parameter verbose: it is a flag and has to be true or false, not 'no'",
+        ),
+        (
+            trigger(parameters={"rate": "nan"}),
+            "step train holds a value that JSON can't hold: Out of range float",
+        ),
+        (
+            trigger(step="evaluate", inputs={"model": ["s3://m"]}),
+            "step evaluate needs a value for threshold: give it in the trigger",
+        ),
+        (
+            trigger(step="evaluate", parameters={"threshold": 1}),
+            "step evaluate needs an address for input model: give it in the trigger",
+        ),
+        (
+            {"name": "t", "run": {"pipeline": "nightly"}, "parameters": {"x": 1}},
+            "pipeline nightly has no parameter x; it has: limit",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_commit_is_a_reason(fields: dict[str, Any], reason: str) -> None:
+    """And no request."""
+    result = planned(fields)
+    assert (result.requests, result.failed) == ((), True)
+    assert result.reason.startswith(f"trigger t: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        (HEAD + "    command: c\n    parameters: [{name: a, default: {b: 1}}]\n", "parameter a: its default"),
+        (HEAD + "    command: c\n    parameters: [{name: a, default: .inf}]\n", "JSON can't hold"),
+        (HEAD + "    command: c\n    parameters: [{name: a, default: !!binary AAAA}]\n", "the type bytes"),
+        (
+            HEAD + "    command: c\n    mounts: [{source: /a, destination: /b, options: {x: !!set {a}}}]\n",
+            "the type set",
+        ),
+        (
+            HEAD
+            + f"    command: '{'{parameters}' * 9000}'\n"
+            + f"    parameters: [{{name: a, default: {'x' * 9999}}}]\n",
+            "more than 1048576 characters",
+        ),
+        (
+            HEAD
+            + "    command: '{parameters}'\n    parameters:\n      - name: a\n"
+            + f"        default: {'x' * 9999}\n        pass-as: '{'{v}' * 9000}'\n",
+            "more than 1048576 characters",
+        ),
+    ],
+)
+def test_a_step_that_cannot_be_a_message_is_a_reason(manifest: str, reason: str) -> None:
+    """What the platform's parser lets through but JSON, or the machine, would not."""
+    result = planned(trigger(), manifest=manifest)
+    assert (result.requests, result.failed) == ((), True)
+    assert reason in result.reason
+
+
+def test_parameters_go_into_the_command_quoted() -> None:
+    """No value of a trigger or a commit becomes a piece of shell."""
+    manifest = HEAD + "    command: run {parameters} {parameter-value:a}\n    parameters: [{name: a}]\n"
+    assert executed(planned(trigger(parameters={"a": "x; rm -rf /"}), manifest=manifest)).command == (
+        "run '--a=x; rm -rf /' 'x; rm -rf /'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("definition", "given_value", "value", "argument"),
+    [
+        ("type: integer, default: 1", None, 1, "--a=1"),
+        ("type: float, default: 1", None, 1, "--a=1"),
+        ("type: float", "1e-3", 0.001, "--a=0.001"),
+        ("type: string", 7, "7", "--a=7"),
+        ("type: string", True, "true", "--a=true"),
+        ("default: 2026-01-02", None, "2026-01-02", "--a=2026-01-02"),
+        ("type: flag", True, True, "--a"),
+        ("type: flag, default: true", False, False, ""),
+        ("multiple: repeat, default: [x, y]", None, ["x", "y"], "--a=x --a=y"),
+        ("multiple: separate", ["x", "y"], ["x", "y"], "--a=x,y"),
+        ("pass-as: '-a {v}', default: x", None, "x", "-a x"),
+    ],
+)
+def test_values_are_merged_as_their_types_have_it(
+    definition: str, given_value: object, value: object, argument: str
+) -> None:
+    """The trigger's value over the default, typed, and in the command as the step says."""
+    manifest = HEAD + f"    command: run {{parameters}}\n    parameters: [{{name: a, {definition}}}]\n"
+    parameters = {} if given_value is None else {"a": given_value}
+    made = executed(planned(trigger(parameters=parameters), manifest=manifest))
+    assert made.parameters == {"a": value}
+    assert made.command == (f"run {argument}".strip(),)
+
+
+def test_an_optional_parameter_without_a_value_is_left_out() -> None:
+    """It is no reason to fail."""
+    manifest = HEAD + "    command: run {parameters}\n    parameters: [{name: a, optional: true}]\n"
+    made = executed(planned(trigger(), manifest=manifest))
+    assert (made.parameters, made.command) == ({}, ("run",))
+
+
+def test_a_trigger_chooses_environment_and_inputs() -> None:
+    """They go over the step's own."""
+    made = executed(
+        planned(trigger(environment="gpu", inputs={"labels": "s3://l", "data": ["s3://a", "s3://b"]}))
+    )
+    assert made.environment == "gpu"
+    assert made.inputs == {"data": ("s3://a", "s3://b"), "labels": ("s3://l",)}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "reason"),
+    [
+        ("{name: n, type: execution, step: x}", "", "node n: there is no step x; the steps: train"),
+        ("{name: n, type: execution, step: train}", "", "node n needs a value for its parameter a"),
+        (
+            "{name: n, type: execution, step: train}, {name: n, type: execution, step: train}",
+            "",
+            "pipeline p: Pipeline p has 2 nodes with the same name of n",
+        ),
+        (
+            "{name: n, type: execution, step: train}",
+            "[x.output.m, n.parameter.a]",
+            "pipeline p: Pipeline p edge source node x does not exist",
+        ),
+        ("{name: n, type: task, task: x}", "", 'node "n" task "x" does not exist'),
+    ],
+)
+def test_a_pipeline_that_does_not_hold_together_is_a_reason(nodes: str, edges: str, reason: str) -> None:
+    """Nodes, edges, and parameters that nothing fills."""
+    manifest = HEAD + "    command: c\n    parameters: [{name: a}]\n"
+    manifest += f"- pipeline:\n    name: p\n    nodes: [{nodes}]\n    edges: [{edges}]\n"
+    result = planned({"name": "t", "run": {"pipeline": "p"}}, manifest=manifest)
+    assert (result.requests, result.failed) == ((), True)
+    assert reason in result.reason
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "{name: n, type: execution, step: train, override: {parameters: [{name: a, default: x}]}}",
+        "{name: n, type: execution, step: train}, {name: m, type: execution, step: train, commit: other}",
+    ],
+)
+def test_a_node_gets_its_values_from_override_or_edge(node: str) -> None:
+    """What another commit's step needs, nobody here knows."""
+    manifest = HEAD + "    command: c\n    parameters: [{name: a}]\n"
+    edge = "[m.metadata.x, n.parameter.a]" if "name: m" in node else ""
+    manifest += f"- pipeline:\n    name: p\n    nodes: [{node}]\n    edges: [{edge}]\n"
+    result = planned({"name": "t", "run": {"pipeline": "p"}}, manifest=manifest)
+    assert (len(result.requests), result.failed) == (1, False), result.reason
+
+
+def test_a_missing_manifest_is_a_reason() -> None:
+    """As one that is too large is, which git told without reading it."""
+    missing = plan(
+        connection=replace(CONNECTION, yaml_path="ml/valohai.yaml"),
+        update=UPDATE,
+        commit=replace(COMMIT, manifest=None, manifest_size=None),
+        triggers=read_triggers([trigger()]),
+    )
+    assert (missing.reason, missing.failed) == ("the commit has no file ml/valohai.yaml", True)
+    large = plan(
+        connection=CONNECTION,
+        update=UPDATE,
+        commit=replace(COMMIT, manifest=None, manifest_size=300_000),
+        triggers=read_triggers([trigger()]),
+    )
+    assert (large.reason, large.failed) == (
+        f"valohai.yaml has 300000 bytes; at most {LARGEST} are read",
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("provider", "web_url", "url"),
+    [
+        ("github", "https://github.com/a/b", f"https://github.com/a/b/commit/{AFTER}"),
+        ("gitlab", "https://gitlab.com/a/b/", f"https://gitlab.com/a/b/-/commit/{AFTER}"),
+        ("bitbucket", "https://bitbucket.org/a/b", f"https://bitbucket.org/a/b/commits/{AFTER}"),
+        (
+            "bitbucket-server",
+            "https://h/projects/P/repos/r/browse",
+            f"https://h/projects/P/repos/r/commits/{AFTER}",
+        ),
+        (
+            "azure-devops",
+            "https://dev.azure.com/o/p/_git/r",
+            f"https://dev.azure.com/o/p/_git/r/commit/{AFTER}",
+        ),
+        ("generic", "https://h/r", None),
+        ("github", None, None),
+        ("github", "javascript:alert(1)//", None),
+    ],
+)
+def test_a_commit_has_a_page_where_its_provider_shows_it(
+    provider: str, web_url: str | None, url: str | None
+) -> None:
+    """None where nobody knows it, or where the payload's address is none to click on."""
+    result = plan(
+        connection=replace(CONNECTION, provider=provider, web_url=web_url),
+        update=UPDATE,
+        commit=COMMIT,
+        triggers=read_triggers([trigger()]),
+    )
+    assert [request.commit.url for request in result.requests] == [url]
+
+
+def test_the_same_facts_make_the_same_bytes() -> None:
+    """A retry writes what the first try would have written."""
+    one, other = planned(trigger()), planned(trigger())
+    assert one.requests[0].model_dump_json() == other.requests[0].model_dump_json()
+
+
+_DEFAULTS = st.sampled_from(
+    [
+        "x",
+        "1",
+        "1.5",
+        ".nan",
+        "true",
+        "null",
+        "[1, a]",
+        "[[1]]",
+        "{a: b}",
+        "2026-01-01",
+        "!!binary AA==",
+        "''",
+    ]
+)
+_PARAMETERS = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(["string", "integer", "float", "flag"]),
+        "default": _DEFAULTS,
+        "multiple": st.sampled_from(["none", "repeat", "separate"]),
+        "pass-as": st.sampled_from(["'{v}'", "'-x {name}'", "''", "' '", "'{value}{value}'"]),
+        "optional": st.sampled_from(["true", "false"]),
+        "choices": st.sampled_from(["[]", "[x, 1]"]),
+    }
+)
+_GIVEN = st.dictionaries(
+    st.sampled_from("ab"),
+    st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=2),
+)
+
+
+@given(definition=_PARAMETERS, given_values=_GIVEN)
+def test_any_parameter_with_any_value_is_a_valid_request_or_a_reason(
+    definition: dict[str, str], given_values: dict[str, Any]
+) -> None:
+    """Planning never stumbles, and never makes a message that breaks the contract."""
+    fields = ", ".join(f"{key}: {value}" for key, value in definition.items())
+    manifest = HEAD + "    command: run {parameters} {parameter-value:a}\n"
+    manifest += f"    parameters: [{{name: a, {fields}}}]\n"
+    result = planned(trigger(parameters=given_values), manifest=manifest)
+    assert result.failed == (not result.requests)
+    for request in result.requests:
+        assert ExecutionRequest.model_validate_json(request.model_dump_json()) == request

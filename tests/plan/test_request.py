@@ -1,0 +1,82 @@
+"""The wire contract: its schema, its ids."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.plan.request import execution_id, schema
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "execution-request.schema.json"
+
+FACTS = {
+    "connection": "cn_1",
+    "ref": "refs/heads/main",
+    "generation": 3,
+    "before": "a" * 40,
+    "after": "b" * 40,
+    "trigger": "train@main",
+}
+
+
+def test_the_schema_in_docs_is_that_of_the_model() -> None:
+    """When it fails: write schema() to the file, and read what changed as a consumer would."""
+    assert json.loads(DOCUMENT.read_text()) == schema()
+
+
+def test_every_field_of_the_contract_is_described() -> None:
+    """A schema that other teams build on explains itself."""
+    made = schema()
+    silent = [
+        f"{title}.{name}"
+        for title, model in [("", made), *made["$defs"].items()]
+        for name, field in model["properties"].items()
+        if not {"description", "$ref", "const"} & field.keys() and name != "execution"
+    ]
+    assert silent == []
+
+
+def identity(facts: Mapping[str, Any]) -> str:
+    """Return the id that facts have."""
+    return execution_id(**facts)
+
+
+def test_an_id_stays_what_it_is() -> None:
+    """Consumers drop what they have seen: a release must not give known facts another id."""
+    assert identity(FACTS) == "d9e74563-a277-532b-8778-02d891da22bc"
+
+
+_TEXT = st.text(max_size=6)
+_ID = st.none() | st.sampled_from(["a" * 40, "b" * 40])
+_FACTS = st.fixed_dictionaries(
+    {
+        "connection": _TEXT,
+        "ref": _TEXT,
+        "generation": st.integers(0, 3),
+        "before": _ID,
+        "after": _ID,
+        "trigger": _TEXT,
+    }
+)
+
+
+@given(one=_FACTS, other=_FACTS)
+def test_the_same_facts_have_the_same_id_and_others_have_others(
+    one: dict[str, object], other: dict[str, object]
+) -> None:
+    """A repeat has the id of the first; a second change never has."""
+    same = identity(one) == identity(other)
+    assert same == (one == other)
+
+
+@given(left=_TEXT, right=_TEXT, moved=st.integers(0, 6))
+def test_neighbouring_facts_do_not_run_together(left: str, right: str, moved: int) -> None:
+    """`ab` and `c` are not `a` and `bc`."""
+    joined = left + right
+    cut = min(moved, len(joined))
+    one = identity({**FACTS, "connection": left, "ref": right})
+    other = identity({**FACTS, "connection": joined[:cut], "ref": joined[cut:]})
+    assert (one == other) == (cut == len(left))

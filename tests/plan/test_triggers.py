@@ -1,0 +1,268 @@
+"""Triggers: how they are written, and which ref updates they are for."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import Invalid
+from gateway.plan.globs import fits
+from gateway.plan.triggers import Run, Trigger, Verdict, judge, parse_trigger, read_triggers
+from providers.model import Action, RefKind
+
+STEP = {"step": "train"}
+
+
+def trigger(**fields: Any) -> Trigger:
+    """Return a trigger for step train."""
+    return read_triggers([{"name": "t", "run": STEP, **fields}])[0]
+
+
+def asked(  # the shape of a push, with what a test is about
+    rule: Trigger,
+    *,
+    kind: RefKind = "branch",
+    name: str = "main",
+    action: Action = "update",
+    paths: tuple[str, ...] = ("train.py",),
+    paths_complete: bool = True,
+) -> Verdict:
+    """Return what a trigger says."""
+    return judge(rule, kind=kind, name=name, action=action, paths=paths, paths_complete=paths_complete)
+
+
+def refusal(given_triggers: list[Any]) -> str:
+    """Return why triggers are refused."""
+    with pytest.raises(Invalid) as refused:
+        read_triggers(given_triggers)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "on"),
+    [
+        ({}, ("push",)),
+        ({"branches": ["main"]}, ("push",)),
+        ({"tags": ["v*"]}, ("tag",)),
+        ({"branches": ["main"], "tags": ["v*"]}, ("push", "tag")),
+        ({"on": ["tag"]}, ("tag",)),
+        ({"on": []}, ("push",)),
+    ],
+)
+def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on: tuple[str, ...]) -> None:
+    """Only where `on` isn't told."""
+    assert trigger(**fields).on == on
+
+
+@pytest.mark.parametrize(
+    ("one", "reason"),
+    [
+        ([], "trigger number 1: has to be an object with fields"),
+        ({"name": "t"}, "trigger t: run: is needed"),
+        ({"run": STEP}, "trigger number 1: name: is needed"),
+        ({"name": " ", "run": STEP}, "trigger  : name: is empty"),
+        ({"name": "t", "run": {}}, "trigger t: run: name one step or one pipeline"),
+        (
+            {"name": "t", "run": {"step": "a", "pipeline": "b"}},
+            "trigger t: run: name one step or one pipeline",
+        ),
+        (
+            {"name": "t", "run": {"task": "a"}},
+            "trigger t: run: a task isn't supported yet; name a step or a pipeline",
+        ),
+        ({"name": "t", "run": STEP, "steps": 1}, "trigger t: steps: there is no such field"),
+        (
+            {"name": "t", "run": STEP, "on": ["pull_request"]},
+            "trigger t: on: pull_request isn't supported yet; push and tag are",
+        ),
+        (
+            {"name": "t", "run": STEP, "policy": "latest"},
+            "trigger t: policy: latest isn't supported yet; every is",
+        ),
+        (
+            {"name": "t", "run": STEP, "on": ["push"], "tags": ["v*"]},
+            "trigger t: tags are given, but `on` does not name tag",
+        ),
+        (
+            {"name": "t", "run": STEP, "branches": ["refs/heads/x"]},
+            "trigger t: branches.0: refs/heads/x has to be a short name, such as main or v1.0, without refs/",
+        ),
+        (
+            {"name": "t", "run": STEP, "branches": ["[v]"]},
+            "trigger t: branches.0: [v] holds '[', which no branch or tag can hold; globs know * ** ? and !",
+        ),
+        ({"name": "t", "run": STEP, "tags": ["!"]}, "trigger t: tags.0: a glob is empty"),
+        ({"name": "t", "run": STEP, "paths": ["a\\"]}, "trigger t: paths.0: Invalid git pattern: 'a\\\\'"),
+        (
+            {"name": "t", "run": STEP, "paths": ["# src"]},
+            "trigger t: paths.0: '# src' would be a comment in a .gitignore and fits no path",
+        ),
+        (
+            {"name": "t", "run": STEP, "parameters": {"lr": {"a": 1}}},
+            "trigger t: parameters.lr: a value has to be text, a number, true or false, or a list of these",
+        ),
+        (
+            {"name": "t", "run": {"pipeline": "p"}, "inputs": {"data": ["s3://x"]}},
+            "trigger t: inputs and environment belong to a step; a pipeline takes only parameters",
+        ),
+    ],
+)
+def test_a_wrong_trigger_is_refused_by_name_and_field(one: Any, reason: str) -> None:
+    """The sentence says which trigger, which field, and what is wrong."""
+    assert refusal([one]) == reason
+
+
+def test_names_are_unique_and_few() -> None:
+    """Two of a name would share the ids of their requests."""
+    one = {"name": "t", "run": STEP}
+    assert refusal([one, one]) == "trigger t: there are two of this name"
+    many = [{"name": str(number), "run": STEP} for number in range(101)]
+    assert refusal(many) == "a connection has at most 100 triggers"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("train", Trigger(name="train", run=Run(step="train"))),
+        ("train@main", Trigger(name="train@main", branches=("main",), run=Run(step="train"))),
+        (
+            " train model @ main , !wip/** ",
+            Trigger(
+                name="train model @ main , !wip/**", branches=("main", "!wip/**"), run=Run(step="train model")
+            ),
+        ),
+        ("train@tag:v*", Trigger(name="train@tag:v*", tags=("v*",), run=Run(step="train"))),
+        (
+            "pipeline:nightly@main",
+            Trigger(name="pipeline:nightly@main", branches=("main",), run=Run(pipeline="nightly")),
+        ),
+    ],
+)
+def test_the_short_form(text: str, expected: Trigger) -> None:
+    """`STEP@BRANCHES` is what people type."""
+    assert parse_trigger(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "@main", "train@", "train@tag:", "train@,", "train@a:b", "pipeline:@main"]
+)
+def test_a_short_form_with_a_part_missing_is_refused(text: str) -> None:
+    """It never means "on every branch" by accident."""
+    with pytest.raises(Invalid):
+        parse_trigger(text)
+
+
+def test_what_is_written_is_read_back() -> None:
+    """The API keeps triggers as JSON: nothing is lost on the way."""
+    one = trigger(
+        tags=["v*", "!v0*"], paths=["src/"], parameters={"a": [1, 2.5, True, "x"]}, inputs={"data": "s3://x"}
+    )
+    assert one.inputs == {"data": ["s3://x"]}
+    assert read_triggers([one.model_dump(mode="json")]) == (one,)
+
+
+@pytest.mark.parametrize(
+    ("fields", "push", "reason"),
+    [
+        ({}, {"action": "delete"}, "the branch was deleted: nothing runs"),
+        ({}, {"kind": "tag", "name": "v1"}, "it is for push, and this is a tag"),
+        ({"tags": ["v*"]}, {}, "it is for tag, and this is a branch"),
+        ({"branches": ["dev", "rel/*"]}, {}, "branch main does not fit dev, rel/*"),
+        ({"tags": ["v*"]}, {"kind": "tag", "name": "w1"}, "tag w1 does not fit v*"),
+        ({"paths": ["src/", "*.md"]}, {}, "no changed path fits src/, *.md"),
+        ({"paths": ["*.py", "!train.py"]}, {}, "no changed path fits *.py, !train.py"),
+        ({"paths": ["src/"]}, {"paths": ()}, "no changed path fits src/"),
+    ],
+)
+def test_the_condition_that_failed_is_named(
+    fields: dict[str, Any], push: dict[str, Any], reason: str
+) -> None:
+    """Why a push did not run is answered where it is decided."""
+    assert asked(trigger(**fields), **push) == Verdict(trigger="t", matched=False, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("fields", "push", "reason"),
+    [
+        ({}, {}, "branch main fits"),
+        ({}, {"action": "create", "paths": ()}, "branch main fits"),
+        ({"on": ["tag"]}, {"kind": "tag", "name": "any/thing"}, "tag any/thing fits"),
+        ({"paths": ["*.py"]}, {}, "branch main fits, and so does the changed path train.py"),
+        ({"paths": ["!docs/"]}, {}, "branch main fits, and so does the changed path train.py"),
+        (
+            {"paths": ["src/", "!src/docs/**"]},
+            {"paths": ("src/docs/a", "src/b")},
+            "branch main fits, and so does the changed path src/b",
+        ),
+        (
+            {"paths": ["src/"]},
+            {"paths_complete": False},
+            "branch main fits; too many paths have changed to compare them",
+        ),
+    ],
+)
+def test_what_fits_is_told_as_well(fields: dict[str, Any], push: dict[str, Any], reason: str) -> None:
+    """So that nobody has to guess why something ran."""
+    assert asked(trigger(**fields), **push) == Verdict(trigger="t", matched=True, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("globs", "fitting", "other"),
+    [
+        (["main"], ["main"], ["Main", "main2", "a/main", ""]),
+        (["*"], ["main", "a.b"], ["a/b"]),
+        (["**"], ["main", "a/b/c"], []),
+        (["release/*"], ["release/1"], ["release/1/2", "release"]),
+        (["release/**"], ["release/1", "release/1/2"], ["release"]),
+        (["**/fix"], ["a/fix", "a/b/fix"], ["fix"]),
+        (["v?.*"], ["v1.0"], ["v10.0", "v/.0"]),
+        (["*a*/b**c"], ["xax/b1/2c", "a/bc"], ["x/bc", "a/x/bc"]),
+        (["a.c"], ["a.c"], ["abc"]),
+        (["!wip/**"], ["main"], ["wip/x", "wip/"]),
+        (["r/*", "!r/old"], ["r/new"], ["r/old", "main"]),
+        (["!r/old", "r/*"], ["r/new"], ["r/old"]),
+    ],
+)
+def test_globs(globs: list[str], fitting: list[str], other: list[str]) -> None:
+    """`*` stays within a part of the name, `**` doesn't, `!` excludes wherever it stands."""
+    assert [name for name in fitting + other if fits(globs, name)] == fitting
+
+
+NAMES = st.text(alphabet="ab/.", min_size=1, max_size=12)
+
+
+@given(NAMES)
+def test_a_name_fits_itself_and_everything_but_not_its_exclusion(name: str) -> None:
+    """A glob without wildcards is the name."""
+    assert fits([name], name)
+    assert fits(["**"], name)
+    assert fits(["*"], name) == ("/" not in name)
+    assert not fits([f"!{name}"], name)
+    assert not fits(["**", f"!{name}"], name)
+
+
+@given(name=NAMES, start=st.integers(0, 12), end=st.integers(0, 12))
+def test_a_piece_can_be_left_to_a_wildcard(name: str, start: int, end: int) -> None:
+    """`**` stands for any piece of a name, `*` for any without a slash."""
+    piece = name[start:end]
+    if start <= end:
+        assert fits([f"{name[:start]}**{name[end:]}"], name)
+        if "/" not in piece:
+            assert fits([f"{name[:start]}*{name[end:]}"], name)
+
+
+def test_no_glob_takes_forever() -> None:
+    """Backtracking would try more ways than there are atoms."""
+    assert not fits(["*a" * 100 + "b"], "a" * 1000)
+    assert not fits(["**a" * 80 + "b"], "a/" * 500)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_a_trigger_or_refused(text: str) -> None:
+    """Nothing else comes of a short form, and what comes of it can be written and read."""
+    try:
+        made = parse_trigger(text)
+    except Invalid:
+        return
+    assert read_triggers([made.model_dump(mode="json")]) == (made,)

@@ -1,0 +1,65 @@
+"""Records as the tests need them; what a test is about, it says, the rest is the same everywhere."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.store import connections
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.deliveries import Arrival
+from providers.model import RefUpdate, ref_update
+
+NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+A, B, C = "a" * 40, "b" * 40, "c" * 40
+
+
+def connection(database: Database, connection_id: str = "c1", **changes: Any) -> Connection:
+    """Keep a connection."""
+    values: dict[str, Any] = {
+        "id": connection_id,
+        "name": "acme/digits",
+        "provider": "github",
+        "url": "https://github.example/acme/digits.git",
+        "project": "digits",
+        "auth": {},
+        "triggers": [],
+        "yaml_path": "valohai.yaml",
+        "repository_id": None,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **changes,
+    }
+    made = Connection(**values)
+    with database.writing() as transaction:
+        connections.add(transaction, made)
+    return made
+
+
+def move(before: str | None, after: str | None, ref: str = "refs/heads/main") -> RefUpdate:
+    """Return a ref update."""
+    update = ref_update(ref=ref, before=before, after=after)
+    assert update is not None
+    return update
+
+
+def arrival(*moves: RefUpdate, **changes: Any) -> Arrival:
+    """Return a delivery as the door brings it, with an id of its own."""
+    values: dict[str, Any] = {
+        "id": str(uuid.uuid4()),
+        "connection": "c1",
+        "source": "webhook",
+        "event": "push",
+        "provider_delivery_id": str(uuid.uuid4()),
+        "received_at": NOW,
+        "verdict": "accepted",
+        "reason": None,
+        "pusher": "ada",
+        "repository": {"full_name": "acme/digits"},
+        "headers": {"x-github-event": "push"},
+        "secret": None,
+        "body": b'{"ref": "refs/heads/main"}',
+        "updates": moves,
+        **changes,
+    }
+    return Arrival(**values)

@@ -1,0 +1,130 @@
+"""Leases: one worker for a connection at a time, in order, and taken over when it is gone."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from gateway.store import deliveries, executions, work
+from gateway.store.database import Database
+from gateway.store.executions import NewRequest
+from gateway.store.work import LeaseLost, PendingUpdate, Settlement
+from tests.store.make import NOW, A, B, C, arrival, connection, move
+
+LATER = NOW + timedelta(seconds=60)
+
+
+def claim(database: Database, owner: str, now: datetime = NOW) -> str | None:
+    """Claim as a worker does."""
+    with database.writing() as transaction:
+        return work.claim(transaction, owner=owner, now=now, until=now + timedelta(seconds=60))
+
+
+def push(database: Database, *moves: tuple[str, str], connection_id: str = "c1") -> None:
+    """Record pushes."""
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move(*one), connection=connection_id) for one in moves])
+
+
+def pending(database: Database, connection_id: str = "c1") -> list[PendingUpdate]:
+    """Return what waits."""
+    with database.reading() as transaction:
+        return work.pending(transaction, connection_id, limit=10)
+
+
+def request(number: int = 1) -> NewRequest:
+    """Return an execution request."""
+    return NewRequest(
+        id=f"request-{number}",
+        connection="c1",
+        delivery=DELIVERY,
+        project="digits",
+        trigger="train@main",
+        target="train",
+        subject="acme/digits",
+        body=b"{}",
+    )
+
+
+DELIVERY = "the-delivery"
+
+
+def test_there_is_nothing_to_claim_without_pushes(database: Database) -> None:
+    """A connection alone is no work."""
+    connection(database)
+    assert claim(database, "w1") is None
+
+
+def test_a_connection_is_worked_on_by_one_worker(database: Database) -> None:
+    """While the lease lasts nobody else gets it."""
+    connection(database)
+    push(database, (A, B))
+    assert claim(database, "w1") == "c1"
+    assert claim(database, "w2") is None
+
+
+def test_an_expired_lease_is_taken_over(database: Database) -> None:
+    """A worker that died holds nothing up for longer than its lease, and can record nothing afterwards."""
+    connection(database)
+    push(database, (A, B))
+    claim(database, "w1")
+    assert claim(database, "w2", NOW + timedelta(seconds=61)) == "c1"
+    [update] = pending(database)
+    with pytest.raises(LeaseLost), database.writing() as transaction:
+        work.settle(
+            transaction, "c1", [Settlement(update=update, state="planned", reason="")], owner="w1", now=NOW
+        )
+    assert len(pending(database)) == 1
+
+
+def test_updates_come_in_order_of_arrival(database: Database) -> None:
+    """What was pushed first is worked on first."""
+    connection(database)
+    push(database, (A, B), (B, C), (C, A))
+    assert [(update.before, update.after) for update in pending(database)] == [(A, B), (B, C), (C, A)]
+
+
+def test_settling_fills_the_outbox_in_one_transaction(database: Database) -> None:
+    """The update ends and its request waits, or neither."""
+    connection(database)
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move(A, B), id=DELIVERY)])
+    claim(database, "w1")
+    [update] = pending(database)
+    end = Settlement(update=update, state="planned", reason="1 request", requests=(request(),))
+    for _ in range(2):
+        with database.writing() as transaction:
+            work.settle(transaction, "c1", [end], owner="w1", now=NOW)
+    with database.reading() as transaction:
+        waiting = executions.pending(transaction, limit=10, without=())
+    assert [stored.id for stored in waiting] == ["request-1"]
+    assert pending(database) == []
+
+
+def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
+    """It is not claimed before its time, and its deliveries tell the reason."""
+    connection(database)
+    push(database, (A, B))
+    claim(database, "w1")
+    with database.writing() as transaction:
+        updates = work.pending(transaction, "c1", limit=10)
+        work.postpone(transaction, "c1", updates, owner="w1", due_at=LATER, reason="remote down")
+        assert work.attempts(transaction, "c1") == 1
+    assert claim(database, "w1", LATER - timedelta(seconds=1)) is None
+    assert claim(database, "w1", LATER) == "c1"
+    with database.reading() as transaction:
+        [delivery] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=1)
+    assert delivery.updates[0].reason == "remote down"
+
+
+def test_connections_take_turns(database: Database) -> None:
+    """Who was served last comes last: a storm in one repository does not hold up the others."""
+    connection(database, "c1")
+    connection(database, "c2")
+    push(database, (A, B), connection_id="c1")
+    push(database, (A, B), connection_id="c2")
+    first = claim(database, "w1")
+    assert first is not None
+    with database.writing() as transaction:
+        work.release(transaction, first, owner="w1", now=NOW + timedelta(seconds=1))
+    second = claim(database, "w1", NOW + timedelta(seconds=2))
+    assert {first, second} == {"c1", "c2"}

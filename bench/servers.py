@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.intake.accept import SWITCH_SECONDS, Accepter
+from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
 from gateway.store import connections
@@ -72,7 +72,7 @@ def door(folder: Path) -> Starlette:
 
 
 if __name__ == "__main__":
-    sys.setswitchinterval(SWITCH_SECONDS)
     kind, port = sys.argv[1], int(sys.argv[2])
     application = bare() if kind == "bare" else door(Path(sys.argv[3]))
+    prepare_interpreter()
     uvicorn.run(application, port=port, loop="uvloop", http="httptools", log_config=None, access_log=False)

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from gateway.errors import PushgateError, SettingError
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
-from gateway.intake.accept import SWITCH_SECONDS, Accepter
+from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
 from gateway.plan.manifest import LARGEST
@@ -190,8 +189,8 @@ class _Server(uvicorn.Server):
 
 def serve(settings: Settings, opened: Opened) -> None:
     """Run the service until SIGTERM or SIGINT."""
-    sys.setswitchinterval(SWITCH_SECONDS)
     service = Service(settings, opened)
+    prepare_interpreter()
     config = uvicorn.Config(
         service.application,
         host=settings.host,

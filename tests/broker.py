@@ -1,94 +1,165 @@
-"""A RabbitMQ node of the tests' own: own name, free ports, own folders, gone afterwards.
+"""A RabbitMQ node of the tests' own: own name, ports and folders, and nothing left when it ends.
 
-How to start one without systemd: https://www.rabbitmq.com/docs/configure#supported-environment-variables
+It neither needs nor touches a node that runs already, and works for root and for an ordinary user. A guard,
+one small shell, waits on a pipe that only this process holds open: however the test run ends, be it by
+SIGKILL, the guard ends the node with its epmd and removes the folder.
 """
 
 import contextlib
+import json
 import os
+import random
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
-START_SECONDS = 60.0
-STOP_SECONDS = 30.0
+_START_SECONDS = 120.0
+_STOP_SECONDS = 60.0
+# What a client says first (AMQP 0-9-1, 4.2.2), and the type of the frame that answers it.
+_AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
+_METHOD_FRAME = b"\x01"
+# Debian's command on PATH insists on another user; the program behind it does not.
+_BEHIND_DEBIANS_WRAPPER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+_GUARD = """
+cat >/dev/null
+for group in $(cat "$1/groups"); do kill -s KILL -- "-$group" 2>/dev/null; done
+until rm -rf -- "$1" 2>/dev/null; do sleep 0.05; done
+"""
 
 
 class Broker:
-    """One node. `stop` and `start` keep its data; leaving the `with` block removes everything."""
+    """A RabbitMQ node. As a context manager it runs from the beginning to the end of the block.
+
+    `url` is the AMQP URL of a user who may do everything and `onlooker_url` of one who may only read;
+    both stay the same when the node is stopped and started again, as does its data.
+    """
 
     def __init__(self) -> None:
-        """Choose ports and a folder; nothing runs yet."""
-        self._folder = Path(tempfile.mkdtemp(prefix="pushgate-broker-"))
+        """Choose names and ports; nothing runs before `start` but the guard."""
+        self.password = secrets.token_hex(16)
         self.port, self._distribution_port, self._epmd_port = _free_ports(3)
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
-
-    def start(self) -> None:
-        """Start the node, and return once it speaks AMQP."""
-        with (self._folder / "output").open("ab") as output:
-            self._process = subprocess.Popen(
-                [SERVER], env=self._environment(), stdout=output, stderr=output, start_new_session=True
-            )
-        deadline = time.monotonic() + START_SECONDS
-        while not _speaks_amqp(self.port):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"RabbitMQ did not start:\n{(self._folder / 'output').read_text()[-3000:]}"
-                )
-            time.sleep(0.1)
-
-    def stop(self) -> None:
-        """Stop the node in order."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            self._signal_node(signal.SIGTERM)
-            self._process.wait(STOP_SECONDS)
-            self._process = None
+        self.url = f"amqp://pushgate:{self.password}@127.0.0.1:{self.port}/"
+        self.onlooker_url = f"amqp://onlooker:{self.password}@127.0.0.1:{self.port}/"
+        self._node: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self.folder = Path(tempfile.mkdtemp(prefix="pushgate-broker-"))
+        self._note_groups()
+        self._guard = subprocess.Popen(
+            ["sh", "-c", _GUARD, "guard", self.folder], stdin=subprocess.PIPE, start_new_session=True
+        )
+        self._write_config()
 
     def __enter__(self) -> Self:
         """Start."""
         try:
             self.start()
         except BaseException:
-            self._remove()
+            self.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop, and leave nothing: no process, no file."""
-        try:
-            self.stop()
-        finally:
-            self._remove()
+        """End, and leave nothing."""
+        self.close()
 
-    def _remove(self) -> None:
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-        for pid in _listeners(self._epmd_port):
-            os.kill(pid, signal.SIGKILL)
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def start(self) -> None:
+        """Start the node, with the data that it has, and return once it speaks AMQP."""
+        if self._epmd is None:
+            # The node starts one that outlives it, unless one answers already.
+            self._epmd = self._run([_epmd(), "-port", str(self._epmd_port), "-address", "127.0.0.1"])
+            self._note_groups()
+            self._wait(self._epmd, self._epmd_port)
+        self._node = self._run([_server()])
+        self._note_groups()
+        self._wait(self._node, self.port, hello=_AMQP_HEADER)
 
-    def _signal_node(self, number: int) -> None:
-        """Signal the Erlang virtual machine, which the start script leaves in another process."""
-        with contextlib.suppress(OSError, ValueError):
-            os.kill(int((self._folder / "pid").read_text()), number)
+    def stop(self) -> None:
+        """Stop the node in order; it keeps its data."""
+        if self._node is not None:
+            self._node.terminate()
+            self._ended()
+
+    def kill(self) -> None:
+        """End the node at once, as the kernel would when memory is short; it keeps its data."""
+        if self._node is not None:
+            os.killpg(self._node.pid, signal.SIGKILL)
+            self._ended()
+
+    def close(self) -> None:
+        """End everything, and leave no process and no file."""
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        for process in (self._guard, self._node, self._epmd):
+            if process is not None:
+                process.wait(_STOP_SECONDS)
+        self._node = self._epmd = None
+
+    def _ended(self) -> None:
+        assert self._node is not None
+        self._node.wait(_STOP_SECONDS)
+        self._node = None
+        self._note_groups()
+
+    def _note_groups(self) -> None:
+        """Tell the guard which process groups are ours, in a file that is never half written."""
+        running = [str(process.pid) for process in (self._node, self._epmd) if process is not None]
+        unfinished = self.folder / "groups.new"
+        unfinished.write_text(" ".join(running))
+        unfinished.rename(self.folder / "groups")
+
+    def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.folder / "output").open("ab") as output:
+            return subprocess.Popen(
+                command,
+                env=self._environment(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def _wait(self, process: subprocess.Popen[bytes], port: int, *, hello: bytes = b"") -> None:
+        """Return once the process answers; raise `RuntimeError` with its last words if it can't."""
+        deadline = time.monotonic() + _START_SECONDS
+        while not _answers(port, hello):
+            if process.poll() is not None or time.monotonic() > deadline:
+                words = (self.folder / "output").read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"RabbitMQ did not start:\n{words}")
+            time.sleep(0.05)
+
+    def _write_config(self) -> None:
+        """Write what the node reads: https://www.rabbitmq.com/docs/definitions."""
+        definitions = {
+            "vhosts": [{"name": "/"}],
+            "users": [
+                {"name": name, "password": self.password, "tags": "", "limits": {}}
+                for name in ("pushgate", "onlooker")
+            ],
+            "permissions": [
+                {"user": "pushgate", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"},
+                {"user": "onlooker", "vhost": "/", "configure": "^$", "write": "^$", "read": ".*"},
+            ],
+        }
+        (self.folder / "definitions.json").write_text(json.dumps(definitions))
+        (self.folder / "rabbitmq.conf").write_text(
+            f"load_definitions = {self.folder / 'definitions.json'}\ndisk_free_limit.absolute = 1MB\n"
+        )
+        (self.folder / "plugins").write_text("[].\n")
+        (self.folder / "environment").touch()
 
     def _environment(self) -> dict[str, str]:
-        folder = self._folder
-        (folder / "plugins").write_text("[].\n")
-        (folder / "environment").touch()
+        """See https://www.rabbitmq.com/docs/configure#supported-environment-variables."""
+        folder = self.folder
         return {
             "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
             "HOME": str(folder),
@@ -110,31 +181,39 @@ class Broker:
         }
 
 
+def _server() -> str:
+    if _BEHIND_DEBIANS_WRAPPER.exists():
+        return str(_BEHIND_DEBIANS_WRAPPER)
+    return _found("rabbitmq-server")
+
+
+def _epmd() -> str:
+    """Return Erlang's port mapper, which some distributions keep away from PATH."""
+    beside_erlang = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
+    return str(beside_erlang[-1]) if beside_erlang else _found("epmd")
+
+
+def _found(program: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        raise RuntimeError(f"there is no {program} on PATH; tests/require-programs tells what to install")
+    return path
+
+
+def _answers(port: int, hello: bytes) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        connection.sendall(hello)
+        return not hello or connection.recv(1) == _METHOD_FRAME
+    return False
+
+
 def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
-def _speaks_amqp(port: int) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"AMQP\x00\x00\x09\x01")
-            return bool(connection.recv(8))
-    except OSError:
-        return False
-
-
-def _listeners(port: int) -> Iterator[int]:
-    """Yield the processes that listen on a port: epmd outlives the node that started it."""
-    wanted = {
-        fields[9]
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-        if (fields := line.split())[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port
-    }
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if link.readlink().name.removeprefix("socket:[").removesuffix("]") in wanted:
-                yield int(link.parts[2])
+    """Return ports that nobody has; not of the range from which outgoing connections are given theirs."""
+    free: list[int] = []
+    for port in random.sample(range(10_000, 30_000), 1_000):
+        with contextlib.suppress(OSError), socket.socket() as candidate:
+            candidate.bind(("127.0.0.1", port))
+            free.append(port)
+        if len(free) == count:
+            return free
+    raise RuntimeError("this machine has no free ports")

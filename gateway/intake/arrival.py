@@ -66,7 +66,7 @@ def _record(
         pusher=event.pusher.name if event.pusher else None,
         repository=_shown(event),
         headers=kept,
-        secret=known.secret_ids[delivery.secret],
+        secret=known.secret_ids[delivery.secret] if delivery.secret is not None else None,
         body=body,
         updates=event.updates if ours else (),
         teaches=repository.id if learns and repository else None,

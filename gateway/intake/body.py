@@ -12,6 +12,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # Providers give up after 10 to 30 seconds themselves.
 _SECONDS = 30.0
+_LOOK_SECONDS = 1.0
 _MOST_HELD = 256 * 1024 * 1024
 
 
@@ -38,6 +39,10 @@ class BodyReader:
         """Hold nothing yet."""
         self._limit = limit
         self._held = 0
+        # Who reads, since when, and who has been told that it takes too long. One timer looks after all of
+        # them: a timeout of its own costs each request as much as verifying its signature.
+        self._since: dict[asyncio.Task[Any], float] = {}
+        self._overdue: set[asyncio.Task[Any]] = set()
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """Return the whole body.
@@ -45,17 +50,37 @@ class BodyReader:
         Raises `TooLarge` however the length was announced or not, once the rest has been passed over so that
         the client comes to read the answer; `TooSlow`, `TooMuch`, `Disconnected`.
         """
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task(loop)
+        assert task is not None  # noqa: S101 - a coroutine is always run by a task
+        if not self._since:
+            loop.call_later(_LOOK_SECONDS, self._look, loop)
+        self._since[task] = loop.time()
         try:
-            async with asyncio.timeout(_SECONDS):
-                if _announced(scope) > self._limit:
-                    await self._pass_over(receive)
-                message = await receive()
-                chunk = _chunk(message)
-                if not message.get("more_body", False) and len(chunk) <= self._limit:
-                    return chunk
-                return await self._collect(chunk, receive)
-        except TimeoutError:
-            raise TooSlow(f"the body did not arrive within {_SECONDS:.0f} seconds") from None
+            if _announced(scope) > self._limit:
+                await self._pass_over(receive)
+            message = await receive()
+            chunk = _chunk(message)
+            if not message.get("more_body", False) and len(chunk) <= self._limit:
+                return chunk
+            return await self._collect(chunk, receive)
+        except asyncio.CancelledError:
+            if task in self._overdue:
+                task.uncancel()
+                raise TooSlow(f"the body did not arrive within {_SECONDS:.0f} seconds") from None
+            raise
+        finally:
+            del self._since[task]
+            self._overdue.discard(task)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for task, since in self._since.items():
+            if now - since > _SECONDS and task not in self._overdue:
+                self._overdue.add(task)
+                task.cancel()
+        if self._since:
+            loop.call_later(_LOOK_SECONDS, self._look, loop)
 
     async def _collect(self, first: bytes, receive: Receive) -> bytes:
         chunks = [first]

@@ -148,9 +148,11 @@ def _unavailable(detail: str) -> _Answer:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        key, text = name.decode("latin-1"), value.decode("latin-1")
+    sent = scope["headers"]
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent}
+    if len(headers) < len(sent):
         # RFC 9110, 5.2: a header that was sent twice is a list; for a signature that is never well formed.
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        for repeated in headers:
+            values = [value.decode("latin-1") for name, value in sent if name.decode("latin-1") == repeated]
+            headers[repeated] = ", ".join(values)
     return headers

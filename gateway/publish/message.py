@@ -1,6 +1,7 @@
 """An execution request as an AMQP message: CloudEvents 1.0 in binary mode.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
+The prefix of the attributes is `ce-`, as over HTTP: CloudEvents names one for AMQP 1.0 only, not for 0-9-1.
 """
 
 import hashlib
@@ -13,8 +14,10 @@ from gateway.store.executions import StoredRequest
 TYPE = "dev.pushgate.execution.requested.v1"
 ROUTING_PREFIX = "execution.requested"
 
-_LONGEST_ROUTING_KEY = 255  # bytes: a short string of AMQP 0-9-1
-_NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f]+")
+# A routing key is at most 255 bytes, the prefix and two dots are 21: https://www.rabbitmq.com/docs/publishers
+_LONGEST_WORD = 117
+# What ends a word of a topic, what stands for other words, and what nobody could type in a binding.
+_NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f\x7f]+")
 
 
 def message(request: StoredRequest, *, public_url: str) -> Message:
@@ -42,10 +45,8 @@ def message(request: StoredRequest, *, public_url: str) -> Message:
 
 
 def routing_key(request: StoredRequest) -> str:
-    """Return `execution.requested.<project>.<step>`; what would be two words of a topic is made one."""
-    words = (_NOT_IN_A_WORD.sub("_", word) for word in (request.project, request.target))
-    key = ".".join((ROUTING_PREFIX, *words))
-    return key.encode()[:_LONGEST_ROUTING_KEY].decode(errors="ignore")
+    """Return `execution.requested.<project>.<step or pipeline>`: always four words, of 255 bytes at most."""
+    return f"{ROUTING_PREFIX}.{_word(request.project)}.{_word(request.target)}"
 
 
 def traceparent(request: StoredRequest) -> str:
@@ -55,4 +56,9 @@ def traceparent(request: StoredRequest) -> str:
     """
     trace = hashlib.sha256(request.delivery.encode()).hexdigest()[:32]
     span = hashlib.sha256(request.id.encode()).hexdigest()[:16]
+    # Flag 01, "sampled": with 00 most runners would not record their part of the trace at all.
     return f"00-{trace}-{span}-01"
+
+
+def _word(name: str) -> str:
+    return _NOT_IN_A_WORD.sub("_", name).encode()[:_LONGEST_WORD].decode(errors="ignore") or "_"

@@ -1,159 +1,221 @@
-"""RabbitMQ: the topology, and messages that are in its safe keeping once they are confirmed.
+"""RabbitMQ: a message is published once the broker has confirmed that it is in its safe keeping.
 
-Portable from RabbitMQ 3.10 to 4.x. A message that no queue takes is an error that is seen, not a loss.
+A message that no queue takes is an error that is seen, not a loss. Nothing here retries: a lost connection
+fails everybody who waits on it, at once, and `open` makes a new one. That is why this is not aio-pika's
+robust connection, whose publishes wait for a reconnect of unknown length
+(https://github.com/mosquito/aio-pika/issues/636).
 """
 
 import asyncio
-from collections.abc import Sequence
+import logging
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import aio_pika
-import structlog
-from aio_pika.abc import AbstractConnection, AbstractExchange
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, AMQPError, ChannelClosed, DeliveryError
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    AuthenticationError,
+    DeliveryError,
+    ProbableAuthenticationError,
+)
 from aio_pika.exceptions import PublishError as Returned
 
-from gateway.errors import BrokerUnavailable, PublishError, Unroutable
-from gateway.publish.message import ROUTING_PREFIX, message, routing_key
+from gateway.errors import BrokerUnavailable, PublishError, SettingError, Unroutable
+from gateway.publish.message import message, routing_key
+from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest
 
-log = structlog.get_logger()
-
 _CONNECT_SECONDS = 10.0
+_CLOSE_SECONDS = 5.0
 _CONFIRM_SECONDS = 30.0
-_HEARTBEAT_SECONDS = 20
-# Measured: 64 messages under way at once is the best window of aio-pika.
-_WINDOW = 64
-# How often a consumer may fail with a message before it goes to the dead letters.
-_DELIVERY_LIMIT = 10
+_HEARTBEAT_SECONDS = 15
+_PORTS = {"amqp": 5672, "amqps": 5671}
+_LONGEST_REASON = 300
+_DEFAULT_TOPOLOGY = Topology()
+
+# They log every failed try of their own accord; the relay tells each outage once.
+for _name in ("aio_pika", "aiormq"):
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 class RabbitMQ:
-    """Publishes to the topic exchange `exchange`, where the quorum queue `queue` takes all requests.
+    """A publisher. Any number of requests may be under way at once; they are sent in the order of the calls.
 
-    `public_url` is what the messages name as their source.
+    `public_url` is what the messages name as their source; `confirm_within` is in seconds.
     """
 
     def __init__(
-        self, url: str, *, public_url: str, exchange: str = "pushgate", queue: str = "pushgate.executions"
+        self,
+        url: str,
+        *,
+        public_url: str,
+        topology: Topology = _DEFAULT_TOPOLOGY,
+        confirm_within: float = _CONFIRM_SECONDS,
     ) -> None:
-        """Connect at the first publish."""
+        """Connect at `open`. Raises `SettingError` for a URL that can't be read."""
+        try:
+            parts = urlsplit(url)
+            self._address = f"{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
+        except (ValueError, KeyError):
+            # Without the cause: it may quote the URL, and so the password.
+            raise SettingError(
+                "the AMQP URL cannot be read; special characters in its password have to be percent-encoded"
+            ) from None
         self._url = url
+        self._host = unquote(parts.path[1:]) or "/"
+        self._password = unquote(parts.password or "")
+        self._heartbeat = parse_qs(parts.query).get("heartbeat", [str(_HEARTBEAT_SECONDS)])[0]
         self._public_url = public_url
-        self._exchange_name = exchange
-        self._queue_name = queue
-        self._connection: AbstractConnection | None = None
-        self._exchange: AbstractExchange | None = None
-
-    async def publish(self, requests: Sequence[StoredRequest]) -> list[PublishError | None]:
-        """Publish, in order, and wait for the confirms: None for each request that the broker keeps.
-
-        After a request that was refused, those of the same connection are held back, to keep their order.
-        Raises `BrokerUnavailable` where there is no broker to talk to.
-        """
-        exchange = await self._connected()
-        window = asyncio.Semaphore(_WINDOW)
-        refused: set[str] = set()
-
-        async def one(request: StoredRequest) -> PublishError | None:
-            async with window:
-                if request.connection in refused:
-                    return PublishError("held back behind an earlier request of its connection")
-                try:
-                    await self._one(exchange, request)
-                except PublishError as error:
-                    refused.add(request.connection)
-                    return error
-            return None
-
-        outcomes = await asyncio.gather(*(one(request) for request in requests))
-        if any(isinstance(outcome, BrokerUnavailable) for outcome in outcomes):
-            await self.close()
-        return outcomes
+        self._topology = topology
+        self._confirm_within = confirm_within
+        self._link: _Link | None = None
 
     async def open(self) -> None:
-        """Connect and declare the topology, unless that is done. Raises `BrokerUnavailable`."""
-        await self._connected()
+        """Be connected, with the topology in place; costs nothing where that is so already.
 
-    async def close(self) -> None:
-        """Close the connection; the next publish opens another."""
-        connection, self._connection, self._exchange = self._connection, None, None
-        if connection is not None:
-            try:
-                async with asyncio.timeout(_CONNECT_SECONDS):
-                    await connection.close()
-            except (*CONNECTION_EXCEPTIONS, TimeoutError) as error:
-                log.debug("broker connection did not close in order", reason=_said(error))
-
-    async def _one(self, exchange: AbstractExchange, request: StoredRequest) -> None:
-        try:
-            await exchange.publish(
-                message(request, public_url=self._public_url),
-                routing_key(request),
-                mandatory=True,
-                timeout=_CONFIRM_SECONDS,
-            )
-        except Returned as error:
-            raise Unroutable(
-                f"no queue takes {routing_key(request)}: bind one to {self._exchange_name}"
-            ) from error
-        except DeliveryError as error:
-            raise Unroutable(f"the broker refused the message: is queue {self._queue_name} full?") from error
-        except TimeoutError as error:
-            raise BrokerUnavailable(f"the broker did not confirm within {_CONFIRM_SECONDS:.0f} s") from error
-        except CONNECTION_EXCEPTIONS as error:
-            raise BrokerUnavailable(f"the connection to the broker was lost: {_said(error)}") from error
-
-    async def _connected(self) -> AbstractExchange:
-        if self._exchange is not None and self._connection is not None and not self._connection.is_closed:
-            return self._exchange
+        Raises `BrokerUnavailable`, or another `PublishError` where the broker will not have us as we are set
+        up and somebody has to look.
+        """
+        if self._link is not None and self._link.is_open:
+            return
         await self.close()
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                self._connection = await aio_pika.connect(
-                    self._url,
-                    timeout=_CONNECT_SECONDS,
-                    client_properties={"connection_name": "pushgate"},
-                    heartbeat=_HEARTBEAT_SECONDS,
+                connection = await aio_pika.connect(
+                    self._url, client_properties={"connection_name": "pushgate"}, heartbeat=self._heartbeat
                 )
-                self._exchange = await self._declare(self._connection)
+                try:
+                    self._link = await _Link.make(connection, self._topology)
+                finally:
+                    if self._link is None:
+                        await connection.close()
+        except (ProbableAuthenticationError, AuthenticationError) as error:
+            raise PublishError(f"the broker at {self._address} refuses the user or the password") from error
         except TimeoutError as error:
-            raise BrokerUnavailable(f"the broker did not answer within {_CONNECT_SECONDS:.0f} s") from error
-        except ChannelClosed as error:
-            raise BrokerUnavailable(f"the broker refuses the topology: {_said(error)}") from error
+            raise BrokerUnavailable(
+                f"the broker at {self._address} does not answer within {_CONNECT_SECONDS:g} s"
+            ) from error
         except CONNECTION_EXCEPTIONS as error:
-            raise BrokerUnavailable(f"the broker cannot be reached: {_said(error)}") from error
-        return self._exchange
+            if "Connection.Close" in str(error):
+                # The answer to our Connection.Open, of which aiormq passes on no more than that.
+                raise PublishError(
+                    f"the broker at {self._address} has no virtual host {self._host!r} for this user"
+                ) from error
+            raise BrokerUnavailable(
+                f"the broker at {self._address} cannot be reached: {self._said(error)}"
+            ) from error
+        except asyncio.CancelledError:
+            if _is_asked_to_end():
+                raise
+            raise BrokerUnavailable(f"the broker at {self._address} closed the connection") from None
 
-    async def _declare(self, connection: AbstractConnection) -> AbstractExchange:
-        """Declare what is missing: exchange, quorum queue, dead letters at least once."""
+    async def publish(self, request: StoredRequest) -> None:
+        """Publish, and return when the broker has confirmed.
+
+        Raises `Unroutable` where it refused this message, `BrokerUnavailable` where nobody knows.
+        """
+        link = self._link
+        if link is None or not link.is_open:
+            raise BrokerUnavailable("there is no connection to the broker")
+        exchange, key = self._topology.exchange, routing_key(request)
+        content = message(request, public_url=self._public_url)
+        try:
+            await link.publish(content, exchange=exchange, key=key, within=self._confirm_within)
+        except Returned as error:
+            raise Unroutable(f"no queue takes {key}: bind one to the exchange {exchange}") from error
+        except DeliveryError as error:
+            raise Unroutable("the broker refused the message: a queue that takes it is full") from error
+        except TimeoutError as error:
+            link.is_open = False
+            raise BrokerUnavailable(
+                f"the broker did not confirm within {self._confirm_within:g} s"
+            ) from error
+        except CONNECTION_EXCEPTIONS as error:
+            link.is_open = False
+            raise BrokerUnavailable(f"the connection to the broker was lost: {self._said(error)}") from error
+
+    async def close(self) -> None:
+        """Close the connection; whoever waits for a confirm is told that it is lost."""
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    def _said(self, error: BaseException) -> str:
+        """Return what the broker or the network said, on one line and without our password."""
+        text = " ".join(str(error).split()) or type(error).__name__
+        if self._password:
+            text = text.replace(self._password, "***")
+        return text[:_LONGEST_REASON]
+
+
+class _Link:
+    """One connection with its one channel, and those who wait on it for a confirm."""
+
+    def __init__(self, connection: AbstractConnection, channel: AbstractChannel, inner: Any) -> None:
+        self.is_open = True
+        self._connection = connection
+        # aio-pika's own publish waits until each message has left the process, which costs a quarter more.
+        self._inner = inner
+        # Held, for aio-pika closes a channel that nobody holds.
+        self._channel = channel
+        self._waiting: set[asyncio.Timeout] = set()
+        self._reason: BaseException | None = None
+        connection.close_callbacks.add(self._on_close)
+        channel.close_callbacks.add(self._on_close)
+
+    @classmethod
+    async def make(cls, connection: AbstractConnection, topology: Topology) -> "_Link":
+        """Open the channel, with the topology in place."""
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        dead_name = f"{self._queue_name}.dead"
-        dead = await channel.declare_exchange(
-            f"{self._exchange_name}.dead", aio_pika.ExchangeType.TOPIC, durable=True
-        )
-        dead_queue = await channel.declare_queue(
-            dead_name, durable=True, arguments={"x-queue-type": "quorum"}
-        )
-        await dead_queue.bind(dead, "#")
-        exchange = await channel.declare_exchange(
-            self._exchange_name, aio_pika.ExchangeType.TOPIC, durable=True
-        )
-        arguments: dict[str, Any] = {
-            "x-queue-type": "quorum",
-            "x-delivery-limit": _DELIVERY_LIMIT,
-            "x-dead-letter-exchange": dead.name,
-            # At least once asks for reject-publish: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
-        }
-        queue = await channel.declare_queue(self._queue_name, durable=True, arguments=arguments)
-        await queue.bind(exchange, f"{ROUTING_PREFIX}.#")
-        return exchange
+        await topology.establish(channel)
+        return cls(connection, channel, await channel.get_underlay_channel())
+
+    async def publish(self, content: aio_pika.Message, *, exchange: str, key: str, within: float) -> None:
+        """Publish and wait for the confirm; raises what the library does, but no stray cancellation."""
+        try:
+            async with asyncio.timeout(within) as limit:
+                self._waiting.add(limit)
+                try:
+                    await self._inner.basic_publish(
+                        content.body,
+                        exchange=exchange,
+                        routing_key=key,
+                        properties=content.properties,
+                        mandatory=True,
+                        wait=False,
+                    )
+                finally:
+                    self._waiting.discard(limit)
+        except TimeoutError:
+            if self._reason is None:
+                raise
+            raise ConnectionError(str(self._reason)) from self._reason
+        except asyncio.CancelledError:
+            if _is_asked_to_end():
+                raise
+            raise ConnectionError("closed") from None
+
+    async def close(self) -> None:
+        """Close the connection as far as that can be done: a broker that is gone cannot be told."""
+        self.is_open = False
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._connection.close()
+        except (*CONNECTION_EXCEPTIONS, TimeoutError):
+            return
+
+    def _on_close(self, _closed: object, error: BaseException | None) -> None:
+        """End every wait: a publish that has not left our buffers yet is otherwise told nothing."""
+        self.is_open = False
+        self._reason = self._reason or error or ConnectionError("closed")
+        now = asyncio.get_running_loop().time()
+        for limit in self._waiting:
+            if not limit.expired():
+                limit.reschedule(now)
 
 
-def _said(error: BaseException) -> str:
-    """Return what the broker said, on one line; the URL with its password is never part of it."""
-    if isinstance(error, AMQPError) and error.args:
-        return " ".join(str(part) for part in error.args if not isinstance(part, bytes))[:300]
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def _is_asked_to_end() -> bool:
+    """Say whether a cancellation is meant for us; the library also cancels what waits on what it closes."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

@@ -1,27 +1,39 @@
 """The relay: publishes what was planned, and marks it as published only once the broker has confirmed it.
 
-So a request is published at least once, and a repetition has the same id. The store is the queue: nothing
-waits in memory but the one batch that is under way.
+So a request is published at least once, and a repetition has the same id. Requests of one connection are
+published one after the other, in the order in which they were planned: the next is sent when the last is
+confirmed, for a refusal in between would turn them around. Those of different connections share a window.
+
+The store is the queue: nothing waits in memory but the one batch that is under way. Reading the next batch
+and recording the last one while a batch is being published was measured, and is slower: the threads of the
+store and the event loop then take the interpreter from each other.
 """
 
+import asyncio
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
 
-from gateway.errors import BrokerUnavailable, PublishError, StoreUnavailable
+from gateway.errors import PublishError, StoreUnavailable, Unroutable
 from gateway.store.executions import StoredRequest
 
 log = structlog.get_logger()
 
+# Measured: 64 messages under way at once is the best window of aio-pika.
+_WINDOW = 64
 _AT_ONCE = 512
+# After so long a batch makes way for the next: one connection's backlog is not to keep the others waiting.
+_BATCH_SECONDS = 0.5
 _POLL_SECONDS = 1.0
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
+# From so many refused connections on nothing is taken: a query leaves theirs out by name.
+_MOST_HELD = 10_000
 _MOST_NAMED = 10
-_BROKER = "broker"
 
 
 class Outbox(Protocol):
@@ -38,10 +50,13 @@ class Publisher(Protocol):
     """A broker."""
 
     async def open(self) -> None:
-        """Connect, and declare the topology, unless that is done. Raises `BrokerUnavailable`."""
+        """Be ready to publish; costs nothing where that is so already. Raises `PublishError`."""
 
-    async def publish(self, requests: Sequence[StoredRequest]) -> Sequence[PublishError | None]:
-        """Publish in order; None for each that is confirmed. Raises `BrokerUnavailable`."""
+    async def publish(self, request: StoredRequest) -> None:
+        """Return when the broker has the request.
+
+        Raises `Unroutable` where it refused this one, another `PublishError` where nobody knows.
+        """
 
     async def close(self) -> None:
         """Close the connection."""
@@ -54,31 +69,28 @@ class Waiter(Protocol):
         """Return at news, or after `timeout` seconds."""
 
 
-class _Delays:
+class _Delay:
     """How long to leave alone what has failed: doubled with each failure in a row, and spread a little."""
 
     def __init__(self) -> None:
-        self._failures: dict[str, int] = {}
-        self._until: dict[str, float] = {}
+        self._failures = 0
+        self._until = 0.0
 
-    def failed(self, what: str) -> float:
-        failures = self._failures.get(what, 0)
-        delay: float = min(_LONGEST_DELAY, _FIRST_DELAY * 2**failures) * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
-        self._failures[what] = failures + 1
-        self._until[what] = time.monotonic() + delay
-        return delay
+    def failed(self) -> float:
+        """Return the seconds until the next try."""
+        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures, 16))
+        seconds = longest * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
+        self._failures += 1
+        self._until = time.monotonic() + seconds
+        return seconds
 
-    def succeeded(self, what: str) -> bool:
-        """Forget the failures; say whether there were any."""
-        self._until.pop(what, None)
-        return self._failures.pop(what, 0) > 0
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self._until - time.monotonic())
 
-    def failing(self, what: str) -> bool:
-        return what in self._failures
-
-    def waiting(self) -> set[str]:
-        now = time.monotonic()
-        return {what for what, until in self._until.items() if until > now}
+    @property
+    def is_over(self) -> bool:
+        return self.seconds_left == 0
 
 
 class Relay:
@@ -89,78 +101,123 @@ class Relay:
         self._outbox = outbox
         self._publisher = publisher
         self._news = news
-        self._broker = _Delays()
-        self._connections = _Delays()
+        self._window = asyncio.Semaphore(_WINDOW)
+        self._held: dict[str, _Delay] = {}
+        self._outage: _Delay | None = None
+        # What the broker has said and the store does not know yet.
+        self._published: list[str] = []
+        self._refused: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Relay until cancelled."""
+        """Relay until cancelled. Nothing that goes wrong ends it."""
         try:
             while True:
                 try:
-                    idle = await self._round()
-                except StoreUnavailable as error:
-                    log.warning("the relay waits for the store", reason=str(error))
-                    idle = _POLL_SECONDS
+                    # First what an earlier failure kept from being written: it is not to be published again.
+                    await self._record()
+                    # Also with nothing to publish: consumers find their queue from the first start on.
+                    await self._publisher.open()
+                    is_more = await self._batch()
+                except (PublishError, StoreUnavailable) as error:
+                    await asyncio.sleep(self._failed(error))
                 except Exception:
                     log.exception("the relay failed; it goes on")
-                    idle = _POLL_SECONDS
-                if idle:
-                    await self._news.wait(idle)
+                    await asyncio.sleep(_POLL_SECONDS)
+                else:
+                    self._succeeded()
+                    if not is_more:
+                        await self._news.wait(self._idle_seconds())
         finally:
             await self._publisher.close()
+            with suppress(StoreUnavailable):
+                await self._record()
 
-    async def _round(self) -> float:
-        """Publish one batch; return for how many seconds there is nothing to do but wait for news."""
-        if self._broker.waiting():
-            return _FIRST_DELAY
-        try:
-            # Also with nothing to publish: consumers find their queue from the first start on.
-            await self._publisher.open()
-            requests = await self._outbox.pending(limit=_AT_ONCE, without=self._connections.waiting())
-            if not requests:
-                return _POLL_SECONDS
-            outcomes = await self._publisher.publish(requests)
-        except BrokerUnavailable as error:
-            self._broker_failed(error)
-            return _FIRST_DELAY
-        published = []
-        refused = {}
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if outcome is None:
-                published.append(request.id)
-                self._connections.succeeded(request.connection)
-            elif not isinstance(outcome, BrokerUnavailable):
-                refused[request.id] = str(outcome)
-        await self._outbox.record(published=published, refused=refused)
-        self._tell(requests, outcomes)
-        return 0.0 if published else _FIRST_DELAY
+    async def _batch(self) -> bool:
+        """Publish one batch; say whether there may be more that can be published now."""
+        held = {connection for connection, delay in self._held.items() if not delay.is_over}
+        if len(held) >= _MOST_HELD:
+            return False
+        requests = await self._outbox.pending(limit=_AT_ONCE, without=held)
+        lanes: dict[str, list[StoredRequest]] = {}
+        for request in requests:
+            lanes.setdefault(request.connection, []).append(request)
+        is_more = len(requests) == _AT_ONCE
+        if not is_more:
+            # Who has nothing pending any more, a deleted connection perhaps, has nothing to wait for.
+            self._held = {name: delay for name, delay in self._held.items() if name in held or name in lanes}
+        # An outage ends each lane by itself: what is confirmed until then is recorded, the rest taken again.
+        ends = await asyncio.gather(*map(self._publish, lanes.values()), return_exceptions=True)
+        await self._record()
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+        return is_more or not all(ends)
 
-    def _tell(self, requests: Sequence[StoredRequest], outcomes: Sequence[PublishError | None]) -> None:
-        """Say what happened, once for each thing that did, and put off what was refused."""
-        lost = next((outcome for outcome in outcomes if isinstance(outcome, BrokerUnavailable)), None)
-        if lost is not None:
-            self._broker_failed(lost)
-        elif self._broker.succeeded(_BROKER):
-            log.info("the broker is back")
-        published = [
-            request.id for request, outcome in zip(requests, outcomes, strict=True) if outcome is None
-        ]
-        if published:
-            log.info("requests published", count=len(published), executions=published[:_MOST_NAMED])
-        failed: set[str] = set()
-        for request, outcome in zip(requests, outcomes, strict=True):
-            if outcome is None or isinstance(outcome, BrokerUnavailable) or request.connection in failed:
-                continue
-            failed.add(request.connection)
-            log.warning(
-                "request refused by the broker",
-                execution=request.id,
-                connection=request.connection,
-                next_try_in_s=round(self._connections.failed(request.connection), 1),
-                reason=str(outcome),
-            )
+    async def _publish(self, lane: Sequence[StoredRequest]) -> bool:
+        """Publish a connection's requests one after the other, up to the first that is refused.
 
-    def _broker_failed(self, error: BrokerUnavailable) -> None:
-        if not self._broker.failing(_BROKER):
-            log.warning("the broker is away; requests wait in the store", reason=str(error))
-        self._broker.failed(_BROKER)
+        Return False where time has run out before that.
+        """
+        until = time.monotonic() + _BATCH_SECONDS
+        for request in lane:
+            if time.monotonic() > until:
+                return False
+            async with self._window:
+                try:
+                    await self._publisher.publish(request)
+                except Unroutable as error:
+                    self._refuse(request, str(error))
+                    break
+                except PublishError:
+                    raise
+                except Exception as error:
+                    # A bug of ours, or of the library's: it holds up this connection, and no other.
+                    log.exception("a request could not be sent", execution=request.id)
+                    self._refuse(request, f"the message could not be sent ({type(error).__name__})")
+                    break
+            self._published.append(request.id)
+            self._held.pop(request.connection, None)
+        return True
+
+    def _refuse(self, request: StoredRequest, reason: str) -> None:
+        """Leave the connection alone for a while; its later requests wait in the store behind this one."""
+        seconds = self._held.setdefault(request.connection, _Delay()).failed()
+        if reason == request.reason:
+            return
+        self._refused[request.id] = reason
+        log.warning(
+            "request refused by the broker",
+            execution=request.id,
+            connection=request.connection,
+            next_try_in_s=round(seconds, 1),
+            reason=reason,
+        )
+
+    async def _record(self) -> None:
+        """Write down what the broker has said; what cannot be written now is kept for the next time."""
+        if not self._published and not self._refused:
+            return
+        await self._outbox.record(published=self._published, refused=self._refused)
+        if self._published:
+            named = self._published[:_MOST_NAMED]
+            log.info("requests published", count=len(self._published), executions=named)
+        self._published, self._refused = [], {}
+
+    def _failed(self, error: PublishError | StoreUnavailable) -> float:
+        """Say once that there is an outage; return for how many seconds to wait."""
+        if self._outage is None:
+            self._outage = _Delay()
+            if isinstance(error, StoreUnavailable):
+                log.warning("the relay waits for the store", reason=str(error))
+            else:
+                log.warning("the broker is away; requests wait in the store", reason=str(error))
+        return self._outage.failed()
+
+    def _succeeded(self) -> None:
+        if self._outage is not None:
+            self._outage = None
+            log.info("the relay goes on")
+
+    def _idle_seconds(self) -> float:
+        """Return for how long there is nothing to do but wait for news."""
+        return min([_POLL_SECONDS, *(delay.seconds_left for delay in self._held.values())])

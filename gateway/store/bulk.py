@@ -5,6 +5,7 @@ of what accepting them cost. The SQL still comes from the tables, for either dat
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -12,19 +13,20 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
-_Processors = list[tuple[int, Callable[[Any], Any]]]
+# SQLite takes at most 32,766 bound values in a statement.
+MOST_VALUES = 30_000
 
 
 def insert_rows(transaction: Transaction, table: Table, rows: Sequence[Sequence[Any]]) -> None:
     """Insert rows whose values stand in the order of the table's columns, less a key that numbers itself."""
-    _run(transaction, rows, *_compiled(table, (), transaction.dialect.name))
+    _run(transaction, _compiled(table, (), transaction.dialect.name), rows)
 
 
 def upsert_rows(
     transaction: Transaction, table: Table, key: tuple[str, ...], rows: Sequence[Sequence[Any]]
 ) -> None:
     """Insert rows, or change those that are there by the same key."""
-    _run(transaction, rows, *_compiled(table, key, transaction.dialect.name))
+    _run(transaction, _compiled(table, key, transaction.dialect.name), rows)
 
 
 def select_in(transaction: Transaction, sql: str, *lists: Iterable[Any]) -> Sequence[Any]:
@@ -35,17 +37,34 @@ def select_in(transaction: Transaction, sql: str, *lists: Iterable[Any]) -> Sequ
     return transaction.exec_driver_sql(told, tuple(value for one in values for value in one)).all()
 
 
-def _run(transaction: Transaction, rows: Sequence[Sequence[Any]], sql: str, processors: _Processors) -> None:
-    prepared = [list(row) for row in rows]
-    for row in prepared:
-        for index, processor in processors:
-            row[index] = processor(row[index])
-    transaction.exec_driver_sql(sql, [tuple(row) for row in prepared])
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """An insert, cut around the values of a row; and which values the driver wants in another form."""
+
+    head: str
+    row: str
+    tail: str
+    width: int
+    processors: Sequence[tuple[int, Callable[[Any], Any]]]
+
+
+def _run(transaction: Transaction, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
+    """Insert many rows by each statement: one for each row would give the interpreter away for each row."""
+    at_once = MOST_VALUES // statement.width
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
+        values: list[Any] = []
+        for row in part:
+            at = len(values)
+            values += row
+            for index, processor in statement.processors:
+                values[at + index] = processor(values[at + index])
+        sql = statement.head + ", ".join([statement.row] * len(part)) + statement.tail
+        transaction.exec_driver_sql(sql, tuple(values))
 
 
 @cache
-def _compiled(table: Table, key: tuple[str, ...], dialect_name: str) -> tuple[str, _Processors]:
-    """Return the statement, and how the values of some columns are brought into the driver's form."""
+def _compiled(table: Table, key: tuple[str, ...], dialect_name: str) -> _Statement:
     is_sqlite = dialect_name == "sqlite"
     module: Any = sqlite if is_sqlite else postgresql
     dialect: Dialect = module.dialect(paramstyle="qmark" if is_sqlite else "format")
@@ -56,9 +75,11 @@ def _compiled(table: Table, key: tuple[str, ...], dialect_name: str) -> tuple[st
         changed = {name: statement.excluded[name] for name in changing}
         statement = statement.on_conflict_do_update(index_elements=key, set_=changed)
     sql = str(statement.compile(dialect=dialect, column_keys=[column.name for column in columns]))
-    processors: _Processors = []
+    head, values, rest = sql.partition(" VALUES ")
+    row, bracket, tail = rest.partition(")")
+    processors = []
     for index, column in enumerate(columns):
         processor = column.type.dialect_impl(dialect).bind_processor(dialect)
         if processor is not None:
             processors.append((index, processor))
-    return sql, processors
+    return _Statement(head + values, row + bracket, tail, len(columns), processors)

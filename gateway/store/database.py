@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, RootTransaction, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from gateway.errors import StoreUnavailable
@@ -35,6 +35,7 @@ class Database:
         # SQLite has one writer at a time and lets the others poll; a lock lets them queue instead.
         self._writers = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        self._inline: Connection | None = None
 
     @property
     def is_embedded(self) -> bool:
@@ -65,6 +66,42 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
 
+    async def write_inline(self, work: Callable[[Connection], T]) -> T:
+        """Do `work`, a few short statements of the hot path, in a transaction of its own.
+
+        On SQLite only the commit, which waits for the disk, leaves the event loop: to hand the interpreter to
+        a thread and back at each statement costs more than the statements do (measured: 1.4 times the
+        accepts). Where another writer is at it, all of it waits in a thread, as in `write`. Not to be cancelled.
+        """
+        if not self.is_embedded or not self._writers.acquire(blocking=False):
+            return await self.write(work)
+        try:
+            with _translated():
+                transaction = self._begin_at_once()
+                if transaction is not None:
+                    try:
+                        result = work(transaction.connection)
+                    except BaseException:
+                        transaction.rollback()
+                        raise
+                    await asyncio.get_running_loop().run_in_executor(self._threads, transaction.commit)
+                    return result
+        finally:
+            self._writers.release()
+        return await self.write(work)
+
+    def _begin_at_once(self) -> RootTransaction | None:
+        """Begin to write on the connection that is kept for it; None where another process is writing."""
+        if self._inline is None:
+            self._inline = self.engine.connect()
+            with self._inline.begin():
+                self._inline.exec_driver_sql("PRAGMA busy_timeout = 0")
+        try:
+            return self._inline.begin()
+        except OperationalError:
+            self._inline.rollback()
+            return None
+
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Do `work`, which writes nothing, off the event loop."""
 
@@ -85,6 +122,8 @@ class Database:
     def close(self) -> None:
         """Let the threads end and close every connection."""
         self._threads.shutdown(wait=True)
+        if self._inline is not None:
+            self._inline.close()
         self.engine.dispose()
 
 
@@ -129,6 +168,8 @@ def _engine(url: str) -> Engine:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
+        # 32 MB. SQLite's own 2 MB would read the indexes of the hot path again and again.
+        cursor.execute("PRAGMA cache_size = -32768")
         cursor.close()
 
     @event.listens_for(engine, "begin")

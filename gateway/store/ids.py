@@ -2,7 +2,6 @@
 
 import secrets
 from datetime import datetime
-from uuid import UUID
 
 
 def connection_id() -> str:
@@ -15,8 +14,7 @@ def delivery_id(now: datetime) -> str:
 
     https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
     """
-    milliseconds = int(now.timestamp() * 1000)
-    value = milliseconds << 80 | secrets.randbits(80)
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(UUID(int=value))
+    time = f"{int(now.timestamp() * 1000):012x}"
+    rest = secrets.token_hex(10)
+    variant = "89ab"[int(rest[3], 16) % 4]
+    return f"{time[:8]}-{time[8:]}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[7:19]}"

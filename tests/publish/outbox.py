@@ -1,0 +1,96 @@
+"""An outbox in memory, and requests to put into it."""
+
+import asyncio
+import dataclasses
+import itertools
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from gateway.errors import StoreUnavailable
+from gateway.publish.relay import Publisher, Relay
+from gateway.store.doorbell import Doorbell
+from gateway.store.executions import StoredRequest
+
+WAIT_SECONDS = 60.0
+PLANNED_AT = datetime(2026, 11, 23, 9, 0, 0, tzinfo=UTC)
+
+
+def request(
+    name: str = "r1", *, connection: str = "c1", project: str = "digits", seq: int = 1
+) -> StoredRequest:
+    """Make a request whose body is its name."""
+    return StoredRequest(
+        seq=seq,
+        id=name,
+        connection=connection,
+        delivery=f"delivery of {name}",
+        project=project,
+        trigger="main",
+        target="train",
+        subject="train at 1234567",
+        body=name.encode(),
+        planned_at=PLANNED_AT,
+    )
+
+
+class MemoryOutbox:
+    """Keeps requests as the store does. It can be made to fail, and tells when something has changed."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.requests: dict[str, StoredRequest] = {}
+        self.writable = True
+        self.failures = 0
+        self._numbers = itertools.count(1)
+        self._changed = asyncio.Condition()
+        self._bell = Doorbell()
+
+    def plan(self, name: str, *, connection: str = "c1", project: str = "digits") -> None:
+        """Add a request."""
+        seq = next(self._numbers)
+        self.requests[name] = request(name, connection=connection, project=project, seq=seq)
+        self._bell.ring()
+
+    async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[StoredRequest]:
+        """See the protocol."""
+        found = (one for one in self.requests.values() if one.state == "pending")
+        return list(itertools.islice((one for one in found if one.connection not in without), limit))
+
+    async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
+        """See the protocol."""
+        async with self._changed:
+            self._changed.notify_all()
+            if not self.writable:
+                self.failures += 1
+                raise StoreUnavailable("the disk is full")
+            for name in published:
+                self._change(name, state="published", reason=None)
+            for name, reason in refused.items():
+                self._change(name, reason=reason)
+
+    def _change(self, name: str, **changes: str | None) -> None:
+        self.requests[name] = dataclasses.replace(self.requests[name], **changes)  # type: ignore[arg-type]
+
+    def published(self) -> list[str]:
+        """Return the names of what is marked as published."""
+        return [one.id for one in self.requests.values() if one.state == "published"]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once a condition is true, looking each time that something was recorded."""
+        async with asyncio.timeout(WAIT_SECONDS), self._changed:
+            await self._changed.wait_for(condition)
+
+    async def until_all_are_published(self) -> None:
+        """Return once nothing is pending."""
+        await self.until(lambda: len(self.published()) == len(self.requests))
+
+    @asynccontextmanager
+    async def relayed_by(self, publisher: Publisher) -> AsyncIterator[None]:
+        """Run a relay for as long as the block lasts."""
+        running = asyncio.create_task(Relay(self, publisher, self._bell.listener()).run())
+        try:
+            yield
+        finally:
+            running.cancel()
+            await asyncio.wait({running})

@@ -1,0 +1,65 @@
+"""The other side of the broker: a consumer as a runner would be, with its own connection."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+
+WAIT_SECONDS = 30.0
+
+
+class Runner:
+    """Consumes from queues, and looks at them."""
+
+    channel: AbstractChannel
+
+    def __init__(self, url: str) -> None:
+        """Connect on entering."""
+        self._url = url
+        self._connection: AbstractConnection | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect."""
+        self._connection = await aio_pika.connect(self._url, timeout=WAIT_SECONDS)
+        self.channel = await self._connection.channel()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnect."""
+        assert self._connection is not None
+        await self._connection.close()
+
+    async def take(self, queue: str, count: int, *, reject: bool = False) -> list[AbstractIncomingMessage]:
+        """Take so many messages, and acknowledge or reject each."""
+        messages: list[AbstractIncomingMessage] = []
+        source = await self.channel.get_queue(queue)
+        async with asyncio.timeout(WAIT_SECONDS), source.iterator() as incoming:
+            while len(messages) < count:
+                message = await anext(incoming)
+                await (message.reject() if reject else message.ack())
+                messages.append(message)
+        return messages
+
+    async def rest(self, queue: str) -> list[AbstractIncomingMessage]:
+        """Take what is left."""
+        source = await self.channel.get_queue(queue)
+        messages = []
+        while message := await source.get(fail=False):
+            await message.ack()
+            messages.append(message)
+        return messages
+
+    async def until_holds(self, queue: str, count: int) -> None:
+        """Return once a queue holds at least so many messages."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await self.count(queue) < count:  # noqa: ASYNC110 - a queue at the broker rings no bell
+                await asyncio.sleep(0.01)
+
+    async def count(self, queue: str) -> int:
+        """Return how many messages a queue holds ready."""
+        declared = await self.channel.declare_queue(queue, passive=True)
+        return declared.declaration_result.message_count or 0

@@ -1,0 +1,318 @@
+"""The publisher, at a real broker."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.errors import BrokerUnavailable, PublishError, SettingError, Unroutable
+from gateway.publish.message import routing_key, traceparent
+from gateway.publish.rabbitmq import RabbitMQ
+from gateway.publish.topology import Topology
+from tests.broker import Broker
+from tests.publish.outbox import PLANNED_AT, request
+from tests.publish.proxy import Proxy
+from tests.publish.runner import Runner
+
+PUBLIC_URL = "https://push.example"
+PROMPTLY = 5.0
+
+
+@asynccontextmanager
+async def connected(url: str, topology: Topology, *, confirm_within: float = 30.0) -> AsyncIterator[RabbitMQ]:
+    """Give a publisher that is connected."""
+    publisher = RabbitMQ(url, public_url=PUBLIC_URL, topology=topology, confirm_within=confirm_within)
+    try:
+        await publisher.open()
+        yield publisher
+    finally:
+        await publisher.close()
+
+
+def refusal(url: str, topology: Topology) -> PublishError:
+    """Return the error with which the broker refuses to be connected to."""
+
+    async def scenario() -> PublishError:
+        with pytest.raises(PublishError) as caught:
+            async with connected(url, topology):
+                raise AssertionError("connected")
+        return caught.value
+
+    return asyncio.run(scenario())
+
+
+async def publish_until_refused(publisher: RabbitMQ) -> list[str]:
+    """Publish until the queue is full; return what it took."""
+    taken: list[str] = []
+    try:
+        for number in range(100):
+            await publisher.publish(request(f"r{number}"))
+            taken.append(f"r{number}")
+    except Unroutable as error:
+        assert "full" in str(error)  # noqa: PT017 - that it is raised shows in what was taken
+    return taken
+
+
+def test_a_published_request_arrives_with_everything_that_the_contract_names(
+    broker: Broker, topology: Topology
+) -> None:
+    """Properties, headers and body are what a consumer nobody here wrote may rely on."""
+
+    async def scenario() -> None:
+        async with connected(broker.url, topology) as publisher, Runner(broker.url) as runner:
+            await publisher.publish(request("r1"))
+            [message] = await runner.take(topology.queue, 1)
+        assert message.body == b"r1"
+        assert message.exchange == topology.exchange
+        assert message.routing_key == routing_key(request("r1"))
+        assert message.headers == {
+            "ce-specversion": "1.0",
+            "ce-id": "r1",
+            "ce-source": f"{PUBLIC_URL}/api/v1/connections/c1",
+            "ce-type": "dev.pushgate.execution.requested.v1",
+            "ce-subject": "train at 1234567",
+            "ce-time": "2026-11-23T09:00:00+00:00",
+            "ce-dataschema": f"{PUBLIC_URL}/schemas/execution-request.json",
+            "traceparent": traceparent(request("r1")),
+        }
+        assert message.content_type == "application/json"
+        assert (message.message_id, message.correlation_id) == ("r1", "delivery of r1")
+        assert (message.type, message.app_id) == ("dev.pushgate.execution.requested.v1", "pushgate")
+        assert (message.delivery_mode, message.timestamp) == (2, PLANNED_AT)
+
+    asyncio.run(scenario())
+
+
+def test_a_message_that_no_queue_takes_is_an_error(broker: Broker, topology: Topology) -> None:
+    """Mandatory and confirmed: the broker says that it dropped the message, and the error names the key."""
+
+    async def scenario() -> None:
+        async with connected(broker.url, topology) as publisher, Runner(broker.url) as runner:
+            queue = await runner.channel.get_queue(topology.queue)
+            await queue.unbind(topology.exchange, "execution.requested.#")
+            with pytest.raises(Unroutable, match=r"execution\.requested\.digits\.train"):
+                await publisher.publish(request())
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_refuses(broker: Broker, topology: Topology) -> None:
+    """`reject-publish`: what is over the limit is refused, and what was taken is kept."""
+
+    async def scenario() -> None:
+        small = dataclasses.replace(topology, max_length=3)
+        async with connected(broker.url, small) as publisher, Runner(broker.url) as runner:
+            taken = await publish_until_refused(publisher)
+            # The limit is a soft one: a few more may be taken.
+            assert 3 <= len(taken) < 100
+            messages = await runner.take(topology.queue, len(taken))
+            assert [message.message_id for message in messages] == taken
+
+    asyncio.run(scenario())
+
+
+def test_what_a_consumer_rejects_is_kept_as_a_dead_letter(broker: Broker, topology: Topology) -> None:
+    """Rejected once for good, the message is in the dead queue with the reason, its headers untouched."""
+
+    async def scenario() -> None:
+        async with connected(broker.url, topology) as publisher, Runner(broker.url) as runner:
+            await publisher.publish(request("r1"))
+            await runner.take(topology.queue, 1, reject=True)
+            [dead] = await runner.take(topology.dead_queue, 1)
+        assert dead.message_id == "r1"
+        assert dead.headers["ce-id"] == "r1"
+        assert dead.headers["x-first-death-reason"] == "rejected"
+        assert dead.headers["x-first-death-queue"] == topology.queue
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_too_often_is_a_dead_letter(broker: Broker, topology: Topology) -> None:
+    """A consumer that gives a message back each time does so `delivery_limit` times, then it is put aside."""
+
+    async def scenario() -> None:
+        limited = dataclasses.replace(topology, delivery_limit=2)
+        async with connected(broker.url, limited) as publisher, Runner(broker.url) as runner:
+            await publisher.publish(request("r1"))
+            queue = await runner.channel.get_queue(topology.queue)
+            async with queue.iterator() as incoming:
+                for _ in range(3):
+                    await (await anext(incoming)).reject(requeue=True)
+            [dead] = await runner.take(topology.dead_queue, 1)
+        assert dead.message_id == "r1"
+
+    asyncio.run(scenario())
+
+
+def test_declaring_twice_changes_nothing(broker: Broker, topology: Topology) -> None:
+    """A second gateway, or a second start, finds what it would have declared."""
+
+    async def scenario() -> None:
+        async with connected(broker.url, topology) as first, connected(broker.url, topology) as second:
+            await first.publish(request("r1"))
+            await second.publish(request("r2"))
+            async with Runner(broker.url) as runner:
+                assert await runner.count(topology.queue) == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_checked_topology_is_published_to(broker: Broker, topology: Topology) -> None:
+    """An operator has declared it; we only look, and publish."""
+
+    async def scenario() -> None:
+        async with connected(broker.url, topology):
+            checked = dataclasses.replace(topology, passive=True)
+            async with connected(broker.url, checked) as publisher:
+                await publisher.publish(request())
+
+    asyncio.run(scenario())
+
+
+def test_a_checked_topology_that_is_missing_is_named(broker: Broker, topology: Topology) -> None:
+    """One sentence says what is not there, and nothing is declared."""
+    missing = refusal(broker.url, dataclasses.replace(topology, passive=True))
+    assert "not there" in str(missing)
+    assert f"'{topology.exchange}'" in str(missing)
+
+
+def test_a_queue_with_other_properties_is_named(broker: Broker, topology: Topology) -> None:
+    """What stands there differs: one sentence says in what."""
+
+    async def declare() -> None:
+        async with connected(broker.url, topology):
+            return
+
+    asyncio.run(declare())
+    different = refusal(broker.url, dataclasses.replace(topology, delivery_limit=99))
+    assert "differs" in str(different)
+    assert f"'{topology.queue}'" in str(different)
+    assert "x-delivery-limit" in str(different)
+
+
+def test_a_missing_permission_is_named(broker: Broker, topology: Topology) -> None:
+    """A user who may not declare is told what the broker refused; the password is nowhere."""
+    refused = refusal(broker.onlooker_url, topology)
+    assert "does not let Pushgate declare" in str(refused)
+    assert "onlooker" in str(refused)
+    assert broker.password not in _whole(refused)
+
+
+def test_a_wrong_password_is_said_without_it(broker: Broker, topology: Topology) -> None:
+    """The error says what to look at, and neither it nor its causes hold the password."""
+    refused = refusal(broker.url.replace(broker.password, "not-the-secret"), topology)
+    assert str(refused) == f"the broker at 127.0.0.1:{broker.port} refuses the user or the password"
+    assert "not-the-secret" not in _whole(refused)
+
+
+def test_an_unknown_virtual_host_is_named(broker: Broker, topology: Topology) -> None:
+    """The broker's own words are in the error."""
+    refused = refusal(f"{broker.url}nowhere", topology)
+    assert "nowhere" in str(refused)
+    assert broker.password not in _whole(refused)
+
+
+def test_a_broker_that_is_not_there_is_unavailable(broker: Broker, topology: Topology) -> None:
+    """Nobody listens: the error names the address."""
+    refused = refusal(broker.url.replace(f":{broker.port}", ":1"), topology)
+    assert isinstance(refused, BrokerUnavailable)
+    assert "127.0.0.1:1 " in str(refused)
+    assert broker.password not in _whole(refused)
+
+
+@pytest.mark.parametrize("url", ["amqp://user:secret@host:port/", "amqp://user:secret@[broken/", "secret"])
+def test_a_url_that_cannot_be_read_stops_the_start_without_being_shown(url: str) -> None:
+    """It may hold the password."""
+    with pytest.raises(SettingError) as caught:
+        RabbitMQ(url, public_url=PUBLIC_URL)
+    assert "secret" not in _whole(caught.value)
+
+
+def test_a_lost_connection_fails_all_who_wait_at_once(broker: Broker, topology: Topology) -> None:
+    """The broker had them all, but nobody was told so: each publish ends promptly, and the next one works."""
+
+    async def scenario() -> None:
+        async with (
+            Proxy(broker.url) as proxy,
+            Runner(broker.url) as runner,
+            connected(proxy.url, topology) as publisher,
+        ):
+            proxy.hold_answers()
+            publishing = [publisher.publish(request(f"r{number}")) for number in range(64)]
+            waiting = asyncio.gather(*publishing, return_exceptions=True)
+            await runner.until_holds(topology.queue, 64)
+            async with asyncio.timeout(PROMPTLY):
+                await proxy.cut()
+                outcomes = await waiting
+            assert {type(outcome) for outcome in outcomes} == {BrokerUnavailable}
+            proxy.heal()
+            await publisher.open()
+            await publisher.publish(request("r64"))
+            assert await runner.count(topology.queue) == 65
+
+    asyncio.run(scenario())
+
+
+def test_a_connection_lost_while_messages_still_wait_to_be_sent_fails_them_too(
+    broker: Broker, topology: Topology
+) -> None:
+    """The network takes nothing any more: also what has not left our buffers is told promptly."""
+
+    async def scenario() -> None:
+        large = dataclasses.replace(request(), body=b"x" * 1_000_000)
+        async with Proxy(broker.url) as proxy, connected(proxy.url, topology) as publisher:
+            proxy.freeze()
+            publishing = [publisher.publish(dataclasses.replace(large, id=f"r{n}")) for n in range(64)]
+            waiting = asyncio.gather(*publishing, return_exceptions=True)
+            # Each runs up to where it waits.
+            await asyncio.sleep(0)
+            async with asyncio.timeout(PROMPTLY):
+                await proxy.cut()
+                outcomes = await waiting
+            assert {type(outcome) for outcome in outcomes} == {BrokerUnavailable}
+
+    asyncio.run(scenario())
+
+
+def test_a_confirm_that_does_not_come_is_not_waited_for_forever(broker: Broker, topology: Topology) -> None:
+    """After `confirm_within` the publish fails, and the connection is given up."""
+
+    async def scenario() -> None:
+        async with (
+            Proxy(broker.url) as proxy,
+            connected(proxy.url, topology, confirm_within=0.2) as publisher,
+        ):
+            proxy.hold_answers()
+            with pytest.raises(BrokerUnavailable, match=r"within 0\.2 s"):
+                await publisher.publish(request("r1"))
+            with pytest.raises(BrokerUnavailable, match="no connection"):
+                await publisher.publish(request("r2"))
+            await proxy.cut()
+
+    asyncio.run(scenario())
+
+
+def test_whoever_cancels_a_publish_is_obeyed(broker: Broker, topology: Topology) -> None:
+    """A cancellation from outside is no lost connection: it goes through."""
+
+    async def scenario() -> None:
+        async with Proxy(broker.url) as proxy, connected(proxy.url, topology) as publisher:
+            proxy.hold_answers()
+            publishing = asyncio.create_task(publisher.publish(request()))
+            async with Runner(broker.url) as runner:
+                await runner.until_holds(topology.queue, 1)
+            publishing.cancel()
+            await asyncio.wait({publishing})
+            assert publishing.cancelled()
+            await proxy.cut()
+
+    asyncio.run(scenario())
+
+
+def _whole(error: BaseException | None) -> str:
+    """Return everything that a traceback would show of an error."""
+    if error is None:
+        return ""
+    return f"{error!s} {error!r} {_whole(error.__cause__)}"

@@ -14,6 +14,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 _MOST_HELD = 256 * 1024 * 1024
+_MOST_PASSED_OVER = 64 * 1024 * 1024
 
 
 class TooLarge(PushgateError):
@@ -57,13 +58,12 @@ class BodyReader:
             loop.call_later(_LOOK_SECONDS, self._look, loop)
         self._since[task] = loop.time()
         try:
-            if _announced(scope) > self._limit:
-                await self._pass_over(receive)
             message = await receive()
             chunk = _chunk(message)
-            if not message.get("more_body", False) and len(chunk) <= self._limit:
-                return chunk
-            return await self._collect(chunk, receive)
+            more = message.get("more_body", False)
+            if _announced(scope) > self._limit or len(chunk) > self._limit:
+                raise await self._too_large(receive, more=more)
+            return await self._collect(chunk, receive) if more else chunk
         except asyncio.CancelledError:
             if task in self._overdue:
                 task.uncancel()
@@ -84,35 +84,32 @@ class BodyReader:
 
     async def _collect(self, first: bytes, receive: Receive) -> bytes:
         chunks = [first]
-        size = 0
+        size = len(first)
+        more = True
+        self._held += size
         try:
-            while True:
+            while more:
+                if self._held > _MOST_HELD:
+                    raise TooMuch("too much is being received at once")
+                message = await receive()
+                more = message.get("more_body", False)
+                chunks.append(_chunk(message))
                 size += len(chunks[-1])
                 self._held += len(chunks[-1])
                 if size > self._limit:
                     chunks.clear()
-                    await self._pass_over(receive)
-                if self._held > _MOST_HELD:
-                    raise TooMuch("too much is being received at once")
-                message = await receive()
-                chunks.append(_chunk(message))
-                if not message.get("more_body", False):
-                    if size + len(chunks[-1]) > self._limit:
-                        raise self._too_large()
-                    return b"".join(chunks)
+                    raise await self._too_large(receive, more=more)
+            return b"".join(chunks)
         finally:
             self._held -= size
 
-    async def _pass_over(self, receive: Receive) -> None:
+    async def _too_large(self, receive: Receive, *, more: bool) -> TooLarge:
+        """Pass over the rest, within reason: a client that is still sending would not read the answer."""
         passed = 0
-        more = True
-        while more and passed <= self._limit:
+        while more and passed < _MOST_PASSED_OVER:
             message = await receive()
             passed += len(_chunk(message))
             more = message.get("more_body", False)
-        raise self._too_large()
-
-    def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self._limit} bytes")
 
 

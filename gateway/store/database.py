@@ -71,7 +71,7 @@ class Database:
 
         On SQLite only the commit, which waits for the disk, leaves the event loop: to hand the interpreter to
         a thread and back at each statement costs more than the statements do (measured: 1.4 times the
-        accepts). Where another writer is at it, all of it waits in a thread, as in `write`. Not to be cancelled.
+        accepts). Where another writer is at it, it all waits in a thread, as in `write`. Not to be cancelled.
         """
         if not self.is_embedded or not self._writers.acquire(blocking=False):
             return await self.write(work)

@@ -3,8 +3,8 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -180,6 +180,18 @@ class _Server(uvicorn.Server):
             data=str(settings.data_dir),
             broker="none: requests stay in the store" if settings.amqp_url is None else "RabbitMQ",
         )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT as a wish to end in order; uvicorn itself would then die of them."""
+        before = {
+            number: signal.signal(number, self.handle_exit) for number in uvicorn.server.HANDLED_SIGNALS
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: object) -> None:
         self._service.closing = True

@@ -35,6 +35,8 @@ class Database:
         # SQLite has one writer at a time and lets the others poll; a lock lets them queue instead.
         self._writers = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
+        # A thread of its own: all others may be waiting for the very lock that this commit holds.
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._inline: Connection | None = None
 
     @property
@@ -84,7 +86,7 @@ class Database:
                     except BaseException:
                         transaction.rollback()
                         raise
-                    await asyncio.get_running_loop().run_in_executor(self._threads, transaction.commit)
+                    await asyncio.get_running_loop().run_in_executor(self._committer, transaction.commit)
                     return result
         finally:
             self._writers.release()
@@ -122,6 +124,7 @@ class Database:
     def close(self) -> None:
         """Let the threads end and close every connection."""
         self._threads.shutdown(wait=True)
+        self._committer.shutdown(wait=True)
         if self._inline is not None:
             self._inline.close()
         self.engine.dispose()

@@ -1,0 +1,143 @@
+"""What goes wrong ends as a reason on the delivery, and the gateway goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from demo.githost import GitHost
+from tests.service import VALOHAI_YAML, Project, Service, wait_for
+
+NO_COMMAND = "- step:\n    name: train\n    image: python\n"
+BROKEN_YAML = "- step:\n    name: train\n   image: python\n"
+
+
+def test_a_push_without_triggers_is_fetched_and_nothing_more(service: Service, project: Project) -> None:
+    """The reason says so."""
+    connection = service.connect(project.url)
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert (update["state"], update["reason"]) == ("planned", "fetched; the connection has no triggers")
+    assert service.api.get("/executions")["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"valohai.yaml": BROKEN_YAML}, "valohai.yaml, line 3, column"),
+        ({"valohai.yaml": NO_COMMAND}, "'command' is a required property"),
+        ({"valohai.yaml": "- step:\n    name: other\n    image: python\n    command: a\n"}, "no step train"),
+        ({"valohai.yaml": "x" * 300_000}, "has 300000 bytes"),
+    ],
+)
+def test_a_bad_manifest_is_a_reason(
+    service: Service, project: Project, files: dict[str, str], told: str
+) -> None:
+    """With the line and the column, or the steps that there are; and the next good push runs."""
+    connection = service.connect(project.url, "train@main")
+    bad = project.push("Bad", files)
+    good = project.push("Good", {"valohai.yaml": VALOHAI_YAML})
+    answers = [
+        service.deliver(connection, project.payload(old, new))[1]
+        for old, new in ((project.first, bad), (bad, good))
+    ]
+    [update] = service.settled(answers[0]["delivery"])["updates"]
+    assert update["state"] == "failed"
+    assert told in update["reason"]
+    service.settled(answers[1]["delivery"])
+    [execution] = service.api.get("/executions")["items"]
+    assert execution["message"]["commit"]["id"] == good
+
+
+def test_a_commit_without_a_manifest_is_a_reason(service: Service, project: Project) -> None:
+    """Where a trigger asks for a step of it."""
+    connection = service.connect(project.url, "train@main", yaml_path="deep/valohai.yaml")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert (update["state"], update["reason"]) == ("failed", "the commit has no file deep/valohai.yaml")
+
+
+def test_a_commit_that_the_remote_does_not_have_is_gone(service: Service, project: Project) -> None:
+    """It is looked for again for a while, because webhooks can be early; then that is its end."""
+    connection = service.connect(project.url, "train@main")
+    _, answer = service.deliver(connection, project.payload(project.first, "d" * 40))
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert (update["state"], update["reason"]) == ("gone", f"the remote no longer has {'d' * 40}")
+
+
+def test_a_commit_that_was_pushed_over_still_runs(service: Service, project: Project) -> None:
+    """The branch was forced elsewhere before the worker looked; the pushed id can still be had."""
+    connection = service.connect(project.url, "train@main")
+    lost = project.push("Lost", {"train.py": "print('lost')\n"})
+    project.tree.git("reset", "--quiet", "--hard", project.first)
+    kept = project.push("Kept", {"train.py": "print('kept')\n"})
+    for before, after in ((project.first, lost), (lost, kept)):
+        service.deliver(connection, project.payload(before, after))
+    executions = wait_for(
+        lambda: found if len(found := service.api.get("/executions")["items"]) == 2 else None,
+        "both requests are there",
+    )
+    assert [one["message"]["commit"]["id"] for one in executions] == [kept, lost]
+
+
+def test_a_remote_that_is_down_is_tried_again(service: Service, tmp_path: Path) -> None:
+    """The delivery is accepted and says why it waits; once the remote is up, its request comes."""
+    with GitHost(tmp_path / "git") as host:
+        project = Project(host, tmp_path)
+        pushed = project.push("Second", {"train.py": "print(2)\n"})
+    connection = service.connect(project.url, "train@main")
+    status, answer = service.deliver(connection, project.payload(project.first, pushed))
+    assert status == 202
+    reason = wait_for(
+        lambda: service.api.get(f"/deliveries/{answer['delivery']}")["updates"][0]["reason"],
+        "the reason is shown",
+    )
+    assert reason.startswith("the remote cannot be fetched: it cannot be reached")
+    with GitHost(tmp_path / "git", port=host.port):
+        [update] = service.settled(answer["delivery"])["updates"]
+        assert update["state"] == "planned"
+    [execution] = service.api.get("/executions")["items"]
+    assert execution["message"]["commit"]["id"] == pushed
+
+
+def test_a_deleted_branch_runs_nothing(service: Service, project: Project) -> None:
+    """And is told as such."""
+    connection = service.connect(project.url, "train@**")
+    _, answer = service.deliver(connection, project.payload(project.first, None))
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert (update["action"], update["state"]) == ("delete", "planned")
+    assert service.api.get("/executions")["items"] == []
+
+
+def test_an_annotated_tag_runs_its_commit(service: Service, project: Project) -> None:
+    """The push names the tag object; the request names the commit behind it."""
+    trigger = {"name": "release", "tags": ["v*"], "run": {"step": "train"}}
+    connection = service.connect(project.url, triggers=[trigger])
+    project.tree.git("tag", "--annotate", "--message", "First release", "v1.0")
+    project.tree.push("refs/tags/v1.0")
+    tag = project.tree.git("rev-parse", "v1.0")
+    _, answer = service.deliver(connection, project.payload(None, tag, ref="refs/tags/v1.0"))
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert update["reason"] == "1 execution request"
+    [execution] = service.api.get("/executions")["items"]
+    assert execution["message"]["commit"]["id"] == project.first
+    assert execution["message"]["ref"] == {"name": "v1.0", "kind": "tag"}
+
+
+def test_work_for_a_deleted_connection_ends(service: Service, tmp_path: Path) -> None:
+    """What waited for a remote that was down does not wait for ever."""
+    connection = service.connect("http://127.0.0.1:9/acme/digits.git", "train@main")
+    with GitHost(tmp_path / "git") as host:
+        project = Project(host, tmp_path)
+    body = project.payload(None, project.first).replace(project.url.encode(), connection["url"].encode())
+    _, answer = service.deliver(connection, body)
+    service.api.send("DELETE", f"/connections/{connection['id']}")
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert (update["state"], update["reason"]) == ("failed", "the connection was deleted")
+
+
+def test_sigterm_ends_with_exit_status_0(service: Service, project: Project) -> None:
+    """In order, and leaves no process of git behind."""
+    service.connect(project.url, "train@main")
+    assert service.stop() == 0

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from types import FrameType
 
 import structlog
 import uvicorn
@@ -151,6 +152,7 @@ class Service:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._accepter.stop()
         await asyncio.to_thread(self._database.close)
+        log.info("ended")
 
 
 async def _schema(_request: Request) -> Response:
@@ -193,10 +195,10 @@ class _Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def handle_exit(self, sig: int, frame: object) -> None:
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # Nothing else here: a handler runs in the middle of anything, a log line included.
         self._service.closing = True
-        log.info("ending", signal=signal.Signals(sig).name)
-        super().handle_exit(sig, frame)  # type: ignore[arg-type]
+        super().handle_exit(sig, frame)
 
 
 def serve(settings: Settings, opened: Opened) -> None:

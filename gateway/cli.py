@@ -71,7 +71,7 @@ def serve_command(
     telemetry.configure(settings.log_format)
     opened = open_data(settings)
     if opened.fresh_token is not None:
-        _err.print(f"Admin token, shown this once: [bold]{opened.fresh_token}[/bold]")
+        _err.print(f"Admin token, shown this once: [bold]{opened.fresh_token}[/bold]", soft_wrap=True)
         _err.print("On this machine the commands find it by themselves, with the same --data.")
     serve(settings, opened)
 
@@ -101,8 +101,8 @@ def connect(
         "project": project,
         "yaml_path": yaml_path,
         "triggers": [parse_trigger(text).model_dump(mode="json") for text in trigger or []],
-        **({"name": name} if name else {}),
-        **({"secret": secret} if secret else {}),
+        **({"name": name} if name is not None else {}),
+        **({"secret": secret} if secret is not None else {}),
     }
     made = _client(data).send("POST", "/connections", body)
     if as_json:

@@ -4,10 +4,11 @@ What is logged is chosen where it happens: ids, refs, reasons, durations. Bodies
 credentials are never passed here; what foreign libraries log goes through the same door.
 """
 
+import contextlib
 import logging
 import re
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -31,7 +32,7 @@ def configure(log_format: Literal["auto", "json", "console"]) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -44,6 +45,18 @@ def configure(log_format: Literal["auto", "json", "console"]) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
+
+
+class _StandardError:
+    """Standard error, as long as somebody reads it: when nobody does any more, work goes on all the same."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

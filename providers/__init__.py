@@ -3,8 +3,20 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from providers import github
+from providers import azure_devops, bitbucket, bitbucket_server, generic, gitea, github, gitlab, gogs
 from providers.model import Provider
 
-PROVIDERS: Mapping[str, Provider] = MappingProxyType({"github": github})
+PROVIDERS: Mapping[str, Provider] = MappingProxyType(
+    {
+        "github": github,
+        "gitlab": gitlab,
+        "bitbucket": bitbucket,
+        "bitbucket-server": bitbucket_server,
+        "azure-devops": azure_devops,
+        "gitea": gitea,
+        "forgejo": gitea,
+        "gogs": gogs,
+        "generic": generic,
+    }
+)
 """Every provider by the name that a connection gives it. A new one is a module and a line here."""

@@ -8,8 +8,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.model import Actor, Delivery, Event, Repository, ref_update
-from providers.wire import Id, Wire, is_form, read
+from providers.model import (
+    Delivery,
+    Event,
+    PullRequestAction,
+    Repository,
+    RepositoryAction,
+    RepositoryChange,
+    actor,
+    pull_request,
+    ref_update,
+    repository,
+)
+from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, is_form, read
 
 HEADERS = frozenset(
     {
@@ -23,42 +34,50 @@ HEADERS = frozenset(
     }
 )
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
+BODY_IS_SIGNED = True
 
 # A push lists at most this many commits and does not say how many there are:
 # https://docs.github.com/en/webhooks/webhook-events-and-payloads#push
 _MOST_COMMITS = 2048
+_CHANGES: Mapping[str, RepositoryAction] = {"renamed": "renamed", "transferred": "transferred"}
 
 
 class _Repository(Wire):
     id: Id
-    full_name: str
-    html_url: str | None = None
-    clone_url: str | None = None
-    ssh_url: str | None = None
-    default_branch: str | None = None
-
-
-class _Commit(Wire):
-    id: str
-
-
-class _Pusher(Wire):
-    name: str
-    email: str | None = None
+    full_name: Text
+    html_url: Decoration[Text] = None
+    clone_url: Decoration[Text] = None
+    ssh_url: Decoration[Text] = None
+    default_branch: Decoration[Text] = None
 
 
 class _Any(Wire):
-    repository: _Repository | None = None
+    action: Decoration[Text] = None
+    repository: Decoration[_Repository] = None
 
 
 class _Push(Wire):
-    ref: str
-    before: str
-    after: str
-    forced: bool = False
-    commits: tuple[_Commit, ...] = ()
-    head_commit: _Commit | None = None
-    pusher: _Pusher | None = None
+    ref: Text
+    before: Text
+    after: Text
+    forced: Decoration[bool] = None
+    commits: Commits = None
+    head_commit: Decoration[CommitId] = at("head_commit", "id", default=None)
+    pusher: Decoration[Text] = at("pusher", "name", default=None)
+    email: Decoration[Text] = at("pusher", "email", default=None)
+    repository: _Repository
+
+
+class _PullRequest(Wire):
+    action: Text
+    number: Id
+    merged: Decoration[bool] = at("pull_request", "merged", default=None)
+    source: Text = at("pull_request", "head", "ref")
+    target: Text = at("pull_request", "base", "ref")
+    head: Text = at("pull_request", "head", "sha")
+    # None where the fork was deleted meanwhile.
+    source_id: Decoration[Id] = at("pull_request", "head", "repo", "id", default=None)
+    old_target: Decoration[Text] = at("changes", "base", "ref", "from", default=None)
     repository: _Repository
 
 
@@ -94,13 +113,19 @@ def parse(delivery: Delivery) -> Event:
     """
     if delivery.event == "push":
         return _push(read(_Push, delivery))
-    repository = _repository(read(_Any, delivery).repository)
+    if delivery.event == "pull_request":
+        return _pull_request(read(_PullRequest, delivery))
+    wire = read(_Any, delivery)
+    ours = _repository(wire.repository) if wire.repository else None
     if delivery.event == "ping":
-        return Event(kind="ping", repository=repository, note="ping")
+        return Event(kind="ping", repository=ours, note="ping")
+    if delivery.event == "repository" and (changed := _CHANGES.get(wire.action or "")):
+        change = RepositoryChange(action=changed, full_name=ours.full_name if ours else None)
+        return Event(kind="repository", repository=ours, change=change)
     if delivery.event in {"create", "delete"}:
         note = f"the push that GitHub sends beside every {delivery.event} event counts"
-        return Event(kind="other", repository=repository, note=note)
-    return Event(kind="other", repository=repository, note=f"event {delivery.event or '(none)'}")
+        return Event(kind="other", repository=ours, note=note)
+    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -114,14 +139,12 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     }
 
 
-def _repository(wire: _Repository | None) -> Repository | None:
-    if wire is None:
-        return None
-    return Repository(
+def _repository(wire: _Repository) -> Repository:
+    return repository(
         id=wire.id,
         full_name=wire.full_name,
         web_url=wire.html_url,
-        urls=tuple(url for url in (wire.clone_url, wire.ssh_url) if url),
+        urls=(wire.clone_url, wire.ssh_url),
         default_branch=wire.default_branch,
     )
 
@@ -131,15 +154,42 @@ def _push(wire: _Push) -> Event:
         ref=wire.ref,
         before=wire.before,
         after=wire.after,
-        peeled=wire.head_commit.id if wire.head_commit and wire.ref.startswith("refs/tags/") else None,
+        peeled=wire.head_commit if wire.ref.startswith("refs/tags/") else None,
         forced=wire.forced,
-        commits=tuple(commit.id for commit in wire.commits),
-        truncated=len(wire.commits) >= _MOST_COMMITS,
+        commits=ids(wire.commits),
+        truncated=None if wire.commits is None else len(wire.commits) >= _MOST_COMMITS,
     )
     return Event(
         kind="push",
         repository=_repository(wire.repository),
         updates=(update,) if update else (),
-        pusher=Actor(name=wire.pusher.name, email=wire.pusher.email) if wire.pusher else None,
+        pusher=actor(name=wire.pusher, email=wire.email),
         note="" if update else f"{wire.ref} is neither a branch nor a tag",
     )
+
+
+def _pull_request(wire: _PullRequest) -> Event:
+    action = _action(wire)
+    if action is None:
+        note = f"pull request {wire.number}: {wire.action}"
+        return Event(kind="other", repository=_repository(wire.repository), note=note)
+    found = pull_request(
+        action=action,
+        number=wire.number,
+        source=wire.source,
+        target=wire.target,
+        head=wire.head,
+        from_fork=wire.source_id != wire.repository.id,
+    )
+    return Event(kind="pull_request", repository=_repository(wire.repository), pull_request=found)
+
+
+def _action(wire: _PullRequest) -> PullRequestAction | None:
+    """https://docs.github.com/en/webhooks/webhook-events-and-payloads#pull_request."""
+    if wire.action in {"opened", "reopened"}:
+        return "opened"
+    if wire.action == "synchronize" or wire.old_target:
+        return "updated"
+    if wire.action == "closed":
+        return "merged" if wire.merged else "closed"
+    return None

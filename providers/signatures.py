@@ -4,16 +4,28 @@ Every comparison takes constant time and tries every live secret. Nothing here a
 caller could forget to look at: a proof that fails is raised as `Unverified`.
 """
 
+import base64
+import binascii
 import hashlib
 import hmac
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from providers.errors import Unverified
+
+# https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+SIGNING_PREFIX = b"whsec_"
+_SECONDS_APART = 300
+_TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
 def raw(value: str) -> bytes:
     """Return a header's bytes for comparison; whatever a client sent, never an encoding error."""
-    return value.encode("utf-8", "surrogatepass")
+    try:
+        return value.encode("latin-1")  # as servers decode them
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
 
 
 def fitting(given: bytes, expected: Sequence[bytes]) -> int | None:
@@ -23,6 +35,12 @@ def fitting(given: bytes, expected: Sequence[bytes]) -> int | None:
         if hmac.compare_digest(given, candidate):
             found = index
     return found
+
+
+def check_secrets(secrets: Sequence[bytes]) -> None:
+    """Raise `Unverified` where there is no secret, or an empty one: nothing is ever open."""
+    if not secrets or not all(secrets):
+        raise Unverified("this connection has no secret, so nothing can be verified: rotate its secret")
 
 
 def hmac_hex(body: bytes, secret: bytes) -> str:
@@ -37,11 +55,107 @@ def verify_hmac_hex(
 
     Returns the index of the secret that fitted. Raises `Unverified` with a sentence that names the header.
     """
-    if not secrets or not all(secrets):
-        raise Unverified("this connection has no secret, so nothing can be verified: rotate its secret")
+    check_secrets(secrets)
     if not value:
         raise Unverified(f"no {header} header: is the secret set in the webhook's settings?")
     found = fitting(raw(value), [raw(prefix + hmac_hex(body, secret)) for secret in secrets])
     if found is None:
         raise Unverified(f"{header} does not fit the body and this connection's secret")
     return found
+
+
+def verify_token(*, header: str, value: str | None, secrets: Sequence[bytes]) -> int:
+    """Check a header whose value is the secret itself. Raises `Unverified`."""
+    check_secrets(secrets)
+    if not value:
+        raise Unverified(f"no {header} header: is the secret set in the webhook's settings?")
+    found = fitting(raw(value), secrets)
+    if found is None:
+        raise Unverified(f"{header} is not this connection's secret")
+    return found
+
+
+def verify_basic(*, value: str | None, user: str | None, secrets: Sequence[bytes]) -> int:
+    """Check an Authorization header of the Basic scheme (RFC 7617): its password is the secret.
+
+    The user name counts only where one is given. Raises `Unverified`.
+    """
+    check_secrets(secrets)
+    if not value:
+        raise Unverified("no Authorization header: are user name and password set in the webhook's settings?")
+    scheme, _, encoded = value.partition(" ")
+    credentials = _decode(raw(encoded.strip()))
+    if scheme.lower() != "basic" or credentials is None:
+        raise Unverified("the Authorization header is not one of the Basic scheme")
+    name, _, password = credentials.partition(b":")
+    found = fitting(password, secrets)
+    fits = user is None or hmac.compare_digest(name, user.encode())
+    if found is None or not fits:
+        raise Unverified("the Authorization header's user name or password is not this connection's")
+    return found
+
+
+def signing_key(secret: bytes) -> bytes | None:
+    """Return the key that a signing secret stands for, None where it stands for none.
+
+    `whsec_` announces base64; without it the secret's own bytes are the key.
+    """
+    if not secret.startswith(SIGNING_PREFIX):
+        return secret or None
+    return _decode(secret.removeprefix(SIGNING_PREFIX)) or None
+
+
+def standard_signature(*, key: bytes, id: str, timestamp: str, body: bytes) -> str:  # noqa: A002
+    """Return the one signature of the Standard Webhooks scheme: `v1,` and base64."""
+    content = b".".join((raw(id), raw(timestamp), body))
+    return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+
+
+def verify_standard(
+    *, headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes], now: datetime
+) -> int:
+    """Check webhook-id, webhook-timestamp and webhook-signature, of which one signature must fit.
+
+    Returns the index of the secret that fitted. Raises `Unverified`.
+    """
+    check_secrets(secrets)
+    id_, timestamp, sent = (headers.get(f"webhook-{part}", "") for part in ("id", "timestamp", "signature"))
+    if not (id_ and timestamp and sent):
+        raise Unverified("no webhook-id, webhook-timestamp and webhook-signature: is the delivery signed?")
+    # A dot in the id would let the same signed bytes be split into other parts.
+    if "." in id_ or ", " in sent:
+        raise Unverified("webhook-id or webhook-signature is not of the form that the scheme prescribes")
+    if not _TIMESTAMP.fullmatch(timestamp):
+        raise Unverified("webhook-timestamp is not a number of seconds")
+    if abs(now.timestamp() - int(timestamp)) > _SECONDS_APART:
+        raise Unverified(f"webhook-timestamp is over {_SECONDS_APART} s from now: is a clock wrong?")
+    keys = [signing_key(secret) for secret in secrets]
+    expected = [
+        raw(standard_signature(key=key, id=id_, timestamp=timestamp, body=body)) if key else b""
+        for key in keys
+    ]
+    found = [fitting(raw(signature), expected) for signature in sent.split(" ") if signature]
+    for index in found:
+        if index is not None:
+            return index
+    if None in keys:
+        raise Unverified("this connection's signing secret is not whsec_ and base64: rotate its secret")
+    raise Unverified("webhook-signature does not fit the body and this connection's secret")
+
+
+def sign_standard(*, secret: bytes, id: str, body: bytes, now: datetime) -> dict[str, str]:  # noqa: A002
+    """Return the three headers of the Standard Webhooks scheme. Raises ValueError where there is no key."""
+    key = signing_key(secret)
+    if key is None:
+        raise ValueError("the secret is not whsec_ and base64")
+    timestamp = str(int(now.timestamp()))
+    signature = standard_signature(key=key, id=id, timestamp=timestamp, body=body)
+    return {"webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": signature}
+
+
+def _decode(encoded: bytes) -> bytes | None:
+    """Decode base64, padded or not; None where it is none."""
+    try:
+        return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
+    except binascii.Error:
+        return None

@@ -1,0 +1,186 @@
+"""Azure DevOps: Services and Server.
+
+Service hooks: https://learn.microsoft.com/azure/devops/service-hooks/services/webhooks
+Events: https://learn.microsoft.com/azure/devops/service-hooks/events
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from typing_extensions import TypedDict
+
+from providers import signatures
+from providers.model import (
+    Delivery,
+    Event,
+    PullRequestAction,
+    Repository,
+    RepositoryChange,
+    actor,
+    pull_request,
+    ref_update,
+    repository,
+)
+from providers.wire import CommitId, Decoration, Id, Many, Text, Wire, at, read
+
+HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
+MEDIA_TYPES = frozenset({"application/json"})
+BODY_IS_SIGNED = False
+
+_HEADS = "refs/heads/"
+# What the "Test" button sends is about the sample project Fabrikam, for no subscription or for this project.
+_NO_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
+_SAMPLE_PROJECT = "6ce954b1-ce1f-45d1-b94d-e6bf2464ba2c"
+# https://learn.microsoft.com/rest/api/azure/devops/git/pull-requests/get-pull-request#pullrequeststatus
+_ENDS: Mapping[str, PullRequestAction] = {"completed": "merged", "abandoned": "closed"}
+# While it is active, git.pullrequest.merged only says that a merge was tried.
+_ACTIONS: Mapping[str, PullRequestAction] = {
+    "git.pullrequest.created": "opened",
+    "git.pullrequest.updated": "updated",
+}
+
+
+class _Repository(Wire):
+    id: Id
+    name: Decoration[Text] = None
+    project: Decoration[Text] = at("project", "name", default=None)
+    project_id: Decoration[Text] = at("project", "id", default=None)
+    remote_url: Decoration[Text] = at("remoteUrl", default=None)
+    web_url: Decoration[Text] = at("webUrl", default=None)
+    default_branch: Decoration[Text] = at("defaultBranch", default=None)
+
+
+class _RefUpdate(Wire):
+    ref: Text = at("name")
+    before: Text = at("oldObjectId")
+    after: Text = at("newObjectId")
+
+
+class _Commit(TypedDict):
+    commitId: CommitId
+
+
+class _Any(Wire):
+    event: Text = at("eventType")
+    id: Decoration[Id] = None
+    subscription: Decoration[Id] = at("subscriptionId", default=None)
+    notification: Decoration[Id] = at("notificationId", default=None)
+    # Neither is told where the subscription's resourceDetailsToSend is minimal or none.
+    repository: _Repository | None = at("resource", "repository", default=None)
+    updates: Many[_RefUpdate] | None = at("resource", "refUpdates", default=None)
+    commits: Decoration[Many[_Commit]] = at("resource", "commits", default=None)
+    pusher: Decoration[Text] = at("resource", "pushedBy", "displayName", default=None)
+    account: Decoration[Text] = at("resource", "pushedBy", "uniqueName", default=None)
+
+
+class _PullRequest(Wire):
+    number: Id = at("resource", "pullRequestId")
+    status: Text = at("resource", "status")
+    source: Text = at("resource", "sourceRefName")
+    target: Text = at("resource", "targetRefName")
+    head: Decoration[CommitId] = at("resource", "lastMergeSourceCommit", "commitId", default=None)
+    fork: Decoration[Id] = at("resource", "forkSource", "repository", "id", default=None)
+
+
+def verify(
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Sequence[bytes],
+    auth: Mapping[str, str],
+    now: datetime,  # noqa: ARG001 - no timestamp is signed
+) -> Delivery:
+    """Check the Basic password, or the one custom header that `auth` names by `header`.
+
+    The Basic user name counts where `auth` has a `user`. Azure DevOps signs nothing; which event it is, and
+    its id, stand in the body.
+    """
+    if name := auth.get("header"):
+        secret = signatures.verify_token(header=name, value=headers.get(name.lower()), secrets=secrets)
+    else:
+        value, user = headers.get("authorization"), auth.get("user")
+        secret = signatures.verify_basic(value=value, user=user, secrets=secrets)
+    return Delivery(event="", id=None, secret=secret, content=body)
+
+
+def parse(delivery: Delivery) -> Event:
+    """Say what Azure DevOps tells by this delivery."""
+    wire = read(_Any, delivery)
+    return replace(_event(wire, delivery), name=wire.event, delivery_id=_delivery_id(wire))
+
+
+def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
+    """Return the headers that Azure DevOps sends where Basic authentication is set."""
+    credentials = base64.b64encode(b"pushgate:" + secret).decode()
+    return {
+        "content-type": "application/json; charset=utf-8",
+        "user-agent": "VSServices/pushgate",
+        "request-id": delivery,
+        "authorization": f"Basic {credentials}",
+    }
+
+
+def _delivery_id(wire: _Any) -> str | None:
+    """Repetitions have all three in common; without the event's own id the others may be too few."""
+    if wire.id is None:
+        return None
+    return "/".join(part for part in (wire.subscription, wire.notification, wire.id) if part)
+
+
+def _event(wire: _Any, delivery: Delivery) -> Event:
+    sample = wire.repository is not None and wire.repository.project_id == _SAMPLE_PROJECT
+    if sample or wire.subscription == _NO_SUBSCRIPTION:
+        return Event(kind="other", note="a test about the sample project Fabrikam")
+    ours = _repository(wire.repository) if wire.repository else None
+    if wire.event == "git.push":
+        return _push(wire, ours)
+    if wire.event.startswith("git.pullrequest."):
+        return _pull_request(read(_PullRequest, delivery), wire.event, ours)
+    if wire.event == "git.repo.renamed" and ours:
+        change = RepositoryChange(action="renamed", full_name=ours.full_name)
+        return Event(kind="repository", repository=ours, change=change)
+    return Event(kind="other", repository=ours, note=f"event {wire.event}")
+
+
+def _repository(wire: _Repository) -> Repository:
+    branch = wire.default_branch
+    return repository(
+        id=wire.id,
+        full_name=f"{wire.project}/{wire.name}" if wire.project and wire.name else None,
+        web_url=wire.web_url or wire.remote_url,
+        urls=(wire.remote_url,),
+        default_branch=branch.removeprefix(_HEADS) if branch else None,
+    )
+
+
+def _push(wire: _Any, ours: Repository | None) -> Event:
+    pusher = actor(name=wire.pusher or wire.account, email=wire.account)
+    if not wire.updates:
+        return Event(kind="push", repository=ours, all_refs=True, pusher=pusher)
+    # The commits are listed for all refs together.
+    listed = (wire.commits or ()) if len(wire.updates) == 1 else ()
+    commits = tuple(commit["commitId"] for commit in reversed(listed))
+    made = (
+        ref_update(ref=one.ref, before=one.before, after=one.after, commits=commits) for one in wire.updates
+    )
+    updates = tuple(update for update in made if update)
+    note = "" if updates else "no branch and no tag has moved"
+    return Event(kind="push", repository=ours, updates=updates, pusher=pusher, note=note)
+
+
+def _pull_request(wire: _PullRequest, event: str, ours: Repository | None) -> Event:
+    action = _ENDS.get(wire.status) or _ACTIONS.get(event)
+    if action is None:
+        note = f"pull request {wire.number}: {event}, still {wire.status}"
+        return Event(kind="other", repository=ours, note=note)
+    found = pull_request(
+        action=action,
+        number=wire.number,
+        source=wire.source.removeprefix(_HEADS),
+        target=wire.target.removeprefix(_HEADS),
+        head=wire.head,
+        from_fork=wire.fork is not None,
+    )
+    return Event(kind="pull_request", repository=ours, pull_request=found)

@@ -1,0 +1,190 @@
+"""Bitbucket Cloud.
+
+Events: https://support.atlassian.com/bitbucket-cloud/docs/event-payloads/
+Signatures: https://support.atlassian.com/bitbucket-cloud/docs/manage-webhooks/#Secure-webhooks
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from typing_extensions import TypedDict
+
+from providers import signatures
+from providers.errors import Malformed
+from providers.model import (
+    Delivery,
+    Event,
+    PullRequestAction,
+    RefUpdate,
+    Repository,
+    RepositoryChange,
+    actor,
+    pull_request,
+    ref_update,
+    repository,
+)
+from providers.wire import CommitId, Decoration, Id, Many, Text, Wire, at, read
+
+HEADERS = frozenset(
+    {
+        "content-type",
+        "user-agent",
+        "x-attempt-number",
+        "x-event-key",
+        "x-event-time",
+        "x-hook-uuid",
+        "x-request-uuid",
+    }
+)
+MEDIA_TYPES = frozenset({"application/json"})
+BODY_IS_SIGNED = True
+
+_PREFIXES: Mapping[str, str] = {"branch": "refs/heads/", "tag": "refs/tags/"}
+_ACTIONS: Mapping[str, PullRequestAction] = {
+    "pullrequest:created": "opened",
+    "pullrequest:updated": "updated",
+    "pullrequest:fulfilled": "merged",
+    "pullrequest:rejected": "closed",
+}
+
+
+class _Repository(Wire):
+    uuid: Text
+    full_name: Text
+    web_url: Decoration[Text] = at("links", "html", "href", default=None)
+
+
+class _Any(Wire):
+    new_name: Decoration[Text] = at("changes", "full_name", "new", default=None)
+    repository: Decoration[_Repository] = None
+
+
+class _Ref(Wire):
+    type: Text
+    name: Text
+    id: Text = at("target", "hash")
+
+
+class _Commit(TypedDict):
+    hash: CommitId
+
+
+class _Change(Wire):
+    old: _Ref | None = None
+    new: _Ref | None = None
+    forced: Decoration[bool] = None
+    truncated: Decoration[bool] = None
+    commits: Decoration[Many[_Commit]] = None
+
+
+class _Push(Wire):
+    changes: Many[_Change] = at("push", "changes")
+    nickname: Decoration[Text] = at("actor", "nickname", default=None)
+    display_name: Decoration[Text] = at("actor", "display_name", default=None)
+    repository: _Repository
+
+
+class _PullRequest(Wire):
+    id: Id = at("pullrequest", "id")
+    source: Text = at("pullrequest", "source", "branch", "name")
+    target: Text = at("pullrequest", "destination", "branch", "name")
+    # Most often cut to 12 digits, which then are left out.
+    head: Decoration[CommitId] = at("pullrequest", "source", "commit", "hash", default=None)
+    # None where the fork was deleted meanwhile.
+    source_id: Decoration[Text] = at("pullrequest", "source", "repository", "uuid", default=None)
+    repository: _Repository
+
+
+def verify(
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Sequence[bytes],
+    auth: Mapping[str, str],  # noqa: ARG001 - Bitbucket's scheme has no public part
+    now: datetime,  # noqa: ARG001 - Bitbucket signs no timestamp
+) -> Delivery:
+    """Check X-Hub-Signature, which is SHA-256 here, over the raw body."""
+    secret = signatures.verify_hmac_hex(
+        header="X-Hub-Signature",
+        value=headers.get("x-hub-signature"),
+        prefix="sha256=",
+        body=body,
+        secrets=secrets,
+    )
+    event, id_ = headers.get("x-event-key", ""), headers.get("x-request-uuid")
+    return Delivery(event=event, id=id_, secret=secret, content=body)
+
+
+def parse(delivery: Delivery) -> Event:
+    """Say what Bitbucket Cloud tells by this delivery."""
+    if delivery.event == "repo:push":
+        return _push(read(_Push, delivery))
+    if action := _ACTIONS.get(delivery.event):
+        return _pull_request(read(_PullRequest, delivery), action)
+    wire = read(_Any, delivery)
+    ours = _repository(wire.repository) if wire.repository else None
+    if delivery.event == "repo:transfer":
+        change = RepositoryChange(action="transferred", full_name=ours.full_name if ours else None)
+        return Event(kind="repository", repository=ours, change=change)
+    if delivery.event == "repo:updated" and wire.new_name:
+        change = RepositoryChange(action="renamed", full_name=wire.new_name)
+        return Event(kind="repository", repository=ours, change=change)
+    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
+
+
+def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
+    """Return the headers that Bitbucket Cloud sends with this body."""
+    return {
+        "content-type": "application/json",
+        "user-agent": "Bitbucket-Webhooks/2.0",
+        "x-event-key": event,
+        "x-request-uuid": delivery,
+        "x-hub-signature": "sha256=" + signatures.hmac_hex(body, secret),
+    }
+
+
+def _repository(wire: _Repository) -> Repository:
+    """Payloads tell no clone URL and no default branch."""
+    return repository(id=wire.uuid, full_name=wire.full_name, web_url=wire.web_url)
+
+
+def _push(wire: _Push) -> Event:
+    updates = tuple(update for update in map(_update, wire.changes) if update)
+    return Event(
+        kind="push",
+        repository=_repository(wire.repository),
+        updates=updates,
+        pusher=actor(name=wire.nickname or wire.display_name),
+        note="" if updates else "no branch and no tag has moved",
+    )
+
+
+def _update(change: _Change) -> RefUpdate | None:
+    ref = change.new or change.old
+    if ref is None:
+        raise Malformed("push.changes: a change has neither old nor new")
+    prefix = _PREFIXES.get(ref.type)
+    if prefix is None:
+        return None  # a bookmark or named branch of the time when there was Mercurial
+    after = change.new.id if change.new else None
+    return ref_update(
+        ref=prefix + ref.name,
+        before=change.old.id if change.old else None,
+        after=after,
+        peeled=after if ref.type == "tag" else None,  # an annotated tag's own id is told nowhere
+        forced=change.forced,
+        commits=tuple(commit["hash"] for commit in reversed(change.commits or ())),
+        truncated=change.truncated,
+    )
+
+
+def _pull_request(wire: _PullRequest, action: PullRequestAction) -> Event:
+    found = pull_request(
+        action=action,
+        number=wire.id,
+        source=wire.source,
+        target=wire.target,
+        head=wire.head,
+        from_fork=wire.source_id != wire.repository.uuid,
+    )
+    return Event(kind="pull_request", repository=_repository(wire.repository), pull_request=found)

@@ -1,0 +1,63 @@
+"""Any other git server: Standard Webhooks over a list of ref updates.
+
+The scheme: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+The body is ours: {"updates": [{"ref", "before", "after"}], "pusher": {"name", "email"}}, zero ids or null for
+"did not exist", the pusher optional. `providers.post_receive` has a hook that sends it.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from providers import signatures
+from providers.model import Delivery, Event, actor, ref_update
+from providers.wire import Decoration, Many, Text, Wire, at, read
+
+HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timestamp"})
+MEDIA_TYPES = frozenset({"application/json"})
+BODY_IS_SIGNED = True
+
+
+class _Update(Wire):
+    ref: Text
+    before: Text | None
+    after: Text | None
+
+
+class _Push(Wire):
+    updates: Many[_Update]
+    pusher: Decoration[Text] = at("pusher", "name", default=None)
+    email: Decoration[Text] = at("pusher", "email", default=None)
+
+
+def verify(
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Sequence[bytes],
+    auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
+    now: datetime,
+) -> Delivery:
+    """Check webhook-signature. A secret that begins with `whsec_` is base64, any other is the key itself."""
+    secret = signatures.verify_standard(headers=headers, body=body, secrets=secrets, now=now)
+    return Delivery(event="push", id=headers.get("webhook-id"), secret=secret, content=body)
+
+
+def parse(delivery: Delivery) -> Event:
+    """Say which refs have moved. No updates at all is a ping; it names no repository."""
+    wire = read(_Push, delivery)
+    if not wire.updates:
+        return Event(kind="ping", note="ping")
+    made = (ref_update(ref=one.ref, before=one.before, after=one.after) for one in wire.updates)
+    updates = tuple(update for update in made if update)
+    return Event(
+        kind="push",
+        updates=updates,
+        pusher=actor(name=wire.pusher, email=wire.email),
+        note="" if updates else "no branch and no tag has moved",
+    )
+
+
+def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
+    """Return the headers that a sender of the Standard Webhooks scheme adds to this body."""
+    headers = {"content-type": "application/json"}
+    return headers | signatures.sign_standard(secret=secret, id=delivery, body=body, now=now)

@@ -1,0 +1,212 @@
+"""Gitea, and Forgejo, which sends the same under both names.
+
+Webhooks: https://docs.gitea.com/usage/webhooks and https://forgejo.org/docs/latest/user/webhooks/
+Payloads: https://github.com/go-gitea/gitea/blob/main/modules/structs/hook.go
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from providers import signatures
+from providers.model import (
+    Delivery,
+    Event,
+    PullRequestAction,
+    Repository,
+    actor,
+    pull_request,
+    ref_update,
+    repository,
+)
+from providers.wire import CommitId, Commits, Count, Decoration, Id, Text, Wire, at, ids, read, signed_content
+
+HEADERS = frozenset(
+    {
+        "content-type",
+        "user-agent",
+        "x-forgejo-delivery",
+        "x-forgejo-event",
+        "x-forgejo-event-type",
+        "x-gitea-delivery",
+        "x-gitea-event",
+        "x-gitea-event-type",
+    }
+)
+MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
+BODY_IS_SIGNED = True
+
+_ACTIONS: Mapping[str, PullRequestAction] = {
+    "opened": "opened",
+    "reopened": "opened",
+    "synchronized": "updated",
+}
+
+
+class _Repository(Wire):
+    id: Id
+    full_name: Text
+    html_url: Decoration[Text] = None
+    clone_url: Decoration[Text] = None
+    ssh_url: Decoration[Text] = None
+    default_branch: Decoration[Text] = None
+
+
+class _Any(Wire):
+    repository: Decoration[_Repository] = None
+
+
+class _Push(Wire):
+    ref: Text
+    before: Text
+    after: Text
+    commits: Commits = None
+    total_commits: Count = None
+    head_commit: Decoration[CommitId] = at("head_commit", "id", default=None)
+    pusher: Decoration[Text] = at("pusher", "login", default=None)
+    email: Decoration[Text] = at("pusher", "email", default=None)
+    repository: _Repository
+
+
+class _Companion(Wire):
+    ref: Text
+    ref_type: Text
+    sha: Decoration[CommitId] = None
+    sender: Decoration[Text] = at("sender", "login", default=None)
+    email: Decoration[Text] = at("sender", "email", default=None)
+    repository: _Repository
+
+
+class _PullRequest(Wire):
+    action: Text
+    number: Id
+    merged: Decoration[bool] = at("pull_request", "merged", default=None)
+    source: Text = at("pull_request", "head", "ref")
+    target: Text = at("pull_request", "base", "ref")
+    head: Text | None = at("pull_request", "head", "sha", default=None)
+    source_id: Decoration[Id] = at("pull_request", "head", "repo_id", default=None)
+    old_target: Decoration[Text] = at("changes", "ref", "from", default=None)
+    repository: _Repository
+
+
+def verify(
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Sequence[bytes],
+    auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
+    now: datetime,  # noqa: ARG001 - no timestamp is signed
+) -> Delivery:
+    """Check X-Gitea-Signature over the JSON document, also where a form carries it."""
+    content = signed_content(headers, body)
+    secret = signatures.verify_hmac_hex(
+        header="X-Gitea-Signature",
+        value=_header(headers, "signature"),
+        prefix="",
+        body=content,
+        secrets=secrets,
+    )
+    event, id_ = _header(headers, "event") or "", _header(headers, "delivery")
+    return Delivery(event=event, id=id_, secret=secret, content=content)
+
+
+def parse(delivery: Delivery) -> Event:
+    """Say what Gitea tells by this delivery. Its test button sends a push of the newest commit."""
+    if delivery.event == "push":
+        return _push(read(_Push, delivery))
+    if delivery.event in {"create", "delete"}:
+        return _companion(read(_Companion, delivery), delivery.event)
+    if delivery.event == "pull_request":
+        return _pull_request(read(_PullRequest, delivery))
+    wire = read(_Any, delivery).repository
+    note = f"event {delivery.event or '(none)'}"
+    return Event(kind="other", repository=_repository(wire) if wire else None, note=note)
+
+
+def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
+    """Return the headers that Gitea sends with this JSON body."""
+    return {
+        "content-type": "application/json",
+        "user-agent": "Go-http-client/1.1",
+        "x-gitea-delivery": delivery,
+        "x-gitea-event": event,
+        "x-gitea-event-type": event,
+        "x-gitea-signature": signatures.hmac_hex(body, secret),
+    }
+
+
+def _header(headers: Mapping[str, str], name: str) -> str | None:
+    return headers.get(f"x-gitea-{name}") or headers.get(f"x-forgejo-{name}")
+
+
+def _repository(wire: _Repository) -> Repository:
+    return repository(
+        id=wire.id,
+        full_name=wire.full_name,
+        web_url=wire.html_url,
+        urls=(wire.clone_url, wire.ssh_url),
+        default_branch=wire.default_branch,
+    )
+
+
+def _push(wire: _Push) -> Event:
+    listed, total = wire.commits, wire.total_commits
+    update = ref_update(
+        ref=wire.ref,
+        before=wire.before,
+        after=wire.after,
+        peeled=wire.head_commit if wire.ref.startswith("refs/tags/") else None,
+        commits=ids(listed, newest_first=True),
+        truncated=None if listed is None or total is None else total > len(listed),
+        total=total,
+    )
+    return Event(
+        kind="push",
+        repository=_repository(wire.repository),
+        updates=(update,) if update else (),
+        pusher=actor(name=wire.pusher, email=wire.email),
+        note="" if update else f"no branch and no tag has moved ({wire.ref})",
+    )
+
+
+def _companion(wire: _Companion, event: str) -> Event:
+    """Read a `create` or `delete`.
+
+    A new branch comes as `create` and `push`, which tell the same; a deleted one as `delete` alone. Tags come
+    as `push` too, which tells more: https://github.com/go-gitea/gitea/blob/main/services/repository/push.go
+    """
+    ours = _repository(wire.repository)
+    if wire.ref_type != "branch" or (event == "create" and wire.sha is None):
+        note = f"the push that is sent beside the {event} event of a {wire.ref_type} counts"
+        return Event(kind="other", repository=ours, note=note)
+    deleted = event == "delete"
+    update = ref_update(
+        ref="refs/heads/" + wire.ref,
+        before=None,
+        after=None if deleted else wire.sha,
+        deleted=deleted,
+    )
+    return Event(
+        kind="push",
+        repository=ours,
+        updates=(update,) if update else (),
+        pusher=actor(name=wire.sender, email=wire.email),
+        note="" if update else "no branch has moved",
+    )
+
+
+def _pull_request(wire: _PullRequest) -> Event:
+    ours = _repository(wire.repository)
+    action = _ACTIONS.get(wire.action) or ("updated" if wire.old_target else None)
+    if wire.action == "closed":
+        action = "merged" if wire.merged else "closed"
+    if action is None:
+        return Event(kind="other", repository=ours, note=f"pull request {wire.number}: {wire.action}")
+    found = pull_request(
+        action=action,
+        number=wire.number,
+        source=wire.source,
+        target=wire.target,
+        head=wire.head or None,
+        from_fork=None if wire.source_id is None else wire.source_id != wire.repository.id,
+    )
+    return Event(kind="pull_request", repository=ours, pull_request=found)

@@ -1,0 +1,179 @@
+"""Gogs.
+
+Payloads: https://gogs.io/advancing/webhooks and https://github.com/gogs/gogs/blob/main/internal/database/actions.go
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from providers import signatures
+from providers.model import (
+    Delivery,
+    Event,
+    PullRequestAction,
+    RefUpdate,
+    Repository,
+    actor,
+    pull_request,
+    ref_update,
+    repository,
+)
+from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, read, signed_content
+
+HEADERS = frozenset({"content-type", "user-agent", "x-gogs-delivery", "x-gogs-event"})
+MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
+BODY_IS_SIGNED = True
+
+_PREFIXES: Mapping[str, str] = {"branch": "refs/heads/", "tag": "refs/tags/"}
+_ACTIONS: Mapping[str, PullRequestAction] = {
+    "opened": "opened",
+    "reopened": "opened",
+    "synchronized": "updated",
+}
+
+
+class _Repository(Wire):
+    id: Id
+    full_name: Text
+    html_url: Decoration[Text] = None
+    clone_url: Decoration[Text] = None
+    ssh_url: Decoration[Text] = None
+    default_branch: Decoration[Text] = None
+
+
+class _Any(Wire):
+    repository: Decoration[_Repository] = None
+
+
+class _Moved(Wire):
+    ref: Text
+    sender: Decoration[Text] = at("sender", "login", default=None)
+    email: Decoration[Text] = at("sender", "email", default=None)
+    # Null was seen: Argo CD CVE-2025-59537. Then nobody can say which repository was pushed to.
+    repository: _Repository
+
+
+class _Push(_Moved):
+    before: Text
+    after: Text
+    commits: Commits = None
+
+
+class _CreateOrDelete(_Moved):
+    ref_type: Text
+    sha: Decoration[CommitId] = None
+
+
+class _PullRequest(Wire):
+    action: Text
+    number: Id
+    merged: Decoration[bool] = at("pull_request", "merged", default=None)
+    source: Text = at("pull_request", "head_branch")
+    target: Text = at("pull_request", "base_branch")
+    source_id: Decoration[Id] = at("pull_request", "head_repo", "id", default=None)
+    repository: _Repository
+
+
+def verify(
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Sequence[bytes],
+    auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
+    now: datetime,  # noqa: ARG001 - no timestamp is signed
+) -> Delivery:
+    """Check X-Gogs-Signature over the JSON document, also where a form carries it."""
+    content = signed_content(headers, body)
+    secret = signatures.verify_hmac_hex(
+        header="X-Gogs-Signature",
+        value=headers.get("x-gogs-signature"),
+        prefix="",
+        body=content,
+        secrets=secrets,
+    )
+    event, id_ = headers.get("x-gogs-event", ""), headers.get("x-gogs-delivery")
+    return Delivery(event=event, id=id_, secret=secret, content=content)
+
+
+def parse(delivery: Delivery) -> Event:
+    """Say what Gogs tells by this delivery."""
+    if delivery.event == "push":
+        return _push(read(_Push, delivery))
+    if delivery.event in {"create", "delete"}:
+        return _create_or_delete(read(_CreateOrDelete, delivery), delivery.event)
+    if delivery.event == "pull_request":
+        return _pull_request(read(_PullRequest, delivery))
+    wire = read(_Any, delivery).repository
+    note = f"event {delivery.event or '(none)'}"
+    return Event(kind="other", repository=_repository(wire) if wire else None, note=note)
+
+
+def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
+    """Return the headers that Gogs sends with this JSON body."""
+    return {
+        "content-type": "application/json",
+        "user-agent": "GogsServer",
+        "x-gogs-delivery": delivery,
+        "x-gogs-event": event,
+        "x-gogs-signature": signatures.hmac_hex(body, secret),
+    }
+
+
+def _repository(wire: _Repository) -> Repository:
+    return repository(
+        id=wire.id,
+        full_name=wire.full_name,
+        web_url=wire.html_url,
+        urls=(wire.clone_url, wire.ssh_url),
+        default_branch=wire.default_branch,
+    )
+
+
+def _moved(wire: _Moved, update: RefUpdate | None) -> Event:
+    return Event(
+        kind="push",
+        repository=_repository(wire.repository),
+        updates=(update,) if update else (),
+        pusher=actor(name=wire.sender, email=wire.email),
+        note="" if update else f"no branch and no tag has moved ({wire.ref})",
+    )
+
+
+def _push(wire: _Push) -> Event:
+    """Only branches; the test of an empty repository has nothing but zero ids."""
+    commits = ids(wire.commits, newest_first=True)
+    return _moved(wire, ref_update(ref=wire.ref, before=wire.before, after=wire.after, commits=commits))
+
+
+def _create_or_delete(wire: _CreateOrDelete, event: str) -> Event:
+    """Read a `create` or `delete`.
+
+    Tags come as these alone, with an id where they are new or have moved, and so do deleted branches. A new
+    branch comes as a push too, which alone tells the commit.
+    """
+    prefix = _PREFIXES.get(wire.ref_type)
+    if prefix is None or (event == "create" and wire.sha is None):
+        note = f"the push that Gogs sends beside the {event} event of a {wire.ref_type} counts"
+        return Event(kind="other", repository=_repository(wire.repository), note=note)
+    deleted = event == "delete"
+    after = None if deleted else wire.sha
+    return _moved(wire, ref_update(ref=prefix + wire.ref, before=None, after=after, deleted=deleted))
+
+
+def _pull_request(wire: _PullRequest) -> Event:
+    """Gogs does not tell the head commit."""
+    action = _ACTIONS.get(wire.action)
+    if wire.action == "closed":
+        action = "merged" if wire.merged else "closed"
+    ours = _repository(wire.repository)
+    if action is None:
+        return Event(kind="other", repository=ours, note=f"pull request {wire.number}: {wire.action}")
+    found = pull_request(
+        action=action,
+        number=wire.number,
+        source=wire.source,
+        target=wire.target,
+        head=None,
+        from_fork=None if wire.source_id is None else wire.source_id != wire.repository.id,
+    )
+    return Event(kind="pull_request", repository=ours, pull_request=found)

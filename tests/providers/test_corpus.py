@@ -1,0 +1,82 @@
+"""Every golden delivery verifies, means what it is said to mean, and is refused once a byte has changed."""
+
+import pytest
+
+from providers import PROVIDERS
+from providers.errors import Unverified
+from tests.providers.corpus import CORPUS, Case, cases, told
+
+CASES = cases()
+FEWEST_CASES = 8
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def _proves_body(case: Case) -> bool:
+    """Say whether this delivery's scheme signs the body."""
+    return case.secret is not None and (case.provider.BODY_IS_SIGNED or "webhook-signature" in case.headers)
+
+
+@every_case
+def test_a_delivery_means_what_its_case_says(case: Case) -> None:
+    """What is parsed equals expected.json."""
+    assert told(case.parse()) == case.expected
+
+
+@every_case
+def test_a_delivery_is_verified_by_the_secret_that_fits(case: Case) -> None:
+    """The index of the live secret that fitted is remembered."""
+    assert case.verify().secret == case.secret
+
+
+@every_case
+def test_the_secret_may_be_any_of_the_live_ones(case: Case) -> None:
+    """During a rotation the older secret still counts, and it is known that it was the older."""
+    newer = b"whsec_bm90IHRoaXMgb25l" if case.secrets[0].startswith(b"whsec_") else b"not this one"
+    expected = None if case.secret is None else case.secret + 1
+    assert case.verify(secrets=(newer, *case.secrets)).secret == expected
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if _proves_body(case)], ids=str)
+def test_one_changed_byte_is_refused(case: Case) -> None:
+    """Wherever a byte of the body changes, the signature no longer fits."""
+    for position in {0, len(case.body) // 2, len(case.body) - 1}:
+        changed = bytearray(case.body)
+        changed[position] ^= 1
+        with pytest.raises(Unverified):
+            case.verify(body=bytes(changed))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.secret is not None], ids=str)
+def test_another_secret_is_refused(case: Case) -> None:
+    """Nobody who does not know the secret gets in."""
+    with pytest.raises(Unverified):
+        case.verify(secrets=(b"another secret",))
+
+
+@every_case
+@pytest.mark.parametrize("secrets", [(), (b"",), (b"good", b"")], ids=["none", "empty", "one empty"])
+def test_nothing_is_open_without_a_secret(case: Case, secrets: tuple[bytes, ...]) -> None:
+    """A connection that has lost its secret refuses everything, also what is sent unsigned."""
+    with pytest.raises(Unverified, match="has no secret"):
+        case.verify(secrets=secrets)
+
+
+@every_case
+def test_no_header_that_is_kept_holds_a_secret(case: Case) -> None:
+    """Of the headers of a delivery only those on the provider's list are kept: never signature or secret."""
+    kept = {name: value for name, value in case.headers.items() if name in case.provider.HEADERS}
+    for name in kept:
+        assert not {"signature", "token", "authorization", "secret"} & set(name.split("-"))
+    assert not any(secret.decode() in value for secret in case.secrets for value in kept.values())
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_every_provider_has_its_golden_deliveries(name: str) -> None:
+    """Eight cases at the least."""
+    assert sum(case.provider_name == name for case in CASES) >= FEWEST_CASES
+
+
+def test_every_folder_of_the_corpus_is_a_provider() -> None:
+    """A misspelt folder would otherwise go unnoticed."""
+    assert {folder.name for folder in CORPUS.iterdir()} <= set(PROVIDERS)

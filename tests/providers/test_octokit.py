@@ -1,0 +1,119 @@
+"""GitHub's own examples and GitHub's own signer, from npm: fetched here, never committed.
+
+They are MIT-licensed: https://github.com/octokit/webhooks and https://github.com/octokit/webhooks-methods.js
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from providers import github
+from tests.providers.corpus import NOW, SECRET
+
+EXAMPLES = "@octokit/webhooks-examples@7.6.1"
+METHODS = "@octokit/webhooks-methods@6.0.0"
+SIGN = """
+const { sign, verify } = await import(process.argv[1]);
+let input = "";
+for await (const chunk of process.stdin) input += chunk;
+const { secret, bodies, signatures } = JSON.parse(input);
+const theirs = [], taken = [];
+for (const [index, body] of bodies.entries()) {
+  theirs.push(await sign(secret, body));
+  taken.push(await verify(secret, body, signatures[index]));
+}
+console.log(JSON.stringify({ theirs, taken }));
+"""
+
+
+def fetched(package: str, cache: Path) -> Path:
+    """Return the folder of a package's files, fetched once; says what is missing where it can't be."""
+    folder = cache / package.replace("/", "-")
+    if folder.exists():
+        return folder
+    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
+    if missing:
+        _stop(f"{' and '.join(missing)} not found: install Node.js for the tests with GitHub's own examples")
+    cache.mkdir(parents=True, exist_ok=True)
+    command = ["npm", "pack", package, "--json", "--silent", "--pack-destination", str(cache)]
+    packed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    if packed.returncode != 0:
+        _stop(
+            f"npm could not fetch {package}: {packed.stderr.strip()[-300:] or packed.stdout.strip()[-300:]}"
+        )
+    archive = cache / json.loads(packed.stdout)[0]["filename"]
+    unpacked = folder.with_suffix(".part")
+    with tarfile.open(archive) as files:
+        files.extractall(unpacked, filter="data")
+    return unpacked.rename(folder)
+
+
+def _stop(reason: str) -> None:
+    """Skip on a developer's machine; in CI what is missing is a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def cache(request: pytest.FixtureRequest) -> Path:
+    """Give a folder that outlives the run."""
+    return request.config.cache.mkdir("octokit")
+
+
+@pytest.fixture(scope="module")
+def examples(cache: Path) -> list[tuple[str, Any]]:
+    """Give GitHub's examples, github.com's and Enterprise Server's: the event's name and the payload."""
+    folder = fetched(EXAMPLES, cache)
+    return [
+        (event["name"], payload)
+        for index in sorted(folder.glob("package/*/index.json"))
+        for event in json.loads(index.read_bytes())
+        for payload in event["examples"]
+    ]
+
+
+def test_every_example_of_github_goes_through(examples: list[tuple[str, Any]]) -> None:
+    """Pushes are told, pings are pings, and every other event is an Event without updates."""
+    seen: dict[str, int] = {}
+    for name, payload in examples:
+        body = json.dumps(payload).encode()
+        headers = github.sign(event=name, body=body, secret=SECRET, delivery="d1", now=NOW)
+        delivery = github.verify(headers=headers, body=body, secrets=[SECRET], auth={}, now=NOW)
+        event = github.parse(delivery)
+        seen[name] = seen.get(name, 0) + 1
+        if name == "push":
+            assert event.kind == "push"
+            assert [update.ref for update in event.updates] == [payload["ref"]]
+        else:
+            assert event.updates == ()
+            assert event.kind == {"ping": "ping"}.get(name, event.kind)
+    assert {"push", "create", "delete", "ping", "pull_request", "repository"} <= set(seen)
+    assert sum(seen.values()) > 500
+
+
+def test_octokit_and_we_take_what_the_other_signs(cache: Path, examples: list[tuple[str, Any]]) -> None:
+    """GitHub's own library verifies our signatures, and signs as we do."""
+    signer = fetched(METHODS, cache) / "package" / "dist-node" / "index.js"
+    bodies = [json.dumps(payload, ensure_ascii=False) for _, payload in examples[::25]] + ["{}", "ä模🚀"]
+    signatures = [
+        github.sign(event="push", body=body.encode(), secret=SECRET, delivery="d1", now=NOW)[
+            "x-hub-signature-256"
+        ]
+        for body in bodies
+    ]
+    told = subprocess.run(
+        ["node", "--input-type=module", "--eval", SIGN, signer.as_uri()],
+        input=json.dumps({"secret": SECRET.decode(), "bodies": bodies, "signatures": signatures}),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(told.stdout) == {"theirs": signatures, "taken": [True] * len(bodies)}

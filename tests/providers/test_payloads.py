@@ -1,0 +1,288 @@
+"""Payloads that are not what the provider documents: every field gone, null, or of another type."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from providers import PROVIDERS
+from providers.errors import Malformed
+from providers.model import Event, RefUpdate
+from tests.providers.corpus import Case, cases, told
+
+GONE = object()
+# JSON as text, since Python's own encoder would not write some of it.
+STRANGE = [
+    *(
+        "null",
+        "true",
+        "0",
+        "-1",
+        "1.5",
+        "1e999",
+        "NaN",
+        '""',
+        '"x"',
+        '"0"',
+        "[]",
+        "{}",
+        "[null]",
+        '[{"id":1}]',
+    ),
+    *('{"href":"x"}', '"\\u0000"', '"\\ud800"', '"a\\u2028b"', "9" * 5_000, "1" + "0" * 4_000, "[" * 300),
+    *('"' + "a" * 5_000 + '"', '"' + "0" * 40 + '"', '"--upload-pack=x"', '"javascript:alert(1)"'),
+]
+
+# Without these nobody can say which ref of which repository has moved from where to where. Whatever else is
+# missing or wrong must not cost anybody a push.
+_OWNED = r"ref|before|after|repository(\.(id|full_name))?"
+_BITBUCKET_REF = r"(\.(old|new)(\.(type|name|target(\.hash)?))?)?"
+_SERVER_CHANGE = r"(\.(ref(\.id)?|fromHash|toHash))?"
+_AZURE_REPOSITORY = r"\.repository(\.id|\.project(\.id)?)?"
+ESSENTIAL = {
+    "github": _OWNED,
+    "gitlab": r"ref|before|after|project(\.(id|path_with_namespace))?",
+    "bitbucket": rf"push(\.changes(\.0{_BITBUCKET_REF})?)?|repository(\.(uuid|full_name))?",
+    "bitbucket-server": rf"changes(\.0{_SERVER_CHANGE})?|repository(\.(id|slug|project(\.key)?))?",
+    "azure-devops": rf"eventType|resource(\.refUpdates(\.0(\.\w+)?)?|{_AZURE_REPOSITORY})?|subscriptionId",
+    "gitea": _OWNED,
+    "forgejo": _OWNED,
+    "gogs": _OWNED,
+    "generic": r"updates(\.0(\.\w+)?)?",
+}
+
+CASES = [case for case in cases() if case.body.startswith(b"{")]
+PUSHES = [case for case in CASES if case.name == "push"]
+
+
+def paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of everything in a document; of a list's items only the first."""
+    children: list[tuple[str | int, Any]] = []
+    if isinstance(value, dict):
+        children = list(value.items())
+    elif isinstance(value, list):
+        children = list(enumerate(value[:1]))
+    for key, child in children:
+        yield (*path, key)
+        yield from paths(child, (*path, key))
+
+
+def changed(document: Any, path: tuple[str | int, ...], new: Any) -> str:
+    """Return the document as JSON with the JSON text `new` at the path, or without anything there."""
+
+    def copy(value: Any, rest: tuple[str | int, ...]) -> Any:
+        if not rest:
+            return "@"
+        if isinstance(value, list):
+            return [copy(one, rest[1:]) if index == rest[0] else one for index, one in enumerate(value)]
+        kept = {key: one for key, one in value.items() if key != rest[0] or len(rest) > 1 or new is not GONE}
+        return {key: copy(one, rest[1:]) if key == rest[0] else one for key, one in kept.items()}
+
+    text = json.dumps(copy(document, path), ensure_ascii=False)
+    return text if new is GONE else text.replace('"@"', new, 1)
+
+
+def parsed(case: Case, body: str) -> Event | None:
+    """Return what a body means, None where it is malformed; another exception is a failure."""
+    try:
+        event = case.parse(body.encode())
+    except Malformed:
+        return None
+    assert isinstance(event, Event)
+    return event
+
+
+def ids(updates: tuple[RefUpdate, ...]) -> list[tuple[str, str | None, str | None]]:
+    """Return what a worker goes by."""
+    return [(update.ref, update.before, update.after) for update in updates]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_any_field_may_be_gone_or_of_another_type(case: Case) -> None:
+    """It gives an Event that every database can hold, or Malformed, and never another exception."""
+    document = json.loads(case.body)
+    for path in paths(document):
+        for new in [GONE, *STRANGE]:
+            event = parsed(case, changed(document, path, new))
+            if event is not None:
+                assert "\\u0000" not in json.dumps(told(event))
+                assert "javascript:" not in ((event.repository and event.repository.web_url) or "")
+
+
+@pytest.mark.parametrize("case", PUSHES, ids=str)
+def test_decoration_never_costs_a_push(case: Case) -> None:
+    """Links, people, messages, lists of commits: whatever is wrong with them, the ref update is told."""
+    document = json.loads(case.body)
+    expected = ids(case.parse().updates)
+    decorations = [
+        path
+        for path in paths(document)
+        if not re.fullmatch(ESSENTIAL[case.provider_name], ".".join(map(str, path)))
+    ]
+    assert len(decorations) >= (1 if case.provider_name == "generic" else 10)
+    for path in decorations:
+        for new in [GONE, "null", "true", "7", '"x"', "[]", "[7]", "{}", '{"id":{}}']:
+            event = parsed(case, changed(document, path, new))
+            assert event is not None, (path, new)
+            assert ids(event.updates) == expected, (path, new)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in PUSHES if case.provider_name not in {"generic", "azure-devops"}], ids=str
+)
+def test_a_push_to_nobody_knows_which_repository_is_malformed(case: Case) -> None:
+    """`"repository": null` was a crash in Argo CD (CVE-2025-59537); a list or a text is no better.
+
+    Only where the provider always names it: Azure DevOps and the generic scheme need not.
+    """
+    key = "project" if case.provider_name == "gitlab" else "repository"
+    for new in (GONE, "null", "[]", '"acme/digits"', "{}"):
+        assert parsed(case, changed(json.loads(case.body), (key,), new)) is None
+
+
+@pytest.mark.parametrize("case", PUSHES, ids=str)
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "",
+        "main",
+        "--upload-pack=touch /tmp/x",
+        "-c",
+        "refs/heads/../x",
+        "refs/heads/..",
+        "refs/heads/x.lock",
+        "refs/heads/.x",
+        "refs/heads/a//b",
+        "refs/heads/a b",
+        "refs/heads/a~1",
+        "refs/heads/a^{commit}",
+        "refs/heads/a:b",
+        "refs/heads/a?*[",
+        "refs/heads/a@{1}",
+        "refs/heads/a\\b",
+        "refs/heads/a\u0000b",
+        "refs/heads/a\nb",
+        "refs/heads/" + "a" * 5_000,
+        "refs/heads/",
+        "+refs/heads/main:refs/heads/main",
+    ],
+    ids=lambda ref: ascii(ref)[:30],
+)
+def test_a_ref_that_git_would_not_take_is_malformed(case: Case, ref: str) -> None:
+    """No option, no path, no refspec, no control character ever comes through as a ref."""
+    where: dict[str, tuple[str | int, ...]] = {
+        "bitbucket": ("push", "changes", 0, "new", "name"),
+        "bitbucket-server": ("changes", 0, "ref", "id"),
+        "azure-devops": ("resource", "refUpdates", 0, "name"),
+        "generic": ("updates", 0, "ref"),
+    }
+    text = json.dumps(ref.removeprefix("refs/heads/") if case.provider_name == "bitbucket" else ref)
+    event = parsed(case, changed(json.loads(case.body), where.get(case.provider_name, ("ref",)), text))
+    if case.provider_name == "bitbucket" and event is not None:
+        # There a name is short: what else would be a command's option is but a branch of that name.
+        assert [update.ref for update in event.updates] == ["refs/heads/" + ref.removeprefix("refs/heads/")]
+    else:
+        assert event is None
+
+
+@pytest.mark.parametrize(
+    "object_id", ["HEAD", "a" * 39, "a" * 41, "g" * 40, "a" * 63, "", "-" * 40, " " + "a" * 39]
+)
+def test_what_is_no_object_id_is_malformed(object_id: str) -> None:
+    """40 or 64 hex digits, nothing else: it becomes an argument of git."""
+    case = next(case for case in PUSHES if case.provider_name == "github")
+    assert parsed(case, changed(json.loads(case.body), ("after",), json.dumps(object_id))) is None
+
+
+def test_object_ids_are_told_in_lower_case() -> None:
+    """So that the same commit is the same everywhere."""
+    case = next(case for case in PUSHES if case.provider_name == "github")
+    event = parsed(case, changed(json.loads(case.body), ("after",), '"' + "AB" * 20 + '"'))
+    assert event is not None
+    assert event.updates[0].after == "ab" * 20
+
+
+MANY = {
+    "bitbucket": ("push", "changes"),
+    "bitbucket-server": ("changes",),
+    "azure-devops": ("resource", "refUpdates"),
+}
+
+
+@pytest.mark.parametrize("name", ["bitbucket", "bitbucket-server", "azure-devops", "generic"])
+def test_each_of_5000_changes_in_one_delivery_counts(name: str) -> None:
+    """Others took only the first change of a push."""
+    case = next(case for case in PUSHES if case.provider_name == name)
+    document = json.loads(case.body)
+    listed = document
+    for key in MANY.get(name, ("updates",)):
+        listed = listed[key]
+    text = json.dumps(listed[0])
+    listed[:] = [json.loads(text.replace("main", f"branch-{number}")) for number in range(5_000)]
+    event = parsed(case, json.dumps(document))
+    assert event is not None
+    assert [update.name for update in event.updates] == [f"branch-{number}" for number in range(5_000)]
+
+
+@pytest.mark.parametrize("name", ["bitbucket", "bitbucket-server", "azure-devops", "generic"])
+def test_a_megabyte_of_wrong_changes_is_one_error(name: str) -> None:
+    """Half a million errors would take most of a second to collect."""
+    case = next(case for case in PUSHES if case.provider_name == name)
+    path = MANY.get(name, ("updates",))
+    with pytest.raises(Malformed) as raised:
+        case.parse(changed(json.loads(case.body), path, "[" + "1," * 500_000 + "1]").encode())
+    assert ".0: " in str(raised.value)
+
+
+def test_github_lists_at_most_2048_commits() -> None:
+    """It does not say how many there are: at the limit the list counts as cut."""
+    case = next(case for case in PUSHES if case.provider_name == "github")
+    document = json.loads(case.body)
+    for number, truncated in ((2047, False), (2048, True)):
+        document["commits"] = [{"id": f"{index:040x}"} for index in range(number)]
+        event = parsed(case, json.dumps(document))
+        assert event is not None
+        assert [(len(update.commits), update.truncated) for update in event.updates] == [(number, truncated)]
+
+
+def test_a_count_that_no_database_holds_is_left_out() -> None:
+    """`total_commits_count` is decoration, and a column of 32 bits."""
+    case = next(case for case in PUSHES if case.provider_name == "gitlab")
+    for new in ("-1", str(2**31), "9" * 4_000):
+        event = parsed(case, changed(json.loads(case.body), ("total_commits_count",), new))
+        assert event is not None
+        assert [(update.total, update.truncated) for update in event.updates] == [(None, None)]
+
+
+def by_name(name: str) -> Case:
+    """Return the case of this name, such as gitea/push."""
+    return next(case for case in CASES if str(case) == name)
+
+
+@pytest.mark.parametrize("name", ["gitea", "forgejo"])
+def test_giteas_create_tells_the_same_as_the_push_beside_it(name: str) -> None:
+    """So a new branch is one update, in whichever order the two arrive."""
+    create, push = by_name(f"{name}/new-branch-companion"), by_name(f"{name}/new-branch")
+    assert ids(create.parse().updates) == ids(push.parse().updates)
+
+
+@pytest.mark.parametrize("name", ["github/create", "github/delete", "gogs/new-branch-companion"])
+def test_a_companion_that_tells_less_than_the_push_tells_nothing(name: str) -> None:
+    """Else one change would be two."""
+    event = by_name(name).parse()
+    assert (event.kind, event.updates) == ("other", ())
+    assert "beside" in event.note
+
+
+@pytest.mark.parametrize("name", ["gitea/deleted-branch", "gogs/deleted-branch", "gogs/deleted-tag"])
+def test_a_delete_without_any_id_is_still_a_delete(name: str) -> None:
+    """Gitea and Gogs do not say where a deleted branch stood."""
+    update = by_name(name).parse().updates[0]
+    assert (update.action, update.before, update.after) == ("delete", None, None)
+
+
+def test_every_provider_is_known_here() -> None:
+    """A tenth provider says what is essential to it."""
+    assert set(ESSENTIAL) == set(PROVIDERS)

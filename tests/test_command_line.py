@@ -1,0 +1,245 @@
+"""The command `pushgate`, as a person or a script runs it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service import ADMIN_TOKEN, Project, Service
+
+PUSHGATE = Path(sys.executable).with_name("pushgate")
+
+
+def run(
+    *arguments: str | Path, service: Service | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command; with a service, as its admin."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
+    if service is not None:
+        environment |= {"PUSHGATE_URL": service.url, "PUSHGATE_ADMIN_TOKEN": ADMIN_TOKEN}
+    return subprocess.run(
+        [PUSHGATE, *arguments],
+        env={**environment, "COLUMNS": "200", **(variables or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def answer(*arguments: str, service: Service, variables: Mapping[str, str] | None = None) -> Any:
+    """Run a command with --json, and return what it prints."""
+    done = run(*arguments, "--json", service=service, variables=variables)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_whole_way_by_commands(service: Service, project: Project, tmp_path: Path) -> None:
+    """Connect, push, send, look: each command prints the API's own shapes with --json."""
+    made = answer(
+        "connect",
+        project.url,
+        "--provider=github",
+        "--project=digits",
+        "--trigger=train@main",
+        service=service,
+    )
+    assert made["triggers"][0]["branches"] == ["main"]
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    payload = tmp_path / "payload.json"
+    payload.write_bytes(project.payload(project.first, pushed))
+    send = ("send", made["hook_url"], str(payload), "--provider=github", "--delivery=guid")
+    sent = answer(*send, service=service, variables={"WEBHOOK_SECRET": made["secret"]})
+    assert (sent["status"], sent["verdict"]) == (202, "accepted")
+    service.settled(sent["delivery"])
+
+    assert [one["id"] for one in answer("connections", service=service)["items"]] == [made["id"]]
+    assert answer("deliveries", sent["delivery"], service=service)["provider_delivery_id"] == "guid"
+    [execution] = answer("executions", "--connection", made["id"], service=service)["items"]
+    assert execution["message"]["commit"]["id"] == pushed
+    assert answer("executions", execution["id"], service=service) == execution
+
+    for command, told in (
+        (("connections",), "train@main"),
+        (("deliveries",), "1 execution request"),
+        (("executions",), f"train at main {pushed[:10]}"),
+    ):
+        done = run(*command, service=service)
+        assert told in done.stdout, done.stderr
+    assert "duplicate" in run(*send, service=service, variables={"WEBHOOK_SECRET": made["secret"]}).stdout
+
+
+def test_executions_are_followed_as_they_come(service: Service, project: Project) -> None:
+    """`--follow --json` prints a line for each new request, at once."""
+    connection = service.connect(project.url, "train@main")
+    process = subprocess.Popen(
+        [PUSHGATE, "executions", "--follow", "--json"],
+        env={**os.environ, "PUSHGATE_URL": service.url, "PUSHGATE_ADMIN_TOKEN": ADMIN_TOKEN},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    stdout = process.stdout
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.append(stdout.readline()))
+    with process:
+        try:
+            reader.start()
+            commit = project.first
+            # It follows from its own start on, and when that is over nobody tells: push until one is seen.
+            for number in range(30):
+                before, commit = commit, project.push("Next", {"train.py": f"print({number})\n"})
+                service.settled(service.deliver(connection, project.payload(before, commit))[1]["delivery"])
+                reader.join(0.5)
+                if lines:
+                    break
+        finally:
+            process.terminate()
+            reader.join()
+    assert json.loads(lines[0])["message"]["execution"]["name"] == "train"
+
+
+def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tmp_path: Path) -> None:
+    """The exit status is 1, so that scripts notice."""
+    connection = service.connect(project.url)
+    payload = tmp_path / "payload.json"
+    payload.write_bytes(b"{}")
+    done = run(
+        "send",
+        service.url + connection["path"],
+        payload,
+        "--provider=github",
+        "--secret=wrong",
+        service=service,
+    )
+    assert done.returncode == 1
+    assert "401 not verified" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--provider=cvs",), "provider: 'cvs' is none of"),
+        (("--provider=github", "--trigger=@main"), "trigger"),
+        (("--provider=github", "--secret="), "secret"),
+    ],
+)
+def test_bad_input_is_one_sentence(service: Service, arguments: tuple[str, ...], told: str) -> None:
+    """On standard error, without a traceback."""
+    done = run("connect", "https://github.example/a/b.git", "--project=p", *arguments, service=service)
+    assert done.returncode == 1
+    assert done.stderr.startswith("pushgate: ")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc",
+        "ext::sh -c id",
+        "/srv/git/a.git",
+        "--upload-pack=x",
+        "https://user:password@github.example/a/b.git",
+        "https://-oProxyCommand=x/a.git",
+        "ssh://-oProxyCommand=x/a.git",
+        "https://github.example",
+        "ftp://github.example/a.git",
+        "https://github.example/a b.git",
+    ],
+)
+def test_urls_that_are_not_fetched_from_are_refused(service: Service, url: str) -> None:
+    """No files, no commands, no options, no credentials."""
+    done = run("connect", "--project=p", "--provider=github", "--", url, service=service)
+    assert done.returncode == 1
+    assert "url: " in done.stderr
+    assert "password@" not in done.stderr
+
+
+def test_a_gateway_that_does_not_run_is_told(tmp_path: Path) -> None:
+    """With its address, and what to do."""
+    done = run("connections", variables={"PUSHGATE_URL": "http://127.0.0.1:9", "PUSHGATE_ADMIN_TOKEN": "x"})
+    assert done.returncode == 1
+    assert "Is `pushgate serve` running?" in done.stderr
+    done = run("connections", "--data", tmp_path)
+    assert "set PUSHGATE_ADMIN_TOKEN" in done.stderr
+
+
+def test_a_wrong_admin_token_is_told(service: Service) -> None:
+    """And shows nothing."""
+    done = run("connections", service=service, variables={"PUSHGATE_ADMIN_TOKEN": "wrong"})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "admin token" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"PUSHGATE_PROT": "1"}, "PUSHGATE_PROT is set in the environment, but Pushgate has no such setting"),
+        ({"PUSHGATE_PORT": "tcp://10.0.0.1:80"}, "the setting port (PUSHGATE_PORT) is wrong"),
+        ({"PUSHGATE_AMQP_URL": "http://s3cret@x"}, "the setting amqp_url"),
+        ({"PUSHGATE_SECRET_KEY": "short"}, "PUSHGATE_SECRET_KEY has 5 characters"),
+        ({"PUSHGATE_DATABASE_URL": "postgresql+psycopg://s3cret@x/y"}, "PUSHGATE_SECRET_KEY must be set"),
+        ({"PUSHGATE_CONFIG": "/there/is/none.yaml"}, "there is no settings file /there/is/none.yaml"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start(tmp_path: Path, variables: dict[str, str], told: str) -> None:
+    """With one sentence that names it, and not its value."""
+    done = run("serve", "--data", tmp_path / "data", variables=variables)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "s3cret" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_settings_come_from_the_command_line_the_environment_secrets_and_a_file(tmp_path: Path) -> None:
+    """In this order; and an unknown key of the file is refused as well."""
+    from gateway.errors import SettingError  # noqa: PLC0415 - read in this process, on its own
+    from gateway.settings import read_settings  # noqa: PLC0415 - the same
+
+    config = tmp_path / "pushgate.yaml"
+    config.write_text("port: 1\nworkers: 2\nbody_limit: 2048\nfetch_hosts: [a.example, b.example]\n")
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "PUSHGATE_ADMIN_TOKEN").write_text("token\n")
+    settings = read_settings(given={"port": 3}, config=config, secrets_dir=secrets)
+    assert (settings.port, settings.workers, settings.body_limit) == (3, 2, 2048)
+    assert settings.fetch_hosts == ("a.example", "b.example")
+    assert settings.admin_token is not None
+    assert settings.admin_token.get_secret_value() == "token"
+    config.write_text("prot: 1\n")
+    with pytest.raises(SettingError, match="Pushgate has no setting prot"):
+        read_settings(given={}, config=config)
+
+
+def test_the_first_start_makes_a_token_that_the_commands_find(tmp_path: Path) -> None:
+    """It is printed once, and derived anew at each start: no file holds it."""
+    data = tmp_path / "data"
+    process = subprocess.Popen(
+        [PUSHGATE, "serve", "--port", "0", "--data", data],
+        env={**os.environ, "PUSHGATE_LOG_FORMAT": "json"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            said = []
+            for line in process.stderr:
+                said.append(line)
+                if '"listening"' in line:
+                    break
+            url = "http://" + json.loads(said[-1])["address"]
+            done = run("connections", "--json", "--data", data, variables={"PUSHGATE_URL": url})
+        finally:
+            process.terminate()
+    assert json.loads(done.stdout) == {"items": [], "next": None}
+    token = said[0].rpartition(" ")[2].strip()
+    assert len(token) == 64
+    assert not any(token.encode() in path.read_bytes() for path in data.rglob("*") if path.is_file())

@@ -56,7 +56,10 @@ _REASONS = (
         r"permission denied|authentication failed|could not read (username|password)|\b40[13]\b",
         "it refuses us",
     ),
-    (r"redirect", "it answers with another address: put the new URL into the connection"),
+    (
+        r"redirect|returned error: 30\d",
+        "it answers with another address: put the new URL into the connection",
+    ),
     (r"not found|does not exist|\b404\b", "there is no such repository, or we may not see it"),
     (r"protocol .* not supported|transport .* not allowed", "its protocol is not allowed"),
     (

@@ -1,0 +1,82 @@
+"""Mirrors of real repositories, fetched over HTTP from a real git server."""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from demo.githost import GitHost, WorkTree
+from gateway.fetch.commit import Commit, CommitReader
+from gateway.fetch.git import Git
+from gateway.fetch.mirror import Mirrors, Wanted
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetching:
+    """Mirrors, and a reader of their commits, called from tests that know nothing of event loops."""
+
+    git: Git
+    mirrors: Mirrors
+    reader: CommitReader
+
+    def update(self, url: str, *wanted: tuple[str, str]) -> None:
+        """Bring objects into the mirror."""
+        asked = [Wanted(ref=ref, id=one) for ref, one in wanted]
+        self.run(self.mirrors.update(connection="c1", url=url, wanted=asked))
+
+    def read(
+        self,
+        object_id: str,
+        *,
+        before: str | None = None,
+        default: str | None = None,
+        path: str = "valohai.yaml",
+    ) -> Commit:
+        """Read a commit from the mirror."""
+        return self.run(
+            self.reader.read(
+                self.mirrors.path("c1"),
+                object_id=object_id,
+                before=before,
+                default_branch=default,
+                yaml_path=path,
+            )
+        )
+
+    def has(self, object_id: str) -> bool:
+        """Say whether the mirror has an object."""
+        return not self.run(self.mirrors.missing(self.mirrors.path("c1"), [object_id]))
+
+    @staticmethod
+    def run(work: Coroutine[Any, Any, T]) -> T:
+        """Run to the end."""
+        return asyncio.run(work)
+
+
+def make_fetching(folder: Path, *, timeout: float = 30) -> Fetching:
+    """Return mirrors in a folder."""
+    git = Git(home=folder / "home", allow_http=True, timeout=timeout)
+    return Fetching(git, Mirrors(git, folder / "mirrors"), CommitReader(git, manifest_limit=1000))
+
+
+@pytest.fixture
+def fetching(tmp_path: Path) -> Fetching:
+    """Give mirrors."""
+    return make_fetching(tmp_path)
+
+
+@pytest.fixture
+def tree(githost: GitHost, tmp_path: Path) -> WorkTree:
+    """Give a developer's clone of an empty repository."""
+    return WorkTree(tmp_path / "clone", githost.create("acme/digits.git"))
+
+
+@pytest.fixture
+def url(githost: GitHost) -> str:
+    """Give that repository's URL."""
+    return githost.url("acme/digits.git")

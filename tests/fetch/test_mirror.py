@@ -1,0 +1,353 @@
+"""Mirrors: exactly what was pushed, with as few fetches as can be, from remotes of every temper."""
+
+import asyncio
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from demo.githost import GitHost, WorkTree, git
+from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable
+from gateway.fetch.mirror import Wanted
+from tests.fetch.conftest import Fetching, make_fetching
+
+MAIN = "refs/heads/main"
+YAML = {"valohai.yaml": "- step: {}\n"}
+
+
+def test_a_push_is_fetched_and_can_be_read(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """The commit's facts are git's own."""
+    first = tree.commit("First\n\nwith a body", YAML)
+    tree.push()
+    second = tree.commit("Second", {"dir/ü mlaut.py": "x\n", "train.py": "y\n"})
+    tree.push()
+    fetching.update(url, (MAIN, second))
+    commit = fetching.read(second, before=first)
+    assert (commit.id, commit.parents) == (second, (first,))
+    assert commit.author == "Ada Byron <ada@example.org>"
+    assert commit.message == "Second\n"
+    assert commit.paths == ("dir/ü mlaut.py", "train.py")
+    assert commit.manifest == b"- step: {}\n"
+    assert fetching.read(first).message == "First\n\nwith a body\n"
+
+
+def test_what_is_there_is_not_fetched_again(fetching: Fetching, tree: WorkTree, githost: GitHost) -> None:
+    """With nothing missing, the remote is not even asked."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    fetching.update(githost.url("acme/digits.git"), (MAIN, first))
+    fetching.update("http://127.0.0.1:9/nobody/there.git", (MAIN, first))
+
+
+def test_many_pushes_are_served_by_one_call(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """Also of a branch that was forced elsewhere between them."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    fetching.update(url, (MAIN, first))
+    lost = tree.commit("Lost", {"a": "1"})
+    tree.push()
+    tree.git("reset", "--quiet", "--hard", first)
+    kept = tree.commit("Kept", {"a": "2"})
+    tree.push()
+    fetching.update(url, (MAIN, lost), (MAIN, kept))
+    assert fetching.has(lost)
+    assert fetching.has(kept)
+
+
+def test_one_missing_commit_does_not_hold_up_the_others(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """What the remote never had is not there afterwards, and the rest is."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    fetching.update(url, (MAIN, first))
+    second = tree.commit("Second", {"a": "1"})
+    tree.push()
+    fetching.update(url, ("refs/heads/x", "d" * 40), (MAIN, second))
+    assert fetching.has(second)
+    with pytest.raises(Gone, match=f"no longer has {'d' * 40}"):
+        fetching.read("d" * 40)
+
+
+def test_a_branch_may_take_the_place_of_a_folder_of_branches(
+    fetching: Fetching, tree: WorkTree, url: str
+) -> None:
+    """`a` is deleted and `a/b` is pushed: refs that cannot stand beside one another."""
+    first = tree.commit("First", YAML)
+    tree.push("HEAD:refs/heads/a")
+    fetching.update(url, ("refs/heads/a", first))
+    second = tree.commit("Second", {"a": "1"})
+    tree.push(":refs/heads/a")
+    tree.push("HEAD:refs/heads/a/b")
+    fetching.update(url, ("refs/heads/a/b", second))
+    assert fetching.has(second)
+
+
+def test_an_annotated_tag_leads_to_its_commit(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """And a tag on a file leads nowhere, with a reason."""
+    first = tree.commit("First", YAML)
+    tree.git("tag", "--annotate", "--message=x", "v1")
+    tree.git("tag", "--annotate", "--message=x", "file", f"{first}:valohai.yaml")
+    tree.push("HEAD", "v1", "file")
+    tag, file = tree.git("rev-parse", "v1"), tree.git("rev-parse", "file")
+    fetching.update(url, ("refs/tags/v1", tag), ("refs/tags/file", file))
+    assert fetching.read(tag).id == first
+    with pytest.raises(ObjectUnusable, match="leads to no commit"):
+        fetching.read(file)
+
+
+def test_a_new_branch_is_compared_with_the_default_branch(
+    fetching: Fetching, tree: WorkTree, url: str
+) -> None:
+    """All of its commits count, not only the last."""
+    tree.commit("First", YAML)
+    tree.push()
+    tree.commit("One", {"one": "1"})
+    last = tree.commit("Two", {"two": "2"})
+    tree.push("HEAD:refs/heads/feature")
+    fetching.update(url, ("refs/heads/feature", last))
+    assert fetching.read(last, default="main").paths == ("one", "two")
+    assert fetching.read(last, default="no-such-branch").paths == ("two",)
+
+
+def test_repositories_with_sha256_ids_work(fetching: Fetching, githost: GitHost, tmp_path: Path) -> None:
+    """64 digits all the way."""
+    url = githost.create("sha256.git", object_format="sha256")
+    tree = WorkTree(tmp_path / "sha256", url, object_format="sha256")
+    first = tree.commit("First", YAML)
+    tree.push()
+    assert len(first) == 64
+    fetching.update(url, (MAIN, first))
+    assert fetching.read(first).id == first
+
+
+def test_a_manifest_is_a_regular_file_of_bounded_size(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """A link is not followed, a folder is none, a large one is told by its size, an option is a name."""
+    (tree.folder / "link.yaml").symlink_to("/etc/passwd")
+    files = {**YAML, "large.yaml": "x" * 1001, "dir/valohai.yaml": "in a folder", "--help": "a file"}
+    first = tree.commit("First", files)
+    tree.push()
+    fetching.update(url, (MAIN, first))
+
+    def manifest(path: str) -> tuple[bytes | None, int | None]:
+        commit = fetching.read(first, path=path)
+        return commit.manifest, commit.manifest_size
+
+    assert manifest("link.yaml") == (None, None)
+    assert manifest("dir") == (None, None)
+    assert manifest("missing.yaml") == (None, None)
+    assert manifest("large.yaml") == (None, 1001)
+    assert manifest("dir/valohai.yaml") == (b"in a folder", 11)
+    assert manifest("--help") == (b"a file", 6)
+    assert manifest("*.yaml") == (None, None)
+
+
+def test_a_broken_mirror_is_made_anew(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """A mirror is a cache: whatever happens to its files, the next fetch mends it."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    fetching.update(url, (MAIN, first))
+    mirror = fetching.mirrors.path("c1")
+    second = tree.commit("Second", {"a": "1"})
+    tree.push()
+    (mirror / "HEAD").write_text("nonsense")
+    fetching.update(url, (MAIN, second))
+    assert fetching.has(first)
+    shutil.rmtree(mirror / "objects")
+    fetching.update(url, (MAIN, second))
+    assert fetching.read(second).id == second
+
+
+def test_two_processes_share_a_mirror(tmp_path: Path, tree: WorkTree, url: str) -> None:
+    """One waits for the other; both find what they want."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    one, two = make_fetching(tmp_path), make_fetching(tmp_path)
+
+    async def both() -> None:
+        wanted = [Wanted(ref=MAIN, id=first)]
+        await asyncio.gather(*(x.mirrors.update(connection="c1", url=url, wanted=wanted) for x in (one, two)))
+
+    asyncio.run(both())
+    assert one.has(first)
+
+
+def test_a_missing_repository_is_told(fetching: Fetching, githost: GitHost) -> None:
+    """In words that say what to look at."""
+    with pytest.raises(RemoteUnavailable, match="there is no such repository, or we may not see it"):
+        fetching.update(githost.url("none.git"), (MAIN, "d" * 40))
+
+
+def test_a_remote_that_asks_for_a_password_is_told(fetching: Fetching, tmp_path: Path) -> None:
+    """Nobody is there to type one, so nobody is asked."""
+    with (
+        GitHost(tmp_path / "private", credentials="ada:secret") as host,
+        pytest.raises(RemoteUnavailable, match="it refuses us"),
+    ):
+        fetching.update(host.create("private.git"), (MAIN, "d" * 40))
+
+
+def test_a_remote_that_is_not_there_is_told(fetching: Fetching) -> None:
+    """Nothing listens, or nothing has that name."""
+    with pytest.raises(RemoteUnavailable, match="it cannot be reached"):
+        fetching.update("http://127.0.0.1:9/a/b.git", (MAIN, "d" * 40))
+    with pytest.raises(RemoteUnavailable, match="host name cannot be resolved"):
+        fetching.update("http://no-such-host.invalid/a/b.git", (MAIN, "d" * 40))
+
+
+@pytest.mark.parametrize("protocol", ["file", "ext"])
+def test_other_protocols_are_never_used(
+    fetching: Fetching, tree: WorkTree, tmp_path: Path, protocol: str
+) -> None:
+    """Also where a URL came by another way than the API."""
+    first = tree.commit("First", YAML)
+    proof = tmp_path / "proof"
+    url = {"file": f"file://{tree.folder}", "ext": f"ext::sh -c touch% {proof}"}[protocol]
+    with pytest.raises(RemoteUnavailable):
+        fetching.update(url, (MAIN, first))
+    assert not proof.exists()
+
+
+def test_a_remote_that_points_elsewhere_is_not_followed(fetching: Fetching, githost: GitHost) -> None:
+    """The connection's URL, and nowhere else."""
+    target = githost.url("acme/digits.git")
+    answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
+    with _server(answer.encode()) as port, pytest.raises(RemoteUnavailable, match="another address"):
+        fetching.update(f"http://127.0.0.1:{port}/a/b.git", (MAIN, "d" * 40))
+
+
+def test_a_remote_that_talks_nonsense_is_told(fetching: Fetching) -> None:
+    """It is no git server."""
+    with (
+        _server(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnonsense") as port,
+        pytest.raises(RemoteUnavailable, match="cannot be fetched"),
+    ):
+        fetching.update(f"http://127.0.0.1:{port}/a/b.git", (MAIN, "d" * 40))
+
+
+def test_a_remote_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path) -> None:
+    """Git and its helper are gone when the time is over, and so is the half-made mirror."""
+    fetching = make_fetching(tmp_path, timeout=1)
+    with _server(b"") as port, pytest.raises(RemoteUnavailable, match="took longer than 1 seconds"):
+        fetching.update(f"http://127.0.0.1:{port}/hanging.git", (MAIN, "d" * 40))
+    assert _processes_about("hanging.git") == []
+    assert [path.name for path in (tmp_path / "mirrors").iterdir()] == ["c1.lock"]
+
+
+def test_a_cancelled_fetch_leaves_nothing(tmp_path: Path) -> None:
+    """As at SIGTERM: nobody waits for a slow remote."""
+    fetching = make_fetching(tmp_path)
+
+    async def cancelled(port: int) -> None:
+        url = f"http://127.0.0.1:{port}/cancelled.git"
+        wanted = [Wanted(ref=MAIN, id="d" * 40)]
+        fetch = asyncio.create_task(fetching.mirrors.update(connection="c1", url=url, wanted=wanted))
+        assert await asyncio.to_thread(_processes_about, "cancelled.git")
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+
+    with _server(b"") as port:
+        asyncio.run(cancelled(port))
+    assert _processes_about("cancelled.git") == []
+
+
+def test_a_repository_that_git_fsck_refuses_is_a_reason(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """Such as a .gitmodules whose URL is an option: https://nvd.nist.gov/vuln/detail/CVE-2018-17456."""
+    evil = tree.commit("Evil", {".gitmodules": '[submodule "x"]\n\tpath = x\n\turl = -u./payload\n'})
+    tree.push()
+    with pytest.raises(RemoteUnavailable, match="what it sent is damaged"):
+        fetching.update(url, (MAIN, evil))
+
+
+def test_nothing_of_this_machine_or_the_mirror_is_executed(
+    fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No config of the user or the system, no hook that somebody left in the mirror."""
+    proof = tmp_path / "proof"
+    config = tmp_path / "gitconfig"
+    config.write_text(f'[core]\n\tfsmonitor = "touch {proof}"\n\tsshCommand = touch {proof}\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    monkeypatch.setenv("GIT_SSH_COMMAND", f"touch {proof}")
+    monkeypatch.setenv("GIT_EXEC_PATH", str(tmp_path))
+    first = tree.commit("First", YAML)
+    tree.push()
+    fetching.update(url, (MAIN, first))
+    hook = fetching.mirrors.path("c1") / "hooks" / "reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ntouch {proof}\n")
+    hook.chmod(0o755)
+    second = tree.commit("Second", {"a": "1"})
+    tree.push()
+    fetching.update(url, (MAIN, second))
+    assert fetching.has(second)
+    assert not proof.exists()
+
+
+def test_credentials_are_taken_out_of_what_git_says(fetching: Fetching) -> None:
+    """Wherever they may have come from."""
+    with pytest.raises(RemoteUnavailable) as caught:
+        fetching.update("http://ada:s3cret@127.0.0.1:9/a.git", (MAIN, "d" * 40))
+    assert "s3cret" not in str(caught.value)
+
+
+@contextmanager
+def _server(answer: bytes) -> Iterator[int]:
+    """Answer each connection with the same bytes; with none, never."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taken: list[socket.socket] = []
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                taken.append(connection)
+                if answer:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+                    connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in taken:
+                connection.close()
+
+
+def _processes_about(word: str) -> list[str]:
+    """Return the command lines of git's processes that name the word, as soon as there are some."""
+    found: list[str] = []
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            if folder.name == str(os.getpid()):
+                continue
+            try:
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if word in line and "git" in line.split(" ")[0]:
+                found.append(line)
+        if found:
+            return found
+        time.sleep(0.05)
+    return found
+
+
+def test_the_mirror_is_a_plain_bare_clone(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """Whoever looks into it finds the remote's own names."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    fetching.update(url, (MAIN, first))
+    assert git("rev-parse", MAIN, folder=fetching.mirrors.path("c1")) == first

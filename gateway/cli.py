@@ -22,6 +22,7 @@ from gateway.plan.triggers import parse_trigger
 from gateway.settings import data_home, read_settings
 from gateway.store.vault import Vault
 from providers import PROVIDERS
+from providers.post_receive import hook_script
 
 app = typer.Typer(
     help="Pushgate: verified webhooks in, execution requests out.",
@@ -240,6 +241,15 @@ def send(
             _out.print(f"delivery {answer['delivery']}")
     if status >= 400:  # noqa: PLR2004 - the error statuses of HTTP
         raise typer.Exit(1)
+
+
+@app.command("hook-script")
+def hook_script_command(
+    url: Annotated[str, typer.Option(help="The connection's webhook URL.")],
+    secret_file: Annotated[str, typer.Option(help="Where the secret will be, on the git server; mode 0600.")],
+) -> None:
+    """Print a post-receive hook for a git server of your own: POSIX sh with curl and openssl."""
+    sys.stdout.write(hook_script(url=url, secret_file=secret_file))
 
 
 def main() -> None:

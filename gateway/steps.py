@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.errors import RemoteUnavailable
+from gateway.errors import Gone, RemoteUnavailable
 from gateway.fetch.commit import Commit, CommitReader
 from gateway.fetch.git import GitFailed
 from gateway.fetch.mirror import Mirrors, Wanted
@@ -17,6 +17,7 @@ from gateway.plan.triggers import read_triggers
 from gateway.store.connections import Connection
 from gateway.store.executions import NewRequest
 from gateway.store.work import PendingUpdate, Settlement
+from providers import PROVIDERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +49,16 @@ class FetchAndPlan:
         except GitFailed as error:
             await self.mirrors.discard(connection.id)
             raise RemoteUnavailable(f"the mirror was broken and is fetched anew (git: {error})") from error
+        if not PROVIDERS[connection.provider].BODY_IS_SIGNED:
+            await self._believe(connection, update.ref, update.after)
         # Parsing a valohai.yaml takes up to half a second: not on the event loop.
         return await asyncio.to_thread(_settle, connection, update, commit)
+
+    async def _believe(self, connection: Connection, ref: str, object_id: str) -> None:
+        """Compare an unsigned delivery with the remote: raises `Gone` where that does not bear it out."""
+        wanted = Wanted(ref=ref, id=object_id)
+        if not await self.mirrors.contains(connection=connection.id, url=connection.url, wanted=wanted):
+            raise Gone(f"the remote's {ref} does not contain {object_id}, and the delivery is not signed")
 
 
 def _settle(connection: Connection, update: PendingUpdate, commit: Commit) -> Settlement:

@@ -1,6 +1,5 @@
 """The REST API under /api/v1: connections, deliveries, executions."""
 
-import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from gateway.admin.http import answer, guarded, limit, read, sse
+from gateway.admin.scheme import new_secret, read_scheme
 from gateway.admin.shapes import (
     ConnectionChange,
     ConnectionMade,
@@ -94,6 +94,7 @@ class Api:
         wanted = await read(request, NewConnection)
         if wanted.provider not in PROVIDERS:
             raise Invalid(f"provider: {wanted.provider!r} is none of {', '.join(PROVIDERS)}")
+        scheme = read_scheme(wanted.provider, wanted.secret, wanted.auth)
         now = datetime.now(UTC)
         connection = Connection(
             id=connection_id(),
@@ -101,19 +102,19 @@ class Api:
             provider=wanted.provider,
             url=self._checked(wanted.url),
             project=wanted.project,
-            auth=wanted.auth,
+            auth=scheme.auth,
             triggers=_checked_triggers(wanted.triggers),
             yaml_path=wanted.yaml_path,
             repository_id=None,
             created_at=now,
             updated_at=now,
         )
-        secret = wanted.secret or secrets.token_hex(32)
 
         def make(transaction: Transaction) -> ConnectionMade:
             connections.add(transaction, connection)
-            connections.add_secret(transaction, self.vault, connection.id, secret.encode(), now=now)
-            return self._made(transaction, connection, secret)
+            for secret in scheme.secrets:
+                connections.add_secret(transaction, self.vault, connection.id, secret.encode(), now=now)
+            return self._made(transaction, connection, scheme.secrets[-1])
 
         return answer(await self.database.write(make), 201)
 
@@ -161,11 +162,12 @@ class Api:
     async def rotate_secret(self, request: Request) -> Response:
         """`POST /connections/{id}/rotate-secret`: the secret before it stays live until the next rotation."""
         which = request.path_params["id"]
-        secret = (await read(request, NewSecret)).secret or secrets.token_hex(32)
+        given = (await read(request, NewSecret)).secret
         now = datetime.now(UTC)
 
         def rotate(transaction: Transaction) -> ConnectionMade:
             connection = connections.get(transaction, which)
+            secret = given or new_secret(connection.provider)
             connections.add_secret(transaction, self.vault, which, secret.encode(), now=now)
             return self._made(transaction, connection, secret)
 

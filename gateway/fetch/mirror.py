@@ -113,6 +113,24 @@ class Mirrors:
             except GitFailed as error:
                 raise self._unavailable(error) from error
 
+    async def contains(self, *, connection: str, url: str, wanted: Wanted) -> bool:
+        """Say whether the remote's ref, as it is now, is or contains an object that the mirror has.
+
+        Raises `RemoteUnavailable`.
+        """
+        try:
+            told = await self._git.run("ls-remote", "--heads", "--tags", "--end-of-options", url)
+            lines = [line.split("\t") for line in told.decode("utf-8", "replace").splitlines()]
+            refs = {ref: object_id for object_id, ref in lines}
+            now = refs.get(wanted.ref)
+            if now is None or now == wanted.id:
+                return now == wanted.id
+            await self.update(connection=connection, url=url, wanted=[Wanted(ref=wanted.ref, id=now)])
+            beyond = ("rev-list", "--max-count=1", wanted.id, "--not", now)
+            return not await self._git.run(*beyond, mirror=self.path(connection))
+        except GitFailed as error:
+            raise self._unavailable(error) from error
+
     async def discard(self, connection: str) -> None:
         """Remove a mirror that turned out to be broken; the next update makes it anew."""
         async with self._locked(connection):

@@ -1,0 +1,50 @@
+"""A connection's way to be proven: from what the API takes to live secrets and public options."""
+
+import base64
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.errors import Invalid
+
+# What `auth` may hold, and which of it is secret.
+_OPTIONS: Mapping[str, frozenset[str]] = {
+    "azure-devops": frozenset({"user", "header", "value"}),
+    "gitlab": frozenset({"token", "signing_token"}),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """`secrets` are live from the start, the last one is the newest; `auth` is what may be shown."""
+
+    secrets: tuple[str, ...]
+    auth: Mapping[str, str]
+
+
+def new_secret(provider: str) -> str:
+    """Return a fresh webhook secret in the provider's form."""
+    if provider == "generic":
+        # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+        return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    return secrets.token_hex(32)
+
+
+def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> Scheme:
+    """Return the scheme of a new connection; without any secret, one is made. Raises `Invalid`."""
+    unknown = set(auth) - _OPTIONS.get(provider, frozenset())
+    if unknown:
+        raise Invalid(f"auth: {provider} has no option {', '.join(sorted(unknown))}")
+    if not all(auth.values()):
+        raise Invalid("auth: an option without a value proves nothing")
+    if provider == "gitlab" and auth:
+        if secret is not None:
+            raise Invalid("auth: give either `secret`, or `auth` with token and signing_token")
+        if not auth.get("signing_token", "whsec_").startswith("whsec_"):
+            raise Invalid("auth: a signing_token begins with whsec_")
+        return Scheme(secrets=tuple(auth[key] for key in ("token", "signing_token") if key in auth), auth={})
+    if "header" in auth or "value" in auth:
+        if secret is not None or "user" in auth or not {"header", "value"} <= set(auth):
+            raise Invalid("auth: a custom header is {header, value}, in place of `secret` and user")
+        return Scheme(secrets=(auth["value"],), auth={"header": auth["header"].lower()})
+    return Scheme(secrets=(secret or new_secret(provider),), auth=auth)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +20,7 @@ from providers import github
 
 T = TypeVar("T")
 
+PUSHGATE = Path(sys.executable).with_name("pushgate")
 WAIT_SECONDS = 30.0
 ADMIN_TOKEN = "the admin token of the tests"
 
@@ -58,7 +59,7 @@ class Service:
         }
         with log:
             self._process = subprocess.Popen(
-                [Path(sys.executable).with_name("pushgate"), "serve", "--port", "0", "--data", self.data],
+                [PUSHGATE, "serve", "--port", "0", "--data", self.data],
                 env={**own, **{f"PUSHGATE_{name}": value for name, value in settings.items()}},
                 stderr=log,
             )
@@ -168,6 +169,23 @@ class Project:
     def payload(self, before: str | None, after: str | None, ref: str = "refs/heads/main") -> bytes:
         """Return what GitHub would say of a push."""
         return push_payload(url=self.url, full_name=self.name, ref=ref, before=before, after=after)
+
+
+def run_pushgate(
+    *arguments: str | Path, service: Service | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command; with a service, as its admin."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
+    if service is not None:
+        environment |= {"PUSHGATE_URL": service.url, "PUSHGATE_ADMIN_TOKEN": ADMIN_TOKEN}
+    return subprocess.run(
+        [PUSHGATE, *arguments],
+        env={**environment, "COLUMNS": "200", **(variables or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def wait_for(condition: Callable[[], T | None], what: str) -> T:

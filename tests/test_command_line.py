@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,26 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.service import ADMIN_TOKEN, Project, Service
-
-PUSHGATE = Path(sys.executable).with_name("pushgate")
-
-
-def run(
-    *arguments: str | Path, service: Service | None = None, variables: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run the command; with a service, as its admin."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
-    if service is not None:
-        environment |= {"PUSHGATE_URL": service.url, "PUSHGATE_ADMIN_TOKEN": ADMIN_TOKEN}
-    return subprocess.run(
-        [PUSHGATE, *arguments],
-        env={**environment, "COLUMNS": "200", **(variables or {})},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+from tests.service import ADMIN_TOKEN, PUSHGATE, Project, Service
+from tests.service import run_pushgate as run
 
 
 def answer(*arguments: str, service: Service, variables: Mapping[str, str] | None = None) -> Any:

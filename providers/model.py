@@ -4,9 +4,10 @@ Frozen values, checked at birth. Nothing here does I/O, reads a clock, or knows 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from providers.errors import Malformed
@@ -250,15 +251,19 @@ def pull_request(
     )
 
 
+@lru_cache(maxsize=256)
 def repository(
     *,
     id: str | None,  # noqa: A002 - the field's name
     full_name: str | None,
     web_url: str | None = None,
-    urls: Iterable[str | None] = (),
+    urls: tuple[str | None, ...] = (),
     default_branch: str | None = None,
 ) -> Repository:
-    """Make a repository of what a payload says; a web address that is no http link is left out."""
+    """Make a repository of what a payload says; a web address that is no http link is left out.
+
+    Deliveries are mostly about the same few repositories, so the last ones are kept.
+    """
     # It becomes a link in the dashboard: no javascript: there.
     is_link = (web_url or "").lower().startswith(("https://", "http://"))
     return Repository(

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import structlog
 
+from gateway.backoff import backoff
 from gateway.errors import FetchError, Gone, NotFound, ObjectUnusable, StoreUnavailable
 from gateway.store.connections import Connection
 from gateway.store.work import LeaseLost, PendingUpdate, Settlement
@@ -196,7 +197,7 @@ class Worker:
             await self.queue.settle(connection_id, given_up, owner=self.name, now=_now())
             _tell(given_up, fetch_ms=None, plan_ms=None)
         attempts = await self.queue.attempts(connection_id)
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2**attempts) * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
+        delay = backoff(attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
         log.warning(
             "fetch postponed",
             connection=connection_id,

@@ -143,16 +143,23 @@ class CommitReader:
     ) -> tuple[bytes | None, int | None]:
         """Return the file's bytes and how many they are. A link is not followed: it is no such file."""
         told = await self._git.run(
-            "ls-tree", "-z", "--full-tree", "--end-of-options", commit_id, "--", yaml_path, mirror=mirror
+            "ls-tree",
+            "-z",
+            "-l",
+            "--full-tree",
+            "--end-of-options",
+            commit_id,
+            "--",
+            yaml_path,
+            mirror=mirror,
         )
-        meta, _, _path = told.partition(b"\t")
-        mode, _, blob = meta.decode().partition(" blob ")
-        if mode not in _REGULAR_FILES or not blob:
+        # mode, type, id and size, then a tab and the path; nothing where there is no such file
+        mode, _, blob, size = told.partition(b"\t")[0].decode().split() or ("", "", "", "0")
+        if mode not in _REGULAR_FILES:
             return None, None
-        size = int(await self._git.run("cat-file", "-s", blob, mirror=mirror))
-        if size > self._manifest_limit:
-            return None, size
-        return await self._git.run("cat-file", "blob", blob, mirror=mirror), size
+        if int(size) > self._manifest_limit:
+            return None, int(size)
+        return await self._git.run("cat-file", "blob", blob, mirror=mirror), int(size)
 
 
 def _fields(head: bytes) -> dict[str, list[str]]:

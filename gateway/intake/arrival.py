@@ -9,6 +9,7 @@ from gateway.store.deliveries import Arrival, Verdict
 from gateway.store.ids import delivery_id
 from providers.errors import Malformed, Undecodable
 from providers.model import Delivery, Event
+from providers.wire import media_type
 
 
 def receive_delivery(
@@ -27,10 +28,11 @@ def receive_delivery(
 
 
 def _read(known: Known, delivery: Delivery, headers: Mapping[str, str]) -> tuple[int, Verdict, Event]:
-    media_type = headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if media_type not in known.provider.MEDIA_TYPES:
+    # Without a content type it is taken for JSON, which every provider sends.
+    if "content-type" in headers and media_type(headers) not in known.provider.MEDIA_TYPES:
         expected = " or ".join(sorted(known.provider.MEDIA_TYPES))
-        return 415, "unreadable", Event(kind="other", note=f"content type {media_type[:100]}, not {expected}")
+        note = f"content type {media_type(headers)[:100]}, not {expected}"
+        return 415, "unreadable", Event(kind="other", note=note)
     try:
         event = known.provider.parse(delivery)
     except Undecodable as error:

@@ -36,14 +36,16 @@ class Disconnected(PushgateError):
 class BodyReader:
     """Reads bodies of at most `limit` bytes each."""
 
-    def __init__(self, *, limit: int) -> None:
-        """Hold nothing yet."""
+    def __init__(self, *, limit: int, seconds: float = _SECONDS) -> None:
+        """Hold nothing yet; `seconds` is how long a body may take to arrive."""
         self._limit = limit
+        self._seconds = seconds
         self._held = 0
         # Who reads, since when, and who has been told that it takes too long. One timer looks after all of
         # them: a timeout of its own costs each request as much as verifying its signature.
         self._since: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
+        self._is_looking = False
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """Return the whole body.
@@ -54,9 +56,10 @@ class BodyReader:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - a coroutine is always run by a task
-        if not self._since:
-            loop.call_later(_LOOK_SECONDS, self._look, loop)
         self._since[task] = loop.time()
+        if not self._is_looking:
+            self._is_looking = True
+            loop.call_later(_LOOK_SECONDS, self._look, loop)
         try:
             message = await receive()
             chunk = _chunk(message)
@@ -67,7 +70,7 @@ class BodyReader:
         except asyncio.CancelledError:
             if task in self._overdue:
                 task.uncancel()
-                raise TooSlow(f"the body did not arrive within {_SECONDS:.0f} seconds") from None
+                raise TooSlow(f"the body did not arrive within {self._seconds:g} seconds") from None
             raise
         finally:
             del self._since[task]
@@ -76,10 +79,11 @@ class BodyReader:
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for task, since in self._since.items():
-            if now - since > _SECONDS and task not in self._overdue:
+            if now - since > self._seconds and task not in self._overdue:
                 self._overdue.add(task)
                 task.cancel()
-        if self._since:
+        self._is_looking = bool(self._since)
+        if self._is_looking:
             loop.call_later(_LOOK_SECONDS, self._look, loop)
 
     async def _collect(self, first: bytes, receive: Receive) -> bytes:

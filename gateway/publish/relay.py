@@ -10,7 +10,6 @@ store and the event loop then take the interpreter from each other.
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Protocol
 
 import structlog
 
+from gateway.backoff import backoff
 from gateway.errors import PublishError, StoreUnavailable, Unroutable
 from gateway.store.executions import StoredRequest
 
@@ -70,7 +70,7 @@ class Waiter(Protocol):
 
 
 class _Delay:
-    """How long to leave alone what has failed: doubled with each failure in a row, and spread a little."""
+    """How long to leave alone what has failed, and how often it has."""
 
     def __init__(self) -> None:
         self._failures = 0
@@ -78,8 +78,7 @@ class _Delay:
 
     def failed(self) -> float:
         """Return the seconds until the next try."""
-        longest = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(self._failures, 16))
-        seconds = longest * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
+        seconds = backoff(self._failures, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
         self._failures += 1
         self._until = time.monotonic() + seconds
         return seconds

@@ -1,0 +1,12 @@
+"""How long what has failed is left alone."""
+
+import pytest
+
+from gateway.backoff import backoff
+
+
+@pytest.mark.parametrize(("failures", "at_most"), [(0, 1), (1, 2), (3, 8), (20, 900), (5000, 900)])
+def test_it_doubles_up_to_the_longest(failures: int, at_most: float) -> None:
+    """Also after weeks of failures."""
+    for _ in range(20):
+        assert at_most * 0.75 <= backoff(failures, first=1, longest=900) <= at_most

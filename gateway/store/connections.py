@@ -9,7 +9,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, delete, insert, select, update
 
 from gateway.errors import NotFound
-from gateway.store.tables import connections, leases, secrets
+from gateway.store.tables import connections, leases, secrets, sweeps
 from gateway.store.vault import Vault
 
 LIVE_SECRETS = 2
@@ -18,7 +18,11 @@ LIVE_SECRETS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """One repository connected to Pushgate. `auth` holds the parts of its scheme that are no secrets."""
+    """One repository connected to Pushgate.
+
+    `auth` holds the parts of its scheme that are no secrets. Webhooks come from `networks` and nowhere else,
+    and the branches in `follows` are the ones that count, where there are any. `deploy_key` is the public half.
+    """
 
     id: str
     name: str
@@ -31,6 +35,10 @@ class Connection:
     repository_id: str | None
     created_at: datetime
     updated_at: datetime
+    networks: Sequence[str] = ()
+    follows: Sequence[str] = ()
+    package_format: str = "tar.gz"
+    deploy_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +52,12 @@ class Secret:
 
 
 def add(transaction: Transaction, connection: Connection) -> None:
-    """Keep a new connection, and make it known to the workers."""
+    """Keep a new connection, and make it known to the workers and to the reconciler."""
     transaction.execute(insert(connections).values(**_columns(connection)))
     transaction.execute(
         insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at)
     )
+    transaction.execute(insert(sweeps).values(connection=connection.id, due_at=connection.created_at))
 
 
 def get(transaction: Transaction, connection_id: str) -> Connection:
@@ -131,6 +140,10 @@ def _columns(connection: Connection) -> dict[str, Any]:
         "repository_id": connection.repository_id,
         "created_at": connection.created_at,
         "updated_at": connection.updated_at,
+        "networks": list(connection.networks),
+        "follows": list(connection.follows),
+        "package_format": connection.package_format,
+        "deploy_key": connection.deploy_key,
     }
 
 
@@ -147,4 +160,8 @@ def _record(row: Row[Any]) -> Connection:
         repository_id=row.repository_id,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        networks=tuple(row.networks),
+        follows=tuple(row.follows),
+        package_format=row.package_format,
+        deploy_key=row.deploy_key,
     )

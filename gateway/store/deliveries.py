@@ -15,7 +15,7 @@ from sqlalchemy import Row, bindparam, select, update
 
 from gateway.errors import NotFound
 from gateway.store.bulk import MOST_VALUES, insert_rows, select_in, upsert_rows
-from gateway.store.tables import connections, deliveries, ref_updates, refs, secrets
+from gateway.store.tables import connections, deliveries, ref_updates, refs, secrets, sweeps
 from providers.model import RefUpdate
 
 Verdict = Literal["accepted", "duplicate", "ignored", "unreadable"]
@@ -41,7 +41,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A verified delivery as the door brings it. `teaches` is a repository id that the connection lacks."""
+    """A verified delivery as the door brings it.
+
+    `detail` is what an event tells that is no ref update; `teaches` is a repository id that the connection
+    lacks; `asks_for_sweep` says that something was pushed, but not what.
+    """
 
     id: str
     connection: str
@@ -58,6 +62,8 @@ class Arrival:
     body: bytes
     updates: tuple[RefUpdate, ...]
     teaches: str | None = None
+    detail: Mapping[str, Any] | None = None
+    asks_for_sweep: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,10 +264,16 @@ def _latest_updates(transaction: Transaction, arrivals: Sequence[Arrival]) -> di
 
 
 def _learn(transaction: Transaction, arrivals: Sequence[Arrival]) -> None:
-    """Remember which secret was used last, and by which id the provider knows the repository."""
+    """Remember which secret was used last, who asks for a sweep, and the provider's id of the repository."""
     used = {a.secret: a.received_at for a in arrivals if a.secret is not None}
     for secret, moment in used.items():
         transaction.execute(_USED, {"which": secret, "moment": moment})
+    for asking in (a for a in arrivals if a.asks_for_sweep):
+        transaction.execute(
+            update(sweeps)
+            .where(sweeps.c.connection == asking.connection)
+            .values(due_at=asking.received_at, asked_by=asking.id)
+        )
     taught = {a.connection: a.teaches for a in arrivals if a.teaches is not None}
     for connection, repository in taught.items():
         transaction.execute(
@@ -284,6 +296,7 @@ def _delivery_row(arrival: Arrival, receipt: Receipt, packed: bytes) -> tuple[An
         receipt.reason,
         arrival.pusher,
         arrival.repository,
+        arrival.detail,
         arrival.headers,
         arrival.secret,
         packed,
@@ -311,6 +324,8 @@ def _update_row(
         generation,
         state,
         reason,
+        None,
+        None,
         None,
     )
 

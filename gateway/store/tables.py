@@ -70,6 +70,13 @@ connections = Table(
     Column("triggers", JSON, nullable=False),
     Column("yaml_path", Text, nullable=False),
     Column("repository_id", Text),
+    Column("networks", JSON, nullable=False, server_default=text("'[]'")),
+    Column("follows", JSON, nullable=False, server_default=text("'[]'")),
+    Column("package_format", Text, nullable=False, server_default=text("'tar.gz'")),
+    Column("credentials", LargeBinary),
+    Column("deploy_key", Text),
+    Column("platform", JSON),
+    Column("platform_token", LargeBinary),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     Column("deleted_at", Instant),
@@ -98,6 +105,7 @@ deliveries = Table(
     Column("reason", Text),
     Column("pusher", Text),
     Column("repository", JSON),
+    Column("detail", JSON),
     Column("headers", JSON, nullable=False),
     Column("secret", BigInteger),
     Column("body", LargeBinary, nullable=False),
@@ -133,6 +141,8 @@ ref_updates = Table(
     Column("state", Text, nullable=False),
     Column("reason", Text),
     Column("settled_at", Instant),
+    Column("pull_request", JSON),
+    Column("verdicts", JSON),
     Index(
         "ix_ref_updates_pending",
         "connection",
@@ -168,6 +178,9 @@ executions = Table(
     Column("body", LargeBinary, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", Text),
+    Column("lane", Text),
+    Column("policy", Text, nullable=False, server_default=text("'every'")),
+    Column("superseded_by", Text),
     Column("planned_at", Instant, nullable=False),
     Column("published_at", Instant),
     Index("ix_executions_connection_seq", "connection", "seq"),
@@ -188,4 +201,17 @@ leases = Table(
     Column("expires_at", Instant),
     Column("attempts", Integer, nullable=False),
     Column("due_at", Instant, nullable=False),
+)
+
+# When a connection's refs are next compared with the remote's, and the delivery that asked for it, if one did.
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("connection", ForeignKey("connections.id"), primary_key=True),
+    Column("due_at", Instant, nullable=False),
+    Column("asked_by", ForeignKey("deliveries.id")),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("swept_at", Instant),
+    Column("reason", Text),
+    Index("ix_sweeps_due_at", "due_at"),
 )

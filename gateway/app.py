@@ -31,6 +31,7 @@ from gateway.plan.manifest import LARGEST
 from gateway.plan.request import schema
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
+from gateway.reconcile import Reconciler
 from gateway.settings import Settings
 from gateway.steps import FetchAndPlan
 from gateway.store.database import Database
@@ -44,6 +45,8 @@ log = structlog.get_logger()
 
 # How long requests that are under way may take to end after a SIGTERM, in seconds.
 _GRACE = 10
+# One sweep is a round trip; two at once, so that a remote that hangs does not hold up the others.
+_RECONCILERS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +95,12 @@ class Service:
 
         book = Book(database, vault)
         self._accepter = Accepter(database, rings=pushes.ring)
-        door = Door(book, self._accepter, body_limit=settings.body_limit)
+        door = Door(
+            book,
+            self._accepter,
+            body_limit=settings.body_limit,
+            trusted_proxies=settings.trusted_proxies,
+        )
 
         git = Git(
             home=settings.data_dir / "git-home",
@@ -110,6 +118,17 @@ class Service:
                 rings=requests.ring,
             )
             for number in range(settings.workers)
+        ]
+        self._reconcilers = [
+            Reconciler(
+                database=database,
+                remotes=mirrors,
+                news=pushes.listener(),
+                rings=pushes.ring,
+                every=settings.reconcile_every,
+                grace=settings.reconcile_grace,
+            )
+            for _ in range(_RECONCILERS)
         ]
         self._relay: Relay | None = None
         if settings.amqp_url is not None:
@@ -144,6 +163,7 @@ class Service:
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
         self._accepter.start()
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
+        tasks += [asyncio.create_task(reconciler.run()) for reconciler in self._reconcilers]
         if self._relay is not None:
             tasks.append(asyncio.create_task(self._relay.run()))
         yield

@@ -39,6 +39,8 @@ Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", sh
 Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")]
 OfConnection = Annotated[str | None, typer.Option("--connection", help="Only those of this connection.")]
 
+_POLL_SECONDS = 0.1
+_DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
 _COLOURS = {
     "accepted": "green",
     "planned": "green",
@@ -92,6 +94,10 @@ def connect(
         str | None,
         typer.Option(help="The webhook's secret; one is made if you name none.", envvar="WEBHOOK_SECRET"),
     ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="Take its webhooks only from this network, such as 192.0.2.0/24; several times."),
+    ] = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -101,6 +107,7 @@ def connect(
         "provider": provider,
         "project": project,
         "yaml_path": yaml_path,
+        "networks": network or [],
         "triggers": [parse_trigger(text).model_dump(mode="json") for text in trigger or []],
         **({"name": name} if name is not None else {}),
         **({"secret": secret} if secret is not None else {}),
@@ -140,6 +147,31 @@ def connections(data: Data = None, as_json: AsJson = False) -> None:
 
 
 @app.command()
+def fetch(
+    connection: Annotated[str, typer.Argument(help="The connection's id.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a repository now: compare all its refs with the remote's, and take what no webhook has told."""
+    client = _client(data)
+    path = f"/connections/{part(connection)}"
+    before = client.get(path)["sweep"]
+    client.send("POST", f"{path}/fetch", {})
+    with _err.status("asking the remote for its refs"):
+        while (sweep := client.get(path)["sweep"])["swept_at"] == before["swept_at"] and not sweep["reason"]:
+            time.sleep(_POLL_SECONDS)
+    found = client.get(f"/deliveries/{sweep['delivery']}") if sweep["delivery"] else None
+    if as_json:
+        _print_json({"sweep": sweep, "delivery": found})
+    elif sweep["reason"]:
+        raise ApiError(sweep["reason"])
+    elif found is None:
+        _out.print("Nothing has moved since the last delivery or fetch.")
+    else:
+        _list({"items": [found], "next": None}, _DELIVERY_COLUMNS, _delivery_row, as_json=False)
+
+
+@app.command()
 def deliveries(
     delivery: Annotated[str | None, typer.Argument(help="Show this one, whole.")] = None,
     connection: OfConnection = None,
@@ -159,16 +191,7 @@ def deliveries(
     else:
         answer = client.get("/deliveries", connection=connection, verdict=verdict, limit=limit)
 
-    def row(one: Any) -> list[str]:
-        moves = [
-            f"{move['name']} {_short(move['before'])}→{_short(move['after'])} {_coloured(move['state'])}"
-            + (f": {escape(move['reason'])}" if move["reason"] else "")
-            for move in one["updates"]
-        ]
-        told = "\n".join(moves) or escape(one["reason"] or "")
-        return [one["id"], _local(one["received_at"]), escape(one["event"]), _coloured(one["verdict"]), told]
-
-    _list(answer, ["id", "received", "event", "verdict", "what became of it"], row, as_json=as_json)
+    _list(answer, _DELIVERY_COLUMNS, _delivery_row, as_json=as_json)
 
 
 @app.command()
@@ -298,6 +321,16 @@ def _list(answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, a
     # Narrow terminals fold the last column; ids stay whole, to be copied.
     table.columns[0].no_wrap = True
     _out.print(table, soft_wrap=not _out.is_terminal)
+
+
+def _delivery_row(one: Any) -> list[str]:
+    moves = [
+        f"{move['name']} {_short(move['before'])}→{_short(move['after'])} {_coloured(move['state'])}"
+        + (f": {escape(move['reason'])}" if move["reason"] else "")
+        for move in one["updates"]
+    ]
+    told = "\n".join(moves) or escape(one["reason"] or "")
+    return [one["id"], _local(one["received_at"]), escape(one["event"]), _coloured(one["verdict"]), told]
 
 
 def _facts(facts: dict[str, str]) -> None:

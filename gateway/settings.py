@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     fetch_allow_http: bool = False
     fetch_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     fetch_timeout: float = Field(default=600, gt=0)
+    reconcile_every: float = Field(default=300, ge=10, le=86_400)
+    reconcile_grace: float = Field(default=10, ge=0, le=600)
+    trusted_proxies: int = Field(default=0, ge=0, le=10)
     workers: int = Field(default=4, ge=1, le=64)
     log_format: Literal["auto", "json", "console"] = "auto"
 

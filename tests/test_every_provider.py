@@ -26,11 +26,13 @@ def azure_push(url: str, before: str, after: str) -> bytes:
     return json.dumps({**numbers, "eventType": "git.push", "resource": resource}).encode()
 
 
-def deliver(service: Service, connection: Any, provider: str, body: bytes) -> tuple[int, Any]:
-    """Sign a push as the provider would, and post it."""
+def deliver(
+    service: Service, connection: Any, provider: str, body: bytes, event: str = "push"
+) -> tuple[int, Any]:
+    """Sign an event as the provider would, and post it."""
     secret = connection["secret"].encode()
     headers = PROVIDERS[provider].sign(
-        event="push", body=body, secret=secret, delivery=str(uuid.uuid4()), now=datetime.now(UTC)
+        event=event, body=body, secret=secret, delivery=str(uuid.uuid4()), now=datetime.now(UTC)
     )
     return post_webhook(service.url + connection["path"], body, headers)
 
@@ -81,7 +83,7 @@ def test_every_delivery_of_the_corpus_gets_its_answer(service: Service, provider
     ]
     assert len(own) >= 8
     for case in own:
-        status, answer = deliver(service, connection, provider, case.body)
+        status, answer = deliver(service, connection, provider, case.body, case.event)
         assert (status in {200, 202}, "delivery" in answer) == (True, True), (case, status, answer)
     stranger = {**connection, "secret": "whsec_" + "AAAA" * 8}
     assert deliver(service, stranger, provider, own[0].body)[0] == 401
@@ -116,3 +118,16 @@ def test_gitlab_with_token_and_signing_token_needs_the_signature(service: Servic
     assert post_webhook(url, body, plain)[0] == 401
     assert deliver(service, {**connection, "secret": signing}, "gitlab", body)[0] == 202
     assert "plain" not in json.dumps(service.api.get("/connections"))
+
+
+@pytest.mark.parametrize(
+    ("case", "detail"),
+    [("pull-request-opened", "pull_request"), ("repository-renamed", "change")],
+)
+def test_what_is_no_push_is_kept_as_what_it_is(service: Service, case: str, detail: str) -> None:
+    """Pull requests and renames are shown with what they tell, and run nothing."""
+    [found] = [one for one in cases() if (one.provider_name, one.name) == ("github", case)]
+    connection = service.connect("https://github.example/octo-org/octo-repo.git")
+    _, answer = deliver(service, connection, "github", found.body, found.event)
+    kept = service.api.get(f"/deliveries/{answer['delivery']}")
+    assert kept["detail"] == {detail: found.expected[detail]}

@@ -27,7 +27,7 @@ from gateway.errors import Invalid
 from gateway.fetch.urls import check_url
 from gateway.intake.book import Book
 from gateway.plan.triggers import read_triggers
-from gateway.store import connections, deliveries, executions, work
+from gateway.store import connections, deliveries, executions, sweeps, work
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
@@ -69,6 +69,7 @@ class Api:
             ("/connections/{id}", "PATCH", self.change_connection),
             ("/connections/{id}", "DELETE", self.delete_connection),
             ("/connections/{id}/rotate-secret", "POST", self.rotate_secret),
+            ("/connections/{id}/fetch", "POST", self.fetch),
             ("/deliveries", "GET", self.list_deliveries),
             ("/deliveries/{id}", "GET", self.show_delivery),
             ("/executions", "GET", self.list_executions),
@@ -108,6 +109,7 @@ class Api:
             repository_id=None,
             created_at=now,
             updated_at=now,
+            networks=_texts(wanted.networks),
         )
 
         def make(transaction: Transaction) -> ConnectionMade:
@@ -116,7 +118,9 @@ class Api:
                 connections.add_secret(transaction, self.vault, connection.id, secret.encode(), now=now)
             return self._made(transaction, connection, scheme.secrets[-1])
 
-        return answer(await self.database.write(make), 201)
+        made = await self.database.write(make)
+        self.pushes.ring()
+        return answer(made, 201)
 
     async def show_connection(self, request: Request) -> Response:
         """`GET /connections/{id}`."""
@@ -135,6 +139,8 @@ class Api:
             wanted["url"] = self._checked(wanted["url"])
             # Another repository has another id; the next delivery teaches it.
             wanted["repository_id"] = None
+        if "networks" in wanted:
+            wanted["networks"] = _texts(wanted["networks"])
         if "triggers" in wanted:
             wanted["triggers"] = _checked_triggers(wanted["triggers"])
         now = datetime.now(UTC)
@@ -143,6 +149,8 @@ class Api:
             changed = replace(connections.get(transaction, which), **wanted, updated_at=now)
             connections.change(transaction, changed)
             work.make_due(transaction, which, now=now)
+            if "url" in wanted:
+                sweeps.begin_anew(transaction, which, now=now)
             return self._view(transaction, changed)
 
         view = await self.database.write(change)
@@ -174,6 +182,21 @@ class Api:
         made = await self.database.write(rotate)
         self.book.forget(which)
         return answer(made)
+
+    async def fetch(self, request: Request) -> Response:
+        """`POST /connections/{id}/fetch`: compare all refs with the remote's now; `sweep` tells of it."""
+        which = request.path_params["id"]
+        now = datetime.now(UTC)
+
+        def ask(transaction: Transaction) -> ConnectionView:
+            connection = connections.get(transaction, which)
+            sweeps.ask(transaction, which, now=now)
+            work.make_due(transaction, which, now=now)
+            return self._view(transaction, connection)
+
+        view = await self.database.write(ask)
+        self.pushes.ring()
+        return answer(view, 202)
 
     async def list_deliveries(self, request: Request) -> Response:
         """`GET /deliveries`: the newest first."""
@@ -249,10 +272,15 @@ class Api:
 
     def _view(self, transaction: Transaction, connection: Connection) -> ConnectionView:
         live = connections.live_secrets(transaction, self.vault, connection.id)
-        return ConnectionView.of(connection, live, base_url=self.base_url())
+        sweep = sweeps.state(transaction, connection.id)
+        return ConnectionView.of(connection, live, sweep, base_url=self.base_url())
 
     def _made(self, transaction: Transaction, connection: Connection, secret: str) -> ConnectionMade:
         return ConnectionMade(**self._view(transaction, connection).model_dump(), secret=secret)
+
+
+def _texts(networks: Sequence[Any]) -> list[str]:
+    return [str(network) for network in networks]
 
 
 def _checked_triggers(wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,14 +1,16 @@
 """What the REST API takes and gives: the shapes, and nothing of how they come about."""
 
 import json
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, StringConstraints
 
 from gateway.store.connections import Connection, Secret
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import StoredRequest
+from gateway.store.sweeps import SweepState
 
 Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")
@@ -16,6 +18,7 @@ Line = Annotated[
 Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2048)]
 WebhookSecret = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[\x20-\x7e]+$")]
 YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 Item = TypeVar("Item")
 
 
@@ -36,6 +39,7 @@ class NewConnection(Taken):
     auth: dict[str, str] = Field(default_factory=dict)
     triggers: list[dict[str, Any]] = Field(default_factory=list)
     yaml_path: YamlPath = "valohai.yaml"
+    networks: Networks = Field(default_factory=list)
 
 
 class ConnectionChange(Taken):
@@ -46,6 +50,7 @@ class ConnectionChange(Taken):
     name: Line | None = None
     triggers: list[dict[str, Any]] | None = None
     yaml_path: YamlPath | None = None
+    networks: Networks | None = None
 
 
 class NewSecret(Taken):
@@ -61,6 +66,18 @@ class SecretView(BaseModel):
     last_used_at: datetime | None
 
 
+class SweepView(BaseModel):
+    """How the comparison with the remote's refs goes.
+
+    `delivery` records what the last one has found, if anything; `reason` tells what keeps it from succeeding.
+    """
+
+    due_at: datetime
+    swept_at: datetime | None
+    delivery: str | None
+    reason: str | None
+
+
 class ConnectionView(BaseModel):
     """A connection as it is shown. `secrets` are the live ones, the newest first."""
 
@@ -73,13 +90,17 @@ class ConnectionView(BaseModel):
     auth: dict[str, str]
     triggers: list[dict[str, Any]]
     yaml_path: str
+    networks: list[str]
     repository_id: str | None
+    sweep: SweepView
     secrets: list[SecretView]
     created_at: datetime
     updated_at: datetime
 
     @classmethod
-    def of(cls, connection: Connection, secrets: list[Secret], *, base_url: str) -> "ConnectionView":
+    def of(
+        cls, connection: Connection, secrets: list[Secret], sweep: SweepState, *, base_url: str
+    ) -> "ConnectionView":
         """Show a connection; nothing that is secret is in it."""
         return cls(
             id=connection.id,
@@ -91,7 +112,9 @@ class ConnectionView(BaseModel):
             auth=dict(connection.auth),
             triggers=[dict(trigger) for trigger in connection.triggers],
             yaml_path=connection.yaml_path,
+            networks=list(connection.networks),
             repository_id=connection.repository_id,
+            sweep=SweepView(**asdict(sweep)),
             secrets=[
                 SecretView(created_at=secret.created_at, last_used_at=secret.last_used_at)
                 for secret in secrets
@@ -159,6 +182,7 @@ class DeliveryView(BaseModel):
     reason: str | None
     pusher: str | None
     repository: dict[str, Any] | None
+    detail: dict[str, Any] | None
     updates: list[UpdateView]
 
     @classmethod
@@ -176,6 +200,7 @@ class DeliveryView(BaseModel):
             reason=recorded.reason,
             pusher=recorded.pusher,
             repository=dict(recorded.repository) if recorded.repository else None,
+            detail=dict(recorded.detail) if recorded.detail else None,
             updates=[UpdateView.of(update) for update in recorded.updates],
         )
 

@@ -23,6 +23,8 @@ log = structlog.get_logger()
 
 _LOCK_POLL_SECONDS = 0.05
 _SHA256_DIGITS = 64
+# About half a million refs.
+_LARGEST_ADVERTISEMENT = 64 * 1024 * 1024
 _EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _FETCH = (
     "fetch",
@@ -118,11 +120,8 @@ class Mirrors:
 
         Raises `RemoteUnavailable`.
         """
+        now = (await self.remote_refs(url)).get(wanted.ref)
         try:
-            told = await self._git.run("ls-remote", "--heads", "--tags", "--end-of-options", url)
-            lines = [line.split("\t") for line in told.decode("utf-8", "replace").splitlines()]
-            refs = {ref: object_id for object_id, ref in lines}
-            now = refs.get(wanted.ref)
             if now is None or now == wanted.id:
                 return now == wanted.id
             await self.update(connection=connection, url=url, wanted=[Wanted(ref=wanted.ref, id=now)])
@@ -130,6 +129,20 @@ class Mirrors:
             return not await self._git.run(*beyond, mirror=self.path(connection))
         except GitFailed as error:
             raise self._unavailable(error) from error
+
+    async def remote_refs(self, url: str) -> dict[str, str]:
+        """Return the branches and tags of the remote, by their full names; an annotated tag's own object.
+
+        Peeled tags stand beside them under the tag's name and `^{}`. Raises `RemoteUnavailable`.
+        """
+        try:
+            told = await self._git.run(
+                "ls-remote", "--heads", "--tags", "--end-of-options", url, output_limit=_LARGEST_ADVERTISEMENT
+            )
+        except GitFailed as error:
+            raise self._unavailable(error) from error
+        lines = [line.split("\t") for line in told.decode("utf-8", "surrogateescape").splitlines()]
+        return {ref: object_id for object_id, ref in lines}
 
     async def discard(self, connection: str) -> None:
         """Remove a mirror that turned out to be broken; the next update makes it anew."""

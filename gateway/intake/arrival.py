@@ -1,6 +1,7 @@
 """From a request's bytes to what is recorded of it: pure, but for a new id."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -41,7 +42,7 @@ def _read(known: Known, delivery: Delivery, headers: Mapping[str, str]) -> tuple
         return 202, "unreadable", Event(kind="other", note=str(error))
     if event.kind == "ping":
         return 200, "ignored", event
-    return 202, "accepted" if event.updates else "ignored", event
+    return 202, "accepted" if event.updates or event.all_refs else "ignored", event
 
 
 def _record(
@@ -64,15 +65,34 @@ def _record(
         provider_delivery_id=event.delivery_id or delivery.id,
         received_at=now,
         verdict=verdict if ours else "ignored",
-        reason=(event.note or None) if ours else "other repository",
+        reason=_reason(event) if ours else "other repository",
         pusher=event.pusher.name if event.pusher else None,
         repository=_shown(event),
         headers=kept,
         secret=known.secret_ids[delivery.secret] if delivery.secret is not None else None,
         body=body,
         updates=event.updates if ours else (),
+        detail=_detail(event),
+        asks_for_sweep=ours and event.all_refs,
         teaches=repository.id if learns and repository else None,
     )
+
+
+def _reason(event: Event) -> str | None:
+    """Say of an event why nothing comes of it, or what is still to come."""
+    if event.all_refs:
+        return "it doesn't say which refs moved: all are being compared with the remote's"
+    if event.change is not None:
+        where = f" to {event.change.full_name}" if event.change.full_name else ""
+        return f"the repository was {event.change.action}{where}: see that the connection's URL is right"
+    return event.note or None
+
+
+def _detail(event: Event) -> dict[str, Any] | None:
+    """Return what an event tells that is no ref update."""
+    if event.pull_request is not None:
+        return {"pull_request": asdict(event.pull_request)}
+    return {"change": asdict(event.change)} if event.change is not None else None
 
 
 def _shown(event: Event) -> dict[str, Any] | None:

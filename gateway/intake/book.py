@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from sqlalchemy import Connection as Transaction
 
@@ -18,10 +19,15 @@ from providers.urls import repository_key, same_repository
 _SECONDS = 2.0
 _MOST_KNOWN = 50_000
 
+Network = IPv4Network | IPv6Network
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """A connection as the door needs it. `secrets` and `secret_ids` belong together, the newest first."""
+    """A connection as the door needs it. `secrets` and `secret_ids` belong together, the newest first.
+
+    Requests come from `networks` and nowhere else, where there are any.
+    """
 
     id: str
     provider: Provider
@@ -30,6 +36,7 @@ class Known:
     secret_ids: tuple[int, ...]
     repository_id: str | None
     repository_key: str
+    networks: tuple[Network, ...]
 
     def is_about(self, repository: Repository) -> bool:
         """Say whether a payload's repository is this connection's.
@@ -91,4 +98,5 @@ class Book:
             secret_ids=tuple(secret.id for secret in live),
             repository_id=connection.repository_id,
             repository_key=repository_key(connection.url),
+            networks=tuple(map(ip_network, connection.networks)),
         )

@@ -13,6 +13,7 @@ import structlog
 
 from gateway.errors import NotFound, SettingError, StoreUnavailable
 from gateway.intake.accept import Accepter
+from gateway.intake.address import client_address
 from gateway.intake.arrival import receive_delivery
 from gateway.intake.body import (
     BodyReader,
@@ -53,12 +54,19 @@ class Door:
     """Takes the providers' requests."""
 
     def __init__(
-        self, book: Book, accepter: Accepter, *, body_limit: int, clock: Callable[[], datetime] | None = None
+        self,
+        book: Book,
+        accepter: Accepter,
+        *,
+        body_limit: int,
+        trusted_proxies: int = 0,
+        clock: Callable[[], datetime] | None = None,
     ) -> None:
-        """Wait for requests; `clock` gives aware UTC times."""
+        """Wait for requests that came by so many proxies of ours; `clock` gives aware UTC times."""
         self._book = book
         self._accepter = accepter
         self._bodies = BodyReader(limit=body_limit)
+        self._trusted_proxies = trusted_proxies
         self._clock = clock or (lambda: datetime.now(UTC))
         self._in_flight = 0
 
@@ -100,6 +108,8 @@ class Door:
             raise _unavailable("too many requests at once")
         known = await self._find(scope["path_params"]["connection"])
         headers = _headers(scope)
+        if known.networks:
+            self._check_source(known, scope, headers)
         if headers.get("content-encoding", "identity") != "identity":
             raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed", _CLOSE)
         body = await self._body(scope, receive)
@@ -121,6 +131,13 @@ class Door:
         if status >= 400:  # noqa: PLR2004 - the client error statuses
             answer = {"error": "unreadable body", "detail": receipt.reason, **answer}
         return status, answer, ()
+
+    def _check_source(self, known: Known, scope: Scope, headers: Mapping[str, str]) -> None:
+        address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
+        if address is None or not any(address in network for network in known.networks):
+            reason = f"the address {address or 'of the sender'} is not in this connection's networks"
+            log.warning("delivery refused", connection=known.id, reason=reason)
+            raise _Answer(401, "not verified", reason, _CLOSE)
 
     async def _find(self, connection_id: str) -> Known:
         try:

@@ -103,17 +103,18 @@ class RecordedDelivery:
     reason: str | None
     pusher: str | None
     repository: Mapping[str, Any] | None
+    detail: Mapping[str, Any] | None
     updates: tuple[RecordedUpdate, ...]
 
 
 @dataclass(slots=True)
 class _Ref:
-    """The latest update of a ref that is known."""
+    """The latest update of a ref that is known; no delivery has told of one that a first sweep found."""
 
     before: str | None
     after: str | None
     generation: int
-    delivery: str
+    delivery: str | None
 
 
 def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receipt]:
@@ -239,6 +240,8 @@ def _judge(
 
 
 def _is_repetition(move: RefUpdate, last: _Ref) -> bool:
+    if last.delivery is None:
+        return False
     if move.action == "delete" and move.before is None:
         return last.after is None
     return (move.before, move.after) == (last.before, last.after)
@@ -272,7 +275,7 @@ def _learn(transaction: Transaction, arrivals: Sequence[Arrival]) -> None:
         transaction.execute(
             update(sweeps)
             .where(sweeps.c.connection == asking.connection)
-            .values(due_at=asking.received_at, asked_by=asking.id)
+            .values(due_at=asking.received_at, asked=True, asked_by=asking.id)
         )
     taught = {a.connection: a.teaches for a in arrivals if a.teaches is not None}
     for connection, repository in taught.items():
@@ -353,6 +356,7 @@ def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[Record
             reason=row.reason,
             pusher=row.pusher,
             repository=row.repository,
+            detail=row.detail,
             updates=tuple(moves[row.id]),
         )
         for row in rows

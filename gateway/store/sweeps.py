@@ -4,29 +4,35 @@ Every connection has one row. Whoever takes a sweep that is due puts its next on
 process sweeps at a time, and another takes over from one that died.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 
 from gateway.store import deliveries as delivery_records
 from gateway.store.bulk import upsert_rows
-from gateway.store.deliveries import Arrival, Receipt, Verdict
+from gateway.store.deliveries import Arrival, Receipt
 from gateway.store.tables import connections, deliveries, refs, sweeps
+from providers.model import RefUpdate
+
+_UNKNOWN: tuple[None, int] = (None, 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
     """A sweep that was claimed, until `due_at`.
 
-    `asked_by` is the delivery that said that something was pushed but not what. `is_first` says that nothing
-    is known of the remote yet, so that its refs are learned and not taken for pushes.
+    `asked` says that somebody waits for it, `asked_by` which delivery said that something was pushed but not
+    what. `is_first` says that nothing is known of the remote yet, so that its refs are learned and not taken
+    for pushes.
     """
 
     connection: str
     due_at: datetime
+    asked: bool
     asked_by: str | None
     attempts: int
     is_first: bool
@@ -34,30 +40,33 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepState:
-    """How a connection's last sweep went: `reason` tells what keeps it from succeeding."""
+    """How a connection's sweeps go.
+
+    `delivery` records what the last one that succeeded has found, if anything; `reason` tells what keeps a
+    sweep from succeeding since.
+    """
 
     due_at: datetime
     swept_at: datetime | None
+    delivery: str | None
     reason: str | None
+
+
+def is_due(transaction: Transaction, *, now: datetime) -> bool:
+    """Say whether a sweep is due: a look that waits for no writer."""
+    return transaction.execute(_due(now)).first() is not None
 
 
 def claim(transaction: Transaction, *, now: datetime, until: datetime) -> Sweep | None:
     """Take the sweep that is overdue for longest; None where none is due."""
-    query = (
-        select(sweeps)
-        .join(connections, connections.c.id == sweeps.c.connection)
-        .where(sweeps.c.due_at <= now, connections.c.deleted_at.is_(None))
-        .order_by(sweeps.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=sweeps)
-    )
-    row = transaction.execute(query).one_or_none()
+    row = transaction.execute(_due(now).with_for_update(skip_locked=True, of=sweeps)).one_or_none()
     if row is None:
         return None
     transaction.execute(update(sweeps).where(sweeps.c.connection == row.connection).values(due_at=until))
     return Sweep(
         connection=row.connection,
         due_at=until,
+        asked=row.asked,
         asked_by=row.asked_by,
         attempts=row.attempts,
         is_first=row.swept_at is None,
@@ -66,41 +75,40 @@ def claim(transaction: Transaction, *, now: datetime, until: datetime) -> Sweep 
 
 def known_refs(transaction: Transaction, connection: str) -> dict[str, str | None]:
     """Return where each ref of a connection stood last, None for one that was deleted."""
-    query = select(refs.c.ref, refs.c.after).where(refs.c.connection == connection)
-    return {row.ref: row.after for row in transaction.execute(query)}
+    return {ref: after for ref, (after, _) in _latest(transaction, connection).items()}
 
 
-def record(
-    transaction: Transaction,
-    sweep: Sweep,
-    arrival: Arrival,
-    *,
-    learned: Mapping[str, str],
-    next_at: datetime,
-) -> Receipt | None:
+def record(transaction: Transaction, sweep: Sweep, arrival: Arrival, *, next_at: datetime) -> Receipt | None:
     """End a sweep: keep what it found, less what deliveries have told meanwhile; None where nothing is left.
 
-    `arrival` has a ref update for each ref that is not where it was when the sweep began; `learned` are refs,
-    and the ids they are at, that were there before anything was delivered.
+    `arrival` has a ref update for each ref that is not where it was when the sweep began. The first sweep
+    only learns: what was there before anything was delivered is nothing that was pushed.
     """
-    known = known_refs(transaction, sweep.connection)
-    news = tuple(move for move in arrival.updates if known.get(move.ref) == move.before)
-    fresh = {ref: at for ref, at in learned.items() if ref not in known}
+    latest = _latest(transaction, sweep.connection)
+    news = tuple(move for move in arrival.updates if latest.get(move.ref, _UNKNOWN)[0] == move.before)
     receipt = None
-    if news or fresh:
-        verdict: Verdict = "accepted" if news else "ignored"
-        [receipt] = delivery_records.record(transaction, [replace(arrival, updates=news, verdict=verdict)])
-        rows = [(sweep.connection, ref, None, at, 1, arrival.id) for ref, at in fresh.items()]
-        if rows:
-            upsert_rows(transaction, refs, ("connection", "ref"), rows)
+    if news and sweep.is_first:
+        _learn(transaction, sweep, news, latest)
+    elif news:
+        [receipt] = delivery_records.record(transaction, [replace(arrival, updates=news)])
     if sweep.asked_by is not None:
-        told = f"delivery {receipt.delivery} tells what had moved" if receipt else "nothing had moved"
+        told = f"delivery {receipt.delivery} tells what was found" if receipt else "nothing had moved"
+        if sweep.is_first:
+            told = "it was the first look at them, so that nobody can tell what has moved"
         transaction.execute(
             update(deliveries)
             .where(deliveries.c.id == sweep.asked_by)
             .values(reason=f"all refs were compared with the remote's: {told}")
         )
-    _end(transaction, sweep, swept_at=arrival.received_at, next_at=next_at)
+    done = {"attempts": 0, "swept_at": arrival.received_at, "reason": None}
+    delivery = receipt.delivery if receipt else None
+    transaction.execute(
+        update(sweeps).where(sweeps.c.connection == sweep.connection).values(**done, delivery=delivery)
+    )
+    # Another delivery may have asked meanwhile: its question stays.
+    mine = sweeps.c.connection == sweep.connection, sweeps.c.asked_by == sweep.asked_by
+    transaction.execute(update(sweeps).where(*mine).values(asked_by=None))
+    _put_off(transaction, sweep, next_at=next_at, asked=False)
     return receipt
 
 
@@ -111,7 +119,7 @@ def fail(transaction: Transaction, sweep: Sweep, reason: str, *, next_at: dateti
         .where(sweeps.c.connection == sweep.connection)
         .values(attempts=sweep.attempts + 1, reason=reason)
     )
-    _put_off(transaction, sweep, next_at=next_at)
+    _put_off(transaction, sweep, next_at=next_at, asked=sweep.asked)
     if sweep.asked_by is not None:
         transaction.execute(
             update(deliveries)
@@ -122,29 +130,61 @@ def fail(transaction: Transaction, sweep: Sweep, reason: str, *, next_at: dateti
 
 def ask(transaction: Transaction, connection: str, *, now: datetime) -> None:
     """Have a connection swept now."""
-    transaction.execute(update(sweeps).where(sweeps.c.connection == connection).values(due_at=now))
+    transaction.execute(
+        update(sweeps).where(sweeps.c.connection == connection).values(due_at=now, asked=True)
+    )
+
+
+def begin_anew(transaction: Transaction, connection: str, *, now: datetime) -> None:
+    """Have a connection swept now as if for the first time: it has another remote."""
+    ask(transaction, connection, now=now)
+    transaction.execute(update(sweeps).where(sweeps.c.connection == connection).values(swept_at=None))
+
+
+def give_back(transaction: Transaction, sweep: Sweep, *, now: datetime) -> None:
+    """Let somebody else do a sweep that was claimed."""
+    _put_off(transaction, sweep, next_at=now, asked=sweep.asked)
 
 
 def state(transaction: Transaction, connection: str) -> SweepState:
     """Return how a connection's sweeps go."""
-    query = select(sweeps.c.due_at, sweeps.c.swept_at, sweeps.c.reason)
-    row = transaction.execute(query.where(sweeps.c.connection == connection)).one()
-    return SweepState(due_at=row.due_at, swept_at=row.swept_at, reason=row.reason)
+    row = transaction.execute(select(sweeps).where(sweeps.c.connection == connection)).one()
+    return SweepState(due_at=row.due_at, swept_at=row.swept_at, delivery=row.delivery, reason=row.reason)
 
 
-def _end(transaction: Transaction, sweep: Sweep, *, swept_at: datetime, next_at: datetime) -> None:
-    mine = sweeps.c.connection == sweep.connection
-    transaction.execute(update(sweeps).where(mine).values(attempts=0, swept_at=swept_at, reason=None))
-    # Another delivery may have asked meanwhile: its question stays.
-    asked = sweeps.c.asked_by == sweep.asked_by
-    transaction.execute(update(sweeps).where(mine, asked).values(asked_by=None))
-    _put_off(transaction, sweep, next_at=next_at)
+def _learn(
+    transaction: Transaction,
+    sweep: Sweep,
+    found: Sequence[RefUpdate],
+    latest: Mapping[str, tuple[str | None, int]],
+) -> None:
+    rows = [
+        (sweep.connection, move.ref, move.before, move.after, latest.get(move.ref, _UNKNOWN)[1] + 1, None)
+        for move in found
+    ]
+    upsert_rows(transaction, refs, ("connection", "ref"), rows)
 
 
-def _put_off(transaction: Transaction, sweep: Sweep, *, next_at: datetime) -> None:
+def _latest(transaction: Transaction, connection: str) -> dict[str, tuple[str | None, int]]:
+    """Return where each ref stood last, and how many moves of it are known."""
+    query = select(refs.c.ref, refs.c.after, refs.c.generation).where(refs.c.connection == connection)
+    return {row.ref: (row.after, row.generation) for row in transaction.execute(query)}
+
+
+def _due(now: datetime) -> Select[Any]:
+    return (
+        select(sweeps)
+        .join(connections, connections.c.id == sweeps.c.connection)
+        .where(sweeps.c.due_at <= now, connections.c.deleted_at.is_(None))
+        .order_by(sweeps.c.due_at)
+        .limit(1)
+    )
+
+
+def _put_off(transaction: Transaction, sweep: Sweep, *, next_at: datetime, asked: bool) -> None:
     """Say when the next sweep is due, unless somebody has asked for one since this one was claimed."""
     transaction.execute(
         update(sweeps)
         .where(sweeps.c.connection == sweep.connection, sweeps.c.due_at == sweep.due_at)
-        .values(due_at=next_at)
+        .values(due_at=next_at, asked=asked)
     )

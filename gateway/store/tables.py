@@ -160,7 +160,7 @@ refs = Table(
     Column("before", Text),
     Column("after", Text),
     Column("generation", Integer, nullable=False),
-    Column("delivery", ForeignKey("deliveries.id"), nullable=False),
+    Column("delivery", ForeignKey("deliveries.id")),
 )
 
 executions = Table(
@@ -203,15 +203,17 @@ leases = Table(
     Column("due_at", Instant, nullable=False),
 )
 
-# When a connection's refs are next compared with the remote's, and the delivery that asked for it, if one did.
+# When a connection's refs are next compared with the remote's, who asked for it, and what was found last.
 sweeps = Table(
     "sweeps",
     metadata,
     Column("connection", ForeignKey("connections.id"), primary_key=True),
     Column("due_at", Instant, nullable=False),
+    Column("asked", Boolean, nullable=False, server_default=text("false")),
     Column("asked_by", ForeignKey("deliveries.id")),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("swept_at", Instant),
+    Column("delivery", ForeignKey("deliveries.id")),
     Column("reason", Text),
     Index("ix_sweeps_due_at", "due_at"),
 )

@@ -28,14 +28,19 @@ def upgrade() -> None:
         batch.add_column(sa.Column("lane", sa.Text()))
         batch.add_column(sa.Column("policy", sa.Text(), nullable=False, server_default=sa.text("'every'")))
         batch.add_column(sa.Column("superseded_by", sa.Text()))
+    with op.batch_alter_table("refs") as batch:
+        batch.alter_column("delivery", existing_type=sa.Text(), nullable=True)
     op.create_table(
         "sweeps",
         sa.Column("connection", sa.Text(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("asked", sa.Boolean(), nullable=False, server_default=sa.text("false")),
         sa.Column("asked_by", sa.Text(), nullable=True),
         sa.Column("attempts", sa.Integer(), nullable=False, server_default=sa.text("0")),
         sa.Column("swept_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("delivery", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["delivery"], ["deliveries.id"], name=op.f("fk_sweeps_delivery")),
         sa.ForeignKeyConstraint(["asked_by"], ["deliveries.id"], name=op.f("fk_sweeps_asked_by")),
         sa.ForeignKeyConstraint(["connection"], ["connections.id"], name=op.f("fk_sweeps_connection")),
         sa.PrimaryKeyConstraint("connection", name=op.f("pk_sweeps")),

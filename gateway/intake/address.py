@@ -1,0 +1,35 @@
+"""Where a request comes from: the peer, or whom the trusted proxies in front of us have seen."""
+
+import re
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from gateway.intake.body import Scope
+
+# Some proxies add the port: 192.0.2.1:4711, [2001:db8::1]:4711
+_WITH_PORT = re.compile(r"(?P<v4>[0-9.]+):\d+|\[(?P<v6>[^\]]+)\](:\d+)?")
+
+Address = IPv4Address | IPv6Address
+
+
+def client_address(scope: Scope, headers: Mapping[str, str], *, trusted_proxies: int) -> Address | None:
+    """Return the address of who sent a request; None where it can't be told.
+
+    Each trusted proxy appends the address that it has seen to `X-Forwarded-For`. What stands there before
+    the entries of so many proxies is whatever the sender liked to write.
+    """
+    if trusted_proxies == 0:
+        peer = scope.get("client")
+        return _address(peer[0]) if peer else None
+    told = headers.get("x-forwarded-for", "").split(",")
+    return _address(told[-trusted_proxies].strip()) if len(told) >= trusted_proxies else None
+
+
+def _address(text: str) -> Address | None:
+    with_port = _WITH_PORT.fullmatch(text)
+    try:
+        found = ip_address((with_port["v4"] or with_port["v6"]) if with_port else text)
+    except ValueError:
+        return None
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return mapped or found

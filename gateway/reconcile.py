@@ -1,0 +1,158 @@
+"""The reconciler: compares the remote's real refs with what was delivered, and recovers missed pushes.
+
+Providers drop webhooks: more than three tags in one push, a payload that is too large, an outage of ours.
+What a sweep finds is recorded as a delivery of its own, and goes the way that all deliveries go.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from gateway.backoff import backoff
+from gateway.errors import FetchError, NotFound, StoreUnavailable
+from gateway.store import connections, sweeps
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.ids import delivery_id
+from gateway.store.sweeps import Sweep
+from providers.errors import Malformed
+from providers.model import RefUpdate, ref_update
+
+log = structlog.get_logger()
+
+_POLL_SECONDS = 1.0
+# A sweep that has not ended by then was that of a process that died.
+_LEASE = timedelta(minutes=15)
+_FIRST_DELAY = 15.0
+_LONGEST_DELAY = 3600.0
+_PEELED = "^{}"
+
+
+class Remotes(Protocol):
+    """Asks remotes for their refs."""
+
+    async def remote_refs(self, url: str) -> dict[str, str]:
+        """Return the remote's branches and tags with the ids they are at; raises `FetchError`."""
+
+
+class Waiter(Protocol):
+    """Waits for news of the store."""
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the time limit is not an error here
+        """Return at news, or after `timeout` seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reconciler:
+    """Sweeps connections, `every` so many seconds each; any number may run side by side.
+
+    A move that no delivery has told is looked at again after `grace` seconds, because its webhook may be on
+    its way. `rings` is called when something was recovered.
+    """
+
+    database: Database
+    remotes: Remotes
+    news: Waiter
+    rings: Callable[[], None]
+    every: float
+    grace: float
+
+    async def run(self) -> None:
+        """Sweep until cancelled. Whatever fails is told on the connection, and sweeping goes on."""
+        while True:
+            try:
+                sweep = await self._claim()
+                if sweep is not None:
+                    await self._sweep(sweep)
+                    continue
+            except StoreUnavailable as error:
+                log.warning("the reconciler waits for the store", reason=str(error))
+            except Exception:
+                # A bug of ours: the sweep is tried again when its lease is over.
+                log.exception("the reconciler failed")
+            await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+
+    async def _claim(self) -> Sweep | None:
+        now = _now()
+        if not await self.database.read(partial(sweeps.is_due, now=now)):
+            return None
+        return await self.database.write(partial(sweeps.claim, now=now, until=now + _LEASE))
+
+    async def _sweep(self, sweep: Sweep) -> None:
+        try:
+            connection = await self.database.read(partial(connections.get, connection_id=sweep.connection))
+            receipt = await self._compare(connection, sweep)
+        except NotFound:
+            return  # it was deleted meanwhile, and is swept no more
+        except asyncio.CancelledError:
+            await self.database.write(partial(sweeps.give_back, sweep=sweep, now=_now()))
+            raise
+        except FetchError as error:
+            delay = backoff(sweep.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+            next_at = _now() + timedelta(seconds=delay)
+            log.warning("sweep failed", connection=sweep.connection, next_try_at=next_at, reason=str(error))
+            await self.database.write(partial(sweeps.fail, sweep=sweep, reason=str(error), next_at=next_at))
+            return
+        if receipt is not None and receipt.verdict == "accepted":
+            log.info("missed pushes recovered", connection=sweep.connection, delivery=receipt.delivery)
+            self.rings()
+
+    async def _compare(self, connection: Connection, sweep: Sweep) -> Receipt | None:
+        known = await self.database.read(partial(sweeps.known_refs, connection=connection.id))
+        remote = await self.remotes.remote_refs(connection.url)
+        if not remote and any(known.values()):
+            raise FetchError("the remote shows no branch and no tag at all; nothing is concluded from that")
+        moves = _differences(known, remote)
+        if moves and not sweep.is_first and not sweep.asked:
+            await asyncio.sleep(self.grace)
+        now = _now()
+        body = {"updates": [{"ref": move.ref, "before": move.before, "after": move.after} for move in moves]}
+        arrival = Arrival(
+            id=delivery_id(now),
+            connection=connection.id,
+            source="sweep",
+            event="sweep",
+            provider_delivery_id=None,
+            received_at=now,
+            verdict="accepted",
+            reason=None,
+            pusher=None,
+            repository=None,
+            headers={},
+            secret=None,
+            body=json.dumps(body).encode(),
+            updates=moves,
+        )
+        next_at = now + timedelta(seconds=self.every * random.uniform(0.9, 1.1))  # noqa: S311 - spreads sweeps
+        ending = partial(sweeps.record, sweep=sweep, arrival=arrival, next_at=next_at)
+        return await self.database.write(ending)
+
+
+def _differences(known: Mapping[str, str | None], remote: Mapping[str, str]) -> tuple[RefUpdate, ...]:
+    """Return how the remote's refs differ from what is known of them."""
+    moves: list[RefUpdate] = []
+    for ref in sorted(known.keys() | remote.keys()):
+        before, after, peeled = known.get(ref), remote.get(ref), remote.get(ref + _PEELED)
+        # Bitbucket Cloud tells the commit of an annotated tag, not the tag.
+        if ref.endswith(_PEELED) or before == after or (before is not None and before == peeled):
+            continue
+        try:
+            move = ref_update(ref=ref, before=before, after=after, peeled=peeled)
+        except Malformed as error:
+            log.warning("the remote shows a ref that git would not take", reason=str(error))
+            continue
+        if move is not None:
+            moves.append(move)
+    return tuple(moves)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,195 @@
+"""Pushes of which no webhook told, on a real remote, by the real gateway."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.githost import GitHost
+from tests.service import Project, Service, run_pushgate, wait_for
+from tests.test_every_provider import TRIGGER, deliver
+
+ANY_BRANCH = {"name": "train", "branches": ["*"], "run": {"step": "train"}}
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """Give a gateway that sweeps only when it is asked to, and at the start."""
+    with Service(tmp_path / "data", RECONCILE_GRACE="0") as service:
+        yield service
+
+
+def connect(service: Service, url: str, **more: Any) -> Any:
+    """Connect a repository, and wait until its refs are known."""
+    made = service.connect(url, **{"triggers": [ANY_BRANCH], **more})
+    wait_for(lambda: sweep(service, made)["swept_at"], "the first sweep has ended")
+    return made
+
+
+def sweep(service: Service, connection: Any) -> Any:
+    """Return how a connection's sweeps go."""
+    return service.api.get(f"/connections/{connection['id']}")["sweep"]
+
+
+def fetch(service: Service, connection: Any) -> list[Any]:
+    """Fetch by hand; return the updates of the delivery that records what was found."""
+    before = sweep(service, connection)["swept_at"]
+    service.api.send("POST", f"/connections/{connection['id']}/fetch", {})
+    wait_for(lambda: sweep(service, connection)["swept_at"] != before, "the sweep has ended")
+    found = sweep(service, connection)["delivery"]
+    return list(service.settled(found)["updates"]) if found else []
+
+
+def commits(service: Service) -> list[str]:
+    """Return the commits that were asked to be executed, in order."""
+    items = service.api.get("/executions")["items"]
+    return [one["message"]["commit"]["id"] for one in reversed(items)]
+
+
+def test_what_was_there_before_is_learned_and_not_run(service: Service, project: Project) -> None:
+    """Connecting a repository starts nothing."""
+    connection = connect(service, project.url)
+    assert fetch(service, connection) == []
+    assert service.api.get("/deliveries")["items"] == []
+
+
+def test_a_push_that_no_webhook_told_is_recovered(service: Service, project: Project) -> None:
+    """Branches, new ones and tags; once, however often one looks."""
+    connection = connect(service, project.url)
+    second = project.push("Second", {"train.py": "print(2)\n"})
+    project.tree.git("tag", "-a", "-m", "one", "v1")
+    project.tree.push("main:refs/heads/new", "v1")
+    tag = project.tree.git("rev-parse", "v1")
+
+    found = {update["ref"]: update for update in fetch(service, connection)}
+    assert {ref: (update["before"], update["after"], update["peeled"]) for ref, update in found.items()} == {
+        "refs/heads/main": (project.first, second, None),
+        "refs/heads/new": (None, second, None),
+        "refs/tags/v1": (None, tag, second),
+    }
+    assert {update["state"] for update in found.values()} == {"planned"}
+    assert commits(service) == [second, second]
+    assert fetch(service, connection) == []
+
+
+def test_the_webhook_that_comes_after_the_sweep_is_a_duplicate(service: Service, project: Project) -> None:
+    """And the other way round a sweep finds nothing new."""
+    connection = connect(service, project.url)
+    second = project.push("Second", {"train.py": "print(2)\n"})
+    fetch(service, connection)
+    assert service.deliver(connection, project.payload(project.first, second))[1]["verdict"] == "duplicate"
+    third = project.push("Third", {"train.py": "print(3)\n"})
+    service.deliver(connection, project.payload(second, third))
+    assert fetch(service, connection) == []
+    assert len(service.api.get("/deliveries")["items"]) == 3
+
+
+def test_a_branch_that_is_gone_is_told_and_runs_nothing(service: Service, project: Project) -> None:
+    """A deletion is an update like any other."""
+    project.tree.push("main:refs/heads/old")
+    connection = connect(service, project.url)
+    project.tree.push(":refs/heads/old")
+    [update] = fetch(service, connection)
+    assert (update["ref"], update["action"], update["state"]) == ("refs/heads/old", "delete", "planned")
+    assert commits(service) == []
+
+
+def test_pushes_before_the_first_look_run(service: Service, project: Project) -> None:
+    """What a first look has found does not make the webhook of that very push a duplicate."""
+    project.tree.push("main:refs/heads/new")
+    connection = connect(service, project.url)
+    payload = project.payload(None, project.first, "refs/heads/new")
+    status, answer = service.deliver(connection, payload)
+    assert (status, answer["verdict"]) == (202, "accepted")
+    service.settled(answer["delivery"])
+    assert commits(service) == [project.first]
+
+
+def test_a_delivery_without_refs_has_the_remote_looked_at(service: Service, project: Project) -> None:
+    """Azure DevOps with "Resource details to send: None" says only that something was pushed."""
+    connection = connect(service, project.url, provider="azure-devops", triggers=[TRIGGER])
+    second = project.push("Second", {"train.py": "print(2)\n"})
+    body = (
+        b'{"subscriptionId": "s1", "notificationId": 7, "id": "e1", "eventType": "git.push",'
+        b' "resource": {"pushId": 4}}'
+    )
+    _, answer = deliver(service, connection, "azure-devops", body)
+    assert answer["verdict"] == "accepted"
+    wait_for(lambda: commits(service) == [second], "the push is found and planned")
+    reason = service.api.get(f"/deliveries/{answer['delivery']}")["reason"]
+    assert reason == (
+        f"all refs were compared with the remote's: delivery {sweep(service, connection)['delivery']}"
+        " tells what was found"
+    )
+
+
+def test_a_remote_that_cannot_be_asked_is_a_reason(
+    service: Service, githost: GitHost, tmp_path: Path
+) -> None:
+    """On the connection; and the delivery that asked for the look has it too."""
+    project = Project(githost, tmp_path)
+    connection = connect(service, project.url, provider="azure-devops", triggers=[TRIGGER])
+    (githost.folder / "acme" / "digits.git").rename(tmp_path / "elsewhere")
+    _, answer = deliver(
+        service,
+        connection,
+        "azure-devops",
+        b'{"subscriptionId": "s1", "notificationId": 8, "id": "e2", "eventType": "git.push", "resource": {}}',
+    )
+    wait_for(lambda: sweep(service, connection)["reason"], "the sweep has failed")
+    assert "there is no such repository" in sweep(service, connection)["reason"]
+    assert "failed so far" in service.api.get(f"/deliveries/{answer['delivery']}")["reason"]
+    done = run_pushgate("fetch", connection["id"], service=service)
+    assert done.returncode == 1
+    assert "there is no such repository" in done.stderr
+
+
+def test_a_remote_that_shows_nothing_at_all_deletes_nothing(
+    service: Service, project: Project, githost: GitHost
+) -> None:
+    """A server that has lost its mind for a minute must not make every branch new afterwards."""
+    connection = connect(service, project.url)
+    githost.create("empty.git")
+    ours, empty = githost.folder / "acme" / "digits.git", githost.folder / "empty.git"
+    ours.rename(ours.with_suffix(".kept"))
+    empty.rename(ours)
+    service.api.send("POST", f"/connections/{connection['id']}/fetch", {})
+    wait_for(lambda: sweep(service, connection)["reason"], "the sweep has failed")
+    assert "no branch and no tag" in sweep(service, connection)["reason"]
+
+
+def test_another_url_is_learned_anew(
+    service: Service, project: Project, githost: GitHost, tmp_path: Path
+) -> None:
+    """The branches of another repository are no pushes."""
+    connection = connect(service, project.url)
+    other = Project(githost, tmp_path, "acme/other")
+    before = sweep(service, connection)["swept_at"]
+    service.api.send("PATCH", f"/connections/{connection['id']}", {"url": other.url})
+    wait_for(lambda: sweep(service, connection)["swept_at"] not in {None, before}, "the new remote is known")
+    second = other.push("Second", {"train.py": "print(2)\n"})
+    assert [update["after"] for update in fetch(service, connection)] == [second]
+    assert commits(service) == [second]
+
+
+def test_fetch_tells_what_it_found(service: Service, project: Project) -> None:
+    """`pushgate fetch` is the "Fetch repository" of old."""
+    connection = connect(service, project.url)
+    nothing = run_pushgate("fetch", connection["id"], service=service)
+    assert (nothing.returncode, nothing.stdout) == (
+        0,
+        "Nothing has moved since the last delivery or fetch.\n",
+    )
+    project.push("Second", {"train.py": "print(2)\n"})
+    found = run_pushgate("fetch", connection["id"], service=service)
+    assert found.returncode == 0
+    assert "main" in found.stdout
+
+
+def test_sweeps_come_by_themselves(tmp_path: Path, project: Project) -> None:
+    """Nobody has to ask."""
+    with Service(tmp_path / "data", RECONCILE_EVERY="10", RECONCILE_GRACE="0") as service:
+        connect(service, project.url)
+        second = project.push("Second", {"train.py": "print(2)\n"})
+        wait_for(lambda: commits(service) == [second], "the push is found")

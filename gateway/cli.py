@@ -41,6 +41,12 @@ OfConnection = Annotated[str | None, typer.Option("--connection", help="Only tho
 
 _POLL_SECONDS = 0.1
 _DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
+_CHANGES = {
+    "create": ("+", "green"),
+    "change": ("~", "yellow"),
+    "delete": ("-", "red"),
+    "keep": ("=", "dim"),
+}
 _COLOURS = {
     "accepted": "green",
     "planned": "green",
@@ -144,6 +150,35 @@ def connections(data: Data = None, as_json: AsJson = False) -> None:
         return [one["id"], *map(escape, texts)]
 
     _list(answer, ["id", "name", "provider", "project", "triggers", "url"], row, as_json=as_json)
+
+
+@app.command("apply")
+def apply_command(
+    file: Annotated[typer.FileText, typer.Option("--file", "-f", help="The file; - for standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete what the file doesn't name.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring connections into the form that a file describes; says first what changes."""
+    from gateway.apply import carry_out, compare, read_file  # noqa: PLC0415 - the others start without it
+
+    wanted = read_file(file.read())
+    client = _client(data)
+    changes = compare(wanted, client.get("/connections")["items"], prune=prune)
+    if not as_json:
+        for change in changes:
+            _out.print(_change(change.shown))
+    results = []
+    for change in changes:
+        done = None if dry_run else carry_out(client, change)
+        results.append({**change.shown, "connection": done})
+        if done is not None and change.action == "create" and not as_json:
+            _facts({"webhook URL": done["hook_url"], "secret": f"{done['secret']}  (shown this once)"})
+    if as_json:
+        _print_json({"dry_run": dry_run, "changes": results})
+    elif dry_run:
+        _out.print("Nothing was changed: this was a dry run.")
 
 
 @app.command()
@@ -321,6 +356,15 @@ def _list(answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, a
     # Narrow terminals fold the last column; ids stay whole, to be copied.
     table.columns[0].no_wrap = True
     _out.print(table, soft_wrap=not _out.is_terminal)
+
+
+def _change(change: Any) -> str:
+    sign, colour = _CHANGES[change["action"]]
+    lines = [f"[{colour}]{sign} {escape(change['name'])}[/{colour}]"]
+    for field, values in change["fields"].items():
+        old, new = (json.dumps(values[side], ensure_ascii=False) for side in ("from", "to"))
+        lines.append(f"    {field}: [red]{escape(old)}[/red] → [green]{escape(new)}[/green]")
+    return "\n".join(lines)
 
 
 def _delivery_row(one: Any) -> list[str]:

@@ -168,7 +168,10 @@ class Api:
         return Response(status_code=204)
 
     async def rotate_secret(self, request: Request) -> Response:
-        """`POST /connections/{id}/rotate-secret`: the secret before it stays live until the next rotation."""
+        """`POST /connections/{id}/rotate-secret`: the secret before it stays live until the next rotation.
+
+        To give the newest secret again changes nothing.
+        """
         which = request.path_params["id"]
         given = (await read(request, NewSecret)).secret
         now = datetime.now(UTC)
@@ -176,7 +179,8 @@ class Api:
         def rotate(transaction: Transaction) -> ConnectionMade:
             connection = connections.get(transaction, which)
             secret = given or new_secret(connection.provider)
-            connections.add_secret(transaction, self.vault, which, secret.encode(), now=now)
+            if connections.live_secrets(transaction, self.vault, which)[0].value != secret.encode():
+                connections.add_secret(transaction, self.vault, which, secret.encode(), now=now)
             return self._made(transaction, connection, secret)
 
         made = await self.database.write(rotate)

@@ -1,0 +1,138 @@
+"""`pushgate apply`: connections as a file describes them, on a running gateway."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.apply import read_file
+from gateway.errors import Invalid
+from tests.service import Service, run_pushgate
+
+TWO = """\
+connections:
+  - name: digits
+    provider: github
+    url: https://github.example/acme/digits.git
+    project: digits
+    secret: {env: DIGITS_SECRET}
+    triggers:
+      - {name: train, on: [push], branches: [main], run: {step: train}}
+  - name: letters
+    provider: azure-devops
+    url: https://dev.azure.example/acme/_git/letters
+    project: letters
+    auth: {header: X-Push-Secret}
+    secret: {file: SECRET_FILE}
+"""
+
+
+def apply(service: Service, text: str, folder: Path, *options: str) -> Any:
+    """Apply a file; return what the command says as JSON."""
+    secret = folder / "secret"
+    secret.write_text("from a file\n")
+    file = folder / "connections.yaml"
+    file.write_text(text.replace("SECRET_FILE", str(secret)))
+    done = run_pushgate(
+        "apply", "-f", str(file), "--json", *options, service=service, variables={"DIGITS_SECRET": "known"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "from a file" not in done.stdout.replace('"secret": "from a file"', "")
+    return json.loads(done.stdout)["changes"]
+
+
+def connections(service: Service) -> dict[str, Any]:
+    """Return the connections by name."""
+    return {one["name"]: one for one in service.api.get("/connections")["items"]}
+
+
+def test_a_file_makes_what_it_names_and_then_nothing_more(service: Service, tmp_path: Path) -> None:
+    """The second time there is nothing to do; and the secrets are the file's."""
+    assert [change["action"] for change in apply(service, TWO, tmp_path)] == ["create", "create"]
+    first = connections(service)
+    assert first["letters"]["auth"] == {"header": "x-push-secret"}
+    assert [change["action"] for change in apply(service, TWO, tmp_path)] == ["keep", "keep"]
+    assert connections(service) == first
+    made = {**first["digits"], "secret": "known", "path": f"/hooks/{first['digits']['id']}"}
+    assert service.deliver(made, b"{}", event="ping")[0] == 200
+
+
+def test_a_changed_file_changes_only_what_differs(service: Service, tmp_path: Path) -> None:
+    """Old and new values are told; the webhook URL stays."""
+    apply(service, TWO, tmp_path)
+    before = connections(service)
+    [digits, letters] = apply(service, TWO.replace("branches: [main]", "branches: [dev]"), tmp_path)
+    assert (digits["action"], list(digits["fields"]), letters["action"]) == ("change", ["triggers"], "keep")
+    after = connections(service)
+    assert after["digits"]["triggers"][0]["branches"] == ["dev"]
+    assert after["digits"]["hook_url"] == before["digits"]["hook_url"]
+    assert after["letters"] == before["letters"]
+
+
+def test_a_dry_run_changes_nothing(service: Service, tmp_path: Path) -> None:
+    """It tells what would be done."""
+    assert [change["action"] for change in apply(service, TWO, tmp_path, "--dry-run")] == ["create", "create"]
+    assert connections(service) == {}
+
+
+def test_only_pruning_deletes(service: Service, tmp_path: Path) -> None:
+    """What the file doesn't name stays, unless one asks."""
+    apply(service, TWO, tmp_path)
+    one = TWO[: TWO.index("  - name: letters")]
+    apply(service, one, tmp_path)
+    assert set(connections(service)) == {"digits", "letters"}
+    changes = apply(service, one, tmp_path, "--prune")
+    assert [change["action"] for change in changes] == ["keep", "delete"]
+    assert set(connections(service)) == {"digits"}
+
+
+def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
+    """A line for each connection, and one for each field that changes."""
+    apply(service, TWO, tmp_path)
+    file = tmp_path / "connections.yaml"
+    file.write_text(file.read_text().replace("project: digits", "project: numbers"))
+    done = run_pushgate(
+        "apply", "-f", str(file), "--dry-run", service=service, variables={"DIGITS_SECRET": "known"}
+    )
+    assert done.stdout == (
+        '~ digits\n    project: "digits" → "numbers"\n= letters\nNothing was changed: this was a dry run.\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("connections: [", "not YAML"),
+        ("{}", "connections: Field required"),
+        ("connections: [{name: a}]", "connections.0.provider: Field required"),
+        (TWO + "    colour: red\n", "connections.1.colour"),
+        (TWO.replace("name: letters", "name: digits"), "two connections of the name 'digits'"),
+        (TWO.replace("{step: train}", "{}"), "digits: "),
+        (TWO.replace("{env: DIGITS_SECRET}", "plain"), "connections.0.secret"),
+        (TWO.replace("{env: DIGITS_SECRET}", "{env: A, file: b}"), "name either a variable"),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(text: str, told: str) -> None:
+    """It says where."""
+    with pytest.raises(Invalid, match=told):
+        read_file(text)
+
+
+def test_a_missing_secret_stops_before_anything_is_done(service: Service, tmp_path: Path) -> None:
+    """Half of a file is never applied for want of a secret."""
+    file = tmp_path / "connections.yaml"
+    file.write_text(TWO)
+    done = run_pushgate("apply", "-f", str(file), service=service)
+    assert done.returncode == 1
+    assert "the variable DIGITS_SECRET holds no secret" in done.stderr
+    assert connections(service) == {}
+
+
+def test_the_provider_of_a_connection_stays(service: Service, tmp_path: Path) -> None:
+    """Its secrets and its webhook would mean something else."""
+    apply(service, TWO, tmp_path)
+    file = tmp_path / "connections.yaml"
+    file.write_text(file.read_text().replace("provider: github", "provider: gitea"))
+    done = run_pushgate("apply", "-f", str(file), service=service, variables={"DIGITS_SECRET": "known"})
+    assert (done.returncode, "provider can't be changed" in done.stderr) == (1, True)

@@ -23,6 +23,7 @@ from gateway.admin.http import on_bug, on_error, on_http_error
 from gateway.errors import PushgateError, SettingError
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
+from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.mirror import Mirrors
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
@@ -108,6 +109,7 @@ class Service:
             timeout=settings.fetch_timeout,
         )
         mirrors = Mirrors(git, settings.data_dir / "mirrors")
+        self._housekeeper = Housekeeper(git=git, mirrors=mirrors, budget=settings.mirror_budget)
         name = f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}"
         self._workers = [
             Worker(
@@ -163,6 +165,7 @@ class Service:
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
         self._accepter.start()
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
+        tasks.append(asyncio.create_task(self._housekeeper.run()))
         tasks += [asyncio.create_task(reconciler.run()) for reconciler in self._reconcilers]
         if self._relay is not None:
             tasks.append(asyncio.create_task(self._relay.run()))

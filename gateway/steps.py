@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from gateway.errors import Gone, RemoteUnavailable
 from gateway.fetch.commit import Commit, CommitReader
-from gateway.fetch.git import GitFailed
+from gateway.fetch.git import GitFailed, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
 from gateway.plan.request import ExecutionRequest
@@ -27,10 +27,14 @@ class FetchAndPlan:
     mirrors: Mirrors
     reader: CommitReader
 
-    async def fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Progress
+    ) -> None:
         """Bring what was pushed into the connection's mirror."""
         wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
-        await self.mirrors.update(connection=connection.id, url=connection.url, wanted=wanted)
+        await self.mirrors.update(
+            connection=connection.id, url=connection.url, wanted=wanted, progress=progress
+        )
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Read the commit, and settle the ref update with what its triggers ask for."""

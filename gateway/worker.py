@@ -6,6 +6,7 @@ It knows the order of the steps and what becomes of each failure. How a step is 
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ log = structlog.get_logger()
 LEASE = timedelta(seconds=60)
 _RENEW_SECONDS = 20.0
 _POLL_SECONDS = 1.0
+_TELL_SECONDS = 2.0
 # How many ref updates of a connection one fetch serves.
 _AT_ONCE = 200
 _FIRST_DELAY = 1.0
@@ -47,6 +49,9 @@ class Queue(Protocol):
 
     async def attempts(self, connection: str) -> int:
         """Return how many tries in a row have failed."""
+
+    async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
+        """Let updates that are being worked on say how it goes."""
 
     async def renew(self, connection: str, *, owner: str, until: datetime) -> None:
         """Keep the lease for longer."""
@@ -74,8 +79,13 @@ class Queue(Protocol):
 class Steps(Protocol):
     """What is done with ref updates between the store and the store."""
 
-    async def fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
-        """Bring the objects of these updates into the mirror; raises `FetchError`."""
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> None:
+        """Bring the objects of these updates into the mirror; raises `FetchError`.
+
+        `progress` is told how it goes, in any thread.
+        """
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Read the commit and say what it asks for; raises `FetchError`, most often `Gone`."""
@@ -148,7 +158,7 @@ class Worker:
                 continue
             started = time.monotonic()
             try:
-                await self.steps.fetch(connection, updates)
+                await self._fetch(connection, updates)
             except FetchError as error:
                 await self._put_off(connection_id, updates, str(error))
                 return
@@ -162,6 +172,21 @@ class Worker:
                 await self._put_off(connection_id, updates[len(settlements) :], missing)
                 return
         await self.queue.release(connection_id, owner=self.name, now=_now())
+
+    async def _fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
+        """Fetch; where that takes long, the updates and the log tell how far it has come."""
+        told: deque[str] = deque(maxlen=1)
+        fetching = asyncio.create_task(self.steps.fetch(connection, updates, told.append))
+        try:
+            while not (await asyncio.wait({fetching}, timeout=_TELL_SECONDS))[0]:
+                if told:
+                    progress = told.pop()
+                    log.info("fetching", connection=connection.id, progress=progress)
+                    await self.queue.tell(updates, f"fetching: {progress}")
+        finally:
+            fetching.cancel()
+            await asyncio.wait({fetching})
+        await fetching
 
     async def _plan(
         self, connection: Connection, updates: Sequence[PendingUpdate]

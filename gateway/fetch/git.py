@@ -15,12 +15,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway.errors import FetchError
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
+# As git says it: Receiving objects, 45% (450/1000), 12.00 MiB | 3.00 MiB/s, with a colon for the first comma.
+_PROGRESS = re.compile(r"(?P<what>[A-Z][a-z]+ [a-z]+): +(?P<percent>\d+)% \(\d+/\d+\)(?P<size>, [\d.]+ \w+)?")
 _STDERR_LIMIT = 64 * 1024
 _KEPT_VARIABLES = (
     # An operator's network: how to get out, and whose certificates to trust.
@@ -40,6 +42,10 @@ _TOLERATED = (
     "zeroPaddedDate",
     "zeroPaddedFilemode",
 )
+
+
+Progress = Callable[[str], None]
+"""Is told how far a command has come, such as "receiving objects 45 %, 12.00 MiB"."""
 
 
 class GitFailed(FetchError):
@@ -70,10 +76,12 @@ class Git:
         mirror: Path | None = None,
         stdin: bytes = b"",
         output_limit: int = 8 * 1024 * 1024,
+        progress: Progress | None = None,
     ) -> bytes:
         """Run git and return its output.
 
-        `arguments` are ours: what comes from outside stands behind `--end-of-options` or in `stdin`. Raises
+        `arguments` are ours: what comes from outside stands behind `--end-of-options` or in `stdin`.
+        `progress` is told, in another thread, how far a command with `--progress` has come. Raises
         `GitFailed`; when cancelled, git and all its children are gone before this returns.
         """
         where = [f"--git-dir={mirror}"] if mirror is not None else []
@@ -83,6 +91,7 @@ class Git:
             stdin=stdin,
             output_limit=output_limit,
             timeout=self._timeout,
+            progress=progress,
         )
         # A thread starts a process in 1.3 ms, the event loop in 5.
         running = asyncio.get_running_loop().run_in_executor(None, run.to_the_end)
@@ -105,7 +114,9 @@ class _Run:
         stdin: bytes,
         output_limit: int,
         timeout: float,
+        progress: Progress | None,
     ) -> None:
+        self._progress = progress
         self._command = command
         self._environment = environment
         self._stdin = stdin
@@ -156,6 +167,8 @@ class _Run:
                     if not chunk:
                         selector.unregister(key.fileobj)
                     key.data.extend(chunk)
+                    if self._progress is not None and key.data is errors:
+                        _tell_progress(chunk, self._progress)
                 if len(output) > self._output_limit:
                     raise OutputTooLarge(f"git said more than {self._output_limit} bytes")
                 del errors[:-_STDERR_LIMIT]
@@ -164,6 +177,11 @@ class _Run:
                 raise GitTimedOut("git closed its output and did not end")
             time.sleep(0.0005)
         return bytes(output), bytes(errors)
+
+
+def _tell_progress(said: bytes, progress: Progress) -> None:
+    for found in _PROGRESS.finditer(said.decode("utf-8", "replace")):
+        progress(f"{found['what'].lower()} {found['percent']} %{found['size'] or ''}")
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
@@ -177,6 +195,7 @@ def _explain(errors: bytes, returncode: int) -> str:
     """Return what git said, on one line and without credentials."""
     text = _CREDENTIALS.sub("", errors.decode("utf-8", "replace"))
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    lines = [line for line in lines if not _PROGRESS.search(line)]
     told = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ERROR:"))] or lines
     return " | ".join(told[-4:])[:1000] or f"git ended with status {returncode}"
 

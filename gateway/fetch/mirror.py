@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from gateway.errors import RemoteUnavailable
-from gateway.fetch.git import Git, GitFailed, GitTimedOut
+from gateway.fetch.git import Git, GitFailed, GitTimedOut, Progress
 
 log = structlog.get_logger()
 
@@ -28,7 +28,7 @@ _LARGEST_ADVERTISEMENT = 64 * 1024 * 1024
 _EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _FETCH = (
     "fetch",
-    "--quiet",
+    "--progress",
     "--force",
     "--no-tags",
     "--no-write-fetch-head",
@@ -92,26 +92,33 @@ class Mirrors:
         """Return where a connection's mirror is, or would be."""
         return self._folder / f"{connection}.git"
 
-    async def update(self, *, connection: str, url: str, wanted: Sequence[Wanted]) -> None:
+    def connections(self) -> list[str]:
+        """Return the connections that have a mirror, or the beginnings of one."""
+        return sorted({found.name.partition(".git")[0] for found in self._folder.glob("*.git*")})
+
+    async def update(
+        self, *, connection: str, url: str, wanted: Sequence[Wanted], progress: Progress | None = None
+    ) -> None:
         """Bring the wanted objects into the mirror, with at most one fetch where all goes well.
 
-        What the remote does not have is not there afterwards; that is no error here. Raises
-        `RemoteUnavailable` with a reason where the remote could not be asked.
+        What the remote does not have is not there afterwards; that is no error here. `progress` is told, in
+        another thread, how a fetch goes. Raises `RemoteUnavailable` with a reason where the remote could not
+        be asked.
         """
         if not wanted:
             return
-        async with self._locked(connection):
+        async with self.locked(connection):
             mirror = self.path(connection)
             try:
                 if await self._is_usable(mirror, wanted):
-                    await self._bring(mirror, url, wanted)
+                    await self._bring(mirror, url, wanted, progress)
                     return
             except GitFailed as error:
                 if not _BROKEN.search(str(error)):
                     raise self._unavailable(error) from error
                 log.warning("mirror is broken and is made anew", connection=connection, reason=str(error))
             try:
-                await self._make(mirror, url, wanted)
+                await self._make(mirror, url, wanted, progress)
             except GitFailed as error:
                 raise self._unavailable(error) from error
 
@@ -146,7 +153,7 @@ class Mirrors:
 
     async def discard(self, connection: str) -> None:
         """Remove a mirror that turned out to be broken; the next update makes it anew."""
-        async with self._locked(connection):
+        async with self.locked(connection):
             await asyncio.to_thread(shutil.rmtree, self.path(connection), ignore_errors=True)
 
     async def missing(self, mirror: Path, ids: Sequence[str]) -> list[str]:
@@ -163,7 +170,9 @@ class Mirrors:
         told = await self._git.run("rev-parse", "--show-object-format", mirror=mirror)
         return told.decode().strip() == _object_format(wanted)
 
-    async def _make(self, mirror: Path, url: str, wanted: Sequence[Wanted]) -> None:
+    async def _make(
+        self, mirror: Path, url: str, wanted: Sequence[Wanted], progress: Progress | None
+    ) -> None:
         """Clone under another name, so that a mirror is there whole or not at all."""
         fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}.new")
         try:
@@ -175,14 +184,20 @@ class Mirrors:
                 f"--object-format={_object_format(wanted)}",
                 str(fresh),
             )
-            await self._bring(fresh, url, wanted, everything=True)
+            await self._bring(fresh, url, wanted, progress, everything=True)
             await asyncio.to_thread(shutil.rmtree, mirror, ignore_errors=True)
             await asyncio.to_thread(os.rename, fresh, mirror)
         finally:
             await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
 
     async def _bring(
-        self, mirror: Path, url: str, wanted: Sequence[Wanted], *, everything: bool = False
+        self,
+        mirror: Path,
+        url: str,
+        wanted: Sequence[Wanted],
+        progress: Progress | None,
+        *,
+        everything: bool = False,
     ) -> None:
         """Fetch what is missing: by its id, or, where the remote or our own refs object, all that there is.
 
@@ -195,26 +210,31 @@ class Mirrors:
         if not everything:
             newest = {one.ref: one.id for one in wanted}
             specs = [f"+{newest[ref]}:{ref}" for ref in newest if newest[ref] in absent]
-            everything = not await self._fetched(mirror, url, specs)
+            everything = not await self._fetched(mirror, url, specs, progress)
         if everything:
-            await self._git.run(*_FETCH, "--prune", "--end-of-options", url, *_EVERYTHING, mirror=mirror)
+            command = (*_FETCH, "--prune", "--end-of-options", url, *_EVERYTHING)
+            await self._git.run(*command, mirror=mirror, progress=progress)
         # Pushed, and pushed over before we looked: no ref leads there any more, but its id may still be had.
         for one in await self.missing(mirror, absent):
-            await self._fetched(mirror, url, [f"+{one}:refs/pushgate/{one}"])
+            await self._fetched(mirror, url, [f"+{one}:refs/pushgate/{one}"], progress)
 
-    async def _fetched(self, mirror: Path, url: str, specs: Sequence[str]) -> bool:
+    async def _fetched(self, mirror: Path, url: str, specs: Sequence[str], progress: Progress | None) -> bool:
         """Fetch; say whether the remote had it and our refs took it."""
         try:
-            await self._git.run(*_FETCH, "--end-of-options", url, *specs, mirror=mirror)
+            await self._git.run(*_FETCH, "--end-of-options", url, *specs, mirror=mirror, progress=progress)
         except GitFailed as error:
             if _NOT_THERE.search(str(error)) or _REF_CONFLICT.search(str(error)):
                 return False
             raise
         return True
 
+    def used_at(self, connection: str) -> float:
+        """Return when a mirror was used last, in seconds since 1970."""
+        return (self._folder / f"{connection}.lock").stat().st_mtime
+
     @asynccontextmanager
-    async def _locked(self, connection: str) -> AsyncIterator[None]:
-        """Hold the connection's lock, which other processes on this folder respect."""
+    async def locked(self, connection: str) -> AsyncIterator[None]:
+        """Hold the connection's lock, which other processes on this folder respect; it tells the last use."""
         descriptor = os.open(
             self._folder / f"{connection}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -225,6 +245,7 @@ class Mirrors:
                     break
                 except BlockingIOError:
                     await asyncio.sleep(_LOCK_POLL_SECONDS)
+            os.utime(descriptor)
             yield
         finally:
             os.close(descriptor)

@@ -151,6 +151,11 @@ def postpone(
         .where(leases.c.connection == connection)
         .values(owner=None, expires_at=None, attempts=leases.c.attempts + 1, due_at=due_at)
     )
+    tell(transaction, updates, reason)
+
+
+def tell(transaction: Transaction, updates: Sequence[PendingUpdate], reason: str) -> None:
+    """Let ref updates that are being worked on say how it goes."""
     transaction.execute(
         update(ref_updates)
         .where(ref_updates.c.seq.in_([one.seq for one in updates]), ref_updates.c.state == "pending")
@@ -216,6 +221,10 @@ class WorkQueue:
     async def attempts(self, connection: str) -> int:
         """See `attempts`."""
         return await self._database.read(partial(attempts, connection=connection))
+
+    async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
+        """See `tell`."""
+        await self._database.write(partial(tell, updates=updates, reason=reason))
 
     async def renew(self, connection: str, *, owner: str, until: datetime) -> None:
         """See `renew`."""

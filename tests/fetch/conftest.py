@@ -10,7 +10,7 @@ import pytest
 
 from demo.githost import GitHost, WorkTree
 from gateway.fetch.commit import Commit, CommitReader
-from gateway.fetch.git import Git
+from gateway.fetch.git import Git, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 
 T = TypeVar("T")
@@ -24,10 +24,16 @@ class Fetching:
     mirrors: Mirrors
     reader: CommitReader
 
-    def update(self, url: str, *wanted: tuple[str, str]) -> None:
+    def update(
+        self,
+        url: str,
+        *wanted: tuple[str, str],
+        connection: str = "c1",
+        progress: Progress | None = None,
+    ) -> None:
         """Bring objects into the mirror."""
         asked = [Wanted(ref=ref, id=one) for ref, one in wanted]
-        self.run(self.mirrors.update(connection="c1", url=url, wanted=asked))
+        self.run(self.mirrors.update(connection=connection, url=url, wanted=asked, progress=progress))
 
     def read(
         self,

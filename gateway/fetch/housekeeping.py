@@ -1,0 +1,109 @@
+"""Keeps the mirrors quick and within their budget: packs what fetches have left, removes what is not used."""
+
+import asyncio
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from gateway.fetch.git import Git, GitFailed
+from gateway.fetch.mirror import Mirrors
+
+log = structlog.get_logger()
+
+_EVERY_SECONDS = 300.0
+# Somebody may still read from a mirror that was fetched just now.
+_IDLE_SECONDS = 600.0
+_MOST_PACKS = 20
+# Git spreads loose objects over 256 folders; one of them tells how many there are in all.
+_MOST_IN_ONE_FOLDER = 8
+_TASKS = (
+    ("repack", "-d", "-q", "--geometric=2", "--no-write-bitmap-index"),
+    ("prune-packed", "-q"),
+    ("pack-refs", "--all", "--prune"),
+    ("commit-graph", "write", "--reachable", "--no-progress"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Housekeeper:
+    """Looks after the mirrors. `budget` is how many bytes they may have together, `idle` in seconds."""
+
+    git: Git
+    mirrors: Mirrors
+    budget: int
+    idle: float = _IDLE_SECONDS
+
+    async def run(self) -> None:
+        """Tidy up every few minutes until cancelled."""
+        while True:
+            try:
+                await self.tidy()
+            except OSError as error:
+                log.warning("mirrors cannot be looked after", reason=str(error))
+            await asyncio.sleep(_EVERY_SECONDS)
+
+    async def tidy(self) -> None:
+        """Remove what killed processes have left, pack what needs it, and keep to the budget."""
+        for connection in self.mirrors.connections():
+            await self._tend(connection)
+        await self._evict()
+
+    async def _tend(self, connection: str) -> None:
+        mirror = self.mirrors.path(connection)
+        left = list(mirror.parent.glob(f"{mirror.name}.*.new"))
+        if not left and not await asyncio.to_thread(_needs_packing, mirror):
+            return
+        async with self.mirrors.locked(connection):
+            # Under the lock nobody is making a mirror: what is half made is from somebody who died.
+            for half_made in left:
+                await asyncio.to_thread(shutil.rmtree, half_made, ignore_errors=True)
+            if not await asyncio.to_thread(_needs_packing, mirror):
+                return
+            started = time.monotonic()
+            try:
+                for task in _TASKS:
+                    await self.git.run(*task, mirror=mirror)
+            except GitFailed as error:
+                log.warning("mirror cannot be packed", connection=connection, reason=str(error))
+                return
+        log.info("mirror packed", connection=connection, seconds=round(time.monotonic() - started, 1))
+
+    async def _evict(self) -> None:
+        """Remove the mirrors that were used least recently until the others fit into the budget."""
+        sizes = await asyncio.to_thread(self._sizes)
+        held = sum(sizes.values())
+        for connection in sorted(sizes, key=self.mirrors.used_at):
+            if held <= self.budget:
+                return
+            if time.time() - self.mirrors.used_at(connection) < self.idle:
+                break
+            await self.mirrors.discard(connection)
+            held -= sizes[connection]
+            log.info("mirror evicted", connection=connection, bytes=sizes[connection], budget=self.budget)
+        if held > self.budget:
+            log.warning("mirrors in use are larger than their budget", bytes=held, budget=self.budget)
+
+    def _sizes(self) -> dict[str, int]:
+        return {one: _size(self.mirrors.path(one)) for one in self.mirrors.connections()}
+
+
+def _needs_packing(mirror: Path) -> bool:
+    packs = sum(1 for _ in (mirror / "objects" / "pack").glob("*.pack"))
+    loose = sum(1 for _ in (mirror / "objects" / "17").glob("*"))
+    return packs > _MOST_PACKS or loose > _MOST_IN_ONE_FOLDER
+
+
+def _size(folder: Path) -> int:
+    """Return how many bytes of the disk a folder holds; what vanishes meanwhile holds none."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_blocks * 512  # noqa: PTH118 - twice as fast
+            except FileNotFoundError:
+                continue
+    return total

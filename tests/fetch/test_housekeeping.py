@@ -1,0 +1,82 @@
+"""Mirrors stay quick and within their budget, and nothing that is in them is lost."""
+
+import os
+import time
+from pathlib import Path
+
+from demo.githost import WorkTree, git
+from gateway.fetch.housekeeping import Housekeeper
+from tests.fetch.conftest import Fetching
+
+
+def housekeeper(fetching: Fetching, *, budget: int = 2**40, idle: float = 0) -> Housekeeper:
+    """Return one that takes every mirror for idle."""
+    return Housekeeper(git=fetching.git, mirrors=fetching.mirrors, budget=budget, idle=idle)
+
+
+def packs(mirror: Path) -> int:
+    """Return how many packs and loose objects a mirror has."""
+    counted = git("count-objects", "-v", folder=mirror)
+    numbers = dict(line.split(": ") for line in counted.splitlines())
+    return int(numbers["packs"]) + int(numbers["count"])
+
+
+def test_many_fetches_are_packed_into_few(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """Each fetch leaves a pack or loose objects; all that was in them is still there."""
+    pushed = []
+    for number in range(25):
+        files = {f"{number}/{name}": f"{number} {name}" for name in range(120)}
+        pushed.append(tree.commit(f"Number {number}", files))
+        tree.push()
+        fetching.update(url, ("refs/heads/main", pushed[-1]))
+    mirror = fetching.mirrors.path("c1")
+    assert packs(mirror) > 20
+    fetching.run(housekeeper(fetching).tidy())
+    assert packs(mirror) <= 3
+    assert git("fsck", "--full", folder=mirror) == ""
+    assert all(fetching.has(one) for one in pushed)
+    last = tree.commit("After it", {"a": "b"})
+    tree.push()
+    fetching.update(url, ("refs/heads/main", last))
+    assert fetching.has(last)
+
+
+def test_the_least_recently_used_mirrors_go_first(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """Until the others fit; an evicted one is made anew by the next fetch."""
+    first = tree.commit("First", {"data": os.urandom(300_000).hex()})
+    tree.push()
+    asked = [("refs/heads/main", first)]
+    for connection, age in (("c2", 30), ("c1", 20), ("c3", 10)):
+        fetching.update(url, *asked, connection=connection)
+        used = time.time() - age
+        os.utime(fetching.mirrors.path(connection).with_suffix(".lock"), (used, used))
+    fetching.run(housekeeper(fetching, budget=800_000).tidy())
+    assert fetching.mirrors.connections() == ["c1", "c3"]
+    fetching.update(url, *asked, connection="c2")
+    assert fetching.mirrors.connections() == ["c1", "c2", "c3"]
+
+
+def test_mirrors_in_use_are_kept(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """However small the budget is: somebody may be reading."""
+    first = tree.commit("First", {"a": "b"})
+    tree.push()
+    fetching.update(url, ("refs/heads/main", first))
+    fetching.run(housekeeper(fetching, budget=1, idle=60).tidy())
+    assert fetching.mirrors.connections() == ["c1"]
+
+
+def test_what_a_killed_clone_left_is_removed(fetching: Fetching) -> None:
+    """Also where there never was a whole mirror."""
+    left = fetching.mirrors.path("c9").with_name("c9.git.0badcafe.new")
+    (left / "objects").mkdir(parents=True)
+    fetching.run(housekeeper(fetching).tidy())
+    assert not left.exists()
+
+
+def test_a_long_fetch_tells_how_far_it_has_come(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """Percent and bytes, in git's words."""
+    tree.commit("Many", {f"files/{number}": os.urandom(2000).hex() for number in range(400)})
+    tree.push()
+    told: list[str] = []
+    fetching.update(url, ("refs/heads/main", tree.head()), progress=told.append)
+    assert any(line.startswith("receiving objects 100 %, ") for line in told), told

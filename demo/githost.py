@@ -70,13 +70,19 @@ class WorkTree:
 
 
 class GitHost:
-    """Serves the bare repositories of a folder; `credentials`, where given, are asked for by Basic auth."""
+    """Serves the bare repositories of a folder; `credentials`, where given, are asked for by Basic auth.
+
+    `visits` has the path of each request that begins a fetch. While `answers` is cleared, none is answered.
+    """
 
     def __init__(self, folder: Path, *, credentials: str | None = None, port: int = 0) -> None:
         """Serve on a free port of 127.0.0.1 while the `with` block lasts."""
         self.folder = folder
+        self.visits: list[str] = []
+        self.answers = threading.Event()
+        self.answers.set()
         folder.mkdir(parents=True, exist_ok=True)
-        handler = type("Handler", (_Backend,), {"folder": folder, "credentials": credentials})
+        handler = type("Handler", (_Backend,), {"host": self, "folder": folder, "credentials": credentials})
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -102,6 +108,7 @@ class GitHost:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop serving; nothing is left running."""
+        self.answers.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -110,12 +117,16 @@ class GitHost:
 class _Backend(BaseHTTPRequestHandler):
     """Runs `git http-backend` as the CGI program that it is."""
 
+    host: GitHost
     folder: Path
     credentials: str | None
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         """Answer a GET."""
+        if self.path.endswith("service=git-upload-pack"):
+            self.host.visits.append(self.path)
+        self.host.answers.wait()
         self._run(b"")
 
     def do_POST(self) -> None:

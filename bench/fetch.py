@@ -1,0 +1,117 @@
+"""Fetching: from the 202 to the stored execution request, beside a bare `git fetch` of the same commit.
+
+A repository of 20,000 commits and 5,000 files, served by `git http-backend`; its mirror is warm. Then a
+hundred pushes at once that wait for one repository, and how many fetches they cost.
+"""
+
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bench.report import Row
+from demo.githost import ENVIRONMENT, GitHost, WorkTree, git
+from demo.github import push_payload
+from tests.service import VALOHAI_YAML, Service
+
+_COMMITS = 20_000
+_FILES = 5_000
+_ROUNDS = 15
+_WAITING = 100
+_NAME = "acme/large"
+
+
+def run(progress: Callable[[str], None]) -> list[Row]:
+    """Measure, and return the rows of the table."""
+    with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as path:
+        folder = Path(path)
+        progress(f"fetch: a repository of {_COMMITS:,} commits")
+        with GitHost(folder / "git") as host:
+            url = host.create(f"{_NAME}.git")
+            _fill(host.folder / f"{_NAME}.git")
+            tree = WorkTree(folder / "clone", url)
+            tree.git("fetch", "--quiet", "--depth=1", "origin", "main")
+            tree.git("checkout", "--quiet", "-B", "main", "FETCH_HEAD")
+            git("clone", "--quiet", "--mirror", url, "bare.git", folder=folder)
+            with Service(folder / "data") as service:
+                return _measure(service, host, tree, url, folder / "bare.git", progress)
+
+
+def _measure(
+    service: Service, host: GitHost, tree: WorkTree, url: str, bare: Path, progress: Callable[[str], None]
+) -> list[Row]:
+    connection = service.connect(url, "train@main")
+    before = tree.head()
+    ours: list[float] = []
+    yardstick: list[float] = []
+    for number in range(_ROUNDS + 1):
+        progress(f"fetch: push {number} of {_ROUNDS}")
+        after = tree.commit(f"Number {number}", {f"new/{number}": str(number)})
+        tree.push()
+        started = time.perf_counter()
+        git("fetch", "--quiet", url, f"+{after}:refs/heads/main", folder=bare)
+        yardstick.append((time.perf_counter() - started) * 1000)
+        ours.append(_hand_over(service, connection, url, before, after))
+        before = after
+    # The first push made the mirror.
+    fetched, bare_fetch = statistics.median(ours[1:]), statistics.median(yardstick[1:])
+    progress(f"fetch: {_WAITING} pushes at once")
+    fetches = _storm(service, host, tree, url, connection)
+    return [
+        Row("fetch: ms from the 202 to the request", fetched, bare_fetch, aim=1.5, higher_is_better=False),
+        Row(f"fetch: fetches for {_WAITING} waiting pushes", fetches, 1, aim=3, higher_is_better=False),
+    ]
+
+
+def _hand_over(service: Service, connection: Any, url: str, before: str, after: str) -> float:
+    """Deliver a push; return the ms from the 202 to the execution request that came of it."""
+    payload = push_payload(url=url, full_name=_NAME, ref="refs/heads/main", before=before, after=after)
+    _, answer = service.deliver(connection, payload)
+    accepted = time.time()
+    service.settled(answer["delivery"])
+    [execution] = service.api.get("/executions", delivery=answer["delivery"])["items"]
+    return (datetime.fromisoformat(execution["planned_at"]).timestamp() - accepted) * 1000
+
+
+def _storm(service: Service, host: GitHost, tree: WorkTree, url: str, connection: Any) -> int:
+    """Deliver many pushes while the remote does not answer; return how many fetches they cost then."""
+    commits = [
+        tree.head(),
+        *(tree.commit(f"Storm {number}", {"storm": str(number)}) for number in range(_WAITING)),
+    ]
+    tree.push()
+    host.answers.clear()
+    host.visits.clear()
+    for before, after in pairwise(commits):
+        payload = push_payload(url=url, full_name=_NAME, ref="refs/heads/main", before=before, after=after)
+        _, answer = service.deliver(connection, payload)
+    host.answers.set()
+    service.settled(answer["delivery"])
+    return len(host.visits)
+
+
+def _fill(bare: Path) -> None:
+    """Write the history at once, as `git fast-import` takes it: the files first, then a change a commit."""
+    parts = ["blob\nmark :1\ndata <<E\n" + VALOHAI_YAML + "E\n"]
+    for number in range(_COMMITS):
+        parts.append(
+            "commit refs/heads/main\n"
+            f"committer Ada Byron <ada@example.org> {1_700_000_000 + number} +0000\n"
+            f"data <<E\nNumber {number}\nE\n"
+        )
+        if number == 0:
+            parts.append("M 100644 :1 valohai.yaml\n")
+            parts += [_file(name, "first") for name in range(_FILES)]
+        else:
+            parts.append(_file(number % _FILES, str(number)))
+    command = ["git", "fast-import", "--quiet"]
+    subprocess.run(command, cwd=bare, env=ENVIRONMENT, input="".join(parts), text=True, check=True)
+
+
+def _file(number: int, text: str) -> str:
+    return f"M 100644 inline data/{number % 50}/{number}.csv\ndata <<E\n{text},{number}\nE\n"

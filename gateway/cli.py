@@ -18,6 +18,7 @@ from rich.table import Table
 from gateway import telemetry
 from gateway.client import ApiError, Client, part, post_webhook
 from gateway.errors import PushgateError
+from gateway.guides import GUIDES
 from gateway.plan.triggers import parse_trigger
 from gateway.settings import data_home, read_settings
 from gateway.store.vault import Vault
@@ -134,10 +135,9 @@ def connect(
             or "none: pushes are only fetched",
         }
     )
-    _out.print(
-        "\nNext: add a webhook with this URL and secret to the repository, content type application/json,"
-    )
-    _out.print("for push events. Then push, and watch: [bold]pushgate deliveries[/bold]")
+    _out.print("\nNext:")
+    for line in GUIDES[provider].lines():
+        _out.print(f"  {line}", soft_wrap=True)
 
 
 @app.command()

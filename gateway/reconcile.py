@@ -24,7 +24,8 @@ from gateway.store.deliveries import Arrival, Receipt
 from gateway.store.ids import delivery_id
 from gateway.store.sweeps import Sweep
 from providers.errors import Malformed
-from providers.model import RefUpdate, ref_update
+from providers.make import ref_update
+from providers.model import RefUpdate
 
 log = structlog.get_logger()
 

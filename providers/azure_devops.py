@@ -12,17 +12,8 @@ from datetime import datetime
 from typing_extensions import TypedDict
 
 from providers import signatures
-from providers.model import (
-    Delivery,
-    Event,
-    PullRequestAction,
-    Repository,
-    RepositoryChange,
-    actor,
-    pull_request,
-    ref_update,
-    repository,
-)
+from providers.make import actor, pull_request, pushed, ref_update, repository
+from providers.model import Delivery, Event, PullRequestAction, Repository, RepositoryChange
 from providers.wire import CommitId, Decoration, Id, Many, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
@@ -165,22 +156,17 @@ def _push(wire: _Any, ours: Repository | None) -> Event:
     made = (
         ref_update(ref=one.ref, before=one.before, after=one.after, commits=commits) for one in wire.updates
     )
-    updates = tuple(update for update in made if update)
-    note = "" if updates else "no branch and no tag has moved"
-    return Event(kind="push", repository=ours, updates=updates, pusher=pusher, note=note)
+    return pushed(repository=ours, updates=made, pusher=pusher)
 
 
 def _pull_request(wire: _PullRequest, event: str, ours: Repository | None) -> Event:
-    action = _ENDS.get(wire.status) or _ACTIONS.get(event)
-    if action is None:
-        note = f"pull request {wire.number}: {event}, still {wire.status}"
-        return Event(kind="other", repository=ours, note=note)
-    found = pull_request(
-        action=action,
+    return pull_request(
+        repository=ours,
+        action=_ENDS.get(wire.status) or _ACTIONS.get(event),
+        note=f"pull request {wire.number}: {event}, still {wire.status}",
         number=wire.number,
         source=wire.source.removeprefix(_HEADS),
         target=wire.target.removeprefix(_HEADS),
         head=wire.head,
         from_fork=wire.fork is not None,
     )
-    return Event(kind="pull_request", repository=ours, pull_request=found)

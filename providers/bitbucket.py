@@ -11,18 +11,8 @@ from typing_extensions import TypedDict
 
 from providers import signatures
 from providers.errors import Malformed
-from providers.model import (
-    Delivery,
-    Event,
-    PullRequestAction,
-    RefUpdate,
-    Repository,
-    RepositoryChange,
-    actor,
-    pull_request,
-    ref_update,
-    repository,
-)
+from providers.make import actor, pull_request, pushed, ref_update, repository
+from providers.model import Delivery, Event, PullRequestAction, RefUpdate, Repository, RepositoryChange
 from providers.wire import CommitId, Decoration, Id, Many, Text, Wire, at, read
 
 HEADERS = frozenset(
@@ -149,13 +139,10 @@ def _repository(wire: _Repository) -> Repository:
 
 
 def _push(wire: _Push) -> Event:
-    updates = tuple(update for update in map(_update, wire.changes) if update)
-    return Event(
-        kind="push",
+    return pushed(
         repository=_repository(wire.repository),
-        updates=updates,
+        updates=map(_update, wire.changes),
         pusher=actor(name=wire.nickname or wire.display_name),
-        note="" if updates else "no branch and no tag has moved",
     )
 
 
@@ -179,7 +166,8 @@ def _update(change: _Change) -> RefUpdate | None:
 
 
 def _pull_request(wire: _PullRequest, action: PullRequestAction) -> Event:
-    found = pull_request(
+    return pull_request(
+        repository=_repository(wire.repository),
         action=action,
         number=wire.id,
         source=wire.source,
@@ -187,4 +175,3 @@ def _pull_request(wire: _PullRequest, action: PullRequestAction) -> Event:
         head=wire.head,
         from_fork=wire.source_id != wire.repository.uuid,
     )
-    return Event(kind="pull_request", repository=_repository(wire.repository), pull_request=found)

@@ -9,19 +9,9 @@ from datetime import datetime
 
 from providers import signatures
 from providers.errors import Unverified
-from providers.model import (
-    Delivery,
-    Event,
-    PullRequestAction,
-    Repository,
-    RepositoryAction,
-    RepositoryChange,
-    actor,
-    pull_request,
-    ref_update,
-    repository,
-)
-from providers.wire import Decoration, Id, Many, Text, Wire, at, read
+from providers.make import actor, pull_request, pushed, ref_updates, repository
+from providers.model import Delivery, Event, PullRequestAction, Repository, RepositoryAction, RepositoryChange
+from providers.wire import Decoration, Id, Many, Move, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"})
 MEDIA_TYPES = frozenset({"application/json"})
@@ -57,10 +47,10 @@ class _Modified(Wire):
     new: _Repository
 
 
-class _Change(Wire):
+class _Change(Move):
     ref: Text = at("ref", "id")
-    before: Text = at("fromHash")
-    after: Text = at("toHash")
+    before: Text | None = at("fromHash")
+    after: Text | None = at("toHash")
 
 
 class _Push(Wire):
@@ -145,19 +135,16 @@ def _full_name(wire: _Repository) -> str:
 
 
 def _push(wire: _Push) -> Event:
-    made = (ref_update(ref=one.ref, before=one.before, after=one.after) for one in wire.changes)
-    updates = tuple(update for update in made if update)
-    return Event(
-        kind="push",
+    return pushed(
         repository=_repository(wire.repository),
-        updates=updates,
+        updates=ref_updates(wire.changes),
         pusher=actor(name=wire.pusher, email=wire.email),
-        note="" if updates else "no branch and no tag has moved",
     )
 
 
 def _pull_request(wire: _PullRequest, action: PullRequestAction) -> Event:
-    found = pull_request(
+    return pull_request(
+        repository=_repository(wire.repository),
         action=action,
         number=wire.id,
         source=wire.source,
@@ -165,7 +152,6 @@ def _pull_request(wire: _PullRequest, action: PullRequestAction) -> Event:
         head=wire.head,
         from_fork=wire.source_id != wire.repository.id,
     )
-    return Event(kind="pull_request", repository=_repository(wire.repository), pull_request=found)
 
 
 def _modified(wire: _Modified) -> Event:

@@ -9,22 +9,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.model import Delivery, Event, actor, ref_update
-from providers.wire import Decoration, Many, Text, Wire, at, read
+from providers.make import actor, pushed, ref_updates
+from providers.model import Delivery, Event
+from providers.wire import Decoration, Many, Move, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timestamp"})
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 
 
-class _Update(Wire):
-    ref: Text
-    before: Text | None
-    after: Text | None
-
-
 class _Push(Wire):
-    updates: Many[_Update]
+    updates: Many[Move]
     pusher: Decoration[Text] = at("pusher", "name", default=None)
     email: Decoration[Text] = at("pusher", "email", default=None)
 
@@ -47,13 +42,10 @@ def parse(delivery: Delivery) -> Event:
     wire = read(_Push, delivery)
     if not wire.updates:
         return Event(kind="ping", note="ping")
-    made = (ref_update(ref=one.ref, before=one.before, after=one.after) for one in wire.updates)
-    updates = tuple(update for update in made if update)
-    return Event(
-        kind="push",
-        updates=updates,
+    return pushed(
+        repository=None,
+        updates=ref_updates(wire.updates),
         pusher=actor(name=wire.pusher, email=wire.email),
-        note="" if updates else "no branch and no tag has moved",
     )
 
 

@@ -8,17 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.model import (
-    Delivery,
-    Event,
-    PullRequestAction,
-    Repository,
-    actor,
-    pull_request,
-    ref_update,
-    repository,
-)
-from providers.wire import CommitId, Commits, Count, Decoration, Id, Text, Wire, at, ids, read, signed_content
+from providers.hub import AnyEvent, HubRepository, described, pull_request_action, verify_document
+from providers.make import actor, pull_request, pushed, ref_update
+from providers.model import Delivery, Event
+from providers.wire import CommitId, Commits, Count, Decoration, Id, Text, Wire, at, ids, read
 
 HEADERS = frozenset(
     {
@@ -35,25 +28,6 @@ HEADERS = frozenset(
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 
-_ACTIONS: Mapping[str, PullRequestAction] = {
-    "opened": "opened",
-    "reopened": "opened",
-    "synchronized": "updated",
-}
-
-
-class _Repository(Wire):
-    id: Id
-    full_name: Text
-    html_url: Decoration[Text] = None
-    clone_url: Decoration[Text] = None
-    ssh_url: Decoration[Text] = None
-    default_branch: Decoration[Text] = None
-
-
-class _Any(Wire):
-    repository: Decoration[_Repository] = None
-
 
 class _Push(Wire):
     ref: Text
@@ -64,7 +38,7 @@ class _Push(Wire):
     head_commit: Decoration[CommitId] = at("head_commit", "id", default=None)
     pusher: Decoration[Text] = at("pusher", "login", default=None)
     email: Decoration[Text] = at("pusher", "email", default=None)
-    repository: _Repository
+    repository: HubRepository
 
 
 class _Companion(Wire):
@@ -73,7 +47,7 @@ class _Companion(Wire):
     sha: Decoration[CommitId] = None
     sender: Decoration[Text] = at("sender", "login", default=None)
     email: Decoration[Text] = at("sender", "email", default=None)
-    repository: _Repository
+    repository: HubRepository
 
 
 class _PullRequest(Wire):
@@ -85,7 +59,7 @@ class _PullRequest(Wire):
     head: Text | None = at("pull_request", "head", "sha", default=None)
     source_id: Decoration[Id] = at("pull_request", "head", "repo_id", default=None)
     old_target: Decoration[Text] = at("changes", "ref", "from", default=None)
-    repository: _Repository
+    repository: HubRepository
 
 
 def verify(
@@ -97,16 +71,9 @@ def verify(
     now: datetime,  # noqa: ARG001 - no timestamp is signed
 ) -> Delivery:
     """Check X-Gitea-Signature over the JSON document, also where a form carries it."""
-    content = signed_content(headers, body)
-    secret = signatures.verify_hmac_hex(
-        header="X-Gitea-Signature",
-        value=_header(headers, "signature"),
-        prefix="",
-        body=content,
-        secrets=secrets,
-    )
     event, id_ = _header(headers, "event") or "", _header(headers, "delivery")
-    return Delivery(event=event, id=id_, secret=secret, content=content)
+    header = "X-Gitea-Signature" if "x-gitea-signature" in headers else "X-Forgejo-Signature"
+    return verify_document(header=header, headers=headers, body=body, event=event, id=id_, secrets=secrets)
 
 
 def parse(delivery: Delivery) -> Event:
@@ -117,9 +84,9 @@ def parse(delivery: Delivery) -> Event:
         return _companion(read(_Companion, delivery), delivery.event)
     if delivery.event == "pull_request":
         return _pull_request(read(_PullRequest, delivery))
-    wire = read(_Any, delivery).repository
+    wire = read(AnyEvent, delivery).repository
     note = f"event {delivery.event or '(none)'}"
-    return Event(kind="other", repository=_repository(wire) if wire else None, note=note)
+    return Event(kind="other", repository=described(wire) if wire else None, note=note)
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -138,16 +105,6 @@ def _header(headers: Mapping[str, str], name: str) -> str | None:
     return headers.get(f"x-gitea-{name}") or headers.get(f"x-forgejo-{name}")
 
 
-def _repository(wire: _Repository) -> Repository:
-    return repository(
-        id=wire.id,
-        full_name=wire.full_name,
-        web_url=wire.html_url,
-        urls=(wire.clone_url, wire.ssh_url),
-        default_branch=wire.default_branch,
-    )
-
-
 def _push(wire: _Push) -> Event:
     listed, total = wire.commits, wire.total_commits
     update = ref_update(
@@ -159,12 +116,11 @@ def _push(wire: _Push) -> Event:
         truncated=None if listed is None or total is None else total > len(listed),
         total=total,
     )
-    return Event(
-        kind="push",
-        repository=_repository(wire.repository),
-        updates=(update,) if update else (),
+    return pushed(
+        repository=described(wire.repository),
+        updates=(update,),
         pusher=actor(name=wire.pusher, email=wire.email),
-        note="" if update else f"no branch and no tag has moved ({wire.ref})",
+        note=f"no branch and no tag has moved ({wire.ref})",
     )
 
 
@@ -174,7 +130,7 @@ def _companion(wire: _Companion, event: str) -> Event:
     A new branch comes as `create` and `push`, which tell the same; a deleted one as `delete` alone. Tags come
     as `push` too, which tells more: https://github.com/go-gitea/gitea/blob/main/services/repository/push.go
     """
-    ours = _repository(wire.repository)
+    ours = described(wire.repository)
     if wire.ref_type != "branch" or (event == "create" and wire.sha is None):
         note = f"the push that is sent beside the {event} event of a {wire.ref_type} counts"
         return Event(kind="other", repository=ours, note=note)
@@ -185,28 +141,23 @@ def _companion(wire: _Companion, event: str) -> Event:
         after=None if deleted else wire.sha,
         deleted=deleted,
     )
-    return Event(
-        kind="push",
+    return pushed(
         repository=ours,
-        updates=(update,) if update else (),
+        updates=(update,),
         pusher=actor(name=wire.sender, email=wire.email),
-        note="" if update else "no branch has moved",
+        note="no branch has moved",
     )
 
 
 def _pull_request(wire: _PullRequest) -> Event:
-    ours = _repository(wire.repository)
-    action = _ACTIONS.get(wire.action) or ("updated" if wire.old_target else None)
-    if wire.action == "closed":
-        action = "merged" if wire.merged else "closed"
-    if action is None:
-        return Event(kind="other", repository=ours, note=f"pull request {wire.number}: {wire.action}")
-    found = pull_request(
-        action=action,
+    action = pull_request_action(wire.action, merged=wire.merged)
+    return pull_request(
+        repository=described(wire.repository),
+        action=action or ("updated" if wire.old_target else None),
+        note=f"pull request {wire.number}: {wire.action}",
         number=wire.number,
         source=wire.source,
         target=wire.target,
         head=wire.head or None,
         from_fork=None if wire.source_id is None else wire.source_id != wire.repository.id,
     )
-    return Event(kind="pull_request", repository=ours, pull_request=found)

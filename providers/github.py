@@ -8,18 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.model import (
-    Delivery,
-    Event,
-    PullRequestAction,
-    Repository,
-    RepositoryAction,
-    RepositoryChange,
-    actor,
-    pull_request,
-    ref_update,
-    repository,
-)
+from providers.hub import AnyEvent, HubRepository, described
+from providers.make import actor, pull_request, pushed, ref_update
+from providers.model import Delivery, Event, PullRequestAction, RepositoryAction, RepositoryChange
 from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, is_form, read
 
 HEADERS = frozenset(
@@ -42,20 +33,6 @@ _MOST_COMMITS = 2048
 _CHANGES: Mapping[str, RepositoryAction] = {"renamed": "renamed", "transferred": "transferred"}
 
 
-class _Repository(Wire):
-    id: Id
-    full_name: Text
-    html_url: Decoration[Text] = None
-    clone_url: Decoration[Text] = None
-    ssh_url: Decoration[Text] = None
-    default_branch: Decoration[Text] = None
-
-
-class _Any(Wire):
-    action: Decoration[Text] = None
-    repository: Decoration[_Repository] = None
-
-
 class _Push(Wire):
     ref: Text
     before: Text
@@ -65,7 +42,7 @@ class _Push(Wire):
     head_commit: Decoration[CommitId] = at("head_commit", "id", default=None)
     pusher: Decoration[Text] = at("pusher", "name", default=None)
     email: Decoration[Text] = at("pusher", "email", default=None)
-    repository: _Repository
+    repository: HubRepository
 
 
 class _PullRequest(Wire):
@@ -78,7 +55,7 @@ class _PullRequest(Wire):
     # None where the fork was deleted meanwhile.
     source_id: Decoration[Id] = at("pull_request", "head", "repo", "id", default=None)
     old_target: Decoration[Text] = at("changes", "base", "ref", "from", default=None)
-    repository: _Repository
+    repository: HubRepository
 
 
 def verify(
@@ -115,8 +92,8 @@ def parse(delivery: Delivery) -> Event:
         return _push(read(_Push, delivery))
     if delivery.event == "pull_request":
         return _pull_request(read(_PullRequest, delivery))
-    wire = read(_Any, delivery)
-    ours = _repository(wire.repository) if wire.repository else None
+    wire = read(AnyEvent, delivery)
+    ours = described(wire.repository) if wire.repository else None
     if delivery.event == "ping":
         return Event(kind="ping", repository=ours, note="ping")
     if delivery.event == "repository" and (changed := _CHANGES.get(wire.action or "")):
@@ -139,16 +116,6 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     }
 
 
-def _repository(wire: _Repository) -> Repository:
-    return repository(
-        id=wire.id,
-        full_name=wire.full_name,
-        web_url=wire.html_url,
-        urls=(wire.clone_url, wire.ssh_url),
-        default_branch=wire.default_branch,
-    )
-
-
 def _push(wire: _Push) -> Event:
     update = ref_update(
         ref=wire.ref,
@@ -159,29 +126,25 @@ def _push(wire: _Push) -> Event:
         commits=ids(wire.commits),
         truncated=None if wire.commits is None else len(wire.commits) >= _MOST_COMMITS,
     )
-    return Event(
-        kind="push",
-        repository=_repository(wire.repository),
-        updates=(update,) if update else (),
+    return pushed(
+        repository=described(wire.repository),
+        updates=(update,),
         pusher=actor(name=wire.pusher, email=wire.email),
-        note="" if update else f"{wire.ref} is neither a branch nor a tag",
+        note=f"{wire.ref} is neither a branch nor a tag",
     )
 
 
 def _pull_request(wire: _PullRequest) -> Event:
-    action = _action(wire)
-    if action is None:
-        note = f"pull request {wire.number}: {wire.action}"
-        return Event(kind="other", repository=_repository(wire.repository), note=note)
-    found = pull_request(
-        action=action,
+    return pull_request(
+        repository=described(wire.repository),
+        action=_action(wire),
+        note=f"pull request {wire.number}: {wire.action}",
         number=wire.number,
         source=wire.source,
         target=wire.target,
         head=wire.head,
         from_fork=wire.source_id != wire.repository.id,
     )
-    return Event(kind="pull_request", repository=_repository(wire.repository), pull_request=found)
 
 
 def _action(wire: _PullRequest) -> PullRequestAction | None:

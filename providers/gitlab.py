@@ -1,28 +1,15 @@
 """GitLab: gitlab.com and self-managed.
 
-Webhooks: https://docs.gitlab.com/user/project/integrations/webhooks/
-Events: https://docs.gitlab.com/user/project/integrations/webhook_events/
+Webhooks: https://docs.gitlab.com/user/project/integrations/webhooks/, their events: …/webhook_events/
 System hooks: https://docs.gitlab.com/administration/system_hooks/
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from providers import signatures
-from providers.model import (
-    Delivery,
-    Event,
-    PullRequestAction,
-    RefUpdate,
-    Repository,
-    RepositoryAction,
-    RepositoryChange,
-    actor,
-    pull_request,
-    ref_update,
-    repository,
-)
-from providers.wire import CommitId, Commits, Count, Decoration, Id, Many, Text, Wire, at, ids, read
+from providers import make, model, signatures
+from providers.model import Delivery, Event
+from providers.wire import CommitId, Commits, Count, Decoration, Id, Many, Move, Text, Wire, at, ids, read
 
 # X-Gitlab-Event-UUID is no id of the delivery: webhooks that one webhook has caused share it.
 HEADERS = frozenset(
@@ -41,11 +28,11 @@ HEADERS = frozenset(
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False  # a signing token signs it, but the plain token does not
 
-_CHANGES: Mapping[str, RepositoryAction] = {
+_CHANGES: Mapping[str, model.RepositoryAction] = {
     "project_rename": "renamed",
     "project_transfer": "transferred",
 }
-_ACTIONS: Mapping[str, PullRequestAction] = {
+_ACTIONS: Mapping[str, model.PullRequestAction] = {
     "open": "opened",
     "reopen": "opened",
     "update": "updated",
@@ -87,14 +74,8 @@ class _Push(_Pushed):
     total_commits_count: Count = None
 
 
-class _Change(Wire):
-    ref: Text
-    before: Text
-    after: Text
-
-
 class _RepositoryUpdate(_Pushed):
-    changes: Many[_Change]
+    changes: Many[Move]
 
 
 class _MergeRequest(Wire):
@@ -117,24 +98,12 @@ def verify(
     auth: Mapping[str, str],  # noqa: ARG001 - GitLab's schemes have no public part
     now: datetime,
 ) -> Delivery:
-    """Check the signature where a live secret is a signing token (`whsec_`), else X-Gitlab-Token.
-
-    The token never makes up for a signature, but where a plain token is live too, a wrong one is refused.
-    """
-    signatures.check_secrets(secrets)
-    signing = [i for i, secret in enumerate(secrets) if secret.startswith(signatures.SIGNING_PREFIX)]
-    plain = [secret for secret in secrets if not secret.startswith(signatures.SIGNING_PREFIX)]
+    """Check the signature where a live secret is a signing token (`whsec_`), else X-Gitlab-Token."""
     token = headers.get("x-gitlab-token")
-    if signing:
-        found = signatures.verify_standard(
-            headers=headers, body=body, secrets=[secrets[i] for i in signing], now=now
-        )
-        if plain and token:
-            signatures.verify_token(header="X-Gitlab-Token", value=token, secrets=plain)
-        id_, secret = headers.get("webhook-id"), signing[found]
-    else:
-        secret = signatures.verify_token(header="X-Gitlab-Token", value=token, secrets=secrets)
-        id_ = headers.get("webhook-id") or headers.get("idempotency-key")
+    secret = signatures.verify_standard_or_token(
+        headers=headers, body=body, header="X-Gitlab-Token", token=token, secrets=secrets, now=now
+    )
+    id_ = headers.get("webhook-id") or headers.get("idempotency-key")
     return Delivery(event=headers.get("x-gitlab-event", ""), id=id_, secret=secret, content=body)
 
 
@@ -145,11 +114,11 @@ def parse(delivery: Delivery) -> Event:
     wire = read(_Any, delivery)
     kind = wire.object_kind or wire.event_name or ""
     if delivery.event == "System Hook":
-        if reader := _SYSTEM_READERS.get(kind):
+        if reader := _READERS.get(kind):
             return reader(delivery)
         if changed := _CHANGES.get(kind):
-            ours = repository(id=wire.project_id, full_name=wire.path_with_namespace)
-            change = RepositoryChange(action=changed, full_name=wire.path_with_namespace)
+            ours = make.repository(id=wire.project_id, full_name=wire.path_with_namespace)
+            change = model.RepositoryChange(action=changed, full_name=wire.path_with_namespace)
             return Event(kind="repository", repository=ours, change=change)
     note = f"event {delivery.event or '(none)'} {kind}".rstrip()
     return Event(kind="other", repository=_repository(wire.project) if wire.project else None, note=note)
@@ -168,8 +137,8 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     return headers | {"webhook-id": delivery, "x-gitlab-token": secret.decode("latin-1")}
 
 
-def _repository(wire: _Project) -> Repository:
-    return repository(
+def _repository(wire: _Project) -> model.Repository:
+    return make.repository(
         id=wire.id,
         full_name=wire.path_with_namespace,
         web_url=wire.web_url,
@@ -178,20 +147,15 @@ def _repository(wire: _Project) -> Repository:
     )
 
 
-def _pushed(wire: _Pushed, updates: tuple[RefUpdate, ...], note: str) -> Event:
-    return Event(
-        kind="push",
-        repository=_repository(wire.project),
-        updates=updates,
-        pusher=actor(name=wire.user_username or wire.user_name, email=wire.user_email),
-        note="" if updates else note,
-    )
+def _pushed(wire: _Pushed, updates: Sequence[model.RefUpdate | None]) -> Event:
+    pusher = make.actor(name=wire.user_username or wire.user_name, email=wire.user_email)
+    return make.pushed(repository=_repository(wire.project), updates=updates, pusher=pusher)
 
 
 def _push(delivery: Delivery) -> Event:
     wire = read(_Push, delivery)
     listed, total = wire.commits, wire.total_commits_count
-    update = ref_update(
+    update = make.ref_update(
         ref=wire.ref,
         before=wire.before,
         after=wire.after,
@@ -201,43 +165,36 @@ def _push(delivery: Delivery) -> Event:
         truncated=None if listed is None or total is None else total > len(listed),
         total=total,
     )
-    return _pushed(wire, (update,) if update else (), f"{wire.ref} is neither a branch nor a tag")
+    return _pushed(wire, (update,))
 
 
 def _repository_update(delivery: Delivery) -> Event:
     """Tell all refs of a push. A system hook sends this too, without the limit that its push events have."""
     wire = read(_RepositoryUpdate, delivery)
-    made = (ref_update(ref=one.ref, before=one.before, after=one.after) for one in wire.changes)
-    return _pushed(wire, tuple(update for update in made if update), "no branch and no tag has moved")
+    return _pushed(wire, make.ref_updates(wire.changes))
 
 
 def _merge_request(delivery: Delivery) -> Event:
     wire = read(_MergeRequest, delivery)
-    ours = _repository(wire.project)
     action = _ACTIONS.get(wire.action or "")
     # `oldrev` comes only where commits were pushed: other updates are about titles, labels, people.
-    if action is None or (action == "updated" and not wire.old_head and not wire.old_target):
-        note = f"merge request {wire.iid}: {wire.action or 'no action'}"
-        return Event(kind="other", repository=ours, note=note)
-    found = pull_request(
+    if action == "updated" and not wire.old_head and not wire.old_target:
+        action = None
+    return make.pull_request(
+        repository=_repository(wire.project),
         action=action,
+        note=f"merge request {wire.iid}: {wire.action or 'no action'}",
         number=wire.iid,
         source=wire.source,
         target=wire.target,
         head=wire.head,
         from_fork=None if wire.source_id is None else wire.source_id != wire.project.id,
     )
-    return Event(kind="pull_request", repository=ours, pull_request=found)
 
 
+# A system hook's event is told by its body.
 _READERS: Mapping[str, Callable[[Delivery], Event]] = {
-    "Push Hook": _push,
-    "Tag Push Hook": _push,
-    "Merge Request Hook": _merge_request,
-}
-_SYSTEM_READERS: Mapping[str, Callable[[Delivery], Event]] = {
-    "push": _push,
-    "tag_push": _push,
+    **dict.fromkeys(("Push Hook", "Tag Push Hook", "push", "tag_push"), _push),
+    **dict.fromkeys(("Merge Request Hook", "merge_request"), _merge_request),
     "repository_update": _repository_update,
-    "merge_request": _merge_request,
 }

@@ -7,42 +7,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.model import (
-    Delivery,
-    Event,
-    PullRequestAction,
-    RefUpdate,
-    Repository,
-    actor,
-    pull_request,
-    ref_update,
-    repository,
-)
-from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, read, signed_content
+from providers.hub import AnyEvent, HubRepository, described, pull_request_action, verify_document
+from providers.make import actor, pull_request, pushed, ref_update
+from providers.model import Delivery, Event, RefUpdate
+from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-gogs-delivery", "x-gogs-event"})
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 
 _PREFIXES: Mapping[str, str] = {"branch": "refs/heads/", "tag": "refs/tags/"}
-_ACTIONS: Mapping[str, PullRequestAction] = {
-    "opened": "opened",
-    "reopened": "opened",
-    "synchronized": "updated",
-}
-
-
-class _Repository(Wire):
-    id: Id
-    full_name: Text
-    html_url: Decoration[Text] = None
-    clone_url: Decoration[Text] = None
-    ssh_url: Decoration[Text] = None
-    default_branch: Decoration[Text] = None
-
-
-class _Any(Wire):
-    repository: Decoration[_Repository] = None
 
 
 class _Moved(Wire):
@@ -50,7 +24,7 @@ class _Moved(Wire):
     sender: Decoration[Text] = at("sender", "login", default=None)
     email: Decoration[Text] = at("sender", "email", default=None)
     # Null was seen: Argo CD CVE-2025-59537. Then nobody can say which repository was pushed to.
-    repository: _Repository
+    repository: HubRepository
 
 
 class _Push(_Moved):
@@ -71,7 +45,7 @@ class _PullRequest(Wire):
     source: Text = at("pull_request", "head_branch")
     target: Text = at("pull_request", "base_branch")
     source_id: Decoration[Id] = at("pull_request", "head_repo", "id", default=None)
-    repository: _Repository
+    repository: HubRepository
 
 
 def verify(
@@ -83,16 +57,10 @@ def verify(
     now: datetime,  # noqa: ARG001 - no timestamp is signed
 ) -> Delivery:
     """Check X-Gogs-Signature over the JSON document, also where a form carries it."""
-    content = signed_content(headers, body)
-    secret = signatures.verify_hmac_hex(
-        header="X-Gogs-Signature",
-        value=headers.get("x-gogs-signature"),
-        prefix="",
-        body=content,
-        secrets=secrets,
-    )
     event, id_ = headers.get("x-gogs-event", ""), headers.get("x-gogs-delivery")
-    return Delivery(event=event, id=id_, secret=secret, content=content)
+    return verify_document(
+        header="X-Gogs-Signature", headers=headers, body=body, event=event, id=id_, secrets=secrets
+    )
 
 
 def parse(delivery: Delivery) -> Event:
@@ -103,9 +71,9 @@ def parse(delivery: Delivery) -> Event:
         return _create_or_delete(read(_CreateOrDelete, delivery), delivery.event)
     if delivery.event == "pull_request":
         return _pull_request(read(_PullRequest, delivery))
-    wire = read(_Any, delivery).repository
+    wire = read(AnyEvent, delivery).repository
     note = f"event {delivery.event or '(none)'}"
-    return Event(kind="other", repository=_repository(wire) if wire else None, note=note)
+    return Event(kind="other", repository=described(wire) if wire else None, note=note)
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -119,23 +87,12 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     }
 
 
-def _repository(wire: _Repository) -> Repository:
-    return repository(
-        id=wire.id,
-        full_name=wire.full_name,
-        web_url=wire.html_url,
-        urls=(wire.clone_url, wire.ssh_url),
-        default_branch=wire.default_branch,
-    )
-
-
 def _moved(wire: _Moved, update: RefUpdate | None) -> Event:
-    return Event(
-        kind="push",
-        repository=_repository(wire.repository),
-        updates=(update,) if update else (),
+    return pushed(
+        repository=described(wire.repository),
+        updates=(update,),
         pusher=actor(name=wire.sender, email=wire.email),
-        note="" if update else f"no branch and no tag has moved ({wire.ref})",
+        note=f"no branch and no tag has moved ({wire.ref})",
     )
 
 
@@ -154,7 +111,7 @@ def _create_or_delete(wire: _CreateOrDelete, event: str) -> Event:
     prefix = _PREFIXES.get(wire.ref_type)
     if prefix is None or (event == "create" and wire.sha is None):
         note = f"the push that Gogs sends beside the {event} event of a {wire.ref_type} counts"
-        return Event(kind="other", repository=_repository(wire.repository), note=note)
+        return Event(kind="other", repository=described(wire.repository), note=note)
     deleted = event == "delete"
     after = None if deleted else wire.sha
     return _moved(wire, ref_update(ref=prefix + wire.ref, before=None, after=after, deleted=deleted))
@@ -162,18 +119,13 @@ def _create_or_delete(wire: _CreateOrDelete, event: str) -> Event:
 
 def _pull_request(wire: _PullRequest) -> Event:
     """Gogs does not tell the head commit."""
-    action = _ACTIONS.get(wire.action)
-    if wire.action == "closed":
-        action = "merged" if wire.merged else "closed"
-    ours = _repository(wire.repository)
-    if action is None:
-        return Event(kind="other", repository=ours, note=f"pull request {wire.number}: {wire.action}")
-    found = pull_request(
-        action=action,
+    return pull_request(
+        repository=described(wire.repository),
+        action=pull_request_action(wire.action, merged=wire.merged),
+        note=f"pull request {wire.number}: {wire.action}",
         number=wire.number,
         source=wire.source,
         target=wire.target,
         head=None,
         from_fork=None if wire.source_id is None else wire.source_id != wire.repository.id,
     )
-    return Event(kind="pull_request", repository=ours, pull_request=found)

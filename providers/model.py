@@ -1,30 +1,19 @@
 """The one vocabulary into which every provider's webhook is brought.
 
-Frozen values, checked at birth. Nothing here does I/O, reads a clock, or knows any one provider.
+Frozen values, made by the functions of `providers.make`. Nothing here does I/O, reads a clock, or knows any
+one provider.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Literal, Protocol
-
-from providers.errors import Malformed
 
 Action = Literal["create", "update", "delete"]
 RefKind = Literal["branch", "tag"]
 EventKind = Literal["push", "ping", "pull_request", "repository", "other"]
 PullRequestAction = Literal["opened", "updated", "merged", "closed"]
 RepositoryAction = Literal["renamed", "transferred"]
-
-_OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
-_KINDS: Mapping[str, RefKind] = {"refs/heads/": "branch", "refs/tags/": "tag"}
-# https://git-scm.com/docs/git-check-ref-format: what no name of a ref may hold
-_FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|[/.]$")
-_LONGEST_REF = 1024
-# Azure DevOps writes the organisation there; whatever it is, it is not to be shown.
-_USER_IN_HTTP_URL = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,113 +160,3 @@ class Provider(Protocol):
 
     def sign(self, *, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:
         """Return the headers that the provider would send with this JSON body: `verify`'s counterpart."""
-
-
-def object_id(value: str) -> str | None:
-    """Return the object id in lower case, None for the zero id; raise `Malformed` for anything else."""
-    lowered = value.lower()
-    if not _OBJECT_ID.fullmatch(lowered):
-        raise Malformed(f"{value[:80]!r} is not an object id: 40 or 64 hex digits are")
-    return lowered if lowered.strip("0") else None
-
-
-def check_ref(ref: str) -> str:
-    """Return `ref` if git would take it as the full name of a ref, else raise `Malformed`."""
-    if not ref.startswith("refs/") or len(ref) > _LONGEST_REF or _FORBIDDEN_IN_REF.search(ref):
-        raise Malformed(f"{ref[:80]!r} is not the full name of a ref")
-    return ref
-
-
-def ref_update(
-    *,
-    ref: str,
-    before: str | None,
-    after: str | None,
-    deleted: bool = False,
-    peeled: str | None = None,
-    forced: bool | None = None,
-    commits: tuple[str, ...] = (),
-    truncated: bool | None = None,
-    total: int | None = None,
-) -> RefUpdate | None:
-    """Make a ref update of what a payload says; zero ids and None both mean "did not exist".
-
-    `deleted` is for payloads that tell a delete without any id: the update then has neither before nor after.
-    None where nothing moved: a ref that is neither branch nor tag, or one with neither before nor after.
-    Raises `Malformed` where the ref or an id is not what git would take.
-    """
-    check_ref(ref)
-    prefix = ref[: ref.index("/", len("refs/")) + 1] if ref.count("/") > 1 else ref
-    kind = _KINDS.get(prefix)
-    old = object_id(before) if before is not None else None
-    new = object_id(after) if after is not None else None
-    if kind is None or (old is None and new is None and not deleted):
-        return None
-    action: Action = "delete" if new is None else "create" if old is None else "update"
-    return RefUpdate(
-        ref=ref,
-        kind=kind,
-        name=ref.removeprefix(prefix),
-        before=old,
-        after=new,
-        action=action,
-        peeled=object_id(peeled) if peeled is not None else None,
-        forced=forced,
-        commits=commits,
-        truncated=truncated,
-        total=total,
-    )
-
-
-def pull_request(
-    *,
-    action: PullRequestAction,
-    number: str,
-    source: str,
-    target: str,
-    head: str | None,
-    from_fork: bool | None,
-) -> PullRequest:
-    """Make a pull request of what a payload says; raises `Malformed` where a name or the head is none."""
-    for name in (source, target):
-        check_ref("refs/heads/" + name)
-    return PullRequest(
-        action=action,
-        number=number,
-        source=source,
-        target=target,
-        head=object_id(head) if head is not None else None,
-        from_fork=from_fork,
-    )
-
-
-@lru_cache(maxsize=256)
-def repository(
-    *,
-    id: str | None,  # noqa: A002 - the field's name
-    full_name: str | None,
-    web_url: str | None = None,
-    urls: tuple[str | None, ...] = (),
-    default_branch: str | None = None,
-) -> Repository:
-    """Make a repository of what a payload says; a web address that is no http link is left out.
-
-    Deliveries are mostly about the same few repositories, so the last ones are kept.
-    """
-    # It becomes a link in the dashboard: no javascript: there.
-    is_link = (web_url or "").lower().startswith(("https://", "http://"))
-    return Repository(
-        id=id,
-        full_name=full_name,
-        web_url=_USER_IN_HTTP_URL.sub(r"\1", web_url) if web_url and is_link else None,
-        urls=tuple(_USER_IN_HTTP_URL.sub(r"\1", url) for url in urls if url),
-        default_branch=default_branch,
-    )
-
-
-def actor(*, name: str | None, email: str | None = None) -> Actor | None:
-    """Make an actor of what a payload says, None where it has no name; what is no address is left out."""
-    if not name:
-        return None
-    # GitLab writes "[REDACTED]" for hidden addresses, Azure DevOps a domain account instead of one.
-    return Actor(name=name, email=email if email and "@" in email else None)

@@ -143,6 +143,32 @@ def verify_standard(
     raise Unverified("webhook-signature does not fit the body and this connection's secret")
 
 
+def verify_standard_or_token(
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    header: str,
+    token: str | None,
+    secrets: Sequence[bytes],
+    now: datetime,
+) -> int:
+    """Check the signature where a live secret is a signing secret (`whsec_`), else the token in `header`.
+
+    The token never makes up for a signature, but where a plain secret is live too, a wrong one is refused.
+    Returns the index of the secret that fitted. Raises `Unverified`.
+    """
+    check_secrets(secrets)
+    signing = [index for index, secret in enumerate(secrets) if secret.startswith(SIGNING_PREFIX)]
+    if not signing:
+        return verify_token(header=header, value=token, secrets=secrets)
+    own = [secrets[index] for index in signing]
+    found = verify_standard(headers=headers, body=body, secrets=own, now=now)
+    plain = [secret for secret in secrets if not secret.startswith(SIGNING_PREFIX)]
+    if plain and token:
+        verify_token(header=header, value=token, secrets=plain)
+    return signing[found]
+
+
 def sign_standard(*, secret: bytes, id: str, body: bytes, now: datetime) -> dict[str, str]:  # noqa: A002
     """Return the three headers of the Standard Webhooks scheme. Raises ValueError where there is no key."""
     key = signing_key(secret)

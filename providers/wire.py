@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
-from providers.errors import Malformed, Undecodable, Unverified
+from providers.errors import Malformed, Undecodable
 from providers.model import Delivery
 
 _MOST_FORM_FIELDS = 16
@@ -64,6 +64,14 @@ def at(first: str, *rest: str | int, default: Any = ...) -> Any:
     return Field(default, validation_alias=AliasPath(first, *rest))
 
 
+class Move(Wire):
+    """A ref that has moved, in the words that most use; None is for "did not exist"."""
+
+    ref: Text
+    before: Text | None
+    after: Text | None
+
+
 class Commit(TypedDict):
     """A commit that a push lists. A plain dict: 2,000 models of them would cost more than all the rest."""
 
@@ -105,19 +113,6 @@ def media_type(headers: Mapping[str, str]) -> str:
 def is_form(headers: Mapping[str, str]) -> bool:
     """Say whether the body is an urlencoded form."""
     return media_type(headers) == "application/x-www-form-urlencoded"
-
-
-def signed_content(headers: Mapping[str, str], body: bytes) -> bytes:
-    """Return what Gitea and Gogs sign: the JSON document, taken out of its form where it is in one.
-
-    Raises `Unverified`: nobody is proven yet.
-    """
-    if not is_form(headers):
-        return body
-    try:
-        return form_payload(body)
-    except Undecodable as error:
-        raise Unverified(f"there is nothing to verify: {error}") from None
 
 
 def form_payload(body: bytes) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from providers import PROVIDERS
 from tests.service import ADMIN_TOKEN, PUSHGATE, Project, Service
 from tests.service import run_pushgate as run
 
@@ -224,3 +225,14 @@ def test_the_first_start_makes_a_token_that_the_commands_find(tmp_path: Path) ->
     token = said[0].rpartition(" ")[2].strip()
     assert len(token) == 64
     assert not any(token.encode() in path.read_bytes() for path in data.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("provider", sorted(PROVIDERS))
+def test_connect_says_what_to_do_at_the_provider(service: Service, provider: str) -> None:
+    """Where to click, which events, and which limit will bite."""
+    url = "https://git.example/acme/digits.git"
+    done = run("connect", url, "--provider", provider, "--project", "p", service=service)
+    assert done.returncode == 0
+    told = done.stdout[done.stdout.index("Next:") :].splitlines()
+    assert [line.strip()[:2] for line in told[1:5]] == ["1.", "2.", "3.", "4."]
+    assert told[5].strip().startswith("Mind: ")

@@ -102,16 +102,7 @@ class Door:
     async def _handle(
         self, scope: Scope, receive: Receive
     ) -> tuple[int, Mapping[str, str | None], tuple[Header, ...]]:
-        if scope["method"] != "POST":
-            raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"), _CLOSE)
-        if self._in_flight > _MOST_IN_FLIGHT:
-            raise _unavailable("too many requests at once")
-        known = await self._find(scope["path_params"]["connection"])
-        headers = _headers(scope)
-        if known.networks:
-            self._check_source(known, scope, headers)
-        if headers.get("content-encoding", "identity") != "identity":
-            raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed", _CLOSE)
+        known, headers = await self._admit(scope)
         body = await self._body(scope, receive)
         now = self._clock()
         try:
@@ -119,6 +110,9 @@ class Door:
                 arrival, status = await asyncio.to_thread(receive_delivery, known, headers, body, now)
             else:
                 arrival, status = receive_delivery(known, headers, body, now)
+            if arrival.secret is None:
+                # Nobody has proven anything, so nothing is kept: Bitbucket Data Center's ping.
+                return status, {"delivery": None, "verdict": "ignored", "reason": arrival.reason}, ()
             receipt = await self._accepter.accept(arrival)
         except Unverified as error:
             log.warning("delivery refused", connection=known.id, reason=str(error))
@@ -131,6 +125,20 @@ class Door:
         if status >= 400:  # noqa: PLR2004 - the client error statuses
             answer = {"error": "unreadable body", "detail": receipt.reason, **answer}
         return status, answer, ()
+
+    async def _admit(self, scope: Scope) -> tuple[Known, dict[str, str]]:
+        """Return the connection and the headers of a request whose body is worth reading."""
+        if scope["method"] != "POST":
+            raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"), _CLOSE)
+        if self._in_flight > _MOST_IN_FLIGHT:
+            raise _unavailable("too many requests at once")
+        known = await self._find(scope["path_params"]["connection"])
+        headers = _headers(scope)
+        if known.networks:
+            self._check_source(known, scope, headers)
+        if headers.get("content-encoding", "identity") != "identity":
+            raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed", _CLOSE)
+        return known, headers
 
     def _check_source(self, known: Known, scope: Scope, headers: Mapping[str, str]) -> None:
         address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)

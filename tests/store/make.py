@@ -8,7 +8,8 @@ from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival
-from providers.model import RefUpdate, ref_update
+from providers.make import ref_update
+from providers.model import RefUpdate
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 A, B, C = "a" * 40, "b" * 40, "c" * 40

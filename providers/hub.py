@@ -1,0 +1,71 @@
+"""What Gogs took over from GitHub, and Gitea and Forgejo from Gogs."""
+
+from collections.abc import Mapping, Sequence
+
+from providers import signatures
+from providers.errors import Undecodable, Unverified
+from providers.make import repository
+from providers.model import Delivery, PullRequestAction, Repository
+from providers.wire import Decoration, Id, Text, Wire, form_payload, is_form
+
+
+class HubRepository(Wire):
+    """A repository as all of them describe it."""
+
+    id: Id
+    full_name: Text
+    html_url: Decoration[Text] = None
+    clone_url: Decoration[Text] = None
+    ssh_url: Decoration[Text] = None
+    default_branch: Decoration[Text] = None
+
+
+class AnyEvent(Wire):
+    """What is read of an event of no interest."""
+
+    action: Decoration[Text] = None
+    repository: Decoration[HubRepository] = None
+
+
+def described(wire: HubRepository) -> Repository:
+    """Return the repository that a payload describes."""
+    return repository(
+        id=wire.id,
+        full_name=wire.full_name,
+        web_url=wire.html_url,
+        urls=(wire.clone_url, wire.ssh_url),
+        default_branch=wire.default_branch,
+    )
+
+
+def verify_document(
+    *,
+    header: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    secrets: Sequence[bytes],
+    event: str,
+    id: str | None,  # noqa: A002 - the field's name
+) -> Delivery:
+    """Check the bare hex HMAC in `header` over the JSON document, also where a form carries it.
+
+    So Gogs and Gitea sign; GitHub signs the form. Raises `Unverified`.
+    """
+    content = body
+    if is_form(headers):
+        try:
+            content = form_payload(body)
+        except Undecodable as error:
+            raise Unverified(f"there is nothing to verify: {error}") from None
+    value = headers.get(header.lower())
+    secret = signatures.verify_hmac_hex(header=header, value=value, prefix="", body=content, secrets=secrets)
+    return Delivery(event=event, id=id, secret=secret, content=content)
+
+
+def pull_request_action(told: str, *, merged: bool | None) -> PullRequestAction | None:
+    """Return what Gogs and Gitea call it; None for what is of no interest."""
+    if told in {"opened", "reopened"}:
+        return "opened"
+    if told == "closed":
+        return "merged" if merged else "closed"
+    return "updated" if told == "synchronized" else None

@@ -1,0 +1,161 @@
+"""How the values of `providers.model` are made of what a payload says: checked, or `Malformed`."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+from providers.errors import Malformed
+from providers.model import (
+    Action,
+    Actor,
+    Event,
+    PullRequest,
+    PullRequestAction,
+    RefKind,
+    RefUpdate,
+    Repository,
+)
+from providers.wire import Move
+
+_OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
+_KINDS: Mapping[str, RefKind] = {"refs/heads/": "branch", "refs/tags/": "tag"}
+# https://git-scm.com/docs/git-check-ref-format: what no name of a ref may hold
+_FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|[/.]$")
+_LONGEST_REF = 1024
+# Azure DevOps writes the organisation there; whatever it is, it is not to be shown.
+_USER_IN_HTTP_URL = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
+
+
+def object_id(value: str) -> str | None:
+    """Return the object id in lower case, None for the zero id; raise `Malformed` for anything else."""
+    lowered = value.lower()
+    if not _OBJECT_ID.fullmatch(lowered):
+        raise Malformed(f"{value[:80]!r} is not an object id: 40 or 64 hex digits are")
+    return lowered if lowered.strip("0") else None
+
+
+def check_ref(ref: str) -> str:
+    """Return `ref` if git would take it as the full name of a ref, else raise `Malformed`."""
+    if not ref.startswith("refs/") or len(ref) > _LONGEST_REF or _FORBIDDEN_IN_REF.search(ref):
+        raise Malformed(f"{ref[:80]!r} is not the full name of a ref")
+    return ref
+
+
+def ref_update(
+    *,
+    ref: str,
+    before: str | None,
+    after: str | None,
+    deleted: bool = False,
+    peeled: str | None = None,
+    forced: bool | None = None,
+    commits: tuple[str, ...] = (),
+    truncated: bool | None = None,
+    total: int | None = None,
+) -> RefUpdate | None:
+    """Make a ref update of what a payload says; zero ids and None both mean "did not exist".
+
+    `deleted` is for payloads that tell a delete without any id: the update then has neither before nor after.
+    None where nothing moved: a ref that is neither branch nor tag, or one with neither before nor after.
+    Raises `Malformed` where the ref or an id is not what git would take.
+    """
+    check_ref(ref)
+    prefix = ref[: ref.index("/", len("refs/")) + 1] if ref.count("/") > 1 else ref
+    kind = _KINDS.get(prefix)
+    old = object_id(before) if before is not None else None
+    new = object_id(after) if after is not None else None
+    if kind is None or (old is None and new is None and not deleted):
+        return None
+    action: Action = "delete" if new is None else "create" if old is None else "update"
+    return RefUpdate(
+        ref=ref,
+        kind=kind,
+        name=ref.removeprefix(prefix),
+        before=old,
+        after=new,
+        action=action,
+        peeled=object_id(peeled) if peeled is not None else None,
+        forced=forced,
+        commits=commits,
+        truncated=truncated,
+        total=total,
+    )
+
+
+def ref_updates(moves: Iterable[Move]) -> list[RefUpdate | None]:
+    """Make the ref updates of a payload that tells no more of each; see `ref_update`."""
+    return [ref_update(ref=move.ref, before=move.before, after=move.after) for move in moves]
+
+
+def pushed(
+    *,
+    repository: Repository | None,
+    updates: Iterable[RefUpdate | None],
+    pusher: Actor | None,
+    note: str = "no branch and no tag has moved",
+) -> Event:
+    """Make the event of a push; `note` tells people why there is nothing to do, where nothing has moved."""
+    moved = tuple(update for update in updates if update is not None)
+    return Event(kind="push", repository=repository, updates=moved, pusher=pusher, note="" if moved else note)
+
+
+def pull_request(
+    *,
+    repository: Repository | None,
+    action: PullRequestAction | None,
+    note: str = "",
+    number: str,
+    source: str,
+    target: str,
+    head: str | None,
+    from_fork: bool | None,
+) -> Event:
+    """Make the event of a pull request; without an action it is one of no interest, and `note` tells why.
+
+    Raises `Malformed` where a name is none that git would take, or the head is no object id.
+    """
+    if action is None:
+        return Event(kind="other", repository=repository, note=note)
+    for name in (source, target):
+        check_ref("refs/heads/" + name)
+    found = PullRequest(
+        action=action,
+        number=number,
+        source=source,
+        target=target,
+        head=object_id(head) if head is not None else None,
+        from_fork=from_fork,
+    )
+    return Event(kind="pull_request", repository=repository, pull_request=found)
+
+
+@lru_cache(maxsize=256)
+def repository(
+    *,
+    id: str | None,  # noqa: A002 - the field's name
+    full_name: str | None,
+    web_url: str | None = None,
+    urls: tuple[str | None, ...] = (),
+    default_branch: str | None = None,
+) -> Repository:
+    """Make a repository of what a payload says; a web address that is no http link is left out.
+
+    Deliveries are mostly about the same few repositories, so the last ones are kept.
+    """
+    # It becomes a link in the dashboard: no javascript: there.
+    is_link = (web_url or "").lower().startswith(("https://", "http://"))
+    return Repository(
+        id=id,
+        full_name=full_name,
+        web_url=_USER_IN_HTTP_URL.sub(r"\1", web_url) if web_url and is_link else None,
+        urls=tuple(_USER_IN_HTTP_URL.sub(r"\1", url) for url in urls if url),
+        default_branch=default_branch,
+    )
+
+
+def actor(*, name: str | None, email: str | None = None) -> Actor | None:
+    """Make an actor of what a payload says, None where it has no name; what is no address is left out."""
+    if not name:
+        return None
+    # GitLab writes "[REDACTED]" for hidden addresses, Azure DevOps a domain account instead of one.
+    return Actor(name=name, email=email if email and "@" in email else None)

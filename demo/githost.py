@@ -5,6 +5,7 @@ https://git-scm.com/docs/git-http-backend
 
 import gzip
 import os
+import ssl
 import subprocess
 import threading
 from base64 import b64decode
@@ -75,7 +76,14 @@ class GitHost:
     `visits` has the path of each request that begins a fetch. While `answers` is cleared, none is answered.
     """
 
-    def __init__(self, folder: Path, *, credentials: str | None = None, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        credentials: str | None = None,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """Serve on a free port of 127.0.0.1 while the `with` block lasts."""
         self.folder = folder
         self.visits: list[str] = []
@@ -85,6 +93,10 @@ class GitHost:
         handler = type("Handler", (_Backend,), {"host": self, "folder": folder, "credentials": credentials})
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.port: int = self._server.server_address[1]
+        self._scheme = "http"
+        if tls is not None:
+            self._scheme = "https"
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     def create(self, name: str, *, object_format: str = "sha1") -> str:
@@ -97,7 +109,7 @@ class GitHost:
 
     def url(self, name: str) -> str:
         """Return the clone URL of a repository."""
-        return f"http://127.0.0.1:{self.port}/{name}"
+        return f"{self._scheme}://127.0.0.1:{self.port}/{name}"
 
     def __enter__(self) -> Self:
         """Begin to serve."""

@@ -5,7 +5,6 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -20,7 +19,8 @@ from starlette.routing import Route
 from gateway.admin.api import Api
 from gateway.admin.health import Health
 from gateway.admin.http import on_bug, on_error, on_http_error
-from gateway.errors import PushgateError, SettingError
+from gateway.data import Opened
+from gateway.errors import PushgateError
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
 from gateway.fetch.housekeeping import Housekeeper
@@ -34,11 +34,9 @@ from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.reconcile import Reconciler
 from gateway.settings import Settings
-from gateway.steps import FetchAndPlan
-from gateway.store.database import Database
+from gateway.steps import FetchAndPlan, Remotes
 from gateway.store.doorbell import Doorbell
 from gateway.store.executions import Outbox
-from gateway.store.vault import Vault, secret_key_file
 from gateway.store.work import WorkQueue
 from gateway.worker import Worker
 
@@ -48,38 +46,6 @@ log = structlog.get_logger()
 _GRACE = 10
 # One sweep is a round trip; two at once, so that a remote that hangs does not hold up the others.
 _RECONCILERS = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """The data folder and what it holds. `fresh_token` is the admin token, where it was made just now."""
-
-    database: Database
-    vault: Vault
-    admin_token: str
-    fresh_token: str | None
-
-
-def open_data(settings: Settings) -> Opened:
-    """Make the data folder if need be, bring the schema up to date. Raises `SettingError`."""
-    try:
-        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if settings.secret_key is not None:
-            secret_key, is_new = settings.secret_key.get_secret_value(), False
-        else:
-            secret_key, is_new = secret_key_file(settings.data_dir)
-    except OSError as error:
-        raise SettingError(f"the data folder {settings.data_dir} cannot be used: {error.strerror}") from error
-    vault = Vault(secret_key)
-    token = settings.admin_token.get_secret_value() if settings.admin_token else vault.admin_token()
-    database = Database(settings.database)
-    database.migrate()
-    return Opened(
-        database=database,
-        vault=vault,
-        admin_token=token,
-        fresh_token=token if is_new and settings.admin_token is None else None,
-    )
 
 
 class Service:
@@ -109,13 +75,17 @@ class Service:
             timeout=settings.fetch_timeout,
         )
         mirrors = Mirrors(git, settings.data_dir / "mirrors")
+        remotes = Remotes(mirrors=mirrors, database=database, vault=vault)
         self._housekeeper = Housekeeper(git=git, mirrors=mirrors, budget=settings.mirror_budget)
+        steps = FetchAndPlan(
+            mirrors=mirrors, remotes=remotes, reader=CommitReader(git, manifest_limit=LARGEST)
+        )
         name = f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}"
         self._workers = [
             Worker(
                 name=f"{name}-{number}",
                 queue=WorkQueue(database),
-                steps=FetchAndPlan(mirrors=mirrors, reader=CommitReader(git, manifest_limit=LARGEST)),
+                steps=steps,
                 news=pushes.listener(),
                 rings=requests.ring,
             )
@@ -124,7 +94,7 @@ class Service:
         self._reconcilers = [
             Reconciler(
                 database=database,
-                remotes=mirrors,
+                remotes=remotes,
                 news=pushes.listener(),
                 rings=pushes.ring,
                 every=settings.reconcile_every,

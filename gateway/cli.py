@@ -76,7 +76,8 @@ def serve_command(
         config=config or _path("PUSHGATE_CONFIG"),
         secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
     )
-    from gateway.app import open_data, serve  # noqa: PLC0415 - the client commands start without the service
+    from gateway.app import serve  # noqa: PLC0415 - the client commands start without the service
+    from gateway.data import open_data  # noqa: PLC0415 - the same
 
     telemetry.configure(settings.log_format)
     opened = open_data(settings)
@@ -101,6 +102,17 @@ def connect(
         str | None,
         typer.Option(help="The webhook's secret; one is made if you name none.", envvar="WEBHOOK_SECRET"),
     ] = None,
+    private_key: Annotated[
+        Path | None,
+        typer.Option(help="A file with the private key, without a passphrase."),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="The user name for https, if one is needed.")] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="A file with the password or token for https.")
+    ] = None,
+    host_keys: Annotated[
+        Path | None, typer.Option(help="A file like known_hosts: the only keys that the ssh host may have.")
+    ] = None,
     network: Annotated[
         list[str] | None,
         typer.Option(help="Take its webhooks only from this network, such as 192.0.2.0/24; several times."),
@@ -109,7 +121,7 @@ def connect(
     as_json: AsJson = False,
 ) -> None:
     """Connect a repository; prints its webhook URL, its secret (this once), and what to do next."""
-    body = {
+    body: dict[str, Any] = {
         "url": url,
         "provider": provider,
         "project": project,
@@ -119,6 +131,14 @@ def connect(
         **({"name": name} if name is not None else {}),
         **({"secret": secret} if secret is not None else {}),
     }
+    credentials = {
+        "user": user,
+        "private_key": _text(private_key),
+        "password": (_text(password_file) or "").rstrip("\r\n") or None,
+        "host_keys": _text(host_keys),
+    }
+    if any(credentials.values()):
+        body["credentials"] = {key: value for key, value in credentials.items() if value is not None}
     made = _client(data).send("POST", "/connections", body)
     if as_json:
         _print_json(made)
@@ -135,6 +155,9 @@ def connect(
             or "none: pushes are only fetched",
         }
     )
+    if made["deploy_key"] is not None:
+        _out.print("\nDeploy key, to be added to the repository (read access is enough):")
+        _out.print(escape(made["deploy_key"]), soft_wrap=True)
     _out.print("\nNext:")
     for line in GUIDES[provider].lines():
         _out.print(f"  {line}", soft_wrap=True)
@@ -301,6 +324,34 @@ def send(
         raise typer.Exit(1)
 
 
+keys = typer.Typer(help="The secret key under which all secrets are sealed.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.command("rotate")
+def rotate_command(
+    data: Data = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    secrets_dir: Annotated[Path | None, typer.Option(help="A folder with one file per setting.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change the secret key. Stop a gateway that runs on this data folder before, and start it after."""
+    from gateway.data import rotate_key  # noqa: PLC0415 - the client commands start without the service
+
+    count = rotate_key(
+        read_settings(
+            given={"data_dir": data} if data is not None else {},
+            config=config or _path("PUSHGATE_CONFIG"),
+            secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
+        )
+    )
+    if as_json:
+        _print_json({"secrets": count})
+    else:
+        _out.print(f"{count} secrets are sealed under the new key. Start the gateway again; an admin token")
+        _out.print("that was made of the key is another one now.")
+
+
 @app.command("hook-script")
 def hook_script_command(
     url: Annotated[str, typer.Option(help="The connection's webhook URL.")],
@@ -337,6 +388,13 @@ def _client(data: Path | None) -> Client:
                 f" --data (there is no key in {folder})"
             ) from None
     return Client(url, token)
+
+
+def _text(path: Path | None) -> str | None:
+    try:
+        return path.read_text() if path is not None else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ApiError(f"{path} cannot be read: {error}") from error
 
 
 def _path(variable: str) -> Path | None:

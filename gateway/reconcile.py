@@ -40,7 +40,7 @@ _PEELED = "^{}"
 class Remotes(Protocol):
     """Asks remotes for their refs."""
 
-    async def remote_refs(self, url: str) -> dict[str, str]:
+    async def refs(self, connection: Connection) -> dict[str, str]:
         """Return the remote's branches and tags with the ids they are at; raises `FetchError`."""
 
 
@@ -108,7 +108,7 @@ class Reconciler:
 
     async def _compare(self, connection: Connection, sweep: Sweep) -> Receipt | None:
         known = await self.database.read(partial(sweeps.known_refs, connection=connection.id))
-        remote = await self.remotes.remote_refs(connection.url)
+        remote = await self.remotes.refs(connection)
         if not remote and any(known.values()):
             raise FetchError("the remote shows no branch and no tag at all; nothing is concluded from that")
         moves = _differences(known, remote)

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     amqp_url: SecretStr | None = None
     public_url: str | None = None
     secret_key: SecretStr | None = None
+    secret_key_previous: SecretStr | None = None
     admin_token: SecretStr | None = None
     body_limit: int = Field(default=25 * MIB, ge=1024)
     fetch_allow_http: bool = False

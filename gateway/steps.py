@@ -6,18 +6,44 @@ The one place that knows both rooms: facts of git go in at one side, settlements
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from gateway.errors import Gone, RemoteUnavailable
 from gateway.fetch.commit import Commit, CommitReader
+from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
 from gateway.plan.request import ExecutionRequest
 from gateway.plan.triggers import read_triggers
+from gateway.store import connections
 from gateway.store.connections import Connection
+from gateway.store.database import Database
 from gateway.store.executions import NewRequest
+from gateway.store.vault import Vault
 from gateway.store.work import PendingUpdate, Settlement
 from providers import PROVIDERS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remotes:
+    """The remotes of connections, with the credentials that the store keeps for them."""
+
+    mirrors: Mirrors
+    database: Database
+    vault: Vault
+
+    async def of(self, connection: Connection) -> Remote:
+        """Return a connection's remote, ready to be fetched from."""
+        kept = await self.database.read(
+            partial(connections.credentials, vault=self.vault, connection_id=connection.id)
+        )
+        credentials, host_keys = from_json(kept)
+        return Remote(url=connection.url, credentials=credentials, host_keys=host_keys)
+
+    async def refs(self, connection: Connection) -> dict[str, str]:
+        """See `Mirrors.remote_refs`."""
+        return await self.mirrors.remote_refs(await self.of(connection))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +51,7 @@ class FetchAndPlan:
     """The steps of `gateway.worker`, with real mirrors."""
 
     mirrors: Mirrors
+    remotes: Remotes
     reader: CommitReader
 
     async def fetch(
@@ -33,7 +60,10 @@ class FetchAndPlan:
         """Bring what was pushed into the connection's mirror."""
         wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
         await self.mirrors.update(
-            connection=connection.id, url=connection.url, wanted=wanted, progress=progress
+            connection=connection.id,
+            remote=await self.remotes.of(connection),
+            wanted=wanted,
+            progress=progress,
         )
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
@@ -60,8 +90,8 @@ class FetchAndPlan:
 
     async def _believe(self, connection: Connection, ref: str, object_id: str) -> None:
         """Compare an unsigned delivery with the remote: raises `Gone` where that does not bear it out."""
-        wanted = Wanted(ref=ref, id=object_id)
-        if not await self.mirrors.contains(connection=connection.id, url=connection.url, wanted=wanted):
+        wanted, remote = Wanted(ref=ref, id=object_id), await self.remotes.of(connection)
+        if not await self.mirrors.contains(connection=connection.id, remote=remote, wanted=wanted):
             raise Gone(f"the remote's {ref} does not contain {object_id}, and the delivery is not signed")
 
 

@@ -1,5 +1,6 @@
 """The REST API under /api/v1: connections, deliveries, executions."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from gateway.admin.credentials import changed_opening, opening
 from gateway.admin.http import answer, guarded, limit, read, sse
 from gateway.admin.scheme import new_secret, read_scheme
 from gateway.admin.shapes import (
@@ -24,6 +26,7 @@ from gateway.admin.shapes import (
     Page,
 )
 from gateway.errors import Invalid
+from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
 from gateway.intake.book import Book
 from gateway.plan.triggers import read_triggers
@@ -96,12 +99,14 @@ class Api:
         if wanted.provider not in PROVIDERS:
             raise Invalid(f"provider: {wanted.provider!r} is none of {', '.join(PROVIDERS)}")
         scheme = read_scheme(wanted.provider, wanted.secret, wanted.auth)
+        name = wanted.name or repository_key(wanted.url).partition("/")[2]
+        opened = await asyncio.to_thread(opening, wanted, name=name)
         now = datetime.now(UTC)
         connection = Connection(
             id=connection_id(),
-            name=wanted.name or repository_key(wanted.url).partition("/")[2],
+            name=name,
             provider=wanted.provider,
-            url=self._checked(wanted.url),
+            url=self._checked(opened.url),
             project=wanted.project,
             auth=scheme.auth,
             triggers=_checked_triggers(wanted.triggers),
@@ -110,13 +115,16 @@ class Api:
             created_at=now,
             updated_at=now,
             networks=_texts(wanted.networks),
+            deploy_key=opened.deploy_key,
         )
 
         def make(transaction: Transaction) -> ConnectionMade:
             connections.add(transaction, connection)
+            connections.keep_credentials(transaction, self.vault, connection.id, opened.sealable)
             for secret in scheme.secrets:
                 connections.add_secret(transaction, self.vault, connection.id, secret.encode(), now=now)
-            return self._made(transaction, connection, scheme.secrets[-1])
+            kept = connections.get(transaction, connection.id)
+            return self._made(transaction, kept, scheme.secrets[-1])
 
         made = await self.database.write(make)
         self.pushes.ring()
@@ -134,24 +142,32 @@ class Api:
     async def change_connection(self, request: Request) -> Response:
         """`PATCH /connections/{id}`: what is left out stays; work that was put off is tried again now."""
         which = request.path_params["id"]
-        wanted = (await read(request, ConnectionChange)).model_dump(exclude_none=True)
+        given = await read(request, ConnectionChange)
+        wanted = given.model_dump(exclude_none=True, exclude={"credentials"})
         if "url" in wanted:
-            wanted["url"] = self._checked(wanted["url"])
             # Another repository has another id; the next delivery teaches it.
-            wanted["repository_id"] = None
+            wanted |= {"url": self._checked(take_login(wanted["url"], "")[0]), "repository_id": None}
         if "networks" in wanted:
             wanted["networks"] = _texts(wanted["networks"])
         if "triggers" in wanted:
             wanted["triggers"] = _checked_triggers(wanted["triggers"])
         now = datetime.now(UTC)
+        old = await self.database.read(partial(connections.get, connection_id=which))
+        opened = await asyncio.to_thread(changed_opening, old, given)
+        if opened is not None:
+            wanted["deploy_key"] = opened.deploy_key
 
         def change(transaction: Transaction) -> ConnectionView:
             changed = replace(connections.get(transaction, which), **wanted, updated_at=now)
             connections.change(transaction, changed)
+            if opened is not None:
+                connections.keep_credentials(transaction, self.vault, which, opened.sealable)
             work.make_due(transaction, which, now=now)
             if "url" in wanted:
                 sweeps.begin_anew(transaction, which, now=now)
-            return self._view(transaction, changed)
+            elif opened is not None:
+                sweeps.ask(transaction, which, now=now)
+            return self._view(transaction, connections.get(transaction, which))
 
         view = await self.database.write(change)
         self.book.forget(which)

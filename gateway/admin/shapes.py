@@ -3,9 +3,17 @@
 import json
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 
 from gateway.store.connections import Connection, Secret
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
@@ -28,6 +36,32 @@ class Taken(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class NewCredentials(Taken):
+    """What opens a private repository: one of a key to be made, a pasted key, or a password or token.
+
+    `host_keys` are lines as in known_hosts; where they are given, no other key of the host is accepted.
+    """
+
+    deploy_key: bool = False
+    private_key: SecretStr | None = None
+    user: Line | None = None
+    password: SecretStr | None = None
+    host_keys: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.deploy_key + (self.private_key is not None) + (self.password is not None) > 1:
+            raise ValueError("give one of deploy_key, private_key, or user and password")
+        if self.user is not None and self.password is None:
+            raise ValueError("a user comes with a password or token")
+        return self
+
+    @property
+    def is_some(self) -> bool:
+        """Say whether there is more than host keys."""
+        return self.deploy_key or self.private_key is not None or self.password is not None
+
+
 class NewConnection(Taken):
     """`POST /connections`."""
 
@@ -40,10 +74,11 @@ class NewConnection(Taken):
     triggers: list[dict[str, Any]] = Field(default_factory=list)
     yaml_path: YamlPath = "valohai.yaml"
     networks: Networks = Field(default_factory=list)
+    credentials: NewCredentials | None = None
 
 
 class ConnectionChange(Taken):
-    """`PATCH /connections/{id}`: what is left out stays."""
+    """`PATCH /connections/{id}`: what is left out stays; `credentials: null` forgets them."""
 
     url: Url | None = None
     project: Line | None = None
@@ -51,6 +86,7 @@ class ConnectionChange(Taken):
     triggers: list[dict[str, Any]] | None = None
     yaml_path: YamlPath | None = None
     networks: Networks | None = None
+    credentials: NewCredentials | None = None
 
 
 class NewSecret(Taken):
@@ -79,7 +115,11 @@ class SweepView(BaseModel):
 
 
 class ConnectionView(BaseModel):
-    """A connection as it is shown. `secrets` are the live ones, the newest first."""
+    """A connection as it is shown.
+
+    `secrets` are the live ones, the newest first. `access` says what opens the repository, if anything;
+    `deploy_key` is the public half of its key.
+    """
 
     id: str
     name: str
@@ -91,6 +131,8 @@ class ConnectionView(BaseModel):
     triggers: list[dict[str, Any]]
     yaml_path: str
     networks: list[str]
+    access: Literal["ssh key", "login", "none"]
+    deploy_key: str | None
     repository_id: str | None
     sweep: SweepView
     secrets: list[SecretView]
@@ -113,6 +155,8 @@ class ConnectionView(BaseModel):
             triggers=[dict(trigger) for trigger in connection.triggers],
             yaml_path=connection.yaml_path,
             networks=list(connection.networks),
+            access=_access(connection),
+            deploy_key=connection.deploy_key,
             repository_id=connection.repository_id,
             sweep=SweepView(**asdict(sweep)),
             secrets=[
@@ -122,6 +166,12 @@ class ConnectionView(BaseModel):
             created_at=connection.created_at,
             updated_at=connection.updated_at,
         )
+
+
+def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:
+    if connection.deploy_key is not None:
+        return "ssh key"
+    return "login" if connection.has_credentials else "none"
 
 
 class ConnectionMade(ConnectionView):

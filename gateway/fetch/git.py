@@ -16,13 +16,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from gateway.errors import FetchError
+from gateway.fetch.access import Access, Granted
+from gateway.fetch.credentials import Remote
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 # As git says it: Receiving objects, 45% (450/1000), 12.00 MiB | 3.00 MiB/s, with a colon for the first comma.
 _PROGRESS = re.compile(r"(?P<what>[A-Z][a-z]+ [a-z]+): +(?P<percent>\d+)% \(\d+/\d+\)(?P<size>, [\d.]+ \w+)?")
+# What git says first on a line that tells something, and what ssh says.
+_TELLING = re.compile(
+    r"^(fatal|error|remote|ERROR): |Permission denied|Host key verification|host key .*has changed|^ssh: "
+    r"|Connection (closed|refused|reset|timed out)",
+    re.IGNORECASE,
+)
 _STDERR_LIMIT = 64 * 1024
 _KEPT_VARIABLES = (
     # An operator's network: how to get out, and whose certificates to trust.
@@ -48,6 +57,9 @@ Progress = Callable[[str], None]
 """Is told how far a command has come, such as "receiving objects 45 %, 12.00 MiB"."""
 
 
+_NO_ACCESS = Granted(options=(), environment={})
+
+
 class GitFailed(FetchError):
     """Git ended with an error; the message is git's own, without credentials."""
 
@@ -69,6 +81,7 @@ class Git:
         self._timeout = timeout
         self._environment = _environment(home)
         self._options = _options(allow_http=allow_http)
+        self._access = Access(home, allow_loopback=allow_http)
 
     async def run(
         self,
@@ -77,30 +90,33 @@ class Git:
         stdin: bytes = b"",
         output_limit: int = 8 * 1024 * 1024,
         progress: Progress | None = None,
+        remote: Remote | None = None,
     ) -> bytes:
         """Run git and return its output.
 
         `arguments` are ours: what comes from outside stands behind `--end-of-options` or in `stdin`.
-        `progress` is told, in another thread, how far a command with `--progress` has come. Raises
-        `GitFailed`; when cancelled, git and all its children are gone before this returns.
+        `progress` is told, in another thread, how far a command with `--progress` has come. `remote` is what
+        git has to reach for it. Raises `GitFailed`; when cancelled, git and all its children are gone before
+        this returns.
         """
         where = [f"--git-dir={mirror}"] if mirror is not None else []
-        run = _Run(
-            ["git", *self._options, *where, *arguments],
-            environment=self._environment,
-            stdin=stdin,
-            output_limit=output_limit,
-            timeout=self._timeout,
-            progress=progress,
-        )
-        # A thread starts a process in 1.3 ms, the event loop in 5.
-        running = asyncio.get_running_loop().run_in_executor(None, run.to_the_end)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            run.stop()
-            await asyncio.wait([running])
-            raise
+        async with self._access.granted(remote) if remote else nullcontext(_NO_ACCESS) as granted:
+            run = _Run(
+                ["git", *self._options, *granted.options, *where, *arguments],
+                environment={**self._environment, **granted.environment},
+                stdin=stdin,
+                output_limit=output_limit,
+                timeout=self._timeout,
+                progress=progress,
+            )
+            # A thread starts a process in 1.3 ms, the event loop in 5.
+            running = asyncio.get_running_loop().run_in_executor(None, run.to_the_end)
+            try:
+                return await asyncio.shield(running)
+            except asyncio.CancelledError:
+                run.stop()
+                await asyncio.wait([running])
+                raise
 
 
 class _Run:
@@ -196,16 +212,11 @@ def _explain(errors: bytes, returncode: int) -> str:
     text = _CREDENTIALS.sub("", errors.decode("utf-8", "replace"))
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     lines = [line for line in lines if not _PROGRESS.search(line)]
-    told = [line for line in lines if line.startswith(("fatal:", "error:", "remote:", "ERROR:"))] or lines
+    told = [line for line in lines if _TELLING.search(line)] or lines
     return " | ".join(told[-4:])[:1000] or f"git ended with status {returncode}"
 
 
 def _environment(home: Path) -> dict[str, str]:
-    known_hosts = home / "known_hosts"
-    ssh = (
-        "ssh -F none -o BatchMode=yes -o ConnectTimeout=15 -o IdentitiesOnly=yes"
-        f" -o StrictHostKeyChecking=accept-new -o UserKnownHostsFile='{known_hosts}'"
-    )
     return {
         **{name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
         "PATH": os.environ.get("PATH", os.defpath),
@@ -218,7 +229,7 @@ def _environment(home: Path) -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "false",
         "SSH_ASKPASS": "false",
-        "GIT_SSH_COMMAND": ssh,
+        "GIT_SSH_COMMAND": "false",
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_LITERAL_PATHSPECS": "1",
@@ -226,7 +237,10 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 def _options(*, allow_http: bool) -> list[str]:
+    # Debian's git is linked with GnuTLS, which does not know OpenSSL's variable.
+    authorities = os.environ.get("SSL_CERT_FILE")
     settings = {
+        **({"http.sslCAInfo": authorities} if authorities else {}),
         "core.hooksPath": os.devnull,
         "core.fsmonitor": "false",
         "credential.helper": "",

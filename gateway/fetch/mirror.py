@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from gateway.errors import RemoteUnavailable
+from gateway.fetch.credentials import Remote
 from gateway.fetch.git import Git, GitFailed, GitTimedOut, Progress
 
 log = structlog.get_logger()
@@ -24,7 +25,7 @@ log = structlog.get_logger()
 _LOCK_POLL_SECONDS = 0.05
 _SHA256_DIGITS = 64
 # About half a million refs.
-_LARGEST_ADVERTISEMENT = 64 * 1024 * 1024
+_LARGEST_REFS = 64 * 1024 * 1024
 _EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _FETCH = (
     "fetch",
@@ -48,12 +49,16 @@ _BROKEN = re.compile(
     r"|cannot be read|does not match index|inflate|invalid object|bad config",
     re.IGNORECASE,
 )
+_LIST_REFS = ("ls-remote", "--heads", "--tags", "--end-of-options")
 _REASONS = (
     (r"could not resolve host", "its host name cannot be resolved"),
     (r"connection refused|failed to connect|no route to host|network is unreachable", "it cannot be reached"),
     (r"connection timed out|operation timed out|operation too slow", "it did not answer in time"),
     (r"certificate|ssl|tls", "its certificate is not trusted, or TLS failed"),
-    (r"host key verification failed", "its host key is not the one that is known"),
+    (
+        r"host key verification failed|host key .*has changed",
+        "its host key is not the one that is known; if that is right, give the connection the new host_keys",
+    ),
     (
         r"permission denied|authentication failed|could not read (username|password)|\b40[13]\b",
         "it refuses us",
@@ -97,7 +102,7 @@ class Mirrors:
         return sorted({found.name.partition(".git")[0] for found in self._folder.glob("*.git*")})
 
     async def update(
-        self, *, connection: str, url: str, wanted: Sequence[Wanted], progress: Progress | None = None
+        self, *, connection: str, remote: Remote, wanted: Sequence[Wanted], progress: Progress | None = None
     ) -> None:
         """Bring the wanted objects into the mirror, with at most one fetch where all goes well.
 
@@ -111,41 +116,39 @@ class Mirrors:
             mirror = self.path(connection)
             try:
                 if await self._is_usable(mirror, wanted):
-                    await self._bring(mirror, url, wanted, progress)
+                    await self._bring(mirror, remote, wanted, progress)
                     return
             except GitFailed as error:
                 if not _BROKEN.search(str(error)):
                     raise self._unavailable(error) from error
                 log.warning("mirror is broken and is made anew", connection=connection, reason=str(error))
             try:
-                await self._make(mirror, url, wanted, progress)
+                await self._make(mirror, remote, wanted, progress)
             except GitFailed as error:
                 raise self._unavailable(error) from error
 
-    async def contains(self, *, connection: str, url: str, wanted: Wanted) -> bool:
+    async def contains(self, *, connection: str, remote: Remote, wanted: Wanted) -> bool:
         """Say whether the remote's ref, as it is now, is or contains an object that the mirror has.
 
         Raises `RemoteUnavailable`.
         """
-        now = (await self.remote_refs(url)).get(wanted.ref)
+        now = (await self.remote_refs(remote)).get(wanted.ref)
         try:
             if now is None or now == wanted.id:
                 return now == wanted.id
-            await self.update(connection=connection, url=url, wanted=[Wanted(ref=wanted.ref, id=now)])
+            await self.update(connection=connection, remote=remote, wanted=[Wanted(ref=wanted.ref, id=now)])
             beyond = ("rev-list", "--max-count=1", wanted.id, "--not", now)
             return not await self._git.run(*beyond, mirror=self.path(connection))
         except GitFailed as error:
             raise self._unavailable(error) from error
 
-    async def remote_refs(self, url: str) -> dict[str, str]:
+    async def remote_refs(self, remote: Remote) -> dict[str, str]:
         """Return the branches and tags of the remote, by their full names; an annotated tag's own object.
 
         Peeled tags stand beside them under the tag's name and `^{}`. Raises `RemoteUnavailable`.
         """
         try:
-            told = await self._git.run(
-                "ls-remote", "--heads", "--tags", "--end-of-options", url, output_limit=_LARGEST_ADVERTISEMENT
-            )
+            told = await self._git.run(*_LIST_REFS, remote.url, output_limit=_LARGEST_REFS, remote=remote)
         except GitFailed as error:
             raise self._unavailable(error) from error
         lines = [line.split("\t") for line in told.decode("utf-8", "surrogateescape").splitlines()]
@@ -171,7 +174,7 @@ class Mirrors:
         return told.decode().strip() == _object_format(wanted)
 
     async def _make(
-        self, mirror: Path, url: str, wanted: Sequence[Wanted], progress: Progress | None
+        self, mirror: Path, remote: Remote, wanted: Sequence[Wanted], progress: Progress | None
     ) -> None:
         """Clone under another name, so that a mirror is there whole or not at all."""
         fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}.new")
@@ -184,7 +187,7 @@ class Mirrors:
                 f"--object-format={_object_format(wanted)}",
                 str(fresh),
             )
-            await self._bring(fresh, url, wanted, progress, everything=True)
+            await self._bring(fresh, remote, wanted, progress, everything=True)
             await asyncio.to_thread(shutil.rmtree, mirror, ignore_errors=True)
             await asyncio.to_thread(os.rename, fresh, mirror)
         finally:
@@ -193,7 +196,7 @@ class Mirrors:
     async def _bring(
         self,
         mirror: Path,
-        url: str,
+        remote: Remote,
         wanted: Sequence[Wanted],
         progress: Progress | None,
         *,
@@ -210,18 +213,28 @@ class Mirrors:
         if not everything:
             newest = {one.ref: one.id for one in wanted}
             specs = [f"+{newest[ref]}:{ref}" for ref in newest if newest[ref] in absent]
-            everything = not await self._fetched(mirror, url, specs, progress)
+            everything = not await self._fetched(mirror, remote, specs, progress)
         if everything:
-            command = (*_FETCH, "--prune", "--end-of-options", url, *_EVERYTHING)
-            await self._git.run(*command, mirror=mirror, progress=progress)
+            command = (*_FETCH, "--prune", "--end-of-options", remote.url, *_EVERYTHING)
+            await self._git.run(*command, mirror=mirror, progress=progress, remote=remote)
         # Pushed, and pushed over before we looked: no ref leads there any more, but its id may still be had.
         for one in await self.missing(mirror, absent):
-            await self._fetched(mirror, url, [f"+{one}:refs/pushgate/{one}"], progress)
+            await self._fetched(mirror, remote, [f"+{one}:refs/pushgate/{one}"], progress)
 
-    async def _fetched(self, mirror: Path, url: str, specs: Sequence[str], progress: Progress | None) -> bool:
+    async def _fetched(
+        self, mirror: Path, remote: Remote, specs: Sequence[str], progress: Progress | None
+    ) -> bool:
         """Fetch; say whether the remote had it and our refs took it."""
         try:
-            await self._git.run(*_FETCH, "--end-of-options", url, *specs, mirror=mirror, progress=progress)
+            await self._git.run(
+                *_FETCH,
+                "--end-of-options",
+                remote.url,
+                *specs,
+                mirror=mirror,
+                progress=progress,
+                remote=remote,
+            )
         except GitFailed as error:
             if _NOT_THERE.search(str(error)) or _REF_CONFLICT.search(str(error)):
                 return False

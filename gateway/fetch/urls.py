@@ -20,6 +20,17 @@ def check_url(url: str, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
         raise Invalid(f"url: the host {host} is not one of those that PUSHGATE_FETCH_HOSTS allows")
 
 
+def host_of(url: str) -> str:
+    """Return the host of a URL that `check_url` has let pass."""
+    scp_like = _SCP_LIKE.fullmatch(url)
+    return scp_like["host"] if scp_like else urlsplit(url).hostname or ""
+
+
+def is_ssh(url: str) -> bool:
+    """Say whether a URL is fetched from over ssh."""
+    return url.startswith("ssh://") or "://" not in url
+
+
 def _host(url: str, *, allow_http: bool) -> str:
     try:
         parts = urlsplit(url)

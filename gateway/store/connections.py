@@ -39,6 +39,7 @@ class Connection:
     follows: Sequence[str] = ()
     package_format: str = "tar.gz"
     deploy_key: str | None = None
+    has_credentials: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +88,41 @@ def remove(transaction: Transaction, connection_id: str, *, now: datetime) -> No
     get(transaction, connection_id)
     transaction.execute(delete(secrets).where(secrets.c.connection == connection_id))
     transaction.execute(
-        update(connections).where(connections.c.id == connection_id).values(deleted_at=now, updated_at=now)
+        update(connections)
+        .where(connections.c.id == connection_id)
+        .values(credentials=None, deleted_at=now, updated_at=now)
     )
+
+
+def keep_credentials(transaction: Transaction, vault: Vault, connection_id: str, plain: bytes | None) -> None:
+    """Keep what opens the connection's remote, sealed; None removes it."""
+    sealed = None if plain is None else vault.seal(plain, context=f"credentials of {connection_id}")
+    transaction.execute(
+        update(connections).where(connections.c.id == connection_id).values(credentials=sealed)
+    )
+
+
+def credentials(transaction: Transaction, vault: Vault, connection_id: str) -> bytes | None:
+    """Return what opens the connection's remote, as it was given to `keep_credentials`."""
+    query = select(connections.c.credentials).where(connections.c.id == connection_id)
+    sealed = transaction.execute(query).scalar()
+    return None if sealed is None else vault.open(sealed, context=f"credentials of {connection_id}")
+
+
+def rewrap(transaction: Transaction, vault: Vault) -> int:
+    """Seal the keys of all secrets anew, under the present secret key; return how many there are."""
+    sealed = transaction.execute(select(secrets.c.id, secrets.c.connection, secrets.c.sealed)).all()
+    for secret, connection, envelope in sealed:
+        anew = vault.rewrap(envelope, context=f"connection {connection}")
+        transaction.execute(update(secrets).where(secrets.c.id == secret).values(sealed=anew))
+    having = select(connections.c.id, connections.c.credentials).where(connections.c.credentials.is_not(None))
+    opened = transaction.execute(having).all()
+    for connection, envelope in opened:
+        anew = vault.rewrap(envelope, context=f"credentials of {connection}")
+        transaction.execute(
+            update(connections).where(connections.c.id == connection).values(credentials=anew)
+        )
+    return len(sealed) + len(opened)
 
 
 def live_secrets(transaction: Transaction, vault: Vault, connection_id: str) -> list[Secret]:
@@ -164,4 +198,5 @@ def _record(row: Row[Any]) -> Connection:
         follows=tuple(row.follows),
         package_format=row.package_format,
         deploy_key=row.deploy_key,
+        has_credentials=row.credentials is not None,
     )

@@ -10,6 +10,7 @@ import pytest
 
 from demo.githost import GitHost, WorkTree
 from gateway.fetch.commit import Commit, CommitReader
+from gateway.fetch.credentials import Remote
 from gateway.fetch.git import Git, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 
@@ -33,7 +34,11 @@ class Fetching:
     ) -> None:
         """Bring objects into the mirror."""
         asked = [Wanted(ref=ref, id=one) for ref, one in wanted]
-        self.run(self.mirrors.update(connection=connection, url=url, wanted=asked, progress=progress))
+        self.run(
+            self.mirrors.update(
+                connection=connection, remote=Remote(url=url), wanted=asked, progress=progress
+            )
+        )
 
     def read(
         self,

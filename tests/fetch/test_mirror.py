@@ -14,6 +14,7 @@ import pytest
 
 from demo.githost import GitHost, WorkTree, git
 from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable
+from gateway.fetch.credentials import Remote
 from gateway.fetch.mirror import Wanted
 from tests.fetch.conftest import Fetching, make_fetching
 
@@ -170,7 +171,9 @@ def test_two_processes_share_a_mirror(tmp_path: Path, tree: WorkTree, url: str) 
 
     async def both() -> None:
         wanted = [Wanted(ref=MAIN, id=first)]
-        await asyncio.gather(*(x.mirrors.update(connection="c1", url=url, wanted=wanted) for x in (one, two)))
+        await asyncio.gather(
+            *(x.mirrors.update(connection="c1", remote=Remote(url=url), wanted=wanted) for x in (one, two))
+        )
 
     asyncio.run(both())
     assert one.has(first)
@@ -245,7 +248,9 @@ def test_a_cancelled_fetch_leaves_nothing(tmp_path: Path) -> None:
     async def cancelled(port: int) -> None:
         url = f"http://127.0.0.1:{port}/cancelled.git"
         wanted = [Wanted(ref=MAIN, id="d" * 40)]
-        fetch = asyncio.create_task(fetching.mirrors.update(connection="c1", url=url, wanted=wanted))
+        fetch = asyncio.create_task(
+            fetching.mirrors.update(connection="c1", remote=Remote(url=url), wanted=wanted)
+        )
         assert await asyncio.to_thread(_processes_about, "cancelled.git")
         fetch.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -46,3 +46,15 @@ def test_the_key_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> 
     assert secret_key_file(tmp_path) == (first, False)
     assert stat.S_IMODE((tmp_path / "secret.key").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
+
+
+def test_what_a_previous_key_sealed_is_opened_and_wrapped_anew(vault: Vault) -> None:
+    """Once wrapped anew, the previous key is not needed any more; the content stays as it was sealed."""
+    sealed = vault.seal(b"the secret", context="c")
+    both = Vault("n" * 32, "k" * 32)
+    assert both.open(sealed, context="c") == b"the secret"
+    anew = both.rewrap(sealed, context="c")
+    assert Vault("n" * 32).open(anew, context="c") == b"the secret"
+    with pytest.raises(SettingError):
+        vault.open(anew, context="c")
+    assert anew[-20:] == sealed[-20:]

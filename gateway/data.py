@@ -1,0 +1,82 @@
+"""The data folder and the database behind it: opened, brought up to date, and given another secret key."""
+
+import os
+import secrets
+from dataclasses import dataclass
+
+from gateway.errors import SettingError
+from gateway.settings import Settings
+from gateway.store import connections
+from gateway.store.database import Database
+from gateway.store.vault import Vault, secret_key_file, write_key
+
+# There while a change of the secret key is under way.
+_PREVIOUS = "secret.key.previous"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """The data folder and what it holds. `fresh_token` is the admin token, where it was made just now."""
+
+    database: Database
+    vault: Vault
+    admin_token: str
+    fresh_token: str | None
+
+
+def open_data(settings: Settings) -> Opened:
+    """Make the data folder if need be, bring the schema up to date. Raises `SettingError`."""
+    try:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.secret_key is not None:
+            secret_key, is_new = settings.secret_key.get_secret_value(), False
+        else:
+            secret_key, is_new = secret_key_file(settings.data_dir)
+        previous = _previous_key(settings)
+    except OSError as error:
+        raise SettingError(f"the data folder {settings.data_dir} cannot be used: {error.strerror}") from error
+    vault = Vault(secret_key, previous)
+    token = settings.admin_token.get_secret_value() if settings.admin_token else vault.admin_token()
+    database = Database(settings.database)
+    database.migrate()
+    return Opened(
+        database=database,
+        vault=vault,
+        admin_token=token,
+        fresh_token=token if is_new and settings.admin_token is None else None,
+    )
+
+
+def _previous_key(settings: Settings) -> str | None:
+    """Return the secret key before the present one, while secrets may still be sealed under it."""
+    if settings.secret_key_previous is not None:
+        return settings.secret_key_previous.get_secret_value()
+    left = settings.data_dir / _PREVIOUS
+    return left.read_text().strip() if settings.secret_key is None and left.exists() else None
+
+
+def rotate_key(settings: Settings) -> int:
+    """Bring all secrets under the present secret key, and in a data folder make a new one before.
+
+    The step before each other one is durable, so that one can stop anywhere and do it again. Returns how many
+    secrets there are. Raises `SettingError`.
+    """
+    if settings.secret_key is None:
+        secret_key_file(settings.data_dir)
+        present, left = settings.data_dir / "secret.key", settings.data_dir / _PREVIOUS
+        if not left.exists():
+            fresh = settings.data_dir / f".secret.key.{secrets.token_hex(4)}"
+            write_key(fresh, secrets.token_hex(32))
+            os.link(present, left)
+            fresh.replace(present)
+    elif settings.secret_key_previous is None:
+        raise SettingError(
+            "set PUSHGATE_SECRET_KEY to the new key and PUSHGATE_SECRET_KEY__PREVIOUS to the old one"
+        )
+    opened = open_data(settings)
+    with opened.database.writing() as transaction:
+        count = connections.rewrap(transaction, opened.vault)
+    opened.database.close()
+    if settings.secret_key is None:
+        (settings.data_dir / _PREVIOUS).unlink()
+    return count

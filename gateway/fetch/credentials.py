@@ -1,0 +1,185 @@
+"""What opens a private repository: deploy keys, made or pasted, and user names with passwords or tokens.
+
+Pure: nothing here is written anywhere. Whoever keeps them seals `as_json`; `gateway.fetch.access` hands them
+to git.
+"""
+
+import json
+import re
+import textwrap
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+
+from gateway.errors import Invalid
+
+# https://learn.microsoft.com/en-us/azure/devops/repos/git/use-ssh-keys-to-authenticate
+_ONLY_RSA = frozenset({"azure-devops"})
+_RSA_BITS = 4096
+_SHORTEST_RSA = 2048
+_BLOCK = re.compile(r"-----BEGIN (?P<kind>[A-Z0-9 ]+)-----(?P<body>.*?)-----END (?P=kind)-----", re.DOTALL)
+_ENCRYPTED = re.compile(r"ENCRYPTED")
+_BASE64_WIDTH = 64
+# What providers take as the user name where the password is a token; most take any.
+_TOKEN_USERS = {"bitbucket": "x-token-auth", "github": "x-access-token", "gitlab": "oauth2"}
+
+PrivateKey = Ed25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SshKey:
+    """A private key without a passphrase, in OpenSSH's own format, and its public half."""
+
+    private: str
+    public: str
+
+    def __repr__(self) -> str:
+        """Show nothing that is secret."""
+        return f"SshKey(public={self.public!r})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """A user name with its password or token, for https."""
+
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        """Show nothing that is secret."""
+        return f"Login(user={self.user!r})"
+
+
+Credentials = SshKey | Login
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A repository to fetch from. `host_keys` are lines as in known_hosts, the only ones that then count."""
+
+    url: str
+    credentials: Credentials | None = None
+    host_keys: str | None = None
+
+
+def make_deploy_key(provider: str, *, comment: str) -> SshKey:
+    """Make a fresh deploy key: Ed25519, or RSA of 4,096 bits where the provider takes nothing else."""
+    if provider in _ONLY_RSA:
+        return _key(generate_private_key(public_exponent=65537, key_size=_RSA_BITS), comment)
+    return _key(Ed25519PrivateKey.generate(), comment)
+
+
+def read_private_key(pasted: str, provider: str, *, comment: str) -> SshKey:
+    """Return the private key that somebody pasted, mended and proven. Raises `Invalid` with one sentence."""
+    pem = mend_private_key(pasted)
+    kind = pem.split("\n", 1)[0]
+    try:
+        load = load_ssh_private_key if "OPENSSH" in kind else load_pem_private_key
+        key = load(pem.encode(), password=None)
+    except TypeError:
+        raise Invalid(
+            "private_key: it has a passphrase, which nobody could type in here; paste a key without one"
+        ) from None
+    except (ValueError, UnsupportedAlgorithm):
+        if _ENCRYPTED.search(pem):
+            raise Invalid(
+                "private_key: it has a passphrase, which nobody could type in here; paste a key without one"
+            ) from None
+        raise Invalid("private_key: it is damaged, or cut off; paste the whole file") from None
+    if not isinstance(key, PrivateKey):
+        raise Invalid("private_key: keys are Ed25519, ECDSA or RSA")
+    if isinstance(key, RSAPrivateKey) and key.key_size < _SHORTEST_RSA:
+        raise Invalid(f"private_key: an RSA key of {key.key_size} bits is too weak; take {_RSA_BITS}")
+    if provider in _ONLY_RSA and not isinstance(key, RSAPrivateKey):
+        raise Invalid("private_key: Azure DevOps takes only RSA keys: ssh-keygen -t rsa -b 4096")
+    return _key(key, comment)
+
+
+def mend_private_key(pasted: str) -> str:
+    r"""Return a pasted key as it was before it went through forms, JSON and indentation.
+
+    Mended are a literal `\\n`, CRLF, quotes, indentation, lost line breaks and a missing last one. Raises
+    `Invalid` where there is no private key in it.
+    """
+    text = pasted.replace("\\r", "").replace("\\n", "\n").replace("\r", "\n")
+    found = _BLOCK.search(text)
+    if found is None:
+        told = "that is a public key; the private one is needed" if "ssh-" in text[:20] else "it is none"
+        raise Invalid(f"private_key: {told}; it begins with -----BEGIN … PRIVATE KEY-----")
+    kind = found["kind"]
+    if not kind.endswith("PRIVATE KEY"):
+        raise Invalid(f"private_key: it is a {kind.lower()}; the private key is needed")
+    lines = [line.strip().strip("'\"") for line in found["body"].strip().splitlines()]
+    headers = [line for line in lines if ":" in line]
+    body = "".join("".join(line.split()) for line in lines if ":" not in line)
+    parts = [f"-----BEGIN {kind}-----"]
+    if headers:
+        parts += [*headers, ""]
+    parts += [*textwrap.wrap(body, _BASE64_WIDTH), f"-----END {kind}-----", ""]
+    return "\n".join(parts)
+
+
+def take_login(url: str, provider: str) -> tuple[str, Login | None]:
+    """Return an https URL without the credentials that were pasted inside it, and those credentials.
+
+    A user name alone is no credential, but for a token, which some providers take in its place.
+    """
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return url, None
+    if parts.scheme not in {"https", "http"} or parts.username is None:
+        return url, None
+    bare = urlunsplit(parts._replace(netloc=f"[{host}]{port}" if ":" in host else host + port))
+    if parts.password is None:
+        return bare, None
+    return bare, make_login(unquote(parts.username), unquote(parts.password), provider)
+
+
+def make_login(user: str | None, password: str, provider: str) -> Login:
+    """Return a login; where there is only a token, with the user name that the provider expects beside it."""
+    if "\n" in password or "\n" in (user or "") or not password:
+        raise Invalid("credentials: user and password are one line each, and the password is not empty")
+    return Login(user=user or _TOKEN_USERS.get(provider, "token"), password=password)
+
+
+def as_json(credentials: Credentials | None, host_keys: str | None) -> bytes:
+    """Return everything that has to be kept sealed."""
+    kept: dict[str, str | None] = {"host_keys": host_keys}
+    if isinstance(credentials, SshKey):
+        kept |= {"private": credentials.private, "public": credentials.public}
+    elif isinstance(credentials, Login):
+        kept |= {"user": credentials.user, "password": credentials.password}
+    return json.dumps(kept).encode()
+
+
+def from_json(kept: bytes | None) -> tuple[Credentials | None, str | None]:
+    """Return what `as_json` was given."""
+    if kept is None:
+        return None, None
+    found = json.loads(kept)
+    if "private" in found:
+        return SshKey(private=found["private"], public=found["public"]), found["host_keys"]
+    if "password" in found:
+        return Login(user=found["user"], password=found["password"]), found["host_keys"]
+    return None, found["host_keys"]
+
+
+def _key(key: PrivateKey, comment: str) -> SshKey:
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    return SshKey(private=private, public=f"{public} {comment}")

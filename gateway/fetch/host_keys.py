@@ -1,0 +1,24 @@
+"""The ssh host keys of the large providers, as they publish them; a test compares their fingerprints.
+
+https://docs.github.com/en/authentication/keeping-your-account-and-data-secure/githubs-ssh-key-fingerprints
+https://docs.gitlab.com/user/gitlab_com/#ssh-host-keys-fingerprints
+https://support.atlassian.com/bitbucket-cloud/docs/configure-ssh-and-two-step-verification/
+https://learn.microsoft.com/en-us/azure/devops/repos/git/use-ssh-keys-to-authenticate
+"""
+
+_GITHUB = "github.com,[ssh.github.com]:443"
+_GITLAB = "gitlab.com,[altssh.gitlab.com]:443"
+_BITBUCKET = "bitbucket.org,[altssh.bitbucket.org]:443"
+_AZURE = "ssh.dev.azure.com,vs-ssh.visualstudio.com"
+
+KNOWN_HOSTS = f"""\
+{_GITHUB} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl
+{_GITHUB} ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBEmKSENjQEezOmxkZMy7opKgwFB\
+9nkt5YRrYMjNuG5N87uRgg6CLrbo5wAdT/y6v0mKV0U2w0WZ2YB/++Tpockg=
+{_GITLAB} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAfuCHKVTjquxvt6CM6tdG4SLp1Btn/nOeHHE5UOzRdf
+{_BITBUCKET} ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIazEu89wgQZ4bqs3d63QSMzYVa0MuJ2e2gKTKqu+UUO
+{_AZURE} ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7Hr1oTWqNqOlzGJOfGJ4NakVyIzf1rXYd4d7wo6jBlkLvCA4odBlL0mDUyZ0/\
+QUfTTqeu+tm22gOsv+VrVTMk6vwRU75gY/y9ut5Mb3bR5BV58dKXyq9A9UeB5Cakehn5Zgm6x1mKoVyf+FFn26iYqXJRgzIZZcZ5V6hrE0Qg\
+39kZm4az48o0AUbf6Sp4SLdvnuMa2sVNwHBboS7EJkm57XQPVU3/QpyNLHbWDdzwtrlS+ez30S3AdYhLKEOxAG8weOnyrtLJAUen9mTkol8o\
+II1edf7mWWbWVf0nBmly21+nZcmCTISQBtdcyPaEno7fFQMDD26/s0lfKob4Kw8H
+"""

@@ -1,0 +1,119 @@
+"""A real SSH server that runs git's own upload-pack: asyncssh, in a thread of its own."""
+
+import asyncio
+import shlex
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import asyncssh
+
+from demo.githost import ENVIRONMENT
+
+
+class SshHost:
+    """Serves the bare repositories of a folder to whoever has one of `authorized`, public keys by line."""
+
+    def __init__(self, folder: Path, authorized: list[str]) -> None:
+        """Serve on a free port of 127.0.0.1 while the `with` block lasts."""
+        self.folder = folder
+        self.authorized = authorized
+        self.host_key = asyncssh.generate_private_key("ssh-ed25519")
+        self.port = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def url(self, name: str) -> str:
+        """Return the clone URL of a repository."""
+        return f"ssh://git@127.0.0.1:{self.port}/{name}"
+
+    @property
+    def known_hosts(self) -> str:
+        """The line by which the server is known."""
+        return f"[127.0.0.1]:{self.port} {self.host_key.export_public_key().decode().strip()}"
+
+    def authorize(self, public: str) -> None:
+        """Let one more key in."""
+        self.authorized.append(public)
+        port = self.port
+        self._close()
+        self._call(self._listen(port))
+
+    def change_host_key(self) -> None:
+        """Become another host at the same address."""
+        port = self.port
+        self._close()
+        self.host_key = asyncssh.generate_private_key("ssh-ed25519")
+        self._call(self._listen(port))
+
+    def __enter__(self) -> Self:
+        """Begin to serve."""
+        self._thread.start()
+        self._call(self._listen(0))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop serving."""
+        self._close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _listen(self, port: int) -> None:
+        nobody = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+        keys = asyncssh.import_authorized_keys("\n".join([nobody, *self.authorized]) + "\n")
+        self._server = await asyncssh.listen(
+            "127.0.0.1",
+            port,
+            server_host_keys=[self.host_key],
+            authorized_client_keys=keys,
+            process_factory=self._serve,
+            encoding=None,
+        )
+        self.port = self._server.get_port()
+
+    async def _serve(self, process: Any) -> None:
+        words = shlex.split(process.command or "")
+        if len(words) != 2 or words[0] != "git-upload-pack":
+            process.exit(1)
+            return
+        told = {name: value for name, value in process.env.items() if name == "GIT_PROTOCOL"}
+        child = await asyncio.create_subprocess_exec(
+            "git",
+            "upload-pack",
+            self.folder / words[1].lstrip("/"),
+            env={**ENVIRONMENT, **told},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        asking = asyncio.create_task(_pass(process.stdin, child.stdin))
+        await asyncio.gather(_pass(child.stdout, process.stdout), _pass(child.stderr, process.stderr))
+        asking.cancel()
+        await asyncio.wait({asking})
+        process.exit(await child.wait())
+
+    def _close(self) -> None:
+        async def close() -> None:
+            self._server.close()
+            await self._server.wait_closed()
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+        self._call(close())
+
+    def _call(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+
+async def _pass(source: Any, target: Any) -> None:
+    while data := await source.read(65536):
+        target.write(data)
+        await target.drain()
+    if isinstance(target, asyncio.StreamWriter):
+        target.close()

@@ -1,0 +1,254 @@
+"""Private repositories over real transports: who is let in, who is not, and that nothing secret is seen."""
+
+import asyncio
+import ssl
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import asyncssh
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from demo.githost import GitHost, WorkTree
+from gateway.errors import RemoteUnavailable
+from gateway.fetch.access import is_forbidden
+from gateway.fetch.credentials import Credentials, Login, Remote, SshKey, make_deploy_key
+from gateway.fetch.mirror import Wanted
+from tests.fetch.conftest import Fetching, make_fetching
+from tests.fetch.ssh import SshHost
+from tests.service import wait_for
+
+OURS = make_deploy_key("github", comment="ours")
+RSA = make_deploy_key("azure-devops", comment="rsa")
+MAIN = "refs/heads/main"
+PASSWORD = "correct-horse-battery-staple"
+
+
+@pytest.fixture
+def pushed(tree: WorkTree) -> str:
+    """Give a commit that is on the remote."""
+    commit = tree.commit("First", {"valohai.yaml": "- step:\n", "a": "b"})
+    tree.push()
+    return commit
+
+
+@pytest.fixture
+def ssh(githost: GitHost) -> Iterator[SshHost]:
+    """Give an SSH server for the same repositories."""
+    with SshHost(githost.folder, [OURS.public, RSA.public]) as host:
+        yield host
+
+
+def fetch(fetching: Fetching, url: str, commit: str, **remote: object) -> bool:
+    """Fetch a commit; say whether it is there."""
+    asked = [Wanted(ref=MAIN, id=commit)]
+    where = Remote(url=url, **remote)  # type: ignore[arg-type]
+    fetching.run(fetching.mirrors.update(connection="c1", remote=where, wanted=asked))
+    return fetching.has(commit)
+
+
+def nothing_is_left(folder: Path) -> bool:
+    """Say whether no file of a fetch is left."""
+    return [path for path in (folder / "home").glob("access-*/*") if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("key", [OURS, RSA], ids=["Ed25519", "RSA"])
+def test_a_deploy_key_opens_a_repository(
+    fetching: Fetching, ssh: SshHost, pushed: str, tmp_path: Path, key: SshKey
+) -> None:
+    """Over ssh, from a real server; the key is gone afterwards."""
+    assert fetch(fetching, ssh.url("acme/digits.git"), pushed, credentials=key)
+    assert nothing_is_left(tmp_path)
+
+
+@pytest.mark.parametrize("key", [make_deploy_key("github", comment="other"), None], ids=["another", "none"])
+def test_another_key_is_refused(fetching: Fetching, ssh: SshHost, pushed: str, key: SshKey | None) -> None:
+    """The reason says that the remote refuses us; no key of this machine's user is tried."""
+    with pytest.raises(RemoteUnavailable, match="it refuses us"):
+        fetch(fetching, ssh.url("acme/digits.git"), pushed, credentials=key)
+
+
+def test_a_host_key_is_pinned_on_first_use(
+    fetching: Fetching, ssh: SshHost, tree: WorkTree, pushed: str
+) -> None:
+    """Another key at the same address is refused, with what to do."""
+    url = ssh.url("acme/digits.git")
+    assert fetch(fetching, url, pushed, credentials=OURS)
+    ssh.change_host_key()
+    second = tree.commit("Second", {"a": "c"})
+    tree.push()
+    with pytest.raises(RemoteUnavailable, match="its host key is not the one that is known"):
+        fetch(fetching, url, second, credentials=OURS)
+
+
+def test_given_host_keys_are_the_only_ones(fetching: Fetching, ssh: SshHost, pushed: str) -> None:
+    """What was given counts, and nothing is trusted on first use."""
+    url = ssh.url("acme/digits.git")
+    other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+    with pytest.raises(RemoteUnavailable, match="host key"):
+        fetch(fetching, url, pushed, credentials=OURS, host_keys=f"[127.0.0.1]:{ssh.port} {other}")
+    assert fetch(fetching, url, pushed, credentials=OURS, host_keys=ssh.known_hosts)
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate that only this test trusts."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = folder / "certificate.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return certificate, private
+
+
+@pytest.fixture
+def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[GitHost, Fetching]]:
+    """Give a git server with TLS that asks for a password, and mirrors that trust its certificate."""
+    certificate, private = _certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, private)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with GitHost(tmp_path / "git", credentials=f"ada:{PASSWORD}", tls=context) as host:
+        yield host, make_fetching(tmp_path / "tls")
+
+
+def _push_locally(host: GitHost, folder: Path) -> str:
+    host.create("acme/private.git")
+    tree = WorkTree(folder / "local", str(host.folder / "acme/private.git"))
+    commit = tree.commit("First", {"a": "b"})
+    tree.push()
+    return commit
+
+
+def test_a_password_opens_a_repository(https: tuple[GitHost, Fetching], tmp_path: Path) -> None:
+    """Over https, with a certificate that only the operator trusts."""
+    host, fetching = https
+    commit = _push_locally(host, tmp_path)
+    assert fetch(
+        fetching, host.url("acme/private.git"), commit, credentials=Login(user="ada", password=PASSWORD)
+    )
+    assert nothing_is_left(tmp_path / "tls")
+
+
+@pytest.mark.parametrize(
+    "credentials", [Login(user="ada", password="wr0ng-password"), None], ids=["wrong", "none"]
+)
+def test_a_wrong_password_is_refused(
+    https: tuple[GitHost, Fetching], tmp_path: Path, credentials: Credentials | None
+) -> None:
+    """Or none at all, where the server asks for one: nobody waits at a prompt, and it is in no error."""
+    host, fetching = https
+    commit = _push_locally(host, tmp_path)
+    with pytest.raises(RemoteUnavailable, match="it refuses us") as caught:
+        fetch(fetching, host.url("acme/private.git"), commit, credentials=credentials)
+    assert "wr0ng-password" not in str(caught.value)
+
+
+def test_a_certificate_that_nobody_trusts_is_refused(
+    https: tuple[GitHost, Fetching], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No password is sent there."""
+    host, _ = https
+    monkeypatch.delenv("SSL_CERT_FILE")
+    commit = _push_locally(host, tmp_path)
+    with pytest.raises(RemoteUnavailable, match="certificate is not trusted"):
+        fetch(make_fetching(tmp_path / "plain"), host.url("acme/private.git"), commit)
+
+
+def test_no_process_shows_a_secret(https: tuple[GitHost, Fetching], tmp_path: Path) -> None:
+    """Neither in its arguments nor in its environment, while a fetch is under way."""
+    host, fetching = https
+    commit = _push_locally(host, tmp_path)
+    host.answers.clear()
+    login = Login(user="ada", password=PASSWORD)
+    url = host.url("acme/private.git")
+    running = threading.Thread(target=fetch, args=(fetching, url, commit), kwargs={"credentials": login})
+    running.start()
+    try:
+        seen = wait_for(lambda: _processes("acme/private.git"), "git is at it")
+    finally:
+        host.answers.set()
+        running.join()
+    assert fetching.has(commit)
+    assert seen
+    assert PASSWORD.encode() not in seen
+
+
+def _processes(what: str) -> bytes | None:
+    """Return the arguments and environments of all processes, once one of them fetches a repository."""
+    found = b"".join(_process(path) for path in Path("/proc").glob("[0-9]*"))
+    return found if what.encode() in found and b"remote-http" in found else None
+
+
+def _process(path: Path) -> bytes:
+    try:
+        return (path / "cmdline").read_bytes() + (path / "environ").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("address", "forbidden"),
+    [
+        ("169.254.169.254", True),
+        ("100.100.100.200", True),
+        ("fd00:ec2::254", True),
+        ("fe80::1", True),
+        ("::ffff:169.254.169.254", True),
+        ("64:ff9b::a9fe:a9fe", True),
+        ("0.0.0.0", True),  # noqa: S104 - refused, not bound to
+        ("224.0.0.1", True),
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("10.0.0.1", False),
+        ("192.168.1.1", False),
+        ("140.82.121.4", False),
+        ("2606:50c0:8000::154", False),
+    ],
+)
+def test_which_addresses_are_never_fetched_from(address: str, *, forbidden: bool) -> None:
+    """Clouds answer machines about themselves there; private networks are where git servers are."""
+    assert is_forbidden(ip_address(address), allow_loopback=False) == forbidden
+
+
+@pytest.mark.parametrize("url", ["http://169.254.169.254/a/b.git", "ssh://git@[fe80::1]/a/b.git"])
+def test_a_forbidden_address_is_a_reason(fetching: Fetching, url: str) -> None:
+    """Nothing is sent there."""
+    with pytest.raises(RemoteUnavailable, match="never fetches from"):
+        fetch(fetching, url, "d" * 40)
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_used(
+    fetching: Fetching, tree: WorkTree, githost: GitHost, pushed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that only we can resolve is fetched from: git asks nobody for it again."""
+
+    async def resolve(_self: object, host: str, port: int, **_more: object) -> list[tuple[object, ...]]:
+        assert host == "only-here.invalid"
+        return [(None, None, None, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    assert fetch(fetching, f"http://only-here.invalid:{githost.port}/acme/digits.git", pushed)
+    assert tree.head() == pushed

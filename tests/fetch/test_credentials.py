@@ -1,0 +1,185 @@
+"""Keys and passwords: made, mended, proven, refused with one sentence."""
+
+import base64
+import hashlib
+import json
+
+import asyncssh
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import Invalid
+from gateway.fetch.credentials import (
+    Login,
+    SshKey,
+    as_json,
+    from_json,
+    make_deploy_key,
+    mend_private_key,
+    read_private_key,
+    take_login,
+)
+from gateway.fetch.host_keys import KNOWN_HOSTS
+
+KEY = make_deploy_key("github", comment="test")
+PEM_RSA = asyncssh.generate_private_key("ssh-rsa", key_size=2048).export_private_key("pkcs1-pem").decode()
+# Made by ssh-keygen, with a passphrase, and used nowhere.
+LOCKED = """\
+-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABAw15kfYB
+lvNh44YSkyzsv4AAAAEAAAAAEAAAAzAAAAC3NzaC1lZDI1NTE5AAAAIH/4v9AtRriu7SuT
+du39ceSyQutXWDPtIl/ZAVJ2Xv32AAAAkLRZrA960sYJYnUyM47gYNk0uAx9tmGS+7/Me/
+gBJa3o5fWlN8CYfvxn5nX6E4/wBwTdF1jJs1cKxTayjNR0rOihbQNus0q3tlmpggS8tzKQ
+XlrHRpOmvExJ3s8gMGZiITWesFD6QwKxVecaIzgWiWk8lqy6AVJxFCYCVwunSZMRnDW9iB
+sPDrkWU1RsfrE1eQ==
+-----END OPENSSH PRIVATE KEY-----
+"""
+# As the providers publish them.
+FINGERPRINTS = {
+    "github.com": {
+        "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU",
+        "SHA256:p2QAMXNIC1TJYWeIOttrVc98/R1BUFWu3/LiyKgUfQM",
+    },
+    "gitlab.com": {"SHA256:eUXGGm1YGsMAS7vkcx6JOJdOGHPem5gQp4taiCfCLB8"},
+    "bitbucket.org": {"SHA256:ybgmFkzwOSotHTHLJgHO0QN8L0xErw6vd0VhFA9m3SM"},
+    "ssh.dev.azure.com": {"SHA256:ohD8VZEXGWo6Ez8GSEJQ9WpafgLFsOfLOtGGQCQo6Og"},
+}
+
+
+def test_published_host_keys_have_the_published_fingerprints() -> None:
+    """A typing error in one would lock everybody out, or worse."""
+    found: dict[str, set[str]] = {}
+    for line in KNOWN_HOSTS.splitlines():
+        hosts, _, key = line.split()
+        digest = base64.b64encode(hashlib.sha256(base64.b64decode(key)).digest()).decode().rstrip("=")
+        found.setdefault(hosts.split(",")[0], set()).add(f"SHA256:{digest}")
+    assert found == FINGERPRINTS
+
+
+def test_deploy_keys_are_ed25519_and_rsa_where_nothing_else_is_taken() -> None:
+    """Azure DevOps knows only RSA."""
+    assert KEY.public.startswith("ssh-ed25519 ")
+    azure = make_deploy_key("azure-devops", comment="pushgate:digits")
+    kind, _, comment = azure.public.split(" ")
+    assert (kind, comment) == ("ssh-rsa", "pushgate:digits")
+    assert asyncssh.import_private_key(azure.private).export_public_key().split()[1].decode() in azure.public
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda pem: pem.replace("\n", "\\n"),
+        lambda pem: pem.replace("\n", "\\r\\n"),
+        lambda pem: pem.replace("\n", "\r\n"),
+        lambda pem: pem.replace("\n", "\r"),
+        lambda pem: pem.rstrip("\n"),
+        lambda pem: f'"{pem}"',
+        lambda pem: f"'{pem.strip()}'",
+        lambda pem: "".join(f"    {line}\n" for line in pem.splitlines()),
+        lambda pem: "\n\n" + pem.replace("\n", "\n\n"),
+        lambda pem: pem.replace("\n", " "),
+        json.dumps,
+        lambda pem: "key: |\n" + pem,
+    ],
+)
+@pytest.mark.parametrize("pem", [KEY.private, PEM_RSA], ids=["OpenSSH", "PEM"])
+def test_a_pasted_key_is_mended(damage: object, pem: str) -> None:
+    """What forms, JSON and YAML do to a key is undone."""
+    assert callable(damage)
+    assert mend_private_key(damage(pem)) == mend_private_key(pem)
+    assert read_private_key(damage(pem), "github", comment="x").public.startswith("ssh-")
+
+
+@given(
+    indent=st.text(" \t", max_size=6),
+    end=st.sampled_from(["\n", "\r\n", "\\n", "\\r\\n"]),
+    quote=st.sampled_from(["", '"', "'"]),
+    last=st.booleans(),
+)
+def test_any_mixture_is_mended(indent: str, end: str, quote: str, *, last: bool) -> None:
+    """Whatever comes together."""
+    lines = [indent + line for line in KEY.private.splitlines()]
+    pasted = quote + end.join(lines) + (end if last else "") + quote
+    assert read_private_key(pasted, "github", comment="test").public == KEY.public
+
+
+@pytest.mark.parametrize(
+    ("pasted", "provider", "told"),
+    [
+        ("", "github", "it is none"),
+        ("hello", "github", "it is none"),
+        (KEY.public, "github", "public key"),
+        ("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----", "github", "it is a certificate"),
+        (KEY.private.replace("b3Bl", "xxxx", 1), "github", "damaged"),
+        (KEY.private[:200] + "\n-----END OPENSSH PRIVATE KEY-----", "github", "damaged"),
+        (KEY.private, "azure-devops", "only RSA"),
+        (
+            LOCKED,
+            "github",
+            "passphrase",
+        ),
+        (
+            asyncssh.generate_private_key("ssh-rsa", key_size=2048)
+            .export_private_key("pkcs8-pem", passphrase="x")
+            .decode(),
+            "github",
+            "passphrase",
+        ),
+        (
+            asyncssh.generate_private_key("ssh-rsa", key_size=1024).export_private_key().decode(),
+            "github",
+            "1024 bits is too weak",
+        ),
+    ],
+    ids=[
+        "nothing",
+        "words",
+        "public",
+        "certificate",
+        "damaged",
+        "cut",
+        "not RSA",
+        "locked",
+        "locked PEM",
+        "weak",
+    ],
+)
+def test_what_is_wrong_with_a_key_is_one_sentence(pasted: str, provider: str, told: str) -> None:
+    """And nothing of the key is in it."""
+    with pytest.raises(Invalid, match=told) as caught:
+        read_private_key(pasted, provider, comment="x")
+    assert "b3BlbnNzaC1" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "bare", "login"),
+    [
+        ("https://host.example/a/b.git", "https://host.example/a/b.git", None),
+        (
+            "https://ada:s%40c@host.example:8443/a/b",
+            "https://host.example:8443/a/b",
+            Login(user="ada", password="s@c"),
+        ),
+        ("https://oauth2:t0ken@[::1]/a/b", "https://[::1]/a/b", Login(user="oauth2", password="t0ken")),
+        (
+            "https://:t0ken@host.example/a/b",
+            "https://host.example/a/b",
+            Login(user="oauth2", password="t0ken"),
+        ),
+        ("https://acme@dev.azure.com/acme/p/_git/r", "https://dev.azure.com/acme/p/_git/r", None),
+        ("git@host.example:a/b.git", "git@host.example:a/b.git", None),
+        ("ssh://git@host.example/a/b.git", "ssh://git@host.example/a/b.git", None),
+    ],
+)
+def test_credentials_leave_the_url_at_once(url: str, bare: str, login: Login | None) -> None:
+    """A token alone gets the user name that the provider wants beside it."""
+    assert take_login(url, "gitlab") == (bare, login)
+
+
+@pytest.mark.parametrize("credentials", [KEY, Login(user="ada", password="s3cret"), None])
+def test_what_is_kept_comes_back(credentials: SshKey | Login | None) -> None:
+    """And shows nothing secret when it is printed."""
+    assert from_json(as_json(credentials, "host ssh-ed25519 AAAA")) == (credentials, "host ssh-ed25519 AAAA")
+    assert "PRIVATE" not in repr(credentials)
+    assert "s3cret" not in repr(credentials)

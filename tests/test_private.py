@@ -1,0 +1,97 @@
+"""Private repositories, from `pushgate connect` to the execution request."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.githost import GitHost
+from gateway.client import ApiError
+from tests.fetch.ssh import SshHost
+from tests.service import Project, Service, run_pushgate, wait_for
+
+
+@pytest.fixture
+def ssh(githost: GitHost) -> Iterator[SshHost]:
+    """Give an SSH server for the same repositories, which lets nobody in yet."""
+    with SshHost(githost.folder, []) as host:
+        yield host
+
+
+def test_a_deploy_key_that_is_pasted_at_the_provider_opens_the_repository(
+    service: Service, project: Project, ssh: SshHost
+) -> None:
+    """`connect` prints it; until it is there the delivery waits, with the reason."""
+    done = run_pushgate(
+        "connect", ssh.url("acme/digits.git"), "--provider", "github", "--project", "p",
+        "--trigger", "train@main", "--json", service=service,
+    )  # fmt: skip
+    made = {**json.loads(done.stdout)}
+    made["path"] = "/hooks/" + made["id"]
+    assert made["access"] == "ssh key"
+    assert made["deploy_key"].startswith("ssh-ed25519 ")
+    body = project.payload(None, project.first)
+    _, answer = service.deliver(made, body)
+    which = answer["delivery"]
+    wait_for(
+        lambda: "it refuses us" in str(service.api.get(f"/deliveries/{which}")["updates"][0]["reason"]),
+        "the reason is told",
+    )
+    ssh.authorize(made["deploy_key"])
+    service.api.send("POST", f"/connections/{made['id']}/fetch", {})
+    assert service.settled(which)["updates"][0]["state"] == "planned"
+    [execution] = service.api.get("/executions")["items"]
+    assert execution["message"]["commit"]["id"] == project.first
+
+
+def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Service) -> None:
+    """It opens the repository, and is shown nowhere: not by the API, not in the log or the database."""
+    with GitHost(tmp_path / "closed", credentials="ada:s3cret-of-ada") as host:
+        url = host.create("acme/closed.git")
+        connection = service.connect(url.replace("http://", "http://ada:s3cret-of-ada@"))
+        assert (connection["url"], connection["access"]) == (url, "login")
+        path = f"/connections/{connection['id']}"
+        wait_for(lambda: service.api.get(path)["sweep"]["swept_at"], "the remote was looked at")
+        service.api.send("PATCH", path, {"credentials": None})
+        wait_for(lambda: service.api.get(path)["sweep"]["reason"], "the remote refuses us")
+        shown = json.dumps(service.api.get("/connections")) + json.dumps(service.log())
+        kept = b"".join(file.read_bytes() for file in service.data.rglob("*") if file.is_file())
+    assert "s3cret-of-ada" not in shown
+    assert b"s3cret-of-ada" not in kept
+
+
+@pytest.mark.parametrize(
+    ("url", "credentials", "told"),
+    [
+        ("https://git.example/a/b.git", {"private_key": "x"}, "a key opens ssh URLs only"),
+        ("git@git.example:a/b.git", {"user": "a", "password": "b"}, "are for https"),
+        ("git@git.example:a/b.git", {"private_key": "x"}, "private_key: it is none"),
+        ("https://a:b@git.example/a/b.git", {"password": "b"}, "give them once"),
+        ("https://git.example/a/b.git", {"user": "a"}, "a user comes with a password"),
+    ],
+)
+def test_credentials_that_do_not_fit_are_refused(
+    service: Service, url: str, credentials: dict[str, str], told: str
+) -> None:
+    """When the connection is made, with one sentence."""
+    with pytest.raises(ApiError, match=told):
+        service.connect(url, credentials=credentials)
+
+
+def test_a_new_secret_key_seals_everything_anew(tmp_path: Path, project: Project) -> None:
+    """The webhook's secret and the deploy key are what they were; the old key opens nothing any more."""
+    service = Service(tmp_path / "data")
+    with service:
+        made = service.connect("git@git.example:acme/digits.git")
+    old = (service.data / "secret.key").read_text()
+    done = run_pushgate("keys", "rotate", "--data", service.data, "--json")
+    assert json.loads(done.stdout) == {"secrets": 2}
+    assert (service.data / "secret.key").read_text() != old
+    assert not (service.data / "secret.key.previous").exists()
+    with service:
+        assert service.deliver(made, b"{}", event="ping")[0] == 200
+        assert service.api.get(f"/connections/{made['id']}")["deploy_key"] == made["deploy_key"]
+    (service.data / "secret.key").write_text(old)
+    with service:
+        assert service.deliver(made, project.payload(None, project.first))[0] == 503

@@ -153,6 +153,8 @@ def _target(url: str) -> tuple[str, str, int]:
     if "://" not in url:
         return "ssh", host_of(url), _PORTS["ssh"]
     parts = urlsplit(url)
+    if parts.scheme not in _PORTS:
+        raise RemoteUnavailable(f"the remote cannot be fetched: the protocol {parts.scheme} is not allowed")
     return parts.scheme, parts.hostname or "", parts.port or _PORTS[parts.scheme]
 
 

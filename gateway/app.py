@@ -77,9 +77,8 @@ class Service:
         mirrors = Mirrors(git, settings.data_dir / "mirrors")
         remotes = Remotes(mirrors=mirrors, database=database, vault=vault)
         self._housekeeper = Housekeeper(git=git, mirrors=mirrors, budget=settings.mirror_budget)
-        steps = FetchAndPlan(
-            mirrors=mirrors, remotes=remotes, reader=CommitReader(git, manifest_limit=LARGEST)
-        )
+        reader = CommitReader(git, manifest_limit=LARGEST, signers=settings.signers_file)
+        steps = FetchAndPlan(mirrors=mirrors, remotes=remotes, reader=reader)
         name = f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}"
         self._workers = [
             Worker(

@@ -72,12 +72,16 @@ class FetchAndPlan:
             return Settlement(
                 update=update, state="planned", reason=f"the {update.kind} was deleted: nothing runs"
             )
+        default_branch = update.repository.get("default_branch")
+        if update.before is None and update.kind == "branch" and default_branch is None:
+            # Bitbucket's payloads, hooks of one's own and sweeps tell none; a new branch is compared with it.
+            default_branch = await self.mirrors.default_branch(await self.remotes.of(connection))
         try:
             commit = await self.reader.read(
                 self.mirrors.path(connection.id),
                 object_id=update.after,
                 before=update.before,
-                default_branch=update.repository.get("default_branch"),
+                default_branch=default_branch,
                 yaml_path=connection.yaml_path,
             )
         except GitFailed as error:

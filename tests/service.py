@@ -142,6 +142,15 @@ class Service:
 
         return wait_for(ended, f"delivery {delivery} is settled")
 
+    def fetched(self, connection: Any) -> list[Any]:
+        """Fetch by hand, after the first look; return the updates that were found."""
+        path = f"/connections/{connection['id']}"
+        before = wait_for(lambda: self.api.get(path)["sweep"]["swept_at"], "the first look has ended")
+        self.api.send("POST", f"{path}/fetch", {})
+        wait_for(lambda: self.api.get(path)["sweep"]["swept_at"] != before, "the remote was looked at")
+        found = self.api.get(path)["sweep"]["delivery"]
+        return list(self.settled(found)["updates"]) if found else []
+
     def _address(self, start: int) -> str | None:
         if self._process is not None and self._process.poll() is not None:
             raise AssertionError((self.data.parent / f"{self.data.name}.log").read_text())

@@ -32,15 +32,6 @@ def sweep(service: Service, connection: Any) -> Any:
     return service.api.get(f"/connections/{connection['id']}")["sweep"]
 
 
-def fetch(service: Service, connection: Any) -> list[Any]:
-    """Fetch by hand; return the updates of the delivery that records what was found."""
-    before = sweep(service, connection)["swept_at"]
-    service.api.send("POST", f"/connections/{connection['id']}/fetch", {})
-    wait_for(lambda: sweep(service, connection)["swept_at"] != before, "the sweep has ended")
-    found = sweep(service, connection)["delivery"]
-    return list(service.settled(found)["updates"]) if found else []
-
-
 def commits(service: Service) -> list[str]:
     """Return the commits that were asked to be executed, in order."""
     items = service.api.get("/executions")["items"]
@@ -50,7 +41,7 @@ def commits(service: Service) -> list[str]:
 def test_what_was_there_before_is_learned_and_not_run(service: Service, project: Project) -> None:
     """Connecting a repository starts nothing."""
     connection = connect(service, project.url)
-    assert fetch(service, connection) == []
+    assert service.fetched(connection) == []
     assert service.api.get("/deliveries")["items"] == []
 
 
@@ -62,7 +53,7 @@ def test_a_push_that_no_webhook_told_is_recovered(service: Service, project: Pro
     project.tree.push("main:refs/heads/new", "v1")
     tag = project.tree.git("rev-parse", "v1")
 
-    found = {update["ref"]: update for update in fetch(service, connection)}
+    found = {update["ref"]: update for update in service.fetched(connection)}
     assert {ref: (update["before"], update["after"], update["peeled"]) for ref, update in found.items()} == {
         "refs/heads/main": (project.first, second, None),
         "refs/heads/new": (None, second, None),
@@ -70,18 +61,18 @@ def test_a_push_that_no_webhook_told_is_recovered(service: Service, project: Pro
     }
     assert {update["state"] for update in found.values()} == {"planned"}
     assert commits(service) == [second, second]
-    assert fetch(service, connection) == []
+    assert service.fetched(connection) == []
 
 
 def test_the_webhook_that_comes_after_the_sweep_is_a_duplicate(service: Service, project: Project) -> None:
     """And the other way round a sweep finds nothing new."""
     connection = connect(service, project.url)
     second = project.push("Second", {"train.py": "print(2)\n"})
-    fetch(service, connection)
+    service.fetched(connection)
     assert service.deliver(connection, project.payload(project.first, second))[1]["verdict"] == "duplicate"
     third = project.push("Third", {"train.py": "print(3)\n"})
     service.deliver(connection, project.payload(second, third))
-    assert fetch(service, connection) == []
+    assert service.fetched(connection) == []
     assert len(service.api.get("/deliveries")["items"]) == 3
 
 
@@ -90,7 +81,7 @@ def test_a_branch_that_is_gone_is_told_and_runs_nothing(service: Service, projec
     project.tree.push("main:refs/heads/old")
     connection = connect(service, project.url)
     project.tree.push(":refs/heads/old")
-    [update] = fetch(service, connection)
+    [update] = service.fetched(connection)
     assert (update["ref"], update["action"], update["state"]) == ("refs/heads/old", "delete", "planned")
     assert commits(service) == []
 
@@ -169,7 +160,7 @@ def test_another_url_is_learned_anew(
     service.api.send("PATCH", f"/connections/{connection['id']}", {"url": other.url})
     wait_for(lambda: sweep(service, connection)["swept_at"] not in {None, before}, "the new remote is known")
     second = other.push("Second", {"train.py": "print(2)\n"})
-    assert [update["after"] for update in fetch(service, connection)] == [second]
+    assert [update["after"] for update in service.fetched(connection)] == [second]
     assert commits(service) == [second]
 
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from gateway.errors import Gone, ObjectUnusable
 from gateway.fetch.git import Git, GitFailed, OutputTooLarge
@@ -12,7 +14,10 @@ from gateway.fetch.git import Git, GitFailed, OutputTooLarge
 _LARGEST_COMMIT = 1024 * 1024
 _LARGEST_PATHS = 4 * 1024 * 1024
 _REGULAR_FILES = {"100644", "100755"}
+_SSH_SIGNATURE = "-----BEGIN SSH SIGNATURE-----"
 _PERSON = re.compile(r"(?P<person>.*>) (?P<seconds>-?\d{1,12}) [+-]\d{4}")
+
+Signature = Literal["valid", "unknown", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +26,8 @@ class Commit:
 
     `author` and `committer` are names with addresses; times are aware UTC. `paths` have changed since the
     commit that the ref was at before; `paths_complete` is False where they were too many to list.
+    `signature` is `valid` where one of the operator's allowed signers made it with an ssh key, `unknown` where
+    nobody here can tell who did.
     `manifest_size` is None where the commit has no valohai.yaml, `manifest` also where it is too large.
     """
 
@@ -34,14 +41,19 @@ class Commit:
     paths_complete: bool
     manifest: bytes | None
     manifest_size: int | None
+    signature: Signature
 
 
 class CommitReader:
-    """Reads commits. `manifest_limit` is the most bytes that are read of a valohai.yaml."""
+    """Reads commits. `manifest_limit` is the most bytes that are read of a valohai.yaml.
 
-    def __init__(self, git: Git, *, manifest_limit: int) -> None:
+    `signers` is a file of allowed signers: https://man.openbsd.org/ssh-keygen.1#ALLOWED_SIGNERS
+    """
+
+    def __init__(self, git: Git, *, manifest_limit: int, signers: Path | None = None) -> None:
         """Read with this git."""
         self._git = git
+        self._signers = signers
         self._manifest_limit = manifest_limit
 
     async def read(
@@ -58,9 +70,10 @@ class CommitReader:
         author, _ = _person(_decode(fields["author"][0], encoding))
         committer, committed_at = _person(_decode(fields["committer"][0], encoding))
         parents = tuple(fields.get("parent", ()))
-        (paths, complete), (manifest, manifest_size) = await asyncio.gather(
+        (paths, complete), (manifest, manifest_size), signature = await asyncio.gather(
             self._paths(mirror, commit_id, before, parents, default_branch),
             self._manifest(mirror, commit_id, yaml_path),
+            self._signature(mirror, commit_id, fields),
         )
         return Commit(
             id=commit_id,
@@ -73,6 +86,7 @@ class CommitReader:
             paths_complete=complete,
             manifest=manifest,
             manifest_size=manifest_size,
+            signature=signature,
         )
 
     async def _commit(self, mirror: Path, object_id: str) -> tuple[str, bytes]:
@@ -89,6 +103,20 @@ class CommitReader:
         if int(size) > _LARGEST_COMMIT:
             raise ObjectUnusable(f"the commit object {commit_id} has {size} bytes: too large to be read")
         return commit_id, await self._git.run("cat-file", "commit", commit_id, mirror=mirror)
+
+    async def _signature(self, mirror: Path, commit_id: str, fields: Mapping[str, list[str]]) -> Signature:
+        made = fields.get("gpgsig") or fields.get("gpgsig-sha256")
+        if made is None:
+            return "none"
+        # Only ssh signatures: gpg would be another program, with trust of its own, on untrusted bytes.
+        if self._signers is None or not made[0].startswith(_SSH_SIGNATURE):
+            return "unknown"
+        allowed = ("-c", f"gpg.ssh.allowedSignersFile={self._signers}")
+        try:
+            await self._git.run(*allowed, "verify-commit", "--end-of-options", commit_id, mirror=mirror)
+        except GitFailed:
+            return "unknown"
+        return "valid"
 
     async def _paths(
         self,

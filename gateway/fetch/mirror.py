@@ -154,6 +154,19 @@ class Mirrors:
         lines = [line.split("\t") for line in told.decode("utf-8", "surrogateescape").splitlines()]
         return {ref: object_id for object_id, ref in lines}
 
+    async def default_branch(self, remote: Remote) -> str | None:
+        """Return the short name of the branch that the remote's HEAD is; None where it has none.
+
+        Raises `RemoteUnavailable`.
+        """
+        command = ("ls-remote", "--symref", "--end-of-options", remote.url, "HEAD")
+        try:
+            told = await self._git.run(*command, remote=remote)
+        except GitFailed as error:
+            raise self._unavailable(error) from error
+        found = re.match(r"ref: refs/heads/(\S+)\tHEAD", told.decode("utf-8", "replace"))
+        return found[1] if found else None
+
     async def discard(self, connection: str) -> None:
         """Remove a mirror that turned out to be broken; the next update makes it anew."""
         async with self.locked(connection):

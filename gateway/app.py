@@ -30,6 +30,7 @@ from gateway.intake.book import Book
 from gateway.intake.door import Door
 from gateway.plan.manifest import LARGEST
 from gateway.plan.request import schema
+from gateway.platform import PlatformFetcher
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.reconcile import Reconciler
@@ -101,6 +102,7 @@ class Service:
             )
             for _ in range(_RECONCILERS)
         ]
+        self._platforms = PlatformFetcher(database=database, vault=vault, news=requests.listener())
         self._relay: Relay | None = None
         if settings.amqp_url is not None:
             publisher = RabbitMQ(settings.amqp_url.get_secret_value(), public_url=settings.base_url)
@@ -135,6 +137,7 @@ class Service:
         self._accepter.start()
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
         tasks.append(asyncio.create_task(self._housekeeper.run()))
+        tasks.append(asyncio.create_task(self._platforms.run()))
         tasks += [asyncio.create_task(reconciler.run()) for reconciler in self._reconcilers]
         if self._relay is not None:
             tasks.append(asyncio.create_task(self._relay.run()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gateway.errors import SettingError
 from gateway.settings import Settings
-from gateway.store import connections
+from gateway.store import connections, platforms
 from gateway.store.database import Database
 from gateway.store.vault import Vault, secret_key_file, write_key
 
@@ -75,7 +75,7 @@ def rotate_key(settings: Settings) -> int:
         )
     opened = open_data(settings)
     with opened.database.writing() as transaction:
-        count = connections.rewrap(transaction, opened.vault)
+        count = connections.rewrap(transaction, opened.vault) + platforms.rewrap(transaction, opened.vault)
     opened.database.close()
     if settings.secret_key is None:
         (settings.data_dir / _PREVIOUS).unlink()

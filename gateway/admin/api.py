@@ -22,19 +22,21 @@ from gateway.admin.shapes import (
     DeliveryView,
     ExecutionView,
     NewConnection,
+    NewPlatform,
     NewSecret,
     Page,
 )
 from gateway.errors import Invalid
 from gateway.fetch.credentials import take_login
-from gateway.fetch.urls import check_url
+from gateway.fetch.urls import check_platform, check_url
 from gateway.intake.book import Book
 from gateway.plan.triggers import read_triggers
-from gateway.store import connections, deliveries, executions, sweeps, work
+from gateway.store import connections, deliveries, executions, platforms, sweeps, work
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
 from gateway.store.ids import connection_id
+from gateway.store.platforms import Platform
 from gateway.store.vault import Vault
 from providers import PROVIDERS
 from providers.urls import repository_key
@@ -121,6 +123,8 @@ class Api:
         def make(transaction: Transaction) -> ConnectionMade:
             connections.add(transaction, connection)
             connections.keep_credentials(transaction, self.vault, connection.id, opened.sealable)
+            if wanted.platform is not None:
+                self._name_platform(transaction, connection.id, wanted.platform)
             for secret in scheme.secrets:
                 connections.add_secret(transaction, self.vault, connection.id, secret.encode(), now=now)
             kept = connections.get(transaction, connection.id)
@@ -143,7 +147,7 @@ class Api:
         """`PATCH /connections/{id}`: what is left out stays; work that was put off is tried again now."""
         which = request.path_params["id"]
         given = await read(request, ConnectionChange)
-        wanted = given.model_dump(exclude_none=True, exclude={"credentials"})
+        wanted = given.model_dump(exclude_none=True, exclude={"credentials", "platform"})
         if "url" in wanted:
             # Another repository has another id; the next delivery teaches it.
             wanted |= {"url": self._checked(take_login(wanted["url"], "")[0]), "repository_id": None}
@@ -162,6 +166,8 @@ class Api:
             connections.change(transaction, changed)
             if opened is not None:
                 connections.keep_credentials(transaction, self.vault, which, opened.sealable)
+            if "platform" in given.model_fields_set:
+                self._name_platform(transaction, which, given.platform)
             work.make_due(transaction, which, now=now)
             if "url" in wanted:
                 sweeps.begin_anew(transaction, which, now=now)
@@ -293,7 +299,20 @@ class Api:
     def _view(self, transaction: Transaction, connection: Connection) -> ConnectionView:
         live = connections.live_secrets(transaction, self.vault, connection.id)
         sweep = sweeps.state(transaction, connection.id)
-        return ConnectionView.of(connection, live, sweep, base_url=self.base_url())
+        platform = platforms.of(transaction, connection.id)
+        return ConnectionView.of(connection, live, sweep, platform, base_url=self.base_url())
+
+    def _name_platform(self, transaction: Transaction, which: str, wanted: NewPlatform | None) -> None:
+        """Keep the platform that fetches for a connection. Raises `Invalid`."""
+        if wanted is None:
+            platforms.name(transaction, self.vault, which, None, None)
+            return
+        check_platform(wanted.url, allow_http=self.allow_http)
+        platform = Platform(url=wanted.url, project=wanted.project)
+        token = wanted.token.get_secret_value() if wanted.token else None
+        if token is None and platforms.of(transaction, which) is None:
+            raise Invalid("platform: a token is needed, for its header Authorization: Token …")
+        platforms.name(transaction, self.vault, which, platform, token)
 
     def _made(self, transaction: Transaction, connection: Connection, secret: str) -> ConnectionMade:
         return ConnectionMade(**self._view(transaction, connection).model_dump(), secret=secret)

@@ -18,6 +18,7 @@ from pydantic import (
 from gateway.store.connections import Connection, Secret
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import StoredRequest
+from gateway.store.platforms import Platform
 from gateway.store.sweeps import SweepState
 
 Line = Annotated[
@@ -62,6 +63,14 @@ class NewCredentials(Taken):
         return self.deploy_key or self.private_key is not None or self.password is not None
 
 
+class NewPlatform(Taken):
+    """A platform that fetches by itself after each push: its address, the project's UUID, and a token."""
+
+    url: Url
+    project: Line
+    token: SecretStr | None = None
+
+
 class NewConnection(Taken):
     """`POST /connections`."""
 
@@ -75,6 +84,7 @@ class NewConnection(Taken):
     yaml_path: YamlPath = "valohai.yaml"
     networks: Networks = Field(default_factory=list)
     credentials: NewCredentials | None = None
+    platform: NewPlatform | None = None
 
 
 class ConnectionChange(Taken):
@@ -87,6 +97,7 @@ class ConnectionChange(Taken):
     yaml_path: YamlPath | None = None
     networks: Networks | None = None
     credentials: NewCredentials | None = None
+    platform: NewPlatform | None = None
 
 
 class NewSecret(Taken):
@@ -114,6 +125,15 @@ class SweepView(BaseModel):
     reason: str | None
 
 
+class PlatformView(BaseModel):
+    """A platform that fetches by itself: `reason` tells why its last fetch has failed, if it has."""
+
+    url: str
+    project: str
+    fetched_at: datetime | None
+    reason: str | None
+
+
 class ConnectionView(BaseModel):
     """A connection as it is shown.
 
@@ -135,13 +155,20 @@ class ConnectionView(BaseModel):
     deploy_key: str | None
     repository_id: str | None
     sweep: SweepView
+    platform: PlatformView | None
     secrets: list[SecretView]
     created_at: datetime
     updated_at: datetime
 
     @classmethod
     def of(
-        cls, connection: Connection, secrets: list[Secret], sweep: SweepState, *, base_url: str
+        cls,
+        connection: Connection,
+        secrets: list[Secret],
+        sweep: SweepState,
+        platform: Platform | None,
+        *,
+        base_url: str,
     ) -> "ConnectionView":
         """Show a connection; nothing that is secret is in it."""
         return cls(
@@ -159,6 +186,7 @@ class ConnectionView(BaseModel):
             deploy_key=connection.deploy_key,
             repository_id=connection.repository_id,
             sweep=SweepView(**asdict(sweep)),
+            platform=PlatformView(**asdict(platform)) if platform else None,
             secrets=[
                 SecretView(created_at=secret.created_at, last_used_at=secret.last_used_at)
                 for secret in secrets

@@ -26,8 +26,8 @@ class Commit:
 
     `author` and `committer` are names with addresses; times are aware UTC. `paths` have changed since the
     commit that the ref was at before; `paths_complete` is False where they were too many to list.
-    `signature` is `valid` where one of the operator's allowed signers made it with an ssh key, `unknown` where
-    nobody here can tell who did.
+    `signature` is `valid` where one of the operator's allowed signers made it, with an ssh key, and `unknown`
+    where nobody here can tell who did.
     `manifest_size` is None where the commit has no valohai.yaml, `manifest` also where it is too large.
     """
 

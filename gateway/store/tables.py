@@ -217,3 +217,14 @@ sweeps = Table(
     Column("reason", Text),
     Index("ix_sweeps_due_at", "due_at"),
 )
+
+# When the platform that a connection names is next asked to fetch, and how that went.
+platform_fetches = Table(
+    "platform_fetches",
+    metadata,
+    Column("connection", ForeignKey("connections.id"), primary_key=True),
+    Column("due_at", Instant),
+    Column("attempts", Integer, nullable=False),
+    Column("fetched_at", Instant),
+    Column("reason", Text),
+)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Select, exists, insert, or_, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.store import connections
+from gateway.store import connections, platforms
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
@@ -123,6 +123,8 @@ def settle(
         if changed.rowcount and settlement.requests:
             rows = [request.row(ref_update=which, planned_at=now) for request in settlement.requests]
             transaction.execute(insert(executions), rows)
+    if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
+        platforms.ask(transaction, connection, now=now)
 
 
 def release(transaction: Transaction, connection: str, *, owner: str, now: datetime) -> None:

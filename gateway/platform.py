@@ -1,0 +1,141 @@
+"""Platforms that fetch by themselves: told after each push, as somebody's click on "Fetch repository" would.
+
+`POST /api/v0/projects/{uuid}/fetch/` answers 201 with the commits that it knows now, and with errors, which
+count even then.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Protocol
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+import structlog
+
+from gateway.backoff import backoff
+from gateway.errors import PushgateError, StoreUnavailable
+from gateway.store import platforms
+from gateway.store.database import Database
+from gateway.store.platforms import PlatformFetch
+from gateway.store.vault import Vault
+
+log = structlog.get_logger()
+
+_POLL_SECONDS = 1.0
+_ANSWER_SECONDS = 120.0
+_LARGEST_ANSWER = 8 * 1024 * 1024
+_LEASE = timedelta(seconds=180)
+_FIRST_DELAY = 2.0
+_LONGEST_DELAY = 900.0
+_MOST_TRIES = 20
+
+
+class PlatformError(PushgateError):
+    """The platform did not fetch."""
+
+
+class Waiter(Protocol):
+    """Waits for news of the store."""
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the time limit is not an error here
+        """Return at news, or after `timeout` seconds."""
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """A redirect would carry the token to another address."""
+
+    def redirect_request(self, *_arguments: Any) -> None:
+        return None
+
+
+_opener = build_opener(_NoRedirects())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformFetcher:
+    """Has platforms fetch what was pushed; any number may run side by side."""
+
+    database: Database
+    vault: Vault
+    news: Waiter
+
+    async def run(self) -> None:
+        """Work until cancelled. Whatever fails is told on the connection, and tried again."""
+        while True:
+            try:
+                fetch = await self._claim()
+                if fetch is not None:
+                    await self._fetch(fetch)
+                    continue
+            except StoreUnavailable as error:
+                log.warning("platform fetches wait for the store", reason=str(error))
+            except Exception:
+                # A bug of ours: the fetch is tried again when its lease is over.
+                log.exception("a platform fetch failed")
+            await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+
+    async def _claim(self) -> PlatformFetch | None:
+        now = _now()
+        if not await self.database.read(partial(platforms.is_due, now=now)):
+            return None
+        claim = partial(platforms.claim, vault=self.vault, now=now, until=now + _LEASE)
+        return await self.database.write(claim)
+
+    async def _fetch(self, fetch: PlatformFetch) -> None:
+        try:
+            commits = await asyncio.to_thread(_ask, fetch)
+        except PlatformError as error:
+            is_over = fetch.attempts + 1 >= _MOST_TRIES
+            delay = backoff(fetch.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+            next_at = None if is_over else _now() + timedelta(seconds=delay)
+            log.warning(
+                "platform did not fetch", connection=fetch.connection, reason=str(error), next_try_at=next_at
+            )
+            ending = partial(platforms.record, reason=str(error), next_at=next_at)
+        else:
+            log.info("platform has fetched", connection=fetch.connection, commits=commits)
+            ending = partial(platforms.record, reason=None, next_at=None)
+        await self.database.write(partial(ending, fetch=fetch, now=_now()))
+
+
+def _ask(fetch: PlatformFetch) -> int:
+    """Have the platform fetch; return how many commits it names. Raises `PlatformError`."""
+    url = f"{fetch.url.rstrip('/')}/api/v0/projects/{quote(fetch.project, safe='')}/fetch/"
+    headers = {
+        "authorization": f"Token {fetch.token}",
+        "accept": "application/json",
+        "content-type": "application/json",
+        "user-agent": "pushgate",
+    }
+    request = Request(url, data=b"{}", headers=headers, method="POST")  # noqa: S310 - checked when it was named
+    try:
+        with _opener.open(request, timeout=_ANSWER_SECONDS) as answer:
+            told = json.loads(answer.read(_LARGEST_ANSWER))
+    except HTTPError as error:
+        raise PlatformError(
+            f"the platform answers {error.code} to the fetch of project {fetch.project}"
+        ) from error
+    except (URLError, OSError) as error:
+        raise PlatformError(f"the platform at {request.host} cannot be reached: {_reason(error)}") from error
+    except ValueError as error:
+        raise PlatformError("the platform's answer is no JSON: is its address right?") from error
+    if not isinstance(told, Mapping):
+        raise PlatformError("the platform's answer is not the documented one: is its address right?")
+    errors = [str(one) for one in told.get("errors") or []]
+    if errors:
+        raise PlatformError(f"the platform could not fetch: {'; '.join(errors)[:500]}")
+    return len(told.get("commits") or [])
+
+
+def _reason(error: OSError) -> str:
+    return str(getattr(error, "reason", None) or error)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

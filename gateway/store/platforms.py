@@ -1,0 +1,137 @@
+"""Platforms that fetch by themselves: which, with what token, and when they are next asked to.
+
+A connection has a row here where it names a platform. It is due when a push was settled, in the transaction
+that settles it, until the platform has fetched.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import delete, insert, select, update
+
+from gateway.store.tables import connections, platform_fetches
+from gateway.store.vault import Vault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """A platform's address, its project's UUID, and how its fetches go."""
+
+    url: str
+    project: str
+    fetched_at: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformFetch:
+    """A fetch that is due and was claimed until `due_at`."""
+
+    connection: str
+    url: str
+    project: str
+    token: str
+    attempts: int
+    due_at: datetime
+
+
+def name(
+    transaction: Transaction, vault: Vault, connection: str, platform: Platform | None, token: str | None
+) -> None:
+    """Name a connection's platform, or none; without a token the one that is kept stays."""
+    values: dict[str, object] = {
+        "platform": {"url": platform.url, "project": platform.project} if platform else None
+    }
+    if token is not None or platform is None:
+        values["platform_token"] = vault.seal(token.encode(), context=_context(connection)) if token else None
+    transaction.execute(update(connections).where(connections.c.id == connection).values(**values))
+    transaction.execute(delete(platform_fetches).where(platform_fetches.c.connection == connection))
+    if platform is not None:
+        transaction.execute(insert(platform_fetches).values(connection=connection, attempts=0))
+
+
+def of(transaction: Transaction, connection: str) -> Platform | None:
+    """Return a connection's platform, if it names one."""
+    query = (
+        select(connections.c.platform, platform_fetches.c.fetched_at, platform_fetches.c.reason)
+        .join(platform_fetches)
+        .where(connections.c.id == connection)
+    )
+    row = transaction.execute(query).one_or_none()
+    if row is None:
+        return None
+    return Platform(**row.platform, fetched_at=row.fetched_at, reason=row.reason)
+
+
+def ask(transaction: Transaction, connection: str, *, now: datetime) -> None:
+    """Have a connection's platform fetch now, where it names one."""
+    transaction.execute(
+        update(platform_fetches)
+        .where(platform_fetches.c.connection == connection)
+        .values(due_at=now, attempts=0)
+    )
+
+
+def claim(transaction: Transaction, vault: Vault, *, now: datetime, until: datetime) -> PlatformFetch | None:
+    """Take a fetch that is due; None where none is."""
+    query = (
+        select(platform_fetches, connections.c.platform, connections.c.platform_token)
+        .join(connections)
+        .where(platform_fetches.c.due_at <= now, connections.c.deleted_at.is_(None))
+        .order_by(platform_fetches.c.due_at)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=platform_fetches)
+    )
+    row = transaction.execute(query).one_or_none()
+    if row is None:
+        return None
+    mine = platform_fetches.c.connection == row.connection
+    transaction.execute(update(platform_fetches).where(mine).values(due_at=until))
+    return PlatformFetch(
+        connection=row.connection,
+        **row.platform,
+        token=vault.open(row.platform_token, context=_context(row.connection)).decode(),
+        attempts=row.attempts,
+        due_at=until,
+    )
+
+
+def is_due(transaction: Transaction, *, now: datetime) -> bool:
+    """Say whether a fetch is due: a look that waits for no writer."""
+    query = select(platform_fetches.c.connection).where(platform_fetches.c.due_at <= now).limit(1)
+    return transaction.execute(query).first() is not None
+
+
+def record(
+    transaction: Transaction,
+    fetch: PlatformFetch,
+    *,
+    now: datetime,
+    reason: str | None,
+    next_at: datetime | None,
+) -> None:
+    """Tell how a fetch went: without a reason it is done; without `next_at` it is not tried again."""
+    told: dict[str, object] = {"reason": reason, "attempts": fetch.attempts + 1 if reason else 0}
+    if reason is None:
+        told["fetched_at"] = now
+    mine = platform_fetches.c.connection == fetch.connection
+    transaction.execute(update(platform_fetches).where(mine).values(**told))
+    # Unless another push has asked meanwhile.
+    still = platform_fetches.c.due_at == fetch.due_at
+    transaction.execute(update(platform_fetches).where(mine, still).values(due_at=next_at))
+
+
+def rewrap(transaction: Transaction, vault: Vault) -> int:
+    """Seal the keys of all tokens anew, under the present secret key; return how many there are."""
+    query = select(connections.c.id, connections.c.platform_token)
+    sealed = transaction.execute(query.where(connections.c.platform_token.is_not(None))).all()
+    for connection, envelope in sealed:
+        anew = vault.rewrap(envelope, context=_context(connection))
+        which = connections.c.id == connection
+        transaction.execute(update(connections).where(which).values(platform_token=anew))
+    return len(sealed)
+
+
+def _context(connection: str) -> str:
+    return f"the platform token of {connection}"

@@ -111,7 +111,7 @@ class Reconciler:
         remote = await self.remotes.refs(connection)
         if not remote and any(known.values()):
             raise FetchError("the remote shows no branch and no tag at all; nothing is concluded from that")
-        moves = _differences(known, remote)
+        moves = differences(known, remote)
         if moves and not sweep.is_first and not sweep.asked:
             await asyncio.sleep(self.grace)
         now = _now()
@@ -137,7 +137,7 @@ class Reconciler:
         return await self.database.write(ending)
 
 
-def _differences(known: Mapping[str, str | None], remote: Mapping[str, str]) -> tuple[RefUpdate, ...]:
+def differences(known: Mapping[str, str | None], remote: Mapping[str, str]) -> tuple[RefUpdate, ...]:
     """Return how the remote's refs differ from what is known of them."""
     moves: list[RefUpdate] = []
     for ref in sorted(known.keys() | remote.keys()):

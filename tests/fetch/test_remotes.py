@@ -1,0 +1,145 @@
+"""Remotes that break off, lie, or are large."""
+
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from demo.githost import ENVIRONMENT, GitHost, WorkTree
+from gateway.errors import RemoteUnavailable
+from gateway.fetch.credentials import Remote
+from gateway.reconcile import differences
+from tests.fetch.conftest import Fetching
+
+MAIN = "refs/heads/main"
+
+
+@contextmanager
+def cut_after(port: int, count: int) -> Iterator[int]:
+    """Forward connections to a port, and break each off after so many bytes of what comes back."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def forward(client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", port)) as server:
+            asking = threading.Thread(target=_pass, args=(client, server, None))
+            asking.start()
+            _pass(server, client, count)
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+            asking.join()
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                threading.Thread(target=forward, args=(client,), daemon=True).start()
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    serving.join()
+
+
+def _pass(source: socket.socket, target: socket.socket, count: int | None) -> None:
+    with suppress(OSError):
+        while (count is None or count > 0) and (data := source.recv(min(65536, count or 65536))):
+            target.sendall(data)
+            count = None if count is None else count - len(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("count", [100, 2_000, 100_000])
+def test_a_remote_that_breaks_off_is_told_and_fetched_later(
+    fetching: Fetching, tree: WorkTree, githost: GitHost, url: str, count: int
+) -> None:
+    """In the head, in the list of refs, in the middle of the pack: nothing half is kept."""
+    first = tree.commit("First", {f"{number}": "x" * number for number in range(2_000)})
+    tree.git("config", "pack.compression", "0")
+    tree.push()
+    with cut_after(githost.port, count) as port:
+        broken = url.replace(f":{githost.port}/", f":{port}/")
+        with pytest.raises(RemoteUnavailable, match="cannot be fetched"):
+            fetching.update(broken, (MAIN, first))
+    assert fetching.mirrors.connections() == []
+    fetching.update(url, (MAIN, first))
+    assert fetching.has(first)
+
+
+def test_a_remote_that_promises_what_it_does_not_have_is_told(
+    fetching: Fetching, tree: WorkTree, githost: GitHost, url: str
+) -> None:
+    """Its refs name a commit whose tree is gone."""
+    tree.commit("First", {"a": "b"})
+    tree.push()
+    bare = githost.folder / "acme/digits.git"
+    commit = tree.head()
+    for pack in (bare / "objects").rglob("*"):
+        if pack.is_file() and pack.parent.name + pack.name == tree.git("rev-parse", "HEAD^{tree}"):
+            pack.unlink()
+    with pytest.raises(RemoteUnavailable, match="cannot be fetched"):
+        fetching.update(url, (MAIN, commit))
+
+
+def test_names_that_git_would_not_take_are_passed_over(fetching: Fetching) -> None:
+    """A remote can advertise anything: what comes of it is no option and no path."""
+    good, names = "a" * 40, ["refs/heads/../../evil", "refs/heads/--upload-pack=x", "refs/heads/a b", "HEAD"]
+    lines = [f"{good} refs/heads/main\0side-band-64k\n", *(f"{good} {name}\n" for name in names)]
+    told = "".join(f"{len(line) + 4:04x}{line}" for line in ["# service=git-upload-pack\n"]) + "0000"
+    told += "".join(f"{len(line) + 4:04x}{line}" for line in lines) + "0000"
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n"
+        f"Content-Length: {len(told)}\r\n\r\n"
+    )
+    with _answering((head + told).encode()) as port:
+        refs = fetching.run(fetching.mirrors.remote_refs(Remote(url=f"http://127.0.0.1:{port}/a.git")))
+    assert "refs/heads/../../evil" in refs
+    assert [move.ref for move in differences({}, refs)] == [
+        "refs/heads/--upload-pack=x",
+        "refs/heads/a",
+        "refs/heads/main",
+    ]
+
+
+@contextmanager
+def _answering(answer: bytes) -> Iterator[int]:
+    """Give every request the same answer."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client, suppress(OSError):
+                    client.recv(65536)
+                    client.sendall(answer)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    serving.join()
+
+
+def test_a_repository_of_a_hundred_thousand_objects(fetching: Fetching, githost: GitHost) -> None:
+    """The first fetch brings all, the next one what is new."""
+    url = githost.create("large.git")
+    parts = [
+        f"commit {MAIN}\ncommitter A <a@b> {1_700_000_000 + number} +0000\ndata 1\nx\n"
+        f"M 100644 inline {number % 100}\ndata <<E\n{number}\nE\n"
+        for number in range(33_400)
+    ]
+    bare = githost.folder / "large.git"
+    command = ["git", "fast-import", "--quiet"]
+    subprocess.run(command, cwd=bare, env=ENVIRONMENT, input="".join(parts), text=True, check=True)
+    head = (bare / MAIN).read_text().strip()
+    fetching.update(url, (MAIN, head))
+    told = fetching.run(fetching.git.run("count-objects", "-v", mirror=fetching.mirrors.path("c1")))
+    packed = dict(line.split(": ") for line in told.decode().splitlines())["in-pack"]
+    assert int(packed) >= 100_000
+    assert fetching.read(head).parents != ()

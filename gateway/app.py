@@ -31,8 +31,9 @@ from gateway.intake.door import Door
 from gateway.plan.manifest import LARGEST
 from gateway.plan.request import schema
 from gateway.platform import PlatformFetcher
-from gateway.publish.rabbitmq import RabbitMQ
+from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
+from gateway.publish.topology import Topology
 from gateway.reconcile import Reconciler
 from gateway.settings import Settings
 from gateway.steps import FetchAndPlan, Remotes
@@ -105,7 +106,21 @@ class Service:
         self._platforms = PlatformFetcher(database=database, vault=vault, news=requests.listener())
         self._relay: Relay | None = None
         if settings.amqp_url is not None:
-            publisher = RabbitMQ(settings.amqp_url.get_secret_value(), public_url=settings.base_url)
+            publisher = RabbitMQ(
+                settings.amqp_url.get_secret_value(),
+                public_url=settings.base_url,
+                topology=Topology(
+                    exchange=settings.amqp_exchange,
+                    queue=settings.amqp_queue,
+                    lanes=settings.amqp_lanes,
+                    passive=not settings.amqp_declare,
+                ),
+                tls=Tls(
+                    ca=settings.amqp_ca_file,
+                    certificate=settings.amqp_cert_file,
+                    key=settings.amqp_key_file,
+                ),
+            )
             self._relay = Relay(Outbox(database), publisher, requests.listener())
 
         api = Api(

@@ -5,7 +5,15 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -34,6 +42,10 @@ def data_home() -> Path:
     return Path(base) / "pushgate"
 
 
+# A part of a routing key, and of a queue's name.
+Lane = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
+
+
 def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -48,6 +60,13 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=data_home)
     database_url: SecretStr | None = None
     amqp_url: SecretStr | None = None
+    amqp_exchange: str = Field(default="pushgate", min_length=1, max_length=200)
+    amqp_queue: str = Field(default="pushgate.executions", min_length=1, max_length=200)
+    amqp_lanes: Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_names)] = ()
+    amqp_declare: bool = True
+    amqp_ca_file: Path | None = None
+    amqp_cert_file: Path | None = None
+    amqp_key_file: Path | None = None
     public_url: str | None = None
     secret_key: SecretStr | None = None
     secret_key_previous: SecretStr | None = None
@@ -79,8 +98,9 @@ class Settings(BaseSettings):
     @field_validator("amqp_url")
     @classmethod
     def _is_amqp(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(("amqp://", "amqps://")):
-            raise ValueError("it must begin with amqp:// or amqps://")
+        urls = value.get_secret_value().split(",") if value is not None else []
+        if not all(url.strip().startswith(("amqp://", "amqps://")) for url in urls):
+            raise ValueError("it must begin with amqp:// or amqps://, and so must each of several")
         return value
 
     @model_validator(mode="after")

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.certificate import make_certificate
+
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 # What a client says first (AMQP 0-9-1, 4.2.2), and the type of the frame that answers it.
@@ -38,18 +40,21 @@ class Broker:
     """A RabbitMQ node. As a context manager it runs from the beginning to the end of the block.
 
     `url` is the AMQP URL of a user who may do everything and `onlooker_url` of one who may only read;
-    both stay the same when the node is stopped and started again, as does its data.
+    both stay the same when the node is stopped and started again, as does its data. `tls_url` is the way in
+    for those who trust the authority of `certified`, and show its certificate.
     """
 
     def __init__(self) -> None:
         """Choose names and ports; nothing runs before `start` but the guard."""
         self.password = secrets.token_hex(16)
-        self.port, self._distribution_port, self._epmd_port = _free_ports(3)
+        self.port, self.tls_port, self._distribution_port, self._epmd_port = _free_ports(4)
         self.url = f"amqp://pushgate:{self.password}@127.0.0.1:{self.port}/"
         self.onlooker_url = f"amqp://onlooker:{self.password}@127.0.0.1:{self.port}/"
+        self.tls_url = f"amqps://pushgate:{self.password}@127.0.0.1:{self.tls_port}/"
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="pushgate-broker-"))
+        self.certified = make_certificate(self.folder)
         self._note_groups()
         self._guard = subprocess.Popen(
             ["sh", "-c", _GUARD, "guard", self.folder], stdin=subprocess.PIPE, start_new_session=True
@@ -103,6 +108,15 @@ class Broker:
                 process.wait(_STOP_SECONDS)
         self._node = self._epmd = None
 
+    def alarm(self, *, on: bool) -> None:
+        """Let the node think that its memory is short, or that it is not."""
+        self._control("set_vm_memory_high_watermark", "0.000001" if on else "0.6")
+
+    def _control(self, *arguments: str) -> None:
+        control = Path(_server()).with_name("rabbitmqctl")
+        command = [str(control), "--node", self._environment()["RABBITMQ_NODENAME"], *arguments]
+        subprocess.run(command, env=self._environment(), cwd=self.folder, check=True, capture_output=True)
+
     def _ended(self) -> None:
         assert self._node is not None
         self._node.wait(_STOP_SECONDS)
@@ -153,6 +167,11 @@ class Broker:
         (self.folder / "definitions.json").write_text(json.dumps(definitions))
         (self.folder / "rabbitmq.conf").write_text(
             f"load_definitions = {self.folder / 'definitions.json'}\ndisk_free_limit.absolute = 1MB\n"
+            f"listeners.ssl.default = 127.0.0.1:{self.tls_port}\n"
+            f"ssl_options.cacertfile = {self.certified.authority}\n"
+            f"ssl_options.certfile = {self.certified.certificate}\n"
+            f"ssl_options.keyfile = {self.certified.key}\nssl_options.verify = verify_peer\n"
+            "ssl_options.fail_if_no_peer_cert = true\n"
         )
         (self.folder / "plugins").write_text("[].\n")
         (self.folder / "environment").touch()

@@ -13,9 +13,13 @@ from gateway.store.executions import StoredRequest
 
 TYPE = "dev.pushgate.execution.requested.v1"
 ROUTING_PREFIX = "execution.requested"
+LANE_PREFIX = "lane"
 
 # A routing key is at most 255 bytes, the prefix and two dots are 21: https://www.rabbitmq.com/docs/publishers
 _LONGEST_WORD = 117
+# With `lane.`, a lane of 32 bytes and its dot: 38 fewer for two words.
+_LONGEST_LANE = 32
+_LONGEST_IN_A_LANE = 98
 # What ends a word of a topic, what stands for other words, and what nobody could type in a binding.
 _NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f\x7f]+")
 
@@ -45,8 +49,14 @@ def message(request: StoredRequest, *, public_url: str) -> Message:
 
 
 def routing_key(request: StoredRequest) -> str:
-    """Return `execution.requested.<project>.<step or pipeline>`: always four words, of 255 bytes at most."""
-    return f"{ROUTING_PREFIX}.{_word(request.project)}.{_word(request.target)}"
+    """Return `execution.requested.<project>.<step or pipeline>`: always four words, of 255 bytes at most.
+
+    For a request of a priority lane, `lane.<lane>.` stands before it, and the last two words are shorter.
+    """
+    if request.lane is None:
+        return f"{ROUTING_PREFIX}.{_word(request.project)}.{_word(request.target)}"
+    words = [_word(word, _LONGEST_IN_A_LANE) for word in (request.project, request.target)]
+    return ".".join([LANE_PREFIX, _word(request.lane, _LONGEST_LANE), ROUTING_PREFIX, *words])
 
 
 def traceparent(request: StoredRequest) -> str:
@@ -60,5 +70,5 @@ def traceparent(request: StoredRequest) -> str:
     return f"00-{trace}-{span}-01"
 
 
-def _word(name: str) -> str:
-    return _NOT_IN_A_WORD.sub("_", name).encode()[:_LONGEST_WORD].decode(errors="ignore") or "_"
+def _word(name: str, longest: int = _LONGEST_WORD) -> str:
+    return _NOT_IN_A_WORD.sub("_", name).encode()[:longest].decode(errors="ignore") or "_"

@@ -8,6 +8,9 @@ robust connection, whose publishes wait for a reconnect of unknown length
 
 import asyncio
 import logging
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -39,10 +42,58 @@ for _name in ("aio_pika", "aiormq"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Files in PEM form: whose certificates to trust, and the one to show, if the broker wants to see one."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Return the context for a connection. Raises `SettingError`."""
+        try:
+            made = ssl.create_default_context(cafile=self.ca)
+            if self.certificate is not None:
+                made.load_cert_chain(self.certificate, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise SettingError(f"the broker's TLS files cannot be used: {error}") from error
+        return made
+
+
+class _Broker:
+    """One of the broker's addresses; `shown` is what may be told of it."""
+
+    def __init__(self, url: str, tls: Tls) -> None:
+        try:
+            parts = urlsplit(url)
+            self.shown = f"{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
+        except (ValueError, KeyError):
+            # Without the cause: it may quote the URL, and so the password.
+            raise SettingError(
+                "the AMQP URL cannot be read; special characters in its password have to be percent-encoded"
+            ) from None
+        self.url = url
+        self.virtual_host = unquote(parts.path[1:]) or "/"
+        self.password = unquote(parts.password or "")
+        self.context = tls.context() if parts.scheme == "amqps" else None
+        self._heartbeat = parse_qs(parts.query).get("heartbeat", [str(_HEARTBEAT_SECONDS)])[0]
+
+    async def connect(self) -> AbstractConnection:
+        """Connect, and raise what the library does."""
+        return await aio_pika.connect(
+            self.url,
+            client_properties={"connection_name": "pushgate"},
+            heartbeat=self._heartbeat,
+            ssl_context=self.context,
+        )
+
+
 class RabbitMQ:
     """A publisher. Any number of requests may be under way at once; they are sent in the order of the calls.
 
-    `public_url` is what the messages name as their source; `confirm_within` is in seconds.
+    `url` may hold several, separated by commas: the nodes of a cluster, tried in turn. `public_url` is what
+    the messages name as their source; `confirm_within` is in seconds.
     """
 
     def __init__(
@@ -51,21 +102,11 @@ class RabbitMQ:
         *,
         public_url: str,
         topology: Topology = _DEFAULT_TOPOLOGY,
+        tls: Tls | None = None,
         confirm_within: float = _CONFIRM_SECONDS,
     ) -> None:
-        """Connect at `open`. Raises `SettingError` for a URL that can't be read."""
-        try:
-            parts = urlsplit(url)
-            self._address = f"{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
-        except (ValueError, KeyError):
-            # Without the cause: it may quote the URL, and so the password.
-            raise SettingError(
-                "the AMQP URL cannot be read; special characters in its password have to be percent-encoded"
-            ) from None
-        self._url = url
-        self._host = unquote(parts.path[1:]) or "/"
-        self._password = unquote(parts.password or "")
-        self._heartbeat = parse_qs(parts.query).get("heartbeat", [str(_HEARTBEAT_SECONDS)])[0]
+        """Connect at `open`. Raises `SettingError` for a URL, or TLS files, that can't be read."""
+        self._brokers = [_Broker(one.strip(), tls or Tls()) for one in url.split(",")]
         self._public_url = public_url
         self._topology = topology
         self._confirm_within = confirm_within
@@ -80,35 +121,47 @@ class RabbitMQ:
         if self._link is not None and self._link.is_open:
             return
         await self.close()
+        for _ in self._brokers:
+            try:
+                self._link = await self._linked(self._brokers[0])
+            except BrokerUnavailable as error:
+                reason = error
+                # The next try, now or after a lost connection, is at the next node.
+                self._brokers.append(self._brokers.pop(0))
+            else:
+                return
+        raise reason
+
+    async def _linked(self, broker: _Broker) -> "_Link":
+        link: _Link | None = None
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                connection = await aio_pika.connect(
-                    self._url, client_properties={"connection_name": "pushgate"}, heartbeat=self._heartbeat
-                )
+                connection = await broker.connect()
                 try:
-                    self._link = await _Link.make(connection, self._topology)
+                    link = await _Link.make(connection, self._topology)
                 finally:
-                    if self._link is None:
+                    if link is None:
                         await connection.close()
         except (ProbableAuthenticationError, AuthenticationError) as error:
-            raise PublishError(f"the broker at {self._address} refuses the user or the password") from error
+            raise PublishError(f"the broker at {broker.shown} refuses the user or the password") from error
         except TimeoutError as error:
             raise BrokerUnavailable(
-                f"the broker at {self._address} does not answer within {_CONNECT_SECONDS:g} s"
+                f"the broker at {broker.shown} does not answer within {_CONNECT_SECONDS:g} s"
             ) from error
         except CONNECTION_EXCEPTIONS as error:
             if "Connection.Close" in str(error):
                 # The answer to our Connection.Open, of which aiormq passes on no more than that.
                 raise PublishError(
-                    f"the broker at {self._address} has no virtual host {self._host!r} for this user"
+                    f"the broker at {broker.shown} has no virtual host {broker.virtual_host!r} for this user"
                 ) from error
             raise BrokerUnavailable(
-                f"the broker at {self._address} cannot be reached: {self._said(error)}"
+                f"the broker at {broker.shown} cannot be reached: {self._said(error)}"
             ) from error
         except asyncio.CancelledError:
             if _is_asked_to_end():
                 raise
-            raise BrokerUnavailable(f"the broker at {self._address} closed the connection") from None
+            raise BrokerUnavailable(f"the broker at {broker.shown} closed the connection") from None
+        return link
 
     async def publish(self, request: StoredRequest) -> None:
         """Publish, and return when the broker has confirmed.
@@ -144,8 +197,8 @@ class RabbitMQ:
     def _said(self, error: BaseException) -> str:
         """Return what the broker or the network said, on one line and without our password."""
         text = " ".join(str(error).split()) or type(error).__name__
-        if self._password:
-            text = text.replace(self._password, "***")
+        for password in filter(None, (broker.password for broker in self._brokers)):
+            text = text.replace(password, "***")
         return text[:_LONGEST_REASON]
 
 

@@ -11,20 +11,22 @@ from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity, ChannelPreconditionFailed
 
 from gateway.errors import PublishError
-from gateway.publish.message import ROUTING_PREFIX
+from gateway.publish.message import LANE_PREFIX, ROUTING_PREFIX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
     """A topic exchange, a quorum queue that takes every request, and the same pair for dead letters.
 
-    With `passive` nothing is declared: exchange and queue have to be there. `delivery_limit` is how often a
+    Each of `lanes` has a queue of its own for the requests of its priority. With `passive` nothing is
+    declared: exchange and queues have to be there. `delivery_limit` is how often a
     consumer may fail with a message before it is a dead letter, `max_length` after how many messages the
     queue refuses more; None for no limit.
     """
 
     exchange: str = "pushgate"
     queue: str = "pushgate.executions"
+    lanes: tuple[str, ...] = ()
     passive: bool = False
     delivery_limit: int = 10
     max_length: int | None = None
@@ -38,6 +40,12 @@ class Topology:
     def dead_queue(self) -> str:
         """Where they are kept."""
         return f"{self.queue}.dead"
+
+    @property
+    def queues(self) -> dict[str, str]:
+        """The queues that take requests, and the keys by which they are bound."""
+        lanes = {f"{self.queue}.{lane}": f"{LANE_PREFIX}.{lane}.#" for lane in self.lanes}
+        return {self.queue: f"{ROUTING_PREFIX}.#", **lanes}
 
     async def establish(self, channel: AbstractChannel) -> None:
         """Declare or check everything. Raises `PublishError` with what is wrong."""
@@ -54,7 +62,8 @@ class Topology:
 
     async def _check(self, channel: AbstractChannel) -> None:
         await channel.declare_exchange(self.exchange, passive=True)
-        await channel.declare_queue(self.queue, passive=True)
+        for name in self.queues:
+            await channel.declare_queue(name, passive=True)
 
     async def _declare(self, channel: AbstractChannel) -> None:
         dead_exchange = await channel.declare_exchange(self.dead_exchange, ExchangeType.TOPIC, durable=True)
@@ -73,5 +82,6 @@ class Topology:
         }
         if self.max_length is not None:
             arguments["x-max-length"] = self.max_length
-        queue = await channel.declare_queue(self.queue, durable=True, arguments=arguments)
-        await queue.bind(exchange, f"{ROUTING_PREFIX}.#")
+        for name, key in self.queues.items():
+            queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+            await queue.bind(exchange, key)

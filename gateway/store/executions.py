@@ -20,7 +20,8 @@ ExecutionState = Literal["pending", "published"]
 class NewRequest:
     """An execution request as the planner made it. `body` is the JSON of the wire contract.
 
-    `target` is the name of the step or pipeline; `subject` what the request is about, for people.
+    `target` is the name of the step or pipeline; `subject` what the request is about, for people; `lane` the
+    priority lane that its trigger names, if it names one.
     """
 
     id: str
@@ -31,6 +32,7 @@ class NewRequest:
     target: str
     subject: str
     body: bytes
+    lane: str | None = None
 
     def row(self, *, ref_update: int, planned_at: datetime) -> dict[str, Any]:
         """Return the row that waits in the outbox."""
@@ -44,6 +46,7 @@ class NewRequest:
             "target": self.target,
             "subject": self.subject,
             "body": self.body,
+            "lane": self.lane,
             "state": "pending",
             "planned_at": planned_at,
         }
@@ -69,6 +72,7 @@ class StoredRequest:
     state: ExecutionState = "pending"
     reason: str | None = None
     published_at: datetime | None = None
+    lane: str | None = None
 
 
 def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -> list[StoredRequest]:
@@ -152,6 +156,7 @@ def _record(row: Row[Any]) -> StoredRequest:
         state=row.state,
         reason=row.reason,
         published_at=row.published_at,
+        lane=row.lane,
     )
 
 

@@ -4,22 +4,18 @@ import asyncio
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
 import asyncssh
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from demo.githost import GitHost, WorkTree
 from gateway.errors import RemoteUnavailable
 from gateway.fetch.access import is_forbidden
 from gateway.fetch.credentials import Credentials, Login, Remote, SshKey, make_deploy_key
 from gateway.fetch.mirror import Wanted
+from tests.certificate import make_certificate
 from tests.fetch.conftest import Fetching, make_fetching
 from tests.fetch.ssh import SshHost
 from tests.service import wait_for
@@ -96,40 +92,13 @@ def test_given_host_keys_are_the_only_ones(fetching: Fetching, ssh: SshHost, pus
     assert fetch(fetching, url, pushed, credentials=OURS, host_keys=ssh.known_hosts)
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate that only this test trusts."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = folder / "certificate.pem", folder / "key.pem"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return certificate, private
-
-
 @pytest.fixture
 def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[GitHost, Fetching]]:
     """Give a git server with TLS that asks for a password, and mirrors that trust its certificate."""
-    certificate, private = _certificate(tmp_path)
+    made = make_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, private)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    context.load_cert_chain(made.certificate, made.key)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.authority))
     with GitHost(tmp_path / "git", credentials=f"ada:{PASSWORD}", tls=context) as host:
         yield host, make_fetching(tmp_path / "tls")
 

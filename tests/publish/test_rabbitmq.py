@@ -4,26 +4,33 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.errors import BrokerUnavailable, PublishError, SettingError, Unroutable
 from gateway.publish.message import routing_key, traceparent
-from gateway.publish.rabbitmq import RabbitMQ
+from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.topology import Topology
 from tests.broker import Broker
-from tests.publish.outbox import PLANNED_AT, request
+from tests.publish.outbox import PLANNED_AT, MemoryOutbox, request
 from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
+from tests.service import wait_for
 
 PUBLIC_URL = "https://push.example"
 PROMPTLY = 5.0
 
 
 @asynccontextmanager
-async def connected(url: str, topology: Topology, *, confirm_within: float = 30.0) -> AsyncIterator[RabbitMQ]:
+async def connected(
+    url: str, topology: Topology, *, confirm_within: float = 30.0, tls: Tls | None = None
+) -> AsyncIterator[RabbitMQ]:
     """Give a publisher that is connected."""
-    publisher = RabbitMQ(url, public_url=PUBLIC_URL, topology=topology, confirm_within=confirm_within)
+    publisher = RabbitMQ(
+        url, public_url=PUBLIC_URL, topology=topology, confirm_within=confirm_within, tls=tls
+    )
     try:
         await publisher.open()
         yield publisher
@@ -31,12 +38,12 @@ async def connected(url: str, topology: Topology, *, confirm_within: float = 30.
         await publisher.close()
 
 
-def refusal(url: str, topology: Topology) -> PublishError:
+def refusal(url: str, topology: Topology, *, tls: Tls | None = None) -> PublishError:
     """Return the error with which the broker refuses to be connected to."""
 
     async def scenario() -> PublishError:
         with pytest.raises(PublishError) as caught:
-            async with connected(url, topology):
+            async with connected(url, topology, tls=tls):
                 raise AssertionError("connected")
         return caught.value
 
@@ -307,6 +314,88 @@ def test_whoever_cancels_a_publish_is_obeyed(broker: Broker, topology: Topology)
             await asyncio.wait({publishing})
             assert publishing.cancelled()
             await proxy.cut()
+
+    asyncio.run(scenario())
+
+
+def test_the_next_address_is_tried_where_one_is_away(broker: Broker, topology: Topology) -> None:
+    """The nodes of a cluster, one of which is down; all of them down is told with the last one's reason."""
+
+    async def scenario() -> None:
+        away = broker.url.replace(f":{broker.port}", ":1")
+        async with connected(f"{away}, {broker.url}", topology) as publisher:
+            await publisher.publish(request())
+
+    asyncio.run(scenario())
+    away = [broker.url.replace(f":{broker.port}", f":{port}") for port in (1, 2)]
+    assert "127.0.0.1:2 " in str(refusal(",".join(away), topology))
+
+
+def test_tls_with_an_authority_and_a_certificate_of_ones_own(broker: Broker, topology: Topology) -> None:
+    """Whoever is not told whom to trust, or shows nothing, does not get in."""
+
+    async def scenario() -> None:
+        own = broker.certified
+        tls = Tls(ca=own.authority, certificate=own.certificate, key=own.key)
+        async with connected(broker.tls_url, topology, tls=tls) as publisher:
+            await publisher.publish(request())
+
+    asyncio.run(scenario())
+    for tls in (None, Tls(ca=broker.certified.authority)):
+        refused = refusal(broker.tls_url, topology, tls=tls)
+        assert isinstance(refused, BrokerUnavailable)
+        assert broker.password not in _whole(refused)
+
+
+def test_tls_files_that_are_none_stop_the_start(tmp_path: Path) -> None:
+    """One sentence, before anything is published."""
+    with pytest.raises(SettingError, match="TLS files cannot be used"):
+        RabbitMQ("amqps://host/", public_url=PUBLIC_URL, tls=Tls(ca=tmp_path / "nothing"))
+
+
+def test_a_lane_has_a_queue_of_its_own(broker: Broker, topology: Topology) -> None:
+    """A request of a lane that was not declared is refused, and seen; the others go where they always go."""
+    lanes = dataclasses.replace(topology, lanes=("high",))
+
+    async def scenario() -> None:
+        async with connected(broker.url, lanes) as publisher, Runner(broker.url) as runner:
+            await publisher.publish(dataclasses.replace(request("r1"), lane="high"))
+            await publisher.publish(request("r2"))
+            [message] = await runner.take(f"{topology.queue}.high", 1)
+            assert message.message_id == "r1"
+            assert message.routing_key == "lane.high.execution.requested.digits.train"
+            assert await runner.count(topology.queue) == 1
+            with pytest.raises(Unroutable, match=r"lane\.low"):
+                await publisher.publish(dataclasses.replace(request("r3"), lane="low"))
+            await runner.channel.queue_delete(f"{topology.queue}.high")
+
+    asyncio.run(scenario())
+
+
+def test_a_broker_in_alarm_confirms_once_it_is_over(broker: Broker, topology: Topology) -> None:
+    """Short of memory it takes nothing: the relay waits, and nothing is lost or told to be there."""
+
+    async def scenario() -> None:
+        outbox = MemoryOutbox()
+        async with Runner(broker.url) as runner:
+            publisher = RabbitMQ(broker.url, public_url=PUBLIC_URL, topology=topology, confirm_within=2.0)
+            async with outbox.relayed_by(publisher):
+                outbox.plan("before")
+                await outbox.until_all_are_published()
+                await asyncio.to_thread(broker.alarm, on=True)
+                try:
+                    with capture_logs() as logs:
+                        outbox.plan("meanwhile")
+                        told = "the broker is away; requests wait in the store"
+                        await asyncio.to_thread(
+                            wait_for, lambda: told in {log["event"] for log in logs}, "the relay waits"
+                        )
+                    assert outbox.published() == ["before"]
+                finally:
+                    await asyncio.to_thread(broker.alarm, on=False)
+                await outbox.until_all_are_published()
+            taken = {message.message_id for message in await runner.rest(topology.queue)}
+        assert taken == {"before", "meanwhile"}
 
     asyncio.run(scenario())
 

@@ -5,7 +5,7 @@ The one place that knows both rooms: facts of git go in at one side, settlements
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 from gateway.errors import Gone, RemoteUnavailable
@@ -15,7 +15,7 @@ from gateway.fetch.git import GitFailed, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
 from gateway.plan.request import ExecutionRequest
-from gateway.plan.triggers import read_triggers
+from gateway.plan.triggers import PullRequestFacts, Trigger, read_triggers
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -88,7 +88,10 @@ class FetchAndPlan:
             await self.mirrors.discard(connection.id)
             raise RemoteUnavailable(f"the mirror was broken and is fetched anew (git: {error})") from error
         if not PROVIDERS[connection.provider].BODY_IS_SIGNED:
-            await self._believe(connection, update.ref, update.after)
+            asked = update.pull_request
+            await self._believe(
+                connection, f"refs/heads/{asked['source']}" if asked else update.ref, update.after
+            )
         # Parsing a valohai.yaml takes up to half a second: not on the event loop.
         return await asyncio.to_thread(_settle, connection, update, commit)
 
@@ -100,6 +103,7 @@ class FetchAndPlan:
 
 
 def _settle(connection: Connection, update: PendingUpdate, commit: Commit) -> Settlement:
+    triggers = {trigger.name: trigger for trigger in read_triggers(connection.triggers)}
     planned = plan(
         connection=ConnectionFacts(
             id=connection.id,
@@ -121,6 +125,7 @@ def _settle(connection: Connection, update: PendingUpdate, commit: Commit) -> Se
             action=update.action,
             generation=update.generation,
             pusher=update.pusher,
+            pull_request=_pull_request(update),
         ),
         commit=CommitFacts(
             id=commit.id,
@@ -131,18 +136,28 @@ def _settle(connection: Connection, update: PendingUpdate, commit: Commit) -> Se
             paths_complete=commit.paths_complete,
             manifest=commit.manifest,
             manifest_size=commit.manifest_size,
+            signature=commit.signature,
         ),
-        triggers=read_triggers(connection.triggers),
+        triggers=tuple(triggers.values()),
     )
     return Settlement(
         update=update,
         state="failed" if planned.failed else "planned",
         reason=planned.reason,
-        requests=tuple(_stored(request) for request in planned.requests),
+        requests=tuple(_stored(request, triggers[request.trigger]) for request in planned.requests),
+        verdicts=[asdict(verdict) for verdict in planned.verdicts],
     )
 
 
-def _stored(request: ExecutionRequest) -> NewRequest:
+def _pull_request(update: PendingUpdate) -> PullRequestFacts | None:
+    told = update.pull_request
+    if told is None:
+        return None
+    named = {name: told[name] for name in ("number", "source", "target", "from_fork")}
+    return PullRequestFacts(**named)
+
+
+def _stored(request: ExecutionRequest, trigger: Trigger) -> NewRequest:
     return NewRequest(
         id=request.id,
         connection=request.connection,
@@ -152,4 +167,6 @@ def _stored(request: ExecutionRequest) -> NewRequest:
         target=request.execution.name,
         subject=f"{request.repository.name or request.repository.url}@{request.commit.id}",
         body=request.model_dump_json().encode(),
+        lane=trigger.lane,
+        is_latest_only=trigger.policy == "latest",
     )

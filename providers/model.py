@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 Action = Literal["create", "update", "delete"]
-RefKind = Literal["branch", "tag"]
+RefKind = Literal["branch", "tag", "pull_request"]
+"""What moved; the head of a pull request is no ref that was pushed, but moves like one."""
 EventKind = Literal["push", "ping", "pull_request", "repository", "other"]
 PullRequestAction = Literal["opened", "updated", "merged", "closed"]
 RepositoryAction = Literal["renamed", "transferred"]

@@ -20,6 +20,7 @@ from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import StoredRequest
 from gateway.store.platforms import Platform
 from gateway.store.sweeps import SweepState
+from providers.model import RefKind
 
 Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")
@@ -208,11 +209,19 @@ class ConnectionMade(ConnectionView):
     secret: str
 
 
+class VerdictView(BaseModel):
+    """What a trigger said to a ref update; `reason` names the condition that decided."""
+
+    trigger: str
+    matched: bool
+    reason: str
+
+
 class UpdateView(BaseModel):
     """A ref update as it is shown."""
 
     ref: str
-    kind: Literal["branch", "tag"]
+    kind: RefKind
     name: str
     before: str | None
     after: str | None
@@ -224,6 +233,7 @@ class UpdateView(BaseModel):
     total: int | None
     state: str
     reason: str | None
+    verdicts: list[VerdictView]
 
     @classmethod
     def of(cls, recorded: RecordedUpdate) -> "UpdateView":
@@ -243,6 +253,7 @@ class UpdateView(BaseModel):
             total=update.total,
             state=recorded.state,
             reason=recorded.reason,
+            verdicts=[VerdictView(**verdict) for verdict in recorded.verdicts],
         )
 
 
@@ -292,6 +303,8 @@ class ExecutionView(BaseModel):
     trigger: str
     state: str
     reason: str | None
+    superseded_by: str | None
+    lane: str | None
     message: dict[str, Any]
     planned_at: datetime
     published_at: datetime | None
@@ -306,6 +319,8 @@ class ExecutionView(BaseModel):
             trigger=stored.trigger,
             state=stored.state,
             reason=stored.reason,
+            superseded_by=stored.superseded_by,
+            lane=stored.lane,
             message=json.loads(stored.body),
             planned_at=stored.planned_at,
             published_at=stored.published_at,

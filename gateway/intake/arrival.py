@@ -9,7 +9,7 @@ from gateway.intake.book import Known
 from gateway.store.deliveries import Arrival, Verdict
 from gateway.store.ids import delivery_id
 from providers.errors import Malformed, Undecodable
-from providers.model import Delivery, Event
+from providers.model import Delivery, Event, RefUpdate
 from providers.wire import media_type
 
 
@@ -42,7 +42,7 @@ def _read(known: Known, delivery: Delivery, headers: Mapping[str, str]) -> tuple
         return 202, "unreadable", Event(kind="other", note=str(error))
     if event.kind == "ping":
         return 200, "ignored", event
-    return 202, "accepted" if event.updates or event.all_refs else "ignored", event
+    return 202, "accepted" if _updates(event) or event.all_refs else "ignored", event
 
 
 def _record(
@@ -71,11 +71,27 @@ def _record(
         headers=kept,
         secret=known.secret_ids[delivery.secret] if delivery.secret is not None else None,
         body=body,
-        updates=event.updates if ours else (),
+        updates=_updates(event) if ours else (),
         detail=_detail(event),
         asks_for_sweep=ours and event.all_refs,
         teaches=repository.id if learns and repository else None,
     )
+
+
+def _updates(event: Event) -> tuple[RefUpdate, ...]:
+    """Return what has moved; the head of a pull request moves like a ref of its own."""
+    asked = event.pull_request
+    if asked is None or asked.head is None or asked.action not in {"opened", "updated"}:
+        return event.updates
+    head = RefUpdate(
+        ref=f"refs/pull/{asked.number}/head",
+        kind="pull_request",
+        name=asked.number,
+        before=None,
+        after=asked.head,
+        action="create",
+    )
+    return (head,)
 
 
 def _reason(event: Event) -> str | None:
@@ -85,6 +101,10 @@ def _reason(event: Event) -> str | None:
     if event.change is not None:
         where = f" to {event.change.full_name}" if event.change.full_name else ""
         return f"the repository was {event.change.action}{where}: see that the connection's URL is right"
+    asked = event.pull_request
+    if asked is not None and not _updates(event):
+        told = "its head commit is not told" if asked.action in {"opened", "updated"} else "nothing runs"
+        return f"pull request {asked.number} was {asked.action}: {told}"
     return event.note or None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import valohai_yaml
 import yaml
-from valohai_yaml.objs import Config, Pipeline, Step
+from valohai_yaml.objs import Config, Pipeline, Step, Task
 from valohai_yaml.validation import get_validator
 
 from gateway.errors import PlanError
@@ -41,6 +41,7 @@ class Manifest:
     path: str
     steps: Mapping[str, Step]
     pipelines: Mapping[str, Pipeline]
+    tasks: Mapping[str, Task]
     config: Config
 
 
@@ -74,7 +75,13 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
         raise PlanError(f"{path} is not a valid valohai.yaml: {_one_line(error)}") from error
     for step in config.steps.values():
         _check_templates(step, path)
-    return Manifest(path=path, steps=dict(config.steps), pipelines=dict(config.pipelines), config=config)
+    return Manifest(
+        path=path,
+        steps=dict(config.steps),
+        pipelines=dict(config.pipelines),
+        tasks=dict(config.tasks),
+        config=config,
+    )
 
 
 def _check_bounds(text: bytes, path: str) -> None:

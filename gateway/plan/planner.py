@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from gateway.errors import PlanError
 from gateway.plan.manifest import LARGEST, Manifest, read_manifest
@@ -12,14 +13,17 @@ from gateway.plan.request import (
     ExecutionRequest,
     Package,
     PipelineExecution,
+    PullRequest,
     Ref,
     Repository,
     StepExecution,
     Submodule,
+    TaskExecution,
     execution_id,
 )
 from gateway.plan.step import execute_step
-from gateway.plan.triggers import Trigger, Verdict, judge
+from gateway.plan.task import execute_task
+from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, Verdict, judge
 from providers.model import Action, RefKind
 
 # Where a provider shows a commit, behind the repository's own page.
@@ -51,6 +55,7 @@ class CommitFacts:
     paths_complete: bool
     manifest: bytes | None
     manifest_size: int | None
+    signature: Literal["valid", "unknown", "none"] | None = None
     package: Package | None = None
     submodules: tuple[Submodule, ...] = ()
 
@@ -68,6 +73,7 @@ class UpdateFacts:
     action: Action
     generation: int
     pusher: str | None
+    pull_request: PullRequestFacts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,17 +111,17 @@ def plan(
     triggers: Sequence[Trigger],
 ) -> Plan:
     """Say what a commit is asked to execute. One trigger's failure leaves the others alone."""
-    verdicts = tuple(
-        judge(
-            trigger,
-            kind=update.kind,
-            name=update.name,
-            action=update.action,
-            paths=commit.paths,
-            paths_complete=commit.paths_complete,
-        )
-        for trigger in triggers
+    move = MoveFacts(
+        kind=update.kind,
+        name=update.name,
+        action=update.action,
+        paths=commit.paths,
+        paths_complete=commit.paths_complete,
+        author=commit.author,
+        message=commit.message,
+        pull_request=update.pull_request,
     )
+    verdicts = tuple(judge(trigger, move) for trigger in triggers)
     matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
     if not matched:
         return Plan(requests=(), verdicts=verdicts, reason=_nothing(verdicts), failed=False)
@@ -178,13 +184,15 @@ def _request(
             name=connection.repository_name,
             url=connection.url,
         ),
-        ref=Ref(name=update.name, kind=update.kind),
+        ref=_ref(update),
+        pull_request=_pull_request(update),
         commit=Commit(
             id=commit.id,
             before=update.before,
             author=commit.author,
             message=commit.message,
             committed_at=commit.committed_at,
+            signature=commit.signature,
             url=_commit_url(connection.provider, connection.web_url, commit.id),
         ),
         pushed_by=update.pusher,
@@ -195,7 +203,29 @@ def _request(
     )
 
 
-def _execution(trigger: Trigger, manifest: Manifest, *, commit: str) -> StepExecution | PipelineExecution:
+def _ref(update: UpdateFacts) -> Ref:
+    if update.pull_request is not None:
+        return Ref(name=update.pull_request.source, kind="branch")
+    return Ref(name=update.name, kind="tag" if update.kind == "tag" else "branch")
+
+
+def _pull_request(update: UpdateFacts) -> PullRequest | None:
+    asked = update.pull_request
+    if asked is None:
+        return None
+    return PullRequest(
+        number=asked.number, source=asked.source, target=asked.target, from_fork=asked.from_fork
+    )
+
+
+def _execution(
+    trigger: Trigger, manifest: Manifest, *, commit: str
+) -> StepExecution | PipelineExecution | TaskExecution:
+    if trigger.run.task is not None:
+        task = manifest.tasks.get(trigger.run.task)
+        if task is None:
+            raise PlanError(_not_there("task", trigger.run.task, manifest.tasks, manifest.path))
+        return execute_task(task, trigger, manifest)
     if trigger.run.pipeline is not None:
         pipeline = manifest.pipelines.get(trigger.run.pipeline)
         if pipeline is None:

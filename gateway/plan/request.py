@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 TYPE = "dev.pushgate.execution.requested.v1"
-VERSION = "1.0"
+VERSION = "1.1"
 """Of the schema: the second number grows with each field that is added."""
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pushgate.dev")
@@ -49,6 +49,18 @@ class Commit(_Part):
     message: str = Field(description="the whole message")
     committed_at: AwareDatetime = Field(description="when it was committed, in UTC")
     url: str | None = Field(description="a page about the commit, to look at; never to fetch from")
+    signature: Literal["valid", "unknown", "none"] | None = Field(
+        default=None, description="valid where one of the operator's allowed signers made it"
+    )
+
+
+class PullRequest(_Part):
+    """The pull or merge request whose head the commit is."""
+
+    number: str = Field(description="the provider's number of it")
+    source: str = Field(description="the branch that it comes from, by its short name")
+    target: str = Field(description="the branch that it wants to go into")
+    from_fork: bool | None = Field(description="whether the source is in another repository; null: unknown")
 
 
 class StepExecution(_Part):
@@ -93,6 +105,18 @@ class PipelineExecution(_Part):
     definition: dict[str, Any] = Field(description="the whole pipeline, as valohai.yaml writes it")
 
 
+class TaskExecution(_Part):
+    """A task as the commit's valohai.yaml defines it: one step, executed with many sets of parameters."""
+
+    kind: Literal["task"] = "task"
+    name: str = Field(description="the task's name")
+    type: str = Field(description="grid_search, random_search, bayesian_tpe, distributed, manual_search")
+    step: StepExecution = Field(description="the step, with the values that are the same for all")
+    parameters: dict[str, dict[str, Any]] = Field(description="style and rules of each parameter that varies")
+    parameter_sets: tuple[dict[str, Any], ...] = Field(description="the sets of a manual search")
+    definition: dict[str, Any] = Field(description="the whole task, as valohai.yaml writes it")
+
+
 class Package(_Part):
     """The tree of the commit as an archive, less what .vhignore names."""
 
@@ -125,9 +149,10 @@ class ExecutionRequest(_Part):
     commit: Commit
     pushed_by: str | None = Field(description="who pushed, as the provider says: shown, not proven")
     trigger: str = Field(description="the name of the connection's trigger")
-    execution: Annotated[StepExecution | PipelineExecution, Field(discriminator="kind")]
+    execution: Annotated[StepExecution | PipelineExecution | TaskExecution, Field(discriminator="kind")]
     package: Package | None = Field(default=None, description="the code; null where none was made")
     submodules: tuple[Submodule, ...] = Field(default=(), description="with their commits")
+    pull_request: PullRequest | None = Field(default=None, description="null for a push")
 
 
 def execution_id(

@@ -16,12 +16,15 @@ from gateway.plan.triggers import Atom, Trigger
 _LONGEST_COMMAND = 1024 * 1024
 
 
-def execute_step(step: Step, trigger: Trigger) -> StepExecution:
-    """Return what the trigger asks for. Raises `PlanError` where a name, a type or a value does not fit."""
+def execute_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = frozenset()) -> StepExecution:
+    """Return what the trigger asks for. Raises `PlanError` where a name, a type or a value does not fit.
+
+    The parameters in `varying` get their values later, from a task.
+    """
     owner = f"step {step.name}"
     refuse_unknown("parameter", given=trigger.parameters, known=step.parameters, owner=owner)
     refuse_unknown("input", given=trigger.inputs, known=step.inputs, owner=owner)
-    parameters = _parameters(step, trigger.parameters)
+    parameters = _parameters(step, trigger.parameters, varying)
     definition = plain(step.serialize(), owner)
     return StepExecution(
         name=step.name,
@@ -74,12 +77,16 @@ def _text(atom: Atom) -> str:
     return str(atom).lower() if isinstance(atom, bool) else str(atom)
 
 
-def _parameters(step: Step, given: Mapping[str, ParameterValue]) -> dict[str, ParameterValue]:
+def _parameters(
+    step: Step, given: Mapping[str, ParameterValue], varying: frozenset[str]
+) -> dict[str, ParameterValue]:
     owner = f"step {step.name}"
     values: dict[str, Any] = dict(step.get_parameter_defaults())
     values |= {name: checked_value(step.parameters[name], value, owner) for name, value in given.items()}
     missing = [
-        name for name, parameter in step.parameters.items() if name not in values and not parameter.optional
+        name
+        for name, parameter in step.parameters.items()
+        if name not in values and name not in varying and not parameter.optional
     ]
     if missing:
         raise PlanError(f"{owner} needs a value for {', '.join(missing)}: give it in the trigger")

@@ -1,7 +1,9 @@
 """Triggers: which ref updates of a connection ask for which step or pipeline. Docs: docs/triggers.md."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +16,6 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    field_validator,
     model_serializer,
     model_validator,
 )
@@ -23,7 +24,7 @@ from gateway.errors import Invalid
 from gateway.plan.globs import check_glob, fits
 from providers.model import Action, RefKind
 
-Happening = Literal["push", "tag"]
+Happening = Literal["push", "tag", "pull_request"]
 Atom = str | int | float | bool
 Value = Atom | list[Atom]
 
@@ -36,7 +37,11 @@ _PROBLEMS = {
     "string_too_short": "is empty",
     "model_type": "has to be an object with fields",
 }
-_KINDS: Mapping[RefKind, Happening] = {"branch": "push", "tag": "tag"}
+_KINDS: Mapping[RefKind, Happening] = {"branch": "push", "tag": "tag", "pull_request": "pull_request"}
+_SHOWN: Mapping[RefKind, str] = {"branch": "branch", "tag": "tag", "pull_request": "pull request"}
+# https://docs.github.com/en/actions/managing-workflow-runs/skipping-workflow-runs; others know these two.
+_SKIP = re.compile(r"\[(skip ci|ci skip)\]", re.IGNORECASE)
+_SKIP_TRAILER = re.compile(r"^skip-checks:\s*true\s*$", re.IGNORECASE)
 
 
 def _value(given: Any) -> Any:
@@ -59,33 +64,30 @@ def _path_pattern(given: str) -> str:
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=250), AfterValidator(check_glob)]
+TextGlob = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^!?[^!]")]
+Lane = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
 PathPattern = Annotated[str, StringConstraints(min_length=1, max_length=250), AfterValidator(_path_pattern)]
 
 
 class Run(BaseModel):
-    """What a trigger asks for: a step or a pipeline of the commit's valohai.yaml, by its name."""
+    """What a trigger asks for: a step, a pipeline or a task of the commit's valohai.yaml, by its name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: Name | None = None
     pipeline: Name | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _supported(cls, given: Any) -> Any:
-        if isinstance(given, Mapping) and "task" in given:
-            raise ValueError("a task isn't supported yet; name a step or a pipeline")
-        return given
+    task: Name | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Self:
-        if (self.step is None) == (self.pipeline is None):
-            raise ValueError("name one step or one pipeline")
+        if len(self._as_given()) != 1:
+            raise ValueError("name one step, one pipeline or one task")
         return self
 
     @model_serializer
     def _as_given(self) -> dict[str, str]:
-        return {"step": self.step} if self.step is not None else {"pipeline": self.pipeline or ""}
+        named = {"step": self.step, "pipeline": self.pipeline, "task": self.task}
+        return {kind: name for kind, name in named.items() if name is not None}
 
 
 class Trigger(BaseModel):
@@ -93,7 +95,9 @@ class Trigger(BaseModel):
 
     `on` follows from the globs where it isn't given: `branches` say push, `tags` say tag, neither says push.
     A glob that begins with `!` excludes. `paths` are patterns as in .gitignore over the paths that git says
-    have changed. `parameters` and `inputs` go over the step's own defaults.
+    have changed; `authors` and `messages` are globs over the whole text, in which case doesn't count and `*`
+    fits anything. `parameters` and `inputs` go over the step's own defaults. For a pull request, `branches`
+    are those that it wants to go into, and only with `forks` does one from elsewhere run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,25 +107,15 @@ class Trigger(BaseModel):
     branches: tuple[Glob, ...] = ()
     tags: tuple[Glob, ...] = ()
     paths: tuple[PathPattern, ...] = ()
+    authors: tuple[TextGlob, ...] = ()
+    messages: tuple[TextGlob, ...] = ()
+    forks: bool = False
     run: Run
     parameters: dict[str, Annotated[Value, BeforeValidator(_value)]] = Field(default_factory=dict)
     inputs: dict[str, Annotated[list[str], BeforeValidator(_listed)]] = Field(default_factory=dict)
     environment: Name | None = None
-    policy: Literal["every"] = "every"
-
-    @field_validator("on", mode="before")
-    @classmethod
-    def _known_happenings(cls, given: Any) -> Any:
-        if isinstance(given, (list, tuple)) and "pull_request" in given:
-            raise ValueError("pull_request isn't supported yet; push and tag are")
-        return given
-
-    @field_validator("policy", mode="before")
-    @classmethod
-    def _known_policy(cls, given: Any) -> Any:
-        if given == "latest":
-            raise ValueError("latest isn't supported yet; every is")
-        return given
+    lane: Lane | None = None
+    policy: Literal["every", "latest"] = "every"
 
     @model_validator(mode="before")
     @classmethod
@@ -133,9 +127,12 @@ class Trigger(BaseModel):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        for happening, key in (("push", "branches"), ("tag", "tags")):
-            if getattr(self, key) and happening not in self.on:
-                raise ValueError(f"{key} are given, but `on` does not name {happening}")
+        if self.branches and not {"push", "pull_request"} & set(self.on):
+            raise ValueError("branches are given, but `on` does not name push")
+        if self.tags and "tag" not in self.on:
+            raise ValueError("tags are given, but `on` does not name tag")
+        if self.forks and "pull_request" not in self.on:
+            raise ValueError("forks are given, but `on` does not name pull_request")
         if self.run.pipeline is not None and (self.inputs or self.environment):
             raise ValueError("inputs and environment belong to a step; a pipeline takes only parameters")
         return self
@@ -185,30 +182,99 @@ def parse_trigger(text: str) -> Trigger:
     return read_triggers([{"name": text, key: listed, "run": run}])[0]
 
 
-def judge(
-    trigger: Trigger, *, kind: RefKind, name: str, action: Action, paths: Sequence[str], paths_complete: bool
-) -> Verdict:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullRequestFacts:
+    """A pull request: from the `source` branch into the `target`; `from_fork` is None where nobody knows."""
+
+    number: str
+    source: str
+    target: str
+    from_fork: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveFacts:
+    """What triggers ask about: what moved, what has changed since, and what the commit says of itself."""
+
+    kind: RefKind
+    name: str
+    action: Action
+    paths: Sequence[str]
+    paths_complete: bool
+    author: str = ""
+    message: str = ""
+    pull_request: PullRequestFacts | None = None
+
+
+def judge(trigger: Trigger, move: MoveFacts) -> Verdict:
     """Say whether a ref update is one that the trigger is for, and why."""
-
-    def verdict(reason: str, *, matched: bool = False) -> Verdict:
-        return Verdict(trigger=trigger.name, matched=matched, reason=reason)
-
-    if action == "delete":
-        return verdict(f"the {kind} was deleted: nothing runs")
-    if _KINDS[kind] not in trigger.on:
-        return verdict(f"it is for {' and '.join(trigger.on)}, and this is a {kind}")
-    globs = trigger.branches if kind == "branch" else trigger.tags
-    if not fits(globs, name):
-        return verdict(f"{kind} {name} does not fit {', '.join(globs)}")
-    changed = next(iter(_paths(trigger.paths).match_files(paths)), None) if trigger.paths else None
-    if trigger.paths and changed is None and paths_complete:
-        return verdict(f"no changed path fits {', '.join(trigger.paths)}")
-    why = f"{kind} {name} fits"
+    objections = (check(trigger, move) for check in (_event, _name, _skip, _texts))
+    changed = next(iter(_paths(trigger.paths).match_files(move.paths)), None) if trigger.paths else None
+    reason = next((objection for objection in objections if objection is not None), None)
+    if reason is None and trigger.paths and changed is None and move.paths_complete:
+        reason = f"no changed path fits {', '.join(trigger.paths)}"
+    if reason is not None:
+        return Verdict(trigger=trigger.name, matched=False, reason=reason)
+    why = f"{_shown_name(move)} fits"
     if changed is not None:
         why += f", and so does the changed path {changed}"
     elif trigger.paths:
         why += "; too many paths have changed to compare them"
-    return verdict(why, matched=True)
+    return Verdict(trigger=trigger.name, matched=True, reason=why)
+
+
+def _event(trigger: Trigger, move: MoveFacts) -> str | None:
+    """Return why the trigger is not for what has happened."""
+    shown, asked = _SHOWN[move.kind], move.pull_request
+    if move.action == "delete":
+        return f"the {shown} was deleted: nothing runs"
+    if _KINDS[move.kind] not in trigger.on:
+        return f"it is for {' and '.join(trigger.on)}, and this is a {shown}"
+    if asked is not None and asked.from_fork is not False and not trigger.forks:
+        return "the pull request is, or may be, from a fork, and the trigger does not say `forks`"
+    return None
+
+
+def _name(trigger: Trigger, move: MoveFacts) -> str | None:
+    globs = trigger.tags if move.kind == "tag" else trigger.branches
+    name = move.pull_request.target if move.pull_request else move.name
+    return None if fits(globs, name) else f"{_shown_name(move)} does not fit {', '.join(globs)}"
+
+
+def _shown_name(move: MoveFacts) -> str:
+    if move.pull_request is not None:
+        return f"target branch {move.pull_request.target}"
+    return f"{_SHOWN[move.kind]} {move.name}"
+
+
+def _skip(_trigger: Trigger, move: MoveFacts) -> str | None:
+    marker = _skips(move.message)
+    return f"the commit's message says {marker}" if marker else None
+
+
+def _texts(trigger: Trigger, move: MoveFacts) -> str | None:
+    texts = (("author", move.author, trigger.authors), ("message", move.message, trigger.messages))
+    for what, text, patterns in texts:
+        if not _fits_text(patterns, text):
+            return f"the commit's {what} does not fit {', '.join(patterns)}"
+    return None
+
+
+def _skips(message: str) -> str | None:
+    """Return what in a commit's message says that nothing is to run: a marker, or a trailer."""
+    if found := _SKIP.search(message):
+        return found[0]
+    last = message.rstrip().rpartition("\n\n")[2].splitlines()
+    return next((line.strip() for line in last if _SKIP_TRAILER.match(line)), None)
+
+
+def _fits_text(patterns: Sequence[str], text: str) -> bool:
+    """Say whether a text fits one of the patterns and none that begins with `!`."""
+    lowered = text.lower()
+    if any(fnmatchcase(lowered, one[1:].lower()) for one in patterns if one.startswith("!")):
+        return False
+    wanted = [one.lower() for one in patterns if not one.startswith("!")]
+    return not wanted or any(fnmatchcase(lowered, one) for one in wanted)
 
 
 @lru_cache(maxsize=256)

@@ -86,6 +86,7 @@ class RecordedUpdate:
     generation: int
     state: UpdateState
     reason: str | None
+    verdicts: Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +207,7 @@ def _recorded_update(row: Row[Any]) -> RecordedUpdate:
         generation=row.generation,
         state=row.state,
         reason=row.reason,
+        verdicts=row.verdicts or (),
     )
 
 
@@ -328,7 +330,7 @@ def _update_row(
         state,
         reason,
         None,
-        None,
+        (arrival.detail or {}).get("pull_request") if move.kind == "pull_request" else None,
         None,
     )
 

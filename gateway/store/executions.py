@@ -11,9 +11,10 @@ from sqlalchemy import Row, func, select, update
 
 from gateway.errors import NotFound
 from gateway.store.database import Database
-from gateway.store.tables import executions
+from gateway.store.tables import executions, ref_updates
 
-ExecutionState = Literal["pending", "published"]
+ExecutionState = Literal["pending", "published", "superseded"]
+"""Superseded is what a later commit of its ref has made superfluous before it was published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +22,8 @@ class NewRequest:
     """An execution request as the planner made it. `body` is the JSON of the wire contract.
 
     `target` is the name of the step or pipeline; `subject` what the request is about, for people; `lane` the
-    priority lane that its trigger names, if it names one.
+    priority lane that its trigger names, if it names one; `is_latest_only` says that it makes those of
+    earlier commits of its ref superfluous.
     """
 
     id: str
@@ -33,6 +35,7 @@ class NewRequest:
     subject: str
     body: bytes
     lane: str | None = None
+    is_latest_only: bool = False
 
     def row(self, *, ref_update: int, planned_at: datetime) -> dict[str, Any]:
         """Return the row that waits in the outbox."""
@@ -47,6 +50,7 @@ class NewRequest:
             "subject": self.subject,
             "body": self.body,
             "lane": self.lane,
+            "policy": "latest" if self.is_latest_only else "every",
             "state": "pending",
             "planned_at": planned_at,
         }
@@ -73,6 +77,28 @@ class StoredRequest:
     reason: str | None = None
     published_at: datetime | None = None
     lane: str | None = None
+    superseded_by: str | None = None
+
+
+def supersede(transaction: Transaction, request: NewRequest, *, ref: str) -> None:
+    """Take back the trigger's requests for earlier commits of a ref, as far as they are not published yet."""
+    moves = select(ref_updates.c.seq).where(
+        ref_updates.c.connection == request.connection, ref_updates.c.ref == ref
+    )
+    transaction.execute(
+        update(executions)
+        .where(
+            executions.c.connection == request.connection,
+            executions.c.trigger == request.trigger,
+            executions.c.state == "pending",
+            executions.c.ref_update.in_(moves),
+        )
+        .values(
+            state="superseded",
+            superseded_by=request.id,
+            reason=f"a later commit of {ref} has the request {request.id}",
+        )
+    )
 
 
 def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -> list[StoredRequest]:
@@ -157,6 +183,7 @@ def _record(row: Row[Any]) -> StoredRequest:
         reason=row.reason,
         published_at=row.published_at,
         lane=row.lane,
+        superseded_by=row.superseded_by,
     )
 
 

@@ -14,7 +14,7 @@ from gateway.store import connections, platforms
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
-from gateway.store.executions import NewRequest
+from gateway.store.executions import NewRequest, supersede
 from gateway.store.tables import deliveries, executions, leases, ref_updates
 from providers.model import Action, RefKind
 
@@ -43,16 +43,18 @@ class PendingUpdate:
     pusher: str | None
     repository: Mapping[str, Any]
     received_at: datetime
+    pull_request: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """The end of a ref update, with the execution requests that came out of it."""
+    """The end of a ref update, the execution requests that came out of it, and each trigger's verdict."""
 
     update: PendingUpdate
     state: UpdateState
     reason: str
     requests: tuple[NewRequest, ...] = ()
+    verdicts: Sequence[Mapping[str, Any]] = ()
 
 
 def claim(transaction: Transaction, *, owner: str, now: datetime, until: datetime) -> str | None:
@@ -89,6 +91,7 @@ def pending(transaction: Transaction, connection: str, *, limit: int) -> list[Pe
             pusher=row.pusher,
             repository=row.repository or {},
             received_at=row.received_at,
+            pull_request=row.pull_request,
         )
         for row in transaction.execute(query)
     ]
@@ -118,8 +121,17 @@ def settle(
         changed = transaction.execute(
             update(ref_updates)
             .where(ref_updates.c.seq == which, ref_updates.c.state == "pending")
-            .values(state=settlement.state, reason=settlement.reason, settled_at=now)
+            .values(
+                state=settlement.state,
+                reason=settlement.reason,
+                settled_at=now,
+                verdicts=settlement.verdicts,
+            )
         )
+        if changed.rowcount:
+            for request in settlement.requests:
+                if request.is_latest_only:
+                    supersede(transaction, request, ref=settlement.update.ref)
         if changed.rowcount and settlement.requests:
             rows = [request.row(ref_update=which, planned_at=now) for request in settlement.requests]
             transaction.execute(insert(executions), rows)

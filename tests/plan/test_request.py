@@ -80,3 +80,17 @@ def test_neighbouring_facts_do_not_run_together(left: str, right: str, moved: in
     one = identity({**FACTS, "connection": left, "ref": right})
     other = identity({**FACTS, "connection": joined[:cut], "ref": joined[cut:]})
     assert (one == other) == (cut == len(left))
+
+
+def test_the_contract_changes_only_compatibly() -> None:
+    """What the first version promised is still there, with the same meaning."""
+    first = json.loads((Path(__file__).parent / "execution-request-1.0.schema.json").read_text())
+    now = schema()
+    for name, old in {"": first, **first["$defs"]}.items():
+        new = now["$defs"][name] if name else now
+        assert set(old["required"]) <= set(new["required"]), name
+        for field, told in old["properties"].items():
+            kept = new["properties"][field]
+            assert kept["description"] == told["description"] if "description" in told else True
+            assert kept.get("type") == told.get("type"), (name, field)
+            assert kept.get("enum") == told.get("enum"), (name, field)

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from gateway.errors import Invalid
 from gateway.plan.globs import fits
-from gateway.plan.triggers import Run, Trigger, Verdict, judge, parse_trigger, read_triggers
+from gateway.plan.triggers import (
+    MoveFacts,
+    PullRequestFacts,
+    Run,
+    Trigger,
+    Verdict,
+    judge,
+    parse_trigger,
+    read_triggers,
+)
 from providers.model import Action, RefKind
 
 STEP = {"step": "train"}
@@ -27,9 +36,13 @@ def asked(  # the shape of a push, with what a test is about
     action: Action = "update",
     paths: tuple[str, ...] = ("train.py",),
     paths_complete: bool = True,
+    **more: Any,
 ) -> Verdict:
     """Return what a trigger says."""
-    return judge(rule, kind=kind, name=name, action=action, paths=paths, paths_complete=paths_complete)
+    return judge(
+        rule,
+        MoveFacts(kind=kind, name=name, action=action, paths=paths, paths_complete=paths_complete, **more),
+    )
 
 
 def refusal(given_triggers: list[Any]) -> str:
@@ -62,23 +75,27 @@ def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on
         ({"name": "t"}, "trigger t: run: is needed"),
         ({"run": STEP}, "trigger number 1: name: is needed"),
         ({"name": " ", "run": STEP}, "trigger  : name: is empty"),
-        ({"name": "t", "run": {}}, "trigger t: run: name one step or one pipeline"),
+        ({"name": "t", "run": {}}, "trigger t: run: name one step, one pipeline or one task"),
         (
             {"name": "t", "run": {"step": "a", "pipeline": "b"}},
-            "trigger t: run: name one step or one pipeline",
-        ),
-        (
-            {"name": "t", "run": {"task": "a"}},
-            "trigger t: run: a task isn't supported yet; name a step or a pipeline",
+            "trigger t: run: name one step, one pipeline or one task",
         ),
         ({"name": "t", "run": STEP, "steps": 1}, "trigger t: steps: there is no such field"),
         (
-            {"name": "t", "run": STEP, "on": ["pull_request"]},
-            "trigger t: on: pull_request isn't supported yet; push and tag are",
+            {"name": "t", "run": STEP, "on": ["issue"]},
+            "trigger t: on.0: Input should be 'push', 'tag' or 'pull_request'",
         ),
         (
-            {"name": "t", "run": STEP, "policy": "latest"},
-            "trigger t: policy: latest isn't supported yet; every is",
+            {"name": "t", "run": STEP, "policy": "newest"},
+            "trigger t: policy: Input should be 'every' or 'latest'",
+        ),
+        (
+            {"name": "t", "run": STEP, "forks": True},
+            "trigger t: forks are given, but `on` does not name pull_request",
+        ),
+        (
+            {"name": "t", "run": STEP, "lane": "HIGH"},
+            "trigger t: lane: String should match pattern '^[a-z0-9-]{1,32}$'",
         ),
         (
             {"name": "t", "run": STEP, "on": ["push"], "tags": ["v*"]},
@@ -266,3 +283,62 @@ def test_any_text_is_a_trigger_or_refused(text: str) -> None:
     except Invalid:
         return
     assert read_triggers([made.model_dump(mode="json")]) == (made,)
+
+
+@pytest.mark.parametrize(
+    ("message", "marker"),
+    [
+        ("Fix [skip ci]", "[skip ci]"),
+        ("[CI skip] Fix", "[CI skip]"),
+        ("Fix\n\nAll of it.\n\nSigned-off-by: Ada\nskip-checks: true\n", "skip-checks: true"),
+        ("Fix\n\nskip-checks:true", "skip-checks:true"),
+        ("Fix\n\nskip-checks: true\n\nand more", None),
+        ("Fix skip ci", None),
+    ],
+)
+def test_a_commit_can_say_that_nothing_is_to_run(message: str, marker: str | None) -> None:
+    """By a marker anywhere, or by a trailer; the verdict says which."""
+    verdict = asked(trigger(), message=message)
+    expected = "branch main fits" if marker is None else f"the commit's message says {marker}"
+    assert (verdict.matched, verdict.reason) == (marker is None, expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "author", "message", "matched"),
+    [
+        ({"authors": ["*@example.org>"]}, "Ada <ada@Example.org>", "", True),
+        ({"authors": ["*@example.org>"]}, "Ada <ada@example.com>", "", False),
+        ({"authors": ["!*bot*"]}, "renovate[bot] <b@example.org>", "", False),
+        ({"authors": ["!*bot*"]}, "Ada <ada@example.org>", "", True),
+        ({"messages": ["train:*"]}, "", "Train: larger batches\n\nmore", True),
+        ({"messages": ["train:*"]}, "", "docs: a typo", False),
+        ({"messages": ["*", "!wip*"]}, "", "WIP", False),
+    ],
+)
+def test_who_wrote_what_can_be_a_condition(
+    fields: dict[str, Any], author: str, message: str, *, matched: bool
+) -> None:
+    """Globs over the whole text, in which case does not count."""
+    assert asked(trigger(**fields), author=author, message=message).matched == matched
+
+
+@pytest.mark.parametrize(
+    ("fields", "from_fork", "reason"),
+    [
+        ({"on": ["push"]}, False, "it is for push, and this is a pull request"),
+        ({"on": ["pull_request"]}, False, "target branch main fits"),
+        ({"on": ["pull_request"], "branches": ["dev"]}, False, "target branch main does not fit dev"),
+        ({"on": ["pull_request"], "forks": True}, True, "target branch main fits"),
+        (
+            {"on": ["pull_request"]},
+            None,
+            "the pull request is, or may be, from a fork, and the trigger does not say `forks`",
+        ),
+    ],
+)
+def test_pull_requests_are_judged_by_their_target(
+    fields: dict[str, Any], *, from_fork: bool | None, reason: str
+) -> None:
+    """And only with `forks` does one run whose author may not push."""
+    facts = PullRequestFacts(number="7", source="topic", target="main", from_fork=from_fork)
+    assert asked(trigger(**fields), kind="pull_request", name="7", pull_request=facts).reason == reason

@@ -1,0 +1,143 @@
+"""What triggers do, from the webhook to the request."""
+
+import json
+from typing import Any
+
+from tests.service import Project, Service, wait_for
+
+MANIFEST = """\
+- step:
+    name: train
+    image: docker.io/library/python:3.12
+    command: python train.py {parameters}
+    parameters:
+      - name: epochs
+        type: integer
+      - name: rate
+        type: float
+        default: 0.1
+- task:
+    name: search
+    step: train
+    type: random_search
+    execution-count: 4
+    parameters:
+      - name: epochs
+        style: multiple
+        rules: {items: [1, 2, 3]}
+"""
+
+
+def opened(project: Project, head: str, *, number: int = 7, fork: bool = False) -> bytes:
+    """Return what GitHub says of a pull request from topic into main."""
+    ours = json.loads(project.payload(None, head))["repository"]
+    body = {
+        "action": "opened",
+        "number": number,
+        "pull_request": {
+            "merged": False,
+            "head": {"ref": "topic", "sha": head, "repo": {"id": 1 if fork else ours["id"]}},
+            "base": {"ref": "main"},
+        },
+        "repository": ours,
+    }
+    return json.dumps(body).encode()
+
+
+def updates(service: Service, answer: Any) -> Any:
+    """Return the one ref update of a delivery, once it is settled."""
+    [update] = service.settled(answer["delivery"])["updates"]
+    return update
+
+
+def test_a_pull_request_runs_at_its_head(service: Service, project: Project) -> None:
+    """Once for each commit, and never from a fork that the trigger does not allow."""
+    trigger = {"name": "check", "on": ["pull_request"], "branches": ["main"], "run": {"step": "train"}}
+    connection = service.connect(project.url, triggers=[trigger])
+    project.tree.git("checkout", "--quiet", "-b", "topic")
+    head = project.tree.commit("Topic", {"train.py": "print(2)\n"})
+    project.tree.push("topic")
+    body = opened(project, head)
+    _, answer = service.deliver(connection, body, event="pull_request")
+    assert answer["verdict"] == "accepted"
+    assert updates(service, answer)["state"] == "planned"
+    assert service.deliver(connection, body, event="pull_request")[1]["verdict"] == "duplicate"
+    _, forked = service.deliver(connection, opened(project, head, number=8, fork=True), event="pull_request")
+    assert "from a fork" in updates(service, forked)["reason"]
+    [execution] = service.api.get("/executions")["items"]
+    message = execution["message"]
+    assert message["commit"]["id"] == head
+    assert message["ref"] == {"name": "topic", "kind": "branch"}
+    assert message["pull_request"] == {
+        "number": "7",
+        "source": "topic",
+        "target": "main",
+        "from_fork": False,
+    }
+
+
+def test_the_latest_commit_takes_back_what_is_not_published(service: Service, project: Project) -> None:
+    """Of its own branch only; what is taken back names its successor."""
+    trigger = {"name": "train", "branches": ["*"], "policy": "latest", "run": {"step": "train"}}
+    connection = service.connect(project.url, triggers=[trigger])
+    commits = [project.push(f"Number {number}", {"train.py": str(number)}) for number in range(3)]
+    project.tree.push("HEAD:refs/heads/other")
+    for before, after in zip([project.first, *commits], commits, strict=False):
+        _, answer = service.deliver(connection, project.payload(before, after))
+        service.settled(answer["delivery"])
+    service.deliver(connection, project.payload(None, commits[-1], "refs/heads/other"))
+    wait_for(lambda: len(service.api.get("/executions")["items"]) == 4, "all are planned")
+    shown = {
+        (one["message"]["ref"]["name"], one["message"]["commit"]["id"]): one
+        for one in service.api.get("/executions")["items"]
+    }
+    states = {commit: shown["main", commit]["state"] for commit in commits}
+    assert states == {commits[0]: "superseded", commits[1]: "superseded", commits[2]: "pending"}
+    assert shown["main", commits[1]]["superseded_by"] == shown["main", commits[2]]["id"]
+    assert shown["other", commits[2]]["state"] == "pending"
+
+
+def test_each_trigger_says_why(service: Service, project: Project) -> None:
+    """The delivery shows it, for those that ran and those that did not."""
+    named = {
+        "runs": {"branches": ["main"]},
+        "other": {"branches": ["dev"]},
+        "paths": {"paths": ["data/**"]},
+        "author": {"authors": ["*bot*"]},
+    }
+    triggers = [{"name": name, "run": {"step": "train"}, **fields} for name, fields in named.items()]
+    connection = service.connect(project.url, triggers=triggers)
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    said = {one["trigger"]: (one["matched"], one["reason"]) for one in updates(service, answer)["verdicts"]}
+    assert said == {
+        "runs": (True, "branch main fits"),
+        "other": (False, "branch main does not fit dev"),
+        "paths": (False, "no changed path fits data/**"),
+        "author": (False, "the commit's author does not fit *bot*"),
+    }
+
+
+def test_a_skipped_commit_is_visible(service: Service, project: Project) -> None:
+    """Fetched, and nothing more."""
+    connection = service.connect(project.url, "train@main")
+    pushed = project.push("Typo [skip ci]", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    assert "the commit's message says [skip ci]" in updates(service, answer)["reason"]
+    assert service.api.get("/executions")["items"] == []
+
+
+def test_a_task_is_asked_for_with_its_step(service: Service, project: Project) -> None:
+    """What varies stays open, what the trigger fixes is in place."""
+    trigger = {"name": "search", "run": {"task": "search"}, "parameters": {"rate": 0.5}}
+    connection = service.connect(project.url, triggers=[trigger])
+    pushed = project.push("Search", {"valohai.yaml": MANIFEST})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    assert updates(service, answer)["reason"] == "1 execution request"
+    [execution] = service.api.get("/executions")["items"]
+    asked = execution["message"]["execution"]
+    assert (asked["kind"], asked["name"], asked["type"]) == ("task", "search", "random_search")
+    assert asked["parameters"] == {"epochs": {"style": "multiple", "rules": {"items": [1, 2, 3]}}}
+    assert asked["step"]["parameters"] == {"rate": 0.5}
+    assert asked["step"]["command"] == ["python train.py {parameters}"]
+    assert asked["definition"]["execution-count"] == 4

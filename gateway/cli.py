@@ -254,6 +254,24 @@ def deliveries(
 
 
 @app.command()
+def explain(
+    what: Annotated[
+        str, typer.Argument(help="A delivery's id, a commit's id or its beginning, or its page.")
+    ],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say why a push did, or did not, run: the whole way, from the webhook to the broker."""
+    from gateway.explain import found, told  # noqa: PLC0415 - the others start without it
+
+    deliveries = found(_client(data), what)
+    if as_json:
+        _print_json({"items": deliveries})
+    else:
+        _out.print(*map(told, deliveries), sep="\n")
+
+
+@app.command()
 def executions(
     execution: Annotated[str | None, typer.Argument(help="Show this one, whole.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new ones as they come.")] = False,

@@ -1,6 +1,7 @@
 """The REST API under /api/v1: connections, deliveries, executions."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -44,6 +45,7 @@ from providers.urls import repository_key
 _FOLLOW_SECONDS = 1.0
 _KEEPALIVE_EVERY = 15
 _LONGEST_NUMBER = 18
+_BEGINNING_OF_AN_ID = re.compile(r"[0-9a-f]{7,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +236,7 @@ class Api:
                 verdict=query.get("verdict"),
                 before=query.get("cursor"),
                 limit=most + 1,
+                commit=_commit(query.get("commit")),
             )
         )
         views = [DeliveryView.of(delivery) for delivery in found[:most]]
@@ -324,6 +327,12 @@ def _texts(networks: Sequence[Any]) -> list[str]:
 
 def _checked_triggers(wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [trigger.model_dump(mode="json") for trigger in read_triggers(wanted)]
+
+
+def _commit(text: str | None) -> str | None:
+    if text is not None and not _BEGINNING_OF_AN_ID.fullmatch(text.lower()):
+        raise Invalid("commit is 7 to 64 hex digits: an object id, or its beginning")
+    return text.lower() if text is not None else None
 
 
 def _number(text: str | None, name: str) -> int | None:

@@ -272,6 +272,7 @@ class DeliveryView(BaseModel):
     pusher: str | None
     repository: dict[str, Any] | None
     detail: dict[str, Any] | None
+    secret_made_at: datetime | None
     updates: list[UpdateView]
 
     @classmethod
@@ -290,6 +291,7 @@ class DeliveryView(BaseModel):
             pusher=recorded.pusher,
             repository=dict(recorded.repository) if recorded.repository else None,
             detail=dict(recorded.detail) if recorded.detail else None,
+            secret_made_at=recorded.secret_made_at,
             updates=[UpdateView.of(update) for update in recorded.updates],
         )
 

@@ -91,7 +91,7 @@ class RecordedUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedDelivery:
-    """A delivery as it is kept."""
+    """A delivery as it is kept. `secret_made_at` tells which secret proved its sender, while that lives."""
 
     id: str
     connection: str
@@ -105,6 +105,7 @@ class RecordedDelivery:
     pusher: str | None
     repository: Mapping[str, Any] | None
     detail: Mapping[str, Any] | None
+    secret_made_at: datetime | None
     updates: tuple[RecordedUpdate, ...]
 
 
@@ -165,8 +166,12 @@ def page(
     verdict: str | None,
     before: str | None,
     limit: int,
+    commit: str | None = None,
 ) -> list[RecordedDelivery]:
-    """Return up to `limit` deliveries, the newest first, only those older than the id `before`."""
+    """Return up to `limit` deliveries, the newest first, only those older than the id `before`.
+
+    `commit` is the beginning, or the whole, of an object id that a ref was moved to.
+    """
     query = _listing().order_by(deliveries.c.id.desc()).limit(limit)
     if connection is not None:
         query = query.where(deliveries.c.connection == connection)
@@ -174,6 +179,10 @@ def page(
         query = query.where(deliveries.c.verdict == verdict)
     if before is not None:
         query = query.where(deliveries.c.id < before)
+    if commit is not None:
+        # Not LIKE: only a range is found by the index on either database.
+        begins = ref_updates.c.after.between(commit, commit + "g")
+        query = query.where(deliveries.c.id.in_(select(ref_updates.c.delivery).where(begins)))
     return _recorded(transaction, transaction.execute(query).all())
 
 
@@ -337,7 +346,9 @@ def _update_row(
 
 def _listing() -> Any:
     columns = [column for column in deliveries.c if column.name not in {"body", "headers", "secret"}]
-    return select(*columns, connections.c.provider).join(connections)
+    made_at = secrets.c.created_at.label("secret_made_at")
+    proven = deliveries.join(connections).outerjoin(secrets, secrets.c.id == deliveries.c.secret)
+    return select(*columns, connections.c.provider, made_at).select_from(proven)
 
 
 def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[RecordedDelivery]:
@@ -359,6 +370,7 @@ def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[Record
             pusher=row.pusher,
             repository=row.repository,
             detail=row.detail,
+            secret_made_at=row.secret_made_at,
             updates=tuple(moves[row.id]),
         )
         for row in rows

@@ -143,6 +143,7 @@ ref_updates = Table(
     Column("settled_at", Instant),
     Column("pull_request", JSON),
     Column("verdicts", JSON),
+    Index("ix_ref_updates_after", "after"),
     Index(
         "ix_ref_updates_pending",
         "connection",

@@ -1,4 +1,4 @@
-"""Platforms that fetch by themselves, and how that goes."""
+"""Platforms that fetch by themselves, and how that goes; ref updates are found by their commit."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -21,3 +21,4 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("connection", name=op.f("pk_platform_fetches")),
     )
+    op.create_index("ix_ref_updates_after", "ref_updates", ["after"])

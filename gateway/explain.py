@@ -30,8 +30,9 @@ def found(client: Client, what: str) -> list[Any]:
         deliveries = client.get("/deliveries", commit=commits[-1], limit=_MOST)["items"][::-1]
         if not deliveries:
             raise ApiError(
-                f"no delivery has told of {commits[-1]}. The webhook's page at the provider lists what it sent, and"
-                " the answers; a 401 also stands in the gateway's log. `pushgate fetch CONNECTION` looks now"
+                f"no delivery has told of {commits[-1]}. The webhook's page at the provider lists what it"
+                " sent, and the answers; a 401 also stands in the gateway's log. To look at the remote now:"
+                " pushgate fetch CONNECTION"
             )
     return [
         {**one, "executions": client.get("/executions", delivery=one["id"], limit=_MOST)["items"][::-1]}

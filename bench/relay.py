@@ -1,0 +1,212 @@
+"""The hand-off: stored requests to a quorum queue with confirms, beside a bare aio-pika loop.
+
+Both have the same window, the same messages, and a queue of the same kind, in turn in one run. Then the way
+of a push, from the webhook to the message, by stage, on a mirror that is warm.
+"""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import structlog
+from sqlalchemy import insert
+
+from bench.report import Row
+from demo.githost import GitHost
+from gateway.publish.message import message, routing_key
+from gateway.publish.rabbitmq import RabbitMQ
+from gateway.publish.relay import Relay
+from gateway.publish.topology import Topology
+from gateway.store import connections, deliveries, executions, tables, work
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.deliveries import Arrival
+from gateway.store.doorbell import Doorbell
+from gateway.store.executions import NewRequest, Outbox
+from providers.make import ref_update
+from tests.broker import Broker
+from tests.service import Project, Service
+
+_CONNECTIONS = 64
+_EACH = 64
+_WINDOW = 64
+_ROUNDS = 3
+_BODY = b'{"padding": "' + b"x" * 2000 + b'"}'
+_PUSHES = 40
+_PUBLIC_URL = "https://push.example"
+
+
+def run(progress: Callable[[str], None]) -> list[Row]:
+    """Measure, and return the rows of the table."""
+    # A line of log for each batch belongs to a server, and not into the table.
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    with Broker() as broker, tempfile.TemporaryDirectory(prefix="pushgate-bench-") as path:
+        ours: list[float] = []
+        bare: list[float] = []
+        for number in range(_ROUNDS):
+            progress(f"relay: round {number + 1} of {_ROUNDS}")
+            database = _filled(Path(path) / f"relay-{number}.db")
+            topology = Topology(exchange=f"bench-{number}", queue=f"bench-{number}")
+            bare.append(asyncio.run(_bare(broker.url, database, topology)))
+            ours.append(asyncio.run(_relayed(broker.url, database, topology)))
+            database.close()
+        rows = [
+            Row(
+                "relay: confirmed messages per second",
+                statistics.median(ours),
+                statistics.median(bare),
+                aim=0.85,
+                higher_is_better=True,
+            )
+        ]
+        progress("relay: from the webhook to the message")
+        return rows + _stages(Path(path), broker)
+
+
+def _filled(path: Path) -> Database:
+    """Return a store in which many requests of many connections wait, in turn."""
+    database, now = Database(f"sqlite:///{path}"), datetime.now(UTC)
+    database.migrate()
+    names = [f"c{number:03}" for number in range(_CONNECTIONS)]
+    with database.writing() as transaction:
+        updates = {name: _pushed(transaction, name, now) for name in names}
+        for number in range(_EACH):
+            rows = [_request(name, number).row(ref_update=updates[name], planned_at=now) for name in names]
+            transaction.execute(insert(tables.executions), rows)
+    return database
+
+
+def _pushed(transaction: Any, connection: str, now: datetime) -> int:
+    """Keep a connection and a push of it; return the number of its ref update."""
+    fields: dict[str, Any] = {
+        "name": connection,
+        "provider": "github",
+        "url": "https://github.example/acme/digits.git",
+        "project": "digits",
+        "auth": {},
+        "triggers": [],
+        "yaml_path": "valohai.yaml",
+        "repository_id": None,
+    }
+    connections.add(transaction, Connection(id=connection, **fields, created_at=now, updated_at=now))
+    move = ref_update(ref="refs/heads/main", before=None, after="a" * 40)
+    assert move is not None
+    arrival = Arrival(
+        id=f"d-{connection}",
+        connection=connection,
+        source="webhook",
+        event="push",
+        provider_delivery_id=None,
+        received_at=now,
+        verdict="accepted",
+        reason=None,
+        pusher=None,
+        repository=None,
+        headers={},
+        secret=None,
+        body=b"",
+        updates=(move,),
+    )
+    deliveries.record(transaction, [arrival])
+    return work.pending(transaction, connection, limit=1)[0].seq
+
+
+def _request(connection: str, number: int) -> NewRequest:
+    return NewRequest(
+        id=f"{connection}-{number}",
+        connection=connection,
+        delivery=f"d-{connection}",
+        project="digits",
+        trigger=f"t{number}",
+        target="train",
+        subject="digits",
+        body=_BODY,
+    )
+
+
+async def _bare(url: str, database: Database, topology: Topology) -> float:
+    """Publish what waits in the store, taken from it beforehand, with nothing around the library."""
+    with database.reading() as transaction:
+        waiting = executions.pending(transaction, limit=_CONNECTIONS * _EACH, without=())
+    connection = await aio_pika.connect(url)
+    async with connection:
+        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+        await topology.establish(channel)
+        exchange = await channel.get_exchange(topology.exchange)
+        window = asyncio.Semaphore(_WINDOW)
+
+        async def publish(number: int) -> None:
+            async with window:
+                one = waiting[number]
+                content = message(one, public_url=_PUBLIC_URL)
+                await exchange.publish(content, routing_key(one), mandatory=True, timeout=30)
+
+        started = time.perf_counter()
+        await asyncio.gather(*map(publish, range(len(waiting))))
+        return len(waiting) / (time.perf_counter() - started)
+
+
+async def _relayed(url: str, database: Database, topology: Topology) -> float:
+    """Have the relay empty the store."""
+    publisher = RabbitMQ(url, public_url=_PUBLIC_URL, topology=topology)
+    await publisher.open()
+    relay = Relay(Outbox(database), publisher, Doorbell().listener())
+    started = time.perf_counter()
+    running = asyncio.create_task(relay.run())
+    # Looked at from outside: what is measured is to know nothing of being measured.
+    look = partial(executions.pending, limit=1, without=())
+    while await database.read(look):  # noqa: ASYNC110 - see above
+        await asyncio.sleep(0.005)
+    took = time.perf_counter() - started
+    running.cancel()
+    await asyncio.wait({running})
+    return _CONNECTIONS * _EACH / took
+
+
+def _stages(folder: Path, broker: Broker) -> list[Row]:
+    """Push again and again to a repository that is known; return what each stage takes, in ms."""
+    taken: dict[str, list[float]] = {"accept": [], "fetch": [], "plan": [], "publish": [], "in all": []}
+    with (
+        GitHost(folder / "git") as host,
+        Service(folder / "data", AMQP_URL=broker.url) as service,
+    ):
+        project = Project(host, folder)
+        connection = service.connect(project.url, "train@main")
+        before = project.first
+        for number in range(_PUSHES + 1):
+            after = project.push(f"Number {number}", {"train.py": f"print({number})\n"})
+            started = time.time()
+            _, answer = service.deliver(connection, project.payload(before, after))
+            taken["accept"].append((time.time() - started) * 1000)
+            service.settled(answer["delivery"])
+            one = _published(service, answer["delivery"])
+            published = datetime.fromisoformat(one["published_at"]).timestamp()
+            planned = datetime.fromisoformat(one["planned_at"]).timestamp()
+            taken["publish"].append((published - planned) * 1000)
+            taken["in all"].append((published - started) * 1000)
+            before = after
+        for line in service.log():
+            if line["event"] == "push settled":
+                taken["fetch"].append(line["fetch_ms"])
+                taken["plan"].append(line["plan_ms"])
+    rows = []
+    for stage, times in taken.items():
+        warm = sorted(times[1:])
+        p50, p99 = warm[len(warm) // 2], warm[min(len(warm) - 1, len(warm) * 99 // 100)]
+        rows.append(Row(f"push to message, {stage}: p99 in ms, beside p50", p99, max(p50, 0.1), None, False))
+    return rows
+
+
+def _published(service: Service, delivery: str) -> Any:
+    while True:
+        [one] = service.api.get("/executions", delivery=delivery)["items"]
+        if one["published_at"] is not None:
+            return one
+        time.sleep(0.002)

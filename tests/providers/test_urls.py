@@ -1,0 +1,78 @@
+"""One key for every way to write a repository's clone URL."""
+
+import pytest
+
+from providers.urls import repository_key, same_repository
+
+
+@pytest.mark.parametrize(
+    ("key", "urls"),
+    [
+        (
+            "github.com/acme/digits",
+            [
+                "https://github.com/acme/digits.git",
+                "https://GitHub.com/Acme/Digits/",
+                "https://ada:t0ken@github.com:443/acme/digits.git",
+                "git@github.com:acme/digits.git",
+                "github.com:acme/digits",
+                "ssh://git@github.com:22/acme/digits.git/",
+                "ssh://git@ssh.github.com:443/acme/digits.git",
+                "  git@ssh.github.com:/acme/digits.git\n",
+            ],
+        ),
+        (
+            "gitlab.com/acme/sub/digits",
+            ["git@gitlab.com:acme/sub/digits.git", "ssh://git@altssh.gitlab.com:443/acme/sub/digits.git"],
+        ),
+        (
+            "bitbucket.org/acme/digits",
+            ["https://ada@bitbucket.org/acme/digits", "ssh://git@altssh.bitbucket.org:443/acme/digits.git"],
+        ),
+        (
+            "git.example/proj/digits",
+            ["https://git.example/scm/PROJ/digits.git", "ssh://git@git.example:7999/proj/digits.git"],
+        ),
+        (
+            "dev.azure.com/org/my project/digits",
+            [
+                "https://org@dev.azure.com/org/My%20Project/_git/digits",
+                "git@ssh.dev.azure.com:v3/org/My%20Project/digits",
+                "ssh://git@ssh.dev.azure.com:22/v3/org/My%20Project/digits",
+                "org@vs-ssh.visualstudio.com:v3/org/My%20Project/digits",
+                "ssh://org@vs-ssh.visualstudio.com:22/My%20Project/_ssh/digits",
+                "ssh://org@vs-ssh.visualstudio.com:22/DefaultCollection/My%20Project/_ssh/digits",
+                "ssh://org@org.visualstudio.com:22/DefaultCollection/My%20Project/_git/digits",
+                "https://org.visualstudio.com/My%20Project/_git/digits",
+                "https://org.visualstudio.com/DefaultCollection/My%20Project/_git/digits",
+            ],
+        ),
+        (
+            "dev.azure.com/org/digits/digits",
+            [
+                "https://dev.azure.com/org/_git/digits",
+                "https://org.visualstudio.com/_git/digits",
+                "ssh://org@vs-ssh.visualstudio.com:22/_ssh/digits",
+                "git@ssh.dev.azure.com:v3/org/digits/digits",
+            ],
+        ),
+        ("::1/acme/digits", ["git@[::1]:acme/digits.git", "ssh://git@[::1]:2222/acme/digits"]),
+    ],
+)
+def test_all_forms_have_one_key(key: str, urls: list[str]) -> None:
+    """Whatever a person pasted, and whatever a payload says."""
+    assert [repository_key(url) for url in urls] == [key] * len(urls)
+
+
+@pytest.mark.parametrize("text", ["", "nothing", "https://[broken/a", "::", "https://host:port/a/b"])
+def test_what_is_no_url_has_a_key_of_its_own(text: str) -> None:
+    """Payloads say anything; nothing breaks, and nothing is the same as a repository."""
+    assert repository_key(text) != repository_key("https://github.com/acme/digits.git")
+
+
+def test_a_full_name_is_compared_by_whole_words() -> None:
+    """`x/acme/digits` ends with it, `notacme/digits` does not, and no name is nobody's."""
+    key = repository_key("https://git.example/x/acme/digits.git")
+    assert same_repository(key, full_name="Acme/Digits")
+    assert not same_repository("git.example/notacme/digits", full_name="acme/digits")
+    assert not same_repository(key, full_name="")

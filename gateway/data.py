@@ -3,12 +3,13 @@
 import os
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.errors import SettingError
 from gateway.settings import Settings
 from gateway.store import connections, platforms
 from gateway.store.database import Database
-from gateway.store.vault import Vault, secret_key_file, write_key
+from gateway.store.vault import Vault, secret_key_file, sync_folder, write_key
 
 # There while a change of the secret key is under way.
 _PREVIOUS = "secret.key.previous"
@@ -58,20 +59,14 @@ def _previous_key(settings: Settings) -> str | None:
 def rotate_key(settings: Settings) -> int:
     """Bring all secrets under the present secret key, and in a data folder make a new one before.
 
-    The step before each other one is durable, so that one can stop anywhere and do it again. Returns how many
+    Each step is durable before the next, so that one can stop anywhere and do it again. Returns how many
     secrets there are. Raises `SettingError`.
     """
     if settings.secret_key is None:
-        secret_key_file(settings.data_dir)
-        present, left = settings.data_dir / "secret.key", settings.data_dir / _PREVIOUS
-        if not left.exists():
-            fresh = settings.data_dir / f".secret.key.{secrets.token_hex(4)}"
-            write_key(fresh, secrets.token_hex(32))
-            os.link(present, left)
-            fresh.replace(present)
+        _make_new_key(settings.data_dir)
     elif settings.secret_key_previous is None:
         raise SettingError(
-            "set PUSHGATE_SECRET_KEY to the new key and PUSHGATE_SECRET_KEY__PREVIOUS to the old one"
+            "set PUSHGATE_SECRET_KEY to the new key and PUSHGATE_SECRET_KEY_PREVIOUS to the old one"
         )
     opened = open_data(settings)
     with opened.database.writing() as transaction:
@@ -80,3 +75,23 @@ def rotate_key(settings: Settings) -> int:
     if settings.secret_key is None:
         (settings.data_dir / _PREVIOUS).unlink()
     return count
+
+
+def _make_new_key(folder: Path) -> None:
+    """Put a new key into the place of the present one, which is kept as the previous."""
+    present, previous = folder / "secret.key", folder / _PREVIOUS
+    try:
+        if not previous.exists():
+            os.link(present, previous)
+            sync_folder(folder)
+        if previous.samefile(present):
+            fresh = folder / f".secret.key.{secrets.token_hex(4)}"
+            write_key(fresh, secrets.token_hex(32))
+            fresh.replace(present)
+            sync_folder(folder)
+    except FileNotFoundError:
+        raise SettingError(
+            f"there is no secret key in {folder}: name the gateway's data folder with --data"
+        ) from None
+    except OSError as error:
+        raise SettingError(f"the data folder {folder} cannot be used: {error.strerror}") from error

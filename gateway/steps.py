@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from gateway.errors import Gone, RemoteUnavailable
+from gateway.errors import Gone, RemoteUnavailable, SettingError
 from gateway.fetch.commit import Commit, CommitReader
 from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, Progress
@@ -34,10 +34,13 @@ class Remotes:
     vault: Vault
 
     async def of(self, connection: Connection) -> Remote:
-        """Return a connection's remote, ready to be fetched from."""
-        kept = await self.database.read(
-            partial(connections.credentials, vault=self.vault, connection_id=connection.id)
-        )
+        """Return a connection's remote, ready to be fetched from. Raises `RemoteUnavailable`."""
+        try:
+            kept = await self.database.read(
+                partial(connections.credentials, vault=self.vault, connection_id=connection.id)
+            )
+        except SettingError as error:
+            raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error
         credentials, host_keys = from_json(kept)
         return Remote(url=connection.url, credentials=credentials, host_keys=host_keys)
 

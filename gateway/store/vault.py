@@ -80,6 +80,7 @@ def secret_key_file(folder: Path) -> tuple[str, bool]:
         except FileExistsError:
             pass
         else:
+            sync_folder(folder)
             return path.read_text().strip(), True
         finally:
             fresh.unlink()
@@ -93,6 +94,15 @@ def write_key(path: Path, key: str) -> None:
         file.write(key)
         file.flush()
         os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make durable which files a folder has."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _checked(key: str) -> bytes:
@@ -126,6 +136,6 @@ def _decrypt(cipher: AESGCM, sealed: bytes, context: str) -> bytes:
 
 def _sealed_elsewhere(context: str) -> SettingError:
     return SettingError(
-        f"the secret of {context} was sealed with another PUSHGATE_SECRET_KEY: bring that key back, or rotate"
-        " the secret"
+        f"the secret of {context} was sealed with another PUSHGATE_SECRET_KEY: bring that key back, as"
+        " PUSHGATE_SECRET_KEY or PUSHGATE_SECRET_KEY_PREVIOUS"
     )

@@ -1,0 +1,122 @@
+"""A new secret key: by `pushgate keys rotate`, from any point at which that was interrupted."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from gateway.data import open_data, rotate_key
+from gateway.errors import RemoteUnavailable, SettingError
+from gateway.fetch.git import Git
+from gateway.fetch.mirror import Mirrors
+from gateway.settings import Settings
+from gateway.steps import Remotes
+from gateway.store import connections
+from gateway.store.vault import write_key
+from tests.service import run_pushgate
+from tests.store import make
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Give the settings of a data folder that keeps one secret."""
+    settings = Settings(data_dir=tmp_path / "data")
+    opened = open_data(settings)
+    make.connection(opened.database)
+    with opened.database.writing() as transaction:
+        connections.keep_credentials(transaction, opened.vault, "c1", b"the secret")
+    opened.database.close()
+    return settings
+
+
+def kept(settings: Settings) -> bytes | None:
+    """Return the secret, as a service with these settings reads it."""
+    opened = open_data(settings)
+    with opened.database.reading() as transaction:
+        found = connections.credentials(transaction, opened.vault, "c1")
+    opened.database.close()
+    return found
+
+
+def _before(_folder: Path) -> None:
+    """Nothing has happened yet."""
+
+
+def _linked(folder: Path) -> None:
+    os.link(folder / "secret.key", folder / "secret.key.previous")
+
+
+def _written(folder: Path) -> None:
+    _linked(folder)
+    write_key(folder / ".secret.key.left", "x" * 7)
+
+
+def _replaced(folder: Path) -> None:
+    _linked(folder)
+    write_key(folder / "fresh", "n" * 64)
+    (folder / "fresh").replace(folder / "secret.key")
+
+
+@pytest.mark.parametrize("stop", [_before, _linked, _written, _replaced])
+def test_a_rotation_can_stop_anywhere(settings: Settings, stop: object) -> None:
+    """What is kept can be read at any time; done again, the old key is replaced and opens nothing."""
+    assert callable(stop)
+    key = settings.data_dir / "secret.key"
+    old = key.read_text()
+    stop(settings.data_dir)
+    assert kept(settings) == b"the secret"
+    assert rotate_key(settings) == 1
+    assert key.read_text() != old
+    assert not (settings.data_dir / "secret.key.previous").exists()
+    assert kept(settings) == b"the secret"
+    key.write_text(old)
+    with pytest.raises(SettingError, match="PUSHGATE_SECRET_KEY_PREVIOUS"):
+        kept(settings)
+
+
+def test_machines_that_share_a_database_change_over_one_by_one(settings: Settings) -> None:
+    """First each can open what the new key sealed, then each seals with it, then all is sealed anew."""
+    old, new = (settings.data_dir / "secret.key").read_text(), "n" * 64
+
+    def machine(secret_key: str, previous: str | None) -> Settings:
+        return Settings(
+            data_dir=settings.data_dir,
+            secret_key=SecretStr(secret_key),
+            secret_key_previous=SecretStr(previous) if previous else None,
+        )
+
+    steps = [machine(old, None), machine(old, new), machine(new, old), machine(new, None)]
+    assert [kept(step) for step in steps[:3]] == [b"the secret"] * 3
+    assert rotate_key(steps[2]) == 1
+    assert [kept(step) for step in steps[1:]] == [b"the secret"] * 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, "there is no secret key in"),
+        ({"PUSHGATE_SECRET_KEY": "n" * 64}, "and PUSHGATE_SECRET_KEY_PREVIOUS to the old one"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(tmp_path: Path, variables: dict[str, str], told: str) -> None:
+    """And nothing is made."""
+    done = run_pushgate("keys", "rotate", "--data", tmp_path / "none", variables=variables)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_wrong_secret_key_is_a_reason(settings: Settings, tmp_path: Path) -> None:
+    """A delivery waits and tells it, as with any remote that cannot be fetched."""
+    opened = open_data(settings.model_copy(update={"secret_key": SecretStr("x" * 64)}))
+    git = Git(home=tmp_path / "home", allow_http=False, timeout=30)
+    mirrors = Mirrors(git, tmp_path / "mirrors")
+    remotes = Remotes(mirrors=mirrors, database=opened.database, vault=opened.vault)
+    with opened.database.reading() as transaction:
+        connection = connections.get(transaction, "c1")
+    with pytest.raises(RemoteUnavailable, match="credentials of c1 was sealed with another"):
+        asyncio.run(remotes.of(connection))
+    opened.database.close()

@@ -75,6 +75,7 @@ class Service:
             home=settings.data_dir / "git-home",
             allow_http=settings.fetch_allow_http,
             timeout=settings.fetch_timeout,
+            hosts=settings.fetch_hosts,
         )
         mirrors = Mirrors(git, settings.data_dir / "mirrors")
         remotes = Remotes(mirrors=mirrors, database=database, vault=vault)

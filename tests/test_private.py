@@ -95,3 +95,50 @@ def test_a_new_secret_key_seals_everything_anew(tmp_path: Path, project: Project
     (service.data / "secret.key").write_text(old)
     with service:
         assert service.deliver(made, project.payload(None, project.first))[0] == 503
+
+
+def test_a_password_is_sent_to_no_other_host(service: Service, tmp_path: Path) -> None:
+    """Whoever may change a URL must not learn the password by it; another repository there is fine."""
+    with GitHost(tmp_path / "closed", credentials="ada:s3cret-of-ada") as host:
+        url = host.create("acme/closed.git")
+        path = f"/connections/{service.connect(url, credentials={'user': 'ada', 'password': 's'})['id']}"
+    for other in ("https://git.example/a/b.git", "http://127.0.0.1:9/acme/closed.git"):
+        with pytest.raises(ApiError, match="a password is kept for another host"):
+            service.api.send("PATCH", path, {"url": other})
+    assert service.api.get(path)["url"] == url
+    moved = service.api.send("PATCH", path, {"url": url.replace("closed.git", "moved.git")})
+    assert moved["access"] == "login"
+    elsewhere = {"url": "https://git.example/a/b.git", "credentials": {"password": "t0ken"}}
+    assert service.api.send("PATCH", path, elsewhere)["access"] == "login"
+    forgotten = service.api.send("PATCH", path, {"url": "https://other.example/a/b", "credentials": None})
+    assert forgotten["access"] == "none"
+
+
+@pytest.mark.usefixtures("project")
+def test_host_keys_are_changed_without_touching_the_deploy_key(service: Service, ssh: SshHost) -> None:
+    """That is the way out of a host key that has changed, and it works."""
+    made = service.connect(ssh.url("acme/digits.git"))
+    path = f"/connections/{made['id']}"
+    ssh.authorize(made["deploy_key"])
+
+    def swept() -> bool:
+        sweep = service.api.get(path)["sweep"]
+        return sweep["reason"] is None and sweep["swept_at"] is not None
+
+    def refused() -> bool:
+        return "give the connection the new host_keys" in str(service.api.get(path)["sweep"]["reason"])
+
+    service.api.send("POST", path + "/fetch", {})
+    wait_for(swept, "the deploy key opens the repository")
+    ssh.change_host_key()
+    service.api.send("POST", path + "/fetch", {})
+    wait_for(refused, "the other host key is refused")
+    changed = service.api.send("PATCH", path, {"credentials": {"host_keys": ssh.known_hosts}})
+    assert changed["deploy_key"] == made["deploy_key"]
+    wait_for(swept, "the new host key is accepted")
+    with pytest.raises(ApiError, match="none of them is of"):
+        service.api.send(
+            "PATCH", path, {"credentials": {"host_keys": ssh.known_hosts.replace("127.", "128.")}}
+        )
+    replaced = service.api.send("PATCH", path, {"credentials": {"deploy_key": True}})
+    assert replaced["deploy_key"] != made["deploy_key"]

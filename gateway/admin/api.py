@@ -104,13 +104,14 @@ class Api:
             raise Invalid(f"provider: {wanted.provider!r} is none of {', '.join(PROVIDERS)}")
         scheme = read_scheme(wanted.provider, wanted.secret, wanted.auth)
         name = wanted.name or repository_key(wanted.url).partition("/")[2]
+        url = self._checked(take_login(wanted.url, wanted.provider)[0])
         opened = await asyncio.to_thread(opening, wanted, name=name)
         now = datetime.now(UTC)
         connection = Connection(
             id=connection_id(),
             name=name,
             provider=wanted.provider,
-            url=self._checked(opened.url),
+            url=url,
             project=wanted.project,
             auth=scheme.auth,
             triggers=_checked_triggers(wanted.triggers),
@@ -159,7 +160,10 @@ class Api:
             wanted["triggers"] = _checked_triggers(wanted["triggers"])
         now = datetime.now(UTC)
         old = await self.database.read(partial(connections.get, connection_id=which))
-        opened = await asyncio.to_thread(changed_opening, old, given)
+        kept = await self.database.read(
+            partial(connections.credentials, vault=self.vault, connection_id=which)
+        )
+        opened = await asyncio.to_thread(changed_opening, old, kept, given)
         if opened is not None:
             wanted["deploy_key"] = opened.deploy_key
 

@@ -6,14 +6,17 @@ from gateway.admin.shapes import ConnectionChange, NewConnection, NewCredentials
 from gateway.errors import Invalid
 from gateway.fetch.credentials import (
     Credentials,
+    Login,
     SshKey,
     as_json,
+    from_json,
     make_deploy_key,
     make_login,
     read_private_key,
     take_login,
 )
-from gateway.fetch.urls import is_ssh
+from gateway.fetch.host_keys import read_host_keys
+from gateway.fetch.urls import is_ssh, known_as, target
 from gateway.store.connections import Connection
 
 
@@ -41,44 +44,67 @@ def opening(wanted: NewConnection, *, name: str) -> Opening:
 
     Making an RSA key takes a second. Raises `Invalid` with one sentence.
     """
-    return _opening(wanted.credentials, url=wanted.url, provider=wanted.provider, name=name)
+    bare, pasted = take_login(wanted.url, wanted.provider)
+    given = _given(wanted.credentials, pasted, url=bare, provider=wanted.provider, name=name)
+    if given is None and is_ssh(bare):
+        given = make_deploy_key(wanted.provider, comment=_comment(name))
+    return Opening(url=bare, credentials=given, host_keys=_host_keys(wanted.credentials, None, url=bare))
 
 
-def changed_opening(old: Connection, wanted: ConnectionChange) -> Opening | None:
-    """Return what opens a connection from now on; None where that stays as it is. See `opening`."""
-    url = wanted.url or old.url
-    if "credentials" not in wanted.model_fields_set:
-        bare, pasted = take_login(url, old.provider)
-        if pasted is None and is_ssh(bare) == is_ssh(old.url):
-            return None
-    return _opening(wanted.credentials, url=url, provider=old.provider, name=old.name)
+def changed_opening(old: Connection, kept: bytes | None, wanted: ConnectionChange) -> Opening | None:
+    """Return what opens a connection from now on; None where that stays as it is.
+
+    `kept` is what `Opening.sealable` was. What is left out stays, host keys as well; but a password is sent
+    nowhere else than to the host that it was given for. See `opening`.
+    """
+    old_credentials, old_host_keys = from_json(kept)
+    bare, pasted = take_login(wanted.url or old.url, old.provider)
+    is_named = "credentials" in wanted.model_fields_set
+    is_forgotten = is_named and wanted.credentials is None
+    given = _given(wanted.credentials, pasted, url=bare, provider=old.provider, name=old.name)
+    stays = given is None and not is_forgotten and is_ssh(bare) == is_ssh(old.url)
+    if stays and isinstance(old_credentials, Login) and target(bare) != target(old.url):
+        raise Invalid(
+            "url: a password is kept for another host; give credentials with this URL, or null to forget it"
+        )
+    if stays and not is_named:
+        return None
+    credentials = old_credentials if stays else given
+    if credentials is None and is_ssh(bare):
+        credentials = make_deploy_key(old.provider, comment=_comment(old.name))
+    before = None if is_forgotten else old_host_keys
+    return Opening(
+        url=bare, credentials=credentials, host_keys=_host_keys(wanted.credentials, before, url=bare)
+    )
 
 
-def _opening(wanted: NewCredentials | None, *, url: str, provider: str, name: str) -> Opening:
-    bare, pasted = take_login(url, provider)
-    made = _credentials(wanted, pasted, is_over_ssh=is_ssh(bare), provider=provider, name=name)
-    return Opening(url=bare, credentials=made, host_keys=wanted.host_keys if wanted else None)
+def _host_keys(wanted: NewCredentials | None, before: str | None, *, url: str) -> str | None:
+    if not is_ssh(url):
+        if wanted is not None and wanted.host_keys:
+            raise Invalid("host_keys: they are for ssh URLs; https has certificates")
+        return None
+    if wanted is None or "host_keys" not in wanted.model_fields_set:
+        return before
+    return read_host_keys(wanted.host_keys, known_as=known_as(url)) if wanted.host_keys else None
 
 
-def _credentials(
-    wanted: NewCredentials | None,
-    pasted: Credentials | None,
-    *,
-    is_over_ssh: bool,
-    provider: str,
-    name: str,
+def _given(
+    wanted: NewCredentials | None, pasted: Login | None, *, url: str, provider: str, name: str
 ) -> Credentials | None:
-    comment = "pushgate:" + "-".join(name.split())
     if wanted is None or not wanted.is_some:
-        return make_deploy_key(provider, comment=comment) if is_over_ssh and pasted is None else pasted
+        return pasted
     if pasted is not None:
         raise Invalid("credentials: they stand in the URL and beside it; give them once")
     if wanted.password is not None:
-        if is_over_ssh:
+        if is_ssh(url):
             raise Invalid("credentials: user and password are for https; an ssh URL is opened by a key")
         return make_login(wanted.user, wanted.password.get_secret_value(), provider)
-    if not is_over_ssh:
+    if not is_ssh(url):
         raise Invalid("credentials: a key opens ssh URLs only; https takes user and password, or a token")
     if wanted.private_key is not None:
-        return read_private_key(wanted.private_key.get_secret_value(), provider, comment=comment)
-    return make_deploy_key(provider, comment=comment)
+        return read_private_key(wanted.private_key.get_secret_value(), provider, comment=_comment(name))
+    return make_deploy_key(provider, comment=_comment(name))
+
+
+def _comment(name: str) -> str:
+    return "pushgate:" + "-".join(name.split())

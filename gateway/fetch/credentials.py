@@ -7,8 +7,9 @@ to git.
 import json
 import re
 import textwrap
+from base64 import b64encode
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -34,6 +35,13 @@ _ENCRYPTED = re.compile(r"ENCRYPTED")
 _BASE64_WIDTH = 64
 # What providers take as the user name where the password is a token; most take any.
 _TOKEN_USERS = {"bitbucket": "x-token-auth", "github": "x-access-token", "gitlab": "oauth2"}
+# By which a token is known that was written where a user name goes.
+# https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/
+# https://docs.gitlab.com/security/tokens/#token-prefixes
+_TOKENS = re.compile(r"(gh[opsu]_|github_pat_|gl(pat|dt|cbt|rt|oas)-|ATBB|ATCTT)\w")
+# What people write as the password of a token, where a program insists on one.
+_NO_PASSWORD = frozenset({"", "x", "x-oauth-basic"})
+_SHORTEST_SECRET = 4
 
 PrivateKey = Ed25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey
 
@@ -121,7 +129,7 @@ def mend_private_key(pasted: str) -> str:
     kind = found["kind"]
     if not kind.endswith("PRIVATE KEY"):
         raise Invalid(f"private_key: it is a {kind.lower()}; the private key is needed")
-    lines = [line.strip().strip("'\"") for line in found["body"].strip().splitlines()]
+    lines = [line.strip().strip("'\"\\").strip() for line in found["body"].strip().splitlines()]
     headers = [line for line in lines if ":" in line]
     body = "".join("".join(line.split()) for line in lines if ":" not in line)
     parts = [f"-----BEGIN {kind}-----"]
@@ -145,16 +153,27 @@ def take_login(url: str, provider: str) -> tuple[str, Login | None]:
     if parts.scheme not in {"https", "http"} or parts.username is None:
         return url, None
     bare = urlunsplit(parts._replace(netloc=f"[{host}]{port}" if ":" in host else host + port))
-    if parts.password is None:
+    user, password = unquote(parts.username), unquote(parts.password or "")
+    if _TOKENS.match(user) and password in _NO_PASSWORD:
+        return bare, make_login(None, user, provider)
+    if not password:
         return bare, None
-    return bare, make_login(unquote(parts.username), unquote(parts.password), provider)
+    return bare, make_login(user, password, provider)
 
 
 def make_login(user: str | None, password: str, provider: str) -> Login:
     """Return a login; where there is only a token, with the user name that the provider expects beside it."""
-    if "\n" in password or "\n" in (user or "") or not password:
+    if not password or not f"{user or ''}{password}".isprintable():
         raise Invalid("credentials: user and password are one line each, and the password is not empty")
     return Login(user=user or _TOKEN_USERS.get(provider, "token"), password=password)
+
+
+def secrets_of(credentials: Credentials | None) -> tuple[str, ...]:
+    """Return the words that must not be repeated to anybody, in the forms in which they are sent."""
+    if not isinstance(credentials, Login) or len(credentials.password) < _SHORTEST_SECRET:
+        return ()
+    basic = b64encode(f"{credentials.user}:{credentials.password}".encode()).decode()
+    return basic, credentials.password, quote(credentials.password, safe="")
 
 
 def as_json(credentials: Credentials | None, host_keys: str | None) -> bytes:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gateway.errors import FetchError
 from gateway.fetch.access import Access, Granted
-from gateway.fetch.credentials import Remote
+from gateway.fetch.credentials import Remote, secrets_of
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 # As git says it: Receiving objects, 45% (450/1000), 12.00 MiB | 3.00 MiB/s, with a colon for the first comma.
@@ -73,15 +73,18 @@ class OutputTooLarge(GitFailed):
 
 
 class Git:
-    """Starts git. `home` is an empty folder of ours, `timeout` the seconds that a run may take."""
+    """Starts git. `home` is an empty folder of ours, `timeout` the seconds that a run may take.
 
-    def __init__(self, *, home: Path, allow_http: bool, timeout: float) -> None:
+    `hosts`, where there are any, are the only ones that it is ever sent to.
+    """
+
+    def __init__(self, *, home: Path, allow_http: bool, timeout: float, hosts: tuple[str, ...] = ()) -> None:
         """Use the git that is found on PATH."""
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._timeout = timeout
         self._environment = _environment(home)
         self._options = _options(allow_http=allow_http)
-        self._access = Access(home, allow_loopback=allow_http)
+        self._access = Access(home, allow_http=allow_http, hosts=hosts)
 
     async def run(
         self,
@@ -108,6 +111,7 @@ class Git:
                 output_limit=output_limit,
                 timeout=self._timeout,
                 progress=progress,
+                secrets=secrets_of(remote.credentials if remote else None),
             )
             # A thread starts a process in 1.3 ms, the event loop in 5.
             running = asyncio.get_running_loop().run_in_executor(None, run.to_the_end)
@@ -131,8 +135,10 @@ class _Run:
         output_limit: int,
         timeout: float,
         progress: Progress | None,
+        secrets: Sequence[str],
     ) -> None:
         self._progress = progress
+        self._secrets = secrets
         self._command = command
         self._environment = environment
         self._stdin = stdin
@@ -162,7 +168,7 @@ class _Run:
         finally:
             _end_group(process)
         if process.returncode != 0:
-            raise GitFailed(_explain(errors, process.returncode))
+            raise GitFailed(_explain(errors, process.returncode, self._secrets))
         return output
 
     def _read(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -207,9 +213,11 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _explain(errors: bytes, returncode: int) -> str:
-    """Return what git said, on one line and without credentials."""
+def _explain(errors: bytes, returncode: int, secrets: Sequence[str]) -> str:
+    """Return what git said, on one line and without credentials; a remote may repeat what it was sent."""
     text = _CREDENTIALS.sub("", errors.decode("utf-8", "replace"))
+    for secret in secrets:
+        text = text.replace(secret, "***")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     lines = [line for line in lines if not _PROGRESS.search(line)]
     told = [line for line in lines if _TELLING.search(line)] or lines

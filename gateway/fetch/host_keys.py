@@ -1,10 +1,18 @@
-"""The ssh host keys of the large providers, as they publish them; a test compares their fingerprints.
+"""The ssh host keys of the large providers, as they publish them, and those that come with a connection.
 
+A test compares the fingerprints of the published ones:
 https://docs.github.com/en/authentication/keeping-your-account-and-data-secure/githubs-ssh-key-fingerprints
 https://docs.gitlab.com/user/gitlab_com/#ssh-host-keys-fingerprints
 https://support.atlassian.com/bitbucket-cloud/docs/configure-ssh-and-two-step-verification/
 https://learn.microsoft.com/en-us/azure/devops/repos/git/use-ssh-keys-to-authenticate
 """
+
+import re
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+from gateway.errors import Invalid
 
 _GITHUB = "github.com,[ssh.github.com]:443"
 _GITLAB = "gitlab.com,[altssh.gitlab.com]:443"
@@ -22,3 +30,28 @@ QUfTTqeu+tm22gOsv+VrVTMk6vwRU75gY/y9ut5Mb3bR5BV58dKXyq9A9UeB5Cakehn5Zgm6x1mKoVyf
 39kZm4az48o0AUbf6Sp4SLdvnuMa2sVNwHBboS7EJkm57XQPVU3/QpyNLHbWDdzwtrlS+ez30S3AdYhLKEOxAG8weOnyrtLJAUen9mTkol8o\
 II1edf7mWWbWVf0nBmly21+nZcmCTISQBtdcyPaEno7fFQMDD26/s0lfKob4Kw8H
 """
+
+_MARKERS = frozenset({"@cert-authority", "@revoked"})
+# Hashed names and patterns can be of any host.
+_ANY_NAME = re.compile(r"\||[*?]")
+
+
+def read_host_keys(text: str, *, known_as: str) -> str:
+    """Return lines as in known_hosts, proven: each holds a key, and one at least is of this host.
+
+    https://man.openbsd.org/sshd.8#SSH_KNOWN_HOSTS_FILE_FORMAT. Raises `Invalid` with one sentence.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    names: list[str] = []
+    for line in lines:
+        words = line.split()
+        hosts, *key = (words[1:] if words[0] in _MARKERS else words) or [""]
+        try:
+            load_ssh_public_key(" ".join(key[:2]).encode())
+        except (ValueError, UnsupportedAlgorithm):
+            raise Invalid("host_keys: each line is a host, a type and a key, as ssh-keyscan prints") from None
+        names += hosts.lower().split(",")
+    if not any(name == known_as or _ANY_NAME.search(name) for name in names):
+        raise Invalid(f"host_keys: none of them is of {known_as}; ssh-keyscan prints the lines of a host")
+    return "\n".join([*lines, ""])

@@ -1,18 +1,24 @@
 """Which clone URLs are fetched from, and which never are."""
 
 import re
-from urllib.parse import urlsplit
+from ipaddress import ip_address
+from urllib.parse import SplitResult, urlsplit
 
 from gateway.errors import Invalid
 
+PORTS = {"https": 443, "http": 80, "ssh": 22}
+
 # user@host:path, git's short form for ssh: https://git-scm.com/docs/git-clone#_git_urls
-_SCP_LIKE = re.compile(r"[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?!/)[^\s:][^\s]*")
+_SCP_LIKE = re.compile(r"(?!-)[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?!/)[^\s:][^\s]*")
+# What a resolver, curl, ssh and a shell all read alike.
+_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9._])?")
 
 
 def check_url(url: str, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
     """Raise `Invalid`, with one sentence, for a URL that is not to be fetched from.
 
-    `hosts`, where there are any, are the only ones allowed.
+    `hosts`, where there are any, are the only ones allowed. Nothing of the URL but its host is ever repeated:
+    somebody may have written a password into it.
     """
     scp_like = _SCP_LIKE.fullmatch(url)
     host = scp_like["host"] if scp_like else _host(url, allow_http=allow_http)
@@ -29,10 +35,19 @@ def check_platform(url: str, *, allow_http: bool) -> None:
         raise Invalid("platform: its url is scheme and host, without user, query or fragment")
 
 
-def host_of(url: str) -> str:
-    """Return the host of a URL that `check_url` has let pass."""
+def target(url: str) -> tuple[str, str, int]:
+    """Return scheme, host in lower case and port of a URL that `check_url` has let pass."""
     scp_like = _SCP_LIKE.fullmatch(url)
-    return scp_like["host"] if scp_like else urlsplit(url).hostname or ""
+    if scp_like:
+        return "ssh", scp_like["host"].lower(), PORTS["ssh"]
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme]
+
+
+def known_as(url: str) -> str:
+    """Return the name under which a known_hosts file has the host of an ssh URL."""
+    _, host, port = target(url)
+    return host if port == PORTS["ssh"] else f"[{host}]:{port}"
 
 
 def is_ssh(url: str) -> bool:
@@ -40,21 +55,42 @@ def is_ssh(url: str) -> bool:
     return url.startswith("ssh://") or "://" not in url
 
 
+def is_address(host: str) -> bool:
+    """Say whether a host is an address, not a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _host(url: str, *, allow_http: bool) -> str:
     try:
         parts = urlsplit(url)
         port_is_fine = parts.port is None or parts.port > 0
-    except ValueError as error:
-        raise Invalid(f"url: it cannot be read: {error}") from None
-    if parts.scheme == "http" and not allow_http:
-        raise Invalid("url: http is not encrypted; use https or ssh (PUSHGATE_FETCH_ALLOW_HTTP is for tests)")
-    if parts.scheme not in {"https", "ssh", "http"}:
-        raise Invalid("url: it must be https://…, ssh://… or user@host:path")
+    except ValueError:
+        raise Invalid(
+            "url: it cannot be read; in a user name or password write / as %2F, @ as %40, : as %3A"
+        ) from None
+    _check_scheme(parts.scheme, allow_http=allow_http)
     if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
         raise Invalid("url: take the user name and the password out of it")
+    return _checked_host(url, parts, port_is_fine=port_is_fine)
+
+
+def _check_scheme(scheme: str, *, allow_http: bool) -> None:
+    if scheme == "http" and not allow_http:
+        raise Invalid("url: http is not encrypted; use https or ssh (PUSHGATE_FETCH_ALLOW_HTTP is for tests)")
+    if scheme not in PORTS:
+        raise Invalid("url: it must be https://…, ssh://… or user@host:path")
+
+
+def _checked_host(url: str, parts: SplitResult, *, port_is_fine: bool) -> str:
     bad_start = any((part or "").startswith("-") for part in (parts.hostname, parts.username))
     if not parts.hostname or bad_start or not port_is_fine or parts.path in {"", "/"}:
         raise Invalid("url: it names no host, or no repository on it")
     if parts.query or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", url):
         raise Invalid("url: it holds a query, a fragment, blanks or control characters")
+    if not (_NAME.fullmatch(parts.hostname) or is_address(parts.hostname)):
+        raise Invalid("url: its host is no name or address (a name in another script is written as xn--…)")
     return parts.hostname

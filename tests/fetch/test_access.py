@@ -14,6 +14,7 @@ from demo.githost import GitHost, WorkTree
 from gateway.errors import RemoteUnavailable
 from gateway.fetch.access import is_forbidden
 from gateway.fetch.credentials import Credentials, Login, Remote, SshKey, make_deploy_key
+from gateway.fetch.git import Git
 from gateway.fetch.mirror import Wanted
 from tests.certificate import make_certificate
 from tests.fetch.conftest import Fetching, make_fetching
@@ -183,6 +184,11 @@ def _process(path: Path) -> bytes:
     [
         ("169.254.169.254", True),
         ("100.100.100.200", True),
+        ("168.63.129.16", True),
+        ("0.0.0.1", True),
+        ("64:ff9b:1::a9fe:a9fe", True),
+        ("2002:a9fe:a9fe::1", True),
+        ("::169.254.169.254", True),
         ("fd00:ec2::254", True),
         ("fe80::1", True),
         ("::ffff:169.254.169.254", True),
@@ -221,3 +227,33 @@ def test_the_address_that_was_checked_is_the_one_that_is_used(
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
     assert fetch(fetching, f"http://only-here.invalid:{githost.port}/acme/digits.git", pushed)
     assert tree.head() == pushed
+
+
+@pytest.mark.parametrize(
+    ("url", "variables"),
+    [
+        ("https://[::1]:9/a/b.git", {"NO_PROXY": "::1"}),
+        ("https://127.0.0.1:9/a/b.git", {"no_proxy": "127.0.0.0/8"}),
+        ("https://localhost:9/a/b.git", {"no_proxy": "*"}),
+        ("https://localhost:9/a/b.git", {"no_proxy": "a.example LocalHost"}),
+    ],
+)
+def test_what_goes_past_a_proxy_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, variables: dict[str, str]
+) -> None:
+    """The proxy guards only what goes through it; which that is, curl reads out of several forms."""
+    for name in ("HTTPS_PROXY", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    git = Git(home=tmp_path / "home", allow_http=False, timeout=30)
+    with pytest.raises(RemoteUnavailable, match="never fetches from"):
+        Fetching.run(git.run("ls-remote", remote=Remote(url=url)))
+
+
+def test_an_address_may_stand_in_a_url(githost: GitHost, fetching: Fetching, pushed: str) -> None:
+    """Nothing has to be resolved then; and a name may be written in capitals."""
+    assert fetch(fetching, f"http://LocalHost:{githost.port}/acme/digits.git", pushed)
+    with pytest.raises(RemoteUnavailable, match="it cannot be reached"):
+        fetch(fetching, "http://[::1]:9/acme/digits.git", "d" * 40)

@@ -16,11 +16,13 @@ from gateway.fetch.credentials import (
     as_json,
     from_json,
     make_deploy_key,
+    make_login,
     mend_private_key,
     read_private_key,
+    secrets_of,
     take_login,
 )
-from gateway.fetch.host_keys import KNOWN_HOSTS
+from gateway.fetch.host_keys import KNOWN_HOSTS, read_host_keys
 
 KEY = make_deploy_key("github", comment="test")
 PEM_RSA = asyncssh.generate_private_key("ssh-rsa", key_size=2048).export_private_key("pkcs1-pem").decode()
@@ -35,6 +37,7 @@ XlrHRpOmvExJ3s8gMGZiITWesFD6QwKxVecaIzgWiWk8lqy6AVJxFCYCVwunSZMRnDW9iB
 sPDrkWU1RsfrE1eQ==
 -----END OPENSSH PRIVATE KEY-----
 """
+TOKEN = Login(user="oauth2", password="glpat-abc")
 # As the providers publish them.
 FINGERPRINTS = {
     "github.com": {
@@ -80,6 +83,8 @@ def test_deploy_keys_are_ed25519_and_rsa_where_nothing_else_is_taken() -> None:
         lambda pem: "\n\n" + pem.replace("\n", "\n\n"),
         lambda pem: pem.replace("\n", " "),
         json.dumps,
+        lambda pem: json.dumps(json.dumps(pem)),
+        lambda pem: pem.replace("\n", "\\\n"),
         lambda pem: "key: |\n" + pem,
     ],
 )
@@ -167,6 +172,9 @@ def test_what_is_wrong_with_a_key_is_one_sentence(pasted: str, provider: str, to
             "https://host.example/a/b",
             Login(user="oauth2", password="t0ken"),
         ),
+        ("https://glpat-abc@host.example/a/b", "https://host.example/a/b", TOKEN),
+        ("https://glpat-abc:@host.example/a/b", "https://host.example/a/b", TOKEN),
+        ("https://glpat-abc:x-oauth-basic@host.example/a/b", "https://host.example/a/b", TOKEN),
         ("https://acme@dev.azure.com/acme/p/_git/r", "https://dev.azure.com/acme/p/_git/r", None),
         ("git@host.example:a/b.git", "git@host.example:a/b.git", None),
         ("ssh://git@host.example/a/b.git", "ssh://git@host.example/a/b.git", None),
@@ -183,3 +191,53 @@ def test_what_is_kept_comes_back(credentials: SshKey | Login | None) -> None:
     assert from_json(as_json(credentials, "host ssh-ed25519 AAAA")) == (credentials, "host ssh-ed25519 AAAA")
     assert "PRIVATE" not in repr(credentials)
     assert "s3cret" not in repr(credentials)
+
+
+@pytest.mark.parametrize("password", ["", "two\nlines", "two\rlines", "nul\0"])
+def test_a_password_is_one_line(password: str) -> None:
+    """Git asks for it by a line, and would take the rest for an answer to something else."""
+    with pytest.raises(Invalid, match="one line each"):
+        make_login("ada", password, "github")
+
+
+def test_what_must_not_be_repeated() -> None:
+    """A password as it was given, as a URL has it, and as a header has it; of a key nothing is ever sent."""
+    login = Login(user="ada", password="s3/cret")
+    assert secrets_of(login) == ("YWRhOnMzL2NyZXQ=", "s3/cret", "s3%2Fcret")
+    assert secrets_of(KEY) == secrets_of(None) == ()
+
+
+HOST_KEY = " ".join(KEY.public.split()[:2])
+
+
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        f"git.example {HOST_KEY}",
+        f"# git.example:22 SSH-2.0-OpenSSH\r\n\r\n  Git.Example,10.0.0.1 {HOST_KEY} a comment\r\n",
+        f"@cert-authority *.example {HOST_KEY}\n",
+        f"|1|JfKTdBh7rNbXkVAQCRp4OQoPfmI=|USECr3SWf1JUPsms5AqfD5QfxkM= {HOST_KEY}",
+    ],
+)
+def test_host_keys_are_lines_as_ssh_keyscan_prints_them(pasted: str) -> None:
+    """Comments and line ends of other systems are taken off."""
+    [line] = read_host_keys(pasted, known_as="git.example").splitlines()
+    assert HOST_KEY in line
+
+
+@pytest.mark.parametrize(
+    ("pasted", "told"),
+    [
+        ("git.example", "a host, a type and a key"),
+        (HOST_KEY, "a host, a type and a key"),
+        ("git.example ssh-ed25519 AAAA", "a host, a type and a key"),
+        (f"git.example {HOST_KEY}\n@revoked", "a host, a type and a key"),
+        (f"other.example {HOST_KEY}", "none of them is of git.example"),
+        (f"[git.example]:2222 {HOST_KEY}", "none of them is of git.example"),
+        ("# nothing\n", "none of them is of git.example"),
+    ],
+)
+def test_host_keys_that_cannot_work_are_refused(pasted: str, told: str) -> None:
+    """When the connection is made, and not at its first push."""
+    with pytest.raises(Invalid, match=told):
+        read_host_keys(pasted, known_as="git.example")

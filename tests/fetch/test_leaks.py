@@ -1,0 +1,138 @@
+"""Nothing secret stays behind or goes elsewhere: after a kill, by a redirect, in what a remote repeats."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from demo.githost import GitHost, WorkTree
+from gateway.errors import RemoteUnavailable
+from gateway.fetch.credentials import Login, Remote, make_deploy_key
+from gateway.fetch.git import Git
+from gateway.fetch.mirror import Wanted
+from tests.fetch.conftest import Fetching, make_fetching
+from tests.fetch.ssh import SshHost
+from tests.service import wait_for
+
+MAIN = "refs/heads/main"
+KEY = make_deploy_key("github", comment="ours")
+LOGIN = Login(user="ada", password="correct horse/battery")
+
+
+def fetch(fetching: Fetching, remote: Remote, commit: str = "d" * 40, connection: str = "c1") -> None:
+    """Fetch a commit."""
+    asked = [Wanted(ref=MAIN, id=commit)]
+    fetching.run(fetching.mirrors.update(connection=connection, remote=remote, wanted=asked))
+
+
+def _secrets(folder: Path) -> list[Path]:
+    return [path for name in ("key", "password") for path in folder.glob(f"home/access-*/*/{name}")]
+
+
+def test_keys_of_a_process_that_was_killed_are_removed_by_the_next(tmp_path: Path) -> None:
+    """Whatever its number and its machine's name; those of a process that lives stay."""
+    with GitHost(tmp_path / "git", credentials="a:b") as host:
+        url = host.create("acme/closed.git")
+        host.answers.clear()
+        remote = Remote(url=url, credentials=LOGIN)
+        processes = [
+            multiprocessing.get_context("spawn").Process(target=_fetch_in, args=(tmp_path, remote, which))
+            for which in ("c1", "c2")
+        ]
+        try:
+            for process in processes:
+                process.start()
+            wait_for(lambda: len(_secrets(tmp_path)) == 2, "both fetch")
+            assert processes[0].pid is not None
+            os.kill(processes[0].pid, signal.SIGKILL)
+            processes[0].join()
+            assert len(_secrets(tmp_path)) == 2
+            make_fetching(tmp_path)
+            assert len(_secrets(tmp_path)) == 1
+        finally:
+            host.answers.set()
+            for process in processes:
+                process.join()
+    assert _secrets(tmp_path) == []
+
+
+def _fetch_in(folder: Path, remote: Remote, connection: str) -> None:
+    """Fetch in a process of its own, to which the remote does not answer."""
+    with pytest.raises(RemoteUnavailable):
+        fetch(make_fetching(folder), remote, connection=connection)
+
+
+def test_a_password_does_not_follow_a_redirect(tmp_path: Path, githost: GitHost) -> None:
+    """The other host is not even asked."""
+    target = githost.create("acme/digits.git").removesuffix(".git")
+    githost.visits.clear()
+    answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
+    with _server(answer.encode()) as (port, _):
+        remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=LOGIN)
+        with pytest.raises(RemoteUnavailable, match="another address"):
+            fetch(make_fetching(tmp_path), remote)
+    assert githost.visits == []
+
+
+def test_a_remote_that_repeats_what_it_was_sent_is_not_quoted(tmp_path: Path) -> None:
+    """Git shows its user what a server says; a reason is kept, logged and shown to many."""
+    said = "wrong: correct horse/battery, correct%20horse%2Fbattery, YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ=="
+    head = f"Content-Type: text/plain\r\nContent-Length: {len(said)}\r\n\r\n{said}"
+    ask = f'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="git"\r\n{head}'
+    with _server(ask.encode()) as (port, heard):
+        remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=LOGIN)
+        with pytest.raises(RemoteUnavailable) as caught:
+            fetch(make_fetching(tmp_path), remote)
+    assert b"Basic YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ==" in b"".join(heard)
+    assert "wrong: ***, ***, ***" in str(caught.value)
+
+
+def test_hosts_are_checked_at_each_fetch(tmp_path: Path, githost: GitHost) -> None:
+    """The setting may have become narrower since the connection was made."""
+    git = Git(home=tmp_path / "home", allow_http=True, timeout=30, hosts=("git.example",))
+    with pytest.raises(RemoteUnavailable, match="PUSHGATE_FETCH_HOSTS"):
+        Fetching.run(git.run("ls-remote", remote=Remote(url=githost.url("acme/digits.git"))))
+    assert githost.visits == []
+
+
+def test_a_data_folder_may_have_any_name(tree: WorkTree, githost: GitHost, tmp_path: Path) -> None:
+    """Git gives ssh's options to a shell, and ssh reads them as lines of its configuration."""
+    commit = tree.commit("First", {"a": "b"})
+    tree.push()
+    folder = tmp_path / 'it\'s 100% "quoted" $(id) %h'
+    with SshHost(githost.folder, [KEY.public]) as ssh:
+        fetching = make_fetching(folder)
+        fetch(fetching, Remote(url=ssh.url("acme/digits.git"), credentials=KEY), commit)
+        assert fetching.has(commit)
+        assert (folder / "home" / "known_hosts").read_text() == f"{ssh.known_hosts}\n"
+
+
+@contextmanager
+def _server(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
+    """Answer each request with the same bytes; give the port, and what was asked."""
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listening.accept()
+                except OSError:
+                    return
+                with connection:
+                    heard.append(connection.recv(65536))
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listening.getsockname()[1], heard
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()

@@ -106,6 +106,18 @@ def test_a_platform_needs_a_token_and_https(service: Service, project: Project) 
         service.connect(project.url, platform={"url": "ftp://app.example", "project": PROJECT, "token": "x"})
 
 
+def test_a_token_goes_to_its_own_address_only(
+    service: Service, project: Project, platform: FakePlatform
+) -> None:
+    """Another project there keeps it; another address has to bring one."""
+    connection = connect(service, project, platform)
+    path = f"/connections/{connection['id']}"
+    other = {"url": platform.url, "project": "another"}
+    assert service.api.send("PATCH", path, {"platform": other})["platform"]["project"] == "another"
+    with pytest.raises(ApiError, match="its own address only"):
+        service.api.send("PATCH", path, {"platform": {**other, "url": "http://127.0.0.1:9"}})
+
+
 def test_a_platform_can_be_forgotten(service: Service, project: Project, platform: FakePlatform) -> None:
     """Then nobody is asked any more."""
     connection = connect(service, project, platform)

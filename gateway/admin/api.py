@@ -317,8 +317,12 @@ class Api:
         check_platform(wanted.url, allow_http=self.allow_http)
         platform = Platform(url=wanted.url, project=wanted.project)
         token = wanted.token.get_secret_value() if wanted.token else None
-        if token is None and platforms.of(transaction, which) is None:
-            raise Invalid("platform: a token is needed, for its header Authorization: Token …")
+        kept = platforms.of(transaction, which)
+        if token is None and (kept is None or kept.url != platform.url):
+            raise Invalid(
+                "platform: a token is needed, for its header Authorization: Token …; the one that is kept goes"
+                " to its own address only"
+            )
         platforms.name(transaction, self.vault, which, platform, token)
 
     def _made(self, transaction: Transaction, connection: Connection, secret: str) -> ConnectionMade:

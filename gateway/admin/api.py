@@ -320,7 +320,7 @@ class Api:
         kept = platforms.of(transaction, which)
         if token is None and (kept is None or kept.url != platform.url):
             raise Invalid(
-                "platform: a token is needed, for its header Authorization: Token …; the one that is kept goes"
+                "platform: a token is needed, for its header Authorization: Token …; a kept one goes"
                 " to its own address only"
             )
         platforms.name(transaction, self.vault, which, platform, token)

@@ -5,7 +5,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 
 import structlog
@@ -19,15 +19,19 @@ from starlette.routing import Route
 from gateway.admin.api import Api
 from gateway.admin.health import Health
 from gateway.admin.http import on_bug, on_error, on_http_error
+from gateway.admin.packages import PackageFiles
 from gateway.data import Opened
 from gateway.errors import PushgateError
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
 from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.mirror import Mirrors
+from gateway.fetch.package import Packer
+from gateway.fetch.tree import TreeReader
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
+from gateway.packages import Expiry, Packages
 from gateway.plan.manifest import LARGEST
 from gateway.plan.request import schema
 from gateway.platform import PlatformFetcher
@@ -37,8 +41,10 @@ from gateway.publish.topology import Topology
 from gateway.reconcile import Reconciler
 from gateway.settings import Settings
 from gateway.steps import FetchAndPlan, Remotes
+from gateway.store.depot import Depot
 from gateway.store.doorbell import Doorbell
 from gateway.store.executions import Outbox
+from gateway.store.tickets import Tickets
 from gateway.store.work import WorkQueue
 from gateway.worker import Worker
 
@@ -80,8 +86,30 @@ class Service:
         mirrors = Mirrors(git, settings.data_dir / "mirrors")
         remotes = Remotes(mirrors=mirrors, database=database, vault=vault)
         self._housekeeper = Housekeeper(git=git, mirrors=mirrors, budget=settings.mirror_budget)
+        depot = Depot(settings.packages)
+        tickets = Tickets(vault.ticket_key(), valid=timedelta(days=settings.package_url_days))
+        half_made = settings.data_dir / "packing"
+        half_made.mkdir(mode=0o700, exist_ok=True)
+        packages = Packages(
+            database=database,
+            depot=depot,
+            mirrors=mirrors,
+            reader=TreeReader(git, allow_http=settings.fetch_allow_http, hosts=settings.fetch_hosts),
+            packer=Packer(git=git, warn_above=settings.package_warn_bytes, most=settings.package_max_bytes),
+            tickets=tickets,
+            folder=half_made,
+            base_url=lambda: self.base_url,
+            url_valid=timedelta(days=settings.package_url_days),
+        )
+        self._expiry = Expiry(
+            database=database,
+            depot=depot,
+            folder=half_made,
+            keep=timedelta(days=settings.package_keep_days),
+        )
+        files = PackageFiles(database=database, depot=depot, tickets=tickets, token=opened.admin_token)
         reader = CommitReader(git, manifest_limit=LARGEST, signers=settings.signers_file)
-        steps = FetchAndPlan(mirrors=mirrors, remotes=remotes, reader=reader)
+        steps = FetchAndPlan(mirrors=mirrors, remotes=remotes, reader=reader, packages=packages)
         name = f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}"
         self._workers = [
             Worker(
@@ -141,6 +169,7 @@ class Service:
             routes=[
                 Route("/hooks/{connection}", door),
                 *api.routes(),
+                *files.routes(),
                 *health.routes(),
                 Route("/schemas/execution-request.json", _schema, methods=["GET"]),
             ],
@@ -154,6 +183,7 @@ class Service:
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
         tasks.append(asyncio.create_task(self._housekeeper.run()))
         tasks.append(asyncio.create_task(self._platforms.run()))
+        tasks.append(asyncio.create_task(self._expiry.run()))
         tasks += [asyncio.create_task(reconciler.run()) for reconciler in self._reconcilers]
         if self._relay is not None:
             tasks.append(asyncio.create_task(self._relay.run()))

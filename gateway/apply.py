@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gateway.admin.shapes import Line, Networks, Url, YamlPath
+from gateway.admin.shapes import Line, Networks, PackageFormat, Url, YamlPath
 from gateway.client import Client
 from gateway.errors import Invalid, PushgateError
 from gateway.plan.triggers import read_triggers
@@ -88,6 +88,7 @@ class WantedConnection(BaseModel):
     triggers: list[dict[str, Any]] = Field(default_factory=list)
     yaml_path: YamlPath = "valohai.yaml"
     networks: Networks = Field(default_factory=list)
+    package_format: PackageFormat = "tar.gz"
 
     @field_validator("auth")
     @classmethod

@@ -13,6 +13,10 @@ class StoreUnavailable(PushgateError):
     """The store cannot be read or written just now."""
 
 
+class DepotUnavailable(StoreUnavailable):
+    """The place where packages are kept cannot be read or written just now."""
+
+
 class NotFound(PushgateError):
     """There is no such record."""
 
@@ -27,6 +31,10 @@ class FetchError(PushgateError):
 
 class RemoteUnavailable(FetchError):
     """The remote is down, slow, or refuses us for now: a later try can help."""
+
+
+class RemoteRefuses(RemoteUnavailable):
+    """The remote answers, and says that there is no such repository, or not for us."""
 
 
 class Gone(FetchError):

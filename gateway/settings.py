@@ -80,6 +80,11 @@ class Settings(BaseSettings):
     reconcile_every: float = Field(default=300, ge=10, le=86_400)
     reconcile_grace: float = Field(default=10, ge=0, le=600)
     trusted_proxies: int = Field(default=0, ge=0, le=10)
+    packages_url: str | None = None
+    package_warn_bytes: int = Field(default=100_000_000, ge=1)
+    package_max_bytes: int = Field(default=1_000_000_000, ge=1)
+    package_keep_days: int = Field(default=90, ge=1, le=3650)
+    package_url_days: int = Field(default=7, ge=1, le=365)
     workers: int = Field(default=4, ge=1, le=64)
     log_format: Literal["auto", "json", "console"] = "auto"
 
@@ -103,6 +108,15 @@ class Settings(BaseSettings):
             raise ValueError("it must begin with amqp:// or amqps://, and so must each of several")
         return value
 
+    @field_validator("packages_url")
+    @classmethod
+    def _is_a_store(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(
+            r"file:///[^\s?#]*|(s3|gs|az|abfs|abfss)://[^\s?#]+", value
+        ):
+            raise ValueError("it must begin with file:///, s3://, gs://, az://, abfs:// or abfss://")
+        return value
+
     @model_validator(mode="after")
     def _shared_database_needs_a_shared_key(self) -> "Settings":
         if self.database_url is None:
@@ -117,6 +131,11 @@ class Settings(BaseSettings):
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data_dir / 'pushgate.db'}"
+
+    @property
+    def packages(self) -> str:
+        """The URL of the place where packages are kept: by default a folder in the data folder."""
+        return self.packages_url or (self.data_dir / "packages").as_uri()
 
     @property
     def base_url(self) -> str:

@@ -4,8 +4,8 @@ The one place that knows both rooms: facts of git go in at one side, settlements
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from gateway.errors import Gone, RemoteUnavailable, SettingError
@@ -13,6 +13,7 @@ from gateway.fetch.commit import Commit, CommitReader
 from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
+from gateway.packages import Packages
 from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
 from gateway.plan.request import ExecutionRequest
 from gateway.plan.triggers import PullRequestFacts, Trigger, read_triggers
@@ -56,6 +57,7 @@ class FetchAndPlan:
     mirrors: Mirrors
     remotes: Remotes
     reader: CommitReader
+    packages: Packages
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Progress
@@ -96,7 +98,19 @@ class FetchAndPlan:
                 connection, f"refs/heads/{asked['source']}" if asked else update.ref, update.after
             )
         # Parsing a valohai.yaml takes up to half a second: not on the event loop.
-        return await asyncio.to_thread(_settle, connection, update, commit)
+        triggers = {trigger.name: trigger for trigger in read_triggers(connection.triggers)}
+        settlement, requests = await asyncio.to_thread(_settle, connection, update, commit, triggers)
+        if not requests:
+            return settlement
+        ready = await self.packages.ready(connection, commit.id, await self.remotes.of(connection))
+        code = {"package": ready.package, "submodules": ready.submodules}
+        return replace(
+            settlement,
+            reason="; ".join([settlement.reason, *ready.warnings]),
+            requests=tuple(
+                _stored(request.model_copy(update=code), triggers[request.trigger]) for request in requests
+            ),
+        )
 
     async def _believe(self, connection: Connection, ref: str, object_id: str) -> None:
         """Compare an unsigned delivery with the remote: raises `Gone` where that does not bear it out."""
@@ -105,8 +119,10 @@ class FetchAndPlan:
             raise Gone(f"the remote's {ref} does not contain {object_id}, and the delivery is not signed")
 
 
-def _settle(connection: Connection, update: PendingUpdate, commit: Commit) -> Settlement:
-    triggers = {trigger.name: trigger for trigger in read_triggers(connection.triggers)}
+def _settle(
+    connection: Connection, update: PendingUpdate, commit: Commit, triggers: Mapping[str, Trigger]
+) -> tuple[Settlement, tuple[ExecutionRequest, ...]]:
+    """Return how the ref update ends, and the requests that are part of it once they have their package."""
     planned = plan(
         connection=ConnectionFacts(
             id=connection.id,
@@ -143,13 +159,13 @@ def _settle(connection: Connection, update: PendingUpdate, commit: Commit) -> Se
         ),
         triggers=tuple(triggers.values()),
     )
-    return Settlement(
+    settlement = Settlement(
         update=update,
         state="failed" if planned.failed else "planned",
         reason=planned.reason,
-        requests=tuple(_stored(request, triggers[request.trigger]) for request in planned.requests),
         verdicts=[asdict(verdict) for verdict in planned.verdicts],
     )
+    return settlement, planned.requests
 
 
 def _pull_request(update: PendingUpdate) -> PullRequestFacts | None:

@@ -121,6 +121,7 @@ class Api:
             updated_at=now,
             networks=_texts(wanted.networks),
             deploy_key=opened.deploy_key,
+            package_format=wanted.package_format,
         )
 
         def make(transaction: Transaction) -> ConnectionMade:

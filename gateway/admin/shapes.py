@@ -29,6 +29,7 @@ Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_
 WebhookSecret = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[\x20-\x7e]+$")]
 YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
+PackageFormat = Literal["tar.gz", "tar.zst"]
 Item = TypeVar("Item")
 
 
@@ -86,6 +87,7 @@ class NewConnection(Taken):
     networks: Networks = Field(default_factory=list)
     credentials: NewCredentials | None = None
     platform: NewPlatform | None = None
+    package_format: PackageFormat = "tar.gz"
 
 
 class ConnectionChange(Taken):
@@ -99,6 +101,7 @@ class ConnectionChange(Taken):
     networks: Networks | None = None
     credentials: NewCredentials | None = None
     platform: NewPlatform | None = None
+    package_format: PackageFormat | None = None
 
 
 class NewSecret(Taken):
@@ -154,6 +157,7 @@ class ConnectionView(BaseModel):
     networks: list[str]
     access: Literal["ssh key", "login", "none"]
     deploy_key: str | None
+    package_format: str
     repository_id: str | None
     sweep: SweepView
     platform: PlatformView | None
@@ -185,6 +189,7 @@ class ConnectionView(BaseModel):
             networks=list(connection.networks),
             access=_access(connection),
             deploy_key=connection.deploy_key,
+            package_format=connection.package_format,
             repository_id=connection.repository_id,
             sweep=SweepView(**asdict(sweep)),
             platform=PlatformView(**asdict(platform)) if platform else None,

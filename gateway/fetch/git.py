@@ -7,6 +7,7 @@ output, and ends together with every process that it started.
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import re
 import selectors
@@ -15,9 +16,10 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import IO
 
 from gateway.errors import FetchError
 from gateway.fetch.access import Access, Granted
@@ -33,6 +35,8 @@ _TELLING = re.compile(
     re.IGNORECASE,
 )
 _STDERR_LIMIT = 64 * 1024
+# As large as a pipe may be for everybody: git reads on while we work on what it has said.
+_TALK_BUFFER = 1024 * 1024
 _KEPT_VARIABLES = (
     # An operator's network: how to get out, and whose certificates to trust.
     "HTTPS_PROXY",
@@ -121,6 +125,43 @@ class Git:
                 run.stop()
                 await asyncio.wait([running])
                 raise
+
+    @contextlib.contextmanager
+    def talk(self, *arguments: str, mirror: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+        """Start a git that answers questions, in a thread; give the pipes to and from it.
+
+        It is ended with the block, or when its time is over: then its answers end.
+        """
+        command = ["git", *self._options, f"--git-dir={mirror}", *arguments]
+        process = subprocess.Popen(  # noqa: S603 - the arguments are ours, as in run
+            command,
+            bufsize=_TALK_BUFFER,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=self._environment,
+            start_new_session=True,
+        )
+        assert process.stdin is not None  # noqa: S101 - both are pipes, as asked for above
+        assert process.stdout is not None  # noqa: S101 - the same
+        with contextlib.suppress(OSError):  # where all pipes together may have no more, it works as well
+            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _TALK_BUFFER)
+        alarm = threading.Timer(self._timeout, os.killpg, (process.pid, signal.SIGKILL))
+        alarm.start()
+        try:
+            yield process.stdin, process.stdout
+        except (BrokenPipeError, GitFailed) as error:
+            if alarm.finished.is_set():
+                raise GitTimedOut(f"git took longer than {self._timeout:g} seconds") from error
+            raise GitFailed(f"git ended in the middle of its answers: {error}") from error
+        finally:
+            # Before the exit status is taken: afterwards the number may be somebody else's.
+            alarm.cancel()
+            alarm.join()
+            _end_group(process)
+            process.stdout.close()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 class _Run:

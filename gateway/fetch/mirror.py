@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway.errors import RemoteUnavailable
+from gateway.errors import RemoteRefuses, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import Git, GitFailed, GitTimedOut, Progress
 
@@ -74,6 +74,8 @@ _REASONS = (
         "what it sent is damaged",
     ),
 )
+# The others tell of hosts and networks, which come back; these are answers.
+_REFUSALS = frozenset(reason for _, reason in _REASONS[5:9])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +284,8 @@ class Mirrors:
             return RemoteUnavailable(f"the remote cannot be fetched: {text}")
         reason = next((told for words, told in _REASONS if re.search(words, text, re.IGNORECASE)), None)
         said = f"the remote cannot be fetched: {reason}" if reason else "the remote cannot be fetched"
-        return RemoteUnavailable(f"{said} (git: {text})")
+        kind = RemoteRefuses if reason in _REFUSALS else RemoteUnavailable
+        return kind(f"{said} (git: {text})")
 
 
 def _object_format(wanted: Sequence[Wanted]) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -228,4 +229,34 @@ platform_fetches = Table(
     Column("attempts", Integer, nullable=False),
     Column("fetched_at", Instant),
     Column("reason", Text),
+)
+
+packages = Table(
+    "packages",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("format", Text, primary_key=True),
+    Column("object", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("tar_size", BigInteger, nullable=False),
+    Column("files", Integer, nullable=False),
+    Column("warnings", JSON, nullable=False),
+    Column("made_at", Instant, nullable=False),
+    Column("last_used_at", Instant, nullable=False),
+    Index("ix_packages_last_used_at", "last_used_at"),
+)
+
+# Which commit of which connection gave which package, by which rules of ours.
+package_builds = Table(
+    "package_builds",
+    metadata,
+    Column("connection", ForeignKey("connections.id"), primary_key=True),
+    Column("commit", Text, primary_key=True),
+    Column("format", Text, primary_key=True),
+    Column("rules", Text, nullable=False),
+    Column("package", Text, nullable=False),
+    Column("submodules", JSON, nullable=False),
+    ForeignKeyConstraint(["package", "format"], ["packages.id", "packages.format"]),
+    Index("ix_package_builds_package_format", "package", "format"),
 )

@@ -55,6 +55,10 @@ class Vault:
         """Return the token of the REST API for those who set none: the same on every replica and start."""
         return _derive(self._key, "admin token").hex()
 
+    def ticket_key(self) -> bytes:
+        """Return the key that signs the URLs of packages."""
+        return _derive(self._key, "package tickets")
+
     def _wrap(self, inner: bytes, context: str) -> bytes:
         name = _name(self._key)
         return _VERSION + name + _encrypt(self._outer[name], inner, context)

@@ -1,0 +1,124 @@
+"""Packing: a tree of 100 MB as tar.gz, beside `git archive | gzip -1` of the same commit in the same run.
+
+A third of the tree is text, a third numbers, a third does not compress, as pictures and weights do not. The
+two pack in turn; what counts is each one's fastest round. Ours runs in a process of its own, whose memory
+counts as well.
+"""
+
+import asyncio
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.report import Row
+from demo.githost import ENVIRONMENT, git
+from gateway.fetch.git import Git
+from gateway.fetch.package import Packer
+from gateway.fetch.tree import TreeReader
+
+_FILES = 2_000
+_FILE = 50_000
+_MEGABYTES = _FILES * _FILE / 1e6
+_ROUNDS = 5
+_MEMORY = 100.0
+_WORDS = ("def", "return", "self", "model", "loss", "epoch", "batch", "for", "in", "range", "import", "torch")
+
+
+def run(progress: Callable[[str], None]) -> list[Row]:
+    """Measure, and return the rows of the table."""
+    with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as name:
+        folder = Path(name)
+        progress("package: a tree of 100 MB")
+        commit = _repository(folder)
+        ours, theirs, memory = [], [], []
+        for number in range(_ROUNDS):
+            progress(f"package: round {number + 1} of {_ROUNDS}")
+            theirs.append(_archive(folder, commit))
+            told = json.loads(
+                subprocess.run(
+                    [sys.executable, "-m", "bench.package", folder, commit],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+            )
+            ours.append(told["seconds"])
+            memory.append(told["megabytes"])
+    rate, yardstick = _MEGABYTES / min(ours), _MEGABYTES / min(theirs)
+    return [
+        Row("package: MB/s as tar.gz", rate, yardstick, aim=3.0, higher_is_better=True),
+        Row("package: MB of memory, of 100", max(memory), _MEMORY, aim=1.0, higher_is_better=False),
+    ]
+
+
+def _repository(folder: Path) -> str:
+    """Make a bare repository with one commit, packed as a fetch leaves it; return the commit."""
+    dice = random.Random(7)
+    work = folder / "work"
+    for number in range(_FILES):
+        path = work / f"part{number % 50}" / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(_content(number % 3, dice))
+    git("init", "--quiet", "--initial-branch=main", folder=work)
+    git("add", "--all", folder=work)
+    git("commit", "--quiet", "--message", "A tree", folder=work)
+    git("clone", "--quiet", "--bare", "--no-local", str(work), str(folder / "bare.git"), folder=folder)
+    return git("rev-parse", "HEAD", folder=work)
+
+
+def _content(kind: int, dice: random.Random) -> bytes:
+    if kind == 0:
+        return " ".join(dice.choices(_WORDS, k=_FILE // 4)).encode()[:_FILE].ljust(_FILE)
+    if kind == 1:
+        return ",".join(f"{dice.random():.6f}" for _ in range(_FILE // 9)).encode()[:_FILE].ljust(_FILE)
+    return dice.randbytes(_FILE)
+
+
+def _archive(folder: Path, commit: str) -> float:
+    started = time.perf_counter()
+    subprocess.run(
+        [
+            "sh",
+            "-c",
+            'git --git-dir="$1" archive "$2" | gzip -1 >"$3"',
+            "sh",
+            folder / "bare.git",
+            commit,
+            folder / "theirs.tar.gz",
+        ],
+        env=ENVIRONMENT,
+        check=True,
+    )
+    return time.perf_counter() - started
+
+
+async def _pack(folder: Path, commit: str) -> float:
+    program = Git(home=folder / "home", allow_http=False, timeout=60)
+    reader = TreeReader(program, allow_http=False, hosts=())
+    packer = Packer(git=program, warn_above=10**9, most=10**9)
+    path = folder / "ours.tar.gz"
+    path.unlink(missing_ok=True)
+    started = time.perf_counter()
+    tree = await reader.read(folder / "bare.git", commit=commit, url="", fetch=_no_submodules)
+    await asyncio.to_thread(packer.pack, tree, path, package_format="tar.gz", stop=threading.Event())
+    return time.perf_counter() - started
+
+
+async def _no_submodules(_url: str, _commit: str) -> Path:
+    raise AssertionError("the tree has no submodules")
+
+
+if __name__ == "__main__":
+    seconds = asyncio.run(_pack(Path(sys.argv[1]), sys.argv[2]))
+    # The largest that this process was, and the largest of the gits that it started: kilobytes, on Linux.
+    kilobytes = sum(
+        resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    print(json.dumps({"seconds": seconds, "megabytes": kilobytes * 1024 / 1e6}))

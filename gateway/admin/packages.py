@@ -1,0 +1,111 @@
+"""`GET /packages/{id}`: a package's file, for whoever has the Bearer token or a signed URL of this package.
+
+Ranges as in https://www.rfc-editor.org/rfc/rfc9110#name-range-requests, one at a time: who asks for several
+gets all.
+"""
+
+import base64
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from gateway.admin.http import guarded, problem
+from gateway.store import packages
+from gateway.store.database import Database
+from gateway.store.depot import Depot
+from gateway.store.packages import KeptPackage
+from gateway.store.tickets import Tickets
+
+_TYPES = {"tar.gz": "application/gzip", "tar.zst": "application/zstd"}
+_RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackageFiles:
+    """The endpoint and what it works with."""
+
+    database: Database
+    depot: Depot
+    tickets: Tickets
+    token: str
+
+    def routes(self) -> list[Route]:
+        """Return the route. Who brings a signature is judged by it, everybody else by the token."""
+        return [Route("/api/v1/packages/{id}", self._enter, methods=["GET", "HEAD"])]
+
+    async def _enter(self, request: Request) -> Response:
+        query = request.query_params
+        if "signature" not in query:
+            return await guarded(self._send, self.token)(request)
+        holds = self.tickets.holds(
+            request.path_params["id"],
+            query.get("format", ""),
+            expires=query.get("expires", ""),
+            signature=query["signature"],
+            now=datetime.now(UTC),
+        )
+        if not holds:
+            return problem(403, "not allowed", "this URL's signature is not ours, or its time is over")
+        return await self._send(request)
+
+    async def _send(self, request: Request) -> Response:
+        which = request.path_params["id"]
+        wanted = request.query_params.get("format", "tar.gz")
+        kept = await self.database.read(partial(packages.get, package_id=which, package_format=wanted))
+        headers = _headers(kept)
+        if _matches(request.headers.get("if-none-match"), headers["etag"]):
+            return Response(status_code=304, headers=headers)
+        start, end = 0, kept.size
+        status = 200
+        # A range of what the client has an older version of would be of no use to it.
+        if request.method == "GET" and request.headers.get("if-range", headers["etag"]) == headers["etag"]:
+            found = _range(request.headers.get("range"), kept.size)
+            if found is not None:
+                start, end = found
+                status = 206
+                if start >= end:
+                    unsatisfied = {"content-range": f"bytes */{kept.size}"}
+                    return problem(416, "no such range", f"the package has {kept.size} bytes", unsatisfied)
+                headers["content-range"] = f"bytes {start}-{end - 1}/{kept.size}"
+        headers["content-length"] = str(end - start)
+        if request.method == "HEAD":
+            return Response(status_code=status, headers=headers)
+        return StreamingResponse(await self.depot.read(kept.object, start, end), status, headers)
+
+
+def _headers(kept: KeptPackage) -> dict[str, str]:
+    digest = base64.b64encode(bytes.fromhex(kept.sha256)).decode()
+    return {
+        "content-type": _TYPES[kept.format],
+        "content-disposition": f'attachment; filename="{kept.id}.{kept.format}"',
+        "etag": f'"{kept.sha256}"',
+        "accept-ranges": "bytes",
+        "cache-control": "private, max-age=31536000, immutable",
+        "last-modified": f"{kept.made_at:%a, %d %b %Y %H:%M:%S} GMT",
+        # https://www.rfc-editor.org/rfc/rfc9530
+        "repr-digest": f"sha-256=:{digest}:",
+    }
+
+
+def _matches(asked: str | None, etag: str) -> bool:
+    if asked is None:
+        return False
+    return asked.strip() == "*" or etag in {one.strip().removeprefix("W/") for one in asked.split(",")}
+
+
+def _range(asked: str | None, size: int) -> tuple[int, int] | None:
+    """Return first byte and the one behind the last; empty where there is no such range, None to send all."""
+    found = _RANGE.fullmatch(asked or "")
+    if found is None or not (found[1] or found[2]):
+        return None
+    if not found[1]:
+        return max(0, size - int(found[2])), size
+    start = int(found[1])
+    if found[2] and int(found[2]) < start:
+        return None
+    return min(start, size), min(int(found[2]) + 1, size) if found[2] else size

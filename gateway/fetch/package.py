@@ -1,0 +1,217 @@
+"""Packs a tree into a compressed tar, in one pass: read, hashed, compressed, written, never whole in memory.
+
+The tar's bytes depend on the tree alone. The compressed bytes also depend on the compressor: a library of
+another version, or the same on another kind of processor, may give others.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Literal, Protocol, get_args
+
+import zstandard
+from isal import isal_zlib
+
+from gateway.errors import ObjectUnusable
+from gateway.fetch import tar
+from gateway.fetch.git import Git, GitFailed
+from gateway.fetch.links import check_links
+from gateway.fetch.objects import open_objects
+from gateway.fetch.tree import GITLINK, LINK, Entry, Tree, shown
+
+Format = Literal["tar.gz", "tar.zst"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+_PART = 512 * 1024
+_LONGEST_TARGET = 4096
+# https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md#the-pointer
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_LARGEST_POINTER = 1024
+_NAMED = 10
+_GZIP_LEVEL = 2
+_ZSTD_LEVEL = 3
+# RFC 1952: deflate, no flags, no time, an unknown system.
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A package in a file. `id` is the SHA-256 of the tar, `sha256` that of the file; sizes are in bytes."""
+
+    id: str
+    sha256: str
+    size: int
+    tar_size: int
+    files: int
+    warnings: tuple[str, ...]
+
+
+class Stopped(Exception):
+    """The packing was called off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packer:
+    """Packs trees. A package of more than `most` bytes is refused; above `warn_above` there is a warning."""
+
+    git: Git
+    warn_above: int
+    most: int
+
+    def pack(self, tree: Tree, path: Path, *, package_format: Format, stop: threading.Event) -> Packed:
+        """Write the package of a tree into a file. Takes long: call it in a thread, and set `stop` to end it.
+
+        Raises `ObjectUnusable` for a tree that cannot be a package, `GitFailed` for a mirror that is broken.
+        """
+        targets = self._targets(tree)
+        check_links(targets)
+        with path.open("xb") as file:
+            sink = _Sink(file, package_format, self.most, stop)
+            pointers = self._write(tree, targets, sink)
+            packed = sink.end(files=len(tree.entries))
+        warnings = list(tree.warnings)
+        if pointers:
+            warnings.append(_told(pointers))
+        if packed.size > self.warn_above:
+            warnings.append(
+                f"the package has {packed.size} bytes, more than {self.warn_above}: runners will be slow to"
+                " fetch it; name what they do not need in .vhignore"
+            )
+        return replace(packed, warnings=tuple(warnings))
+
+    def _targets(self, tree: Tree) -> dict[bytes, bytes]:
+        """Return where each link leads."""
+        targets: dict[bytes, bytes] = {}
+        for source, path in enumerate(tree.sources):
+            links = [entry for entry in tree.entries if entry.source == source and entry.mode == LINK]
+            if not links:
+                continue
+            with open_objects(self.git, path) as objects:
+                contents = objects.read([entry.id for entry in links])
+                for entry, (size, content) in zip(links, contents, strict=True):
+                    if size > _LONGEST_TARGET:
+                        raise ObjectUnusable(f"the link {shown(entry.path)} leads to a name of {size} bytes")
+                    targets[entry.path] = b"".join(content)
+        return targets
+
+    def _write(self, tree: Tree, targets: dict[bytes, bytes], sink: "_Sink") -> list[bytes]:
+        """Write all entries in order; return the paths that are LFS pointers."""
+        pointers: list[bytes] = []
+        # Entries of one mirror mostly lie side by side: a git is started for a submodule, not for a file.
+        for source, entries in groupby(tree.entries, key=lambda entry: entry.source):
+            self._write_from(tree.sources[source], list(entries), targets, sink, pointers)
+        sink.write(tar.END)
+        return pointers
+
+    def _write_from(
+        self,
+        mirror: Path,
+        entries: list[Entry],
+        targets: dict[bytes, bytes],
+        sink: "_Sink",
+        pointers: list[bytes],
+    ) -> None:
+        with open_objects(self.git, mirror) as objects:
+            blobs = objects.read([one.id for one in entries if one.mode not in {LINK, GITLINK}])
+            for entry in entries:
+                if entry.mode == LINK:
+                    sink.write(tar.header(entry.path, kind="link", mode=0o777, target=targets[entry.path]))
+                elif entry.mode == GITLINK:
+                    sink.write(tar.header(entry.path, kind="folder", mode=0o755))
+                else:
+                    _write_file(entry, next(blobs), sink, pointers)
+            # What is behind the last object has to be read as well.
+            if next(blobs, None) is not None:
+                raise GitFailed("the mirror gave more objects than were asked for")
+
+
+def _write_file(
+    entry: Entry, blob: tuple[int, Iterable[bytes]], sink: "_Sink", pointers: list[bytes]
+) -> None:
+    size, content = blob
+    mode = 0o755 if entry.is_executable else 0o644
+    sink.write(tar.header(entry.path, kind="file", mode=mode, size=size))
+    for part in content:
+        sink.write(part)
+        if size < _LARGEST_POINTER and part.startswith(_POINTER):
+            pointers.append(entry.path)
+    sink.write(tar.padding(size))
+
+
+def _told(pointers: list[bytes]) -> str:
+    names = ", ".join(shown(path) for path in pointers[:_NAMED])
+    more = f", and {len(pointers) - _NAMED} more" if len(pointers) > _NAMED else ""
+    return f"Git LFS pointers, not the files that they stand for: {names}{more}"
+
+
+class _Compressor(Protocol):
+    def compress(self, data: bytes | bytearray, /) -> bytes: ...
+
+    def flush(self) -> bytes: ...
+
+
+class _Sink:
+    """Takes the tar in small parts, and hashes, compresses and writes it in large ones."""
+
+    def __init__(self, file: IO[bytes], package_format: Format, most: int, stop: threading.Event) -> None:
+        self._file = file
+        self._most = most
+        self._stop = stop
+        self._gathered = bytearray()
+        self._tar_hash = hashlib.sha256()
+        self._file_hash = hashlib.sha256()
+        self._crc = 0
+        self._tar_size = 0
+        self._size = 0
+        self._is_gzip = package_format == "tar.gz"
+        self._compressor: _Compressor
+        if self._is_gzip:
+            self._compressor = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, -15)
+            self._put(_GZIP_HEADER)
+        else:
+            self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compressobj()
+
+    def write(self, data: bytes) -> None:
+        """Add to the tar. Raises `ObjectUnusable` once the package is too large, `Stopped` when told to."""
+        self._gathered += data
+        if len(self._gathered) >= _PART:
+            self._pass_on()
+
+    def end(self, *, files: int) -> Packed:
+        """Finish; the file is complete, and flushed to the disk's driver but not synced."""
+        self._pass_on()
+        self._put(self._compressor.flush())
+        if self._is_gzip:
+            self._put(self._crc.to_bytes(4, "little") + (self._tar_size % 2**32).to_bytes(4, "little"))
+        self._file.flush()
+        return Packed(
+            id=self._tar_hash.hexdigest(),
+            sha256=self._file_hash.hexdigest(),
+            size=self._size,
+            tar_size=self._tar_size,
+            files=files,
+            warnings=(),
+        )
+
+    def _pass_on(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        self._tar_hash.update(self._gathered)
+        self._tar_size += len(self._gathered)
+        if self._is_gzip:
+            self._crc = isal_zlib.crc32(self._gathered, self._crc)
+        self._put(self._compressor.compress(self._gathered))
+        self._gathered.clear()
+
+    def _put(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > self._most:
+            raise ObjectUnusable(
+                f"the package would have more than {self._most} bytes, which is the most that is taken: name"
+                " what runners do not need in .vhignore, or keep it in a data store"
+            )
+        self._file_hash.update(data)
+        self._file.write(data)

@@ -1,0 +1,116 @@
+"""What `.gitmodules` says: which submodule comes from where. Who can push writes it: nothing is believed.
+
+Git's own parser reads it, without includes. Only https and ssh URLs are taken, of hosts that may be fetched
+from. What else it says (branches, update commands) does not count: the tree records the commit.
+https://git-scm.com/docs/gitmodules
+"""
+
+import re
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+from gateway.errors import Invalid, ObjectUnusable
+from gateway.fetch.credentials import Remote, SshKey
+from gateway.fetch.git import Git, GitFailed, GitTimedOut, OutputTooLarge
+from gateway.fetch.mirror import Mirrors, Wanted
+from gateway.fetch.urls import check_url, is_ssh, target
+
+FILE = b".gitmodules"
+_LARGEST = 1024 * 1024
+_RELATIVE = ("./", "../")
+_ROOT = re.compile(r"(?P<root>[a-z]+://[^/]+/|[^/:]+:)(?P<path>.*)")
+_PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
+_URL_DIGITS = 16
+
+
+class Submodules:
+    """Fetches the submodules of a connection, each URL into a mirror of its own."""
+
+    def __init__(self, mirrors: Mirrors, connection: str, remote: Remote) -> None:
+        """Keep them beside the connection's own mirror, and open them as its `remote` is opened."""
+        self._mirrors = mirrors
+        self._connection = connection
+        self._remote = remote
+        self.mirrors_used: list[str] = []
+
+    async def fetch(self, url: str, commit: str) -> Path:
+        """Bring a commit into the mirror of a URL, and return where that is.
+
+        Raises `RemoteUnavailable`, and `ObjectUnusable` where the remote has no such commit.
+        """
+        name = f"{self._connection}-{sha256(url.encode()).hexdigest()[:_URL_DIGITS]}"
+        wanted = Wanted(ref=f"refs/pushgate/{commit}", id=commit)
+        await self._mirrors.update(connection=name, remote=self._opened(url), wanted=[wanted])
+        mirror = self._mirrors.path(name)
+        if await self._mirrors.missing(mirror, [commit]):
+            raise ObjectUnusable(
+                f"its remote has no commit {commit}: push that first, then send this push again"
+            )
+        self.mirrors_used.append(name)
+        return mirror
+
+    def _opened(self, url: str) -> Remote:
+        """Return a submodule's remote: a key opens it wherever it is, a password only at its own place."""
+        ours = target(self._remote.url) == target(url)
+        credentials = self._remote.credentials
+        fits = is_ssh(url) if isinstance(credentials, SshKey) else ours
+        return Remote(
+            url=url,
+            credentials=credentials if fits else None,
+            host_keys=self._remote.host_keys if ours else None,
+        )
+
+
+async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, str]:
+    """Return the URL of each path, as `.gitmodules` has it. Raises `ObjectUnusable` if it cannot be read."""
+    try:
+        told = await git.run("config", f"--blob={blob}", "--list", "-z", mirror=mirror, output_limit=_LARGEST)
+    except GitTimedOut:
+        raise
+    except OutputTooLarge as error:
+        raise ObjectUnusable(".gitmodules is too large to be read") from error
+    except GitFailed as error:
+        raise ObjectUnusable(f".gitmodules cannot be read: {error}") from error
+    paths: dict[bytes, bytes] = {}
+    urls: dict[bytes, bytes] = {}
+    for item in told.split(b"\0"):
+        key, _, value = item.partition(b"\n")
+        section, _, variable = key.rpartition(b".")
+        if section.startswith(b"submodule."):
+            if variable == b"path":
+                paths[section] = value
+            elif variable == b"url":
+                urls[section] = value
+    return {
+        path.rstrip(b"/"): urls[section].decode("utf-8", "replace")
+        for section, path in paths.items()
+        if section in urls
+    }
+
+
+def submodule_url(url: str, *, parent: str, allow_http: bool, hosts: tuple[str, ...]) -> str:
+    """Return the URL to fetch a submodule from; one that begins with `./` or `../` is relative to `parent`.
+
+    Raises `Invalid`, with one sentence and without credentials, for a URL that is not to be fetched from.
+    """
+    absolute = _resolved(url, parent) if url.startswith(_RELATIVE) else url
+    try:
+        check_url(absolute, allow_http=allow_http, hosts=hosts)
+    except Invalid as error:
+        raise Invalid(f"{_PASSWORD.sub('', absolute)!r}: {str(error).removeprefix('url: ')}") from error
+    return absolute
+
+
+def _resolved(url: str, parent: str) -> str:
+    found = _ROOT.fullmatch(parent)
+    if found is None:
+        raise Invalid(f"{url!r}: it is relative to a URL that has no path")
+    folders = [part for part in found["path"].split("/") if part]
+    while url.startswith(_RELATIVE):
+        step, _, url = url.partition("/")
+        if step == "..":
+            if not folders:
+                raise Invalid(f"{url!r}: its relative URL leads out of the host")
+            folders.pop()
+    return found["root"] + "/".join([*folders, url.rstrip("/")])

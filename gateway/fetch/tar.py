@@ -1,0 +1,73 @@
+"""Tar, written by ourselves: the same entries give the same bytes, everywhere and always.
+
+POSIX ustar, with a pax header before an entry only where a name is longer than 100 bytes or a file larger
+than 8 GiB: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html. Owner 0, no owner's name, and
+one time for all, so that equal trees are equal packages, whichever commit they come from.
+"""
+
+from typing import Literal
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+TIME = 315_619_200
+"""1980-01-02T00:00:00Z: zip, and so every Python wheel, knows no file that is older than 1980."""
+
+Kind = Literal["file", "link", "folder"]
+
+_FLAGS: dict[Kind, bytes] = {"file": b"0", "link": b"2", "folder": b"5"}
+_LONGEST_NAME = 100
+_LARGEST_SIZE = 8**11 - 1
+_OWNER = b"\x000000000\x000000000\x00"
+_TIME = b"\x00%011o\x00" % TIME
+_MAGIC = b"ustar\x0000".ljust(255, b"\0")
+_SUM_OF_THE_SAME = sum(_OWNER) + sum(_TIME) + sum(_MAGIC) + sum(b" " * 8)
+
+
+def header(path: bytes, *, kind: Kind, mode: int, size: int = 0, target: bytes = b"") -> bytes:
+    """Return what stands before the `size` bytes of a file, or all there is of a link or a folder."""
+    name = path + b"/" if kind == "folder" else path
+    records = b""
+    if len(name) > _LONGEST_NAME:
+        records += _record(b"path", name)
+    if len(target) > _LONGEST_NAME:
+        records += _record(b"linkpath", target)
+    if size > _LARGEST_SIZE:
+        records += _record(b"size", b"%d" % size)
+    before = b""
+    if records:
+        before = _block(b"PaxHeader", b"x", 0o644, len(records), b"") + records + padding(len(records))
+    told = size if size <= _LARGEST_SIZE else 0
+    return before + _block(name[:_LONGEST_NAME], _FLAGS[kind], mode, told, target[:_LONGEST_NAME])
+
+
+def padding(size: int) -> bytes:
+    """Return the zeros that fill the last block of `size` bytes."""
+    return bytes(-size % BLOCK)
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """Return a record of a pax header: its own length, which counts its own digits, then key and value."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def _block(name: bytes, flag: bytes, mode: int, size: int, target: bytes) -> bytes:
+    """Return a header block; its checksum counts its own field as blanks."""
+    told = b"%07o" % mode
+    length = b"%011o" % size
+    checksum = _SUM_OF_THE_SAME + sum(name) + sum(told) + sum(length) + sum(flag) + sum(target)
+    return b"".join(
+        (
+            name.ljust(100, b"\0"),
+            told,
+            _OWNER,
+            length,
+            _TIME,
+            b"%06o\0 " % checksum,
+            flag,
+            target.ljust(100, b"\0"),
+            _MAGIC,
+        )
+    )

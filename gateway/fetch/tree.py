@@ -1,0 +1,207 @@
+"""What a package is made of: the entries of a commit and its submodules, less what `.vhignore` names."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.errors import Invalid, ObjectUnusable, RemoteRefuses, RemoteUnavailable
+from gateway.fetch.git import Git, OutputTooLarge
+from gateway.fetch.ignore import LARGEST, Rules
+from gateway.fetch.submodules import FILE, read_modules, submodule_url
+
+LINK, GITLINK = 0o120000, 0o160000
+_REGULAR = 0o100000
+_KIND = 0o170000
+_EXECUTABLE = 0o100
+# About 400,000 files.
+_LARGEST_LISTING = 32 * 1024 * 1024
+_DEEPEST = 10
+_MOST_SUBMODULES = 100
+
+Fetch = Callable[[str, str], Awaitable[Path]]
+"""Brings a commit (the second) of a URL (the first) into a mirror, and returns where that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file, a link, or the empty folder of a submodule that comes from nowhere. `source` is its mirror."""
+
+    path: bytes
+    mode: int
+    id: str
+    source: int
+
+    @property
+    def is_executable(self) -> bool:
+        """Say whether a file may be executed."""
+        return bool(self.mode & _EXECUTABLE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """A submodule that is part of the package."""
+
+    path: str
+    url: str
+    commit: str
+
+
+@dataclass(slots=True)
+class Tree:
+    """The entries, sorted by the bytes of their paths once all are there; `sources` are mirrors."""
+
+    entries: list[Entry] = field(default_factory=list)
+    sources: list[Path] = field(default_factory=list)
+    modules: list[Module] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A commit that is to be listed, and where it goes."""
+
+    mirror: Path
+    commit: str
+    url: str
+    prefix: bytes
+    depth: int
+
+
+class TreeReader:
+    """Reads trees. Submodules come from the `hosts` that may be fetched from, all where none are named."""
+
+    def __init__(self, git: Git, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
+        """Read with this git."""
+        self._git = git
+        self._allow_http = allow_http
+        self._hosts = hosts
+
+    async def read(self, mirror: Path, *, commit: str, url: str, fetch: Fetch) -> Tree:
+        """Return the tree of a commit that the mirror has.
+
+        Raises `ObjectUnusable` for a tree that cannot be packed, `RemoteUnavailable` where a submodule cannot
+        be fetched just now, `GitFailed` for a mirror that is broken.
+        """
+        tree = Tree()
+        rules: Rules | None = None
+        waiting = [_Part(mirror, commit, url, b"", 0)]
+        while waiting:
+            part = waiting.pop(0)
+            listing = await self._list(part)
+            if rules is None:
+                rules = await self._rules(part, listing)
+            links = await asyncio.to_thread(_take, tree, part, listing, rules)
+            waiting += await self._modules(tree, part, listing, links, fetch)
+        tree.entries.sort(key=lambda entry: entry.path)
+        tree.modules.sort(key=lambda module: module.path)
+        return tree
+
+    async def _list(self, part: _Part) -> dict[bytes, tuple[int, str]]:
+        """Return mode and id of each path, in the order of git."""
+        try:
+            told = await self._git.run(
+                "ls-tree",
+                "-r",
+                "-z",
+                "--full-tree",
+                "--end-of-options",
+                part.commit,
+                mirror=part.mirror,
+                output_limit=_LARGEST_LISTING,
+            )
+        except OutputTooLarge as error:
+            raise ObjectUnusable(
+                f"the commit {part.commit} has too many files for a package: the list of their names has"
+                f" more than {_LARGEST_LISTING} bytes"
+            ) from error
+        return await asyncio.to_thread(_parsed, told)
+
+    async def _rules(self, part: _Part, listing: dict[bytes, tuple[int, str]]) -> Rules:
+        mode, blob = listing.get(b".vhignore", (0, ""))
+        if mode & _KIND != _REGULAR:
+            return Rules(b"")
+        try:
+            text = await self._git.run("cat-file", "blob", blob, mirror=part.mirror, output_limit=LARGEST)
+        except OutputTooLarge as error:
+            raise ObjectUnusable(f".vhignore is larger than {LARGEST} bytes: write fewer rules") from error
+        return Rules(text)
+
+    async def _modules(
+        self,
+        tree: Tree,
+        part: _Part,
+        listing: dict[bytes, tuple[int, str]],
+        links: list[tuple[bytes, str]],
+        fetch: Fetch,
+    ) -> list[_Part]:
+        """Fetch the submodules of a part; return what is to be listed of them."""
+        if not links:
+            return []
+        mode, blob = listing.get(FILE, (0, ""))
+        urls = await read_modules(self._git, part.mirror, blob) if mode & _KIND == _REGULAR else {}
+        found = []
+        for path, commit in links:
+            whole = part.prefix + path
+            name = shown(whole)
+            if path not in urls:
+                tree.warnings.append(
+                    f"{name} is a submodule that .gitmodules does not name; its folder is empty"
+                )
+                tree.entries.append(Entry(whole, GITLINK, commit, 0))
+                continue
+            if part.depth == _DEEPEST or len(tree.modules) == _MOST_SUBMODULES:
+                raise ObjectUnusable(
+                    f"submodule {name}: at most {_MOST_SUBMODULES} submodules, {_DEEPEST} deep, are packed"
+                )
+            try:
+                url = submodule_url(
+                    urls[path], parent=part.url, allow_http=self._allow_http, hosts=self._hosts
+                )
+                mirror = await fetch(url, commit)
+            except Invalid as error:
+                raise ObjectUnusable(f"submodule {name} cannot be fetched from {error}") from error
+            except RemoteRefuses as error:
+                raise ObjectUnusable(f"submodule {name} ({url}): {error}") from error
+            except RemoteUnavailable as error:
+                raise RemoteUnavailable(f"submodule {name} ({url}): {error}") from error
+            except ObjectUnusable as error:
+                raise ObjectUnusable(f"submodule {name} ({url}): {error}") from error
+            tree.modules.append(Module(path=name, url=url, commit=commit))
+            found.append(_Part(mirror, commit, url, whole + b"/", part.depth + 1))
+        return found
+
+
+def shown(path: bytes) -> str:
+    """Return a path for people and for JSON: what is no text, or would break a line, is escaped."""
+    text = path.decode("utf-8", "backslashreplace")
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _parsed(told: bytes) -> dict[bytes, tuple[int, str]]:
+    listing = {}
+    for line in told.split(b"\0")[:-1]:
+        facts, _, path = line.partition(b"\t")
+        mode, _, object_id = facts.split(b" ")
+        parts = b"/%b/" % path.lower()
+        if b"//" in parts or b"/./" in parts or b"/../" in parts or b"/.git/" in parts:
+            raise ObjectUnusable(f"the tree has a name that no folder can hold: {shown(path)}")
+        listing[path] = (int(mode, 8), object_id.decode())
+    return listing
+
+
+def _take(
+    tree: Tree, part: _Part, listing: dict[bytes, tuple[int, str]], rules: Rules
+) -> list[tuple[bytes, str]]:
+    """Put the files and links that are not ignored into the tree; return paths and commits of submodules."""
+    source = len(tree.sources)
+    tree.sources.append(part.mirror)
+    submodules = []
+    for path, (mode, object_id) in listing.items():
+        whole = part.prefix + path
+        if mode & _KIND == GITLINK:
+            if not rules.ignores(whole, is_folder=True):
+                submodules.append((path, object_id))
+        elif not rules.ignores(whole):
+            tree.entries.append(Entry(whole, mode, object_id, source))
+    return submodules

@@ -1,0 +1,234 @@
+"""Each commit's package: built once, kept, and named by a URL; and the expiry of what is not used."""
+
+import asyncio
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from gateway.errors import DepotUnavailable, ObjectUnusable, RemoteUnavailable, StoreUnavailable
+from gateway.fetch.credentials import Remote
+from gateway.fetch.git import GitFailed, GitTimedOut
+from gateway.fetch.mirror import Mirrors
+from gateway.fetch.package import FORMATS, Packed, Packer
+from gateway.fetch.submodules import Submodules
+from gateway.fetch.tree import Module, Tree, TreeReader
+from gateway.plan.request import Package, Submodule
+from gateway.store import packages
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.depot import Depot
+from gateway.store.packages import Build, KeptPackage
+from gateway.store.tickets import Tickets
+
+log = structlog.get_logger()
+
+RULES = "1"
+"""Our way to pack. Another one gives other tars of the same commits, so it gets another name."""
+
+_EVERY = timedelta(days=1)
+_AFTER_FAILURE = timedelta(hours=1)
+# What is half made, or was left by a process that died, is younger than this, or nobody's.
+_LEFT_BEHIND = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A package that runners can get."""
+
+    package: Package
+    submodules: tuple[Submodule, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packages:
+    """Makes packages. `folder` holds what is half made; `url_valid` is how long a presigned URL holds."""
+
+    database: Database
+    depot: Depot
+    mirrors: Mirrors
+    reader: TreeReader
+    packer: Packer
+    tickets: Tickets
+    folder: Path
+    base_url: Callable[[], str]
+    url_valid: timedelta
+
+    async def ready(self, connection: Connection, commit: str, remote: Remote) -> Ready:
+        """Return the package of a commit that the connection's mirror has. Submodules open as `remote` does.
+
+        Raises `ObjectUnusable` where there can be none, `RemoteUnavailable` where a later try can help.
+        """
+        try:
+            found = await self._kept(connection, commit)
+            kept, build = found or await self._build(connection, commit, remote)
+            url = await self.depot.presign(kept.object, self.url_valid)
+        except DepotUnavailable as error:
+            raise RemoteUnavailable(f"the package cannot be kept: {error}") from error
+        if url is None:
+            query = self.tickets.query(kept.id, kept.format, now=_now())
+            url = f"{self.base_url()}/api/v1/packages/{kept.id}?{query}"
+        return Ready(
+            Package(id=kept.id, url=url, sha256=kept.sha256, size=kept.size, format=kept.format),
+            tuple(Submodule(**one) for one in build.submodules),
+            tuple(kept.warnings),
+        )
+
+    async def _kept(self, connection: Connection, commit: str) -> tuple[KeptPackage, Build] | None:
+        """Return a package that was built before, if its file is still there."""
+        found = await self.database.write(
+            partial(
+                packages.use,
+                connection=connection.id,
+                commit=commit,
+                package_format=connection.package_format,
+                rules=RULES,
+                now=_now(),
+            )
+        )
+        if found is None:
+            return None
+        kept, _ = found
+        if await self.depot.size(kept.object) == kept.size:
+            return found
+        log.warning("package lost, and built anew", package=kept.id, object=kept.object)
+        await self.database.write(partial(packages.forget, package_id=kept.id, package_format=kept.format))
+        return None
+
+    async def _build(self, connection: Connection, commit: str, remote: Remote) -> tuple[KeptPackage, Build]:
+        started = time.monotonic()
+        submodules = Submodules(self.mirrors, connection.id, remote)
+        path = self.folder / f"{secrets.token_hex(8)}.part"
+        try:
+            tree = await self.reader.read(
+                self.mirrors.path(connection.id),
+                commit=commit,
+                url=connection.url,
+                fetch=submodules.fetch,
+            )
+            packed = await self._pack(tree, path, connection.package_format)
+            kept, build = await self._keep(connection, commit, packed, tree.modules, path)
+        except GitTimedOut as error:
+            raise RemoteUnavailable(f"the package took too long: {error}") from error
+        except GitFailed as error:
+            for mirror in (connection.id, *submodules.mirrors_used):
+                await self.mirrors.discard(mirror)
+            raise RemoteUnavailable(f"a mirror was broken and is fetched anew (git: {error})") from error
+        finally:
+            path.unlink(missing_ok=True)
+        log.info(
+            "package made",
+            connection=connection.id,
+            commit=commit,
+            package=kept.id,
+            size=kept.size,
+            files=kept.files,
+            submodules=len(tree.modules),
+            warnings=list(kept.warnings),
+            ms=round((time.monotonic() - started) * 1000),
+        )
+        return kept, build
+
+    async def _pack(self, tree: Tree, path: Path, package_format: str) -> Packed:
+        known = next((one for one in FORMATS if one == package_format), None)
+        if known is None:
+            raise ObjectUnusable(f"there is no package format {package_format}: {', '.join(FORMATS)}")
+        stop = threading.Event()
+        work = partial(self.packer.pack, tree, path, package_format=known, stop=stop)
+        packing = asyncio.get_running_loop().run_in_executor(None, work)
+        try:
+            return await asyncio.shield(packing)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait([packing])
+            raise
+
+    async def _keep(
+        self, connection: Connection, commit: str, packed: Packed, modules: list[Module], path: Path
+    ) -> tuple[KeptPackage, Build]:
+        """Put the file into the depot, and record it only then: nobody sees half a package."""
+        name = f"{packed.id}/{secrets.token_hex(8)}.{connection.package_format}"
+        await self.depot.put(name, path)
+        now = _now()
+        package = KeptPackage(
+            id=packed.id,
+            format=connection.package_format,
+            object=name,
+            sha256=packed.sha256,
+            size=packed.size,
+            tar_size=packed.tar_size,
+            files=packed.files,
+            warnings=packed.warnings,
+            made_at=now,
+            last_used_at=now,
+        )
+        build = Build(
+            connection=connection.id,
+            commit=commit,
+            format=connection.package_format,
+            rules=RULES,
+            submodules=[{"path": one.path, "url": one.url, "commit": one.commit} for one in modules],
+        )
+        kept = await self.database.write(partial(packages.keep, package=package, build=build))
+        if kept.object != name:
+            await self.depot.delete(name)
+        return kept, build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry:
+    """Removes packages that no execution was planned with for `keep`, and what dead processes have left."""
+
+    database: Database
+    depot: Depot
+    folder: Path
+    keep: timedelta
+
+    async def run(self) -> None:
+        """Sweep once a day until cancelled."""
+        while True:
+            try:
+                await self.sweep(_now())
+            except (StoreUnavailable, OSError) as error:
+                log.warning("packages cannot be looked after", reason=str(error))
+                await asyncio.sleep(_AFTER_FAILURE.total_seconds())
+            else:
+                await asyncio.sleep(_EVERY.total_seconds())
+
+    async def sweep(self, now: datetime) -> None:
+        """Remove what has expired by `now`."""
+        # The record goes first. Whoever wants the package from now on builds it under another object's name.
+        expired = await self.database.write(partial(packages.expire, before=now - self.keep))
+        for one in expired:
+            await self.depot.delete(one.object)
+            log.info(
+                "package expired", package=one.id, size=one.size, last_used_at=one.last_used_at.isoformat()
+            )
+        left = now - _LEFT_BEHIND
+        names = await self.depot.names(before=left)
+        known = await self.database.read(packages.objects)
+        for name in names:
+            if name not in known and packages.is_object(name):
+                await self.depot.delete(name)
+        await self.depot.discard_unfinished(before=left)
+        await asyncio.to_thread(_remove_parts, self.folder, left.timestamp())
+
+
+def _remove_parts(folder: Path, before: float) -> None:
+    for path in folder.glob("*.part"):
+        try:
+            if path.stat().st_mtime < before:
+                path.unlink()
+        except FileNotFoundError:
+            continue  # another process sweeps as well
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

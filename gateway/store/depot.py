@@ -1,0 +1,153 @@
+"""Where the files of packages lie: a folder, S3, Google Cloud Storage or Azure Blob Storage, by one API.
+
+Credentials of an object store come from the environment, as its own tools take them: AWS_ACCESS_KEY_ID,
+AWS_REGION, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME, ... or from the machine's role.
+https://developmentseed.org/obstore/latest/
+"""
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
+
+from gateway.errors import DepotUnavailable, NotFound, SettingError
+
+_CHUNK = 8 * 1024 * 1024
+_READ_CHUNK = 4 * 1024 * 1024
+_UPLOADS = 2
+_RETRIES = 3
+_RETRY_TIME = timedelta(minutes=1)
+# S3 signs for a week and no longer; so does Google.
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
+_LONGEST_SIGNATURE = timedelta(days=7)
+_SIGNING = (S3Store, GCSStore, AzureStore)
+
+
+class Depot:
+    """A place for objects. All calls may raise `DepotUnavailable`."""
+
+    def __init__(self, url: str) -> None:
+        """Take `file:///folder`, `s3://bucket/folder`, `gs://…`, `az://…`. Raises `SettingError`."""
+        parts = urlsplit(url)
+        self._folder: Path | None = None
+        self._store: ObjectStore
+        try:
+            if parts.scheme == "file":
+                self._folder = Path(unquote(parts.path))
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._store = LocalStore(self._folder, automatic_cleanup=True)
+            else:
+                # No client options: they would displace those of the environment, such as AWS_ALLOW_HTTP.
+                self._store = from_url(
+                    url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME}
+                )
+        except (BaseError, OSError, ValueError) as error:
+            raise SettingError(f"PUSHGATE_PACKAGES_URL cannot be used: {_first_line(error)}") from error
+
+    async def put(self, name: str, path: Path) -> None:
+        """Keep a file's content under a name; it is there whole, and on the disk, or not at all."""
+        with _translated():
+            await obstore.put_async(self._store, name, path, chunk_size=_CHUNK, max_concurrency=_UPLOADS)
+            if self._folder is not None:
+                await asyncio.to_thread(_sync, self._folder / name)
+
+    async def size(self, name: str) -> int | None:
+        """Return how many bytes an object has, None where there is none."""
+        with _translated():
+            try:
+                return (await obstore.head_async(self._store, name))["size"]
+            except FileNotFoundError:
+                return None
+
+    async def read(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """Open the bytes from `start` up to, but not including, `end`; raises `NotFound` before any byte."""
+        try:
+            first = await self._part(name, start, end)
+        except FileNotFoundError as error:
+            raise NotFound("the package's file is gone; the next execution builds it anew") from error
+        return self._parts(name, first, start + len(first), end)
+
+    async def _parts(self, name: str, first: bytes, start: int, end: int) -> AsyncIterator[bytes]:
+        """Ask for each part by itself: a request that lasts as long as a slow client would time out."""
+        yield first
+        for at in range(start, end, _READ_CHUNK):
+            yield await self._part(name, at, end)
+
+    async def _part(self, name: str, start: int, end: int) -> bytes:
+        with _translated(but=FileNotFoundError):
+            return bytes(
+                await obstore.get_range_async(
+                    self._store, name, start=start, end=min(end, start + _READ_CHUNK)
+                )
+            )
+
+    async def delete(self, name: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        with _translated():
+            try:
+                await obstore.delete_async(self._store, name)
+            except FileNotFoundError:
+                return
+
+    async def names(self, *, before: datetime) -> list[str]:
+        """Return the names of all objects that were put there before a moment."""
+        found: list[str] = []
+        with _translated():
+            async for batch in obstore.list(self._store):
+                found += [one["path"] for one in batch if one["last_modified"] < before]
+        return found
+
+    async def discard_unfinished(self, *, before: datetime) -> None:
+        """Remove what killed processes have left of a folder's objects; a bucket's own rules do it there.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpu-abort-incomplete-mpu-lifecycle-config.html
+        """
+        if self._folder is not None:
+            with _translated():
+                await asyncio.to_thread(_discard, self._folder, before.timestamp())
+
+    async def presign(self, name: str, valid: timedelta) -> str | None:
+        """Return a URL by which anybody gets an object, for a week at most; None where it is a folder's."""
+        if not isinstance(self._store, _SIGNING):
+            return None
+        with _translated():
+            return await obstore.sign_async(self._store, "GET", name, min(valid, _LONGEST_SIGNATURE))
+
+
+@contextmanager
+def _translated(*, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    try:
+        yield
+    except but:
+        raise
+    except (BaseError, OSError, ValueError) as error:
+        raise DepotUnavailable(f"the store of packages cannot be used: {_first_line(error)}") from error
+
+
+def _sync(path: Path) -> None:
+    for one in (path, path.parent, path.parent.parent):
+        descriptor = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _discard(folder: Path, before: float) -> None:
+    """Remove old files with the names under which obstore writes, such as `object#1`."""
+    for path in folder.glob("*/*#*"):
+        if path.stat().st_mtime < before:
+            path.unlink()
+
+
+def _first_line(error: Exception) -> str:
+    """Return what went wrong, without the query of any URL, which could be a signature."""
+    return re.sub(r"\?[^\s\"')]*", "", str(error).strip().partition("\n")[0])[:300]

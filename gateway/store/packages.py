@@ -1,0 +1,167 @@
+"""Packages: what is kept, which commit gave it, and when an execution was last asked for with it.
+
+A package that no execution has asked for in a while expires: it is a cache, and is built anew when its commit
+is wanted again.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import Row, and_, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.errors import NotFound
+from gateway.store.tables import package_builds, packages
+
+_OBJECT = re.compile(r"[0-9a-f]{64}/[0-9a-f]{16}\.tar\.(gz|zst)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPackage:
+    """A package that is kept. `id` is the SHA-256 of the tar, `sha256` that of the compressed file.
+
+    `size` and `tar_size` are bytes, `object` is its name in the depot. `last_used_at` is when an execution
+    was last planned with it.
+    """
+
+    id: str
+    format: str
+    object: str
+    sha256: str
+    size: int
+    tar_size: int
+    files: int
+    warnings: Sequence[str]
+    made_at: datetime
+    last_used_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """What a package was built from: a commit of a connection, by `rules`, our way to pack.
+
+    `submodules` are those that are part of it: path, url and commit of each.
+    """
+
+    connection: str
+    commit: str
+    format: str
+    rules: str
+    submodules: Sequence[Mapping[str, str]] = ()
+
+
+def use(
+    transaction: Transaction, *, connection: str, commit: str, package_format: str, rules: str, now: datetime
+) -> tuple[KeptPackage, Build] | None:
+    """Return the package that a commit gave, and note that it is used; None where none is kept."""
+    row = transaction.execute(
+        select(package_builds).where(
+            package_builds.c.connection == connection,
+            package_builds.c.commit == commit,
+            package_builds.c.format == package_format,
+            package_builds.c.rules == rules,
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    which = _is(row.package, row.format)
+    # One that is expiring in this very moment is gone once this returns.
+    if not transaction.execute(update(packages).where(which).values(last_used_at=now)).rowcount:
+        return None
+    build = Build(
+        connection=row.connection,
+        commit=row.commit,
+        format=row.format,
+        rules=row.rules,
+        submodules=tuple(row.submodules),
+    )
+    return _record(transaction.execute(select(packages).where(which)).one()), build
+
+
+def keep(transaction: Transaction, package: KeptPackage, build: Build) -> KeptPackage:
+    """Record a package and what it was built from.
+
+    Returns the package as it is kept: where another build was faster, that one's, with its own object.
+    """
+    module: Any = sqlite if transaction.dialect.name == "sqlite" else postgresql
+    statement = module.insert(packages).values(**asdict(package))
+    transaction.execute(
+        statement.on_conflict_do_update(
+            index_elements=["id", "format"], set_={"last_used_at": package.last_used_at}
+        )
+    )
+    transaction.execute(
+        delete(package_builds).where(
+            package_builds.c.connection == build.connection,
+            package_builds.c.commit == build.commit,
+            package_builds.c.format == build.format,
+        )
+    )
+    submodules = [dict(one) for one in build.submodules]
+    row = {**asdict(build), "submodules": submodules, "package": package.id}
+    transaction.execute(insert(package_builds).values(**row))
+    return get(transaction, package.id, package.format)
+
+
+def get(transaction: Transaction, package_id: str, package_format: str) -> KeptPackage:
+    """Return a package. Raises `NotFound`."""
+    row = transaction.execute(select(packages).where(_is(package_id, package_format))).one_or_none()
+    if row is None:
+        raise NotFound(
+            f"there is no package {package_id} as {package_format}: packages expire some time after the last"
+            " execution that was asked for with them"
+        )
+    return _record(row)
+
+
+def forget(transaction: Transaction, package_id: str, package_format: str) -> None:
+    """Forget a package, and what gave it."""
+    transaction.execute(
+        delete(package_builds).where(
+            package_builds.c.package == package_id, package_builds.c.format == package_format
+        )
+    )
+    transaction.execute(delete(packages).where(_is(package_id, package_format)))
+
+
+def expire(transaction: Transaction, *, before: datetime) -> list[KeptPackage]:
+    """Forget the packages that no execution was planned with since `before`; return them."""
+    rows = transaction.execute(
+        select(packages).where(packages.c.last_used_at < before).with_for_update()
+    ).all()
+    for row in rows:
+        forget(transaction, row.id, row.format)
+    return [_record(row) for row in rows]
+
+
+def objects(transaction: Transaction) -> set[str]:
+    """Return the objects of all packages, by their names in the depot."""
+    return set(transaction.execute(select(packages.c.object)).scalars())
+
+
+def is_object(name: str) -> bool:
+    """Say whether an object of the depot bears the name of a package's; others are none of our business."""
+    return _OBJECT.fullmatch(name) is not None
+
+
+def _is(package_id: str, package_format: str) -> Any:
+    return and_(packages.c.id == package_id, packages.c.format == package_format)
+
+
+def _record(row: Row[Any]) -> KeptPackage:
+    return KeptPackage(
+        id=row.id,
+        format=row.format,
+        object=row.object,
+        sha256=row.sha256,
+        size=row.size,
+        tar_size=row.tar_size,
+        files=row.files,
+        warnings=tuple(row.warnings),
+        made_at=row.made_at,
+        last_used_at=row.last_used_at,
+    )

@@ -1,0 +1,96 @@
+"""What tests of packages share: commits packed from real mirrors, and unpacked again by Python's own tar."""
+
+import asyncio
+import gzip
+import io
+import subprocess
+import tarfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import zstandard
+
+from demo.githost import ENVIRONMENT, WorkTree
+from gateway.fetch.credentials import Remote
+from gateway.fetch.package import Format, Packed, Packer
+from gateway.fetch.submodules import Submodules
+from gateway.fetch.tree import Tree, TreeReader
+from tests.fetch.conftest import Fetching
+
+MAIN = "refs/heads/main"
+
+
+class Packing:
+    """Reads and packs trees, called from tests that know nothing of event loops."""
+
+    def __init__(
+        self, fetching: Fetching, folder: Path, *, warn_above: int = 10**8, most: int = 10**9
+    ) -> None:
+        """Put packages into a folder."""
+        self._fetching = fetching
+        self._folder = folder
+        self._reader = TreeReader(fetching.git, allow_http=True, hosts=())
+        self._packer = Packer(git=fetching.git, warn_above=warn_above, most=most)
+
+    def tree(self, url: str, commit: str) -> Tree:
+        """Fetch a commit, and read its tree."""
+        self._fetching.update(url, (MAIN, commit))
+        return self.tree_in(self._fetching.mirrors.path("c1"), commit, url=url)
+
+    def tree_in(self, mirror: Path, commit: str, *, url: str = "https://host.example/a/b") -> Tree:
+        """Read the tree of a commit that is there."""
+        submodules = Submodules(self._fetching.mirrors, "c1", Remote(url=url))
+        return asyncio.run(self._reader.read(mirror, commit=commit, url=url, fetch=submodules.fetch))
+
+    def pack(self, tree: Tree, package_format: Format = "tar.gz") -> tuple[Packed, bytes]:
+        """Pack a tree; return the file's content as well."""
+        path = self._folder / "package"
+        try:
+            packed = self._packer.pack(tree, path, package_format=package_format, stop=threading.Event())
+            return packed, path.read_bytes()
+        finally:
+            path.unlink(missing_ok=True)
+
+    def unpacked(self, tree: Tree) -> Mapping[str, bytes | None]:
+        """Pack a tree, unpack it, and return the content of each file, None for a folder."""
+        _, content = self.pack(tree)
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            return {
+                one.name: found.read() if (found := archive.extractfile(one)) else None for one in archive
+            }
+
+    @staticmethod
+    def mktree(work: WorkTree, listing: str) -> str:
+        """Make a tree that no checkout would; return its id."""
+        done = subprocess.run(
+            ["git", "mktree", "-z"],
+            cwd=work.folder,
+            env=ENVIRONMENT,
+            input=listing,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout.strip()
+
+
+def names(tree: Tree) -> list[str]:
+    """Return the paths of a tree."""
+    return [entry.path.decode() for entry in tree.entries]
+
+
+def untarred(content: bytes, package_format: Format) -> bytes:
+    """Return the tar in a package, by libraries other than those that made it."""
+    if package_format == "tar.gz":
+        return gzip.decompress(content)
+    return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).readall()
+
+
+def add_submodule(work: WorkTree, *, path: str, url: str | None, commit: str) -> None:
+    """Record a submodule without looking at what it is; without a URL, .gitmodules does not name it."""
+    (work.folder / path).mkdir(parents=True, exist_ok=True)
+    work.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{path}")
+    if url is not None:
+        for name, value in (("path", path), ("url", url)):
+            work.git("config", "--file", ".gitmodules", f"submodule.{path}.{name}", value)

@@ -1,0 +1,127 @@
+"""`.vhignore` means what git says it means: `git check-ignore` is the referee."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from demo.githost import ENVIRONMENT
+from gateway.fetch.ignore import Rules
+
+# Few letters, so that patterns and paths meet; every character that means something to git.
+_WORDS = (
+    "a",
+    "b",
+    "ab",
+    "**",
+    "*",
+    "?",
+    "[ab]",
+    "[!a]",
+    "[^b]",
+    "[a-c]",
+    "[[:alpha:]]",
+    "[]a]",
+    "[a",
+    "[!]",
+    "/",
+    "/",
+    "//",
+    "\\",
+    "\\*",
+    "\\ ",
+    "!",
+    "#",
+    " ",
+    "\\!",
+    "\\#",
+    ".",
+    "**/",
+    "/**",
+    "\\/",
+    "-",
+    "[a/b]",
+    "ü",
+    "\t",
+    "[[:x:]]",
+    "[[:a]",
+    "[\\]]",
+    "[b-a]",
+    "[a-]",
+    "]",
+    "\r",
+    "[--0]",
+    "[a-\\c]",
+)
+_LINES = st.lists(st.sampled_from(_WORDS), max_size=6).map("".join)
+_NAMES = st.text(alphabet="abc!#* [-]\\ü.", min_size=1, max_size=4).filter(
+    lambda name: name not in {".", ".."}
+)
+_PATHS = st.lists(_NAMES, min_size=1, max_size=4).map("/".join)
+
+
+@pytest.fixture(scope="module")
+def referee(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a repository to ask git in."""
+    folder = tmp_path_factory.mktemp("referee")
+    subprocess.run(["git", "init", "--quiet", folder], env=ENVIRONMENT, check=True)
+    return folder
+
+
+def ignored_by_git(folder: Path, text: bytes, paths: Sequence[str]) -> set[str]:
+    """Ask git; what is a folder on the disk is one, what is not there is a file."""
+    (folder / ".git" / "info" / "exclude").write_bytes(text)
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", "-z", "--stdin"],
+        cwd=folder,
+        env=ENVIRONMENT,
+        input="\0".join(paths).encode() + b"\0",
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode in {0, 1}, done.stderr
+    return {path for path in done.stdout.decode().split("\0") if path}
+
+
+def ignored_by_us(text: bytes, paths: Sequence[str], *, are_folders: bool) -> set[str]:
+    """Ask the same of our rules."""
+    rules = Rules(text)
+    return {path for path in paths if rules.ignores(path.encode(), is_folder=are_folders)}
+
+
+@settings(max_examples=int(os.environ.get("EXAMPLES", "300")), deadline=None)
+@given(lines=st.lists(_LINES, max_size=4), paths=st.lists(_PATHS, min_size=1, max_size=12))
+@example(lines=["foo/bar.txt"], paths=["foo/bar.txt", "x/foo/bar.txt"])
+@example(lines=["[!a]", "\\#x", "\\*.c"], paths=["a", "b", "#x", "*.c", "b.c"])
+@example(lines=["**/x"], paths=["x", "yx", "a/x", "a/yx"])
+@example(lines=["a**b", "c**/d"], paths=["a/b", "axb", "cd", "c/d", "cx/y/d", "x/cd"])
+@example(lines=["*", "!*/", "!*.py"], paths=["a.py", "d/a.py", "d/a.txt"])
+@example(lines=["d/", "!d/a"], paths=["d/a", "d"])
+@example(lines=["x\\ ", "y ", "z\\\\ "], paths=["x ", "y", "z\\", "x"])
+def test_rules_are_those_of_git(referee: Path, lines: list[str], paths: list[str]) -> None:
+    """Whatever the rules, and whatever the paths, files and folders alike."""
+    text = "\n".join(lines).encode()
+    assert ignored_by_us(text, paths, are_folders=False) == ignored_by_git(referee, text, paths)
+    for path in paths:
+        (referee / path).mkdir(parents=True, exist_ok=True)
+    try:
+        assert ignored_by_us(text, paths, are_folders=True) == ignored_by_git(referee, text, paths)
+    finally:
+        for path in paths:
+            shutil.rmtree(referee / path.partition("/")[0], ignore_errors=True)
+
+
+def test_no_pattern_takes_long() -> None:
+    """A pattern that would make a naive matcher go back for hours."""
+    rules = Rules(b"*a" * 60 + b"b\n" + b"**/a*/" * 60 + b"b\n" + b"x/" + b"*a" * 60 + b"b\n")
+    started = time.monotonic()
+    assert not rules.ignores(b"a" * 255)
+    assert not rules.ignores(b"x/" + b"a" * 255)
+    assert not rules.ignores(b"a/" * 500 + b"a")
+    assert time.monotonic() - started < 5

@@ -1,0 +1,222 @@
+"""What a package is made of: the commit's tree and its submodules, less what is ignored, and nothing else."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from demo.githost import GitHost, WorkTree
+from gateway.errors import Invalid, ObjectUnusable, RemoteUnavailable
+from gateway.fetch.links import check_links
+from gateway.fetch.submodules import submodule_url
+from gateway.fetch.tree import shown
+from tests.fetch.conftest import Fetching
+from tests.fetch.packing import Packing, add_submodule, names
+
+BASE = "https://host.example/group/project.git"
+
+
+@pytest.fixture
+def packing(fetching: Fetching, tmp_path: Path) -> Packing:
+    """Give what packs commits."""
+    return Packing(fetching, tmp_path)
+
+
+def test_submodules_are_part_of_the_tree(
+    packing: Packing, githost: GitHost, tree: WorkTree, tmp_path: Path
+) -> None:
+    """Also one within another, by relative URLs, at the commits that are recorded."""
+    inner = WorkTree(tmp_path / "inner", githost.create("acme/inner.git"))
+    inner_commit = inner.commit("Inner", {"deep.txt": "deep"})
+    inner.push()
+    outer = WorkTree(tmp_path / "outer", githost.create("libs/outer.git"))
+    add_submodule(outer, path="in/ner", url="../../acme/inner.git", commit=inner_commit)
+    outer_commit = outer.commit("Outer", {"lib.py": "lib"})
+    outer.push()
+    inner.commit("Later", {"deep.txt": "later"})
+    inner.push()
+    add_submodule(tree, path="vendor/outer", url="../../libs/outer.git", commit=outer_commit)
+    commit = tree.commit(
+        "First", {"vendor/outer.txt": "beside", "a": "1", ".vhignore": "vendor/outer/lib.py\n"}
+    )
+    tree.push()
+
+    found = packing.tree(githost.url("acme/digits.git"), commit)
+    assert names(found) == [
+        ".gitmodules",
+        ".vhignore",
+        "a",
+        "vendor/outer.txt",
+        "vendor/outer/.gitmodules",
+        "vendor/outer/in/ner/deep.txt",
+    ]
+    assert [(one.path, one.url, one.commit) for one in found.modules] == [
+        ("vendor/outer", githost.url("libs/outer.git"), outer_commit),
+        ("vendor/outer/in/ner", githost.url("acme/inner.git"), inner_commit),
+    ]
+    assert packing.unpacked(found)["vendor/outer/in/ner/deep.txt"] == b"deep"
+
+
+def test_an_ignored_submodule_is_not_fetched(packing: Packing, tree: WorkTree, url: str) -> None:
+    """Whatever its URL says."""
+    add_submodule(tree, path="vendor/x", url="http://127.0.0.1:9/none.git", commit="d" * 40)
+    commit = tree.commit("First", {"a": "1", ".vhignore": "vendor/\n"})
+    tree.push()
+    assert names(packing.tree(url, commit)) == [".gitmodules", ".vhignore", "a"]
+
+
+def test_a_submodule_of_no_url_is_an_empty_folder(packing: Packing, tree: WorkTree, url: str) -> None:
+    """As a checkout has it; a warning names it."""
+    add_submodule(tree, path="nested", url=None, commit="d" * 40)
+    commit = tree.commit("First", {})
+    tree.push()
+    found = packing.tree(url, commit)
+    assert found.warnings == ["nested is a submodule that .gitmodules does not name; its folder is empty"]
+    assert packing.unpacked(found) == {"nested": None}
+
+
+@pytest.mark.parametrize(
+    ("module_url", "reason"),
+    [
+        ("file:///etc", r"submodule x cannot be fetched from .file:///etc.: it must be https"),
+        ("ext::sh -c id", "submodule x cannot be fetched from"),
+        ("https://ada:s3cret@host.example/x.git", "take the user name and the password out of it"),
+        ("../../../../x.git", "its relative URL leads out of the host"),
+        ("/srv/x.git", "it must be https"),
+    ],
+)
+def test_urls_of_submodules_are_not_believed(
+    packing: Packing, tree: WorkTree, url: str, module_url: str, reason: str
+) -> None:
+    """Each is a reason that names the submodule, and holds no password."""
+    add_submodule(tree, path="x", url=module_url, commit="d" * 40)
+    commit = tree.commit("First", {})
+    tree.push()
+    with pytest.raises(ObjectUnusable, match=reason) as caught:
+        packing.tree(url, commit)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_submodule_that_is_not_there_is_told(
+    packing: Packing, githost: GitHost, tree: WorkTree, tmp_path: Path
+) -> None:
+    """Who refuses us, and a commit that was never pushed, are final; a host that is down is not."""
+    url = githost.url("acme/digits.git")
+    lib = WorkTree(tmp_path / "lib", githost.create("lib.git"))
+    lib.commit("Lib", {"a": "1"})
+    lib.push()
+    for module_url, error, reason in (
+        ("../none.git", ObjectUnusable, r"submodule x \(.*/acme/none.git\): .*no such repository"),
+        ("../../lib.git", ObjectUnusable, f"its remote has no commit {'d' * 40}"),
+        ("http://127.0.0.1:9/x.git", RemoteUnavailable, r"submodule x .*it cannot be reached"),
+    ):
+        add_submodule(tree, path="x", url=module_url, commit="d" * 40)
+        commit = tree.commit("Another", {})
+        tree.push()
+        with pytest.raises(error, match=reason):
+            packing.tree(url, commit)
+
+
+def test_submodules_end_somewhere(packing: Packing, githost: GitHost, tree: WorkTree, tmp_path: Path) -> None:
+    """A chain of more than ten is refused."""
+    below = WorkTree(tmp_path / "s0", githost.create("s0.git"))
+    commit = below.commit("s0", {"a": "1"})
+    below.push()
+    for number in range(1, 12):
+        above = tree if number == 11 else WorkTree(tmp_path / f"s{number}", githost.create(f"s{number}.git"))
+        add_submodule(above, path="s", url=githost.url(f"s{number - 1}.git"), commit=commit)
+        commit = above.commit(f"s{number}", {})
+        above.push()
+    with pytest.raises(ObjectUnusable, match="at most 100 submodules, 10 deep"):
+        packing.tree(githost.url("acme/digits.git"), commit)
+
+
+def test_gitmodules_that_no_git_can_read_is_a_reason(packing: Packing, tmp_path: Path) -> None:
+    """Also in a mirror that was fetched before git refused such files."""
+    work = WorkTree(tmp_path / "work", "none")
+    add_submodule(work, path="x", url="../x.git", commit="d" * 40)
+    commit = work.commit("First", {".gitmodules": "[submodule\nnonsense"})
+    with pytest.raises(ObjectUnusable, match=r"\.gitmodules cannot be read"):
+        packing.tree_in(work.folder / ".git", commit)
+
+
+def test_names_that_no_folder_can_hold_are_refused(packing: Packing, tmp_path: Path) -> None:
+    """Git refuses them as well when it fetches; this holds for a mirror that has them all the same."""
+    work = WorkTree(tmp_path / "work", "none")
+    blob = work.git("rev-parse", work.commit("First", {"a": "1"}) + ":a")
+    for name in ("..", ".git", ".GIT"):
+        tree_id = packing.mktree(work, f"100644 blob {blob}\t{name}\0")
+        outer = packing.mktree(work, f"040000 tree {tree_id}\tdir\0")
+        commit = work.git("commit-tree", "-m", "evil", outer)
+        with pytest.raises(ObjectUnusable, match="a name that no folder can hold"):
+            packing.tree_in(work.folder / ".git", commit)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("../lib.git", "https://host.example/group/lib.git"),
+        ("../../other/lib.git/", "https://host.example/other/lib.git"),
+        ("./lib.git", "https://host.example/group/project.git/lib.git"),
+        ("git@host.example:group/lib.git", "git@host.example:group/lib.git"),
+    ],
+)
+def test_relative_urls_are_resolved_as_git_does(given: str, expected: str) -> None:
+    """https://git-scm.com/docs/git-submodule#Documentation/git-submodule.txt-add."""
+    assert submodule_url(given, parent=BASE, allow_http=False, hosts=()) == expected
+
+
+def test_relative_urls_have_ssh_parents_too() -> None:
+    """Git's short form included."""
+    for parent, expected in (
+        ("git@host.example:group/project.git", "git@host.example:group/lib.git"),
+        ("ssh://git@host.example:2222/group/project.git", "ssh://git@host.example:2222/group/lib.git"),
+    ):
+        assert submodule_url("../lib.git", parent=parent, allow_http=False, hosts=()) == expected
+
+
+def test_submodules_come_from_allowed_hosts_only() -> None:
+    """The same hosts as for connections."""
+    with pytest.raises(Invalid, match="FETCH_HOSTS"):
+        submodule_url("https://evil.example/x", parent=BASE, allow_http=False, hosts=("host.example",))
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {b"a": b"b"},
+        {b"d/a": b"../b"},
+        {b"d/a": b"./..//d/../b"},
+        {b"a": b"a"},
+        {b"a": b"b", b"b": b"a"},
+        {b"a": b"d/e", b"x": b"a/../../y"},
+        {b"a": b"."},
+        {b"a": b"missing/b"},
+    ],
+)
+def test_links_within_the_tree_are_fine(links: Mapping[bytes, bytes]) -> None:
+    """Also those that lead nowhere, or in circles."""
+    check_links(links)
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {b"a": b"/etc/passwd"},
+        {b"a": b"../x"},
+        {b"d/a": b"../../x"},
+        {b"a": b"d/../../x"},
+        {b"d/a": b".", b"d/b": b"a/../../x"},
+        {b"d/a": b"..", b"b": b"d/a/../x"},
+        {b"a": b"b/..", b"b": b"c", b"c": b".."},
+    ],
+)
+def test_links_that_leave_the_tree_are_refused(links: Mapping[bytes, bytes]) -> None:
+    """Also by way of other links, which make `..` mean another folder."""
+    with pytest.raises(ObjectUnusable, match="leads out of the tree"):
+        check_links(links)
+
+
+def test_paths_are_shown_on_one_line() -> None:
+    """Whatever bytes they are made of."""
+    assert shown("ü/a\nb".encode() + b"\xff") == "ü/a\\nb\\xff"

@@ -1,0 +1,199 @@
+"""Packages as records, their files in a folder and in S3, and the queries that let runners get them."""
+
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import DepotUnavailable, NotFound, SettingError
+from gateway.packages import Expiry
+from gateway.store import packages
+from gateway.store.database import Database
+from gateway.store.depot import Depot
+from gateway.store.packages import Build, KeptPackage
+from gateway.store.tickets import Tickets
+from tests.store.make import NOW, A, B, connection
+from tests.store.objects import S3, run
+
+ID = "1" * 64
+PACKAGE = KeptPackage(
+    id=ID,
+    format="tar.gz",
+    object=f"{ID}/{'0' * 16}.tar.gz",
+    sha256="2" * 64,
+    size=10,
+    tar_size=1024,
+    files=1,
+    warnings=("mind this",),
+    made_at=NOW,
+    last_used_at=NOW,
+)
+MODULE = {"path": "lib", "url": "https://host.example/lib.git", "commit": B}
+BUILD = Build(connection="c1", commit=A, format="tar.gz", rules="1", submodules=(MODULE,))
+DAY = timedelta(days=1)
+FAR = NOW + 10_000 * DAY
+
+
+@pytest.fixture(params=["folder", "s3"])
+def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Depot]:
+    """Give a place for objects; whatever it is, it does the same."""
+    if request.param == "folder":
+        yield Depot((tmp_path / "depot").as_uri())
+    else:
+        with S3() as s3:
+            yield Depot(s3.bucket("packages", "some/folder"))
+
+
+def find(database: Database, **changes: Any) -> tuple[KeptPackage, Build] | None:
+    """Look for the package of the commit."""
+    asked = {"connection": "c1", "commit": A, "package_format": "tar.gz", "rules": "1", "now": NOW, **changes}
+    with database.writing() as transaction:
+        return packages.use(transaction, **asked)
+
+
+def keep(database: Database, package: KeptPackage = PACKAGE, build: Build = BUILD) -> KeptPackage:
+    """Keep a package."""
+    with database.writing() as transaction:
+        return packages.keep(transaction, package, build)
+
+
+def test_a_package_is_found_by_what_it_was_built_from(database: Database) -> None:
+    """The commit, the connection, the format and the rules; nothing less."""
+    connection(database)
+    assert find(database) is None
+    assert keep(database) == PACKAGE
+    assert find(database) == (PACKAGE, BUILD)
+    for other in ({"commit": B}, {"connection": "c2"}, {"package_format": "tar.zst"}, {"rules": "2"}):
+        assert find(database, **other) is None
+
+
+def test_the_same_package_is_kept_once(database: Database) -> None:
+    """Of two builds the first one counts, with its own file; both commits lead to it."""
+    connection(database)
+    keep(database)
+    late = replace(PACKAGE, object=f"{ID}/{'9' * 16}.tar.gz", sha256="3" * 64, last_used_at=NOW + DAY)
+    kept = keep(database, late, replace(BUILD, commit=B))
+    assert kept == replace(PACKAGE, last_used_at=NOW + DAY)
+    assert find(database, now=NOW + DAY) == (kept, BUILD)
+    assert find(database, commit=B, now=NOW + DAY) == (kept, replace(BUILD, commit=B))
+
+
+def test_a_commit_may_get_another_package(database: Database) -> None:
+    """By other rules."""
+    connection(database)
+    keep(database)
+    other = replace(PACKAGE, id="4" * 64)
+    keep(database, other, replace(BUILD, rules="2"))
+    assert find(database) is None
+    assert find(database, rules="2") == (other, replace(BUILD, rules="2"))
+
+
+def test_what_is_used_does_not_expire(database: Database) -> None:
+    """Each use counts from anew."""
+    connection(database)
+    keep(database)
+    find(database, now=NOW + 10 * DAY)
+    with database.writing() as transaction:
+        assert packages.expire(transaction, before=NOW + 9 * DAY) == []
+        [expired] = packages.expire(transaction, before=NOW + 11 * DAY)
+    assert expired.id == ID
+    assert find(database) is None
+    with database.reading() as transaction, pytest.raises(NotFound, match="packages expire"):
+        packages.get(transaction, ID, "tar.gz")
+
+
+def test_objects_come_back_as_they_went(depot: Depot, tmp_path: Path) -> None:
+    """Whole or in part; what is not there is told."""
+    content = bytes(range(256)) * 50_000
+    (tmp_path / "file").write_bytes(content)
+    run(depot.put("a/b.tar.gz", tmp_path / "file"))
+    assert run(depot.size("a/b.tar.gz")) == len(content)
+    assert run(read(depot, 0, len(content))) == content
+    assert run(read(depot, 1000, 2001)) == content[1000:2001]
+    assert run(depot.names(before=FAR)) == ["a/b.tar.gz"]
+    assert run(depot.names(before=NOW - 100 * DAY)) == []
+    run(depot.delete("a/b.tar.gz"))
+    run(depot.delete("a/b.tar.gz"))
+    assert run(depot.size("a/b.tar.gz")) is None
+    with pytest.raises(NotFound, match="the package's file is gone"):
+        run(read(depot, 0, 1))
+
+
+def test_buckets_give_signed_urls(tmp_path: Path) -> None:
+    """Which need no credentials; a folder has none to give."""
+    (tmp_path / "file").write_bytes(b"content")
+    with S3() as s3:
+        depot = Depot(s3.bucket("packages", "folder"))
+        run(depot.put("a", tmp_path / "file"))
+        url = run(depot.presign("a", 30 * DAY))
+        assert url is not None
+        assert "X-Amz-Expires=604800" in url
+        with urllib.request.urlopen(url) as answer:  # noqa: S310 - on loopback
+            assert answer.read() == b"content"
+    assert run(Depot(tmp_path.as_uri()).presign("a", DAY)) is None
+
+
+def test_a_depot_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the credentials that were used."""
+    with S3():
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        depot = Depot("s3://packages")
+        with pytest.raises(DepotUnavailable, match="the store of packages cannot be used") as caught:
+            run(depot.size("a"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_depot_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
+    """As soon as the service starts."""
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingError, match="PUSHGATE_PACKAGES_URL cannot be used"):
+        Depot((tmp_path / "file" / "folder").as_uri())
+
+
+def test_the_sweep_removes_what_nobody_needs(database: Database, depot: Depot, tmp_path: Path) -> None:
+    """Expired packages, and what processes that died have left; nothing else."""
+    connection(database)
+    kept = replace(PACKAGE, id="5" * 64, object=f"{'5' * 64}/{'0' * 16}.tar.gz", last_used_at=NOW + 5 * DAY)
+    left = f"{'6' * 64}/{'0' * 16}.tar.zst"
+    (tmp_path / "file").write_bytes(b"content")
+    for name in (PACKAGE.object, kept.object, left, "somebody/elses.tar.gz"):
+        run(depot.put(name, tmp_path / "file"))
+    keep(database)
+    keep(database, kept, replace(BUILD, commit=B))
+    (tmp_path / "packing").mkdir()
+    (tmp_path / "packing" / "half.part").touch()
+    expiry = Expiry(database=database, depot=depot, folder=tmp_path / "packing", keep=30 * DAY)
+    run(expiry.sweep(NOW + 34 * DAY))
+    assert sorted(run(depot.names(before=FAR))) == [kept.object, "somebody/elses.tar.gz"]
+    assert list((tmp_path / "packing").iterdir()) == []
+
+
+def test_a_query_is_good_for_one_package_and_one_time() -> None:
+    """Nothing of it can be changed."""
+    tickets = Tickets(b"k" * 32, valid=DAY)
+    query = dict(urllib.parse.parse_qsl(tickets.query(ID, "tar.gz", now=NOW)))
+    assert query.pop("format") == "tar.gz"
+
+    def holds(*, of: str = ID, form: str = "tar.gz", later: timedelta = timedelta(), **changes: str) -> bool:
+        told = {**query, **changes}
+        return tickets.holds(of, form, expires=told["expires"], signature=told["signature"], now=NOW + later)
+
+    assert holds()
+    assert not holds(later=DAY)
+    assert not holds(expires=str(int(query["expires"]) + 1))
+    assert not holds(signature="0" * 64)
+    assert not holds(signature="ü")
+    assert not holds(of="2" * 64)
+    assert not holds(form="tar.zst")
+    other = Tickets(b"x" * 32, valid=DAY)
+    assert not other.holds(ID, "tar.gz", expires=query["expires"], signature=query["signature"], now=NOW)
+
+
+async def read(depot: Depot, start: int, end: int) -> bytes:
+    """Read a part of the object."""
+    return b"".join([part async for part in await depot.read("a/b.tar.gz", start, end)])

@@ -1,0 +1,105 @@
+"""What every runner does with an execution request, whichever library has brought it.
+
+Fetch the package, compare its SHA-256, unpack it into a folder of its own, run the step's commands there. It
+needs Python's standard library only: copy it, and change it to what your runners need.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+LIMIT = 3
+"""How often a request is tried: then it is rejected for good, and lies among the dead letters."""
+
+_PART = 1024 * 1024
+
+
+class Unusable(Exception):
+    """The request can never be carried out, here or elsewhere: reject it for good."""
+
+
+class Done:
+    """The ids of what was carried out. The broker delivers at least once: a repetition has the same id."""
+
+    def __init__(self, path: Path) -> None:
+        """Remember in this file."""
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._database.execute("CREATE TABLE IF NOT EXISTS done (id TEXT PRIMARY KEY)")
+
+    def __contains__(self, request_id: str) -> bool:
+        """Say whether a request was carried out."""
+        return self._database.execute("SELECT 1 FROM done WHERE id = ?", (request_id,)).fetchone() is not None
+
+    def add(self, request_id: str) -> None:
+        """Remember one."""
+        self._database.execute("INSERT OR IGNORE INTO done VALUES (?)", (request_id,))
+
+
+def read(body: bytes) -> dict[str, Any]:
+    """Return a message's body as a request. Raises `Unusable`."""
+    try:
+        request: dict[str, Any] = json.loads(body)
+        kind = request["execution"]["kind"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise Unusable(f"this is no execution request: {error!r}") from error
+    if kind != "step" or request["package"] is None:
+        raise Unusable(f"this runner executes steps with a package, and this is a {kind}")
+    return request
+
+
+def execute(request: Mapping[str, Any]) -> int:
+    """Run a request's step, with its output to ours; return the exit status. Raises `Unusable`, `OSError`."""
+    with tempfile.TemporaryDirectory(prefix="execution-") as path:
+        folder = Path(path)
+        archive = folder / "package"
+        _fetch(request["package"], archive)
+        code = folder / "code"
+        _unpack(archive, code, request["package"]["format"])
+        environment = {**os.environ, **request["execution"]["environment_variables"]}
+        for command in request["execution"]["command"]:
+            print(f"+ {command}", flush=True)  # noqa: T201 - a runner shows what it does
+            done = subprocess.run(["sh", "-c", command], cwd=code, env=environment, check=False)  # noqa: S603, S607
+            if done.returncode != 0:
+                return done.returncode
+    return 0
+
+
+def _fetch(package: Mapping[str, Any], path: Path) -> None:
+    """Download the package. Whatever is behind the URL, only what was promised is kept."""
+    if not package["url"].startswith(("https://", "http://")):
+        raise Unusable(f"the package is behind no web address: {package['url'][:100]}")
+    digest, size = hashlib.sha256(), 0
+    with urllib.request.urlopen(package["url"], timeout=60) as answer, path.open("wb") as file:  # noqa: S310
+        while part := answer.read(_PART):
+            size += len(part)
+            if size > package["size"]:
+                raise Unusable("the package is larger than the request says")
+            digest.update(part)
+            file.write(part)
+    if digest.hexdigest() != package["sha256"]:
+        raise Unusable("the package is not the one that the request names: its SHA-256 differs")
+
+
+def _unpack(archive: Path, folder: Path, package_format: str) -> None:
+    folder.mkdir()
+    # The filter refuses what would leave the folder; Pythons before 3.11.4 have none.
+    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    if package_format == "tar.zst":
+        subprocess.run(["tar", "--zstd", "-xf", archive, "-C", folder], check=True)  # noqa: S603, S607
+        return
+    with tarfile.open(archive, "r:gz") as tar:
+        tar.extractall(folder, **safely)  # noqa: S202 - filtered, see above
+
+
+def tell(text: str) -> None:
+    """Say something to whoever reads the runner's log."""
+    sys.stderr.write(text + "\n")

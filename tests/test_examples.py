@@ -1,0 +1,100 @@
+"""The recipes in examples/, as consumers nobody here wrote: each takes real requests from a real broker."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import aio_pika
+import pytest
+
+from tests.broker import Broker
+from tests.publish.runner import Runner
+from tests.service import Project, Service, wait_for
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TRAIN = "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n"
+RECIPES = ["runner_aio_pika", "runner_faststream", "runner_kombu", "runner_pika"]
+
+
+@pytest.fixture
+def queue() -> str:
+    """Give a name of one's own at the broker that all tests share."""
+    return f"recipe-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def service(tmp_path: Path, broker: Broker, queue: str) -> Iterator[Service]:
+    """Give a gateway that publishes to that queue."""
+    with Service(tmp_path / "data", AMQP_URL=broker.url, AMQP_EXCHANGE=queue, AMQP_QUEUE=queue) as service:
+        yield service
+
+
+def run(
+    recipe: str, broker: Broker, queue: str, count: int, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a recipe until it has taken so many messages."""
+    return subprocess.run(
+        [sys.executable, EXAMPLES / f"{recipe}.py", broker.url, str(count)],
+        cwd=folder,
+        env={**os.environ, "QUEUE": queue},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def publish(broker: Broker, queue: str, body: bytes) -> None:
+    """Put a message into the queue, as a repetition or a mistake would."""
+
+    async def send() -> None:
+        async with await aio_pika.connect(broker.url) as connection:
+            channel = await connection.channel()
+            await channel.default_exchange.publish(aio_pika.Message(body), queue)
+
+    asyncio.run(send())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_runs_what_was_pushed(
+    recipe: str, service: Service, project: Project, broker: Broker, queue: str, tmp_path: Path
+) -> None:
+    """In the package's folder, once, however often the request comes; what is none ends as a dead letter."""
+    connection = service.connect(project.url, "train@main")
+    files = {
+        "train.py": "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n",
+        "data.txt": "42",
+    }
+    pushed = project.push("Second", files)
+    service.deliver(connection, project.payload(project.first, pushed))
+    wait_for(lambda: service.api.get("/executions", state="published")["items"], "it is published")
+    [execution] = service.api.get("/executions")["items"]
+
+    async def message() -> bytes:
+        async with Runner(broker.url) as runner:
+            found = await (await runner.channel.get_queue(queue)).get(timeout=20)
+            assert found is not None
+            await found.reject(requeue=True)
+            return found.body
+
+    publish(broker, queue, asyncio.run(message()))
+    publish(broker, queue, b"no request")
+    done = run(recipe, broker, queue, 3, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "+ python train.py --epochs=3",
+        "trained 42 ['--epochs=3']",
+    ], done.stderr
+    assert f"{execution['id']} ended with status 0" in done.stderr
+    assert "rejected for good: this is no execution request" in done.stderr
+
+    async def left() -> tuple[int, list[bytes]]:
+        async with Runner(broker.url) as runner:
+            dead = [one.body for one in await runner.take(f"{queue}.dead", 1)]
+            return await runner.count(queue), dead
+
+    assert asyncio.run(left()) == (0, [b"no request"])

@@ -110,6 +110,23 @@ def tell_the_push(service: "Gateway", place: Path, tree: WorkTree, url: str, fir
     again = service.pushgate("send", connected["hook_url"], *options, secret=connected["secret"])
     told(f"HTTP {again['status']} {again['verdict']}: {again['reason']}")
 
+    step(8, "A runner takes the request: it fetches the package, checks its SHA-256, and runs the step")
+    package = message["package"]
+    told(f"package      {package['id'][:16]}…  {package['size']} bytes, {package['format']}")
+    told("$ python examples/execution.py < request.json\n")
+    runner = Path(__file__).parent.parent / "examples" / "execution.py"
+    done = subprocess.run(
+        [sys.executable, runner],
+        input=json.dumps(message),
+        # The step asks for `python`, which its container has and a fresh Debian has not.
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    for line in done.stdout.splitlines():
+        out.print(f"    [bold]{escape(line)}[/bold]")
+
 
 class Gateway:
     """A gateway that runs, and the command line that talks to it."""

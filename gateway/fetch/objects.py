@@ -11,6 +11,12 @@ from typing import IO
 from gateway.fetch.git import Git, GitFailed
 
 _CHUNK = 1024 * 1024
+# Large objects are streamed, and little of a pack is mapped at a time: the memory is the whole gateway's.
+_SMALL = (
+    *("-c", "core.bigFileThreshold=1m"),
+    *("-c", "core.packedGitWindowSize=1m"),
+    *("-c", "core.packedGitLimit=16m"),
+)
 # So many are asked at a time, and once more before the answers end, so that git is never idle. Two times as
 # many, of 64 digits, fit into a pipe of 64 KB: nobody ever waits for somebody who waits.
 _AT_ONCE = 250
@@ -60,5 +66,5 @@ class Objects:
 @contextmanager
 def open_objects(git: Git, mirror: Path) -> Iterator[Objects]:
     """Open a mirror for reading."""
-    with git.talk("-c", "core.bigFileThreshold=1m", "cat-file", "--batch", mirror=mirror) as (asked, told):
+    with git.talk(*_SMALL, "cat-file", "--batch", mirror=mirror) as (asked, told):
         yield Objects(asked, told)

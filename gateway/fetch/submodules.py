@@ -41,7 +41,7 @@ class Submodules:
         """
         name = f"{self._connection}-{sha256(url.encode()).hexdigest()[:_URL_DIGITS]}"
         wanted = Wanted(ref=f"refs/pushgate/{commit}", id=commit)
-        await self._mirrors.update(connection=name, remote=self._opened(url), wanted=[wanted])
+        await self._mirrors.update(connection=name, remote=self.remote(url), wanted=[wanted])
         mirror = self._mirrors.path(name)
         if await self._mirrors.missing(mirror, [commit]):
             raise ObjectUnusable(
@@ -50,7 +50,7 @@ class Submodules:
         self.mirrors_used.append(name)
         return mirror
 
-    def _opened(self, url: str) -> Remote:
+    def remote(self, url: str) -> Remote:
         """Return a submodule's remote: a key opens it wherever it is, a password only at its own place."""
         ours = target(self._remote.url) == target(url)
         credentials = self._remote.credentials

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import secrets
 import urllib.request
 from collections.abc import Coroutine
 from types import TracebackType
@@ -23,7 +24,8 @@ class S3:
         self._before: dict[str, str | None] = {}
 
     def bucket(self, name: str, folder: str) -> str:
-        """Make a bucket; return the URL of a folder in it."""
+        """Make a bucket, whose name only begins with `name`; return the URL of a folder in it."""
+        name = f"{name}-{secrets.token_hex(4)}"  # moto keeps its buckets from one server to the next
         request = urllib.request.Request(f"{self.url}/{name}", method="PUT")  # noqa: S310 - on loopback
         urllib.request.urlopen(request).close()  # noqa: S310 - on loopback
         return f"s3://{name}/{folder}"

@@ -4,7 +4,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -158,17 +158,19 @@ def test_a_depot_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
 def test_the_sweep_removes_what_nobody_needs(database: Database, depot: Depot, tmp_path: Path) -> None:
     """Expired packages, and what processes that died have left; nothing else."""
     connection(database)
-    kept = replace(PACKAGE, id="5" * 64, object=f"{'5' * 64}/{'0' * 16}.tar.gz", last_used_at=NOW + 5 * DAY)
+    now = datetime.now(UTC)
+    old = replace(PACKAGE, last_used_at=now)
+    kept = replace(PACKAGE, id="5" * 64, object=f"{'5' * 64}/{'0' * 16}.tar.gz", last_used_at=now + 5 * DAY)
     left = f"{'6' * 64}/{'0' * 16}.tar.zst"
     (tmp_path / "file").write_bytes(b"content")
-    for name in (PACKAGE.object, kept.object, left, "somebody/elses.tar.gz"):
+    for name in (old.object, kept.object, left, "somebody/elses.tar.gz"):
         run(depot.put(name, tmp_path / "file"))
-    keep(database)
+    keep(database, old)
     keep(database, kept, replace(BUILD, commit=B))
     (tmp_path / "packing").mkdir()
     (tmp_path / "packing" / "half.part").touch()
     expiry = Expiry(database=database, depot=depot, folder=tmp_path / "packing", keep=30 * DAY)
-    run(expiry.sweep(NOW + 34 * DAY))
+    run(expiry.sweep(now + 34 * DAY))
     assert sorted(run(depot.names(before=FAR))) == [kept.object, "somebody/elses.tar.gz"]
     assert list((tmp_path / "packing").iterdir()) == []
 

@@ -8,7 +8,6 @@ counts as well.
 import asyncio
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -115,10 +114,40 @@ async def _no_submodules(_url: str, _commit: str) -> Path:
     raise AssertionError("the tree has no submodules")
 
 
+def _peak(process: str) -> int:
+    """Return the most bytes of memory that a process has had, 0 for one that has ended.
+
+    Not getrusage, which counts what the parent was when it started the process.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(lines[0].split()[1]) * 1024 if lines else 0
+
+
+def _watch(ended: threading.Event, peaks: dict[str, int]) -> None:
+    """Look at the gits that this process starts, again and again until the end."""
+    while not ended.wait(0.005):
+        for children in Path("/proc/self/task").glob("*/children"):
+            for child in children.read_text().split():
+                peaks[child] = max(peaks.get(child, 0), _peak(child))
+
+
+def _main(folder: Path, commit: str) -> None:
+    ended = threading.Event()
+    peaks: dict[str, int] = {}
+    watch = threading.Thread(target=_watch, args=(ended, peaks))
+    watch.start()
+    try:
+        seconds = asyncio.run(_pack(folder, commit))
+    finally:
+        ended.set()
+        watch.join()
+    assert peaks, "no git was seen"
+    print(json.dumps({"seconds": seconds, "megabytes": (_peak("self") + max(peaks.values())) / 1e6}))
+
+
 if __name__ == "__main__":
-    seconds = asyncio.run(_pack(Path(sys.argv[1]), sys.argv[2]))
-    # The largest that this process was, and the largest of the gits that it started: kilobytes, on Linux.
-    kilobytes = sum(
-        resource.getrusage(whose).ru_maxrss for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print(json.dumps({"seconds": seconds, "megabytes": kilobytes * 1024 / 1e6}))
+    _main(Path(sys.argv[1]), sys.argv[2])

@@ -39,7 +39,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 +
 
 # Packs a repository in a process of its own: `python -c ... HOME REPOSITORY COMMIT FILE FORMAT`.
 PACK = """
-import asyncio, json, os, resource, sys, threading
+import asyncio, json, os, re, sys, threading
 from pathlib import Path
 from gateway.fetch.git import Git
 from gateway.fetch.package import Packer
@@ -49,11 +49,12 @@ os.umask(int(os.environ.get("UMASK", "022"), 8))
 git = Git(home=Path(home), allow_http=False, timeout=60)
 reader = TreeReader(git, allow_http=False, hosts=())
 tree = asyncio.run(reader.read(Path(repository), commit=commit, url="", fetch=None))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+before = peak()
 packer = Packer(git=git, warn_above=10**9, most=10**9)
 packed = packer.pack(tree, Path(file), package_format=package_format, stop=threading.Event())
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"id": packed.id, "sha256": packed.sha256, "grown_kilobytes": after - before}))
+print(json.dumps({"id": packed.id, "sha256": packed.sha256, "grown_kilobytes": peak() - before}))
 """
 
 

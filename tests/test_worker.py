@@ -1,0 +1,85 @@
+"""The worker, on a real store: what it tells while it works."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.store import deliveries
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.doorbell import Doorbell
+from gateway.store.work import PendingUpdate, Settlement, WorkQueue
+from gateway.worker import Worker
+from tests.service import wait_for
+from tests.store.make import arrival, connection, move
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """Give an empty store."""
+    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    database.migrate()
+    yield database
+    database.close()
+
+
+class SlowRemote:
+    """Steps whose fetch tells how far it has come, and ends once that is seen."""
+
+    def __init__(self, database: Database) -> None:
+        """Look into this store."""
+        self._database = database
+        self.seen = ""
+
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> None:
+        """Wait until somebody who looks at the delivery reads the progress."""
+        assert connection.id == updates[0].connection
+        while not self.seen.startswith("fetching: "):
+            progress("receiving objects 45 %, 12.00 MiB")
+            await asyncio.sleep(0.02)
+            found = await self._database.read(_newest)
+            self.seen = found.updates[0].reason or ""
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Have nothing run."""
+        return Settlement(update=update, state="planned", reason=f"fetched for {connection.name}")
+
+
+def _newest(transaction: Any) -> deliveries.RecordedDelivery:
+    return deliveries.page(transaction, connection=None, verdict=None, before=None, limit=1)[0]
+
+
+def test_a_long_fetch_is_told_on_the_delivery(database: Database) -> None:
+    """Percent and bytes, for whoever looks; afterwards the reason is how it ended."""
+    now = datetime.now(UTC)
+    connection(database, created_at=now, updated_at=now)
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+
+    def settled() -> deliveries.RecordedDelivery | None:
+        with database.reading() as transaction:
+            found = _newest(transaction)
+        return found if found.updates[0].state != "pending" else None
+
+    async def scenario() -> tuple[str, str | None]:
+        steps = SlowRemote(database)
+        bell = Doorbell()
+        worker = Worker(
+            name="w", queue=WorkQueue(database), steps=steps, news=bell.listener(), rings=bell.ring
+        )
+        running = asyncio.create_task(worker.run())
+        found = await asyncio.to_thread(wait_for, settled, "the update has ended")
+        running.cancel()
+        await asyncio.wait({running})
+        return steps.seen, found.updates[0].reason
+
+    assert asyncio.run(scenario()) == (
+        "fetching: receiving objects 45 %, 12.00 MiB",
+        "fetched for acme/digits",
+    )

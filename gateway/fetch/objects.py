@@ -14,8 +14,8 @@ _CHUNK = 1024 * 1024
 # Large objects are streamed, and little of a pack is mapped at a time: the memory is the whole gateway's.
 _SMALL = (
     *("-c", "core.bigFileThreshold=1m"),
-    *("-c", "core.packedGitWindowSize=1m"),
-    *("-c", "core.packedGitLimit=16m"),
+    *("-c", "core.packedGitWindowSize=4m"),
+    *("-c", "core.packedGitLimit=24m"),
 )
 # So many are asked at a time, and once more before the answers end, so that git is never idle. Two times as
 # many, of 64 digits, fit into a pipe of 64 KB: nobody ever waits for somebody who waits.

@@ -5,11 +5,11 @@ has it recorded durably, and only then answers. It knows nothing of git or Rabbi
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 import structlog
+from pydantic_core import to_json
 
 from gateway.errors import NotFound, SettingError, StoreUnavailable
 from gateway.intake.accept import Accepter
@@ -89,7 +89,7 @@ class Door:
             status, answer, headers = failure.status, failure.body, failure.headers
         finally:
             self._in_flight -= 1
-        body = json.dumps(answer).encode()
+        body = to_json(answer)
         await send(
             {
                 "type": "http.response.start",

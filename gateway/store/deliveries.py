@@ -320,7 +320,10 @@ def _delivery_row(arrival: Arrival, receipt: Receipt, packed: bytes) -> tuple[An
 def _update_row(
     arrival: Arrival, move: RefUpdate, generation: int, state: UpdateState, reason: str | None
 ) -> tuple[Any, ...]:
-    """Return the values in the order of the table's columns, less the number that the database gives."""
+    """Return the values in the order of the table's columns, less the number that the database gives.
+
+    What becomes of it later stands in the columns behind these.
+    """
     return (
         arrival.connection,
         arrival.id,
@@ -338,9 +341,7 @@ def _update_row(
         generation,
         state,
         reason,
-        None,
         (arrival.detail or {}).get("pull_request") if move.kind == "pull_request" else None,
-        None,
     )
 
 

@@ -141,8 +141,8 @@ ref_updates = Table(
     Column("generation", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", Text),
-    Column("settled_at", Instant),
     Column("pull_request", JSON),
+    Column("settled_at", Instant),
     Column("verdicts", JSON),
     Index("ix_ref_updates_after", "after"),
     Index(

@@ -50,7 +50,8 @@ _BROKEN = re.compile(
     re.IGNORECASE,
 )
 _LIST_REFS = ("ls-remote", "--heads", "--tags", "--end-of-options")
-_REASONS = (
+# Of hosts and networks, which come back by themselves.
+_OUTAGES = (
     (r"could not resolve host", "its host name cannot be resolved"),
     (r"connection refused|failed to connect|no route to host|network is unreachable", "it cannot be reached"),
     (r"connection timed out|operation timed out|operation too slow", "it did not answer in time"),
@@ -59,6 +60,9 @@ _REASONS = (
         r"host key verification failed|host key .*has changed",
         "its host key is not the one that is known; if that is right, give the connection the new host_keys",
     ),
+)
+# Answers of the remote: it is there, and will not have us, or not as we ask.
+_REFUSALS = (
     (
         r"permission denied|authentication failed|could not read (username|password)|\b40[13]\b",
         "it refuses us",
@@ -69,13 +73,13 @@ _REASONS = (
     ),
     (r"not found|does not exist|\b404\b", "there is no such repository, or we may not see it"),
     (r"protocol .* not supported|transport .* not allowed", "its protocol is not allowed"),
+)
+_DAMAGE = (
     (
         r"fsck|index-pack failed|remote did not send|early eof|unexpected disconnect",
         "what it sent is damaged",
     ),
 )
-# The others tell of hosts and networks, which come back; these are answers.
-_REFUSALS = frozenset(reason for _, reason in _REASONS[5:9])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,10 +286,15 @@ class Mirrors:
         text = str(error)
         if isinstance(error, GitTimedOut):
             return RemoteUnavailable(f"the remote cannot be fetched: {text}")
-        reason = next((told for words, told in _REASONS if re.search(words, text, re.IGNORECASE)), None)
-        said = f"the remote cannot be fetched: {reason}" if reason else "the remote cannot be fetched"
-        kind = RemoteRefuses if reason in _REFUSALS else RemoteUnavailable
-        return kind(f"{said} (git: {text})")
+        for reasons, kind in (
+            (_OUTAGES, RemoteUnavailable),
+            (_REFUSALS, RemoteRefuses),
+            (_DAMAGE, RemoteUnavailable),
+        ):
+            for words, told in reasons:
+                if re.search(words, text, re.IGNORECASE):
+                    return kind(f"the remote cannot be fetched: {told} (git: {text})")
+        return RemoteUnavailable(f"the remote cannot be fetched (git: {text})")
 
 
 def _object_format(wanted: Sequence[Wanted]) -> str:

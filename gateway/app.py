@@ -165,13 +165,14 @@ class Service:
             is_closing=lambda: self.closing,
         )
         health = Health(database=database, accepter=self._accepter, is_closing=lambda: self.closing)
+        web = [
+            Route("/hooks/{connection}", door),
+            Route("/schemas/execution-request.json", _schema, methods=["GET"]),
+        ]
         self.application = Starlette(
             routes=[
-                Route("/hooks/{connection}", door),
-                *api.routes(),
-                *files.routes(),
                 *health.routes(),
-                Route("/schemas/execution-request.json", _schema, methods=["GET"]),
+                *([] if settings.role == "worker" else [*web, *api.routes(), *files.routes()]),
             ],
             exception_handlers={PushgateError: on_error, HTTPException: on_http_error, Exception: on_bug},
             lifespan=self._lifespan,
@@ -180,13 +181,9 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
         self._accepter.start()
-        tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
-        tasks.append(asyncio.create_task(self._housekeeper.run()))
-        tasks.append(asyncio.create_task(self._platforms.run()))
-        tasks.append(asyncio.create_task(self._expiry.run()))
-        tasks += [asyncio.create_task(reconciler.run()) for reconciler in self._reconcilers]
-        if self._relay is not None:
-            tasks.append(asyncio.create_task(self._relay.run()))
+        tasks: list[asyncio.Task[None]] = []
+        if self.settings.role != "web":
+            tasks = self._start_working()
         yield
         for task in tasks:
             task.cancel()
@@ -194,6 +191,17 @@ class Service:
         await self._accepter.stop()
         await asyncio.to_thread(self._database.close)
         log.info("ended")
+
+    def _start_working(self) -> list[asyncio.Task[None]]:
+        """Start all that is done behind the door."""
+        tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
+        tasks.append(asyncio.create_task(self._housekeeper.run()))
+        tasks.append(asyncio.create_task(self._platforms.run()))
+        tasks.append(asyncio.create_task(self._expiry.run()))
+        tasks += [asyncio.create_task(reconciler.run()) for reconciler in self._reconcilers]
+        if self._relay is not None:
+            tasks.append(asyncio.create_task(self._relay.run()))
+        return tasks
 
 
 async def _schema(_request: Request) -> Response:

@@ -66,12 +66,15 @@ _COLOURS = {
 def serve_command(
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 for any free one.")] = None,
+    role: Annotated[
+        str | None, typer.Option(help="all; web: door and API; worker: what is behind it.")
+    ] = None,
     data: Data = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
     secrets_dir: Annotated[Path | None, typer.Option(help="A folder with one file per setting.")] = None,
 ) -> None:
     """Run the gateway: door, workers and relay, until SIGTERM or Ctrl-C."""
-    named = {"host": host, "port": port, "data_dir": data}
+    named = {"host": host, "port": port, "data_dir": data, "role": role}
     settings = read_settings(
         given={name: value for name, value in named.items() if value is not None},
         config=config or _path("PUSHGATE_CONFIG"),
@@ -86,6 +89,24 @@ def serve_command(
         _err.print(f"Admin token, shown this once: [bold]{opened.fresh_token}[/bold]", soft_wrap=True)
         _err.print("On this machine the commands find it by themselves, with the same --data.")
     serve(settings, opened)
+
+
+@app.command()
+def migrate(
+    data: Data = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
+    secrets_dir: Annotated[Path | None, typer.Option(help="A folder with one file per setting.")] = None,
+) -> None:
+    """Bring the database up to date, and end: for those who do that before a new version starts."""
+    from gateway.data import open_data  # noqa: PLC0415 - the client commands start without the service
+
+    settings = read_settings(
+        given={"data_dir": data} if data is not None else {},
+        config=config or _path("PUSHGATE_CONFIG"),
+        secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
+    )
+    open_data(settings).database.close()
+    _out.print("The database is up to date.")
 
 
 @app.command()

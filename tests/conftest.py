@@ -7,6 +7,7 @@ import pytest
 
 from demo.githost import GitHost
 from tests.broker import Broker
+from tests.postgres import Postgres
 from tests.service import Project, Service
 
 
@@ -15,6 +16,13 @@ def broker() -> Iterator[Broker]:
     """Give a RabbitMQ node; it takes seconds to start, so all tests share it."""
     with Broker() as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Give a PostgreSQL; each test has a database of its own in it."""
+    with Postgres() as postgres:
+        yield postgres
 
 
 @pytest.fixture

@@ -197,12 +197,12 @@ def run_pushgate(
     )
 
 
-def wait_for(condition: Callable[[], T | None], what: str) -> T:
-    """Return what the condition gives, once it gives something; fail after half a minute."""
-    deadline = time.monotonic() + WAIT_SECONDS
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = WAIT_SECONDS) -> T:
+    """Return what the condition gives, once it gives something; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
         time.sleep(0.02)
-    raise AssertionError(f"after {WAIT_SECONDS:.0f} s still not true: {what}")
+    raise AssertionError(f"after {seconds:.0f} s still not true: {what}")

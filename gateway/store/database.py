@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, RootTransaction, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from gateway.errors import StoreUnavailable
@@ -23,21 +23,29 @@ T = TypeVar("T")
 
 _THREADS = 4
 _BUSY_MS = 10_000
+# Of advisory locks, which are numbers of one's own choice.
+_MIGRATION_LOCK = 5_074_711
 
 
 class Database:
-    """A database named by a SQLAlchemy URL, such as `sqlite:////var/lib/pushgate/pushgate.db`."""
+    """A database by its URL, such as `sqlite:////var/lib/pushgate/pushgate.db` or `postgresql://…`."""
 
     def __init__(self, url: str) -> None:
         """Connect lazily: nothing is opened before the first transaction."""
         self.url = make_url(url)
-        self.engine = _engine(url)
+        if self.url.drivername in {"postgres", "postgresql"}:
+            # As everybody else writes it; the driver is our affair.
+            self.url = self.url.set(drivername="postgresql+psycopg")
+        self.engine = _engine(self.url)
         # SQLite has one writer at a time and lets the others poll; a lock lets them queue instead.
         self._writers = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         # A thread of its own: all others may be waiting for the very lock that this commit holds.
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._inline: Connection | None = None
+        # Connections that hold locks by which one process leads.
+        self._held: dict[int, Connection] = {}
+        self._leading = threading.Lock()
 
     @property
     def is_embedded(self) -> bool:
@@ -113,20 +121,56 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
 
+    async def leads(self, key: int) -> bool:
+        """Say whether this process is the one, of those on this database, that holds a lock of this number.
+
+        It is taken if nobody has it, and held until the connection behind it ends: with this process, or when
+        the server is gone. An embedded database has one process.
+        """
+        if self.is_embedded:
+            return True
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._hold, key)
+
+    def _hold(self, key: int) -> bool:
+        with _translated(), self._leading:
+            held = self._held.get(key)
+            if held is not None:
+                try:
+                    held.execute(text("SELECT 1"))
+                    held.commit()
+                except DBAPIError:
+                    held.invalidate()
+                    held.close()
+                    del self._held[key]
+                else:
+                    return True
+            connection = self.engine.connect()
+            if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+                connection.commit()
+                self._held[key] = connection
+                return True
+            connection.close()
+            return False
+
     def migrate(self) -> None:
         """Bring the schema to what this code expects."""
         with self.writing() as connection:
             if self.is_embedded:
                 # Alembic rebuilds tables on SQLite; references are checked again once it is done.
                 connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+            else:
+                # Several processes start at once; the first one migrates, the others find it done.
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
             command.upgrade(migrations(connection), "head")
 
     def close(self) -> None:
         """Let the threads end and close every connection."""
         self._threads.shutdown(wait=True)
         self._committer.shutdown(wait=True)
-        if self._inline is not None:
-            self._inline.close()
+        for connection in (self._inline, *self._held.values()):
+            if connection is not None:
+                connection.invalidate()
+                connection.close()
         self.engine.dispose()
 
 
@@ -155,10 +199,20 @@ def _first_line(error: SQLAlchemyError | TimeoutError) -> str:
     return str(original).strip().partition("\n")[0]
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: URL) -> Engine:
     # Bound values are webhook bodies and sealed secrets: never in an error's text.
-    if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True)
+    if url.get_backend_name() != "sqlite":
+        # A server that is gone is noticed within seconds, and a statement that hangs ends.
+        patience = {
+            "connect_timeout": 5,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        }
+        options = {**patience, "options": "-c statement_timeout=60000 -c lock_timeout=30000"}
+        return create_engine(
+            url, hide_parameters=True, pool_pre_ping=True, pool_size=10, connect_args=options
+        )
     engine = create_engine(
         url, hide_parameters=True, connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000}
     )

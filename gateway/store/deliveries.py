@@ -4,14 +4,14 @@
 decides there, where nobody else writes, what is new and what is a duplicate.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import zstandard
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, bindparam, select, text, update
 
 from gateway.errors import NotFound
 from gateway.store.bulk import MOST_VALUES, insert_rows, select_in, upsert_rows
@@ -32,6 +32,10 @@ _CLAIMED = (
 _LATEST = (
     "SELECT connection, ref, before, after, generation, delivery FROM refs"
     " WHERE connection IN {} AND ref IN {}"
+)
+_LOCK = text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(name, 0))"
+    " FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS given (name, place) ORDER BY place"
 )
 _USED = update(secrets).where(secrets.c.id == bindparam("which")).values(last_used_at=bindparam("moment"))
 
@@ -125,6 +129,7 @@ def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receip
     A delivery is a duplicate when an accepted one had its provider's id, or when each of its updates is the
     latest update of its ref that is known: so A→B, B→A, A→B are three, and a redelivery is none.
     """
+    lock_connections(transaction, {arrival.connection for arrival in arrivals})
     claimed = _claimed_ids(transaction, arrivals)
     latest = _latest_updates(transaction, arrivals)
     moved: set[Key] = set()
@@ -149,6 +154,16 @@ def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receip
         upsert_rows(transaction, refs, ("connection", "ref"), rows)
     _learn(transaction, arrivals)
     return receipts
+
+
+def lock_connections(transaction: Transaction, names: Iterable[str]) -> None:
+    """Let nobody else judge deliveries of these connections until the transaction ends.
+
+    SQLite has one writer anyway. On PostgreSQL several doors write at once; all take the locks in one order,
+    so that they never wait for one another in a circle.
+    """
+    if transaction.dialect.name != "sqlite":
+        transaction.execute(_LOCK, {"names": sorted(names)})
 
 
 def get(transaction: Transaction, delivery_id: str) -> RecordedDelivery:

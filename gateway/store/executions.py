@@ -187,6 +187,10 @@ def _record(row: Row[Any]) -> StoredRequest:
     )
 
 
+# Of advisory locks, which are numbers of one's own choice.
+_RELAY_LOCK = 5_074_712
+
+
 class Outbox:
     """The functions above as the relay calls them."""
 
@@ -195,7 +199,9 @@ class Outbox:
         self._database = database
 
     async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredRequest]:
-        """See `pending`."""
+        """See `pending`; nothing, while another process is the one that relays."""
+        if not await self._database.leads(_RELAY_LOCK):
+            return []
         return await self._database.read(partial(pending, limit=limit, without=without))
 
     async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:

@@ -84,6 +84,7 @@ def record(transaction: Transaction, sweep: Sweep, arrival: Arrival, *, next_at:
     `arrival` has a ref update for each ref that is not where it was when the sweep began. The first sweep
     only learns: what was there before anything was delivered is nothing that was pushed.
     """
+    delivery_records.lock_connections(transaction, [sweep.connection])
     latest = _latest(transaction, sweep.connection)
     news = tuple(move for move in arrival.updates if latest.get(move.ref, _UNKNOWN)[0] == move.before)
     receipt = None

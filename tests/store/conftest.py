@@ -9,10 +9,19 @@ from gateway.store.database import Database
 from gateway.store.vault import Vault
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an empty database of either kind: what holds for one holds for the other."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    made: str = request.getfixturevalue("postgres").database()
+    return made
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(url: str) -> Iterator[Database]:
     """Give an empty database with the present schema."""
-    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database = Database(url)
     database.migrate()
     yield database
     database.close()

@@ -1,5 +1,7 @@
 """The tables and the migrations that lead to them."""
 
+from pathlib import Path
+
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
@@ -11,7 +13,9 @@ from gateway.store.tables import metadata
 def test_the_migrations_lead_to_the_tables(database: Database) -> None:
     """What the code expects is what the migrations make."""
     with database.reading() as transaction:
-        context = MigrationContext.configure(transaction, opts={"compare_server_default": True})
+        # PostgreSQL cannot compare two JSON values, as Alembic would have it do.
+        opts = {"compare_server_default": database.is_embedded}
+        context = MigrationContext.configure(transaction, opts=opts)
         assert compare_metadata(context, metadata) == []
 
 
@@ -22,8 +26,9 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
         assert transaction.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
 
 
-def test_sqlite_syncs_each_commit_to_disk(database: Database) -> None:
+def test_sqlite_syncs_each_commit_to_disk(tmp_path: Path) -> None:
     """What was answered with a 2xx survives a power cut."""
+    database = Database(f"sqlite:///{tmp_path / 'synced.db'}")
     with database.reading() as transaction:
         assert transaction.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert transaction.execute(text("PRAGMA synchronous")).scalar() == 2
@@ -35,9 +40,13 @@ def test_looking_up_a_batch_reads_no_whole_table(database: Database) -> None:
     from gateway.store.deliveries import _CLAIMED, _LATEST  # noqa: PLC0415 - the very statements
 
     for statement in (_CLAIMED, _LATEST):
+        asked = statement.format("('a')", "('b', 'c')")
         with database.reading() as transaction:
-            plan = transaction.exec_driver_sql(
-                "EXPLAIN QUERY PLAN " + statement.format("('a')", "('b', 'c')")
-            )
-            told = [row[-1] for row in plan]
-        assert all(line.startswith("SEARCH") for line in told), told
+            if database.is_embedded:
+                told = [row[-1] for row in transaction.exec_driver_sql("EXPLAIN QUERY PLAN " + asked)]
+                assert all(line.startswith("SEARCH") for line in told), told
+            else:
+                # Of tables as small as these it would read all; with an index at hand it need not.
+                transaction.exec_driver_sql("SET LOCAL enable_seqscan = off")
+                told = [row[-1] for row in transaction.exec_driver_sql("EXPLAIN " + asked)]
+                assert not any("Seq Scan" in line for line in told), told

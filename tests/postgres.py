@@ -1,0 +1,137 @@
+"""A PostgreSQL of the tests' own: own folder, port and user, and nothing left when it ends."""
+
+import contextlib
+import itertools
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_START_SECONDS = 60.0
+# PostgreSQL refuses to run as root; Debian's package makes this user.
+_USER = "postgres"
+
+
+class Postgres:
+    """A server. As a context manager it runs from the beginning to the end of the block."""
+
+    def __init__(self) -> None:
+        """Choose a folder and a port; nothing runs yet."""
+        self.folder = Path(tempfile.mkdtemp(prefix="pushgate-postgres-"))
+        self._password = secrets.token_hex(16)
+        self._names = itertools.count(1)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port: int = free.getsockname()[1]
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def database(self) -> str:
+        """Make an empty database; return its URL."""
+        name = f"test{next(self._names)}"
+        self._run("createdb", "--host", "127.0.0.1", "--port", str(self._port), name)
+        return f"postgresql://pushgate:{self._password}@127.0.0.1:{self._port}/{name}"
+
+    def __enter__(self) -> Self:
+        """Make the server's files, and start it."""
+        try:
+            if os.getuid() == 0:
+                shutil.chown(self.folder, _USER)
+            password = self.folder / "password"
+            password.write_text(self._password)
+            password.chmod(0o644)
+            data = str(self.folder / "data")
+            self._run(
+                "initdb",
+                "--no-sync",
+                "--auth=scram-sha-256",
+                "--username=pushgate",
+                f"--pwfile={password}",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+                data,
+            )
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End, and leave nothing."""
+        self.close()
+
+    def start(self) -> None:
+        """Start, with the data that there is, and return once it answers."""
+        settings = {
+            "port": str(self._port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "fsync": "off",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        command = [*_as_user(), str(_program("postgres")), "-D", str(self.folder / "data"), *options]
+        with (self.folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._server.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start:\n{(self.folder / 'log').read_text()[-3000:]}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop at once, with every connection; the data stays."""
+        if self._server is not None:
+            data = str(self.folder / "data")
+            subprocess.run(
+                [*_as_user(), str(_program("pg_ctl")), "-D", data, "-m", "immediate", "stop"],
+                check=True,
+                capture_output=True,
+                cwd="/",
+            )
+            self._server.wait()
+            self._server = None
+
+    def close(self) -> None:
+        """End, and remove the files."""
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        told = ["--host", "127.0.0.1", "--port", str(self._port), "--quiet"]
+        return subprocess.run([_program("pg_isready"), *told], check=False).returncode == 0
+
+    def _run(self, program: str, *arguments: str) -> None:
+        environment = {
+            "PATH": os.defpath,
+            "PGPASSWORD": self._password,
+            "PGUSER": "pushgate",
+            "LC_ALL": "C.UTF-8",
+        }
+        command = [*_as_user(), str(_program(program)), *arguments]
+        done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd="/")
+        if done.returncode != 0:
+            raise RuntimeError(f"{program}: {done.stderr}")
+
+
+def _as_user() -> list[str]:
+    if os.getuid() != 0:
+        return []
+    return ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
+
+
+def _program(name: str) -> Path:
+    """Return a server program, which Debian keeps away from PATH."""
+    debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    found = str(debian[-1]) if debian else shutil.which(name)
+    if found is None:
+        raise RuntimeError(f"there is no {name}; tests/require-programs tells what to install")
+    return Path(found)

@@ -219,7 +219,9 @@ def apply_command(
         done = None if dry_run else carry_out(client, change)
         results.append({**change.shown, "connection": done})
         if done is not None and change.action == "create" and not as_json:
-            _facts({"webhook URL": done["hook_url"], "secret": f"{done['secret']}  (shown this once)"})
+            # A secret that the file named is known to whom it concerns, and the output may be a log.
+            made = {} if change.secret else {"secret": f"{done['secret']}  (shown this once)"}
+            _facts({"webhook URL": done["hook_url"], **made})
     if as_json:
         _print_json({"dry_run": dry_run, "changes": results})
     elif dry_run:

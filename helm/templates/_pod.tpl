@@ -1,0 +1,166 @@
+{{- define "pushgate.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "pushgate.containerSecurity" -}}
+allowPrivilegeEscalation: false
+privileged: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* What every pod says of itself: no token of the cluster, no variables named after Services. Takes the root. */}}
+{{- define "pushgate.podCommon" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- include "pushgate.podSecurity" . | nindent 2 }}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* Image and rights of every container that runs Pushgate. Takes the root. */}}
+{{- define "pushgate.containerCommon" -}}
+image: {{ include "pushgate.image" . | quote }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  {{- include "pushgate.containerSecurity" . | nindent 2 }}
+{{- end -}}
+
+{{/* Small containers that end: the migration, connections, the test. */}}
+{{- define "pushgate.smallResources" -}}
+requests: {cpu: 50m, memory: 128Mi, ephemeral-storage: 16Mi}
+limits: {cpu: "1", memory: 512Mi, ephemeral-storage: 128Mi}
+{{- end -}}
+
+{{/* Bringing the schema up to date. Takes the root. */}}
+{{- define "pushgate.migration" -}}
+name: migrate
+{{ include "pushgate.containerCommon" . }}
+args: [migrate]
+env:
+  {{- include "pushgate.secretVariables" (dict "root" . "which" (list "databaseUrl" "secretKey" "secretKeyPrevious")) | trim | nindent 2 }}
+resources:
+  {{- include "pushgate.smallResources" . | nindent 2 }}
+volumeMounts:
+  - {name: tmp, mountPath: /tmp}
+  - {name: data, mountPath: /var/lib/pushgate}
+{{- end -}}
+
+{{/* The pod of a role. Takes {root, component, resources, scratch: whether its data may go with it}. */}}
+{{- define "pushgate.pod" -}}
+{{- $root := .root -}}
+{{- $values := .root.Values -}}
+metadata:
+  labels:
+    {{- include "pushgate.labels" . | nindent 4 }}
+    {{- with $values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    checksum/settings: {{ include "pushgate.settings" $root | sha256sum }}
+    {{- with $values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "pushgate.serviceAccount" $root }}
+  {{- include "pushgate.podCommon" $root | nindent 2 }}
+  # git's own children outlive it when a fetch is cut off; without this nobody would bury them.
+  shareProcessNamespace: true
+  terminationGracePeriodSeconds: {{ int $values.terminationGracePeriodSeconds }}
+  {{- if $values.topologySpread.enabled }}
+  topologySpreadConstraints:
+    {{- range $values.topologySpread.topologyKeys }}
+    - topologyKey: {{ . }}
+      maxSkew: 1
+      whenUnsatisfiable: {{ $values.topologySpread.whenUnsatisfiable }}
+      labelSelector:
+        matchLabels:
+          {{- include "pushgate.selector" $ | nindent 10 }}
+    {{- end }}
+  {{- end }}
+  {{- if include "pushgate.databaseIsMade" $root }}
+  initContainers:
+    - {{- include "pushgate.migration" $root | nindent 6 }}
+  {{- end }}
+  containers:
+    - name: pushgate
+      {{- include "pushgate.containerCommon" $root | nindent 6 }}
+      args: [serve, --role, {{ .component }}]
+      {{- with $values.packages.existingSecret }}
+      envFrom:
+        - secretRef: {name: {{ . | quote }}}
+      {{- end }}
+      env:
+        - {name: PUSHGATE_HOST, value: {{ $values.listen | quote }}}
+        - {name: PUSHGATE_CONFIG, value: /etc/pushgate/settings/settings.yaml}
+        {{- $which := list "secretKey" "secretKeyPrevious" "databaseUrl" "amqpUrl" "adminToken" }}
+        {{- include "pushgate.secretVariables" (dict "root" $root "which" $which) | trim | nindent 8 }}
+      ports:
+        - {name: http, containerPort: 8080, protocol: TCP}
+      startupProbe:
+        httpGet: {path: /startupz, port: http}
+        periodSeconds: 2
+        failureThreshold: 60
+      livenessProbe:
+        httpGet: {path: /livez, port: http}
+        periodSeconds: 10
+        timeoutSeconds: 5
+      readinessProbe:
+        httpGet: {path: /readyz, port: http}
+        periodSeconds: 5
+        timeoutSeconds: 5
+      lifecycle:
+        preStop:
+          sleep: {seconds: {{ int $values.preStopSeconds }}}
+      resources:
+        {{- toYaml .resources | nindent 8 }}
+      volumeMounts:
+        - {name: tmp, mountPath: /tmp}
+        - {name: data, mountPath: /var/lib/pushgate}
+        - {name: settings, mountPath: /etc/pushgate/settings, readOnly: true}
+        {{- range $index, $mount := $values.mounts }}
+        - {name: mount-{{ $index }}, mountPath: {{ $mount.mountPath | quote }}, readOnly: true}
+        {{- end }}
+  volumes:
+    - name: tmp
+      emptyDir: {sizeLimit: 256Mi}
+    - name: settings
+      configMap: {name: {{ include "pushgate.fullname" $root }}}
+    {{- if .scratch }}
+    - name: data
+      emptyDir: {sizeLimit: 256Mi}
+    {{- end }}
+    {{- range $index, $mount := $values.mounts }}
+    - name: mount-{{ $index }}
+      {{- if $mount.secret }}
+      secret: {secretName: {{ $mount.secret | quote }}, defaultMode: 0440}
+      {{- else }}
+      configMap: {name: {{ $mount.configMap | quote }}}
+      {{- end }}
+    {{- end }}
+{{- end -}}

@@ -1,0 +1,37 @@
+{{/*
+Where a secret stands, as {name, key} in JSON, or nothing where there is none. Takes {root, which}. First the Secret
+that is named, then the one that External Secrets makes, then the one that an operator makes beside its cluster.
+*/}}
+{{- define "pushgate.secret" -}}
+{{- $values := .root.Values -}}
+{{- $full := include "pushgate.fullname" .root -}}
+{{- $own := index $values.secrets .which -}}
+{{- if $own.existingSecret -}}
+{{ dict "name" $own.existingSecret "key" $own.key | toJson }}
+{{- else if and $values.externalSecret.enabled (index $values.externalSecret.data .which).key -}}
+{{ dict "name" $full "key" $own.key | toJson }}
+{{- else if and (eq .which "databaseUrl") $values.cloudnativepg.enabled -}}
+{{ dict "name" (printf "%s-pg-app" $full) "key" "uri" | toJson }}
+{{- else if and (eq .which "amqpUrl") $values.rabbitmq.enabled -}}
+{{ dict "name" (printf "%s-rabbitmq-default-user" $full) "key" "connection_string" | toJson }}
+{{- end -}}
+{{- end -}}
+
+{{/* Variables of the environment for those secrets that there are. Takes {root, which: [...]}. */}}
+{{- define "pushgate.secretVariables" -}}
+{{- range .which }}
+{{- $found := include "pushgate.secret" (dict "root" $.root "which" .) }}
+{{- if $found }}
+{{- $found = fromJson $found }}
+- name: PUSHGATE_{{ . | snakecase | upper }}
+  valueFrom:
+    secretKeyRef: {name: {{ $found.name | quote }}, key: {{ $found.key | quote }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Whether the database, or the Secret that tells it, is made by this release, and so isn't there before it. */}}
+{{- define "pushgate.databaseIsMade" -}}
+{{- if and (eq .Values.mode "distributed") (not .Values.secrets.databaseUrl.existingSecret) }}true{{ end -}}
+{{- if and (eq .Values.mode "distributed") (not .Values.secrets.secretKey.existingSecret) }}true{{ end -}}
+{{- end -}}

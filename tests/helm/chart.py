@@ -1,0 +1,190 @@
+"""The chart, rendered by Helm's own library, and the value sets that the tests render."""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from helm_python import Chart, _native
+from helm_python.chart import values_from_yaml
+
+ROOT = Path(__file__).parent.parent.parent
+CHART = ROOT / "helm"
+SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
+KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
+NAMESPACE = "hooks"
+RELEASE = "door"
+
+Manifest = dict[str, Any]
+Values = dict[str, Any]
+
+
+def read_values(text: str) -> Values:
+    """Read values as Helm reads a `--values` file."""
+    return values_from_yaml(text)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Values:
+    """Return `base` with `over` laid upon it, as with two `--values` files."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+FILES = {
+    path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*-values.yaml"))
+}
+
+# Laid upon one of the files.
+VARIANTS = {
+    "everything-off": (
+        "embedded",
+        """
+        networkPolicy: {enabled: false}
+        topologySpread: {enabled: false}
+        serviceAccount: {create: false}
+        ingress: {enabled: false}
+        """,
+    ),
+    "both-routes": (
+        "minimal",
+        """
+        publicUrl: ""
+        httpRoute:
+          enabled: true
+          annotations: {team: ml}
+          parentRefs: [{name: public, sectionName: https}]
+          hostnames: [a.example.com, b.example.com]
+          paths: [/hooks, /api]
+        ingress: {enabled: true, hosts: [c.example.com, d.example.com], paths: [/hooks, /]}
+        service: {type: LoadBalancer, port: 8443, annotations: {team: ml}}
+        """,
+    ),
+    "placed": (
+        "embedded",
+        """
+        fullnameOverride: hooks
+        image: {repository: "registry.example.com:5000/ml/pushgate", tag: "2", pullSecrets: [pull]}
+        packages: {url: "gs://packages", existingSecret: packages}
+        settings:
+          amqpCaFile: /etc/pushgate/tls/ca.crt
+          amqpLanes: [fast, slow]
+          bodyLimit: 26214400
+          reconcileGrace: 20
+        mounts:
+          - {mountPath: /etc/pushgate/tls, secret: amqp-tls}
+          - {mountPath: /etc/pushgate/signers, configMap: signers}
+        nodeSelector: {disk: ssd}
+        tolerations: [{key: dedicated, operator: Equal, value: ml, effect: NoSchedule}]
+        podAnnotations: {team: ml}
+        podLabels: {team: ml}
+        connections: {prune: true}
+        serviceMonitor: {enabled: true}
+        """,
+    ),
+    "keda": (
+        "production",
+        "worker: {autoscaling: {enabled: true, by: pending, maxReplicas: 12, pendingPerReplica: 5}}",
+    ),
+    "by-cpu": (
+        "production",
+        """
+        web: {autoscaling: {enabled: false}}
+        worker: {autoscaling: {enabled: true, by: cpu}}
+        podDisruptionBudget: {enabled: false}
+        """,
+    ),
+    "external-secret": (
+        "production",
+        """
+        secrets:
+          secretKey: {existingSecret: ""}
+          databaseUrl: {existingSecret: ""}
+          amqpUrl: {existingSecret: ""}
+          adminToken: {existingSecret: ""}
+        externalSecret:
+          enabled: true
+          storeRef: {name: vault, kind: ClusterSecretStore}
+          data:
+            secretKey: {key: ml/pushgate, property: secret-key}
+            databaseUrl: {key: ml/pushgate, property: database-url}
+            adminToken: {key: ml/pushgate-token}
+        worker: {autoscaling: {enabled: true, by: pending}}
+        """,
+    ),
+    "operators": (
+        "production",
+        """
+        secrets: {databaseUrl: {existingSecret: ""}, amqpUrl: {existingSecret: ""}}
+        cloudnativepg: {enabled: true, storage: {size: 50Gi, storageClass: fast}}
+        rabbitmq: {enabled: true, topology: true, storage: {storageClass: fast}}
+        settings: {amqpLanes: [fast], amqpQueue: acme.executions}
+        """,
+    ),
+}
+
+
+@functools.cache
+def value_sets() -> dict[str, Values]:
+    """Return every value set by its name."""
+    files = {name: read_values(path.read_text()) for name, path in FILES.items()}
+    laid = {name: merged(files[base], read_values(text)) for name, (base, text) in VARIANTS.items()}
+    return {**files, **laid}
+
+
+NAMES = [*FILES, *VARIANTS]
+
+
+@functools.cache
+def _chart() -> Chart:
+    return Chart.load(CHART)
+
+
+def render(values: Values, *, kubernetes: str = KUBERNETES[-1]) -> dict[str, str]:
+    """Render the chart; texts by the template's path. Raises `HelmError` where Helm refuses.
+
+    The library's own `render` has no way to say which Kubernetes to render for; what it calls has.
+    """
+    options = json.dumps({"name": RELEASE, "namespace": NAMESPACE, "kube_version": kubernetes})
+    chart = _chart()._raw()  # noqa: SLF001 - the handle, see above
+    rendered: dict[str, str] = json.loads(
+        _native.call_string("helm_render", chart, json.dumps(values), options)
+    )
+    return rendered
+
+
+@functools.cache
+def _manifests(name: str, kubernetes: str) -> str:
+    rendered = render(value_sets()[name], kubernetes=kubernetes)
+    texts = (text for path, text in rendered.items() if not path.endswith("NOTES.txt"))
+    return json.dumps([one for text in texts for one in yaml.safe_load_all(text) if one is not None])
+
+
+def manifests(name: str, *, kubernetes: str = KUBERNETES[-1]) -> list[Manifest]:
+    """Return the objects that this value set renders to."""
+    found: list[Manifest] = json.loads(_manifests(name, kubernetes))
+    return found
+
+
+def of_kind(name: str, *kinds: str) -> list[Manifest]:
+    """Return those of them that are of these kinds."""
+    return [one for one in manifests(name) if one["kind"] in kinds]
+
+
+def pods(objects: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
+    """Give each pod, or template of one, by the name of what it belongs to: `Deployment/door-web`."""
+    for one in objects:
+        where = f"{one['kind']}/{one['metadata']['name']}"
+        if one["kind"] == "Pod":
+            yield where, one
+        elif "template" in one.get("spec", {}):
+            yield where, one["spec"]["template"]
+
+
+def containers(pod: Manifest) -> list[Manifest]:
+    """Return all containers of a pod."""
+    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]

@@ -1,0 +1,254 @@
+"""The chart and the gateway: what the one sets, the other takes; secrets go by reference only."""
+
+import asyncio
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aio_pika import connect
+
+from gateway.apply import WantedConnection, read_file
+from gateway.plan.triggers import Trigger
+from gateway.publish.topology import Topology
+from gateway.settings import PREFIX, Settings, read_settings
+from tests.broker import Broker
+from tests.helm.chart import (
+    NAMES,
+    SCHEMA,
+    Manifest,
+    containers,
+    manifests,
+    merged,
+    of_kind,
+    pods,
+    render,
+    value_sets,
+)
+
+SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+PLACEHOLDERS = {"database_url": "postgresql://user:password@host/database", "amqp_url": "amqp://host/"}
+
+
+def _config_maps(name: str) -> dict[str, dict[str, str]]:
+    return {one["metadata"]["name"]: one["data"] for one in of_kind(name, "ConfigMap")}
+
+
+def _variables(container: Manifest) -> dict[str, str | None]:
+    """Return the variables that a container gets; None for one of a Secret."""
+    return {one["name"]: one.get("value") for one in container.get("env", [])}
+
+
+def _settings_file(name: str, folder: Path) -> Path:
+    """Write the settings that this value set renders to."""
+    (text,) = (data["settings.yaml"] for data in _config_maps(name).values() if "settings.yaml" in data)
+    path = folder / "settings.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_which_settings_are_secret_is_known() -> None:
+    """What follows looks at these."""
+    assert {"secret_key", "database_url", "amqp_url", "admin_token"} <= SECRETS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_secrets_go_by_reference_only(name: str) -> None:
+    """There is no Secret and no secret in a ConfigMap; a container gets each by the key of a Secret."""
+    assert of_kind(name, "Secret") == []
+    secret = {PREFIX + one.upper() for one in SECRETS}
+    for data in _config_maps(name).values():
+        for text in data.values():
+            assert SECRETS & set(yaml.safe_load(text)) == set()
+    for _, pod in pods(manifests(name)):
+        for container in containers(pod):
+            for one in container.get("env", []):
+                kept = "secretKeyRef" in one.get("valueFrom", {})
+                assert kept == (one["name"] in secret), one
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gateway_takes_what_the_chart_sets(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each container that serves or migrates starts with settings that exist and are right."""
+    count = 0
+    for _, pod in pods(of_kind(name, "Deployment", "StatefulSet", "Job")):
+        for container in containers(pod):
+            if container["args"][0] not in {"serve", "migrate"}:
+                continue
+            with monkeypatch.context() as environment:
+                for variable, value in _variables(container).items():
+                    kept = PLACEHOLDERS.get(variable.removeprefix(PREFIX).lower(), "x" * 40)
+                    environment.setenv(variable, kept if value is None else value)
+                settings = read_settings(given={}, config=_settings_file(name, tmp_path))
+            distributed = value_sets()[name].get("mode") == "distributed"
+            assert distributed == settings.database.startswith("postgresql")
+            count += 1
+    assert count > 0
+
+
+def test_values_become_the_settings_that_they_name(tmp_path: Path) -> None:
+    """Lists, large numbers and paths arrive as what they are."""
+    settings = read_settings(given={}, config=_settings_file("placed", tmp_path))
+    assert (
+        settings.amqp_lanes,
+        settings.body_limit,
+        settings.reconcile_grace,
+        settings.fetch_hosts,
+        str(settings.amqp_ca_file),
+        settings.mirror_budget,
+    ) == (("fast", "slow"), 26214400, 20, ("github.com",), "/etc/pushgate/tls/ca.crt", 10737418240)
+
+
+def test_every_setting_of_the_values_is_one_of_the_gateway() -> None:
+    """And none of them is a secret."""
+    named = {re.sub("([A-Z])", r"_\1", one).lower() for one in SCHEMA["properties"]["settings"]["properties"]}
+    assert named - set(Settings.model_fields) == set()
+    assert named & SECRETS == set()
+    secrets = {
+        re.sub("([A-Z])", r"_\1", one).lower() for one in SCHEMA["properties"]["secrets"]["properties"]
+    }
+    assert secrets - SECRETS == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "database", "broker"),
+    [
+        ("minimal", None, None),
+        ("embedded", None, ("pushgate", "amqp-url")),
+        ("production", ("pushgate", "database-url"), ("pushgate", "amqp-url")),
+        ("external-secret", ("door-pushgate", "database-url"), None),
+        (
+            "operators",
+            ("door-pushgate-pg-app", "uri"),
+            ("door-pushgate-rabbitmq-default-user", "connection_string"),
+        ),
+    ],
+)
+def test_secrets_come_from_where_they_are(
+    name: str, database: tuple[str, str] | None, broker: tuple[str, str] | None
+) -> None:
+    """From the Secret that is named, from External Secrets, or from the operator's own."""
+    for _, pod in pods(of_kind(name, "Deployment", "StatefulSet")):
+        references = {
+            one["name"]: (one["valueFrom"]["secretKeyRef"]["name"], one["valueFrom"]["secretKeyRef"]["key"])
+            for one in pod["spec"]["containers"][0]["env"]
+            if "valueFrom" in one
+        }
+        assert (database, broker) == (
+            references.get("PUSHGATE_DATABASE_URL"),
+            references.get("PUSHGATE_AMQP_URL"),
+        )
+
+
+def test_what_external_secrets_makes_is_what_pods_ask_for() -> None:
+    """The keys of its Secret are those that are referred to."""
+    (made,) = of_kind("external-secret", "ExternalSecret")
+    keys = {(made["spec"]["target"]["name"], one["secretKey"]) for one in made["spec"]["data"]}
+    asked = {
+        (one["valueFrom"]["secretKeyRef"]["name"], one["valueFrom"]["secretKeyRef"]["key"])
+        for _, pod in pods(of_kind("external-secret", "Deployment", "StatefulSet"))
+        for one in pod["spec"]["containers"][0]["env"]
+        if "valueFrom" in one
+    }
+    assert asked == keys
+
+
+def test_connections_are_a_file_that_the_gateway_reads() -> None:
+    """Written as docs/connect.md tells, with `on` as a bare word, which Helm's YAML takes for a boolean."""
+    (wanted,) = read_file(_config_maps("embedded")["door-pushgate-connections"]["connections.yaml"])
+    (trigger,) = wanted.triggers
+    assert (
+        wanted.name,
+        str(wanted.secret.file if wanted.secret else None),
+        trigger["on"],
+        trigger["run"],
+    ) == ("digits", "/run/secrets/connections/digits", ["push"], {"step": "train"})
+    jobs = {
+        name: of_kind(name, "Job")[0]["spec"]["template"]["spec"]["containers"][0]
+        for name in ("embedded", "placed")
+    }
+    assert jobs["embedded"]["args"] == ["apply", "--file", "/etc/pushgate/connections.yaml"]
+    assert jobs["placed"]["args"] == ["apply", "--file", "/etc/pushgate/connections.yaml", "--prune"]
+    assert {"/etc/pushgate", "/run/secrets/connections", "/tmp"} == {  # noqa: S108 - the mounts' own names
+        one["mountPath"] for one in jobs["embedded"]["volumeMounts"]
+    }
+    assert _variables(jobs["embedded"]) == {
+        "PUSHGATE_URL": "http://door-pushgate.hooks.svc:80",
+        "PUSHGATE_ADMIN_TOKEN": None,
+    }
+
+
+def test_connections_have_the_keys_that_the_gateway_knows() -> None:
+    """What the schema takes, `pushgate apply` takes."""
+    definitions = SCHEMA["definitions"]
+    assert set(definitions["connection"]["properties"]) - set(WantedConnection.model_fields) == set()
+    assert set(definitions["trigger"]["properties"]) - {"true"} == set(Trigger.model_fields)
+
+
+def test_workers_are_scaled_by_what_waits_for_one() -> None:
+    """KEDA asks PostgreSQL, with the URL that the workers have."""
+    (scaled,) = of_kind("keda", "ScaledObject")
+    (by,) = of_kind("keda", "TriggerAuthentication")
+    (trigger,) = scaled["spec"]["triggers"]
+    assert ("door-pushgate-worker", 12, "5", by["metadata"]["name"]) == (
+        scaled["spec"]["scaleTargetRef"]["name"],
+        scaled["spec"]["maxReplicaCount"],
+        trigger["metadata"]["targetQueryValue"],
+        trigger["authenticationRef"]["name"],
+    )
+    assert "FROM ref_updates WHERE state = 'pending'" in trigger["metadata"]["query"]
+    assert by["spec"]["secretTargetRef"] == [
+        {"parameter": "connection", "name": "pushgate", "key": "database-url"}
+    ]
+
+
+async def _declare(channel: Any, objects: list[Manifest]) -> list[tuple[str, str]]:
+    """Do what the Messaging Topology Operator does; return the bindings as queue and key."""
+    exchanges, queues, bindings = {}, {}, []
+    for one in sorted(objects, key=lambda one: ["Exchange", "Queue", "Binding"].index(one["kind"])):
+        spec = one["spec"]
+        if one["kind"] == "Exchange":
+            exchanges[spec["name"]] = await channel.declare_exchange(
+                spec["name"], spec["type"], durable=spec["durable"]
+            )
+        elif one["kind"] == "Queue":
+            arguments = {"x-queue-type": spec["type"], **spec.get("arguments", {})}
+            queues[spec["name"]] = await channel.declare_queue(
+                spec["name"], durable=spec["durable"], arguments=arguments
+            )
+        else:
+            await queues[spec["destination"]].bind(exchanges[spec["source"]], spec["routingKey"])
+            bindings.append((spec["destination"], spec["routingKey"]))
+    return bindings
+
+
+def test_the_topology_is_the_one_that_the_gateway_would_declare(broker: Broker) -> None:
+    """A broker that has it from the operator finds no difference when the gateway declares its own."""
+    asyncio.run(_compare_topologies(broker))
+
+
+async def _compare_topologies(broker: Broker) -> None:
+    name = f"chart-{uuid.uuid4().hex}"
+    settings = {"settings": {"amqpExchange": name, "amqpQueue": name, "amqpLanes": ["fast"]}}
+    values = merged(value_sets()["operators"], settings)
+    objects = list(yaml.safe_load_all(render(values)["pushgate/templates/rabbitmq.yaml"]))
+    topology = Topology(exchange=name, queue=name, lanes=("fast",))
+    async with await connect(broker.url) as connection, connection.channel() as channel:
+        bindings = await _declare(
+            channel, [one for one in objects if one and one["kind"] != "RabbitmqCluster"]
+        )
+        await topology.establish(channel)
+        assert sorted(bindings) == sorted([(topology.dead_queue, "#"), *topology.queues.items()])
+        for queue in (topology.dead_queue, *topology.queues):
+            await channel.queue_delete(queue)
+        for exchange in (topology.exchange, topology.dead_exchange):
+            await channel.exchange_delete(exchange)
+
+
+def test_a_topology_of_the_operators_is_not_declared_again(tmp_path: Path) -> None:
+    """Pushgate then only looks for it."""
+    assert not read_settings(given={}, config=_settings_file("operators", tmp_path)).amqp_declare

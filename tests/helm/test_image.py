@@ -1,0 +1,208 @@
+"""The image, the laptop's compose file and the chart agree; what scans them finds nothing."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.settings import read_settings
+from tests.helm.chart import (
+    CHART,
+    NAMES,
+    NAMESPACE,
+    ROOT,
+    containers,
+    manifests,
+    of_kind,
+    pods,
+    render,
+    value_sets,
+)
+from tests.service import ADMIN_TOKEN, PUSHGATE, Service
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+BIN = Path(sys.executable).parent
+
+
+def _instructions(name: str) -> list[str]:
+    """Return the arguments of an instruction, each time that it is given, with continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", DOCKERFILE)
+    return re.findall(rf"^\s*{name}\s+(.*)$", joined, re.MULTILINE)
+
+
+def test_hadolint_finds_nothing() -> None:
+    """In the Dockerfile, with the exceptions that it gives reasons for."""
+    done = subprocess.run(
+        [BIN / "hadolint", "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+# Which registries are trusted is for the cluster to say: those in the value sets are examples.
+OF_THE_CLUSTER = {"KSV-0125"}
+
+
+def test_trivy_finds_nothing_above_low(tmp_path: Path) -> None:
+    """In the Dockerfile, and in every value set as rendered."""
+    (tmp_path / "Dockerfile").write_text(DOCKERFILE)
+    for name in NAMES:
+        texts = [text for path, text in render(value_sets()[name]).items() if not path.endswith("NOTES.txt")]
+        text = "\n---\n".join(texts).replace("\nmetadata:\n", f"\nmetadata:\n  namespace: {NAMESPACE}\n")
+        (tmp_path / f"{name}.yaml").write_text(text)
+    offline = ["--skip-check-update", "--skip-version-check", f"--cache-dir={tmp_path / '.cache'}"]
+    done = subprocess.run(
+        [BIN / "trivy", "config", "--quiet", "--format", "json", *offline, tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TRIVY_DISABLE_TELEMETRY": "true"},
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)["Results"]
+    assert {"Dockerfile", *(f"{name}.yaml" for name in NAMES)} <= {one["Target"] for one in results}
+    found = {
+        (one["Target"], wrong["ID"], wrong["Severity"], wrong["Message"])
+        for one in results
+        for wrong in one.get("Misconfigurations", [])
+        if wrong["Severity"] not in {"LOW", "UNKNOWN"} and wrong["ID"] not in OF_THE_CLUSTER
+    }
+    assert found == set()
+
+
+def test_the_base_is_pinned_by_its_digest() -> None:
+    """One base, of the oldest Python that the project supports, at one digest."""
+    bases = [base for base in _instructions("FROM") if not base.startswith("base")]
+    assert len(bases) == 1
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-trixie@sha256:[0-9a-f]{64} AS base", bases[0])
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    """What is copied into it exists, and .dockerignore lets it through and little else."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    allowed = [line.removeprefix("!") for line in lines if line.startswith("!")]
+    copied = [
+        source
+        for arguments in _instructions("COPY")
+        if not arguments.startswith("--from")
+        for source in arguments.split()[:-1]
+    ]
+    assert sorted(copied) == sorted(allowed)
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert not any(fnmatch(source, line) for line in lines[1:] if not line.startswith("!")), source
+
+
+def test_versions_agree() -> None:
+    """The project's version is the image's, and the chart installs it."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    label = re.search(r'image\.version="([^"]*)"', DOCKERFILE)
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert version is not None
+    assert label is not None
+    assert [version[1], version[1]] == [label[1], chart["appVersion"]]
+
+
+def test_image_and_chart_agree() -> None:
+    """On the user, a number that isn't root's, on the port, and on the folder for data."""
+    (user,) = _instructions("USER")
+    (port,) = _instructions("EXPOSE")
+    (volume,) = _instructions("VOLUME")
+    assert re.fullmatch(r"[1-9]\d{4,}:[1-9]\d{4,}", user)
+    for _, pod in pods([one for name in NAMES for one in manifests(name)]):
+        for container in containers(pod):
+            context = container["securityContext"]
+            assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
+    for _, pod in pods(of_kind("production", "Deployment", "StatefulSet")):
+        container = pod["spec"]["containers"][0]
+        assert [int(port)] == [one["containerPort"] for one in container["ports"]]
+        assert volume in [one["mountPath"] for one in container["volumeMounts"]]
+
+
+def _image_environment() -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S+)", " ".join(_instructions("ENV"))))
+
+
+def test_the_gateway_takes_what_image_and_compose_file_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the laptop it has PostgreSQL and RabbitMQ, and listens where compose looks for it."""
+    settings = {**_image_environment(), **COMPOSE["services"]["gateway"]["environment"]}
+    for name, value in settings.items():
+        if name.startswith("PUSHGATE_"):
+            monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(.*)\}", r"\1", value))
+    read = read_settings(given={})
+    assert read.amqp_url is not None
+    assert (
+        read.host,
+        read.port,
+        str(read.data_dir),
+        read.base_url,
+    ) == (
+        "0.0.0.0",  # noqa: S104 - inside a container
+        8080,
+        "/var/lib/pushgate",
+        "http://127.0.0.1:8080",
+    )
+    assert read.database.startswith("postgresql+psycopg://")
+
+
+def test_the_laptop_is_open_to_itself_only() -> None:
+    """Ports are published on loopback, images have versions, and what others wait for has a health check."""
+    services = COMPOSE["services"]
+    ports = [port for one in services.values() for port in one.get("ports", [])]
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+    for name, one in services.items():
+        assert "build" in one or re.search(r":\d", one["image"]), name
+    assert all("healthcheck" in services[name] for name in services["gateway"]["depends_on"])
+    volumes = {volume.split(":")[0] for one in services.values() for volume in one.get("volumes", [])}
+    assert volumes == set(COMPOSE["volumes"])
+
+
+def _run(command: list[str | Path], **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **variables}
+    return subprocess.run(
+        [sys.executable, *command[1:]], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+def test_the_health_check_tells_whether_the_gateway_lives(service: Service) -> None:
+    """It succeeds beside one that runs, and fails beside one that is gone."""
+    (check,) = _instructions("HEALTHCHECK")
+    command: list[str | Path] = json.loads(check[check.index("[") :])
+    assert command[0] == "python"
+    port = service.url.rsplit(":", 1)[1]
+    assert _run(command, PUSHGATE_PORT=port).returncode == 0
+    service.stop()
+    assert _run(command, PUSHGATE_PORT=port).returncode == 1
+
+
+def test_helms_own_test_passes_at_a_gateway_that_works(service: Service) -> None:
+    """The pod of `helm test`, with the gateway's address in place of the Service's."""
+    (pod,) = of_kind("minimal", "Pod")
+    command = [*pod["spec"]["containers"][0]["command"][:-1], service.url]
+    done = _run(command)
+    assert (done.returncode, done.stdout.splitlines()[:2]) == (0, ["/livez 200", "/readyz 200"]), done.stderr
+    service.stop()
+    assert _run(command).returncode == 1
+
+
+def test_the_job_for_connections_makes_them(service: Service, tmp_path: Path) -> None:
+    """The arguments of the Job, with its file and its variables, make the connections at a real gateway."""
+    (job,) = of_kind("embedded", "Job")
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    file = next(one for one in of_kind("embedded", "ConfigMap") if "connections.yaml" in one["data"])
+    (tmp_path / "digits").write_text("the webhook's secret")
+    text = file["data"]["connections.yaml"].replace("/run/secrets/connections", str(tmp_path))
+    (tmp_path / "connections.yaml").write_text(text)
+    arguments = [one.replace("/etc/pushgate", str(tmp_path)) for one in container["args"]]
+    done = _run(["python", PUSHGATE, *arguments], PUSHGATE_URL=service.url, PUSHGATE_ADMIN_TOKEN=ADMIN_TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert "the webhook's secret" not in done.stdout
+    assert [one["name"] for one in service.api.get("/connections")["items"]] == ["digits"]

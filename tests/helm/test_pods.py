@@ -1,0 +1,112 @@
+"""The pods of the chart: their rights, their volumes, how they start and end."""
+
+import pytest
+
+from tests.helm.chart import NAMES, Manifest, containers, manifests, of_kind, pods
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pods_are_restricted(name: str) -> None:
+    """Each pod keeps to the restricted Pod Security Standard, and holds no token of the cluster.
+
+    https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+    """
+    for _, pod in pods(manifests(name)):
+        spec = pod["spec"]
+        assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"]) == (False, False)
+        assert (
+            spec["securityContext"]["runAsNonRoot"],
+            spec["securityContext"]["seccompProfile"],
+        ) == (True, {"type": "RuntimeDefault"})
+        assert {volume for one in spec["volumes"] for volume in one if volume != "name"} <= {
+            "configMap",
+            "emptyDir",
+            "secret",
+        }
+        for container in containers(pod):
+            context = container["securityContext"]
+            assert (
+                context["allowPrivilegeEscalation"],
+                context["readOnlyRootFilesystem"],
+                context["runAsNonRoot"],
+                context["capabilities"]["drop"],
+            ) == (False, True, True, ["ALL"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_volumes_and_mounts_agree(name: str) -> None:
+    """What a container mounts is a volume of its pod or a claim of its set, and no volume is without use."""
+    claims = {
+        f"StatefulSet/{one['metadata']['name']}": {
+            claim["metadata"]["name"] for claim in one["spec"]["volumeClaimTemplates"]
+        }
+        for one in of_kind(name, "StatefulSet")
+    }
+    for where, pod in pods(manifests(name)):
+        volumes = {one["name"] for one in pod["spec"]["volumes"]} | claims.get(where, set())
+        mounted = {mount["name"] for one in containers(pod) for mount in one["volumeMounts"]}
+        assert volumes == mounted, where
+
+
+def _serving(name: str) -> dict[str, Manifest]:
+    workloads = of_kind(name, "Deployment", "StatefulSet")
+    return {where: pod["spec"]["containers"][0] for where, pod in pods(workloads)}
+
+
+def test_embedded_is_one_pod_of_all_roles() -> None:
+    """Nothing set at all: one pod, its data on a volume that outlives it."""
+    assert {where: one["args"] for where, one in _serving("minimal").items()} == {
+        "StatefulSet/door-pushgate": ["serve", "--role", "all"]
+    }
+    (only,) = of_kind("minimal", "StatefulSet")
+    assert (
+        only["spec"]["replicas"],
+        only["spec"]["persistentVolumeClaimRetentionPolicy"],
+    ) == (1, {"whenDeleted": "Retain", "whenScaled": "Retain"})
+    assert of_kind("minimal", "Job", "PodDisruptionBudget") == []
+
+
+def test_distributed_has_web_and_worker_pods() -> None:
+    """Web pods keep nothing; each worker keeps mirrors on a volume of its own."""
+    assert {where: one["args"] for where, one in _serving("production").items()} == {
+        "Deployment/door-pushgate-web": ["serve", "--role", "web"],
+        "StatefulSet/door-pushgate-worker": ["serve", "--role", "worker"],
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pods_are_probed_and_end_in_order(name: str) -> None:
+    """Three probes; and time to end is more than what the endpoints and the requests under way take."""
+    for _, pod in pods(of_kind(name, "Deployment", "StatefulSet")):
+        (container,) = pod["spec"]["containers"]
+        assert [
+            container[probe]["httpGet"]["path"]
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+        ] == ["/startupz", "/livez", "/readyz"]
+        assert (
+            container["lifecycle"]["preStop"]["sleep"]["seconds"] + 10
+            < pod["spec"]["terminationGracePeriodSeconds"]
+        )
+
+
+def test_a_changed_setting_changes_the_pods() -> None:
+    """The checksum of the settings stands in the pod, so that an upgrade restarts it."""
+    checksums = {
+        pod["metadata"]["annotations"]["checksum/settings"]
+        for name in ("minimal", "embedded", "placed")
+        for _, pod in pods(of_kind(name, "StatefulSet"))
+    }
+    assert len(checksums) == 3
+
+
+def test_the_schema_is_migrated_before_new_pods_start() -> None:
+    """By a hook where the database is there before the release, by each pod where the release makes it."""
+    (job,) = of_kind("production", "Job")
+    assert (
+        job["metadata"]["annotations"]["helm.sh/hook"],
+        job["spec"]["template"]["spec"]["containers"][0]["args"],
+    ) == ("pre-install,pre-upgrade", ["migrate"])
+    for name in ("operators", "external-secret"):
+        assert of_kind(name, "Job") == []
+        for _, pod in pods(of_kind(name, "Deployment", "StatefulSet")):
+            assert [one["args"] for one in pod["spec"]["initContainers"]] == [["migrate"]]

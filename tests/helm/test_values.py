@@ -1,0 +1,157 @@
+"""What the chart takes as values, and what it refuses, in words that help."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from helm_python import HelmError
+
+from tests.helm.chart import CHART, SCHEMA, Values, merged, read_values, render, value_sets
+
+SHA = "sha256:" + "1" * 64
+
+
+def _objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give each schema of an object, with its place."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object":
+            yield path, schema
+        for key, value in schema.items():
+            yield from _objects(value, f"{path}/{key}")
+    elif isinstance(schema, list):
+        for index, value in enumerate(schema):
+            yield from _objects(value, f"{path}/{index}")
+
+
+def test_no_object_is_open() -> None:
+    """Every object of the schema refuses unknown keys, or takes values of one form; but what isn't ours."""
+    open_ones = {path for path, schema in _objects(SCHEMA) if "additionalProperties" not in schema}
+    assert open_ones == {"/properties/global"}
+
+
+def _sections(values: Values, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    yield path
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _sections(value, (*path, key))
+
+
+# Names in these are free.
+MAPS = {"annotations", "labels", "podAnnotations", "podLabels", "nodeSelector"}
+DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
+SECTIONS = [".".join(path) for path in _sections(DEFAULTS) if not set(path) & MAPS]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_unknown_keys_are_refused_everywhere(section: str) -> None:
+    """A slip of the pen in any section stops the installation, and is named."""
+    values: Values = {"replicaCount": 2}
+    for key in reversed([part for part in section.split(".") if part]):
+        values = {key: values}
+    with pytest.raises(HelmError, match="additional properties 'replicaCount' not allowed"):
+        render(values)
+
+
+def test_every_default_has_a_schema() -> None:
+    """The schema knows exactly the keys that values.yaml tells."""
+    assert set(DEFAULTS) | {"global"} == set(SCHEMA["properties"])
+
+
+@pytest.mark.parametrize(
+    ("base", "text", "sentence"),
+    [
+        (
+            "minimal",
+            "web: {replicas: 2}",
+            "mode embedded keeps its state in SQLite, which only one pod can use",
+        ),
+        (
+            "minimal",
+            "worker: {replicas: 2}",
+            "mode embedded keeps its state in SQLite, which only one pod can use",
+        ),
+        ("minimal", "web: {autoscaling: {enabled: true}}", "switch autoscaling off"),
+        ("minimal", "worker: {autoscaling: {enabled: true, by: pending}}", "switch autoscaling off"),
+        ("minimal", "secrets: {databaseUrl: {existingSecret: db}}", "a database is named, but mode embedded"),
+        ("minimal", "mode: distributed", "mode distributed needs PostgreSQL"),
+        ("production", "secrets: {secretKey: {existingSecret: ''}}", "mode distributed needs one secret key"),
+        ("production", "packages: {url: ''}", "mode distributed needs an object store"),
+        ("production", "packages: {url: 'file:///packages'}", "at '/packages/url'"),
+        (
+            "embedded",
+            "secrets: {adminToken: {existingSecret: ''}}",
+            "connections.items are applied over the REST API",
+        ),
+        (
+            "embedded",
+            "connections: {existingSecret: ''}",
+            "the webhook secrets of connections.items are files",
+        ),
+        (
+            "embedded",
+            "connections: {items: [{name: a, provider: github, url: u, project: p, secret: plain}]}",
+            "at '/connections/items/0/secret'",
+        ),
+        ("minimal", "externalSecret: {enabled: true}", "set externalSecret.storeRef.name"),
+        ("minimal", "rabbitmq: {topology: true}", "set rabbitmq.enabled too"),
+        ("minimal", "ingress: {enabled: true}", "set ingress.hosts"),
+        ("minimal", "httpRoute: {enabled: true}", "set httpRoute.parentRefs"),
+        ("minimal", "mounts: [{mountPath: /x, secret: a, configMap: b}]", "at '/mounts/0'"),
+        ("minimal", "settings: {secretKey: hidden}", "additional properties 'secretKey' not allowed"),
+        ("minimal", "publicUrl: hooks.example.com", "at '/publicUrl'"),
+        ("minimal", "mode: cluster", "at '/mode'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_it_is_installed(base: str, text: str, sentence: str) -> None:
+    """Each with a sentence that says what to set."""
+    with pytest.raises(HelmError) as refused:
+        render(merged(value_sets()[base], read_values(text)))
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "image"),
+    [
+        ("image: {}", "pushgate:0.1.0"),
+        ("image: {tag: '2'}", "pushgate:2"),
+        (f"image: {{tag: '2', digest: '{SHA}'}}", f"pushgate@{SHA}"),
+    ],
+)
+def test_a_digest_counts_before_a_tag(text: str, image: str) -> None:
+    """And where there is neither, the chart's own version."""
+    rendered = render(read_values(text))
+    assert f'image: "{image}"' in rendered["pushgate/templates/worker.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("publicUrl: https://a.example.com/pushgate", "https://a.example.com/pushgate"),
+        (
+            "httpRoute: {enabled: true, parentRefs: [{name: g}], hostnames: [b.example.com]}",
+            "https://b.example.com",
+        ),
+        ("ingress: {enabled: true, hosts: [c.example.com]}", "http://c.example.com"),
+        ("ingress: {enabled: true, hosts: [c.example.com], tls: [{secretName: c}]}", "https://c.example.com"),
+        ("service: {port: 8443}", "http://door-pushgate.hooks.svc:8443"),
+    ],
+)
+def test_webhook_urls_begin_with_what_is_exposed(text: str, url: str) -> None:
+    """In the settings, and in what is told after the installation."""
+    rendered = render(read_values(text))
+    settings = yaml.safe_load(rendered["pushgate/templates/settings.yaml"])["data"]["settings.yaml"]
+    assert url == yaml.safe_load(settings)["public_url"]
+    notes = rendered["pushgate/templates/NOTES.txt"]
+    assert f"    {url}/hooks/" in notes
+    assert ("Set publicUrl" in notes) == url.endswith("svc:8443")
+
+
+def test_the_notes_tell_the_next_step() -> None:
+    """How to test, how to connect the first repository, and what is missing."""
+    notes = render(value_sets()["minimal"])["pushgate/templates/NOTES.txt"]
+    assert "helm test door --namespace hooks" in notes
+    assert "statefulset/door-pushgate" in notes
+    assert "pushgate connect https://github.com/OWNER/NAME.git" in notes
+    assert "There is no broker" in notes
+    assert "There is no broker" not in render(value_sets()["production"])["pushgate/templates/NOTES.txt"]

@@ -41,6 +41,7 @@ from gateway.publish.topology import Topology
 from gateway.reconcile import Reconciler
 from gateway.settings import Settings
 from gateway.steps import FetchAndPlan, Remotes
+from gateway.store import work
 from gateway.store.depot import Depot
 from gateway.store.doorbell import Doorbell
 from gateway.store.executions import Outbox
@@ -194,6 +195,11 @@ class Service:
 
     def _start_working(self) -> list[asyncio.Task[None]]:
         """Start all that is done behind the door."""
+        if self._database.is_embedded:
+            now = datetime.now(UTC)
+            next_sweep = now + timedelta(seconds=self.settings.reconcile_every)
+            with self._database.writing() as transaction:
+                work.take_over_everything(transaction, now=now, swept_by=next_sweep)
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
         tasks.append(asyncio.create_task(self._housekeeper.run()))
         tasks.append(asyncio.create_task(self._platforms.run()))

@@ -133,15 +133,28 @@ class Worker:
         """Carry a connection's updates to their ends while the lease is being renewed."""
         work = asyncio.create_task(self._work(connection_id))
         renewal = asyncio.create_task(self._renew(connection_id))
+        is_ending = False
         try:
             await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            is_ending = True
+            raise
         finally:
             for task in (work, renewal):
                 task.cancel()
             outcomes = await asyncio.gather(work, renewal, return_exceptions=True)
+            if is_ending:
+                await self._hand_back(connection_id)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
+
+    async def _hand_back(self, connection_id: str) -> None:
+        """Give the lease back before its time, so that another worker, or the next start, goes on at once."""
+        try:
+            await self.queue.release(connection_id, owner=self.name, now=_now())
+        except StoreUnavailable as error:
+            log.warning("the lease is left to expire", connection=connection_id, reason=str(error))
 
     async def _renew(self, connection_id: str) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +83,45 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database) -> None:
         "fetching: receiving objects 45 %, 12.00 MiB",
         "fetched for acme/digits",
     )
+
+
+class NeverEnds:
+    """Steps whose fetch begins, and hangs."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self.began = asyncio.Event()
+
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> None:
+        """Hang."""
+        progress(f"{connection.id}: {len(updates)}")
+        self.began.set()
+        await asyncio.Event().wait()
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Is never reached."""
+        raise AssertionError((connection, update))
+
+
+def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
+    """Nobody waits for its lease to expire."""
+    now = datetime.now(UTC)
+    connection(database, created_at=now, updated_at=now)
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+
+    async def scenario() -> str | None:
+        steps, bell, queue = NeverEnds(), Doorbell(), WorkQueue(database)
+        worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(30):
+            await steps.began.wait()
+            assert await queue.claim(owner="other", now=datetime.now(UTC), until=now) is None
+            running.cancel()
+            await asyncio.wait({running})
+            soon = datetime.now(UTC)
+            return await queue.claim(owner="other", now=soon, until=soon + timedelta(seconds=60))
+
+    assert asyncio.run(scenario()) == "c1"

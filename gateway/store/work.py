@@ -15,7 +15,7 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
 from gateway.store.executions import NewRequest, supersede
-from gateway.store.tables import deliveries, executions, leases, ref_updates
+from gateway.store.tables import deliveries, executions, leases, ref_updates, sweeps
 from providers.model import Action, RefKind
 
 
@@ -175,6 +175,15 @@ def tell(transaction: Transaction, updates: Sequence[PendingUpdate], reason: str
         .where(ref_updates.c.seq.in_([one.seq for one in updates]), ref_updates.c.state == "pending")
         .values(reason=reason)
     )
+
+
+def take_over_everything(transaction: Transaction, *, now: datetime, swept_by: datetime) -> None:
+    """End the leases of a process that died: for an embedded store, which only one process works on.
+
+    A sweep that it had claimed is due again at `swept_by`.
+    """
+    transaction.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
+    transaction.execute(update(sweeps).where(sweeps.c.due_at > swept_by).values(due_at=swept_by))
 
 
 def attempts(transaction: Transaction, connection: str) -> int:

@@ -20,6 +20,7 @@ from gateway.admin.api import Api
 from gateway.admin.health import Health
 from gateway.admin.http import on_bug, on_error, on_http_error
 from gateway.admin.packages import PackageFiles
+from gateway.admin.records import Records
 from gateway.data import Opened
 from gateway.errors import PushgateError
 from gateway.fetch.commit import CommitReader
@@ -158,22 +159,30 @@ class Service:
             vault=vault,
             book=book,
             pushes=pushes,
-            requests=requests,
             base_url=lambda: self.base_url,
             token=opened.admin_token,
             allow_http=settings.fetch_allow_http,
             hosts=settings.fetch_hosts,
+        )
+        records = Records(
+            database=database,
+            pushes=pushes,
+            requests=requests,
+            token=opened.admin_token,
             is_closing=lambda: self.closing,
         )
         health = Health(database=database, accepter=self._accepter, is_closing=lambda: self.closing)
         web = [
+            *api.routes(),
+            *records.routes(),
+            *files.routes(),
             Route("/hooks/{connection}", door),
             Route("/schemas/execution-request.json", _schema, methods=["GET"]),
         ]
         self.application = Starlette(
             routes=[
                 *health.routes(),
-                *([] if settings.role == "worker" else [*web, *api.routes(), *files.routes()]),
+                *([] if settings.role == "worker" else web),
             ],
             exception_handlers={PushgateError: on_error, HTTPException: on_http_error, Exception: on_bug},
             lifespan=self._lifespan,

@@ -16,6 +16,7 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import FetchError, Gone, NotFound, ObjectUnusable, StoreUnavailable
+from gateway.metrics import SETTLED, STAGE
 from gateway.store.connections import Connection
 from gateway.store.work import LeaseLost, PendingUpdate, Settlement
 
@@ -254,8 +255,13 @@ def _end(update: PendingUpdate, reason: str) -> Settlement:
 
 def _tell(settlements: Sequence[Settlement], *, fetch_ms: float | None, plan_ms: float | None) -> None:
     """Write the one line that tells a ref update's way through the stages."""
+    for stage, took in (("fetch", fetch_ms), ("plan", plan_ms)):
+        if took is not None:
+            STAGE.labels(stage).observe(took / 1000)
     for settlement in settlements:
         update = settlement.update
+        SETTLED.labels(settlement.state).inc()
+        STAGE.labels("received to planned").observe((_now() - update.received_at).total_seconds())
         log.info(
             "push settled",
             state=settlement.state,

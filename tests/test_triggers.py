@@ -141,3 +141,27 @@ def test_a_task_is_asked_for_with_its_step(service: Service, project: Project) -
     assert asked["step"]["parameters"] == {"rate": 0.5}
     assert asked["step"]["command"] == ["python train.py {parameters}"]
     assert asked["definition"]["execution-count"] == 4
+
+
+def test_a_delivery_is_planned_again_once_its_trigger_is_mended(service: Service, project: Project) -> None:
+    """What there was is not asked for twice; what is new has the commit that was pushed then."""
+    connection = service.connect(project.url, "train@main", "missing@main")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    assert updates(service, answer)["state"] == "failed"
+    [first] = service.api.get("/executions")["items"]
+    triggers = [
+        {"name": "train@main", "branches": ["main"], "run": {"step": "train"}},
+        {"name": "missing@main", "branches": ["main"], "run": {"step": "train"}},
+    ]
+    service.api.send("PATCH", f"/connections/{connection['id']}", {"triggers": triggers})
+    service.api.send("POST", f"/deliveries/{answer['delivery']}/replay")
+    assert updates(service, answer)["state"] == "planned"
+    found = service.api.get("/executions")["items"]
+    assert [one["trigger"] for one in found] == ["missing@main", "train@main"]
+    assert found[1] == first
+    assert {one["message"]["commit"]["id"] for one in found} == {pushed}
+    refs = {
+        one["ref"]: one["id"] for one in service.api.get(f"/connections/{connection['id']}/refs")["items"]
+    }
+    assert refs["refs/heads/main"] == pushed

@@ -1,8 +1,8 @@
-"""The REST API under /api/v1: connections, deliveries, executions."""
+"""The REST API under /api/v1: connections."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -10,29 +10,28 @@ from typing import Any
 
 from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.admin.credentials import changed_opening, opening
-from gateway.admin.http import answer, guarded, limit, read, sse
+from gateway.admin.http import answer, guarded, read
 from gateway.admin.scheme import new_secret, read_scheme
 from gateway.admin.shapes import (
     ConnectionChange,
     ConnectionMade,
     ConnectionView,
-    DeliveryView,
-    ExecutionView,
     NewConnection,
     NewPlatform,
     NewSecret,
     Page,
+    RefView,
 )
 from gateway.errors import Invalid
 from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_platform, check_url
 from gateway.intake.book import Book
 from gateway.plan.triggers import read_triggers
-from gateway.store import connections, deliveries, executions, platforms, sweeps, work
+from gateway.store import connections, platforms, sweeps, work
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
@@ -52,20 +51,17 @@ _BEGINNING_OF_AN_ID = re.compile(r"[0-9a-f]{7,64}")
 class Api:
     """The API's endpoints and what they work with.
 
-    `pushes` wakes the workers, `requests` those who follow executions; `base_url` is what webhook URLs begin
-    with, known only once the service listens.
+    `pushes` wakes the workers; `base_url` is what webhook URLs begin with, known once the service listens.
     """
 
     database: Database
     vault: Vault
     book: Book
     pushes: Doorbell
-    requests: Doorbell
     base_url: Callable[[], str]
     token: str
     allow_http: bool
     hosts: tuple[str, ...]
-    is_closing: Callable[[], bool]
 
     def routes(self) -> list[Route]:
         """Return the routes, each behind the token."""
@@ -77,11 +73,7 @@ class Api:
             ("/connections/{id}", "DELETE", self.delete_connection),
             ("/connections/{id}/rotate-secret", "POST", self.rotate_secret),
             ("/connections/{id}/fetch", "POST", self.fetch),
-            ("/deliveries", "GET", self.list_deliveries),
-            ("/deliveries/{id}", "GET", self.show_delivery),
-            ("/executions", "GET", self.list_executions),
-            ("/executions/stream", "GET", self.stream_executions),
-            ("/executions/{id}", "GET", self.show_execution),
+            ("/connections/{id}/refs", "GET", self.list_refs),
         ]
         return [
             Route("/api/v1" + path, guarded(endpoint, self.token), methods=[method])
@@ -231,74 +223,17 @@ class Api:
         self.pushes.ring()
         return answer(view, 202)
 
-    async def list_deliveries(self, request: Request) -> Response:
-        """`GET /deliveries`: the newest first."""
-        query, most = request.query_params, limit(request)
-        found = await self.database.read(
-            lambda transaction: deliveries.page(
-                transaction,
-                connection=query.get("connection"),
-                verdict=query.get("verdict"),
-                before=query.get("cursor"),
-                limit=most + 1,
-                commit=_commit(query.get("commit")),
-            )
-        )
-        views = [DeliveryView.of(delivery) for delivery in found[:most]]
-        return answer(Page[DeliveryView](items=views, next=views[-1].id if len(found) > most else None))
-
-    async def show_delivery(self, request: Request) -> Response:
-        """`GET /deliveries/{id}`."""
+    async def list_refs(self, request: Request) -> Response:
+        """`GET /connections/{id}/refs`: where each branch and tag is, as far as anybody has told."""
         which = request.path_params["id"]
-        found = await self.database.read(lambda transaction: deliveries.get(transaction, which))
-        return answer(DeliveryView.of(found))
 
-    async def list_executions(self, request: Request) -> Response:
-        """`GET /executions`: the newest first."""
-        query, most = request.query_params, limit(request)
-        before = _number(query.get("cursor"), "cursor")
-        found = await self.database.read(
-            lambda transaction: executions.page(
-                transaction,
-                connection=query.get("connection"),
-                delivery=query.get("delivery"),
-                state=query.get("state"),
-                before=before,
-                limit=most + 1,
-            )
-        )
-        views = [ExecutionView.of(stored) for stored in found[:most]]
-        rest = str(found[most - 1].seq) if len(found) > most else None
-        return answer(Page[ExecutionView](items=views, next=rest))
+        def look(transaction: Transaction) -> dict[str, str | None]:
+            connections.get(transaction, which)
+            return sweeps.known_refs(transaction, which)
 
-    async def show_execution(self, request: Request) -> Response:
-        """`GET /executions/{id}`."""
-        which = request.path_params["id"]
-        found = await self.database.read(lambda transaction: executions.get(transaction, which))
-        return answer(ExecutionView.of(found))
-
-    async def stream_executions(self, request: Request) -> Response:
-        """`GET /executions/stream`: server-sent events, from now on or after the header Last-Event-ID."""
-        seen = _number(request.headers.get("last-event-id"), "Last-Event-ID")
-        if seen is None:
-            seen = await self.database.read(executions.last_seq)
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(self._follow(seen), media_type="text/event-stream", headers=headers)
-
-    async def _follow(self, seen: int) -> AsyncIterator[bytes]:
-        news = self.requests.listener()
-        yield b": following\n\n"
-        quiet = 0
-        while not self.is_closing():
-            found = await self.database.read(partial(executions.planned_after, seq=seen, limit=100))
-            for stored in found:
-                seen = stored.seq
-                yield sse(event="execution", event_id=str(seen), data=ExecutionView.of(stored))
-            quiet = 0 if found else quiet + 1
-            if quiet and quiet % _KEEPALIVE_EVERY == 0:
-                yield b": still here\n\n"
-            if not found:
-                await news.wait(_FOLLOW_SECONDS)
+        known = await self.database.read(look)
+        views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if not ref.startswith("refs/pull/")]
+        return answer(Page[RefView](items=views, next=None))
 
     def _checked(self, url: str) -> str:
         check_url(url, allow_http=self.allow_http, hosts=self.hosts)
@@ -336,17 +271,3 @@ def _texts(networks: Sequence[Any]) -> list[str]:
 
 def _checked_triggers(wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [trigger.model_dump(mode="json") for trigger in read_triggers(wanted)]
-
-
-def _commit(text: str | None) -> str | None:
-    if text is not None and not _BEGINNING_OF_AN_ID.fullmatch(text.lower()):
-        raise Invalid("commit is 7 to 64 hex digits: an object id, or its beginning")
-    return text.lower() if text is not None else None
-
-
-def _number(text: str | None, name: str) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER):
-        raise Invalid(f"{name} is not one that this API has given")
-    return int(text)

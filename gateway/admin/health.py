@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -11,6 +13,8 @@ from starlette.routing import Route
 from gateway.admin.http import problem
 from gateway.errors import StoreUnavailable
 from gateway.intake.accept import Accepter
+from gateway.metrics import OLDEST_PENDING, PENDING_REQUESTS, PENDING_UPDATES, REGISTRY
+from gateway.store import work
 from gateway.store.database import Database
 
 
@@ -28,6 +32,7 @@ class Health:
             Route("/livez", self.live, methods=["GET"]),
             Route("/startupz", self.live, methods=["GET"]),
             Route("/readyz", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
         ]
 
     async def live(self, _request: Request) -> Response:
@@ -45,3 +50,12 @@ class Health:
         except StoreUnavailable as error:
             return problem(503, "not ready", str(error))
         return JSONResponse({"status": "ok"})
+
+    async def metrics(self, _request: Request) -> Response:
+        """`GET /metrics`: what this process has counted, and what waits in the store, for Prometheus."""
+        backlog = await self.database.read(work.backlog)
+        age = (datetime.now(UTC) - backlog.oldest).total_seconds() if backlog.oldest else 0
+        PENDING_UPDATES.set(backlog.updates)
+        OLDEST_PENDING.set(age)
+        PENDING_REQUESTS.set(backlog.requests)
+        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)

@@ -334,6 +334,13 @@ class ExecutionView(BaseModel):
         )
 
 
+class RefView(BaseModel):
+    """Where a ref is; no id where it was deleted."""
+
+    ref: str
+    id: str | None
+
+
 class Page(BaseModel, Generic[Item]):
     """A part of a list; `next` is the cursor of the part behind it, None at the end."""
 

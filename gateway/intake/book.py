@@ -30,6 +30,7 @@ class Known:
     """
 
     id: str
+    provider_name: str
     provider: Provider
     auth: Mapping[str, str]
     secrets: tuple[bytes, ...]
@@ -92,6 +93,7 @@ class Book:
         live = connections.live_secrets(transaction, self._vault, connection_id)
         return Known(
             id=connection.id,
+            provider_name=connection.provider,
             provider=PROVIDERS[connection.provider],
             auth=connection.auth,
             secrets=tuple(secret.value for secret in live),

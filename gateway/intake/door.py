@@ -26,6 +26,7 @@ from gateway.intake.body import (
     TooSlow,
 )
 from gateway.intake.book import Book, Known
+from gateway.metrics import DELIVERIES, REFUSED
 from providers.errors import Unverified
 
 log = structlog.get_logger()
@@ -80,6 +81,7 @@ class Door:
             status, answer, headers = await self._handle(scope, receive)
         except _Answer as early:
             status, answer, headers = early.status, early.body, early.headers
+            REFUSED.labels(status).inc()
         except Disconnected:
             return
         except Exception:
@@ -119,6 +121,7 @@ class Door:
             raise _Answer(401, "not verified", str(error)) from None
         except StoreUnavailable as error:
             raise _unavailable(f"the delivery cannot be stored now: {error}") from error
+        DELIVERIES.labels(known.provider_name, receipt.verdict).inc()
         if arrival.teaches is not None:
             self._book.forget(known.id)
         answer = {"delivery": receipt.delivery, "verdict": receipt.verdict, "reason": receipt.reason}

@@ -19,6 +19,7 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import PublishError, StoreUnavailable, Unroutable
+from gateway.metrics import PUBLISHED
 from gateway.store.executions import StoredRequest
 
 log = structlog.get_logger()
@@ -197,6 +198,7 @@ class Relay:
         if not self._published and not self._refused:
             return
         await self._outbox.record(published=self._published, refused=self._refused)
+        PUBLISHED.inc(len(self._published))
         if self._published:
             named = self._published[:_MOST_NAMED]
             log.info("requests published", count=len(self._published), executions=named)

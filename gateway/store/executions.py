@@ -80,10 +80,12 @@ class StoredRequest:
     superseded_by: str | None = None
 
 
-def supersede(transaction: Transaction, request: NewRequest, *, ref: str) -> None:
-    """Take back the trigger's requests for earlier commits of a ref, as far as they are not published yet."""
+def supersede(transaction: Transaction, request: NewRequest, *, ref: str, generation: int) -> None:
+    """Take back the trigger's requests for earlier moves of a ref, as far as they are not published yet."""
     moves = select(ref_updates.c.seq).where(
-        ref_updates.c.connection == request.connection, ref_updates.c.ref == ref
+        ref_updates.c.connection == request.connection,
+        ref_updates.c.ref == ref,
+        ref_updates.c.generation < generation,
     )
     transaction.execute(
         update(executions)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Select, exists, insert, or_, select, update
+from sqlalchemy import Select, exists, func, insert, or_, select, update
 
 from gateway.errors import StoreUnavailable
 from gateway.store import connections, platforms
@@ -131,12 +131,35 @@ def settle(
         if changed.rowcount:
             for request in settlement.requests:
                 if request.is_latest_only:
-                    supersede(transaction, request, ref=settlement.update.ref)
+                    supersede(
+                        transaction,
+                        request,
+                        ref=settlement.update.ref,
+                        generation=settlement.update.generation,
+                    )
         if changed.rowcount and settlement.requests:
-            rows = [request.row(ref_update=which, planned_at=now) for request in settlement.requests]
-            transaction.execute(insert(executions), rows)
+            _plan(transaction, settlement.requests, ref_update=which, now=now)
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.ask(transaction, connection, now=now)
+
+
+def _plan(
+    transaction: Transaction, requests: Sequence[NewRequest], *, ref_update: int, now: datetime
+) -> None:
+    """Put requests into the outbox; one that was there before, by its id, stays as it is."""
+    ids = [request.id for request in requests]
+    there = set(transaction.execute(select(executions.c.id).where(executions.c.id.in_(ids))).scalars())
+    rows = [one.row(ref_update=ref_update, planned_at=now) for one in requests if one.id not in there]
+    if rows:
+        transaction.execute(insert(executions), rows)
+
+
+def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
+    """Have the ref updates of a delivery fetched and planned again, but for those that were duplicates."""
+    moved = ref_updates.c.delivery == delivery, ref_updates.c.state.in_(("planned", "gone", "failed"))
+    transaction.execute(update(ref_updates).where(*moved).values(state="pending", reason=None))
+    mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()
+    transaction.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
 
 
 def release(transaction: Transaction, connection: str, *, owner: str, now: datetime) -> None:
@@ -184,6 +207,27 @@ def take_over_everything(transaction: Transaction, *, now: datetime, swept_by: d
     """
     transaction.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
     transaction.execute(update(sweeps).where(sweeps.c.due_at > swept_by).values(due_at=swept_by))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in the whole store; `oldest` is when the ref update that waits longest was received."""
+
+    updates: int
+    oldest: datetime | None
+    requests: int
+
+
+def backlog(transaction: Transaction) -> Backlog:
+    """Count what waits."""
+    waiting = ref_updates.c.state == "pending"
+    count = transaction.execute(select(func.count()).select_from(ref_updates).where(waiting)).scalar_one()
+    first = (
+        select(ref_updates.c.delivery).where(waiting).order_by(ref_updates.c.seq).limit(1).scalar_subquery()
+    )
+    oldest = transaction.execute(select(deliveries.c.received_at).where(deliveries.c.id == first)).scalar()
+    pending_requests = select(func.count()).select_from(executions).where(executions.c.state == "pending")
+    return Backlog(updates=count, oldest=oldest, requests=transaction.execute(pending_requests).scalar_one())
 
 
 def attempts(transaction: Transaction, connection: str) -> int:

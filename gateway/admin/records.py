@@ -1,0 +1,146 @@
+"""The REST API under /api/v1: what was delivered, and what came of it."""
+
+import re
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from sqlalchemy import Connection as Transaction
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from gateway.admin.http import answer, guarded, limit, sse
+from gateway.admin.shapes import DeliveryView, ExecutionView, Page
+from gateway.errors import Invalid
+from gateway.store import deliveries, executions, work
+from gateway.store.database import Database
+from gateway.store.doorbell import Doorbell
+
+_FOLLOW_SECONDS = 1.0
+_KEEPALIVE_EVERY = 15
+_LONGEST_NUMBER = 18
+_BEGINNING_OF_AN_ID = re.compile(r"[0-9a-f]{7,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """The endpoints and what they work with; `pushes` wakes the workers, `requests` those who follow."""
+
+    database: Database
+    pushes: Doorbell
+    requests: Doorbell
+    token: str
+    is_closing: Callable[[], bool]
+
+    def routes(self) -> list[Route]:
+        """Return the routes, each behind the token."""
+        table = [
+            ("/deliveries", "GET", self.list_deliveries),
+            ("/deliveries/{id}", "GET", self.show_delivery),
+            ("/deliveries/{id}/replay", "POST", self.replay),
+            ("/executions", "GET", self.list_executions),
+            ("/executions/stream", "GET", self.stream_executions),
+            ("/executions/{id}", "GET", self.show_execution),
+        ]
+        return [
+            Route("/api/v1" + path, guarded(endpoint, self.token), methods=[method])
+            for path, method, endpoint in table
+        ]
+
+    async def replay(self, request: Request) -> Response:
+        """`POST /deliveries/{id}/replay`: fetch and plan it again; requests that there are keep their ids."""
+        which = request.path_params["id"]
+
+        def replay(transaction: Transaction) -> DeliveryView:
+            deliveries.get(transaction, which)
+            work.replay(transaction, which, now=datetime.now(UTC))
+            return DeliveryView.of(deliveries.get(transaction, which))
+
+        view = await self.database.write(replay)
+        self.pushes.ring()
+        return answer(view, 202)
+
+    async def list_deliveries(self, request: Request) -> Response:
+        """`GET /deliveries`: the newest first."""
+        query, most = request.query_params, limit(request)
+        found = await self.database.read(
+            lambda transaction: deliveries.page(
+                transaction,
+                connection=query.get("connection"),
+                verdict=query.get("verdict"),
+                before=query.get("cursor"),
+                limit=most + 1,
+                commit=_commit(query.get("commit")),
+            )
+        )
+        views = [DeliveryView.of(delivery) for delivery in found[:most]]
+        return answer(Page[DeliveryView](items=views, next=views[-1].id if len(found) > most else None))
+
+    async def show_delivery(self, request: Request) -> Response:
+        """`GET /deliveries/{id}`."""
+        which = request.path_params["id"]
+        found = await self.database.read(lambda transaction: deliveries.get(transaction, which))
+        return answer(DeliveryView.of(found))
+
+    async def list_executions(self, request: Request) -> Response:
+        """`GET /executions`: the newest first."""
+        query, most = request.query_params, limit(request)
+        before = _number(query.get("cursor"), "cursor")
+        found = await self.database.read(
+            lambda transaction: executions.page(
+                transaction,
+                connection=query.get("connection"),
+                delivery=query.get("delivery"),
+                state=query.get("state"),
+                before=before,
+                limit=most + 1,
+            )
+        )
+        views = [ExecutionView.of(stored) for stored in found[:most]]
+        rest = str(found[most - 1].seq) if len(found) > most else None
+        return answer(Page[ExecutionView](items=views, next=rest))
+
+    async def show_execution(self, request: Request) -> Response:
+        """`GET /executions/{id}`."""
+        which = request.path_params["id"]
+        found = await self.database.read(lambda transaction: executions.get(transaction, which))
+        return answer(ExecutionView.of(found))
+
+    async def stream_executions(self, request: Request) -> Response:
+        """`GET /executions/stream`: server-sent events, from now on or after the header Last-Event-ID."""
+        seen = _number(request.headers.get("last-event-id"), "Last-Event-ID")
+        if seen is None:
+            seen = await self.database.read(executions.last_seq)
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        return StreamingResponse(self._follow(seen), media_type="text/event-stream", headers=headers)
+
+    async def _follow(self, seen: int) -> AsyncIterator[bytes]:
+        news = self.requests.listener()
+        yield b": following\n\n"
+        quiet = 0
+        while not self.is_closing():
+            found = await self.database.read(partial(executions.planned_after, seq=seen, limit=100))
+            for stored in found:
+                seen = stored.seq
+                yield sse(event="execution", event_id=str(seen), data=ExecutionView.of(stored))
+            quiet = 0 if found else quiet + 1
+            if quiet and quiet % _KEEPALIVE_EVERY == 0:
+                yield b": still here\n\n"
+            if not found:
+                await news.wait(_FOLLOW_SECONDS)
+
+
+def _commit(text: str | None) -> str | None:
+    if text is not None and not _BEGINNING_OF_AN_ID.fullmatch(text.lower()):
+        raise Invalid("commit is 7 to 64 hex digits: an object id, or its beginning")
+    return text.lower() if text is not None else None
+
+
+def _number(text: str | None, name: str) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER):
+        raise Invalid(f"{name} is not one that this API has given")
+    return int(text)

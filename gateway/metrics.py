@@ -1,0 +1,31 @@
+"""What the process counts, for Prometheus. Labels have few values, and none is anybody's secret or name."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY = CollectorRegistry()
+
+DELIVERIES = Counter(
+    "pushgate_deliveries", "Deliveries that were recorded.", ["provider", "verdict"], registry=REGISTRY
+)
+REFUSED = Counter(
+    "pushgate_refused", "Requests at the door that were not recorded.", ["status"], registry=REGISTRY
+)
+SETTLED = Counter("pushgate_ref_updates_settled", "Ref updates that ended.", ["state"], registry=REGISTRY)
+PUBLISHED = Counter(
+    "pushgate_requests_published", "Requests that the broker has confirmed.", registry=REGISTRY
+)
+STAGE = Histogram(
+    "pushgate_stage_seconds",
+    "How long a stage took: fetch and plan of a batch, and all from the webhook to the plan.",
+    ["stage"],
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+    registry=REGISTRY,
+)
+# Of the whole store, looked up when somebody asks.
+PENDING_UPDATES = Gauge("pushgate_pending_ref_updates", "Ref updates that wait.", registry=REGISTRY)
+OLDEST_PENDING = Gauge(
+    "pushgate_oldest_pending_seconds", "The age of the ref update that has waited longest.", registry=REGISTRY
+)
+PENDING_REQUESTS = Gauge(
+    "pushgate_pending_requests", "Requests that the broker does not have yet.", registry=REGISTRY
+)

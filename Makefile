@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test bench format lock clean
+.PHONY: help demo run check test soak bench format lock clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,10 @@ check: $(VENV)/.dev ## ruff, mypy strict, import directions: seconds
 test: $(VENV)/.dev ## every test; installs RabbitMQ from Debian when it is missing
 	@tests/require-programs
 	@$(BIN)/python -m pytest $(PYTEST)
+
+soak: $(VENV)/.dev ## a thousand kills under load: about an hour
+	@tests/require-programs
+	@SOAK_ROUNDS=1000 $(BIN)/python -m pytest tests/test_kills.py -s $(PYTEST)
 
 bench: $(VENV)/.dev ## what it costs, as ratios: build/bench.json
 	@$(BIN)/python -m bench

@@ -1,11 +1,9 @@
 """The command `pushgate`: the service itself, and a client of its REST API for people and for scripts."""
 
-import json
 import os
 import sys
 import time
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +11,26 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from gateway import telemetry
 from gateway.client import ApiError, Client, part, post_webhook
 from gateway.errors import PushgateError
 from gateway.guides import GUIDES
 from gateway.plan.triggers import parse_trigger
+from gateway.printing import (
+    DELIVERY_COLUMNS,
+    change_line,
+    coloured,
+    delivery_row,
+    execution_line,
+    local_time,
+    names_of,
+    out,
+    print_facts,
+    print_json,
+    print_list,
+    short,
+)
 from gateway.settings import data_home, read_settings
 from gateway.store.vault import Vault
 from providers import PROVIDERS
@@ -32,7 +43,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-_out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers, for machines.")]
@@ -41,25 +51,6 @@ Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at
 OfConnection = Annotated[str | None, typer.Option("--connection", help="Only those of this connection.")]
 
 _POLL_SECONDS = 0.1
-_DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
-_CHANGES = {
-    "create": ("+", "green"),
-    "change": ("~", "yellow"),
-    "delete": ("-", "red"),
-    "keep": ("=", "dim"),
-}
-_COLOURS = {
-    "accepted": "green",
-    "planned": "green",
-    "published": "green",
-    "superseded": "cyan",
-    "duplicate": "cyan",
-    "ignored": "cyan",
-    "pending": "yellow",
-    "unreadable": "red",
-    "failed": "red",
-    "gone": "red",
-}
 
 
 @app.command("serve")
@@ -106,7 +97,7 @@ def migrate(
         secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
     )
     open_data(settings).database.close()
-    _out.print("The database is up to date.")
+    out.print("The database is up to date.")
 
 
 @app.command()
@@ -163,12 +154,12 @@ def connect(
         body["credentials"] = {key: value for key, value in credentials.items() if value is not None}
     made = _client(data).send("POST", "/connections", body)
     if as_json:
-        _print_json(made)
+        print_json(made)
         return
-    _out.print(
+    out.print(
         f"Connected [bold]{escape(made['name'])}[/bold] to project [bold]{escape(made['project'])}[/bold].\n"
     )
-    _facts(
+    print_facts(
         {
             "connection": made["id"],
             "webhook URL": made["hook_url"],
@@ -178,11 +169,11 @@ def connect(
         }
     )
     if made["deploy_key"] is not None:
-        _out.print("\nDeploy key, to be added to the repository (read access is enough):")
-        _out.print(escape(made["deploy_key"]), soft_wrap=True)
-    _out.print("\nNext:")
+        out.print("\nDeploy key, to be added to the repository (read access is enough):")
+        out.print(escape(made["deploy_key"]), soft_wrap=True)
+    out.print("\nNext:")
     for line in GUIDES[provider].lines():
-        _out.print(f"  {line}", soft_wrap=True)
+        out.print(f"  {line}", soft_wrap=True)
 
 
 @app.command()
@@ -191,10 +182,10 @@ def connections(data: Data = None, as_json: AsJson = False) -> None:
     answer = _client(data).get("/connections")
 
     def row(one: Any) -> list[str]:
-        texts = [one["name"], one["provider"], one["project"], _names(one["triggers"]) or "-", one["url"]]
+        texts = [one["name"], one["provider"], one["project"], names_of(one["triggers"]) or "-", one["url"]]
         return [one["id"], *map(escape, texts)]
 
-    _list(answer, ["id", "name", "provider", "project", "triggers", "url"], row, as_json=as_json)
+    print_list(answer, ["id", "name", "provider", "project", "triggers", "url"], row, as_json=as_json)
 
 
 @app.command("apply")
@@ -213,7 +204,7 @@ def apply_command(
     changes = compare(wanted, client.get("/connections")["items"], prune=prune)
     if not as_json:
         for change in changes:
-            _out.print(_change(change.shown))
+            out.print(change_line(change.shown))
     results = []
     for change in changes:
         done = None if dry_run else carry_out(client, change)
@@ -221,11 +212,11 @@ def apply_command(
         if done is not None and change.action == "create" and not as_json:
             # A secret that the file named is known to whom it concerns, and the output may be a log.
             made = {} if change.secret else {"secret": f"{done['secret']}  (shown this once)"}
-            _facts({"webhook URL": done["hook_url"], **made})
+            print_facts({"webhook URL": done["hook_url"], **made})
     if as_json:
-        _print_json({"dry_run": dry_run, "changes": results})
+        print_json({"dry_run": dry_run, "changes": results})
     elif dry_run:
-        _out.print("Nothing was changed: this was a dry run.")
+        out.print("Nothing was changed: this was a dry run.")
 
 
 @app.command()
@@ -244,13 +235,13 @@ def fetch(
             time.sleep(_POLL_SECONDS)
     found = client.get(f"/deliveries/{sweep['delivery']}") if sweep["delivery"] else None
     if as_json:
-        _print_json({"sweep": sweep, "delivery": found})
+        print_json({"sweep": sweep, "delivery": found})
     elif sweep["reason"]:
         raise ApiError(sweep["reason"])
     elif found is None:
-        _out.print("Nothing has moved since the last delivery or fetch.")
+        out.print("Nothing has moved since the last delivery or fetch.")
     else:
-        _list({"items": [found], "next": None}, _DELIVERY_COLUMNS, _delivery_row, as_json=False)
+        print_list({"items": [found], "next": None}, DELIVERY_COLUMNS, delivery_row, as_json=False)
 
 
 @app.command()
@@ -267,13 +258,13 @@ def deliveries(
     if delivery is not None:
         one = client.get(f"/deliveries/{part(delivery)}")
         if as_json:
-            _print_json(one)
+            print_json(one)
             return
         answer = {"items": [one], "next": None}
     else:
         answer = client.get("/deliveries", connection=connection, verdict=verdict, limit=limit)
 
-    _list(answer, _DELIVERY_COLUMNS, _delivery_row, as_json=as_json)
+    print_list(answer, DELIVERY_COLUMNS, delivery_row, as_json=as_json)
 
 
 @app.command()
@@ -289,9 +280,9 @@ def explain(
 
     deliveries = found(_client(data), what)
     if as_json:
-        _print_json({"items": deliveries})
+        print_json({"items": deliveries})
     else:
-        _out.print(*map(told, deliveries), sep="\n")
+        out.print(*map(told, deliveries), sep="\n")
 
 
 @app.command()
@@ -308,24 +299,24 @@ def executions(
     """List execution requests, the newest first; show one; or follow them."""
     client = _client(data)
     if execution is not None:
-        _print_json(client.get(f"/executions/{part(execution)}"))
+        print_json(client.get(f"/executions/{part(execution)}"))
         return
     if follow:
         for one in client.executions():
             if as_json:
-                _print_json(one, indent=None)
+                print_json(one, indent=None)
             else:
-                _out.print(_line(one))
+                out.print(execution_line(one))
         return
     answer = client.get("/executions", connection=connection, delivery=delivery, state=state, limit=limit)
 
     def row(one: Any) -> list[str]:
         message = one["message"]
-        what = f"{message['execution']['name']} at {message['ref']['name']} {_short(message['commit']['id'])}"
-        state_ = _coloured(one["state"]) + (f": {escape(one['reason'])}" if one["reason"] else "")
-        return [one["id"], _local(one["planned_at"]), escape(message["project"]), escape(what), state_]
+        what = f"{message['execution']['name']} at {message['ref']['name']} {short(message['commit']['id'])}"
+        state_ = coloured(one["state"]) + (f": {escape(one['reason'])}" if one["reason"] else "")
+        return [one["id"], local_time(one["planned_at"]), escape(message["project"]), escape(what), state_]
 
-    _list(answer, ["id", "planned", "project", "what", "state"], row, as_json=as_json)
+    print_list(answer, ["id", "planned", "project", "what", "state"], row, as_json=as_json)
 
 
 @app.command()
@@ -355,13 +346,13 @@ def send(
     status, answer = post_webhook(url, body, headers)
     took = (time.monotonic() - started) * 1000
     if as_json:
-        _print_json({"status": status, **answer})
+        print_json({"status": status, **answer})
     else:
         verdict = answer.get("verdict") or answer.get("error") or ""
         told = answer.get("reason") or answer.get("detail")
-        _out.print(f"{status} {_coloured(verdict)} in {took:.0f} ms" + (f": {escape(told)}" if told else ""))
+        out.print(f"{status} {coloured(verdict)} in {took:.0f} ms" + (f": {escape(told)}" if told else ""))
         if answer.get("delivery"):
-            _out.print(f"delivery {answer['delivery']}")
+            out.print(f"delivery {answer['delivery']}")
     if status >= 400:  # noqa: PLR2004 - the error statuses of HTTP
         raise typer.Exit(1)
 
@@ -388,10 +379,10 @@ def rotate_command(
         )
     )
     if as_json:
-        _print_json({"secrets": count})
+        print_json({"secrets": count})
     else:
-        _out.print(f"{count} secrets are sealed under the new key. Start the gateway again; an admin token")
-        _out.print("that was made of the key is another one now.")
+        out.print(f"{count} secrets are sealed under the new key. Start the gateway again; an admin token")
+        out.print("that was made of the key is another one now.")
 
 
 @app.command("hook-script")
@@ -441,75 +432,3 @@ def _text(path: Path | None) -> str | None:
 
 def _path(variable: str) -> Path | None:
     return Path(os.environ[variable]).expanduser() if os.environ.get(variable) else None
-
-
-def _list(answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, as_json: bool) -> None:
-    if as_json:
-        _print_json(answer)
-        return
-    if not answer["items"]:
-        _out.print("There is nothing yet.")
-        return
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for one in answer["items"]:
-        table.add_row(*row(one))
-    # Narrow terminals fold the last column; ids stay whole, to be copied.
-    table.columns[0].no_wrap = True
-    _out.print(table, soft_wrap=not _out.is_terminal)
-
-
-def _change(change: Any) -> str:
-    sign, colour = _CHANGES[change["action"]]
-    lines = [f"[{colour}]{sign} {escape(change['name'])}[/{colour}]"]
-    for field, values in change["fields"].items():
-        old, new = (json.dumps(values[side], ensure_ascii=False) for side in ("from", "to"))
-        lines.append(f"    {field}: [red]{escape(old)}[/red] → [green]{escape(new)}[/green]")
-    return "\n".join(lines)
-
-
-def _delivery_row(one: Any) -> list[str]:
-    moves = [
-        f"{move['name']} {_short(move['before'])}→{_short(move['after'])} {_coloured(move['state'])}"
-        + (f": {escape(move['reason'])}" if move["reason"] else "")
-        for move in one["updates"]
-    ]
-    told = "\n".join(moves) or escape(one["reason"] or "")
-    return [one["id"], _local(one["received_at"]), escape(one["event"]), _coloured(one["verdict"]), told]
-
-
-def _facts(facts: dict[str, str]) -> None:
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        _out.print(f"  {name.ljust(width)}  {escape(value)}", soft_wrap=True)
-
-
-def _line(one: Any) -> str:
-    message = one["message"]
-    where = f"{message['ref']['name']} {_short(message['commit']['id'])}"
-    command = " && ".join(message["execution"]["command"])
-    return (
-        f"{_local(one['planned_at'])}  [bold]{escape(message['project'])}[/bold]"
-        f"  {escape(message['execution']['name'])}  {escape(where)}  {escape(command)}  {one['id']}"
-    )
-
-
-def _print_json(value: Any, indent: int | None = 2) -> None:
-    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
-    sys.stdout.flush()
-
-
-def _coloured(word: str) -> str:
-    colour = _COLOURS.get(word)
-    return f"[{colour}]{word}[/{colour}]" if colour else escape(word)
-
-
-def _names(triggers: list[Any]) -> str:
-    return ", ".join(trigger["name"] for trigger in triggers)
-
-
-def _short(object_id: str | None) -> str:
-    return object_id[:10] if object_id else "∅"
-
-
-def _local(instant: str) -> str:
-    return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

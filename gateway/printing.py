@@ -1,0 +1,115 @@
+"""How the command line shows things: tables, lines, colours; and JSON for machines."""
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+out = Console(highlight=False)
+
+DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
+_CHANGES = {
+    "create": ("+", "green"),
+    "change": ("~", "yellow"),
+    "delete": ("-", "red"),
+    "keep": ("=", "dim"),
+}
+_COLOURS = {
+    "accepted": "green",
+    "planned": "green",
+    "published": "green",
+    "superseded": "cyan",
+    "duplicate": "cyan",
+    "ignored": "cyan",
+    "pending": "yellow",
+    "unreadable": "red",
+    "failed": "red",
+    "gone": "red",
+}
+
+
+def print_list(answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, as_json: bool) -> None:
+    """Print a list as a table, or as JSON."""
+    if as_json:
+        print_json(answer)
+        return
+    if not answer["items"]:
+        out.print("There is nothing yet.")
+        return
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for one in answer["items"]:
+        table.add_row(*row(one))
+    # Narrow terminals fold the last column; ids stay whole, to be copied.
+    table.columns[0].no_wrap = True
+    out.print(table, soft_wrap=not out.is_terminal)
+
+
+def change_line(change: Any) -> str:
+    """Return what `apply` does to a connection, field by field."""
+    sign, colour = _CHANGES[change["action"]]
+    lines = [f"[{colour}]{sign} {escape(change['name'])}[/{colour}]"]
+    for field, values in change["fields"].items():
+        old, new = (json.dumps(values[side], ensure_ascii=False) for side in ("from", "to"))
+        lines.append(f"    {field}: [red]{escape(old)}[/red] → [green]{escape(new)}[/green]")
+    return "\n".join(lines)
+
+
+def delivery_row(one: Any) -> list[str]:
+    """Return a delivery as a row of `DELIVERY_COLUMNS`."""
+    moves = [
+        f"{move['name']} {short(move['before'])}→{short(move['after'])} {coloured(move['state'])}"
+        + (f": {escape(move['reason'])}" if move["reason"] else "")
+        for move in one["updates"]
+    ]
+    told = "\n".join(moves) or escape(one["reason"] or "")
+    return [one["id"], local_time(one["received_at"]), escape(one["event"]), coloured(one["verdict"]), told]
+
+
+def print_facts(facts: dict[str, str]) -> None:
+    """Print names and values, in two columns."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        out.print(f"  {name.ljust(width)}  {escape(value)}", soft_wrap=True)
+
+
+def execution_line(one: Any) -> str:
+    """Return an execution request on one line."""
+    message = one["message"]
+    where = f"{message['ref']['name']} {short(message['commit']['id'])}"
+    command = " && ".join(message["execution"].get("command", ()))
+    return (
+        f"{local_time(one['planned_at'])}  [bold]{escape(message['project'])}[/bold]"
+        f"  {escape(message['execution']['name'])}  {escape(where)}  {escape(command)}  {one['id']}"
+    )
+
+
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print for machines."""
+    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def coloured(word: str) -> str:
+    """Return a word in the colour that it has everywhere."""
+    colour = _COLOURS.get(word)
+    return f"[{colour}]{word}[/{colour}]" if colour else escape(word)
+
+
+def names_of(triggers: list[Any]) -> str:
+    """Return the names of triggers."""
+    return ", ".join(trigger["name"] for trigger in triggers)
+
+
+def short(object_id: str | None) -> str:
+    """Return the beginning of an object id, as people know it."""
+    return object_id[:10] if object_id else "∅"
+
+
+def local_time(instant: str) -> str:
+    """Return an instant in the time zone of whoever reads."""
+    return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

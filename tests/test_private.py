@@ -142,3 +142,17 @@ def test_host_keys_are_changed_without_touching_the_deploy_key(service: Service,
         )
     replaced = service.api.send("PATCH", path, {"credentials": {"deploy_key": True}})
     assert replaced["deploy_key"] != made["deploy_key"]
+
+
+def test_a_rotation_mends_a_connection_whose_key_is_lost(tmp_path: Path, project: Project) -> None:
+    """What was sealed with the lost key is passed over; nothing of it is needed to look, or to rotate."""
+    service = Service(tmp_path / "data")
+    with service:
+        made = service.connect(project.url)
+    (service.data / "secret.key").write_text("another key, " * 4)
+    with service:
+        assert service.deliver(made, b"{}", event="ping")[0] == 503
+        path = f"/connections/{made['id']}"
+        assert len(service.api.get(path)["secrets"]) == 1
+        rotated = service.api.send("POST", f"{path}/rotate-secret")
+        assert service.deliver({**made, "secret": rotated["secret"]}, b"{}", event="ping")[0] == 200

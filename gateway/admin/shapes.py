@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from gateway.store.connections import Connection, Secret
+from gateway.store.connections import Connection, SecretDates
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import StoredRequest
 from gateway.store.platforms import Platform
@@ -169,7 +169,7 @@ class ConnectionView(BaseModel):
     def of(
         cls,
         connection: Connection,
-        secrets: list[Secret],
+        secrets: list[SecretDates],
         sweep: SweepState,
         platform: Platform | None,
         *,

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, delete, insert, select, update
 
-from gateway.errors import NotFound
+from gateway.errors import NotFound, SettingError
 from gateway.store.tables import connections, leases, secrets, sweeps
 from gateway.store.vault import Vault
 
@@ -44,10 +44,16 @@ class Connection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """A live webhook secret. `last_used_at` tells during a rotation whether the old one is still in use."""
+    """A live webhook secret."""
 
     id: int
     value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretDates:
+    """What may be shown of a secret. `last_used_at` tells in a rotation whether the old one is in use."""
+
     created_at: datetime
     last_used_at: datetime | None
 
@@ -125,23 +131,44 @@ def rewrap(transaction: Transaction, vault: Vault) -> int:
     return len(sealed) + len(opened)
 
 
+def secret_dates(transaction: Transaction, connection_id: str) -> list[SecretDates]:
+    """Return when the live secrets of a connection were made and used, the newest first; none is opened."""
+    query = (
+        select(secrets.c.created_at, secrets.c.last_used_at)
+        .where(secrets.c.connection == connection_id)
+        .order_by(secrets.c.id.desc())
+        .limit(LIVE_SECRETS)
+    )
+    return [
+        SecretDates(created_at=row.created_at, last_used_at=row.last_used_at)
+        for row in transaction.execute(query)
+    ]
+
+
 def live_secrets(transaction: Transaction, vault: Vault, connection_id: str) -> list[Secret]:
-    """Return the live secrets of a connection, the newest first."""
+    """Return the live secrets of a connection, the newest first.
+
+    One that was sealed with another secret key is passed over, so that a rotation mends the connection.
+    Raises `SettingError` where that leaves none.
+    """
     query = (
         select(secrets)
         .where(secrets.c.connection == connection_id)
         .order_by(secrets.c.id.desc())
         .limit(LIVE_SECRETS)
     )
-    return [
-        Secret(
-            id=row.id,
-            value=vault.open(row.sealed, context=f"connection {connection_id}"),
-            created_at=row.created_at,
-            last_used_at=row.last_used_at,
-        )
-        for row in transaction.execute(query)
-    ]
+    live: list[Secret] = []
+    unopened: SettingError | None = None
+    for row in transaction.execute(query):
+        try:
+            value = vault.open(row.sealed, context=f"connection {connection_id}")
+        except SettingError as error:
+            unopened = error
+        else:
+            live.append(Secret(id=row.id, value=value))
+    if not live and unopened is not None:
+        raise unopened
+    return live
 
 
 def add_secret(

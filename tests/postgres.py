@@ -77,7 +77,16 @@ class Postgres:
             "fsync": "off",
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [*_as_user(), str(_program("postgres")), "-D", str(self.folder / "data"), *options]
+        # However the test run ends, be it by SIGKILL, the server ends with it.
+        with_us = ["setpriv", "--pdeathsig=INT"]
+        command = [
+            *_as_user(),
+            *with_us,
+            str(_program("postgres")),
+            "-D",
+            str(self.folder / "data"),
+            *options,
+        ]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
         deadline = time.monotonic() + _START_SECONDS

@@ -18,7 +18,7 @@ from providers.model import (
 from providers.wire import Move
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
-_KINDS: Mapping[str, RefKind] = {"refs/heads/": "branch", "refs/tags/": "tag"}
+_KINDS: Mapping[str, RefKind] = {"heads": "branch", "tags": "tag"}
 # https://git-scm.com/docs/git-check-ref-format: what no name of a ref may hold
 _FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|[/.]$")
 _LONGEST_REF = 1024
@@ -59,9 +59,8 @@ def ref_update(
     None where nothing moved: a ref that is neither branch nor tag, or one with neither before nor after.
     Raises `Malformed` where the ref or an id is not what git would take.
     """
-    check_ref(ref)
-    prefix = ref[: ref.index("/", len("refs/")) + 1] if ref.count("/") > 1 else ref
-    kind = _KINDS.get(prefix)
+    namespace, _, name = check_ref(ref).removeprefix("refs/").partition("/")
+    kind = _KINDS.get(namespace) if name else None
     old = object_id(before) if before is not None else None
     new = object_id(after) if after is not None else None
     if kind is None or (old is None and new is None and not deleted):
@@ -70,7 +69,7 @@ def ref_update(
     return RefUpdate(
         ref=ref,
         kind=kind,
-        name=ref.removeprefix(prefix),
+        name=name,
         before=old,
         after=new,
         action=action,
@@ -95,7 +94,7 @@ def pushed(
     note: str = "no branch and no tag has moved",
 ) -> Event:
     """Make the event of a push; `note` tells people why there is nothing to do, where nothing has moved."""
-    moved = tuple(update for update in updates if update is not None)
+    moved = tuple(filter(None, updates))
     return Event(kind="push", repository=repository, updates=moved, pusher=pusher, note="" if moved else note)
 
 

@@ -196,6 +196,17 @@ def test_what_is_no_object_id_is_malformed(object_id: str) -> None:
     assert parsed(case, changed(json.loads(case.body), ("after",), json.dumps(object_id))) is None
 
 
+@pytest.mark.parametrize(
+    "ref", ["refs/heads", "refs/tags", "refs/notes/commits", "refs/pull/7/head", "refs/stash"]
+)
+@pytest.mark.parametrize("case", [case for case in PUSHES if case.provider_name == "github"], ids=str)
+def test_a_ref_that_is_neither_a_branch_nor_a_tag_moves_nothing(case: Case, ref: str) -> None:
+    """Git takes its name, so the delivery is well-formed, and says why there is nothing to do."""
+    event = parsed(case, changed(json.loads(case.body), ("ref",), json.dumps(ref)))
+    assert event is not None
+    assert (event.updates, event.note) == ((), f"{ref} is neither a branch nor a tag")
+
+
 def test_object_ids_are_told_in_lower_case() -> None:
     """So that the same commit is the same everywhere."""
     case = next(case for case in PUSHES if case.provider_name == "github")

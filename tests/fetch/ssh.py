@@ -1,6 +1,7 @@
 """A real SSH server that runs git's own upload-pack: asyncssh, in a thread of its own."""
 
 import asyncio
+import contextlib
 import shlex
 import threading
 from pathlib import Path
@@ -21,6 +22,7 @@ class SshHost:
         self.authorized = authorized
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
         self.port = 0
+        self._connections: set[asyncssh.SSHServerConnection] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -64,7 +66,7 @@ class SshHost:
             "127.0.0.1",
             port,
             server_host_keys=[self.host_key],
-            server_factory=lambda: _Guard(self.authorized),
+            server_factory=lambda: _Guard(self.authorized, self._connections),
             process_factory=self._serve,
             encoding=None,
         )
@@ -85,20 +87,28 @@ class SshHost:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        asking = asyncio.create_task(_pass(process.stdin, child.stdin))
-        await asyncio.gather(_pass(child.stdout, process.stdout), _pass(child.stderr, process.stderr))
-        asking.cancel()
-        await asyncio.wait({asking})
-        process.exit(await child.wait())
+        try:
+            async with asyncio.TaskGroup() as passing:
+                asking = passing.create_task(_pass(process.stdin, child.stdin))
+                telling = [(child.stdout, process.stdout), (child.stderr, process.stderr)]
+                await asyncio.gather(*(_pass(source, target) for source, target in telling))
+                asking.cancel()
+            process.exit(await child.wait())
+        except* (OSError, asyncssh.Error):
+            # Whoever asked has left: nothing of git stays.
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
 
     def _close(self) -> None:
         async def close() -> None:
             self._server.close()
             await self._server.wait_closed()
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            # To close the server is to take no more connections: those that there are remain.
+            for connection in tuple(self._connections):
+                connection.abort()
+                await connection.wait_closed()
+            await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
 
         self._call(close())
 
@@ -109,8 +119,18 @@ class SshHost:
 class _Guard(asyncssh.SSHServer):
     """Lets in whoever has one of the keys, as they are when somebody comes."""
 
-    def __init__(self, authorized: list[str]) -> None:
+    def __init__(self, authorized: list[str], connections: set[asyncssh.SSHServerConnection]) -> None:
         self._authorized = authorized
+        self._connections = connections
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Note who is there."""
+        self._connection = conn
+        self._connections.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncssh calls it so
+        """Forget who has left."""
+        self._connections.discard(self._connection)
 
     def public_key_auth_supported(self) -> bool:
         """Ask for a key."""

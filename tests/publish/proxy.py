@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -15,8 +16,7 @@ class Proxy:
         self._parts = urlsplit(url)
         self._there = asyncio.Event()
         self._back = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self.url = ""
         self.heal()
 
@@ -51,34 +51,40 @@ class Proxy:
         self._back.set()
 
     async def cut(self) -> None:
-        """Break the connections that there are."""
-        for writer in self._writers:
-            writer.transport.abort()
-        for task in self._tasks:
+        """Break the connections that there are, also those that do not reach the broker yet."""
+        for task in self._connections:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._writers.clear()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        broker_reader, broker_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
-        self._writers |= {writer, broker_writer}
-        for source, target, gate in (
-            (reader, broker_writer, self._there),
-            (broker_reader, writer, self._back),
-        ):
-            task = asyncio.create_task(_pass(source, target, gate))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        # A broker that is down, or leaves, takes its side of the connection with it: so does the proxy.
+        with contextlib.suppress(OSError), _aborted(writer):
+            broker = await asyncio.open_connection(self._parts.hostname, self._parts.port)
+            with _aborted(broker[1]):
+                await asyncio.gather(
+                    _pass(reader, broker[1], self._there), _pass(broker[0], writer, self._back)
+                )
+
+
+@contextlib.contextmanager
+def _aborted(writer: asyncio.StreamWriter) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        writer.transport.abort()
 
 
 async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter, gate: asyncio.Event) -> None:
-    with contextlib.suppress(OSError):
-        while True:
-            await gate.wait()
-            data = await source.read(65536)
-            if not data:
-                break
-            await gate.wait()
-            target.write(data)
-            await target.drain()
+    while True:
+        await gate.wait()
+        data = await source.read(65536)
+        if not data:
+            break
+        await gate.wait()
+        target.write(data)
+        await target.drain()
     target.close()

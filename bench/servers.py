@@ -75,4 +75,12 @@ if __name__ == "__main__":
     kind, port = sys.argv[1], int(sys.argv[2])
     application = bare() if kind == "bare" else door(Path(sys.argv[3]))
     prepare_interpreter()
-    uvicorn.run(application, port=port, loop="uvloop", http="httptools", log_config=None, access_log=False)
+    uvicorn.run(
+        application,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+    )

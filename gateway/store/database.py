@@ -227,6 +227,7 @@ def _engine(url: URL) -> Engine:
         cursor.execute("PRAGMA foreign_keys = ON")
         # 32 MB. SQLite's own 2 MB would read the indexes of the hot path again and again.
         cursor.execute("PRAGMA cache_size = -32768")
+        cursor.execute("PRAGMA temp_store = MEMORY")
         cursor.close()
 
     @event.listens_for(engine, "begin")

@@ -44,7 +44,7 @@ from gateway.settings import Settings
 from gateway.steps import FetchAndPlan, Remotes
 from gateway.store import work
 from gateway.store.depot import Depot
-from gateway.store.doorbell import Doorbell
+from gateway.store.doorbell import Doorbell, Wire
 from gateway.store.executions import Outbox
 from gateway.store.tickets import Tickets
 from gateway.store.work import WorkQueue
@@ -69,6 +69,7 @@ class Service:
         database, vault = opened.database, opened.vault
         self._database = database
         pushes, requests = Doorbell(), Doorbell()
+        self._wire = Wire(database, {"pushgate_pushes": pushes, "pushgate_requests": requests})
 
         book = Book(database, vault)
         self._accepter = Accepter(database, rings=pushes.ring)
@@ -194,6 +195,8 @@ class Service:
         tasks: list[asyncio.Task[None]] = []
         if self.settings.role != "web":
             tasks = self._start_working()
+        if not self._database.is_embedded:
+            tasks.append(asyncio.create_task(self._wire.run()))
         yield
         for task in tasks:
             task.cancel()

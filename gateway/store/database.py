@@ -6,16 +6,16 @@ nothing here blocks the event loop, and nothing here knows what is stored.
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gateway.errors import StoreUnavailable
 
@@ -25,6 +25,8 @@ _THREADS = 4
 _BUSY_MS = 10_000
 # Of advisory locks, which are numbers of one's own choice.
 _MIGRATION_LOCK = 5_074_711
+# A PostgreSQL server that is gone is noticed within seconds.
+_PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
 
 class Database:
@@ -152,6 +154,28 @@ class Database:
             connection.close()
             return False
 
+    async def notify(self, channel: str, payload: str) -> None:
+        """Tell those who listen on a channel of PostgreSQL."""
+        told = text("SELECT pg_notify(:channel, :payload)").bindparams(channel=channel, payload=payload)
+        await self.write(lambda transaction: transaction.execute(told).close())
+
+    @asynccontextmanager
+    async def listening(self, channels: Sequence[str]) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
+        """Listen on channels of PostgreSQL, over a connection that ends with the block.
+
+        Gives channel and payload of each notice. Raises `StoreUnavailable` where the server is away.
+        """
+        driver: Any = self.engine.dialect.dbapi
+        _, given = self.engine.dialect.create_connect_args(self.url)
+        arguments = {**given, **_PATIENCE, "autocommit": True}
+        try:
+            async with await driver.AsyncConnection.connect(**arguments) as connection:
+                for channel in channels:
+                    await connection.execute(f'LISTEN "{channel}"')
+                yield ((notice.channel, notice.payload) async for notice in connection.notifies())
+        except driver.Error as error:
+            raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from error
+
     def migrate(self) -> None:
         """Bring the schema to what this code expects."""
         with self.writing() as connection:
@@ -194,7 +218,7 @@ def _translated() -> Iterator[None]:
         raise
 
 
-def _first_line(error: SQLAlchemyError | TimeoutError) -> str:
+def _first_line(error: Exception) -> str:
     original = getattr(error, "orig", None) or error
     return str(original).strip().partition("\n")[0]
 
@@ -202,16 +226,12 @@ def _first_line(error: SQLAlchemyError | TimeoutError) -> str:
 def _engine(url: URL) -> Engine:
     # Bound values are webhook bodies and sealed secrets: never in an error's text.
     if url.get_backend_name() != "sqlite":
-        # A server that is gone is noticed within seconds, and a statement that hangs ends.
-        patience = {
-            "connect_timeout": 5,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-        }
-        options = {**patience, "options": "-c statement_timeout=60000 -c lock_timeout=30000"}
+        # A statement that hangs ends. And each is planned for its values: a plan for any state of a row could
+        # not use the indexes of the few that are pending.
+        session = "-c statement_timeout=60000 -c lock_timeout=30000 -c plan_cache_mode=force_custom_plan"
+        arguments = {**_PATIENCE, "options": session}
         return create_engine(
-            url, hide_parameters=True, pool_pre_ping=True, pool_size=10, connect_args=options
+            url, hide_parameters=True, pool_pre_ping=True, pool_size=10, connect_args=arguments
         )
     engine = create_engine(
         url, hide_parameters=True, connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000}

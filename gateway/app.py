@@ -21,6 +21,7 @@ from gateway.admin.health import Health
 from gateway.admin.http import on_bug, on_error, on_http_error
 from gateway.admin.packages import PackageFiles
 from gateway.admin.records import Records
+from gateway.daily import daily
 from gateway.data import Opened
 from gateway.errors import PushgateError
 from gateway.fetch.commit import CommitReader
@@ -40,6 +41,7 @@ from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
 from gateway.reconcile import Reconciler
+from gateway.retention import Retention
 from gateway.settings import Settings
 from gateway.steps import FetchAndPlan, Remotes
 from gateway.store import work
@@ -110,6 +112,7 @@ class Service:
             folder=half_made,
             keep=timedelta(days=settings.package_keep_days),
         )
+        self._retention = Retention(database=database, keep=timedelta(days=settings.keep_days))
         files = PackageFiles(database=database, depot=depot, tickets=tickets, token=opened.admin_token)
         reader = CommitReader(git, manifest_limit=LARGEST, signers=settings.signers_file)
         steps = FetchAndPlan(mirrors=mirrors, remotes=remotes, reader=reader, packages=packages)
@@ -215,7 +218,9 @@ class Service:
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
         tasks.append(asyncio.create_task(self._housekeeper.run()))
         tasks.append(asyncio.create_task(self._platforms.run()))
-        tasks.append(asyncio.create_task(self._expiry.run()))
+        tasks.append(asyncio.create_task(daily(self._expiry.sweep, of="packages")))
+        if self.settings.keep_days:
+            tasks.append(asyncio.create_task(daily(self._retention.sweep, of="old deliveries")))
         tasks += [asyncio.create_task(reconciler.run()) for reconciler in self._reconcilers]
         if self._relay is not None:
             tasks.append(asyncio.create_task(self._relay.run()))

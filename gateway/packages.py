@@ -12,7 +12,7 @@ from pathlib import Path
 
 import structlog
 
-from gateway.errors import DepotUnavailable, ObjectUnusable, RemoteUnavailable, StoreUnavailable
+from gateway.errors import DepotUnavailable, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import GitFailed, GitTimedOut
 from gateway.fetch.mirror import Mirrors
@@ -32,8 +32,6 @@ log = structlog.get_logger()
 RULES = "1"
 """Our way to pack. Another one gives other tars of the same commits, so it gets another name."""
 
-_EVERY = timedelta(days=1)
-_AFTER_FAILURE = timedelta(hours=1)
 # What is half made, or was left by a process that died, is younger than this, or nobody's.
 _LEFT_BEHIND = timedelta(days=1)
 
@@ -190,17 +188,6 @@ class Expiry:
     depot: Depot
     folder: Path
     keep: timedelta
-
-    async def run(self) -> None:
-        """Sweep once a day until cancelled."""
-        while True:
-            try:
-                await self.sweep(_now())
-            except (StoreUnavailable, OSError) as error:
-                log.warning("packages cannot be looked after", reason=str(error))
-                await asyncio.sleep(_AFTER_FAILURE.total_seconds())
-            else:
-                await asyncio.sleep(_EVERY.total_seconds())
 
     async def sweep(self, now: datetime) -> None:
         """Remove what has expired by `now`."""

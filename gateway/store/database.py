@@ -183,8 +183,12 @@ class Database:
                 # Alembic rebuilds tables on SQLite; references are checked again once it is done.
                 connection.execute(text("PRAGMA defer_foreign_keys = ON"))
             else:
-                # Several processes start at once; the first one migrates, the others find it done.
+                # Several processes start at once; the first one migrates, the others find it done, however
+                # long the indexes of large tables take.
+                connection.execute(text("SET LOCAL statement_timeout = 0"))
+                connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                connection.execute(text("SET LOCAL lock_timeout = 30000"))
             command.upgrade(migrations(connection), "head")
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Literal
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, exists, func, select, update
 
 from gateway.errors import NotFound
 from gateway.store.database import Database
@@ -82,8 +82,9 @@ class StoredRequest:
 
 def supersede(transaction: Transaction, request: NewRequest, *, ref: str, generation: int) -> None:
     """Take back the trigger's requests for earlier moves of a ref, as far as they are not published yet."""
-    moves = select(ref_updates.c.seq).where(
-        ref_updates.c.connection == request.connection,
+    # Asked from the few that are pending: a list of all earlier moves may be long.
+    is_of_an_earlier_move = exists().where(
+        ref_updates.c.seq == executions.c.ref_update,
         ref_updates.c.ref == ref,
         ref_updates.c.generation < generation,
     )
@@ -93,7 +94,7 @@ def supersede(transaction: Transaction, request: NewRequest, *, ref: str, genera
             executions.c.connection == request.connection,
             executions.c.trigger == request.trigger,
             executions.c.state == "pending",
-            executions.c.ref_update.in_(moves),
+            is_of_an_earlier_move,
         )
         .values(
             state="superseded",

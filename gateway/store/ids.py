@@ -14,7 +14,12 @@ def delivery_id(now: datetime) -> str:
 
     https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-7
     """
-    time = f"{int(now.timestamp() * 1000):012x}"
     rest = secrets.token_hex(10)
     variant = "89ab"[int(rest[3], 16) % 4]
-    return f"{time[:8]}-{time[8:]}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[7:19]}"
+    return f"{delivery_ids_since(now)}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[7:19]}"
+
+
+def delivery_ids_since(moment: datetime) -> str:
+    """Return what all ids since a moment, to the millisecond, sort behind, and all before it do not."""
+    time = f"{int(moment.timestamp() * 1000):012x}"
+    return f"{time[:8]}-{time[8:]}"

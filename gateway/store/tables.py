@@ -111,6 +111,7 @@ deliveries = Table(
     Column("secret", BigInteger),
     Column("body", LargeBinary, nullable=False),
     Index("ix_deliveries_connection_id", "connection", "id"),
+    Index("ix_deliveries_verdict_id", "verdict", "id"),
     Index(
         "uq_deliveries_connection_provider_delivery_id",
         "connection",
@@ -154,6 +155,7 @@ ref_updates = Table(
     ),
 )
 
+# `delivery` names the one that told of the latest move, which may have been deleted since.
 refs = Table(
     "refs",
     metadata,
@@ -162,7 +164,7 @@ refs = Table(
     Column("before", Text),
     Column("after", Text),
     Column("generation", Integer, nullable=False),
-    Column("delivery", ForeignKey("deliveries.id")),
+    Column("delivery", Text),
 )
 
 executions = Table(
@@ -172,7 +174,7 @@ executions = Table(
     Column("id", Text, nullable=False, unique=True),
     Column("connection", ForeignKey("connections.id"), nullable=False),
     Column("delivery", ForeignKey("deliveries.id"), nullable=False, index=True),
-    Column("ref_update", ForeignKey("ref_updates.seq"), nullable=False),
+    Column("ref_update", ForeignKey("ref_updates.seq"), nullable=False, index=True),
     Column("project", Text, nullable=False),
     Column("trigger", Text, nullable=False),
     Column("target", Text, nullable=False),
@@ -191,6 +193,12 @@ executions = Table(
         "seq",
         sqlite_where=text("state = 'pending'"),
         postgresql_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_executions_superseded",
+        "seq",
+        sqlite_where=text("state = 'superseded'"),
+        postgresql_where=text("state = 'superseded'"),
     ),
 )
 
@@ -212,10 +220,10 @@ sweeps = Table(
     Column("connection", ForeignKey("connections.id"), primary_key=True),
     Column("due_at", Instant, nullable=False),
     Column("asked", Boolean, nullable=False, server_default=text("false")),
-    Column("asked_by", ForeignKey("deliveries.id")),
+    Column("asked_by", ForeignKey("deliveries.id"), index=True),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("swept_at", Instant),
-    Column("delivery", ForeignKey("deliveries.id")),
+    Column("delivery", ForeignKey("deliveries.id"), index=True),
     Column("reason", Text),
     Index("ix_sweeps_due_at", "due_at"),
 )
@@ -225,7 +233,7 @@ platform_fetches = Table(
     "platform_fetches",
     metadata,
     Column("connection", ForeignKey("connections.id"), primary_key=True),
-    Column("due_at", Instant),
+    Column("due_at", Instant, index=True),
     Column("attempts", Integer, nullable=False),
     Column("fetched_at", Instant),
     Column("reason", Text),

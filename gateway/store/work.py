@@ -221,11 +221,11 @@ class Backlog:
 def backlog(transaction: Transaction) -> Backlog:
     """Count what waits."""
     waiting = ref_updates.c.state == "pending"
-    count = transaction.execute(select(func.count()).select_from(ref_updates).where(waiting)).scalar_one()
-    first = (
-        select(ref_updates.c.delivery).where(waiting).order_by(ref_updates.c.seq).limit(1).scalar_subquery()
-    )
-    oldest = transaction.execute(select(deliveries.c.received_at).where(deliveries.c.id == first)).scalar()
+    # Both at once: for the first one alone, all that was ever settled might be read in order.
+    query = select(func.count(), func.min(ref_updates.c.seq)).where(waiting)
+    count, first = transaction.execute(query).one()
+    received = select(deliveries.c.received_at).join(ref_updates).where(ref_updates.c.seq == first)
+    oldest = transaction.execute(received).scalar()
     pending_requests = select(func.count()).select_from(executions).where(executions.c.state == "pending")
     return Backlog(updates=count, oldest=oldest, requests=transaction.execute(pending_requests).scalar_one())
 

@@ -1,0 +1,97 @@
+"""Which records are deleted when they are old, and which stay.
+
+A delivery goes together with its ref updates and their execution requests, or not at all: as long as an
+execution is kept, it can be explained. Where each ref was last seen stays for ever, since that is what a
+repetition is recognized by.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import delete, func, or_, select
+
+from gateway.store.ids import delivery_ids_since
+from gateway.store.tables import deliveries, executions, ref_updates, sweeps
+
+# What one step deletes at most, unless a single delivery is larger.
+_MOST_DELIVERIES = 200
+_MOST_UPDATES = 500
+_MOST_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """The last delivery that a step has looked at, and how many it has deleted."""
+
+    last: str
+    forgotten: int
+
+
+def forget(transaction: Transaction, *, before: datetime, after: str) -> Step | None:
+    """Look at the next few deliveries behind the id `after` that came before a moment; delete what is over.
+
+    A delivery stays while one of its ref updates or requests is pending, or was settled, planned or published
+    since that moment, and while a sweep refers to it. None where there is no further one to look at.
+    """
+    candidates = _candidates(transaction, before, after)
+    if not candidates:
+        return None
+    gone = set(candidates) - _held(transaction, candidates, before)
+    if gone:
+        transaction.execute(delete(executions).where(executions.c.delivery.in_(gone)))
+        transaction.execute(delete(ref_updates).where(ref_updates.c.delivery.in_(gone)))
+        transaction.execute(delete(deliveries).where(deliveries.c.id.in_(gone)))
+    return Step(last=candidates[-1], forgotten=len(gone))
+
+
+def _candidates(transaction: Transaction, before: datetime, after: str) -> list[str]:
+    """Return the ids of the next deliveries, as many as a step takes, at least one if there is one."""
+    updates = (
+        select(func.count())
+        .select_from(ref_updates)
+        .where(ref_updates.c.delivery == deliveries.c.id)
+        .scalar_subquery()
+    )
+    query = (
+        select(deliveries.c.id, func.length(deliveries.c.body), updates)
+        .where(deliveries.c.id > after, deliveries.c.id < delivery_ids_since(before))
+        .order_by(deliveries.c.id)
+        .limit(_MOST_DELIVERIES)
+    )
+    taken: list[str] = []
+    size = moves = 0
+    for delivery, more_size, more_moves in transaction.execute(query):
+        size += more_size
+        moves += more_moves
+        if taken and (size > _MOST_BYTES or moves > _MOST_UPDATES):
+            break
+        taken.append(delivery)
+    return taken
+
+
+def _held(transaction: Transaction, candidates: Sequence[str], before: datetime) -> set[str | None]:
+    """Return which of these deliveries are not over, or not for long enough, or referred to."""
+    # Locked, in one order, so that nobody has one of them planned again meanwhile.
+    moves = transaction.execute(
+        select(ref_updates.c.delivery, ref_updates.c.state, ref_updates.c.settled_at)
+        .where(ref_updates.c.delivery.in_(candidates))
+        .order_by(ref_updates.c.seq)
+        .with_for_update()
+    )
+    held: set[str | None] = {
+        move.delivery
+        for move in moves
+        if move.state == "pending" or (move.settled_at is not None and move.settled_at >= before)
+    }
+    recent = or_(
+        executions.c.state == "pending",
+        executions.c.planned_at >= before,
+        executions.c.published_at >= before,
+    )
+    requests = select(executions.c.delivery).where(executions.c.delivery.in_(candidates), recent)
+    held.update(transaction.execute(requests).scalars())
+    for reference in (sweeps.c.asked_by, sweeps.c.delivery):
+        held.update(transaction.execute(select(reference).where(reference.in_(candidates))).scalars())
+    return held

@@ -1,0 +1,257 @@
+"""What is deleted when it is old, and what stays."""
+
+import asyncio
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select, update
+
+from gateway.errors import NotFound
+from gateway.retention import Retention
+from gateway.store import deliveries, executions, retention, sweeps, work
+from gateway.store.database import Database
+from gateway.store.deliveries import Arrival, UpdateState
+from gateway.store.executions import NewRequest
+from gateway.store.ids import delivery_id
+from gateway.store.tables import deliveries as delivery_table
+from gateway.store.tables import executions as execution_table
+from gateway.store.tables import ref_updates
+from gateway.store.work import Settlement
+from providers.model import RefUpdate
+from tests.postgres import Postgres
+from tests.store.make import NOW, A, B, C, arrival, connection, move
+
+DAY = timedelta(days=1)
+KEEP = 180 * DAY
+LATER = NOW + 200 * DAY
+
+
+def deliver(database: Database, *moves: RefUpdate, days: int = 0, **changes: object) -> Arrival:
+    """Record a delivery that came so many days after NOW."""
+    moment = NOW + days * DAY
+    sent = arrival(*moves, id=delivery_id(moment), received_at=moment, **changes)
+    with database.writing() as transaction:
+        deliveries.record(transaction, [sent])
+    return sent
+
+
+def settle(database: Database, *, days: int = 0, state: UpdateState = "planned", request: str = "") -> None:
+    """Settle what is pending, so many days after NOW; with a request where one is named."""
+    moment = NOW + days * DAY
+    with database.writing() as transaction:
+        assert work.claim(transaction, owner="w", now=moment, until=moment + DAY) == "c1"
+        ends = [
+            Settlement(
+                update=one,
+                state=state,
+                reason="done",
+                requests=asked(request, one.delivery) if request else (),
+            )
+            for one in work.pending(transaction, "c1", limit=100)
+        ]
+        work.settle(transaction, "c1", ends, owner="w", now=moment)
+        work.release(transaction, "c1", owner="w", now=moment)
+
+
+def asked(name: str, delivery: str) -> tuple[NewRequest]:
+    """Return one execution request."""
+    request = NewRequest(
+        id=name,
+        connection="c1",
+        delivery=delivery,
+        project="digits",
+        trigger="train@main",
+        target="train",
+        subject="acme/digits",
+        body=b"{}",
+    )
+    return (request,)
+
+
+def publish(database: Database, *names: str, days: int = 0) -> None:
+    """Mark requests as published, so many days after NOW."""
+    with database.writing() as transaction:
+        executions.record(transaction, published=names, refused={}, now=NOW + days * DAY)
+
+
+def sweep(database: Database) -> None:
+    """Delete what is old."""
+    asyncio.run(Retention(database=database, keep=KEEP).sweep(LATER))
+
+
+def is_kept(database: Database, delivery: Arrival) -> bool:
+    """Say whether a delivery is still there."""
+    try:
+        with database.reading() as transaction:
+            deliveries.get(transaction, delivery.id)
+    except NotFound:
+        return False
+    return True
+
+
+def count(database: Database) -> tuple[int, ...]:
+    """Return how many deliveries, ref updates and executions there are."""
+    with database.reading() as transaction:
+        return tuple(
+            transaction.execute(select(func.count()).select_from(table)).scalar_one()
+            for table in (delivery_table, ref_updates, execution_table)
+        )
+
+
+def test_what_was_settled_long_ago_is_deleted_with_all_that_came_of_it(database: Database) -> None:
+    """Its body, its ref updates and its executions; what came later stays whole."""
+    connection(database)
+    deliver(database, verdict="ignored", reason="ping")
+    old = deliver(database, move(A, B))
+    settle(database, request="old")
+    young = deliver(database, move(B, C), days=30)
+    settle(database, days=30, request="young")
+    publish(database, "old", "young", days=19)
+    sweep(database)
+    assert (is_kept(database, old), is_kept(database, young)) == (False, True)
+    assert count(database) == (1, 1, 1)
+    with database.reading() as transaction:
+        assert deliveries.body(transaction, young.id) == young.body
+        assert executions.get(transaction, "young").delivery == young.id
+
+
+def test_what_is_not_over_stays(database: Database) -> None:
+    """However old: an update that is pending, a request that the broker does not have."""
+    connection(database)
+    planned = deliver(database, move(A, B))
+    settle(database, request="unpublished")
+    pending = deliver(database, move(B, C))
+    sweep(database)
+    assert (is_kept(database, planned), is_kept(database, pending)) == (True, True)
+    assert count(database) == (2, 2, 1)
+
+
+@pytest.mark.parametrize("event", ["settled", "planned", "published"])
+def test_what_happened_lately_counts_and_not_when_the_delivery_came(database: Database, event: str) -> None:
+    """A delivery that was planned again, or published after a long outage, is kept from then on."""
+    connection(database)
+    old = deliver(database, move(A, B))
+    settle(database, request="first")
+    publish(database, "first", days=190 if event == "published" else 1)
+    if event != "published":
+        with database.writing() as transaction:
+            work.replay(transaction, old.id, now=NOW + 190 * DAY)
+        settle(database, days=190, request="second" if event == "planned" else "")
+    if event == "planned":
+        publish(database, "second", days=191)
+        with database.writing() as transaction:
+            # As if the update had been settled long ago: its new request alone is a reason to keep it.
+            transaction.execute(update(ref_updates).values(settled_at=NOW))
+            transaction.execute(update(execution_table).values(published_at=NOW))
+    sweep(database)
+    assert is_kept(database, old)
+
+
+def test_what_was_superseded_goes_like_what_was_published(database: Database) -> None:
+    """The broker never gets it."""
+    connection(database)
+    old = deliver(database, move(A, B))
+    settle(database, request="old")
+    with database.writing() as transaction:
+        transaction.execute(update(execution_table).values(state="superseded", superseded_by="another"))
+    sweep(database)
+    assert not is_kept(database, old)
+
+
+def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> None:
+    """The latest state of a ref is never forgotten, nor how often it has moved."""
+    connection(database)
+    deliver(database, move(A, B), provider_delivery_id="guid")
+    settle(database)
+    sweep(database)
+    assert count(database) == (0, 0, 0)
+    again = [
+        arrival(move(A, B), provider_delivery_id="guid"),
+        arrival(move(A, B)),
+        arrival(move(B, A)),
+    ]
+    with database.writing() as transaction:
+        told = deliveries.record(transaction, again)
+        last = deliveries.get(transaction, again[2].id)
+        assert sweeps.known_refs(transaction, "c1") == {"refs/heads/main": A}
+    assert [receipt.verdict for receipt in told] == ["duplicate", "duplicate", "accepted"]
+    assert last.updates[0].generation == 2
+
+
+def test_what_a_sweep_refers_to_stays(database: Database) -> None:
+    """Who has asked for one that is still due, and what the last one has found."""
+    connection(database)
+    asking = deliver(database, asks_for_sweep=True)
+    sweep(database)
+    assert is_kept(database, asking)
+    found = swept(database, asking)
+    sweep(database)
+    assert (is_kept(database, asking), is_kept(database, found)) == (False, True)
+    swept(database)
+    sweep(database)
+    assert not is_kept(database, found)
+
+
+def swept(database: Database, asking: Arrival | None = None) -> Arrival:
+    """End a sweep that, if a delivery has asked for it, finds a new ref; return what is recorded."""
+    moves = (move(None, A, "refs/tags/v1"),) if asking else ()
+    sent = arrival(*moves, id=delivery_id(NOW), source="sweep", provider_delivery_id=None)
+    with database.writing() as transaction:
+        claimed = sweeps.claim(transaction, now=LATER, until=LATER + DAY)
+        assert claimed is not None
+        sweeps.record(transaction, replace(claimed, is_first=False), sent, next_at=NOW)
+    if asking:
+        settle(database)
+    return sent
+
+
+def test_steps_are_small_and_none_is_left_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each deletes a few deliveries, less where they are large, and the next goes on behind it."""
+    monkeypatch.setattr(retention, "_MOST_DELIVERIES", 3)
+    monkeypatch.setattr(retention, "_MOST_UPDATES", 4)
+    connection(database)
+    many = [move(None, A, f"refs/tags/v{number}") for number in range(10)]
+    for day, sent in enumerate(([], [], [], [move(A, B)], many, [], [move(B, C)])):
+        deliver(database, *sent, days=day)
+    settle(database)
+    assert forgotten(database) == [3, 1, 1, 2]
+    assert count(database) == (0, 0, 0)
+
+
+def test_bodies_count(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step deletes no more bytes than one batch at the door may bring."""
+    monkeypatch.setattr(retention, "_MOST_BYTES", 100)
+    connection(database)
+    for number in range(4):
+        deliver(database, body=bytes(range(60 + number)))
+    assert forgotten(database) == [1, 1, 1, 1]
+
+
+def forgotten(database: Database) -> list[int]:
+    """Delete what is old step by step; return how many deliveries each has deleted."""
+    found: list[int] = []
+    after = ""
+    while True:
+        with database.writing() as transaction:
+            step = retention.forget(transaction, before=LATER - KEEP, after=after)
+        if step is None:
+            return found
+        found.append(step.forgotten)
+        after = step.last
+
+
+def test_one_process_deletes(postgres: Postgres) -> None:
+    """Another does so once that one has ended."""
+    url = postgres.database()
+    with closing(Database(url)) as second:
+        second.migrate()
+        connection(second)
+        with closing(Database(url)) as first:
+            sweep(first)
+            old = deliver(second, verdict="ignored")
+            sweep(second)
+            assert is_kept(second, old)
+        sweep(second)
+        assert not is_kept(second, old)

@@ -4,7 +4,7 @@ SQLAlchemy prepares each statement anew, at 0.1 ms and more; with a batch of a f
 of what accepting them cost. The SQL still comes from the tables, for either database.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -33,12 +33,11 @@ def upsert_rows(
     _run(transaction, _compiled(table, key, transaction.dialect.name, len(rows[0])), rows)
 
 
-def select_in(transaction: Transaction, sql: str, *lists: Iterable[Any]) -> Sequence[Any]:
-    """Select by lists of values: each `{}` of the SQL stands for one list."""
-    mark = "?" if transaction.dialect.name == "sqlite" else "%s"
-    values = [list(one) for one in lists]
-    told = sql.format(*(f"({', '.join([mark] * len(one))})" for one in values))
-    return transaction.exec_driver_sql(told, tuple(value for one in values for value in one)).all()
+def select_pairs(transaction: Transaction, sql: str, pairs: Collection[tuple[str, str]]) -> Sequence[Any]:
+    """Select by pairs of values: the `{}` of the SQL stands for the rows of a VALUES clause."""
+    row = "(?, ?)" if transaction.dialect.name == "sqlite" else "(%s, %s)"
+    told = sql.format(", ".join([row] * len(pairs)))
+    return transaction.exec_driver_sql(told, tuple(value for pair in pairs for value in pair)).all()
 
 
 @dataclass(frozen=True, slots=True)

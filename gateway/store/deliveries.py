@@ -14,7 +14,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, bindparam, select, text, update
 
 from gateway.errors import NotFound
-from gateway.store.bulk import MOST_VALUES, insert_rows, select_in, upsert_rows
+from gateway.store.bulk import MOST_VALUES, insert_rows, select_pairs, upsert_rows
 from gateway.store.tables import connections, deliveries, ref_updates, refs, secrets, sweeps
 from providers.model import RefUpdate
 
@@ -23,15 +23,20 @@ UpdateState = Literal["pending", "planned", "gone", "failed", "duplicate"]
 """A ref update waits as `pending`; the other four are ends, each with its reason."""
 
 
-# A batch is looked up by two lists, not by a list of pairs: SQLite would read the whole table for those. What
-# is found beside the pairs does no harm.
+# A batch is looked up pair by pair. SQLite keeps to the order of a CROSS JOIN; it would read the whole table
+# for (a, b) IN (VALUES ...). For two lists PostgreSQL would read all deliveries of each connection.
 _CLAIMED = (
-    "SELECT connection, provider_delivery_id, id FROM deliveries"
-    " WHERE connection IN {} AND provider_delivery_id IN {} AND verdict = 'accepted'"
+    "WITH wanted (connection, provider_delivery_id) AS (VALUES {})"
+    " SELECT known.connection, known.provider_delivery_id, known.id"
+    " FROM wanted CROSS JOIN deliveries AS known"
+    " WHERE known.connection = wanted.connection"
+    " AND known.provider_delivery_id = wanted.provider_delivery_id AND known.verdict = 'accepted'"
 )
 _LATEST = (
-    "SELECT connection, ref, before, after, generation, delivery FROM refs"
-    " WHERE connection IN {} AND ref IN {}"
+    "WITH wanted (connection, ref) AS (VALUES {})"
+    " SELECT known.connection, known.ref, known.before, known.after, known.generation, known.delivery"
+    " FROM wanted CROSS JOIN refs AS known"
+    " WHERE known.connection = wanted.connection AND known.ref = wanted.ref"
 )
 _LOCK = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(name, 0))"
@@ -278,7 +283,7 @@ def _claimed_ids(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[
     wanted = {(a.connection, a.provider_delivery_id) for a in arrivals if a.provider_delivery_id}
     found: dict[Key, str] = {}
     for part in _parts(list(wanted)):
-        for row in select_in(transaction, _CLAIMED, *map(set, zip(*part, strict=True))):
+        for row in select_pairs(transaction, _CLAIMED, part):
             found[row[0], row[1]] = row[2]
     return found
 
@@ -287,7 +292,7 @@ def _latest_updates(transaction: Transaction, arrivals: Sequence[Arrival]) -> di
     wanted = {(arrival.connection, move.ref) for arrival in arrivals for move in arrival.updates}
     found: dict[Key, _Ref] = {}
     for part in _parts(list(wanted)):
-        for row in select_in(transaction, _LATEST, *map(set, zip(*part, strict=True))):
+        for row in select_pairs(transaction, _LATEST, part):
             found[row[0], row[1]] = _Ref(*row[2:])
     return found
 

@@ -112,6 +112,7 @@ deliveries = Table(
     Column("body", LargeBinary, nullable=False),
     Index("ix_deliveries_connection_id", "connection", "id"),
     Index("ix_deliveries_verdict_id", "verdict", "id"),
+    Index("ix_deliveries_connection_verdict_id", "connection", "verdict", "id"),
     Index(
         "uq_deliveries_connection_provider_delivery_id",
         "connection",
@@ -188,18 +189,8 @@ executions = Table(
     Column("planned_at", Instant, nullable=False),
     Column("published_at", Instant),
     Index("ix_executions_connection_seq", "connection", "seq"),
-    Index(
-        "ix_executions_pending",
-        "seq",
-        sqlite_where=text("state = 'pending'"),
-        postgresql_where=text("state = 'pending'"),
-    ),
-    Index(
-        "ix_executions_superseded",
-        "seq",
-        sqlite_where=text("state = 'superseded'"),
-        postgresql_where=text("state = 'superseded'"),
-    ),
+    Index("ix_executions_state_seq", "state", "seq"),
+    Index("ix_executions_connection_state_seq", "connection", "state", "seq"),
 )
 
 # Who works on a connection's pending ref updates, and when the next try is due after one that failed.

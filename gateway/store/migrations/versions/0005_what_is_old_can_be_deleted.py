@@ -1,6 +1,5 @@
 """What is old can be deleted, and is found among millions: indexes; a ref may outlive its delivery."""
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
@@ -12,15 +11,11 @@ def upgrade() -> None:
     with op.batch_alter_table("refs") as batch:
         batch.drop_constraint("fk_refs_delivery", type_="foreignkey")
     op.create_index("ix_deliveries_verdict_id", "deliveries", ["verdict", "id"])
+    op.create_index("ix_deliveries_connection_verdict_id", "deliveries", ["connection", "verdict", "id"])
     op.create_index("ix_executions_ref_update", "executions", ["ref_update"])
-    superseded = sa.text("state = 'superseded'")
-    op.create_index(
-        "ix_executions_superseded",
-        "executions",
-        ["seq"],
-        sqlite_where=superseded,
-        postgresql_where=superseded,
-    )
+    op.drop_index("ix_executions_pending", "executions")
+    op.create_index("ix_executions_state_seq", "executions", ["state", "seq"])
+    op.create_index("ix_executions_connection_state_seq", "executions", ["connection", "state", "seq"])
     op.create_index("ix_sweeps_asked_by", "sweeps", ["asked_by"])
     op.create_index("ix_sweeps_delivery", "sweeps", ["delivery"])
     op.create_index("ix_platform_fetches_due_at", "platform_fetches", ["due_at"])

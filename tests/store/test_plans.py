@@ -1,0 +1,303 @@
+"""However much is kept, each statement of the service reads a few rows, by an index.
+
+On PostgreSQL every statement is explained and counted on a store of 180 days. On SQLite, which tells no
+counts, its plan is looked at: what is found by an index there is found by the same one among millions.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from itertools import product
+from typing import Any
+
+import pytest
+import zstandard
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import event, text
+
+from gateway.store import connections, deliveries, executions, platforms, retention, sweeps, work
+from gateway.store.database import Database
+from gateway.store.executions import NewRequest
+from gateway.store.ids import delivery_ids_since
+from gateway.store.tables import metadata
+from gateway.store.vault import Vault
+from gateway.store.work import Settlement
+from tests.postgres import Postgres
+from tests.store.make import NOW, A, B, C, arrival, connection, move
+
+DELIVERIES = 200_000
+CONNECTIONS = 2_000
+DAYS = 180
+BEGIN = NOW - timedelta(days=DAYS)
+LATER = NOW + timedelta(seconds=60)
+# A page is 100; a connection's share of what waits, or of its refs, is a few hundred.
+MOST_ROWS = 2_500
+BODY = "\\x" + zstandard.compress(b"{}").hex()
+LARGE = {"deliveries", "ref_updates", "executions", "refs"}
+
+# One delivery every 78 seconds, of 2,000 connections; a tenth of them is of one, c1. A few are rare in their
+# verdict, and old, as far as possible from where a page begins; the newest are pending.
+FILL = f"""
+SET LOCAL session_replication_role = replica;
+INSERT INTO connections (id, name, provider, url, project, auth, triggers, yaml_path, created_at, updated_at)
+    SELECT 'c' || n, 'acme', 'github', 'https://host.example/' || n, 'p', '{{}}', '[]', 'valohai.yaml',
+        '{BEGIN}', '{BEGIN}' FROM generate_series(1, {CONNECTIONS}) AS n;
+INSERT INTO leases (connection, attempts, due_at) SELECT id, 0, created_at FROM connections;
+INSERT INTO sweeps (connection, due_at) SELECT id, '{LATER}' FROM connections;
+UPDATE sweeps SET due_at = '{NOW}' WHERE connection = 'c3';
+INSERT INTO platform_fetches (connection, attempts, due_at)
+    SELECT id, 0, CASE WHEN id = 'c4' THEN timestamptz '{NOW}' END FROM connections;
+CREATE TEMPORARY TABLE push ON COMMIT DROP AS
+    SELECT n, overlay(lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') PLACING '-' FROM 9 FOR 0)
+        || '-7000-8000-' || lpad(n::text, 12, '0') AS id,
+        'c' || CASE WHEN n % 10 = 0 THEN 1 ELSE n % {CONNECTIONS} + 1 END AS connection,
+        at, encode(sha256(n::text::bytea), 'hex') AS commit,
+        CASE WHEN n % 30 = 7 THEN 'ignored' WHEN n % 100 = 9 THEN 'duplicate'
+            WHEN n < 200 AND n % 10 = 1 THEN 'unreadable' ELSE 'accepted' END AS verdict
+    FROM generate_series(1, {DELIVERIES}) AS n
+    CROSS JOIN LATERAL (SELECT timestamptz '{BEGIN}' + n * interval '{DAYS} days' / {DELIVERIES}) AS t (at);
+INSERT INTO deliveries
+    (id, connection, source, event, provider_delivery_id, received_at, verdict, headers, body)
+    SELECT id, connection, 'webhook', 'push', 'guid-' || n, at, verdict, '{{}}', '{BODY}' FROM push;
+INSERT INTO ref_updates (seq, connection, delivery, ref, kind, name, before, after, action, commits,
+        generation, state, settled_at)
+    SELECT n, connection, id, 'refs/heads/' || n % 50, 'branch', n % 50, commit, commit, 'update', '[]', n,
+        CASE WHEN n > {DELIVERIES} - 1000 THEN 'pending' WHEN n < 100 THEN 'gone' ELSE 'planned' END, at
+    FROM push WHERE verdict = 'accepted';
+INSERT INTO executions (seq, id, connection, delivery, ref_update, project, trigger, target, subject, body,
+        state, planned_at, published_at)
+    SELECT n, 'request-' || n, connection, id, n, 'p', 'train', 'train', 'acme', '{{}}',
+        CASE WHEN n BETWEEN {DELIVERIES} - 2000 AND {DELIVERIES} - 1000 THEN 'pending'
+            WHEN n < 100 THEN 'superseded' ELSE 'published' END, at, at
+    FROM push WHERE verdict = 'accepted' AND n <= {DELIVERIES} - 1000;
+INSERT INTO refs (connection, ref, generation, delivery)
+    SELECT connection, 'refs/heads/' || branch, n, id FROM push, generate_series(0, 49) AS branch
+    WHERE n > {DELIVERIES} - {CONNECTIONS} AND n % 10 > 0;
+SELECT setval('ref_updates_seq_seq', {DELIVERIES}), setval('executions_seq_seq', {DELIVERIES});
+"""  # noqa: S608 - numbers of our own
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: Postgres) -> Iterator[Database]:
+    """Give a PostgreSQL that has been in use for 180 days."""
+    with closing(Database(postgres.database())) as database:
+        database.migrate()
+        with database.writing() as transaction:
+            for statement in FILL.split(";\n"):
+                transaction.execute(text(statement))
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connected:
+            connected.execute(text("VACUUM ANALYZE"))
+        yield database
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """Give an SQLite store with little in it: its plans don't depend on how much there is."""
+    folder = tmp_path_factory.mktemp("plans")
+    with closing(Database(f"sqlite:///{folder / 'pushgate.db'}")) as database:
+        database.migrate()
+        for name in ("c1", "c2", "c3", "c4"):
+            connection(database, name)
+        with database.writing() as transaction:
+            deliveries.record(
+                transaction,
+                [
+                    arrival(move(A, B), id=delivery_ids_since(BEGIN) + "-of-long-ago", verdict="ignored"),
+                    arrival(move(A, C), connection="c2"),
+                ],
+            )
+        yield database
+
+
+@contextmanager
+def explained(database: Database, plans: list[Any]) -> Iterator[Transaction]:
+    """Open a transaction that is taken back; each of its statements puts its text and plan into `plans`."""
+    with database.engine.connect() as transaction:
+
+        @event.listens_for(transaction, "before_cursor_execute")
+        def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
+            if database.is_embedded:
+                cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+                plans.append((statement, [row[-1] for row in cursor.fetchall()]))
+            else:
+                cursor.execute("SAVEPOINT explained")
+                cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters)
+                plans.append((statement, cursor.fetchone()[0][0]["Plan"]))
+                cursor.execute("ROLLBACK TO explained")
+
+        yield transaction
+        transaction.rollback()
+
+
+def accept(transaction: Transaction) -> None:
+    """Take what waits at the door, of many connections."""
+    names = [row[0] for row in transaction.execute(text("SELECT id FROM connections ORDER BY id LIMIT 50"))]
+    batch = [arrival(move(A, B, f"refs/heads/{number % 50}")) for number in range(len(names))]
+    named = [replace(one, connection=name) for one, name in zip(batch, names, strict=True)]
+    asking = replace(arrival(), asks_for_sweep=True, teaches="1")
+    deliveries.record(transaction, [*named, asking])
+
+
+def find(transaction: Transaction) -> None:
+    """Look up what the door knows of a connection."""
+    connections.get(transaction, "c2")
+    connections.live_secrets(transaction, Vault("k" * 32), "c2")
+
+
+def carry(transaction: Transaction) -> None:
+    """Take a connection's pending updates, and settle them with requests that supersede others."""
+    name = work.claim(transaction, owner="w", now=LATER, until=LATER)
+    assert name is not None
+    work.renew(transaction, name, owner="w", until=LATER)
+    updates = work.pending(transaction, name, limit=200)
+    work.tell(transaction, updates, "fetching")
+    ends = [
+        Settlement(update=one, state="planned", reason="", requests=(latest(one, f"new-{one.seq}"),))
+        for one in updates
+    ]
+    work.settle(transaction, name, ends[:2], owner="w", now=LATER)
+    work.postpone(transaction, name, updates[2:], owner="w", due_at=LATER, reason="remote down")
+
+
+def latest(update: work.PendingUpdate, name: str) -> NewRequest:
+    """Return a request that makes earlier ones superfluous."""
+    return NewRequest(
+        id=name,
+        connection=update.connection,
+        delivery=update.delivery,
+        project="p",
+        trigger="train",
+        target="train",
+        subject="acme",
+        body=b"{}",
+        is_latest_only=True,
+    )
+
+
+def relay(transaction: Transaction) -> None:
+    """Take what the broker does not have, and mark it as published or refused."""
+    waiting = executions.pending(transaction, limit=512, without=())
+    executions.pending(transaction, limit=512, without=["c1", "c2"])
+    names = [one.id for one in waiting]
+    executions.record(transaction, published=names[1:], refused=dict.fromkeys(names[:1], "full"), now=LATER)
+
+
+def reconcile(transaction: Transaction) -> None:
+    """Take the sweep that is due, and record what it has found."""
+    assert sweeps.is_due(transaction, now=LATER)
+    sweep = sweeps.claim(transaction, now=LATER, until=LATER)
+    assert sweep is not None
+    found = arrival(move(None, A, "refs/tags/new"), connection=sweep.connection)
+    sweeps.known_refs(transaction, sweep.connection)
+    sweeps.record(transaction, replace(sweep, is_first=False, asked_by=found.id), found, next_at=LATER)
+
+
+def replay(transaction: Transaction) -> None:
+    """Have a delivery planned again, and look at it."""
+    [one] = deliveries.page(transaction, connection="c2", verdict=None, before=None, limit=1)
+    deliveries.get(transaction, one.id)
+    deliveries.body(transaction, one.id)
+    work.replay(transaction, one.id, now=LATER)
+
+
+def forget(transaction: Transaction) -> None:
+    """Delete what is old, at the beginning and further on."""
+    before = NOW - timedelta(days=30)
+    for after in (BEGIN, BEGIN + timedelta(days=60)):
+        retention.forget(transaction, before=before, after=delivery_ids_since(after))
+
+
+def page_of_deliveries(**filters: Any) -> Callable[[Transaction], object]:
+    """Return what reads a page."""
+    return lambda transaction: deliveries.page(transaction, **filters, limit=51)
+
+
+def page_of_executions(**filters: Any) -> Callable[[Transaction], object]:
+    """Return what reads a page."""
+    return lambda transaction: executions.page(transaction, **filters, limit=51)
+
+
+def _name(kind: str, filters: Mapping[str, Any]) -> str:
+    return (
+        f"{kind} by {', '.join(f'{name} {value}' for name, value in filters.items() if value) or 'nothing'}"
+    )
+
+
+SINCE = delivery_ids_since(NOW - timedelta(days=90))
+HOT: dict[str, Callable[[Transaction], object]] = {
+    "accept": accept,
+    "find": find,
+    "carry": carry,
+    "relay": relay,
+    "reconcile": reconcile,
+    "replay": replay,
+    "forget": forget,
+    "backlog": work.backlog,
+    "platforms": lambda transaction: platforms.is_due(transaction, now=LATER),
+    "follow": lambda transaction: executions.planned_after(
+        transaction, executions.last_seq(transaction) - 3, limit=100
+    ),
+}
+for _one in product(
+    (None, "c1", "c2"), (None, "accepted", "ignored", "unreadable"), (None, SINCE), (None, "aaaaaaa", A)
+):
+    _filters = dict(zip(("connection", "verdict", "before", "commit"), _one, strict=True))
+    HOT[_name("deliveries", _filters)] = page_of_deliveries(**_filters)
+for _other in product(
+    (None, "c1", "c2"), (None, SINCE), (None, "pending", "superseded", "published"), (None, DELIVERIES // 2)
+):
+    _wanted = dict(zip(("connection", "delivery", "state", "before"), _other, strict=True))
+    HOT[_name("executions", _wanted)] = page_of_executions(**_wanted)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_among_hundreds_of_thousands_a_few_rows_are_read(filled: Database, name: str) -> None:
+    """PostgreSQL counts the rows that each part of a plan has read, those that it threw away included."""
+    plans: list[Any] = []
+    with explained(filled, plans) as transaction:
+        HOT[name](transaction)
+    assert plans
+    for statement, plan in plans:
+        for node in nodes(plan):
+            thrown_away = sum(node.get(f"Rows Removed by {why}", 0) for why in ("Filter", "Index Recheck"))
+            read = (node["Actual Rows"] + thrown_away) * node["Actual Loops"]
+            assert read <= MOST_ROWS, (statement, node)
+            whole = node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE
+            assert not whole, (statement, node)
+
+
+def nodes(plan: Any) -> Iterator[Any]:
+    """Give each node of a plan."""
+    yield plan
+    for below in plan.get("Plans", ()):
+        yield from nodes(below)
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_sqlite_reads_no_large_table_from_end_to_end(embedded: Database, name: str) -> None:
+    """But for a page of all there is, which is read from its end, and the index of the few that wait."""
+    plans: list[Any] = []
+    with explained(embedded, plans) as transaction:
+        HOT[name](transaction)
+    assert plans
+    for statement, plan in plans:
+        in_order = "LIMIT" in statement and not any("TEMP B-TREE FOR ORDER BY" in line for line in plan)
+        for line in plan:
+            scanned = re.fullmatch(r"SCAN (\w+)( USING .*)?", line)
+            if scanned and scanned[1] in LARGE and not line.endswith(" ix_ref_updates_pending"):
+                assert in_order, (statement, plan)
+
+
+def test_what_is_deleted_is_referred_to_by_an_index() -> None:
+    """Deleting a row looks for rows that refer to it, in a way that no plan shows."""
+    unfound = [
+        f"{table.name}.{column.name}"
+        for table in metadata.tables.values()
+        for column in table.columns
+        for key in column.foreign_keys
+        if key.column.table.name in {"deliveries", "ref_updates", "executions"}
+        and not any(next(iter(index.columns)) is column for index in table.indexes)
+    ]
+    assert unfound == []

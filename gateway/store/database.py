@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
@@ -176,20 +177,20 @@ class Database:
         except driver.Error as error:
             raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from error
 
-    def migrate(self) -> None:
-        """Bring the schema to what this code expects."""
-        with self.writing() as connection:
+    def migrate(self, revision: str = "head") -> None:
+        """Bring the schema to what this code expects, or, in tests, to what an earlier one did."""
+        with _translated(), self._writers, self.engine.connect() as connection:
             if self.is_embedded:
-                # Alembic rebuilds tables on SQLite; references are checked again once it is done.
-                connection.execute(text("PRAGMA defer_foreign_keys = ON"))
-            else:
+                _migrate_embedded(connection, revision)
+                return
+            with connection.begin():
                 # Several processes start at once; the first one migrates, the others find it done, however
                 # long the indexes of large tables take.
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
                 connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
                 connection.execute(text("SET LOCAL lock_timeout = 30000"))
-            command.upgrade(migrations(connection), "head")
+                command.upgrade(migrations(connection), revision)
 
     def close(self) -> None:
         """Let the threads end and close every connection."""
@@ -208,6 +209,29 @@ def migrations(connection: Connection) -> Config:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     return config
+
+
+def _migrate_embedded(connection: Connection, revision: str) -> None:
+    """Migrate SQLite, where Alembic builds tables anew, also such as others refer to.
+
+    https://www.sqlite.org/lang_altertable.html#otheralter: references are not looked after meanwhile, which
+    can be said only outside a transaction, and checked before it ends.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA foreign_keys = OFF")
+    try:
+        with connection.begin():
+            before = MigrationContext.configure(connection).get_current_revision()
+            command.upgrade(migrations(connection), revision)
+            if MigrationContext.configure(connection).get_current_revision() != before:
+                broken = connection.execute(text("PRAGMA foreign_key_check")).first()
+                if broken is not None:
+                    raise StoreUnavailable(
+                        f"the database cannot be brought up to date: a row of {broken[0]} refers to one of"
+                        f" {broken[2]} that is not there; nothing was changed"
+                    )
+    finally:
+        driver.execute("PRAGMA foreign_keys = ON")
 
 
 @contextmanager

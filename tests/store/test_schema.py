@@ -1,11 +1,15 @@
 """The tables and the migrations that lead to them."""
 
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
 
+from gateway.errors import StoreUnavailable
 from gateway.store.database import Database
 from gateway.store.tables import metadata
 
@@ -24,6 +28,23 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
     database.migrate()
     with database.reading() as transaction:
         assert transaction.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
+
+
+def test_a_migration_that_would_leave_a_reference_to_nothing_is_taken_back(tmp_path: Path) -> None:
+    """SQLite looks after references once all tables have been built anew; the message names the table."""
+    with closing(Database(f"sqlite:///{tmp_path / 'broken.db'}")) as database:
+        database.migrate("0001")
+        with database.engine.connect() as connected:
+            driver: Any = connected.connection.driver_connection
+            driver.execute("PRAGMA foreign_keys = OFF")
+            driver.execute("INSERT INTO leases VALUES ('no such', NULL, NULL, 0, '2026-11-23')")
+            driver.execute("PRAGMA foreign_keys = ON")
+        with pytest.raises(
+            StoreUnavailable, match="a row of leases refers to one of connections that is not"
+        ):
+            database.migrate()
+        with database.reading() as transaction:
+            assert transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0001"
 
 
 def test_sqlite_syncs_each_commit_to_disk(tmp_path: Path) -> None:

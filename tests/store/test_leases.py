@@ -1,0 +1,203 @@
+"""Leases among processes: kept by a heartbeat, left to expire by who is gone, and never held by two."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+from sqlalchemy import update
+
+from gateway import worker
+from gateway.store import deliveries, work
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.doorbell import Doorbell
+from gateway.store.tables import leases
+from gateway.store.work import LeaseLost, PendingUpdate, Settlement, WorkQueue
+from gateway.worker import Worker
+from tests.postgres import Postgres
+from tests.service import wait_for
+from tests.store.make import NOW, A, B, arrival, connection, move
+
+LEASE = timedelta(seconds=60)
+PROCESSES = 4
+
+
+def claim(database: Database, owner: str, *, seconds: int = 0) -> str | None:
+    """Claim as a worker does, so many seconds after NOW."""
+    now = NOW + timedelta(seconds=seconds)
+    with database.writing() as transaction:
+        return work.claim(transaction, owner=owner, now=now, until=now + LEASE)
+
+
+def push(database: Database, *names: str, now: datetime = NOW) -> None:
+    """Make connections, and record a push to each."""
+    for name in names:
+        connection(database, name, created_at=now, updated_at=now)
+    with database.writing() as transaction:
+        pushes = [arrival(move(A, B), connection=name, received_at=now) for name in names]
+        deliveries.record(transaction, pushes)
+
+
+def test_a_lease_that_is_renewed_is_not_taken_over(database: Database) -> None:
+    """Until a minute after the last renewal."""
+    push(database, "c1")
+    assert claim(database, "w1") == "c1"
+    with database.writing() as transaction:
+        work.renew(transaction, "c1", owner="w1", until=NOW + timedelta(seconds=100))
+    assert claim(database, "w2", seconds=99) is None
+    assert claim(database, "w2", seconds=101) == "c1"
+
+
+SOON = NOW + timedelta(seconds=62)
+ENDINGS: dict[str, Callable[..., None]] = {
+    "renew": partial(work.renew, until=SOON + LEASE),
+    "release": partial(work.release, now=SOON),
+    "postpone": partial(work.postpone, updates=(), due_at=SOON, reason="remote down"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_who_has_lost_a_lease_changes_nothing_about_it(database: Database, ending: str) -> None:
+    """It is told so, and the other one goes on."""
+    push(database, "c1")
+    claim(database, "w1")
+    assert claim(database, "w2", seconds=61) == "c1"
+    with pytest.raises(LeaseLost), database.writing() as transaction:
+        ENDINGS[ending](transaction, "c1", owner="w1")
+    assert claim(database, "w3", seconds=63) is None
+
+
+@pytest.fixture
+def processes(postgres: Postgres) -> Iterator[Sequence[Database]]:
+    """Give several processes' views of one PostgreSQL."""
+    url = postgres.database()
+    with ExitStack() as stack:
+        views = [stack.enter_context(closing(Database(url))) for _ in range(PROCESSES)]
+        views[0].migrate()
+        yield views
+
+
+def test_claims_at_the_same_moment_never_get_the_same_connection(processes: Sequence[Database]) -> None:
+    """Each connection is taken once, however many ask for it; none is left out."""
+    names = [f"c{number}" for number in range(40)]
+    push(processes[0], *names)
+
+    def take_all(numbered: tuple[int, Database]) -> list[str]:
+        number, database = numbered
+        taken = []
+        while (name := claim(database, f"w{number}")) is not None:
+            taken.append(name)
+        return taken
+
+    with ThreadPoolExecutor(PROCESSES) as threads:
+        taken = [name for part in threads.map(take_all, enumerate(processes)) for name in part]
+    rest = take_all((0, processes[0]))
+    assert sorted(taken + rest) == sorted(names)
+
+
+class Waits:
+    """Steps whose fetch begins, and ends when it is let go."""
+
+    def __init__(self, name: str) -> None:
+        """Plan under this name."""
+        self.name = name
+        self.began, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> None:
+        """Wait."""
+        progress(f"{connection.id}: {len(updates)}")
+        self.began.set()
+        await self.may_end.wait()
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Have nothing run."""
+        return Settlement(update=update, state="planned", reason=f"{connection.id} by {self.name}")
+
+
+def expire(database: Database, now: datetime) -> None:
+    """Let a minute pass, as far as leases are concerned."""
+    with database.writing() as transaction:
+        transaction.execute(update(leases).values(expires_at=now - timedelta(seconds=1)))
+
+
+def test_the_heartbeat_of_one_process_keeps_another_away(
+    processes: Sequence[Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As long as it works, however long that takes."""
+    monkeypatch.setattr(worker, "_RENEW_SECONDS", 0.05)
+    push(processes[0], "c1", now=datetime.now(UTC))
+
+    async def scenario() -> tuple[datetime, datetime]:
+        steps = Waits("w1")
+        running = asyncio.create_task(working(processes[0], steps).run())
+        async with asyncio.timeout(30):
+            await steps.began.wait()
+            first = await asyncio.to_thread(expires_at, processes[1])
+            later = await asyncio.to_thread(
+                wait_for, lambda: renewed(processes[1], first), "the lease is renewed"
+            )
+        running.cancel()
+        await asyncio.wait({running})
+        return first, later
+
+    first, later = asyncio.run(scenario())
+    assert later > first
+
+
+def renewed(database: Database, since: datetime) -> datetime | None:
+    """Return until when the lease holds, if that is later than before."""
+    found = expires_at(database)
+    return found if found > since else None
+
+
+def expires_at(database: Database) -> datetime:
+    """Return until when the lease of the one connection holds."""
+    with database.reading() as transaction:
+        found: datetime = transaction.execute(leases.select()).one().expires_at
+    return found
+
+
+def test_another_process_takes_over_what_hangs_when_its_lease_has_expired(
+    processes: Sequence[Database],
+) -> None:
+    """What the first one has to say when it wakes up does not count any more."""
+    push(processes[0], "c1", now=datetime.now(UTC))
+
+    async def scenario() -> None:
+        hanging, quick = Waits("first"), Waits("second")
+        quick.may_end.set()
+        tasks = [asyncio.create_task(working(processes[0], hanging).run())]
+        async with asyncio.timeout(30):
+            await hanging.began.wait()
+            await asyncio.to_thread(expire, processes[1], datetime.now(UTC))
+            tasks.append(asyncio.create_task(working(processes[1], quick).run()))
+            await asyncio.to_thread(wait_for, lambda: settled(processes[2]), "the second one has settled it")
+            hanging.may_end.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    asyncio.run(scenario())
+    [one] = settled(processes[2])
+    assert (one.state, one.reason) == ("planned", "c1 by second")
+
+
+def settled(database: Database) -> Sequence[deliveries.RecordedUpdate]:
+    """Return the updates that have ended."""
+    with database.reading() as transaction:
+        found = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=10)
+    return [one for delivery in found for one in delivery.updates if one.state != "pending"]
+
+
+def working(database: Database, steps: Waits) -> Worker:
+    """Return a worker of a process."""
+    bell = Doorbell()
+    return Worker(
+        name=steps.name, queue=WorkQueue(database), steps=steps, news=bell.listener(), rings=bell.ring
+    )

@@ -125,7 +125,7 @@ class Service:
                 news=pushes.listener(),
                 rings=requests.ring,
             )
-            for number in range(settings.workers)
+            for number in range(settings.concurrency)
         ]
         self._reconcilers = [
             Reconciler(

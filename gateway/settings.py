@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     package_url_days: int = Field(default=7, ge=1, le=365)
     keep_days: int = Field(default=180, ge=0, le=36_500)
     role: Literal["all", "web", "worker"] = "all"
-    workers: int = Field(default=4, ge=1, le=64)
+    concurrency: int = Field(default=4, ge=1, le=64)
     log_format: Literal["auto", "json", "console"] = "auto"
 
     @field_validator("data_dir")

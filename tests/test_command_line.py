@@ -185,12 +185,12 @@ def test_settings_come_from_the_command_line_the_environment_secrets_and_a_file(
     from gateway.settings import read_settings  # noqa: PLC0415 - the same
 
     config = tmp_path / "pushgate.yaml"
-    config.write_text("port: 1\nworkers: 2\nbody_limit: 2048\nfetch_hosts: [a.example, b.example]\n")
+    config.write_text("port: 1\nconcurrency: 2\nbody_limit: 2048\nfetch_hosts: [a.example, b.example]\n")
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     (secrets / "PUSHGATE_ADMIN_TOKEN").write_text("token\n")
     settings = read_settings(given={"port": 3}, config=config, secrets_dir=secrets)
-    assert (settings.port, settings.workers, settings.body_limit) == (3, 2, 2048)
+    assert (settings.port, settings.concurrency, settings.body_limit) == (3, 2, 2048)
     assert settings.fetch_hosts == ("a.example", "b.example")
     assert settings.admin_token is not None
     assert settings.admin_token.get_secret_value() == "token"

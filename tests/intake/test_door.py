@@ -24,7 +24,7 @@ LIMIT = 64 * 1024
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Give one gateway to all tests of the door; each connects a repository of its own."""
     folder = tmp_path_factory.mktemp("door") / "data"
-    with Service(folder, BODY_LIMIT=str(LIMIT), FETCH_HOSTS="github.example", WORKERS="1") as service:
+    with Service(folder, BODY_LIMIT=str(LIMIT), FETCH_HOSTS="github.example", CONCURRENCY="1") as service:
         yield service
 
 

@@ -28,7 +28,7 @@ EVERY_PROVIDER = pytest.mark.parametrize("provider", sorted(PROVIDERS))
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Give one gateway to all; the remotes do not exist, and nobody waits for them."""
     folder = tmp_path_factory.mktemp("hostile") / "data"
-    with Service(folder, WORKERS="1") as service:
+    with Service(folder, CONCURRENCY="1") as service:
         yield service
 
 

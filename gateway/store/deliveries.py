@@ -23,20 +23,14 @@ UpdateState = Literal["pending", "planned", "gone", "failed", "duplicate"]
 """A ref update waits as `pending`; the other four are ends, each with its reason."""
 
 
-# A batch is looked up pair by pair. SQLite keeps to the order of a CROSS JOIN; it would read the whole table
-# for (a, b) IN (VALUES ...). For two lists PostgreSQL would read all deliveries of each connection.
+# By pairs, as `select_pairs` has them.
 _CLAIMED = (
-    "WITH wanted (connection, provider_delivery_id) AS (VALUES {})"
-    " SELECT known.connection, known.provider_delivery_id, known.id"
-    " FROM wanted CROSS JOIN deliveries AS known"
-    " WHERE known.connection = wanted.connection"
-    " AND known.provider_delivery_id = wanted.provider_delivery_id AND known.verdict = 'accepted'"
+    "SELECT connection, provider_delivery_id, id FROM {wanted}deliveries"
+    " WHERE connection = first AND provider_delivery_id = second AND verdict = 'accepted'"
 )
 _LATEST = (
-    "WITH wanted (connection, ref) AS (VALUES {})"
-    " SELECT known.connection, known.ref, known.before, known.after, known.generation, known.delivery"
-    " FROM wanted CROSS JOIN refs AS known"
-    " WHERE known.connection = wanted.connection AND known.ref = wanted.ref"
+    "SELECT connection, ref, before, after, generation, delivery FROM {wanted}refs"
+    " WHERE connection = first AND ref = second"
 )
 _LOCK = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(name, 0))"

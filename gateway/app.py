@@ -205,7 +205,7 @@ class Service:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._accepter.stop()
-        await asyncio.to_thread(self._database.close)
+        await self._database.aclose()
         log.info("ended")
 
     def _start_working(self) -> list[asyncio.Task[None]]:

@@ -112,7 +112,8 @@ class Accepter:
     async def _record(self, arrivals: Sequence[Arrival]) -> Sequence[Receipt | StoreUnavailable]:
         """Record a batch. Whatever one delivery does, it does not end those beside it."""
         try:
-            return await self._database.write_inline(partial(deliveries.record, arrivals=arrivals))
+            judge = partial(deliveries.judge, arrivals=arrivals)
+            return (await self._database.write_inline(judge, deliveries.keep)).receipts
         except StoreUnavailable as error:
             return [error] * len(arrivals)
         except Exception as error:

@@ -3,8 +3,8 @@
 SQLAlchemy prepares each statement anew, at 0.1 ms and more; with a batch of a few deliveries that was most
 of what accepting them cost. The SQL still comes from the tables, for either database.
 
-SQLite takes a mark for each value. PostgreSQL takes an array for each column, so that the text is the same for
-any number of rows and stays prepared: a third of the CPU of a mark for each value, as little as COPY.
+SQLite takes a mark for each value. PostgreSQL takes an array for each column, so that the text is the same
+for any number of rows and stays prepared: a third of the CPU of a mark for each value, as little as COPY.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any
 
 from pydantic_core import to_json
+from sqlalchemy import JSON, Column, Dialect, Table
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Column, Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 # SQLite takes at most 32,766 bound values in a statement.
@@ -101,9 +101,10 @@ def _compiled(table: Table, key: tuple[str, ...], dialect_name: str, width: int)
     is_sqlite = dialect_name == "sqlite"
     module: Any = sqlite if is_sqlite else postgresql
     paramstyle = "qmark" if is_sqlite else "format"
-    dialect: Dialect = module.dialect(paramstyle=paramstyle, json_serializer=_as_json)
+    dialect: Dialect = module.dialect(paramstyle=paramstyle)
     columns = [column for column in table.columns if column is not table.autoincrement_column][:width]
-    statement: Any = module.insert(table)
+    # Inline: nobody asks for the numbers that rows were given.
+    statement: Any = module.insert(table).inline()
     if key:
         changing = [column.name for column in columns if column.name not in key]
         changed = {name: statement.excluded[name] for name in changing}
@@ -111,10 +112,11 @@ def _compiled(table: Table, key: tuple[str, ...], dialect_name: str, width: int)
     sql = str(statement.compile(dialect=dialect, column_keys=[column.name for column in columns]))
     head, _, rest = sql.partition(" VALUES ")
     row, bracket, tail = rest.partition(")")
-    values = row + bracket if is_sqlite else f"SELECT * FROM unnest({', '.join(map(_array, columns))})"
+    values = row + bracket if is_sqlite else f"SELECT * FROM unnest({', '.join(map(_array, columns))})"  # noqa: S608 - ours
     processors = []
     for index, column in enumerate(columns):
-        processor = column.type.dialect_impl(dialect).bind_processor(dialect)
+        is_json = isinstance(column.type, JSON)
+        processor = _as_json if is_json else column.type.dialect_impl(dialect).bind_processor(dialect)
         if processor is not None:
             processors.append((index, processor))
     return _Statement(head + (" VALUES " if is_sqlite else " "), values, tail, len(columns), processors)
@@ -122,8 +124,9 @@ def _compiled(table: Table, key: tuple[str, ...], dialect_name: str, width: int)
 
 def _array(column: Column[Any]) -> str:
     """Return the mark of a column's values. The driver's binary form takes half the time of its text."""
-    name = column.type.compile(postgresql.dialect())  # type: ignore[no-untyped-call]
-    return "%b::text[]::json[]" if name == "JSON" else f"%b::{name}[]"
+    if isinstance(column.type, JSON):
+        return "%b::text[]::json[]"
+    return f"%b::{column.type.compile(postgresql.dialect())}[]"  # type: ignore[no-untyped-call]
 
 
 def _as_json(value: Any) -> str:

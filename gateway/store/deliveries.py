@@ -1,7 +1,7 @@
 """Deliveries and their ref updates: the durable record of everything that was verified.
 
-`record` is the hot path. It takes what waits at the door as one batch, in a handful of statements, and
-decides there, where nobody else writes, what is new and what is a duplicate.
+`record` is the hot path. It takes what waits at the door as one batch, in a handful of statements: `judge`
+decides, where nobody else writes, what is new and what is a duplicate, and `keep` writes it down.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -78,6 +78,16 @@ class Receipt:
     reason: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A batch that was judged, and the rows of `ref_updates` and `refs` that come of it."""
+
+    arrivals: Sequence[Arrival]
+    receipts: list[Receipt]
+    update_rows: list[tuple[Any, ...]]
+    ref_rows: list[tuple[Any, ...]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedUpdate:
     """A ref update as it is kept, and what became of it. `generation` counts the moves of its ref."""
@@ -123,7 +133,14 @@ class _Ref:
 
 
 def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receipt]:
-    """Keep a batch of arrivals, in their order, and say of each what it is.
+    """Keep a batch of arrivals, in their order, and say of each what it is."""
+    judged = judge(transaction, arrivals)
+    keep(transaction, judged)
+    return judged.receipts
+
+
+def judge(transaction: Transaction, arrivals: Sequence[Arrival]) -> Judged:
+    """Decide what each arrival of a batch is, in their order; writes nothing.
 
     A delivery is a duplicate when an accepted one had its provider's id, or when each of its updates is the
     latest update of its ref that is known: so A→B, B→A, A→B are three, and a redelivery is none.
@@ -139,20 +156,25 @@ def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receip
         moved.update(moves)
         update_rows += rows
         receipts.append(receipt)
+    ref_rows = []
+    for key in moved:
+        last = latest[key]
+        ref_rows.append((*key, last.before, last.after, last.generation, last.delivery))
+    return Judged(arrivals, receipts, update_rows, ref_rows)
+
+
+def keep(transaction: Transaction, judged: Judged) -> None:
+    """Write what was decided, in the same transaction; reads nothing."""
     # One compressor for the batch: making one costs as much as compressing 8 KB.
     pack = zstandard.ZstdCompressor(level=1).compress
-    packed = [pack(arrival.body) for arrival in arrivals]
-    insert_rows(transaction, deliveries, list(map(_delivery_row, arrivals, receipts, packed)))
-    if update_rows:
-        insert_rows(transaction, ref_updates, update_rows)
-    if moved:
-        rows = []
-        for key in moved:
-            last = latest[key]
-            rows.append((*key, last.before, last.after, last.generation, last.delivery))
-        upsert_rows(transaction, refs, ("connection", "ref"), rows)
-    _learn(transaction, arrivals)
-    return receipts
+    packed = [pack(arrival.body) for arrival in judged.arrivals]
+    rows = list(map(_delivery_row, judged.arrivals, judged.receipts, packed))
+    insert_rows(transaction, deliveries, rows)
+    if judged.update_rows:
+        insert_rows(transaction, ref_updates, judged.update_rows)
+    if judged.ref_rows:
+        upsert_rows(transaction, refs, ("connection", "ref"), judged.ref_rows)
+    _learn(transaction, judged.arrivals)
 
 
 def lock_connections(transaction: Transaction, names: Iterable[str]) -> None:

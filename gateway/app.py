@@ -1,6 +1,8 @@
 """The composition root: settings in, running service out. Read it from top to bottom to see what runs."""
 
 import asyncio
+import multiprocessing
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -243,6 +245,9 @@ class _Server(uvicorn.Server):
         await super().startup(list(sockets) if sockets else None)
         if self.should_exit:
             return
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            asyncio.get_running_loop().add_reader(parent.sentinel, self._end_as_an_orphan, parent.sentinel)
         settings = self._service.settings
         port = self.servers[0].sockets[0].getsockname()[1]
         if settings.public_url is None and settings.port == 0:
@@ -252,8 +257,15 @@ class _Server(uvicorn.Server):
             address=f"{settings.host}:{port}",
             hooks=f"{self._service.base_url}/hooks/…",
             data=str(settings.data_dir),
+            pid=os.getpid(),
             broker="none: requests stay in the store" if settings.amqp_url is None else "RabbitMQ",
         )
+
+    def _end_as_an_orphan(self, sentinel: int) -> None:
+        """End in order, because the supervisor that would have asked for it was killed."""
+        asyncio.get_running_loop().remove_reader(sentinel)
+        log.error("the supervisor of this process is gone: it ends as well")
+        self.handle_exit(signal.SIGTERM, None)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -273,8 +285,8 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(settings: Settings, opened: Opened) -> None:
-    """Run the service until SIGTERM or SIGINT."""
+def serve(settings: Settings, opened: Opened, *, listener: socket.socket | None = None) -> None:
+    """Run the service until SIGTERM or SIGINT; on a socket of its own, if none is given."""
     service = Service(settings, opened)
     prepare_interpreter()
     config = uvicorn.Config(
@@ -291,4 +303,4 @@ def serve(settings: Settings, opened: Opened) -> None:
         timeout_graceful_shutdown=_GRACE,
         backlog=2048,
     )
-    _Server(config, service).run()
+    _Server(config, service).run(sockets=[listener] if listener is not None else None)

@@ -60,21 +60,28 @@ def serve_command(
     role: Annotated[
         str | None, typer.Option(help="all; web: door and API; worker: what is behind it.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Door processes that share the port; more than one need PostgreSQL.")
+    ] = None,
     data: Data = None,
     config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
     secrets_dir: Annotated[Path | None, typer.Option(help="A folder with one file per setting.")] = None,
 ) -> None:
     """Run the gateway: door, workers and relay, until SIGTERM or Ctrl-C."""
-    named = {"host": host, "port": port, "data_dir": data, "role": role}
+    named = {"host": host, "port": port, "data_dir": data, "role": role, "workers": workers}
     settings = read_settings(
         given={name: value for name, value in named.items() if value is not None},
         config=config or _path("PUSHGATE_CONFIG"),
         secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
     )
+    telemetry.configure(settings.log_format)
+    if settings.workers > 1:
+        from gateway.supervisor import supervise  # noqa: PLC0415 - the client commands start without it
+
+        sys.exit(supervise(settings))
     from gateway.app import serve  # noqa: PLC0415 - the client commands start without the service
     from gateway.data import open_data  # noqa: PLC0415 - the same
 
-    telemetry.configure(settings.log_format)
     opened = open_data(settings)
     if opened.fresh_token is not None:
         _err.print(f"Admin token, shown this once: [bold]{opened.fresh_token}[/bold]", soft_wrap=True)

@@ -1,6 +1,16 @@
-"""What the process counts, for Prometheus. Labels have few values, and none is anybody's secret or name."""
+"""What is counted, for Prometheus. Labels have few values, and none is anybody's secret or name.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+Where several processes share a port, Prometheus reaches any one of them, which tells what all have counted:
+https://prometheus.github.io/client_python/multiprocess/
+"""
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+# The library's: the folder in which processes count together. It is read when the library is imported.
+_SHARED = "PROMETHEUS_MULTIPROC_DIR"
 
 REGISTRY = CollectorRegistry()
 
@@ -21,11 +31,31 @@ STAGE = Histogram(
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
     registry=REGISTRY,
 )
-# Of the whole store, looked up when somebody asks.
-PENDING_UPDATES = Gauge("pushgate_pending_ref_updates", "Ref updates that wait.", registry=REGISTRY)
+# Of the whole store, looked up when somebody asks: what was looked up last is true, whichever process did.
+PENDING_UPDATES = Gauge(
+    "pushgate_pending_ref_updates",
+    "Ref updates that wait.",
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
 OLDEST_PENDING = Gauge(
-    "pushgate_oldest_pending_seconds", "The age of the ref update that has waited longest.", registry=REGISTRY
+    "pushgate_oldest_pending_seconds",
+    "The age of the ref update that has waited longest.",
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
 )
 PENDING_REQUESTS = Gauge(
-    "pushgate_pending_requests", "Requests that the broker does not have yet.", registry=REGISTRY
+    "pushgate_pending_requests",
+    "Requests that the broker does not have yet.",
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
 )
+
+
+def exposition() -> bytes:
+    """Return everything in Prometheus's text form; reads files where processes count together."""
+    if _SHARED not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)

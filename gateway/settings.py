@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     package_url_days: int = Field(default=7, ge=1, le=365)
     keep_days: int = Field(default=180, ge=0, le=36_500)
     role: Literal["all", "web", "worker"] = "all"
+    workers: int = Field(default=1, ge=1, le=64)
     concurrency: int = Field(default=4, ge=1, le=64)
     log_format: Literal["auto", "json", "console"] = "auto"
 
@@ -125,6 +126,22 @@ class Settings(BaseSettings):
             return self
         if not self.database_url.get_secret_value().startswith("sqlite") and self.secret_key is None:
             raise ValueError("PUSHGATE_SECRET_KEY must be set with a database that several machines share")
+        return self
+
+    @model_validator(mode="after")
+    def _several_processes_need_a_server(self) -> "Settings":
+        if self.workers == 1:
+            return self
+        if self.database.startswith("sqlite"):
+            raise ValueError(
+                "several processes on one SQLite are no faster than one: leave workers at 1, or set"
+                " PUSHGATE_DATABASE_URL to a PostgreSQL database"
+            )
+        if self.role == "worker":
+            raise ValueError(
+                "workers are processes that share the door, and the role worker has none: leave it at 1;"
+                " what one process does at once is the setting concurrency"
+            )
         return self
 
     @property

@@ -1,10 +1,11 @@
 """Health: whether the process lives, has started, and may be sent work."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -13,7 +14,7 @@ from starlette.routing import Route
 from gateway.admin.http import problem
 from gateway.errors import StoreUnavailable
 from gateway.intake.accept import Accepter
-from gateway.metrics import OLDEST_PENDING, PENDING_REQUESTS, PENDING_UPDATES, REGISTRY
+from gateway.metrics import OLDEST_PENDING, PENDING_REQUESTS, PENDING_UPDATES, exposition
 from gateway.store import work
 from gateway.store.database import Database
 
@@ -52,10 +53,10 @@ class Health:
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, _request: Request) -> Response:
-        """`GET /metrics`: what this process has counted, and what waits in the store, for Prometheus."""
+        """`GET /metrics`: what was counted on this port, and what waits in the store."""
         backlog = await self.database.read(work.backlog)
         age = (datetime.now(UTC) - backlog.oldest).total_seconds() if backlog.oldest else 0
         PENDING_UPDATES.set(backlog.updates)
         OLDEST_PENDING.set(age)
         PENDING_REQUESTS.set(backlog.requests)
-        return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+        return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)

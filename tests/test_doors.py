@@ -1,0 +1,176 @@
+"""Several processes behind one port, `pushgate serve --workers N`: one for all, also when one dies."""
+
+import os
+import signal
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway.client import ApiError
+from tests.postgres import Postgres
+from tests.service import Project, Service, run_pushgate, wait_for
+
+WORKERS = 3
+
+
+@pytest.fixture
+def shared(postgres: Postgres) -> dict[str, str]:
+    """Give the settings of a gateway on PostgreSQL with several processes."""
+    return {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32, "WORKERS": str(WORKERS)}
+
+
+@pytest.fixture
+def doors(tmp_path: Path, shared: dict[str, str]) -> Iterator[Service]:
+    """Give that gateway, with all its processes listening."""
+    with Service(tmp_path / "data", **shared) as service:
+        wait_for(lambda: len(processes(service)) == WORKERS, "all processes listen")
+        yield service
+
+
+def processes(service: Service) -> dict[int, int]:
+    """Return who listened last in each place: process ids by number."""
+    return {line["process"]: line["pid"] for line in service.log() if line["event"] == "listening"}
+
+
+def answered(service: Service, project: Project, connection: Any, numbers: range) -> list[str]:
+    """Push so many branches at once, by several senders; return the deliveries that were acknowledged."""
+    done: list[str] = []
+
+    def send(number: int) -> None:
+        body = project.payload(None, project.first, f"refs/heads/branch-{number}")
+        try:
+            status, answer = service.deliver(connection, body)
+        except (ApiError, OSError, ValueError):
+            return  # its process was killed in the middle: the provider would show a failed delivery
+        if status == 202:
+            done.append(answer["delivery"])
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in numbers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return done
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process is there, and no mere zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_one_that_is_killed_is_started_again_and_nothing_acknowledged_is_lost(
+    doors: Service, project: Project
+) -> None:
+    """Under load; the other processes go on, and the new one serves as the old one did."""
+    connection = doors.connect(project.url, "train@*")
+    before = processes(doors)
+    done = answered(doors, project, connection, range(20))
+    killing = threading.Timer(0.05, os.kill, (before[1], signal.SIGKILL))
+    killing.start()
+    done += answered(doors, project, connection, range(20, 80))
+    killing.join()
+    wait_for(lambda: processes(doors)[1] != before[1], "another process is in the place of the killed one")
+    assert {0: before[0], 2: before[2]} == {n: pid for n, pid in processes(doors).items() if n != 1}
+    assert [line["reason"] for line in doors.log() if line["event"] == "a process died"] == ["SIGKILL"]
+    done += answered(doors, project, connection, range(80, 100))
+    assert len(done) >= 40
+    for delivery in done:
+        assert [update["state"] for update in doors.settled(delivery)["updates"]] == ["planned"]
+
+
+def test_all_end_in_order_and_none_is_left(doors: Service) -> None:
+    """The exit status is 0; each process says that it has ended."""
+    pids = processes(doors)
+    assert doors.stop() == 0
+    assert [pid for pid in pids.values() if is_alive(pid)] == []
+    assert sorted(line["process"] for line in doors.log() if line["event"] == "ended") == sorted(pids)
+
+
+def test_none_is_left_when_the_supervisor_is_killed(doors: Service) -> None:
+    """They notice, and end in order."""
+    pids = processes(doors)
+    doors.kill()
+    wait_for(lambda: not any(map(is_alive, pids.values())), "all have ended")
+    assert sorted(line["process"] for line in doors.log() if line["event"] == "ended") == sorted(pids)
+
+
+def test_what_is_counted_is_counted_by_all(doors: Service, project: Project) -> None:
+    """Whichever process is asked for metrics; counts of a process that has died still count."""
+    connection = doors.connect(project.url, "train@*")
+    for delivery in answered(doors, project, connection, range(30)):
+        doors.settled(delivery)
+    killed = processes(doors)[1]
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: processes(doors)[1] != killed, "another process is in its place")
+    for _ in range(10):
+        with urllib.request.urlopen(f"{doors.url}/metrics") as told:  # noqa: S310 - our own gateway
+            text = told.read().decode()
+        found = {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+        assert found["pushgate_deliveries_total", "accepted", "github"] == 30
+        assert found["pushgate_ref_updates_settled_total", "planned"] == 30
+        assert found["pushgate_pending_ref_updates",] == 0
+        assert found["pushgate_pending_requests",] == 30
+
+
+def test_one_that_dies_again_and_again_is_left_alone_for_longer(doors: Service) -> None:
+    """And so do its successors not keep the machine busy."""
+    for _ in range(3):
+        pid = processes(doors)[2]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda pid=pid: processes(doors)[2] != pid, "another process is in its place")  # type: ignore[misc]
+    waited = [line["starts_again_in_s"] for line in doors.log() if line["event"] == "a process died"]
+    assert waited == sorted(set(waited))
+    assert len(waited) == 3
+
+
+def test_what_cannot_start_is_not_tried_forever(tmp_path: Path, shared: dict[str, str]) -> None:
+    """What is wrong for one is wrong for all: they end, with a sentence."""
+    wrong = {"AMQP_URL": "amqps://broker.example/", "AMQP_CA_FILE": str(tmp_path / "missing")}
+    variables = {f"PUSHGATE_{name}": value for name, value in {**shared, **wrong}.items()}
+    done = run_pushgate("serve", "--port", "0", "--data", tmp_path / "data", variables=variables)
+    assert done.returncode == 1
+    assert "the broker's TLS files cannot be used" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path, shared: dict[str, str], doors: Service) -> None:
+    """Before any process is started."""
+    variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
+    port = doors.url.rpartition(":")[2]
+    done = run_pushgate("serve", "--port", port, "--data", tmp_path / "other", variables=variables)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--workers", "2"], "several processes on one SQLite are no faster than one"),
+        (["--workers", "0"], "the setting workers (PUSHGATE_WORKERS) is wrong"),
+    ],
+)
+def test_more_processes_need_postgresql(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    """SQLite has one; that is told in one sentence before anything starts."""
+    done = run_pushgate("serve", "--data", tmp_path / "data", *arguments)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_worker_has_no_door_to_share(tmp_path: Path, shared: dict[str, str]) -> None:
+    """How much it does at once is another setting, which the sentence names."""
+    variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
+    done = run_pushgate("serve", "--role", "worker", "--data", tmp_path / "data", variables=variables)
+    assert done.returncode == 1
+    assert "concurrency" in done.stderr

@@ -1,7 +1,8 @@
 """The door: verified, durable accepts of an 8 KB push, beside a bare Starlette route that reads the body.
 
-The two are loaded in turn, by the same client, with the same requests: each a push of its own, signed
-beforehand. Server and client have a core each where there are two.
+On SQLite; on PostgreSQL beside SQLite; and two processes on PostgreSQL, the real command, beside one. All are
+loaded in turn, by the same client, with the same requests: each a push of its own, signed beforehand. Server
+and client have a core each where there are two. PostgreSQL runs on the same machine, and syncs each commit.
 """
 
 import asyncio
@@ -14,20 +15,30 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast
 
 import uvloop
 
+from bench import servers
 from bench.report import Row
-from bench.servers import CONNECTION, SECRET, URL
 from demo.github import push_payload
+from gateway.store.database import Database
+from gateway.store.vault import Vault
 from providers import github
+from tests.postgres import Postgres
+from tests.service import Service, wait_for
 
 _CLIENTS = 64
+# So many that two processes have full batches as well.
+_MANY_CLIENTS = 256
+# Two for the doors, one each for PostgreSQL and the client.
+_ENOUGH_CORES = 4
 _REQUESTS = 8_000
 _ROUNDS = 5
 _MOST_SECONDS = 60
@@ -47,37 +58,69 @@ class _Load:
 
 def run(progress: Callable[[str], None]) -> list[Row]:
     """Measure, and return the rows of the table."""
-    bare: list[_Load] = []
-    door: list[_Load] = []
-    for number in range(_ROUNDS):
-        progress(f"door: round {number + 1} of {_ROUNDS}")
-        requests = [_request() for _ in range(_REQUESTS)]
-        bare.append(_round("bare", requests))
-        door.append(_round("door", requests))
-    rate, yardstick = _median(bare), _median(door)
-    latencies = sorted(latency for load in door for latency in load.latencies)
-    bare_latencies = sorted(latency for load in bare for latency in load.latencies)
-    rows = [Row("door: durable accepts per second", yardstick, rate, aim=0.5, higher_is_better=True)]
+    loads: defaultdict[str, list[_Load]] = defaultdict(list)
+    with Postgres(durable=True) as postgres:
+        for number in range(_ROUNDS):
+            progress(f"door: round {number + 1} of {_ROUNDS}")
+            requests = [_request() for _ in range(_REQUESTS)]
+            loads["bare"].append(_round("bare", requests))
+            with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder:
+                loads["SQLite"].append(_round("door", requests, f"sqlite:///{folder}/bench.db"))
+            loads["PostgreSQL"].append(_round("door", requests, postgres.database()))
+            for workers in (1, 2):
+                loads[f"{workers} workers"].append(_workers_round(workers, requests, postgres.database()))
+    return _rows(loads)
+
+
+def _rows(loads: Mapping[str, Sequence[_Load]]) -> list[Row]:
+    rate = {kind: statistics.median(load.rate for load in those) for kind, those in loads.items()}
+    name = "door: durable accepts per second"
+    rows = [Row(name, rate["SQLite"], rate["bare"], aim=0.5, higher_is_better=True)]
+    door, bare = (
+        sorted(one for load in loads[kind] for one in load.latencies) for kind in ("SQLite", "bare")
+    )
     for percent in (50, 99):
-        value, other = _percentile(latencies, percent), _percentile(bare_latencies, percent)
+        value, other = _percentile(door, percent), _percentile(bare, percent)
         rows.append(Row(f"door: p{percent} in ms", value, other, aim=None, higher_is_better=False))
+    name = "door on PostgreSQL: durable accepts per second, beside SQLite's"
+    rows.append(Row(name, rate["PostgreSQL"], rate["SQLite"], aim=0.7, higher_is_better=True))
+    cores = len(os.sched_getaffinity(0))
+    name = f"two door processes on PostgreSQL, beside one ({cores} cores for everything)"
+    aim = 1.6 if cores >= _ENOUGH_CORES else None
+    rows.append(Row(name, rate["2 workers"], rate["1 workers"], aim=aim, higher_is_better=True))
     return rows
 
 
-def _round(kind: str, requests: Sequence[bytes]) -> _Load:
-    with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder, _server(kind, folder) as port:
-        uvloop.run(_load(port, requests[:200]))
-        return uvloop.run(_load(port, requests[200:]))
+def _round(kind: str, requests: Sequence[bytes], *database: str) -> _Load:
+    with _server(kind, *database) as port:
+        uvloop.run(_load(port, requests[:200], _CLIENTS))
+        return uvloop.run(_load(port, requests[200:], _CLIENTS))
 
 
-async def _load(port: int, requests: Sequence[bytes]) -> _Load:
+def _workers_round(workers: int, requests: Sequence[bytes], url: str) -> _Load:
+    """Load `pushgate serve --role web` with so many processes."""
+    database = Database(url)
+    servers.prepare(database, Vault(servers.KEY))
+    database.close()
+    settings = {"DATABASE_URL": url, "SECRET_KEY": servers.KEY, "ROLE": "web", "WORKERS": str(workers)}
+    with (
+        tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder,
+        Service(Path(folder) / "data", **settings) as service,
+    ):
+        wait_for(lambda: sum(line["event"] == "listening" for line in service.log()) == workers, "all listen")
+        port = int(service.url.rpartition(":")[2])
+        uvloop.run(_load(port, requests[:200], _MANY_CLIENTS))
+        return uvloop.run(_load(port, requests[200:], _MANY_CLIENTS))
+
+
+async def _load(port: int, requests: Sequence[bytes], clients: int) -> _Load:
     waiting = iter(requests)
     latencies: list[float] = []
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
     ends = [
         (await loop.create_connection(lambda: _Client(waiting, latencies), "127.0.0.1", port))[1].done
-        for _ in range(_CLIENTS)
+        for _ in range(clients)
     ]
     async with asyncio.timeout(_MOST_SECONDS):
         await asyncio.gather(*ends)
@@ -124,12 +167,12 @@ class _Client(asyncio.Protocol):
 
 
 @contextmanager
-def _server(kind: str, folder: str) -> Iterator[int]:
+def _server(kind: str, *database: str) -> Iterator[int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     cores = sorted(os.sched_getaffinity(0))
-    process = subprocess.Popen([sys.executable, "-m", "bench.servers", kind, str(port), folder])
+    process = subprocess.Popen([sys.executable, "-m", "bench.servers", kind, str(port), *database])
     try:
         if len(cores) > 1:
             # The client keeps to one core, so that the server has the other for itself.
@@ -156,7 +199,7 @@ def _request() -> bytes:
     """Return a request of about 8 KB: a push of its own, to one of 256 branches."""
     after = uuid.uuid4().hex + uuid.uuid4().hex[:8]
     body = push_payload(
-        url=URL,
+        url=servers.URL,
         full_name="acme/digits",
         ref=f"refs/heads/branch-{after[:2]}",
         before=uuid.uuid4().hex + "0" * 8,
@@ -165,19 +208,15 @@ def _request() -> bytes:
     )
     assert abs(len(body) - _BODY) < 800, len(body)  # noqa: PLR2004 - about
     headers = github.sign(
-        event="push", body=body, secret=SECRET, delivery=str(uuid.uuid4()), now=datetime.now(UTC)
+        event="push", body=body, secret=servers.SECRET, delivery=str(uuid.uuid4()), now=datetime.now(UTC)
     )
     lines = [
-        f"POST /hooks/{CONNECTION} HTTP/1.1",
+        f"POST /hooks/{servers.CONNECTION} HTTP/1.1",
         "host: 127.0.0.1",
         f"content-length: {len(body)}",
         *(f"{name}: {value}" for name, value in headers.items()),
     ]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-def _median(loads: Sequence[_Load]) -> float:
-    return statistics.median(load.rate for load in loads)
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:

@@ -1,10 +1,9 @@
-"""The servers that the door's bench loads: `python -m bench.servers bare|door PORT [FOLDER]`."""
+"""The servers that the door's bench loads: `python -m bench.servers bare|door PORT [DATABASE_URL]`."""
 
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -21,6 +20,7 @@ from gateway.store.database import Database
 from gateway.store.vault import Vault
 
 CONNECTION = "c" * 24
+KEY = "k" * 32
 SECRET = b"the bench's secret"
 URL = "https://github.example/acme/digits.git"
 
@@ -36,9 +36,8 @@ def bare() -> Starlette:
     return Starlette(routes=[Route("/hooks/{connection}", _bare, methods=["POST"])])
 
 
-def door(folder: Path) -> Starlette:
-    """Return the door as `gateway.app` puts it together, with one connection and no worker."""
-    database, vault = Database(f"sqlite:///{folder / 'bench.db'}"), Vault("k" * 32)
+def prepare(database: Database, vault: Vault) -> None:
+    """Make the tables, and the one connection that all requests are for."""
     database.migrate()
     now = datetime.now(UTC)
     with database.writing() as transaction:
@@ -59,6 +58,12 @@ def door(folder: Path) -> Starlette:
             ),
         )
         connections.add_secret(transaction, vault, CONNECTION, SECRET, now=now)
+
+
+def door(url: str) -> Starlette:
+    """Return the door as `gateway.app` puts it together, with one connection and no worker."""
+    database, vault = Database(url), Vault(KEY)
+    prepare(database, vault)
     accepter = Accepter(database, rings=lambda: None)
 
     @asynccontextmanager
@@ -66,6 +71,7 @@ def door(folder: Path) -> Starlette:
         accepter.start()
         yield
         await accepter.stop()
+        await database.aclose()
 
     endpoint = Door(Book(database, vault), accepter, body_limit=25 * 1024 * 1024)
     return Starlette(routes=[Route("/hooks/{connection}", endpoint)], lifespan=lifespan)
@@ -73,7 +79,7 @@ def door(folder: Path) -> Starlette:
 
 if __name__ == "__main__":
     kind, port = sys.argv[1], int(sys.argv[2])
-    application = bare() if kind == "bare" else door(Path(sys.argv[3]))
+    application = bare() if kind == "bare" else door(sys.argv[3])
     prepare_interpreter()
     uvicorn.run(
         application,

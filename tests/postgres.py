@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own: own folder, port and user, and nothing left when it ends."""
+"""A PostgreSQL of the tests' and the bench's own: own folder, port and user, and nothing left afterwards."""
 
 import contextlib
 import itertools
@@ -21,10 +21,11 @@ _USER = "postgres"
 class Postgres:
     """A server. As a context manager it runs from the beginning to the end of the block."""
 
-    def __init__(self) -> None:
-        """Choose a folder and a port; nothing runs yet."""
+    def __init__(self, *, durable: bool = False) -> None:
+        """Choose a folder and a port; nothing runs yet. A durable one syncs each commit to disk."""
         self.folder = Path(tempfile.mkdtemp(prefix="pushgate-postgres-"))
         self._password = secrets.token_hex(16)
+        self._fsync = "on" if durable else "off"
         self._names = itertools.count(1)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -74,7 +75,7 @@ class Postgres:
             "port": str(self._port),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "fsync": "off",
+            "fsync": self._fsync,
         }
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # However the test run ends, be it by SIGKILL, the server ends with it.

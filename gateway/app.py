@@ -179,16 +179,17 @@ class Service:
         )
         health = Health(database=database, accepter=self._accepter, is_closing=lambda: self.closing)
         web = [
+            # First, because a request is held against one route after the other.
+            Route("/hooks/{connection}", door),
             *api.routes(),
             *records.routes(),
             *files.routes(),
-            Route("/hooks/{connection}", door),
             Route("/schemas/execution-request.json", _schema, methods=["GET"]),
         ]
         self.application = Starlette(
             routes=[
-                *health.routes(),
                 *([] if settings.role == "worker" else web),
+                *health.routes(),
             ],
             exception_handlers={PushgateError: on_error, HTTPException: on_http_error, Exception: on_bug},
             lifespan=self._lifespan,

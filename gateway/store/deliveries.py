@@ -316,8 +316,8 @@ def _latest_updates(transaction: Transaction, arrivals: Sequence[Arrival]) -> di
 def _learn(transaction: Transaction, arrivals: Sequence[Arrival]) -> None:
     """Remember which secret was used last, who asks for a sweep, and the provider's id of the repository."""
     used = {a.secret: a.received_at for a in arrivals if a.secret is not None}
-    for secret, moment in used.items():
-        transaction.execute(_USED, {"which": secret, "moment": moment})
+    if used:
+        transaction.execute(_USED, [{"which": secret, "moment": moment} for secret, moment in used.items()])
     for asking in (a for a in arrivals if a.asks_for_sweep):
         transaction.execute(
             update(sweeps)

@@ -4,10 +4,12 @@
 #   docker run --read-only --tmpfs /tmp --init --publish 127.0.0.1:8080:8080 --volume pushgate:/var/lib/pushgate pushgate
 
 # The minor version that the tests run on.
-FROM python:3.11.15-slim-trixie@sha256:db3ff2e1800a8581e2c48a27c3995339d47bdf046da21c7627accd3d51053a93 AS base
-
-FROM base AS build
+FROM python:3.11.15-slim-trixie@sha256:db3ff2e1800a8581e2c48a27c3995339d47bdf046da21c7627accd3d51053a93 AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends binutils \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY requirements/build.txt requirements/build.txt
 # Each file is checked against its hash here. What follows takes these files, and asks no network.
@@ -19,33 +21,50 @@ COPY gateway gateway
 RUN python -m pip install --no-index --find-links /wheels --requirement requirements/build.txt \
     && python -m pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels . \
     && python -m venv --without-pip /opt/pushgate \
-    && python -m pip --python /opt/pushgate/bin/python install --no-index --find-links /wheels /wheels/pushgate-*.whl
-# A third of it is symbols for debuggers. What wheels bring in *.libs has been edited, and stays as it is.
-# hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends binutils \
-    && rm -rf /var/lib/apt/lists/* \
-    && find /opt/pushgate -name '*.libs' -prune -o -name '*.so' -exec strip --strip-debug {} +
+    && python -m pip --python /opt/pushgate/bin/python install --no-compile --no-index --find-links /wheels /wheels/pushgate-*.whl
+# What never runs stays behind too: symbols for debuggers, tests, and of Python what installs, teaches and opens windows.
+# What wheels bring in *.libs has been edited, and stays as it is.
+WORKDIR /usr/local/lib/python3.11
+RUN find /opt/pushgate -name '*.libs' -prune -o -name '*.so' -exec strip --strip-unneeded {} + \
+    && find /opt/pushgate -depth -type d -name tests -exec rm -r {} + \
+    && find /usr/local -depth -name __pycache__ -exec rm -r {} + \
+    && find /usr/local/bin -not -type d -not -regex '.*/python[0-9.]*' -delete \
+    && rm -rf /usr/local/include site-packages/* ensurepip idlelib lib2to3 pydoc_data tkinter turtle* lib-dynload/_tkinter.*
+# Bytecode of what a start and the health check load, and of nothing else: where the root is read-only none could be kept.
+RUN PUSHGATE_DATA_DIR=/tmp/pushgate /opt/pushgate/bin/pushgate migrate \
+    && /opt/pushgate/bin/python -c "import gateway.app, psycopg, urllib.request"
 
-FROM base
+# What Python's own image is made of, without pip and its likes, which a layer above could not take away.
+FROM debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53b46ecabec7e43635402ee5b77cc54cd1b20a
 LABEL org.opencontainers.image.title="Pushgate" \
       org.opencontainers.image.description="Verified webhooks of git providers in, execution requests out." \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.base.name="docker.io/library/python:3.11.15-slim-trixie"
-# git's version is Debian's, for the security fixes. Its servers, and what of it is Perl, nothing here calls. ssh refuses to
-# run for a user who has no name.
+      org.opencontainers.image.base.name="docker.io/library/debian:trixie-20260918-slim"
+# git's version is Debian's, for the security fixes. What of it serves, and ssh's helpers for hardware keys, dpkg leaves out.
+# What of it is Perl nothing here calls: a package that holds nothing stands for that, so that dpkg and apt find all in order.
+# ssh refuses to run for a user who has no name.
 # hadolint ignore=DL3008
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends git openssh-client \
-    && dpkg --purge --force-depends perl libperl5.40 perl-modules-5.40 liberror-perl \
-    && find /usr/lib/git-core -regex '.*/\(git-\(daemon\|shell\|imap-send\|http-[bfp].*\)\|scalar\)' -delete \
-    && rm -rf /var/lib/apt/lists/* \
+RUN printf 'path-exclude /usr/%s\n' bin/git-shell bin/scalar lib/git-core/git-daemon lib/git-core/git-http-\[bfp\]\* \
+        lib/git-core/git-imap-send lib/git-core/git-shell lib/git-core/scalar lib/openssh/\* share/gitweb/\* \
+        > /etc/dpkg/dpkg.cfg.d/pushgate \
+    && mkdir --parents /tmp/no-perl/DEBIAN \
+    && printf '%s\n' 'Package: pushgate-no-perl' 'Version: 1' 'Architecture: all' 'Provides: perl, liberror-perl' \
+        'Maintainer: Pushgate' 'Description: stands for the Perl that Pushgate never asks git for' > /tmp/no-perl/DEBIAN/control \
+    && dpkg-deb --build /tmp/no-perl /tmp/no-perl.deb \
+    && apt-get update \
+    && apt-get install --yes --no-install-recommends /tmp/no-perl.deb ca-certificates git openssh-client \
+        libbz2-1.0 libffi8 liblzma5 libncursesw6 libreadline8t64 libsqlite3-0 libssl3t64 libuuid1 netbase tzdata zlib1g \
+    && rm -rf /tmp/no-perl* /var/lib/apt/lists/* /var/cache/debconf/*-old /var/log/apt /var/log/*.log \
     && groupadd --gid 10001 pushgate \
     && useradd --uid 10001 --gid 10001 --home-dir /var/lib/pushgate --shell /usr/sbin/nologin pushgate \
     && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/pushgate
+COPY --from=build /usr/local /usr/local
 COPY --from=build /opt/pushgate /opt/pushgate
+# A library that Python or a package lacks here shows now.
+RUN ldconfig && /opt/pushgate/bin/python -B -c "import gateway.app, psycopg"
 ENV PATH=/opt/pushgate/bin:$PATH \
+    LANG=C.UTF-8 \
     HOME=/var/lib/pushgate \
     PYTHONDONTWRITEBYTECODE=1 \
     PUSHGATE_HOST=0.0.0.0 \

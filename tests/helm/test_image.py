@@ -77,11 +77,14 @@ def test_trivy_finds_nothing_above_low(tmp_path: Path) -> None:
     assert found == set()
 
 
-def test_the_base_is_pinned_by_its_digest() -> None:
-    """One base, of the oldest Python that the project supports, at one digest."""
-    bases = [base for base in _instructions("FROM") if not base.startswith("base")]
-    assert len(bases) == 1
-    assert re.fullmatch(r"python:3\.11\.\d+-slim-trixie@sha256:[0-9a-f]{64} AS base", bases[0])
+def test_the_bases_are_pinned_by_their_digests() -> None:
+    """The oldest Python that the project supports, built on the Debian that it is copied to."""
+    python, debian = _instructions("FROM")
+    digest = "@sha256:[0-9a-f]{64}"
+    assert re.fullmatch(rf"python:3\.11\.\d+-slim-trixie{digest} AS build", python)
+    assert re.fullmatch(rf"debian:trixie-\d{{8}}-slim{digest}", debian)
+    (label,) = re.findall(r'image\.base\.name="docker\.io/library/([^"]*)"', DOCKERFILE)
+    assert debian.startswith(f"{label}@")
 
 
 def test_the_image_is_made_of_what_is_there() -> None:

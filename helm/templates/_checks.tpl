@@ -35,6 +35,15 @@
 {{- if and $values.rabbitmq.topology (not $values.rabbitmq.enabled) -}}
 {{- fail "rabbitmq.topology describes the cluster of this release: set rabbitmq.enabled too, or settings.amqpDeclare: false where the topology is somebody else's" -}}
 {{- end -}}
+{{- if gt (add $values.preStopSeconds 15) (int64 $values.terminationGracePeriodSeconds) -}}
+{{- fail "a pod that is to end serves for preStopSeconds, and then needs up to 15 more: raise terminationGracePeriodSeconds" -}}
+{{- end -}}
+{{- range $component := list "web" "worker" -}}
+{{- $autoscaling := (index $values $component).autoscaling -}}
+{{- if and $autoscaling.enabled (gt (int $autoscaling.minReplicas) (int $autoscaling.maxReplicas)) -}}
+{{- fail (printf "%[1]s.autoscaling.minReplicas is more than %[1]s.autoscaling.maxReplicas" $component) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
 {{- fail "ingress.enabled without a host would take every host's webhooks: set ingress.hosts" -}}
 {{- end -}}

@@ -1,7 +1,16 @@
+{{/*
+What every name begins with. 36 letters at most: the pods of a RabbitmqCluster have a label made of its name, 27 letters,
+and may have 63. Two long names that begin alike stay two.
+*/}}
 {{- define "pushgate.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
-{{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- $full = default $full .Values.fullnameOverride | replace "." "-" -}}
+{{- if gt (len $full) 36 -}}
+{{ $full | trunc 27 | trimSuffix "-" }}-{{ sha256sum $full | trunc 8 }}
+{{- else -}}
+{{ $full }}
+{{- end -}}
 {{- end -}}
 
 {{/* What never changes, and so may stand in selectors. Takes {root, component}. */}}

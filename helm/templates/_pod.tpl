@@ -57,6 +57,23 @@ requests: {cpu: 50m, memory: 128Mi, ephemeral-storage: 16Mi}
 limits: {cpu: "1", memory: 512Mi, ephemeral-storage: 128Mi}
 {{- end -}}
 
+{{/* The files of `mounts`, such as the authority that a database's URL names: where they are, and what they are made of. */}}
+{{- define "pushgate.mounts" -}}
+{{- range $index, $mount := .Values.mounts }}
+- {name: mount-{{ $index }}, mountPath: {{ $mount.mountPath | quote }}, readOnly: true}
+{{- end }}
+{{- end -}}
+{{- define "pushgate.mountedVolumes" -}}
+{{- range $index, $mount := .Values.mounts }}
+- name: mount-{{ $index }}
+  {{- if $mount.secret }}
+  secret: {secretName: {{ $mount.secret | quote }}, defaultMode: 0440}
+  {{- else }}
+  configMap: {name: {{ $mount.configMap | quote }}}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* Bringing the schema up to date. Takes the root. */}}
 {{- define "pushgate.migration" -}}
 name: migrate
@@ -69,6 +86,9 @@ resources:
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
   - {name: data, mountPath: /var/lib/pushgate}
+  {{- with include "pushgate.mounts" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
 {{- end -}}
 
 {{/* The pod of a role. Takes {root, component, resources, scratch: whether its data may go with it}. */}}
@@ -120,6 +140,9 @@ spec:
         - {name: PUSHGATE_CONFIG, value: /etc/pushgate/settings/settings.yaml}
         {{- $which := list "secretKey" "secretKeyPrevious" "databaseUrl" "amqpUrl" "adminToken" }}
         {{- include "pushgate.secretVariables" (dict "root" $root "which" $which) | trim | nindent 8 }}
+        {{- range $name, $value := $values.env }}
+        - {name: {{ $name }}, value: {{ $value | quote }}}
+        {{- end }}
       ports:
         - {name: http, containerPort: 8080, protocol: TCP}
       startupProbe:
@@ -134,17 +157,19 @@ spec:
         httpGet: {path: /readyz, port: http}
         periodSeconds: 5
         timeoutSeconds: 5
+      {{- with int $values.preStopSeconds }}
       lifecycle:
         preStop:
-          sleep: {seconds: {{ int $values.preStopSeconds }}}
+          sleep: {seconds: {{ . }}}
+      {{- end }}
       resources:
         {{- toYaml .resources | nindent 8 }}
       volumeMounts:
         - {name: tmp, mountPath: /tmp}
         - {name: data, mountPath: /var/lib/pushgate}
         - {name: settings, mountPath: /etc/pushgate/settings, readOnly: true}
-        {{- range $index, $mount := $values.mounts }}
-        - {name: mount-{{ $index }}, mountPath: {{ $mount.mountPath | quote }}, readOnly: true}
+        {{- with include "pushgate.mounts" $root | trim }}
+        {{- . | nindent 8 }}
         {{- end }}
   volumes:
     - name: tmp
@@ -155,12 +180,7 @@ spec:
     - name: data
       emptyDir: {sizeLimit: 256Mi}
     {{- end }}
-    {{- range $index, $mount := $values.mounts }}
-    - name: mount-{{ $index }}
-      {{- if $mount.secret }}
-      secret: {secretName: {{ $mount.secret | quote }}, defaultMode: 0440}
-      {{- else }}
-      configMap: {name: {{ $mount.configMap | quote }}}
-      {{- end }}
+    {{- with include "pushgate.mountedVolumes" $root | trim }}
+    {{- . | nindent 4 }}
     {{- end }}
 {{- end -}}

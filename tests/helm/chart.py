@@ -75,6 +75,7 @@ VARIANTS = {
           amqpLanes: [fast, slow]
           bodyLimit: 26214400
           reconcileGrace: 20
+        env: {HTTPS_PROXY: "http://proxy.example.com:3128", SSL_CERT_FILE: /etc/pushgate/tls/ca.crt}
         mounts:
           - {mountPath: /etc/pushgate/tls, secret: amqp-tls}
           - {mountPath: /etc/pushgate/signers, configMap: signers}
@@ -96,6 +97,8 @@ VARIANTS = {
         web: {autoscaling: {enabled: false}}
         worker: {autoscaling: {enabled: true, by: cpu}}
         podDisruptionBudget: {enabled: false}
+        preStopSeconds: 0
+        mounts: [{mountPath: /etc/pushgate/database, secret: database-ca}]
         """,
     ),
     "external-secret": (
@@ -121,6 +124,7 @@ VARIANTS = {
         """
         secrets: {databaseUrl: {existingSecret: ""}, amqpUrl: {existingSecret: ""}}
         cloudnativepg: {enabled: true, storage: {size: 50Gi, storageClass: fast}}
+        mounts: [{mountPath: /etc/pushgate/database, secret: database-ca}]
         rabbitmq: {enabled: true, topology: true, storage: {storageClass: fast}}
         settings: {amqpLanes: [fast], amqpQueue: acme.executions}
         """,
@@ -144,12 +148,12 @@ def _chart() -> Chart:
     return Chart.load(CHART)
 
 
-def render(values: Values, *, kubernetes: str = KUBERNETES[-1]) -> dict[str, str]:
+def render(values: Values, *, kubernetes: str = KUBERNETES[-1], release: str = RELEASE) -> dict[str, str]:
     """Render the chart; texts by the template's path. Raises `HelmError` where Helm refuses.
 
     The library's own `render` has no way to say which Kubernetes to render for; what it calls has.
     """
-    options = json.dumps({"name": RELEASE, "namespace": NAMESPACE, "kube_version": kubernetes})
+    options = json.dumps({"name": release, "namespace": NAMESPACE, "kube_version": kubernetes})
     chart = _chart()._raw()  # noqa: SLF001 - the handle, see above
     rendered: dict[str, str] = json.loads(
         _native.call_string("helm_render", chart, json.dumps(values), options)
@@ -158,15 +162,15 @@ def render(values: Values, *, kubernetes: str = KUBERNETES[-1]) -> dict[str, str
 
 
 @functools.cache
-def _manifests(name: str, kubernetes: str) -> str:
-    rendered = render(value_sets()[name], kubernetes=kubernetes)
+def _manifests(name: str, kubernetes: str, release: str) -> str:
+    rendered = render(value_sets()[name], kubernetes=kubernetes, release=release)
     texts = (text for path, text in rendered.items() if not path.endswith("NOTES.txt"))
     return json.dumps([one for text in texts for one in yaml.safe_load_all(text) if one is not None])
 
 
-def manifests(name: str, *, kubernetes: str = KUBERNETES[-1]) -> list[Manifest]:
+def manifests(name: str, *, kubernetes: str = KUBERNETES[-1], release: str = RELEASE) -> list[Manifest]:
     """Return the objects that this value set renders to."""
-    found: list[Manifest] = json.loads(_manifests(name, kubernetes))
+    found: list[Manifest] = json.loads(_manifests(name, kubernetes, release))
     return found
 
 

@@ -103,6 +103,16 @@ def test_values_become_the_settings_that_they_name(tmp_path: Path) -> None:
     ) == (("fast", "slow"), 26214400, 20, ("github.com",), "/etc/pushgate/tls/ca.crt", 10737418240)
 
 
+def test_further_variables_reach_git() -> None:
+    """How to get out of the cluster, and whom to trust, as git.py takes them from the gateway's environment."""
+    for _, pod in pods(of_kind("placed", "StatefulSet")):
+        variables = _variables(pod["spec"]["containers"][0])
+        assert [variables["HTTPS_PROXY"], variables["SSL_CERT_FILE"]] == [
+            "http://proxy.example.com:3128",
+            "/etc/pushgate/tls/ca.crt",
+        ]
+
+
 def test_every_setting_of_the_values_is_one_of_the_gateway() -> None:
     """And none of them is a secret."""
     named = {re.sub("([A-Z])", r"_\1", one).lower() for one in SCHEMA["properties"]["settings"]["properties"]}

@@ -117,6 +117,36 @@ def test_names_are_given_once(name: str) -> None:
     assert {key for key, count in names.items() if count > 1} == set()
 
 
+# How long the name of an object may be: less than the API's own limit where a controller makes labels of it.
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+LONGEST = {"StatefulSet": 52, "Job": 63, "Service": 63, "RabbitmqCluster": 45, "Cluster": 50}
+# As long as Helm lets the name of a release be, and alike but for the last letter.
+LONG_RELEASES = ["a" * 52 + last for last in "bc"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_name_of_a_release_is_no_trouble(name: str) -> None:
+    """Names stay within the limits, and two releases in one namespace have none in common."""
+    both = []
+    for release in LONG_RELEASES:
+        objects = manifests(name, release=release)
+        for one in objects:
+            assert len(one["metadata"]["name"]) <= LONGEST.get(one["kind"], 253), one["metadata"]["name"]
+        both.append({(one["kind"], one["metadata"]["name"]) for one in objects})
+    assert name == "placed" or both[0] & both[1] == set()  # whose name is given
+
+
+def test_a_second_release_picks_no_pod_of_the_first() -> None:
+    """In the same namespace: its Services, budgets, policies and workloads have selectors of their own."""
+    labels = [pod["metadata"]["labels"] for _, pod in pods(manifests("production"))]
+    for one in manifests("production", release="window"):
+        if one["kind"] in {"Deployment", "StatefulSet", "Service", "PodDisruptionBudget", "ServiceMonitor"}:
+            selector = one["spec"]["selector"]
+            assert not any(_picks(selector.get("matchLabels", selector), found) for found in labels)
+        if one["kind"] == "NetworkPolicy":
+            assert not any(_picks(one["spec"]["podSelector"]["matchLabels"], found) for found in labels)
+
+
 def _picks(selector: dict[str, str], labels: dict[str, str]) -> bool:
     return selector.items() <= labels.items()
 

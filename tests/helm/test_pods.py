@@ -83,10 +83,26 @@ def test_pods_are_probed_and_end_in_order(name: str) -> None:
             container[probe]["httpGet"]["path"]
             for probe in ("startupProbe", "livenessProbe", "readinessProbe")
         ] == ["/startupz", "/livez", "/readyz"]
-        assert (
-            container["lifecycle"]["preStop"]["sleep"]["seconds"] + 10
-            < pod["spec"]["terminationGracePeriodSeconds"]
-        )
+        hook = container.get("lifecycle")
+        waits = hook["preStop"]["sleep"]["seconds"] if hook else 0
+        assert waits + 10 < pod["spec"]["terminationGracePeriodSeconds"]
+
+
+def test_a_pod_that_is_not_to_wait_has_no_hook() -> None:
+    """Kubernetes before 1.33 refuses to sleep for no time."""
+    for _, pod in pods(of_kind("by-cpu", "Deployment", "StatefulSet")):
+        assert "lifecycle" not in pod["spec"]["containers"][0]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("by-cpu", "database"), ("operators", "database"), ("placed", "tls")]
+)
+def test_what_is_mounted_is_there_for_the_migration_too(name: str, path: str) -> None:
+    """The URL of the database may name a file, and so every container with that URL has it."""
+    for _, pod in pods(of_kind(name, "Deployment", "StatefulSet", "Job")):
+        for container in containers(pod):
+            mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert (f"/etc/pushgate/{path}" in mounted) == (container["args"][0] in {"serve", "migrate"})
 
 
 def test_a_changed_setting_changes_the_pods() -> None:

@@ -38,7 +38,7 @@ def _sections(values: Values, path: tuple[str, ...] = ()) -> Iterator[tuple[str,
 
 
 # Names in these are free.
-MAPS = {"annotations", "labels", "podAnnotations", "podLabels", "nodeSelector"}
+MAPS = {"annotations", "env", "labels", "podAnnotations", "podLabels", "nodeSelector"}
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 SECTIONS = [".".join(path) for path in _sections(DEFAULTS) if not set(path) & MAPS]
 
@@ -100,6 +100,15 @@ def test_every_default_has_a_schema() -> None:
         ("minimal", "mounts: [{mountPath: /x, secret: a, configMap: b}]", "at '/mounts/0'"),
         ("minimal", "settings: {secretKey: hidden}", "additional properties 'secretKey' not allowed"),
         ("minimal", "publicUrl: hooks.example.com", "at '/publicUrl'"),
+        ("minimal", "nameOverride: Hooks", "at '/nameOverride'"),
+        ("minimal", f"fullnameOverride: {'a' * 37}", "at '/fullnameOverride'"),
+        ("minimal", "env: {PUSHGATE_PORT: '80'}", "invalid propertyName 'PUSHGATE_PORT'"),
+        ("minimal", "preStopSeconds: 16", "raise terminationGracePeriodSeconds"),
+        (
+            "production",
+            "web: {autoscaling: {minReplicas: 10}}",
+            "web.autoscaling.minReplicas is more than web.autoscaling.maxReplicas",
+        ),
         ("minimal", "mode: cluster", "at '/mode'"),
     ],
 )

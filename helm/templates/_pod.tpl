@@ -138,6 +138,9 @@ spec:
       env:
         - {name: PUSHGATE_HOST, value: {{ $values.listen | quote }}}
         - {name: PUSHGATE_CONFIG, value: /etc/pushgate/settings/settings.yaml}
+        {{- if contains ":" $values.listen }}
+        - {name: PUSHGATE_URL, value: "http://[::1]:8080"}
+        {{- end }}
         {{- $which := list "secretKey" "secretKeyPrevious" "databaseUrl" "amqpUrl" "adminToken" }}
         {{- include "pushgate.secretVariables" (dict "root" $root "which" $which) | trim | nindent 8 }}
         {{- range $name, $value := $values.env }}

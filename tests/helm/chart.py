@@ -54,6 +54,7 @@ VARIANTS = {
         "minimal",
         """
         publicUrl: ""
+        listen: "::"
         httpRoute:
           enabled: true
           annotations: {team: ml}

@@ -104,13 +104,20 @@ def test_values_become_the_settings_that_they_name(tmp_path: Path) -> None:
 
 
 def test_further_variables_reach_git() -> None:
-    """How to get out of the cluster, and whom to trust, as git.py takes them from the gateway's environment."""
+    """How to get out of the cluster, and whom to trust: git gets them from the gateway's environment."""
     for _, pod in pods(of_kind("placed", "StatefulSet")):
         variables = _variables(pod["spec"]["containers"][0])
         assert [variables["HTTPS_PROXY"], variables["SSL_CERT_FILE"]] == [
             "http://proxy.example.com:3128",
             "/etc/pushgate/tls/ca.crt",
         ]
+
+
+def test_commands_in_a_pod_find_the_gateway() -> None:
+    """They look at 127.0.0.1; a gateway that listens to IPv6 hears only that."""
+    for name, url in {"minimal": None, "both-routes": "http://[::1]:8080"}.items():
+        for _, pod in pods(of_kind(name, "StatefulSet")):
+            assert _variables(pod["spec"]["containers"][0]).get("PUSHGATE_URL") == url
 
 
 def test_every_setting_of_the_values_is_one_of_the_gateway() -> None:

@@ -71,7 +71,7 @@ def _validator(kind: str, api_version: str, kubernetes: str) -> Draft202012Valid
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kubernetes", [KUBERNETES[0], KUBERNETES[-1]])
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
 def test_helm_lints_every_value_set(name: str, kubernetes: str) -> None:
     """`helm lint --strict` has nothing to say but that there is no icon."""
     report = lint(CHART, value_sets()[name], strict=True, kube_version=f"v{kubernetes}.0")

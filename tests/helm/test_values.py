@@ -144,6 +144,7 @@ def test_a_digest_counts_before_a_tag(text: str, image: str) -> None:
         ("ingress: {enabled: true, hosts: [c.example.com]}", "http://c.example.com"),
         ("ingress: {enabled: true, hosts: [c.example.com], tls: [{secretName: c}]}", "https://c.example.com"),
         ("service: {port: 8443}", "http://door-pushgate.hooks.svc:8443"),
+        ("httpRoute: {enabled: true, parentRefs: [{name: g}]}", "http://door-pushgate.hooks.svc:80"),
     ],
 )
 def test_webhook_urls_begin_with_what_is_exposed(text: str, url: str) -> None:
@@ -153,7 +154,7 @@ def test_webhook_urls_begin_with_what_is_exposed(text: str, url: str) -> None:
     assert url == yaml.safe_load(settings)["public_url"]
     notes = rendered["pushgate/templates/NOTES.txt"]
     assert f"    {url}/hooks/" in notes
-    assert ("Set publicUrl" in notes) == url.endswith("svc:8443")
+    assert ("Set publicUrl" in notes) == (".svc:" in url)
 
 
 def test_the_notes_tell_the_next_step() -> None:

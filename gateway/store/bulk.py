@@ -37,21 +37,20 @@ def upsert_rows(
 
 
 def select_pairs(transaction: Transaction, sql: str, pairs: Collection[tuple[str, str]]) -> Sequence[Any]:
-    """Select by pairs of values: the SQL compares with `first` and `second`, of the table `{wanted}` before its own.
+    """Select by pairs: the SQL compares with `first` and `second`, of `{wanted}` before its own table.
 
-    Each pair is a look into an index, and must find one row at most. SQLite keeps to the order of a CROSS JOIN; it
-    would read the whole table for `(a, b) IN (VALUES ...)`. PostgreSQL would read all rows of each connection
-    for two lists, and for a join until it has counted them anew.
+    Each pair is a look into an index, and must find one row at most. SQLite keeps to the order of a CROSS
+    JOIN; it would read the whole table for `(a, b) IN (VALUES ...)`. PostgreSQL would read all rows of each
+    connection for two lists, and for a join until it has counted them anew.
     """
     if transaction.dialect.name == "sqlite":
         wanted = "WITH wanted (first, second) AS (VALUES " + ", ".join(["(?, ?)"] * len(pairs)) + ") "
         told = wanted + sql.format(wanted="wanted CROSS JOIN ")
         return transaction.exec_driver_sql(told, tuple(value for pair in pairs for value in pair)).all()
     firsts, seconds = zip(*pairs, strict=True)
-    told = (
-        "SELECT found.* FROM unnest(%b::text[], %b::text[]) AS wanted (first, second)"
-        f" CROSS JOIN LATERAL ({sql.format(wanted='')} LIMIT 1) AS found"
-    )
+    wanted = "unnest(%b::text[], %b::text[]) AS wanted (first, second)"
+    found = sql.format(wanted="")
+    told = f"SELECT found.* FROM {wanted} CROSS JOIN LATERAL ({found} LIMIT 1) AS found"  # noqa: S608 - ours
     return transaction.exec_driver_sql(told, (list(firsts), list(seconds))).all()
 
 

@@ -8,7 +8,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,7 +73,8 @@ class Database:
 
         Raises `StoreUnavailable` where the database can't be reached or written.
         """
-        with _translated(), self._writers, self.engine.begin() as connection:
+        alone = self._writers if self.is_embedded else nullcontext()
+        with _translated(), alone, self.engine.begin() as connection:
             yield connection
 
     @contextmanager

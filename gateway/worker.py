@@ -163,29 +163,35 @@ class Worker:
             await self.queue.renew(connection_id, owner=self.name, until=_now() + LEASE)
 
     async def _work(self, connection_id: str) -> None:
-        while updates := await self.queue.pending(connection_id, limit=_AT_ONCE):
-            try:
-                connection = await self.queue.connection(connection_id)
-            except NotFound:
-                ends = [_end(update, "the connection was deleted") for update in updates]
-                await self.queue.settle(connection_id, ends, owner=self.name, now=_now())
-                continue
-            started = time.monotonic()
-            try:
-                await self._fetch(connection, updates)
-            except FetchError as error:
-                await self._put_off(connection_id, updates, str(error))
-                return
-            fetched = time.monotonic()
-            settlements, missing = await self._plan(connection, updates)
-            await self.queue.settle(connection_id, settlements, owner=self.name, now=_now())
-            if any(settlement.requests for settlement in settlements):
-                self.rings()
-            _tell(settlements, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
-            if missing is not None:
-                await self._put_off(connection_id, updates[len(settlements) :], missing)
+        """Work on as many updates as one fetch serves; with more of them, it is the others' turn first."""
+        updates = await self.queue.pending(connection_id, limit=_AT_ONCE)
+        try:
+            connection = await self.queue.connection(connection_id)
+        except NotFound:
+            ends = [_end(update, "the connection was deleted") for update in updates]
+            await self.queue.settle(connection_id, ends, owner=self.name, now=_now())
+        else:
+            if updates and not await self._carry(connection, updates):
                 return
         await self.queue.release(connection_id, owner=self.name, now=_now())
+
+    async def _carry(self, connection: Connection, updates: Sequence[PendingUpdate]) -> bool:
+        """Carry updates to their ends; False where some, and so the connection, were put off."""
+        started = time.monotonic()
+        try:
+            await self._fetch(connection, updates)
+        except FetchError as error:
+            await self._put_off(connection.id, updates, str(error))
+            return False
+        fetched = time.monotonic()
+        settlements, missing = await self._plan(connection, updates)
+        await self.queue.settle(connection.id, settlements, owner=self.name, now=_now())
+        if any(settlement.requests for settlement in settlements):
+            self.rings()
+        _tell(settlements, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
+        if missing is not None:
+            await self._put_off(connection.id, updates[len(settlements) :], missing)
+        return missing is None
 
     async def _fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
         """Fetch; where that takes long, the updates and the log tell how far it has come."""

@@ -12,7 +12,7 @@ from gateway.store import deliveries
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
-from gateway.store.work import PendingUpdate, Settlement, WorkQueue
+from gateway.store.work import PendingUpdate, Settlement, WorkQueue, backlog
 from gateway.worker import Worker
 from tests.service import wait_for
 from tests.store.make import arrival, connection, move
@@ -125,3 +125,50 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
             return await queue.claim(owner="other", now=soon, until=soon + timedelta(seconds=60))
 
     assert asyncio.run(scenario()) == "c1"
+
+
+class Planned:
+    """Steps that have nothing run, and note whose turn it was."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self.turns: list[tuple[str, int]] = []
+
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> None:
+        """Note whose turn it is."""
+        progress("fetched")
+        self.turns.append((connection.id, len(updates)))
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Have nothing run."""
+        return Settlement(update=update, state="planned", reason=f"fetched for {connection.name}")
+
+
+def test_a_storm_in_one_repository_does_not_hold_up_the_others(database: Database) -> None:
+    """After what one fetch serves it is the turn of whoever waits, and then the storm goes on."""
+    now = datetime.now(UTC)
+    for name in ("c1", "c2"):
+        connection(database, name, created_at=now, updated_at=now)
+    storm = [move(None, "b" * 40, f"refs/heads/{number}") for number in range(401)]
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(*storm, received_at=now)])
+        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), connection="c2", received_at=now)])
+
+    def settled() -> bool:
+        with database.reading() as transaction:
+            return backlog(transaction).updates == 0
+
+    async def scenario() -> list[tuple[str, int]]:
+        steps, bell = Planned(), Doorbell()
+        worker = Worker(
+            name="w", queue=WorkQueue(database), steps=steps, news=bell.listener(), rings=bell.ring
+        )
+        running = asyncio.create_task(worker.run())
+        await asyncio.to_thread(wait_for, settled, "all updates have ended")
+        running.cancel()
+        await asyncio.wait({running})
+        return steps.turns
+
+    assert sorted(asyncio.run(scenario())[:2]) == [("c1", 200), ("c2", 1)]

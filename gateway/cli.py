@@ -83,7 +83,8 @@ def serve_command(
     from gateway.data import open_data  # noqa: PLC0415 - the same
 
     opened = open_data(settings)
-    if opened.fresh_token is not None:
+    # A start without a terminal writes into a log, where no secret belongs.
+    if opened.fresh_token is not None and _err.is_terminal:
         _err.print(f"Admin token, shown this once: [bold]{opened.fresh_token}[/bold]", soft_wrap=True)
         _err.print("On this machine the commands find it by themselves, with the same --data.")
     serve(settings, opened)
@@ -392,6 +393,12 @@ def rotate_command(
         out.print("that was made of the key is another one now.")
 
 
+@keys.command("token")
+def token_command(data: Data = None) -> None:
+    """Print the admin token that belongs to the key in the data folder, for clients on other machines."""
+    sys.stdout.write(f"{_derived_token(data)}\n")
+
+
 @app.command("hook-script")
 def hook_script_command(
     url: Annotated[str, typer.Option(help="The connection's webhook URL.")],
@@ -417,17 +424,18 @@ def main() -> None:
 def _client(data: Path | None) -> Client:
     """Return a client of the gateway at PUSHGATE_URL; its token is the environment's or the data folder's."""
     url = os.environ.get("PUSHGATE_URL", "http://127.0.0.1:8080")
-    token = os.environ.get("PUSHGATE_ADMIN_TOKEN")
-    if token is None:
-        folder = data or _path("PUSHGATE_DATA_DIR") or data_home()
-        try:
-            token = Vault((folder / "secret.key").read_text().strip()).admin_token()
-        except OSError:
-            raise ApiError(
-                f"there is no admin token: set PUSHGATE_ADMIN_TOKEN, or name the gateway's data folder with"
-                f" --data (there is no key in {folder})"
-            ) from None
-    return Client(url, token)
+    return Client(url, os.environ.get("PUSHGATE_ADMIN_TOKEN") or _derived_token(data))
+
+
+def _derived_token(data: Path | None) -> str:
+    folder = data or _path("PUSHGATE_DATA_DIR") or data_home()
+    try:
+        return Vault((folder / "secret.key").read_text().strip()).admin_token()
+    except OSError:
+        raise ApiError(
+            f"there is no admin token: set PUSHGATE_ADMIN_TOKEN, or name the gateway's data folder with"
+            f" --data (there is no key in {folder})"
+        ) from None
 
 
 def _text(path: Path | None) -> str | None:

@@ -4,14 +4,15 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from providers import PROVIDERS
-from tests.service import ADMIN_TOKEN, PUSHGATE, Project, Service
+from tests.service import ADMIN_TOKEN, PUSHGATE, Project, Service, wait_for
 from tests.service import run_pushgate as run
 
 
@@ -199,31 +200,46 @@ def test_settings_come_from_the_command_line_the_environment_secrets_and_a_file(
         read_settings(given={}, config=config)
 
 
-def test_the_first_start_makes_a_token_that_the_commands_find(tmp_path: Path) -> None:
-    """It is printed once, and derived anew at each start: no file holds it."""
-    data = tmp_path / "data"
+@contextmanager
+def first_start(data: Path, stderr: int) -> Iterator[None]:
+    """Start a gateway on a new data folder that logs into this file."""
     process = subprocess.Popen(
         [PUSHGATE, "serve", "--port", "0", "--data", data],
         env={**os.environ, "PUSHGATE_LOG_FORMAT": "json"},
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=stderr,
     )
     with process:
         try:
-            assert process.stderr is not None
-            said = []
-            for line in process.stderr:
-                said.append(line)
-                if '"listening"' in line:
-                    break
-            url = "http://" + json.loads(said[-1])["address"]
-            done = run("connections", "--json", "--data", data, variables={"PUSHGATE_URL": url})
+            yield
         finally:
             process.terminate()
+
+
+def test_the_first_start_makes_a_token_that_the_commands_find(tmp_path: Path) -> None:
+    """It is derived anew at each start: no file holds it, least of all a log; `keys token` prints it."""
+    data, log = tmp_path / "data", tmp_path / "log"
+
+    def listening() -> Any:
+        return next((line for line in log.read_text().splitlines() if '"listening"' in line), None)
+
+    with log.open("wb") as written, first_start(data, written.fileno()):
+        line = wait_for(listening, "the gateway listens")
+        url = "http://" + json.loads(line)["address"]
+        done = run("connections", "--json", "--data", data, variables={"PUSHGATE_URL": url})
     assert json.loads(done.stdout) == {"items": [], "next": None}
-    token = said[0].rpartition(" ")[2].strip()
+    token = run("keys", "token", "--data", data).stdout.strip()
     assert len(token) == 64
-    assert not any(token.encode() in path.read_bytes() for path in data.rglob("*") if path.is_file())
+    assert not any(token.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_the_first_start_at_a_terminal_shows_the_token(tmp_path: Path) -> None:
+    """Once, to whoever sits there."""
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, encoding="utf-8") as seen, first_start(tmp_path / "data", theirs):
+        os.close(theirs)
+        told = next(line for line in seen if "shown this once" in line)
+    token = run("keys", "token", "--data", tmp_path / "data").stdout.strip()
+    assert token in told
 
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))

@@ -8,17 +8,17 @@ import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import FrameType
 
 import structlog
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from gateway.admin.api import Api
+from gateway.admin.contract import Contract
 from gateway.admin.health import Health
 from gateway.admin.http import on_bug, on_error, on_http_error
 from gateway.admin.packages import PackageFiles
@@ -37,7 +37,6 @@ from gateway.intake.book import Book
 from gateway.intake.door import Door
 from gateway.packages import Expiry, Packages
 from gateway.plan.manifest import LARGEST
-from gateway.plan.request import schema
 from gateway.platform import PlatformFetcher
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
@@ -45,10 +44,12 @@ from gateway.publish.topology import Topology
 from gateway.reconcile import Reconciler
 from gateway.retention import Retention
 from gateway.settings import Settings
-from gateway.steps import FetchAndPlan, Remotes
+from gateway.steps import Announcer, FetchAndPlan, Remotes
 from gateway.store import work
+from gateway.store.database import Database
 from gateway.store.depot import Depot
 from gateway.store.doorbell import Doorbell, Wire
+from gateway.store.events import EventOutbox
 from gateway.store.executions import Outbox
 from gateway.store.tickets import Tickets
 from gateway.store.work import WorkQueue
@@ -126,6 +127,7 @@ class Service:
                 steps=steps,
                 news=pushes.listener(),
                 rings=requests.ring,
+                announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
             )
             for number in range(settings.concurrency)
         ]
@@ -141,24 +143,13 @@ class Service:
             for _ in range(_RECONCILERS)
         ]
         self._platforms = PlatformFetcher(database=database, vault=vault, news=requests.listener())
-        self._relay: Relay | None = None
-        if settings.amqp_url is not None:
-            publisher = RabbitMQ(
-                settings.amqp_url.get_secret_value(),
-                public_url=settings.base_url,
-                topology=Topology(
-                    exchange=settings.amqp_exchange,
-                    queue=settings.amqp_queue,
-                    lanes=settings.amqp_lanes,
-                    passive=not settings.amqp_declare,
-                ),
-                tls=Tls(
-                    ca=settings.amqp_ca_file,
-                    certificate=settings.amqp_cert_file,
-                    key=settings.amqp_key_file,
-                ),
-            )
-            self._relay = Relay(Outbox(database), publisher, requests.listener())
+        topology = Topology(
+            exchange=settings.amqp_exchange,
+            queue=settings.amqp_queue,
+            lanes=settings.amqp_lanes,
+            passive=not settings.amqp_declare,
+        )
+        self._relays = _relays(settings, topology, database, requests)
 
         api = Api(
             database=database,
@@ -177,6 +168,7 @@ class Service:
             token=opened.admin_token,
             is_closing=lambda: self.closing,
         )
+        contract = Contract(topology=topology, mode=settings.amqp_content_mode, events=settings.amqp_events)
         health = Health(database=database, accepter=self._accepter, is_closing=lambda: self.closing)
         web = [
             # First, because a request is held against one route after the other.
@@ -184,7 +176,7 @@ class Service:
             *api.routes(),
             *records.routes(),
             *files.routes(),
-            Route("/schemas/execution-request.json", _schema, methods=["GET"]),
+            *contract.routes(),
         ]
         self.application = Starlette(
             routes=[
@@ -225,14 +217,26 @@ class Service:
         if self.settings.keep_days:
             tasks.append(asyncio.create_task(daily(self._retention.sweep, of="old deliveries")))
         tasks += [asyncio.create_task(reconciler.run()) for reconciler in self._reconcilers]
-        if self._relay is not None:
-            tasks.append(asyncio.create_task(self._relay.run()))
+        tasks += [asyncio.create_task(relay.run()) for relay in self._relays]
         return tasks
 
 
-async def _schema(_request: Request) -> Response:
-    """`GET /schemas/execution-request.json`: the JSON Schema of the message to the runners."""
-    return JSONResponse(schema(), media_type="application/schema+json")
+def _relays(settings: Settings, topology: Topology, database: Database, news: Doorbell) -> list[Relay]:
+    """Return what publishes, each over a connection of its own; without a broker there is nothing."""
+    if settings.amqp_url is None:
+        return []
+    publisher = partial(
+        RabbitMQ,
+        settings.amqp_url.get_secret_value(),
+        public_url=settings.base_url,
+        topology=topology,
+        mode=settings.amqp_content_mode,
+        tls=Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file),
+    )
+    relays = [Relay(Outbox(database), publisher(), news.listener())]
+    if settings.amqp_events:
+        relays.append(Relay(EventOutbox(database), publisher(), news.listener(), what="event"))
+    return relays
 
 
 class _Server(uvicorn.Server):

@@ -24,6 +24,9 @@ SETTLED = Counter("pushgate_ref_updates_settled", "Ref updates that ended.", ["s
 PUBLISHED = Counter(
     "pushgate_requests_published", "Requests that the broker has confirmed.", registry=REGISTRY
 )
+EVENTS_PUBLISHED = Counter(
+    "pushgate_events_published", "Events that the broker has confirmed.", registry=REGISTRY
+)
 STAGE = Histogram(
     "pushgate_stage_seconds",
     "How long a stage took: fetch and plan of a batch, and all from the webhook to the plan.",
@@ -47,6 +50,12 @@ OLDEST_PENDING = Gauge(
 PENDING_REQUESTS = Gauge(
     "pushgate_pending_requests",
     "Requests that the broker does not have yet.",
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+PENDING_EVENTS = Gauge(
+    "pushgate_pending_events",
+    "Events that the broker does not have yet.",
     registry=REGISTRY,
     multiprocess_mode="mostrecent",
 )

@@ -45,6 +45,9 @@ def data_home() -> Path:
 # A part of a routing key, and of a queue's name.
 Lane = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
 
+# What is published beside execution requests, for those who ask for it.
+Event = Literal["push.fetched", "delivery.failed"]
+
 
 def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -64,6 +67,8 @@ class Settings(BaseSettings):
     amqp_queue: str = Field(default="pushgate.executions", min_length=1, max_length=200)
     amqp_lanes: Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_names)] = ()
     amqp_declare: bool = True
+    amqp_content_mode: Literal["binary", "structured"] = "binary"
+    amqp_events: Annotated[tuple[Event, ...], NoDecode, BeforeValidator(_names)] = ()
     amqp_ca_file: Path | None = None
     amqp_cert_file: Path | None = None
     amqp_key_file: Path | None = None

@@ -4,7 +4,7 @@ The one place that knows both rooms: facts of git go in at one side, settlements
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -14,12 +14,14 @@ from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.packages import Packages
+from gateway.plan.events import EventName, event, event_name
 from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
 from gateway.plan.request import ExecutionRequest
 from gateway.plan.triggers import PullRequestFacts, Trigger, read_triggers
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
+from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.vault import Vault
 from gateway.store.work import PendingUpdate, Settlement
@@ -119,33 +121,44 @@ class FetchAndPlan:
             raise Gone(f"the remote's {ref} does not contain {object_id}, and the delivery is not signed")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcer:
+    """Says what is told of how a ref update ended: the events of these names, and no others."""
+
+    names: Collection[EventName]
+
+    def __call__(self, connection: Connection, settlement: Settlement) -> Settlement:
+        """Return the settlement with its event, if it has one that somebody asked for."""
+        name = event_name(settlement.state, settlement.update.after)
+        if name is None or name not in self.names:
+            return settlement
+        made = event(
+            name,
+            connection=_connection_facts(connection, settlement.update),
+            update=_update_facts(settlement.update),
+            state=settlement.state,
+            reason=settlement.reason,
+            triggers=tuple(request.trigger for request in settlement.requests),
+        )
+        told = NewEvent(
+            id=made.id,
+            connection=made.connection,
+            delivery=made.delivery,
+            name=name,
+            project=made.project,
+            subject=f"{made.repository.name or made.repository.url}@{made.commit or made.ref.name}",
+            body=made.model_dump_json().encode(),
+        )
+        return replace(settlement, events=(told,))
+
+
 def _settle(
     connection: Connection, update: PendingUpdate, commit: Commit, triggers: Mapping[str, Trigger]
 ) -> tuple[Settlement, tuple[ExecutionRequest, ...]]:
     """Return how the ref update ends, and the requests that are part of it once they have their package."""
     planned = plan(
-        connection=ConnectionFacts(
-            id=connection.id,
-            project=connection.project,
-            provider=connection.provider,
-            url=connection.url,
-            yaml_path=connection.yaml_path,
-            repository_id=connection.repository_id or update.repository.get("id"),
-            repository_name=update.repository.get("full_name"),
-            web_url=update.repository.get("web_url"),
-        ),
-        update=UpdateFacts(
-            delivery=update.delivery,
-            ref=update.ref,
-            kind=update.kind,
-            name=update.name,
-            before=update.before,
-            after=update.after,
-            action=update.action,
-            generation=update.generation,
-            pusher=update.pusher,
-            pull_request=_pull_request(update),
-        ),
+        connection=_connection_facts(connection, update),
+        update=_update_facts(update),
         commit=CommitFacts(
             id=commit.id,
             author=commit.author,
@@ -166,6 +179,34 @@ def _settle(
         verdicts=[asdict(verdict) for verdict in planned.verdicts],
     )
     return settlement, planned.requests
+
+
+def _connection_facts(connection: Connection, update: PendingUpdate) -> ConnectionFacts:
+    return ConnectionFacts(
+        id=connection.id,
+        project=connection.project,
+        provider=connection.provider,
+        url=connection.url,
+        yaml_path=connection.yaml_path,
+        repository_id=connection.repository_id or update.repository.get("id"),
+        repository_name=update.repository.get("full_name"),
+        web_url=update.repository.get("web_url"),
+    )
+
+
+def _update_facts(update: PendingUpdate) -> UpdateFacts:
+    return UpdateFacts(
+        delivery=update.delivery,
+        ref=update.ref,
+        kind=update.kind,
+        name=update.name,
+        before=update.before,
+        after=update.after,
+        action=update.action,
+        generation=update.generation,
+        pusher=update.pusher,
+        pull_request=_pull_request(update),
+    )
 
 
 def _pull_request(update: PendingUpdate) -> PullRequestFacts | None:

@@ -101,13 +101,17 @@ class Waiter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """One worker. `rings` is called when there is something to publish; any number may run side by side."""
+    """One worker. `rings` is called when there is something to publish; any number may run side by side.
+
+    `announce` adds to each end of a ref update what is to be told of it.
+    """
 
     name: str
     queue: Queue
     steps: Steps
     news: Waiter
     rings: Callable[[], None]
+    announce: Callable[[Connection, Settlement], Settlement] = lambda _connection, settlement: settlement
 
     async def run(self) -> None:
         """Work until cancelled. Whatever fails is told on the delivery or in the log, and work goes on."""
@@ -181,16 +185,14 @@ class Worker:
         try:
             await self._fetch(connection, updates)
         except FetchError as error:
-            await self._put_off(connection.id, updates, str(error))
+            await self._put_off(connection, updates, str(error))
             return False
         fetched = time.monotonic()
         settlements, missing = await self._plan(connection, updates)
-        await self.queue.settle(connection.id, settlements, owner=self.name, now=_now())
-        if any(settlement.requests for settlement in settlements):
-            self.rings()
+        await self._settle(connection, settlements)
         _tell(settlements, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
         if missing is not None:
-            await self._put_off(connection.id, updates[len(settlements) :], missing)
+            await self._put_off(connection, updates[len(settlements) :], missing)
         return missing is None
 
     async def _fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
@@ -231,7 +233,14 @@ class Worker:
                 settlements.append(_end(update, f"internal error ({type(error).__name__}): see the log"))
         return settlements, None
 
-    async def _put_off(self, connection_id: str, updates: Sequence[PendingUpdate], reason: str) -> None:
+    async def _settle(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
+        """Record ends, with what is told of them."""
+        told = [self.announce(connection, settlement) for settlement in settlements]
+        await self.queue.settle(connection.id, told, owner=self.name, now=_now())
+        if any(settlement.requests or settlement.events for settlement in told):
+            self.rings()
+
+    async def _put_off(self, connection: Connection, updates: Sequence[PendingUpdate], reason: str) -> None:
         """End what has waited for too long, and try the rest again later."""
         given_up = [
             _end(update, f"given up after {_GIVE_UP_AFTER.days} days: {reason}")
@@ -239,20 +248,20 @@ class Worker:
             if _now() - update.received_at > _GIVE_UP_AFTER
         ]
         if given_up:
-            await self.queue.settle(connection_id, given_up, owner=self.name, now=_now())
+            await self._settle(connection, given_up)
             _tell(given_up, fetch_ms=None, plan_ms=None)
-        attempts = await self.queue.attempts(connection_id)
+        attempts = await self.queue.attempts(connection.id)
         delay = backoff(attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
         log.warning(
             "fetch postponed",
-            connection=connection_id,
+            connection=connection.id,
             waiting=len(updates) - len(given_up),
             failed_tries=attempts + 1,
             next_try_in_s=round(delay, 1),
             reason=reason,
         )
         due_at = _now() + timedelta(seconds=delay)
-        await self.queue.postpone(connection_id, updates, owner=self.name, due_at=due_at, reason=reason)
+        await self.queue.postpone(connection.id, updates, owner=self.name, due_at=due_at, reason=reason)
 
 
 def _end(update: PendingUpdate, reason: str) -> Settlement:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from gateway.admin.http import problem
 from gateway.errors import StoreUnavailable
 from gateway.intake.accept import Accepter
-from gateway.metrics import OLDEST_PENDING, PENDING_REQUESTS, PENDING_UPDATES, exposition
+from gateway.metrics import OLDEST_PENDING, PENDING_EVENTS, PENDING_REQUESTS, PENDING_UPDATES, exposition
 from gateway.store import work
 from gateway.store.database import Database
 
@@ -59,4 +59,5 @@ class Health:
         PENDING_UPDATES.set(backlog.updates)
         OLDEST_PENDING.set(age)
         PENDING_REQUESTS.set(backlog.requests)
+        PENDING_EVENTS.set(backlog.events)
         return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)

@@ -185,14 +185,9 @@ def _request(
         project=connection.project,
         connection=connection.id,
         delivery=update.delivery,
-        repository=Repository(
-            provider=connection.provider,
-            id=connection.repository_id,
-            name=connection.repository_name,
-            url=connection.url,
-        ),
-        ref=_ref(update),
-        pull_request=_pull_request(update),
+        repository=repository_of(connection),
+        ref=ref_of(update),
+        pull_request=pull_request_of(update),
         commit=Commit(
             id=commit.id,
             before=update.before,
@@ -210,13 +205,25 @@ def _request(
     )
 
 
-def _ref(update: UpdateFacts) -> Ref:
+def repository_of(connection: ConnectionFacts) -> Repository:
+    """Return the repository as messages name it."""
+    return Repository(
+        provider=connection.provider,
+        id=connection.repository_id,
+        name=connection.repository_name,
+        url=connection.url,
+    )
+
+
+def ref_of(update: UpdateFacts) -> Ref:
+    """Return what moved as messages name it: of a pull request the branch that it comes from."""
     if update.pull_request is not None:
         return Ref(name=update.pull_request.source, kind="branch")
     return Ref(name=update.name, kind="tag" if update.kind == "tag" else "branch")
 
 
-def _pull_request(update: UpdateFacts) -> PullRequest | None:
+def pull_request_of(update: UpdateFacts) -> PullRequest | None:
+    """Return the pull request as messages name it."""
     asked = update.pull_request
     if asked is None:
         return None

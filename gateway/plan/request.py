@@ -20,11 +20,13 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pushgate.dev")
 ParameterValue = str | int | float | bool | list[str | int | float | bool]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of a message."""
+
     model_config = ConfigDict(frozen=True)
 
 
-class Repository(_Part):
+class Repository(Part):
     """Where the commit comes from."""
 
     provider: str = Field(description="github, gitlab, ... as the connection names it")
@@ -33,14 +35,14 @@ class Repository(_Part):
     url: str = Field(description="the clone URL of the connection, without credentials")
 
 
-class Ref(_Part):
+class Ref(Part):
     """The branch or tag that moved."""
 
     name: str = Field(description="the short name, such as main or v1.0")
     kind: Literal["branch", "tag"] = Field(description="what moved")
 
 
-class Commit(_Part):
+class Commit(Part):
     """The one commit to be executed."""
 
     id: str = Field(description="the full object id, 40 or 64 hex digits")
@@ -54,7 +56,7 @@ class Commit(_Part):
     )
 
 
-class PullRequest(_Part):
+class PullRequest(Part):
     """The pull or merge request whose head the commit is."""
 
     number: str = Field(description="the provider's number of it")
@@ -63,7 +65,7 @@ class PullRequest(_Part):
     from_fork: bool | None = Field(description="whether the source is in another repository; null: unknown")
 
 
-class StepExecution(_Part):
+class StepExecution(Part):
     """A step as the commit's valohai.yaml defines it, with the trigger's parameters and inputs in place."""
 
     kind: Literal["step"] = "step"
@@ -89,7 +91,7 @@ class StepExecution(_Part):
     definition: dict[str, Any] = Field(description="the whole step, as valohai.yaml writes it")
 
 
-class PipelineExecution(_Part):
+class PipelineExecution(Part):
     """A pipeline as the commit's valohai.yaml defines it, converted as the platform's own clients do it.
 
     Nodes hold templates of executions: their commands are not filled in yet, because values can come along
@@ -105,7 +107,7 @@ class PipelineExecution(_Part):
     definition: dict[str, Any] = Field(description="the whole pipeline, as valohai.yaml writes it")
 
 
-class TaskExecution(_Part):
+class TaskExecution(Part):
     """A task as the commit's valohai.yaml defines it: one step, executed with many sets of parameters."""
 
     kind: Literal["task"] = "task"
@@ -117,7 +119,7 @@ class TaskExecution(_Part):
     definition: dict[str, Any] = Field(description="the whole task, as valohai.yaml writes it")
 
 
-class Package(_Part):
+class Package(Part):
     """The tree of the commit as an archive, less what .vhignore names."""
 
     id: str = Field(description="the SHA-256 of the uncompressed tar")
@@ -127,7 +129,7 @@ class Package(_Part):
     format: str = Field(description="such as tar.gz")
 
 
-class Submodule(_Part):
+class Submodule(Part):
     """A submodule that is part of the package."""
 
     path: str = Field(description="where it lies in the tree")
@@ -135,7 +137,7 @@ class Submodule(_Part):
     commit: str = Field(description="the full object id")
 
 
-class ExecutionRequest(_Part):
+class ExecutionRequest(Part):
     """One step or pipeline, at one commit."""
 
     model_config = ConfigDict(frozen=True, title="ExecutionRequest")
@@ -175,10 +177,14 @@ def execution_id(
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the message's body."""
-    made = ExecutionRequest.model_json_schema(mode="serialization")
+    return schema_of(ExecutionRequest, message_type=TYPE, version=VERSION)
+
+
+def schema_of(model: type[BaseModel], *, message_type: str, version: str) -> dict[str, Any]:
+    """Return the JSON Schema of the body that messages of a type have."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"https://pushgate.dev/schemas/{TYPE}.json",
-        "version": VERSION,
-        **made,
+        "$id": f"https://pushgate.dev/schemas/{message_type}.json",
+        "version": version,
+        **model.model_json_schema(mode="serialization"),
     }

@@ -1,17 +1,33 @@
-"""An execution request as an AMQP message: CloudEvents 1.0 in binary mode.
+"""Execution requests and events as AMQP messages: CloudEvents 1.0, in binary or in structured mode.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
-The prefix of the attributes is `ce-`, as over HTTP: CloudEvents names one for AMQP 1.0 only, not for 0-9-1.
+CloudEvents itself has a binding for AMQP 1.0 only; that for 0-9-1, with `ce-` before each attribute:
+https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 from aio_pika import DeliveryMode, Message
 
+from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
 
+Stored: TypeAlias = StoredRequest | StoredEvent
+"""What is published."""
+
+ContentMode = Literal["binary", "structured"]
+"""Binary: the attributes are headers. Structured: the body is an envelope that holds attributes and data."""
+
+CONTENT_TYPES: Mapping[ContentMode, str] = {
+    "binary": "application/json",
+    "structured": "application/cloudevents+json",
+}
 TYPE = "dev.pushgate.execution.requested.v1"
+SCHEMA = "execution-request"
 ROUTING_PREFIX = "execution.requested"
 LANE_PREFIX = "lane"
 
@@ -24,48 +40,70 @@ _LONGEST_IN_A_LANE = 98
 _NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f\x7f]+")
 
 
-def message(request: StoredRequest, *, public_url: str) -> Message:
-    """Return the message; the same request gives the same message, whenever and wherever it is made."""
+def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") -> Message:
+    """Return the message; what is stored gives the same message, whenever and wherever it is made."""
+    if isinstance(stored, StoredEvent):
+        kind, schema, moment = f"dev.pushgate.{stored.name}.v1", schema_name(stored.name), stored.settled_at
+    else:
+        kind, schema, moment = TYPE, SCHEMA, stored.planned_at
+    attributes = {
+        "specversion": "1.0",
+        "id": stored.id,
+        "source": f"{public_url}/api/v1/connections/{stored.connection}",
+        "type": kind,
+        "subject": stored.subject,
+        "time": moment.isoformat(),
+        "dataschema": f"{public_url}/schemas/{schema}.json",
+    }
+    trace = {"traceparent": traceparent(stored)}
+    if mode == "structured":
+        headers = trace
+        envelope = {**attributes, "datacontenttype": CONTENT_TYPES["binary"], **trace}
+        # The data is JSON already, and goes in as it is:
+        # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+        body = json.dumps(envelope).encode()[:-1] + b', "data": ' + stored.body + b"}"
+    else:
+        headers = {f"ce-{name}": value for name, value in attributes.items()} | trace
+        body = stored.body
     return Message(
-        request.body,
-        message_id=request.id,
-        correlation_id=request.delivery,
-        type=TYPE,
+        body,
+        message_id=stored.id,
+        correlation_id=stored.delivery,
+        type=kind,
         app_id="pushgate",
-        content_type="application/json",
+        content_type=CONTENT_TYPES[mode],
         delivery_mode=DeliveryMode.PERSISTENT,
-        timestamp=request.planned_at,
-        headers={
-            "ce-specversion": "1.0",
-            "ce-id": request.id,
-            "ce-source": f"{public_url}/api/v1/connections/{request.connection}",
-            "ce-type": TYPE,
-            "ce-subject": request.subject,
-            "ce-time": request.planned_at.isoformat(),
-            "ce-dataschema": f"{public_url}/schemas/execution-request.json",
-            "traceparent": traceparent(request),
-        },
+        timestamp=moment,
+        headers=dict(headers),
     )
 
 
-def routing_key(request: StoredRequest) -> str:
+def schema_name(event: str) -> str:
+    """Return the name under which the schema of an event is served and kept."""
+    return event.replace(".", "-")
+
+
+def routing_key(stored: Stored) -> str:
     """Return `execution.requested.<project>.<step or pipeline>`: always four words, of 255 bytes at most.
 
     For a request of a priority lane, `lane.<lane>.` stands before it, and the last two words are shorter.
+    An event has its name and `.<project>`: `push.fetched.digits`.
     """
-    if request.lane is None:
-        return f"{ROUTING_PREFIX}.{_word(request.project)}.{_word(request.target)}"
-    words = [_word(word, _LONGEST_IN_A_LANE) for word in (request.project, request.target)]
-    return ".".join([LANE_PREFIX, _word(request.lane, _LONGEST_LANE), ROUTING_PREFIX, *words])
+    if isinstance(stored, StoredEvent):
+        return f"{stored.name}.{_word(stored.project)}"
+    if stored.lane is None:
+        return f"{ROUTING_PREFIX}.{_word(stored.project)}.{_word(stored.target)}"
+    words = [_word(word, _LONGEST_IN_A_LANE) for word in (stored.project, stored.target)]
+    return ".".join([LANE_PREFIX, _word(stored.lane, _LONGEST_LANE), ROUTING_PREFIX, *words])
 
 
-def traceparent(request: StoredRequest) -> str:
-    """Return the W3C trace context: one trace for a delivery, one span for each of its requests.
+def traceparent(stored: Stored) -> str:
+    """Return the W3C trace context: one trace for a delivery, one span for each of its requests and events.
 
     https://www.w3.org/TR/trace-context/#traceparent-header
     """
-    trace = hashlib.sha256(request.delivery.encode()).hexdigest()[:32]
-    span = hashlib.sha256(request.id.encode()).hexdigest()[:16]
+    trace = hashlib.sha256(stored.delivery.encode()).hexdigest()[:32]
+    span = hashlib.sha256(stored.id.encode()).hexdigest()[:16]
     # Flag 01, "sampled": with 00 most runners would not record their part of the trace at all.
     return f"00-{trace}-{span}-01"
 

@@ -1,9 +1,9 @@
 """RabbitMQ: a message is published once the broker has confirmed that it is in its safe keeping.
 
-A message that no queue takes is an error that is seen, not a loss. Nothing here retries: a lost connection
-fails everybody who waits on it, at once, and `open` makes a new one. That is why this is not aio-pika's
-robust connection, whose publishes wait for a reconnect of unknown length
-(https://github.com/mosquito/aio-pika/issues/636).
+A request that no queue takes is an error that is seen, not a loss; an event that no queue takes interests
+nobody, and the broker drops it. Nothing here retries: a lost connection fails everybody who waits on it, at
+once, and `open` makes a new one. That is why this is not aio-pika's robust connection, whose publishes wait
+for a reconnect of unknown length (https://github.com/mosquito/aio-pika/issues/636).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from aio_pika.exceptions import (
 from aio_pika.exceptions import PublishError as Returned
 
 from gateway.errors import BrokerUnavailable, PublishError, SettingError, Unroutable
-from gateway.publish.message import message, routing_key
+from gateway.publish.message import ContentMode, Stored, message, routing_key
 from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest
 
@@ -90,7 +90,7 @@ class _Broker:
 
 
 class RabbitMQ:
-    """A publisher. Any number of requests may be under way at once; they are sent in the order of the calls.
+    """A publisher. Any number of messages may be under way at once; they are sent in the order of the calls.
 
     `url` may hold several, separated by commas: the nodes of a cluster, tried in turn. `public_url` is what
     the messages name as their source; `confirm_within` is in seconds.
@@ -102,6 +102,7 @@ class RabbitMQ:
         *,
         public_url: str,
         topology: Topology = _DEFAULT_TOPOLOGY,
+        mode: ContentMode = "binary",
         tls: Tls | None = None,
         confirm_within: float = _CONFIRM_SECONDS,
     ) -> None:
@@ -109,6 +110,7 @@ class RabbitMQ:
         self._brokers = [_Broker(one.strip(), tls or Tls()) for one in url.split(",")]
         self._public_url = public_url
         self._topology = topology
+        self._mode: ContentMode = mode
         self._confirm_within = confirm_within
         self._link: _Link | None = None
 
@@ -163,7 +165,7 @@ class RabbitMQ:
             raise BrokerUnavailable(f"the broker at {broker.shown} closed the connection") from None
         return link
 
-    async def publish(self, request: StoredRequest) -> None:
+    async def publish(self, stored: Stored) -> None:
         """Publish, and return when the broker has confirmed.
 
         Raises `Unroutable` where it refused this message, `BrokerUnavailable` where nobody knows.
@@ -171,10 +173,16 @@ class RabbitMQ:
         link = self._link
         if link is None or not link.is_open:
             raise BrokerUnavailable("there is no connection to the broker")
-        exchange, key = self._topology.exchange, routing_key(request)
-        content = message(request, public_url=self._public_url)
+        exchange, key = self._topology.exchange, routing_key(stored)
+        content = message(stored, public_url=self._public_url, mode=self._mode)
         try:
-            await link.publish(content, exchange=exchange, key=key, within=self._confirm_within)
+            await link.publish(
+                content,
+                exchange=exchange,
+                key=key,
+                mandatory=isinstance(stored, StoredRequest),
+                within=self._confirm_within,
+            )
         except Returned as error:
             raise Unroutable(f"no queue takes {key}: bind one to the exchange {exchange}") from error
         except DeliveryError as error:
@@ -224,7 +232,9 @@ class _Link:
         await topology.establish(channel)
         return cls(connection, channel, await channel.get_underlay_channel())
 
-    async def publish(self, content: aio_pika.Message, *, exchange: str, key: str, within: float) -> None:
+    async def publish(
+        self, content: aio_pika.Message, *, exchange: str, key: str, mandatory: bool, within: float
+    ) -> None:
         """Publish and wait for the confirm; raises what the library does, but no stray cancellation."""
         try:
             async with asyncio.timeout(within) as limit:
@@ -235,7 +245,7 @@ class _Link:
                         exchange=exchange,
                         routing_key=key,
                         properties=content.properties,
-                        mandatory=True,
+                        mandatory=mandatory,
                         wait=False,
                     )
                 finally:

@@ -3,6 +3,7 @@
 So a request is published at least once, and a repetition has the same id. Requests of one connection are
 published one after the other, in the order in which they were planned: the next is sent when the last is
 confirmed, for a refusal in between would turn them around. Those of different connections share a window.
+Events have a relay of their own, so that nobody who takes events too slowly holds up a request.
 
 The store is the queue: nothing waits in memory but the one batch that is under way. Reading the next batch
 and recording the last one while a batch is being published was measured, and is slower: the threads of the
@@ -13,14 +14,14 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import PublishError, StoreUnavailable, Unroutable
-from gateway.metrics import PUBLISHED
-from gateway.store.executions import StoredRequest
+from gateway.metrics import EVENTS_PUBLISHED, PUBLISHED
+from gateway.publish.message import Stored
 
 log = structlog.get_logger()
 
@@ -35,13 +36,14 @@ _LONGEST_DELAY = 30.0
 # From so many refused connections on nothing is taken: a query leaves theirs out by name.
 _MOST_HELD = 10_000
 _MOST_NAMED = 10
+_COUNTED = {"request": PUBLISHED, "event": EVENTS_PUBLISHED}
 
 
 class Outbox(Protocol):
-    """Stored requests. Every call may raise `StoreUnavailable`."""
+    """Stored requests, or events. Every call may raise `StoreUnavailable`."""
 
-    async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[StoredRequest]:
-        """Return pending requests in planned order, but for those of the connections in `without`."""
+    async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[Stored]:
+        """Return what is pending in planned order, but for those of the connections in `without`."""
 
     async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
         """Mark ids as published, and tell for others why the broker refused them."""
@@ -53,8 +55,8 @@ class Publisher(Protocol):
     async def open(self) -> None:
         """Be ready to publish; costs nothing where that is so already. Raises `PublishError`."""
 
-    async def publish(self, request: StoredRequest) -> None:
-        """Return when the broker has the request.
+    async def publish(self, stored: Stored) -> None:
+        """Return when the broker has the message.
 
         Raises `Unroutable` where it refused this one, another `PublishError` where nobody knows.
         """
@@ -94,10 +96,21 @@ class _Delay:
 
 
 class Relay:
-    """One relay. A broker that is away is waited for; a refused request holds up only its connection."""
+    """One relay. A broker that is away is waited for; a refused request holds up only its connection.
 
-    def __init__(self, outbox: Outbox, publisher: Publisher, news: Waiter) -> None:
+    `what` is in the outbox: requests, or events, which go the same way.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        publisher: Publisher,
+        news: Waiter,
+        *,
+        what: Literal["request", "event"] = "request",
+    ) -> None:
         """Nothing is published before `run`."""
+        self._what = what
         self._outbox = outbox
         self._publisher = publisher
         self._news = news
@@ -138,7 +151,7 @@ class Relay:
         if len(held) >= _MOST_HELD:
             return False
         requests = await self._outbox.pending(limit=_AT_ONCE, without=held)
-        lanes: dict[str, list[StoredRequest]] = {}
+        lanes: dict[str, list[Stored]] = {}
         for request in requests:
             lanes.setdefault(request.connection, []).append(request)
         is_more = len(requests) == _AT_ONCE
@@ -153,7 +166,7 @@ class Relay:
                 raise end
         return is_more or not all(ends)
 
-    async def _publish(self, lane: Sequence[StoredRequest]) -> bool:
+    async def _publish(self, lane: Sequence[Stored]) -> bool:
         """Publish a connection's requests one after the other, up to the first that is refused.
 
         Return False where time has run out before that.
@@ -172,22 +185,23 @@ class Relay:
                     raise
                 except Exception as error:
                     # A bug of ours, or of the library's: it holds up this connection, and no other.
-                    log.exception("a request could not be sent", execution=request.id)
+                    log.exception("a message could not be sent", what=self._what, id=request.id)
                     self._refuse(request, f"the message could not be sent ({type(error).__name__})")
                     break
             self._published.append(request.id)
             self._held.pop(request.connection, None)
         return True
 
-    def _refuse(self, request: StoredRequest, reason: str) -> None:
+    def _refuse(self, request: Stored, reason: str) -> None:
         """Leave the connection alone for a while; its later requests wait in the store behind this one."""
         seconds = self._held.setdefault(request.connection, _Delay()).failed()
         if reason == request.reason:
             return
         self._refused[request.id] = reason
         log.warning(
-            "request refused by the broker",
-            execution=request.id,
+            "message refused by the broker",
+            what=self._what,
+            id=request.id,
             connection=request.connection,
             next_try_in_s=round(seconds, 1),
             reason=reason,
@@ -198,10 +212,10 @@ class Relay:
         if not self._published and not self._refused:
             return
         await self._outbox.record(published=self._published, refused=self._refused)
-        PUBLISHED.inc(len(self._published))
+        _COUNTED[self._what].inc(len(self._published))
         if self._published:
             named = self._published[:_MOST_NAMED]
-            log.info("requests published", count=len(self._published), executions=named)
+            log.info("messages published", what=self._what, count=len(self._published), ids=named)
         self._published, self._refused = [], {}
 
     def _failed(self, error: PublishError | StoreUnavailable) -> float:
@@ -211,7 +225,9 @@ class Relay:
             if isinstance(error, StoreUnavailable):
                 log.warning("the relay waits for the store", reason=str(error))
             else:
-                log.warning("the broker is away; requests wait in the store", reason=str(error))
+                log.warning(
+                    "the broker is away; messages wait in the store", what=self._what, reason=str(error)
+                )
         return self._outage.failed()
 
     def _succeeded(self) -> None:

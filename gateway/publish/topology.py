@@ -47,6 +47,26 @@ class Topology:
         lanes = {f"{self.queue}.{lane}": f"{LANE_PREFIX}.{lane}.#" for lane in self.lanes}
         return {self.queue: f"{ROUTING_PREFIX}.#", **lanes}
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What each of these queues is declared with.
+
+        Dead letters at least once need the first four: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
+        """
+        arguments: dict[str, Any] = {
+            "x-queue-type": "quorum",
+            "x-dead-letter-exchange": self.dead_exchange,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+            "x-delivery-limit": self.delivery_limit,
+        }
+        return arguments if self.max_length is None else {**arguments, "x-max-length": self.max_length}
+
+    @property
+    def dead_arguments(self) -> dict[str, Any]:
+        """What the queue of dead letters is declared with."""
+        return {"x-queue-type": "quorum"}
+
     async def establish(self, channel: AbstractChannel) -> None:
         """Declare or check everything. Raises `PublishError` with what is wrong."""
         try:
@@ -67,21 +87,9 @@ class Topology:
 
     async def _declare(self, channel: AbstractChannel) -> None:
         dead_exchange = await channel.declare_exchange(self.dead_exchange, ExchangeType.TOPIC, durable=True)
-        dead_queue = await channel.declare_queue(
-            self.dead_queue, durable=True, arguments={"x-queue-type": "quorum"}
-        )
+        dead_queue = await channel.declare_queue(self.dead_queue, durable=True, arguments=self.dead_arguments)
         await dead_queue.bind(dead_exchange, "#")
         exchange = await channel.declare_exchange(self.exchange, ExchangeType.TOPIC, durable=True)
-        # At least once needs the first four: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
-        arguments: dict[str, Any] = {
-            "x-queue-type": "quorum",
-            "x-dead-letter-exchange": self.dead_exchange,
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
-            "x-delivery-limit": self.delivery_limit,
-        }
-        if self.max_length is not None:
-            arguments["x-max-length"] = self.max_length
         for name, key in self.queues.items():
-            queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+            queue = await channel.declare_queue(name, durable=True, arguments=self.arguments)
             await queue.bind(exchange, key)

@@ -193,6 +193,22 @@ executions = Table(
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),
 )
 
+# What is still to be told of how ref updates ended; a row goes once the broker has it.
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Sequence, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, index=True),
+    Column("connection", ForeignKey("connections.id"), nullable=False),
+    Column("delivery", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("reason", Text),
+    Column("settled_at", Instant, nullable=False),
+)
+
 # Who works on a connection's pending ref updates, and when the next try is due after one that failed.
 leases = Table(
     "leases",

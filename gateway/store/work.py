@@ -10,10 +10,11 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Select, exists, func, insert, or_, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.store import connections, platforms
+from gateway.store import connections, events, platforms, tables
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
+from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest, supersede
 from gateway.store.tables import deliveries, executions, leases, ref_updates, sweeps
 from providers.model import Action, RefKind
@@ -48,13 +49,17 @@ class PendingUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """The end of a ref update, the execution requests that came out of it, and each trigger's verdict."""
+    """The end of a ref update, the execution requests that came out of it, and each trigger's verdict.
+
+    `events` is what is told of it to those who asked for that.
+    """
 
     update: PendingUpdate
     state: UpdateState
     reason: str
     requests: tuple[NewRequest, ...] = ()
     verdicts: Sequence[Mapping[str, Any]] = ()
+    events: tuple[NewEvent, ...] = ()
 
 
 def claim(transaction: Transaction, *, owner: str, now: datetime, until: datetime) -> str | None:
@@ -111,7 +116,7 @@ def settle(
     owner: str,
     now: datetime,
 ) -> None:
-    """Record how ref updates ended, and their requests, as one: this is what fills the outbox.
+    """Record how ref updates ended, and their requests and events, as one: this is what fills the outboxes.
 
     Raises `LeaseLost` where another worker has the connection by now.
     """
@@ -139,6 +144,8 @@ def settle(
                     )
         if changed.rowcount and settlement.requests:
             _plan(transaction, settlement.requests, ref_update=which, now=now)
+        if changed.rowcount:
+            events.add(transaction, settlement.events, now=now)
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.ask(transaction, connection, now=now)
 
@@ -216,6 +223,7 @@ class Backlog:
     updates: int
     oldest: datetime | None
     requests: int
+    events: int
 
 
 def backlog(transaction: Transaction) -> Backlog:
@@ -227,7 +235,13 @@ def backlog(transaction: Transaction) -> Backlog:
     received = select(deliveries.c.received_at).join(ref_updates).where(ref_updates.c.seq == first)
     oldest = transaction.execute(received).scalar()
     pending_requests = select(func.count()).select_from(executions).where(executions.c.state == "pending")
-    return Backlog(updates=count, oldest=oldest, requests=transaction.execute(pending_requests).scalar_one())
+    pending_events = select(func.count()).select_from(tables.events)
+    return Backlog(
+        updates=count,
+        oldest=oldest,
+        requests=transaction.execute(pending_requests).scalar_one(),
+        events=transaction.execute(pending_events).scalar_one(),
+    )
 
 
 def attempts(transaction: Transaction, connection: str) -> int:

@@ -386,7 +386,7 @@ def test_a_broker_in_alarm_confirms_once_it_is_over(broker: Broker, topology: To
                 try:
                     with capture_logs() as logs:
                         outbox.plan("meanwhile")
-                        told = "the broker is away; requests wait in the store"
+                        told = "the broker is away; messages wait in the store"
                         await asyncio.to_thread(
                             wait_for, lambda: told in {log["event"] for log in logs}, "the relay waits"
                         )

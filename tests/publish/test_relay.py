@@ -100,8 +100,8 @@ def test_an_unroutable_request_is_seen_and_holds_up_only_its_connection(
             names = [message.message_id for message in await runner.rest(topology.queue)]
             assert names == ["other", "another", "first", "second"]
             assert outbox.requests["first"].reason is None
-        refusals = [log for log in logs if log["event"] == "request refused by the broker"]
-        assert [log["execution"] for log in refusals] == ["first"]
+        refusals = [log for log in logs if log["event"] == "message refused by the broker"]
+        assert [log["id"] for log in refusals] == ["first"]
 
     asyncio.run(scenario())
 
@@ -152,7 +152,7 @@ def test_a_broker_that_stops_is_waited_for(broker: Broker, topology: Topology) -
             names = [message.message_id for message in await runner.rest(topology.queue)]
         assert names == ["before", "during"]
         told = [log["event"] for log in logs if log["log_level"] == "warning"]
-        assert told == ["the broker is away; requests wait in the store"]
+        assert told == ["the broker is away; messages wait in the store"]
         assert "the relay goes on" in [log["event"] for log in logs]
         assert broker.password not in str(logs)
 

@@ -1,0 +1,46 @@
+"""The contract with consumers, for whoever asks: what is published, where to, and in which shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from gateway.asyncapi import document
+from gateway.errors import NotFound
+from gateway.plan.events import EVENTS, EventName, event_schema
+from gateway.plan.request import schema
+from gateway.publish.message import SCHEMA, ContentMode, schema_name
+from gateway.publish.topology import Topology
+
+SCHEMAS = {SCHEMA: schema(), **{schema_name(name): event_schema(name) for name in EVENTS}}
+"""The JSON Schema of each message's body, by the name under which it is served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """The documents; they hold nothing that is secret, and need no token."""
+
+    topology: Topology
+    mode: ContentMode
+    events: Sequence[EventName]
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("/schemas/{name}.json", self.show_schema, methods=["GET"]),
+            Route("/asyncapi.json", self.show_document, methods=["GET"]),
+        ]
+
+    async def show_schema(self, request: Request) -> Response:
+        """`GET /schemas/{name}.json`: the JSON Schema of a message's body."""
+        name = request.path_params["name"]
+        if name not in SCHEMAS:
+            raise NotFound(f"there is no schema {name}; there are {', '.join(SCHEMAS)}")
+        return JSONResponse(SCHEMAS[name], media_type="application/schema+json")
+
+    async def show_document(self, _request: Request) -> Response:
+        """`GET /asyncapi.json`: what this gateway publishes, as AsyncAPI tells it."""
+        told = document(topology=self.topology, modes=(self.mode,), events=self.events)
+        return JSONResponse(told, media_type="application/vnd.aai.asyncapi+json;version=3.0.0")

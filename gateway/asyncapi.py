@@ -1,0 +1,256 @@
+"""The AsyncAPI document: everything that is published, made of the models and the topology that publish it.
+
+https://www.asyncapi.com/docs/reference/specification/v3.0.0
+https://github.com/asyncapi/bindings/tree/master/amqp
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from gateway.plan.events import EVENTS, EventName, message_type
+from gateway.plan.request import VERSION, ExecutionRequest, Part
+from gateway.publish.message import (
+    CONTENT_TYPES,
+    LANE_PREFIX,
+    ROUTING_PREFIX,
+    TYPE,
+    ContentMode,
+)
+from gateway.publish.topology import Topology
+
+_BINDING = {"bindingVersion": "0.3.0"}
+_TRACE = {
+    "type": "string",
+    "description": "W3C trace context: one trace for a delivery, one span for each message",
+}
+_PROPERTIES = {
+    "message_id": "the id: the same in every repetition",
+    "correlation_id": "the delivery's id in Pushgate",
+    "type": "the CloudEvents type",
+    "app_id": "pushgate",
+    "delivery_mode": "2, persistent",
+    "timestamp": "the CloudEvents time, in whole seconds",
+}
+_PROJECT = {"description": "the platform's project; blanks, dots and wildcards in names become _"}
+_TARGET = {"description": "the step, pipeline or task to be executed"}
+_REQUEST = "executionRequested"
+_EVENTS: dict[EventName, str] = {"push.fetched": "pushFetched", "delivery.failed": "deliveryFailed"}
+
+
+def document(
+    *,
+    topology: Topology,
+    modes: Sequence[ContentMode] = ("binary", "structured"),
+    events: Sequence[EventName] = tuple(EVENTS),
+) -> dict[str, Any]:
+    """Return the AsyncAPI 3.0 document of a gateway that publishes so."""
+    names = {_REQUEST: TYPE, **{_EVENTS[event]: message_type(event) for event in events}}
+    models: dict[str, type[Part]] = {
+        _REQUEST: ExecutionRequest,
+        **{_EVENTS[event]: EVENTS[event] for event in events},
+    }
+    channels = {
+        **_request_channels(topology, modes),
+        **{_EVENTS[event]: _event_channel(event, topology, modes) for event in events},
+        **_queues(topology, modes),
+    }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Pushgate",
+            "version": VERSION,
+            "description": "What Pushgate publishes to RabbitMQ: CloudEvents 1.0, persistent, confirmed, at "
+            "least once, a repetition with the same id; those of one connection in the order of its pushes.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "broker": {
+                "host": "{broker}",
+                "protocol": "amqp",
+                "protocolVersion": "0.9.1",
+                "description": "RabbitMQ, 3.10 or newer",
+                "variables": {
+                    "broker": {"description": "host and port of the broker that the gateway publishes to"}
+                },
+            }
+        },
+        "channels": channels,
+        "operations": {
+            f"send{key[0].upper()}{key[1:]}": _operation(
+                key, channel["messages"], mandatory=key not in _EVENTS.values()
+            )
+            for key, channel in channels.items()
+            if channel["bindings"]["amqp"]["is"] == "routingKey"
+        },
+        "components": {
+            "messages": {
+                _key(name, mode): _message(models[name], kind, mode)
+                for name, kind in names.items()
+                for mode in modes
+            },
+            "schemas": _schemas(models.values()),
+        },
+    }
+
+
+def _request_channels(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
+    words = f"{ROUTING_PREFIX}.{{project}}.{{target}}"
+    parameters = {"project": _PROJECT, "target": _TARGET}
+    lane: dict[str, Any] = {"description": "the priority lane that the trigger names"}
+    if topology.lanes:
+        lane["enum"] = list(topology.lanes)
+    return {
+        "executionRequests": {
+            "address": words,
+            "title": "Execution requests",
+            "description": "One for each trigger that matches a push. What no queue takes waits in store.",
+            "messages": _references(_REQUEST, modes),
+            "parameters": parameters,
+            "bindings": _routed(topology),
+        },
+        "executionRequestsOfLane": {
+            "address": f"{LANE_PREFIX}.{{lane}}.{words}",
+            "title": "Execution requests of a priority lane",
+            "description": "Those of triggers that name a lane.",
+            "messages": _references(_REQUEST, modes),
+            "parameters": {"lane": lane, **parameters},
+            "bindings": _routed(topology),
+        },
+    }
+
+
+def _event_channel(event: EventName, topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
+    return {
+        "address": f"{event}.{{project}}",
+        "title": event,
+        "description": f"{EVENTS[event].__doc__} Published where PUSHGATE_AMQP_EVENTS names {event}. "
+        "Bind a queue of your own: without one, the broker drops it.",
+        "messages": _references(_EVENTS[event], modes),
+        "parameters": {"project": _PROJECT},
+        "bindings": _routed(topology),
+    }
+
+
+def _queues(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
+    """Return the queues to consume from: execution requests, those of each lane, and dead letters."""
+    found = {}
+    for lane, (queue, key) in zip((None, *topology.lanes), topology.queues.items(), strict=True):
+        found["executions" if lane is None else f"executions-{lane}"] = _queue(
+            queue,
+            f"Takes execution requests{f' of the lane {lane}' if lane else ''}. What is rejected, or fails "
+            f"{topology.delivery_limit} times, goes to {topology.dead_queue}.",
+            modes,
+            exchange=topology.exchange,
+            key=key,
+            arguments=topology.arguments,
+        )
+    found["deadLetters"] = _queue(
+        topology.dead_queue,
+        "Keeps what no consumer could take, with the reason in the headers x-death.",
+        modes,
+        exchange=topology.dead_exchange,
+        key="#",
+        arguments=topology.dead_arguments,
+    )
+    return found
+
+
+def _queue(
+    name: str,
+    description: str,
+    modes: Sequence[ContentMode],
+    *,
+    exchange: str,
+    key: str,
+    arguments: dict[str, Any],
+) -> dict[str, Any]:
+    queue = {"name": name, "durable": True, "exclusive": False, "autoDelete": False}
+    return {
+        "address": name,
+        "title": f"The queue {name}",
+        "description": description,
+        "messages": _references(_REQUEST, modes),
+        "bindings": {"amqp": {"is": "queue", "queue": queue, **_BINDING}},
+        "x-arguments": arguments,
+        "x-bound-to": {"exchange": exchange, "routingKey": key},
+    }
+
+
+def _routed(topology: Topology) -> dict[str, Any]:
+    exchange = {"name": topology.exchange, "type": "topic", "durable": True, "autoDelete": False}
+    return {"amqp": {"is": "routingKey", "exchange": exchange, **_BINDING}}
+
+
+def _operation(channel: str, messages: Iterable[str], *, mandatory: bool) -> dict[str, Any]:
+    return {
+        "action": "send",
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{key}"} for key in messages],
+        "bindings": {"amqp": {"deliveryMode": 2, "mandatory": mandatory, "timestamp": True, **_BINDING}},
+    }
+
+
+def _references(name: str, modes: Sequence[ContentMode]) -> dict[str, Any]:
+    return {_key(name, mode): {"$ref": f"#/components/messages/{_key(name, mode)}"} for mode in modes}
+
+
+def _key(name: str, mode: ContentMode) -> str:
+    return name if mode == "binary" else f"{name}Structured"
+
+
+def _message(model: type[Part], kind: str, mode: ContentMode) -> dict[str, Any]:
+    data = {"$ref": f"#/components/schemas/{model.__name__}"}
+    attributes = _attributes(kind)
+    if mode == "binary":
+        headers = {**{f"ce-{name}": told for name, told in attributes.items()}, "traceparent": _TRACE}
+        payload: dict[str, Any] = data
+    else:
+        headers = {"traceparent": _TRACE}
+        content = {"type": "string", "const": CONTENT_TYPES["binary"]}
+        payload = _object({**attributes, "datacontenttype": content, "traceparent": _TRACE, "data": data})
+    return {
+        "name": kind,
+        "title": model.__name__,
+        "summary": f"{model.__doc__} CloudEvents in {mode} mode.",
+        "contentType": CONTENT_TYPES[mode],
+        "headers": _object(headers),
+        "payload": payload,
+        "bindings": {"amqp": {"messageType": kind, **_BINDING}},
+        "x-properties": _PROPERTIES,
+    }
+
+
+def _attributes(kind: str) -> dict[str, Any]:
+    """Return the schemas of the CloudEvents attributes, by their names."""
+    return {
+        "specversion": {"type": "string", "const": "1.0"},
+        "id": {"type": "string", "description": "the same in every repetition: drop what you have seen"},
+        "source": {"type": "string", "format": "uri", "description": "the connection in the REST API"},
+        "type": {"type": "string", "const": kind},
+        "subject": {"type": "string", "description": "repository and commit"},
+        "time": {"type": "string", "format": "date-time", "description": "when it was planned"},
+        "dataschema": {"type": "string", "format": "uri", "description": "where the data's JSON Schema is"},
+    }
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+def _schemas(models: Iterable[type[Part]]) -> dict[str, Any]:
+    """Return the schemas of the models and of their parts, by name."""
+    _, made = models_json_schema(
+        [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    schemas: dict[str, Any] = _without_discriminators(made["$defs"])
+    return schemas
+
+
+def _without_discriminators(value: Any) -> Any:
+    """Leave out OpenAPI's `discriminator`: AsyncAPI's is another, and each `kind` is a constant anyway."""
+    if isinstance(value, dict):
+        return {key: _without_discriminators(one) for key, one in value.items() if key != "discriminator"}
+    return [_without_discriminators(one) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,116 @@
+"""Events: what is told of how ref updates ended, beside execution requests. A contract with other teams.
+
+Fields are added, never taken away or given another meaning; a breaking change is a new type, `….v2`. The
+JSON Schemas made of these models are in docs/ and at the gateway's /schemas/<name>.json.
+"""
+
+import json
+import uuid
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from gateway.plan.planner import ConnectionFacts, UpdateFacts, pull_request_of, ref_of, repository_of
+from gateway.plan.request import Part, PullRequest, Ref, Repository, schema_of
+
+VERSION = "1.0"
+"""Of the schemas: the second number grows with each field that is added."""
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "events.pushgate.dev")
+
+
+class Event(Part):
+    """How a ref update ended."""
+
+    id: str = Field(description="the same in every repetition of this event: drop what you have seen")
+    project: str = Field(description="the platform's project")
+    connection: str = Field(description="the id of the connection in Pushgate")
+    delivery: str = Field(description="the id of the delivery in Pushgate")
+    repository: Repository
+    ref: Ref
+    commit: str | None = Field(description="the full object id that the ref moved to; null: it was deleted")
+    before: str | None = Field(description="where the ref was before; null for a new one")
+    pull_request: PullRequest | None = Field(description="null for a push")
+    pushed_by: str | None = Field(description="who pushed, as the provider says: shown, not proven")
+    requests: int = Field(description="how many execution requests came of it")
+    triggers: tuple[str, ...] = Field(description="the names of the triggers that asked for them")
+    reason: str = Field(description="how it ended, in a sentence for people; not to be parsed")
+
+
+class PushFetched(Event):
+    """A branch, a tag or a pull request has moved; its commit was fetched and planned."""
+
+    model_config = ConfigDict(frozen=True, title="PushFetched")
+
+    commit: str = Field(description="the full object id that was fetched")
+
+
+class DeliveryFailed(Event):
+    """A ref update has ended without all that its triggers asked for: the reason tells why."""
+
+    model_config = ConfigDict(frozen=True, title="DeliveryFailed")
+
+    state: Literal["failed", "gone"] = Field(
+        description="gone: the remote no longer has the commit; failed: everything else, being given up too"
+    )
+
+
+EventName = Literal["push.fetched", "delivery.failed"]
+
+EVENTS: dict[EventName, type[Event]] = {"push.fetched": PushFetched, "delivery.failed": DeliveryFailed}
+"""The events by name: the type, the schema and the routing key are made of it."""
+
+
+def message_type(name: EventName) -> str:
+    """Return the CloudEvents type of the event with this name."""
+    return f"dev.pushgate.{name}.v1"
+
+
+def event_name(state: str, commit: str | None) -> EventName | None:
+    """Return the name of the event that tells of an end; None for a ref that was deleted."""
+    if state in {"failed", "gone"}:
+        return "delivery.failed"
+    return "push.fetched" if commit is not None else None
+
+
+def event(
+    name: EventName,
+    *,
+    connection: ConnectionFacts,
+    update: UpdateFacts,
+    state: str,
+    reason: str,
+    triggers: tuple[str, ...],
+) -> Event:
+    """Return the event that tells how a ref update ended; `triggers` has a name for each request."""
+    told: dict[str, Any] = {
+        "id": _event_id(name, connection.id, update, reason, triggers),
+        "project": connection.project,
+        "connection": connection.id,
+        "delivery": update.delivery,
+        "repository": repository_of(connection),
+        "ref": ref_of(update),
+        "commit": update.after,
+        "before": update.before,
+        "pull_request": pull_request_of(update),
+        "pushed_by": update.pusher,
+        "requests": len(triggers),
+        "triggers": triggers,
+        "reason": reason,
+        "state": state,
+    }
+    model = EVENTS[name]
+    return model(**{field: told[field] for field in model.model_fields})
+
+
+def _event_id(
+    name: EventName, connection: str, update: UpdateFacts, reason: str, triggers: tuple[str, ...]
+) -> str:
+    """Return the same id for the same end of the same move: what is planned again may end in another way."""
+    move = [connection, update.ref, update.generation, update.before, update.after]
+    return str(uuid.uuid5(_NAMESPACE, json.dumps([name, *move, reason, triggers])))
+
+
+def event_schema(name: EventName) -> dict[str, Any]:
+    """Return the JSON Schema of an event's body."""
+    return schema_of(EVENTS[name], message_type=message_type(name), version=VERSION)

@@ -1,0 +1,88 @@
+"""Events: what is told beside execution requests of how ref updates ended. This table is their outbox.
+
+An event is written in the transaction that ends its ref update, and removed once the broker has it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import partial
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import delete, insert, select, update
+
+from gateway.store.database import Database
+from gateway.store.tables import events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEvent:
+    """An event as it was made. `name` says which, such as push.fetched.
+
+    `body` is the JSON of the wire contract, `subject` what the event is about, for people.
+    """
+
+    id: str
+    connection: str
+    delivery: str
+    name: str
+    project: str
+    subject: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent(NewEvent):
+    """An event that waits. `seq` is the order of telling, `reason` the broker's last refusal, if any."""
+
+    seq: int
+    settled_at: datetime
+    reason: str | None = None
+
+
+def add(transaction: Transaction, new: Sequence[NewEvent], *, now: datetime) -> None:
+    """Put events into the outbox."""
+    if new:
+        transaction.execute(insert(events), [{**asdict(one), "settled_at": now} for one in new])
+
+
+def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
+    """Return events that the broker does not have yet, in order.
+
+    Those of the connections in `without` are left out.
+    """
+    query = select(events).order_by(events.c.seq).limit(limit)
+    if without:
+        query = query.where(events.c.connection.not_in(without))
+    return [StoredEvent(**row) for row in transaction.execute(query).mappings()]
+
+
+def record(transaction: Transaction, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
+    """Forget events that were published, and tell why the broker refused others, which stay."""
+    if published:
+        transaction.execute(delete(events).where(events.c.id.in_(published)))
+    for event_id, reason in refused.items():
+        transaction.execute(update(events).where(events.c.id == event_id).values(reason=reason))
+
+
+# Of advisory locks, which are numbers of one's own choice.
+_RELAY_LOCK = 5_074_714
+
+
+class EventOutbox:
+    """The functions above as the relay calls them."""
+
+    def __init__(self, database: Database) -> None:
+        """Relay from this database."""
+        self._database = database
+
+    async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
+        """See `pending`; nothing, while another process is the one that relays events."""
+        if not await self._database.leads(_RELAY_LOCK):
+            return []
+        return await self._database.read(partial(pending, limit=limit, without=without))
+
+    async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
+        """See `record`."""
+        if published or refused:
+            await self._database.write(partial(record, published=published, refused=refused))

@@ -106,7 +106,8 @@ def _request_channels(topology: Topology, modes: Sequence[ContentMode]) -> dict[
         "executionRequests": {
             "address": words,
             "title": "Execution requests",
-            "description": "One for each trigger that matches a push. What no queue takes waits in store.",
+            "description": "One for each trigger that matches a push. One that no queue takes is an error "
+            "that is seen; it waits in the store.",
             "messages": _references(_REQUEST, modes),
             "parameters": parameters,
             "bindings": _routed(topology),
@@ -114,7 +115,7 @@ def _request_channels(topology: Topology, modes: Sequence[ContentMode]) -> dict[
         "executionRequestsOfLane": {
             "address": f"{LANE_PREFIX}.{{lane}}.{words}",
             "title": "Execution requests of a priority lane",
-            "description": "Those of triggers that name a lane.",
+            "description": f"Those of triggers that name a lane; its queue is {topology.queue}.{{lane}}.",
             "messages": _references(_REQUEST, modes),
             "parameters": {"lane": lane, **parameters},
             "bindings": _routed(topology),

@@ -14,7 +14,7 @@ from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.packages import Packages
-from gateway.plan.events import EventName, event, event_name
+from gateway.plan.events import event, event_name
 from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
 from gateway.plan.request import ExecutionRequest
 from gateway.plan.triggers import PullRequestFacts, Trigger, read_triggers
@@ -125,7 +125,7 @@ class FetchAndPlan:
 class Announcer:
     """Says what is told of how a ref update ended: the events of these names, and no others."""
 
-    names: Collection[EventName]
+    names: Collection[str]
 
     def __call__(self, connection: Connection, settlement: Settlement) -> Settlement:
         """Return the settlement with its event, if it has one that somebody asked for."""

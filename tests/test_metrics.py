@@ -29,5 +29,6 @@ def test_what_happens_is_counted(service: Service, project: Project) -> None:
     assert found["pushgate_ref_updates_settled_total", "planned"] == 1
     assert found["pushgate_stage_seconds_count", "fetch"] == 1
     assert found["pushgate_pending_requests",] == 1
+    assert found["pushgate_pending_events",] == 0
     assert found["pushgate_pending_ref_updates",] == 0
     assert "digits" not in text

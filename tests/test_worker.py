@@ -1,6 +1,7 @@
 """The worker, on a real store: what it tells while it works."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from gateway.store import deliveries
+from gateway.errors import FetchError, Gone, RemoteUnavailable
+from gateway.steps import Announcer
+from gateway.store import deliveries, events
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
+from gateway.store.events import StoredEvent
 from gateway.store.work import PendingUpdate, Settlement, WorkQueue, backlog
 from gateway.worker import Worker
 from tests.service import wait_for
@@ -125,6 +129,72 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
             return await queue.claim(owner="other", now=soon, until=soon + timedelta(seconds=60))
 
     assert asyncio.run(scenario()) == "c1"
+
+
+class Refusing:
+    """Steps of which one fails: a remote that is away, or one that has no such commit any more."""
+
+    def __init__(self, error: FetchError) -> None:
+        """Fail so."""
+        self._error = error
+
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> None:
+        """Fail, unless it is the commit that is gone."""
+        progress(f"{connection.id}: {len(updates)}")
+        if not isinstance(self._error, Gone):
+            raise self._error
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Fail."""
+        assert connection.id == update.connection
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (Gone("the remote no longer has it"), "gone", "the remote no longer has it"),
+        (RemoteUnavailable("no answer"), "failed", "given up after 3 days: no answer"),
+    ],
+)
+def test_what_is_gone_or_given_up_is_told(
+    database: Database, error: FetchError, state: str, reason: str
+) -> None:
+    """With the same reason that the delivery has."""
+    long_ago = datetime.now(UTC) - timedelta(days=4)
+    connection(database, created_at=long_ago, updated_at=long_ago)
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=long_ago)])
+
+    def told() -> list[StoredEvent]:
+        with database.reading() as transaction:
+            return events.pending(transaction, limit=10, without=())
+
+    async def scenario() -> None:
+        bell = Doorbell()
+        worker = Worker(
+            name="w",
+            queue=WorkQueue(database),
+            steps=Refusing(error),
+            news=bell.listener(),
+            rings=bell.ring,
+            announce=Announcer(names=("delivery.failed",)),
+        )
+        running = asyncio.create_task(worker.run())
+        await asyncio.to_thread(wait_for, told, "an event is written")
+        running.cancel()
+        await asyncio.wait({running})
+
+    asyncio.run(scenario())
+    [event] = told()
+    body = json.loads(event.body)
+    assert (event.name, body["state"], body["reason"]) == ("delivery.failed", state, reason)
+    assert (body["commit"], body["before"], body["pushed_by"]) == ("b" * 40, "a" * 40, "ada")
+    with database.reading() as transaction:
+        [update] = _newest(transaction).updates
+    assert (update.state, update.reason) == (state, reason)
 
 
 class Planned:

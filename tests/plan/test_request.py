@@ -1,16 +1,23 @@
-"""The wire contract: its schema, its ids."""
+"""The wire contract: its schemas, its ids."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.plan.events import event_schema
 from gateway.plan.request import execution_id, schema
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "execution-request.schema.json"
+DOCS = Path(__file__).parents[2] / "docs"
+CONTRACT = {
+    "execution-request": schema(),
+    "push-fetched": event_schema("push.fetched"),
+    "delivery-failed": event_schema("delivery.failed"),
+}
 
 FACTS = {
     "connection": "cn_1",
@@ -22,19 +29,21 @@ FACTS = {
 }
 
 
-def test_the_schema_in_docs_is_that_of_the_model() -> None:
-    """When it fails: write schema() to the file, and read what changed as a consumer would."""
-    assert json.loads(DOCUMENT.read_text()) == schema()
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_schema_in_docs_is_that_of_the_model(name: str) -> None:
+    """When it fails: write the schema to the file, and read what changed as a consumer would."""
+    assert json.loads((DOCS / f"{name}.schema.json").read_text()) == CONTRACT[name]
 
 
-def test_every_field_of_the_contract_is_described() -> None:
+@pytest.mark.parametrize("name", CONTRACT)
+def test_every_field_of_the_contract_is_described(name: str) -> None:
     """A schema that other teams build on explains itself."""
-    made = schema()
+    made = CONTRACT[name]
     silent = [
-        f"{title}.{name}"
+        f"{title}.{field_name}"
         for title, model in [("", made), *made["$defs"].items()]
-        for name, field in model["properties"].items()
-        if not {"description", "$ref", "const"} & field.keys() and name != "execution"
+        for field_name, field in model["properties"].items()
+        if not {"description", "$ref", "const"} & field.keys() and field_name != "execution"
     ]
     assert silent == []
 
@@ -82,15 +91,16 @@ def test_neighbouring_facts_do_not_run_together(left: str, right: str, moved: in
     assert (one == other) == (cut == len(left))
 
 
-def test_the_contract_changes_only_compatibly() -> None:
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_contract_changes_only_compatibly(name: str) -> None:
     """What the first version promised is still there, with the same meaning."""
-    first = json.loads((Path(__file__).parent / "execution-request-1.0.schema.json").read_text())
-    now = schema()
-    for name, old in {"": first, **first["$defs"]}.items():
-        new = now["$defs"][name] if name else now
-        assert set(old["required"]) <= set(new["required"]), name
+    first = json.loads((Path(__file__).parent / f"{name}-1.0.schema.json").read_text())
+    now = CONTRACT[name]
+    for part, old in {"": first, **first["$defs"]}.items():
+        new = now["$defs"][part] if part else now
+        assert set(old["required"]) <= set(new["required"]), part
         for field, told in old["properties"].items():
             kept = new["properties"][field]
             assert kept["description"] == told["description"] if "description" in told else True
-            assert kept.get("type") == told.get("type"), (name, field)
-            assert kept.get("enum") == told.get("enum"), (name, field)
+            assert kept.get("type") == told.get("type"), (part, field)
+            assert kept.get("enum") == told.get("enum"), (part, field)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from gateway.errors import StoreUnavailable
 from gateway.publish.relay import Publisher, Relay
 from gateway.store.doorbell import Doorbell
+from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
 
 WAIT_SECONDS = 60.0
@@ -31,6 +32,29 @@ def request(
         subject="train at 1234567",
         body=name.encode(),
         planned_at=PLANNED_AT,
+    )
+
+
+def event(
+    which: str = "e1",
+    *,
+    name: str = "push.fetched",
+    connection: str = "c1",
+    project: str = "digits",
+    body: bytes | None = None,
+    seq: int = 1,
+) -> StoredEvent:
+    """Make an event whose body is its id, if none is given."""
+    return StoredEvent(
+        seq=seq,
+        id=which,
+        connection=connection,
+        delivery=f"delivery of {which}",
+        name=name,
+        project=project,
+        subject="acme/digits at 1234567",
+        body=which.encode() if body is None else body,
+        settled_at=PLANNED_AT,
     )
 
 

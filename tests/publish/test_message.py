@@ -1,18 +1,91 @@
 """The message that is made of a request."""
 
+import json
 import re
+from dataclasses import replace
+from typing import get_args
 
+import pytest
+from aio_pika import Message
+from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq_event
+from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.plan.events import EVENTS, EventName, message_type
 from gateway.plan.request import TYPE as PLANNED_TYPE
-from gateway.publish.message import TYPE, message, routing_key, traceparent
-from tests.publish.outbox import PLANNED_AT, request
+from gateway.publish.message import TYPE, ContentMode, Stored, message, routing_key, traceparent
+from gateway.settings import Event
+from tests.publish.outbox import PLANNED_AT, event, request
 
 
-def test_the_type_is_the_one_of_the_wire_contract() -> None:
-    """Publish does not import plan, so each names the type."""
+def test_the_types_are_those_of_the_wire_contract() -> None:
+    """Publish does not import plan, and settings neither, so each names them."""
     assert TYPE == PLANNED_TYPE
+    assert get_args(Event) == get_args(EventName) == tuple(EVENTS)
+    for name in EVENTS:
+        assert message(event(name=name), public_url="https://push.example").type == message_type(name)
+
+
+def read_by_cloudevents(made: Message) -> CloudEvent:
+    """Return the event as CloudEvents' own library reads the message."""
+    headers = {name: str(value) for name, value in made.headers.items()}
+    taken = RabbitMQMessage(headers=headers, content_type=made.content_type, body=made.body)
+    read = from_rabbitmq_event(taken)
+    assert isinstance(read, CloudEvent)
+    return read
+
+
+@pytest.mark.parametrize("mode", get_args(ContentMode))
+@pytest.mark.parametrize(
+    ("stored", "kind", "schema"),
+    [
+        (request("1"), "execution.requested", "execution-request"),
+        (event("1"), "push.fetched", "push-fetched"),
+        (event("1", name="delivery.failed"), "delivery.failed", "delivery-failed"),
+    ],
+)
+def test_a_peers_library_reads_every_message_in_both_modes(
+    stored: Stored, kind: str, schema: str, mode: ContentMode
+) -> None:
+    """The library of CloudEvents itself finds the same attributes and the same data."""
+    stored = replace(stored, body=b'{"project": "digits"}')
+    made = message(stored, public_url="https://push.example", mode=mode)
+    read = read_by_cloudevents(made)
+    assert read.get_type() == f"dev.pushgate.{kind}.v1" == made.type
+    assert read.get_id() == "1" == made.message_id
+    assert read.get_source() == "https://push.example/api/v1/connections/c1"
+    assert read.get_subject() == stored.subject
+    assert read.get_time() == PLANNED_AT == made.timestamp
+    assert read.get_dataschema() == f"https://push.example/schemas/{schema}.json"
+    assert read.get_datacontenttype() == "application/json"
+    assert read.get_data() == {"project": "digits"}
+    assert (made.correlation_id, made.app_id, made.delivery_mode) == ("delivery of 1", "pushgate", 2)
+    assert made.headers["traceparent"] == traceparent(stored)
+
+
+def test_in_structured_mode_the_body_is_the_envelope() -> None:
+    """The data goes in as it is, and only the trace is a header besides."""
+    made = message(request("1"), public_url="https://push.example", mode="structured")
+    assert made.content_type == "application/cloudevents+json"
+    assert made.headers == {"traceparent": traceparent(request("1"))}
+    assert json.loads(made.body) == {
+        "specversion": "1.0",
+        "id": "1",
+        "source": "https://push.example/api/v1/connections/c1",
+        "type": "dev.pushgate.execution.requested.v1",
+        "subject": "train at 1234567",
+        "time": "2026-11-23T09:00:00+00:00",
+        "dataschema": "https://push.example/schemas/execution-request.json",
+        "datacontenttype": "application/json",
+        "traceparent": traceparent(request("1")),
+        "data": 1,
+    }
+
+
+def test_an_event_is_routed_by_its_name_and_project() -> None:
+    """Whoever wants one kind binds its name, and nobody who binds requests gets it."""
+    assert routing_key(event(name="delivery.failed", project="my digits")) == "delivery.failed.my_digits"
 
 
 def test_a_request_is_a_cloudevent_in_binary_mode() -> None:

@@ -14,7 +14,7 @@ from gateway.publish.message import routing_key, traceparent
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.topology import Topology
 from tests.broker import Broker
-from tests.publish.outbox import PLANNED_AT, MemoryOutbox, request
+from tests.publish.outbox import PLANNED_AT, MemoryOutbox, event, request
 from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
 from tests.service import wait_for
@@ -101,6 +101,24 @@ def test_a_message_that_no_queue_takes_is_an_error(broker: Broker, topology: Top
             await queue.unbind(topology.exchange, "execution.requested.#")
             with pytest.raises(Unroutable, match=r"execution\.requested\.digits\.train"):
                 await publisher.publish(request())
+
+    asyncio.run(scenario())
+
+
+def test_an_event_goes_to_whoever_has_bound_a_queue_for_it(broker: Broker, topology: Topology) -> None:
+    """And to nobody else: the queue of the execution requests does not take it."""
+
+    async def scenario() -> None:
+        async with connected(broker.url, topology) as publisher, Runner(broker.url) as runner:
+            await publisher.publish(event("before anybody listens"))
+            queue = await runner.channel.declare_queue(exclusive=True)
+            await queue.bind(topology.exchange, "push.fetched.#")
+            await publisher.publish(event("e1"))
+            await publisher.publish(event("f1", name="delivery.failed"))
+            [message] = await runner.rest(queue.name)
+            assert (message.message_id, message.routing_key) == ("e1", "push.fetched.digits")
+            assert message.delivery_mode == 2
+            assert await runner.count(topology.queue) == 0
 
     asyncio.run(scenario())
 

@@ -1,0 +1,152 @@
+"""The AsyncAPI document: what others make of it, and that it says what is really published."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from pydantic import ValidationError
+
+from gateway.asyncapi import document
+from gateway.plan.events import event
+from gateway.plan.planner import ConnectionFacts, UpdateFacts
+from gateway.publish.message import ContentMode, message, routing_key
+from gateway.publish.topology import Topology
+from tests.publish.outbox import event as stored_event
+
+with warnings.catch_warnings():
+    # Two of its models have a field named `schema`, which pydantic's own, outdated method shadows.
+    warnings.simplefilter("ignore", UserWarning)
+    from asyncapi3.models import AsyncAPI3
+
+IN_DOCS = Path(__file__).parents[1] / "docs" / "asyncapi.json"
+DOCUMENT = document(topology=Topology())
+
+
+def test_the_document_in_docs_is_the_one_that_the_code_makes() -> None:
+    """When it fails: write the document to the file, and read what changed as a consumer would."""
+    assert json.loads(IN_DOCS.read_text()) == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        DOCUMENT,
+        document(topology=Topology(lanes=("fast", "slow")), modes=("structured",), events=()),
+        document(topology=Topology(exchange="acme", queue="acme.runs"), events=("delivery.failed",)),
+    ],
+)
+def test_the_document_is_valid(made: dict[str, Any]) -> None:
+    """By models of AsyncAPI 3 that nobody here wrote, and every reference leads somewhere."""
+    AsyncAPI3.model_validate(made)
+    assert [reference for reference in references(made) if found(made, reference) is None] == []
+
+
+def without_a_title(made: dict[str, Any]) -> None:
+    """Leave out what is required."""
+    del made["info"]["title"]
+
+
+def with_a_wrong_action(made: dict[str, Any]) -> None:
+    """Say that an operation does what none can do."""
+    made["operations"]["sendPushFetched"]["action"] = "publish"
+
+
+def with_an_unknown_field(made: dict[str, Any]) -> None:
+    """Say of a channel what AsyncAPI has no word for."""
+    made["channels"]["pushFetched"]["routing_key"] = "push.fetched"
+
+
+def with_a_wrong_binding(made: dict[str, Any]) -> None:
+    """Name an exchange of a type that AMQP does not have."""
+    made["channels"]["pushFetched"]["bindings"]["amqp"]["exchange"]["type"] = "quorum"
+
+
+@pytest.mark.parametrize(
+    "spoil", [without_a_title, with_a_wrong_action, with_an_unknown_field, with_a_wrong_binding]
+)
+def test_the_validator_sees_mistakes(spoil: Callable[[dict[str, Any]], None]) -> None:
+    """One that takes everything would prove nothing."""
+    made = json.loads(json.dumps(DOCUMENT))
+    spoil(made)
+    with pytest.raises(ValidationError):
+        AsyncAPI3.model_validate(made)
+
+
+@pytest.mark.parametrize("mode", ["binary", "structured"])
+def test_a_real_message_is_what_the_document_says(mode: ContentMode) -> None:
+    """Address, type, headers and body: of an event as the planner makes it and the publisher sends it."""
+    told = event(
+        "push.fetched",
+        connection=ConnectionFacts(
+            id="c1",
+            project="digits",
+            provider="github",
+            url="https://github.com/acme/digits.git",
+            yaml_path="valohai.yaml",
+            repository_id="1",
+            repository_name="acme/digits",
+            web_url=None,
+        ),
+        update=UpdateFacts(
+            delivery="d1",
+            ref="refs/heads/main",
+            kind="branch",
+            name="main",
+            before=None,
+            after="a" * 40,
+            action="create",
+            generation=1,
+            pusher="ada",
+        ),
+        state="planned",
+        reason="1 execution request",
+        triggers=("train@main",),
+    )
+    stored = stored_event(told.id, body=told.model_dump_json().encode())
+    sent = message(stored, public_url="https://push.example", mode=mode)
+
+    channel = DOCUMENT["channels"]["pushFetched"]
+    assert channel["address"].replace("{project}", "digits") == routing_key(stored)
+    name = "pushFetched" if mode == "binary" else "pushFetchedStructured"
+    described = found(DOCUMENT, channel["messages"][name]["$ref"])
+    assert described["contentType"] == sent.content_type
+    assert described["bindings"]["amqp"]["messageType"] == described["name"] == sent.type
+    assert set(described["x-properties"]) == {
+        field
+        for field, value in sent.info().items()
+        if value is not None and field not in {"body", "body_size", "headers", "content_type", "priority"}
+    }
+    for part, value in (("headers", dict(sent.headers)), ("payload", json.loads(sent.body))):
+        # The schema of the part alone would lead nowhere with its references.
+        whole = {**DOCUMENT, "$schema": "http://json-schema.org/draft-07/schema#", "allOf": [described[part]]}
+        jsonschema.validate(value, whole, format_checker=jsonschema.FormatChecker())
+        spoiled = {key: one for key, one in value.items() if key != next(iter(value))}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(spoiled, whole)
+        if mode == "structured" or part == "headers":
+            assert set(described[part]["properties"]) == set(value)
+
+
+def references(value: Any) -> Iterator[str]:
+    """Return every reference within a document."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if key == "$ref":
+                yield one
+            else:
+                yield from references(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from references(one)
+
+
+def found(made: dict[str, Any], reference: str) -> Any:
+    """Return what a reference leads to; None where it leads nowhere."""
+    here: Any = made
+    for word in reference.removeprefix("#/").split("/"):
+        here = here.get(word) if isinstance(here, dict) else None
+    return here

@@ -182,5 +182,6 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
             running.cancel()
             await asyncio.wait({running})
         await accepter.stop()
+        await door.aclose()
 
     asyncio.run(scenario())

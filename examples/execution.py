@@ -45,9 +45,11 @@ class Done:
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """Return a message's body as a request. Raises `Unusable`."""
+    """Return a message's body as a request, whichever mode of CloudEvents it has. Raises `Unusable`."""
     try:
         request: dict[str, Any] = json.loads(body)
+        if "specversion" in request:
+            request = request["data"]
         kind = request["execution"]["kind"]
     except (ValueError, TypeError, KeyError) as error:
         raise Unusable(f"this is no execution request: {error!r}") from error

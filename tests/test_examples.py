@@ -81,9 +81,12 @@ def test_a_recipe_runs_what_was_pushed(
             await found.reject(requeue=True)
             return found.body
 
-    publish(broker, queue, asyncio.run(message()))
+    body = asyncio.run(message())
+    publish(broker, queue, body)
+    # As PUSHGATE_AMQP_CONTENT_MODE=structured has it.
+    publish(broker, queue, b'{"specversion": "1.0", "data": ' + body + b"}")
     publish(broker, queue, b"no request")
-    done = run(recipe, broker, queue, 3, tmp_path)
+    done = run(recipe, broker, queue, 4, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "+ python train.py --epochs=3",

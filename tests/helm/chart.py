@@ -73,6 +73,8 @@ VARIANTS = {
         packages: {url: "gs://packages", existingSecret: packages}
         settings:
           amqpCaFile: /etc/pushgate/tls/ca.crt
+          amqpContentMode: structured
+          amqpEvents: [push.fetched]
           amqpLanes: [fast, slow]
           bodyLimit: 26214400
           reconcileGrace: 20

@@ -95,12 +95,23 @@ def test_values_become_the_settings_that_they_name(tmp_path: Path) -> None:
     settings = read_settings(given={}, config=_settings_file("placed", tmp_path))
     assert (
         settings.amqp_lanes,
+        settings.amqp_content_mode,
+        settings.amqp_events,
         settings.body_limit,
         settings.reconcile_grace,
         settings.fetch_hosts,
         str(settings.amqp_ca_file),
         settings.mirror_budget,
-    ) == (("fast", "slow"), 26214400, 20, ("github.com",), "/etc/pushgate/tls/ca.crt", 10737418240)
+    ) == (
+        ("fast", "slow"),
+        "structured",
+        ("push.fetched",),
+        26214400,
+        20,
+        ("github.com",),
+        "/etc/pushgate/tls/ca.crt",
+        10737418240,
+    )
 
 
 def test_further_variables_reach_git() -> None:

@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from demo.githost import GitHost
 from tests.broker import Broker
 from tests.postgres import Postgres
 from tests.service import Project, Service
+
+# A machine that is busy is slow, and nothing of ours is wrong then: no example fails for its time.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

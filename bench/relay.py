@@ -138,7 +138,7 @@ async def _bare(url: str, database: Database, topology: Topology) -> float:
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        await topology.establish(channel)
+        await topology.establish(connection)
         exchange = await channel.get_exchange(topology.exchange)
         window = asyncio.Semaphore(_WINDOW)
 

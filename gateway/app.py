@@ -147,6 +147,7 @@ class Service:
             exchange=settings.amqp_exchange,
             queue=settings.amqp_queue,
             lanes=settings.amqp_lanes,
+            ordered=settings.amqp_ordered,
             passive=not settings.amqp_declare,
         )
         self._relays = _relays(settings, topology, database, requests)

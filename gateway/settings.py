@@ -66,6 +66,7 @@ class Settings(BaseSettings):
     amqp_exchange: str = Field(default="pushgate", min_length=1, max_length=200)
     amqp_queue: str = Field(default="pushgate.executions", min_length=1, max_length=200)
     amqp_lanes: Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_names)] = ()
+    amqp_ordered: int = Field(default=0, ge=0, le=256)
     amqp_declare: bool = True
     amqp_content_mode: Literal["binary", "structured"] = "binary"
     amqp_events: Annotated[tuple[Event, ...], NoDecode, BeforeValidator(_names)] = ()

@@ -27,6 +27,7 @@ _STOP_SECONDS = 60.0
 # What a client says first (AMQP 0-9-1, 4.2.2), and the type of the frame that answers it.
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
+_PLUGIN = "rabbitmq_consistent_hash_exchange"
 # Debian's command on PATH insists on another user; the program behind it does not.
 _BEHIND_DEBIANS_WRAPPER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _GUARD = """
@@ -108,12 +109,19 @@ class Broker:
                 process.wait(_STOP_SECONDS)
         self._node = self._epmd = None
 
-    def alarm(self, *, on: bool) -> None:
-        """Let the node think that its memory is short, or that it is not."""
-        self._control("set_vm_memory_high_watermark", "0.000001" if on else "0.6")
+    def alarm(self, resource: str = "memory", *, on: bool) -> None:
+        """Let the node think that its memory, or its disk, is short, or that it is not."""
+        if resource == "memory":
+            self._control("set_vm_memory_high_watermark", "0.000001" if on else "0.6")
+        else:
+            self._control("set_disk_free_limit", "1000000GB" if on else "1MB")
 
-    def _control(self, *arguments: str) -> None:
-        control = Path(_server()).with_name("rabbitmqctl")
+    def plugin(self, *, on: bool) -> None:
+        """Switch the plugin for consistent hashing on, as it is at first, or off."""
+        self._control("enable" if on else "disable", _PLUGIN, program="rabbitmq-plugins")
+
+    def _control(self, *arguments: str, program: str = "rabbitmqctl") -> None:
+        control = Path(_server()).with_name(program)
         command = [str(control), "--node", self._environment()["RABBITMQ_NODENAME"], *arguments]
         subprocess.run(command, env=self._environment(), cwd=self.folder, check=True, capture_output=True)
 
@@ -173,7 +181,7 @@ class Broker:
             f"ssl_options.keyfile = {self.certified.key}\nssl_options.verify = verify_peer\n"
             "ssl_options.fail_if_no_peer_cert = true\n"
         )
-        (self.folder / "plugins").write_text("[].\n")
+        (self.folder / "plugins").write_text(f"[{_PLUGIN}].\n")
         (self.folder / "environment").touch()
 
     def _environment(self) -> dict[str, str]:

@@ -30,6 +30,9 @@ TYPE = "dev.pushgate.execution.requested.v1"
 SCHEMA = "execution-request"
 ROUTING_PREFIX = "execution.requested"
 LANE_PREFIX = "lane"
+# By which a broker can keep a connection's requests together, whatever their routing keys say:
+# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/partitioning.md
+PARTITION_HEADER = "ce-partitionkey"
 
 # A routing key is at most 255 bytes, the prefix and two dots are 21: https://www.rabbitmq.com/docs/publishers
 _LONGEST_WORD = 117
@@ -54,10 +57,11 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
         "subject": stored.subject,
         "time": moment.isoformat(),
         "dataschema": f"{public_url}/schemas/{schema}.json",
+        "partitionkey": stored.connection,
     }
     trace = {"traceparent": traceparent(stored)}
     if mode == "structured":
-        headers = trace
+        headers = {PARTITION_HEADER: stored.connection} | trace
         envelope = {**attributes, "datacontenttype": CONTENT_TYPES["binary"], **trace}
         # The data is JSON already, and goes in as it is:
         # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md

@@ -9,6 +9,8 @@ for a reconnect of unknown length (https://github.com/mosquito/aio-pika/issues/6
 import asyncio
 import logging
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,7 @@ class RabbitMQ:
     """A publisher. Any number of messages may be under way at once; they are sent in the order of the calls.
 
     `url` may hold several, separated by commas: the nodes of a cluster, tried in turn. `public_url` is what
-    the messages name as their source; `confirm_within` is in seconds.
+    the messages name as their source; `connect_within` and `confirm_within` are in seconds.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class RabbitMQ:
         topology: Topology = _DEFAULT_TOPOLOGY,
         mode: ContentMode = "binary",
         tls: Tls | None = None,
+        connect_within: float = _CONNECT_SECONDS,
         confirm_within: float = _CONFIRM_SECONDS,
     ) -> None:
         """Connect at `open`. Raises `SettingError` for a URL, or TLS files, that can't be read."""
@@ -111,6 +114,7 @@ class RabbitMQ:
         self._public_url = public_url
         self._topology = topology
         self._mode: ContentMode = mode
+        self._connect_within = connect_within
         self._confirm_within = confirm_within
         self._link: _Link | None = None
 
@@ -120,35 +124,41 @@ class RabbitMQ:
         Raises `BrokerUnavailable`, or another `PublishError` where the broker will not have us as we are set
         up and somebody has to look.
         """
-        if self._link is not None and self._link.is_open:
-            return
-        await self.close()
+        link = self._link
+        if link is None or not link.is_open:
+            await self.close()
+            self._link = await self._connected()
+        elif link.is_doubtful:
+            try:
+                with self._translated(self._brokers[0]):
+                    async with asyncio.timeout(self._connect_within):
+                        await link.establish(self._topology)
+            except PublishError:
+                link.is_open = False
+                raise
+
+    async def _connected(self) -> "_Link":
         for _ in self._brokers:
             try:
-                self._link = await self._linked(self._brokers[0])
+                with self._translated(self._brokers[0]):
+                    async with asyncio.timeout(self._connect_within):
+                        return await _Link.make(await self._brokers[0].connect(), self._topology)
             except BrokerUnavailable as error:
                 reason = error
                 # The next try, now or after a lost connection, is at the next node.
                 self._brokers.append(self._brokers.pop(0))
-            else:
-                return
         raise reason
 
-    async def _linked(self, broker: _Broker) -> "_Link":
-        link: _Link | None = None
+    @contextmanager
+    def _translated(self, broker: _Broker) -> Iterator[None]:
+        """Raise as our errors what goes wrong while something is asked of a broker."""
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                connection = await broker.connect()
-                try:
-                    link = await _Link.make(connection, self._topology)
-                finally:
-                    if link is None:
-                        await connection.close()
+            yield
         except (ProbableAuthenticationError, AuthenticationError) as error:
             raise PublishError(f"the broker at {broker.shown} refuses the user or the password") from error
         except TimeoutError as error:
             raise BrokerUnavailable(
-                f"the broker at {broker.shown} does not answer within {_CONNECT_SECONDS:g} s"
+                f"the broker at {broker.shown} does not answer within {self._connect_within:g} s"
             ) from error
         except CONNECTION_EXCEPTIONS as error:
             if "Connection.Close" in str(error):
@@ -163,7 +173,6 @@ class RabbitMQ:
             if _is_asked_to_end():
                 raise
             raise BrokerUnavailable(f"the broker at {broker.shown} closed the connection") from None
-        return link
 
     async def publish(self, stored: Stored) -> None:
         """Publish, and return when the broker has confirmed.
@@ -184,13 +193,16 @@ class RabbitMQ:
                 within=self._confirm_within,
             )
         except Returned as error:
+            # Where the queue is ours, and somebody has deleted it, the next `open` declares it again.
+            link.is_doubtful = not self._topology.passive
             raise Unroutable(f"no queue takes {key}: bind one to the exchange {exchange}") from error
         except DeliveryError as error:
             raise Unroutable("the broker refused the message: a queue that takes it is full") from error
         except TimeoutError as error:
             link.is_open = False
+            why = ": it is in alarm, short of memory or disk" if await link.is_blocked() else ""
             raise BrokerUnavailable(
-                f"the broker did not confirm within {self._confirm_within:g} s"
+                f"the broker did not confirm within {self._confirm_within:g} s{why}"
             ) from error
         except CONNECTION_EXCEPTIONS as error:
             link.is_open = False
@@ -215,6 +227,7 @@ class _Link:
 
     def __init__(self, connection: AbstractConnection, channel: AbstractChannel, inner: Any) -> None:
         self.is_open = True
+        self.is_doubtful = False
         self._connection = connection
         # aio-pika's own publish waits until each message has left the process, which costs a quarter more.
         self._inner = inner
@@ -227,10 +240,28 @@ class _Link:
 
     @classmethod
     async def make(cls, connection: AbstractConnection, topology: Topology) -> "_Link":
-        """Open the channel, with the topology in place."""
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        await topology.establish(channel)
-        return cls(connection, channel, await channel.get_underlay_channel())
+        """Open the channel, with the topology in place; close the connection where that fails."""
+        try:
+            await topology.establish(connection)
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            return cls(connection, channel, await channel.get_underlay_channel())
+        except BaseException:
+            await _close(connection)
+            raise
+
+    async def establish(self, topology: Topology) -> None:
+        """Put the topology in place again."""
+        await topology.establish(self._connection)
+        self.is_doubtful = False
+
+    async def is_blocked(self) -> bool:
+        """Say whether the broker has told us that it takes nothing for now."""
+        try:
+            async with asyncio.timeout(0):
+                await self._inner.connection.ready()
+        except TimeoutError:
+            return True
+        return False
 
     async def publish(
         self, content: aio_pika.Message, *, exchange: str, key: str, mandatory: bool, within: float
@@ -260,13 +291,9 @@ class _Link:
             raise ConnectionError("closed") from None
 
     async def close(self) -> None:
-        """Close the connection as far as that can be done: a broker that is gone cannot be told."""
+        """Close the connection."""
         self.is_open = False
-        try:
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._connection.close()
-        except (*CONNECTION_EXCEPTIONS, TimeoutError):
-            return
+        await _close(self._connection)
 
     def _on_close(self, _closed: object, error: BaseException | None) -> None:
         """End every wait: a publish that has not left our buffers yet is otherwise told nothing."""
@@ -276,6 +303,15 @@ class _Link:
         for limit in self._waiting:
             if not limit.expired():
                 limit.reschedule(now)
+
+
+async def _close(connection: AbstractConnection) -> None:
+    """Close a connection as far as that can be done: a broker that is gone cannot be told."""
+    try:
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await connection.close()
+    except (*CONNECTION_EXCEPTIONS, TimeoutError):
+        return
 
 
 def _is_asked_to_end() -> bool:

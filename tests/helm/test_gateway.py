@@ -269,7 +269,7 @@ async def _compare_topologies(broker: Broker) -> None:
         bindings = await _declare(
             channel, [one for one in objects if one and one["kind"] != "RabbitmqCluster"]
         )
-        await topology.establish(channel)
+        await topology.establish(connection)
         assert sorted(bindings) == sorted([(topology.dead_queue, "#"), *topology.queues.items()])
         for queue in (topology.dead_queue, *topology.queues):
             await channel.queue_delete(queue)

@@ -1,6 +1,7 @@
 """What the tests of publish share: names of a test's own at the one broker."""
 
 import asyncio
+import dataclasses
 import uuid
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ from gateway.publish.topology import Topology
 from tests.broker import Broker
 from tests.publish.runner import Runner
 
+_MOST_PARTITIONS = 4
+
 
 @pytest.fixture
 def topology(broker: Broker) -> Iterator[Topology]:
@@ -17,12 +20,16 @@ def topology(broker: Broker) -> Iterator[Topology]:
     name = f"test-{uuid.uuid4().hex}"
     topology = Topology(exchange=name, queue=f"{name}.executions")
     yield topology
-    asyncio.run(_remove(broker, topology))
+    asyncio.run(remove(broker, dataclasses.replace(topology, ordered=_MOST_PARTITIONS)))
 
 
-async def _remove(broker: Broker, topology: Topology) -> None:
+async def remove(broker: Broker, topology: Topology) -> None:
+    """Remove all that a topology may have left; what is not there is no error."""
     async with Runner(broker.url) as runner:
-        for queue in (topology.queue, topology.dead_queue):
-            await runner.channel.queue_delete(queue)
+        for name in topology.queues:
+            for queue in (name, *topology.partitions(name)):
+                await runner.channel.queue_delete(queue)
+            await runner.channel.exchange_delete(topology.hash_exchange(name))
+        await runner.channel.queue_delete(topology.dead_queue)
         for exchange in (topology.exchange, topology.dead_exchange):
             await runner.channel.exchange_delete(exchange)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -14,8 +14,8 @@ class Proxy:
     def __init__(self, url: str) -> None:
         """Stand before the broker with this AMQP URL; `url` is then the way through the proxy."""
         self._parts = urlsplit(url)
-        self._there = asyncio.Event()
-        self._back = asyncio.Event()
+        self._there = _Direction()
+        self._back = _Direction()
         self._connections: set[asyncio.Task[None]] = set()
         self.url = ""
         self.heal()
@@ -38,17 +38,26 @@ class Proxy:
 
     def hold_answers(self) -> None:
         """From now on the broker hears, and is not heard."""
-        self._back.clear()
+        self._back.gate.clear()
 
     def freeze(self) -> None:
         """From now on nothing passes."""
-        self._there.clear()
-        self._back.clear()
+        self._there.gate.clear()
+        self._back.gate.clear()
 
     def heal(self) -> None:
         """Let everything pass again."""
-        self._there.set()
-        self._back.set()
+        self._there.gate.set()
+        self._back.gate.set()
+
+    def cut_after(self, *, there: int | None = None, back: int | None = None) -> None:
+        """Break the connection once so many more bytes have passed to the broker, or back: once only."""
+        self._there.ends_after(there, _abort)
+        self._back.ends_after(back, _abort)
+
+    def freeze_after(self, *, back: int) -> None:
+        """Let nothing pass any more once so many more bytes have come back."""
+        self._back.ends_after(back, self.freeze)
 
     async def cut(self) -> None:
         """Break the connections that there are, also those that do not reach the broker yet."""
@@ -78,13 +87,45 @@ def _aborted(writer: asyncio.StreamWriter) -> Iterator[None]:
         writer.transport.abort()
 
 
-async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+def _abort() -> None:
+    raise ConnectionAbortedError
+
+
+class _Direction:
+    """One way through the proxy: whether it is open, and what happens after how many bytes."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self._left: int | None = None
+        self._then: Callable[[], None] = _abort
+
+    def ends_after(self, count: int | None, then: Callable[[], None]) -> None:
+        self._left, self._then = count, then
+
+    def parts(self, data: bytes) -> tuple[bytes, bytes, Callable[[], None] | None]:
+        """Return what may pass, what comes after that, and what happens in between."""
+        if self._left is None or len(data) <= self._left:
+            self._left = None if self._left is None else self._left - len(data)
+            return data, b"", None
+        passing, self._left = self._left, None
+        return data[:passing], data[passing:], self._then
+
+
+async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter, way: _Direction) -> None:
+    # So that what was drained has left, also when the connection is aborted then.
+    target.transport.set_write_buffer_limits(0)
     while True:
-        await gate.wait()
+        await way.gate.wait()
         data = await source.read(65536)
         if not data:
             break
-        await gate.wait()
-        target.write(data)
+        await way.gate.wait()
+        first, rest, then = way.parts(data)
+        target.write(first)
         await target.drain()
+        if then is not None:
+            then()
+            await way.gate.wait()
+            target.write(rest)
+            await target.drain()
     target.close()

@@ -99,6 +99,7 @@ def test_a_request_is_a_cloudevent_in_binary_mode() -> None:
         "ce-subject": "train at 1234567",
         "ce-time": "2026-11-23T09:00:00+00:00",
         "ce-dataschema": "https://push.example/schemas/execution-request.json",
+        "ce-partitionkey": "c1",
         "traceparent": traceparent(request("r1")),
     }
     assert (made.message_id, made.type, made.correlation_id) == ("r1", TYPE, "delivery of r1")

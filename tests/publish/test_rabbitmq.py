@@ -82,6 +82,7 @@ def test_a_published_request_arrives_with_everything_that_the_contract_names(
             "ce-subject": "train at 1234567",
             "ce-time": "2026-11-23T09:00:00+00:00",
             "ce-dataschema": f"{PUBLIC_URL}/schemas/execution-request.json",
+            "ce-partitionkey": "c1",
             "traceparent": traceparent(request("r1")),
         }
         assert message.content_type == "application/json"

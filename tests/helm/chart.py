@@ -132,6 +132,14 @@ VARIANTS = {
         settings: {amqpLanes: [fast], amqpQueue: acme.executions}
         """,
     ),
+    "ordered": (
+        "production",
+        """
+        secrets: {amqpUrl: {existingSecret: ""}}
+        rabbitmq: {enabled: true, topology: true}
+        settings: {amqpOrdered: 2}
+        """,
+    ),
 }
 
 

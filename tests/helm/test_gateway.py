@@ -1,6 +1,7 @@
 """The chart and the gateway: what the one sets, the other takes; secrets go by reference only."""
 
 import asyncio
+import dataclasses
 import re
 import uuid
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.helm.chart import (
     render,
     value_sets,
 )
+from tests.publish.runner import remove
 
 SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 PLACEHOLDERS = {"database_url": "postgresql://user:password@host/database", "amqp_url": "amqp://host/"}
@@ -234,14 +236,14 @@ def test_workers_are_scaled_by_what_waits_for_one() -> None:
     ]
 
 
-async def _declare(channel: Any, objects: list[Manifest]) -> list[tuple[str, str]]:
-    """Do what the Messaging Topology Operator does; return the bindings as queue and key."""
-    exchanges, queues, bindings = {}, {}, []
+async def _declare(channel: Any, objects: list[Manifest]) -> set[tuple[str, str, str]]:
+    """Do what the Messaging Topology Operator does; return bindings as source, destination and key."""
+    exchanges, queues, bindings = {}, {}, set()
     for one in sorted(objects, key=lambda one: ["Exchange", "Queue", "Binding"].index(one["kind"])):
         spec = one["spec"]
         if one["kind"] == "Exchange":
             exchanges[spec["name"]] = await channel.declare_exchange(
-                spec["name"], spec["type"], durable=spec["durable"]
+                spec["name"], spec["type"], durable=spec["durable"], arguments=spec.get("arguments")
             )
         elif one["kind"] == "Queue":
             arguments = {"x-queue-type": spec["type"], **spec.get("arguments", {})}
@@ -249,32 +251,55 @@ async def _declare(channel: Any, objects: list[Manifest]) -> list[tuple[str, str
                 spec["name"], durable=spec["durable"], arguments=arguments
             )
         else:
-            await queues[spec["destination"]].bind(exchanges[spec["source"]], spec["routingKey"])
-            bindings.append((spec["destination"], spec["routingKey"]))
+            bound = {"queue": queues, "exchange": exchanges}[spec["destinationType"]][spec["destination"]]
+            await bound.bind(exchanges[spec["source"]], spec["routingKey"])
+            bindings.add((spec["source"], spec["destination"], spec["routingKey"]))
     return bindings
 
 
-def test_the_topology_is_the_one_that_the_gateway_would_declare(broker: Broker) -> None:
+def _bindings(topology: Topology) -> set[tuple[str, str, str]]:
+    """Return the bindings that a topology has, as source, destination and key."""
+    bindings = {(topology.dead_exchange, topology.dead_queue, "#")}
+    for name, key in topology.queues.items():
+        hashed = topology.hash_exchange(name)
+        bindings.add((topology.exchange, hashed if topology.ordered else name, key))
+        bindings |= {(hashed, partition, "1") for partition in topology.partitions(name)}
+    return bindings
+
+
+@pytest.mark.parametrize("ordered", [0, 2])
+def test_the_topology_is_the_one_that_the_gateway_would_declare(broker: Broker, ordered: int) -> None:
     """A broker that has it from the operator finds no difference when the gateway declares its own."""
-    asyncio.run(_compare_topologies(broker))
+    asyncio.run(_compare_topologies(broker, ordered))
 
 
-async def _compare_topologies(broker: Broker) -> None:
+async def _compare_topologies(broker: Broker, ordered: int) -> None:
     name = f"chart-{uuid.uuid4().hex}"
-    settings = {"settings": {"amqpExchange": name, "amqpQueue": name, "amqpLanes": ["fast"]}}
-    values = merged(value_sets()["operators"], settings)
+    settings = {"amqpExchange": name, "amqpQueue": name, "amqpLanes": ["fast"], "amqpOrdered": ordered}
+    values = merged(value_sets()["operators"], {"settings": settings})
     objects = list(yaml.safe_load_all(render(values)["pushgate/templates/rabbitmq.yaml"]))
-    topology = Topology(exchange=name, queue=name, lanes=("fast",))
-    async with await connect(broker.url) as connection, connection.channel() as channel:
-        bindings = await _declare(
-            channel, [one for one in objects if one and one["kind"] != "RabbitmqCluster"]
-        )
-        await topology.establish(connection)
-        assert sorted(bindings) == sorted([(topology.dead_queue, "#"), *topology.queues.items()])
-        for queue in (topology.dead_queue, *topology.queues):
-            await channel.queue_delete(queue)
-        for exchange in (topology.exchange, topology.dead_exchange):
-            await channel.exchange_delete(exchange)
+    topology = Topology(exchange=name, queue=name, lanes=("fast",), ordered=ordered)
+    try:
+        async with await connect(broker.url) as connection, connection.channel() as channel:
+            bindings = await _declare(
+                channel, [one for one in objects if one and one["kind"] != "RabbitmqCluster"]
+            )
+            await dataclasses.replace(topology, passive=True).establish(connection)
+            await topology.establish(connection)
+            assert bindings == _bindings(topology)
+    finally:
+        await remove(broker, topology)
+
+
+def test_a_cluster_of_ordered_requests_has_the_plugin() -> None:
+    """Without it the broker does not know the exchange's type."""
+    plugins = {
+        name: of_kind(name, "RabbitmqCluster")[0]["spec"].get("rabbitmq") for name in ("operators", "ordered")
+    }
+    assert plugins == {
+        "operators": None,
+        "ordered": {"additionalPlugins": ["rabbitmq_consistent_hash_exchange"]},
+    }
 
 
 def test_a_topology_of_the_operators_is_not_declared_again(tmp_path: Path) -> None:

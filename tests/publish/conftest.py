@@ -9,7 +9,7 @@ import pytest
 
 from gateway.publish.topology import Topology
 from tests.broker import Broker
-from tests.publish.runner import Runner
+from tests.publish.runner import remove
 
 _MOST_PARTITIONS = 4
 
@@ -21,15 +21,3 @@ def topology(broker: Broker) -> Iterator[Topology]:
     topology = Topology(exchange=name, queue=f"{name}.executions")
     yield topology
     asyncio.run(remove(broker, dataclasses.replace(topology, ordered=_MOST_PARTITIONS)))
-
-
-async def remove(broker: Broker, topology: Topology) -> None:
-    """Remove all that a topology may have left; what is not there is no error."""
-    async with Runner(broker.url) as runner:
-        for name in topology.queues:
-            for queue in (name, *topology.partitions(name)):
-                await runner.channel.queue_delete(queue)
-            await runner.channel.exchange_delete(topology.hash_exchange(name))
-        await runner.channel.queue_delete(topology.dead_queue)
-        for exchange in (topology.exchange, topology.dead_exchange):
-            await runner.channel.exchange_delete(exchange)

@@ -7,6 +7,9 @@ from typing import Self
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
+from gateway.publish.topology import Topology
+from tests.broker import Broker
+
 WAIT_SECONDS = 30.0
 
 
@@ -63,3 +66,15 @@ class Runner:
         """Return how many messages a queue holds ready."""
         declared = await self.channel.declare_queue(queue, passive=True)
         return declared.declaration_result.message_count or 0
+
+
+async def remove(broker: Broker, topology: Topology) -> None:
+    """Remove all that a topology may have left; what is not there is no error."""
+    async with Runner(broker.url) as runner:
+        for name in topology.queues:
+            for queue in (name, *topology.partitions(name)):
+                await runner.channel.queue_delete(queue)
+            await runner.channel.exchange_delete(topology.hash_exchange(name))
+        await runner.channel.queue_delete(topology.dead_queue)
+        for exchange in (topology.exchange, topology.dead_exchange):
+            await runner.channel.exchange_delete(exchange)

@@ -14,9 +14,8 @@ from gateway.publish.message import PARTITION_HEADER, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 from tests.broker import Broker
-from tests.publish.conftest import remove
 from tests.publish.outbox import WAIT_SECONDS, MemoryOutbox, request
-from tests.publish.runner import Runner
+from tests.publish.runner import Runner, remove
 
 PARTITIONS = 3
 CONNECTIONS = 12

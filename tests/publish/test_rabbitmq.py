@@ -7,17 +7,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.errors import BrokerUnavailable, PublishError, SettingError, Unroutable
 from gateway.publish.message import routing_key, traceparent
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.topology import Topology
 from tests.broker import Broker
-from tests.publish.outbox import PLANNED_AT, MemoryOutbox, event, request
+from tests.publish.outbox import PLANNED_AT, event, request
 from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
-from tests.service import wait_for
 
 PUBLIC_URL = "https://push.example"
 PROMPTLY = 5.0
@@ -387,34 +385,6 @@ def test_a_lane_has_a_queue_of_its_own(broker: Broker, topology: Topology) -> No
             with pytest.raises(Unroutable, match=r"lane\.low"):
                 await publisher.publish(dataclasses.replace(request("r3"), lane="low"))
             await runner.channel.queue_delete(f"{topology.queue}.high")
-
-    asyncio.run(scenario())
-
-
-def test_a_broker_in_alarm_confirms_once_it_is_over(broker: Broker, topology: Topology) -> None:
-    """Short of memory it takes nothing: the relay waits, and nothing is lost or told to be there."""
-
-    async def scenario() -> None:
-        outbox = MemoryOutbox()
-        async with Runner(broker.url) as runner:
-            publisher = RabbitMQ(broker.url, public_url=PUBLIC_URL, topology=topology, confirm_within=2.0)
-            async with outbox.relayed_by(publisher):
-                outbox.plan("before")
-                await outbox.until_all_are_published()
-                await asyncio.to_thread(broker.alarm, on=True)
-                try:
-                    with capture_logs() as logs:
-                        outbox.plan("meanwhile")
-                        told = "the broker is away; messages wait in the store"
-                        await asyncio.to_thread(
-                            wait_for, lambda: told in {log["event"] for log in logs}, "the relay waits"
-                        )
-                    assert outbox.published() == ["before"]
-                finally:
-                    await asyncio.to_thread(broker.alarm, on=False)
-                await outbox.until_all_are_published()
-            taken = {message.message_id for message in await runner.rest(topology.queue)}
-        assert taken == {"before", "meanwhile"}
 
     asyncio.run(scenario())
 

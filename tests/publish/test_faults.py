@@ -1,0 +1,238 @@
+"""What the relay makes of faults: nothing is lost, no order is broken, it is said once, and it goes on."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+from structlog.testing import capture_logs
+
+from gateway.publish.rabbitmq import RabbitMQ
+from gateway.publish.topology import Topology
+from tests.broker import Broker
+from tests.publish.outbox import MemoryOutbox
+from tests.publish.proxy import Proxy
+from tests.publish.runner import Runner
+from tests.service import wait_for
+
+CONNECTIONS = 6
+EACH = 4
+AWAY = "the broker is away; requests wait in the store"
+# What the code under test waits for an answer, in seconds; its own limits are 10 and 30.
+WITHIN = 0.5
+
+Logs = list[Any]
+
+
+def plan_many(outbox: MemoryOutbox, *, begin: int = 0) -> None:
+    """Plan requests of some connections, in turn."""
+    for number in range(begin, begin + EACH):
+        for connection in range(CONNECTIONS):
+            outbox.plan(f"{connection}/{number}", connection=f"c{connection}")
+
+
+def first_times(messages: list[AbstractIncomingMessage]) -> dict[str, list[int]]:
+    """Return, for each connection, the numbers of its requests in the order of their first arrival."""
+    arrived: defaultdict[str, dict[int, None]] = defaultdict(dict)
+    for message in messages:
+        connection, _, number = (message.message_id or "").partition("/")
+        arrived[connection].setdefault(int(number))
+    return {connection: list(numbers) for connection, numbers in arrived.items()}
+
+
+def in_order(count: int) -> dict[str, list[int]]:
+    """Return what `first_times` is when nothing is missing."""
+    return {str(connection): list(range(count)) for connection in range(CONNECTIONS)}
+
+
+def told(logs: Logs) -> list[str]:
+    """Return what an operator reads, but for what was published."""
+    return [log["event"] for log in logs if log["event"] != "requests published"]
+
+
+async def until_told(logs: Logs, event: str) -> None:
+    """Return once it is said."""
+    await asyncio.to_thread(wait_for, lambda: event in told(logs), event)
+
+
+def publisher(url: str, topology: Topology, within: float) -> RabbitMQ:
+    """Return a publisher that is not connected yet, and waits so long for answers."""
+    return RabbitMQ(
+        url,
+        public_url="https://push.example",
+        topology=topology,
+        connect_within=within,
+        confirm_within=within,
+    )
+
+
+class Relayed:
+    """A relay with a proxy between it and the broker, and whoever looks at the queue."""
+
+    def __init__(self, outbox: MemoryOutbox, proxy: Proxy, runner: Runner, logs: Logs) -> None:
+        """Hold them."""
+        self.outbox, self.proxy, self.runner, self.logs = outbox, proxy, runner, logs
+
+    def logs_of(self, event: str) -> str:
+        """Return the reason that an event was told with."""
+        return str(next(log["reason"] for log in self.logs if log["event"] == event))
+
+
+@asynccontextmanager
+async def relayed(
+    broker: Broker, topology: Topology, *, query: str = "", within: float = 30.0
+) -> AsyncIterator[Relayed]:
+    """Run a relay that has published the first requests of each connection already."""
+    outbox = MemoryOutbox()
+    async with Proxy(broker.url) as proxy, Runner(broker.url) as runner:
+        with capture_logs() as logs:
+            async with outbox.relayed_by(publisher(proxy.url + query, topology, within)):
+                plan_many(outbox)
+                await outbox.until_all_are_published()
+                yield Relayed(outbox, proxy, runner, logs)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [{"there": 0}, {"there": 5}, {"there": 300}, {"there": 3000}, {"back": 0}, {"back": 5}, {"back": 30}],
+    ids=str,
+)
+def test_wherever_a_connection_is_cut_nothing_is_lost(
+    broker: Broker, topology: Topology, cut: dict[str, int]
+) -> None:
+    """Before the broker has it, in the middle of a frame, once the broker has it and we do not know."""
+
+    async def scenario() -> None:
+        async with relayed(broker, topology) as it:
+            it.proxy.cut_after(**cut)
+            plan_many(it.outbox, begin=EACH)
+            await it.outbox.until_all_are_published()
+            await until_told(it.logs, "the relay goes on")
+            messages = await it.runner.rest(topology.queue)
+        assert first_times(messages) == in_order(2 * EACH)
+        # One of each connection is under way at a time, and only such a one can come again.
+        repeats = Counter(message.message_id for message in messages).values()
+        assert sum(repeats) - len(repeats) <= CONNECTIONS
+        assert told(it.logs) == [AWAY, "the relay goes on"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fault", [Proxy.freeze, Proxy.hold_answers])
+def test_a_frozen_network_is_given_up_and_tried_again(
+    broker: Broker, topology: Topology, fault: Callable[[Proxy], None]
+) -> None:
+    """In the middle of publishing, whether the broker hears us or not; it goes on when the network thaws."""
+
+    async def scenario() -> None:
+        async with relayed(broker, topology, within=WITHIN) as it:
+            fault(it.proxy)
+            plan_many(it.outbox, begin=EACH)
+            await until_told(it.logs, AWAY)
+            it.proxy.heal()
+            await it.outbox.until_all_are_published()
+            await until_told(it.logs, "the relay goes on")
+            messages = await it.runner.rest(topology.queue)
+        assert first_times(messages) == in_order(2 * EACH)
+        assert told(it.logs) == [AWAY, "the relay goes on"]
+        assert it.logs_of(AWAY) == "the broker did not confirm within 0.5 s"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("after", [0, 100, 700, 900])
+def test_a_network_that_freezes_while_we_connect_or_declare_is_given_up(
+    broker: Broker, topology: Topology, after: int
+) -> None:
+    """Also the goodbye to such a broker has its limit."""
+
+    async def scenario() -> None:
+        outbox = MemoryOutbox()
+        plan_many(outbox)
+        with capture_logs() as logs:
+            async with Proxy(broker.url) as proxy:
+                proxy.freeze_after(back=after)
+                async with outbox.relayed_by(publisher(proxy.url, topology, WITHIN)):
+                    await until_told(logs, AWAY)
+                    proxy.heal()
+                    await outbox.until_all_are_published()
+        async with Runner(broker.url) as runner:
+            assert first_times(await runner.rest(topology.queue)) == in_order(EACH)
+        assert f"does not answer within {WITHIN} s" in str(logs)
+
+    asyncio.run(scenario())
+
+
+def test_heartbeats_find_a_frozen_network_where_nothing_is_published(
+    broker: Broker, topology: Topology
+) -> None:
+    """The next request need not find out."""
+
+    async def scenario() -> None:
+        async with relayed(broker, topology, query="?heartbeat=1", within=WITHIN) as it:
+            it.proxy.freeze()
+            await until_told(it.logs, AWAY)
+            it.proxy.heal()
+            await until_told(it.logs, "the relay goes on")
+            plan_many(it.outbox, begin=EACH)
+            await it.outbox.until_all_are_published()
+            assert first_times(await it.runner.rest(topology.queue)) == in_order(2 * EACH)
+        assert told(it.logs) == [AWAY, "the relay goes on"]
+
+    asyncio.run(scenario())
+
+
+async def _delete_queue(channel: Any, topology: Topology) -> None:
+    await channel.queue_delete(topology.queue)
+
+
+async def _delete_exchange(channel: Any, topology: Topology) -> None:
+    await channel.exchange_delete(topology.exchange)
+
+
+async def _unbind(channel: Any, topology: Topology) -> None:
+    queue = await channel.get_queue(topology.queue)
+    await queue.unbind(topology.exchange, "execution.requested.#")
+
+
+@pytest.mark.parametrize("harm", [_delete_queue, _delete_exchange, _unbind])
+def test_what_is_deleted_under_us_is_declared_again(
+    broker: Broker, topology: Topology, harm: Callable[[Any, Topology], Awaitable[None]]
+) -> None:
+    """Somebody cleans up too much while the relay is connected: requests wait, and nobody has to restart."""
+
+    async def scenario() -> None:
+        async with relayed(broker, topology) as it:
+            taken = await it.runner.rest(topology.queue)
+            await harm(it.runner.channel, topology)
+            plan_many(it.outbox, begin=EACH)
+            await it.outbox.until_all_are_published()
+            taken += await it.runner.rest(topology.queue)
+        assert first_times(taken) == in_order(2 * EACH)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("resource", ["memory", "disk"])
+def test_a_broker_in_alarm_is_waited_for(broker: Broker, topology: Topology, resource: str) -> None:
+    """It takes nothing, and says so; the relay tells why it waits, and goes on when the alarm is over."""
+
+    async def scenario() -> None:
+        async with relayed(broker, topology, within=WITHIN) as it:
+            await asyncio.to_thread(broker.alarm, resource, on=True)
+            try:
+                plan_many(it.outbox, begin=EACH)
+                await until_told(it.logs, AWAY)
+            finally:
+                await asyncio.to_thread(broker.alarm, resource, on=False)
+            await it.outbox.until_all_are_published()
+            await until_told(it.logs, "the relay goes on")
+            messages = await it.runner.rest(topology.queue)
+        assert first_times(messages) == in_order(2 * EACH)
+        assert told(it.logs) == [AWAY, "the relay goes on"]
+        assert "it is in alarm, short of memory or disk" in it.logs_of(AWAY)
+
+    asyncio.run(scenario())

@@ -28,7 +28,8 @@ log = structlog.get_logger()
 # Measured: 64 messages under way at once is the best window of aio-pika.
 _WINDOW = 64
 _AT_ONCE = 512
-# After so long a batch makes way for the next: one connection's backlog is not to keep the others waiting.
+# After so long a batch makes way for the next: one connection's backlog is not to keep the others waiting,
+# and a relay that has lost its lead sends nothing more (gateway/store/executions.py waits for that).
 _BATCH_SECONDS = 0.5
 _POLL_SECONDS = 1.0
 _FIRST_DELAY = 0.5
@@ -117,6 +118,7 @@ class Relay:
         self._window = asyncio.Semaphore(_WINDOW)
         self._held: dict[str, _Delay] = {}
         self._outage: _Delay | None = None
+        self._told: type[Exception] | None = None
         # What the broker has said and the store does not know yet.
         self._published: list[str] = []
         self._refused: dict[str, str] = {}
@@ -173,9 +175,10 @@ class Relay:
         """
         until = time.monotonic() + _BATCH_SECONDS
         for request in lane:
-            if time.monotonic() > until:
-                return False
             async with self._window:
+                # With a place in the window: by then another relay may lead, and this batch be out of date.
+                if time.monotonic() > until:
+                    return False
                 try:
                     await self._publisher.publish(request)
                 except Unroutable as error:
@@ -219,9 +222,11 @@ class Relay:
         self._published, self._refused = [], {}
 
     def _failed(self, error: PublishError | StoreUnavailable) -> float:
-        """Say once that there is an outage; return for how many seconds to wait."""
+        """Say once of each kind of outage that there is one; return for how many seconds to wait."""
         if self._outage is None:
             self._outage = _Delay()
+        if self._told is not type(error):
+            self._told = type(error)
             if isinstance(error, StoreUnavailable):
                 log.warning("the relay waits for the store", reason=str(error))
             else:
@@ -232,7 +237,7 @@ class Relay:
 
     def _succeeded(self) -> None:
         if self._outage is not None:
-            self._outage = None
+            self._outage = self._told = None
             log.info("the relay goes on")
 
     def _idle_seconds(self) -> float:

@@ -5,7 +5,9 @@ gives the event loop away while it waits; nothing here blocks that, and nothing 
 """
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext
@@ -32,7 +34,11 @@ _MIGRATION_LOCK = 5_074_711
 _DISCREET: Mapping[str, Any] = {"hide_parameters": True}
 # A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
 _PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-_LIMITS = "-c statement_timeout=60000 -c lock_timeout=30000"
+# So does the server notice that we are gone, with our machine: until then nobody else leads.
+_LIMITS = (
+    "-c statement_timeout=60000 -c lock_timeout=30000"
+    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+)
 _OVER_THE_NETWORK: Mapping[str, Any] = {
     **_DISCREET,
     "pool_pre_ping": True,
@@ -58,8 +64,8 @@ class Database:
         # A thread of its own: all others may be waiting for the very lock that this commit holds.
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._inline: Connection | None = None
-        # Connections that hold locks by which one process leads.
-        self._held: dict[int, Connection] = {}
+        # Connections that hold locks by which one process leads, and since when.
+        self._held: dict[int, tuple[Connection, float]] = {}
         self._leading = threading.Lock()
 
     @property
@@ -148,20 +154,20 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
 
-    async def leads(self, key: int) -> bool:
-        """Say whether this process is the one, of those on this database, that holds a lock of this number.
+    async def leads_for(self, key: int) -> float | None:
+        """Return for how many seconds this process has held the lock of this number; None if it does not.
 
-        It is taken if nobody has it, and held until the connection behind it ends: with this process, or when
-        the server is gone. An embedded database has one process.
+        It is taken if nobody has it, of all processes on this database, and held until the connection behind
+        it ends: with this process, or when the server is gone. An embedded database has one process.
         """
         if self.is_embedded:
-            return True
+            return math.inf
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._hold, key)
 
-    def _hold(self, key: int) -> bool:
+    def _hold(self, key: int) -> float | None:
         with _translated(), self._leading:
-            held = self._held.get(key)
-            if held is not None:
+            if key in self._held:
+                held, since = self._held[key]
                 try:
                     held.execute(text("SELECT 1"))
                     held.commit()
@@ -170,14 +176,14 @@ class Database:
                     held.close()
                     del self._held[key]
                 else:
-                    return True
+                    return time.monotonic() - since
             connection = self.engine.connect()
             if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
                 connection.commit()
-                self._held[key] = connection
-                return True
+                self._held[key] = (connection, time.monotonic())
+                return 0.0
             connection.close()
-            return False
+            return None
 
     async def notify(self, channel: str, payload: str) -> None:
         """Tell those who listen on a channel of PostgreSQL."""
@@ -226,7 +232,7 @@ class Database:
         """Let the threads end and close every connection of theirs."""
         self._threads.shutdown(wait=True)
         self._committer.shutdown(wait=True)
-        for connection in (self._inline, *self._held.values()):
+        for connection in (self._inline, *(held for held, _ in self._held.values())):
             if connection is not None:
                 connection.invalidate()
                 connection.close()

@@ -126,7 +126,8 @@ def record(
             .values(state="published", reason=None, published_at=now)
         )
     for request_id, reason in refused.items():
-        transaction.execute(update(executions).where(executions.c.id == request_id).values(reason=reason))
+        still = (executions.c.id == request_id) & (executions.c.state == "pending")
+        transaction.execute(update(executions).where(still).values(reason=reason))
 
 
 def get(transaction: Transaction, request_id: str) -> StoredRequest:
@@ -192,6 +193,8 @@ def _record(row: Row[Any]) -> StoredRequest:
 
 # Of advisory locks, which are numbers of one's own choice.
 _RELAY_LOCK = 5_074_712
+# Longer than a relay goes on sending after it has asked for requests: see gateway/publish/relay.py.
+_TAKE_OVER_SECONDS = 2.0
 
 
 class Outbox:
@@ -202,8 +205,12 @@ class Outbox:
         self._database = database
 
     async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredRequest]:
-        """See `pending`; nothing, while another process is the one that relays."""
-        if not await self._database.leads(_RELAY_LOCK):
+        """See `pending`; nothing, while another process is the one that relays, or may be at its last batch.
+
+        One that lost its lock with its connection to the database does not know until it asks again.
+        """
+        led = await self._database.leads_for(_RELAY_LOCK)
+        if led is None or led < _TAKE_OVER_SECONDS:
             return []
         return await self._database.read(partial(pending, limit=limit, without=without))
 

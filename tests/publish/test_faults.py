@@ -1,8 +1,10 @@
 """What the relay makes of faults: nothing is lost, no order is broken, it is said once, and it goes on."""
 
 import asyncio
+import dataclasses
+import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,15 +14,19 @@ from structlog.testing import capture_logs
 
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
+from gateway.store.executions import StoredRequest
 from tests.broker import Broker
 from tests.publish.outbox import MemoryOutbox
 from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
 from tests.service import wait_for
 
+# Of the relay.
+WINDOW = 64
+BATCH_SECONDS = 0.5
 CONNECTIONS = 6
 EACH = 4
-AWAY = "the broker is away; requests wait in the store"
+AWAY = "the broker is away; messages wait in the store"
 # What the code under test waits for an answer, in seconds; its own limits are 10 and 30.
 WITHIN = 0.5
 
@@ -50,7 +56,7 @@ def in_order(count: int) -> dict[str, list[int]]:
 
 def told(logs: Logs) -> list[str]:
     """Return what an operator reads, but for what was published."""
-    return [log["event"] for log in logs if log["event"] != "requests published"]
+    return [log["event"] for log in logs if log["event"] != "messages published"]
 
 
 async def until_told(logs: Logs, event: str) -> None:
@@ -234,5 +240,81 @@ def test_a_broker_in_alarm_is_waited_for(broker: Broker, topology: Topology, res
         assert first_times(messages) == in_order(2 * EACH)
         assert told(it.logs) == [AWAY, "the relay goes on"]
         assert "it is in alarm, short of memory or disk" in it.logs_of(AWAY)
+
+    asyncio.run(scenario())
+
+
+def test_another_kind_of_trouble_is_told_as_well(broker: Broker, topology: Topology) -> None:
+    """A broker that was away and comes back with what we can't publish to needs somebody to look."""
+
+    async def scenario() -> None:
+        outbox = MemoryOutbox()
+        plan_many(outbox)
+        other = publisher(broker.url, dataclasses.replace(topology, delivery_limit=99), WITHIN)
+        with capture_logs() as logs:
+            async with Proxy(broker.url) as proxy, Runner(broker.url) as runner:
+                proxy.freeze()
+                async with outbox.relayed_by(publisher(proxy.url, topology, WITHIN)):
+                    await until_told(logs, AWAY)
+                    await other.open()
+                    await other.close()
+                    proxy.heal()
+                    await asyncio.to_thread(wait_for, lambda: "differs" in str(logs), "it is told")
+                    await runner.channel.queue_delete(topology.queue)
+                    await outbox.until_all_are_published()
+                    await until_told(logs, "the relay goes on")
+        assert told(logs) == [AWAY, AWAY, "the relay goes on"]
+
+    asyncio.run(scenario())
+
+
+class Held:
+    """A publisher whose broker confirms nothing until it is let go; it notes what was sent to it."""
+
+    def __init__(self) -> None:
+        """Begin held."""
+        self.sent: list[str] = []
+        self.let_go = asyncio.Event()
+
+    async def open(self) -> None:
+        """See the protocol."""
+
+    async def publish(self, request: StoredRequest) -> None:
+        """See the protocol."""
+        self.sent.append(request.id)
+        await self.let_go.wait()
+
+    async def close(self) -> None:
+        """See the protocol."""
+
+
+def test_a_batch_whose_time_is_over_sends_nothing_more() -> None:
+    """By then another process may lead; what waited for a place in the window is asked for again."""
+
+    class Asked(MemoryOutbox):
+        """Notes what had been sent each time that the relay asked for requests."""
+
+        def __init__(self, publisher: Held) -> None:
+            super().__init__()
+            self.sent: list[int] = []
+            self._publisher = publisher
+
+        async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[StoredRequest]:
+            self.sent.append(len(self._publisher.sent))
+            return await super().pending(limit=limit, without=without)
+
+    async def scenario() -> None:
+        publisher = Held()
+        outbox = Asked(publisher)
+        for number in range(WINDOW + 1):
+            outbox.plan(f"{number}/0", connection=f"c{number}")
+        async with outbox.relayed_by(publisher):
+            sent = publisher.sent
+            await asyncio.to_thread(wait_for, lambda: len(sent) == WINDOW, "the window is full")
+            over = time.monotonic() + BATCH_SECONDS
+            await asyncio.to_thread(wait_for, lambda: time.monotonic() > over, "the batch's time is over")
+            publisher.let_go.set()
+            await outbox.until_all_are_published()
+        assert outbox.sent[:2] == [0, WINDOW]
 
     asyncio.run(scenario())

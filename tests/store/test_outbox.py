@@ -1,0 +1,91 @@
+"""The outbox of several processes on one PostgreSQL: one relays at a time."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+from sqlalchemy import insert, text
+
+from gateway.store import deliveries, tables, work
+from gateway.store.database import Database
+from gateway.store.executions import NewRequest, Outbox
+from tests.postgres import Postgres
+from tests.service import wait_for
+from tests.store.make import NOW, A, arrival, connection, move
+
+
+@pytest.fixture
+def databases(postgres: Postgres) -> Iterator[list[Database]]:
+    """Give the same database as two processes have it, with one request that waits."""
+    url = postgres.database()
+    with ExitStack() as stack:
+        both = [stack.enter_context(closing(Database(url))) for _ in range(2)]
+        both[0].migrate()
+        connection(both[0])
+        request = NewRequest(
+            id="r1",
+            connection="c1",
+            delivery="d1",
+            project="digits",
+            trigger="main",
+            target="train",
+            subject="digits",
+            body=b"{}",
+        )
+        with both[0].writing() as transaction:
+            deliveries.record(transaction, [arrival(move(None, A), id="d1")])
+            [update] = work.pending(transaction, "c1", limit=1)
+            row = request.row(ref_update=update.seq, planned_at=NOW)
+            transaction.execute(insert(tables.executions), [row])
+        yield both
+
+
+def taken(outbox: Outbox) -> list[str]:
+    """Return what a relay would publish now."""
+    return [one.id for one in asyncio.run(outbox.pending(limit=10, without=()))]
+
+
+def end_leader(database: Database) -> None:
+    """End the connection by which a process leads, as a network would; the process does not know."""
+    with database.reading() as transaction:
+        ended = transaction.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+        ).all()
+    assert ended == [(True,)]
+
+
+def test_one_relays_and_the_next_waits_for_its_last_batch(databases: list[Database]) -> None:
+    """A new leader takes nothing at first: the one before may not know yet, and be sending what it took."""
+    first, second = (Outbox(database) for database in databases)
+    assert taken(first) == []
+    wait_for(lambda: taken(first) == ["r1"], "the first one leads")
+    assert taken(second) == []
+    end_leader(databases[1])
+    assert taken(second) == []
+    assert taken(first) == []
+    wait_for(lambda: taken(second) == ["r1"], "the second one leads")
+    assert taken(first) == []
+
+
+def test_a_leader_that_comes_back_at_once_waits_as_well(databases: list[Database]) -> None:
+    """Another one may have led in between."""
+    outbox = Outbox(databases[0])
+    wait_for(lambda: taken(outbox) == ["r1"], "it leads")
+    end_leader(databases[1])
+    assert taken(outbox) == []
+    wait_for(lambda: taken(outbox) == ["r1"], "it leads again")
+
+
+def test_a_refusal_that_is_late_leaves_what_another_has_published(databases: list[Database]) -> None:
+    """Two may have tried; what the broker has needs no reason."""
+    outbox = Outbox(databases[0])
+
+    async def scenario() -> None:
+        await outbox.record(published=["r1"], refused={})
+        await outbox.record(published=[], refused={"r1": "no queue takes it"})
+
+    asyncio.run(scenario())
+    with databases[0].reading() as transaction:
+        kept = transaction.execute(text("SELECT state, reason FROM executions")).one()
+    assert tuple(kept) == ("published", None)

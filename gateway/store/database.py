@@ -5,7 +5,6 @@ gives the event loop away while it waits; nothing here blocks that, and nothing 
 """
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -154,17 +153,19 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
 
-    async def leads_for(self, key: int) -> float | None:
-        """Return for how many seconds this process has held the lock of this number; None if it does not.
+    async def leads(self, key: int, *, for_seconds: float = 0.0) -> bool:
+        """Say whether this process has held the lock of this number for so long, at least.
 
         It is taken if nobody has it, of all processes on this database, and held until the connection behind
         it ends: with this process, or when the server is gone. An embedded database has one process.
         """
         if self.is_embedded:
-            return math.inf
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._hold, key)
+            return True
+        held = await asyncio.get_running_loop().run_in_executor(self._threads, self._hold, key)
+        return held is not None and held >= for_seconds
 
     def _hold(self, key: int) -> float | None:
+        """Return for how many seconds the lock has been held; None where another process has it."""
         with _translated(), self._leading:
             if key in self._held:
                 held, since = self._held[key]

@@ -12,6 +12,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import delete, insert, select, update
 
 from gateway.store.database import Database
+from gateway.store.executions import TAKE_OVER_SECONDS
 from gateway.store.tables import events
 
 
@@ -78,7 +79,7 @@ class EventOutbox:
 
     async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
         """See `pending`; nothing, while another process is the one that relays events."""
-        if not await self._database.leads(_RELAY_LOCK):
+        if not await self._database.leads(_RELAY_LOCK, for_seconds=TAKE_OVER_SECONDS):
             return []
         return await self._database.read(partial(pending, limit=limit, without=without))
 

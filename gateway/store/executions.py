@@ -194,7 +194,7 @@ def _record(row: Row[Any]) -> StoredRequest:
 # Of advisory locks, which are numbers of one's own choice.
 _RELAY_LOCK = 5_074_712
 # Longer than a relay goes on sending after it has asked for requests: see gateway/publish/relay.py.
-_TAKE_OVER_SECONDS = 2.0
+TAKE_OVER_SECONDS = 2.0
 
 
 class Outbox:
@@ -209,8 +209,7 @@ class Outbox:
 
         One that lost its lock with its connection to the database does not know until it asks again.
         """
-        led = await self._database.leads_for(_RELAY_LOCK)
-        if led is None or led < _TAKE_OVER_SECONDS:
+        if not await self._database.leads(_RELAY_LOCK, for_seconds=TAKE_OVER_SECONDS):
             return []
         return await self._database.read(partial(pending, limit=limit, without=without))
 

@@ -12,6 +12,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from structlog.testing import capture_logs
 
+from gateway.publish.message import Stored
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest
@@ -279,9 +280,9 @@ class Held:
     async def open(self) -> None:
         """See the protocol."""
 
-    async def publish(self, request: StoredRequest) -> None:
+    async def publish(self, stored: Stored) -> None:
         """See the protocol."""
-        self.sent.append(request.id)
+        self.sent.append(stored.id)
         await self.let_go.wait()
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from gateway.plan.request import VERSION, ExecutionRequest, Part
 from gateway.publish.message import (
     CONTENT_TYPES,
     LANE_PREFIX,
+    PARTITION_HEADER,
     ROUTING_PREFIX,
     TYPE,
     ContentMode,
@@ -209,7 +210,7 @@ def _message(model: type[Part], kind: str, mode: ContentMode) -> dict[str, Any]:
         headers = {**{f"ce-{name}": told for name, told in attributes.items()}, "traceparent": _TRACE}
         payload: dict[str, Any] = data
     else:
-        headers = {"traceparent": _TRACE}
+        headers = {PARTITION_HEADER: attributes["partitionkey"], "traceparent": _TRACE}
         content = {"type": "string", "const": CONTENT_TYPES["binary"]}
         payload = _object({**attributes, "datacontenttype": content, "traceparent": _TRACE, "data": data})
     return {
@@ -234,6 +235,7 @@ def _attributes(kind: str) -> dict[str, Any]:
         "subject": {"type": "string", "description": "repository and commit"},
         "time": {"type": "string", "format": "date-time", "description": "when it was planned"},
         "dataschema": {"type": "string", "format": "uri", "description": "where the data's JSON Schema is"},
+        "partitionkey": {"type": "string", "description": "the connection: what belongs together"},
     }
 
 

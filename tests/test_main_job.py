@@ -2,14 +2,18 @@
 
 import asyncio
 import json
+import uuid
 from pathlib import Path
 
 import aio_pika
 import jsonschema
+import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from gateway.plan.request import schema
+from gateway.publish.topology import Topology
 from tests.broker import Broker
+from tests.publish.runner import Runner
 from tests.service import Project, Service, wait_for
 
 CHANGED = {"train.py": "print(2)\n"}
@@ -95,6 +99,64 @@ def test_a_broker_that_is_down_loses_nothing(tmp_path: Path, project: Project, b
             lambda: service.api.get(f"/executions/{execution['id']}")["state"] == "published",
             "the request is marked as published",
         )
+
+
+@pytest.mark.parametrize("resource", ["memory", "disk"])
+def test_a_broker_in_alarm_stops_only_the_relay(
+    tmp_path: Path, project: Project, broker: Broker, resource: str
+) -> None:
+    """The connection is blocked: webhooks are answered, fetched and planned, and published afterwards."""
+    with Service(tmp_path / "data", AMQP_URL=broker.url) as service:
+        connection = service.connect(project.url, "train@main")
+        broker.alarm(resource, on=True)
+        try:
+            second = project.push("Second", CHANGED)
+            third = project.push("Third", {"train.py": "print(3)\n"})
+            for before, after in ((project.first, second), (second, third)):
+                status, answer = service.deliver(connection, project.payload(before, after))
+                assert status == 202
+                assert service.settled(answer["delivery"])["updates"][0]["state"] == "planned"
+            states = [one["state"] for one in service.api.get("/executions")["items"]]
+            assert states == ["pending", "pending"]
+        finally:
+            broker.alarm(resource, on=False)
+        messages = consume(broker, connection["id"], 2)
+    assert [json.loads(message.body)["commit"]["id"] for message in messages] == [second, third]
+
+
+def test_a_full_queue_stops_only_the_relay(tmp_path: Path, project: Project, broker: Broker) -> None:
+    """The reason is shown at the request, webhooks are still answered, and a consumer makes room."""
+    name = f"full-{uuid.uuid4().hex}"
+    topology = Topology(exchange=name, queue=name, max_length=1)
+
+    async def declare() -> None:
+        async with await aio_pika.connect(broker.url) as connection:
+            await topology.establish(connection)
+
+    async def take(count: int) -> list[str]:
+        async with Runner(broker.url) as runner:
+            return [json.loads(one.body)["commit"]["id"] for one in await runner.take(name, count)]
+
+    asyncio.run(declare())
+    settings = {"AMQP_EXCHANGE": name, "AMQP_QUEUE": name, "AMQP_DECLARE": "false"}
+    with Service(tmp_path / "data", AMQP_URL=broker.url, **settings) as service:
+        connection = service.connect(project.url, "train@main")
+        before, commits = project.first, list[str]()
+        # The limit is a soft one: a few more may be taken.
+        for number in range(10):
+            after = project.push(f"Number {number}", {"train.py": f"print({number})\n"})
+            status, answer = service.deliver(connection, project.payload(before, after))
+            assert status == 202
+            service.settled(answer["delivery"])
+            commits.append(after)
+            before = after
+
+        def refused() -> bool:
+            reasons = [one["reason"] for one in service.api.get("/executions", state="pending")["items"]]
+            return any("full" in (reason or "") for reason in reasons)
+
+        wait_for(refused, "the reason is shown")
+        assert asyncio.run(take(len(commits))) == commits
 
 
 def test_a_killed_process_loses_nothing(tmp_path: Path, project: Project, broker: Broker) -> None:

@@ -140,15 +140,23 @@ def _queues(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
     """Return the queues to consume from: execution requests, those of each lane, and dead letters."""
     found = {}
     for lane, (queue, key) in zip((None, *topology.lanes), topology.queues.items(), strict=True):
-        found["executions" if lane is None else f"executions-{lane}"] = _queue(
-            queue,
+        name = "executions" if lane is None else f"executions-{lane}"
+        told = (
             f"Takes execution requests{f' of the lane {lane}' if lane else ''}. What is rejected, or fails "
-            f"{topology.delivery_limit} times, goes to {topology.dead_queue}.",
-            modes,
-            exchange=topology.exchange,
-            key=key,
-            arguments=topology.arguments,
+            f"{topology.delivery_limit} times, goes to {topology.dead_queue}."
         )
+        exchange, arguments = topology.exchange, topology.arguments
+        if not topology.ordered:
+            found[name] = _queue(queue, told, modes, exchange=exchange, key=key, arguments=arguments)
+        for number, partition in enumerate(topology.partitions(queue), 1):
+            found[f"{name}-{number}"] = _queue(
+                partition,
+                f"{told} One consumer at a time; a connection's requests are always in the same partition.",
+                modes,
+                exchange=topology.hash_exchange(queue),
+                key="1",
+                arguments=topology.partition_arguments,
+            )
     found["deadLetters"] = _queue(
         topology.dead_queue,
         "Keeps what no consumer could take, with the reason in the headers x-death.",

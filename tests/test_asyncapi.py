@@ -37,6 +37,7 @@ def test_the_document_in_docs_is_the_one_that_the_code_makes() -> None:
         DOCUMENT,
         document(topology=Topology(lanes=("fast", "slow")), modes=("structured",), events=()),
         document(topology=Topology(exchange="acme", queue="acme.runs"), events=("delivery.failed",)),
+        document(topology=Topology(lanes=("fast",), ordered=2)),
     ],
 )
 def test_the_document_is_valid(made: dict[str, Any]) -> None:

@@ -68,6 +68,14 @@ class Topology:
         return arguments if self.max_length is None else {**arguments, "x-max-length": self.max_length}
 
     @property
+    def partition_arguments(self) -> dict[str, Any]:
+        """What a partition of such a queue is declared with.
+
+        https://www.rabbitmq.com/docs/consumers#single-active-consumer
+        """
+        return {**self.arguments, "x-single-active-consumer": True}
+
+    @property
     def dead_arguments(self) -> dict[str, Any]:
         """What the queue of dead letters is declared with."""
         return {"x-queue-type": "quorum"}
@@ -156,10 +164,7 @@ class Topology:
                 f"enabled: run `rabbitmq-plugins enable {_PLUGIN}` there"
             ) from error
         for partition in self.partitions(name):
-            # https://www.rabbitmq.com/docs/consumers#single-active-consumer
-            queue = await channel.declare_queue(
-                partition, durable=True, arguments={**self.arguments, "x-single-active-consumer": True}
-            )
+            queue = await channel.declare_queue(partition, durable=True, arguments=self.partition_arguments)
             # The key is a weight here.
             await queue.bind(hashed, "1")
         await hashed.bind(exchange, key)

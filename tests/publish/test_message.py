@@ -65,10 +65,10 @@ def test_a_peers_library_reads_every_message_in_both_modes(
 
 
 def test_in_structured_mode_the_body_is_the_envelope() -> None:
-    """The data goes in as it is, and only the trace is a header besides."""
+    """The data goes in as it is; what the broker hashes, and the trace, are headers besides."""
     made = message(request("1"), public_url="https://push.example", mode="structured")
     assert made.content_type == "application/cloudevents+json"
-    assert made.headers == {"traceparent": traceparent(request("1"))}
+    assert made.headers == {"ce-partitionkey": "c1", "traceparent": traceparent(request("1"))}
     assert json.loads(made.body) == {
         "specversion": "1.0",
         "id": "1",
@@ -77,6 +77,7 @@ def test_in_structured_mode_the_body_is_the_envelope() -> None:
         "subject": "train at 1234567",
         "time": "2026-11-23T09:00:00+00:00",
         "dataschema": "https://push.example/schemas/execution-request.json",
+        "partitionkey": "c1",
         "datacontenttype": "application/json",
         "traceparent": traceparent(request("1")),
         "data": 1,

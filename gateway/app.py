@@ -38,6 +38,7 @@ from gateway.intake.door import Door
 from gateway.packages import Expiry, Packages
 from gateway.plan.manifest import LARGEST
 from gateway.platform import PlatformFetcher
+from gateway.presence import Presence
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
@@ -46,6 +47,7 @@ from gateway.retention import Retention
 from gateway.settings import Settings
 from gateway.steps import Announcer, FetchAndPlan, Remotes
 from gateway.store import work
+from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.depot import Depot
 from gateway.store.doorbell import Doorbell, Wire
@@ -71,6 +73,7 @@ class Service:
         self.settings = settings
         self.base_url = settings.base_url
         self.closing = False
+        self._tasks: list[asyncio.Task[None]] = []
         database, vault = opened.database, opened.vault
         self._database = database
         pushes, requests = Doorbell(), Doorbell()
@@ -119,11 +122,19 @@ class Service:
         files = PackageFiles(database=database, depot=depot, tickets=tickets, token=opened.admin_token)
         reader = CommitReader(git, manifest_limit=LARGEST, signers=settings.signers_file)
         steps = FetchAndPlan(mirrors=mirrors, remotes=remotes, reader=reader, packages=packages)
+        # Mirrors lie in the data folder: whoever starts there again has them, and goes by the same name.
+        process = f"{socket.gethostname()}:{settings.data_dir}"
+        claims = Claims(
+            process=process,
+            per_project=settings.fetches_per_project,
+            per_host=settings.fetches_per_host,
+        )
+        self._presence = Presence(database=database, process=process)
         name = f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}"
         self._workers = [
             Worker(
                 name=f"{name}-{number}",
-                queue=WorkQueue(database),
+                queue=WorkQueue(database, claims),
                 steps=steps,
                 news=pushes.listener(),
                 rings=requests.ring,
@@ -191,18 +202,23 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
         self._accepter.start()
-        tasks: list[asyncio.Task[None]] = []
         if self.settings.role != "web":
-            tasks = self._start_working()
+            self._tasks = self._start_working()
         if not self._database.is_embedded:
-            tasks.append(asyncio.create_task(self._wire.run()))
+            self._tasks.append(asyncio.create_task(self._wire.run()))
         yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.stop_working()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._accepter.stop()
         await self._database.aclose()
         log.info("ended")
+
+    def stop_working(self) -> None:
+        """Claim nothing more, hand back what is under way, and let the relay write down what is confirmed."""
+        for task in self._tasks:
+            # Once: a second time would cancel the handing back.
+            if not task.cancelling():
+                task.cancel()
 
     def _start_working(self) -> list[asyncio.Task[None]]:
         """Start all that is done behind the door."""
@@ -212,6 +228,8 @@ class Service:
             with self._database.writing() as transaction:
                 work.take_over_everything(transaction, now=now, swept_by=next_sweep)
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
+        if not self._database.is_embedded:
+            tasks.append(asyncio.create_task(self._presence.run()))
         tasks.append(asyncio.create_task(self._housekeeper.run()))
         tasks.append(asyncio.create_task(self._platforms.run()))
         tasks.append(asyncio.create_task(daily(self._expiry.sweep, of="packages")))
@@ -272,6 +290,11 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().remove_reader(sentinel)
         log.error("the supervisor of this process is gone: it ends as well")
         self.handle_exit(signal.SIGTERM, None)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # At once: requests under way may take their time to end.
+        self._service.stop_working()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     fetch_allow_http: bool = False
     fetch_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     fetch_timeout: float = Field(default=600, gt=0)
+    fetches_per_project: int = Field(default=8, ge=0)
+    fetches_per_host: int = Field(default=16, ge=0)
     signers_file: Path | None = None
     mirror_budget: int = Field(default=50 * 1024 * MIB, ge=MIB)
     reconcile_every: float = Field(default=300, ge=10, le=86_400)

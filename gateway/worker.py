@@ -26,8 +26,10 @@ LEASE = timedelta(seconds=60)
 _RENEW_SECONDS = 20.0
 _POLL_SECONDS = 1.0
 _TELL_SECONDS = 2.0
-# How many ref updates of a connection one fetch serves.
+# How many ref updates of a connection one fetch serves, and for how long they are planned before it is the
+# turn of others: the rest finds what it needs in the mirror.
 _AT_ONCE = 200
+_TURN_SECONDS = 10.0
 _FIRST_DELAY = 1.0
 _LONGEST_DELAY = 900.0
 # A webhook can be faster than the provider's own replication; so long a missing commit is looked for again.
@@ -104,6 +106,7 @@ class Worker:
     """One worker. `rings` is called when there is something to publish; any number may run side by side.
 
     `announce` adds to each end of a ref update what is to be told of it.
+    After `turn` seconds a connection with more to do waits for its next turn.
     """
 
     name: str
@@ -112,27 +115,26 @@ class Worker:
     news: Waiter
     rings: Callable[[], None]
     announce: Callable[[Connection, Settlement], Settlement] = lambda _connection, settlement: settlement
+    turn: float = _TURN_SECONDS
 
     async def run(self) -> None:
         """Work until cancelled. Whatever fails is told on the delivery or in the log, and work goes on."""
         while True:
+            connection_id = None
             try:
                 connection_id = await self.queue.claim(owner=self.name, now=_now(), until=_now() + LEASE)
-            except StoreUnavailable as error:
-                log.warning("the worker waits for the store", reason=str(error))
-                connection_id = None
-            if connection_id is None:
-                await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
-                continue
-            try:
-                await self._under_lease(connection_id)
+                if connection_id is not None:
+                    await self._under_lease(connection_id)
+                    continue
             except LeaseLost as error:
                 log.warning("work handed over", connection=connection_id, reason=str(error))
+                continue
             except StoreUnavailable as error:
-                log.warning("work interrupted", connection=connection_id, reason=str(error))
+                log.warning("the worker waits for the store", connection=connection_id, reason=str(error))
             except Exception:
                 # A bug of ours: the lease expires, and the connection is tried again then.
                 log.exception("the worker failed", connection=connection_id)
+            await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""
@@ -213,9 +215,12 @@ class Worker:
     async def _plan(
         self, connection: Connection, updates: Sequence[PendingUpdate]
     ) -> tuple[list[Settlement], str | None]:
-        """Plan in order; stop, with the reason, at a commit that cannot be read yet."""
+        """Plan in order, while the turn lasts; stop, with the reason, at a commit that cannot be read yet."""
         settlements: list[Settlement] = []
+        until = time.monotonic() + self.turn
         for update in updates:
+            if settlements and time.monotonic() > until:
+                break
             try:
                 settlements.append(await self.steps.plan(connection, update))
             except Gone as error:

@@ -12,6 +12,7 @@ import pytest
 from gateway.errors import FetchError, Gone, RemoteUnavailable
 from gateway.steps import Announcer
 from gateway.store import deliveries, events
+from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
@@ -20,6 +21,8 @@ from gateway.store.work import PendingUpdate, Settlement, WorkQueue, backlog
 from gateway.worker import Worker
 from tests.service import wait_for
 from tests.store.make import arrival, connection, move
+
+CLAIMS = Claims(process="p")
 
 
 @pytest.fixture
@@ -75,7 +78,7 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database) -> None:
         steps = SlowRemote(database)
         bell = Doorbell()
         worker = Worker(
-            name="w", queue=WorkQueue(database), steps=steps, news=bell.listener(), rings=bell.ring
+            name="w", queue=WorkQueue(database, CLAIMS), steps=steps, news=bell.listener(), rings=bell.ring
         )
         running = asyncio.create_task(worker.run())
         found = await asyncio.to_thread(wait_for, settled, "the update has ended")
@@ -117,7 +120,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
         deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
 
     async def scenario() -> str | None:
-        steps, bell, queue = NeverEnds(), Doorbell(), WorkQueue(database)
+        steps, bell, queue = NeverEnds(), Doorbell(), WorkQueue(database, CLAIMS)
         worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(30):

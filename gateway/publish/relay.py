@@ -32,6 +32,8 @@ _AT_ONCE = 512
 # and a relay that has lost its lead sends nothing more (gateway/store/executions.py waits for that).
 _BATCH_SECONDS = 0.5
 _POLL_SECONDS = 1.0
+# For how long an ending relay waits for the confirms of what it has sent.
+_FLUSH_SECONDS = 5.0
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 # From so many refused connections on nothing is taken: a query leaves theirs out by name.
@@ -119,12 +121,16 @@ class Relay:
         self._held: dict[str, _Delay] = {}
         self._outage: _Delay | None = None
         self._told: type[Exception] | None = None
+        self._is_ending = False
         # What the broker has said and the store does not know yet.
         self._published: list[str] = []
         self._refused: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Relay until cancelled. Nothing that goes wrong ends it."""
+        """Relay until cancelled. Nothing that goes wrong ends it.
+
+        When cancelled, it waits for the confirms of what it has sent, and writes them down, before it ends.
+        """
         try:
             while True:
                 try:
@@ -143,9 +149,15 @@ class Relay:
                     if not is_more:
                         await self._news.wait(self._idle_seconds())
         finally:
-            await self._publisher.close()
-            with suppress(StoreUnavailable):
+            try:
                 await self._record()
+            except StoreUnavailable as error:
+                log.warning(
+                    "confirmed requests will be published again",
+                    count=len(self._published),
+                    reason=str(error),
+                )
+            await self._publisher.close()
 
     async def _batch(self) -> bool:
         """Publish one batch; say whether there may be more that can be published now."""
@@ -161,12 +173,28 @@ class Relay:
             # Who has nothing pending any more, a deleted connection perhaps, has nothing to wait for.
             self._held = {name: delay for name, delay in self._held.items() if name in held or name in lanes}
         # An outage ends each lane by itself: what is confirmed until then is recorded, the rest taken again.
-        ends = await asyncio.gather(*map(self._publish, lanes.values()), return_exceptions=True)
+        ends = await self._to_the_end(
+            asyncio.gather(*map(self._publish, lanes.values()), return_exceptions=True)
+        )
         await self._record()
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
         return is_more or not all(ends)
+
+    async def _to_the_end(
+        self, publishing: asyncio.Future[list[bool | BaseException]]
+    ) -> list[bool | BaseException]:
+        """Wait for a batch; when cancelled, still for the confirms of what was sent, for a while."""
+        try:
+            return await asyncio.shield(publishing)
+        except asyncio.CancelledError:
+            # Who leaves without a confirm that is on its way will have the message sent again.
+            self._is_ending = True
+            await asyncio.wait([publishing], timeout=_FLUSH_SECONDS)
+            publishing.cancel()
+            await asyncio.wait([publishing])
+            raise
 
     async def _publish(self, lane: Sequence[Stored]) -> bool:
         """Publish a connection's requests one after the other, up to the first that is refused.
@@ -177,7 +205,7 @@ class Relay:
         for request in lane:
             async with self._window:
                 # With a place in the window: by then another relay may lead, and this batch be out of date.
-                if time.monotonic() > until:
+                if self._is_ending or time.monotonic() > until:
                     return False
                 try:
                     await self._publisher.publish(request)

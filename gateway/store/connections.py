@@ -11,6 +11,7 @@ from sqlalchemy import Row, delete, insert, select, update
 from gateway.errors import NotFound, SettingError
 from gateway.store.tables import connections, leases, secrets, sweeps
 from gateway.store.vault import Vault
+from providers.urls import repository_key
 
 LIVE_SECRETS = 2
 """During a rotation the provider may still use the secret before the newest one."""
@@ -194,6 +195,7 @@ def _columns(connection: Connection) -> dict[str, Any]:
         "name": connection.name,
         "provider": connection.provider,
         "url": connection.url,
+        "host": repository_key(connection.url).partition("/")[0],
         "project": connection.project,
         "auth": dict(connection.auth),
         "triggers": [dict(trigger) for trigger in connection.triggers],

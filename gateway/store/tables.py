@@ -66,6 +66,7 @@ connections = Table(
     Column("name", Text, nullable=False),
     Column("provider", Text, nullable=False),
     Column("url", Text, nullable=False),
+    Column("host", Text, nullable=False, server_default=text("''")),
     Column("project", Text, nullable=False),
     Column("auth", JSON, nullable=False),
     Column("triggers", JSON, nullable=False),
@@ -210,6 +211,7 @@ events = Table(
 )
 
 # Who works on a connection's pending ref updates, and when the next try is due after one that failed.
+# `process` was the last to work on it, and so has its mirror.
 leases = Table(
     "leases",
     metadata,
@@ -218,6 +220,29 @@ leases = Table(
     Column("expires_at", Instant),
     Column("attempts", Integer, nullable=False),
     Column("due_at", Instant, nullable=False),
+    Column("process", Text),
+    Index(
+        "ix_leases_held",
+        "expires_at",
+        sqlite_where=text("owner IS NOT NULL"),
+        postgresql_where=text("owner IS NOT NULL"),
+    ),
+)
+
+# The processes that work, and when each was last heard of. An embedded store has one, which need not tell.
+processes = Table(
+    "processes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("seen_at", Instant, nullable=False),
+)
+
+# When a project last had its turn: a connection of it was claimed.
+turns = Table(
+    "turns",
+    metadata,
+    Column("project", Text, primary_key=True),
+    Column("claimed_at", Instant, nullable=False),
 )
 
 # When a connection's refs are next compared with the remote's, who asked for it, and what was found last.

@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Select, exists, func, insert, or_, select, update
+from sqlalchemy import func, insert, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
 from gateway.store import connections, events, platforms, tables
+from gateway.store.claims import Claims, is_pending, oldest_arrival, waiting
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
@@ -60,16 +61,6 @@ class Settlement:
     requests: tuple[NewRequest, ...] = ()
     verdicts: Sequence[Mapping[str, Any]] = ()
     events: tuple[NewEvent, ...] = ()
-
-
-def claim(transaction: Transaction, *, owner: str, now: datetime, until: datetime) -> str | None:
-    """Take the lease on the connection that has waited longest for work that is due; None where none is."""
-    connection: str | None = transaction.execute(_due(now).with_for_update(skip_locked=True)).scalar()
-    if connection is not None:
-        transaction.execute(
-            update(leases).where(leases.c.connection == connection).values(owner=owner, expires_at=until)
-        )
-    return connection
 
 
 def pending(transaction: Transaction, connection: str, *, limit: int) -> list[PendingUpdate]:
@@ -170,7 +161,7 @@ def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
 
 
 def release(transaction: Transaction, connection: str, *, owner: str, now: datetime) -> None:
-    """Give the connection back; others that wait come first. Raises `LeaseLost`."""
+    """Give the connection back, also with more to do; others that wait come first. Raises `LeaseLost`."""
     _as_owner(transaction, connection, owner)
     transaction.execute(
         update(leases)
@@ -227,20 +218,17 @@ class Backlog:
 
 
 def backlog(transaction: Transaction) -> Backlog:
-    """Count what waits."""
-    waiting = ref_updates.c.state == "pending"
-    # Both at once: for the first one alone, all that was ever settled might be read in order.
-    query = select(func.count(), func.min(ref_updates.c.seq)).where(waiting)
-    count, first = transaction.execute(query).one()
-    received = select(deliveries.c.received_at).join(ref_updates).where(ref_updates.c.seq == first)
-    oldest = transaction.execute(received).scalar()
-    pending_requests = select(func.count()).select_from(executions).where(executions.c.state == "pending")
-    pending_events = select(func.count()).select_from(tables.events)
+    """Count what waits; costs by how much that is, however much has ended."""
+    count = transaction.execute(select(func.count()).select_from(ref_updates).where(is_pending)).scalar_one()
+    oldest = select(func.min(oldest_arrival(waiting().c.connection)))
+    requests = (
+        select(func.count()).select_from(executions).where(executions.c.state == literal_column("'pending'"))
+    )
     return Backlog(
         updates=count,
-        oldest=oldest,
-        requests=transaction.execute(pending_requests).scalar_one(),
-        events=transaction.execute(pending_events).scalar_one(),
+        oldest=transaction.execute(oldest).scalar(),
+        requests=transaction.execute(requests).scalar_one(),
+        events=transaction.execute(select(func.count()).select_from(tables.events)).scalar_one(),
     )
 
 
@@ -258,16 +246,6 @@ def make_due(transaction: Transaction, connection: str, *, now: datetime) -> Non
     )
 
 
-def _due(now: datetime) -> Select[Any]:
-    waits = exists().where(ref_updates.c.connection == leases.c.connection, ref_updates.c.state == "pending")
-    return (
-        select(leases.c.connection)
-        .where(leases.c.due_at <= now, or_(leases.c.owner.is_(None), leases.c.expires_at < now), waits)
-        .order_by(leases.c.due_at)
-        .limit(1)
-    )
-
-
 def _as_owner(transaction: Transaction, connection: str, owner: str) -> None:
     query = (
         select(leases.c.connection)
@@ -281,15 +259,16 @@ def _as_owner(transaction: Transaction, connection: str, owner: str) -> None:
 class WorkQueue:
     """The functions above as the worker calls them: each in a transaction of its own, off the event loop."""
 
-    def __init__(self, database: Database) -> None:
-        """Take work from this database."""
+    def __init__(self, database: Database, claims: Claims) -> None:
+        """Take work from this database, as `claims` share it out."""
         self._database = database
+        self._claims = claims
 
     async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
-        """See `claim`. Looks first without waiting for the writers: mostly there is nothing."""
-        if await self._database.read(lambda transaction: transaction.execute(_due(now)).first()) is None:
+        """See `Claims.claim`. Looks first without waiting for the writers: mostly there is nothing."""
+        if await self._database.read(partial(self._claims.next, now=now)) is None:
             return None
-        return await self._database.write(partial(claim, owner=owner, now=now, until=until))
+        return await self._database.write(partial(self._claims.claim, owner=owner, now=now, until=until))
 
     async def connection(self, connection: str) -> Connection:
         """See `connections.get`."""

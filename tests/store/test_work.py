@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from gateway.store import deliveries, executions, work
+from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.work import LeaseLost, PendingUpdate, Settlement
@@ -16,7 +17,9 @@ LATER = NOW + timedelta(seconds=60)
 def claim(database: Database, owner: str, now: datetime = NOW) -> str | None:
     """Claim as a worker does."""
     with database.writing() as transaction:
-        return work.claim(transaction, owner=owner, now=now, until=now + timedelta(seconds=60))
+        return Claims(process="p1").claim(
+            transaction, owner=owner, now=now, until=now + timedelta(seconds=60)
+        )
 
 
 def push(database: Database, *moves: tuple[str, str], connection_id: str = "c1") -> None:
@@ -114,17 +117,3 @@ def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
     with database.reading() as transaction:
         [delivery] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=1)
     assert delivery.updates[0].reason == "remote down"
-
-
-def test_connections_take_turns(database: Database) -> None:
-    """Who was served last comes last: a storm in one repository does not hold up the others."""
-    connection(database, "c1")
-    connection(database, "c2")
-    push(database, (A, B), connection_id="c1")
-    push(database, (A, B), connection_id="c2")
-    first = claim(database, "w1")
-    assert first is not None
-    with database.writing() as transaction:
-        work.release(transaction, first, owner="w1", now=NOW + timedelta(seconds=1))
-    second = claim(database, "w1", NOW + timedelta(seconds=2))
-    assert {first, second} == {"c1", "c2"}

@@ -1,0 +1,235 @@
+"""Sharing the work out: who gets which connection, on either database."""
+
+import threading
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+from sqlalchemy import text
+
+from gateway.store import claims, deliveries, work
+from gateway.store.claims import GONE_AFTER, PATIENCE, Claims
+from gateway.store.database import Database
+from gateway.store.tables import metadata
+from gateway.store.work import Settlement
+from tests.store.make import NOW, A, B, arrival, connection, move
+
+SECOND = timedelta(seconds=1)
+LEASE = timedelta(seconds=60)
+
+
+def claim(database: Database, claims_of: Claims, now: datetime = NOW, owner: str = "w") -> str | None:
+    """Claim as a worker of a process does."""
+    with database.writing() as transaction:
+        return claims_of.claim(transaction, owner=owner, now=now, until=now + LEASE)
+
+
+def push(database: Database, *connections: str, at: datetime = NOW, times: int = 1) -> None:
+    """Record pushes to each of these connections."""
+    with database.writing() as transaction:
+        for one in connections:
+            moves = [move(A, B, ref=f"refs/heads/{uuid.uuid4().hex}") for _ in range(times)]
+            deliveries.record(transaction, [arrival(*moves, connection=one, received_at=at)])
+
+
+def release(database: Database, connection_id: str, now: datetime, owner: str = "w") -> None:
+    """Give a connection back with more to do, as at the end of a turn."""
+    with database.writing() as transaction:
+        work.release(transaction, connection_id, owner=owner, now=now)
+
+
+def finish(database: Database, connection_id: str, now: datetime = NOW, owner: str = "w") -> None:
+    """Carry all that waits to its end, and give the connection back."""
+    with database.writing() as transaction:
+        updates = work.pending(transaction, connection_id, limit=10)
+        ends = [Settlement(update=update, state="planned", reason="") for update in updates]
+        work.settle(transaction, connection_id, ends, owner=owner, now=now)
+        work.release(transaction, connection_id, owner=owner, now=now)
+
+
+def turns(database: Database, count: int) -> list[str | None]:
+    """Let one worker have so many turns, none of which finishes its connection; return which they were."""
+    had = []
+    for number in range(count):
+        now = NOW + (1 + number) * SECOND
+        one = claim(database, Claims(process="p1"), now)
+        had.append(one)
+        if one is not None:
+            release(database, one, now)
+    return had
+
+
+def beat(database: Database, process: str, now: datetime = NOW) -> None:
+    """Let a process be heard of."""
+    with database.writing() as transaction:
+        claims.beat(transaction, process, now=now)
+
+
+def test_connections_take_turns(database: Database) -> None:
+    """A storm in one repository does not hold up the others of its project."""
+    for one in ("c1", "c2", "c3"):
+        connection(database, one)
+    push(database, "c1", times=50)
+    push(database, "c2", "c3")
+    had = turns(database, 6)
+    assert set(had[:3]) == set(had[3:]) == {"c1", "c2", "c3"}
+
+
+def test_projects_take_turns(database: Database) -> None:
+    """A project with many connections that wait gets as many turns as one with a single one, and no more."""
+    many = [f"many{number}" for number in range(20)]
+    for one in many:
+        connection(database, one, project="many")
+    connection(database, "single", project="single")
+    push(database, *many)
+    push(database, "single", at=NOW + SECOND)
+    assert Counter(one == "single" for one in turns(database, 10)) == {True: 5, False: 5}
+
+
+def test_a_free_worker_goes_to_the_project_that_has_the_fewest(database: Database) -> None:
+    """Although another one had its turn longer ago: its turn lasts."""
+    for one in ("c1", "c2"):
+        connection(database, one, project="slow")
+    connection(database, "c3", project="quick")
+    push(database, "c1", "c2", "c3")
+    process = Claims(process="p1")
+    first, second = claim(database, process), claim(database, process, NOW + SECOND)
+    assert {first, second} in ({"c1", "c3"}, {"c2", "c3"})
+    release(database, "c3", NOW + 2 * SECOND)
+    assert claim(database, process, NOW + 2 * SECOND) == "c3"
+
+
+def test_a_project_has_so_many_workers_and_no_more(database: Database) -> None:
+    """Whichever process they are of; what ends, or expires, makes room."""
+    for one in ("c1", "c2", "c3"):
+        connection(database, one, project="digits")
+    connection(database, "other", project="faces")
+    push(database, "c1", "c2", "c3", "other")
+    here, there = Claims(process="p1", per_project=2), Claims(process="p2", per_project=2)
+    held = [claim(database, here), claim(database, there), claim(database, here)]
+    assert sorted(str(one) for one in held)[2] == "other"
+    assert claim(database, there) is None
+    [mine, *_] = [one for one in held if one not in {None, "other"}]
+    finish(database, str(mine))
+    assert claim(database, there) is not None
+    assert claim(database, there) is None
+    # All of them die: each lease counts until it expires, and then no more.
+    assert claim(database, there, NOW + LEASE) is None
+    after = NOW + LEASE + SECOND
+    assert [claim(database, there, after) is None for _ in range(4)] == [False, False, False, True]
+
+
+def test_a_git_host_is_asked_by_so_many_workers_and_no_more(database: Database) -> None:
+    """By whichever of its names and in whichever project; other hosts are asked meanwhile."""
+    urls = {
+        "c1": "https://github.com/acme/digits.git",
+        "c2": "ssh://git@ssh.github.com:443/acme/faces.git",
+        "c3": "git@github.com:acme/words.git",
+        "other": "https://git.example/acme/digits.git",
+    }
+    for name, url in urls.items():
+        connection(database, name, url=url, project=name)
+    push(database, *urls)
+    process = Claims(process="p1", per_host=2)
+    held = {claim(database, process) for _ in range(4)}
+    assert len(held) == 4
+    assert {"other", None} < held
+
+
+def test_quotas_hold_however_many_claim_at_once(database: Database) -> None:
+    """What one of them counts is true still when it has claimed."""
+    for number in range(16):
+        connection(database, f"c{number}", project="digits")
+    push(database, *(f"c{number}" for number in range(16)))
+    all_at_once = threading.Barrier(8)
+
+    def worker(number: int) -> list[str | None]:
+        process = Claims(process=f"p{number}", per_project=5)
+        all_at_once.wait()
+        return [claim(database, process, owner=f"w{number}") for _ in range(2)]
+
+    with ThreadPoolExecutor(8) as threads:
+        held = [one for found in threads.map(worker, range(8)) for one in found if one is not None]
+    assert len(held) == len(set(held)) == 5
+
+
+def test_a_connection_stays_with_the_process_that_has_its_mirror(database: Database) -> None:
+    """While that lives the others leave it alone; theirs are those that nobody had."""
+    connection(database, "c1")
+    connection(database, "c2")
+    here, there = Claims(process="p1"), Claims(process="p2")
+    beat(database, "p1")
+    push(database, "c1")
+    assert claim(database, here) == "c1"
+    finish(database, "c1")
+    push(database, "c1", "c2")
+    assert claim(database, there) == "c2"
+    assert claim(database, there) is None
+    assert claim(database, here) == "c1"
+
+
+def test_the_connections_of_a_process_that_is_gone_are_anybodys(database: Database) -> None:
+    """It was not heard of for a while, or it said that it ends; from then on they stay where they went."""
+    here, there = Claims(process="p1"), Claims(process="p2")
+    for one in ("c1", "c2"):
+        connection(database, one)
+    beat(database, "p1")
+    push(database, "c1", "c2")
+    for _ in range(2):
+        finish(database, str(claim(database, here)))
+    gone = NOW + GONE_AFTER
+    push(database, "c1", at=gone)
+    assert claim(database, there, gone - SECOND) is None
+    assert claim(database, there, gone) == "c1"
+    beat(database, "p1", gone)
+    beat(database, "p2", gone)
+    finish(database, "c1", gone)
+    push(database, "c1", "c2", at=gone)
+    assert claim(database, there, gone) == "c1"
+    with database.writing() as transaction:
+        claims.leave(transaction, "p1")
+    assert claim(database, there, gone) == "c2"
+
+
+def test_what_waits_long_for_a_busy_process_is_anybodys(database: Database) -> None:
+    """Counted from when it came, or from when it was given back or is to be tried again."""
+    connection(database)
+    here, there = Claims(process="p1"), Claims(process="p2")
+    push(database, "c1")
+    assert claim(database, here) == "c1"
+    given_back = NOW + SECOND
+    release(database, "c1", given_back)
+    later = given_back + PATIENCE
+    beat(database, "p1", later)
+    assert claim(database, there, later - SECOND) is None
+    assert claim(database, there, later) == "c1"
+
+
+def test_a_push_does_not_count_as_waiting_from_before_it_came(database: Database) -> None:
+    """A connection that was idle for long still waits for the process that has its mirror."""
+    connection(database)
+    push(database, "c1")
+    assert claim(database, Claims(process="p1")) == "c1"
+    finish(database, "c1")
+    much_later = NOW + 100 * PATIENCE
+    beat(database, "p1", much_later)
+    push(database, "c1", at=much_later)
+    assert claim(database, Claims(process="p2"), much_later) is None
+
+
+def test_a_claim_reads_no_whole_table(database: Database) -> None:
+    """It costs by what waits and what is under way, not by how many connections and pushes there are."""
+    query = Claims(process="p1", per_project=1, per_host=1)._next(NOW)  # noqa: SLF001 - the very statement
+    with database.reading() as transaction:
+        sql = query.compile(transaction.engine, compile_kwargs={"literal_binds": True})
+        if database.is_embedded:
+            told = [row[-1] for row in transaction.execute(text(f"EXPLAIN QUERY PLAN {sql}"))]
+            read = {line.split()[1] for line in told if line.startswith("SCAN")}
+        else:
+            # Of tables as small as these it would read all; with an index at hand it need not.
+            transaction.execute(text("SET LOCAL enable_seqscan = off"))
+            told = [row[-1] for row in transaction.execute(text(f"EXPLAIN {sql}"))]
+            read = {line.split("Seq Scan on ")[1].split()[0] for line in told if "Seq Scan on " in line}
+    # Of processes there are never many.
+    assert read & set(metadata.tables) <= {"processes"}, told

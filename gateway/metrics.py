@@ -18,7 +18,10 @@ DELIVERIES = Counter(
     "pushgate_deliveries", "Deliveries that were recorded.", ["provider", "verdict"], registry=REGISTRY
 )
 REFUSED = Counter(
-    "pushgate_refused", "Requests at the door that were not recorded.", ["status"], registry=REGISTRY
+    "pushgate_refused",
+    "Requests at the door that were not recorded.",
+    ["status", "reason"],
+    registry=REGISTRY,
 )
 SETTLED = Counter("pushgate_ref_updates_settled", "Ref updates that ended.", ["state"], registry=REGISTRY)
 PUBLISHED = Counter(
@@ -29,9 +32,10 @@ EVENTS_PUBLISHED = Counter(
 )
 STAGE = Histogram(
     "pushgate_stage_seconds",
-    "How long a stage took: fetch and plan of a batch, and all from the webhook to the plan.",
+    "How long a stage took: to accept a delivery, to fetch and plan a batch, and all from the webhook to the"
+    " plan and from the plan to the broker's confirm.",
     ["stage"],
-    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
     registry=REGISTRY,
 )
 # Of the whole store, looked up when somebody asks: what was looked up last is true, whichever process did.

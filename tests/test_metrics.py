@@ -1,10 +1,27 @@
 """What `/metrics` tells, as Prometheus reads it."""
 
+import math
 import urllib.request
+from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.service import Project, Service
+from demo.github import push_payload
+from tests.broker import Broker
+from tests.postgres import Postgres
+from tests.service import Project, Service, wait_for
+
+
+def metrics(service: Service) -> tuple[str, dict[tuple[str, ...], float]]:
+    """Return the text, and each sample by its name and the values of its labels."""
+    with urllib.request.urlopen(f"{service.url}/metrics") as answered:  # noqa: S310 - our own gateway
+        text = answered.read().decode()
+    found = {
+        (sample.name, *(value for _, value in sorted(sample.labels.items(), reverse=True))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    return text, found
 
 
 def test_what_happens_is_counted(service: Service, project: Project) -> None:
@@ -16,19 +33,54 @@ def test_what_happens_is_counted(service: Service, project: Project) -> None:
     service.settled(answer["delivery"])
     service.deliver(connection, body)
     service.deliver({**connection, "secret": "wrong"}, body)
-    with urllib.request.urlopen(f"{service.url}/metrics") as answered:  # noqa: S310 - our own gateway
-        text = answered.read().decode()
-    found = {
-        (sample.name, *sorted(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    text, found = metrics(service)
     assert found["pushgate_deliveries_total", "accepted", "github"] == 1
     assert found["pushgate_deliveries_total", "duplicate", "github"] == 1
-    assert found["pushgate_refused_total", "401"] == 1
+    assert found["pushgate_refused_total", "401", "not verified"] == 1
     assert found["pushgate_ref_updates_settled_total", "planned"] == 1
-    assert found["pushgate_stage_seconds_count", "fetch"] == 1
+    for stage in ("fetch", "plan", "received to planned"):
+        assert found["pushgate_stage_seconds_count", stage] == 1
+    assert found["pushgate_stage_seconds_count", "accept"] == 2
     assert found["pushgate_pending_requests",] == 1
     assert found["pushgate_pending_events",] == 0
     assert found["pushgate_pending_ref_updates",] == 0
+    assert found["pushgate_oldest_pending_seconds",] == 0
     assert "digits" not in text
+
+
+def test_every_process_tells_what_waits_in_the_whole_store(tmp_path: Path, postgres: Postgres) -> None:
+    """Also one that has no part in it; and while the store is away, that nobody knows."""
+    shared = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
+    with (
+        Service(tmp_path / "web", **shared, ROLE="web") as web,
+        Service(tmp_path / "other", **shared, ROLE="web") as other,
+    ):
+        connection = web.connect("http://127.0.0.1:9/acme/digits.git")
+        body = push_payload(
+            url=connection["url"], full_name="acme/digits", ref="refs/heads/main", before=None, after="a" * 40
+        )
+        assert web.deliver(connection, body)[0] == 202
+        for process in (web, other):
+            _, found = metrics(process)
+            assert found["pushgate_pending_ref_updates",] == 1
+            assert found["pushgate_oldest_pending_seconds",] > 0
+        postgres.stop()
+        try:
+            _, found = metrics(web)
+            assert math.isnan(found["pushgate_pending_ref_updates",])
+            assert found["pushgate_deliveries_total", "accepted", "github"] == 1
+        finally:
+            postgres.start()
+
+
+def test_what_is_published_is_counted(tmp_path: Path, project: Project, broker: Broker) -> None:
+    """With the time that it took from the plan to the confirm."""
+    with Service(tmp_path / "data", AMQP_URL=broker.url) as service:
+        connection = service.connect(project.url, "train@main")
+        pushed = project.push("Second", {"train.py": "print(2)\n"})
+        service.deliver(connection, project.payload(project.first, pushed))
+        wait_for(lambda: service.api.get("/executions", state="published")["items"], "it is published")
+        _, found = metrics(service)
+    assert found["pushgate_requests_published_total",] == 1
+    assert found["pushgate_stage_seconds_count", "planned to published"] == 1
+    assert found["pushgate_pending_requests",] == 0

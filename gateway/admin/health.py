@@ -1,11 +1,13 @@
 """Health: whether the process lives, has started, and may be sent work."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy import Connection as Transaction
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -47,17 +49,31 @@ class Health:
         if not self.accepter.healthy:
             return problem(503, "not ready", "deliveries could not be stored of late")
         try:
-            await self.database.write(lambda transaction: transaction.execute(text("SELECT 1")).scalar())
+            await self.database.write(_check_writable)
         except StoreUnavailable as error:
             return problem(503, "not ready", str(error))
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, _request: Request) -> Response:
         """`GET /metrics`: what was counted on this port, and what waits in the store."""
-        backlog = await self.database.read(work.backlog)
-        age = (datetime.now(UTC) - backlog.oldest).total_seconds() if backlog.oldest else 0
-        PENDING_UPDATES.set(backlog.updates)
-        OLDEST_PENDING.set(age)
-        PENDING_REQUESTS.set(backlog.requests)
-        PENDING_EVENTS.set(backlog.events)
+        try:
+            backlog = await self.database.read(work.backlog)
+        except StoreUnavailable:
+            # Nobody knows; what the process itself has counted is told all the same.
+            for gauge in (PENDING_UPDATES, OLDEST_PENDING, PENDING_REQUESTS, PENDING_EVENTS):
+                gauge.set(math.nan)
+        else:
+            age = (datetime.now(UTC) - backlog.oldest).total_seconds() if backlog.oldest else 0
+            PENDING_UPDATES.set(backlog.updates)
+            OLDEST_PENDING.set(age)
+            PENDING_REQUESTS.set(backlog.requests)
+            PENDING_EVENTS.set(backlog.events)
         return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)
+
+
+def _check_writable(transaction: Transaction) -> None:
+    """Raise `StoreUnavailable` where a transaction that writes would not be taken."""
+    if transaction.dialect.name == "sqlite":
+        return  # it has taken the lock of a writer when it began
+    if transaction.execute(text("SHOW transaction_read_only")).scalar() == "on":
+        raise StoreUnavailable("the database takes no writes: it is a standby, or was made read-only")

@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 
 from gateway.errors import StoreUnavailable
+from gateway.metrics import STAGE
 from gateway.store import deliveries
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt
@@ -25,6 +26,8 @@ log = structlog.get_logger()
 _MOST_ARRIVALS = 128
 _MOST_BYTES = 16 * 1024 * 1024
 _MOST_MOVES = 10_000
+
+_ACCEPT = STAGE.labels("accept")
 
 # For how long one failure to write makes the door unready; long enough to be seen by a probe.
 _SECONDS_UNREADY = 10.0
@@ -83,10 +86,13 @@ class Accepter:
         """
         if self._writer is None or self._writer.done():
             raise StoreUnavailable("the writer of deliveries does not run")
+        started = time.monotonic()
         receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(arrival, receipt))
         self._news.set()
-        return await receipt
+        told = await receipt
+        _ACCEPT.observe(time.monotonic() - started)
+        return told
 
     async def _write(self) -> None:
         """Write batch after batch; what arrives meanwhile is the next one."""

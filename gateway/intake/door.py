@@ -42,11 +42,14 @@ Header = tuple[bytes, bytes]
 
 
 class _Answer(Exception):
-    """An answer that ends the request early."""
+    """An answer that ends the request early; `reason` is what the metrics call it."""
 
-    def __init__(self, status: int, error: str, detail: str, *headers: Header) -> None:
+    def __init__(
+        self, status: int, error: str, detail: str, *headers: Header, reason: str | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
+        self.reason = reason or error
         self.body = {"error": error, "detail": detail}
         self.headers = headers
 
@@ -81,14 +84,15 @@ class Door:
             status, answer, headers = await self._handle(scope, receive)
         except _Answer as early:
             status, answer, headers = early.status, early.body, early.headers
-            REFUSED.labels(status).inc()
+            REFUSED.labels(status, early.reason).inc()
         except Disconnected:
             return
         except Exception:
             # A bug of ours must not make the provider drop the event: it may try again.
             log.exception("the door failed", connection=scope["path_params"].get("connection"))
-            failure = _unavailable("the delivery could not be taken; the log says why")
+            failure = _unavailable("internal error", "the delivery could not be taken; the log says why")
             status, answer, headers = failure.status, failure.body, failure.headers
+            REFUSED.labels(status, failure.reason).inc()
         finally:
             self._in_flight -= 1
         body = to_json(answer)
@@ -120,7 +124,7 @@ class Door:
             log.warning("delivery refused", connection=known.id, reason=str(error))
             raise _Answer(401, "not verified", str(error)) from None
         except StoreUnavailable as error:
-            raise _unavailable(f"the delivery cannot be stored now: {error}") from error
+            raise _unavailable("store", f"the delivery cannot be stored now: {error}") from error
         DELIVERIES.labels(known.provider_name, receipt.verdict).inc()
         if arrival.teaches is not None:
             self._book.forget(known.id)
@@ -134,7 +138,7 @@ class Door:
         if scope["method"] != "POST":
             raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"), _CLOSE)
         if self._in_flight > _MOST_IN_FLIGHT:
-            raise _unavailable("too many requests at once")
+            raise _unavailable("overload", "too many requests at once")
         known = await self._find(scope["path_params"]["connection"])
         headers = _headers(scope)
         if known.networks:
@@ -148,7 +152,7 @@ class Door:
         if address is None or not any(address in network for network in known.networks):
             reason = f"the address {address or 'of the sender'} is not in this connection's networks"
             log.warning("delivery refused", connection=known.id, reason=reason)
-            raise _Answer(401, "not verified", reason, _CLOSE)
+            raise _Answer(401, "not verified", reason, _CLOSE, reason="network")
 
     async def _find(self, connection_id: str) -> Known:
         try:
@@ -156,23 +160,27 @@ class Door:
         except NotFound as error:
             raise _Answer(404, "no such connection", str(error), _CLOSE) from None
         except StoreUnavailable as error:
-            raise _unavailable(f"the connection cannot be looked up now: {error}") from error
+            raise _unavailable("store", f"the connection cannot be looked up now: {error}") from error
         except SettingError as error:
             log.error("a connection cannot be used", connection=connection_id, reason=str(error))
-            raise _unavailable("this connection's secret cannot be read; the log says why") from error
+            raise _unavailable(
+                "secret key", "this connection's secret cannot be read; the log says why"
+            ) from error
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         try:
             return await self._bodies.read(scope, receive)
         except TooLarge as error:
             raise _Answer(413, "body too large", str(error), _CLOSE) from None
-        except (TooSlow, TooMuch) as error:
-            raise _unavailable(str(error)) from None
+        except TooSlow as error:
+            raise _unavailable("slow", str(error)) from None
+        except TooMuch as error:
+            raise _unavailable("overload", str(error)) from None
 
 
-def _unavailable(detail: str) -> _Answer:
+def _unavailable(reason: str, detail: str) -> _Answer:
     # Never 429 or 500: Azure DevOps takes those as a reason to drop events for good.
-    return _Answer(503, "try again", detail, _RETRY_AFTER, _CLOSE)
+    return _Answer(503, "try again", detail, _RETRY_AFTER, _CLOSE, reason=reason)
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -14,13 +14,14 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import PublishError, StoreUnavailable, Unroutable
-from gateway.metrics import EVENTS_PUBLISHED, PUBLISHED
+from gateway.metrics import EVENTS_PUBLISHED, PUBLISHED, STAGE
 from gateway.publish.message import Stored
 
 log = structlog.get_logger()
@@ -40,6 +41,7 @@ _LONGEST_DELAY = 30.0
 _MOST_HELD = 10_000
 _MOST_NAMED = 10
 _COUNTED = {"request": PUBLISHED, "event": EVENTS_PUBLISHED}
+_PUBLISH = STAGE.labels("planned to published")
 
 
 class Outbox(Protocol):
@@ -220,6 +222,7 @@ class Relay:
                     self._refuse(request, f"the message could not be sent ({type(error).__name__})")
                     break
             self._published.append(request.id)
+            _PUBLISH.observe((datetime.now(UTC) - request.planned_at).total_seconds())
             self._held.pop(request.connection, None)
         return True
 

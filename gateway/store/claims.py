@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import (
     CTE,
     ColumnElement,
+    FromClause,
     ScalarSelect,
     Select,
     delete,
@@ -116,7 +117,7 @@ class Claims:
         return or_(
             leases.c.process.is_(None),
             leases.c.process.not_in(others),
-            (leases.c.due_at <= now - PATIENCE) & (oldest_arrival(leases.c.connection) <= now - PATIENCE),
+            (leases.c.due_at <= now - PATIENCE) & (oldest_arrival(leases) <= now - PATIENCE),
         )
 
 
@@ -136,16 +137,17 @@ def waiting() -> CTE:
     return found.union_all(select(following).where(found.c.connection.is_not(None)))
 
 
-def oldest_arrival(connection: ColumnElement[str]) -> ScalarSelect[datetime]:
-    """Return when the pending ref update of a connection that has waited longest was received."""
-    return (
-        select(deliveries.c.received_at)
-        .join_from(ref_updates, deliveries, deliveries.c.id == ref_updates.c.delivery)
-        .where(is_pending, ref_updates.c.connection == connection)
+def oldest_arrival(of: FromClause) -> ScalarSelect[datetime]:
+    """Return when the longest waiting ref update of a connection was received; `of` is what names that."""
+    first = (
+        select(ref_updates.c.delivery)
+        .where(is_pending, ref_updates.c.connection == of.c.connection)
         .order_by(ref_updates.c.seq)
         .limit(1)
+        .correlate(of)
         .scalar_subquery()
     )
+    return select(deliveries.c.received_at).where(deliveries.c.id == first).scalar_subquery()
 
 
 def beat(transaction: Transaction, process: str, *, now: datetime) -> None:

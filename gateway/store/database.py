@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from psycopg import OperationalError as ConnectionLost
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.errors import StoreUnavailable
@@ -298,7 +298,8 @@ def _migrate_embedded(connection: Connection, revision: str) -> None:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, ConnectionLost, TimeoutError) as error:
+    except (OperationalError, InternalError, ConnectionLost, TimeoutError) as error:
+        # Internal is what PostgreSQL's driver calls a write to a server that only reads.
         raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from error
     except DBAPIError as error:
         if error.connection_invalidated:

@@ -220,7 +220,8 @@ class Backlog:
 def backlog(transaction: Transaction) -> Backlog:
     """Count what waits; costs by how much that is, however much has ended."""
     count = transaction.execute(select(func.count()).select_from(ref_updates).where(is_pending)).scalar_one()
-    oldest = select(func.min(oldest_arrival(waiting().c.connection)))
+    waits = waiting()
+    oldest = select(func.min(oldest_arrival(waits))).select_from(waits)
     requests = (
         select(func.count()).select_from(executions).where(executions.c.state == literal_column("'pending'"))
     )

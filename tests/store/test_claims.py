@@ -12,7 +12,7 @@ from gateway.store import claims, deliveries, work
 from gateway.store.claims import GONE_AFTER, PATIENCE, Claims
 from gateway.store.database import Database
 from gateway.store.tables import metadata
-from gateway.store.work import Settlement
+from gateway.store.work import Backlog, Settlement
 from tests.store.make import NOW, A, B, arrival, connection, move
 
 SECOND = timedelta(seconds=1)
@@ -207,15 +207,37 @@ def test_what_waits_long_for_a_busy_process_is_anybodys(database: Database) -> N
 
 
 def test_a_push_does_not_count_as_waiting_from_before_it_came(database: Database) -> None:
-    """A connection that was idle for long still waits for the process that has its mirror."""
-    connection(database)
+    """Idle for long, and beside others that have waited long, it still waits for its own process."""
+    here, there = Claims(process="p1"), Claims(process="p2")
+    connection(database, "c1")
+    connection(database, "c2")
     push(database, "c1")
-    assert claim(database, Claims(process="p1")) == "c1"
+    assert claim(database, here) == "c1"
     finish(database, "c1")
+    push(database, "c2")
     much_later = NOW + 100 * PATIENCE
     beat(database, "p1", much_later)
     push(database, "c1", at=much_later)
-    assert claim(database, Claims(process="p2"), much_later) is None
+    assert claim(database, there, much_later) == "c2"
+    assert claim(database, there, much_later) is None
+
+
+def test_the_backlog_tells_how_much_waits_and_since_when(database: Database) -> None:
+    """The oldest by its arrival, whichever connection has it; nothing when nothing waits."""
+    assert _backlog(database) == Backlog(updates=0, oldest=None, requests=0)
+    connection(database, "c1")
+    connection(database, "c2")
+    push(database, "c2", at=NOW)
+    push(database, "c1", at=NOW + SECOND, times=3)
+    assert _backlog(database) == Backlog(updates=4, oldest=NOW, requests=0)
+    assert {claim(database, Claims(process="p1")) for _ in range(2)} == {"c1", "c2"}
+    finish(database, "c2")
+    assert _backlog(database) == Backlog(updates=3, oldest=NOW + SECOND, requests=0)
+
+
+def _backlog(database: Database) -> Backlog:
+    with database.reading() as transaction:
+        return work.backlog(transaction)
 
 
 def test_a_claim_reads_no_whole_table(database: Database) -> None:

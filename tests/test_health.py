@@ -1,0 +1,118 @@
+"""The probes: what makes a process unready, and what does not."""
+
+import asyncio
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from starlette.requests import Request
+
+from gateway.admin.health import Health
+from gateway.intake.accept import Accepter
+from gateway.store.database import Database
+from tests.postgres import Postgres
+from tests.service import Project, Service, wait_for
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """Give an empty store."""
+    database = Database(f"sqlite:///{tmp_path / 'health.db'}")
+    database.migrate()
+    yield database
+    database.close()
+
+
+def probe(service: Service, path: str) -> tuple[int, str]:
+    """Ask as the kubelet does."""
+    try:
+        with urllib.request.urlopen(service.url + path) as answered:  # noqa: S310 - our own gateway
+            return answered.status, answered.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz"])
+def test_a_gateway_that_works_says_so(service: Service, path: str) -> None:
+    """To anybody who asks."""
+    assert probe(service, path) == (200, '{"status":"ok"}')
+
+
+@pytest.mark.parametrize("role", ["all", "web", "worker"])
+def test_an_outage_of_the_broker_makes_nothing_unready(tmp_path: Path, role: str) -> None:
+    """Requests wait in the store, which is what readiness is about."""
+    with Service(tmp_path / "data", AMQP_URL="amqp://guest:guest@127.0.0.1:9/", ROLE=role) as service:
+        if role != "web":
+            wait_for(
+                lambda: any("the broker is away" in line["event"] for line in service.log()), "it is noticed"
+            )
+        assert probe(service, "/readyz")[0] == 200
+
+
+def test_a_database_that_is_away_makes_unready_and_kills_nobody(tmp_path: Path, postgres: Postgres) -> None:
+    """And when it is back, so is readiness."""
+    shared = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
+    with Service(tmp_path / "data", **shared) as service:
+        assert probe(service, "/readyz")[0] == 200
+        postgres.stop()
+        try:
+            status, body = probe(service, "/readyz")
+            assert (status, "the database" in body) == (503, True)
+            assert (probe(service, "/livez")[0], probe(service, "/startupz")[0]) == (200, 200)
+        finally:
+            postgres.start()
+        wait_for(lambda: probe(service, "/readyz")[0] == 200, "it is ready again")
+
+
+def test_a_database_that_only_reads_makes_unready(
+    tmp_path: Path, postgres: Postgres, project: Project
+) -> None:
+    """As after a switch to a standby; once it takes writes, the work goes on with the same workers."""
+    url = postgres.database()
+    with Service(tmp_path / "data", DATABASE_URL=url, SECRET_KEY="s" * 32) as service:
+        connection = service.connect(project.url, "train@main")
+        _switch(url, "on")
+        status, body = probe(service, "/readyz")
+        assert (status, "takes no writes" in body) == (503, True)
+        pushed = project.push("Second", {"train.py": "print(2)\n"})
+        body_of_push = project.payload(project.first, pushed)
+        assert service.deliver(connection, body_of_push)[0] == 503
+        _switch(url, "off")
+        status, answer = service.deliver(connection, body_of_push)
+        assert status == 202
+        [update] = service.settled(answer["delivery"])["updates"]
+        assert update["state"] == "planned"
+        wait_for(lambda: probe(service, "/readyz")[0] == 200, "it is ready again")
+
+
+def _switch(url: str, value: str) -> None:
+    """Let the database only read, or write as well, and everybody connect anew."""
+    with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as server:
+        server.execute(f"ALTER DATABASE {server.info.dbname} SET default_transaction_read_only = {value}")
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+def test_a_process_that_is_about_to_end_is_not_ready(database: Database) -> None:
+    """Whatever else is well: nothing more is to be sent to it."""
+
+    async def scenario() -> list[int]:
+        accepter = Accepter(database, rings=lambda: None)
+        accepter.start()
+        statuses = []
+        closing = threading.Event()
+        health = Health(database=database, accepter=accepter, is_closing=closing.is_set)
+        statuses.append((await health.ready(Request({"type": "http"}))).status_code)
+        closing.set()
+        statuses.append((await health.ready(Request({"type": "http"}))).status_code)
+        await accepter.stop()
+        return statuses
+
+    assert asyncio.run(scenario()) == [200, 503]

@@ -85,6 +85,35 @@ def test_nothing_is_lost_when_workers_and_doors_die(
     assert [json.loads(body)["commit"]["id"] for _, body in first_times] == commits
 
 
+def test_a_repository_stays_with_its_worker_until_that_ends(
+    cluster: tuple[list[Service], list[Service]], project: Project
+) -> None:
+    """So it is cloned once, by whichever worker was first; when that one ends, another one goes on."""
+    doors, workers = cluster
+    connection = doors[0].connect(project.url, "train@main")
+    before = project.first
+
+    def push(number: int) -> None:
+        nonlocal before
+        after = project.push(f"Number {number}", {"train.py": f"print({number})\n"})
+        _, answer = doors[0].deliver(connection, project.payload(before, after))
+        doors[0].settled(answer["delivery"])
+        before = after
+
+    for number in range(6):
+        push(number)
+    [home] = [worker for worker in workers if _settled(worker)]
+    assert _settled(home) == 6
+    assert home.stop() == 0
+    for number in range(6, 9):
+        push(number)
+    assert sorted(_settled(worker) for worker in workers) == [0, 3, 6]
+
+
+def _settled(worker: Service) -> int:
+    return sum(line["event"] == "push settled" for line in worker.log())
+
+
 def test_a_worker_has_no_door(tmp_path: Path, shared: dict[str, str]) -> None:
     """It tells how it is, and nothing else."""
     with Service(tmp_path / "worker", **shared, ROLE="worker") as worker:

@@ -179,7 +179,7 @@ def test_what_is_gone_or_given_up_is_told(
         bell = Doorbell()
         worker = Worker(
             name="w",
-            queue=WorkQueue(database),
+            queue=WorkQueue(database, Claims(process="p")),
             steps=Refusing(error),
             news=bell.listener(),
             rings=bell.ring,

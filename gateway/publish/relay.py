@@ -13,7 +13,6 @@ store and the event loop then take the interpreter from each other.
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
@@ -23,6 +22,7 @@ from gateway.backoff import backoff
 from gateway.errors import PublishError, StoreUnavailable, Unroutable
 from gateway.metrics import EVENTS_PUBLISHED, PUBLISHED, STAGE
 from gateway.publish.message import Stored
+from gateway.store.executions import StoredRequest
 
 log = structlog.get_logger()
 
@@ -222,7 +222,8 @@ class Relay:
                     self._refuse(request, f"the message could not be sent ({type(error).__name__})")
                     break
             self._published.append(request.id)
-            _PUBLISH.observe((datetime.now(UTC) - request.planned_at).total_seconds())
+            if isinstance(request, StoredRequest):
+                _PUBLISH.observe((datetime.now(UTC) - request.planned_at).total_seconds())
             self._held.pop(request.connection, None)
         return True
 

@@ -224,15 +224,15 @@ def test_a_push_does_not_count_as_waiting_from_before_it_came(database: Database
 
 def test_the_backlog_tells_how_much_waits_and_since_when(database: Database) -> None:
     """The oldest by its arrival, whichever connection has it; nothing when nothing waits."""
-    assert _backlog(database) == Backlog(updates=0, oldest=None, requests=0)
+    assert _backlog(database) == Backlog(updates=0, oldest=None, requests=0, events=0)
     connection(database, "c1")
     connection(database, "c2")
     push(database, "c2", at=NOW)
     push(database, "c1", at=NOW + SECOND, times=3)
-    assert _backlog(database) == Backlog(updates=4, oldest=NOW, requests=0)
+    assert _backlog(database) == Backlog(updates=4, oldest=NOW, requests=0, events=0)
     assert {claim(database, Claims(process="p1")) for _ in range(2)} == {"c1", "c2"}
     finish(database, "c2")
-    assert _backlog(database) == Backlog(updates=3, oldest=NOW + SECOND, requests=0)
+    assert _backlog(database) == Backlog(updates=3, oldest=NOW + SECOND, requests=0, events=0)
 
 
 def _backlog(database: Database) -> Backlog:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from gateway import worker
 from gateway.intake.accept import Accepter
+from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell, Listener, Wire
@@ -168,7 +169,7 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
         news, planned = Doorbell(), Doorbell()
         working = Worker(
             name="w",
-            queue=WorkQueue(back),
+            queue=WorkQueue(back, Claims(process="back")),
             steps=OneRequest(),
             news=news.listener(),
             rings=planned.ring,

@@ -5,6 +5,7 @@ from collections.abc import Collection
 import pytest
 
 from gateway.store import deliveries, events, executions, work
+from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.events import NewEvent, StoredEvent
 from gateway.store.work import LeaseLost, Settlement
@@ -27,7 +28,7 @@ def event(name: str, connection_id: str = "c1") -> NewEvent:
 def settle(database: Database, *told: str, owner: str = "w1") -> None:
     """End each pending ref update of the connection, and tell one event of each."""
     with database.writing() as transaction:
-        work.claim(transaction, owner="w1", now=NOW, until=NOW)
+        Claims(process="p").claim(transaction, owner="w1", now=NOW, until=NOW)
         updates = work.pending(transaction, "c1", limit=10)
         ends = [
             Settlement(update=update, state="planned", reason="", events=(event(name),))

@@ -12,6 +12,7 @@ from sqlalchemy import update
 
 from gateway import worker
 from gateway.store import deliveries, work
+from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
@@ -30,7 +31,7 @@ def claim(database: Database, owner: str, *, seconds: int = 0) -> str | None:
     """Claim as a worker does, so many seconds after NOW."""
     now = NOW + timedelta(seconds=seconds)
     with database.writing() as transaction:
-        return work.claim(transaction, owner=owner, now=now, until=now + LEASE)
+        return Claims(process=owner).claim(transaction, owner=owner, now=now, until=now + LEASE)
 
 
 def push(database: Database, *names: str, now: datetime = NOW) -> None:
@@ -199,5 +200,9 @@ def working(database: Database, steps: Waits) -> Worker:
     """Return a worker of a process."""
     bell = Doorbell()
     return Worker(
-        name=steps.name, queue=WorkQueue(database), steps=steps, news=bell.listener(), rings=bell.ring
+        name=steps.name,
+        queue=WorkQueue(database, Claims(process=steps.name)),
+        steps=steps,
+        news=bell.listener(),
+        rings=bell.ring,
     )

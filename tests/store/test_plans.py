@@ -18,6 +18,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import event, text
 
 from gateway.store import connections, deliveries, executions, platforms, retention, sweeps, work
+from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_ids_since
@@ -148,7 +149,9 @@ def find(transaction: Transaction) -> None:
 
 def carry(transaction: Transaction) -> None:
     """Take a connection's pending updates, and settle them with requests that supersede others."""
-    name = work.claim(transaction, owner="w", now=LATER, until=LATER)
+    name = Claims(process="p", per_project=4, per_host=8).claim(
+        transaction, owner="w", now=LATER, until=LATER
+    )
     assert name is not None
     work.renew(transaction, name, owner="w", until=LATER)
     updates = work.pending(transaction, name, limit=200)

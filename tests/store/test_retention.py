@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from gateway.errors import NotFound
 from gateway.retention import Retention
 from gateway.store import deliveries, executions, retention, sweeps, work
+from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, UpdateState
 from gateway.store.executions import NewRequest
@@ -41,7 +42,7 @@ def settle(database: Database, *, days: int = 0, state: UpdateState = "planned",
     """Settle what is pending, so many days after NOW; with a request where one is named."""
     moment = NOW + days * DAY
     with database.writing() as transaction:
-        assert work.claim(transaction, owner="w", now=moment, until=moment + DAY) == "c1"
+        assert Claims(process="p").claim(transaction, owner="w", now=moment, until=moment + DAY) == "c1"
         ends = [
             Settlement(
                 update=one,

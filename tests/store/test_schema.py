@@ -47,6 +47,23 @@ def test_a_migration_that_would_leave_a_reference_to_nothing_is_taken_back(tmp_p
             assert transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0001"
 
 
+def test_connections_from_before_quotas_learn_their_host(url: str) -> None:
+    """The one that their URL names, by whichever of its names."""
+    database = Database(url)
+    database.migrate("0006")
+    with database.writing() as transaction:
+        transaction.exec_driver_sql(
+            "INSERT INTO connections"
+            " (id, name, provider, url, project, auth, triggers, yaml_path, created_at, updated_at) VALUES"
+            " ('c1', 'n', 'github', 'git@ssh.github.com:acme/digits.git', 'p', '{}', '[]', 'y',"
+            " CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"
+        )
+    database.migrate()
+    with database.reading() as transaction:
+        assert transaction.execute(text("SELECT host FROM connections")).scalar() == "github.com"
+    database.close()
+
+
 def test_sqlite_syncs_each_commit_to_disk(tmp_path: Path) -> None:
     """What was answered with a 2xx survives a power cut."""
     database = Database(f"sqlite:///{tmp_path / 'synced.db'}")

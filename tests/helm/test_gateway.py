@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import re
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from gateway.apply import WantedConnection, read_file
 from gateway.plan.triggers import Trigger
 from gateway.publish.topology import Topology
 from gateway.settings import PREFIX, Settings, read_settings
+from gateway.store import deliveries
+from gateway.store.database import Database
 from tests.broker import Broker
 from tests.helm.chart import (
     NAMES,
@@ -28,7 +31,9 @@ from tests.helm.chart import (
     render,
     value_sets,
 )
+from tests.postgres import Postgres
 from tests.publish.runner import remove
+from tests.store.make import arrival, connection, move
 
 SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 PLACEHOLDERS = {"database_url": "postgresql://user:password@host/database", "amqp_url": "amqp://host/"}
@@ -230,10 +235,29 @@ def test_workers_are_scaled_by_what_waits_for_one() -> None:
         trigger["metadata"]["targetQueryValue"],
         trigger["authenticationRef"]["name"],
     )
-    assert "FROM ref_updates WHERE state = 'pending'" in trigger["metadata"]["query"]
     assert by["spec"]["secretTargetRef"] == [
         {"parameter": "connection", "name": "pushgate", "key": "database-url"}
     ]
+
+
+def test_what_waits_for_a_worker_is_counted_by_connections_that_one_can_work_on(postgres: Postgres) -> None:
+    """Not by ref updates, of which a storm has thousands, nor with those that are put off."""
+    (scaled,) = of_kind("keda", "ScaledObject")
+    (trigger,) = scaled["spec"]["triggers"]
+    database = Database(postgres.database())
+    database.migrate()
+    for one in ("storm", "put off", "single", "idle"):
+        connection(database, one, created_at=datetime.now(UTC))
+    storm = [move("a" * 40, "b" * 40, ref=f"refs/heads/{number}") for number in range(20)]
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(*storm, connection="storm")])
+        for one in ("put off", "single"):
+            deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), connection=one)])
+        transaction.exec_driver_sql(
+            "UPDATE leases SET due_at = now() + interval '1 day' WHERE connection = 'put off'"
+        )
+        assert transaction.exec_driver_sql(trigger["metadata"]["query"]).scalar() == 2
+    database.close()
 
 
 async def _declare(channel: Any, objects: list[Manifest]) -> set[tuple[str, str, str]]:

@@ -137,20 +137,25 @@ def test_a_git_host_is_asked_by_so_many_workers_and_no_more(database: Database) 
     assert {"other", None} < held
 
 
-def test_quotas_hold_however_many_claim_at_once(database: Database) -> None:
-    """What one of them counts is true still when it has claimed."""
-    for number in range(16):
-        connection(database, f"c{number}", project="digits")
-    push(database, *(f"c{number}" for number in range(16)))
+def test_quotas_hold_however_many_claim_at_once(database: Database, url: str) -> None:
+    """What one process counts is true still when it has claimed."""
+    names = [f"c{number}" for number in range(16)]
+    for one in names:
+        connection(database, one, project="digits")
+    push(database, *names)
     all_at_once = threading.Barrier(8)
 
-    def worker(number: int) -> list[str | None]:
-        process = Claims(process=f"p{number}", per_project=5)
-        all_at_once.wait()
-        return [claim(database, process, owner=f"w{number}") for _ in range(2)]
+    def process(number: int) -> list[str | None]:
+        mine = Database(url)
+        try:
+            with mine.reading():
+                all_at_once.wait()
+            return [claim(mine, Claims(process=f"p{number}", per_project=5)) for _ in range(2)]
+        finally:
+            mine.close()
 
     with ThreadPoolExecutor(8) as threads:
-        held = [one for found in threads.map(worker, range(8)) for one in found if one is not None]
+        held = [one for found in threads.map(process, range(8)) for one in found if one is not None]
     assert len(held) == len(set(held)) == 5
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +32,7 @@ from gateway.printing import (
     print_list,
     short,
 )
-from gateway.settings import data_home, read_settings
+from gateway.settings import Settings, data_home, read_settings
 from gateway.store.vault import Vault
 from providers import PROVIDERS
 from providers.post_receive import hook_script
@@ -47,6 +48,8 @@ _err = Console(stderr=True, highlight=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers, for machines.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]
+Config = Annotated[Path | None, typer.Option("--config", help="A YAML file with settings.")]
+SecretsDir = Annotated[Path | None, typer.Option("--secrets-dir", help="A folder with one file per setting.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")]
 OfConnection = Annotated[str | None, typer.Option("--connection", help="Only those of this connection.")]
 
@@ -64,16 +67,12 @@ def serve_command(
         int | None, typer.Option(help="Door processes that share the port; more than one need PostgreSQL.")
     ] = None,
     data: Data = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
-    secrets_dir: Annotated[Path | None, typer.Option(help="A folder with one file per setting.")] = None,
+    config: Config = None,
+    secrets_dir: SecretsDir = None,
 ) -> None:
     """Run the gateway: door, workers and relay, until SIGTERM or Ctrl-C."""
     named = {"host": host, "port": port, "data_dir": data, "role": role, "workers": workers}
-    settings = read_settings(
-        given={name: value for name, value in named.items() if value is not None},
-        config=config or _path("PUSHGATE_CONFIG"),
-        secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
-    )
+    settings = _settings(named, config, secrets_dir)
     telemetry.configure(settings.log_format)
     if settings.workers > 1:
         from gateway.supervisor import supervise  # noqa: PLC0415 - the client commands start without it
@@ -93,18 +92,13 @@ def serve_command(
 @app.command()
 def migrate(
     data: Data = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
-    secrets_dir: Annotated[Path | None, typer.Option(help="A folder with one file per setting.")] = None,
+    config: Config = None,
+    secrets_dir: SecretsDir = None,
 ) -> None:
     """Bring the database up to date, and end: for those who do that before a new version starts."""
     from gateway.data import open_data  # noqa: PLC0415 - the client commands start without the service
 
-    settings = read_settings(
-        given={"data_dir": data} if data is not None else {},
-        config=config or _path("PUSHGATE_CONFIG"),
-        secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
-    )
-    open_data(settings).database.close()
+    open_data(_settings({"data_dir": data}, config, secrets_dir)).database.close()
     out.print("The database is up to date.")
 
 
@@ -372,20 +366,14 @@ app.add_typer(keys, name="keys")
 @keys.command("rotate")
 def rotate_command(
     data: Data = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML file with settings.")] = None,
-    secrets_dir: Annotated[Path | None, typer.Option(help="A folder with one file per setting.")] = None,
+    config: Config = None,
+    secrets_dir: SecretsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Change the secret key. Stop a gateway that runs on this data folder before, and start it after."""
     from gateway.data import rotate_key  # noqa: PLC0415 - the client commands start without the service
 
-    count = rotate_key(
-        read_settings(
-            given={"data_dir": data} if data is not None else {},
-            config=config or _path("PUSHGATE_CONFIG"),
-            secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
-        )
-    )
+    count = rotate_key(_settings({"data_dir": data}, config, secrets_dir))
     if as_json:
         print_json({"secrets": count})
     else:
@@ -419,6 +407,15 @@ def main() -> None:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _settings(named: Mapping[str, Any], config: Path | None, secrets_dir: Path | None) -> Settings:
+    """Return the settings of the service; of `named`, what the command line has named."""
+    return read_settings(
+        given={name: value for name, value in named.items() if value is not None},
+        config=config or _path("PUSHGATE_CONFIG"),
+        secrets_dir=secrets_dir or _path("PUSHGATE_SECRETS_DIR"),
+    )
 
 
 def _client(data: Path | None) -> Client:

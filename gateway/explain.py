@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from gateway.client import ApiError, Client, part
+from gateway.printing import short
 
 _DELIVERY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # The last run of hex digits in a page's address, or in what somebody has copied from a terminal.
@@ -55,7 +56,7 @@ def told(delivery: Mapping[str, Any]) -> Tree:
 
 
 def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) -> None:
-    moved = f"{_short(update['before'])} → {_short(update['after'])}"
+    moved = f"{short(update['before'])} → {short(update['after'])}"
     kind = escape(update["kind"].replace("_", " "))
     branch = tree.add(f"[bold]{kind} {escape(update['name'])}[/bold] {moved}")
     branch.add(f"{update['state']}" + (f": {escape(update['reason'])}" if update["reason"] else ""))
@@ -78,7 +79,3 @@ def _execution(one: Mapping[str, Any]) -> str:
     done = f" and confirmed by the broker {one['published_at']}" if one["published_at"] else ""
     reason = f": {escape(one['reason'])}" if one["reason"] else ""
     return f"execution {one['id']}: {one['state']}{done}{reason}"
-
-
-def _short(object_id: str | None) -> str:
-    return object_id[:10] if object_id else "∅"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -22,6 +22,7 @@ from gateway.backoff import backoff
 from gateway.errors import PushgateError, StoreUnavailable
 from gateway.store import platforms
 from gateway.store.database import Database
+from gateway.store.doorbell import Waiter
 from gateway.store.platforms import PlatformFetch
 from gateway.store.vault import Vault
 
@@ -38,13 +39,6 @@ _MOST_TRIES = 20
 
 class PlatformError(PushgateError):
     """The platform did not fetch."""
-
-
-class Waiter(Protocol):
-    """Waits for news of the store."""
-
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the time limit is not an error here
-        """Return at news, or after `timeout` seconds."""
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -21,6 +21,7 @@ from gateway.store import connections, sweeps
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.doorbell import Waiter
 from gateway.store.ids import delivery_id
 from gateway.store.sweeps import Sweep
 from providers.errors import Malformed
@@ -42,13 +43,6 @@ class Remotes(Protocol):
 
     async def refs(self, connection: Connection) -> dict[str, str]:
         """Return the remote's branches and tags with the ids they are at; raises `FetchError`."""
-
-
-class Waiter(Protocol):
-    """Waits for news of the store."""
-
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the time limit is not an error here
-        """Return at news, or after `timeout` seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

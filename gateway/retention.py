@@ -8,12 +8,10 @@ from functools import partial
 import structlog
 
 from gateway.store import retention
-from gateway.store.database import Database
+from gateway.store.database import Database, Lock
 
 log = structlog.get_logger()
 
-# Of advisory locks, which are numbers of one's own choice.
-_LOCK = 5_074_713
 # Between two steps others write: a thousand deliveries a second are deleted at most.
 _PAUSE_SECONDS = 0.2
 
@@ -27,7 +25,7 @@ class Retention:
 
     async def sweep(self, now: datetime) -> None:
         """Delete what is old by `now`; nothing, while another process is the one that does."""
-        if not await self.database.leads(_LOCK):
+        if not await self.database.leads(Lock.RETENTION):
             return
         before, after, forgotten = now - self.keep, "", 0
         while True:

@@ -18,6 +18,7 @@ from gateway.backoff import backoff
 from gateway.errors import FetchError, Gone, NotFound, ObjectUnusable, StoreUnavailable
 from gateway.metrics import SETTLED, STAGE
 from gateway.store.connections import Connection
+from gateway.store.doorbell import Waiter
 from gateway.store.work import LeaseLost, PendingUpdate, Settlement
 
 log = structlog.get_logger()
@@ -92,13 +93,6 @@ class Steps(Protocol):
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Read the commit and say what it asks for; raises `FetchError`, most often `Gone`."""
-
-
-class Waiter(Protocol):
-    """Waits for news of the store."""
-
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the time limit is not an error here
-        """Return at news, or after `timeout` seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from gateway.backoff import backoff
 from gateway.errors import PublishError, StoreUnavailable, Unroutable
 from gateway.metrics import EVENTS_PUBLISHED, PUBLISHED, STAGE
 from gateway.publish.message import Stored
+from gateway.store.doorbell import Waiter
 from gateway.store.executions import StoredRequest
 
 log = structlog.get_logger()
@@ -68,13 +69,6 @@ class Publisher(Protocol):
 
     async def close(self) -> None:
         """Close the connection."""
-
-
-class Waiter(Protocol):
-    """Waits for news of the store."""
-
-    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - the time limit is not an error here
-        """Return at news, or after `timeout` seconds."""
 
 
 class _Delay:

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy import Connection as Transaction
 
 from gateway.store.bulk import upsert_rows
+from gateway.store.database import Lock
 from gateway.store.tables import connections, deliveries, leases, processes, ref_updates, turns
 
 PATIENCE = timedelta(seconds=10)
@@ -39,8 +40,6 @@ GONE_AFTER = timedelta(seconds=15)
 
 # Nobody looks at what was gone so long ago.
 _FORGET_AFTER = timedelta(days=1)
-# Of advisory locks, which are numbers of one's own choice.
-_CLAIM_LOCK = 5_074_715
 
 # Written out, not bound: only so does a planner know that the index of pending ones will do.
 is_pending = ref_updates.c.state == literal_column("'pending'")
@@ -58,7 +57,7 @@ class Claims:
         """Take the lease on the connection that comes next; None where none does."""
         if transaction.dialect.name != "sqlite":
             # One at a time, as SQLite has it anyway: what is counted here is to be true still at the end.
-            transaction.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK)))
+            transaction.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
         query = self._next(now).with_for_update(of=leases, skip_locked=True)
         found = transaction.execute(query).one_or_none()
         if found is None:

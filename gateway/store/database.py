@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext
+from enum import IntEnum, unique
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +28,6 @@ T = TypeVar("T")
 
 _THREADS = 4
 _BUSY_MS = 10_000
-# Of advisory locks, which are numbers of one's own choice.
-_MIGRATION_LOCK = 5_074_711
 # Bound values are webhook bodies and sealed secrets: never in an error's text.
 _DISCREET: Mapping[str, Any] = {"hide_parameters": True}
 # A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
@@ -43,6 +42,17 @@ _OVER_THE_NETWORK: Mapping[str, Any] = {
     "pool_pre_ping": True,
     "connect_args": {**_PATIENCE, "options": _LIMITS},
 }
+
+
+@unique
+class Lock(IntEnum):
+    """PostgreSQL's advisory locks, by numbers of our own choice: what one process at a time does."""
+
+    MIGRATION = 5_074_711
+    RELAY = 5_074_712
+    RETENTION = 5_074_713
+    EVENTS = 5_074_714
+    CLAIM = 5_074_715
 
 
 class Database:
@@ -64,7 +74,7 @@ class Database:
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         self._inline: Connection | None = None
         # Connections that hold locks by which one process leads, and since when.
-        self._held: dict[int, tuple[Connection, float]] = {}
+        self._held: dict[Lock, tuple[Connection, float]] = {}
         self._leading = threading.Lock()
 
     @property
@@ -153,35 +163,35 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
 
-    async def leads(self, key: int, *, for_seconds: float = 0.0) -> bool:
-        """Say whether this process has held the lock of this number for so long, at least.
+    async def leads(self, lock: Lock, *, for_seconds: float = 0.0) -> bool:
+        """Say whether this process has held a lock for so long, at least.
 
         It is taken if nobody has it, of all processes on this database, and held until the connection behind
         it ends: with this process, or when the server is gone. An embedded database has one process.
         """
         if self.is_embedded:
             return True
-        held = await asyncio.get_running_loop().run_in_executor(self._threads, self._hold, key)
+        held = await asyncio.get_running_loop().run_in_executor(self._threads, self._hold, lock)
         return held is not None and held >= for_seconds
 
-    def _hold(self, key: int) -> float | None:
+    def _hold(self, lock: Lock) -> float | None:
         """Return for how many seconds the lock has been held; None where another process has it."""
         with _translated(), self._leading:
-            if key in self._held:
-                held, since = self._held[key]
+            if lock in self._held:
+                held, since = self._held[lock]
                 try:
                     held.execute(text("SELECT 1"))
                     held.commit()
                 except DBAPIError:
                     held.invalidate()
                     held.close()
-                    del self._held[key]
+                    del self._held[lock]
                 else:
                     return time.monotonic() - since
             connection = self.engine.connect()
-            if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+            if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock.value}).scalar():
                 connection.commit()
-                self._held[key] = (connection, time.monotonic())
+                self._held[lock] = (connection, time.monotonic())
                 return 0.0
             connection.close()
             return None
@@ -219,7 +229,7 @@ class Database:
                 # long the indexes of large tables take.
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
                 connection.execute(text("SET LOCAL lock_timeout = 0"))
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.MIGRATION.value})
                 connection.execute(text("SET LOCAL lock_timeout = 30000"))
                 command.upgrade(migrations(connection), revision)
 

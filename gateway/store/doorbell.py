@@ -6,6 +6,7 @@ A doorbell is heard in its own process. Between processes that share a PostgreSQ
 import asyncio
 import secrets
 from collections.abc import Mapping
+from typing import Protocol
 from weakref import WeakSet
 
 import structlog
@@ -20,6 +21,13 @@ _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 # A storm of pushes is told so many times a second, not once for each: each time wakes all workers there are.
 _PAUSE_SECONDS = 0.05
+
+
+class Waiter(Protocol):
+    """Waits for news of the store: what those need to know of a listener who have no bell."""
+
+    async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - a time limit is no error here
+        """Return at news, or after `timeout` seconds."""
 
 
 class Listener:

@@ -11,7 +11,7 @@ from functools import partial
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import delete, insert, select, update
 
-from gateway.store.database import Database
+from gateway.store.database import Database, Lock
 from gateway.store.executions import TAKE_OVER_SECONDS
 from gateway.store.tables import events
 
@@ -66,10 +66,6 @@ def record(transaction: Transaction, *, published: Sequence[str], refused: Mappi
         transaction.execute(update(events).where(events.c.id == event_id).values(reason=reason))
 
 
-# Of advisory locks, which are numbers of one's own choice.
-_RELAY_LOCK = 5_074_714
-
-
 class EventOutbox:
     """The functions above as the relay calls them."""
 
@@ -79,7 +75,7 @@ class EventOutbox:
 
     async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
         """See `pending`; nothing, while another process is the one that relays events."""
-        if not await self._database.leads(_RELAY_LOCK, for_seconds=TAKE_OVER_SECONDS):
+        if not await self._database.leads(Lock.EVENTS, for_seconds=TAKE_OVER_SECONDS):
             return []
         return await self._database.read(partial(pending, limit=limit, without=without))
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, exists, func, select, update
 
 from gateway.errors import NotFound
-from gateway.store.database import Database
+from gateway.store.database import Database, Lock
 from gateway.store.tables import executions, ref_updates
 
 ExecutionState = Literal["pending", "published", "superseded"]
@@ -191,8 +191,6 @@ def _record(row: Row[Any]) -> StoredRequest:
     )
 
 
-# Of advisory locks, which are numbers of one's own choice.
-_RELAY_LOCK = 5_074_712
 # Longer than a relay goes on sending after it has asked for requests: see gateway/publish/relay.py.
 TAKE_OVER_SECONDS = 2.0
 
@@ -209,7 +207,7 @@ class Outbox:
 
         One that lost its lock with its connection to the database does not know until it asks again.
         """
-        if not await self._database.leads(_RELAY_LOCK, for_seconds=TAKE_OVER_SECONDS):
+        if not await self._database.leads(Lock.RELAY, for_seconds=TAKE_OVER_SECONDS):
             return []
         return await self._database.read(partial(pending, limit=limit, without=without))
 

@@ -83,12 +83,17 @@ class _Broker:
 
     async def connect(self) -> AbstractConnection:
         """Connect, and raise what the library does."""
-        return await aio_pika.connect(
-            self.url,
-            client_properties={"connection_name": "pushgate"},
-            heartbeat=self._heartbeat,
-            ssl_context=self.context,
+        url = aio_pika.connection.make_url(self.url, heartbeat=self._heartbeat)
+        connection = aio_pika.Connection(
+            url, ssl_context=self.context, client_properties={"connection_name": "pushgate"}
         )
+        try:
+            await connection.connect()
+        except BaseException:
+            # aio-pika's own `connect` drops it open, and its finalizer fails on any thread but the loop's.
+            await connection.close()
+            raise
+        return connection
 
 
 class RabbitMQ:

@@ -2,6 +2,8 @@
 
 import asyncio
 import dataclasses
+import gc
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -244,6 +246,26 @@ def test_a_broker_that_is_not_there_is_unavailable(broker: Broker, topology: Top
     assert isinstance(refused, BrokerUnavailable)
     assert "127.0.0.1:1 " in str(refused)
     assert broker.password not in _whole(refused)
+
+
+def test_a_failed_connect_leaves_nothing_to_the_garbage_collector(topology: Topology) -> None:
+    """It may run in any thread, where aio-pika's finalizer cannot close what was left open."""
+
+    async def scenario() -> list[str]:
+        publisher = RabbitMQ("amqp://127.0.0.1:1/", public_url=PUBLIC_URL, topology=topology)
+        with pytest.raises(BrokerUnavailable):
+            await publisher.open()
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            await asyncio.to_thread(gc.collect)
+        return [str(one.message) for one in told]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(scenario()) == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("url", ["amqp://user:secret@host:port/", "amqp://user:secret@[broken/", "secret"])

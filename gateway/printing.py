@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
 
 DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
 _CHANGES = {

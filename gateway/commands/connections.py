@@ -1,0 +1,180 @@
+"""The commands about connections: make, list, bring into the form of a file, fetch now."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from gateway.client import ApiError, part
+from gateway.commands.options import AsJson, Data, client_of
+from gateway.guides import GUIDES
+from gateway.plan.triggers import parse_trigger
+from gateway.printing import (
+    DELIVERY_COLUMNS,
+    change_line,
+    delivery_row,
+    err,
+    names_of,
+    out,
+    print_facts,
+    print_json,
+    print_list,
+)
+from providers import PROVIDERS
+
+app = typer.Typer()
+
+_POLL_SECONDS = 0.1
+
+
+@app.command()
+def connect(
+    url: Annotated[str, typer.Argument(help="The repository's clone URL.")],
+    provider: Annotated[str, typer.Option(help=f"One of: {', '.join(PROVIDERS)}.")],
+    project: Annotated[str, typer.Option(help="The platform's project.")],
+    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
+    trigger: Annotated[
+        list[str] | None,
+        typer.Option(help="STEP, STEP@BRANCHES or STEP@tag:TAGS; may be given several times."),
+    ] = None,
+    yaml_path: Annotated[str, typer.Option(help="Where valohai.yaml is in the repository.")] = "valohai.yaml",
+    secret: Annotated[
+        str | None,
+        typer.Option(help="The webhook's secret; one is made if you name none.", envvar="WEBHOOK_SECRET"),
+    ] = None,
+    private_key: Annotated[
+        Path | None,
+        typer.Option(help="A file with the private key, without a passphrase."),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="The user name for https, if one is needed.")] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(help="A file with the password or token for https.")
+    ] = None,
+    host_keys: Annotated[
+        Path | None, typer.Option(help="A file like known_hosts: the only keys that the ssh host may have.")
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option(help="Take its webhooks only from this network, such as 192.0.2.0/24; several times."),
+    ] = None,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Connect a repository; prints its webhook URL, its secret (this once), and what to do next."""
+    body: dict[str, Any] = {
+        "url": url,
+        "provider": provider,
+        "project": project,
+        "yaml_path": yaml_path,
+        "networks": network or [],
+        "triggers": [parse_trigger(text).model_dump(mode="json") for text in trigger or []],
+        **({"name": name} if name is not None else {}),
+        **({"secret": secret} if secret is not None else {}),
+    }
+    credentials = {
+        "user": user,
+        "private_key": _text(private_key),
+        "password": (_text(password_file) or "").rstrip("\r\n") or None,
+        "host_keys": _text(host_keys),
+    }
+    if any(credentials.values()):
+        body["credentials"] = {key: value for key, value in credentials.items() if value is not None}
+    made = client_of(data).send("POST", "/connections", body)
+    if as_json:
+        print_json(made)
+        return
+    out.print(
+        f"Connected [bold]{escape(made['name'])}[/bold] to project [bold]{escape(made['project'])}[/bold].\n"
+    )
+    print_facts(
+        {
+            "connection": made["id"],
+            "webhook URL": made["hook_url"],
+            "secret": f"{made['secret']}  (shown this once)",
+            "triggers": ", ".join(trigger["name"] for trigger in made["triggers"])
+            or "none: pushes are only fetched",
+        }
+    )
+    if made["deploy_key"] is not None:
+        out.print("\nDeploy key, to be added to the repository (read access is enough):")
+        out.print(escape(made["deploy_key"]), soft_wrap=True)
+    out.print("\nNext:")
+    for line in GUIDES[provider].lines():
+        out.print(f"  {line}", soft_wrap=True)
+
+
+@app.command()
+def connections(data: Data = None, as_json: AsJson = False) -> None:
+    """List the connections."""
+    answer = client_of(data).get("/connections")
+
+    def row(one: Any) -> list[str]:
+        texts = [one["name"], one["provider"], one["project"], names_of(one["triggers"]) or "-", one["url"]]
+        return [one["id"], *map(escape, texts)]
+
+    print_list(answer, ["id", "name", "provider", "project", "triggers", "url"], row, as_json=as_json)
+
+
+@app.command("apply")
+def apply_command(
+    file: Annotated[typer.FileText, typer.Option("--file", "-f", help="The file; - for standard input.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Delete what the file doesn't name.")] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring connections into the form that a file describes; says first what changes."""
+    from gateway.apply import carry_out, compare, read_file  # noqa: PLC0415 - the others start without it
+
+    wanted = read_file(file.read())
+    client = client_of(data)
+    changes = compare(wanted, client.get("/connections")["items"], prune=prune)
+    if not as_json:
+        for change in changes:
+            out.print(change_line(change.shown))
+    results = []
+    for change in changes:
+        done = None if dry_run else carry_out(client, change)
+        results.append({**change.shown, "connection": done})
+        if done is not None and change.action == "create" and not as_json:
+            # A secret that the file named is known to whom it concerns, and the output may be a log.
+            made = {} if change.secret else {"secret": f"{done['secret']}  (shown this once)"}
+            print_facts({"webhook URL": done["hook_url"], **made})
+    if as_json:
+        print_json({"dry_run": dry_run, "changes": results})
+    elif dry_run:
+        out.print("Nothing was changed: this was a dry run.")
+
+
+@app.command()
+def fetch(
+    connection: Annotated[str, typer.Argument(help="The connection's id.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a repository now: compare all its refs with the remote's, and take what no webhook has told."""
+    client = client_of(data)
+    path = f"/connections/{part(connection)}"
+    before = client.get(path)["sweep"]
+    client.send("POST", f"{path}/fetch", {})
+    with err.status("asking the remote for its refs"):
+        while (sweep := client.get(path)["sweep"])["swept_at"] == before["swept_at"] and not sweep["reason"]:
+            time.sleep(_POLL_SECONDS)
+    found = client.get(f"/deliveries/{sweep['delivery']}") if sweep["delivery"] else None
+    if as_json:
+        print_json({"sweep": sweep, "delivery": found})
+    elif sweep["reason"]:
+        raise ApiError(sweep["reason"])
+    elif found is None:
+        out.print("Nothing has moved since the last delivery or fetch.")
+    else:
+        print_list({"items": [found], "next": None}, DELIVERY_COLUMNS, delivery_row, as_json=False)
+
+
+def _text(path: Path | None) -> str | None:
+    try:
+        return path.read_text() if path is not None else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ApiError(f"{path} cannot be read: {error}") from error

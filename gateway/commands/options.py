@@ -1,0 +1,39 @@
+"""What several commands take: options, and the client that they ask with."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.client import ApiError, Client
+from gateway.settings import data_home
+from gateway.store.vault import Vault
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers, for machines.")]
+Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")]
+OfConnection = Annotated[str | None, typer.Option("--connection", help="Only those of this connection.")]
+
+
+def client_of(data: Path | None) -> Client:
+    """Return a client of the gateway at PUSHGATE_URL; its token is the environment's or the data folder's."""
+    url = os.environ.get("PUSHGATE_URL", "http://127.0.0.1:8080")
+    return Client(url, os.environ.get("PUSHGATE_ADMIN_TOKEN") or derived_token(data))
+
+
+def derived_token(data: Path | None) -> str:
+    """Return the admin token that is made of the key in the data folder. Raises `ApiError`."""
+    folder = data or path_in("PUSHGATE_DATA_DIR") or data_home()
+    try:
+        return Vault((folder / "secret.key").read_text().strip()).admin_token()
+    except OSError:
+        raise ApiError(
+            f"there is no admin token: set PUSHGATE_ADMIN_TOKEN, or name the gateway's data folder with"
+            f" --data (there is no key in {folder})"
+        ) from None
+
+
+def path_in(variable: str) -> Path | None:
+    """Return the path that a variable of the environment names, if it does."""
+    return Path(os.environ[variable]).expanduser() if os.environ.get(variable) else None

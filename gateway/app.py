@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from gateway.admin.api import Api
 from gateway.admin.contract import Contract
+from gateway.admin.dry_run import DryRun
 from gateway.admin.health import Health
 from gateway.admin.http import on_bug, on_error, on_http_error
 from gateway.admin.packages import PackageFiles
@@ -180,12 +181,14 @@ class Service:
             token=opened.admin_token,
             is_closing=lambda: self.closing,
         )
+        dry_run = DryRun(database=database, mirrors=mirrors, reader=reader, token=opened.admin_token)
         contract = Contract(topology=topology, mode=settings.amqp_content_mode, events=settings.amqp_events)
         health = Health(database=database, accepter=self._accepter, is_closing=lambda: self.closing)
         web = [
             # First, because a request is held against one route after the other.
             Route("/hooks/{connection}", door),
             *api.routes(),
+            *dry_run.routes(),
             *records.routes(),
             *files.routes(),
             *contract.routes(),

@@ -29,6 +29,7 @@ from gateway.errors import Invalid, PushgateError
 from gateway.plan.triggers import read_triggers
 
 _MOST_BYTES = 16 * 1024 * 1024
+_RULES = {"url", "project", "triggers", "yaml_path", "package_format"}
 _BOOLEAN = "tag:yaml.org,2002:bool"
 
 
@@ -148,12 +149,31 @@ def compare(
     wanted: Sequence[WantedConnection], present: Sequence[Mapping[str, Any]], *, prune: bool
 ) -> list[Change]:
     """Say what has to be done so that what is present becomes what is wanted. Raises `Invalid`."""
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for one in present:
-        by_name.setdefault(one["name"], []).append(one)
-    changes = [_compare(one, by_name.pop(one.name, [])) for one in wanted]
-    left = [one for same in by_name.values() for one in same]
+    changes = [_compare(one, there) for one, there in pairs(wanted, present)]
+    named = {one.name for one in wanted}
+    left = [one for one in present if one["name"] not in named]
     return changes + [Change(action="delete", name=one["name"], id=one["id"]) for one in left if prune]
+
+
+def pairs(
+    wanted: Sequence[WantedConnection], present: Sequence[Mapping[str, Any]]
+) -> list[tuple[WantedConnection, Mapping[str, Any] | None]]:
+    """Return each connection of the file with the present one of its name, if any. Raises `Invalid`."""
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for there in present:
+        by_name.setdefault(there["name"], []).append(there)
+    for one in wanted:
+        if len(same := by_name.get(one.name, [])) > 1:
+            ids = ", ".join(there["id"] for there in same)
+            raise Invalid(
+                f"{one.name}: several connections have this name ({ids}); rename or delete all but one"
+            )
+    return [(one, by_name[one.name][0] if one.name in by_name else None) for one in wanted]
+
+
+def rules_of(wanted: WantedConnection) -> dict[str, Any]:
+    """Return the part of a connection that planning asks for, as the API takes it."""
+    return {name: value for name, value in _plain(wanted).items() if name in _RULES}
 
 
 def carry_out(client: Client, change: Change) -> Any:
@@ -172,16 +192,10 @@ def carry_out(client: Client, change: Change) -> Any:
     return client.get(path)
 
 
-def _compare(wanted: WantedConnection, present: Sequence[Mapping[str, Any]]) -> Change:
-    if len(present) > 1:
-        ids = ", ".join(one["id"] for one in present)
-        raise Invalid(
-            f"{wanted.name}: several connections have this name ({ids}); rename or delete all but one"
-        )
+def _compare(wanted: WantedConnection, one: Mapping[str, Any] | None) -> Change:
     secret = wanted.secret.read() if wanted.secret is not None else None
-    if not present:
+    if one is None:
         return Change(action="create", name=wanted.name, wanted=wanted, secret=secret)
-    [one] = present
     for name in ("provider", "auth"):
         if one[name] != _plain(wanted)[name]:
             raise Invalid(f"{wanted.name}: {name} can't be changed; delete the connection and make it anew")

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from gateway import telemetry
-from gateway.commands import connections, provider, records
+from gateway.commands import connections, plan, provider, records
 from gateway.commands.options import AsJson, Data, derived_token, path_in
 from gateway.errors import PushgateError
 from gateway.printing import err, out, print_json
@@ -99,7 +99,7 @@ def token_command(data: Data = None) -> None:
     sys.stdout.write(f"{derived_token(data)}\n")
 
 
-for commands in (connections, records, provider):
+for commands in (connections, plan, records, provider):
     app.add_typer(commands.app)
 app.add_typer(keys, name="keys")
 

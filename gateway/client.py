@@ -39,12 +39,13 @@ class Client:
 
     def get(self, path: str, **query: str | int | None) -> Any:
         """Return the answer to a GET; parts of the query that are None are left out."""
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._ask("GET", path + (f"?{urlencode(given)}" if given else ""))
+        return self._ask("GET", path + _query(query))
 
-    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Return the answer to a request with a JSON body."""
-        return self._ask(method, path, json.dumps(body or {}).encode())
+    def send(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: str | int | None
+    ) -> Any:
+        """Return the answer to a request with a JSON body; parts of the query that are None are left out."""
+        return self._ask(method, path + _query(query), json.dumps(body or {}).encode())
 
     def executions(self) -> Iterator[Any]:
         """Yield execution requests as they are planned, until interrupted."""
@@ -60,6 +61,11 @@ class Client:
         with _open(request, _SECONDS) as answer:
             text = answer.read()
         return json.loads(text) if text else None
+
+
+def _query(query: Mapping[str, str | int | None]) -> str:
+    given = {name: value for name, value in query.items() if value is not None}
+    return f"?{urlencode(given)}" if given else ""
 
 
 def part(identifier: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,10 @@ _CHANGES = {
     "change": ("~", "yellow"),
     "delete": ("-", "red"),
     "keep": ("=", "dim"),
+    "new": ("+", "green"),
+    "changed": ("~", "yellow"),
+    "gone": ("-", "red"),
+    "failed": ("!", "red"),
 }
 _COLOURS = {
     "accepted": "green",
@@ -52,12 +56,21 @@ def print_list(answer: Any, columns: list[str], row: Callable[[Any], list[str]],
 
 def change_line(change: Any) -> str:
     """Return what `apply` does to a connection, field by field."""
-    sign, colour = _CHANGES[change["action"]]
-    lines = [f"[{colour}]{sign} {escape(change['name'])}[/{colour}]"]
-    for field, values in change["fields"].items():
-        old, new = (json.dumps(values[side], ensure_ascii=False) for side in ("from", "to"))
-        lines.append(f"    {field}: [red]{escape(old)}[/red] → [green]{escape(new)}[/green]")
+    lines = [coloured_change(change["action"], change["name"])]
+    lines += [field_line(field, values, indent=4) for field, values in change["fields"].items()]
     return "\n".join(lines)
+
+
+def coloured_change(change: str, name: str) -> str:
+    """Return the name of what changes, with a sign for how."""
+    sign, colour = _CHANGES[change]
+    return f"[{colour}]{sign} {escape(name)}[/{colour}]"
+
+
+def field_line(field: str, values: Mapping[str, Any], *, indent: int) -> str:
+    """Return the old and the new value of a field on one line."""
+    old, new = (json.dumps(values[side], ensure_ascii=False) for side in ("from", "to"))
+    return f"{' ' * indent}{escape(field)}: [red]{escape(old)}[/red] → [green]{escape(new)}[/green]"
 
 
 def delivery_row(one: Any) -> list[str]:

@@ -4,7 +4,7 @@ The one place that knows both rooms: facts of git go in at one side, settlements
 """
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -15,9 +15,10 @@ from gateway.fetch.git import GitFailed, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.packages import Packages
 from gateway.plan.events import event, event_name
-from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
+from gateway.plan.planner import CommitFacts
 from gateway.plan.request import ExecutionRequest
-from gateway.plan.triggers import PullRequestFacts, Trigger, read_triggers
+from gateway.plan.triggers import Trigger, read_triggers
+from gateway.planning import KeptFacts, connection_facts, pack, plan_update, update_facts
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -99,18 +100,28 @@ class FetchAndPlan:
             await self._believe(
                 connection, f"refs/heads/{asked['source']}" if asked else update.ref, update.after
             )
+        facts, triggers = _commit_facts(commit), read_triggers(connection.triggers)
         # Parsing a valohai.yaml takes up to half a second: not on the event loop.
-        triggers = {trigger.name: trigger for trigger in read_triggers(connection.triggers)}
-        settlement, requests = await asyncio.to_thread(_settle, connection, update, commit, triggers)
-        if not requests:
+        planned = await asyncio.to_thread(plan_update, connection, update, facts, triggers)
+        kept = await asyncio.to_thread(pack, KeptFacts(yaml_path=connection.yaml_path, commit=facts))
+        settlement = Settlement(
+            update=update,
+            state="failed" if planned.failed else "planned",
+            reason=planned.reason,
+            verdicts=[asdict(verdict) for verdict in planned.verdicts],
+            facts=kept,
+        )
+        if not planned.requests:
             return settlement
         ready = await self.packages.ready(connection, commit.id, await self.remotes.of(connection))
         code = {"package": ready.package, "submodules": ready.submodules}
+        by_name = {trigger.name: trigger for trigger in triggers}
         return replace(
             settlement,
             reason="; ".join([settlement.reason, *ready.warnings]),
             requests=tuple(
-                _stored(request.model_copy(update=code), triggers[request.trigger]) for request in requests
+                _stored(request.model_copy(update=code), by_name[request.trigger])
+                for request in planned.requests
             ),
         )
 
@@ -134,8 +145,8 @@ class Announcer:
             return settlement
         made = event(
             name,
-            connection=_connection_facts(connection, settlement.update),
-            update=_update_facts(settlement.update),
+            connection=connection_facts(connection, settlement.update),
+            update=update_facts(settlement.update),
             state=settlement.state,
             reason=settlement.reason,
             triggers=tuple(request.trigger for request in settlement.requests),
@@ -152,69 +163,18 @@ class Announcer:
         return replace(settlement, events=(told,))
 
 
-def _settle(
-    connection: Connection, update: PendingUpdate, commit: Commit, triggers: Mapping[str, Trigger]
-) -> tuple[Settlement, tuple[ExecutionRequest, ...]]:
-    """Return how the ref update ends, and the requests that are part of it once they have their package."""
-    planned = plan(
-        connection=_connection_facts(connection, update),
-        update=_update_facts(update),
-        commit=CommitFacts(
-            id=commit.id,
-            author=commit.author,
-            message=commit.message,
-            committed_at=commit.committed_at,
-            paths=commit.paths,
-            paths_complete=commit.paths_complete,
-            manifest=commit.manifest,
-            manifest_size=commit.manifest_size,
-            signature=commit.signature,
-        ),
-        triggers=tuple(triggers.values()),
+def _commit_facts(commit: Commit) -> CommitFacts:
+    return CommitFacts(
+        id=commit.id,
+        author=commit.author,
+        message=commit.message,
+        committed_at=commit.committed_at,
+        paths=commit.paths,
+        paths_complete=commit.paths_complete,
+        manifest=commit.manifest,
+        manifest_size=commit.manifest_size,
+        signature=commit.signature,
     )
-    settlement = Settlement(
-        update=update,
-        state="failed" if planned.failed else "planned",
-        reason=planned.reason,
-        verdicts=[asdict(verdict) for verdict in planned.verdicts],
-    )
-    return settlement, planned.requests
-
-
-def _connection_facts(connection: Connection, update: PendingUpdate) -> ConnectionFacts:
-    return ConnectionFacts(
-        id=connection.id,
-        project=connection.project,
-        provider=connection.provider,
-        url=connection.url,
-        yaml_path=connection.yaml_path,
-        repository_id=connection.repository_id or update.repository.get("id"),
-        repository_name=update.repository.get("full_name"),
-        web_url=update.repository.get("web_url"),
-    )
-
-
-def _update_facts(update: PendingUpdate) -> UpdateFacts:
-    return UpdateFacts(
-        delivery=update.delivery,
-        ref=update.ref,
-        kind=update.kind,
-        name=update.name,
-        before=update.before,
-        after=update.after,
-        action=update.action,
-        generation=update.generation,
-        pusher=update.pusher,
-        pull_request=_pull_request(update),
-    )
-
-
-def _pull_request(update: PendingUpdate) -> PullRequestFacts | None:
-    told = update.pull_request
-    if told is None:
-        return None
-    named = {name: told[name] for name in ("number", "source", "target", "from_fork")}
-    return PullRequestFacts(**named)
 
 
 def _stored(request: ExecutionRequest, trigger: Trigger) -> NewRequest:

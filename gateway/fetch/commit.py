@@ -72,7 +72,7 @@ class CommitReader:
         parents = tuple(fields.get("parent", ()))
         (paths, complete), (manifest, manifest_size), signature = await asyncio.gather(
             self._paths(mirror, commit_id, before, parents, default_branch),
-            self._manifest(mirror, commit_id, yaml_path),
+            self.manifest(mirror, commit_id, yaml_path),
             self._signature(mirror, commit_id, fields),
         )
         return Commit(
@@ -88,6 +88,30 @@ class CommitReader:
             manifest_size=manifest_size,
             signature=signature,
         )
+
+    async def manifest(self, mirror: Path, commit_id: str, yaml_path: str) -> tuple[bytes | None, int | None]:
+        """Return the valohai.yaml of a commit that the mirror has, and its size, as a `Commit` tells them.
+
+        A link is not followed: it is no such file.
+        """
+        told = await self._git.run(
+            "ls-tree",
+            "-z",
+            "-l",
+            "--full-tree",
+            "--end-of-options",
+            commit_id,
+            "--",
+            yaml_path,
+            mirror=mirror,
+        )
+        # mode, type, id and size, then a tab and the path; nothing where there is no such file
+        mode, _, blob, size = told.partition(b"\t")[0].decode().split() or ("", "", "", "0")
+        if mode not in _REGULAR_FILES:
+            return None, None
+        if int(size) > self._manifest_limit:
+            return None, int(size)
+        return await self._git.run("cat-file", "blob", blob, mirror=mirror), int(size)
 
     async def _commit(self, mirror: Path, object_id: str) -> tuple[str, bytes]:
         asked = f"{object_id}\n{object_id}^{{commit}}\n".encode()
@@ -165,29 +189,6 @@ class CommitReader:
             "cat-file", "--batch-check", mirror=mirror, stdin=f"{object_id}^{{commit}}\n".encode()
         )
         return not told.endswith(b" missing\n")
-
-    async def _manifest(
-        self, mirror: Path, commit_id: str, yaml_path: str
-    ) -> tuple[bytes | None, int | None]:
-        """Return the file's bytes and how many they are. A link is not followed: it is no such file."""
-        told = await self._git.run(
-            "ls-tree",
-            "-z",
-            "-l",
-            "--full-tree",
-            "--end-of-options",
-            commit_id,
-            "--",
-            yaml_path,
-            mirror=mirror,
-        )
-        # mode, type, id and size, then a tab and the path; nothing where there is no such file
-        mode, _, blob, size = told.partition(b"\t")[0].decode().split() or ("", "", "", "0")
-        if mode not in _REGULAR_FILES:
-            return None, None
-        if int(size) > self._manifest_limit:
-            return None, int(size)
-        return await self._git.run("cat-file", "blob", blob, mirror=mirror), int(size)
 
 
 def _fields(head: bytes) -> dict[str, list[str]]:

@@ -95,13 +95,19 @@ class ConnectionFacts:
 class Plan:
     """What came out: the requests, each trigger's verdict, and one sentence for people.
 
-    `failed` says that a trigger matched and could not be carried out; the sentence tells why.
+    `failures` are of the triggers that matched and could not be carried out, by their names; the sentence
+    holds them.
     """
 
     requests: tuple[ExecutionRequest, ...]
     verdicts: tuple[Verdict, ...]
     reason: str
-    failed: bool
+    failures: Mapping[str, str]
+
+    @property
+    def failed(self) -> bool:
+        """Say whether something that was asked for could not be carried out."""
+        return bool(self.failures)
 
 
 def plan(
@@ -125,24 +131,26 @@ def plan(
     verdicts = tuple(judge(trigger, move) for trigger in triggers)
     matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
     if not matched:
-        return Plan(requests=(), verdicts=verdicts, reason=_nothing(verdicts), failed=False)
+        return Plan(requests=(), verdicts=verdicts, reason=_nothing(verdicts), failures={})
     requests: list[ExecutionRequest] = []
-    failures: list[str] = []
+    failures: dict[str, str] = {}
     try:
         manifest = _manifest(commit, connection.yaml_path)
     except PlanError as error:
-        return Plan(requests=(), verdicts=verdicts, reason=str(error), failed=True)
+        reason = str(error)
+        failures = {trigger.name: reason for trigger in matched}
+        return Plan(requests=(), verdicts=verdicts, reason=reason, failures=failures)
     for trigger in matched:
         try:
             requests.append(_request(connection, update, commit, trigger, manifest))
         except PlanError as error:
-            failures.append(f"trigger {trigger.name}: {error}")
+            failures[trigger.name] = f"trigger {trigger.name}: {error}"
     done = f"{len(requests)} execution request{'s' if len(requests) != 1 else ''}"
     return Plan(
         requests=tuple(requests),
         verdicts=verdicts,
-        reason="; ".join([*failures, done] if requests or not failures else failures),
-        failed=bool(failures),
+        reason="; ".join([*failures.values(), done] if requests or not failures else failures.values()),
+        failures=failures,
     )
 
 

@@ -390,7 +390,8 @@ def _listing() -> Any:
 
 def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[RecordedDelivery]:
     moves: dict[str, list[RecordedUpdate]] = {row.id: [] for row in rows}
-    query = select(ref_updates).where(ref_updates.c.delivery.in_(list(moves))).order_by(ref_updates.c.seq)
+    shown = [column for column in ref_updates.c if column.name != "facts"]
+    query = select(*shown).where(ref_updates.c.delivery.in_(list(moves))).order_by(ref_updates.c.seq)
     for row in transaction.execute(query):
         moves[row.delivery].append(_recorded_update(row))
     return [

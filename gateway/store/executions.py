@@ -1,6 +1,6 @@
 """Execution requests: what was planned, and whether the broker has it. This table is the outbox."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -158,6 +158,14 @@ def page(
     if before is not None:
         query = query.where(executions.c.seq < before)
     return [_record(row) for row in transaction.execute(query)]
+
+
+def of_deliveries(
+    transaction: Transaction, delivery_ids: Sequence[str]
+) -> Iterator[tuple[int, StoredRequest]]:
+    """Yield the requests of these deliveries as they were planned, each behind its ref update's number."""
+    query = select(executions).where(executions.c.delivery.in_(delivery_ids)).order_by(executions.c.seq)
+    return ((row.ref_update, _record(row)) for row in transaction.execute(query))
 
 
 def planned_after(transaction: Transaction, seq: int, *, limit: int) -> list[StoredRequest]:

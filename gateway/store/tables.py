@@ -124,6 +124,7 @@ deliveries = Table(
     ),
 )
 
+# `facts` is what the update was planned from, packed by gateway/planning.py; None where that was too large.
 ref_updates = Table(
     "ref_updates",
     metadata,
@@ -147,6 +148,7 @@ ref_updates = Table(
     Column("pull_request", JSON),
     Column("settled_at", Instant),
     Column("verdicts", JSON),
+    Column("facts", LargeBinary),
     Index("ix_ref_updates_after", "after"),
     Index(
         "ix_ref_updates_pending",

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import func, insert, literal_column, select, update
+from sqlalchemy import Row, func, insert, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
 from gateway.store import connections, events, platforms, tables
@@ -19,6 +19,14 @@ from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest, supersede
 from gateway.store.tables import deliveries, executions, leases, ref_updates, sweeps
 from providers.model import Action, RefKind
+
+UPDATE_COLUMNS = (
+    *(column for column in ref_updates.c if column.name != "facts"),
+    deliveries.c.pusher,
+    deliveries.c.repository,
+    deliveries.c.received_at,
+)
+"""A ref update with what its delivery says of it, without what it was planned from: that may be large."""
 
 
 class LeaseLost(StoreUnavailable):
@@ -52,7 +60,7 @@ class PendingUpdate:
 class Settlement:
     """The end of a ref update, the execution requests that came out of it, and each trigger's verdict.
 
-    `events` is what is told of it to those who asked for that.
+    `events` is what is told of it to those who asked for that; `facts` what it was planned from.
     """
 
     update: PendingUpdate
@@ -61,36 +69,39 @@ class Settlement:
     requests: tuple[NewRequest, ...] = ()
     verdicts: Sequence[Mapping[str, Any]] = ()
     events: tuple[NewEvent, ...] = ()
+    facts: bytes | None = None
 
 
 def pending(transaction: Transaction, connection: str, *, limit: int) -> list[PendingUpdate]:
     """Return the pending ref updates of a connection in order of arrival."""
     query = (
-        select(ref_updates, deliveries.c.pusher, deliveries.c.repository, deliveries.c.received_at)
+        select(*UPDATE_COLUMNS)
         .join(deliveries, deliveries.c.id == ref_updates.c.delivery)
         .where(ref_updates.c.connection == connection, ref_updates.c.state == "pending")
         .order_by(ref_updates.c.seq)
         .limit(limit)
     )
-    return [
-        PendingUpdate(
-            seq=row.seq,
-            connection=row.connection,
-            delivery=row.delivery,
-            ref=row.ref,
-            kind=row.kind,
-            name=row.name,
-            before=row.before,
-            after=row.after,
-            action=row.action,
-            generation=row.generation,
-            pusher=row.pusher,
-            repository=row.repository or {},
-            received_at=row.received_at,
-            pull_request=row.pull_request,
-        )
-        for row in transaction.execute(query)
-    ]
+    return [pending_update(row) for row in transaction.execute(query)]
+
+
+def pending_update(row: Row[Any]) -> PendingUpdate:
+    """Return the ref update that a row of `UPDATE_COLUMNS` holds."""
+    return PendingUpdate(
+        seq=row.seq,
+        connection=row.connection,
+        delivery=row.delivery,
+        ref=row.ref,
+        kind=row.kind,
+        name=row.name,
+        before=row.before,
+        after=row.after,
+        action=row.action,
+        generation=row.generation,
+        pusher=row.pusher,
+        repository=row.repository or {},
+        received_at=row.received_at,
+        pull_request=row.pull_request,
+    )
 
 
 def renew(transaction: Transaction, connection: str, *, owner: str, until: datetime) -> None:
@@ -122,6 +133,7 @@ def settle(
                 reason=settlement.reason,
                 settled_at=now,
                 verdicts=settlement.verdicts,
+                facts=settlement.facts,
             )
         )
         if changed.rowcount:

@@ -105,7 +105,7 @@ def test_a_push_asks_for_a_step_at_exactly_its_commit() -> None:
         requests=(expected,),
         verdicts=(Verdict(trigger="t", matched=True, reason="branch main fits"),),
         reason="1 execution request",
-        failed=False,
+        failures={},
     )
 
 
@@ -165,14 +165,14 @@ def test_no_trigger_matched_says_why_for_each() -> None:
         reason=(
             "no trigger matched: a: branch main does not fit dev; b: it is for tag, and this is a branch"
         ),
-        failed=False,
+        failures={},
     )
 
 
 def test_without_triggers_a_push_is_fetched_and_that_is_all() -> None:
     """A connection may be there for its mirror only."""
     assert planned() == Plan(
-        requests=(), verdicts=(), reason="fetched; the connection has no triggers", failed=False
+        requests=(), verdicts=(), reason="fetched; the connection has no triggers", failures={}
     )
 
 

@@ -17,7 +17,7 @@ import zstandard
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import event, text
 
-from gateway.store import connections, deliveries, executions, platforms, retention, sweeps, work
+from gateway.store import connections, deliveries, executions, history, platforms, retention, sweeps, work
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
@@ -179,6 +179,13 @@ def latest(update: work.PendingUpdate, name: str) -> NewRequest:
     )
 
 
+def play(transaction: Transaction) -> None:
+    """Read the pages of a dry run, of a busy connection and of one of many."""
+    for name in ("c1", "c2"):
+        history.page(transaction, name, since=None, before=None, limit=100)
+        history.page(transaction, name, since=BEGIN + timedelta(days=1), before=SINCE, limit=100)
+
+
 def relay(transaction: Transaction) -> None:
     """Take what the broker does not have, and mark it as published or refused."""
     waiting = executions.pending(transaction, limit=512, without=())
@@ -237,6 +244,7 @@ HOT: dict[str, Callable[[Transaction], object]] = {
     "reconcile": reconcile,
     "replay": replay,
     "forget": forget,
+    "play": play,
     "backlog": work.backlog,
     "platforms": lambda transaction: platforms.is_due(transaction, now=LATER),
     "follow": lambda transaction: executions.planned_after(

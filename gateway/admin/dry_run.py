@@ -1,0 +1,226 @@
+"""`POST /connections/{id}/plan`: which requests would differ, had other rules been in force when pushes came.
+
+Stored ref updates are planned again, by the code that the worker settles them with, from what the worker
+planned them from. Nothing is fetched, written or published.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gateway.admin.http import answer, guarded, limit, read
+from gateway.admin.shapes import Line, PackageFormat, Page, Taken, Url, YamlPath
+from gateway.errors import Invalid
+from gateway.fetch.commit import CommitReader
+from gateway.fetch.credentials import take_login
+from gateway.fetch.git import GitFailed
+from gateway.fetch.mirror import Mirrors
+from gateway.plan.difference import differences
+from gateway.plan.planner import CommitFacts, Plan
+from gateway.plan.request import ExecutionRequest
+from gateway.plan.triggers import Trigger, read_triggers
+from gateway.planning import plan_update, unpack
+from gateway.store import connections, history
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.executions import StoredRequest
+from gateway.store.history import PastUpdate
+from providers.model import RefKind
+
+
+class Rules(Taken):
+    """What planning asks of a connection; what is left out is as it is."""
+
+    url: Url | None = None
+    project: Line | None = None
+    triggers: list[dict[str, Any]] | None = None
+    yaml_path: YamlPath | None = None
+    package_format: PackageFormat | None = None
+
+
+class RequestChange(BaseModel):
+    """What becomes of a trigger's request for a ref update.
+
+    `failed` is one that is now asked for and cannot be made, and was not asked for before. `execution` is the
+    request's id, `target` what it executes, `reason` the trigger's verdict or what keeps it from being made;
+    `fields` are the values of what differs, `from` and `to`, by its place in the message.
+    """
+
+    change: Literal["new", "gone", "changed", "same", "failed"]
+    trigger: str
+    execution: str | None
+    target: str | None
+    reason: str
+    fields: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+class PlayedUpdate(BaseModel):
+    """A stored ref update, and what becomes of its requests; `unplayed` tells why that cannot be said."""
+
+    delivery: str
+    received_at: datetime
+    ref: str
+    kind: RefKind
+    name: str
+    before: str | None
+    after: str | None
+    unplayed: str | None
+    requests: list[RequestChange]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """The endpoint and what it works with."""
+
+    database: Database
+    mirrors: Mirrors
+    reader: CommitReader
+    token: str
+
+    def routes(self) -> list[Route]:
+        """Return the route, behind the token."""
+        play = guarded(self.play, self.token)
+        return [Route("/api/v1/connections/{id}/plan", play, methods=["POST"])]
+
+    async def play(self, request: Request) -> Response:
+        """`POST /connections/{id}/plan?since=&limit=&cursor=`: the newest delivery first."""
+        which, query = request.path_params["id"], request.query_params
+        wanted = (await read(request, Rules)).model_dump(exclude_none=True)
+        if "url" in wanted:
+            wanted["url"] = take_login(wanted["url"], "")[0]
+        connection = await self.database.read(partial(connections.get, connection_id=which))
+        rules = replace(connection, **wanted)
+        triggers = read_triggers(rules.triggers)
+        past, rest = await self.database.read(
+            partial(
+                history.page,
+                connection=which,
+                since=_moment(query.get("since")),
+                before=query.get("cursor"),
+                limit=limit(request),
+            )
+        )
+        known = [await self._facts(rules, one) for one in past]
+        played = await asyncio.to_thread(
+            lambda: [_played(rules, triggers, one, facts) for one, facts in zip(past, known, strict=True)]
+        )
+        return answer(Page[PlayedUpdate](items=played, next=rest))
+
+    async def _facts(self, rules: Connection, past: PastUpdate) -> CommitFacts | str:
+        """Return what an update was planned from, or why it cannot be planned again."""
+        if past.state == "pending":
+            return "it has not been planned yet"
+        if past.facts is None:
+            return past.reason if past.state in {"gone", "failed"} and past.reason else _NOT_KEPT
+        kept = await asyncio.to_thread(unpack, past.facts)
+        if kept.yaml_path == rules.yaml_path:
+            return kept.commit
+        # Of the manifests of a commit, only the one that was planned from is kept.
+        mirror = self.mirrors.path(rules.id)
+        nowhere = f"{rules.yaml_path} of its commit is not kept, only {kept.yaml_path} is; "
+        if not await asyncio.to_thread((mirror / "HEAD").exists):
+            return f"{nowhere}and the process that was asked has no mirror of the repository"
+        try:
+            manifest, size = await self.reader.manifest(mirror, kept.commit.id, rules.yaml_path)
+        except GitFailed as error:
+            return f"{nowhere}and the mirror cannot tell it (git: {error})"
+        return replace(kept.commit, manifest=manifest, manifest_size=size)
+
+
+_NOT_KEPT = (
+    "what it was planned from is not kept: an earlier version planned it, or its changed paths are too many"
+)
+
+
+def _played(
+    rules: Connection, triggers: Sequence[Trigger], past: PastUpdate, facts: CommitFacts | str
+) -> PlayedUpdate:
+    update, unplayed = past.update, None
+    changes: list[RequestChange] = []
+    if isinstance(facts, str):
+        unplayed = facts if update.after is not None else None
+    else:
+        planned = plan_update(rules, update, facts, triggers)
+        changes = list(_changes(rules, triggers, past, planned))
+    return PlayedUpdate(
+        delivery=update.delivery,
+        received_at=update.received_at,
+        ref=update.ref,
+        kind=update.kind,
+        name=update.name,
+        before=update.before,
+        after=update.after,
+        unplayed=unplayed,
+        requests=changes,
+    )
+
+
+def _changes(
+    rules: Connection, triggers: Sequence[Trigger], past: PastUpdate, planned: Plan
+) -> Iterator[RequestChange]:
+    """Yield what becomes of each trigger's request.
+
+    One that a later commit took back was made all the same: that is no matter of the rules.
+    """
+    before = {request.trigger: request for request in past.requests}
+    after = {request.trigger: request for request in planned.requests}
+    for trigger, verdict in zip(triggers, planned.verdicts, strict=True):
+        name = trigger.name
+        old, new = before.pop(name, None), after.get(name)
+        reason = planned.failures.get(name, verdict.reason)
+        if old is not None and new is not None:
+            yield _compared(rules, trigger, old, new, reason)
+        elif old is not None:
+            yield _gone(old, reason)
+        elif new is not None:
+            yield RequestChange(
+                change="new", trigger=name, execution=new.id, target=new.execution.name, reason=reason
+            )
+        elif name in planned.failures and reason not in (past.reason or ""):
+            yield RequestChange(change="failed", trigger=name, execution=None, target=None, reason=reason)
+    for old in before.values():
+        yield _gone(old, "there is no trigger of this name")
+
+
+def _gone(old: StoredRequest, reason: str) -> RequestChange:
+    return RequestChange(
+        change="gone", trigger=old.trigger, execution=old.id, target=old.target, reason=reason
+    )
+
+
+def _compared(
+    rules: Connection, trigger: Trigger, stored: StoredRequest, new: ExecutionRequest, reason: str
+) -> RequestChange:
+    old = ExecutionRequest.model_validate_json(stored.body)
+    differing = dict(differences(old, new))
+    if stored.lane != trigger.lane:
+        differing["lane"] = (stored.lane, trigger.lane)
+    if old.package is not None and old.package.format != rules.package_format:
+        differing["package.format"] = (old.package.format, rules.package_format)
+    return RequestChange(
+        change="changed" if differing else "same",
+        trigger=stored.trigger,
+        execution=stored.id,
+        target=new.execution.name,
+        reason=reason,
+        fields={place: {"from": was, "to": becomes} for place, (was, becomes) in differing.items()},
+    )
+
+
+def _moment(text: str | None) -> datetime | None:
+    """Read an instant as RFC 3339 writes it; UTC, where it names no zone."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Invalid("since is an instant such as 2026-11-23T09:00:00Z") from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

@@ -1,0 +1,72 @@
+"""What was planned, and from what: ref updates with the requests that were made of them."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import select
+
+from gateway.store import executions
+from gateway.store.deliveries import UpdateState
+from gateway.store.executions import StoredRequest
+from gateway.store.ids import delivery_ids_since
+from gateway.store.tables import deliveries, ref_updates
+from gateway.store.work import UPDATE_COLUMNS, PendingUpdate, pending_update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastUpdate:
+    """A ref update as the worker had it, and what came of it.
+
+    `facts` is what it was planned from, as it was given to `Settlement`; None where that was not kept.
+    """
+
+    update: PendingUpdate
+    state: UpdateState
+    reason: str | None
+    facts: bytes | None
+    requests: Sequence[StoredRequest]
+
+
+def page(
+    transaction: Transaction, connection: str, *, since: datetime | None, before: str | None, limit: int
+) -> tuple[list[PastUpdate], str | None]:
+    """Return the ref updates of up to `limit` accepted deliveries, the newest delivery first.
+
+    Only of those since a moment, and older than the delivery `before`. What an earlier delivery had told is
+    not among them. With them comes the last of the deliveries, where there are older ones.
+    """
+    wanted = (
+        select(deliveries.c.id)
+        .where(deliveries.c.connection == connection, deliveries.c.verdict == "accepted")
+        .order_by(deliveries.c.id.desc())
+        .limit(limit + 1)
+    )
+    if since is not None:
+        wanted = wanted.where(deliveries.c.id > delivery_ids_since(since))
+    if before is not None:
+        wanted = wanted.where(deliveries.c.id < before)
+    found = list(transaction.execute(wanted).scalars())
+    shown = found[:limit]
+    requests: dict[int, list[StoredRequest]] = defaultdict(list)
+    for ref_update, request in executions.of_deliveries(transaction, shown):
+        requests[ref_update].append(request)
+    moves = (
+        select(*[*UPDATE_COLUMNS, ref_updates.c.facts])
+        .join(deliveries, deliveries.c.id == ref_updates.c.delivery)
+        .where(ref_updates.c.delivery.in_(shown), ref_updates.c.state != "duplicate")
+        .order_by(ref_updates.c.delivery.desc(), ref_updates.c.seq)
+    )
+    past = [
+        PastUpdate(
+            update=pending_update(row),
+            state=row.state,
+            reason=row.reason,
+            facts=row.facts,
+            requests=requests[row.seq],
+        )
+        for row in transaction.execute(moves)
+    ]
+    return past, shown[-1] if len(found) > limit else None

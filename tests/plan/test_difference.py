@@ -1,0 +1,77 @@
+"""What is said to differ between two requests for one push."""
+
+from dataclasses import replace
+
+from gateway.plan.difference import Differences, differences
+from gateway.plan.planner import plan
+from gateway.plan.request import ExecutionRequest
+from gateway.plan.triggers import read_triggers
+from tests.plan.facts import COMMIT, CONNECTION, MANIFEST, UPDATE
+
+
+def request(
+    manifest: bytes = MANIFEST, *, run: dict[str, str] | None = None, **fields: object
+) -> ExecutionRequest:
+    """Return the request of a trigger on the step train, if nothing else is said."""
+    [trigger] = read_triggers([{"name": "t", "run": run or {"step": "train"}, **fields}])
+    commit = replace(COMMIT, manifest=manifest)
+    [made] = plan(connection=CONNECTION, update=UPDATE, commit=commit, triggers=[trigger]).requests
+    return made
+
+
+def against(other: ExecutionRequest) -> Differences:
+    """Return what differs from the usual request."""
+    return differences(request(), other)
+
+
+def test_the_same_request_differs_in_nothing() -> None:
+    """Also when one has been through the store."""
+    assert against(ExecutionRequest.model_validate_json(request().model_dump_json())) == {}
+
+
+def test_a_parameter_differs_by_itself_and_in_its_command() -> None:
+    """The other command and the other parameters are not told."""
+    assert against(request(parameters={"epochs": 9})) == {
+        "execution.command.1": (
+            "python train.py --epochs=5 --verbose",
+            "python train.py --epochs=9 --verbose",
+        ),
+        "execution.parameters.epochs": (5, 9),
+    }
+
+
+def test_a_list_of_another_length_is_told_whole() -> None:
+    """Nobody can say which of its members is the new one."""
+    assert against(request(inputs={"data": ["s3://a", "s3://b"]})) == {
+        "execution.inputs.data": (["s3://bucket/data.csv"], ["s3://a", "s3://b"])
+    }
+
+
+def test_what_is_there_only_once_is_nothing_on_the_other_side() -> None:
+    """As in JSON."""
+    assert against(request(parameters={"rate": 0.5}))["execution.parameters.rate"] == (None, 0.5)
+
+
+def test_the_definition_tells_only_what_nothing_else_does() -> None:
+    """A description is in no field of its own; an image is."""
+    described = MANIFEST.replace(b"description: Trains.", b"description: Learns.")
+    assert against(request(described)) == {"execution.definition.description": ("Trains.", "Learns.")}
+    image = described.replace(b"image: python:3.11", b"image: python:3.13", 1)
+    assert against(request(image)) == {"execution.image": ("python:3.11", "python:3.13")}
+
+
+def test_another_kind_of_execution_is_told_by_its_kind() -> None:
+    """With what the one has and the other has not."""
+    told = against(request(run={"pipeline": "nightly"}))
+    assert told["execution.kind"] == ("step", "pipeline")
+    assert told["execution.name"] == ("train", "nightly")
+    assert told["execution.image"] == ("python:3.11", None)
+
+
+def test_true_is_not_one() -> None:
+    """They are equal in Python, and no runner takes one for the other."""
+    old = MANIFEST.replace(b"default: 5, min: 1", b"default: 1")
+    new = old.replace(
+        b"{name: epochs, type: integer, default: 1}", b"{name: epochs, type: flag, default: true}"
+    )
+    assert differences(request(old), request(new))["execution.parameters.epochs"] == (1, True)

@@ -1,0 +1,286 @@
+"""`pushgate plan --dry-run`: stored deliveries, played against other rules."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.githost import GitHost
+from tests.postgres import Postgres
+from tests.service import VALOHAI_YAML, Project, Service, run_pushgate, wait_for
+
+KEY = "k" * 32
+DEEP = VALOHAI_YAML.replace("python:3.12", "python:3.13")
+TRAIN = "{name: train, branches: [main], run: {step: train}}"
+
+
+def file_of(url: str, *triggers: str, **more: str) -> str:
+    """Return a file with one connection."""
+    lines = [f"    {name}: {value}" for name, value in more.items()]
+    return "\n".join(
+        [
+            "connections:",
+            "  - name: digits",
+            "    provider: github",
+            f"    url: {url}",
+            *([] if "project" in more else ["    project: digits"]),
+            *lines,
+            f"    triggers: [{', '.join(triggers)}]",
+        ]
+    )
+
+
+def run_plan(service: Service, folder: Path, text: str, *options: str) -> Any:
+    """Play a file, and return what the command says."""
+    file = folder / "connections.yaml"
+    file.write_text(text)
+    return run_pushgate("plan", "--dry-run", "-f", file, *options, service=service)
+
+
+def played(service: Service, folder: Path, text: str, *options: str) -> Any:
+    """Play a file of one connection; return what is told of it as JSON."""
+    done = run_plan(service, folder, text, "--json", *options)
+    assert done.returncode == 0, done.stderr
+    [told] = json.loads(done.stdout)["connections"]
+    return told
+
+
+def changes(told: Any) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return what becomes of each request, the newest first."""
+    return [
+        (one["change"], one["trigger"], one["fields"])
+        for update in told["updates"]
+        for one in update["requests"]
+    ]
+
+
+def connected(service: Service, project: Project, *triggers: dict[str, Any]) -> Any:
+    """Connect the repository under the name that the files have."""
+    mine = triggers or ({"name": "train", "branches": ["main"], "run": {"step": "train"}},)
+    return service.connect(project.url, name="digits", triggers=list(mine))
+
+
+def pushed(service: Service, project: Project, connection: Any, *files: dict[str, str]) -> list[Any]:
+    """Push these files, each as a commit, and return the deliveries."""
+    answers, before = [], project.first
+    for number, one in enumerate(files):
+        after = project.push(f"Number {number}", one)
+        answers.append(service.deliver(connection, project.payload(before, after))[1])
+        before = after
+    return [service.settled(answer["delivery"]) for answer in answers]
+
+
+def everything(data: Path) -> str:
+    """Return all that an embedded store holds."""
+    with closing(sqlite3.connect(data / "pushgate.db")) as store:
+        return "\n".join(store.iterdump())
+
+
+def test_the_rules_in_force_make_no_difference(service: Service, project: Project, tmp_path: Path) -> None:
+    """Each request stays the same, also one that a later commit took back."""
+    latest = {"name": "train", "branches": ["main"], "policy": "latest", "run": {"step": "train"}}
+    connection = connected(service, project, latest)
+    pushed(service, project, connection, {"a": "1"}, {"a": "2"})
+    states = [one["state"] for one in service.api.get("/executions")["items"]]
+    assert states == ["pending", "superseded"]
+    told = played(service, tmp_path, file_of(project.url, TRAIN.replace("run:", "policy: latest, run:")))
+    assert changes(told) == [("same", "train", {})] * 2
+    text = run_plan(service, tmp_path, file_of(project.url, TRAIN)).stdout
+    assert text == "digits: 2 the same, of 2 ref updates\nNothing was changed: this was a dry run.\n"
+
+
+def test_each_request_that_would_differ_is_told(service: Service, project: Project, tmp_path: Path) -> None:
+    """New ones, those that are gone, and those that change, field by field, with the reason."""
+    kept = {"name": "train", "branches": ["main"], "run": {"step": "train"}}
+    old = {"name": "old", "branches": ["main"], "run": {"step": "train"}}
+    connection = connected(service, project, kept, old)
+    [delivery] = pushed(service, project, connection, {"train.py": "print(2)\n"})
+    rules = (
+        TRAIN.replace("run:", "parameters: {epochs: 9}, environment: gpu, lane: fast, run:"),
+        "{name: paths, paths: ['*.py'], run: {step: train}}",
+        "{name: author, authors: ['*bot*'], run: {step: train}}",
+        "{name: none, branches: [main], run: {step: none}}",
+    )
+    text = file_of(project.url, *rules, project="numbers", package_format="tar.zst")
+    told = played(service, tmp_path, text)
+    [update] = told["updates"]
+    assert (update["delivery"], update["name"], update["unplayed"]) == (delivery["id"], "main", None)
+    assert changes(told) == [
+        (
+            "changed",
+            "train",
+            {
+                "project": {"from": "digits", "to": "numbers"},
+                "execution.command.0": {
+                    "from": "python train.py --epochs=3",
+                    "to": "python train.py --epochs=9",
+                },
+                "execution.parameters.epochs": {"from": 3, "to": 9},
+                "execution.environment": {"from": None, "to": "gpu"},
+                "lane": {"from": None, "to": "fast"},
+                "package.format": {"from": "tar.gz", "to": "tar.zst"},
+            },
+        ),
+        ("new", "paths", {}),
+        ("failed", "none", {}),
+        ("gone", "old", {}),
+    ]
+    assert told["totals"] == {"new": 1, "gone": 1, "changed": 1, "failed": 1, "same": 0, "unplayed": 0}
+    seen = run_plan(service, tmp_path, text).stdout
+    for line in (
+        f"delivery {delivery['id']}",
+        "  ~ train: train: branch main fits",
+        "      execution.parameters.epochs: 3 → 9",
+        "  + paths: train: branch main fits, and so does the changed path train.py",
+        "  ! none: trigger none: valohai.yaml has no step none; its steps: train",
+        "  - old: train: there is no trigger of this name",
+        "digits: 1 new, 1 gone, 1 changed, 1 impossible, of 1 ref updates",
+    ):
+        assert line in seen
+
+
+def test_what_is_played_is_what_the_worker_then_does(
+    service: Service, project: Project, tmp_path: Path
+) -> None:
+    """A delivery that is planned again under the new rules has the request that was foretold, by its id."""
+    connection = connected(service, project)
+    [delivery] = pushed(service, project, connection, {"train.py": "print(2)\n"})
+    more = "{name: more, branches: [main], run: {step: train}}"
+    told = played(service, tmp_path, file_of(project.url, TRAIN, more))
+    [same, new] = told["updates"][0]["requests"]
+    assert (same["change"], new["change"]) == ("same", "new")
+    assert run_pushgate("apply", "-f", tmp_path / "connections.yaml", service=service).returncode == 0
+    service.api.send("POST", f"/deliveries/{delivery['id']}/replay")
+    service.settled(delivery["id"])
+    assert {one["id"] for one in service.api.get("/executions")["items"]} == {
+        same["execution"],
+        new["execution"],
+    }
+    told = played(service, tmp_path, file_of(project.url, TRAIN, more))
+    assert changes(told) == [("same", "train", {}), ("same", "more", {})]
+
+
+def test_nothing_is_written_fetched_or_published(
+    service: Service, project: Project, githost: GitHost, tmp_path: Path
+) -> None:
+    """The store is the same, byte for byte of its rows, and nobody has asked the git host."""
+    connection = connected(service, project)
+    pushed(service, project, connection, {"train.py": "print(2)\n"})
+    wait_for(lambda: service.api.get(f"/connections/{connection['id']}")["sweep"]["swept_at"], "looked at")
+    before, visits = everything(service.data), list(githost.visits)
+    told = played(service, tmp_path, file_of(project.url, TRAIN.replace("main", "dev"), project="other"))
+    assert changes(told) == [("gone", "train", {})]
+    assert (everything(service.data), githost.visits) == (before, visits)
+
+
+def test_no_mirror_is_needed(service: Service, project: Project, tmp_path: Path) -> None:
+    """What an update was planned from is kept with it; only another valohai.yaml is looked for there."""
+    connection = connected(service, project)
+    pushed(service, project, connection, {"deep/valohai.yaml": DEEP})
+    elsewhere = file_of(project.url, TRAIN, yaml_path="deep/valohai.yaml")
+    [(change, _, fields)] = changes(played(service, tmp_path, elsewhere))
+    assert (change, fields["execution.image"]["to"]) == ("changed", "docker.io/library/python:3.13")
+    shutil.rmtree(service.data / "mirrors" / f"{connection['id']}.git")
+    told = played(service, tmp_path, elsewhere)
+    assert (changes(told), told["totals"]["unplayed"]) == ([], 1)
+    assert told["updates"][0]["unplayed"] == (
+        "deep/valohai.yaml of its commit is not kept, only valohai.yaml is;"
+        " and the process that was asked has no mirror of the repository"
+    )
+    assert "1 could not be played: deep/valohai.yaml" in run_plan(service, tmp_path, elsewhere).stdout
+    assert changes(played(service, tmp_path, file_of(project.url, TRAIN))) == [("same", "train", {})]
+
+
+def test_what_cannot_be_played_says_why(service: Service, project: Project, tmp_path: Path) -> None:
+    """A commit that was never had; deletions run nothing under any rules."""
+    connection = connected(service, project)
+    _, gone = service.deliver(connection, project.payload(project.first, "d" * 40))
+    service.settled(gone["delivery"])
+    _, deleted = service.deliver(connection, project.payload("d" * 40, None))
+    service.settled(deleted["delivery"])
+    told = played(service, tmp_path, file_of(project.url, TRAIN))
+    assert [one["unplayed"] for one in told["updates"]] == [None, f"the remote no longer has {'d' * 40}"]
+    assert changes(told) == []
+
+
+def test_a_known_failure_is_no_difference(service: Service, project: Project, tmp_path: Path) -> None:
+    """But one that the new rules mend is; a manifest that can't be read is the same under all rules."""
+    connection = connected(service, project, {"name": "none", "branches": ["main"], "run": {"step": "none"}})
+    pushed(service, project, connection, {"a": "1"}, {"valohai.yaml": "["})
+    same = file_of(project.url, "{name: none, branches: [main], run: {step: none}}")
+    assert changes(played(service, tmp_path, same)) == []
+    mended = played(service, tmp_path, file_of(project.url, "{name: none, run: {step: train}}", TRAIN))
+    assert changes(mended) == [("new", "none", {}), ("new", "train", {})]
+
+
+def test_how_many_are_played_can_be_said(service: Service, project: Project, tmp_path: Path) -> None:
+    """By their number, by their age, over several pages."""
+    connection = connected(service, project)
+    deliveries = pushed(service, project, connection, *({"a": str(number)} for number in range(3)))
+    text = file_of(project.url, TRAIN)
+
+    def ids(*options: str) -> list[str]:
+        return [one["delivery"] for one in played(service, tmp_path, text, *options)["updates"]]
+
+    newest_first = [one["id"] for one in reversed(deliveries)]
+    assert ids("--last", "2") == newest_first[:2]
+    assert ids("--since", "1h") == newest_first
+    assert ids("--since", deliveries[1]["received_at"]) == newest_first[:2]
+    path = f"/connections/{connection['id']}/plan"
+    first = service.api.send("POST", path, {}, limit=2)
+    rest = service.api.send("POST", path, {}, limit=2, cursor=first["next"])
+    assert [one["delivery"] for one in first["items"] + rest["items"]] == newest_first
+    assert rest["next"] is None
+
+
+def test_a_connection_that_is_new_has_nothing_to_play(service: Service, tmp_path: Path) -> None:
+    """That is said, and is no error; its secret isn't asked for either."""
+    text = file_of("https://github.example/a/b.git", TRAIN, secret="{env: NOT_SET}")
+    done = run_plan(service, tmp_path, text)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("digits: there is no such connection yet, so nothing is stored")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--since", "yesterday"), "--since yesterday is neither a date"),
+        ((), "pushgate plan only plays, so say --dry-run"),
+    ],
+)
+def test_wrong_options_are_one_sentence(
+    service: Service, tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    """With exit status 1, as everywhere."""
+    file = tmp_path / "connections.yaml"
+    file.write_text("connections: []\n")
+    dry = ("--dry-run",) if options else ()
+    done = run_pushgate("plan", "-f", file, *dry, *options, service=service)
+    assert (done.returncode, told in done.stderr) == (1, True)
+
+
+@pytest.fixture
+def apart(tmp_path: Path, postgres: Postgres) -> Iterator[Service]:
+    """Give a door and a worker that share nothing but the database."""
+    settings = {"DATABASE_URL": postgres.database(), "SECRET_KEY": KEY}
+    with (
+        Service(tmp_path / "web", ROLE="web", **settings) as web,
+        Service(tmp_path / "worker", ROLE="worker", **settings),
+    ):
+        yield web
+
+
+def test_a_door_without_mirrors_plays_what_workers_planned(
+    apart: Service, project: Project, tmp_path: Path
+) -> None:
+    """As on Kubernetes, where the API's pods have no mirrors."""
+    connection = connected(apart, project)
+    pushed(apart, project, connection, {"train.py": "print(2)\n"})
+    rules = TRAIN.replace("run:", "parameters: {epochs: 5}, run:")
+    [(change, _, fields)] = changes(played(apart, tmp_path, file_of(project.url, rules)))
+    assert (change, fields["execution.parameters.epochs"]) == ("changed", {"from": 3, "to": 5})

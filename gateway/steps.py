@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
-from gateway.errors import Gone, RemoteUnavailable, SettingError
+from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable, SettingError
 from gateway.fetch.commit import Commit, CommitReader
 from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, Progress
@@ -109,11 +109,17 @@ class FetchAndPlan:
             state="failed" if planned.failed else "planned",
             reason=planned.reason,
             verdicts=[asdict(verdict) for verdict in planned.verdicts],
+            peeled=commit.id if commit.id != update.after else None,
             facts=kept,
         )
         if not planned.requests:
             return settlement
-        ready = await self.packages.ready(connection, commit.id, await self.remotes.of(connection))
+        remote = await self.remotes.of(connection)
+        try:
+            ready = await self.packages.ready(connection, commit.id, remote)
+        except ObjectUnusable as error:
+            # Under no rules is there a package of it: nothing is kept to be planned again.
+            return replace(settlement, state="failed", reason=str(error), facts=None)
         code = {"package": ready.package, "submodules": ready.submodules}
         by_name = {trigger.name: trigger for trigger in triggers}
         return replace(

@@ -1,8 +1,10 @@
 """`pushgate explain`: the whole way of a push."""
 
 import json
+from pathlib import Path
 
-from tests.service import Project, Service, run_pushgate
+from tests.broker import Broker
+from tests.service import Project, Service, run_pushgate, wait_for
 
 
 def test_the_whole_way_is_told(service: Service, project: Project) -> None:
@@ -18,14 +20,18 @@ def test_the_whole_way_is_told(service: Service, project: Project) -> None:
     }
     [text] = told
     [execution] = service.api.get("/executions")["items"]
+    package = execution["message"]["package"]
     for line in (
         f"delivery {answer['delivery']}",
         "from github: push",
         "verified with the secret that was made",
         f"branch main {project.first[:10]} → {pushed[:10]}",
-        "planned: 1 execution request",
+        "fetched, and planned 20",
+        "Z: 1 execution request",
         "✓ trigger train@main: branch main fits",
-        f"execution {execution['id']}: pending",
+        f"execution {execution['id']}, planned 20",
+        f"packaged: tar.gz of {package['size']} bytes, {package['id']}",
+        "pending: no broker has confirmed it yet",
         "✗ trigger other@dev: branch main does not fit dev",
     ):
         assert line in text
@@ -37,5 +43,104 @@ def test_a_commit_that_nobody_told_of_is_said_so(service: Service) -> None:
     """With where to look."""
     done = run_pushgate("explain", "deadbeef", service=service)
     assert (done.returncode, "no delivery has told of deadbeef" in done.stderr) == (1, True)
+    elsewhere = run_pushgate("explain", "https://git.example/acme/other", service=service)
+    assert (elsewhere.returncode, "is in no connected repository" in elsewhere.stderr) == (1, True)
     nothing = run_pushgate("explain", "what?", service=service)
     assert (nothing.returncode, "names no commit" in nothing.stderr) == (1, True)
+
+
+def explained(service: Service, what: str) -> str:
+    """Return what is told of something."""
+    done = run_pushgate("explain", what, service=service)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_repository_is_explained_by_its_newest_deliveries(service: Service, project: Project) -> None:
+    """By its URL, written in whatever way, and by any page in it that names no commit."""
+    connection = service.connect(project.url, "train@main")
+    nothing = run_pushgate("explain", project.url, service=service)
+    assert f"no delivery has come for connection {connection['id']}" in nothing.stderr
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    answers = [service.deliver(connection, project.payload(project.first, pushed))[1] for _ in range(2)]
+    service.settled(answers[0]["delivery"])
+    page = project.url.removesuffix(".git").replace("127.0.0.1", "ada@127.0.0.1") + "/tree/main"
+    [text] = {explained(service, one) for one in (project.url, project.url.removesuffix(".git"), page)}
+    assert text.startswith(f"delivery {answers[0]['delivery']}\n")
+    assert f"\ndelivery {answers[1]['delivery']}\n" in text
+    assert f"duplicate: delivery {answers[0]['delivery']} told the same" in text
+
+
+def test_a_tag_is_found_by_its_commit(service: Service, project: Project) -> None:
+    """Whoever asks knows the commit; the push named the tag's own object."""
+    trigger = {"name": "release", "tags": ["v*"], "run": {"step": "train"}}
+    connection = service.connect(project.url, triggers=[trigger])
+    project.tree.git("tag", "--annotate", "--message", "First release", "v1.0")
+    project.tree.push("refs/tags/v1.0")
+    tag = project.tree.git("rev-parse", "v1.0")
+    _, answer = service.deliver(connection, project.payload(None, tag, ref="refs/tags/v1.0"))
+    service.settled(answer["delivery"])
+    text = explained(service, project.first)
+    assert text == explained(service, tag)
+    assert f"tag v1.0 ∅ → {tag[:10]}, a tag of commit {project.first[:10]}" in text
+    assert service.api.get("/executions")["items"][0]["id"] in text
+
+
+def test_each_request_stands_at_its_own_ref(service: Service, project: Project) -> None:
+    """Two new branches at one commit have one request each, however alike they are."""
+    connection = service.connect(project.url, triggers=[{"name": "train", "run": {"step": "train"}}])
+    assert service.fetched(connection) == []
+    project.tree.push("HEAD:refs/heads/one", "HEAD:refs/heads/two")
+    assert len(service.fetched(connection)) == 2
+    [moves] = [one for one in service.api.get("/deliveries")["items"] if len(one["updates"]) == 2]
+    text = explained(service, moves["id"])
+    of_ref = {one["message"]["ref"]["name"]: one["id"] for one in service.api.get("/executions")["items"]}
+    one, two = text[text.index("branch one") : text.index("branch two")], text[text.index("branch two") :]
+    assert [of_ref["one"] in one, of_ref["two"] in one] == [True, False]
+    assert [of_ref["one"] in two, of_ref["two"] in two] == [False, True]
+
+
+def test_why_there_is_no_package_is_told_beside_the_verdicts(tmp_path: Path, project: Project) -> None:
+    """The trigger fitted; what went wrong came after it."""
+    with Service(tmp_path / "data", PACKAGE_MAX_BYTES="10") as service:
+        connection = service.connect(project.url, "train@main")
+        pushed = project.push("Second", {"train.py": "print(2)\n"})
+        _, answer = service.deliver(connection, project.payload(project.first, pushed))
+        service.settled(answer["delivery"])
+        text = explained(service, answer["delivery"])
+    assert "fetched, and failed" in text
+    assert "in .vhignore" in text
+    assert "✓ trigger train@main: branch main fits" in text
+
+
+def test_a_confirmed_request_is_told_as_such(tmp_path: Path, project: Project, broker: Broker) -> None:
+    """With the lane that it went into, and when."""
+    settings = {"AMQP_URL": broker.url, "AMQP_QUEUE": "explained", "AMQP_EXCHANGE": "explained"}
+    with Service(tmp_path / "data", AMQP_LANES="fast", **settings) as service:
+        trigger = {"name": "train", "lane": "fast", "run": {"step": "train"}}
+        connection = service.connect(project.url, triggers=[trigger])
+        pushed = project.push("Second", {"train.py": "print(2)\n"})
+        _, answer = service.deliver(connection, project.payload(project.first, pushed))
+
+        def published() -> str | None:
+            found = service.api.get("/executions")["items"]
+            return found[0]["published_at"] if found else None
+
+        when = wait_for(published, "the broker has confirmed it")
+        text = explained(service, answer["delivery"])
+    assert f"published in lane fast, and confirmed by the broker {when}" in text
+
+
+def test_a_request_of_earlier_rules_is_still_told(service: Service, project: Project) -> None:
+    """The delivery was planned again since, and the trigger is gone."""
+    connection = service.connect(project.url, "train@main")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    service.settled(answer["delivery"])
+    service.api.send("PATCH", f"/connections/{connection['id']}", {"triggers": []})
+    service.api.send("POST", f"/deliveries/{answer['delivery']}/replay")
+    service.settled(answer["delivery"])
+    text = explained(service, answer["delivery"])
+    assert "fetched; the connection has no triggers" in text
+    assert "trigger train@main, as it was before" in text
+    assert service.api.get("/executions")["items"][0]["id"] in text

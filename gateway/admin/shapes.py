@@ -238,6 +238,7 @@ class UpdateView(BaseModel):
     total: int | None
     state: str
     reason: str | None
+    settled_at: datetime | None
     verdicts: list[VerdictView]
 
     @classmethod
@@ -258,6 +259,7 @@ class UpdateView(BaseModel):
             total=update.total,
             state=recorded.state,
             reason=recorded.reason,
+            settled_at=recorded.settled_at,
             verdicts=[VerdictView(**verdict) for verdict in recorded.verdicts],
         )
 

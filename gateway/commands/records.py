@@ -48,7 +48,8 @@ def deliveries(
 @app.command()
 def explain(
     what: Annotated[
-        str, typer.Argument(help="A delivery's id, a commit's id or its beginning, or its page.")
+        str,
+        typer.Argument(help="A delivery, a commit or its beginning, or a URL: its page or a repository."),
     ],
     data: Data = None,
     as_json: AsJson = False,

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import zstandard
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, bindparam, select, text, update
+from sqlalchemy import Row, bindparam, select, text, union_all, update
 
 from gateway.errors import NotFound
 from gateway.store.bulk import MOST_VALUES, insert_rows, select_pairs, upsert_rows
@@ -100,6 +100,7 @@ class RecordedUpdate:
     state: UpdateState
     reason: str | None
     verdicts: Sequence[Mapping[str, Any]]
+    settled_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +207,7 @@ def page(
 ) -> list[RecordedDelivery]:
     """Return up to `limit` deliveries, the newest first, only those older than the id `before`.
 
-    `commit` is the beginning, or the whole, of an object id that a ref was moved to.
+    `commit` is the beginning, or the whole, of an object id that a ref was moved to, also by way of a tag.
     """
     query = _listing().order_by(deliveries.c.id.desc()).limit(limit)
     if connection is not None:
@@ -217,8 +218,11 @@ def page(
         query = query.where(deliveries.c.id < before)
     if commit is not None:
         # Not LIKE: only a range is found by the index on either database.
-        begins = ref_updates.c.after.between(commit, commit + "g")
-        query = query.where(deliveries.c.id.in_(select(ref_updates.c.delivery).where(begins)))
+        told = (
+            select(ref_updates.c.delivery).where(column.between(commit, commit + "g"))
+            for column in (ref_updates.c.after, ref_updates.c.peeled)
+        )
+        query = query.where(deliveries.c.id.in_(union_all(*told)))
     return _recorded(transaction, transaction.execute(query).all())
 
 
@@ -253,6 +257,7 @@ def _recorded_update(row: Row[Any]) -> RecordedUpdate:
         state=row.state,
         reason=row.reason,
         verdicts=row.verdicts or (),
+        settled_at=row.settled_at,
     )
 
 

@@ -151,6 +151,12 @@ ref_updates = Table(
     Column("facts", LargeBinary),
     Index("ix_ref_updates_after", "after"),
     Index(
+        "ix_ref_updates_peeled",
+        "peeled",
+        sqlite_where=text("peeled IS NOT NULL"),
+        postgresql_where=text("peeled IS NOT NULL"),
+    ),
+    Index(
         "ix_ref_updates_pending",
         "connection",
         "seq",

@@ -60,7 +60,8 @@ class PendingUpdate:
 class Settlement:
     """The end of a ref update, the execution requests that came out of it, and each trigger's verdict.
 
-    `events` is what is told of it to those who asked for that; `facts` what it was planned from.
+    `events` is what is told of it to those who asked for that; `peeled` is the commit that an annotated tag
+    leads to; `facts` is what was planned from.
     """
 
     update: PendingUpdate
@@ -69,6 +70,7 @@ class Settlement:
     requests: tuple[NewRequest, ...] = ()
     verdicts: Sequence[Mapping[str, Any]] = ()
     events: tuple[NewEvent, ...] = ()
+    peeled: str | None = None
     facts: bytes | None = None
 
 
@@ -133,6 +135,7 @@ def settle(
                 reason=settlement.reason,
                 settled_at=now,
                 verdicts=settlement.verdicts,
+                peeled=func.coalesce(settlement.peeled, ref_updates.c.peeled),
                 facts=settlement.facts,
             )
         )

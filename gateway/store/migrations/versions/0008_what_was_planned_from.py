@@ -1,4 +1,4 @@
-"""What a ref update was planned from, so that a dry run can plan it again under other rules."""
+"""What a ref update was planned from, for dry runs; and finding annotated tags by their commits."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,5 +8,9 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """Add a column; what was planned before has nothing in it."""
+    """Add a column, in which what was planned before has nothing, and an index."""
     op.add_column("ref_updates", sa.Column("facts", sa.LargeBinary()))
+    tags = sa.text("peeled IS NOT NULL")
+    op.create_index(
+        "ix_ref_updates_peeled", "ref_updates", ["peeled"], sqlite_where=tags, postgresql_where=tags
+    )

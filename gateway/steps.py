@@ -80,7 +80,9 @@ class FetchAndPlan:
             return Settlement(
                 update=update, state="planned", reason=f"the {update.kind} was deleted: nothing runs"
             )
-        default_branch = update.repository.get("default_branch")
+        # What a pull request changes is told against the branch that it wants to go into.
+        asked = update.pull_request
+        default_branch = asked["target"] if asked else update.repository.get("default_branch")
         if update.before is None and update.kind == "branch" and default_branch is None:
             # Bitbucket's payloads, hooks of one's own and sweeps tell none; a new branch is compared with it.
             default_branch = await self.mirrors.default_branch(await self.remotes.of(connection))
@@ -96,7 +98,6 @@ class FetchAndPlan:
             await self.mirrors.discard(connection.id)
             raise RemoteUnavailable(f"the mirror was broken and is fetched anew (git: {error})") from error
         if not PROVIDERS[connection.provider].BODY_IS_SIGNED:
-            asked = update.pull_request
             await self._believe(
                 connection, f"refs/heads/{asked['source']}" if asked else update.ref, update.after
             )

@@ -111,6 +111,9 @@ def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tm
         (("--provider=cvs",), "provider: 'cvs' is none of"),
         (("--provider=github", "--trigger=@main"), "trigger"),
         (("--provider=github", "--secret="), "secret"),
+        (("--provider=github", "--yaml-path=/valohai.yaml"), "yaml_path: it is a path inside the repository"),
+        (("--provider=github", "--yaml-path=ml/"), "yaml_path: it is a path inside the repository"),
+        (("--provider=github", "--yaml-path=ml/../v.yaml"), "yaml_path: it is a path inside the repository"),
     ],
 )
 def test_bad_input_is_one_sentence(service: Service, arguments: tuple[str, ...], told: str) -> None:

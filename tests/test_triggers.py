@@ -76,6 +76,25 @@ def test_a_pull_request_runs_at_its_head(service: Service, project: Project) -> 
     }
 
 
+def test_a_pull_request_changes_what_its_target_lacks(service: Service, project: Project) -> None:
+    """All its commits count, and none that the target has, whatever the default branch is."""
+    project.tree.git("checkout", "--quiet", "-b", "release")
+    project.push("Of the release", {"release.txt": "1"})
+    project.tree.git("checkout", "--quiet", "-b", "topic")
+    project.tree.commit("Its first commit", {"topic.txt": "1"})
+    head = project.tree.commit("Its second commit", {"more.txt": "1"})
+    project.tree.push("topic")
+    triggers = [
+        {"name": name, "on": ["pull_request"], "paths": [f"{name}.txt"], "run": {"step": "train"}}
+        for name in ("release", "topic", "more")
+    ]
+    connection = service.connect(project.url, triggers=triggers)
+    body = opened(project, head).replace(b'"base": {"ref": "main"}', b'"base": {"ref": "release"}')
+    _, answer = service.deliver(connection, body, event="pull_request")
+    said = {one["trigger"]: one["matched"] for one in updates(service, answer)["verdicts"]}
+    assert said == {"release": False, "topic": True, "more": True}
+
+
 def test_the_latest_commit_takes_back_what_is_not_published(service: Service, project: Project) -> None:
     """Of its own branch only; what is taken back names its successor."""
     trigger = {"name": "train", "branches": ["*"], "policy": "latest", "run": {"step": "train"}}

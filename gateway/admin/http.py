@@ -47,7 +47,8 @@ async def read(request: Request, model: type[Model]) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Invalid(f"{where}: {first['msg']}" if where else first["msg"]) from None
+        what = first["msg"].removeprefix("Value error, ")
+        raise Invalid(f"{where}: {what}" if where else what) from None
 
 
 def limit(request: Request) -> int:

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -22,12 +23,20 @@ from gateway.store.platforms import Platform
 from gateway.store.sweeps import SweepState
 from providers.model import RefKind
 
+
+def _path_inside(path: str) -> str:
+    """Refuse what git would take for a folder, for a place elsewhere, or for a pathspec of its own."""
+    if {"", ".", ".."} & set(path.split("/")) or path.startswith(":") or not path.isprintable():
+        raise ValueError("it is a path inside the repository, such as valohai.yaml or ml/valohai.yaml")
+    return path
+
+
 Line = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")
 ]
 Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2048)]
 WebhookSecret = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[\x20-\x7e]+$")]
-YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_path_inside)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 PackageFormat = Literal["tar.gz", "tar.zst"]
 Item = TypeVar("Item")

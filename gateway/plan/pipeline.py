@@ -11,6 +11,7 @@ from gateway.errors import PlanError
 from gateway.plan.manifest import Manifest
 from gateway.plan.plain import plain, refuse_unknown
 from gateway.plan.request import PipelineExecution
+from gateway.plan.step import checked_value
 from gateway.plan.triggers import Trigger
 
 # A node copies its step: many nodes of a large step make a message that no broker should carry.
@@ -61,9 +62,17 @@ def _check(pipeline: Pipeline, trigger: Trigger, manifest: Manifest, owner: str)
     filled |= {
         (edge.target_node, edge.target_key) for edge in pipeline.edges if edge.target_type == "parameter"
     }
+    given = {
+        tuple(target.split(".", 2))[::2]: trigger.parameters[parameter.name]
+        for parameter in pipeline.parameters
+        if parameter.name in trigger.parameters
+        for target in parameter.targets
+    }
     for node in pipeline.nodes:
         if isinstance(node, ExecutionNode) and not node.commit:
             merged = Override.merge_with_step(node.override, manifest.steps[node.step])
             for name, parameter in merged.parameters.items():
+                if (node.name, name) in given:
+                    checked_value(parameter, given[node.name, name], f"{owner}, node {node.name}")
                 if parameter.default is None and not parameter.optional and (node.name, name) not in filled:
                     raise PlanError(f"{owner}, node {node.name} needs a value for its parameter {name}")

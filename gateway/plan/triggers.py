@@ -269,11 +269,15 @@ def _skips(message: str) -> str | None:
 
 
 def _fits_text(patterns: Sequence[str], text: str) -> bool:
-    """Say whether a text fits one of the patterns and none that begins with `!`."""
+    """Say whether a text fits one of the patterns and none that begins with `!`.
+
+    Brackets are what they are: authors are called dependabot[bot], and messages begin with [WIP].
+    """
     lowered = text.lower()
-    if any(fnmatchcase(lowered, one[1:].lower()) for one in patterns if one.startswith("!")):
+    literal = [one.lower().replace("[", "[[]") for one in patterns]
+    if any(fnmatchcase(lowered, one[1:]) for one in literal if one.startswith("!")):
         return False
-    wanted = [one.lower() for one in patterns if not one.startswith("!")]
+    wanted = [one for one in literal if not one.startswith("!")]
     return not wanted or any(fnmatchcase(lowered, one) for one in wanted)
 
 

@@ -238,6 +238,10 @@ def test_one_failing_trigger_leaves_the_others_alone() -> None:
             "step evaluate needs an address for input model: give it in the trigger",
         ),
         (
+            {"name": "t", "run": {"pipeline": "nightly"}, "parameters": {"limit": "much"}},
+            "pipeline nightly, node check, parameter threshold: much is not a floating-point number",
+        ),
+        (
             {"name": "t", "run": {"pipeline": "nightly"}, "parameters": {"x": 1}},
             "pipeline nightly has no parameter x; it has: limit",
         ),

@@ -309,6 +309,8 @@ def test_a_commit_can_say_that_nothing_is_to_run(message: str, marker: str | Non
         ({"authors": ["*@example.org>"]}, "Ada <ada@Example.org>", "", True),
         ({"authors": ["*@example.org>"]}, "Ada <ada@example.com>", "", False),
         ({"authors": ["!*bot*"]}, "renovate[bot] <b@example.org>", "", False),
+        ({"authors": ["renovate[bot] *"]}, "renovate[bot] <b@example.org>", "", True),
+        ({"authors": ["renovate[bot] *"]}, "renovateb <b@example.org>", "", False),
         ({"authors": ["!*bot*"]}, "Ada <ada@example.org>", "", True),
         ({"messages": ["train:*"]}, "", "Train: larger batches\n\nmore", True),
         ({"messages": ["train:*"]}, "", "docs: a typo", False),

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import FrameType
@@ -25,7 +25,7 @@ from gateway.admin.http import on_bug, on_error, on_http_error
 from gateway.admin.packages import PackageFiles
 from gateway.admin.records import Records
 from gateway.daily import daily
-from gateway.data import Opened
+from gateway.data import Opened, occupied
 from gateway.errors import PushgateError
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
@@ -206,7 +206,7 @@ class Service:
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
         self._accepter.start()
         if self.settings.role != "web":
-            self._tasks = self._start_working()
+            self._tasks = await self._start_working()
         if not self._database.is_embedded:
             self._tasks.append(asyncio.create_task(self._wire.run()))
         yield
@@ -223,13 +223,15 @@ class Service:
             if not task.cancelling():
                 task.cancel()
 
-    def _start_working(self) -> list[asyncio.Task[None]]:
-        """Start all that is done behind the door."""
+    async def _start_working(self) -> list[asyncio.Task[None]]:
+        """Start all that is done behind the door, first of all what a process that died here had begun."""
+        now = datetime.now(UTC)
         if self._database.is_embedded:
-            now = datetime.now(UTC)
             next_sweep = now + timedelta(seconds=self.settings.reconcile_every)
-            with self._database.writing() as transaction:
-                work.take_over_everything(transaction, now=now, swept_by=next_sweep)
+            begun = partial(work.take_over_everything, now=now, swept_by=next_sweep)
+        else:
+            begun = partial(work.take_over, process=self._presence.process, now=now)
+        await self._database.write(begun)
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
         if not self._database.is_embedded:
             tasks.append(asyncio.create_task(self._presence.run()))
@@ -318,9 +320,18 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings, opened: Opened, *, listener: socket.socket | None = None) -> None:
-    """Run the service until SIGTERM or SIGINT; on a socket of its own, if none is given."""
-    service = Service(settings, opened)
+    """Run the service until SIGTERM or SIGINT; on a socket of its own, if none is given.
+
+    Raises `SettingError` where another process works on the data folder.
+    """
+    works_here = settings.role != "web" or opened.database.is_embedded
+    with occupied(settings) if works_here else nullcontext():
+        _serve(Service(settings, opened), listener)
+
+
+def _serve(service: Service, listener: socket.socket | None) -> None:
     prepare_interpreter()
+    settings = service.settings
     config = uvicorn.Config(
         service.application,
         host=settings.host,

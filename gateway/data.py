@@ -1,7 +1,10 @@
 """The data folder and the database behind it: opened, brought up to date, and given another secret key."""
 
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +51,23 @@ def open_data(settings: Settings) -> Opened:
     )
 
 
+@contextmanager
+def occupied(settings: Settings) -> Iterator[None]:
+    """Be the only process that works on the data folder, until the block, or the process, ends.
+
+    Mirrors, and the embedded database, have one process that looks after them. Raises `SettingError`.
+    """
+    with (settings.data_dir / "occupied.lock").open("ab") as lock:
+        try:
+            # The kernel lets go of it when the process dies, whatever it dies of.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingError(
+                f"a gateway runs on the data folder {settings.data_dir}: stop it, or name another folder"
+            ) from None
+        yield
+
+
 def _previous_key(settings: Settings) -> str | None:
     """Return the secret key before the present one, while secrets may still be sealed under it."""
     if settings.secret_key_previous is not None:
@@ -62,18 +82,28 @@ def rotate_key(settings: Settings) -> int:
     Each step is durable before the next, so that one can stop anywhere and do it again. Returns how many
     secrets there are. Raises `SettingError`.
     """
-    if settings.secret_key is None:
-        _make_new_key(settings.data_dir)
-    elif settings.secret_key_previous is None:
+    if settings.secret_key is not None:
+        if settings.secret_key_previous is None:
+            raise SettingError(
+                "set PUSHGATE_SECRET_KEY to the new key and PUSHGATE_SECRET_KEY_PREVIOUS to the old one"
+            )
+        return _rewrap(settings)
+    if not (settings.data_dir / "secret.key").exists():
         raise SettingError(
-            "set PUSHGATE_SECRET_KEY to the new key and PUSHGATE_SECRET_KEY_PREVIOUS to the old one"
+            f"there is no secret key in {settings.data_dir}: name the gateway's data folder with --data"
         )
+    with occupied(settings):
+        _make_new_key(settings.data_dir)
+        count = _rewrap(settings)
+        (settings.data_dir / _PREVIOUS).unlink()
+    return count
+
+
+def _rewrap(settings: Settings) -> int:
     opened = open_data(settings)
     with opened.database.writing() as transaction:
         count = connections.rewrap(transaction, opened.vault) + platforms.rewrap(transaction, opened.vault)
     opened.database.close()
-    if settings.secret_key is None:
-        (settings.data_dir / _PREVIOUS).unlink()
     return count
 
 
@@ -89,9 +119,5 @@ def _make_new_key(folder: Path) -> None:
             write_key(fresh, secrets.token_hex(32))
             fresh.replace(present)
             sync_folder(folder)
-    except FileNotFoundError:
-        raise SettingError(
-            f"there is no secret key in {folder}: name the gateway's data folder with --data"
-        ) from None
     except OSError as error:
         raise SettingError(f"the data folder {folder} cannot be used: {error.strerror}") from error

@@ -254,3 +254,14 @@ def test_connect_says_what_to_do_at_the_provider(service: Service, provider: str
     told = done.stdout[done.stdout.index("Next:") :].splitlines()
     assert [line.strip()[:2] for line in told[1:5]] == ["1.", "2.", "3.", "4."]
     assert told[5].strip().startswith("Mind: ")
+
+
+def test_two_gateways_on_one_data_folder_are_refused(service: Service, project: Project) -> None:
+    """Both would publish what is in it. The first goes on; after a SIGKILL the folder is free again."""
+    second = run("serve", "--port", "0", "--data", service.data)
+    assert second.returncode == 1
+    assert f"a gateway runs on the data folder {service.data}" in second.stderr
+    connection = service.connect(project.url)
+    service.kill()
+    service.start()
+    assert [one["id"] for one in service.api.get("/connections")["items"]] == [connection["id"]]

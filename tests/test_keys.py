@@ -15,7 +15,7 @@ from gateway.settings import Settings
 from gateway.steps import Remotes
 from gateway.store import connections
 from gateway.store.vault import write_key
-from tests.service import run_pushgate
+from tests.service import Service, run_pushgate
 from tests.store import make
 
 
@@ -120,3 +120,11 @@ def test_a_wrong_secret_key_is_a_reason(settings: Settings, tmp_path: Path) -> N
     with pytest.raises(RemoteUnavailable, match="credentials of c1 was sealed with another"):
         asyncio.run(remotes.of(connection))
     opened.database.close()
+
+
+def test_a_gateway_that_runs_keeps_its_key(service: Service) -> None:
+    """It would seal what comes next under the old one."""
+    key = (service.data / "secret.key").read_text()
+    done = run_pushgate("keys", "rotate", "--data", service.data)
+    assert (done.returncode, f"a gateway runs on the data folder {service.data}" in done.stderr) == (1, True)
+    assert (service.data / "secret.key").read_text() == key

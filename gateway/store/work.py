@@ -222,6 +222,12 @@ def take_over_everything(transaction: Transaction, *, now: datetime, swept_by: d
     transaction.execute(update(sweeps).where(sweeps.c.due_at > swept_by).values(due_at=swept_by))
 
 
+def take_over(transaction: Transaction, process: str, *, now: datetime) -> None:
+    """End the leases of the process that went by this name before, and is known to be dead."""
+    mine = leases.c.owner.is_not(None), leases.c.process == process
+    transaction.execute(update(leases).where(*mine).values(owner=None, expires_at=now))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
     """What waits in the whole store; `oldest` is when the ref update that waits longest was received."""

@@ -260,3 +260,17 @@ def test_a_claim_reads_no_whole_table(database: Database) -> None:
             read = {line.split("Seq Scan on ")[1].split()[0] for line in told if "Seq Scan on " in line}
     # Of processes there are never many.
     assert read & set(metadata.tables) <= {"processes"}, told
+
+
+def test_who_starts_again_goes_on_with_its_own_work_at_once(database: Database) -> None:
+    """A process that has died waits for no lease of its own; those of others count on."""
+    for one in ("c1", "c2"):
+        connection(database, one)
+    push(database, "c1", "c2")
+    first, second = (claim(database, Claims(process=name)) for name in ("p1", "p2"))
+    assert claim(database, Claims(process="p1"), NOW + SECOND) is None
+    with database.writing() as transaction:
+        work.take_over(transaction, "p1", now=NOW + SECOND)
+    assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) == first
+    assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) is None
+    assert first != second

@@ -13,6 +13,20 @@ and may have 63. Two long names that begin alike stay two.
 {{- end -}}
 {{- end -}}
 
+{{/*
+The name of a Kubernetes object for something of the broker's, whose names may hold anything. Where that is more than
+dots, or too long, a hash keeps two names apart.
+*/}}
+{{- define "pushgate.objectName" -}}
+{{- $plain := . | replace "." "-" -}}
+{{- $name := regexReplaceAll "[^a-z0-9-]+" (lower $plain) "-" | trunc 200 | trimSuffix "-" -}}
+{{- if eq $name $plain -}}
+{{ $name }}
+{{- else -}}
+{{ $name }}-{{ sha256sum . | trunc 8 }}
+{{- end -}}
+{{- end -}}
+
 {{/* What never changes, and so may stand in selectors. Takes {root, component}. */}}
 {{- define "pushgate.selector" -}}
 app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}

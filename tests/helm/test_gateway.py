@@ -315,6 +315,18 @@ async def _compare_topologies(broker: Broker, ordered: int) -> None:
         await remove(broker, topology)
 
 
+@pytest.mark.parametrize("queue", ["Push_Gate.runs", "runs of: ünïcode", "q" * 255])
+def test_objects_are_named_as_kubernetes_has_it_whatever_a_queue_is_called(queue: str) -> None:
+    """The broker takes nearly any name; and two queues never share an object."""
+    settings = {"amqpQueue": queue, "amqpLanes": ["fast", "slow"]}
+    values = merged(value_sets()["operators"], {"settings": settings})
+    objects = [one for one in yaml.safe_load_all(render(values)["pushgate/templates/rabbitmq.yaml"]) if one]
+    names = [(one["kind"], one["metadata"]["name"]) for one in objects]
+    assert [name for _, name in names if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,251}[a-z0-9])?", name)] == []
+    assert len(set(names)) == len(names)
+    assert f"{queue}.slow" in {one["spec"].get("name") for one in objects}
+
+
 def test_a_cluster_of_ordered_requests_has_the_plugin() -> None:
     """Without it the broker does not know the exchange's type."""
     plugins = {

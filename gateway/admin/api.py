@@ -1,7 +1,6 @@
 """The REST API under /api/v1: connections."""
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -40,11 +39,6 @@ from gateway.store.platforms import Platform
 from gateway.store.vault import Vault
 from providers import PROVIDERS
 from providers.urls import repository_key
-
-_FOLLOW_SECONDS = 1.0
-_KEEPALIVE_EVERY = 15
-_LONGEST_NUMBER = 18
-_BEGINNING_OF_AN_ID = re.compile(r"[0-9a-f]{7,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

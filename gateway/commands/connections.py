@@ -37,7 +37,9 @@ def connect(
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     trigger: Annotated[
         list[str] | None,
-        typer.Option(help="STEP, STEP@BRANCHES or STEP@tag:TAGS; may be given several times."),
+        typer.Option(
+            help="STEP, STEP@BRANCHES or STEP@tag:TAGS, also pipeline:NAME or task:NAME; several times."
+        ),
     ] = None,
     yaml_path: Annotated[str, typer.Option(help="Where valohai.yaml is in the repository.")] = "valohai.yaml",
     secret: Annotated[

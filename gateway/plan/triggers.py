@@ -167,8 +167,8 @@ def read_triggers(given: Iterable[Any]) -> tuple[Trigger, ...]:
 def parse_trigger(text: str) -> Trigger:
     """Read the short form of the command line: `STEP`, `STEP@BRANCHES` or `STEP@tag:TAGS`.
 
-    Globs are separated by commas: `train@main,release/*`. `pipeline:NAME` instead of the step names a
-    pipeline. The text is the trigger's name. Raises `Invalid`.
+    Globs are separated by commas: `train@main,release/*`. `pipeline:NAME` or `task:NAME` instead of the step
+    names a pipeline or a task. The text is the trigger's name. Raises `Invalid`.
     """
     target, at, globs = text.partition("@")
     key = "branches"
@@ -178,7 +178,7 @@ def parse_trigger(text: str) -> Trigger:
     if at and not listed:
         raise Invalid(f"trigger {text.strip()}: name a branch or tag:TAG behind the @, such as {target}@main")
     kind, colon, name = target.partition(":")
-    run = {"pipeline": name} if colon and kind.strip() == "pipeline" else {"step": target}
+    run = {kind.strip(): name} if colon and kind.strip() in {"pipeline", "task"} else {"step": target}
     return read_triggers([{"name": text, key: listed, "run": run}])[0]
 
 

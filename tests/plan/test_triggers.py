@@ -151,6 +151,10 @@ def test_names_are_unique_and_few() -> None:
         ),
         ("train@tag:v*", Trigger(name="train@tag:v*", tags=("v*",), run=Run(step="train"))),
         (
+            "task:sweep@main",
+            Trigger(name="task:sweep@main", branches=("main",), run=Run(task="sweep")),
+        ),
+        (
             "pipeline:nightly@main",
             Trigger(name="pipeline:nightly@main", branches=("main",), run=Run(pipeline="nightly")),
         ),

@@ -35,9 +35,9 @@ from tests.broker import Broker
 from tests.service import Project, Service
 
 _CONNECTIONS = 64
-_EACH = 64
+_EACH = 128
 _WINDOW = 64
-_ROUNDS = 3
+_ROUNDS = 9
 _BODY = b'{"padding": "' + b"x" * 2000 + b'"}'
 _PUSHES = 40
 _PUBLIC_URL = "https://push.example"

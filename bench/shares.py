@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
-_PERIOD_US = 10_000
+_PERIOD_US = 100_000
 
 
 class Share:

@@ -16,7 +16,7 @@ from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
 
 CONNECTIONS = 40
-EACH = 25
+EACH = 50
 
 
 def publisher(url: str, topology: Topology) -> RabbitMQ:

@@ -101,7 +101,7 @@ def _archive(folder: Path, commit: str) -> float:
 async def _pack(folder: Path, commit: str) -> float:
     program = Git(home=folder / "home", allow_http=False, timeout=60)
     reader = TreeReader(program, allow_http=False, hosts=())
-    packer = Packer(git=program, warn_above=10**9, most=10**9)
+    packer = Packer(git=program, warn_above=10**9, most=10**9, most_unpacked=10**10)
     path = folder / "ours.tar.gz"
     path.unlink(missing_ok=True)
     started = time.perf_counter()

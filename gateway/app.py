@@ -107,7 +107,12 @@ class Service:
             depot=depot,
             mirrors=mirrors,
             reader=TreeReader(git, allow_http=settings.fetch_allow_http, hosts=settings.fetch_hosts),
-            packer=Packer(git=git, warn_above=settings.package_warn_bytes, most=settings.package_max_bytes),
+            packer=Packer(
+                git=git,
+                warn_above=settings.package_warn_bytes,
+                most=settings.package_max_bytes,
+                most_unpacked=settings.package_max_unpacked_bytes,
+            ),
             tickets=tickets,
             folder=half_made,
             base_url=lambda: self.base_url,

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     packages_url: str | None = None
     package_warn_bytes: int = Field(default=100_000_000, ge=1)
     package_max_bytes: int = Field(default=1_000_000_000, ge=1)
+    package_max_unpacked_bytes: int = Field(default=10_000_000_000, ge=1)
     package_keep_days: int = Field(default=90, ge=1, le=3650)
     package_url_days: int = Field(default=7, ge=1, le=365)
     keep_days: int = Field(default=180, ge=0, le=36_500)

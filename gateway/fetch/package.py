@@ -55,11 +55,15 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packer:
-    """Packs trees. A package of more than `most` bytes is refused; above `warn_above` there is a warning."""
+    """Packs trees. A package of more than `most` bytes is refused; above `warn_above` there is a warning.
+
+    So is one whose tar has more than `most_unpacked`: of zeros, a few megabytes would fill a runner's disk.
+    """
 
     git: Git
     warn_above: int
     most: int
+    most_unpacked: int
 
     def pack(self, tree: Tree, path: Path, *, package_format: Format, stop: threading.Event) -> Packed:
         """Write the package of a tree into a file. Takes long: call it in a thread, and set `stop` to end it.
@@ -69,7 +73,7 @@ class Packer:
         targets = self._targets(tree)
         check_links(targets)
         with path.open("xb") as file:
-            sink = _Sink(file, package_format, self.most, stop)
+            sink = _Sink(file, package_format, self.most, self.most_unpacked, stop)
             pointers = self._write(tree, targets, sink)
             packed = sink.end(files=len(tree.entries))
         warnings = list(tree.warnings)
@@ -156,9 +160,17 @@ class _Compressor(Protocol):
 class _Sink:
     """Takes the tar in small parts, and hashes, compresses and writes it in large ones."""
 
-    def __init__(self, file: IO[bytes], package_format: Format, most: int, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        package_format: Format,
+        most: int,
+        most_unpacked: int,
+        stop: threading.Event,
+    ) -> None:
         self._file = file
         self._most = most
+        self._most_unpacked = most_unpacked
         self._stop = stop
         self._gathered = bytearray()
         self._tar_hash = hashlib.sha256()
@@ -201,6 +213,8 @@ class _Sink:
             raise Stopped
         self._tar_hash.update(self._gathered)
         self._tar_size += len(self._gathered)
+        if self._tar_size > self._most_unpacked:
+            raise _too_large("unpacked, the package", self._most_unpacked)
         if self._is_gzip:
             self._crc = isal_zlib.crc32(self._gathered, self._crc)
         self._put(self._compressor.compress(self._gathered))
@@ -209,9 +223,13 @@ class _Sink:
     def _put(self, data: bytes) -> None:
         self._size += len(data)
         if self._size > self._most:
-            raise ObjectUnusable(
-                f"the package would have more than {self._most} bytes, which is the most that is taken: name"
-                " what runners do not need in .vhignore, or keep it in a data store"
-            )
+            raise _too_large("the package", self._most)
         self._file_hash.update(data)
         self._file.write(data)
+
+
+def _too_large(what: str, most: int) -> ObjectUnusable:
+    return ObjectUnusable(
+        f"{what} would have more than {most} bytes, which is the most that is taken: name what runners do not"
+        " need in .vhignore, or keep it in a data store"
+    )

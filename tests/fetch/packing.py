@@ -25,13 +25,19 @@ class Packing:
     """Reads and packs trees, called from tests that know nothing of event loops."""
 
     def __init__(
-        self, fetching: Fetching, folder: Path, *, warn_above: int = 10**8, most: int = 10**9
+        self,
+        fetching: Fetching,
+        folder: Path,
+        *,
+        warn_above: int = 10**8,
+        most: int = 10**9,
+        most_unpacked: int = 10**9,
     ) -> None:
         """Put packages into a folder."""
         self._fetching = fetching
         self._folder = folder
         self._reader = TreeReader(fetching.git, allow_http=True, hosts=())
-        self._packer = Packer(git=fetching.git, warn_above=warn_above, most=most)
+        self._packer = Packer(git=fetching.git, warn_above=warn_above, most=most, most_unpacked=most_unpacked)
 
     def tree(self, url: str, commit: str) -> Tree:
         """Fetch a commit, and read its tree."""

@@ -52,7 +52,7 @@ tree = asyncio.run(reader.read(Path(repository), commit=commit, url="", fetch=No
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 before = peak()
-packer = Packer(git=git, warn_above=10**9, most=10**9)
+packer = Packer(git=git, warn_above=10**9, most=10**9, most_unpacked=10**9)
 packed = packer.pack(tree, Path(file), package_format=package_format, stop=threading.Event())
 print(json.dumps({"id": packed.id, "sha256": packed.sha256, "grown_kilobytes": peak() - before}))
 """
@@ -248,6 +248,22 @@ def test_large_packages_are_remarked_on_and_larger_ones_refused(
         refused.pack(refused.tree(url, commit))
 
 
+def test_what_is_small_only_while_it_is_packed_is_refused(
+    fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path
+) -> None:
+    """A few kilobytes of zeros would fill the disk of whoever unpacks them."""
+    (tree.folder / "zeros").write_bytes(bytes(5_000_000))
+    commit = tree.commit("First", {})
+    tree.push()
+    refused = Packing(fetching, tmp_path, most=1_000_000, most_unpacked=4_000_000)
+    with pytest.raises(ObjectUnusable, match="unpacked, the package would have more than 4000000 bytes"):
+        refused.pack(refused.tree(url, commit))
+    taken = Packing(fetching, tmp_path, most=1_000_000, most_unpacked=6_000_000)
+    packed, _ = taken.pack(taken.tree(url, commit))
+    assert packed.size < 100_000
+    assert packed.tar_size > 5_000_000
+
+
 def test_a_link_that_leaves_the_tree_is_refused_unless_it_is_ignored(
     packing: Packing, tree: WorkTree, url: str
 ) -> None:
@@ -290,6 +306,6 @@ def test_packing_can_be_called_off(fetching: Fetching, tree: WorkTree, url: str,
     found: Tree = Packing(fetching, tmp_path).tree(url, commit)
     stop = threading.Event()
     stop.set()
-    packer = Packer(git=fetching.git, warn_above=1, most=10**6)
+    packer = Packer(git=fetching.git, warn_above=1, most=10**6, most_unpacked=10**6)
     with pytest.raises(Stopped):
         packer.pack(found, tmp_path / "off", package_format="tar.gz", stop=stop)

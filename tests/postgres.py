@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psycopg
+
 _START_SECONDS = 60.0
 # PostgreSQL refuses to run as root; Debian's package makes this user.
 _USER = "postgres"
@@ -124,6 +126,15 @@ class Postgres:
         done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd="/")
         if done.returncode != 0:
             raise RuntimeError(f"{program}: {done.stderr}")
+
+
+def end_all_connections(url: str) -> None:
+    """End every connection to the database, as a switch to a standby does."""
+    with psycopg.connect(url, autocommit=True) as server:
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 def _as_user() -> list[str]:

@@ -175,6 +175,12 @@ class Project:
         self.tree.push()
         return commit
 
+    def push_tag(self, name: str) -> str:
+        """Push an annotated tag of the newest commit, and return the id of its own object."""
+        self.tree.git("tag", "--annotate", "--message", "A release", name)
+        self.tree.push(f"refs/tags/{name}")
+        return self.tree.git("rev-parse", name)
+
     def payload(self, before: str | None, after: str | None, ref: str = "refs/heads/main") -> bytes:
         """Return what GitHub would say of a push."""
         return push_payload(url=self.url, full_name=self.name, ref=ref, before=before, after=after)

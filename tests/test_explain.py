@@ -75,9 +75,7 @@ def test_a_tag_is_found_by_its_commit(service: Service, project: Project) -> Non
     """Whoever asks knows the commit; the push named the tag's own object."""
     trigger = {"name": "release", "tags": ["v*"], "run": {"step": "train"}}
     connection = service.connect(project.url, triggers=[trigger])
-    project.tree.git("tag", "--annotate", "--message", "First release", "v1.0")
-    project.tree.push("refs/tags/v1.0")
-    tag = project.tree.git("rev-parse", "v1.0")
+    tag = project.push_tag("v1.0")
     _, answer = service.deliver(connection, project.payload(None, tag, ref="refs/tags/v1.0"))
     service.settled(answer["delivery"])
     text = explained(service, project.first)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from gateway.admin.health import Health
 from gateway.intake.accept import Accepter
 from gateway.store.database import Database
-from tests.postgres import Postgres
+from tests.postgres import Postgres, end_all_connections
 from tests.service import Project, Service, wait_for
 
 
@@ -94,10 +94,7 @@ def _switch(url: str, value: str) -> None:
     """Let the database only read, or write as well, and everybody connect anew."""
     with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as server:
         server.execute(f"ALTER DATABASE {server.info.dbname} SET default_transaction_read_only = {value}")
-        server.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+    end_all_connections(url)
 
 
 def test_a_process_that_is_about_to_end_is_not_ready(database: Database) -> None:

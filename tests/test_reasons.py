@@ -114,9 +114,7 @@ def test_an_annotated_tag_runs_its_commit(service: Service, project: Project) ->
     """The push names the tag object; the request names the commit behind it."""
     trigger = {"name": "release", "tags": ["v*"], "run": {"step": "train"}}
     connection = service.connect(project.url, triggers=[trigger])
-    project.tree.git("tag", "--annotate", "--message", "First release", "v1.0")
-    project.tree.push("refs/tags/v1.0")
-    tag = project.tree.git("rev-parse", "v1.0")
+    tag = project.push_tag("v1.0")
     _, answer = service.deliver(connection, project.payload(None, tag, ref="refs/tags/v1.0"))
     [update] = service.settled(answer["delivery"])["updates"]
     assert update["reason"] == "1 execution request"

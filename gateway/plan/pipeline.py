@@ -6,6 +6,7 @@ from valohai_yaml.lint import LintResult
 from valohai_yaml.objs import ExecutionNode, Pipeline
 from valohai_yaml.objs.pipelines.override import Override
 from valohai_yaml.pipelines.conversion import PipelineConverter
+from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
 from gateway.plan.manifest import Manifest
@@ -29,7 +30,8 @@ def execute_pipeline(
         raise PlanError(f"{owner} has {len(pipeline.nodes)} nodes; at most {_MOST_NODES} can be")
     given: dict[str, Any] = dict(trigger.parameters)
     try:
-        _check(pipeline, trigger, manifest, owner)
+        _check_references(pipeline, manifest, owner)
+        _check_values(pipeline, trigger, manifest, owner)
         converted = PipelineConverter(
             config=manifest.config, commit_identifier=commit, parameter_arguments=given
         ).convert_pipeline(pipeline)
@@ -43,7 +45,8 @@ def execute_pipeline(
     return PipelineExecution(name=pipeline.name, reuse_executions=bool(pipeline.reuse_executions), **body)
 
 
-def _check(pipeline: Pipeline, trigger: Trigger, manifest: Manifest, owner: str) -> None:
+def _check_references(pipeline: Pipeline, manifest: Manifest, owner: str) -> None:
+    """Raise `PlanError` for a node, an edge or a target that leads nowhere."""
     for node in pipeline.nodes:
         # The parser's own check of parameters stumbles over such a node.
         if isinstance(node, ExecutionNode) and not node.commit and node.step not in manifest.steps:
@@ -53,26 +56,33 @@ def _check(pipeline: Pipeline, trigger: Trigger, manifest: Manifest, owner: str)
     pipeline.lint(lint, {"config": manifest.config})
     for problem in lint.errors:
         raise PlanError(f"{owner}: {problem['message']}")
-    filled = {
-        tuple(target.split(".", 2))[::2]
-        for parameter in pipeline.parameters
-        if parameter.default is not None or parameter.name in trigger.parameters
-        for target in parameter.targets
-    }
-    filled |= {
-        (edge.target_node, edge.target_key) for edge in pipeline.edges if edge.target_type == "parameter"
-    }
+
+
+def _check_values(pipeline: Pipeline, trigger: Trigger, manifest: Manifest, owner: str) -> None:
+    """Raise `PlanError` for a parameter or an input of a node that nothing fills, or not as its type has it.
+
+    What another commit's step needs, nobody here knows.
+    """
     given = {
-        tuple(target.split(".", 2))[::2]: trigger.parameters[parameter.name]
+        tuple(target.split(".", 2))[::2]: trigger.parameters.get(parameter.name, parameter.default)
         for parameter in pipeline.parameters
-        if parameter.name in trigger.parameters
         for target in parameter.targets
     }
+    edges = {(edge.target_node, edge.target_type, edge.target_key) for edge in pipeline.edges}
     for node in pipeline.nodes:
         if isinstance(node, ExecutionNode) and not node.commit:
-            merged = Override.merge_with_step(node.override, manifest.steps[node.step])
+            step = manifest.steps[node.step]
+            merged = Override.merge_with_step(node.override, step)
+            where = f"{owner}, node {node.name}"
             for name, parameter in merged.parameters.items():
-                if (node.name, name) in given:
-                    checked_value(parameter, given[node.name, name], f"{owner}, node {node.name}")
-                if parameter.default is None and not parameter.optional and (node.name, name) not in filled:
-                    raise PlanError(f"{owner}, node {node.name} needs a value for its parameter {name}")
+                value = given.get((node.name, name))
+                value = parameter.default if value is None else value
+                if value is not None:
+                    # The type is the step's: an override that names none would make it text.
+                    checked_value(step.parameters[name], plain(value, where), where)
+                elif not parameter.optional and (node.name, "parameter", name) not in edges:
+                    raise PlanError(f"{where} needs a value for its parameter {name}")
+            for name, definition in merged.inputs.items():
+                is_needed = not definition.optional and not any(listify(definition.default))
+                if is_needed and (node.name, "input", name) not in edges:
+                    raise PlanError(f"{where} needs an address for its input {name}")

@@ -58,6 +58,8 @@ def execute_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = froz
 def checked_value(parameter: Parameter, value: ParameterValue, owner: str) -> ParameterValue:
     """Return the value as the parameter's type has it. Raises `PlanError` where it doesn't fit."""
     where = f"{owner}, parameter {parameter.name}"
+    if not all(isinstance(atom, Atom) for atom in listify(value)):
+        raise PlanError(f"{where}: it has to be a value or a list of values")
     # The parser's own check takes any text for a flag and any number for text.
     if parameter.type == "flag" and not isinstance(value, bool):
         raise PlanError(f"{where}: it is a flag and has to be true or false, not {value!r}")
@@ -94,15 +96,15 @@ def _parameters(
         {name: values[name] for name in step.parameters if name in values}, owner
     )
     for name, value in merged.items():
-        if not all(isinstance(atom, Atom) for atom in listify(value)):
-            raise PlanError(f"{owner}, parameter {name}: its default has to be a value or a list of values")
+        # Only checked: a default goes into the command as it is written, 1 as 1 where the type is float.
+        checked_value(step.parameters[name], value, owner)
     return merged
 
 
 def _inputs(step: Step, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     inputs = {}
     for name, definition in step.inputs.items():
-        urls = tuple(given.get(name, ())) or tuple(listify(definition.default))
+        urls = tuple(filter(None, given.get(name) or listify(definition.default)))
         if urls:
             inputs[name] = urls
         elif not definition.optional:

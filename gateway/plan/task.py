@@ -3,14 +3,14 @@
 from typing import Any
 
 from valohai_yaml.lint import LintResult
-from valohai_yaml.objs import Task
+from valohai_yaml.objs import Step, Task
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
 from gateway.plan.manifest import Manifest
 from gateway.plan.plain import plain
 from gateway.plan.request import TaskExecution
-from gateway.plan.step import execute_step
+from gateway.plan.step import checked_value, execute_step
 from gateway.plan.triggers import Trigger
 
 
@@ -34,6 +34,9 @@ def execute_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     unknown = sorted(varying - set(step.parameters))
     if unknown:
         raise PlanError(f"{owner}: step {step.name} has no parameter {', '.join(unknown)}")
+    if fought_over := sorted(varying & set(trigger.parameters)):
+        raise PlanError(f"{owner} varies {', '.join(fought_over)}: the trigger cannot give it one value")
+    _check_values(task, step, owner)
     fixed = execute_step(step, trigger, varying=frozenset(varying))
     body: dict[str, Any] = plain(
         {
@@ -47,3 +50,18 @@ def execute_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     )
     template = fixed.model_copy(update={"command": tuple(listify(step.command))})
     return TaskExecution(name=task.name, type=task.type.value, step=template, **body)
+
+
+def _check_values(task: Task, step: Step, owner: str) -> None:
+    """Raise `PlanError` for a listed value of the wrong type, and for a set without one that is needed."""
+    rules = {parameter.name: parameter.rules for parameter in task.parameters}
+    listed = [(name, value) for name, rule in rules.items() for value in listify(rule.get("items"))]
+    listed += [(name, rule["value"]) for name, rule in rules.items() if "value" in rule]
+    listed += [pair for values in task.parameter_sets for pair in values.items()]
+    for name, value in listed:
+        checked_value(step.parameters[name], plain(value, owner), owner)
+    for number, values in enumerate(task.parameter_sets, start=1):
+        for name in {name for values in task.parameter_sets for name in values} - set(values) - set(rules):
+            parameter = step.parameters[name]
+            if parameter.default is None and not parameter.optional:
+                raise PlanError(f"{owner}, parameter set {number} needs a value for {name}")

@@ -41,7 +41,8 @@ _KINDS: Mapping[RefKind, Happening] = {"branch": "push", "tag": "tag", "pull_req
 _SHOWN: Mapping[RefKind, str] = {"branch": "branch", "tag": "tag", "pull_request": "pull request"}
 # https://docs.github.com/en/actions/managing-workflow-runs/skipping-workflow-runs; others know these two.
 _SKIP = re.compile(r"\[(skip ci|ci skip)\]", re.IGNORECASE)
-_SKIP_TRAILER = re.compile(r"^skip-checks:\s*true\s*$", re.IGNORECASE)
+_SKIP_TRAILER = re.compile(r"skip-checks\s*:\s*true\s*", re.IGNORECASE)
+_BLANK_LINE = re.compile(r"\n\s*\n")
 
 
 def _value(given: Any) -> Any:
@@ -264,8 +265,10 @@ def _skips(message: str) -> str | None:
     """Return what in a commit's message says that nothing is to run: a marker, or a trailer."""
     if found := _SKIP.search(message):
         return found[0]
-    last = message.rstrip().rpartition("\n\n")[2].splitlines()
-    return next((line.strip() for line in last if _SKIP_TRAILER.match(line)), None)
+    # Trailers stand in the last paragraph, and the first one is the title: git-interpret-trailers(1).
+    _title, *further = _BLANK_LINE.split(message.strip())
+    last = further[-1].splitlines() if further else []
+    return next((line.strip() for line in last if _SKIP_TRAILER.fullmatch(line)), None)
 
 
 def _fits_text(patterns: Sequence[str], text: str) -> bool:

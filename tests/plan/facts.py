@@ -1,8 +1,11 @@
 """Facts of a connection, a ref update and a commit, as the tests of planning change them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
-from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts
+from gateway.plan.planner import CommitFacts, ConnectionFacts, Plan, UpdateFacts, plan
+from gateway.plan.triggers import read_triggers
 
 BEFORE, AFTER = "a" * 40, "b" * 40
 
@@ -91,3 +94,22 @@ COMMIT = CommitFacts(
     manifest=MANIFEST,
     manifest_size=len(MANIFEST),
 )
+
+HEAD = "- step:\n    name: train\n    image: i\n"
+"""The beginning of a valohai.yaml with one step."""
+
+
+def planned(*triggers: dict[str, Any], manifest: bytes | str = MANIFEST) -> Plan:
+    """Plan the push to main with these triggers."""
+    text = manifest.encode() if isinstance(manifest, str) else manifest
+    return plan(
+        connection=CONNECTION,
+        update=UPDATE,
+        commit=replace(COMMIT, manifest=text, manifest_size=len(text)),
+        triggers=read_triggers(triggers),
+    )
+
+
+def trigger(name: str = "t", *, step: str = "train", **fields: Any) -> dict[str, Any]:
+    """Return a trigger for a step."""
+    return {"name": name, "run": {"step": step}, **fields}

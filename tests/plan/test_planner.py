@@ -14,7 +14,6 @@ from gateway.plan.request import (
     Commit,
     ExecutionRequest,
     Package,
-    PipelineExecution,
     Ref,
     Repository,
     StepExecution,
@@ -23,25 +22,7 @@ from gateway.plan.request import (
     schema,
 )
 from gateway.plan.triggers import Verdict, read_triggers
-from tests.plan.facts import AFTER, BEFORE, COMMIT, CONNECTION, MANIFEST, UPDATE
-
-HEAD = "- step:\n    name: train\n    image: i\n"
-
-
-def planned(*triggers: dict[str, Any], manifest: bytes | str = MANIFEST) -> Plan:
-    """Plan the push to main with these triggers."""
-    text = manifest.encode() if isinstance(manifest, str) else manifest
-    return plan(
-        connection=CONNECTION,
-        update=UPDATE,
-        commit=replace(COMMIT, manifest=text, manifest_size=len(text)),
-        triggers=read_triggers(triggers),
-    )
-
-
-def trigger(name: str = "t", *, step: str = "train", **fields: Any) -> dict[str, Any]:
-    """Return a trigger for a step."""
-    return {"name": name, "run": {"step": step}, **fields}
+from tests.plan.facts import AFTER, BEFORE, COMMIT, CONNECTION, HEAD, MANIFEST, UPDATE, planned, trigger
 
 
 def executed(result: Plan) -> StepExecution:
@@ -125,32 +106,6 @@ def test_a_request_is_what_the_schema_says(run: dict[str, str]) -> None:
     jsonschema.validate(request.model_dump(mode="json"), schema())
     assert ExecutionRequest.model_validate_json(request.model_dump_json()) == request
     assert (request.package, request.submodules) == (package, (submodule,))
-
-
-def test_a_pipeline_is_converted_for_the_commit() -> None:
-    """Nodes become templates at that commit, edges are spelt out, parameters get the trigger's values."""
-    result = planned({"name": "t", "run": {"pipeline": "nightly"}, "parameters": {"limit": 0.9}})
-    [request] = result.requests
-    made = request.execution
-    assert isinstance(made, PipelineExecution)
-    assert made.name == "nightly"
-    assert [(node["name"], node["template"]["step"]) for node in made.nodes] == [
-        ("fit", "train"),
-        ("check", "evaluate"),
-    ]
-    assert {node["template"]["commit"] for node in made.nodes} == {AFTER}
-    assert made.nodes[0]["template"]["parameters"] == {"epochs": 5, "rate": None, "verbose": True}
-    assert made.edges == (
-        {
-            "source_node": "fit",
-            "source_type": "output",
-            "source_key": "model",
-            "target_node": "check",
-            "target_type": "input",
-            "target_key": "model",
-        },
-    )
-    assert made.parameters["limit"]["expression"] == 0.9
 
 
 def test_no_trigger_matched_says_why_for_each() -> None:
@@ -257,7 +212,10 @@ def test_what_does_not_fit_the_commit_is_a_reason(fields: dict[str, Any], reason
 @pytest.mark.parametrize(
     ("manifest", "reason"),
     [
-        (HEAD + "    command: c\n    parameters: [{name: a, default: {b: 1}}]\n", "parameter a: its default"),
+        (
+            HEAD + "    command: c\n    parameters: [{name: a, default: {b: 1}}]\n",
+            "parameter a: it has to be a value",
+        ),
         (HEAD + "    command: c\n    parameters: [{name: a, default: .inf}]\n", "JSON can't hold"),
         (HEAD + "    command: c\n    parameters: [{name: a, default: !!binary AAAA}]\n", "the type bytes"),
         (
@@ -283,6 +241,33 @@ def test_a_step_that_cannot_be_a_message_is_a_reason(manifest: str, reason: str)
     result = planned(trigger(), manifest=manifest)
     assert (result.requests, result.failed) == ((), True)
     assert reason in result.reason
+
+
+@pytest.mark.parametrize(
+    ("definition", "reason"),
+    [
+        ("type: integer, default: many", "many is not an integer"),
+        ("type: float, default: x", "x is not a floating-point number"),
+        ("type: flag, default: 'no'", "it is a flag and has to be true or false, not 'no'"),
+        ("type: integer, default: 9, max: 5", "9 is greater than the maximum allowed (5)"),
+        ("default: x, choices: [y, z]", "x is not among the choices allowed (['y', 'z'])"),
+        ("default: [x, y]", "Only a single value is allowed"),
+    ],
+)
+def test_a_default_that_does_not_fit_is_a_reason(definition: str, reason: str) -> None:
+    """As a trigger's value is, which can take its place."""
+    manifest = HEAD + f"    command: c {{parameters}}\n    parameters: [{{name: a, {definition}}}]\n"
+    result = planned(trigger(), manifest=manifest)
+    assert (result.requests, result.reason) == ((), f"trigger t: step train, parameter a: {reason}")
+
+
+@pytest.mark.parametrize("fields", [{}, {"inputs": {"data": ""}}])
+def test_an_empty_address_is_none(fields: dict[str, Any]) -> None:
+    """Whoever writes it."""
+    manifest = HEAD + "    command: c\n    inputs: [{name: data, default: ''}]\n"
+    result = planned(trigger(**fields), manifest=manifest)
+    reason = "trigger t: step train needs an address for input data: give it in the trigger"
+    assert (result.requests, result.reason) == ((), reason)
 
 
 def test_parameters_go_into_the_command_quoted() -> None:
@@ -334,49 +319,6 @@ def test_a_trigger_chooses_environment_and_inputs() -> None:
     )
     assert made.environment == "gpu"
     assert made.inputs == {"data": ("s3://a", "s3://b"), "labels": ("s3://l",)}
-
-
-@pytest.mark.parametrize(
-    ("nodes", "edges", "reason"),
-    [
-        ("{name: n, type: execution, step: x}", "", "node n: there is no step x; the steps: train"),
-        ("{name: n, type: execution, step: train}", "", "node n needs a value for its parameter a"),
-        (
-            "{name: n, type: execution, step: train}, {name: n, type: execution, step: train}",
-            "",
-            "pipeline p: Pipeline p has 2 nodes with the same name of n",
-        ),
-        (
-            "{name: n, type: execution, step: train}",
-            "[x.output.m, n.parameter.a]",
-            "pipeline p: Pipeline p edge source node x does not exist",
-        ),
-        ("{name: n, type: task, task: x}", "", 'node "n" task "x" does not exist'),
-    ],
-)
-def test_a_pipeline_that_does_not_hold_together_is_a_reason(nodes: str, edges: str, reason: str) -> None:
-    """Nodes, edges, and parameters that nothing fills."""
-    manifest = HEAD + "    command: c\n    parameters: [{name: a}]\n"
-    manifest += f"- pipeline:\n    name: p\n    nodes: [{nodes}]\n    edges: [{edges}]\n"
-    result = planned({"name": "t", "run": {"pipeline": "p"}}, manifest=manifest)
-    assert (result.requests, result.failed) == ((), True)
-    assert reason in result.reason
-
-
-@pytest.mark.parametrize(
-    "node",
-    [
-        "{name: n, type: execution, step: train, override: {parameters: [{name: a, default: x}]}}",
-        "{name: n, type: execution, step: train}, {name: m, type: execution, step: train, commit: other}",
-    ],
-)
-def test_a_node_gets_its_values_from_override_or_edge(node: str) -> None:
-    """What another commit's step needs, nobody here knows."""
-    manifest = HEAD + "    command: c\n    parameters: [{name: a}]\n"
-    edge = "[m.metadata.x, n.parameter.a]" if "name: m" in node else ""
-    manifest += f"- pipeline:\n    name: p\n    nodes: [{node}]\n    edges: [{edge}]\n"
-    result = planned({"name": "t", "run": {"pipeline": "p"}}, manifest=manifest)
-    assert (len(result.requests), result.failed) == (1, False), result.reason
 
 
 def test_a_missing_manifest_is_a_reason() -> None:

@@ -296,7 +296,10 @@ def test_any_text_is_a_trigger_or_refused(text: str) -> None:
         ("[CI skip] Fix", "[CI skip]"),
         ("Fix\n\nAll of it.\n\nSigned-off-by: Ada\nskip-checks: true\n", "skip-checks: true"),
         ("Fix\n\nskip-checks:true", "skip-checks:true"),
+        ("Fix\r\n\r\nSkip-Checks : true\r\n", "Skip-Checks : true"),
         ("Fix\n\nskip-checks: true\n\nand more", None),
+        ("Fix\nskip-checks: true", None),
+        ("skip-checks: true", None),
         ("Fix skip ci", None),
     ],
 )

@@ -1,0 +1,147 @@
+"""Planning pipelines and tasks: what fills their parameters and inputs, and what doesn't fit."""
+
+from typing import Any
+
+import pytest
+
+from gateway.plan.request import PipelineExecution
+from tests.plan.facts import AFTER, HEAD, planned
+
+
+def test_a_pipeline_is_converted_for_the_commit() -> None:
+    """Nodes become templates at that commit, edges are spelt out, parameters get the trigger's values."""
+    result = planned({"name": "t", "run": {"pipeline": "nightly"}, "parameters": {"limit": 0.9}})
+    [request] = result.requests
+    made = request.execution
+    assert isinstance(made, PipelineExecution)
+    assert made.name == "nightly"
+    assert [(node["name"], node["template"]["step"]) for node in made.nodes] == [
+        ("fit", "train"),
+        ("check", "evaluate"),
+    ]
+    assert {node["template"]["commit"] for node in made.nodes} == {AFTER}
+    assert made.nodes[0]["template"]["parameters"] == {"epochs": 5, "rate": None, "verbose": True}
+    assert made.edges == (
+        {
+            "source_node": "fit",
+            "source_type": "output",
+            "source_key": "model",
+            "target_node": "check",
+            "target_type": "input",
+            "target_key": "model",
+        },
+    )
+    assert made.parameters["limit"]["expression"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "reason"),
+    [
+        ("{name: n, type: execution, step: x}", "", "node n: there is no step x; the steps: train"),
+        ("{name: n, type: execution, step: train}", "", "node n needs a value for its parameter a"),
+        (
+            "{name: n, type: execution, step: train}, {name: n, type: execution, step: train}",
+            "",
+            "pipeline p: Pipeline p has 2 nodes with the same name of n",
+        ),
+        (
+            "{name: n, type: execution, step: train}",
+            "[x.output.m, n.parameter.a]",
+            "pipeline p: Pipeline p edge source node x does not exist",
+        ),
+        ("{name: n, type: task, task: x}", "", 'node "n" task "x" does not exist'),
+        (
+            "{name: n, type: execution, step: train, override: {parameters: [{name: a, default: x}]}}",
+            "",
+            "pipeline p, node n, parameter a: x is not an integer",
+        ),
+        (
+            "{name: m, type: execution, step: load, override: {inputs: [{name: data, default: ''}]}}",
+            "",
+            "pipeline p, node m needs an address for its input data",
+        ),
+    ],
+)
+def test_a_pipeline_that_does_not_hold_together_is_a_reason(nodes: str, edges: str, reason: str) -> None:
+    """Nodes, edges, parameters and inputs that nothing fills, or fills with what doesn't fit."""
+    manifest = HEAD + "    command: c\n    parameters: [{name: a, type: integer}]\n"
+    manifest += HEAD.replace("train", "load") + "    command: c\n    inputs: [{name: data}]\n"
+    manifest += f"- pipeline:\n    name: p\n    nodes: [{nodes}]\n    edges: [{edges}]\n"
+    result = planned({"name": "t", "run": {"pipeline": "p"}}, manifest=manifest)
+    assert (result.requests, result.failed) == ((), True)
+    assert reason in result.reason
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "{name: n, type: execution, step: train, override: {parameters: [{name: a, default: x}]}}",
+        "{name: n, type: execution, step: train}, {name: m, type: execution, step: train, commit: other}",
+    ],
+)
+def test_a_node_gets_its_values_from_override_or_edge(node: str) -> None:
+    """What another commit's step needs, nobody here knows."""
+    override = "inputs: [{name: data, default: s3://d}], parameters: "
+    node = node.replace("override: {parameters: ", f"override: {{{override}")
+    manifest = HEAD + "    command: c\n    parameters: [{name: a}]\n    inputs: [{name: data}]\n"
+    edge = "[m.metadata.x, n.parameter.a], [m.output.y, n.input.data]" if "name: m" in node else ""
+    manifest += f"- pipeline:\n    name: p\n    nodes: [{node}]\n    edges: [{edge}]\n"
+    result = planned({"name": "t", "run": {"pipeline": "p"}}, manifest=manifest)
+    assert (len(result.requests), result.failed) == (1, False), result.reason
+
+
+TASK = """\
+- step:
+    name: train
+    image: i
+    command: run {parameters}
+    parameters: [{name: a, type: integer}, {name: b, type: integer}, {name: c, default: x}]
+- task: {name: sweep, step: train, type: manual_search, PLAN}
+"""
+
+
+@pytest.mark.parametrize(
+    ("sets", "parameters", "reason"),
+    [
+        ("parameter-sets: [{a: 1, b: 2}, {a: 3}]", {}, "task sweep, parameter set 2 needs a value for b"),
+        ("parameter-sets: [{a: x, b: 2}]", {}, "task sweep, parameter a: x is not an integer"),
+        ("parameter-sets: [{d: 1}]", {}, "task sweep: step train has no parameter d"),
+        ("parameter-sets: [{a: 1}]", {}, "step train needs a value for b: give it in the trigger"),
+        (
+            "parameters: [{name: a, style: multiple, rules: {items: [1, x]}}]",
+            {"b": 1},
+            "task sweep, parameter a: x is not an integer",
+        ),
+        (
+            "parameters: [{name: b, style: single, rules: {value: 1.5}}]",
+            {"a": 1},
+            "task sweep, parameter b: 1.5 is not an integer",
+        ),
+        (
+            "parameters: [{name: a, style: multiple, rules: {items: [1, 2]}}]",
+            {"a": 1, "b": 1},
+            "task sweep varies a: the trigger cannot give it one value",
+        ),
+    ],
+)
+def test_a_task_whose_values_do_not_fit_is_a_reason(
+    sets: str, parameters: dict[str, Any], reason: str
+) -> None:
+    """Of the trigger, of the sets, and of what is listed."""
+    asked = {"name": "t", "run": {"task": "sweep"}, "parameters": parameters}
+    result = planned(asked, manifest=TASK.replace("PLAN", sets))
+    assert result.requests == ()
+    assert result.reason.startswith(f"trigger t: {reason}")
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        "parameter-sets: [{a: 1, b: 2}, {a: 3, b: 4, c: y}]",
+        "parameter-sets: [{a: 1}], parameters: [{name: b, style: linear, rules: {start: 1, end: 9}}]",
+    ],
+)
+def test_a_set_leaves_to_others_what_has_a_value(sets: str) -> None:
+    """To the step's default, or to another rule of the task."""
+    result = planned({"name": "t", "run": {"task": "sweep"}}, manifest=TASK.replace("PLAN", sets))
+    assert (len(result.requests), result.reason) == (1, "1 execution request")

@@ -158,7 +158,10 @@ def compare(
 def pairs(
     wanted: Sequence[WantedConnection], present: Sequence[Mapping[str, Any]]
 ) -> list[tuple[WantedConnection, Mapping[str, Any] | None]]:
-    """Return each connection of the file with the present one of its name, if any. Raises `Invalid`."""
+    """Return each connection of the file with the present one of its name, if any.
+
+    Raises `Invalid` where several have the name, or the present one cannot become the one of the file.
+    """
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for there in present:
         by_name.setdefault(there["name"], []).append(there)
@@ -168,6 +171,9 @@ def pairs(
             raise Invalid(
                 f"{one.name}: several connections have this name ({ids}); rename or delete all but one"
             )
+        for name in ("provider", "auth"):
+            if same and same[0][name] != getattr(one, name):
+                raise Invalid(f"{one.name}: {name} can't be changed; delete the connection and make it anew")
     return [(one, by_name[one.name][0] if one.name in by_name else None) for one in wanted]
 
 
@@ -196,9 +202,6 @@ def _compare(wanted: WantedConnection, one: Mapping[str, Any] | None) -> Change:
     secret = wanted.secret.read() if wanted.secret is not None else None
     if one is None:
         return Change(action="create", name=wanted.name, wanted=wanted, secret=secret)
-    for name in ("provider", "auth"):
-        if one[name] != _plain(wanted)[name]:
-            raise Invalid(f"{wanted.name}: {name} can't be changed; delete the connection and make it anew")
     differing = {
         name: (one[name], new)
         for name, new in _plain(wanted).items()

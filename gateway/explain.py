@@ -98,13 +98,20 @@ def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) ->
     is_tag = update["peeled"] not in {None, update["after"]}
     tag = f", a tag of commit {short(update['peeled'])}" if is_tag else ""
     branch = tree.add(f"[bold]{kind} {escape(update['name'])}[/bold] {moved}{tag}")
-    is_read = update["after"] is not None and (update["state"] == "planned" or update["verdicts"])
+    is_read = update["after"] is not None and (
+        update["state"] == "planned" or (update["state"] == "failed" and update["verdicts"])
+    )
     when = f" {update['settled_at']}" if update["settled_at"] is not None else ""
-    branch.add(f"{'fetched, and ' if is_read else ''}{coloured(update['state'])}{when}{_because(update)}")
+    why = _because(update)
+    if update["state"] == "pending" and not why:
+        why = ": no worker has come to it yet"
+    branch.add(f"{'fetched, and ' if is_read else ''}{coloured(update['state'])}{when}{why}")
     mine = [one for one in executions if _is_of(one, update)]
     for verdict in update["verdicts"]:
         sign = "[green]✓[/green]" if verdict["matched"] else "[red]✗[/red]"
         trigger = branch.add(f"{sign} trigger {escape(verdict['trigger'])}: {escape(verdict['reason'])}")
+        if verdict["failure"] is not None:
+            trigger.add(f"[red]no request[/red]: {escape(verdict['failure'])}")
         for one in mine:
             if one["trigger"] == verdict["trigger"]:
                 _add_execution(trigger, one)

@@ -12,6 +12,9 @@ from rich.table import Table
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+if not out.is_terminal:
+    # Whoever searches what comes out of a pipe finds each row and each sentence on one line.
+    out.width = 100_000
 
 DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
 _CHANGES = {
@@ -51,7 +54,7 @@ def print_list(answer: Any, columns: list[str], row: Callable[[Any], list[str]],
         table.add_row(*row(one))
     # Narrow terminals fold the last column; ids stay whole, to be copied.
     table.columns[0].no_wrap = True
-    out.print(table, soft_wrap=not out.is_terminal)
+    out.print(table)
 
 
 def change_line(change: Any) -> str:

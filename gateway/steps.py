@@ -4,9 +4,10 @@ The one place that knows both rooms: facts of git go in at one side, settlements
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable, SettingError
 from gateway.fetch.commit import Commit, CommitReader
@@ -17,7 +18,7 @@ from gateway.packages import Packages
 from gateway.plan.events import event, event_name
 from gateway.plan.planner import CommitFacts
 from gateway.plan.request import ExecutionRequest
-from gateway.plan.triggers import Trigger, read_triggers
+from gateway.plan.triggers import Trigger, Verdict, read_triggers
 from gateway.planning import KeptFacts, connection_facts, pack, plan_update, update_facts
 from gateway.store import connections
 from gateway.store.connections import Connection
@@ -109,7 +110,7 @@ class FetchAndPlan:
             update=update,
             state="failed" if planned.failed else "planned",
             reason=planned.reason,
-            verdicts=[asdict(verdict) for verdict in planned.verdicts],
+            verdicts=_told(planned.verdicts, planned.failures),
             peeled=commit.id if commit.id != update.after else None,
             facts=kept,
         )
@@ -120,7 +121,9 @@ class FetchAndPlan:
             ready = await self.packages.ready(connection, commit.id, remote)
         except ObjectUnusable as error:
             # Under no rules is there a package of it: nothing is kept to be planned again.
-            return replace(settlement, state="failed", reason=str(error), facts=None)
+            failures = {**planned.failures, **{one.trigger: str(error) for one in planned.requests}}
+            verdicts = _told(planned.verdicts, failures)
+            return replace(settlement, state="failed", reason=str(error), verdicts=verdicts, facts=None)
         code = {"package": ready.package, "submodules": ready.submodules}
         by_name = {trigger.name: trigger for trigger in triggers}
         return replace(
@@ -182,6 +185,10 @@ def _commit_facts(commit: Commit) -> CommitFacts:
         manifest_size=commit.manifest_size,
         signature=commit.signature,
     )
+
+
+def _told(verdicts: Sequence[Verdict], failures: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{**asdict(one), "failure": failures.get(one.trigger)} for one in verdicts]
 
 
 def _stored(request: ExecutionRequest, trigger: Trigger) -> NewRequest:

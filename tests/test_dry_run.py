@@ -137,7 +137,7 @@ def test_each_request_that_would_differ_is_told(service: Service, project: Proje
         "  ~ train: train: branch main fits",
         "      execution.parameters.epochs: 3 → 9",
         "  + paths: train: branch main fits, and so does the changed path train.py",
-        "  ! none: trigger none: valohai.yaml has no step none; its steps: train",
+        "  ! none: valohai.yaml has no step none; its steps: train",
         "  - old: train: there is no trigger of this name",
         "digits: 1 new, 1 gone, 1 changed, 1 impossible, of 1 ref updates",
     ):
@@ -209,13 +209,13 @@ def test_what_cannot_be_played_says_why(service: Service, project: Project, tmp_
 
 
 def test_a_known_failure_is_no_difference(service: Service, project: Project, tmp_path: Path) -> None:
-    """But one that the new rules mend is; a manifest that can't be read is the same under all rules."""
+    """But one that the new rules mend is, or that another trigger would have."""
     connection = connected(service, project, {"name": "none", "branches": ["main"], "run": {"step": "none"}})
     pushed(service, project, connection, {"a": "1"}, {"valohai.yaml": "["})
     same = file_of(project.url, "{name: none, branches: [main], run: {step: none}}")
     assert changes(played(service, tmp_path, same)) == []
     mended = played(service, tmp_path, file_of(project.url, "{name: none, run: {step: train}}", TRAIN))
-    assert changes(mended) == [("new", "none", {}), ("new", "train", {})]
+    assert changes(mended) == [("failed", "train", {}), ("new", "none", {}), ("new", "train", {})]
 
 
 def test_how_many_are_played_can_be_said(service: Service, project: Project, tmp_path: Path) -> None:
@@ -244,6 +244,18 @@ def test_a_connection_that_is_new_has_nothing_to_play(service: Service, tmp_path
     done = run_plan(service, tmp_path, text)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("digits: there is no such connection yet, so nothing is stored")
+
+
+def test_a_file_that_could_not_be_applied_is_not_played(
+    service: Service, project: Project, tmp_path: Path
+) -> None:
+    """Both commands refuse it with one sentence."""
+    connected(service, project)
+    text = file_of(project.url, TRAIN).replace("provider: github", "provider: gitlab")
+    played = run_plan(service, tmp_path, text)
+    applied = run_pushgate("apply", "--dry-run", "-f", tmp_path / "connections.yaml", service=service)
+    assert (played.returncode, played.stderr) == (1, applied.stderr)
+    assert "digits: provider can't be changed" in played.stderr
 
 
 @pytest.mark.parametrize(

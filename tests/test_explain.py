@@ -104,11 +104,13 @@ def test_why_there_is_no_package_is_told_beside_the_verdicts(tmp_path: Path, pro
         connection = service.connect(project.url, "train@main")
         pushed = project.push("Second", {"train.py": "print(2)\n"})
         _, answer = service.deliver(connection, project.payload(project.first, pushed))
-        service.settled(answer["delivery"])
+        [update] = service.settled(answer["delivery"])["updates"]
         text = explained(service, answer["delivery"])
+    assert ".vhignore" in update["reason"]
     assert "fetched, and failed" in text
-    assert "in .vhignore" in text
-    assert "✓ trigger train@main: branch main fits" in text
+    assert text.endswith(
+        f"✓ trigger train@main: branch main fits\n        └── no request: {update['reason']}\n"
+    )
 
 
 def test_a_confirmed_request_is_told_as_such(tmp_path: Path, project: Project, broker: Broker) -> None:
@@ -127,6 +129,19 @@ def test_a_confirmed_request_is_told_as_such(tmp_path: Path, project: Project, b
         when = wait_for(published, "the broker has confirmed it")
         text = explained(service, answer["delivery"])
     assert f"published in lane fast, and confirmed by the broker {when}" in text
+
+
+def test_what_kept_a_trigger_from_its_request_is_told_at_it(service: Service, project: Project) -> None:
+    """It fitted, and its neighbour has a request; each sentence stands on one line, for those who search."""
+    reason = f"valohai.yaml has no step {'missing' * 20}; its steps: train"
+    connection = service.connect(project.url, "train@main", f"{'missing' * 20}@main")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert [one["failure"] for one in update["verdicts"]] == [None, reason]
+    lines = explained(service, answer["delivery"]).splitlines()
+    assert lines[-1] == f"        └── no request: {reason}"
+    assert lines[-2].startswith(f"    └── ✓ trigger {'missing' * 20}@main: branch main fits")
 
 
 def test_a_request_of_earlier_rules_is_still_told(service: Service, project: Project) -> None:

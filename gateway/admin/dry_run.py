@@ -49,7 +49,7 @@ class Rules(Taken):
 class RequestChange(BaseModel):
     """What becomes of a trigger's request for a ref update.
 
-    `failed` is one that is now asked for and cannot be made, and was not asked for before. `execution` is the
+    `failed` is one that is asked for and cannot be made, where the same was not so before. `execution` is the
     request's id, `target` what it executes, `reason` the trigger's verdict or what keeps it from being made;
     `fields` are the values of what differs, `from` and `to`, by its place in the message.
     """
@@ -171,6 +171,7 @@ def _changes(
     One that a later commit took back was made all the same: that is no matter of the rules.
     """
     before = {request.trigger: request for request in past.requests}
+    failed = {verdict["trigger"]: verdict.get("failure") for verdict in past.verdicts}
     after = {request.trigger: request for request in planned.requests}
     for trigger, verdict in zip(triggers, planned.verdicts, strict=True):
         name = trigger.name
@@ -184,7 +185,7 @@ def _changes(
             yield RequestChange(
                 change="new", trigger=name, execution=new.id, target=new.execution.name, reason=reason
             )
-        elif name in planned.failures and reason not in (past.reason or ""):
+        elif name in planned.failures and failed.get(name) != reason:
             yield RequestChange(change="failed", trigger=name, execution=None, target=None, reason=reason)
     for old in before.values():
         yield _gone(old, "there is no trigger of this name")

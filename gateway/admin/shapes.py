@@ -224,11 +224,15 @@ class ConnectionMade(ConnectionView):
 
 
 class VerdictView(BaseModel):
-    """What a trigger said to a ref update; `reason` names the condition that decided."""
+    """What a trigger said to a ref update; `reason` names the condition that decided.
+
+    `failure` tells why there is no request although it matched.
+    """
 
     trigger: str
     matched: bool
     reason: str
+    failure: str | None = None
 
 
 class UpdateView(BaseModel):

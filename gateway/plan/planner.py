@@ -95,8 +95,8 @@ class ConnectionFacts:
 class Plan:
     """What came out: the requests, each trigger's verdict, and one sentence for people.
 
-    `failures` are of the triggers that matched and could not be carried out, by their names; the sentence
-    holds them.
+    `failures` tell why triggers that matched could not be carried out, by their names; the sentence holds
+    them as well.
     """
 
     requests: tuple[ExecutionRequest, ...]
@@ -144,12 +144,13 @@ def plan(
         try:
             requests.append(_request(connection, update, commit, trigger, manifest))
         except PlanError as error:
-            failures[trigger.name] = f"trigger {trigger.name}: {error}"
+            failures[trigger.name] = str(error)
+    told = [f"trigger {name}: {failure}" for name, failure in failures.items()]
     done = f"{len(requests)} execution request{'s' if len(requests) != 1 else ''}"
     return Plan(
         requests=tuple(requests),
         verdicts=verdicts,
-        reason="; ".join([*failures.values(), done] if requests or not failures else failures.values()),
+        reason="; ".join([*told, done] if requests or not failures else told),
         failures=failures,
     )
 

@@ -80,8 +80,13 @@ class StoredRequest:
     superseded_by: str | None = None
 
 
-def supersede(transaction: Transaction, request: NewRequest, *, ref: str, generation: int) -> None:
-    """Take back the trigger's requests for earlier moves of a ref, as far as they are not published yet."""
+def supersede(
+    transaction: Transaction, request: NewRequest, *, ref: str, generation: int, commit: str | None
+) -> None:
+    """Take back the trigger's requests for earlier moves of a ref, as far as they are not published yet.
+
+    They name the request, and its commit, to which the ref has moved.
+    """
     # Asked from the few that are pending: a list of all earlier moves may be long.
     is_of_an_earlier_move = exists().where(
         ref_updates.c.seq == executions.c.ref_update,
@@ -99,7 +104,7 @@ def supersede(transaction: Transaction, request: NewRequest, *, ref: str, genera
         .values(
             state="superseded",
             superseded_by=request.id,
-            reason=f"a later commit of {ref} has the request {request.id}",
+            reason=f"{ref} has moved on to {commit}, which has the request {request.id}",
         )
     )
 

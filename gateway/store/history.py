@@ -1,9 +1,10 @@
 """What was planned, and from what: ref updates with the requests that were made of them."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import select
@@ -26,6 +27,7 @@ class PastUpdate:
     update: PendingUpdate
     state: UpdateState
     reason: str | None
+    verdicts: Sequence[Mapping[str, Any]]
     facts: bytes | None
     requests: Sequence[StoredRequest]
 
@@ -64,6 +66,7 @@ def page(
             update=pending_update(row),
             state=row.state,
             reason=row.reason,
+            verdicts=row.verdicts or (),
             facts=row.facts,
             requests=requests[row.seq],
         )

@@ -60,6 +60,7 @@ class PendingUpdate:
 class Settlement:
     """The end of a ref update, the execution requests that came out of it, and each trigger's verdict.
 
+    A verdict is told with the `failure` that kept its request from being made, if one did.
     `events` is what is told of it to those who asked for that; `peeled` is the commit that an annotated tag
     leads to; `facts` is what was planned from.
     """
@@ -147,6 +148,7 @@ def settle(
                         request,
                         ref=settlement.update.ref,
                         generation=settlement.update.generation,
+                        commit=settlement.peeled or settlement.update.after,
                     )
         if changed.rowcount and settlement.requests:
             _plan(transaction, settlement.requests, ref_update=which, now=now)

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from gateway.admin.shapes import Line, Networks, PackageFormat, Url, YamlPath
 from gateway.client import Client
 from gateway.errors import Invalid, PushgateError
+from gateway.fetch.credentials import take_login
 from gateway.plan.triggers import read_triggers
 
 _MOST_BYTES = 16 * 1024 * 1024
@@ -187,12 +188,16 @@ def carry_out(client: Client, change: Change) -> Any:
     if change.action == "delete":
         return client.send("DELETE", f"/connections/{change.id}")
     if change.action == "create" and change.wanted is not None:
+        proof = _proof(change.wanted, change.secret)
         return client.send(
-            "POST", "/connections", {**_plain(change.wanted), **_proof(change.wanted, change.secret)}
+            "POST", "/connections", {**_plain(change.wanted), "url": change.wanted.url, **proof}
         )
     path = f"/connections/{change.id}"
     if change.fields:
-        client.send("PATCH", path, {name: new for name, (_, new) in change.fields.items()})
+        fields = {name: new for name, (_, new) in change.fields.items()}
+        if change.wanted is not None and "url" in fields:
+            fields["url"] = change.wanted.url
+        client.send("PATCH", path, fields)
     if change.secret is not None:
         client.send("POST", f"{path}/rotate-secret", {"secret": change.secret})
     return client.get(path)
@@ -208,7 +213,9 @@ def _compare(wanted: WantedConnection, one: Mapping[str, Any] | None) -> Change:
         if name not in {"provider", "auth", "name"} and one[name] != new
     }
     action: Literal["change", "keep"] = "change" if differing else "keep"
-    return Change(action=action, name=wanted.name, id=one["id"], fields=differing, secret=secret)
+    return Change(
+        action=action, name=wanted.name, id=one["id"], fields=differing, wanted=wanted, secret=secret
+    )
 
 
 def _proof(wanted: WantedConnection, secret: str | None) -> dict[str, Any]:
@@ -221,6 +228,9 @@ def _proof(wanted: WantedConnection, secret: str | None) -> dict[str, Any]:
 
 
 def _plain(wanted: WantedConnection) -> dict[str, Any]:
-    """Return what the API takes, with the triggers in the form in which it shows them."""
-    plain = wanted.model_dump(mode="json", exclude={"secret", "triggers"})
-    return {**plain, "triggers": [one.model_dump(mode="json") for one in read_triggers(wanted.triggers)]}
+    """Return what the API takes, in the form in which it shows it: of the URL, without its credentials."""
+    return {
+        **wanted.model_dump(mode="json", exclude={"secret"}),
+        "url": take_login(wanted.url, wanted.provider)[0],
+        "triggers": [one.model_dump(mode="json") for one in read_triggers(wanted.triggers)],
+    }

@@ -70,6 +70,22 @@ def test_a_changed_file_changes_only_what_differs(service: Service, tmp_path: Pa
     assert after["letters"] == before["letters"]
 
 
+def test_credentials_in_a_url_are_taken_and_no_difference(service: Service, tmp_path: Path) -> None:
+    """Azure's own clone URLs have a user name; a password that is in one is told to nobody."""
+    text = TWO.replace("https://dev.", "https://acme@dev.").replace("//github.", "//ada:S3cret-Word@github.")
+    apply(service, text, tmp_path)
+    assert {name: one["access"] for name, one in connections(service).items()} == {
+        "digits": "login",
+        "letters": "none",
+    }
+    assert [change["action"] for change in apply(service, text, tmp_path)] == ["keep", "keep"]
+    moved = text.replace("acme/digits.git", "acme/numbers.git")
+    [digits, _] = apply(service, moved, tmp_path)
+    old, new = (f"https://github.example/acme/{name}.git" for name in ("digits", "numbers"))
+    assert digits["fields"] == {"url": {"from": old, "to": new}}
+    assert connections(service)["digits"]["access"] == "login"
+
+
 def test_a_dry_run_changes_nothing(service: Service, tmp_path: Path) -> None:
     """It tells what would be done."""
     assert [change["action"] for change in apply(service, TWO, tmp_path, "--dry-run")] == ["create", "create"]

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from math import isfinite
 from typing import Annotated, Any, Literal, Self
 
 from pathspec import PathSpec
@@ -36,6 +37,10 @@ _PROBLEMS = {
     "extra_forbidden": "there is no such field",
     "string_too_short": "is empty",
     "model_type": "has to be an object with fields",
+    "dict_type": "has to be an object with fields",
+    "tuple_type": "has to be a list",
+    "list_type": "has to be a list",
+    "string_type": "has to be text",
 }
 _KINDS: Mapping[RefKind, Happening] = {"branch": "push", "tag": "tag", "pull_request": "pull_request"}
 _SHOWN: Mapping[RefKind, str] = {"branch": "branch", "tag": "tag", "pull_request": "pull request"}
@@ -49,6 +54,8 @@ def _value(given: Any) -> Any:
     atoms = given if isinstance(given, list) else [given]
     if not all(isinstance(atom, Atom) for atom in atoms):
         raise ValueError("a value has to be text, a number, true or false, or a list of these")
+    if any(isinstance(atom, float) and not isfinite(atom) for atom in atoms):
+        raise ValueError("a number has to be finite: JSON, which keeps it, has no others")
     return given
 
 

@@ -120,6 +120,12 @@ def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on
             "trigger t: parameters.lr: a value has to be text, a number, true or false, or a list of these",
         ),
         (
+            {"name": "t", "run": STEP, "parameters": {"lr": [1.0, float("inf")]}},
+            "trigger t: parameters.lr: a number has to be finite: JSON, which keeps it, has no others",
+        ),
+        ({"name": "t", "run": STEP, "branches": "main"}, "trigger t: branches: has to be a list"),
+        ({"name": "t", "run": STEP, "inputs": {"data": [1]}}, "trigger t: inputs.data.0: has to be text"),
+        (
             {"name": "t", "run": {"pipeline": "p"}, "inputs": {"data": ["s3://x"]}},
             "trigger t: inputs and environment belong to a step; a pipeline takes only parameters",
         ),

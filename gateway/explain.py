@@ -8,10 +8,12 @@ from rich.markup import escape
 from rich.tree import Tree
 
 from gateway.client import ApiError, Client, part
-from gateway.printing import coloured, short
+from gateway.printing import coloured, ref_move, short
 from providers.urls import repository_key
 
-_DELIVERY = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# Deliveries have UUIDs of version 7, execution requests of version 5.
+_DELIVERY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+_EXECUTION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 # The last run of hex digits in a page's address, or in what somebody has copied from a terminal.
 _COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{7,64}(?![0-9a-f])")
 _MOST = 200
@@ -27,13 +29,17 @@ _WAITS = "no broker has confirmed it yet; a gateway without PUSHGATE_AMQP_URL ke
 def found(client: Client, what: str) -> list[Any]:
     """Return the deliveries that something is about, the oldest first, each with its `executions`.
 
-    That is a delivery's id, a commit's id or its beginning, a page about either, or the address of a
-    repository or of a page in it, which means its newest deliveries. Raises `ApiError` where there are none.
+    That is a delivery's id or that of one of its requests, a commit's id or its beginning, a page about one
+    of them, or the address of a repository or of a page in it, which means its newest deliveries. Raises
+    `ApiError` where there are none.
     """
     asked = what.strip().lower()
     connections = client.get("/connections")["items"] if ":" in asked else []
     if delivery := _DELIVERY.search(asked):
         deliveries = [client.get(f"/deliveries/{part(delivery[0])}")]
+    elif execution := _EXECUTION.search(asked):
+        request = client.get(f"/executions/{part(execution[0])}")
+        deliveries = [client.get(f"/deliveries/{part(request['delivery'])}")]
     elif repository := [one for one in connections if _key(one) == repository_key(asked)]:
         deliveries = _newest(client, repository)
     elif commits := _COMMIT.findall(asked):
@@ -41,7 +47,9 @@ def found(client: Client, what: str) -> list[Any]:
     elif repository := [one for one in connections if repository_key(asked).startswith(f"{_key(one)}/")]:
         deliveries = _newest(client, repository)
     else:
-        raise ApiError(f"{what} is no delivery's id, names no commit, and is in no connected repository")
+        raise ApiError(
+            f"{what} is no id of a delivery or execution, names no commit, and is in no connected repository"
+        )
     return [{**one, "executions": list(_executions(client, one["id"]))[::-1]} for one in deliveries]
 
 
@@ -93,11 +101,9 @@ def told(delivery: Mapping[str, Any]) -> Tree:
 
 
 def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) -> None:
-    moved = f"{short(update['before'])} → {short(update['after'])}"
-    kind = escape(update["kind"].replace("_", " "))
     is_tag = update["peeled"] not in {None, update["after"]}
     tag = f", a tag of commit {short(update['peeled'])}" if is_tag else ""
-    branch = tree.add(f"[bold]{kind} {escape(update['name'])}[/bold] {moved}{tag}")
+    branch = tree.add(f"{ref_move(update)}{tag}")
     is_read = update["after"] is not None and (
         update["state"] == "planned" or (update["state"] == "failed" and update["verdicts"])
     )

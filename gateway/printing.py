@@ -127,6 +127,12 @@ def short(object_id: str | None) -> str:
     return object_id[:10] if object_id else "∅"
 
 
+def ref_move(update: Mapping[str, Any]) -> str:
+    """Return what moved, and from where to where."""
+    what = escape(f"{update['kind'].replace('_', ' ')} {update['name']}")
+    return f"[bold]{what}[/bold] {short(update['before'])} → {short(update['after'])}"
+
+
 def local_time(instant: str) -> str:
     """Return an instant in the time zone of whoever reads."""
     return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -133,6 +133,7 @@ def test_each_request_that_would_differ_is_told(service: Service, project: Proje
     assert told["totals"] == {"new": 1, "gone": 1, "changed": 1, "failed": 1, "same": 0, "unplayed": 0}
     seen = run_plan(service, tmp_path, text).stdout
     for line in (
+        f"branch main {project.first[:10]} → ",
         f"delivery {delivery['id']}",
         "  ~ train: train: branch main fits",
         "      execution.parameters.epochs: 3 → 9",

@@ -8,18 +8,18 @@ from tests.service import Project, Service, run_pushgate, wait_for
 
 
 def test_the_whole_way_is_told(service: Service, project: Project) -> None:
-    """By the delivery's id, by the commit's, by its beginning, and by its page."""
+    """By the delivery's id, by the request's, by the commit's, by its beginning, and by its page."""
     connection = service.connect(project.url, "train@main", "other@dev")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
     service.settled(answer["delivery"])
+    [execution] = service.api.get("/executions")["items"]
     page = f"https://github.example/acme/digits/commit/{pushed}"
     told = {
         run_pushgate("explain", what, service=service).stdout
-        for what in (answer["delivery"], pushed, pushed[:9], page)
+        for what in (answer["delivery"], execution["id"], pushed, pushed[:9], page)
     }
     [text] = told
-    [execution] = service.api.get("/executions")["items"]
     package = execution["message"]["package"]
     for line in (
         f"delivery {answer['delivery']}",

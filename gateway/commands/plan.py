@@ -12,7 +12,7 @@ from rich.markup import escape
 from gateway.client import Client, part
 from gateway.commands.options import AsJson, Data, client_of
 from gateway.errors import Invalid
-from gateway.printing import coloured_change, err, field_line, local_time, out, print_json, short
+from gateway.printing import coloured_change, err, field_line, local_time, out, print_json, ref_move
 
 app = typer.Typer()
 
@@ -103,9 +103,8 @@ def _show(result: Any) -> None:
             unplayed[update["unplayed"]] += 1
         differing = [one for one in update["requests"] if one["change"] != "same"]
         if differing:
-            moved = f"{short(update['before'])} → {short(update['after'])}"
             when = f"{local_time(update['received_at'])}, delivery {update['delivery']}"
-            out.print(f"{escape(update['name'])} {moved}  {when}", soft_wrap=True)
+            out.print(f"{ref_move(update)}  {when}", soft_wrap=True)
         for one in differing:
             out.print(f"  {coloured_change(one['change'], one['trigger'])}: {_told(one)}", soft_wrap=True)
             for field, values in one["fields"].items():

@@ -49,7 +49,9 @@ def deliveries(
 def explain(
     what: Annotated[
         str,
-        typer.Argument(help="A delivery, a commit or its beginning, or a URL: its page or a repository."),
+        typer.Argument(
+            help="A delivery, an execution, a commit or its beginning, or a URL: its page or a repository."
+        ),
     ],
     data: Data = None,
     as_json: AsJson = False,

@@ -31,7 +31,7 @@ def execute_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
         raise PlanError(f"{owner}: {problem['message']}")
     varying = {parameter.name for parameter in task.parameters}
     varying |= {name for values in task.parameter_sets for name in values}
-    unknown = sorted(varying - set(step.parameters))
+    unknown = sorted(str(name) for name in varying - set(step.parameters))
     if unknown:
         raise PlanError(f"{owner}: step {step.name} has no parameter {', '.join(unknown)}")
     if fought_over := sorted(varying & set(trigger.parameters)):
@@ -57,11 +57,12 @@ def _check_values(task: Task, step: Step, owner: str) -> None:
     rules = {parameter.name: parameter.rules for parameter in task.parameters}
     listed = [(name, value) for name, rule in rules.items() for value in listify(rule.get("items"))]
     listed += [(name, rule["value"]) for name, rule in rules.items() if "value" in rule]
-    listed += [pair for values in task.parameter_sets for pair in values.items()]
+    listed += [pair for values in task.parameter_sets for pair in values.items() if pair[1] is not None]
     for name, value in listed:
         checked_value(step.parameters[name], plain(value, owner), owner)
+    in_some_set = {name: step.parameters[name] for values in task.parameter_sets for name in values}
     for number, values in enumerate(task.parameter_sets, start=1):
-        for name in {name for values in task.parameter_sets for name in values} - set(values) - set(rules):
-            parameter = step.parameters[name]
-            if parameter.default is None and not parameter.optional:
+        for name, parameter in in_some_set.items():
+            has_value = values.get(name) is not None or parameter.default is not None or name in rules
+            if not has_value and not parameter.optional:
                 raise PlanError(f"{owner}, parameter set {number} needs a value for {name}")

@@ -105,6 +105,8 @@ TASK = """\
     [
         ("parameter-sets: [{a: 1, b: 2}, {a: 3}]", {}, "task sweep, parameter set 2 needs a value for b"),
         ("parameter-sets: [{a: x, b: 2}]", {}, "task sweep, parameter a: x is not an integer"),
+        ("parameter-sets: [{a: 1, b: null}]", {}, "task sweep, parameter set 1 needs a value for b"),
+        ("parameter-sets: [{a: 1, 7: 2}]", {}, "task sweep: step train has no parameter 7"),
         ("parameter-sets: [{d: 1}]", {}, "task sweep: step train has no parameter d"),
         ("parameter-sets: [{a: 1}]", {}, "step train needs a value for b: give it in the trigger"),
         (

@@ -23,14 +23,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gateway.admin.shapes import Line, Networks, PackageFormat, Url, YamlPath
+from gateway.admin.shapes import Follows, Line, Networks, PackageFormat, Url, YamlPath
 from gateway.client import Client
 from gateway.errors import Invalid, PushgateError
 from gateway.fetch.credentials import take_login
 from gateway.plan.triggers import read_triggers
 
 _MOST_BYTES = 16 * 1024 * 1024
-_RULES = {"url", "project", "triggers", "yaml_path", "package_format"}
+_RULES = {"url", "project", "triggers", "yaml_path", "follows", "package_format"}
 _BOOLEAN = "tag:yaml.org,2002:bool"
 
 
@@ -89,6 +89,7 @@ class WantedConnection(BaseModel):
     auth: dict[str, str] = Field(default_factory=dict)
     triggers: list[dict[str, Any]] = Field(default_factory=list)
     yaml_path: YamlPath = "valohai.yaml"
+    follows: Follows = Field(default_factory=list)
     networks: Networks = Field(default_factory=list)
     package_format: PackageFormat = "tar.gz"
 

@@ -51,6 +51,7 @@ def connection_facts(connection: Connection, update: PendingUpdate) -> Connectio
         repository_id=connection.repository_id or update.repository.get("id"),
         repository_name=update.repository.get("full_name"),
         web_url=update.repository.get("web_url"),
+        follows=connection.follows,
     )
 
 

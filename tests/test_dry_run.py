@@ -247,6 +247,24 @@ def test_a_connection_that_is_new_has_nothing_to_play(service: Service, tmp_path
     assert done.stdout.startswith("digits: there is no such connection yet, so nothing is stored")
 
 
+def test_other_branches_to_follow_count(service: Service, project: Project, tmp_path: Path) -> None:
+    """Before they are in force, and after."""
+    connection = connected(service, project)
+    pushed(service, project, connection, {"train.py": "print(2)\n"})
+    narrower = file_of(project.url, TRAIN, follows="[release/*]")
+    told = played(service, tmp_path, narrower)
+    assert changes(told) == [("gone", "train", {})]
+    reason = "the connection does not follow branch main, only release/*"
+    assert told["updates"][0]["requests"][0]["reason"] == reason
+    assert run_pushgate("apply", "-f", tmp_path / "connections.yaml", service=service).returncode == 0
+    assert service.api.get(f"/connections/{connection['id']}")["follows"] == ["release/*"]
+    after = project.push("Another", {"train.py": "print(3)\n"})
+    before = project.tree.git("rev-parse", "HEAD~1")
+    _, answer = service.deliver(connection, project.payload(before, after))
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert (update["state"], update["reason"]) == ("planned", f"no trigger matched: train: {reason}")
+
+
 def test_a_file_that_could_not_be_applied_is_not_played(
     service: Service, project: Project, tmp_path: Path
 ) -> None:

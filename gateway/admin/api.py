@@ -102,6 +102,7 @@ class Api:
             auth=scheme.auth,
             triggers=_checked_triggers(wanted.triggers),
             yaml_path=wanted.yaml_path,
+            follows=wanted.follows,
             repository_id=None,
             created_at=now,
             updated_at=now,

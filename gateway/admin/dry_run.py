@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.admin.http import answer, guarded, limit, read
-from gateway.admin.shapes import Line, PackageFormat, Page, Taken, Url, YamlPath
+from gateway.admin.shapes import Follows, Line, PackageFormat, Page, Taken, Url, YamlPath
 from gateway.errors import Invalid
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.credentials import take_login
@@ -43,6 +43,7 @@ class Rules(Taken):
     project: Line | None = None
     triggers: list[dict[str, Any]] | None = None
     yaml_path: YamlPath | None = None
+    follows: Follows | None = None
     package_format: PackageFormat | None = None
 
 

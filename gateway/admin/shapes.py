@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from gateway.plan.triggers import Glob
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import StoredRequest
@@ -38,6 +39,7 @@ Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_
 WebhookSecret = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[\x20-\x7e]+$")]
 YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_path_inside)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
+Follows = Annotated[list[Glob], Field(max_length=100)]
 PackageFormat = Literal["tar.gz", "tar.zst"]
 Item = TypeVar("Item")
 
@@ -83,7 +85,7 @@ class NewPlatform(Taken):
 
 
 class NewConnection(Taken):
-    """`POST /connections`."""
+    """`POST /connections`. Where it `follows` branches, by globs, nothing runs for others."""
 
     provider: str
     url: Url
@@ -93,6 +95,7 @@ class NewConnection(Taken):
     auth: dict[str, str] = Field(default_factory=dict)
     triggers: list[dict[str, Any]] = Field(default_factory=list)
     yaml_path: YamlPath = "valohai.yaml"
+    follows: Follows = Field(default_factory=list)
     networks: Networks = Field(default_factory=list)
     credentials: NewCredentials | None = None
     platform: NewPlatform | None = None
@@ -107,6 +110,7 @@ class ConnectionChange(Taken):
     name: Line | None = None
     triggers: list[dict[str, Any]] | None = None
     yaml_path: YamlPath | None = None
+    follows: Follows | None = None
     networks: Networks | None = None
     credentials: NewCredentials | None = None
     platform: NewPlatform | None = None
@@ -163,6 +167,7 @@ class ConnectionView(BaseModel):
     auth: dict[str, str]
     triggers: list[dict[str, Any]]
     yaml_path: str
+    follows: list[str]
     networks: list[str]
     access: Literal["ssh key", "login", "none"]
     deploy_key: str | None
@@ -195,6 +200,7 @@ class ConnectionView(BaseModel):
             auth=dict(connection.auth),
             triggers=[dict(trigger) for trigger in connection.triggers],
             yaml_path=connection.yaml_path,
+            follows=list(connection.follows),
             networks=list(connection.networks),
             access=_access(connection),
             deploy_key=connection.deploy_key,

@@ -42,6 +42,12 @@ def connect(
         ),
     ] = None,
     yaml_path: Annotated[str, typer.Option(help="Where valohai.yaml is in the repository.")] = "valohai.yaml",
+    follow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run nothing but for this branch, a glob, whatever the triggers say; several times."
+        ),
+    ] = None,
     secret: Annotated[
         str | None,
         typer.Option(help="The webhook's secret; one is made if you name none.", envvar="WEBHOOK_SECRET"),
@@ -70,6 +76,7 @@ def connect(
         "provider": provider,
         "project": project,
         "yaml_path": yaml_path,
+        "follows": follow or [],
         "networks": network or [],
         "triggers": [parse_trigger(text).model_dump(mode="json") for text in trigger or []],
         **({"name": name} if name is not None else {}),

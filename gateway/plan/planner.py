@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Literal
 
 from gateway.errors import PlanError
+from gateway.plan.globs import fits
 from gateway.plan.manifest import LARGEST, Manifest, read_manifest
 from gateway.plan.pipeline import execute_pipeline
 from gateway.plan.request import (
@@ -79,7 +80,10 @@ class UpdateFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionFacts:
-    """A connection, with what the payload tells of its repository."""
+    """A connection, with what the payload tells of its repository.
+
+    Where it `follows` branches, globs as in triggers, nothing runs for others.
+    """
 
     id: str
     project: str
@@ -89,6 +93,7 @@ class ConnectionFacts:
     repository_id: str | None
     repository_name: str | None
     web_url: str | None
+    follows: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +133,13 @@ def plan(
         message=commit.message,
         pull_request=update.pull_request,
     )
-    verdicts = tuple(judge(trigger, move) for trigger in triggers)
+    unfollowed = _unfollowed(connection, update)
+    verdicts = tuple(
+        judge(trigger, move)
+        if unfollowed is None
+        else Verdict(trigger=trigger.name, matched=False, reason=unfollowed)
+        for trigger in triggers
+    )
     matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
     if not matched:
         return Plan(requests=(), verdicts=verdicts, reason=_nothing(verdicts), failures={})
@@ -153,6 +164,14 @@ def plan(
         reason="; ".join([*told, done] if requests or not failures else told),
         failures=failures,
     )
+
+
+def _unfollowed(connection: ConnectionFacts, update: UpdateFacts) -> str | None:
+    """Return why nothing runs for a branch; a pull request counts as the branch that it wants to go into."""
+    branch = update.pull_request.target if update.pull_request is not None else update.name
+    if update.kind == "tag" or fits(connection.follows, branch):
+        return None
+    return f"the connection does not follow branch {branch}, only {', '.join(connection.follows)}"
 
 
 def _nothing(verdicts: Sequence[Verdict]) -> str:

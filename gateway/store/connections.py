@@ -22,7 +22,8 @@ class Connection:
     """One repository connected to Pushgate.
 
     `auth` holds the parts of its scheme that are no secrets. Webhooks come from `networks` and nowhere else,
-    and the branches in `follows` are the ones that count, where there are any. `deploy_key` is a public half.
+    and only the branches that fit a glob in `follows` count, where there are any. `deploy_key` is a public
+    half.
     """
 
     id: str

@@ -21,7 +21,7 @@ from gateway.plan.request import (
     execution_id,
     schema,
 )
-from gateway.plan.triggers import Verdict, read_triggers
+from gateway.plan.triggers import PullRequestFacts, Verdict, read_triggers
 from tests.plan.facts import AFTER, BEFORE, COMMIT, CONNECTION, HEAD, MANIFEST, UPDATE, planned, trigger
 
 
@@ -129,6 +129,34 @@ def test_without_triggers_a_push_is_fetched_and_that_is_all() -> None:
     assert planned() == Plan(
         requests=(), verdicts=(), reason="fetched; the connection has no triggers", failures={}
     )
+
+
+@pytest.mark.parametrize(
+    ("moved", "runs"),
+    [
+        ({"name": "main"}, True),
+        ({"name": "release/1"}, True),
+        ({"name": "release/old"}, False),
+        ({"name": "topic"}, False),
+        ({"name": "v1", "kind": "tag"}, True),
+        ({"name": "7", "kind": "pull_request", "pull_request": "main"}, True),
+        ({"name": "7", "kind": "pull_request", "pull_request": "topic"}, False),
+    ],
+)
+def test_only_branches_that_are_followed_run_something(moved: dict[str, Any], *, runs: bool) -> None:
+    """Whatever the triggers say; a pull request counts as its target, and a tag is no branch."""
+    if "pull_request" in moved:
+        facts = PullRequestFacts(number="7", source="x", target=moved["pull_request"], from_fork=False)
+        moved = {**moved, "pull_request": facts}
+    result = plan(
+        connection=replace(CONNECTION, follows=("main", "release/*", "!release/old")),
+        update=replace(UPDATE, **moved),
+        commit=COMMIT,
+        triggers=read_triggers([trigger(on=["push", "tag", "pull_request"])]),
+    )
+    [verdict] = result.verdicts
+    told = "only main, release/*, !release/old"
+    assert (len(result.requests), verdict.matched, told in result.reason) == (runs, runs, not runs)
 
 
 def test_deletes_never_run_anything() -> None:

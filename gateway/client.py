@@ -2,14 +2,18 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from gateway.errors import PushgateError
 
 _SECONDS = 30.0
+# A gateway that cannot be reached, or is killed in the middle of its answer.
+_BROKEN_OFF = (OSError, HTTPException)
 
 
 class ApiError(PushgateError):
@@ -82,19 +86,24 @@ def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int
         with _opener.open(request, timeout=_SECONDS) as answer:
             return answer.status, json.loads(answer.read())
     except HTTPError as error:
-        return error.code, _json(error.read())
-    except (URLError, OSError) as error:
+        with error:
+            return error.code, _json(error.read())
+    except _BROKEN_OFF as error:
         raise ApiError(f"{url} cannot be reached: {_reason(error)}") from error
 
 
-def _open(request: Request, timeout: float | None) -> Any:
+@contextmanager
+def _open(request: Request, timeout: float | None) -> Iterator[Any]:
+    """Give the answer; what goes wrong with it, also while it is read, is one sentence."""
     try:
-        return _opener.open(request, timeout=timeout)
+        with _opener.open(request, timeout=timeout) as answer:
+            yield answer
     except HTTPError as error:
-        told = _json(error.read())
+        with error:
+            told = _json(error.read())
         detail = told.get("detail") if isinstance(told, dict) else None
         raise ApiError(detail or f"the gateway answered {error.code}") from error
-    except (URLError, OSError) as error:
+    except _BROKEN_OFF as error:
         raise ApiError(
             f"the gateway at {request.host} cannot be reached: {_reason(error)}. Is `pushgate serve` running?"
         ) from error
@@ -107,5 +116,5 @@ def _json(text: bytes) -> Any:
         return {"detail": text.decode("utf-8", "replace")[:200]}
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error)

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
@@ -112,10 +113,11 @@ def _ask(fetch: PlatformFetch) -> int:
         with _opener.open(request, timeout=_ANSWER_SECONDS) as answer:
             told = json.loads(answer.read(_LARGEST_ANSWER))
     except HTTPError as error:
+        error.close()
         raise PlatformError(
             f"the platform answers {error.code} to the fetch of project {fetch.project}"
         ) from error
-    except (URLError, OSError) as error:
+    except (OSError, HTTPException) as error:
         raise PlatformError(f"the platform at {request.host} cannot be reached: {_reason(error)}") from error
     except ValueError as error:
         raise PlatformError("the platform's answer is no JSON: is its address right?") from error
@@ -127,7 +129,7 @@ def _ask(fetch: PlatformFetch) -> int:
     return len(told.get("commits") or [])
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error)
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,25 @@ def test_a_gateway_that_does_not_run_is_told(tmp_path: Path) -> None:
     assert "Is `pushgate serve` running?" in done.stderr
     done = run("connections", "--data", tmp_path)
     assert "set PUSHGATE_ADMIN_TOKEN" in done.stderr
+
+
+def test_a_gateway_that_is_killed_in_the_middle_of_its_answer_is_told() -> None:
+    """As one that is not there."""
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        variables = {
+            "PUSHGATE_URL": f"http://127.0.0.1:{gateway.getsockname()[1]}",
+            "PUSHGATE_ADMIN_TOKEN": "x",
+        }
+        with ThreadPoolExecutor() as threads:
+            asking = threads.submit(run, "connections", variables=variables)
+            client, _ = gateway.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+            done = asking.result()
+    assert done.returncode == 1
+    assert "cannot be reached" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_wrong_admin_token_is_told(service: Service) -> None:

@@ -103,7 +103,10 @@ def _listens(service: Service) -> bool:
     try:
         with urllib.request.urlopen(f"{service.url}/livez"):  # noqa: S310 - our own gateway
             return True
-    except (urllib.error.URLError, OSError):
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
+    except OSError:
         return False
 
 

@@ -8,7 +8,6 @@ SIGKILL, the guard ends the node with its epmd and removes the folder.
 import contextlib
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
@@ -21,6 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.certificate import make_certificate
+from tests.ports import free_ports
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
@@ -48,7 +48,7 @@ class Broker:
     def __init__(self) -> None:
         """Choose names and ports; nothing runs before `start` but the guard."""
         self.password = secrets.token_hex(16)
-        self.port, self.tls_port, self._distribution_port, self._epmd_port = _free_ports(4)
+        self.port, self.tls_port, self._distribution_port, self._epmd_port = free_ports(4)
         self.url = f"amqp://pushgate:{self.password}@127.0.0.1:{self.port}/"
         self.onlooker_url = f"amqp://onlooker:{self.password}@127.0.0.1:{self.port}/"
         self.tls_url = f"amqps://pushgate:{self.password}@127.0.0.1:{self.tls_port}/"
@@ -232,15 +232,3 @@ def _answers(port: int, hello: bytes) -> bool:
         connection.sendall(hello)
         return not hello or connection.recv(1) == _METHOD_FRAME
     return False
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that nobody has; not of the range from which outgoing connections are given theirs."""
-    free: list[int] = []
-    for port in random.sample(range(10_000, 30_000), 1_000):
-        with contextlib.suppress(OSError), socket.socket() as candidate:
-            candidate.bind(("127.0.0.1", port))
-            free.append(port)
-        if len(free) == count:
-            return free
-    raise RuntimeError("this machine has no free ports")

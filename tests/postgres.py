@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
+
+from tests.ports import free_ports
 
 _START_SECONDS = 60.0
 # PostgreSQL refuses to run as root; Debian's package makes this user.
@@ -29,9 +30,7 @@ class Postgres:
         self._password = secrets.token_hex(16)
         self._fsync = "on" if durable else "off"
         self._names = itertools.count(1)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port: int = free.getsockname()[1]
+        [self._port] = free_ports(1)
         self._server: subprocess.Popen[bytes] | None = None
 
     def database(self) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from demo.githost import GitHost
+from tests.ports import free_ports
 from tests.service import VALOHAI_YAML, Project, Service, wait_for
 
 NO_COMMAND = "- step:\n    name: train\n    image: python\n"
@@ -83,7 +84,8 @@ def test_a_commit_that_was_pushed_over_still_runs(service: Service, project: Pro
 
 def test_a_remote_that_is_down_is_tried_again(service: Service, tmp_path: Path) -> None:
     """The delivery is accepted and says why it waits; once the remote is up, its request comes."""
-    with GitHost(tmp_path / "git") as host:
+    [port] = free_ports(1)
+    with GitHost(tmp_path / "git", port=port) as host:
         project = Project(host, tmp_path)
         pushed = project.push("Second", {"train.py": "print(2)\n"})
     connection = service.connect(project.url, "train@main")
@@ -94,7 +96,7 @@ def test_a_remote_that_is_down_is_tried_again(service: Service, tmp_path: Path) 
         "the reason is shown",
     )
     assert reason.startswith("the remote cannot be fetched: it cannot be reached")
-    with GitHost(tmp_path / "git", port=host.port):
+    with GitHost(tmp_path / "git", port=port):
         [update] = service.settled(answer["delivery"])["updates"]
         assert update["state"] == "planned"
     [execution] = service.api.get("/executions")["items"]

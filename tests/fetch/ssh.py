@@ -11,6 +11,7 @@ from typing import Any, Self
 import asyncssh
 
 from demo.githost import ENVIRONMENT
+from tests.ports import free_ports
 
 
 class SshHost:
@@ -49,7 +50,7 @@ class SshHost:
     def __enter__(self) -> Self:
         """Begin to serve."""
         self._thread.start()
-        self._call(self._listen(0))
+        self._call(self._listen(*free_ports(1)))
         return self
 
     def __exit__(

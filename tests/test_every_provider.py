@@ -65,6 +65,7 @@ def test_a_git_server_of_ones_own_tells_by_its_hook(
     secret.chmod(0o600)
     url = service.url + connection["path"]
     done = run_pushgate("hook-script", "--url", url, "--secret-file", str(secret))
+    assert done.returncode == 0, done.stderr
     hook = bare / "hooks" / "post-receive"
     hook.write_text(done.stdout)
     hook.chmod(0o755)

@@ -1,11 +1,9 @@
 """Mirrors: exactly what was pushed, with as few fetches as can be, from remotes of every temper."""
 
 import asyncio
-import os
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.mirror import Wanted
 from tests.fetch.conftest import Fetching, make_fetching
+from tests.service import wait_for
 
 MAIN = "refs/heads/main"
 YAML = {"valohai.yaml": "- step: {}\n"}
@@ -237,7 +236,7 @@ def test_a_remote_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path) -> N
     fetching = make_fetching(tmp_path, timeout=1)
     with _server(b"") as port, pytest.raises(RemoteUnavailable, match="took longer than 1 seconds"):
         fetching.update(f"http://127.0.0.1:{port}/hanging.git", (MAIN, "d" * 40))
-    assert _processes_about("hanging.git") == []
+    assert _gits_about(port) == []
     assert [path.name for path in (tmp_path / "mirrors").iterdir()] == ["c1.lock"]
 
 
@@ -251,14 +250,14 @@ def test_a_cancelled_fetch_leaves_nothing(tmp_path: Path) -> None:
         fetch = asyncio.create_task(
             fetching.mirrors.update(connection="c1", remote=Remote(url=url), wanted=wanted)
         )
-        assert await asyncio.to_thread(_processes_about, "cancelled.git")
+        await asyncio.to_thread(wait_for, lambda: _gits_about(port), "git has begun")
         fetch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetch
 
     with _server(b"") as port:
         asyncio.run(cancelled(port))
-    assert _processes_about("cancelled.git") == []
+        assert _gits_about(port) == []
 
 
 def test_a_repository_that_git_fsck_refuses_is_a_reason(fetching: Fetching, tree: WorkTree, url: str) -> None:
@@ -329,24 +328,16 @@ def _server(answer: bytes) -> Iterator[int]:
                 connection.close()
 
 
-def _processes_about(word: str) -> list[str]:
-    """Return the command lines of git's processes that name the word, as soon as there are some."""
-    found: list[str] = []
-    deadline = time.monotonic() + 2
-    while time.monotonic() < deadline:
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            if folder.name == str(os.getpid()):
-                continue
-            try:
-                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-            if word in line and "git" in line.split(" ")[0]:
-                found.append(line)
-        if found:
-            return found
-        time.sleep(0.05)
+def _gits_about(port: int) -> list[str]:
+    """Return the command lines of git's processes that ask the server at this port."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it has ended meanwhile
+        if f"//127.0.0.1:{port}/" in line and "git" in line.split(" ")[0]:
+            found.append(line)
     return found
 
 

@@ -39,10 +39,12 @@ def cut_after(port: int, count: int) -> Iterator[int]:
 
     serving = threading.Thread(target=serve)
     serving.start()
-    yield listener.getsockname()[1]
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    serving.join()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        serving.join()
 
 
 def _pass(source: socket.socket, target: socket.socket, count: int | None) -> None:
@@ -120,10 +122,12 @@ def _answering(answer: bytes) -> Iterator[int]:
 
     serving = threading.Thread(target=serve)
     serving.start()
-    yield listener.getsockname()[1]
-    listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
-    serving.join()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        serving.join()
 
 
 def test_a_repository_of_a_hundred_thousand_objects(fetching: Fetching, githost: GitHost) -> None:

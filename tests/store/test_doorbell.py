@@ -42,11 +42,13 @@ async def wired(database: Database, **bells: Doorbell) -> AsyncIterator[None]:
     """Tie bells together with those of other processes; begin once it listens, which rings each bell."""
     listeners = [bell.listener() for bell in bells.values()]
     running = asyncio.create_task(Wire(database, bells).run())
-    for listener in listeners:
-        await heard(listener)
-    yield
-    running.cancel()
-    await asyncio.wait({running})
+    try:
+        for listener in listeners:
+            await heard(listener)
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def heard(listener: Listener) -> None:

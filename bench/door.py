@@ -33,7 +33,7 @@ from gateway.store.database import Database
 from gateway.store.vault import Vault
 from providers import github
 from tests.postgres import Postgres
-from tests.service import Service, wait_for
+from tests.service import Command, wait_for
 
 _CLIENTS = 64
 # So many that two processes have full batches as well.
@@ -106,7 +106,7 @@ def _workers_round(workers: int, requests: Sequence[bytes], url: str) -> _Load:
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pushgate-bench-"))
         groups = [stack.enter_context(shares.share_of_a_core(_SHARE)) for _ in range(workers)]
-        service = stack.enter_context(Service(Path(folder) / "data", **settings))
+        service = stack.enter_context(Command(Path(folder) / "data", **settings))
         pids = wait_for(lambda: _listening(service, workers), "all processes listen")
         for group, pid in zip(groups, pids, strict=True):
             group.add(pid)
@@ -115,7 +115,7 @@ def _workers_round(workers: int, requests: Sequence[bytes], url: str) -> _Load:
         return uvloop.run(_load(port, requests[200:], _MANY_CLIENTS))
 
 
-def _listening(service: Service, workers: int) -> list[int] | None:
+def _listening(service: Command, workers: int) -> list[int] | None:
     """Return the door processes once all of them listen."""
     pids = [line["pid"] for line in service.log() if line["event"] == "listening"]
     return pids if len(pids) == workers else None

@@ -17,7 +17,7 @@ from typing import Any
 from bench.report import Row
 from demo.githost import ENVIRONMENT, GitHost, WorkTree, git
 from demo.github import push_payload
-from tests.service import VALOHAI_YAML, Service
+from tests.service import VALOHAI_YAML, Command
 
 _COMMITS = 20_000
 _FILES = 5_000
@@ -38,12 +38,12 @@ def run(progress: Callable[[str], None]) -> list[Row]:
             tree.git("fetch", "--quiet", "--depth=1", "origin", "main")
             tree.git("checkout", "--quiet", "-B", "main", "FETCH_HEAD")
             git("clone", "--quiet", "--mirror", url, "bare.git", folder=folder)
-            with Service(folder / "data") as service:
+            with Command(folder / "data") as service:
                 return _measure(service, host, tree, url, folder / "bare.git", progress)
 
 
 def _measure(
-    service: Service, host: GitHost, tree: WorkTree, url: str, bare: Path, progress: Callable[[str], None]
+    service: Command, host: GitHost, tree: WorkTree, url: str, bare: Path, progress: Callable[[str], None]
 ) -> list[Row]:
     connection = service.connect(url, "train@main")
     before = tree.head()
@@ -68,7 +68,7 @@ def _measure(
     ]
 
 
-def _hand_over(service: Service, connection: Any, url: str, before: str, after: str) -> float:
+def _hand_over(service: Command, connection: Any, url: str, before: str, after: str) -> float:
     """Deliver a push; return the ms from the 202 to the execution request that came of it."""
     payload = push_payload(url=url, full_name=_NAME, ref="refs/heads/main", before=before, after=after)
     _, answer = service.deliver(connection, payload)
@@ -78,7 +78,7 @@ def _hand_over(service: Service, connection: Any, url: str, before: str, after: 
     return (datetime.fromisoformat(execution["planned_at"]).timestamp() - accepted) * 1000
 
 
-def _storm(service: Service, host: GitHost, tree: WorkTree, url: str, connection: Any) -> int:
+def _storm(service: Command, host: GitHost, tree: WorkTree, url: str, connection: Any) -> int:
     """Deliver many pushes while the remote does not answer; return how many fetches they cost then."""
     commits = [
         tree.head(),

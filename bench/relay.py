@@ -32,7 +32,7 @@ from gateway.store.doorbell import Doorbell
 from gateway.store.executions import NewRequest, Outbox
 from providers.make import ref_update
 from tests.broker import Broker
-from tests.service import Project, Service
+from tests.service import Command, Project
 
 _CONNECTIONS = 64
 _EACH = 128
@@ -175,7 +175,7 @@ def _stages(folder: Path, broker: Broker) -> list[Row]:
     taken: dict[str, list[float]] = {"accept": [], "fetch": [], "plan": [], "publish": [], "in all": []}
     with (
         GitHost(folder / "git") as host,
-        Service(folder / "data", AMQP_URL=broker.url) as service,
+        Command(folder / "data", AMQP_URL=broker.url) as service,
     ):
         project = Project(host, folder)
         connection = service.connect(project.url, "train@main")
@@ -204,7 +204,7 @@ def _stages(folder: Path, broker: Broker) -> list[Row]:
     return rows
 
 
-def _published(service: Service, delivery: str) -> Any:
+def _published(service: Command, delivery: str) -> Any:
     while True:
         [one] = service.api.get("/executions", delivery=delivery)["items"]
         if one["published_at"] is not None:

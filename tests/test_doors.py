@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.client import ApiError
 from tests.postgres import Postgres
-from tests.service import Project, Service, run_pushgate, wait_for
+from tests.service import Command, Project, Service, run_pushgate, wait_for
 
 WORKERS = 3
 
@@ -27,7 +27,7 @@ def shared(postgres: Postgres) -> dict[str, str]:
 @pytest.fixture
 def doors(tmp_path: Path, shared: dict[str, str]) -> Iterator[Service]:
     """Give that gateway, with all its processes listening."""
-    with Service(tmp_path / "data", **shared) as service:
+    with Command(tmp_path / "data", **shared) as service:
         wait_for(lambda: len(processes(service)) == WORKERS, "all processes listen")
         yield service
 

@@ -14,7 +14,7 @@ from gateway.plan.request import schema
 from gateway.publish.topology import Topology
 from tests.broker import Broker
 from tests.publish.runner import Runner
-from tests.service import Project, Service, wait_for
+from tests.service import Command, Project, Service, wait_for
 
 CHANGED = {"train.py": "print(2)\n"}
 
@@ -44,7 +44,7 @@ def test_a_push_becomes_a_message_that_names_its_commit(
     tmp_path: Path, project: Project, broker: Broker
 ) -> None:
     """A push, its signed delivery, and the runners' queue holds the step of exactly that commit."""
-    with Service(tmp_path / "data", AMQP_URL=broker.url) as service:
+    with Command(tmp_path / "data", AMQP_URL=broker.url) as service:
         connection = service.connect(project.url, "train@main")
         pushed = project.push("Train for longer", {"valohai.yaml": _with_default(7)})
         status, answer = service.deliver(connection, project.payload(project.first, pushed))

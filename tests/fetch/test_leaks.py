@@ -42,7 +42,9 @@ def test_keys_of_a_process_that_was_killed_are_removed_by_the_next(tmp_path: Pat
         host.answers.clear()
         remote = Remote(url=url, credentials=LOGIN)
         processes = [
-            multiprocessing.get_context("spawn").Process(target=_fetch_in, args=(tmp_path, remote, which))
+            multiprocessing.get_context("forkserver").Process(
+                target=_fetch_in, args=(tmp_path, remote, which)
+            )
             for which in ("c1", "c2")
         ]
         try:

@@ -22,9 +22,11 @@ check: $(VENV)/.dev ## ruff, mypy strict, import directions: seconds
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+# Three at a time, also on two cores: mostly a test waits, for git, a broker, a time that the gateway leaves.
+# Each of the three has a PostgreSQL and a RabbitMQ of its own. PYTEST="-n 0 -s" is one at a time, and talks.
 test: $(VENV)/.dev ## every test; installs RabbitMQ from Debian when it is missing
 	@tests/require-programs
-	@$(BIN)/python -m pytest $(PYTEST)
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
 soak: $(VENV)/.dev ## a thousand kills under load: about an hour
 	@tests/require-programs

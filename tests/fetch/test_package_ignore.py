@@ -118,10 +118,10 @@ def test_rules_are_those_of_git(referee: Path, lines: list[str], paths: list[str
 
 
 def test_no_pattern_takes_long() -> None:
-    """A pattern that would make a naive matcher go back for hours."""
+    """A pattern that would make a naive matcher go back for hours; a busy machine does not count."""
     rules = Rules(b"*a" * 60 + b"b\n" + b"**/a*/" * 60 + b"b\n" + b"x/" + b"*a" * 60 + b"b\n")
-    started = time.monotonic()
+    started = time.process_time()
     assert not rules.ignores(b"a" * 255)
     assert not rules.ignores(b"x/" + b"a" * 255)
     assert not rules.ignores(b"a/" * 500 + b"a")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5

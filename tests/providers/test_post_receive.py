@@ -30,7 +30,7 @@ SHELLS = [
     for shell in ("dash", "bash --posix", "busybox sh", "ksh", "mksh", "yash")
     if shutil.which(shell.split()[0])
 ]
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 class Listener:

@@ -16,6 +16,7 @@ class Proxy:
         self._parts = urlsplit(url)
         self._there = _Direction()
         self._back = _Direction()
+        self._refuses = False
         self._connections: set[asyncio.Task[None]] = set()
         self.url = ""
         self.heal()
@@ -45,8 +46,13 @@ class Proxy:
         self._there.gate.clear()
         self._back.gate.clear()
 
+    def refuse(self) -> None:
+        """From now on whoever connects is sent away at once."""
+        self._refuses = True
+
     def heal(self) -> None:
         """Let everything pass again."""
+        self._refuses = False
         self._there.gate.set()
         self._back.gate.set()
 
@@ -72,6 +78,8 @@ class Proxy:
         task.add_done_callback(self._connections.discard)
         # A broker that is down, or leaves, takes its side of the connection with it: so does the proxy.
         with contextlib.suppress(OSError), _aborted(writer):
+            if self._refuses:
+                return
             broker = await asyncio.open_connection(self._parts.hostname, self._parts.port)
             with _aborted(broker[1]):
                 await asyncio.gather(

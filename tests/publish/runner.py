@@ -10,7 +10,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 from gateway.publish.topology import Topology
 from tests.broker import Broker
 
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 60.0
 
 
 class Runner:

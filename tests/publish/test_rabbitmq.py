@@ -20,7 +20,8 @@ from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
 
 PUBLIC_URL = "https://push.example"
-PROMPTLY = 5.0
+# Half of what a confirm is waited for.
+PROMPTLY = 15.0
 
 
 @asynccontextmanager

@@ -218,19 +218,33 @@ def test_a_bucket_that_is_down_is_waited_for(
         assert "the package cannot be kept" in wait_for(reason, "the push says why it waits")
 
 
-def test_a_kill_leaves_no_half_package(tmp_path: Path, project: Project) -> None:
+# Stands before git on PATH: who asks for the files of a package waits while there is a file `hold`.
+WAITING_GIT = """\
+#!/bin/sh
+case "$*" in *" cat-file --batch") while [ -e "${0%/*}/hold" ]; do sleep 0.02; done ;; esac
+PATH=${PATH#*:}
+exec git "$@"
+"""
+
+
+def test_a_kill_leaves_no_half_package(
+    tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL while it is being packed; the next start makes it whole."""
-    # Quickly pushed, because it compresses; slow enough to be met in the middle of its packing.
-    with (project.tree.folder / "large").open("wb") as file:
-        for _ in range(500):
-            file.write(os.urandom(1000) * 1000)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").write_text(WAITING_GIT)
+    (programs / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    (programs / "hold").touch()
     service = Service(tmp_path / "data")
     with service:
         connection = service.connect(project.url, "train@main")
-        pushed = project.push("Large", TRAIN)
+        pushed = project.push("Second", TRAIN)
         _, answer = service.deliver(connection, project.payload(project.first, pushed))
         wait_for(lambda: list((service.data / "packing").glob("*.part")), "the packing has begun")
         service.kill()
+    (programs / "hold").unlink()
     database = Database(f"sqlite:///{service.data / 'pushgate.db'}")
     assert list((service.data / "packages").glob("*/*.tar.gz")) == []
     with database.writing() as transaction:

@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -127,7 +127,8 @@ def _server(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
                     connection, _ = listening.accept()
                 except OSError:
                     return
-                with connection:
+                # Git may have left by then, of which this thread must not die.
+                with connection, suppress(OSError):
                     heard.append(connection.recv(65536))
                     connection.sendall(answer)
 

@@ -5,7 +5,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -312,10 +312,12 @@ def _server(answer: bytes) -> Iterator[int]:
                 except OSError:
                     return
                 taken.append(connection)
-                if answer:
-                    connection.recv(65536)
-                    connection.sendall(answer)
-                    connection.close()
+                # Git may have left by then, of which this thread must not die.
+                with suppress(OSError):
+                    if answer:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+                        connection.close()
 
         thread = threading.Thread(target=serve)
         thread.start()

@@ -23,7 +23,7 @@ def cut_after(port: int, count: int) -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
 
     def forward(client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", port)) as server:
+        with client, suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:
             asking = threading.Thread(target=_pass, args=(client, server, None))
             asking.start()
             _pass(server, client, count)

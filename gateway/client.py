@@ -3,32 +3,23 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
 
 from gateway.errors import PushgateError
+from gateway.outgoing import BROKEN_OFF, NoRedirects, reason
 
 _SECONDS = 30.0
-# A gateway that cannot be reached, or is killed in the middle of its answer.
-_BROKEN_OFF = (OSError, HTTPException)
 
 
 class ApiError(PushgateError):
     """The gateway could not be asked, or refused."""
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """A redirect would carry the token to another address."""
-
-    def redirect_request(self, *_arguments: Any) -> None:
-        return None
-
-
 # An admin token goes to the named address, not by way of a proxy that the environment happens to name.
-_opener = build_opener(_NoRedirects(), ProxyHandler({}))
+_opener = build_opener(NoRedirects(), ProxyHandler({}))
 
 
 class Client:
@@ -64,7 +55,10 @@ class Client:
         request = Request(f"{self._url}/api/v1{path}", data=body, headers=headers, method=method)  # noqa: S310
         with _open(request, _SECONDS) as answer:
             text = answer.read()
-        return json.loads(text) if text else None
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise ApiError(f"what answers at {request.host} is no gateway: is its address right?") from None
 
 
 def _query(query: Mapping[str, str | int | None]) -> str:
@@ -77,19 +71,19 @@ def part(identifier: str) -> str:
     return quote(identifier, safe="")
 
 
-def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Any]:
+def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, Any]]:
     """Post a delivery as a provider would; return the status and the answer, whatever it is."""
     if not url.startswith(("http://", "https://")):
         raise ApiError(f"{url} is not a webhook URL: it begins with http:// or https://")
     request = Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310 - checked above
     try:
         with _opener.open(request, timeout=_SECONDS) as answer:
-            return answer.status, json.loads(answer.read())
+            return answer.status, _json(answer.read())
     except HTTPError as error:
         with error:
             return error.code, _json(error.read())
-    except _BROKEN_OFF as error:
-        raise ApiError(f"{url} cannot be reached: {_reason(error)}") from error
+    except BROKEN_OFF as error:
+        raise ApiError(f"{url} cannot be reached: {reason(error)}") from error
 
 
 @contextmanager
@@ -100,21 +94,18 @@ def _open(request: Request, timeout: float | None) -> Iterator[Any]:
             yield answer
     except HTTPError as error:
         with error:
-            told = _json(error.read())
-        detail = told.get("detail") if isinstance(told, dict) else None
+            detail = _json(error.read()).get("detail")
         raise ApiError(detail or f"the gateway answered {error.code}") from error
-    except _BROKEN_OFF as error:
+    except BROKEN_OFF as error:
         raise ApiError(
-            f"the gateway at {request.host} cannot be reached: {_reason(error)}. Is `pushgate serve` running?"
+            f"the gateway at {request.host} cannot be reached: {reason(error)}. Is `pushgate serve` running?"
         ) from error
 
 
-def _json(text: bytes) -> Any:
+def _json(text: bytes) -> Mapping[str, Any]:
+    """Return the object that an answer is; what is none, and so not ours, is told as its detail."""
     try:
-        return json.loads(text)
+        told = json.loads(text)
     except ValueError:
-        return {"detail": text.decode("utf-8", "replace")[:200]}
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", None) or error)
+        told = None
+    return told if isinstance(told, dict) else {"detail": text.decode("utf-8", "replace")[:200]}

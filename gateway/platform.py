@@ -11,16 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http.client import HTTPException
-from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import Request, build_opener
 
 import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import PushgateError, StoreUnavailable
+from gateway.outgoing import BROKEN_OFF, NoRedirects, reason
 from gateway.store import platforms
 from gateway.store.database import Database
 from gateway.store.doorbell import Waiter
@@ -42,14 +41,7 @@ class PlatformError(PushgateError):
     """The platform did not fetch."""
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """A redirect would carry the token to another address."""
-
-    def redirect_request(self, *_arguments: Any) -> None:
-        return None
-
-
-_opener = build_opener(_NoRedirects())
+_opener = build_opener(NoRedirects())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,8 +109,8 @@ def _ask(fetch: PlatformFetch) -> int:
         raise PlatformError(
             f"the platform answers {error.code} to the fetch of project {fetch.project}"
         ) from error
-    except (OSError, HTTPException) as error:
-        raise PlatformError(f"the platform at {request.host} cannot be reached: {_reason(error)}") from error
+    except BROKEN_OFF as error:
+        raise PlatformError(f"the platform at {request.host} cannot be reached: {reason(error)}") from error
     except ValueError as error:
         raise PlatformError("the platform's answer is no JSON: is its address right?") from error
     if not isinstance(told, Mapping):
@@ -127,10 +119,6 @@ def _ask(fetch: PlatformFetch) -> int:
     if errors:
         raise PlatformError(f"the platform could not fetch: {'; '.join(errors)[:500]}")
     return len(told.get("commits") or [])
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", None) or error)
 
 
 def _now() -> datetime:

@@ -158,8 +158,15 @@ def test_a_gateway_that_does_not_run_is_told(tmp_path: Path) -> None:
     assert "set PUSHGATE_ADMIN_TOKEN" in done.stderr
 
 
-def test_a_gateway_that_is_killed_in_the_middle_of_its_answer_is_told() -> None:
-    """As one that is not there."""
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        pytest.param(b"content-length: 100\r\n\r\n{", "cannot be reached", id="killed in the middle of it"),
+        pytest.param(b"content-length: 6\r\n\r\n<html>", "is no gateway", id="another server"),
+    ],
+)
+def test_an_answer_that_is_none_of_a_gateway_is_told(answer: bytes, told: str) -> None:
+    """In a sentence."""
     with socket.create_server(("127.0.0.1", 0)) as gateway:
         variables = {
             "PUSHGATE_URL": f"http://127.0.0.1:{gateway.getsockname()[1]}",
@@ -170,10 +177,10 @@ def test_a_gateway_that_is_killed_in_the_middle_of_its_answer_is_told() -> None:
             client, _ = gateway.accept()
             with client:
                 client.recv(65536)
-                client.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{")
+                client.sendall(b"HTTP/1.1 200 OK\r\n" + answer)
             done = asking.result()
     assert done.returncode == 1
-    assert "cannot be reached" in done.stderr
+    assert told in done.stderr
     assert "Traceback" not in done.stderr
 
 

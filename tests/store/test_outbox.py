@@ -48,10 +48,10 @@ def taken(outbox: Outbox) -> list[str]:
 
 def end_leader(database: Database) -> None:
     """End the connection by which a process leads, as a network would; the process does not know."""
+    # Waited for: with the lock still there, the next who asks would be the first one once more.
+    end = text("SELECT pg_terminate_backend(pid, 60000) FROM pg_locks WHERE locktype = 'advisory'")
     with database.reading() as transaction:
-        ended = transaction.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
-        ).all()
+        ended = transaction.execute(end).all()
     assert ended == [(True,)]
 
 

@@ -3,10 +3,6 @@
 import multiprocessing
 import os
 import signal
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +13,7 @@ from gateway.fetch.credentials import Login, Remote, make_deploy_key
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Wanted
 from tests.fetch.conftest import Fetching, make_fetching
+from tests.fetch.serving import answering
 from tests.fetch.ssh import SshHost
 from tests.service import wait_for
 
@@ -75,7 +72,7 @@ def test_a_password_does_not_follow_a_redirect(tmp_path: Path, githost: GitHost)
     target = githost.create("acme/digits.git").removesuffix(".git")
     githost.visits.clear()
     answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
-    with _server(answer.encode()) as (port, _):
+    with answering(answer.encode()) as (port, _):
         remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=LOGIN)
         with pytest.raises(RemoteUnavailable, match="another address"):
             fetch(make_fetching(tmp_path), remote)
@@ -87,7 +84,7 @@ def test_a_remote_that_repeats_what_it_was_sent_is_not_quoted(tmp_path: Path) ->
     said = "wrong: correct horse/battery, correct%20horse%2Fbattery, YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ=="
     head = f"Content-Type: text/plain\r\nContent-Length: {len(said)}\r\n\r\n{said}"
     ask = f'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="git"\r\n{head}'
-    with _server(ask.encode()) as (port, heard):
+    with answering(ask.encode()) as (port, heard):
         remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=LOGIN)
         with pytest.raises(RemoteUnavailable) as caught:
             fetch(make_fetching(tmp_path), remote)
@@ -113,29 +110,3 @@ def test_a_data_folder_may_have_any_name(tree: WorkTree, githost: GitHost, tmp_p
         fetch(fetching, Remote(url=ssh.url("acme/digits.git"), credentials=KEY), commit)
         assert fetching.has(commit)
         assert (folder / "home" / "known_hosts").read_text() == f"{ssh.known_hosts}\n"
-
-
-@contextmanager
-def _server(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """Answer each request with the same bytes; give the port, and what was asked."""
-    heard: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                # Git may have left by then, of which this thread must not die.
-                with connection, suppress(OSError):
-                    heard.append(connection.recv(65536))
-                    connection.sendall(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listening.getsockname()[1], heard
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()

@@ -2,10 +2,6 @@
 
 import asyncio
 import shutil
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +11,7 @@ from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.mirror import Wanted
 from tests.fetch.conftest import Fetching, make_fetching
+from tests.fetch.serving import answering, hanging
 from tests.service import wait_for
 
 MAIN = "refs/heads/main"
@@ -218,14 +215,14 @@ def test_a_remote_that_points_elsewhere_is_not_followed(fetching: Fetching, gith
     """The connection's URL, and nowhere else."""
     target = githost.url("acme/digits.git")
     answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
-    with _server(answer.encode()) as port, pytest.raises(RemoteUnavailable, match="another address"):
+    with answering(answer.encode()) as (port, _), pytest.raises(RemoteUnavailable, match="another address"):
         fetching.update(f"http://127.0.0.1:{port}/a/b.git", (MAIN, "d" * 40))
 
 
 def test_a_remote_that_talks_nonsense_is_told(fetching: Fetching) -> None:
     """It is no git server."""
     with (
-        _server(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnonsense") as port,
+        answering(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnonsense") as (port, _),
         pytest.raises(RemoteUnavailable, match="cannot be fetched"),
     ):
         fetching.update(f"http://127.0.0.1:{port}/a/b.git", (MAIN, "d" * 40))
@@ -234,7 +231,7 @@ def test_a_remote_that_talks_nonsense_is_told(fetching: Fetching) -> None:
 def test_a_remote_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path) -> None:
     """Git and its helper are gone when the time is over, and so is the half-made mirror."""
     fetching = make_fetching(tmp_path, timeout=1)
-    with _server(b"") as port, pytest.raises(RemoteUnavailable, match="took longer than 1 seconds"):
+    with hanging() as port, pytest.raises(RemoteUnavailable, match="took longer than 1 seconds"):
         fetching.update(f"http://127.0.0.1:{port}/hanging.git", (MAIN, "d" * 40))
     assert _gits_about(port) == []
     assert [path.name for path in (tmp_path / "mirrors").iterdir()] == ["c1.lock"]
@@ -255,7 +252,7 @@ def test_a_cancelled_fetch_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await fetch
 
-    with _server(b"") as port:
+    with hanging() as port:
         asyncio.run(cancelled(port))
         assert _gits_about(port) == []
 
@@ -297,37 +294,6 @@ def test_credentials_are_taken_out_of_what_git_says(fetching: Fetching) -> None:
     with pytest.raises(RemoteUnavailable) as caught:
         fetching.update("http://ada:s3cret@127.0.0.1:9/a.git", (MAIN, "d" * 40))
     assert "s3cret" not in str(caught.value)
-
-
-@contextmanager
-def _server(answer: bytes) -> Iterator[int]:
-    """Answer each connection with the same bytes; with none, never."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        taken: list[socket.socket] = []
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = listening.accept()
-                except OSError:
-                    return
-                taken.append(connection)
-                # Git may have left by then, of which this thread must not die.
-                with suppress(OSError):
-                    if answer:
-                        connection.recv(65536)
-                        connection.sendall(answer)
-                        connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listening.getsockname()[1]
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in taken:
-                connection.close()
 
 
 def _gits_about(port: int) -> list[str]:

@@ -13,6 +13,7 @@ from gateway.errors import RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.reconcile import differences
 from tests.fetch.conftest import Fetching
+from tests.fetch.serving import answering, serving
 
 MAIN = "refs/heads/main"
 
@@ -20,10 +21,9 @@ MAIN = "refs/heads/main"
 @contextmanager
 def cut_after(port: int, count: int) -> Iterator[int]:
     """Forward connections to a port, and break each off after so many bytes of what comes back."""
-    listener = socket.create_server(("127.0.0.1", 0))
 
     def forward(client: socket.socket) -> None:
-        with client, suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:
+        with socket.create_connection(("127.0.0.1", port)) as server:
             asking = threading.Thread(target=_pass, args=(client, server, None))
             asking.start()
             _pass(server, client, count)
@@ -31,20 +31,8 @@ def cut_after(port: int, count: int) -> Iterator[int]:
                 client.shutdown(socket.SHUT_RDWR)
             asking.join()
 
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                threading.Thread(target=forward, args=(client,), daemon=True).start()
-
-    serving = threading.Thread(target=serve)
-    serving.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        serving.join()
+    with serving(forward) as own:
+        yield own
 
 
 def _pass(source: socket.socket, target: socket.socket, count: int | None) -> None:
@@ -97,7 +85,7 @@ def test_names_that_git_would_not_take_are_passed_over(fetching: Fetching) -> No
         "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n"
         f"Content-Length: {len(told)}\r\n\r\n"
     )
-    with _answering((head + told).encode()) as port:
+    with answering((head + told).encode()) as (port, _):
         refs = fetching.run(fetching.mirrors.remote_refs(Remote(url=f"http://127.0.0.1:{port}/a.git")))
     assert "refs/heads/../../evil" in refs
     assert [move.ref for move in differences({}, refs)] == [
@@ -105,29 +93,6 @@ def test_names_that_git_would_not_take_are_passed_over(fetching: Fetching) -> No
         "refs/heads/a",
         "refs/heads/main",
     ]
-
-
-@contextmanager
-def _answering(answer: bytes) -> Iterator[int]:
-    """Give every request the same answer."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                with client, suppress(OSError):
-                    client.recv(65536)
-                    client.sendall(answer)
-
-    serving = threading.Thread(target=serve)
-    serving.start()
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        serving.join()
 
 
 def test_a_repository_of_a_hundred_thousand_objects(fetching: Fetching, githost: GitHost) -> None:

@@ -20,8 +20,7 @@ from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
 
 PUBLIC_URL = "https://push.example"
-# Half of what a confirm is waited for.
-PROMPTLY = 15.0
+PROMPTLY = 5.0
 
 
 @asynccontextmanager

@@ -127,13 +127,13 @@ class Postgres:
             raise RuntimeError(f"{program}: {done.stderr}")
 
 
-def end_all_connections(url: str) -> None:
-    """End every connection to the database, as a switch to a standby does."""
+def end_all_connections(url: str) -> int:
+    """End every connection to the database, as a switch to a standby does; return how many there were."""
     with psycopg.connect(url, autocommit=True) as server:
-        server.execute(
+        return server.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
+        ).rowcount
 
 
 def _as_user() -> list[str]:

@@ -17,7 +17,7 @@ from gateway.store.doorbell import Doorbell, Listener, Wire
 from gateway.store.executions import NewRequest
 from gateway.store.work import PendingUpdate, Settlement, WorkQueue
 from gateway.worker import Worker
-from tests.postgres import Postgres
+from tests.postgres import Postgres, end_all_connections
 from tests.service import wait_for
 from tests.store.make import A, B, arrival, connection, move
 
@@ -57,12 +57,8 @@ async def heard(listener: Listener) -> None:
         await listener.wait(None)
 
 
-def end_all_connections(database: Database) -> None:
-    """End every connection to the database but the one that asks for it, as a restart of the server would."""
-    others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    with database.writing() as transaction:
-        ended = transaction.execute(text(f"SELECT pg_terminate_backend(pid) {others}")).all()
-    assert len(ended) >= 2
+def _url(database: Database) -> str:
+    return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def listeners(database: Database) -> int:
@@ -89,7 +85,7 @@ def test_a_ring_is_heard_in_the_other_process(processes: tuple[Database, Databas
                 await heard(listeners[1])
                 there.ring(by=listeners[1])
                 await heard(listeners[0])
-            await asyncio.to_thread(end_all_connections, one)
+            assert await asyncio.to_thread(end_all_connections, _url(one)) >= 2
             for listener in listeners:
                 await heard(listener)  # it listens again, and nobody knows what was told meanwhile
             here.ring(by=listeners[0])

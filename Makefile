@@ -28,7 +28,7 @@ test: $(VENV)/.dev ## every test; installs RabbitMQ from Debian when it is missi
 	@tests/require-programs
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
-soak: $(VENV)/.dev ## a thousand kills under load: about an hour
+soak: $(VENV)/.dev ## a thousand kills under load: a quarter of an hour
 	@tests/require-programs
 	@SOAK_ROUNDS=1000 $(BIN)/python -m pytest tests/test_kills.py -s $(PYTEST)
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import aio_pika
 import structlog
-from sqlalchemy import insert
 
 from bench.report import Row
 from demo.githost import GitHost
@@ -24,7 +23,7 @@ from gateway.publish.message import message, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
-from gateway.store import connections, deliveries, executions, tables, work
+from gateway.store import connections, deliveries, executions, work
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival
@@ -78,8 +77,8 @@ def _filled(path: Path) -> Database:
     with database.writing() as transaction:
         updates = {name: _pushed(transaction, name, now) for name in names}
         for number in range(_EACH):
-            rows = [_request(name, number).row(ref_update=updates[name], planned_at=now) for name in names]
-            transaction.execute(insert(tables.executions), rows)
+            for name in names:
+                executions.add(transaction, [_request(name, number)], ref_update=updates[name], now=now)
     return database
 
 

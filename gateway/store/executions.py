@@ -1,17 +1,18 @@
 """Execution requests: what was planned, and whether the broker has it. This table is the outbox."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any, Literal
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, exists, func, select, update
+from sqlalchemy import Select, bindparam, exists, func, insert, select, update
 
 from gateway.errors import NotFound
 from gateway.store.database import Database, Lock
-from gateway.store.tables import executions, ref_updates
+from gateway.store.tables import execution_bodies, executions, ref_updates
 
 ExecutionState = Literal["pending", "published", "superseded"]
 """Superseded is what a later commit of its ref has made superfluous before it was published."""
@@ -37,36 +38,20 @@ class NewRequest:
     lane: str | None = None
     is_latest_only: bool = False
 
-    def row(self, *, ref_update: int, planned_at: datetime) -> dict[str, Any]:
-        """Return the row that waits in the outbox."""
-        return {
-            "id": self.id,
-            "connection": self.connection,
-            "delivery": self.delivery,
-            "ref_update": ref_update,
-            "project": self.project,
-            "trigger": self.trigger,
-            "target": self.target,
-            "subject": self.subject,
-            "body": self.body,
-            "lane": self.lane,
-            "policy": "latest" if self.is_latest_only else "every",
-            "state": "pending",
-            "planned_at": planned_at,
-        }
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRequest:
     """An execution request as it is kept and as the relay takes it.
 
-    `seq` is the order in which requests were planned. `reason` is the broker's last refusal, if any.
+    `seq` is the order in which requests were planned, `ref_update` the number of the ref update that a
+    request is for. `reason` is the broker's last refusal, if any.
     """
 
     seq: int
     id: str
     connection: str
     delivery: str
+    ref_update: int
     project: str
     trigger: str
     target: str
@@ -78,6 +63,41 @@ class StoredRequest:
     published_at: datetime | None = None
     lane: str | None = None
     superseded_by: str | None = None
+
+
+_FIELDS = tuple(field.name for field in fields(StoredRequest))
+
+
+def add(transaction: Transaction, requests: Sequence[NewRequest], *, ref_update: int, now: datetime) -> None:
+    """Put a ref update's requests into the outbox; one that was there before, by its id, stays as it is."""
+    ids = [request.id for request in requests]
+    there = set(transaction.execute(select(executions.c.id).where(executions.c.id.in_(ids))).scalars())
+    new = [request for request in requests if request.id not in there]
+    if not new:
+        return
+    rows = [
+        {
+            "id": request.id,
+            "connection": request.connection,
+            "delivery": request.delivery,
+            "ref_update": ref_update,
+            "project": request.project,
+            "trigger": request.trigger,
+            "target": request.target,
+            "subject": request.subject,
+            "lane": request.lane,
+            "policy": "latest" if request.is_latest_only else "every",
+            "state": "pending",
+            "planned_at": now,
+        }
+        for request in new
+    ]
+    transaction.execute(insert(executions), rows)
+    its_body = select(executions.c.seq, bindparam("its_body")).where(executions.c.id == bindparam("its_id"))
+    transaction.execute(
+        insert(execution_bodies).from_select(["execution", "body"], its_body),
+        [{"its_id": request.id, "its_body": request.body} for request in new],
+    )
 
 
 def supersede(
@@ -117,7 +137,7 @@ def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -
     query = select(executions).where(executions.c.state == "pending").order_by(executions.c.seq).limit(limit)
     if without:
         query = query.where(executions.c.connection.not_in(without))
-    return [_record(row) for row in transaction.execute(query)]
+    return _records(transaction, query)
 
 
 def record(
@@ -137,10 +157,10 @@ def record(
 
 def get(transaction: Transaction, request_id: str) -> StoredRequest:
     """Return an execution request. Raises `NotFound`."""
-    row = transaction.execute(select(executions).where(executions.c.id == request_id)).one_or_none()
-    if row is None:
+    found = _records(transaction, select(executions).where(executions.c.id == request_id))
+    if not found:
         raise NotFound(f"there is no execution {request_id}")
-    return _record(row)
+    return found[0]
 
 
 def page(
@@ -162,21 +182,18 @@ def page(
         query = query.where(executions.c.state == state)
     if before is not None:
         query = query.where(executions.c.seq < before)
-    return [_record(row) for row in transaction.execute(query)]
+    return _records(transaction, query)[::-1]
 
 
-def of_deliveries(
-    transaction: Transaction, delivery_ids: Sequence[str]
-) -> Iterator[tuple[int, StoredRequest]]:
-    """Yield the requests of these deliveries as they were planned, each behind its ref update's number."""
-    query = select(executions).where(executions.c.delivery.in_(delivery_ids)).order_by(executions.c.seq)
-    return ((row.ref_update, _record(row)) for row in transaction.execute(query))
+def of_deliveries(transaction: Transaction, delivery_ids: Sequence[str]) -> list[StoredRequest]:
+    """Return the requests of these deliveries, in the order in which they were planned."""
+    return _records(transaction, select(executions).where(executions.c.delivery.in_(delivery_ids)))
 
 
 def planned_after(transaction: Transaction, seq: int, *, limit: int) -> list[StoredRequest]:
     """Return the requests planned after number `seq`, the oldest first: what a follower has not seen."""
     query = select(executions).where(executions.c.seq > seq).order_by(executions.c.seq).limit(limit)
-    return [_record(row) for row in transaction.execute(query)]
+    return _records(transaction, query)
 
 
 def last_seq(transaction: Transaction) -> int:
@@ -184,24 +201,16 @@ def last_seq(transaction: Transaction) -> int:
     return transaction.execute(select(func.max(executions.c.seq))).scalar() or 0
 
 
-def _record(row: Row[Any]) -> StoredRequest:
-    return StoredRequest(
-        seq=row.seq,
-        id=row.id,
-        connection=row.connection,
-        delivery=row.delivery,
-        project=row.project,
-        trigger=row.trigger,
-        target=row.target,
-        subject=row.subject,
-        body=row.body,
-        planned_at=row.planned_at,
-        state=row.state,
-        reason=row.reason,
-        published_at=row.published_at,
-        lane=row.lane,
-        superseded_by=row.superseded_by,
-    )
+def _records(transaction: Transaction, query: Select[Any]) -> list[StoredRequest]:
+    """Return the requests that a query chooses, the one planned first comes first."""
+    # What is chosen stands by itself: for a join beside the conditions PostgreSQL may read all bodies. It is
+    # sorted here, since SQLite would copy each body to sort them.
+    chosen = query.subquery()
+    columns = [execution_bodies.c.body if name == "body" else chosen.c[name] for name in _FIELDS]
+    its_body = chosen.c.seq == execution_bodies.c.execution
+    rows = transaction.execute(select(*columns).join_from(chosen, execution_bodies, its_body))
+    requests = [StoredRequest(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
+    return sorted(requests, key=attrgetter("seq"))
 
 
 # Longer than a relay goes on sending after it has asked for requests: see gateway/publish/relay.py.

@@ -53,8 +53,8 @@ def page(
     found = list(transaction.execute(wanted).scalars())
     shown = found[:limit]
     requests: dict[int, list[StoredRequest]] = defaultdict(list)
-    for ref_update, request in executions.of_deliveries(transaction, shown):
-        requests[ref_update].append(request)
+    for request in executions.of_deliveries(transaction, shown):
+        requests[request.ref_update].append(request)
     moves = (
         select(*[*UPDATE_COLUMNS, ref_updates.c.facts])
         .join(deliveries, deliveries.c.id == ref_updates.c.delivery)

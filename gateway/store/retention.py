@@ -13,7 +13,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import delete, func, or_, select
 
 from gateway.store.ids import delivery_ids_since
-from gateway.store.tables import deliveries, executions, ref_updates, sweeps
+from gateway.store.tables import deliveries, execution_bodies, executions, ref_updates, sweeps
 
 # What one step deletes at most, unless a single delivery is larger.
 _MOST_DELIVERIES = 200
@@ -40,6 +40,8 @@ def forget(transaction: Transaction, *, before: datetime, after: str) -> Step | 
         return None
     gone = set(candidates) - _held(transaction, candidates, before)
     if gone:
+        theirs = select(executions.c.seq).where(executions.c.delivery.in_(gone))
+        transaction.execute(delete(execution_bodies).where(execution_bodies.c.execution.in_(theirs)))
         transaction.execute(delete(executions).where(executions.c.delivery.in_(gone)))
         transaction.execute(delete(ref_updates).where(ref_updates.c.delivery.in_(gone)))
         transaction.execute(delete(deliveries).where(deliveries.c.id.in_(gone)))

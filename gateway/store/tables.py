@@ -189,7 +189,6 @@ executions = Table(
     Column("trigger", Text, nullable=False),
     Column("target", Text, nullable=False),
     Column("subject", Text, nullable=False),
-    Column("body", LargeBinary, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", Text),
     Column("lane", Text),
@@ -200,6 +199,14 @@ executions = Table(
     Index("ix_executions_connection_seq", "connection", "seq"),
     Index("ix_executions_state_seq", "state", "seq"),
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),
+)
+
+# The JSON of the wire contract, apart: SQLite writes a row that changes anew, as a whole.
+execution_bodies = Table(
+    "execution_bodies",
+    metadata,
+    Column("execution", ForeignKey("executions.seq"), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
 )
 
 # What is still to be told of how ref updates ended; a row goes once the broker has it.

@@ -7,17 +7,17 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, func, insert, literal_column, select, update
+from sqlalchemy import Row, func, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.store import connections, events, platforms, tables
+from gateway.store import connections, events, executions, platforms, tables
 from gateway.store.claims import Claims, is_pending, oldest_arrival, waiting
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
 from gateway.store.events import NewEvent
-from gateway.store.executions import NewRequest, supersede
-from gateway.store.tables import deliveries, executions, leases, ref_updates, sweeps
+from gateway.store.executions import NewRequest
+from gateway.store.tables import deliveries, leases, ref_updates, sweeps
 from providers.model import Action, RefKind
 
 UPDATE_COLUMNS = (
@@ -143,7 +143,7 @@ def settle(
         if changed.rowcount:
             for request in settlement.requests:
                 if request.is_latest_only:
-                    supersede(
+                    executions.supersede(
                         transaction,
                         request,
                         ref=settlement.update.ref,
@@ -151,22 +151,11 @@ def settle(
                         commit=settlement.peeled or settlement.update.after,
                     )
         if changed.rowcount and settlement.requests:
-            _plan(transaction, settlement.requests, ref_update=which, now=now)
+            executions.add(transaction, settlement.requests, ref_update=which, now=now)
         if changed.rowcount:
             events.add(transaction, settlement.events, now=now)
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.ask(transaction, connection, now=now)
-
-
-def _plan(
-    transaction: Transaction, requests: Sequence[NewRequest], *, ref_update: int, now: datetime
-) -> None:
-    """Put requests into the outbox; one that was there before, by its id, stays as it is."""
-    ids = [request.id for request in requests]
-    there = set(transaction.execute(select(executions.c.id).where(executions.c.id.in_(ids))).scalars())
-    rows = [one.row(ref_update=ref_update, planned_at=now) for one in requests if one.id not in there]
-    if rows:
-        transaction.execute(insert(executions), rows)
 
 
 def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
@@ -245,9 +234,8 @@ def backlog(transaction: Transaction) -> Backlog:
     count = transaction.execute(select(func.count()).select_from(ref_updates).where(is_pending)).scalar_one()
     waits = waiting()
     oldest = select(func.min(oldest_arrival(waits))).select_from(waits)
-    requests = (
-        select(func.count()).select_from(executions).where(executions.c.state == literal_column("'pending'"))
-    )
+    is_unpublished = tables.executions.c.state == literal_column("'pending'")
+    requests = select(func.count()).select_from(tables.executions).where(is_unpublished)
     return Backlog(
         updates=count,
         oldest=transaction.execute(oldest).scalar(),

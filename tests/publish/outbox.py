@@ -26,6 +26,7 @@ def request(
         id=name,
         connection=connection,
         delivery=f"delivery of {name}",
+        ref_update=seq,
         project=project,
         trigger="main",
         target="train",

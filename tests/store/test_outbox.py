@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import pytest
-from sqlalchemy import insert, text
+from sqlalchemy import text
 
-from gateway.store import deliveries, tables, work
+from gateway.store import deliveries, executions, work
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest, Outbox
 from tests.postgres import Postgres
@@ -36,8 +36,7 @@ def databases(postgres: Postgres) -> Iterator[list[Database]]:
         with both[0].writing() as transaction:
             deliveries.record(transaction, [arrival(move(None, A), id="d1")])
             [update] = work.pending(transaction, "c1", limit=1)
-            row = request.row(ref_update=update.seq, planned_at=NOW)
-            transaction.execute(insert(tables.executions), [row])
+            executions.add(transaction, [request], ref_update=update.seq, now=NOW)
         yield both
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from psycopg import OperationalError as ConnectionLost
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
@@ -219,7 +220,10 @@ class Database:
             raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from error
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the schema to what this code expects, or, in tests, to what an earlier one did."""
+        """Bring the schema to what this code expects, or, in tests, to what an earlier one did.
+
+        Raises `StoreUnavailable` where a later version has brought it further.
+        """
         with _translated(), self._writers, self.engine.connect() as connection:
             if self.is_embedded:
                 _migrate_embedded(connection, revision)
@@ -231,7 +235,7 @@ class Database:
                 connection.execute(text("SET LOCAL lock_timeout = 0"))
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.MIGRATION.value})
                 connection.execute(text("SET LOCAL lock_timeout = 30000"))
-                command.upgrade(migrations(connection), revision)
+                _upgrade(connection, revision)
 
     async def aclose(self) -> None:
         """Close every connection, those of the event loop as well."""
@@ -281,6 +285,20 @@ def migrations(connection: Connection) -> Config:
     return config
 
 
+def _upgrade(connection: Connection, revision: str) -> bool:
+    """Apply the migrations that are missing; say whether there were any."""
+    config = migrations(connection)
+    before = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if before is not None and before not in known:
+        raise StoreUnavailable(
+            f"the database is of a later version of Pushgate: its schema is {before}, and this version knows"
+            f" {max(known)}; start the later version, or restore the back-up from before its upgrade"
+        )
+    command.upgrade(config, revision)
+    return MigrationContext.configure(connection).get_current_revision() != before
+
+
 def _migrate_embedded(connection: Connection, revision: str) -> None:
     """Migrate SQLite, where Alembic builds tables anew, also such as others refer to.
 
@@ -291,9 +309,7 @@ def _migrate_embedded(connection: Connection, revision: str) -> None:
     driver.execute("PRAGMA foreign_keys = OFF")
     try:
         with connection.begin():
-            before = MigrationContext.configure(connection).get_current_revision()
-            command.upgrade(migrations(connection), revision)
-            if MigrationContext.configure(connection).get_current_revision() != before:
+            if _upgrade(connection, revision):
                 broken = connection.execute(text("PRAGMA foreign_key_check")).first()
                 if broken is not None:
                     raise StoreUnavailable(

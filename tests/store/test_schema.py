@@ -30,6 +30,16 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
         assert transaction.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
 
 
+def test_a_database_of_a_later_version_is_refused(database: Database) -> None:
+    """After a rollback the earlier version says what to do, and changes nothing."""
+    with database.writing() as transaction:
+        transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreUnavailable, match=r"later version of Pushgate: its schema is 9999, .* restore"):
+        database.migrate()
+    with database.reading() as transaction:
+        assert transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
 def test_a_migration_that_would_leave_a_reference_to_nothing_is_taken_back(tmp_path: Path) -> None:
     """SQLite looks after references once all tables have been built anew; the message names the table."""
     with closing(Database(f"sqlite:///{tmp_path / 'broken.db'}")) as database:

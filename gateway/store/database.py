@@ -288,12 +288,15 @@ def migrations(connection: Connection) -> Config:
 def _upgrade(connection: Connection, revision: str) -> bool:
     """Apply the migrations that are missing; say whether there were any."""
     config = migrations(connection)
+    scripts = ScriptDirectory.from_config(config)
+    newest = scripts.get_current_head()
     before = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if before is not None and before not in known:
+    if before == newest:
+        return False
+    if before is not None and before not in {script.revision for script in scripts.walk_revisions()}:
         raise StoreUnavailable(
             f"the database is of a later version of Pushgate: its schema is {before}, and this version knows"
-            f" {max(known)}; start the later version, or restore the back-up from before its upgrade"
+            f" {newest}; start the later version, or restore the back-up from before its upgrade"
         )
     command.upgrade(config, revision)
     return MigrationContext.configure(connection).get_current_revision() != before

@@ -1,4 +1,4 @@
-"""The servers that the door's bench loads: `python -m bench.servers bare|door PORT [DATABASE_URL]`."""
+"""What the door's bench loads: `python -m bench.servers bare|door|unstored PORT [DATABASE_URL]`."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -11,12 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from demo.github import REPOSITORY_ID
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
+from gateway.store.deliveries import Arrival, Receipt
 from gateway.store.vault import Vault
 
 CONNECTION = "c" * 24
@@ -52,7 +54,8 @@ def prepare(database: Database, vault: Vault) -> None:
                 auth={},
                 triggers=[],
                 yaml_path="valohai.yaml",
-                repository_id=None,
+                # As after the first delivery.
+                repository_id=str(REPOSITORY_ID),
                 created_at=now,
                 updated_at=now,
             ),
@@ -60,11 +63,18 @@ def prepare(database: Database, vault: Vault) -> None:
         connections.add_secret(transaction, vault, CONNECTION, SECRET, now=now)
 
 
-def door(url: str) -> Starlette:
+class _Unstored(Accepter):
+    """Takes deliveries and keeps none: what the door costs before anything is stored."""
+
+    async def accept(self, arrival: Arrival) -> Receipt:
+        return Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
+
+
+def door(url: str, *, accepts: type[Accepter] = Accepter) -> Starlette:
     """Return the door as `gateway.app` puts it together, with one connection and no worker."""
     database, vault = Database(url), Vault(KEY)
     prepare(database, vault)
-    accepter = Accepter(database, rings=lambda: None)
+    accepter = accepts(database, rings=lambda: None)
 
     @asynccontextmanager
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:
@@ -79,7 +89,10 @@ def door(url: str) -> Starlette:
 
 if __name__ == "__main__":
     kind, port = sys.argv[1], int(sys.argv[2])
-    application = bare() if kind == "bare" else door(sys.argv[3])
+    if kind == "bare":
+        application = bare()
+    else:
+        application = door(sys.argv[3], accepts=_Unstored if kind == "unstored" else Accepter)
     prepare_interpreter()
     uvicorn.run(
         application,

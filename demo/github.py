@@ -6,6 +6,7 @@ https://docs.github.com/en/webhooks/webhook-events-and-payloads#push
 import json
 
 ZERO = "0" * 40
+REPOSITORY_ID = 186853002
 
 
 def push_payload(
@@ -49,7 +50,7 @@ def push_payload(
         "pusher": {"name": "ada", "email": "ada@example.org"},
         "sender": {"login": "ada", "id": 1815, "type": "User"},
         "repository": {
-            "id": 186853002,
+            "id": REPOSITORY_ID,
             "name": name,
             "full_name": full_name,
             "private": True,

@@ -36,6 +36,7 @@ from gateway.fetch.tree import TreeReader
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
+from gateway.listener import listen
 from gateway.packages import Expiry, Packages
 from gateway.plan.manifest import LARGEST
 from gateway.platform import PlatformFetcher
@@ -72,7 +73,6 @@ class Service:
     def __init__(self, settings: Settings, opened: Opened) -> None:
         """Put the parts together; nothing runs before the application starts."""
         self.settings = settings
-        self.base_url = settings.base_url
         self.closing = False
         self._tasks: list[asyncio.Task[None]] = []
         database, vault = opened.database, opened.vault
@@ -115,7 +115,7 @@ class Service:
             ),
             tickets=tickets,
             folder=half_made,
-            base_url=lambda: self.base_url,
+            base_url=settings.base_url,
             url_valid=timedelta(days=settings.package_url_days),
         )
         self._expiry = Expiry(
@@ -174,7 +174,7 @@ class Service:
             vault=vault,
             book=book,
             pushes=pushes,
-            base_url=lambda: self.base_url,
+            base_url=settings.base_url,
             token=opened.admin_token,
             allow_http=settings.fetch_allow_http,
             hosts=settings.fetch_hosts,
@@ -283,13 +283,10 @@ class _Server(uvicorn.Server):
         if parent is not None:
             asyncio.get_running_loop().add_reader(parent.sentinel, self._end_as_an_orphan, parent.sentinel)
         settings = self._service.settings
-        port = self.servers[0].sockets[0].getsockname()[1]
-        if settings.public_url is None and settings.port == 0:
-            self._service.base_url = settings.model_copy(update={"port": port}).base_url
         log.info(
             "listening",
-            address=f"{settings.host}:{port}",
-            hooks=f"{self._service.base_url}/hooks/…",
+            address=f"{settings.host}:{settings.port}",
+            hooks=f"{settings.base_url}/hooks/…",
             data=str(settings.data_dir),
             pid=os.getpid(),
             broker="none: requests stay in the store" if settings.amqp_url is None else "RabbitMQ",
@@ -327,20 +324,19 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings, opened: Opened, *, listener: socket.socket | None = None) -> None:
     """Run the service until SIGTERM or SIGINT; on a socket of its own, if none is given.
 
-    Raises `SettingError` where another process works on the data folder.
+    Raises `SettingError` where another process works on the data folder, or the port is taken.
     """
     works_here = settings.role != "web" or opened.database.is_embedded
-    with occupied(settings) if works_here else nullcontext():
-        _serve(Service(settings, opened), listener)
+    with occupied(settings) if works_here else nullcontext(), listener or listen(settings) as bound:
+        # Where any free port was asked for, it is known only now.
+        port = bound.getsockname()[1]
+        _serve(Service(settings.model_copy(update={"port": port}), opened), bound)
 
 
-def _serve(service: Service, listener: socket.socket | None) -> None:
+def _serve(service: Service, listener: socket.socket) -> None:
     prepare_interpreter()
-    settings = service.settings
     config = uvicorn.Config(
         service.application,
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http="httptools",
         log_config=None,
@@ -351,4 +347,4 @@ def _serve(service: Service, listener: socket.socket | None) -> None:
         timeout_graceful_shutdown=_GRACE,
         backlog=2048,
     )
-    _Server(config, service).run(sockets=[listener] if listener is not None else None)
+    _Server(config, service).run(sockets=[listener])

@@ -4,7 +4,6 @@ import asyncio
 import secrets
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -56,7 +55,7 @@ class Packages:
     packer: Packer
     tickets: Tickets
     folder: Path
-    base_url: Callable[[], str]
+    base_url: str
     url_valid: timedelta
 
     async def ready(self, connection: Connection, commit: str, remote: Remote) -> Ready:
@@ -72,7 +71,7 @@ class Packages:
             raise RemoteUnavailable(f"the package cannot be kept: {error}") from error
         if url is None:
             query = self.tickets.query(kept.id, kept.format, now=_now())
-            url = f"{self.base_url()}/api/v1/packages/{kept.id}?{query}"
+            url = f"{self.base_url}/api/v1/packages/{kept.id}?{query}"
         return Ready(
             Package(id=kept.id, url=url, sha256=kept.sha256, size=kept.size, format=kept.format),
             tuple(Submodule(**one) for one in build.submodules),

@@ -26,6 +26,7 @@ import structlog
 from gateway.backoff import backoff
 from gateway.data import Opened, open_data
 from gateway.errors import PushgateError, SettingError
+from gateway.listener import listen
 from gateway.settings import Settings
 
 log = structlog.get_logger()
@@ -48,7 +49,7 @@ def supervise(settings: Settings) -> int:
     """
     # Here, once: the schema is brought up to date, and what is wrong with it is told before anything runs.
     open_data(settings).database.close()
-    with tempfile.TemporaryDirectory(prefix="pushgate-metrics-") as folder, _listener(settings) as listener:
+    with tempfile.TemporaryDirectory(prefix="pushgate-metrics-") as folder, listen(settings) as listener:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         # Only now: what is counted is counted where that says when the counters are made.
         from gateway.app import serve  # noqa: PLC0415
@@ -155,13 +156,3 @@ def _run(serve: Serve, listener: socket.socket, settings: Settings, number: int)
     except PushgateError as error:
         log.error("the process cannot start now", reason=str(error))
         sys.exit(1)
-
-
-def _listener(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    try:
-        return socket.create_server((settings.host, settings.port), family=family)
-    except OSError as error:
-        raise SettingError(
-            f"cannot listen on {settings.host}, port {settings.port}: {error.strerror}"
-        ) from error

@@ -211,6 +211,16 @@ def test_a_wrong_setting_stops_the_start(tmp_path: Path, variables: dict[str, st
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    """Before anything runs: with one sentence, and what to do."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = run("serve", "--port", port, "--data", tmp_path / "data")
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use; name another" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_settings_come_from_the_command_line_the_environment_secrets_and_a_file(tmp_path: Path) -> None:
     """In this order; and an unknown key of the file is refused as well."""
     from gateway.errors import SettingError  # noqa: PLC0415 - read in this process, on its own

@@ -63,6 +63,8 @@ def test_a_push_becomes_a_message_that_names_its_commit(
     assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
     assert message.headers["ce-id"] == body["id"]
     assert message.headers["ce-specversion"] == "1.0"
+    # The port was the kernel's choice, and PUBLIC_URL is not set.
+    assert message.headers["ce-source"] == f"{service.url}/api/v1/connections/{connection['id']}"
 
 
 def test_two_pushes_before_the_worker_looks_give_both_commits_in_order(

@@ -1,7 +1,7 @@
 """The REST API under /api/v1: connections."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -45,14 +45,14 @@ from providers.urls import repository_key
 class Api:
     """The API's endpoints and what they work with.
 
-    `pushes` wakes the workers; `base_url` is what webhook URLs begin with, known once the service listens.
+    `pushes` wakes the workers; `base_url` is what webhook URLs begin with.
     """
 
     database: Database
     vault: Vault
     book: Book
     pushes: Doorbell
-    base_url: Callable[[], str]
+    base_url: str
     token: str
     allow_http: bool
     hosts: tuple[str, ...]
@@ -244,7 +244,7 @@ class Api:
         dates = connections.secret_dates(transaction, connection.id)
         sweep = sweeps.state(transaction, connection.id)
         platform = platforms.of(transaction, connection.id)
-        return ConnectionView.of(connection, dates, sweep, platform, base_url=self.base_url())
+        return ConnectionView.of(connection, dates, sweep, platform, base_url=self.base_url)
 
     def _name_platform(self, transaction: Transaction, which: str, wanted: NewPlatform | None) -> None:
         """Keep the platform that fetches for a connection. Raises `Invalid`."""

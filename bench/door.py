@@ -66,10 +66,9 @@ def run(progress: Callable[[str], None]) -> list[Row]:
             progress(f"door: round {number + 1} of {_ROUNDS}")
             requests = [_request() for _ in range(_REQUESTS)]
             loads["bare"].append(_round("bare", requests))
-            with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder:
-                loads["SQLite"].append(_round("door", requests, f"sqlite:///{folder}/bench.db"))
-            with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder:
-                loads["unstored"].append(_round("unstored", requests, f"sqlite:///{folder}/bench.db"))
+            for name, kind in (("SQLite", "door"), ("unstored", "unstored")):
+                with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder:
+                    loads[name].append(_round(kind, requests, f"sqlite:///{folder}/bench.db"))
             loads["PostgreSQL"].append(_round("door", requests, postgres.database()))
             for workers in (1, 2) if shares.is_possible() else ():
                 loads[f"{workers} workers"].append(_workers_round(workers, requests, postgres.database()))

@@ -32,7 +32,9 @@ def configure(log_format: Literal["auto", "json", "console"]) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _StandardError())),
+        # A line is one write: processes with one standard error do not write into each other's lines, also
+        # where Python is told not to buffer it, as in containers. `PrintLogger` writes a line's end apart.
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)

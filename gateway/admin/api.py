@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gateway.admin.credentials import changed_opening, opening
-from gateway.admin.http import answer, guarded, read
+from gateway.admin.http import Answering, guarded, read
 from gateway.admin.scheme import new_secret, read_scheme
 from gateway.admin.shapes import (
     ConnectionChange,
@@ -59,31 +59,31 @@ class Api:
 
     def routes(self) -> list[Route]:
         """Return the routes, each behind the token."""
-        table = [
-            ("/connections", "GET", self.list_connections),
-            ("/connections", "POST", self.make_connection),
-            ("/connections/{id}", "GET", self.show_connection),
-            ("/connections/{id}", "PATCH", self.change_connection),
-            ("/connections/{id}", "DELETE", self.delete_connection),
-            ("/connections/{id}/rotate-secret", "POST", self.rotate_secret),
-            ("/connections/{id}/fetch", "POST", self.fetch),
-            ("/connections/{id}/refs", "GET", self.list_refs),
+        table: list[tuple[str, str, Answering, int]] = [
+            ("/connections", "GET", self.list_connections, 200),
+            ("/connections", "POST", self.make_connection, 201),
+            ("/connections/{id}", "GET", self.show_connection, 200),
+            ("/connections/{id}", "PATCH", self.change_connection, 200),
+            ("/connections/{id}", "DELETE", self.delete_connection, 204),
+            ("/connections/{id}/rotate-secret", "POST", self.rotate_secret, 200),
+            ("/connections/{id}/fetch", "POST", self.fetch, 202),
+            ("/connections/{id}/refs", "GET", self.list_refs, 200),
         ]
         return [
-            Route("/api/v1" + path, guarded(endpoint, self.token), methods=[method])
-            for path, method, endpoint in table
+            Route("/api/v1" + path, guarded(endpoint, self.token, status), methods=[method])
+            for path, method, endpoint, status in table
         ]
 
-    async def list_connections(self, _request: Request) -> Response:
+    async def list_connections(self, _request: Request) -> Page[ConnectionView]:
         """`GET /connections`: all of them, the oldest first."""
         views = await self.database.read(
             lambda transaction: [
                 self._view(transaction, found) for found in connections.everything(transaction)
             ]
         )
-        return answer(Page[ConnectionView](items=views, next=None))
+        return Page[ConnectionView](items=views, next=None)
 
-    async def make_connection(self, request: Request) -> Response:
+    async def make_connection(self, request: Request) -> ConnectionMade:
         """`POST /connections`: works also while the remote is out of reach. Shows the secret this once."""
         wanted = await read(request, NewConnection)
         if wanted.provider not in PROVIDERS:
@@ -123,18 +123,16 @@ class Api:
 
         made = await self.database.write(make)
         self.pushes.ring()
-        return answer(made, 201)
+        return made
 
-    async def show_connection(self, request: Request) -> Response:
+    async def show_connection(self, request: Request) -> ConnectionView:
         """`GET /connections/{id}`."""
         which = request.path_params["id"]
-        return answer(
-            await self.database.read(
-                lambda transaction: self._view(transaction, connections.get(transaction, which))
-            )
+        return await self.database.read(
+            lambda transaction: self._view(transaction, connections.get(transaction, which))
         )
 
-    async def change_connection(self, request: Request) -> Response:
+    async def change_connection(self, request: Request) -> ConnectionView:
         """`PATCH /connections/{id}`: what is left out stays; work that was put off is tried again now."""
         which = request.path_params["id"]
         given = await read(request, ConnectionChange)
@@ -172,7 +170,7 @@ class Api:
         view = await self.database.write(change)
         self.book.forget(which)
         self.pushes.ring()
-        return answer(view)
+        return view
 
     async def delete_connection(self, request: Request) -> Response:
         """`DELETE /connections/{id}`: what it delivered can still be looked up."""
@@ -183,7 +181,7 @@ class Api:
         self.pushes.ring()
         return Response(status_code=204)
 
-    async def rotate_secret(self, request: Request) -> Response:
+    async def rotate_secret(self, request: Request) -> ConnectionMade:
         """`POST /connections/{id}/rotate-secret`: the secret before it stays live until the next rotation.
 
         To give the newest secret again changes nothing.
@@ -201,7 +199,7 @@ class Api:
 
         made = await self.database.write(rotate)
         self.book.forget(which)
-        return answer(made)
+        return made
 
     def _is_newest(self, transaction: Transaction, which: str, secret: str) -> bool:
         try:
@@ -209,7 +207,7 @@ class Api:
         except SettingError:
             return False  # it was sealed with another secret key: to rotate it is what mends that
 
-    async def fetch(self, request: Request) -> Response:
+    async def fetch(self, request: Request) -> ConnectionView:
         """`POST /connections/{id}/fetch`: compare all refs with the remote's now; `sweep` tells of it."""
         which = request.path_params["id"]
         now = datetime.now(UTC)
@@ -222,9 +220,9 @@ class Api:
 
         view = await self.database.write(ask)
         self.pushes.ring()
-        return answer(view, 202)
+        return view
 
-    async def list_refs(self, request: Request) -> Response:
+    async def list_refs(self, request: Request) -> Page[RefView]:
         """`GET /connections/{id}/refs`: where each branch and tag is, as far as anybody has told."""
         which = request.path_params["id"]
 
@@ -234,7 +232,7 @@ class Api:
 
         known = await self.database.read(look)
         views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if not ref.startswith("refs/pull/")]
-        return answer(Page[RefView](items=views, next=None))
+        return Page[RefView](items=views, next=None)
 
     def _checked(self, url: str) -> str:
         check_url(url, allow_http=self.allow_http, hosts=self.hosts)

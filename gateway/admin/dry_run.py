@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
-from gateway.admin.http import answer, guarded, limit, read
+from gateway.admin.http import guarded, limit, read
 from gateway.admin.shapes import Follows, Line, PackageFormat, Page, Taken, Url, YamlPath
 from gateway.errors import Invalid
 from gateway.fetch.commit import CommitReader
@@ -91,7 +90,7 @@ class DryRun:
         play = guarded(self.play, self.token)
         return [Route("/api/v1/connections/{id}/plan", play, methods=["POST"])]
 
-    async def play(self, request: Request) -> Response:
+    async def play(self, request: Request) -> Page[PlayedUpdate]:
         """`POST /connections/{id}/plan?since=&limit=&cursor=`: the newest delivery first."""
         which, query = request.path_params["id"], request.query_params
         wanted = (await read(request, Rules)).model_dump(exclude_none=True)
@@ -113,7 +112,7 @@ class DryRun:
         played = await asyncio.to_thread(
             lambda: [_played(rules, triggers, one, facts) for one, facts in zip(past, known, strict=True)]
         )
-        return answer(Page[PlayedUpdate](items=played, next=rest))
+        return Page[PlayedUpdate](items=played, next=rest)
 
     async def _facts(self, rules: Connection, past: PastUpdate) -> CommitFacts | str:
         """Return what an update was planned from, or why it cannot be planned again."""

@@ -13,6 +13,8 @@ from gateway.errors import Invalid, NotFound, PushgateError, SettingError, Store
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Answering = Callable[[Request], Awaitable[BaseModel | Response]]
+"""An endpoint that gives what it answers, or a whole answer where that is no model as JSON."""
 Model = TypeVar("Model", bound=BaseModel)
 
 _STATUS: dict[type[PushgateError], tuple[int, str]] = {
@@ -27,11 +29,6 @@ _STATUS: dict[type[PushgateError], tuple[int, str]] = {
 }
 
 _bodies = BodyReader(limit=1024 * 1024)
-
-
-def answer(model: BaseModel, status: int = 200) -> Response:
-    """Return a model as JSON."""
-    return Response(model.model_dump_json(), status, media_type="application/json")
 
 
 def problem(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> Response:
@@ -59,27 +56,39 @@ def limit(request: Request) -> int:
     return int(text)
 
 
-def guarded(endpoint: Endpoint, token: str) -> Endpoint:
-    """Return the endpoint behind the Bearer token."""
-    expected = token.encode()
+def guarded(endpoint: Answering, token: str, status: int = 200) -> Endpoint:
+    """Return the endpoint behind the Bearer token; `status` is that of a model it gives."""
 
     async def checked(request: Request) -> Response:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), expected):
+        if scheme.lower() != "bearer" or not is_same(given.strip(), token):
             detail = "send the header Authorization: Bearer TOKEN with the admin token"
             return problem(401, "not signed in", detail, {"www-authenticate": "Bearer"})
-        return await endpoint(request)
+        given_back = await endpoint(request)
+        if isinstance(given_back, Response):
+            return given_back
+        return Response(given_back.model_dump_json(), status, media_type="application/json")
 
     return checked
 
 
-async def on_error(_request: Request, error: Exception) -> Response:
-    """Answer an error that is ours."""
+def is_same(given: str, token: str) -> bool:
+    """Compare what was given with the admin token, in a time that tells nothing of it."""
+    return hmac.compare_digest(given.encode(), token.encode())
+
+
+def status_of(error: Exception) -> tuple[int, str]:
+    """Return the status of an error that is ours, and its title. Raises the error if it is none."""
     for kind in type(error).__mro__:
         if kind in _STATUS:
-            status, title = _STATUS[kind]
-            return problem(status, title, str(error), {"retry-after": "5"} if status == 503 else None)  # noqa: PLR2004
+            return _STATUS[kind]
     raise error
+
+
+async def on_error(_request: Request, error: Exception) -> Response:
+    """Answer an error that is ours."""
+    status, title = status_of(error)
+    return problem(status, title, str(error), {"retry-after": "5"} if status == 503 else None)  # noqa: PLR2004
 
 
 async def on_http_error(_request: Request, error: Exception) -> Response:

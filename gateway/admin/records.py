@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from gateway.admin.http import answer, guarded, limit, sse
-from gateway.admin.shapes import DeliveryView, ExecutionView, Page
+from gateway.admin.explain import explained
+from gateway.admin.http import Answering, guarded, limit, sse
+from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, Page
 from gateway.errors import Invalid
 from gateway.store import deliveries, executions, work
 from gateway.store.database import Database
@@ -36,20 +37,21 @@ class Records:
 
     def routes(self) -> list[Route]:
         """Return the routes, each behind the token."""
-        table = [
-            ("/deliveries", "GET", self.list_deliveries),
-            ("/deliveries/{id}", "GET", self.show_delivery),
-            ("/deliveries/{id}/replay", "POST", self.replay),
-            ("/executions", "GET", self.list_executions),
-            ("/executions/stream", "GET", self.stream_executions),
-            ("/executions/{id}", "GET", self.show_execution),
+        table: list[tuple[str, str, Answering, int]] = [
+            ("/deliveries", "GET", self.list_deliveries, 200),
+            ("/deliveries/{id}", "GET", self.show_delivery, 200),
+            ("/deliveries/{id}/replay", "POST", self.replay, 202),
+            ("/executions", "GET", self.list_executions, 200),
+            ("/executions/stream", "GET", self.stream_executions, 200),
+            ("/executions/{id}", "GET", self.show_execution, 200),
+            ("/explain", "GET", self.explain, 200),
         ]
         return [
-            Route("/api/v1" + path, guarded(endpoint, self.token), methods=[method])
-            for path, method, endpoint in table
+            Route("/api/v1" + path, guarded(endpoint, self.token, status), methods=[method])
+            for path, method, endpoint, status in table
         ]
 
-    async def replay(self, request: Request) -> Response:
+    async def replay(self, request: Request) -> DeliveryView:
         """`POST /deliveries/{id}/replay`: fetch and plan it again; requests that there are keep their ids."""
         which = request.path_params["id"]
 
@@ -60,9 +62,9 @@ class Records:
 
         view = await self.database.write(replay)
         self.pushes.ring()
-        return answer(view, 202)
+        return view
 
-    async def list_deliveries(self, request: Request) -> Response:
+    async def list_deliveries(self, request: Request) -> Page[DeliveryView]:
         """`GET /deliveries`: the newest first."""
         query, most = request.query_params, limit(request)
         found = await self.database.read(
@@ -76,15 +78,15 @@ class Records:
             )
         )
         views = [DeliveryView.of(delivery) for delivery in found[:most]]
-        return answer(Page[DeliveryView](items=views, next=views[-1].id if len(found) > most else None))
+        return Page[DeliveryView](items=views, next=views[-1].id if len(found) > most else None)
 
-    async def show_delivery(self, request: Request) -> Response:
+    async def show_delivery(self, request: Request) -> DeliveryView:
         """`GET /deliveries/{id}`."""
         which = request.path_params["id"]
         found = await self.database.read(lambda transaction: deliveries.get(transaction, which))
-        return answer(DeliveryView.of(found))
+        return DeliveryView.of(found)
 
-    async def list_executions(self, request: Request) -> Response:
+    async def list_executions(self, request: Request) -> Page[ExecutionView]:
         """`GET /executions`: the newest first."""
         query, most = request.query_params, limit(request)
         before = _number(query.get("cursor"), "cursor")
@@ -100,13 +102,20 @@ class Records:
         )
         views = [ExecutionView.of(stored) for stored in found[:most]]
         rest = str(found[most - 1].seq) if len(found) > most else None
-        return answer(Page[ExecutionView](items=views, next=rest))
+        return Page[ExecutionView](items=views, next=rest)
 
-    async def show_execution(self, request: Request) -> Response:
+    async def show_execution(self, request: Request) -> ExecutionView:
         """`GET /executions/{id}`."""
         which = request.path_params["id"]
         found = await self.database.read(lambda transaction: executions.get(transaction, which))
-        return answer(ExecutionView.of(found))
+        return ExecutionView.of(found)
+
+    async def explain(self, request: Request) -> Page[ExplainedView]:
+        """`GET /explain?what=`: what somebody means, by the deliveries it is about, the oldest first."""
+        what = request.query_params.get("what", "")
+        found = await self.database.read(partial(explained, what=what))
+        views = [ExplainedView.with_executions(delivery, requests) for delivery, requests in found]
+        return Page[ExplainedView](items=views, next=None)
 
     async def stream_executions(self, request: Request) -> Response:
         """`GET /executions/stream`: server-sent events, from now on or after the header Last-Event-ID."""

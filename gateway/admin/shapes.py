@@ -1,6 +1,7 @@
 """What the REST API takes and gives: the shapes, and nothing of how they come about."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
@@ -242,8 +243,9 @@ class VerdictView(BaseModel):
 
 
 class UpdateView(BaseModel):
-    """A ref update as it is shown."""
+    """A ref update as it is shown; its execution requests name its `id`."""
 
+    id: int
     ref: str
     kind: RefKind
     name: str
@@ -265,6 +267,7 @@ class UpdateView(BaseModel):
         """Show a ref update."""
         update = recorded.update
         return cls(
+            id=recorded.seq,
             ref=update.ref,
             kind=update.kind,
             name=update.name,
@@ -328,6 +331,7 @@ class ExecutionView(BaseModel):
     id: str
     connection: str
     delivery: str
+    ref_update: int
     trigger: str
     state: str
     reason: str | None
@@ -344,6 +348,7 @@ class ExecutionView(BaseModel):
             id=stored.id,
             connection=stored.connection,
             delivery=stored.delivery,
+            ref_update=stored.ref_update,
             trigger=stored.trigger,
             state=stored.state,
             reason=stored.reason,
@@ -353,6 +358,20 @@ class ExecutionView(BaseModel):
             planned_at=stored.planned_at,
             published_at=stored.published_at,
         )
+
+
+class ExplainedView(DeliveryView):
+    """A delivery and all that came of it: its execution requests, in the order in which they were planned."""
+
+    executions: list[ExecutionView]
+
+    @classmethod
+    def with_executions(
+        cls, recorded: RecordedDelivery, requests: Sequence[StoredRequest]
+    ) -> "ExplainedView":
+        """Show them together."""
+        views = [ExecutionView.of(stored) for stored in requests]
+        return cls(**dict(DeliveryView.of(recorded)), executions=views)
 
 
 class RefView(BaseModel):

@@ -1,0 +1,79 @@
+"""Why did my push (not) run? From whatever somebody has at hand to the deliveries that it is about."""
+
+import re
+from collections.abc import Sequence
+
+from sqlalchemy import Connection as Transaction
+
+from gateway.errors import NotFound
+from gateway.store import connections, deliveries, executions
+from gateway.store.connections import Connection
+from gateway.store.deliveries import RecordedDelivery
+from gateway.store.executions import StoredRequest
+from providers.urls import repository_key
+
+# Deliveries have UUIDs of version 7, execution requests of version 5.
+_DELIVERY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+_EXECUTION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
+# The last run of hex digits in a page's address, or in what somebody has copied from a terminal.
+_COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{7,64}(?![0-9a-f])")
+# Of a commit, and of a repository.
+_OF_A_COMMIT, _NEWEST = 20, 5
+_LOOK = (
+    "The webhook's page at the provider lists what it sent, and the answers; a 401 also stands in the"
+    " gateway's log. To look at the remote now: pushgate fetch {}"
+)
+
+
+def explained(transaction: Transaction, what: str) -> list[tuple[RecordedDelivery, list[StoredRequest]]]:
+    """Return the deliveries that something is about, the oldest first, each with its execution requests.
+
+    That is a delivery's id or that of one of its requests, a commit's id or its beginning, a page about one
+    of them, or the address of a repository or of a page in it, which means its newest deliveries. Raises
+    `NotFound` where there are none.
+    """
+    found = _found(transaction, what)
+    requests = executions.of_deliveries(transaction, [delivery.id for delivery in found])
+    return [(one, [request for request in requests if request.delivery == one.id]) for one in found]
+
+
+def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
+    asked = what.strip().lower()
+    known = connections.everything(transaction) if ":" in asked else []
+    if delivery := _DELIVERY.search(asked):
+        return [deliveries.get(transaction, delivery[0])]
+    if execution := _EXECUTION.search(asked):
+        return [deliveries.get(transaction, executions.get(transaction, execution[0]).delivery)]
+    if repository := [one for one in known if repository_key(one.url) == repository_key(asked)]:
+        return _newest(transaction, repository)
+    if commits := _COMMIT.findall(asked):
+        return _of_commit(transaction, commits[-1])
+    if inside := [one for one in known if repository_key(asked).startswith(f"{repository_key(one.url)}/")]:
+        return _newest(transaction, inside)
+    raise NotFound(
+        f"{what} is no id of a delivery or execution, names no commit, and is in no connected repository"
+    )
+
+
+def _newest(transaction: Transaction, of: Sequence[Connection]) -> list[RecordedDelivery]:
+    ids = [one.id for one in of]
+    pages = (_page(transaction, connection=one, limit=_NEWEST) for one in ids)
+    if found := [one for page in pages for one in page]:
+        return sorted(found, key=lambda one: one.id)
+    raise NotFound(f"no delivery has come for connection {', '.join(ids)}. {_LOOK.format(' and '.join(ids))}")
+
+
+def _of_commit(transaction: Transaction, commit: str) -> list[RecordedDelivery]:
+    if found := _page(transaction, commit=commit, limit=_OF_A_COMMIT):
+        return found[::-1]
+    raise NotFound(
+        f"no delivery has told of {commit} as the newest commit of a push. {_LOOK.format('CONNECTION')}"
+    )
+
+
+def _page(
+    transaction: Transaction, *, limit: int, connection: str | None = None, commit: str | None = None
+) -> list[RecordedDelivery]:
+    return deliveries.page(
+        transaction, connection=connection, verdict=None, before=None, limit=limit, commit=commit
+    )

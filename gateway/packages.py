@@ -4,10 +4,11 @@ import asyncio
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlencode
 
 import structlog
 
@@ -70,7 +71,8 @@ class Packages:
         except DepotUnavailable as error:
             raise RemoteUnavailable(f"the package cannot be kept: {error}") from error
         if url is None:
-            query = self.tickets.query(kept.id, kept.format, now=_now())
+            ticket = self.tickets.issue(packages.subject(kept.id, kept.format), now=_now())
+            query = urlencode({"format": kept.format, **asdict(ticket)})
             url = f"{self.base_url}/api/v1/packages/{kept.id}?{query}"
         return Ready(
             Package(id=kept.id, url=url, sha256=kept.sha256, size=kept.size, format=kept.format),

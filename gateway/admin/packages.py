@@ -19,7 +19,7 @@ from gateway.store import packages
 from gateway.store.database import Database
 from gateway.store.depot import Depot
 from gateway.store.packages import KeptPackage
-from gateway.store.tickets import Tickets
+from gateway.store.tickets import Ticket, Tickets
 
 _TYPES = {"tar.gz": "application/gzip", "tar.zst": "application/zstd"}
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
@@ -42,14 +42,9 @@ class PackageFiles:
         query = request.query_params
         if "signature" not in query:
             return await guarded(self._send, self.token)(request)
-        holds = self.tickets.holds(
-            request.path_params["id"],
-            query.get("format", ""),
-            expires=query.get("expires", ""),
-            signature=query["signature"],
-            now=datetime.now(UTC),
-        )
-        if not holds:
+        subject = packages.subject(request.path_params["id"], query.get("format", ""))
+        ticket = Ticket(query.get("expires", ""), query["signature"])
+        if not self.tickets.holds(subject, ticket, now=datetime.now(UTC)):
             return problem(403, "not allowed", "this URL's signature is not ours, or its time is over")
         return await self._send(request)
 

@@ -54,6 +54,11 @@ class Build:
     submodules: Sequence[Mapping[str, str]] = ()
 
 
+def subject(package_id: str, package_format: str) -> str:
+    """Return what the ticket of a package's URL is for."""
+    return f"{package_id}\n{package_format}"
+
+
 def use(
     transaction: Transaction, *, connection: str, commit: str, package_format: str, rules: str, now: datetime
 ) -> tuple[KeptPackage, Build] | None:

@@ -1,34 +1,40 @@
-"""Signed queries: who holds one may get one package until it ends, and nothing else. Pure: time comes in."""
+"""Signed tickets: who holds one may do one thing until it ends, and nothing else. Pure: time comes in."""
 
 import hmac
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import urlencode
 
 _LONGEST_NUMBER = 12
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """When a ticket ends, in seconds since 1970, and what proves that it was made here."""
+
+    expires: str
+    signature: str
+
+
 class Tickets:
-    """Makes and checks the queries. `valid` is how long one holds."""
+    """Makes and checks tickets. `valid` is how long one holds."""
 
     def __init__(self, key: bytes, *, valid: timedelta) -> None:
         """Sign with this key; nobody else may have it."""
         self._key = key
         self._valid = valid
 
-    def query(self, package_id: str, package_format: str, *, now: datetime) -> str:
-        """Return the query of a URL that gets this package."""
+    def issue(self, subject: str, *, now: datetime) -> Ticket:
+        """Return a ticket for this subject."""
         expires = str(int((now + self._valid).timestamp()))
-        signature = self._sign(package_id, package_format, expires)
-        return urlencode({"format": package_format, "expires": expires, "signature": signature})
+        return Ticket(expires, self._sign(subject, expires))
 
-    def holds(
-        self, package_id: str, package_format: str, *, expires: str, signature: str, now: datetime
-    ) -> bool:
-        """Say whether a query was made here for this package, and has not ended."""
-        expected = self._sign(package_id, package_format, expires)
-        is_ours = hmac.compare_digest(expected.encode(), signature.encode())
+    def holds(self, subject: str, ticket: Ticket, *, now: datetime) -> bool:
+        """Say whether a ticket was issued here for this subject, and has not ended."""
+        expected = self._sign(subject, ticket.expires)
+        is_ours = hmac.compare_digest(expected.encode(), ticket.signature.encode())
+        expires = ticket.expires
         is_number = expires.isascii() and expires.isdigit() and len(expires) <= _LONGEST_NUMBER
         return is_ours and is_number and now.timestamp() < int(expires)
 
-    def _sign(self, package_id: str, package_format: str, expires: str) -> str:
-        return hmac.digest(self._key, f"{package_id}\n{package_format}\n{expires}".encode(), "sha256").hex()
+    def _sign(self, subject: str, expires: str) -> str:
+        return hmac.digest(self._key, f"{subject}\n{expires}".encode(), "sha256").hex()

@@ -1,6 +1,5 @@
 """Packages as records, their files in a folder and in S3, and the queries that let runners get them."""
 
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -175,25 +174,23 @@ def test_the_sweep_removes_what_nobody_needs(database: Database, depot: Depot, t
     assert list((tmp_path / "packing").iterdir()) == []
 
 
-def test_a_query_is_good_for_one_package_and_one_time() -> None:
+def test_a_ticket_is_good_for_one_package_and_one_time() -> None:
     """Nothing of it can be changed."""
     tickets = Tickets(b"k" * 32, valid=DAY)
-    query = dict(urllib.parse.parse_qsl(tickets.query(ID, "tar.gz", now=NOW)))
-    assert query.pop("format") == "tar.gz"
+    ticket = tickets.issue(packages.subject(ID, "tar.gz"), now=NOW)
 
     def holds(*, of: str = ID, form: str = "tar.gz", later: timedelta = timedelta(), **changes: str) -> bool:
-        told = {**query, **changes}
-        return tickets.holds(of, form, expires=told["expires"], signature=told["signature"], now=NOW + later)
+        return tickets.holds(packages.subject(of, form), replace(ticket, **changes), now=NOW + later)
 
     assert holds()
     assert not holds(later=DAY)
-    assert not holds(expires=str(int(query["expires"]) + 1))
+    assert not holds(expires=str(int(ticket.expires) + 1))
     assert not holds(signature="0" * 64)
     assert not holds(signature="ü")
     assert not holds(of="2" * 64)
     assert not holds(form="tar.zst")
     other = Tickets(b"x" * 32, valid=DAY)
-    assert not other.holds(ID, "tar.gz", expires=query["expires"], signature=query["signature"], now=NOW)
+    assert not other.holds(packages.subject(ID, "tar.gz"), ticket, now=NOW)
 
 
 async def read(depot: Depot, start: int, end: int) -> bytes:

@@ -23,7 +23,9 @@ from gateway.admin.dry_run import DryRun
 from gateway.admin.health import Health
 from gateway.admin.http import on_bug, on_error, on_http_error
 from gateway.admin.packages import PackageFiles
+from gateway.admin.pages import Pages
 from gateway.admin.records import Records
+from gateway.admin.sessions import Sessions
 from gateway.daily import daily
 from gateway.data import Opened, occupied
 from gateway.errors import PushgateError
@@ -188,6 +190,14 @@ class Service:
         )
         dry_run = DryRun(database=database, mirrors=mirrors, reader=reader, token=opened.admin_token)
         contract = Contract(topology=topology, mode=settings.amqp_content_mode, events=settings.amqp_events)
+        pages = Pages(
+            api=api,
+            records=records,
+            sessions=Sessions(vault.session_key(), token=opened.admin_token, base_url=settings.base_url),
+            base_url=settings.base_url,
+            trusted_proxies=settings.trusted_proxies,
+            has_broker=settings.amqp_url is not None,
+        )
         health = Health(database=database, accepter=self._accepter, is_closing=lambda: self.closing)
         web = [
             # First, because a request is held against one route after the other.
@@ -197,6 +207,7 @@ class Service:
             *records.routes(),
             *files.routes(),
             *contract.routes(),
+            *pages.routes(),
         ]
         self.application = Starlette(
             routes=[

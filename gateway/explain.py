@@ -6,9 +6,7 @@ from typing import Any
 from rich.markup import escape
 from rich.tree import Tree
 
-from gateway.printing import coloured, ref_move, short
-
-_WAITS = "no broker has confirmed it yet; a gateway without PUSHGATE_AMQP_URL keeps it in its store"
+from gateway.printing import WAITS, coloured, ref_move, short
 
 
 def told(delivery: Mapping[str, Any]) -> Tree:
@@ -66,7 +64,7 @@ def _add_execution(tree: Tree, one: Mapping[str, Any]) -> None:
     if one["published_at"] is not None:
         told = f"{coloured(one['state'])}{lane}, and confirmed by the broker {one['published_at']}"
     elif one["state"] == "pending" and one["reason"] is None:
-        told = f"{coloured('pending')}{lane}: {_WAITS}"
+        told = f"{coloured('pending')}{lane}: {WAITS}"
     else:
         told = f"{coloured(one['state'])}{lane}{_because(one)}"
     execution.add(told)

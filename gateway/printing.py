@@ -17,6 +17,8 @@ if not out.is_terminal:
     out.width = 100_000
 
 DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
+WAITS = "no broker has confirmed it yet; a gateway without PUSHGATE_AMQP_URL keeps it in its store"
+"""Of an execution request that is pending."""
 _CHANGES = {
     "create": ("+", "green"),
     "change": ("~", "yellow"),

@@ -28,7 +28,7 @@ _STATUS: dict[type[PushgateError], tuple[int, str]] = {
     Disconnected: (400, "disconnected"),
 }
 
-_bodies = BodyReader(limit=1024 * 1024)
+bodies = BodyReader(limit=1024 * 1024)
 
 
 def problem(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> Response:
@@ -38,7 +38,7 @@ def problem(status: int, error: str, detail: str, headers: dict[str, str] | None
 
 async def read(request: Request, model: type[Model]) -> Model:
     """Read a JSON body. Raises `Invalid` with the field that is wrong, never with its value."""
-    body = await _bodies.read(request.scope, request.receive)
+    body = await bodies.read(request.scope, request.receive)
     try:
         return model.model_validate_json(body or b"{}")
     except ValidationError as error:

@@ -112,10 +112,13 @@ class Records:
 
     async def explain(self, request: Request) -> Page[ExplainedView]:
         """`GET /explain?what=`: what somebody means, by the deliveries it is about, the oldest first."""
-        what = request.query_params.get("what", "")
+        items = await self.explained(request.query_params.get("what", ""))
+        return Page[ExplainedView](items=items, next=None)
+
+    async def explained(self, what: str) -> list[ExplainedView]:
+        """Return what `explain` answers."""
         found = await self.database.read(partial(explained, what=what))
-        views = [ExplainedView.with_executions(delivery, requests) for delivery, requests in found]
-        return Page[ExplainedView](items=views, next=None)
+        return [ExplainedView.with_executions(delivery, requests) for delivery, requests in found]
 
     async def stream_executions(self, request: Request) -> Response:
         """`GET /executions/stream`: server-sent events, from now on or after the header Last-Event-ID."""

@@ -153,6 +153,28 @@ def state(transaction: Transaction, connection: str) -> SweepState:
     return SweepState(due_at=row.due_at, swept_at=row.swept_at, delivery=row.delivery, reason=row.reason)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failing:
+    """A connection whose remote does not answer as it should; `due_at` is when it is next looked at."""
+
+    connection: str
+    name: str
+    reason: str
+    due_at: datetime
+
+
+def failing(transaction: Transaction, *, limit: int) -> list[Failing]:
+    """Return up to `limit` connections whose last sweep has failed, by name."""
+    rows = transaction.execute(
+        select(connections.c.id, connections.c.name, sweeps.c.reason, sweeps.c.due_at)
+        .join(sweeps, sweeps.c.connection == connections.c.id)
+        .where(sweeps.c.reason.is_not(None), connections.c.deleted_at.is_(None))
+        .order_by(connections.c.name, connections.c.id)
+        .limit(limit)
+    )
+    return [Failing(connection=row.id, name=row.name, reason=row.reason, due_at=row.due_at) for row in rows]
+
+
 def _learn(
     transaction: Transaction,
     sweep: Sweep,

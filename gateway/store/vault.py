@@ -59,6 +59,10 @@ class Vault:
         """Return the key that signs the URLs of packages."""
         return _derive(self._key, "package tickets")
 
+    def session_key(self) -> bytes:
+        """Return the key that signs the sessions of the dashboard."""
+        return _derive(self._key, "dashboard sessions")
+
     def _wrap(self, inner: bytes, context: str) -> bytes:
         name = _name(self._key)
         return _VERSION + name + _encrypt(self._outer[name], inner, context)

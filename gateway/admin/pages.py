@@ -1,0 +1,263 @@
+"""The dashboard: what the REST API tells, as pages for people who have signed in.
+
+Pages are rendered here and work without a script. Ours brings what is shown up to date; there is none of
+others, no style within a page and nothing from elsewhere, so that browsers can be told to take nothing else.
+"""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import structlog
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from sqlalchemy import Connection as Transaction
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from gateway.admin.api import Api
+from gateway.admin.http import bodies, is_same, status_of
+from gateway.admin.records import Records
+from gateway.admin.sessions import Sessions
+from gateway.admin.shapes import DeliveryView, ExecutionView
+from gateway.errors import PushgateError
+from gateway.intake.address import client_address
+from gateway.printing import WAITS
+from gateway.store import deliveries, executions, sweeps, work
+
+log = structlog.get_logger()
+
+Page = Callable[[Request], Awaitable[Response]]
+
+_STATIC = Path(__file__).with_name("static")
+# The newest deliveries and executions on the overview.
+_FEW = 10
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self';"
+        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    # With none at all, browsers would not say either where a form was sent from.
+    "referrer-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pages:
+    """The pages and what they work with. `base_url` is what their addresses begin with, for browsers."""
+
+    api: Api
+    records: Records
+    sessions: Sessions
+    base_url: str
+    trusted_proxies: int
+    has_broker: bool
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes; all but the sign-in are for those who have signed in."""
+        table: list[tuple[str, str, Page]] = [
+            ("/", "GET", self.overview),
+            ("/connections", "GET", self.list_connections),
+            ("/connections/{id}", "GET", self.show_connection),
+            ("/connections/{id}/fetch", "POST", self.fetch),
+            ("/deliveries", "GET", self.list_deliveries),
+            ("/deliveries/{id}", "GET", self.show_delivery),
+            ("/deliveries/{id}/replay", "POST", self.replay),
+            ("/executions", "GET", self.list_executions),
+            ("/executions/{id}", "GET", self.show_execution),
+            ("/explain", "GET", self.explain),
+        ]
+        return [
+            *(Route(path, self._signed_in(page), methods=[method]) for path, method, page in table),
+            Route("/sign-in", self._told(self.sign_in), methods=["POST"]),
+            Route("/sign-out", self._told(self.sign_out), methods=["POST"]),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ]
+
+    async def overview(self, _request: Request) -> Response:
+        """`GET /`: what waits where, what is broken, what is new."""
+        found = await self.api.database.read(_overview)
+        return self._render("overview.html", has_broker=self.has_broker, **found)
+
+    async def list_connections(self, request: Request) -> Response:
+        """`GET /connections`."""
+        return self._render("connections.html", page=await self.api.list_connections(request))
+
+    async def show_connection(self, request: Request) -> Response:
+        """`GET /connections/{id}`: how it is set, how its remote answers, and its newest deliveries."""
+        which = request.path_params["id"]
+        shown = await self.api.show_connection(request)
+        found = await self.api.database.read(
+            lambda transaction: deliveries.page(
+                transaction, connection=which, verdict=None, before=None, limit=_FEW
+            )
+        )
+        views = [DeliveryView.of(delivery) for delivery in found]
+        return self._render("connection.html", connection=shown, deliveries=views)
+
+    async def fetch(self, request: Request) -> Response:
+        """`POST /connections/{id}/fetch`: the button that nobody has to press any more."""
+        await self.api.fetch(request)
+        return self._to(f"/connections/{request.path_params['id']}")
+
+    async def list_deliveries(self, request: Request) -> Response:
+        """`GET /deliveries?connection=&verdict=&cursor=`."""
+        page = await self.records.list_deliveries(request)
+        return self._render("deliveries.html", page=page, query=request.query_params)
+
+    async def show_delivery(self, request: Request) -> Response:
+        """`GET /deliveries/{id}`: its whole way."""
+        explained = await self.records.explained(request.path_params["id"])
+        return self._render("explained.html", items=explained, what=None)
+
+    async def replay(self, request: Request) -> Response:
+        """`POST /deliveries/{id}/replay`."""
+        await self.records.replay(request)
+        return self._to(f"/deliveries/{request.path_params['id']}")
+
+    async def list_executions(self, request: Request) -> Response:
+        """`GET /executions?connection=&state=&cursor=`."""
+        page = await self.records.list_executions(request)
+        return self._render("executions.html", page=page, query=request.query_params)
+
+    async def show_execution(self, request: Request) -> Response:
+        """`GET /executions/{id}`: with the message that the runners get."""
+        return self._render("execution.html", execution=await self.records.show_execution(request))
+
+    async def explain(self, request: Request) -> Response:
+        """`GET /explain?what=`: why a push did, or did not, run, by whatever somebody has at hand."""
+        what = request.query_params.get("what", "")
+        return self._render("explained.html", items=await self.records.explained(what), what=what)
+
+    async def sign_in(self, request: Request) -> Response:
+        """`POST /sign-in`: with the admin token, and on to where somebody wanted to go."""
+        form = await _form(request)
+        further = _inside(form.get("next", ""))
+        if not is_same(form.get("token", "").strip(), self.api.token):
+            client = client_address(request.scope, request.headers, trusted_proxies=self.trusted_proxies)
+            log.warning(
+                "a sign-in to the dashboard was refused: it was not the admin token", client=str(client)
+            )
+            return self._render("sign-in.html", 401, next=further, is_refused=True)
+        answer = self._to(further)
+        self.sessions.begin(answer, now=datetime.now(UTC))
+        return answer
+
+    async def sign_out(self, _request: Request) -> Response:
+        """`POST /sign-out`."""
+        answer = self._to("/")
+        self.sessions.end(answer)
+        return answer
+
+    def _signed_in(self, page: Page) -> Page:
+        """Return the page, for those who have signed in; all others are asked to."""
+
+        async def checked(request: Request) -> Response:
+            if self.sessions.holds(request, now=datetime.now(UTC)):
+                return await page(request)
+            query = f"?{request.url.query}" if request.url.query else ""
+            wanted = f"{request.url.path}{query}" if request.method == "GET" else "/"
+            return self._render("sign-in.html", 401, next=wanted, is_refused=False)
+
+        return self._told(checked)
+
+    def _told(self, page: Page) -> Page:
+        """Return the page, closed to what another site sends; what goes wrong is told as a page, too."""
+
+        async def answered(request: Request) -> Response:
+            if request.method == "POST" and not self.sessions.comes_from_here(request):
+                return self._failed(
+                    403, "not from here", "a page of another site has sent this: nothing was done"
+                )
+            try:
+                return await page(request)
+            except PushgateError as error:
+                return self._failed(*status_of(error), str(error))
+
+        return answered
+
+    def _failed(self, status: int, title: str, detail: str) -> Response:
+        return self._render("error.html", status, title=title, detail=detail)
+
+    def _render(self, template: str, status: int = 200, **facts: Any) -> Response:
+        known = {"href": self._href, "now": datetime.now(UTC)}
+        text = _templates().get_template(template).render(**known, **facts)
+        return HTMLResponse(text, status, _HEADERS)
+
+    def _to(self, path: str) -> Response:
+        """Send the browser on to another page, which it gets anew."""
+        return RedirectResponse(self._href(path), 303, _HEADERS)
+
+    def _href(self, path: str, **query: str | None) -> str:
+        """Return the address of a page, below what the public URL begins with."""
+        given = urlencode({name: value for name, value in query.items() if value})
+        return f"{urlsplit(self.base_url).path}{path}{'?' if given else ''}{given}"
+
+
+def _overview(transaction: Transaction) -> dict[str, Any]:
+    newest = deliveries.page(transaction, connection=None, verdict=None, before=None, limit=_FEW)
+    planned = executions.page(
+        transaction, connection=None, delivery=None, state=None, before=None, limit=_FEW
+    )
+    return {
+        "backlog": work.backlog(transaction),
+        "failing": sweeps.failing(transaction, limit=_FEW),
+        "deliveries": [DeliveryView.of(delivery) for delivery in newest],
+        "executions": [ExecutionView.of(stored) for stored in planned],
+    }
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """Return the fields of a form; of several with one name, the first."""
+    body = await bodies.read(request.scope, request.receive)
+    return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
+
+
+def _inside(path: str) -> str:
+    """Return a path of the dashboard as it is, and the overview's for what would lead elsewhere."""
+    parts = urlsplit(path)
+    is_path = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if is_path and not parts.scheme and not parts.netloc else "/"
+
+
+@lru_cache(maxsize=1)
+def _templates() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("gateway.admin"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = _duration
+    environment.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)
+    environment.globals["waits"] = WAITS
+    environment.globals["asset"] = _asset
+    return environment
+
+
+@lru_cache
+def _asset(name: str) -> str:
+    """Return the address of a file under static/, a new one for each version of it."""
+    digest = hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:12]}"
+
+
+def _duration(span: timedelta) -> str:
+    """Return a span of time as people say it: 80 ms, 4.2 s, 3 min, 5 h, 2 days."""
+    seconds = max(span.total_seconds(), 0.0)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for size, unit, most in ((1, "s", 60), (60, "min", 60), (3600, "h", 48)):
+        if seconds < size * most:
+            return f"{seconds / size:.1f} {unit}" if seconds < size * 10 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"

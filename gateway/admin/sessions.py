@@ -1,0 +1,63 @@
+"""Who has signed in to the dashboard: a cookie proves it, nothing is kept, and so every replica knows."""
+
+import hashlib
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.store.tickets import Ticket, Tickets
+
+VALID = timedelta(hours=12)
+
+
+class Sessions:
+    """Begins, checks and ends sessions; they end by themselves after `VALID`, and with the admin token."""
+
+    def __init__(self, key: bytes, *, token: str, base_url: str) -> None:
+        """Sign with this key. `base_url` is what the dashboard's addresses begin with, for browsers."""
+        self._tickets = Tickets(key, valid=VALID)
+        # Of the token, so that whoever changes it ends all sessions.
+        self._subject = f"session {hashlib.sha256(token.encode()).hexdigest()}"
+        self._base = urlsplit(base_url)
+        # Browsers take a cookie of the second name only from the host itself, by HTTPS, for all of its paths.
+        self._is_secure = self._base.scheme == "https"
+        self._cookie = "__Host-pushgate" if self._is_secure else "pushgate"
+
+    def begin(self, answer: Response, *, now: datetime) -> None:
+        """Have the browser that gets this answer signed in."""
+        ticket = self._tickets.issue(self._subject, now=now)
+        self._set(answer, f"{ticket.expires}.{ticket.signature}", seconds=int(VALID.total_seconds()))
+
+    def end(self, answer: Response) -> None:
+        """Have the browser that gets this answer signed in no more."""
+        self._set(answer, "", seconds=0)
+
+    def holds(self, request: Request, *, now: datetime) -> bool:
+        """Say whether a request comes from a browser that is signed in."""
+        expires, _, signature = request.cookies.get(self._cookie, "").partition(".")
+        return self._tickets.holds(self._subject, Ticket(expires, signature), now=now)
+
+    def comes_from_here(self, request: Request) -> bool:
+        """Say whether a page of ours sent a request, and not one elsewhere that bets on the cookie.
+
+        https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site; by HTTP browsers send
+        only the header Origin, and programs neither.
+        """
+        site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if site is not None:
+            return site in {"same-origin", "none"}
+        return origin is None or urlsplit(origin).netloc in {self._base.netloc, request.headers.get("host")}
+
+    def _set(self, answer: Response, value: str, *, seconds: int) -> None:
+        answer.set_cookie(
+            self._cookie,
+            value,
+            max_age=seconds,
+            path="/",
+            secure=self._is_secure,
+            httponly=True,
+            # Not strict: who follows a link from a chat to a delivery is signed in there, too.
+            samesite="lax",
+        )

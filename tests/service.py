@@ -55,8 +55,8 @@ class Service:
         self._process: _Copy | subprocess.Popen[bytes] | None = None
         self.url = ""
 
-    def start(self) -> None:
-        """Start, and return once it listens."""
+    def start(self, port: int = 0) -> None:
+        """Start, on any free port where none is named, and return once it listens."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
         settings = {
             "ADMIN_TOKEN": ADMIN_TOKEN,
@@ -67,7 +67,7 @@ class Service:
         self._log.touch()
         start = self._log.stat().st_size
         self._process = self._launched(
-            ["serve", "--port", "0", "--data", str(self.data)],
+            ["serve", "--port", str(port), "--data", str(self.data)],
             {**own, **{f"PUSHGATE_{name}": value for name, value in settings.items()}},
         )
         self.url = wait_for(lambda: self._address(start), "the gateway listens")

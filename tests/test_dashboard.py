@@ -1,0 +1,358 @@
+"""The dashboard, in a real browser, on the real gateway."""
+
+import http.client
+import http.server
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlencode, urljoin, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, expect
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.admin.sessions import VALID, Sessions
+from tests.browser import running_browser, sign_in, visit
+from tests.service import ADMIN_TOKEN, Project, Service, wait_for
+
+NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+# Nobody waits for so long but on a machine that is busy with much else.
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Give a browser; each test has a profile of its own in it."""
+    with running_browser() as browser:
+        yield browser
+
+
+def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project: Project) -> None:
+    """On the overview, by itself; and from there its whole way, to the message that the runners get."""
+    connection = service.connect(project.url, "train@main", "other@dev")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    with visit(browser, service) as page:
+        expect(page.get_by_text("Nothing was delivered yet.")).to_be_visible()
+        _, answer = service.deliver(connection, project.payload(project.first, pushed))
+        table = page.get_by_role("region", name="Newest deliveries")
+        expect(table).to_contain_text(f"branch main {project.first[:10]} → {pushed[:10]} planned")
+        expect(page.get_by_role("region", name="Newest executions")).to_contain_text("step train")
+        expect(page.get_by_role("list", name="What waits where")).to_contain_text(
+            "1 not confirmed by a broker"
+        )
+        table.get_by_role("link").click()
+        expect(page).to_have_url(f"{service.url}/deliveries/{answer['delivery']}")
+        way = page.get_by_role("article")
+        for told in (
+            "from github: push, for connection acme/digits, pushed by ada",
+            "verified with the secret that was made",
+            "accepted",
+            "1 execution request",
+            "trigger train@main: branch main fits",
+            "pending: no broker has confirmed it yet",
+            "trigger other@dev: branch main does not fit dev",
+        ):
+            expect(way).to_contain_text(told)
+        way.get_by_role("link", name="execution train").click()
+        expect(page.get_by_role("main")).to_contain_text("python train.py --epochs=3")
+        page.get_by_text("The message that the runners get").click()
+        expect(page.get_by_role("group")).to_contain_text(f'"delivery": "{answer["delivery"]}"')
+
+
+def test_fetch_now_finds_what_no_webhook_told(browser: Browser, tmp_path: Path, project: Project) -> None:
+    """The button of the platform, for those who miss it."""
+    with Service(tmp_path / "data", RECONCILE_GRACE="0") as service, visit(browser, service) as page:
+        connection = service.connect(project.url, "train@main")
+        path = f"/connections/{connection['id']}"
+        wait_for(lambda: service.api.get(path)["sweep"]["swept_at"], "the first look has ended")
+        pushed = project.push("Second", {"train.py": "print(2)\n"})
+        page.goto(path)
+        page.get_by_role("button", name="Fetch now").click()
+        expect(page).to_have_url(service.url + path)
+        expect(page.get_by_role("main")).to_contain_text("found by a look at the remote")
+        expect(page.get_by_role("table")).to_contain_text(f"→ {pushed[:10]} planned")
+
+
+def test_a_delivery_is_replayed(browser: Browser, service: Service, project: Project) -> None:
+    """After a trigger was mended: what it asks for now is shown once it is planned."""
+    connection = service.connect(project.url, "other@main")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    service.settled(answer["delivery"])
+    with visit(browser, service) as page:
+        page.goto(f"/deliveries/{answer['delivery']}")
+        expect(page.get_by_role("article")).to_contain_text("no request: valohai.yaml has no step other")
+        mended = [{"name": "mended", "branches": ["main"], "run": {"step": "train"}}]
+        service.api.send("PATCH", f"/connections/{connection['id']}", {"triggers": mended})
+        page.get_by_role("button", name="Replay").click()
+        expect(page.get_by_role("article")).to_contain_text("trigger mended: branch main fits")
+        expect(page.get_by_role("link", name="execution train")).to_be_visible()
+
+
+def test_why_it_did_not_run_is_asked_by_the_commit(
+    browser: Browser, service: Service, project: Project
+) -> None:
+    """From any page; and what nobody has told of is said to be so."""
+    connection = service.connect(project.url, "train@dev")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    service.settled(answer["delivery"])
+    with visit(browser, service) as page:
+        page.get_by_role("searchbox").fill(pushed[:9])
+        page.get_by_role("searchbox").press("Enter")
+        expect(page.get_by_role("article")).to_contain_text("trigger train@dev: branch main does not fit dev")
+        page.get_by_role("searchbox").fill("deadbeef")
+        page.get_by_role("button", name="Explain").click()
+        expect(page.get_by_role("alert")).to_contain_text("no delivery has told of deadbeef")
+
+
+def test_an_outage_is_told_and_ends(browser: Browser, service: Service, project: Project) -> None:
+    """Whoever looks at an open page knows that it is old; a new start needs no new sign-in."""
+    with visit(browser, service) as page:
+        port = urlsplit(service.url).port
+        assert port is not None
+        service.kill()
+        status = page.get_by_role("status")
+        expect(status).to_contain_text("What is shown may be old")
+        service.start(port)
+        expect(status).to_be_empty()
+        service.deliver(service.connect(project.url), project.payload(None, project.first))
+        expect(page.get_by_role("main")).to_contain_text("branch main")
+
+
+def test_only_the_admin_token_opens_it(browser: Browser, service: Service) -> None:
+    """On the way to where somebody wanted to go; and until they sign out."""
+    with browser.new_context(base_url=service.url) as context:
+        page = context.new_page()
+        answer = page.goto("/executions?state=published")
+        assert answer is not None
+        assert answer.status == 401
+        sign_in(page, "a guess")
+        expect(page.get_by_role("alert")).to_have_text("That is not the admin token.")
+        assert context.cookies() == []
+        sign_in(page)
+        expect(page).to_have_url(f"{service.url}/executions?state=published")
+        [cookie] = context.cookies()
+        assert (cookie.get("httpOnly"), cookie.get("sameSite"), cookie.get("secure")) == (True, "Lax", False)
+        page.get_by_role("button", name="Sign out").click()
+        expect(page.get_by_label("Admin token")).to_be_visible()
+        assert context.cookies() == []
+    [line] = [line for line in service.log() if "sign-in" in line["event"]]
+    assert line["client"] == "127.0.0.1"
+    assert "a guess" not in str(line)
+
+
+class _Elsewhere(http.server.BaseHTTPRequestHandler):
+    """A site that sends whoever comes to it on, with a form, to the address in its query."""
+
+    def do_GET(self) -> None:
+        body = (
+            f'<form method="post" action="{urlsplit(self.path).query}"></form>'
+            "<script>document.forms[0].submit()</script>"
+        ).encode()
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the library's
+        pass
+
+
+@contextmanager
+def elsewhere() -> Iterator[str]:
+    """Give the address of another site on this host: browsers send it our cookies all the same."""
+    with http.server.HTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_another_site_can_do_nothing_in_somebodys_name(
+    browser: Browser, service: Service, project: Project
+) -> None:
+    """Its form comes with the cookie, where both are on one host, and is refused."""
+    connection = service.connect(project.url)
+    path = f"/connections/{connection['id']}"
+    due = wait_for(lambda: (found := service.api.get(path)["sweep"])["swept_at"] and found["due_at"], "swept")
+    with visit(browser, service) as page, elsewhere() as other:
+        page.goto(f"{other}/?{service.url}{path}/fetch")
+        expect(page.get_by_role("alert")).to_contain_text("a page of another site has sent this")
+    assert service.api.get(path)["sweep"]["due_at"] == due
+
+
+HOSTILE = "<img/src=x/onerror=alert(1)>"
+
+
+def test_what_was_pushed_is_text_and_nothing_else(
+    browser: Browser, service: Service, project: Project
+) -> None:
+    """Also where it was made to be more: names of branches, messages, steps, what is searched for."""
+    connection = service.connect(project.url, name=HOSTILE)
+    manifest = f"- step:\n    name: '{HOSTILE}'\n    image: '{HOSTILE}'\n    command: '{HOSTILE}'\n"
+    triggers = [{"name": HOSTILE, "branches": ["**"], "run": {"step": HOSTILE}}]
+    service.api.send("PATCH", f"/connections/{connection['id']}", {"triggers": triggers})
+    pushed = project.push(HOSTILE, {"valohai.yaml": manifest})
+    project.tree.push(f"HEAD:refs/heads/{HOSTILE}")
+    _, answer = service.deliver(connection, project.payload(None, pushed, f"refs/heads/{HOSTILE}"))
+    service.settled(answer["delivery"])
+    [execution] = service.api.get("/executions")["items"]
+    with visit(browser, service) as page:
+        for path in (
+            "/",
+            "/connections",
+            f"/connections/{connection['id']}",
+            "/deliveries",
+            f"/deliveries/{answer['delivery']}",
+            "/executions",
+            f"/executions/{execution['id']}",
+            f"/explain?{urlencode({'what': HOSTILE})}",
+        ):
+            page.goto(path)
+            expect(page.get_by_role("main")).to_contain_text(HOSTILE)
+            assert page.locator("main img").count() == 0, path
+
+
+class _Links(HTMLParser):
+    """What a page leads to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        self.found |= {value for name, value in attrs if name in {"href", "src"} and value}
+
+
+def signed_in(service: Service) -> str:
+    """Return the cookie of somebody who has signed in."""
+    connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
+    connection.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN}))
+    answer = connection.getresponse()
+    assert answer.status == 303
+    connection.close()
+    return str(answer.headers["set-cookie"]).partition(";")[0]
+
+
+def got(url: str, cookie: str, **more: str) -> tuple[int, str, dict[str, str]]:
+    """Get an address as a signed-in browser does; return status, text and headers."""
+    request = urllib.request.Request(url, headers={"cookie": cookie, **more})  # noqa: S310 - our own gateway
+    try:
+        with urllib.request.urlopen(request) as answer:  # noqa: S310 - the same
+            return answer.status, answer.read().decode(), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode(), dict(error.headers)
+
+
+def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, project: Project) -> None:
+    """Without any script: from the overview, each page and file that can be reached."""
+    connection = service.connect(project.url, "train@*", "other@*")
+    password = "the password of the repository"
+    more = {"url": f"{project.url}/2", "credentials": {"user": "ada", "password": password}}
+    service.api.send("POST", "/connections", {"provider": "github", "project": "digits", **more})
+    for number in range(60):
+        service.deliver(connection, project.payload(None, project.first, f"refs/heads/branch-{number}"))
+    _, last = service.deliver(connection, project.payload(None, project.first, "refs/heads/last"))
+    service.settled(last["delivery"])
+    cookie, seen, waiting = signed_in(service), set[str](), {f"{service.url}/"}
+    while waiting:
+        url = waiting.pop()
+        seen.add(url)
+        status, text, headers = got(url, cookie)
+        assert status == 200, url
+        for secret in (connection["secret"], password, ADMIN_TOKEN):
+            assert secret not in text
+        if headers["content-type"].startswith("text/html"):
+            assert headers["content-security-policy"].startswith(
+                "default-src 'none'; style-src 'self'; script-src 'self'"
+            )
+            links = _Links()
+            links.feed(text)
+            there = {urljoin(url, link) for link in links.found}
+            waiting |= {one for one in there if one.startswith(f"{service.url}/")} - seen
+    paths = {urlsplit(url).path.split("/")[1] for url in seen}
+    assert paths == {"", "connections", "deliveries", "executions", "static"}
+    assert any("cursor=" in url for url in seen)
+
+
+def test_below_another_address_links_stay_below_it(tmp_path: Path) -> None:
+    """Where a proxy gives Pushgate a folder of a host; and by HTTPS the cookie is the host's own."""
+    with Service(tmp_path / "data", PUBLIC_URL="https://ci.example/pushgate") as service:
+        _, text, _ = got(service.url, "")
+        links = _Links()
+        links.feed(text)
+        assert links.found
+        assert all(link.startswith("/pushgate/") for link in links.found)
+        connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
+        connection.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN, "next": "/deliveries"}))
+        headers = connection.getresponse().headers
+        connection.close()
+        assert headers["location"] == "/pushgate/deliveries"
+        assert headers["set-cookie"].startswith("__Host-pushgate=")
+        assert "; Secure" in headers["set-cookie"]
+
+
+def test_signing_in_leads_nowhere_else(service: Service) -> None:
+    """Whatever somebody has written into the address of the sign-in."""
+    for wanted in ("https://evil.example/", "//evil.example", "/\\evil.example", "javascript:1", "/a\nb", ""):
+        connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
+        connection.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN, "next": wanted}))
+        assert connection.getresponse().headers["location"] == "/", wanted
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_ours"),
+    [
+        ({}, True),
+        ({"sec-fetch-site": "same-origin"}, True),
+        ({"sec-fetch-site": "none"}, True),
+        ({"sec-fetch-site": "same-site"}, False),
+        ({"sec-fetch-site": "cross-site"}, False),
+        ({"origin": "https://ci.example"}, True),
+        ({"origin": "http://10.0.0.1:8080", "host": "10.0.0.1:8080"}, True),
+        ({"origin": "http://evil.example", "host": "ci.example"}, False),
+        ({"origin": "null"}, False),
+        ({"origin": "https://ci.example", "sec-fetch-site": "cross-site"}, False),
+    ],
+)
+def test_what_is_sent_says_where_it_comes_from(headers: dict[str, str], *, is_ours: bool) -> None:
+    """As browsers do, by HTTPS and by HTTP; programs that are no browsers say nothing."""
+    sessions = Sessions(b"k" * 32, token="t", base_url="https://ci.example/pushgate")
+    told = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert sessions.comes_from_here(Request({"type": "http", "headers": told})) is is_ours
+
+
+def bearing(sessions: Sessions) -> Request:
+    """Return a request of a browser that has signed in."""
+    answer = Response()
+    sessions.begin(answer, now=NOW)
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    return Request({"type": "http", "headers": [(b"cookie", cookie.encode())]})
+
+
+def test_a_session_ends_with_its_time_its_token_and_its_key() -> None:
+    """Each of which is enough."""
+    sessions = Sessions(b"k" * 32, token="t", base_url="http://127.0.0.1:8080")
+    request = bearing(sessions)
+    assert sessions.holds(request, now=NOW + VALID - timedelta(seconds=1))
+    assert not sessions.holds(request, now=NOW + VALID)
+    for key, token in ((b"k" * 32, "another"), (b"x" * 32, "t")):
+        others = Sessions(key, token=token, base_url="http://127.0.0.1:8080")
+        assert not others.holds(request, now=NOW)
+        assert others.holds(bearing(others), now=NOW)
+    nobody = Request({"type": "http", "headers": [(b"cookie", "pushgate=9999999999.\xfc".encode("latin-1"))]})
+    assert not sessions.holds(nobody, now=NOW)
+
+
+def test_a_worker_has_no_dashboard(tmp_path: Path) -> None:
+    """It answers probes only."""
+    with Service(tmp_path / "data", ROLE="worker") as service:
+        assert got(service.url, "")[0] == 404

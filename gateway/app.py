@@ -298,6 +298,7 @@ class _Server(uvicorn.Server):
             "listening",
             address=f"{settings.host}:{settings.port}",
             hooks=f"{settings.base_url}/hooks/…",
+            dashboard=f"{settings.base_url}/",
             data=str(settings.data_dir),
             pid=os.getpid(),
             broker="none: requests stay in the store" if settings.amqp_url is None else "RabbitMQ",

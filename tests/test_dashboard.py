@@ -169,9 +169,13 @@ class _Elsewhere(http.server.BaseHTTPRequestHandler):
 def elsewhere() -> Iterator[str]:
     """Give the address of another site on this host: browsers send it our cookies all the same."""
     with http.server.HTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
-        threading.Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            serving.join()
 
 
 def test_another_site_can_do_nothing_in_somebodys_name(

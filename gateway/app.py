@@ -177,7 +177,6 @@ class Service:
             book=book,
             pushes=pushes,
             base_url=settings.base_url,
-            token=opened.admin_token,
             allow_http=settings.fetch_allow_http,
             hosts=settings.fetch_hosts,
         )
@@ -185,15 +184,26 @@ class Service:
             database=database,
             pushes=pushes,
             requests=requests,
-            token=opened.admin_token,
             is_closing=lambda: self.closing,
         )
-        dry_run = DryRun(database=database, mirrors=mirrors, reader=reader, token=opened.admin_token)
-        contract = Contract(topology=topology, mode=settings.amqp_content_mode, events=settings.amqp_events)
+        dry_run = DryRun(database=database, mirrors=mirrors, reader=reader)
+        operations = [
+            *api.operations(),
+            *dry_run.operations(),
+            *records.operations(),
+            *files.operations(),
+        ]
+        contract = Contract(
+            topology=topology,
+            mode=settings.amqp_content_mode,
+            events=settings.amqp_events,
+            operations=operations,
+        )
         pages = Pages(
             api=api,
             records=records,
             sessions=Sessions(vault.session_key(), token=opened.admin_token, base_url=settings.base_url),
+            token=opened.admin_token,
             base_url=settings.base_url,
             trusted_proxies=settings.trusted_proxies,
             has_broker=settings.amqp_url is not None,
@@ -202,10 +212,7 @@ class Service:
         web = [
             # First, because a request is held against one route after the other.
             Route("/hooks/{connection}", door),
-            *api.routes(),
-            *dry_run.routes(),
-            *records.routes(),
-            *files.routes(),
+            *(operation.route(opened.admin_token) for operation in operations),
             *contract.routes(),
             *pages.routes(),
         ]

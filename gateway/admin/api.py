@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from gateway.admin.credentials import changed_opening, opening
-from gateway.admin.http import Answering, guarded, read
+from gateway.admin.http import read
+from gateway.admin.operations import Operation
 from gateway.admin.scheme import new_secret, read_scheme
 from gateway.admin.shapes import (
     ConnectionChange,
@@ -53,25 +53,29 @@ class Api:
     book: Book
     pushes: Doorbell
     base_url: str
-    token: str
     allow_http: bool
     hosts: tuple[str, ...]
 
-    def routes(self) -> list[Route]:
-        """Return the routes, each behind the token."""
-        table: list[tuple[str, str, Answering, int]] = [
-            ("/connections", "GET", self.list_connections, 200),
-            ("/connections", "POST", self.make_connection, 201),
-            ("/connections/{id}", "GET", self.show_connection, 200),
-            ("/connections/{id}", "PATCH", self.change_connection, 200),
-            ("/connections/{id}", "DELETE", self.delete_connection, 204),
-            ("/connections/{id}/rotate-secret", "POST", self.rotate_secret, 200),
-            ("/connections/{id}/fetch", "POST", self.fetch, 202),
-            ("/connections/{id}/refs", "GET", self.list_refs, 200),
-        ]
+    def operations(self) -> list[Operation]:
+        """Return what can be asked."""
+        one = "/connections/{id}"
         return [
-            Route("/api/v1" + path, guarded(endpoint, self.token, status), methods=[method])
-            for path, method, endpoint, status in table
+            Operation(method="GET", path="/connections", endpoint=self.list_connections),
+            Operation(
+                method="POST",
+                path="/connections",
+                endpoint=self.make_connection,
+                status=201,
+                body=NewConnection,
+            ),
+            Operation(method="GET", path=one, endpoint=self.show_connection),
+            Operation(method="PATCH", path=one, endpoint=self.change_connection, body=ConnectionChange),
+            Operation(method="DELETE", path=one, endpoint=self.delete_connection, status=204),
+            Operation(
+                method="POST", path=f"{one}/rotate-secret", endpoint=self.rotate_secret, body=NewSecret
+            ),
+            Operation(method="POST", path=f"{one}/fetch", endpoint=self.fetch, status=202),
+            Operation(method="GET", path=f"{one}/refs", endpoint=self.list_refs),
         ]
 
     async def list_connections(self, _request: Request) -> Page[ConnectionView]:

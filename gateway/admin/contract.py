@@ -1,12 +1,15 @@
-"""The contract with consumers, for whoever asks: what is published, where to, and in which shape."""
+"""The contracts, for whoever asks: what is published, where to and in which shape; what can be asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from gateway.admin import operations
+from gateway.admin.operations import Operation
 from gateway.asyncapi import document
 from gateway.errors import NotFound
 from gateway.plan.events import EVENTS, EventName, event_schema
@@ -25,12 +28,14 @@ class Contract:
     topology: Topology
     mode: ContentMode
     events: Sequence[EventName]
+    operations: Sequence[Operation]
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
             Route("/schemas/{name}.json", self.show_schema, methods=["GET"]),
             Route("/asyncapi.json", self.show_document, methods=["GET"]),
+            Route("/openapi.json", self.show_operations, methods=["GET"]),
         ]
 
     async def show_schema(self, request: Request) -> Response:
@@ -44,3 +49,7 @@ class Contract:
         """`GET /asyncapi.json`: what this gateway publishes, as AsyncAPI tells it."""
         told = document(topology=self.topology, modes=(self.mode,), events=self.events)
         return JSONResponse(told, media_type="application/vnd.aai.asyncapi+json;version=3.0.0")
+
+    async def show_operations(self, _request: Request) -> Response:
+        """`GET /openapi.json`: what the REST API can be asked, as OpenAPI tells it."""
+        return JSONResponse(operations.document(self.operations, version=version("pushgate")))

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 from starlette.requests import Request
-from starlette.routing import Route
 
-from gateway.admin.http import guarded, limit, read
+from gateway.admin.http import limit, read
+from gateway.admin.operations import Operation
 from gateway.admin.shapes import Follows, Line, PackageFormat, Page, Taken, Url, YamlPath
 from gateway.errors import Invalid
 from gateway.fetch.commit import CommitReader
@@ -83,12 +83,18 @@ class DryRun:
     database: Database
     mirrors: Mirrors
     reader: CommitReader
-    token: str
 
-    def routes(self) -> list[Route]:
-        """Return the route, behind the token."""
-        play = guarded(self.play, self.token)
-        return [Route("/api/v1/connections/{id}/plan", play, methods=["POST"])]
+    def operations(self) -> list[Operation]:
+        """Return what can be asked."""
+        return [
+            Operation(
+                method="POST",
+                path="/connections/{id}/plan",
+                endpoint=self.play,
+                body=Rules,
+                query=("since", "limit", "cursor"),
+            )
+        ]
 
     async def play(self, request: Request) -> Page[PlayedUpdate]:
         """`POST /connections/{id}/plan?since=&limit=&cursor=`: the newest delivery first."""

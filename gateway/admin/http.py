@@ -56,18 +56,27 @@ def limit(request: Request) -> int:
     return int(text)
 
 
-def guarded(endpoint: Answering, token: str, status: int = 200) -> Endpoint:
-    """Return the endpoint behind the Bearer token; `status` is that of a model it gives."""
+def answering(endpoint: Answering, status: int) -> Endpoint:
+    """Return the endpoint, which answers a model as JSON, with this status."""
+
+    async def answered(request: Request) -> Response:
+        given = await endpoint(request)
+        if isinstance(given, Response):
+            return given
+        return Response(given.model_dump_json(), status, media_type="application/json")
+
+    return answered
+
+
+def guarded(endpoint: Endpoint, token: str) -> Endpoint:
+    """Return the endpoint behind the Bearer token."""
 
     async def checked(request: Request) -> Response:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not is_same(given.strip(), token):
             detail = "send the header Authorization: Bearer TOKEN with the admin token"
             return problem(401, "not signed in", detail, {"www-authenticate": "Bearer"})
-        given_back = await endpoint(request)
-        if isinstance(given_back, Response):
-            return given_back
-        return Response(given_back.model_dump_json(), status, media_type="application/json")
+        return await endpoint(request)
 
     return checked
 

@@ -12,9 +12,9 @@ from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from gateway.admin.http import guarded, problem
+from gateway.admin.operations import Operation
 from gateway.store import packages
 from gateway.store.database import Database
 from gateway.store.depot import Depot
@@ -34,11 +34,21 @@ class PackageFiles:
     tickets: Tickets
     token: str
 
-    def routes(self) -> list[Route]:
-        """Return the route. Who brings a signature is judged by it, everybody else by the token."""
-        return [Route("/api/v1/packages/{id}", self._enter, methods=["GET", "HEAD"])]
+    def operations(self) -> list[Operation]:
+        """Return what can be asked. Who brings a signature is judged by it, everybody else by the token."""
+        return [
+            Operation(
+                method="GET",
+                path="/packages/{id}",
+                endpoint=self.get_package,
+                query=("format",),
+                media_type="application/octet-stream",
+                is_open=True,
+            )
+        ]
 
-    async def _enter(self, request: Request) -> Response:
+    async def get_package(self, request: Request) -> Response:
+        """`GET /packages/{id}`: a package's file, by the token or by the signature of its URL."""
         query = request.query_params
         if "signature" not in query:
             return await guarded(self._send, self.token)(request)

@@ -58,6 +58,7 @@ class Pages:
     api: Api
     records: Records
     sessions: Sessions
+    token: str
     base_url: str
     trusted_proxies: int
     has_broker: bool
@@ -142,7 +143,7 @@ class Pages:
         """`POST /sign-in`: with the admin token, and on to where somebody wanted to go."""
         form = await _form(request)
         further = _inside(form.get("next", ""))
-        if not is_same(form.get("token", "").strip(), self.api.token):
+        if not is_same(form.get("token", "").strip(), self.token):
             client = client_address(request.scope, request.headers, trusted_proxies=self.trusted_proxies)
             log.warning(
                 "a sign-in to the dashboard was refused: it was not the admin token", client=str(client)

@@ -9,10 +9,10 @@ from functools import partial
 from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from gateway.admin.explain import explained
-from gateway.admin.http import Answering, guarded, limit, sse
+from gateway.admin.http import limit, sse
+from gateway.admin.operations import Operation
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, Page
 from gateway.errors import Invalid
 from gateway.store import deliveries, executions, work
@@ -32,23 +32,35 @@ class Records:
     database: Database
     pushes: Doorbell
     requests: Doorbell
-    token: str
     is_closing: Callable[[], bool]
 
-    def routes(self) -> list[Route]:
-        """Return the routes, each behind the token."""
-        table: list[tuple[str, str, Answering, int]] = [
-            ("/deliveries", "GET", self.list_deliveries, 200),
-            ("/deliveries/{id}", "GET", self.show_delivery, 200),
-            ("/deliveries/{id}/replay", "POST", self.replay, 202),
-            ("/executions", "GET", self.list_executions, 200),
-            ("/executions/stream", "GET", self.stream_executions, 200),
-            ("/executions/{id}", "GET", self.show_execution, 200),
-            ("/explain", "GET", self.explain, 200),
-        ]
+    def operations(self) -> list[Operation]:
+        """Return what can be asked."""
+        page = ("limit", "cursor")
         return [
-            Route("/api/v1" + path, guarded(endpoint, self.token, status), methods=[method])
-            for path, method, endpoint, status in table
+            Operation(
+                method="GET",
+                path="/deliveries",
+                endpoint=self.list_deliveries,
+                query=("connection", "verdict", "commit", *page),
+            ),
+            Operation(method="GET", path="/deliveries/{id}", endpoint=self.show_delivery),
+            Operation(method="POST", path="/deliveries/{id}/replay", endpoint=self.replay, status=202),
+            Operation(
+                method="GET",
+                path="/executions",
+                endpoint=self.list_executions,
+                query=("connection", "delivery", "state", *page),
+            ),
+            # Before the one below, because a request is held against one after the other.
+            Operation(
+                method="GET",
+                path="/executions/stream",
+                endpoint=self.stream_executions,
+                media_type="text/event-stream",
+            ),
+            Operation(method="GET", path="/executions/{id}", endpoint=self.show_execution),
+            Operation(method="GET", path="/explain", endpoint=self.explain, query=("what",)),
         ]
 
     async def replay(self, request: Request) -> DeliveryView:

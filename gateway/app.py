@@ -224,6 +224,8 @@ class Service:
             exception_handlers={PushgateError: on_error, HTTPException: on_http_error, Exception: on_bug},
             lifespan=self._lifespan,
         )
+        # It would send on to the host and scheme that a proxy asks with, out of the public URL.
+        self.application.router.redirect_slashes = False
 
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:

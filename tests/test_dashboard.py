@@ -2,15 +2,17 @@
 
 import http.client
 import http.server
+import json
 import threading
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, expect
@@ -18,7 +20,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.admin.sessions import VALID, Sessions
+from gateway.client import ApiError, post_webhook
+from providers import generic
 from tests.browser import running_browser, sign_in, visit
+from tests.postgres import Postgres
 from tests.service import ADMIN_TOKEN, Project, Service, wait_for
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
@@ -26,9 +31,9 @@ NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 expect.set_options(timeout=30_000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Give a browser; each test has a profile of its own in it."""
+    """Give a browser; each test has a profile of its own in it. Its event loop ends with this module."""
     with running_browser() as browser:
         yield browser
 
@@ -46,7 +51,7 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
         expect(page.get_by_role("list", name="What waits where")).to_contain_text(
             "1 not confirmed by a broker"
         )
-        table.get_by_role("link").click()
+        table.locator("time").click()
         expect(page).to_have_url(f"{service.url}/deliveries/{answer['delivery']}")
         way = page.get_by_role("article")
         for told in (
@@ -191,6 +196,27 @@ def test_another_site_can_do_nothing_in_somebodys_name(
     assert service.api.get(path)["sweep"]["due_at"] == due
 
 
+def test_what_somebody_reads_is_not_taken_away(browser: Browser, service: Service, project: Project) -> None:
+    """What is open, selected or focused stays, and that there is something newer is told."""
+    connection = service.connect(project.url, "train@*")
+    service.deliver(connection, project.payload(None, project.first, "refs/heads/one"))
+    with visit(browser, service) as page:
+        page.goto(f"/connections/{connection['id']}")
+        page.locator("summary").click()
+        main, status = page.get_by_role("main"), page.get_by_role("status")
+        service.deliver(connection, project.payload(None, project.first, "refs/heads/two"))
+        expect(status).to_contain_text("There is something newer")
+        expect(main).not_to_contain_text("branch two")
+        page.locator("summary").click()
+        main.evaluate("() => { document.activeElement.blur(); getSelection().removeAllRanges(); }")
+        expect(main).to_contain_text("branch two")
+        expect(status).to_be_empty()
+        page.get_by_role("searchbox").fill("abc")
+        page.context.clear_cookies()
+        expect(status).to_contain_text("you have signed out")
+        expect(page.get_by_role("searchbox")).to_have_value("abc")
+
+
 HOSTILE = "<img/src=x/onerror=alert(1)>"
 
 
@@ -221,6 +247,28 @@ def test_what_was_pushed_is_text_and_nothing_else(
             page.goto(path)
             expect(page.get_by_role("main")).to_contain_text(HOSTILE)
             assert page.locator("main img").count() == 0, path
+
+
+EVERY_KIND = """\
+- step:
+    name: train
+    image: docker.io/library/python:3.12
+    command: python train.py {parameters}
+    parameters:
+      - {name: epochs, type: integer, default: 3}
+- pipeline:
+    name: nightly
+    nodes:
+      - {name: first, type: execution, step: train}
+      - {name: second, type: execution, step: train}
+    edges: []
+- task:
+    name: sweep
+    step: train
+    type: grid_search
+    parameters:
+      - {name: epochs, style: multiple, rules: {items: [1, 2]}}
+"""
 
 
 class _Links(HTMLParser):
@@ -257,14 +305,26 @@ def got(url: str, cookie: str, **more: str) -> tuple[int, str, dict[str, str]]:
 
 def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, project: Project) -> None:
     """Without any script: from the overview, each page and file that can be reached."""
-    connection = service.connect(project.url, "train@*", "other@*")
+    everything = [
+        {"name": name, "branches": ["*"], "tags": ["*"], "run": {kind: name}}
+        for kind, name in (("step", "train"), ("pipeline", "nightly"), ("task", "sweep"), ("step", "missing"))
+    ]
+    connection = service.connect(project.url, triggers=everything)
+    pushed = project.push("Every kind of execution", {"valohai.yaml": EVERY_KIND})
+    service.deliver(connection, project.payload(None, project.push_tag("v1"), "refs/tags/v1"))
+    service.deliver(connection, project.payload(pushed, None, "refs/heads/old"))
+    deleted = service.connect(f"{project.url}/3", "train@*")
+    service.deliver(deleted, project.payload(None, project.first))
+    service.api.send("DELETE", f"/connections/{deleted['id']}")
     password = "the password of the repository"
     more = {"url": f"{project.url}/2", "credentials": {"user": "ada", "password": password}}
     service.api.send("POST", "/connections", {"provider": "github", "project": "digits", **more})
     for number in range(60):
-        service.deliver(connection, project.payload(None, project.first, f"refs/heads/branch-{number}"))
-    _, last = service.deliver(connection, project.payload(None, project.first, "refs/heads/last"))
+        service.deliver(connection, project.payload(None, pushed, f"refs/heads/branch-{number}"))
+    _, last = service.deliver(connection, project.payload(None, pushed, "refs/heads/last"))
     service.settled(last["delivery"])
+    kinds = {one["message"]["execution"]["kind"] for one in service.api.get("/executions")["items"]}
+    assert kinds == {"step", "pipeline", "task"}
     cookie, seen, waiting = signed_in(service), set[str](), {f"{service.url}/"}
     while waiting:
         url = waiting.pop()
@@ -290,22 +350,32 @@ def test_below_another_address_links_stay_below_it(tmp_path: Path) -> None:
     """Where a proxy gives Pushgate a folder of a host; and by HTTPS the cookie is the host's own."""
     with Service(tmp_path / "data", PUBLIC_URL="https://ci.example/pushgate") as service:
         _, text, _ = got(service.url, "")
+        assert "By HTTP elsewhere browsers keep no session" in text
+        assert "By HTTP elsewhere" not in got(service.url, "", host="ci.example")[1]
         links = _Links()
         links.feed(text)
         assert links.found
-        assert all(link.startswith("/pushgate/") for link in links.found)
+        assert all(urlsplit(link).path.startswith("/pushgate/") for link in links.found)
         connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
         connection.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN, "next": "/deliveries"}))
         headers = connection.getresponse().headers
         connection.close()
         assert headers["location"] == "/pushgate/deliveries"
-        assert headers["set-cookie"].startswith("__Host-pushgate=")
+        assert headers["set-cookie"].startswith("__Host-pushgate-")
         assert "; Secure" in headers["set-cookie"]
 
 
 def test_signing_in_leads_nowhere_else(service: Service) -> None:
     """Whatever somebody has written into the address of the sign-in."""
-    for wanted in ("https://evil.example/", "//evil.example", "/\\evil.example", "javascript:1", "/a\nb", ""):
+    for wanted in (
+        "https://evil.example/",
+        "//evil.example",
+        "/\\evil.example",
+        "javascript:1",
+        "/a\nb",
+        "//[",
+        "",
+    ):
         connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
         connection.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN, "next": wanted}))
         assert connection.getresponse().headers["location"] == "/", wanted
@@ -324,6 +394,7 @@ def test_signing_in_leads_nowhere_else(service: Service) -> None:
         ({"origin": "http://10.0.0.1:8080", "host": "10.0.0.1:8080"}, True),
         ({"origin": "http://evil.example", "host": "ci.example"}, False),
         ({"origin": "null"}, False),
+        ({"origin": "http://["}, False),
         ({"origin": "https://ci.example", "sec-fetch-site": "cross-site"}, False),
     ],
 )
@@ -352,11 +423,85 @@ def test_a_session_ends_with_its_time_its_token_and_its_key() -> None:
         others = Sessions(key, token=token, base_url="http://127.0.0.1:8080")
         assert not others.holds(request, now=NOW)
         assert others.holds(bearing(others), now=NOW)
-    nobody = Request({"type": "http", "headers": [(b"cookie", "pushgate=9999999999.\xfc".encode("latin-1"))]})
-    assert not sessions.holds(nobody, now=NOW)
+    [(_, cookie)] = request.headers.raw
+    forged = cookie.partition(b"=")[0] + "=9999999999.\xfc".encode("latin-1")
+    assert not sessions.holds(Request({"type": "http", "headers": [(b"cookie", forged)]}), now=NOW)
 
 
 def test_a_worker_has_no_dashboard(tmp_path: Path) -> None:
     """It answers probes only."""
     with Service(tmp_path / "data", ROLE="worker") as service:
         assert got(service.url, "")[0] == 404
+
+
+def test_a_delivery_of_many_updates_is_shown_in_part(service: Service, project: Project) -> None:
+    """A page of thousands would hold up whoever else asks; how many more there are is told."""
+    made = service.api.send(
+        "POST", "/connections", {"provider": "generic", "url": project.url, "project": "digits"}
+    )
+    moves = [{"ref": f"refs/heads/b-{n:03}", "before": None, "after": project.first} for n in range(130)]
+    body = json.dumps({"updates": moves}).encode()
+    headers = generic.sign(
+        event="push",
+        body=body,
+        secret=made["secret"].encode(),
+        delivery=str(uuid.uuid4()),
+        now=datetime.now(UTC),
+    )
+    status, answer = post_webhook(f"{service.url}/hooks/{made['id']}", body, headers)
+    assert status == 202
+    cookie = signed_in(service)
+    _, whole, _ = got(f"{service.url}/deliveries/{answer['delivery']}", cookie)
+    assert ("b-099" in whole, "b-100" in whole, "and 30 more ref updates" in whole) == (True, False, True)
+    _, table, _ = got(f"{service.url}/deliveries", cookie)
+    assert ("b-004" in table, "b-005" in table, "and 125 more" in table) == (True, False, True)
+
+
+def test_what_was_delivered_to_a_deleted_connection_stays_as_it_is(
+    service: Service, project: Project
+) -> None:
+    """Its page says so, and nothing is planned again, which could only overwrite what happened."""
+    connection = service.connect(project.url, "train@main")
+    _, answer = service.deliver(connection, project.payload(None, project.first))
+    path = f"/deliveries/{answer['delivery']}"
+    before = service.settled(answer["delivery"])
+    service.api.send("DELETE", f"/connections/{connection['id']}")
+    with pytest.raises(ApiError, match="its connection was deleted"):
+        service.api.send("POST", f"{path}/replay")
+    assert service.api.get(path) == {**before, "is_orphan": True, "secret_made_at": None}
+    _, text, _ = got(service.url + path, signed_in(service))
+    assert "acme/digits, which was deleted" in text
+    assert "Replay" not in text
+
+
+def test_filters_hold_for_the_next_page_too(service: Service, project: Project) -> None:
+    """All that the address names, but for the place in the list."""
+    connection = service.connect(project.url)
+    for number in range(3):
+        service.deliver(connection, project.payload(None, project.first, f"refs/heads/{number}"))
+    query = {"commit": project.first[:9], "connection": connection["id"], "limit": "1"}
+    links = _Links()
+    links.feed(got(f"{service.url}/deliveries?{urlencode(query)}", signed_in(service))[1])
+    [older] = [link for link in links.found if "cursor=" in link]
+    assert {**dict(parse_qsl(urlsplit(older).query)), "cursor": ""} == {**query, "cursor": ""}
+
+
+def test_odd_addresses_are_told_to_be_so(tmp_path: Path, postgres: Postgres) -> None:
+    """On PostgreSQL, which takes no NUL to look for: by pages and by the API."""
+    settings = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
+    with Service(tmp_path / "data", **settings) as service:
+        headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}
+        cookie = signed_in(service)
+        for path in (
+            "/connections/%00",
+            "/deliveries?connection=%00",
+            "/deliveries?cursor=%00",
+            "/executions?state=%00",
+            "/executions/%00",
+            "/deliveries?limit=000200",
+            "/deliveries?limit=201",
+            "/executions?limit=" + "1" * 5000,
+            "/explain?what=%20",
+        ):
+            assert got(service.url + path, cookie)[0] == 422, path
+            assert got(f"{service.url}/api/v1{path}", "", **headers)[0] == 422, path

@@ -81,6 +81,12 @@ def everything(data: Path) -> str:
         return "\n".join(store.iterdump())
 
 
+def is_at_rest(data: Path) -> bool:
+    """Say that no worker has a repository: it gives one back only after all of its ref updates have ended."""
+    with closing(sqlite3.connect(data / "pushgate.db")) as store:
+        return store.execute("SELECT 1 FROM leases WHERE owner IS NOT NULL").fetchone() is None
+
+
 def test_the_rules_in_force_make_no_difference(service: Service, project: Project, tmp_path: Path) -> None:
     """Each request stays the same, also one that a later commit took back."""
     latest = {"name": "train", "branches": ["main"], "policy": "latest", "run": {"step": "train"}}
@@ -173,6 +179,7 @@ def test_nothing_is_written_fetched_or_published(
     connection = connected(service, project)
     pushed(service, project, connection, {"train.py": "print(2)\n"})
     wait_for(lambda: service.api.get(f"/connections/{connection['id']}")["sweep"]["swept_at"], "looked at")
+    wait_for(lambda: is_at_rest(service.data), "the worker has given the repository back")
     before, visits = everything(service.data), list(githost.visits)
     told = played(service, tmp_path, file_of(project.url, TRAIN.replace("main", "dev"), project="other"))
     assert changes(told) == [("gone", "train", {})]

@@ -49,6 +49,19 @@ def test_a_commit_that_nobody_told_of_is_said_so(service: Service) -> None:
     assert (nothing.returncode, "names no commit" in nothing.stderr) == (1, True)
 
 
+def test_a_number_in_a_page_is_no_commit_where_nothing_was_told_of_one(
+    service: Service, project: Project
+) -> None:
+    """A run's page, or a date in a branch's name: then it is about the repository."""
+    connection = service.connect(project.url, "train@main")
+    _, answer = service.deliver(connection, project.payload(None, project.first))
+    service.settled(answer["delivery"])
+    for page in ("/actions/runs/1234567890", "/tree/release-20261129"):
+        assert answer["delivery"] in explained(service, project.url.removesuffix(".git") + page)
+    nothing = run_pushgate("explain", " ", service=service)
+    assert (nothing.returncode, "name a delivery, an execution, a commit" in nothing.stderr) == (1, True)
+
+
 def explained(service: Service, what: str) -> str:
     """Return what is told of something."""
     done = run_pushgate("explain", what, service=service)

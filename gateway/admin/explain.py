@@ -33,8 +33,10 @@ def explained(transaction: Transaction, what: str) -> list[tuple[RecordedDeliver
     `NotFound` where there are none.
     """
     found = _found(transaction, what)
-    requests = executions.of_deliveries(transaction, [delivery.id for delivery in found])
-    return [(one, [request for request in requests if request.delivery == one.id]) for one in found]
+    requests: dict[str, list[StoredRequest]] = {delivery.id: [] for delivery in found}
+    for request in executions.of_deliveries(transaction, list(requests)):
+        requests[request.delivery].append(request)
+    return [(delivery, requests[delivery.id]) for delivery in found]
 
 
 def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
@@ -46,9 +48,13 @@ def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
         return [deliveries.get(transaction, executions.get(transaction, execution[0]).delivery)]
     if repository := [one for one in known if repository_key(one.url) == repository_key(asked)]:
         return _newest(transaction, repository)
+    inside = [one for one in known if repository_key(asked).startswith(f"{repository_key(one.url)}/")]
     if commits := _COMMIT.findall(asked):
-        return _of_commit(transaction, commits[-1])
-    if inside := [one for one in known if repository_key(asked).startswith(f"{repository_key(one.url)}/")]:
+        # Other numbers look the same: of a run, or the date in a branch's name.
+        of_commit = _page(transaction, commit=commits[-1], limit=_OF_A_COMMIT)
+        if of_commit or not inside:
+            return _told_of(commits[-1], of_commit)
+    if inside:
         return _newest(transaction, inside)
     raise NotFound(
         f"{what} is no id of a delivery or execution, names no commit, and is in no connected repository"
@@ -63,8 +69,8 @@ def _newest(transaction: Transaction, of: Sequence[Connection]) -> list[Recorded
     raise NotFound(f"no delivery has come for connection {', '.join(ids)}. {_LOOK.format(' and '.join(ids))}")
 
 
-def _of_commit(transaction: Transaction, commit: str) -> list[RecordedDelivery]:
-    if found := _page(transaction, commit=commit, limit=_OF_A_COMMIT):
+def _told_of(commit: str, found: list[RecordedDelivery]) -> list[RecordedDelivery]:
+    if found:
         return found[::-1]
     raise NotFound(
         f"no delivery has told of {commit} as the newest commit of a push. {_LOOK.format('CONNECTION')}"

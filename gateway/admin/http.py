@@ -1,6 +1,7 @@
 """What every answer of the API has in common: JSON, a Bearer token, and errors as `{error, detail}`."""
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -28,6 +29,8 @@ _STATUS: dict[type[PushgateError], tuple[int, str]] = {
     Disconnected: (400, "disconnected"),
 }
 
+_MOST = 200
+
 bodies = BodyReader(limit=1024 * 1024)
 
 
@@ -51,15 +54,23 @@ async def read(request: Request, model: type[Model]) -> Model:
 def limit(request: Request) -> int:
     """Return how many items a page may have: 1 to 200, 50 where none is named."""
     text = request.query_params.get("limit", "50")
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 200):  # noqa: PLR2004 - as told
-        raise Invalid("limit must be a number from 1 to 200")
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text, re.ASCII) or int(text) > _MOST:
+        raise Invalid(f"limit must be a number from 1 to {_MOST}")
     return int(text)
+
+
+def refuse_nul(request: Request) -> None:
+    """Refuse an address with a NUL character: no record holds one, and PostgreSQL takes none to look for."""
+    told = (*request.path_params.values(), *request.query_params.values())
+    if any("\0" in text for text in told):
+        raise Invalid("the address holds a NUL character")
 
 
 def answering(endpoint: Answering, status: int) -> Endpoint:
     """Return the endpoint, which answers a model as JSON, with this status."""
 
     async def answered(request: Request) -> Response:
+        refuse_nul(request)
         given = await endpoint(request)
         if isinstance(given, Response):
             return given
@@ -97,7 +108,12 @@ def status_of(error: Exception) -> tuple[int, str]:
 async def on_error(_request: Request, error: Exception) -> Response:
     """Answer an error that is ours."""
     status, title = status_of(error)
-    return problem(status, title, str(error), {"retry-after": "5"} if status == 503 else None)  # noqa: PLR2004
+    return problem(status, title, str(error), retry_after(status))
+
+
+def retry_after(status: int) -> dict[str, str]:
+    """Return the header that says when to try again, where that may help."""
+    return {"retry-after": "5"} if status == 503 else {}  # noqa: PLR2004
 
 
 async def on_http_error(_request: Request, error: Exception) -> Response:

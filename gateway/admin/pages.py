@@ -4,9 +4,10 @@ Pages are rendered here and work without a script. Ours brings what is shown up 
 others, no style within a page and nothing from elsewhere, so that browsers can be told to take nothing else.
 """
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -23,10 +24,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.admin.api import Api
-from gateway.admin.http import bodies, is_same, status_of
+from gateway.admin.http import bodies, is_same, refuse_nul, retry_after, status_of
 from gateway.admin.records import Records
 from gateway.admin.sessions import Sessions
-from gateway.admin.shapes import DeliveryView, ExecutionView
+from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, UpdateView
 from gateway.errors import PushgateError
 from gateway.intake.address import client_address
 from gateway.printing import WAITS
@@ -39,6 +40,8 @@ Page = Callable[[Request], Awaitable[Response]]
 _STATIC = Path(__file__).with_name("static")
 # The newest deliveries and executions on the overview.
 _FEW = 10
+# The ref updates of a delivery on its page.
+_MANY = 100
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self';"
@@ -64,7 +67,7 @@ class Pages:
     has_broker: bool
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes; all but the sign-in are for those who have signed in."""
+        """Return the routes; what tells of records, or does something, is for those who have signed in."""
         table: list[tuple[str, str, Page]] = [
             ("/", "GET", self.overview),
             ("/connections", "GET", self.list_connections),
@@ -81,6 +84,8 @@ class Pages:
             *(Route(path, self._signed_in(page), methods=[method]) for path, method, page in table),
             Route("/sign-in", self._told(self.sign_in), methods=["POST"]),
             Route("/sign-out", self._told(self.sign_out), methods=["POST"]),
+            # Where the address bar stands after a token that was refused.
+            Route("/sign-in", self._told(self.begin), methods=["GET"]),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ]
 
@@ -111,14 +116,16 @@ class Pages:
         return self._to(f"/connections/{request.path_params['id']}")
 
     async def list_deliveries(self, request: Request) -> Response:
-        """`GET /deliveries?connection=&verdict=&cursor=`."""
+        """`GET /deliveries`: with the query of the API."""
         page = await self.records.list_deliveries(request)
-        return self._render("deliveries.html", page=page, query=request.query_params)
+        return await asyncio.to_thread(
+            self._render, "deliveries.html", page=page, query=dict(request.query_params)
+        )
 
     async def show_delivery(self, request: Request) -> Response:
         """`GET /deliveries/{id}`: its whole way."""
         explained = await self.records.explained(request.path_params["id"])
-        return self._render("explained.html", items=explained, what=None)
+        return await self._explained(explained, what=None)
 
     async def replay(self, request: Request) -> Response:
         """`POST /deliveries/{id}/replay`."""
@@ -126,9 +133,9 @@ class Pages:
         return self._to(f"/deliveries/{request.path_params['id']}")
 
     async def list_executions(self, request: Request) -> Response:
-        """`GET /executions?connection=&state=&cursor=`."""
+        """`GET /executions`: with the query of the API."""
         page = await self.records.list_executions(request)
-        return self._render("executions.html", page=page, query=request.query_params)
+        return self._render("executions.html", page=page, query=dict(request.query_params))
 
     async def show_execution(self, request: Request) -> Response:
         """`GET /executions/{id}`: with the message that the runners get."""
@@ -137,7 +144,13 @@ class Pages:
     async def explain(self, request: Request) -> Response:
         """`GET /explain?what=`: why a push did, or did not, run, by whatever somebody has at hand."""
         what = request.query_params.get("what", "")
-        return self._render("explained.html", items=await self.records.explained(what), what=what)
+        return await self._explained(await self.records.explained(what), what=what)
+
+    async def _explained(self, items: Sequence[ExplainedView], *, what: str | None) -> Response:
+        """Show deliveries with their ways; in a thread, since of a large one even a part takes its time."""
+        return await asyncio.to_thread(
+            self._render, "explained.html", items=[_Way.of(delivery) for delivery in items], what=what
+        )
 
     async def sign_in(self, request: Request) -> Response:
         """`POST /sign-in`: with the admin token, and on to where somebody wanted to go."""
@@ -148,10 +161,14 @@ class Pages:
             log.warning(
                 "a sign-in to the dashboard was refused: it was not the admin token", client=str(client)
             )
-            return self._render("sign-in.html", 401, next=further, is_refused=True)
+            return self._asked_to_sign_in(request, further, is_refused=True)
         answer = self._to(further)
         self.sessions.begin(answer, now=datetime.now(UTC))
         return answer
+
+    async def begin(self, _request: Request) -> Response:
+        """`GET /sign-in`: on to the overview, which asks for it."""
+        return self._to("/")
 
     async def sign_out(self, _request: Request) -> Response:
         """`POST /sign-out`."""
@@ -166,8 +183,10 @@ class Pages:
             if self.sessions.holds(request, now=datetime.now(UTC)):
                 return await page(request)
             query = f"?{request.url.query}" if request.url.query else ""
-            wanted = f"{request.url.path}{query}" if request.method == "GET" else "/"
-            return self._render("sign-in.html", 401, next=wanted, is_refused=False)
+            path = request.url.path
+            # What was to be done is shown first: it is done when it is asked for again.
+            wanted = f"{path}{query}" if request.method == "GET" else path.rpartition("/")[0]
+            return self._asked_to_sign_in(request, wanted, is_refused=False)
 
         return self._told(checked)
 
@@ -180,17 +199,25 @@ class Pages:
                     403, "not from here", "a page of another site has sent this: nothing was done"
                 )
             try:
+                refuse_nul(request)
                 return await page(request)
             except PushgateError as error:
                 return self._failed(*status_of(error), str(error))
 
         return answered
 
+    def _asked_to_sign_in(self, request: Request, wanted: str, *, is_refused: bool) -> Response:
+        # By HTTP, beside an address by HTTPS, a browser drops the cookie without a word.
+        elsewhere = None if self.sessions.comes_by(request) else self.base_url
+        return self._render("sign-in.html", 401, next=wanted, is_refused=is_refused, elsewhere=elsewhere)
+
     def _failed(self, status: int, title: str, detail: str) -> Response:
-        return self._render("error.html", status, title=title, detail=detail)
+        answer = self._render("error.html", status, title=title, detail=detail)
+        answer.headers.update(retry_after(status))
+        return answer
 
     def _render(self, template: str, status: int = 200, **facts: Any) -> Response:
-        known = {"href": self._href, "now": datetime.now(UTC)}
+        known = {"href": self._href, "now": datetime.now(UTC), "section": None}
         text = _templates().get_template(template).render(**known, **facts)
         return HTMLResponse(text, status, _HEADERS)
 
@@ -198,10 +225,48 @@ class Pages:
         """Send the browser on to another page, which it gets anew."""
         return RedirectResponse(self._href(path), 303, _HEADERS)
 
-    def _href(self, path: str, **query: str | None) -> str:
+    def _href(self, path: str, /, **query: str | None) -> str:
         """Return the address of a page, below what the public URL begins with."""
         given = urlencode({name: value for name, value in query.items() if value})
         return f"{urlsplit(self.base_url).path}{path}{'?' if given else ''}{given}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Way:
+    """A delivery as its page shows it: of thousands of ref updates the first, and how many more there are.
+
+    `requests` are the execution requests of each by its id.
+    """
+
+    delivery: ExplainedView
+    updates: Sequence[UpdateView]
+    more: int
+    requests: Mapping[int, Sequence[ExecutionView]]
+
+    @classmethod
+    def of(cls, delivery: ExplainedView) -> "_Way":
+        """Sort out what came of which ref update."""
+        requests: dict[int, list[ExecutionView]] = {}
+        for execution in delivery.executions:
+            requests.setdefault(execution.ref_update, []).append(execution)
+        updates = delivery.updates[:_MANY]
+        return cls(
+            delivery=delivery, updates=updates, more=len(delivery.updates) - len(updates), requests=requests
+        )
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether something of it is still to come."""
+        states = {one.state for one in self.delivery.updates} | {
+            one.state for one in self.delivery.executions
+        }
+        return "pending" in states
+
+    @property
+    def can_be_replayed(self) -> bool:
+        """Whether to plan it again would do anything."""
+        has_ended = any(update.state in {"planned", "gone", "failed"} for update in self.delivery.updates)
+        return has_ended and not self.delivery.is_orphan
 
 
 def _overview(transaction: Transaction) -> dict[str, Any]:
@@ -211,7 +276,8 @@ def _overview(transaction: Transaction) -> dict[str, Any]:
     )
     return {
         "backlog": work.backlog(transaction),
-        "failing": sweeps.failing(transaction, limit=_FEW),
+        "failing": sweeps.failing(transaction, limit=_FEW + 1),
+        "few": _FEW,
         "deliveries": [DeliveryView.of(delivery) for delivery in newest],
         "executions": [ExecutionView.of(stored) for stored in planned],
     }
@@ -225,9 +291,8 @@ async def _form(request: Request) -> dict[str, str]:
 
 def _inside(path: str) -> str:
     """Return a path of the dashboard as it is, and the overview's for what would lead elsewhere."""
-    parts = urlsplit(path)
     is_path = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
-    return path if is_path and not parts.scheme and not parts.netloc else "/"
+    return path if is_path else "/"
 
 
 @lru_cache(maxsize=1)

@@ -68,7 +68,8 @@ class Records:
         which = request.path_params["id"]
 
         def replay(transaction: Transaction) -> DeliveryView:
-            deliveries.get(transaction, which)
+            if deliveries.get(transaction, which).is_orphan:
+                raise Invalid("its connection was deleted: nothing can be fetched for it any more")
             work.replay(transaction, which, now=datetime.now(UTC))
             return DeliveryView.of(deliveries.get(transaction, which))
 
@@ -79,18 +80,22 @@ class Records:
     async def list_deliveries(self, request: Request) -> Page[DeliveryView]:
         """`GET /deliveries`: the newest first."""
         query, most = request.query_params, limit(request)
-        found = await self.database.read(
-            lambda transaction: deliveries.page(
+        commit = _commit(query.get("commit"))
+
+        def look(transaction: Transaction) -> Page[DeliveryView]:
+            found = deliveries.page(
                 transaction,
                 connection=query.get("connection"),
                 verdict=query.get("verdict"),
                 before=query.get("cursor"),
                 limit=most + 1,
-                commit=_commit(query.get("commit")),
+                commit=commit,
             )
-        )
-        views = [DeliveryView.of(delivery) for delivery in found[:most]]
-        return Page[DeliveryView](items=views, next=views[-1].id if len(found) > most else None)
+            # Here, off the event loop: each may have thousands of ref updates.
+            views = [DeliveryView.of(delivery) for delivery in found[:most]]
+            return Page[DeliveryView](items=views, next=views[-1].id if len(found) > most else None)
+
+        return await self.database.read(look)
 
     async def show_delivery(self, request: Request) -> DeliveryView:
         """`GET /deliveries/{id}`."""
@@ -129,8 +134,14 @@ class Records:
 
     async def explained(self, what: str) -> list[ExplainedView]:
         """Return what `explain` answers."""
-        found = await self.database.read(partial(explained, what=what))
-        return [ExplainedView.with_executions(delivery, requests) for delivery, requests in found]
+        if not what.strip():
+            raise Invalid("what: name a delivery, an execution, a commit, or a page about one of them")
+        return await self.database.read(
+            lambda transaction: [
+                ExplainedView.with_executions(delivery, requests)
+                for delivery, requests in explained(transaction, what)
+            ]
+        )
 
     async def stream_executions(self, request: Request) -> Response:
         """`GET /executions/stream`: server-sent events, from now on or after the header Last-Event-ID."""

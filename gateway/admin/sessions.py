@@ -20,10 +20,12 @@ class Sessions:
         self._tickets = Tickets(key, valid=VALID)
         # Of the token, so that whoever changes it ends all sessions.
         self._subject = f"session {hashlib.sha256(token.encode()).hexdigest()}"
-        self._base = urlsplit(base_url)
+        self._host = urlsplit(base_url).netloc
         # Browsers take a cookie of the second name only from the host itself, by HTTPS, for all of its paths.
-        self._is_secure = self._base.scheme == "https"
-        self._cookie = "__Host-pushgate" if self._is_secure else "pushgate"
+        self.is_secure = base_url.startswith("https://")
+        # Ports of a host share their cookies: the name tells the gateways on them apart.
+        name = f"pushgate-{hashlib.sha256(base_url.encode()).hexdigest()[:8]}"
+        self._cookie = f"__Host-{name}" if self.is_secure else name
 
     def begin(self, answer: Response, *, now: datetime) -> None:
         """Have the browser that gets this answer signed in."""
@@ -48,7 +50,11 @@ class Sessions:
         site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
         if site is not None:
             return site in {"same-origin", "none"}
-        return origin is None or urlsplit(origin).netloc in {self._base.netloc, request.headers.get("host")}
+        return origin is None or origin.partition("://")[2] in {self._host, request.headers.get("host")}
+
+    def comes_by(self, request: Request) -> bool:
+        """Say whether a browser that asks so will keep a session: at the gateway's own address it does."""
+        return not self.is_secure or request.headers.get("host") == self._host
 
     def _set(self, answer: Response, value: str, *, seconds: int) -> None:
         answer.set_cookie(
@@ -56,7 +62,7 @@ class Sessions:
             value,
             max_age=seconds,
             path="/",
-            secure=self._is_secure,
+            secure=self.is_secure,
             httponly=True,
             # Not strict: who follows a link from a chat to a delivery is signed in there, too.
             samesite="lax",

@@ -287,10 +287,12 @@ class UpdateView(BaseModel):
 
 
 class DeliveryView(BaseModel):
-    """A delivery as it is shown."""
+    """A delivery as it is shown, with the `name` of its connection; an orphan's connection was deleted."""
 
     id: str
     connection: str
+    name: str
+    is_orphan: bool
     provider: str
     event: str
     provider_delivery_id: str | None
@@ -310,6 +312,8 @@ class DeliveryView(BaseModel):
         return cls(
             id=recorded.id,
             connection=recorded.connection,
+            name=recorded.name,
+            is_orphan=recorded.is_orphan,
             provider=recorded.provider,
             event=recorded.event,
             provider_delivery_id=recorded.provider_delivery_id,

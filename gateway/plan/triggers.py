@@ -70,7 +70,10 @@ def _path_pattern(given: str) -> str:
     return given
 
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*$"),
+]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=250), AfterValidator(check_glob)]
 TextGlob = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^!?[^!]")]
 Lane = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]

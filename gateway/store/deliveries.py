@@ -105,10 +105,15 @@ class RecordedUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedDelivery:
-    """A delivery as it is kept. `secret_made_at` tells which secret proved its sender, while that lives."""
+    """A delivery as it is kept. `secret_made_at` tells which secret proved its sender, while that lives.
+
+    `name` is that of its connection, and `is_orphan` says that the connection was deleted.
+    """
 
     id: str
     connection: str
+    name: str
+    is_orphan: bool
     provider: str
     source: str
     event: str
@@ -390,7 +395,8 @@ def _listing() -> Any:
     columns = [column for column in deliveries.c if column.name not in {"body", "headers", "secret"}]
     made_at = secrets.c.created_at.label("secret_made_at")
     proven = deliveries.join(connections).outerjoin(secrets, secrets.c.id == deliveries.c.secret)
-    return select(*columns, connections.c.provider, made_at).select_from(proven)
+    whose = connections.c.provider, connections.c.name, connections.c.deleted_at
+    return select(*columns, *whose, made_at).select_from(proven)
 
 
 def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[RecordedDelivery]:
@@ -403,6 +409,8 @@ def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[Record
         RecordedDelivery(
             id=row.id,
             connection=row.connection,
+            name=row.name,
+            is_orphan=row.deleted_at is not None,
             provider=row.provider,
             source=row.source,
             event=row.event,

@@ -161,7 +161,8 @@ def settle(
 def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
     """Have the ref updates of a delivery fetched and planned again, but for those that were duplicates."""
     moved = ref_updates.c.delivery == delivery, ref_updates.c.state.in_(("planned", "gone", "failed"))
-    transaction.execute(update(ref_updates).where(*moved).values(state="pending", reason=None))
+    anew = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None}
+    transaction.execute(update(ref_updates).where(*moved).values(anew))
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()
     transaction.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
 

@@ -117,3 +117,18 @@ def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
     with database.reading() as transaction:
         [delivery] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=1)
     assert delivery.updates[0].reason == "remote down"
+
+
+def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) -> None:
+    """Nothing of its earlier end is told beside that."""
+    connection(database)
+    push(database, (A, B))
+    claim(database, "w1")
+    [update] = pending(database)
+    told = [{"trigger": "t", "matched": False, "reason": "no"}]
+    with database.writing() as transaction:
+        settled = Settlement(update=update, state="planned", reason="0 execution requests", verdicts=told)
+        work.settle(transaction, "c1", [settled], owner="w1", now=NOW)
+        work.replay(transaction, update.delivery, now=LATER)
+        [again] = deliveries.get(transaction, update.delivery).updates
+    assert (again.state, again.reason, again.settled_at, again.verdicts) == ("pending", None, None, ())

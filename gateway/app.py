@@ -25,6 +25,7 @@ from gateway.admin.http import on_bug, on_error, on_http_error
 from gateway.admin.packages import PackageFiles
 from gateway.admin.pages import Pages
 from gateway.admin.records import Records
+from gateway.admin.rendering import Renderer
 from gateway.admin.sessions import Sessions
 from gateway.daily import daily
 from gateway.data import Opened, occupied
@@ -203,8 +204,8 @@ class Service:
             api=api,
             records=records,
             sessions=Sessions(vault.session_key(), token=opened.admin_token, base_url=settings.base_url),
+            renderer=Renderer(settings.base_url),
             token=opened.admin_token,
-            base_url=settings.base_url,
             trusted_proxies=settings.trusted_proxies,
             has_broker=settings.amqp_url is not None,
         )

@@ -349,9 +349,10 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
 def test_below_another_address_links_stay_below_it(tmp_path: Path) -> None:
     """Where a proxy gives Pushgate a folder of a host; and by HTTPS the cookie is the host's own."""
     with Service(tmp_path / "data", PUBLIC_URL="https://ci.example/pushgate") as service:
-        _, text, _ = got(service.url, "")
+        _, text, _ = got(service.url, "", host="10.0.0.1:8080")
         assert "By HTTP elsewhere browsers keep no session" in text
-        assert "By HTTP elsewhere" not in got(service.url, "", host="ci.example")[1]
+        for host in ("ci.example", "localhost:8080"):
+            assert "By HTTP elsewhere" not in got(service.url, "", host=host)[1]
         links = _Links()
         links.feed(text)
         assert links.found
@@ -426,6 +427,14 @@ def test_a_session_ends_with_its_time_its_token_and_its_key() -> None:
     [(_, cookie)] = request.headers.raw
     forged = cookie.partition(b"=")[0] + "=9999999999.\xfc".encode("latin-1")
     assert not sessions.holds(Request({"type": "http", "headers": [(b"cookie", forged)]}), now=NOW)
+
+
+def test_a_form_of_ours_has_few_fields(service: Service) -> None:
+    """One that has many is refused before they are all read."""
+    connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
+    connection.request("POST", "/sign-in", "&".join(f"f{number}=1" for number in range(10_000)))
+    assert connection.getresponse().status == 422
+    connection.close()
 
 
 def test_a_worker_has_no_dashboard(tmp_path: Path) -> None:

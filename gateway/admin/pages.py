@@ -1,68 +1,49 @@
-"""The dashboard: what the REST API tells, as pages for people who have signed in.
-
-Pages are rendered here and work without a script. Ours brings what is shown up to date; there is none of
-others, no style within a page and nothing from elsewhere, so that browsers can be told to take nothing else.
-"""
+"""The dashboard: what the REST API tells, as pages for people who have signed in."""
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache, partial
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs
 
 import structlog
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.admin.api import Api
 from gateway.admin.http import bodies, is_same, refuse_nul, retry_after, status_of
 from gateway.admin.records import Records
+from gateway.admin.rendering import STATIC, Renderer
 from gateway.admin.sessions import Sessions
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, UpdateView
-from gateway.errors import PushgateError
+from gateway.errors import Invalid, PushgateError
 from gateway.intake.address import client_address
-from gateway.printing import WAITS
 from gateway.store import deliveries, executions, sweeps, work
 
 log = structlog.get_logger()
 
 Page = Callable[[Request], Awaitable[Response]]
 
-_STATIC = Path(__file__).with_name("static")
 # The newest deliveries and executions on the overview.
 _FEW = 10
 # The ref updates of a delivery on its page.
 _MANY = 100
-_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self';"
-        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    # With none at all, browsers would not say either where a form was sent from.
-    "referrer-policy": "same-origin",
-    "cache-control": "no-store",
-}
+_FIELDS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pages:
-    """The pages and what they work with. `base_url` is what their addresses begin with, for browsers."""
+    """The pages and what they work with."""
 
     api: Api
     records: Records
     sessions: Sessions
+    renderer: Renderer
     token: str
-    base_url: str
     trusted_proxies: int
     has_broker: bool
 
@@ -86,17 +67,17 @@ class Pages:
             Route("/sign-out", self._told(self.sign_out), methods=["POST"]),
             # Where the address bar stands after a token that was refused.
             Route("/sign-in", self._told(self.begin), methods=["GET"]),
-            Mount("/static", StaticFiles(directory=_STATIC)),
+            Mount("/static", StaticFiles(directory=STATIC)),
         ]
 
     async def overview(self, _request: Request) -> Response:
         """`GET /`: what waits where, what is broken, what is new."""
         found = await self.api.database.read(_overview)
-        return self._render("overview.html", has_broker=self.has_broker, **found)
+        return self.renderer.page("overview.html", has_broker=self.has_broker, **found)
 
     async def list_connections(self, request: Request) -> Response:
         """`GET /connections`."""
-        return self._render("connections.html", page=await self.api.list_connections(request))
+        return self.renderer.page("connections.html", page=await self.api.list_connections(request))
 
     async def show_connection(self, request: Request) -> Response:
         """`GET /connections/{id}`: how it is set, how its remote answers, and its newest deliveries."""
@@ -108,18 +89,18 @@ class Pages:
             )
         )
         views = [DeliveryView.of(delivery) for delivery in found]
-        return self._render("connection.html", connection=shown, deliveries=views)
+        return self.renderer.page("connection.html", connection=shown, deliveries=views)
 
     async def fetch(self, request: Request) -> Response:
         """`POST /connections/{id}/fetch`: the button that nobody has to press any more."""
         await self.api.fetch(request)
-        return self._to(f"/connections/{request.path_params['id']}")
+        return self.renderer.redirect(f"/connections/{request.path_params['id']}")
 
     async def list_deliveries(self, request: Request) -> Response:
         """`GET /deliveries`: with the query of the API."""
         page = await self.records.list_deliveries(request)
         return await asyncio.to_thread(
-            self._render, "deliveries.html", page=page, query=dict(request.query_params)
+            self.renderer.page, "deliveries.html", page=page, query=dict(request.query_params)
         )
 
     async def show_delivery(self, request: Request) -> Response:
@@ -130,16 +111,16 @@ class Pages:
     async def replay(self, request: Request) -> Response:
         """`POST /deliveries/{id}/replay`."""
         await self.records.replay(request)
-        return self._to(f"/deliveries/{request.path_params['id']}")
+        return self.renderer.redirect(f"/deliveries/{request.path_params['id']}")
 
     async def list_executions(self, request: Request) -> Response:
         """`GET /executions`: with the query of the API."""
         page = await self.records.list_executions(request)
-        return self._render("executions.html", page=page, query=dict(request.query_params))
+        return self.renderer.page("executions.html", page=page, query=dict(request.query_params))
 
     async def show_execution(self, request: Request) -> Response:
         """`GET /executions/{id}`: with the message that the runners get."""
-        return self._render("execution.html", execution=await self.records.show_execution(request))
+        return self.renderer.page("execution.html", execution=await self.records.show_execution(request))
 
     async def explain(self, request: Request) -> Response:
         """`GET /explain?what=`: why a push did, or did not, run, by whatever somebody has at hand."""
@@ -149,7 +130,7 @@ class Pages:
     async def _explained(self, items: Sequence[ExplainedView], *, what: str | None) -> Response:
         """Show deliveries with their ways; in a thread, since of a large one even a part takes its time."""
         return await asyncio.to_thread(
-            self._render, "explained.html", items=[_Way.of(delivery) for delivery in items], what=what
+            self.renderer.page, "explained.html", items=[_Way.of(delivery) for delivery in items], what=what
         )
 
     async def sign_in(self, request: Request) -> Response:
@@ -162,17 +143,17 @@ class Pages:
                 "a sign-in to the dashboard was refused: it was not the admin token", client=str(client)
             )
             return self._asked_to_sign_in(request, further, is_refused=True)
-        answer = self._to(further)
+        answer = self.renderer.redirect(further)
         self.sessions.begin(answer, now=datetime.now(UTC))
         return answer
 
     async def begin(self, _request: Request) -> Response:
         """`GET /sign-in`: on to the overview, which asks for it."""
-        return self._to("/")
+        return self.renderer.redirect("/")
 
     async def sign_out(self, _request: Request) -> Response:
         """`POST /sign-out`."""
-        answer = self._to("/")
+        answer = self.renderer.redirect("/")
         self.sessions.end(answer)
         return answer
 
@@ -207,28 +188,15 @@ class Pages:
         return answered
 
     def _asked_to_sign_in(self, request: Request, wanted: str, *, is_refused: bool) -> Response:
-        # By HTTP, beside an address by HTTPS, a browser drops the cookie without a word.
-        elsewhere = None if self.sessions.comes_by(request) else self.base_url
-        return self._render("sign-in.html", 401, next=wanted, is_refused=is_refused, elsewhere=elsewhere)
+        elsewhere = None if self.sessions.comes_by(request) else self.renderer.base_url
+        return self.renderer.page(
+            "sign-in.html", 401, next=wanted, is_refused=is_refused, elsewhere=elsewhere
+        )
 
     def _failed(self, status: int, title: str, detail: str) -> Response:
-        answer = self._render("error.html", status, title=title, detail=detail)
+        answer = self.renderer.page("error.html", status, title=title, detail=detail)
         answer.headers.update(retry_after(status))
         return answer
-
-    def _render(self, template: str, status: int = 200, **facts: Any) -> Response:
-        known = {"href": self._href, "now": datetime.now(UTC), "section": None}
-        text = _templates().get_template(template).render(**known, **facts)
-        return HTMLResponse(text, status, _HEADERS)
-
-    def _to(self, path: str) -> Response:
-        """Send the browser on to another page, which it gets anew."""
-        return RedirectResponse(self._href(path), 303, _HEADERS)
-
-    def _href(self, path: str, /, **query: str | None) -> str:
-        """Return the address of a page, below what the public URL begins with."""
-        given = urlencode({name: value for name, value in query.items() if value})
-        return f"{urlsplit(self.base_url).path}{path}{'?' if given else ''}{given}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,46 +252,16 @@ def _overview(transaction: Transaction) -> dict[str, Any]:
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Return the fields of a form; of several with one name, the first."""
+    """Return the fields of a form; of several with one name, the first. Raises `Invalid`."""
     body = await bodies.read(request.scope, request.receive)
-    return {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_FIELDS)
+    except ValueError:
+        raise Invalid("the form has more fields than any of ours") from None
+    return {name: values[0] for name, values in fields.items()}
 
 
 def _inside(path: str) -> str:
     """Return a path of the dashboard as it is, and the overview's for what would lead elsewhere."""
     is_path = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_path else "/"
-
-
-@lru_cache(maxsize=1)
-def _templates() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("gateway.admin"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = _duration
-    environment.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)
-    environment.globals["waits"] = WAITS
-    environment.globals["asset"] = _asset
-    return environment
-
-
-@lru_cache
-def _asset(name: str) -> str:
-    """Return the address of a file under static/, a new one for each version of it."""
-    digest = hashlib.sha256((_STATIC / name).read_bytes()).hexdigest()
-    return f"/static/{name}?v={digest[:12]}"
-
-
-def _duration(span: timedelta) -> str:
-    """Return a span of time as people say it: 80 ms, 4.2 s, 3 min, 5 h, 2 days."""
-    seconds = max(span.total_seconds(), 0.0)
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    for size, unit, most in ((1, "s", 60), (60, "min", 60), (3600, "h", 48)):
-        if seconds < size * most:
-            return f"{seconds / size:.1f} {unit}" if seconds < size * 10 else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} days"

@@ -1,0 +1,82 @@
+"""Pages as browsers get them: HTML of templates, addresses, and the headers that say what a page may do.
+
+Pages are rendered here and work without a script. Ours brings what is shown up to date; there is none of
+others, no style within a page and nothing from elsewhere, so that browsers can be told to take nothing else.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from gateway.printing import WAITS
+
+STATIC = Path(__file__).with_name("static")
+
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self';"
+        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    # With none at all, browsers would not say either where a form was sent from.
+    "referrer-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Renderer:
+    """Makes the pages of a gateway whose addresses, for browsers, begin with `base_url`."""
+
+    def __init__(self, base_url: str) -> None:
+        """Load the templates as they are asked for."""
+        self.base_url = base_url
+        self._root = urlsplit(base_url).path
+        self._templates = Environment(
+            loader=PackageLoader("gateway.admin"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters["duration"] = _duration
+        self._templates.filters["json"] = partial(json.dumps, indent=2, ensure_ascii=False)
+        self._templates.globals |= {"href": self._href, "asset": _asset, "waits": WAITS, "section": None}
+
+    def page(self, template: str, status: int = 200, **facts: Any) -> Response:
+        """Return the page that a template makes of these facts."""
+        text = self._templates.get_template(template).render(now=datetime.now(UTC), **facts)
+        return HTMLResponse(text, status, _HEADERS)
+
+    def redirect(self, path: str) -> Response:
+        """Send the browser on to another page, which it gets anew."""
+        return RedirectResponse(self._href(path), 303, _HEADERS)
+
+    def _href(self, path: str, /, **query: str | None) -> str:
+        """Return the address of a page, below what the public URL begins with."""
+        given = urlencode({name: value for name, value in query.items() if value})
+        return f"{self._root}{path}{'?' if given else ''}{given}"
+
+
+@lru_cache
+def _asset(name: str) -> str:
+    """Return the address of a file under static/, a new one for each version of it."""
+    digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
+    return f"/static/{name}?v={digest[:12]}"
+
+
+def _duration(span: timedelta) -> str:
+    """Return a span of time as people say it: 80 ms, 4.2 s, 3.0 min, 12 h, 3 days."""
+    seconds = max(span.total_seconds(), 0.0)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for size, unit, most in ((1, "s", 60), (60, "min", 60), (3600, "h", 48)):
+        if seconds < size * most:
+            return f"{seconds / size:.1f} {unit}" if seconds < size * 10 else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:.0f} days"

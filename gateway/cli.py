@@ -4,17 +4,18 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from gateway import telemetry
 from gateway.commands import connections, plan, provider, records
 from gateway.commands.options import AsJson, Data, derived_token, path_in
 from gateway.errors import PushgateError
 from gateway.printing import err, out, print_json
-from gateway.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
 
 app = typer.Typer(
     help="Pushgate: verified webhooks in, execution requests out.",
@@ -46,6 +47,8 @@ def serve_command(
     """Run the gateway: door, workers and relay, until SIGTERM or Ctrl-C."""
     named = {"host": host, "port": port, "data_dir": data, "role": role, "workers": workers}
     settings = _settings(named, config, secrets_dir)
+    from gateway import telemetry  # noqa: PLC0415 - the client commands start without it
+
     telemetry.configure(settings.log_format)
     if settings.workers > 1:
         from gateway.supervisor import supervise  # noqa: PLC0415 - the client commands start without it
@@ -117,8 +120,10 @@ def main() -> None:
         sys.exit(1)
 
 
-def _settings(named: Mapping[str, Any], config: Path | None, secrets_dir: Path | None) -> Settings:
+def _settings(named: Mapping[str, Any], config: Path | None, secrets_dir: Path | None) -> "Settings":
     """Return the settings of the service; of `named`, what the command line has named."""
+    from gateway.settings import read_settings  # noqa: PLC0415 - the client commands start without them
+
     return read_settings(
         given={name: value for name, value in named.items() if value is not None},
         config=config or path_in("PUSHGATE_CONFIG"),

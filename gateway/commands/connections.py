@@ -10,7 +10,6 @@ from rich.markup import escape
 from gateway.client import ApiError, part
 from gateway.commands.options import AsJson, Data, client_of
 from gateway.guides import GUIDES
-from gateway.plan.triggers import parse_trigger
 from gateway.printing import (
     DELIVERY_COLUMNS,
     change_line,
@@ -22,7 +21,6 @@ from gateway.printing import (
     print_json,
     print_list,
 )
-from providers import PROVIDERS
 
 app = typer.Typer()
 
@@ -32,7 +30,7 @@ _POLL_SECONDS = 0.1
 @app.command()
 def connect(
     url: Annotated[str, typer.Argument(help="The repository's clone URL.")],
-    provider: Annotated[str, typer.Option(help=f"One of: {', '.join(PROVIDERS)}.")],
+    provider: Annotated[str, typer.Option(help=f"One of: {', '.join(GUIDES)}.")],
     project: Annotated[str, typer.Option(help="The platform's project.")],
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     trigger: Annotated[
@@ -71,6 +69,8 @@ def connect(
     as_json: AsJson = False,
 ) -> None:
     """Connect a repository; prints its webhook URL, its secret (this once), and what to do next."""
+    from gateway.plan.triggers import parse_trigger  # noqa: PLC0415 - the other commands start without it
+
     body: dict[str, Any] = {
         "url": url,
         "provider": provider,

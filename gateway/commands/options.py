@@ -7,8 +7,6 @@ from typing import Annotated
 import typer
 
 from gateway.client import ApiError, Client
-from gateway.settings import data_home
-from gateway.store.vault import Vault
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers, for machines.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]
@@ -24,6 +22,9 @@ def client_of(data: Path | None) -> Client:
 
 def derived_token(data: Path | None) -> str:
     """Return the admin token that is made of the key in the data folder. Raises `ApiError`."""
+    from gateway.settings import data_home  # noqa: PLC0415 - whoever brings a token starts without it
+    from gateway.store.vault import Vault  # noqa: PLC0415 - the same
+
     folder = data or path_in("PUSHGATE_DATA_DIR") or data_home()
     try:
         return Vault((folder / "secret.key").read_text().strip()).admin_token()

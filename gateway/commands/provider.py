@@ -11,9 +11,8 @@ from rich.markup import escape
 
 from gateway.client import ApiError, post_webhook
 from gateway.commands.options import AsJson
+from gateway.guides import GUIDES
 from gateway.printing import coloured, out, print_json
-from providers import PROVIDERS
-from providers.post_receive import hook_script
 
 app = typer.Typer()
 
@@ -24,13 +23,15 @@ def send(
     payload: Annotated[
         typer.FileBinaryRead, typer.Argument(help="The payload: a file, or - for standard input.")
     ],
-    provider: Annotated[str, typer.Option(help=f"Whom to play: {', '.join(PROVIDERS)}.")],
+    provider: Annotated[str, typer.Option(help=f"Whom to play: {', '.join(GUIDES)}.")],
     secret: Annotated[str, typer.Option(help="The connection's secret.", envvar="WEBHOOK_SECRET")],
     event: Annotated[str, typer.Option(help="The provider's name of the event.")] = "push",
     delivery: Annotated[str | None, typer.Option(help="The delivery's id, if not a new one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Play the provider: sign a payload and post it."""
+    from providers import PROVIDERS  # noqa: PLC0415 - the other commands start without them
+
     if provider not in PROVIDERS:
         raise ApiError(f"{provider} is none of {', '.join(PROVIDERS)}")
     body = payload.read()
@@ -62,4 +63,6 @@ def hook_script_command(
     secret_file: Annotated[str, typer.Option(help="Where the secret will be, on the git server; mode 0600.")],
 ) -> None:
     """Print a post-receive hook for a git server of your own: POSIX sh with curl and openssl."""
+    from providers.post_receive import hook_script  # noqa: PLC0415 - the other commands start without it
+
     sys.stdout.write(hook_script(url=url, secret_file=secret_file))

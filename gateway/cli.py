@@ -60,7 +60,10 @@ def serve_command(
     opened = open_data(settings)
     # A start without a terminal writes into a log, where no secret belongs.
     if opened.fresh_token is not None and err.is_terminal:
-        err.print(f"Admin token, shown this once: [bold]{opened.fresh_token}[/bold]", soft_wrap=True)
+        err.print(
+            f"Admin token, for the dashboard and the API, shown this once: [bold]{opened.fresh_token}[/bold]",
+            soft_wrap=True,
+        )
         err.print("On this machine the commands find it by themselves, with the same --data.")
     serve(settings, opened)
 

@@ -118,7 +118,8 @@ def _told(one: Operation, names: dict[Any, Any]) -> dict[str, Any]:
     }
     if one.body is not None:
         content = {"application/json": {"schema": names[one.body, "validation"]}}
-        told["requestBody"] = {"required": True, "content": content}
+        is_required = any(field.is_required() for field in one.body.model_fields.values())
+        told["requestBody"] = {"required": is_required, "content": content}
     if one.is_open:
         told["security"] = [{"token": []}, {}]
     return told

@@ -30,7 +30,11 @@ class Client:
         if not url.startswith(("http://", "https://")):
             raise ApiError(f"{url} is not the address of a gateway: it begins with http:// or https://")
         self._url = url.rstrip("/")
-        self._headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
+        self._headers = {
+            "authorization": f"Bearer {token}",
+            "accept": "application/json",
+            "content-type": "application/json",
+        }
 
     def get(self, path: str, **query: str | int | None) -> Any:
         """Return the answer to a GET; parts of the query that are None are left out."""
@@ -44,39 +48,65 @@ class Client:
 
     def executions(self) -> Iterator[Any]:
         """Yield execution requests as they are planned, until interrupted."""
-        request = Request(f"{self._url}/api/v1/executions/stream", headers=self._headers)  # noqa: S310 - checked
-        with _open(request, None) as answer:
+        with self._open("GET", "/executions/stream", None, None) as answer:
             for line in answer:
                 if line.startswith(b"data: "):
                     yield json.loads(line.removeprefix(b"data: "))
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
-        headers = {**self._headers, "content-type": "application/json"}
-        request = Request(f"{self._url}/api/v1{path}", data=body, headers=headers, method=method)  # noqa: S310
-        with _open(request, _SECONDS) as answer:
+        with self._open(method, path, body, _SECONDS) as answer:
             text = answer.read()
         try:
             return json.loads(text) if text else None
         except ValueError:
-            raise ApiError(f"what answers at {request.host} is no gateway: is its address right?") from None
+            raise ApiError(f"what answers at {self._url} is no gateway: is its address right?") from None
+
+    @contextmanager
+    def _open(self, method: str, path: str, body: bytes | None, timeout: float | None) -> Iterator[Any]:
+        """Give the answer; what goes wrong with it, also while it is read, is one sentence."""
+        try:
+            request = Request(f"{self._url}/api/v1{path}", body, self._headers, method=method)  # noqa: S310
+            answer = _opener.open(request, timeout=timeout)
+        except HTTPError as error:
+            with error:
+                detail = _json(error.read()).get("detail")
+            raise ApiError(detail or f"the gateway answered {error.code}") from error
+        except BROKEN_OFF as error:
+            raise self._broken_off(error) from error
+        except ValueError:
+            # Not with its cause, which may show the token.
+            raise ApiError(
+                f"the gateway at {self._url} cannot be asked: its address, or the admin token, holds what no"
+                " request can"
+            ) from None
+        with answer:
+            try:
+                yield answer
+            except BROKEN_OFF as error:
+                raise self._broken_off(error) from error
+
+    def _broken_off(self, error: Exception) -> ApiError:
+        return ApiError(
+            f"the gateway at {self._url} cannot be reached: {reason(error)}. Is `pushgate serve` running?"
+        )
 
 
 def _query(query: Mapping[str, str | int | None]) -> str:
     given = {name: value for name, value in query.items() if value is not None}
-    return f"?{urlencode(given)}" if given else ""
+    return f"?{urlencode(given, errors='replace')}" if given else ""
 
 
 def part(identifier: str) -> str:
     """Return an id as a part of a path."""
-    return quote(identifier, safe="")
+    return quote(identifier, safe="", errors="replace")
 
 
 def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, Any]]:
     """Post a delivery as a provider would; return the status and the answer, whatever it is."""
     if not url.startswith(("http://", "https://")):
         raise ApiError(f"{url} is not a webhook URL: it begins with http:// or https://")
-    request = Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310 - checked above
     try:
+        request = Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310 - checked above
         with _opener.open(request, timeout=_SECONDS) as answer:
             return answer.status, _json(answer.read())
     except HTTPError as error:
@@ -84,22 +114,8 @@ def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int
             return error.code, _json(error.read())
     except BROKEN_OFF as error:
         raise ApiError(f"{url} cannot be reached: {reason(error)}") from error
-
-
-@contextmanager
-def _open(request: Request, timeout: float | None) -> Iterator[Any]:
-    """Give the answer; what goes wrong with it, also while it is read, is one sentence."""
-    try:
-        with _opener.open(request, timeout=timeout) as answer:
-            yield answer
-    except HTTPError as error:
-        with error:
-            detail = _json(error.read()).get("detail")
-        raise ApiError(detail or f"the gateway answered {error.code}") from error
-    except BROKEN_OFF as error:
-        raise ApiError(
-            f"the gateway at {request.host} cannot be reached: {reason(error)}. Is `pushgate serve` running?"
-        ) from error
+    except ValueError as error:
+        raise ApiError(f"{url} cannot be asked so: its address or a header holds what none can") from error
 
 
 def _json(text: bytes) -> Mapping[str, Any]:

@@ -39,6 +39,10 @@ _PATIENCE = timedelta(seconds=10)
 _GIVE_UP_AFTER = timedelta(days=3)
 
 
+class _Deleted(Exception):
+    """The connection is no more."""
+
+
 class Queue(Protocol):
     """Pending ref updates under leases. A call may raise `StoreUnavailable`, the last four `LeaseLost`."""
 
@@ -166,17 +170,16 @@ class Worker:
         """Work on as many updates as one fetch serves; with more of them, it is the others' turn first."""
         updates = await self.queue.pending(connection_id, limit=_AT_ONCE)
         try:
-            connection = await self.queue.connection(connection_id)
-        except NotFound:
+            if updates and not await self._carry(connection_id, updates):
+                return
+        except _Deleted:
             ends = [_end(update, "the connection was deleted") for update in updates]
             await self.queue.settle(connection_id, ends, owner=self.name, now=_now())
-        else:
-            if updates and not await self._carry(connection, updates):
-                return
         await self.queue.release(connection_id, owner=self.name, now=_now())
 
-    async def _carry(self, connection: Connection, updates: Sequence[PendingUpdate]) -> bool:
+    async def _carry(self, connection_id: str, updates: Sequence[PendingUpdate]) -> bool:
         """Carry updates to their ends; False where some, and so the connection, were put off."""
+        connection = await self._connection(connection_id)
         started = time.monotonic()
         try:
             await self._fetch(connection, updates)
@@ -184,12 +187,23 @@ class Worker:
             await self._put_off(connection, updates, str(error))
             return False
         fetched = time.monotonic()
+        fetched_from = connection.url
+        # A fetch may take minutes: what was changed meanwhile counts, other triggers as well as a deletion.
+        connection = await self._connection(connection_id)
+        if connection.url != fetched_from:
+            return True
         settlements, missing = await self._plan(connection, updates)
         await self._settle(connection, settlements)
         _tell(settlements, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
         if missing is not None:
             await self._put_off(connection, updates[len(settlements) :], missing)
         return missing is None
+
+    async def _connection(self, connection_id: str) -> Connection:
+        try:
+            return await self.queue.connection(connection_id)
+        except NotFound:
+            raise _Deleted from None
 
     async def _fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
         """Fetch; where that takes long, the updates and the log tell how far it has come."""

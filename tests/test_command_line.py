@@ -303,3 +303,45 @@ def test_two_gateways_on_one_data_folder_are_refused(service: Service, project: 
     service.kill()
     service.start()
     assert [one["id"] for one in service.api.get("/connections")["items"]] == [connection["id"]]
+
+
+CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "told"),
+    [
+        (("connections",), {"PUSHGATE_URL": "http://[::1"}, "cannot be asked"),
+        (("connections",), {"PUSHGATE_ADMIN_TOKEN": "the\nsecret ☃"}, "cannot be asked"),
+        (("send", "http://[", "/dev/null", "--provider", "github", "--secret", "x"), {}, "cannot be asked"),
+        (
+            ("send", "http://h/ä", "/dev/null", "--provider", "github", "--secret", "x", "--event", "a\nb"),
+            {},
+            "cannot be asked",
+        ),
+        (
+            ("connect", "u", "--provider", "github", "--project", "p", "--private-key", "EMPTY"),
+            {},
+            "is empty",
+        ),
+        (
+            ("connect", "u", "--provider", "github", "--project", "p", "--password-file", "EMPTY"),
+            {},
+            "is empty",
+        ),
+        ((*CONNECT, "--host-keys", "EMPTY"), {}, "is empty"),
+        (("serve", "--host", ""), {}, "the setting host"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], variables: Mapping[str, str], told: str
+) -> None:
+    """Never a traceback, in which a token might stand; and an empty file is not as if none was named."""
+    empty = tmp_path / "empty"
+    empty.touch()
+    given = [str(empty) if one == "EMPTY" else one for one in arguments]
+    done = run(*given, variables={"PUSHGATE_ADMIN_TOKEN": "x", **variables})
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "secret ☃" not in done.stderr

@@ -58,6 +58,10 @@ def test_a_number_in_a_page_is_no_commit_where_nothing_was_told_of_one(
     service.settled(answer["delivery"])
     for page in ("/actions/runs/1234567890", "/tree/release-20261129"):
         assert answer["delivery"] in explained(service, project.url.removesuffix(".git") + page)
+    behind = f"/commit/{project.first}?run=12345678#diff-{'ab' * 32}"
+    assert answer["delivery"] in explained(service, project.url.removesuffix(".git") + behind)
+    other = run_pushgate("explain", f"{project.url.removesuffix('.git')}/commit/{'d' * 40}", service=service)
+    assert (other.returncode, f"no delivery has told of {'d' * 40}" in other.stderr) == (1, True)
     nothing = run_pushgate("explain", " ", service=service)
     assert (nothing.returncode, "name a delivery, an execution, a commit" in nothing.stderr) == (1, True)
 

@@ -1,5 +1,6 @@
 """What goes wrong ends as a reason on the delivery, and the gateway goes on."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,23 @@ def test_sigterm_ends_with_exit_status_0(service: Service, project: Project) -> 
     """In order, and leaves no process of git behind."""
     service.connect(project.url, "train@main")
     assert service.stop() == 0
+
+
+def test_a_disk_that_is_full_is_a_503_until_there_is_room_again(service: Service, project: Project) -> None:
+    """Nothing is acknowledged meanwhile, and no start is needed after it."""
+    connection = service.connect(project.url, "train@main")
+    pid = next(line["pid"] for line in service.log() if line["event"] == "listening")
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+
+    def deliver(branch: str) -> int:
+        status, _ = service.deliver(connection, project.payload(None, project.first, f"refs/heads/{branch}"))
+        return status
+
+    assert deliver("before") == 202
+    # To the process it looks the same: what it writes behind the end of its files is refused.
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, before[1]))
+    assert [deliver(f"full-{number}") for number in range(3)] == [503] * 3
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    assert [deliver(f"after-{number}") for number in range(3)] == [202] * 3
+    kept = service.api.get("/deliveries")["items"]
+    assert sorted(one["updates"][0]["name"] for one in kept) == ["after-0", "after-1", "after-2", "before"]

@@ -3,15 +3,17 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection as Transaction
 
 from gateway.errors import FetchError, Gone, RemoteUnavailable
 from gateway.steps import Announcer
-from gateway.store import deliveries, events
+from gateway.store import connections, deliveries, events
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -255,3 +257,66 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
     planned = asyncio.run(scenario())
     assert sorted(planned[:3]) == ["c1", "c2", "c3"]
     assert planned.count("c1") == len(storm)
+
+
+class Overtaken:
+    """Steps during whose first fetch somebody changes the connection, or deletes it."""
+
+    def __init__(self, database: Database, change: Callable[[Transaction, Connection], None]) -> None:
+        """Let `change` happen in this store."""
+        self._database = database
+        self._change = change
+        self.urls: list[str] = []
+
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> None:
+        """Take so long that it happens."""
+        assert updates
+        progress("")
+        self.urls.append(connection.url)
+        if len(self.urls) == 1:
+            await self._database.write(lambda transaction: self._change(transaction, connection))
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Say for whom."""
+        return Settlement(update=update, state="planned", reason=f"for {connection.name}")
+
+
+OURS, OTHER = "https://github.example/acme/digits.git", "https://github.example/acme/letters.git"
+
+
+@pytest.mark.parametrize(
+    ("change", "ended", "urls"),
+    [
+        (lambda t, c: connections.change(t, replace(c, name="new")), "for new", [OURS]),
+        (lambda t, c: connections.change(t, replace(c, url=OTHER)), "for acme/digits", [OURS, OTHER]),
+        (lambda t, c: connections.remove(t, c.id, now=c.created_at), "the connection was deleted", [OURS]),
+    ],
+    ids=["renamed", "moved", "deleted"],
+)
+def test_what_is_changed_during_a_fetch_counts(
+    database: Database, change: Callable[[Transaction, Connection], None], ended: str, urls: list[str]
+) -> None:
+    """Whoever was told that it is changed, or deleted, finds that nothing of before is planned any more."""
+    now = datetime.now(UTC)
+    connection(database, created_at=now, updated_at=now)
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+
+    def settled() -> str | None:
+        with database.reading() as transaction:
+            [update] = _newest(transaction).updates
+        return update.reason if update.state != "pending" else None
+
+    async def scenario() -> tuple[str, list[str]]:
+        steps, bell = Overtaken(database, change), Doorbell()
+        queue = WorkQueue(database, CLAIMS)
+        worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
+        running = asyncio.create_task(worker.run())
+        reason = await asyncio.to_thread(wait_for, settled, "the update has ended")
+        running.cancel()
+        await asyncio.wait({running})
+        return reason, steps.urls
+
+    assert asyncio.run(scenario()) == (ended, urls)

@@ -17,6 +17,9 @@ _DELIVERY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-
 _EXECUTION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 # The last run of hex digits in a page's address, or in what somebody has copied from a terminal.
 _COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{7,64}(?![0-9a-f])")
+# What stands behind a page's address names a place in it, or how to show it.
+_ANCHOR = re.compile(r"[#?].*")
+_WHOLE = (40, 64)
 # Of a commit, and of a repository.
 _OF_A_COMMIT, _NEWEST = 20, 5
 _LOOK = (
@@ -40,7 +43,7 @@ def explained(transaction: Transaction, what: str) -> list[tuple[RecordedDeliver
 
 
 def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
-    asked = what.strip().lower()
+    asked = _ANCHOR.sub("", what.strip().lower())
     known = connections.everything(transaction) if ":" in asked else []
     if delivery := _DELIVERY.search(asked):
         return [deliveries.get(transaction, delivery[0])]
@@ -50,10 +53,11 @@ def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
         return _newest(transaction, repository)
     inside = [one for one in known if repository_key(asked).startswith(f"{repository_key(one.url)}/")]
     if commits := _COMMIT.findall(asked):
-        # Other numbers look the same: of a run, or the date in a branch's name.
-        of_commit = _page(transaction, commit=commits[-1], limit=_OF_A_COMMIT)
-        if of_commit or not inside:
-            return _told_of(commits[-1], of_commit)
+        commit = max(reversed(commits), key=len)
+        of_commit = _page(transaction, commit=commit, limit=_OF_A_COMMIT)
+        # Shorter numbers may be others: of a run, or the date in a branch's name.
+        if of_commit or not inside or len(commit) in _WHOLE:
+            return _told_of(commit, of_commit)
     if inside:
         return _newest(transaction, inside)
     raise NotFound(

@@ -184,6 +184,9 @@ def fetch(
 
 def _text(path: Path | None) -> str | None:
     try:
-        return path.read_text() if path is not None else None
+        text = path.read_text() if path is not None else None
     except (OSError, UnicodeDecodeError) as error:
         raise ApiError(f"{path} cannot be read: {error}") from error
+    if text is not None and not text.strip():
+        raise ApiError(f"{path} is empty")
+    return text

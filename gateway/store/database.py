@@ -135,9 +135,13 @@ class Database:
                     try:
                         result = work(transaction.connection)
                     except BaseException:
-                        transaction.rollback()
+                        self._drop_inline()
                         raise
-                    await asyncio.get_running_loop().run_in_executor(self._committer, transaction.commit)
+                    try:
+                        await asyncio.get_running_loop().run_in_executor(self._committer, transaction.commit)
+                    except Exception:
+                        self._drop_inline()
+                        raise
                     return result
         finally:
             self._writers.release()
@@ -154,6 +158,16 @@ class Database:
         except OperationalError:
             self._inline.rollback()
             return None
+
+    def _drop_inline(self) -> None:
+        """End the connection that is kept for writing, and what it has begun: the next write opens another.
+
+        After a commit that failed, as on a full disk, no rollback is sent: it would stay as it is for ever.
+        """
+        if self._inline is not None:
+            self._inline.invalidate()
+            self._inline.close()
+            self._inline = None
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Do `work`, which writes nothing, off the event loop."""

@@ -2,9 +2,12 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
+import yaml
 from pydantic import (
     BeforeValidator,
     Field,
@@ -110,6 +113,8 @@ class Settings(BaseSettings):
     def _is_a_url(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(r"https?://[^\s?#]+", value):
             raise ValueError("it must begin with http:// or https:// and have no query")
+        if value is not None:
+            urlsplit(value)  # raises ValueError for an address that is none
         return value.rstrip("/") if value else None
 
     @field_validator("amqp_url")
@@ -183,6 +188,8 @@ def read_settings(
     _refuse_unknown_variables()
     if config is not None and not config.is_file():
         raise SettingError(f"there is no settings file {config}")
+    if secrets_dir is not None:
+        _refuse_unknown_files(secrets_dir)
 
     class Sources(Settings):
         @classmethod
@@ -205,15 +212,26 @@ def read_settings(
         return Sources(**given)
     except ValidationError as error:
         raise SettingError(_sentence(error)) from None
-    except ValueError as error:
+    except (ValueError, TypeError, yaml.YAMLError) as error:
         raise SettingError(f"the settings cannot be read: {error}") from error
 
 
 def _refuse_unknown_variables() -> None:
+    for name in _unknown(os.environ):
+        raise SettingError(f"{name} is set in the environment, but Pushgate has no such setting")
+
+
+def _refuse_unknown_files(folder: Path) -> None:
+    """Refuse what bears our prefix and names no setting; others may keep secrets of theirs in the folder."""
+    if not folder.is_dir():
+        raise SettingError(f"there is no secrets folder {folder}")
+    for name in _unknown(path.name for path in folder.iterdir()):
+        raise SettingError(f"{name} is in the secrets folder {folder}, but Pushgate has no such setting")
+
+
+def _unknown(names: Iterable[str]) -> list[str]:
     known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
-            raise SettingError(f"{name} is set in the environment, but Pushgate has no such setting")
+    return sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known)
 
 
 def _sentence(error: ValidationError) -> str:

@@ -11,9 +11,10 @@ import sys
 from typing import Any, Literal, TextIO, cast
 
 import structlog
-from structlog.typing import EventDict, Processor, WrappedLogger
+from structlog.typing import Processor, WrappedLogger
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]*:[^/\s@]*@")
+# User and password, or a token in their place. Everybody's user on git hosts is no secret.
+_CREDENTIALS = re.compile(r"""(?<=://)(?!git@)[^/\s@"']*@""")
 
 
 def configure(log_format: Literal["auto", "json", "console"]) -> None:
@@ -23,12 +24,12 @@ def configure(log_format: Literal["auto", "json", "console"]) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _redact,
     ]
     if readable:
         last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    last.append(_redact)
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -61,10 +62,6 @@ class _StandardError:
             sys.stderr.flush()
 
 
-def _redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Take user and password out of every URL, wherever it stands: the last net, not the first."""
-    return {key: _clean(value) for key, value in event.items()}
-
-
-def _clean(value: Any) -> Any:
-    return _CREDENTIALS.sub("", value) if isinstance(value, str) else value
+def _redact(_logger: WrappedLogger, _method: str, line: Any) -> Any:
+    """Take the credentials out of every URL, wherever in the line it stands: the last net, not the first."""
+    return _CREDENTIALS.sub("", line)

@@ -236,9 +236,17 @@ def test_settings_come_from_the_command_line_the_environment_secrets_and_a_file(
     assert settings.fetch_hosts == ("a.example", "b.example")
     assert settings.admin_token is not None
     assert settings.admin_token.get_secret_value() == "token"
-    config.write_text("prot: 1\n")
-    with pytest.raises(SettingError, match="Pushgate has no setting prot"):
-        read_settings(given={}, config=config)
+    for text, told in (("prot: 1\n", "no setting prot"), ("[", "cannot be read"), ("[1]", "cannot be read")):
+        config.write_text(text)
+        with pytest.raises(SettingError, match=told):
+            read_settings(given={}, config=config)
+    (secrets / "pushgate_amdin_token").touch()
+    with pytest.raises(SettingError, match="pushgate_amdin_token is in the secrets folder"):
+        read_settings(given={}, secrets_dir=secrets)
+    with pytest.raises(SettingError, match="there is no secrets folder"):
+        read_settings(given={}, secrets_dir=tmp_path / "nowhere")
+    with pytest.raises(SettingError, match="the setting public_url"):
+        read_settings(given={"public_url": "http://["})
 
 
 @contextmanager

@@ -50,3 +50,31 @@ def test_a_readable_line_is_one_write_too(unbuffered: str) -> None:
     assert "ours" in ours
     assert ours.endswith("\n")
     assert "theirs" in theirs
+
+
+_TELLS_SECRETS = """
+import logging, structlog
+from gateway import telemetry
+telemetry.configure("{log_format}")
+log = structlog.get_logger()
+log.info("at https://ada:hidden@host/a", url="https://hidden@host/b", inside={{"urls": ["ssh://ada:hidden@h/c"]}})
+try:
+    raise ValueError("https://ada:hidden@host/d")
+except ValueError:
+    log.exception("failed", of="ssh://git@host/e")
+    logging.getLogger("another library").exception("theirs")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_credentials_of_a_url_are_logged(log_format: str) -> None:
+    """In whatever value, also of an exception, and also a token in place of user and password."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TELLS_SECRETS.format(log_format=log_format)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "hidden" not in done.stderr.replace(_TELLS_SECRETS, "")
+    for told in ("https://host/a", "https://host/b", "ssh://h/c", "https://host/d", "ssh://git@host/e"):
+        assert told in done.stderr

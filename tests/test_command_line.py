@@ -339,6 +339,7 @@ CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
         ),
         ((*CONNECT, "--host-keys", "EMPTY"), {}, "is empty"),
         (("serve", "--host", ""), {}, "the setting host"),
+        (("executions", "--follow", "--state", "pending"), {}, "leave out --connection"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

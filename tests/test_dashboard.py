@@ -483,6 +483,18 @@ def test_what_was_delivered_to_a_deleted_connection_stays_as_it_is(
     assert "Replay" not in text
 
 
+def test_what_was_nothing_new_cannot_be_replayed(service: Service, project: Project) -> None:
+    """A repetition, or what could not be read: who asks is told so, and is not asked to."""
+    connection = service.connect(project.url)
+    body = project.payload(None, project.first)
+    service.deliver(connection, body)
+    for answer in (service.deliver(connection, body)[1], service.deliver(connection, b'{"ref": 1}')[1]):
+        with pytest.raises(ApiError, match="none of it was anything new"):
+            service.api.send("POST", f"/deliveries/{answer['delivery']}/replay")
+        _, text, _ = got(f"{service.url}/deliveries/{answer['delivery']}", signed_in(service))
+        assert "Replay" not in text
+
+
 def test_filters_hold_for_the_next_page_too(service: Service, project: Project) -> None:
     """All that the address names, but for the place in the list."""
     connection = service.connect(project.url)
@@ -511,6 +523,11 @@ def test_odd_addresses_are_told_to_be_so(tmp_path: Path, postgres: Postgres) -> 
             "/deliveries?limit=201",
             "/executions?limit=" + "1" * 5000,
             "/explain?what=%20",
+            "/deliveries?verdict=nope",
+            "/deliveries?cursor=zzz",
+            "/deliveries?cursor=",
+            "/executions?state=nope",
+            "/executions?cursor=zzz",
         ):
             assert got(service.url + path, cookie)[0] == 422, path
             assert got(f"{service.url}/api/v1{path}", "", **headers)[0] == 422, path

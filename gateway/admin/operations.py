@@ -6,13 +6,15 @@ https://spec.openapis.org/oas/v3.1.1.html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.routing import Route
 
 from gateway.admin.http import Answering, answering, guarded
+from gateway.store.deliveries import Verdict
+from gateway.store.executions import ExecutionState
 
 _BASE = "/api/v1"
 _ERROR = {
@@ -23,8 +25,8 @@ _ERROR = {
 _QUERY: dict[str, dict[str, Any]] = {
     "connection": {"description": "only those of this connection, by its id"},
     "delivery": {"description": "only those of this delivery, by its id"},
-    "verdict": {"description": "accepted, duplicate, ignored or unreadable"},
-    "state": {"description": "pending, published or superseded"},
+    "verdict": {"description": "what was said to it", "schema": {"enum": [*get_args(Verdict)]}},
+    "state": {"description": "how far it has come", "schema": {"enum": [*get_args(ExecutionState)]}},
     "commit": {
         "description": "an object id or its beginning: deliveries that moved a ref to it, or to a tag of it",
         "schema": {"type": "string", "pattern": "^[0-9a-fA-F]{7,64}$"},
@@ -33,8 +35,16 @@ _QUERY: dict[str, dict[str, Any]] = {
         "description": "only what was received since then",
         "schema": {"type": "string", "format": "date-time"},
     },
-    "what": {"description": "an id of a delivery or execution, a commit or its beginning, a page, or a URL"},
-    "format": {"description": "of the package's file", "schema": {"enum": ["tar.gz", "tar.zst"]}},
+    "what": {
+        "required": True,
+        "description": "an id of a delivery or execution, a commit or its beginning, a page, or a URL",
+    },
+    "format": {
+        "description": "of the package's file",
+        "schema": {"enum": ["tar.gz", "tar.zst"], "default": "tar.gz"},
+    },
+    "expires": {"description": "of the signed URL that a request's `package` names"},
+    "signature": {"description": "of the signed URL that a request's `package` names"},
     "limit": {
         "description": "how many at most",
         "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
@@ -47,9 +57,9 @@ _QUERY: dict[str, dict[str, Any]] = {
 class Operation:
     """What can be asked of the REST API, and what answers.
 
-    `status` is that of a model which the endpoint gives; `media_type` says as what it answers by itself.
-    `body` is what a request's body is read as, `query` what its query may hold. `is_open` says that the
-    endpoint sees for itself who may ask.
+    `status` is that of a model which the endpoint gives; `media_types` says as what it answers by itself.
+    `body` is what a request's body is read as, `query` and `headers` what else is read of it. `is_open` says
+    that the endpoint sees for itself who may ask.
     """
 
     method: str
@@ -58,7 +68,8 @@ class Operation:
     status: int = 200
     body: type[BaseModel] | None = None
     query: tuple[str, ...] = ()
-    media_type: str = "application/json"
+    headers: tuple[str, ...] = ()
+    media_types: tuple[str, ...] = ("application/json",)
     is_open: bool = False
 
     def route(self, token: str) -> Route:
@@ -130,10 +141,12 @@ def _parameters(one: Operation) -> Iterator[dict[str, Any]]:
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
     for name in one.query:
         yield {"name": name, "in": "query", "schema": {"type": "string"}, **_QUERY[name]}
+    for name in one.headers:
+        yield {"name": name, "in": "header", "schema": {"type": "string"}}
 
 
 def _answer(one: Operation, names: dict[Any, Any]) -> dict[str, Any]:
     if one.status == 204:  # noqa: PLR2004 - nothing to tell
         return {"description": "done"}
     schema = {"type": "string"} if one.answer is None else names[one.answer, "serialization"]
-    return {"description": "as asked", "content": {one.media_type: {"schema": schema}}}
+    return {"description": "as asked", "content": {kind: {"schema": schema} for kind in one.media_types}}

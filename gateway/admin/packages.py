@@ -41,8 +41,9 @@ class PackageFiles:
                 method="GET",
                 path="/packages/{id}",
                 endpoint=self.get_package,
-                query=("format",),
-                media_type="application/octet-stream",
+                query=("format", "expires", "signature"),
+                headers=("Range", "If-Range", "If-None-Match"),
+                media_types=tuple(_TYPES.values()),
                 is_open=True,
             )
         ]

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from typing import get_args
 
 from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
@@ -17,11 +18,14 @@ from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, Pag
 from gateway.errors import Invalid
 from gateway.store import deliveries, executions, work
 from gateway.store.database import Database
+from gateway.store.deliveries import Verdict
 from gateway.store.doorbell import Doorbell
+from gateway.store.executions import ExecutionState
 
 _FOLLOW_SECONDS = 1.0
 _KEEPALIVE_EVERY = 15
 _LONGEST_NUMBER = 18
+_DELIVERY = re.compile(r"[0-9a-f-]{36}")
 _BEGINNING_OF_AN_ID = re.compile(r"[0-9a-f]{7,64}")
 
 
@@ -57,7 +61,8 @@ class Records:
                 method="GET",
                 path="/executions/stream",
                 endpoint=self.stream_executions,
-                media_type="text/event-stream",
+                headers=("Last-Event-ID",),
+                media_types=("text/event-stream",),
             ),
             Operation(method="GET", path="/executions/{id}", endpoint=self.show_execution),
             Operation(method="GET", path="/explain", endpoint=self.explain, query=("what",)),
@@ -68,8 +73,11 @@ class Records:
         which = request.path_params["id"]
 
         def replay(transaction: Transaction) -> DeliveryView:
-            if deliveries.get(transaction, which).is_orphan:
+            delivery = deliveries.get(transaction, which)
+            if delivery.is_orphan:
                 raise Invalid("its connection was deleted: nothing can be fetched for it any more")
+            if all(update.state == "duplicate" for update in delivery.updates):
+                raise Invalid("there is nothing to plan again: none of it was anything new")
             work.replay(transaction, which, now=datetime.now(UTC))
             return DeliveryView.of(deliveries.get(transaction, which))
 
@@ -81,13 +89,15 @@ class Records:
         """`GET /deliveries`: the newest first."""
         query, most = request.query_params, limit(request)
         commit = _commit(query.get("commit"))
+        verdict = _one_of(get_args(Verdict), query.get("verdict"), "verdict")
+        before = _cursor(query.get("cursor"))
 
         def look(transaction: Transaction) -> Page[DeliveryView]:
             found = deliveries.page(
                 transaction,
                 connection=query.get("connection"),
-                verdict=query.get("verdict"),
-                before=query.get("cursor"),
+                verdict=verdict,
+                before=before,
                 limit=most + 1,
                 commit=commit,
             )
@@ -107,12 +117,13 @@ class Records:
         """`GET /executions`: the newest first."""
         query, most = request.query_params, limit(request)
         before = _number(query.get("cursor"), "cursor")
+        state = _one_of(get_args(ExecutionState), query.get("state"), "state")
         found = await self.database.read(
             lambda transaction: executions.page(
                 transaction,
                 connection=query.get("connection"),
                 delivery=query.get("delivery"),
-                state=query.get("state"),
+                state=state,
                 before=before,
                 limit=most + 1,
             )
@@ -171,6 +182,18 @@ def _commit(text: str | None) -> str | None:
     if text is not None and not _BEGINNING_OF_AN_ID.fullmatch(text.lower()):
         raise Invalid("commit is 7 to 64 hex digits: an object id, or its beginning")
     return text.lower() if text is not None else None
+
+
+def _one_of(known: tuple[str, ...], text: str | None, name: str) -> str | None:
+    if text is not None and text not in known:
+        raise Invalid(f"{name} is one of {', '.join(known)}")
+    return text
+
+
+def _cursor(text: str | None) -> str | None:
+    if text is not None and not _DELIVERY.fullmatch(text):
+        raise Invalid("cursor is not one that this API has given")
+    return text
 
 
 def _number(text: str | None, name: str) -> int | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from gateway.client import part
+from gateway.client import ApiError, part
 from gateway.commands.options import AsJson, Data, Limit, OfConnection, client_of
 from gateway.printing import (
     DELIVERY_COLUMNS,
@@ -83,6 +83,8 @@ def executions(
         print_json(client.get(f"/executions/{part(execution)}"))
         return
     if follow:
+        if {connection, delivery, state} != {None}:
+            raise ApiError("--follow prints all new ones: leave out --connection, --delivery and --state")
         for one in client.executions():
             if as_json:
                 print_json(one, indent=None)

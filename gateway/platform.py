@@ -82,7 +82,10 @@ class PlatformFetcher:
             delay = backoff(fetch.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
             next_at = None if is_over else _now() + timedelta(seconds=delay)
             log.warning(
-                "platform did not fetch", connection=fetch.connection, reason=str(error), next_try_at=next_at
+                "platform did not fetch",
+                connection=fetch.connection,
+                reason=str(error),
+                next_try_at=next_at.isoformat() if next_at is not None else None,
             )
             ending = partial(platforms.record, reason=str(error), next_at=next_at)
         else:
@@ -103,7 +106,7 @@ def _ask(fetch: PlatformFetch) -> int:
     request = Request(url, data=b"{}", headers=headers, method="POST")  # noqa: S310 - checked when it was named
     try:
         with _opener.open(request, timeout=_ANSWER_SECONDS) as answer:
-            told = json.loads(answer.read(_LARGEST_ANSWER))
+            text = answer.read(_LARGEST_ANSWER)
     except HTTPError as error:
         error.close()
         raise PlatformError(
@@ -111,6 +114,11 @@ def _ask(fetch: PlatformFetch) -> int:
         ) from error
     except BROKEN_OFF as error:
         raise PlatformError(f"the platform at {request.host} cannot be reached: {reason(error)}") from error
+    except ValueError:
+        # Not with its cause, which may show the token.
+        raise PlatformError("the platform cannot be asked: its token holds what no header can") from None
+    try:
+        told = json.loads(text)
     except ValueError as error:
         raise PlatformError("the platform's answer is no JSON: is its address right?") from error
     if not isinstance(told, Mapping):

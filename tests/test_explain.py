@@ -58,6 +58,8 @@ def test_a_number_in_a_page_is_no_commit_where_nothing_was_told_of_one(
     service.settled(answer["delivery"])
     for page in ("/actions/runs/1234567890", "/tree/release-20261129"):
         assert answer["delivery"] in explained(service, project.url.removesuffix(".git") + page)
+    assert answer["delivery"] in explained(service, connection["id"])
+    assert answer["delivery"] in explained(service, f"{service.url}/connections/{connection['id']}")
     behind = f"/commit/{project.first}?run=12345678#diff-{'ab' * 32}"
     assert answer["delivery"] in explained(service, project.url.removesuffix(".git") + behind)
     other = run_pushgate("explain", f"{project.url.removesuffix('.git')}/commit/{'d' * 40}", service=service)

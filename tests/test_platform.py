@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -116,6 +117,19 @@ def test_a_token_goes_to_its_own_address_only(
     assert service.api.send("PATCH", path, {"platform": other})["platform"]["project"] == "another"
     with pytest.raises(ApiError, match="its own address only"):
         service.api.send("PATCH", path, {"platform": {**other, "url": "http://127.0.0.1:9"}})
+
+
+def test_a_token_that_no_header_can_hold_is_told_and_not_shown(
+    service: Service, project: Project, platform: FakePlatform
+) -> None:
+    """Neither in the reason nor in the log."""
+    named = {"url": platform.url, "project": PROJECT, "token": "t0ken\nof ☃"}
+    connection = service.connect(project.url, platform=named)
+    service.deliver(connection, project.payload(None, project.first))
+    wait_for(lambda: "cannot be asked" in str(shown(service, connection)["reason"]), "the reason is told")
+    line, *_ = [line for line in service.log() if line["event"] == "platform did not fetch"]
+    assert datetime.fromisoformat(line["next_try_at"]).tzinfo is not None
+    assert "t0ken" not in json.dumps(service.api.get("/connections")) + json.dumps(service.log())
 
 
 def test_a_platform_can_be_forgotten(service: Service, project: Project, platform: FakePlatform) -> None:

@@ -15,7 +15,8 @@ from providers.urls import repository_key
 # Deliveries have UUIDs of version 7, execution requests of version 5.
 _DELIVERY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _EXECUTION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
-# The last run of hex digits in a page's address, or in what somebody has copied from a terminal.
+_CONNECTION = re.compile(r"[0-9a-f]{24}")
+# In a page's address, or in what somebody has copied from a terminal: the longest, of equals the last.
 _COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{7,64}(?![0-9a-f])")
 # What stands behind a page's address names a place in it, or how to show it.
 _ANCHOR = re.compile(r"[#?].*")
@@ -32,8 +33,8 @@ def explained(transaction: Transaction, what: str) -> list[tuple[RecordedDeliver
     """Return the deliveries that something is about, the oldest first, each with its execution requests.
 
     That is a delivery's id or that of one of its requests, a commit's id or its beginning, a page about one
-    of them, or the address of a repository or of a page in it, which means its newest deliveries. Raises
-    `NotFound` where there are none.
+    of them, or a connection's id, the address of a repository or of a page in it, which means its newest
+    deliveries. Raises `NotFound` where there are none.
     """
     found = _found(transaction, what)
     requests: dict[str, list[StoredRequest]] = {delivery.id: [] for delivery in found}
@@ -44,13 +45,15 @@ def explained(transaction: Transaction, what: str) -> list[tuple[RecordedDeliver
 
 def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
     asked = _ANCHOR.sub("", what.strip().lower())
-    known = connections.everything(transaction) if ":" in asked else []
+    known = connections.everything(transaction) if ":" in asked or _CONNECTION.fullmatch(asked) else []
     if delivery := _DELIVERY.search(asked):
         return [deliveries.get(transaction, delivery[0])]
     if execution := _EXECUTION.search(asked):
         return [deliveries.get(transaction, executions.get(transaction, execution[0]).delivery)]
     if repository := [one for one in known if repository_key(one.url) == repository_key(asked)]:
         return _newest(transaction, repository)
+    if named := [one for one in known if one.id == asked.rpartition("/")[2]]:
+        return _newest(transaction, named)
     inside = [one for one in known if repository_key(asked).startswith(f"{repository_key(one.url)}/")]
     if commits := _COMMIT.findall(asked):
         commit = max(reversed(commits), key=len)

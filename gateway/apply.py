@@ -123,18 +123,19 @@ class Change:
         return {"action": self.action, "name": self.name, "id": self.id, "fields": differing}
 
 
-def read_file(text: str) -> list[WantedConnection]:
+def read_file(text: bytes) -> list[WantedConnection]:
     """Read a connections file. Raises `Invalid` with one sentence that says where it is wrong."""
     if len(text) > _MOST_BYTES:
-        raise Invalid(f"the file has more than {_MOST_BYTES} characters")
+        raise Invalid(f"the file has more than {_MOST_BYTES} bytes")
     try:
         wanted = _File.model_validate(yaml.load(text, _Loader)).connections  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise Invalid(f"the file is not YAML: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise Invalid(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A date that is none is a ValueError.
+        raise Invalid(f"the file is not YAML: {error}") from error
     names = [one.name for one in wanted]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:

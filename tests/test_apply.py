@@ -127,12 +127,15 @@ def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
         (TWO.replace("{step: train}", "{}"), "digits: "),
         (TWO.replace("{env: DIGITS_SECRET}", "plain"), "connections.0.secret"),
         (TWO.replace("{env: DIGITS_SECRET}", "{env: A, file: b}"), "name either a variable"),
+        (TWO + "    yaml_path: 2020-13-45\n", "the file is not YAML: month must be in 1..12"),
+        ("[" * 20_000, "the file is not YAML: "),
+        ("connections: \udcff", "the file is not YAML: "),
     ],
 )
 def test_a_wrong_file_is_one_sentence(text: str, told: str) -> None:
     """It says where."""
     with pytest.raises(Invalid, match=told):
-        read_file(text)
+        read_file(text.encode("utf-8", "surrogateescape"))
 
 
 def test_a_missing_secret_stops_before_anything_is_done(service: Service, tmp_path: Path) -> None:

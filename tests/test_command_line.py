@@ -339,6 +339,7 @@ CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
         ),
         ((*CONNECT, "--host-keys", "EMPTY"), {}, "is empty"),
         (("serve", "--host", ""), {}, "the setting host"),
+        (("send", "http://h", "/dev/null", "--provider", "generic", "--secret", "whsec_%"), {}, "not whsec_"),
         (("executions", "--follow", "--state", "pending"), {}, "leave out --connection"),
     ],
 )

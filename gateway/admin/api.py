@@ -14,7 +14,7 @@ from starlette.responses import Response
 from gateway.admin.credentials import changed_opening, opening
 from gateway.admin.http import read
 from gateway.admin.operations import Operation
-from gateway.admin.scheme import new_secret, read_scheme
+from gateway.admin.scheme import check_secret, new_secret, read_scheme
 from gateway.admin.shapes import (
     ConnectionChange,
     ConnectionMade,
@@ -197,6 +197,7 @@ class Api:
         def rotate(transaction: Transaction) -> ConnectionMade:
             connection = connections.get(transaction, which)
             secret = given or new_secret(connection.provider)
+            check_secret(connection.provider, secret)
             if given is None or not self._is_newest(transaction, which, secret):
                 connections.add_secret(transaction, self.vault, which, secret.encode(), now=now)
             return self._made(transaction, connection, secret)

@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.errors import Invalid
+from providers.signatures import signing_key
 
 # What `auth` may hold, and which of it is secret.
 _OPTIONS: Mapping[str, frozenset[str]] = {
     "azure-devops": frozenset({"user", "header", "value"}),
     "gitlab": frozenset({"token", "signing_token"}),
 }
+
+
+# Those that take a secret which begins with whsec_ for the key of a Standard Webhooks signature.
+_SIGN_WITH_A_KEY = frozenset({"generic", "gitlab"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +45,22 @@ def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> S
     if provider == "gitlab" and auth:
         if secret is not None:
             raise Invalid("auth: give either `secret`, or `auth` with token and signing_token")
-        if not auth.get("signing_token", "whsec_").startswith("whsec_"):
+        if "signing_token" in auth and not auth["signing_token"].startswith("whsec_"):
             raise Invalid("auth: a signing_token begins with whsec_")
-        return Scheme(secrets=tuple(auth[key] for key in ("token", "signing_token") if key in auth), auth={})
+        given = tuple(auth[key] for key in ("token", "signing_token") if key in auth)
+        for one in given:
+            check_secret(provider, one)
+        return Scheme(secrets=given, auth={})
     if "header" in auth or "value" in auth:
         if secret is not None or "user" in auth or not {"header", "value"} <= set(auth):
             raise Invalid("auth: a custom header is {header, value}, in place of `secret` and user")
         return Scheme(secrets=(auth["value"],), auth={"header": auth["header"].lower()})
+    if secret is not None:
+        check_secret(provider, secret)
     return Scheme(secrets=(secret or new_secret(provider),), auth=auth)
+
+
+def check_secret(provider: str, secret: str) -> None:
+    """Refuse a secret by which no delivery could ever be proven. Raises `Invalid`, without the secret."""
+    if provider in _SIGN_WITH_A_KEY and signing_key(secret.encode()) is None:
+        raise Invalid("a secret that begins with whsec_ goes on in base64, as its provider shows it")

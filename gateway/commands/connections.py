@@ -128,7 +128,9 @@ def connections(data: Data = None, as_json: AsJson = False) -> None:
 
 @app.command("apply")
 def apply_command(
-    file: Annotated[typer.FileText, typer.Option("--file", "-f", help="The file; - for standard input.")],
+    file: Annotated[
+        typer.FileBinaryRead, typer.Option("--file", "-f", help="The file; - for standard input.")
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Delete what the file doesn't name.")] = False,
     data: Data = None,

@@ -10,6 +10,9 @@ from gateway.client import ApiError, Client
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers, for machines.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]
+File = Annotated[
+    typer.FileBinaryRead, typer.Option("--file", "-f", help="A file of connections; - for standard input.")
+]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")]
 OfConnection = Annotated[str | None, typer.Option("--connection", help="Only those of this connection.")]
 

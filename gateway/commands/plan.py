@@ -26,7 +26,9 @@ _TOTALS = {"new": "new", "gone": "gone", "changed": "changed", "failed": "imposs
 
 @app.command("plan")
 def plan_command(
-    file: Annotated[typer.FileText, typer.Option("--file", "-f", help="The file; - for standard input.")],
+    file: Annotated[
+        typer.FileBinaryRead, typer.Option("--file", "-f", help="The file; - for standard input.")
+    ],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Needed: to plan for good is what pushes are for.")
     ] = False,

@@ -35,13 +35,16 @@ def send(
     if provider not in PROVIDERS:
         raise ApiError(f"{provider} is none of {', '.join(PROVIDERS)}")
     body = payload.read()
-    headers = PROVIDERS[provider].sign(
-        event=event,
-        body=body,
-        secret=secret.encode(),
-        delivery=delivery or str(uuid.uuid4()),
-        now=datetime.now(UTC),
-    )
+    try:
+        headers = PROVIDERS[provider].sign(
+            event=event,
+            body=body,
+            secret=secret.encode(),
+            delivery=delivery or str(uuid.uuid4()),
+            now=datetime.now(UTC),
+        )
+    except ValueError as error:
+        raise ApiError(f"nothing can be signed with this: {error}") from error
     started = time.monotonic()
     status, answer = post_webhook(url, body, headers)
     took = (time.monotonic() - started) * 1000

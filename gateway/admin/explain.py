@@ -59,8 +59,13 @@ def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
         commit = max(reversed(commits), key=len)
         of_commit = _page(transaction, commit=commit, limit=_OF_A_COMMIT)
         # Shorter numbers may be others: of a run, or the date in a branch's name.
-        if of_commit or not inside or len(commit) in _WHOLE:
-            return _told_of(commit, of_commit)
+        if of_commit:
+            return of_commit[::-1]
+        if not inside or len(commit) in _WHOLE:
+            raise NotFound(
+                f"no delivery has told of {commit} as the newest commit of a push."
+                f" {_LOOK.format('CONNECTION')}"
+            )
     if inside:
         return _newest(transaction, inside)
     raise NotFound(
@@ -74,14 +79,6 @@ def _newest(transaction: Transaction, of: Sequence[Connection]) -> list[Recorded
     if found := [one for page in pages for one in page]:
         return sorted(found, key=lambda one: one.id)
     raise NotFound(f"no delivery has come for connection {', '.join(ids)}. {_LOOK.format(' and '.join(ids))}")
-
-
-def _told_of(commit: str, found: list[RecordedDelivery]) -> list[RecordedDelivery]:
-    if found:
-        return found[::-1]
-    raise NotFound(
-        f"no delivery has told of {commit} as the newest commit of a push. {_LOOK.format('CONNECTION')}"
-    )
 
 
 def _page(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -83,12 +84,7 @@ class Pages:
         """`GET /connections/{id}`: how it is set, how its remote answers, and its newest deliveries."""
         which = request.path_params["id"]
         shown = await self.api.show_connection(request)
-        found = await self.api.database.read(
-            lambda transaction: deliveries.page(
-                transaction, connection=which, verdict=None, before=None, limit=_FEW
-            )
-        )
-        views = [DeliveryView.of(delivery) for delivery in found]
+        views = await self.api.database.read(partial(_newest, connection=which))
         return self.renderer.page("connection.html", connection=shown, deliveries=views)
 
     async def fetch(self, request: Request) -> Response:
@@ -233,12 +229,11 @@ class _Way:
     @property
     def can_be_replayed(self) -> bool:
         """Whether to plan it again would do anything."""
-        has_ended = any(update.state in {"planned", "gone", "failed"} for update in self.delivery.updates)
+        has_ended = any(update.state in deliveries.REPLAYABLE for update in self.delivery.updates)
         return has_ended and not self.delivery.is_orphan
 
 
 def _overview(transaction: Transaction) -> dict[str, Any]:
-    newest = deliveries.page(transaction, connection=None, verdict=None, before=None, limit=_FEW)
     planned = executions.page(
         transaction, connection=None, delivery=None, state=None, before=None, limit=_FEW
     )
@@ -246,9 +241,14 @@ def _overview(transaction: Transaction) -> dict[str, Any]:
         "backlog": work.backlog(transaction),
         "failing": sweeps.failing(transaction, limit=_FEW + 1),
         "few": _FEW,
-        "deliveries": [DeliveryView.of(delivery) for delivery in newest],
+        "deliveries": _newest(transaction, connection=None),
         "executions": [ExecutionView.of(stored) for stored in planned],
     }
+
+
+def _newest(transaction: Transaction, connection: str | None) -> list[DeliveryView]:
+    found = deliveries.page(transaction, connection=connection, verdict=None, before=None, limit=_FEW)
+    return [DeliveryView.of(delivery) for delivery in found]
 
 
 async def _form(request: Request) -> dict[str, str]:

@@ -24,10 +24,10 @@ class Sessions:
         self._subject = f"session {hashlib.sha256(token.encode()).hexdigest()}"
         self._host = urlsplit(base_url).netloc
         # Browsers take a cookie of the second name only from the host itself, by HTTPS, for all of its paths.
-        self.is_secure = base_url.startswith("https://")
+        self._is_secure = base_url.startswith("https://")
         # Ports of a host share their cookies: the name tells the gateways on them apart.
         name = f"pushgate-{hashlib.sha256(base_url.encode()).hexdigest()[:8]}"
-        self._cookie = f"__Host-{name}" if self.is_secure else name
+        self._cookie = f"__Host-{name}" if self._is_secure else name
 
     def begin(self, answer: Response, *, now: datetime) -> None:
         """Have the browser that gets this answer signed in."""
@@ -60,7 +60,7 @@ class Sessions:
         Where the address is by HTTPS, one that asks elsewhere by HTTP drops the cookie without a word.
         """
         host = request.headers.get("host", "")
-        return not self.is_secure or host == self._host or host.partition(":")[0] in _THIS_MACHINE
+        return not self._is_secure or host == self._host or host.partition(":")[0] in _THIS_MACHINE
 
     def _set(self, answer: Response, value: str, *, seconds: int) -> None:
         answer.set_cookie(
@@ -68,7 +68,7 @@ class Sessions:
             value,
             max_age=seconds,
             path="/",
-            secure=self.is_secure,
+            secure=self._is_secure,
             httponly=True,
             # Not strict: who follows a link from a chat to a delivery is signed in there, too.
             samesite="lax",

@@ -21,6 +21,8 @@ from providers.model import RefUpdate
 Verdict = Literal["accepted", "duplicate", "ignored", "unreadable"]
 UpdateState = Literal["pending", "planned", "gone", "failed", "duplicate"]
 """A ref update waits as `pending`; the other four are ends, each with its reason."""
+REPLAYABLE: Sequence[UpdateState] = ("planned", "gone", "failed")
+"""The ends of what was something new: to plan it again may end otherwise."""
 
 
 # By pairs, as `select_pairs` has them.

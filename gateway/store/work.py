@@ -14,7 +14,7 @@ from gateway.store import connections, events, executions, platforms, tables
 from gateway.store.claims import Claims, is_pending, oldest_arrival, waiting
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import UpdateState
+from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.tables import deliveries, leases, ref_updates, sweeps
@@ -160,7 +160,7 @@ def settle(
 
 def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
     """Have the ref updates of a delivery fetched and planned again, but for those that were duplicates."""
-    moved = ref_updates.c.delivery == delivery, ref_updates.c.state.in_(("planned", "gone", "failed"))
+    moved = ref_updates.c.delivery == delivery, ref_updates.c.state.in_(REPLAYABLE)
     anew = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None}
     transaction.execute(update(ref_updates).where(*moved).values(anew))
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()

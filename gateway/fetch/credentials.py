@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    SECP384R1,
+    SECP521R1,
+    EllipticCurvePrivateKey,
+)
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import (
@@ -35,13 +40,21 @@ _ENCRYPTED = re.compile(r"ENCRYPTED")
 _BASE64_WIDTH = 64
 # What providers take as the user name where the password is a token; most take any.
 _TOKEN_USERS = {"bitbucket": "x-token-auth", "github": "x-access-token", "gitlab": "oauth2"}
+# At Bitbucket that depends on how the token begins:
+# https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/
+# https://support.atlassian.com/bitbucket-cloud/docs/using-access-tokens/
+_BITBUCKET_USERS = {"ATATT": "x-bitbucket-api-token-auth"}
 # By which a token is known that was written where a user name goes.
 # https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/
 # https://docs.gitlab.com/security/tokens/#token-prefixes
-_TOKENS = re.compile(r"(gh[opsu]_|github_pat_|gl(pat|dt|cbt|rt|oas)-|ATBB|ATCTT)\w")
+_TOKENS = re.compile(r"(gh[opsu]_|github_pat_|gl(pat|dt|cbt|rt|oas)-|ATBB|ATCTT|ATATT|BBDC-)\w")
+# Tokens of Azure DevOps, Gitea and Gogs have no prefix; no user name is as long and has digits.
+_TOKEN_LIKE = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{32,}")
 # What people write as the password of a token, where a program insists on one.
 _NO_PASSWORD = frozenset({"", "x", "x-oauth-basic"})
 _SHORTEST_SECRET = 4
+# https://www.rfc-editor.org/rfc/rfc5656#section-10.1: the required curves, and all that OpenSSH knows.
+_SSH_CURVES = (SECP256R1, SECP384R1, SECP521R1)
 
 PrivateKey = Ed25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey
 
@@ -108,6 +121,11 @@ def read_private_key(pasted: str, provider: str, *, comment: str) -> SshKey:
         raise Invalid("private_key: it is damaged, or cut off; paste the whole file") from None
     if not isinstance(key, PrivateKey):
         raise Invalid("private_key: keys are Ed25519, ECDSA or RSA")
+    if isinstance(key, EllipticCurvePrivateKey) and not isinstance(key.curve, _SSH_CURVES):
+        raise Invalid(
+            f"private_key: ssh knows no ECDSA keys on the curve {key.curve.name}, only on NIST P-256, P-384"
+            " and P-521; take an Ed25519 key: ssh-keygen -t ed25519"
+        )
     if isinstance(key, RSAPrivateKey) and key.key_size < _SHORTEST_RSA:
         raise Invalid(f"private_key: an RSA key of {key.key_size} bits is too weak; take {_RSA_BITS}")
     if provider in _ONLY_RSA and not isinstance(key, RSAPrivateKey):
@@ -122,14 +140,16 @@ def mend_private_key(pasted: str) -> str:
     `Invalid` where there is no private key in it.
     """
     text = pasted.replace("\\r", "").replace("\\n", "\n").replace("\r", "\n")
-    found = _BLOCK.search(text)
-    if found is None:
+    blocks = list(_BLOCK.finditer(text))
+    # openssl writes the parameters of a curve before the key, and some files begin with a certificate.
+    found = next((block for block in blocks if block["kind"].endswith("PRIVATE KEY")), None)
+    if found is None and not blocks:
         told = "that is a public key; the private one is needed" if "ssh-" in text[:20] else "it is none"
         raise Invalid(f"private_key: {told}; it begins with -----BEGIN … PRIVATE KEY-----")
+    if found is None:
+        raise Invalid(f"private_key: it is a {blocks[0]['kind'].lower()}; the private key is needed")
     kind = found["kind"]
-    if not kind.endswith("PRIVATE KEY"):
-        raise Invalid(f"private_key: it is a {kind.lower()}; the private key is needed")
-    lines = [line.strip().strip("'\"\\").strip() for line in found["body"].strip().splitlines()]
+    lines = [line.strip().strip("'\"\\").strip() for line in found["body"].strip().split("\n")]
     headers = [line for line in lines if ":" in line]
     body = "".join("".join(line.split()) for line in lines if ":" not in line)
     parts = [f"-----BEGIN {kind}-----"]
@@ -154,18 +174,44 @@ def take_login(url: str, provider: str) -> tuple[str, Login | None]:
         return url, None
     bare = urlunsplit(parts._replace(netloc=f"[{host}]{port}" if ":" in host else host + port))
     user, password = unquote(parts.username), unquote(parts.password or "")
-    if _TOKENS.match(user) and password in _NO_PASSWORD:
+    if _is_token(user) and password in _NO_PASSWORD:
         return bare, make_login(None, user, provider)
     if not password:
         return bare, None
     return bare, make_login(user, password, provider)
 
 
+def without_user(url: str) -> str:
+    """Return an https URL without a bare user name, as Azure DevOps and Bitbucket offer it; else unchanged.
+
+    A token in its place is a credential, and stays for `check_url` to refuse.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url
+    user = unquote(parts.username or "")
+    if parts.scheme not in {"https", "http"} or not user or parts.password is not None or _is_token(user):
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
 def make_login(user: str | None, password: str, provider: str) -> Login:
     """Return a login; where there is only a token, with the user name that the provider expects beside it."""
     if not password or not f"{user or ''}{password}".isprintable():
         raise Invalid("credentials: user and password are one line each, and the password is not empty")
-    return Login(user=user or _TOKEN_USERS.get(provider, "token"), password=password)
+    return Login(user=user or _token_user(password, provider), password=password)
+
+
+def _token_user(password: str, provider: str) -> str:
+    if provider == "bitbucket" and (user := _BITBUCKET_USERS.get(password[:5])):
+        return user
+    return _TOKEN_USERS.get(provider, "token")
+
+
+def _is_token(user: str) -> bool:
+    """Return whether what stands where a user name goes is a token."""
+    return bool(_TOKENS.match(user) or _TOKEN_LIKE.fullmatch(user))
 
 
 def secrets_of(credentials: Credentials | None) -> tuple[str, ...]:

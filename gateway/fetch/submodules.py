@@ -7,11 +7,12 @@ https://git-scm.com/docs/gitmodules
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from gateway.errors import Invalid, ObjectUnusable
-from gateway.fetch.credentials import Remote, SshKey
+from gateway.fetch.credentials import Remote, SshKey, without_user
 from gateway.fetch.git import Git, GitFailed, GitTimedOut, OutputTooLarge
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.fetch.urls import check_url, is_ssh, target
@@ -20,8 +21,18 @@ FILE = b".gitmodules"
 _LARGEST = 1024 * 1024
 _RELATIVE = ("./", "../")
 _ROOT = re.compile(r"(?P<root>[a-z]+://[^/]+/|[^/:]+:)(?P<path>.*)")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BAD_LINE = re.compile(r"bad config line (\d+)")
 _PASSWORD = re.compile(r"(?<=://)[^/\s@]*@")
 _URL_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleConfig:
+    """A submodule as `.gitmodules` has it. `is_checked_out` is False where it says `update = none`."""
+
+    url: str | None
+    is_checked_out: bool
 
 
 class Submodules:
@@ -62,30 +73,51 @@ class Submodules:
         )
 
 
-async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, str]:
-    """Return the URL of each path, as `.gitmodules` has it. Raises `ObjectUnusable` if it cannot be read."""
+async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, ModuleConfig]:
+    """Return what `.gitmodules` says of each path.
+
+    Raises `ObjectUnusable` where it cannot be read as a configuration, `GitFailed` for a broken mirror.
+    """
     try:
-        told = await git.run("config", f"--blob={blob}", "--list", "-z", mirror=mirror, output_limit=_LARGEST)
+        text = await git.run("cat-file", "blob", blob, mirror=mirror, output_limit=_LARGEST)
+    except OutputTooLarge as error:
+        raise ObjectUnusable(".gitmodules is too large to be read") from error
+    try:
+        # From standard input and without includes: a file that somebody pushed must not name files of this
+        # machine. Git skips a byte order mark in a file, but not in a blob.
+        listed = await git.run(
+            "config",
+            "--file=-",
+            "--no-includes",
+            "--list",
+            "-z",
+            mirror=mirror,
+            stdin=text.removeprefix(_BYTE_ORDER_MARK),
+            output_limit=2 * _LARGEST,
+        )
     except GitTimedOut:
         raise
     except OutputTooLarge as error:
         raise ObjectUnusable(".gitmodules is too large to be read") from error
     except GitFailed as error:
-        raise ObjectUnusable(f".gitmodules cannot be read: {error}") from error
-    paths: dict[bytes, bytes] = {}
-    urls: dict[bytes, bytes] = {}
-    for item in told.split(b"\0"):
+        found = _BAD_LINE.search(str(error))
+        if found is None:
+            raise
+        # Git's own message may quote the file: only the line number is repeated.
+        raise ObjectUnusable(f".gitmodules cannot be read: line {found[1]} is no git configuration") from None
+    sections: dict[bytes, dict[bytes, bytes]] = {}
+    for item in listed.split(b"\0"):
         key, _, value = item.partition(b"\n")
         section, _, variable = key.rpartition(b".")
         if section.startswith(b"submodule."):
-            if variable == b"path":
-                paths[section] = value
-            elif variable == b"url":
-                urls[section] = value
+            sections.setdefault(section, {})[variable] = value
     return {
-        path.rstrip(b"/"): urls[section].decode("utf-8", "replace")
-        for section, path in paths.items()
-        if section in urls
+        found[b"path"].rstrip(b"/"): ModuleConfig(
+            url=found[b"url"].decode("utf-8", "replace") if b"url" in found else None,
+            is_checked_out=found.get(b"update") != b"none",
+        )
+        for found in sections.values()
+        if b"path" in found
     }
 
 
@@ -94,7 +126,7 @@ def submodule_url(url: str, *, parent: str, allow_http: bool, hosts: tuple[str, 
 
     Raises `Invalid`, with one sentence and without credentials, for a URL that is not to be fetched from.
     """
-    absolute = _resolved(url, parent) if url.startswith(_RELATIVE) else url
+    absolute = without_user(_resolved(url, parent) if url.startswith(_RELATIVE) else url)
     try:
         check_url(absolute, allow_http=allow_http, hosts=hosts)
     except Invalid as error:
@@ -113,4 +145,6 @@ def _resolved(url: str, parent: str) -> str:
             if not folders:
                 raise Invalid(f"{url!r}: its relative URL leads out of the host")
             folders.pop()
-    return found["root"] + "/".join([*folders, url.rstrip("/")])
+    # In git's short form a path with a slash in front is not one below the home folder.
+    root = found["root"] + ("/" if found["path"].startswith("/") else "")
+    return root + "/".join([*folders, url.rstrip("/")])

@@ -56,6 +56,11 @@ class Tree:
     modules: list[Module] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def leave_empty(self, path: bytes, commit: str, *, why: str) -> None:
+        """Add the empty folder of a submodule that is not packed."""
+        self.warnings.append(f"{shown(path)} is a submodule {why}; its folder is empty")
+        self.entries.append(Entry(path, GITLINK, commit, 0))
+
 
 @dataclass(frozen=True, slots=True)
 class _Part:
@@ -139,16 +144,17 @@ class TreeReader:
         if not links:
             return []
         mode, blob = listing.get(FILE, (0, ""))
-        urls = await read_modules(self._git, part.mirror, blob) if mode & _KIND == _REGULAR else {}
+        known = await read_modules(self._git, part.mirror, blob) if mode & _KIND == _REGULAR else {}
         found = []
         for path, commit in links:
             whole = part.prefix + path
             name = shown(whole)
-            if path not in urls:
-                tree.warnings.append(
-                    f"{name} is a submodule that .gitmodules does not name; its folder is empty"
-                )
-                tree.entries.append(Entry(whole, GITLINK, commit, 0))
+            module = known.get(path)
+            if module is None or module.url is None:
+                tree.leave_empty(whole, commit, why="that .gitmodules does not name")
+                continue
+            if not module.is_checked_out:
+                tree.leave_empty(whole, commit, why="with `update = none` in .gitmodules")
                 continue
             if part.depth == _DEEPEST or len(tree.modules) == _MOST_SUBMODULES:
                 raise ObjectUnusable(
@@ -156,7 +162,7 @@ class TreeReader:
                 )
             try:
                 url = submodule_url(
-                    urls[path], parent=part.url, allow_http=self._allow_http, hosts=self._hosts
+                    module.url, parent=part.url, allow_http=self._allow_http, hosts=self._hosts
                 )
                 mirror = await fetch(url, commit)
             except Invalid as error:

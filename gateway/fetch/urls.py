@@ -9,7 +9,7 @@ from gateway.errors import Invalid
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 
 # user@host:path, git's short form for ssh: https://git-scm.com/docs/git-clone#_git_urls
-_SCP_LIKE = re.compile(r"(?!-)[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):(?!/)[^\s:][^\s]*")
+_SCP_LIKE = re.compile(r"(?!-)[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):/?[^\s:/][^\s]*")
 # What a resolver, curl, ssh and a shell all read alike.
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9._])?")
 

@@ -81,6 +81,7 @@ def test_a_submodule_of_no_url_is_an_empty_folder(packing: Packing, tree: WorkTr
         ("file:///etc", r"submodule x cannot be fetched from .file:///etc.: it must be https"),
         ("ext::sh -c id", "submodule x cannot be fetched from"),
         ("https://ada:s3cret@host.example/x.git", "take the user name and the password out of it"),
+        ("https://ghp_0123456789@host.example/x.git", "take the user name and the password out of it"),
         ("../../../../x.git", "its relative URL leads out of the host"),
         ("/srv/x.git", "it must be https"),
     ],
@@ -140,6 +141,57 @@ def test_gitmodules_that_no_git_can_read_is_a_reason(packing: Packing, tmp_path:
         packing.tree_in(work.folder / ".git", commit)
 
 
+@pytest.mark.parametrize("option", ["include.path", "includeIf.gitdir:/.path"])
+def test_gitmodules_reads_no_file_of_this_machine(packing: Packing, tmp_path: Path, option: str) -> None:
+    """Neither a line of another file nor its submodules come out of an include."""
+    work = WorkTree(tmp_path / "work", "none")
+    private = tmp_path / "private"
+    private.write_text('[submodule "secret"]\n\tpath = x\n\turl = file:///secret\nroot:x:0:0\n')
+    add_submodule(work, path="x", url=None, commit="d" * 40)
+    work.git("config", "--file", ".gitmodules", option, str(private))
+    commit = work.commit("First", {})
+    found = packing.tree_in(work.folder / ".git", commit)
+    assert found.warnings == ["x is a submodule that .gitmodules does not name; its folder is empty"]
+
+
+def test_an_error_in_gitmodules_names_its_line_and_repeats_nothing(packing: Packing, tmp_path: Path) -> None:
+    """What somebody pushed, or a file that it names, is not for the reason."""
+    work = WorkTree(tmp_path / "work", "none")
+    add_submodule(work, path="x", url="../x.git", commit="d" * 40)
+    commit = work.commit("First", {".gitmodules": '[submodule "x"]\n\tpath = x\n\ts3cret-%$ = 1\n'})
+    with pytest.raises(ObjectUnusable) as caught:
+        packing.tree_in(work.folder / ".git", commit)
+    assert str(caught.value) == ".gitmodules cannot be read: line 3 is no git configuration"
+
+
+def test_gitmodules_with_a_byte_order_mark_is_read(
+    packing: Packing, githost: GitHost, tree: WorkTree, tmp_path: Path
+) -> None:
+    """Editors on Windows write one, and git skips it in a checkout."""
+    library = WorkTree(tmp_path / "library", githost.create("acme/library.git"))
+    recorded = library.commit("Library", {"lib.py": "lib"})
+    library.push()
+    add_submodule(tree, path="lib", url="../library.git", commit=recorded)
+    modules = (tree.folder / ".gitmodules").read_text()
+    commit = tree.commit("First", {".gitmodules": "\ufeff" + modules})
+    tree.push()
+    found = packing.tree(githost.url("acme/digits.git"), commit)
+    assert [(one.path, one.url) for one in found.modules] == [("lib", githost.url("acme/library.git"))]
+
+
+def test_a_submodule_that_is_never_updated_is_an_empty_folder(
+    packing: Packing, tree: WorkTree, url: str
+) -> None:
+    """`update = none` in .gitmodules is what a checkout keeps to; a warning says so."""
+    add_submodule(tree, path="data", url="http://127.0.0.1:9/none.git", commit="d" * 40)
+    tree.git("config", "--file", ".gitmodules", "submodule.data.update", "none")
+    commit = tree.commit("First", {})
+    tree.push()
+    found = packing.tree(url, commit)
+    assert found.warnings == ["data is a submodule with `update = none` in .gitmodules; its folder is empty"]
+    assert packing.unpacked(found) == {"data": None, ".gitmodules": packing.unpacked(found)[".gitmodules"]}
+
+
 def test_names_that_no_folder_can_hold_are_refused(packing: Packing, tmp_path: Path) -> None:
     """Git refuses them as well when it fetches; this holds for a mirror that has them all the same."""
     work = WorkTree(tmp_path / "work", "none")
@@ -159,6 +211,9 @@ def test_names_that_no_folder_can_hold_are_refused(packing: Packing, tmp_path: P
         ("../../other/lib.git/", "https://host.example/other/lib.git"),
         ("./lib.git", "https://host.example/group/project.git/lib.git"),
         ("git@host.example:group/lib.git", "git@host.example:group/lib.git"),
+        ("https://contoso@host.example/a/_git/lib", "https://host.example/a/_git/lib"),
+        ("https://ada@[fd00::1]:8443/lib.git", "https://[fd00::1]:8443/lib.git"),
+        ("git@host.example:/srv/git/lib.git", "git@host.example:/srv/git/lib.git"),
     ],
 )
 def test_relative_urls_are_resolved_as_git_does(given: str, expected: str) -> None:
@@ -171,6 +226,7 @@ def test_relative_urls_have_ssh_parents_too() -> None:
     for parent, expected in (
         ("git@host.example:group/project.git", "git@host.example:group/lib.git"),
         ("ssh://git@host.example:2222/group/project.git", "ssh://git@host.example:2222/group/lib.git"),
+        ("git@host.example:/srv/git/project.git", "git@host.example:/srv/git/lib.git"),
     ):
         assert submodule_url("../lib.git", parent=parent, allow_http=False, hosts=()) == expected
 

@@ -18,6 +18,7 @@ from gateway.fetch.urls import check_url, is_ssh, known_as, target
         ("ssh://git@git.example/a/b", ("ssh", "git.example", 22), "git.example"),
         ("ssh://git@ssh.github.com:443/a/b", ("ssh", "ssh.github.com", 443), "[ssh.github.com]:443"),
         ("ssh://git@[::1]:2222/a/b", ("ssh", "::1", 2222), "[::1]:2222"),
+        ("git@host.example:/srv/git/x.git", ("ssh", "host.example", 22), "host.example"),
         ("git@ssh.dev.azure.com:v3/o/p/r", ("ssh", "ssh.dev.azure.com", 22), "ssh.dev.azure.com"),
     ],
 )
@@ -42,7 +43,8 @@ def test_where_a_url_leads(url: str, where: tuple[str, str, int], known: str | N
         "https://bücher.example/a.git",
         "https://host\\other/a.git",
         "-Fx@host:a/b",
-        "git@host:/absolute",
+        "git@host:/",
+        "git@host://absolute",
         "git@[::1]:a/b",
         "host:a/b",
     ],

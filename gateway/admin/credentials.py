@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import structlog
+
 from gateway.admin.shapes import ConnectionChange, NewConnection, NewCredentials
 from gateway.errors import Invalid
 from gateway.fetch.credentials import (
@@ -18,6 +20,8 @@ from gateway.fetch.credentials import (
 from gateway.fetch.host_keys import read_host_keys
 from gateway.fetch.urls import is_ssh, known_as, target
 from gateway.store.connections import Connection
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +89,12 @@ def _host_keys(wanted: NewCredentials | None, before: str | None, *, url: str) -
         return None
     if wanted is None or "host_keys" not in wanted.model_fields_set:
         return before
-    return read_host_keys(wanted.host_keys, known_as=known_as(url)) if wanted.host_keys else None
+    if not wanted.host_keys:
+        return None
+    taken, unreadable = read_host_keys(wanted.host_keys, known_as=known_as(url))
+    if unreadable:
+        log.warning("lines of host_keys left out: they hold no key that can be read", lines=unreadable)
+    return taken
 
 
 def _given(

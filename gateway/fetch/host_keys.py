@@ -36,22 +36,41 @@ _MARKERS = frozenset({"@cert-authority", "@revoked"})
 _ANY_NAME = re.compile(r"\||[*?]")
 
 
-def read_host_keys(text: str, *, known_as: str) -> str:
+def read_host_keys(text: str, *, known_as: str) -> tuple[str, list[int]]:
     """Return lines as in known_hosts, proven: each holds a key, and one at least is of this host.
 
+    Lines that hold no key that we can read are left out, as ssh does; their numbers are returned beside.
     https://man.openbsd.org/sshd.8#SSH_KNOWN_HOSTS_FILE_FORMAT. Raises `Invalid` with one sentence.
     """
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
+    lines: list[str] = []
+    unreadable: list[int] = []
     names: list[str] = []
-    for line in lines:
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), start=1):
         words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
         hosts, *key = (words[1:] if words[0] in _MARKERS else words) or [""]
-        try:
-            load_ssh_public_key(" ".join(key[:2]).encode())
-        except (ValueError, UnsupportedAlgorithm):
-            raise Invalid("host_keys: each line is a host, a type and a key, as ssh-keyscan prints") from None
-        names += hosts.lower().split(",")
+        if _is_key(key[:2]):
+            lines.append(line.strip())
+            names += hosts.lower().split(",")
+        elif words[0] == "@revoked":
+            # Left out, it would let in what it is there to keep out.
+            raise Invalid(f"host_keys: line {number} revokes a key that cannot be read")
+        else:
+            unreadable.append(number)
+    if not lines and unreadable:
+        raise Invalid("host_keys: each line is a host, a type and a key, as ssh-keyscan prints")
     if not any(name == known_as or _ANY_NAME.search(name) for name in names):
-        raise Invalid(f"host_keys: none of them is of {known_as}; ssh-keyscan prints the lines of a host")
-    return "\n".join([*lines, ""])
+        odd = f" (line {unreadable[0]} cannot be read)" if unreadable else ""
+        raise Invalid(
+            f"host_keys: none of them is of {known_as}{odd}; ssh-keyscan prints the lines of a host"
+        )
+    return "\n".join([*lines, ""]), unreadable
+
+
+def _is_key(words: list[str]) -> bool:
+    try:
+        load_ssh_public_key(" ".join(words).encode())
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    return True

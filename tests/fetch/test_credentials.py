@@ -6,6 +6,8 @@ import json
 
 import asyncssh
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,8 +23,10 @@ from gateway.fetch.credentials import (
     read_private_key,
     secrets_of,
     take_login,
+    without_user,
 )
 from gateway.fetch.host_keys import KNOWN_HOSTS, read_host_keys
+from gateway.fetch.urls import check_url
 
 KEY = make_deploy_key("github", comment="test")
 PEM_RSA = asyncssh.generate_private_key("ssh-rsa", key_size=2048).export_private_key("pkcs1-pem").decode()
@@ -157,6 +161,62 @@ def test_what_is_wrong_with_a_key_is_one_sentence(pasted: str, provider: str, to
     assert "b3BlbnNzaC1" not in str(caught.value)
 
 
+@pytest.mark.parametrize("before", ["EC PARAMETERS", "CERTIFICATE"])
+def test_a_key_may_stand_behind_something_else(before: str) -> None:
+    """`openssl ecparam -genkey` writes the curve first, and other files have a certificate first."""
+    key = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+        Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+    )
+    pasted = f"-----BEGIN {before}-----\nBggqhkjOPQMBBw==\n-----END {before}-----\n{key.decode()}"
+    assert read_private_key(pasted, "github", comment="x").public.startswith("ecdsa-sha2-nistp256 ")
+
+
+@pytest.mark.parametrize(
+    "curve", [ec.SECP256K1(), ec.SECP224R1(), ec.BrainpoolP256R1()], ids=lambda curve: curve.name
+)
+@pytest.mark.parametrize("kind", [PrivateFormat.TraditionalOpenSSL, PrivateFormat.PKCS8])
+def test_a_key_on_a_curve_that_ssh_does_not_know_is_refused(
+    curve: ec.EllipticCurve, kind: PrivateFormat
+) -> None:
+    """In a sentence that names the curve and says what to take instead."""
+    key = ec.generate_private_key(curve).private_bytes(Encoding.PEM, kind, NoEncryption())
+    with pytest.raises(Invalid, match=f"no ECDSA keys on the curve {curve.name}.*ssh-keygen -t ed25519"):
+        read_private_key(key.decode(), "github", comment="x")
+
+
+@pytest.mark.parametrize(
+    ("password", "user"),
+    [
+        ("ATATT3xFfGF0abc", "x-bitbucket-api-token-auth"),
+        ("ATCTT3xFfGN0abc", "x-token-auth"),
+        ("anything else", "x-token-auth"),
+    ],
+)
+def test_bitbuckets_tokens_have_user_names_of_their_own(password: str, user: str) -> None:
+    """An API token of a person, and an access token of a repository; a name that was given stays."""
+    assert make_login(None, password, "bitbucket") == Login(user=user, password=password)
+    assert make_login("ada", password, "bitbucket").user == "ada"
+    assert make_login(None, "ATATT3xFfGF0abc", "gitlab").user == "oauth2"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "ATATT3xFfGF0abc",
+        "ATCTT3xFfGN0abc",
+        "BBDC-MDEyMzQ1Njc4OTAx",
+        "0123456789abcdef0123456789abcdef01234567",
+        "abcdefghijklmnopqrstuvwxyz234567abcdefghijklmnopqrst",
+    ],
+)
+def test_a_token_in_place_of_a_user_name_is_not_dropped(token: str) -> None:
+    """Also one of Azure DevOps or Gitea, which has no prefix by which it could be known."""
+    _, login = take_login(f"https://{token}@host.example/a/b", "bitbucket")
+    assert login == make_login(None, token, "bitbucket")
+    with pytest.raises(Invalid, match="take the user name and the password out"):
+        check_url(without_user(f"https://{token}@host.example/a/b"), allow_http=False, hosts=())
+
+
 @pytest.mark.parametrize(
     ("url", "bare", "login"),
     [
@@ -207,6 +267,12 @@ def test_what_must_not_be_repeated() -> None:
     assert secrets_of(KEY) == secrets_of(None) == ()
 
 
+def test_the_shortest_secret_that_is_taken_out() -> None:
+    """Four characters; of less, every other word of a sentence would be starred."""
+    assert "abcd" in secrets_of(Login(user="ada", password="abcd"))
+    assert secrets_of(Login(user="ada", password="abc")) == ()
+
+
 # GitHub's; always the same, so that tests have the same names in each process that collects them.
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
 
@@ -222,8 +288,25 @@ HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9ok
 )
 def test_host_keys_are_lines_as_ssh_keyscan_prints_them(pasted: str) -> None:
     """Comments and line ends of other systems are taken off."""
-    [line] = read_host_keys(pasted, known_as="git.example").splitlines()
+    text, unreadable = read_host_keys(pasted, known_as="git.example")
+    [line] = text.splitlines()
     assert HOST_KEY in line
+    assert unreadable == []
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "git.example ssh-dss AAAAB3NzaC1kc3M=",
+        "git.example 2048 35 1234567890",
+        "git.example:22 SSH-2.0-OpenSSH_9.6",
+        "<<<<<<< HEAD",
+    ],
+)
+def test_one_odd_line_does_not_cost_the_other_host_keys(odd: str) -> None:
+    """As with ssh itself: a key of an old kind, or the line of a merge, is left out and named."""
+    given = f"{odd}\ngit.example {HOST_KEY}\n# fine\n{odd}\n"
+    assert read_host_keys(given, known_as="git.example") == (f"git.example {HOST_KEY}\n", [1, 4])
 
 
 @pytest.mark.parametrize(
@@ -232,7 +315,8 @@ def test_host_keys_are_lines_as_ssh_keyscan_prints_them(pasted: str) -> None:
         ("git.example", "a host, a type and a key"),
         (HOST_KEY, "a host, a type and a key"),
         ("git.example ssh-ed25519 AAAA", "a host, a type and a key"),
-        (f"git.example {HOST_KEY}\n@revoked", "a host, a type and a key"),
+        (f"git.example {HOST_KEY}\n@revoked", "line 2 revokes a key that cannot be read"),
+        (f"other.example {HOST_KEY}\ngit.example ssh-dss AA", r"none of them is of git.example \(line 2"),
         (f"other.example {HOST_KEY}", "none of them is of git.example"),
         (f"[git.example]:2222 {HOST_KEY}", "none of them is of git.example"),
         ("# nothing\n", "none of them is of git.example"),

@@ -12,6 +12,8 @@ from gateway.errors import PushgateError
 from gateway.outgoing import BROKEN_OFF, NoRedirects, reason
 
 _SECONDS = 30.0
+# The most that a page of the API may have.
+_PAGE = 200
 
 
 class ApiError(PushgateError):
@@ -39,6 +41,16 @@ class Client:
     def get(self, path: str, **query: str | int | None) -> Any:
         """Return the answer to a GET; parts of the query that are None are left out."""
         return self._ask("GET", path + _query(query))
+
+    def items(self, path: str, **query: str | int | None) -> Iterator[Any]:
+        """Yield the items of a list, page after page."""
+        cursor = None
+        while True:
+            page = self.get(path, limit=_PAGE, cursor=cursor, **query)
+            yield from page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                return
 
     def send(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: str | int | None

@@ -113,3 +113,26 @@ def test_a_process_that_is_about_to_end_is_not_ready(database: Database) -> None
         return statuses
 
     assert asyncio.run(scenario()) == [200, 503]
+
+
+def test_work_that_holds_every_thread_of_the_store_makes_nothing_unready(database: Database) -> None:
+    """A long list on each of them: the probes have threads of their own."""
+
+    async def scenario() -> int:
+        accepter = Accepter(database, rings=lambda: None)
+        accepter.start()
+        health = Health(database=database, accepter=accepter, is_closing=lambda: False)
+        free = threading.Event()
+        held = [asyncio.create_task(database.read(lambda _: free.wait())) for _ in range(32)]
+        try:
+            async with asyncio.timeout(30):
+                metrics = await health.metrics(Request({"type": "http"}))
+                assert b"pushgate_pending_ref_updates 0.0" in metrics.body
+                asked = [health.ready(Request({"type": "http"})) for _ in range(5)]
+                return max(answer.status_code for answer in await asyncio.gather(*asked))
+        finally:
+            free.set()
+            await asyncio.gather(*held)
+            await accepter.stop()
+
+    assert asyncio.run(scenario()) == 200

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.admin.credentials import changed_opening, opening
-from gateway.admin.http import read
+from gateway.admin.http import limit, read
 from gateway.admin.operations import Operation
 from gateway.admin.scheme import check_secret, new_secret, read_scheme
 from gateway.admin.shapes import (
@@ -60,7 +60,12 @@ class Api:
         """Return what can be asked."""
         one = "/connections/{id}"
         return [
-            Operation(method="GET", path="/connections", endpoint=self.list_connections),
+            Operation(
+                method="GET",
+                path="/connections",
+                endpoint=self.list_connections,
+                query=("name", "limit", "cursor"),
+            ),
             Operation(
                 method="POST",
                 path="/connections",
@@ -78,14 +83,18 @@ class Api:
             Operation(method="GET", path=f"{one}/refs", endpoint=self.list_refs),
         ]
 
-    async def list_connections(self, _request: Request) -> Page[ConnectionView]:
-        """`GET /connections`: all of them, the oldest first."""
-        views = await self.database.read(
-            lambda transaction: [
-                self._view(transaction, found) for found in connections.everything(transaction)
-            ]
-        )
-        return Page[ConnectionView](items=views, next=None)
+    async def list_connections(self, request: Request) -> Page[ConnectionView]:
+        """`GET /connections`: the oldest first."""
+        query, most = request.query_params, limit(request)
+
+        def look(transaction: Transaction) -> Page[ConnectionView]:
+            found = connections.page(
+                transaction, after=query.get("cursor"), limit=most + 1, name=query.get("name")
+            )
+            views = self._views(transaction, found[:most])
+            return Page[ConnectionView](items=views, next=views[-1].id if len(found) > most else None)
+
+        return await self.database.read(look)
 
     async def make_connection(self, request: Request) -> ConnectionMade:
         """`POST /connections`: works also while the remote is out of reach. Shows the secret this once."""
@@ -244,10 +253,19 @@ class Api:
         return url
 
     def _view(self, transaction: Transaction, connection: Connection) -> ConnectionView:
-        dates = connections.secret_dates(transaction, connection.id)
-        sweep = sweeps.state(transaction, connection.id)
-        platform = platforms.of(transaction, connection.id)
-        return ConnectionView.of(connection, dates, sweep, platform, base_url=self.base_url)
+        [view] = self._views(transaction, [connection])
+        return view
+
+    def _views(self, transaction: Transaction, found: Sequence[Connection]) -> list[ConnectionView]:
+        """Show connections, with a fixed number of queries however many they are."""
+        ids = [connection.id for connection in found]
+        dates = connections.secret_dates(transaction, ids)
+        states = sweeps.states(transaction, ids)
+        named = platforms.of(transaction, ids)
+        return [
+            ConnectionView.of(one, dates[one.id], states[one.id], named.get(one.id), base_url=self.base_url)
+            for one in found
+        ]
 
     def _name_platform(self, transaction: Transaction, which: str, wanted: NewPlatform | None) -> None:
         """Keep the platform that fetches for a connection. Raises `Invalid`."""
@@ -257,7 +275,7 @@ class Api:
         check_platform(wanted.url, allow_http=self.allow_http)
         platform = Platform(url=wanted.url, project=wanted.project)
         token = wanted.token.get_secret_value() if wanted.token else None
-        kept = platforms.of(transaction, which)
+        kept = platforms.of(transaction, [which]).get(which)
         if token is None and (kept is None or kept.url != platform.url):
             raise Invalid(
                 "platform: a token is needed, for its header Authorization: Token …; a kept one goes"

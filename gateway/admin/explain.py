@@ -7,7 +7,6 @@ from sqlalchemy import Connection as Transaction
 
 from gateway.errors import NotFound
 from gateway.store import connections, deliveries, executions
-from gateway.store.connections import Connection
 from gateway.store.deliveries import RecordedDelivery
 from gateway.store.executions import StoredRequest
 from providers.urls import repository_key
@@ -45,36 +44,47 @@ def explained(transaction: Transaction, what: str) -> list[tuple[RecordedDeliver
 
 def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
     asked = _ANCHOR.sub("", what.strip().lower())
-    known = connections.everything(transaction) if ":" in asked or _CONNECTION.fullmatch(asked) else []
     if delivery := _DELIVERY.search(asked):
         return [deliveries.get(transaction, delivery[0])]
     if execution := _EXECUTION.search(asked):
         return [deliveries.get(transaction, executions.get(transaction, execution[0]).delivery)]
-    if repository := [one for one in known if repository_key(one.url) == repository_key(asked)]:
+    known = connections.addresses(transaction) if ":" in asked else {}
+    repository = [one for one, key in known.items() if key == repository_key(asked)]
+    if repository := repository or _named(transaction, what.strip()):
         return _newest(transaction, repository)
-    if named := [one for one in known if one.id == asked.rpartition("/")[2]]:
-        return _newest(transaction, named)
-    inside = [one for one in known if repository_key(asked).startswith(f"{repository_key(one.url)}/")]
+    inside = [one for one, key in known.items() if repository_key(asked).startswith(f"{key}/")]
     if commits := _COMMIT.findall(asked):
         commit = max(reversed(commits), key=len)
-        of_commit = _page(transaction, commit=commit, limit=_OF_A_COMMIT)
+        of_commit = _page(transaction, commit=commit, limit=_OF_A_COMMIT) or deliveries.containing(
+            transaction, commit, limit=_OF_A_COMMIT
+        )
         # Shorter numbers may be others: of a run, or the date in a branch's name.
         if of_commit:
             return of_commit[::-1]
         if not inside or len(commit) in _WHOLE:
             raise NotFound(
-                f"no delivery has told of {commit} as the newest commit of a push."
+                f"no delivery has told of {commit}; of a push whose webhook lists none of its commits,"
+                f" or that was found by a look at the remote, only the newest commit is known."
                 f" {_LOOK.format('CONNECTION')}"
             )
     if inside:
         return _newest(transaction, inside)
     raise NotFound(
-        f"{what} is no id of a delivery or execution, names no commit, and is in no connected repository"
+        f"{what} is no id of a delivery or execution, no id or name of a connection, names no commit,"
+        " and is in no connected repository"
     )
 
 
-def _newest(transaction: Transaction, of: Sequence[Connection]) -> list[RecordedDelivery]:
-    ids = [one.id for one in of]
+def _named(transaction: Transaction, text: str) -> list[str]:
+    """Return the connection with this id or name, or whose page in the dashboard or the API this is."""
+    page = text.rpartition("/")[2]
+    try:
+        return [connections.find(transaction, page if _CONNECTION.fullmatch(page) else text)]
+    except NotFound:
+        return []
+
+
+def _newest(transaction: Transaction, ids: Sequence[str]) -> list[RecordedDelivery]:
     pages = (_page(transaction, connection=one, limit=_NEWEST) for one in ids)
     if found := [one for page in pages for one in page]:
         return sorted(found, key=lambda one: one.id)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -21,13 +21,14 @@ from gateway.store import work
 from gateway.store.database import Database
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Health:
     """The probes. An outage of the broker or a git host makes nothing unready: the store keeps the work."""
 
     database: Database
     accepter: Accepter
     is_closing: Callable[[], bool]
+    _looking: asyncio.Task[None] | None = field(default=None, init=False)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -49,15 +50,24 @@ class Health:
         if not self.accepter.healthy:
             return problem(503, "not ready", "deliveries could not be stored of late")
         try:
-            await self.database.write(_check_writable)
+            await self._look()
         except StoreUnavailable as error:
             return problem(503, "not ready", str(error))
         return JSONResponse({"status": "ok"})
 
+    async def _look(self) -> None:
+        """Raise `StoreUnavailable` where nothing can be written; requests at the same time share one look.
+
+        Otherwise the requests of whoever asks again and again would wait in line while the database hangs.
+        """
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self.database.write(_check_writable, probes=True))
+        await asyncio.shield(self._looking)
+
     async def metrics(self, _request: Request) -> Response:
         """`GET /metrics`: what was counted on this port, and what waits in the store."""
         try:
-            backlog = await self.database.read(work.backlog)
+            backlog = await self.database.read(work.backlog, probes=True)
         except StoreUnavailable:
             # Nobody knows; what the process itself has counted is told all the same.
             for gauge in (PENDING_UPDATES, OLDEST_PENDING, PENDING_REQUESTS, PENDING_EVENTS):

@@ -2,7 +2,7 @@
 
 import hmac
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -66,11 +66,26 @@ def refuse_nul(request: Request) -> None:
         raise Invalid("the address holds a NUL character")
 
 
-def answering(endpoint: Answering, status: int) -> Endpoint:
-    """Return the endpoint, which answers a model as JSON, with this status."""
+def refuse_unknown(request: Request, known: Sequence[str]) -> None:
+    """Refuse a query with a parameter that is not known, or that is named twice.
+
+    A filter that was ignored would answer with what nobody asked for. Raises `Invalid`.
+    """
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            names = f"known here: {', '.join(known)}" if known else "this address takes none"
+            raise Invalid(f"there is no query parameter {name}; {names}")
+        if given.count(name) > 1:
+            raise Invalid(f"the query parameter {name} is given more than once")
+
+
+def answering(endpoint: Answering, status: int, query: Sequence[str]) -> Endpoint:
+    """Return the endpoint, which takes this query and answers a model as JSON, with this status."""
 
     async def answered(request: Request) -> Response:
         refuse_nul(request)
+        refuse_unknown(request, query)
         given = await endpoint(request)
         if isinstance(given, Response):
             return given

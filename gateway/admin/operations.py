@@ -23,7 +23,8 @@ _ERROR = {
     "required": ["error", "detail"],
 }
 _QUERY: dict[str, dict[str, Any]] = {
-    "connection": {"description": "only those of this connection, by its id"},
+    "connection": {"description": "only those of this connection, by its id or name"},
+    "name": {"description": "only the connections with exactly this name"},
     "delivery": {"description": "only those of this delivery, by its id"},
     "verdict": {"description": "what was said to it", "schema": {"enum": [*get_args(Verdict)]}},
     "state": {"description": "how far it has come", "schema": {"enum": [*get_args(ExecutionState)]}},
@@ -74,7 +75,7 @@ class Operation:
 
     def route(self, token: str) -> Route:
         """Return the route, behind the token."""
-        endpoint = answering(self.endpoint, self.status)
+        endpoint = answering(self.endpoint, self.status, self.query)
         return Route(
             _BASE + self.path,
             endpoint if self.is_open else guarded(endpoint, token),

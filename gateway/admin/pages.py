@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.admin.api import Api
-from gateway.admin.http import bodies, is_same, refuse_nul, retry_after, status_of
+from gateway.admin.http import bodies, is_same, refuse_nul, refuse_unknown, retry_after, status_of
 from gateway.admin.records import Records
 from gateway.admin.rendering import STATIC, Renderer
 from gateway.admin.sessions import Sessions
@@ -50,17 +50,19 @@ class Pages:
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes; what tells of records, or does something, is for those who have signed in."""
+        offered = [*self.api.operations(), *self.records.operations()]
+        api = {one.path: one.query for one in offered if one.method == "GET"}
         table: list[tuple[str, str, Page]] = [
             ("/", "GET", self.overview),
-            ("/connections", "GET", self.list_connections),
+            ("/connections", "GET", self._filtered(self.list_connections, api["/connections"])),
             ("/connections/{id}", "GET", self.show_connection),
             ("/connections/{id}/fetch", "POST", self.fetch),
-            ("/deliveries", "GET", self.list_deliveries),
+            ("/deliveries", "GET", self._filtered(self.list_deliveries, api["/deliveries"])),
             ("/deliveries/{id}", "GET", self.show_delivery),
             ("/deliveries/{id}/replay", "POST", self.replay),
-            ("/executions", "GET", self.list_executions),
+            ("/executions", "GET", self._filtered(self.list_executions, api["/executions"])),
             ("/executions/{id}", "GET", self.show_execution),
-            ("/explain", "GET", self.explain),
+            ("/explain", "GET", self._filtered(self.explain, api["/explain"])),
         ]
         return [
             *(Route(path, self._signed_in(page), methods=[method]) for path, method, page in table),
@@ -77,8 +79,9 @@ class Pages:
         return self.renderer.page("overview.html", has_broker=self.has_broker, **found)
 
     async def list_connections(self, request: Request) -> Response:
-        """`GET /connections`."""
-        return self.renderer.page("connections.html", page=await self.api.list_connections(request))
+        """`GET /connections`: with the query of the API."""
+        page = await self.api.list_connections(request)
+        return self.renderer.page("connections.html", page=page, query=dict(request.query_params))
 
     async def show_connection(self, request: Request) -> Response:
         """`GET /connections/{id}`: how it is set, how its remote answers, and its newest deliveries."""
@@ -152,6 +155,15 @@ class Pages:
         answer = self.renderer.redirect("/")
         self.sessions.end(answer)
         return answer
+
+    def _filtered(self, page: Page, query: Sequence[str]) -> Page:
+        """Return the page, which refuses filters that it does not know."""
+
+        async def checked(request: Request) -> Response:
+            refuse_unknown(request, query)
+            return await page(request)
+
+        return checked
 
     def _signed_in(self, page: Page) -> Page:
         """Return the page, for those who have signed in; all others are asked to."""

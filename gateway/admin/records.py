@@ -16,7 +16,7 @@ from gateway.admin.http import limit, sse
 from gateway.admin.operations import Operation
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, Page
 from gateway.errors import Invalid
-from gateway.store import deliveries, executions, work
+from gateway.store import connections, deliveries, executions, work
 from gateway.store.database import Database
 from gateway.store.deliveries import Verdict
 from gateway.store.doorbell import Doorbell
@@ -95,7 +95,7 @@ class Records:
         def look(transaction: Transaction) -> Page[DeliveryView]:
             found = deliveries.page(
                 transaction,
-                connection=query.get("connection"),
+                connection=_connection(transaction, query.get("connection")),
                 verdict=verdict,
                 before=before,
                 limit=most + 1,
@@ -118,19 +118,24 @@ class Records:
         query, most = request.query_params, limit(request)
         before = _number(query.get("cursor"), "cursor")
         state = _one_of(get_args(ExecutionState), query.get("state"), "state")
-        found = await self.database.read(
-            lambda transaction: executions.page(
+        delivery = query.get("delivery")
+
+        def look(transaction: Transaction) -> Page[ExecutionView]:
+            if delivery is not None:
+                deliveries.get(transaction, delivery)
+            found = executions.page(
                 transaction,
-                connection=query.get("connection"),
-                delivery=query.get("delivery"),
+                connection=_connection(transaction, query.get("connection")),
+                delivery=delivery,
                 state=state,
                 before=before,
                 limit=most + 1,
             )
-        )
-        views = [ExecutionView.of(stored) for stored in found[:most]]
-        rest = str(found[most - 1].seq) if len(found) > most else None
-        return Page[ExecutionView](items=views, next=rest)
+            views = [ExecutionView.of(stored) for stored in found[:most]]
+            rest = str(found[most - 1].seq) if len(found) > most else None
+            return Page[ExecutionView](items=views, next=rest)
+
+        return await self.database.read(look)
 
     async def show_execution(self, request: Request) -> ExecutionView:
         """`GET /executions/{id}`."""
@@ -176,6 +181,11 @@ class Records:
                 yield b": still here\n\n"
             if not found:
                 await news.wait(_FOLLOW_SECONDS)
+
+
+def _connection(transaction: Transaction, text: str | None) -> str | None:
+    """Return the id of the connection that a filter names. Raises `NotFound`: a list would seem empty."""
+    return None if text is None else connections.find(transaction, text)
 
 
 def _commit(text: str | None) -> str | None:

@@ -117,7 +117,7 @@ def connect(
 @app.command()
 def connections(data: Data = None, as_json: AsJson = False) -> None:
     """List the connections."""
-    answer = client_of(data).get("/connections")
+    answer = {"items": list(client_of(data).items("/connections")), "next": None}
 
     def row(one: Any) -> list[str]:
         texts = [one["name"], one["provider"], one["project"], names_of(one["triggers"]) or "-", one["url"]]
@@ -141,7 +141,7 @@ def apply_command(
 
     wanted = read_file(file.read())
     client = client_of(data)
-    changes = compare(wanted, client.get("/connections")["items"], prune=prune)
+    changes = compare(wanted, list(client.items("/connections")), prune=prune)
     if not as_json:
         for change in changes:
             out.print(change_line(change.shown))

@@ -54,7 +54,7 @@ def plan_command(
     wanted = read_file(file.read())
     client = client_of(data)
     results = []
-    for one, present in pairs(wanted, client.get("/connections")["items"]):
+    for one, present in pairs(wanted, list(client.items("/connections"))):
         which = present["id"] if present is not None else None
         updates = []
         if which is not None:

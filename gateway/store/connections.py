@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, delete, insert, select, update
+from sqlalchemy import Row, and_, delete, insert, or_, select, update
 
-from gateway.errors import NotFound, SettingError
+from gateway.errors import Invalid, NotFound, SettingError
 from gateway.store.tables import connections, leases, secrets, sweeps
 from gateway.store.vault import Vault
 from providers.urls import repository_key
@@ -78,10 +78,53 @@ def get(transaction: Transaction, connection_id: str) -> Connection:
     return _record(row)
 
 
-def everything(transaction: Transaction) -> list[Connection]:
-    """Return all connections, the oldest first."""
-    query = select(connections).where(connections.c.deleted_at.is_(None)).order_by(connections.c.created_at)
+def page(
+    transaction: Transaction, *, after: str | None, limit: int, name: str | None = None
+) -> list[Connection]:
+    """Return up to `limit` connections, the oldest first, only those made after the connection `after`.
+
+    Raises `Invalid` where there never was such a connection.
+    """
+    query = select(connections).where(connections.c.deleted_at.is_(None))
+    if name is not None:
+        query = query.where(connections.c.name == name)
+    if after is not None:
+        # A deleted connection still has its row, so the list goes on where it stopped.
+        made_at = transaction.execute(
+            select(connections.c.created_at).where(connections.c.id == after)
+        ).scalar()
+        if made_at is None:
+            raise Invalid("cursor is not one that this API has given")
+        is_later = connections.c.created_at > made_at
+        is_next = and_(connections.c.created_at == made_at, connections.c.id > after)
+        query = query.where(or_(is_later, is_next))
+    query = query.order_by(connections.c.created_at, connections.c.id).limit(limit)
     return [_record(row) for row in transaction.execute(query)]
+
+
+def find(transaction: Transaction, text: str) -> str:
+    """Return the id of the connection with this id, also of a deleted one, or with this name.
+
+    Raises `NotFound` where there is none, and `Invalid` where several have the name.
+    """
+    if transaction.execute(select(connections.c.id).where(connections.c.id == text)).first() is not None:
+        return text
+    named = select(connections.c.id).where(connections.c.name == text, connections.c.deleted_at.is_(None))
+    ids: list[str] = list(
+        transaction.execute(named.order_by(connections.c.created_at, connections.c.id)).scalars()
+    )
+    if not ids:
+        raise NotFound(f"there is no connection with the id or the name {text}")
+    if len(ids) > 1:
+        raise Invalid(f"several connections have the name {text}: name one by its id ({', '.join(ids)})")
+    return ids[0]
+
+
+def addresses(transaction: Transaction) -> dict[str, str]:
+    """Return the repository key of each connection by its id, the oldest connection first."""
+    query = select(connections.c.id, connections.c.url).where(connections.c.deleted_at.is_(None))
+    rows = transaction.execute(query.order_by(connections.c.created_at))
+    return {row.id: repository_key(row.url) for row in rows}
 
 
 def change(transaction: Transaction, connection: Connection) -> None:
@@ -133,18 +176,18 @@ def rewrap(transaction: Transaction, vault: Vault) -> int:
     return len(sealed) + len(opened)
 
 
-def secret_dates(transaction: Transaction, connection_id: str) -> list[SecretDates]:
-    """Return when the live secrets of a connection were made and used, the newest first; none is opened."""
+def secret_dates(transaction: Transaction, connection_ids: Sequence[str]) -> dict[str, list[SecretDates]]:
+    """Return when the live secrets of each connection were made and used, the newest first."""
     query = (
-        select(secrets.c.created_at, secrets.c.last_used_at)
-        .where(secrets.c.connection == connection_id)
+        select(secrets.c.connection, secrets.c.created_at, secrets.c.last_used_at)
+        .where(secrets.c.connection.in_(connection_ids))
         .order_by(secrets.c.id.desc())
-        .limit(LIVE_SECRETS)
     )
-    return [
-        SecretDates(created_at=row.created_at, last_used_at=row.last_used_at)
-        for row in transaction.execute(query)
-    ]
+    found: dict[str, list[SecretDates]] = {connection: [] for connection in connection_ids}
+    for row in transaction.execute(query):
+        dates = SecretDates(created_at=row.created_at, last_used_at=row.last_used_at)
+        found[row.connection].append(dates)
+    return {connection: dates[:LIVE_SECRETS] for connection, dates in found.items()}
 
 
 def live_secrets(transaction: Transaction, vault: Vault, connection_id: str) -> list[Secret]:

@@ -28,6 +28,8 @@ from gateway.errors import StoreUnavailable
 T = TypeVar("T")
 
 _THREADS = 4
+# One for readiness, one for what the metrics count.
+_PROBES = 2
 _BUSY_MS = 10_000
 # Bound values are webhook bodies and sealed secrets: never in an error's text.
 _DISCREET: Mapping[str, Any] = {"hide_parameters": True}
@@ -73,6 +75,8 @@ class Database:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         # A thread of its own: all others may be waiting for the very lock that this commit holds.
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        # So have the probes: a long list in each of the other threads makes no process unready.
+        self._probes = ThreadPoolExecutor(_PROBES, thread_name_prefix="health")
         self._inline: Connection | None = None
         # Connections that hold locks by which one process leads, and since when.
         self._held: dict[Lock, tuple[Connection, float]] = {}
@@ -99,14 +103,15 @@ class Database:
         with _translated(), self.engine.connect().execution_options(reads_only=True) as connection:
             yield connection
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` in a transaction of its own, off the event loop."""
+    async def write(self, work: Callable[[Connection], T], *, probes: bool = False) -> T:
+        """Do `work` in a transaction of its own, off the event loop; on the threads of the probes, or not."""
 
         def transaction() -> T:
             with self.writing() as connection:
                 return work(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
+        threads = self._probes if probes else self._threads
+        return await asyncio.get_running_loop().run_in_executor(threads, transaction)
 
     async def write_inline(
         self, decide: Callable[[Connection], T], keep: Callable[[Connection, T], None]
@@ -169,14 +174,15 @@ class Database:
             self._inline.close()
             self._inline = None
 
-    async def read(self, work: Callable[[Connection], T]) -> T:
-        """Do `work`, which writes nothing, off the event loop."""
+    async def read(self, work: Callable[[Connection], T], *, probes: bool = False) -> T:
+        """Do `work`, which writes nothing, off the event loop; see `write`."""
 
         def transaction() -> T:
             with self.reading() as connection:
                 return work(connection)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, transaction)
+        threads = self._probes if probes else self._threads
+        return await asyncio.get_running_loop().run_in_executor(threads, transaction)
 
     async def leads(self, lock: Lock, *, for_seconds: float = 0.0) -> bool:
         """Say whether this process has held a lock for so long, at least.
@@ -260,6 +266,7 @@ class Database:
     def close(self) -> None:
         """Let the threads end and close every connection of theirs."""
         self._threads.shutdown(wait=True)
+        self._probes.shutdown(wait=True)
         self._committer.shutdown(wait=True)
         for connection in (self._inline, *(held for held, _ in self._held.values())):
             if connection is not None:

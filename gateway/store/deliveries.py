@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import zstandard
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, bindparam, select, text, union_all, update
+from sqlalchemy import Row, Text, bindparam, cast, func, select, text, union_all, update
 
 from gateway.errors import NotFound
 from gateway.store.bulk import MOST_VALUES, insert_rows, select_pairs, upsert_rows
@@ -39,6 +39,9 @@ _LOCK = text(
     " FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS given (name, place) ORDER BY place"
 )
 _USED = update(secrets).where(secrets.c.id == bindparam("which")).values(last_used_at=bindparam("moment"))
+
+# Of the newest ref updates, so many are searched for a commit that their pushes list: takes below a second.
+_SEARCHED = 100_000
 
 Key = tuple[str, str]
 T = TypeVar("T")
@@ -230,6 +233,20 @@ def page(
             for column in (ref_updates.c.after, ref_updates.c.peeled)
         )
         query = query.where(deliveries.c.id.in_(union_all(*told)))
+    return _recorded(transaction, transaction.execute(query).all())
+
+
+def containing(transaction: Transaction, commit: str, *, limit: int) -> list[RecordedDelivery]:
+    """Return up to `limit` deliveries of pushes that list a commit, the newest first.
+
+    `commit` is an object id or its beginning. No index holds what pushes list, so only the newest ref updates
+    are searched.
+    """
+    newest = select(func.max(ref_updates.c.seq)).scalar_subquery()
+    listing = select(ref_updates.c.delivery).where(
+        ref_updates.c.seq > newest - _SEARCHED, cast(ref_updates.c.commits, Text).like(f'%"{commit}%')
+    )
+    query = _listing().where(deliveries.c.id.in_(listing)).order_by(deliveries.c.id.desc()).limit(limit)
     return _recorded(transaction, transaction.execute(query).all())
 
 

@@ -4,6 +4,7 @@ A connection has a row here where it names a platform. It is due when a push was
 that settles it, until the platform has fetched.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -51,17 +52,19 @@ def name(
         transaction.execute(insert(platform_fetches).values(connection=connection, attempts=0))
 
 
-def of(transaction: Transaction, connection: str) -> Platform | None:
-    """Return a connection's platform, if it names one."""
+def of(transaction: Transaction, connection_ids: Sequence[str]) -> dict[str, Platform]:
+    """Return the platform of each connection that names one."""
     query = (
-        select(connections.c.platform, platform_fetches.c.fetched_at, platform_fetches.c.reason)
+        select(
+            connections.c.id, connections.c.platform, platform_fetches.c.fetched_at, platform_fetches.c.reason
+        )
         .join(platform_fetches)
-        .where(connections.c.id == connection)
+        .where(connections.c.id.in_(connection_ids))
     )
-    row = transaction.execute(query).one_or_none()
-    if row is None:
-        return None
-    return Platform(**row.platform, fetched_at=row.fetched_at, reason=row.reason)
+    return {
+        row.id: Platform(**row.platform, fetched_at=row.fetched_at, reason=row.reason)
+        for row in transaction.execute(query)
+    }
 
 
 def ask(transaction: Transaction, connection: str, *, now: datetime) -> None:

@@ -147,10 +147,15 @@ def give_back(transaction: Transaction, sweep: Sweep, *, now: datetime) -> None:
     _put_off(transaction, sweep, next_at=now, asked=sweep.asked)
 
 
-def state(transaction: Transaction, connection: str) -> SweepState:
-    """Return how a connection's sweeps go."""
-    row = transaction.execute(select(sweeps).where(sweeps.c.connection == connection)).one()
-    return SweepState(due_at=row.due_at, swept_at=row.swept_at, delivery=row.delivery, reason=row.reason)
+def states(transaction: Transaction, of: Sequence[str]) -> dict[str, SweepState]:
+    """Return how the sweeps of each connection go."""
+    rows = transaction.execute(select(sweeps).where(sweeps.c.connection.in_(of)))
+    return {
+        row.connection: SweepState(
+            due_at=row.due_at, swept_at=row.swept_at, delivery=row.delivery, reason=row.reason
+        )
+        for row in rows
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -114,7 +114,7 @@ def test_the_use_of_a_secret_is_remembered(database: Database, vault: Vault) -> 
     later = NOW + timedelta(minutes=1)
     record(database, arrival(move(A, B), secret=old.id, received_at=later))
     with database.reading() as transaction:
-        used = [secret.last_used_at for secret in connections.secret_dates(transaction, "c1")]
+        used = [secret.last_used_at for secret in connections.secret_dates(transaction, ["c1"])["c1"]]
     assert used == [None, later]
     assert (new.value, old.value) == (b"new", b"old")
 

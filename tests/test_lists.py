@@ -1,0 +1,141 @@
+"""Lists of the REST API: pages, filters, and what a page costs."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+from starlette.requests import Request
+
+from gateway.admin.api import Api
+from gateway.client import ApiError
+from gateway.intake.book import Book
+from gateway.store.database import Database
+from gateway.store.doorbell import Doorbell
+from gateway.store.vault import Vault
+from tests.service import Project, Service, run_pushgate
+from tests.store.make import NOW, connection
+
+OPENAPI = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_text())
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """Give an empty store."""
+    database = Database(f"sqlite:///{tmp_path / 'lists.db'}")
+    database.migrate()
+    yield database
+    database.close()
+
+
+def page(database: Database, query: str) -> Any:
+    """Return a page of connections as the API answers it."""
+    vault = Vault("k" * 32)
+    api = Api(
+        database=database,
+        vault=vault,
+        book=Book(database, vault),
+        pushes=Doorbell(),
+        base_url="http://127.0.0.1:8080",
+        allow_http=False,
+        hosts=(),
+    )
+    request = Request({"type": "http", "headers": [], "query_string": query.encode()})
+    return asyncio.run(api.list_connections(request))
+
+
+def test_a_page_costs_the_same_number_of_statements_however_long_it_is(database: Database) -> None:
+    """A list of 10,000 connections once took three statements for each of them, and 19 s."""
+    for number in range(30):
+        connection(database, f"{number:024x}", name=f"digits {number}")
+    statements: list[str] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def _count(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
+    counts = []
+    for limit in (1, 30):
+        statements.clear()
+        assert len(page(database, f"limit={limit}").items) == limit
+        counts.append(len(statements))
+    assert counts[0] == counts[1]
+
+
+def test_pages_of_connections_hold_each_of_them_once(database: Database) -> None:
+    """Those that were made at the same instant too, and where the last one of a page is deleted meanwhile."""
+    made = [
+        connection(database, f"{number:024x}", created_at=NOW + timedelta(seconds=number // 3)).id
+        for number in (5, 0, 3, 1, 4, 2)
+    ]
+    found, cursor = [], ""
+    while cursor is not None:
+        shown = page(database, f"limit=2&cursor={cursor}" if cursor else "limit=2")
+        found += [one.id for one in shown.items]
+        cursor = shown.next
+    assert found == sorted(made)
+
+
+def test_the_commands_follow_the_pages(service: Service) -> None:
+    """`connections` and `apply` see all that there are, not only the first page."""
+    database = Database(f"sqlite:///{service.data / 'pushgate.db'}")
+    for number in range(205):
+        connection(database, f"{number:024x}", name=f"digits-{number:03}")
+    database.close()
+    done = run_pushgate("connections", "--json", service=service)
+    assert len(json.loads(done.stdout)["items"]) == 205
+    assert len(service.api.get("/connections")["items"]) == 50
+    file = service.data.parent / "connections.yaml"
+    file.write_text(
+        "connections:\n  - {name: digits-204, provider: github, project: digits,"
+        " url: https://github.example/acme/digits.git}\n"
+    )
+    done = run_pushgate("apply", "--file", str(file), "--dry-run", "--json", service=service)
+    [change] = json.loads(done.stdout)["changes"]
+    assert change["action"] == "keep", done.stderr
+
+
+def test_a_connection_is_named_by_its_id_or_its_name(service: Service, project: Project) -> None:
+    """In each filter; a name that nothing has, or several have, is an error and not an empty list."""
+    one = service.connect(project.url, name="digits")
+    _, answer = service.deliver(one, project.payload(None, project.first))
+    for named in ("digits", one["id"]):
+        found = service.api.get("/deliveries", connection=named)["items"]
+        assert [delivery["id"] for delivery in found] == [answer["delivery"]]
+    assert [found["id"] for found in service.api.get("/connections", name="digits")["items"]] == [one["id"]]
+    for command in ("deliveries", "executions"):
+        done = run_pushgate(command, "--connection", "digitz", service=service)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "there is no connection with the id or the name digitz" in done.stderr
+    with pytest.raises(ApiError, match="there is no delivery nope"):
+        service.api.get("/executions", delivery="nope")
+    service.api.send("DELETE", f"/connections/{one['id']}")
+    assert service.api.get("/deliveries", connection=one["id"])["items"]
+
+
+def test_a_name_that_several_connections_have_is_refused_as_a_filter(database: Database) -> None:
+    """With the ids, so that one of them can be chosen."""
+    from gateway.errors import Invalid  # noqa: PLC0415
+    from gateway.store import connections  # noqa: PLC0415
+
+    for number in (1, 2):
+        connection(database, f"{number:024x}", name="digits")
+    with database.reading() as transaction, pytest.raises(Invalid, match=f"{1:024x}, {2:024x}"):
+        connections.find(transaction, "digits")
+
+
+def test_a_query_that_is_not_known_is_refused(service: Service) -> None:
+    """By every address: to ignore `?state=failed` would answer with all there is."""
+    for path, methods in OPENAPI["paths"].items():
+        for method, told in methods.items():
+            known = [one["name"] for one in told["parameters"] if one["in"] == "query"]
+            plain = path.removeprefix("/api/v1").replace("{id}", "0" * 36)
+            with pytest.raises(ApiError, match="there is no query parameter nope") as refused:
+                service.api.send(method.upper(), plain, nope="1")
+            assert all(name in str(refused.value) for name in known), path
+    with pytest.raises(ApiError, match="limit is given more than once"):
+        service.api.get("/deliveries?limit=1&limit=2")

@@ -176,3 +176,16 @@ def test_a_request_of_earlier_rules_is_still_told(service: Service, project: Pro
     assert "fetched; the connection has no triggers" in text
     assert "trigger train@main, as it was before" in text
     assert service.api.get("/executions")["items"][0]["id"] in text
+
+
+def test_a_commit_in_the_middle_of_a_push_is_found(service: Service, project: Project) -> None:
+    """By the commits that its webhook listed; and a connection by its name."""
+    connection = service.connect(project.url, "train@main", name="digits")
+    middle = project.push("Second", {"train.py": "print(2)\n"})
+    pushed = project.push("Third", {"train.py": "print(3)\n"})
+    payload = json.loads(project.payload(project.first, pushed))
+    payload["commits"] = [{**payload["commits"][0], "id": one} for one in (middle, pushed)]
+    _, answer = service.deliver(connection, json.dumps(payload).encode())
+    service.settled(answer["delivery"])
+    for what in (middle, middle[:9], f"{project.url.removesuffix('.git')}/commit/{middle}", "digits"):
+        assert answer["delivery"] in explained(service, what)

@@ -1,16 +1,19 @@
 """What every answer of the API has in common: JSON, a Bearer token, and errors as `{error, detail}`."""
 
 import hmac
+import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.errors import Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
+from gateway.escape import storable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -89,7 +92,7 @@ def answering(endpoint: Answering, status: int, query: Sequence[str]) -> Endpoin
         given = await endpoint(request)
         if isinstance(given, Response):
             return given
-        return Response(given.model_dump_json(), status, media_type="application/json")
+        return Response(_json(given), status, media_type="application/json")
 
     return answered
 
@@ -145,4 +148,12 @@ async def on_bug(_request: Request, _error: Exception) -> Response:
 
 def sse(*, event: str, event_id: str, data: BaseModel) -> bytes:
     """Return one server-sent event: https://html.spec.whatwg.org/multipage/server-sent-events.html."""
-    return f"id: {event_id}\nevent: {event}\ndata: {data.model_dump_json()}\n\n".encode()
+    return f"id: {event_id}\nevent: {event}\ndata: {_json(data)}\n\n".encode()
+
+
+def _json(model: BaseModel) -> str:
+    """Return a model as JSON. One string that no encoder takes must not cost the rest of a page."""
+    try:
+        return model.model_dump_json()
+    except PydanticSerializationError:
+        return json.dumps(storable(model.model_dump(mode="json")))

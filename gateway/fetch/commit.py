@@ -1,6 +1,7 @@
 """Reading one commit from a mirror: who, when, what changed, and its valohai.yaml."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.errors import Gone, ObjectUnusable
+from gateway.escape import decode
 from gateway.fetch.git import Git, GitFailed, OutputTooLarge
 
 _LARGEST_COMMIT = 1024 * 1024
@@ -16,6 +18,13 @@ _LARGEST_PATHS = 4 * 1024 * 1024
 _REGULAR_FILES = {"100644", "100755"}
 _SSH_SIGNATURE = "-----BEGIN SSH SIGNATURE-----"
 _PERSON = re.compile(r"(?P<person>.*>) (?P<seconds>-?\d{1,12}) [+-]\d{4}")
+# Of what people write text in. Python knows other names as well, under which text becomes something else
+# (utf-7, unicode_escape) or every decoding is an error (undefined).
+_ENCODING = re.compile(
+    r"utf-?8|us-ascii|ascii|latin-?\d+|iso[-_]?8859[-_]\d+|(windows|cp)-?\d+|koi8-?[ru]|mac-?roman"
+    r"|euc[-_]?(jp|kr)|(shift[-_]?|s)jis|iso-2022-(jp|kr)|gbk|gb2312|gb18030|big5",
+    re.IGNORECASE,
+)
 
 Signature = Literal["valid", "unknown", "none"]
 
@@ -67,8 +76,8 @@ class CommitReader:
         head, _, message = raw.partition(b"\n\n")
         fields = _fields(head)
         encoding = fields.get("encoding", ["utf-8"])[0]
-        author, _ = _person(_decode(fields["author"][0], encoding))
-        committer, committed_at = _person(_decode(fields["committer"][0], encoding))
+        author, _ = _person(_decode(fields.get("author", [""])[0], encoding))
+        committer, committed_at = _person(_decode(fields.get("committer", [""])[0], encoding))
         parents = tuple(fields.get("parent", ()))
         (paths, complete), (manifest, manifest_size), signature = await asyncio.gather(
             self._paths(mirror, commit_id, before, parents, default_branch),
@@ -118,7 +127,7 @@ class CommitReader:
         kinds = await self._git.run(
             "cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", mirror=mirror, stdin=asked
         )
-        itself, peeled = kinds.decode().splitlines()
+        itself, peeled, _ = kinds.decode().split("\n")
         if itself.endswith(" missing"):
             raise Gone(f"the remote no longer has {object_id}")
         if peeled.endswith(" missing"):
@@ -160,7 +169,7 @@ class CommitReader:
             )
         except OutputTooLarge:
             return (), False
-        return tuple(path.decode("utf-8", "surrogateescape") for path in told.split(b"\0") if path), True
+        return tuple(decode(path) for path in told.split(b"\0") if path), True
 
     async def _base(
         self,
@@ -217,7 +226,7 @@ def _person(line: str) -> tuple[str, datetime]:
 
 def _decode(latin: str, encoding: str) -> str:
     raw = latin.encode("latin-1")
-    try:
-        return raw.decode(encoding)
-    except (UnicodeDecodeError, LookupError):
-        return raw.decode("utf-8", "replace")
+    if _ENCODING.fullmatch(encoding):
+        with contextlib.suppress(UnicodeDecodeError, LookupError):
+            return raw.decode(encoding)
+    return raw.decode("utf-8", "replace")

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from gateway.errors import RemoteRefuses, RemoteUnavailable
+from gateway.escape import decode, has_surrogates, printable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import Git, GitFailed, GitTimedOut, Progress
 
@@ -24,6 +25,8 @@ log = structlog.get_logger()
 
 _LOCK_POLL_SECONDS = 0.05
 _SHA256_DIGITS = 64
+_OBJECT_ID = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
+_NAMED = 10
 # About half a million refs.
 _LARGEST_REFS = 64 * 1024 * 1024
 _EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
@@ -157,8 +160,7 @@ class Mirrors:
             told = await self._git.run(*_LIST_REFS, remote.url, output_limit=_LARGEST_REFS, remote=remote)
         except GitFailed as error:
             raise self._unavailable(error) from error
-        lines = [line.split("\t") for line in told.decode("utf-8", "surrogateescape").splitlines()]
-        return {ref: object_id for object_id, ref in lines}
+        return _refs(told, remote.url)
 
     async def default_branch(self, remote: Remote) -> str | None:
         """Return the short name of the branch that the remote's HEAD is; None where it has none.
@@ -170,8 +172,9 @@ class Mirrors:
             told = await self._git.run(*command, remote=remote)
         except GitFailed as error:
             raise self._unavailable(error) from error
-        found = re.match(r"ref: refs/heads/(\S+)\tHEAD", told.decode("utf-8", "replace"))
-        return found[1] if found else None
+        found = re.match(rb"ref: refs/heads/([^\t\n]+)\tHEAD", told)
+        name = decode(found[1]) if found else None
+        return None if name is None or has_surrogates(name) else name
 
     async def discard(self, connection: str) -> None:
         """Remove a mirror that turned out to be broken; the next update makes it anew."""
@@ -182,7 +185,7 @@ class Mirrors:
         """Return which of these objects a mirror does not have."""
         asked = "".join(f"{one}\n" for one in ids).encode()
         told = await self._git.run("cat-file", "--batch-check=%(objectname)", mirror=mirror, stdin=asked)
-        lines = told.decode().splitlines()
+        lines = told.decode().split("\n")[:-1]
         return [one for one, line in zip(ids, lines, strict=True) if line.endswith(" missing")]
 
     async def _is_usable(self, mirror: Path, wanted: Sequence[Wanted]) -> bool:
@@ -295,6 +298,25 @@ class Mirrors:
                 if re.search(words, text, re.IGNORECASE):
                     return kind(f"the remote cannot be fetched: {told} (git: {text})")
         return RemoteUnavailable(f"the remote cannot be fetched (git: {text})")
+
+
+def _refs(listed: bytes, url: str) -> dict[str, str]:
+    """Return the refs of `git ls-remote`, less those that no delivery, message or database could name.
+
+    A name may hold any bytes but a few, also U+2028 and the like: only a line feed ends a line.
+    """
+    refs: dict[str, str] = {}
+    odd: list[str] = []
+    for line in listed.split(b"\n"):
+        object_id, _, name = line.partition(b"\t")
+        ref = decode(name)
+        if not _OBJECT_ID.fullmatch(object_id) or has_surrogates(ref):
+            odd += [printable(ref)] if line else []
+        else:
+            refs[ref] = object_id.decode()
+    if odd:
+        log.warning("refs passed over: their names are no UTF-8", url=url, count=len(odd), refs=odd[:_NAMED])
+    return refs
 
 
 def _object_format(wanted: Sequence[Wanted]) -> str:

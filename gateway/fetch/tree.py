@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import Invalid, ObjectUnusable, RemoteRefuses, RemoteUnavailable
+from gateway.escape import decode, printable
 from gateway.fetch.git import Git, OutputTooLarge
 from gateway.fetch.ignore import LARGEST, Rules
 from gateway.fetch.submodules import FILE, read_modules, submodule_url
@@ -180,8 +181,7 @@ class TreeReader:
 
 def shown(path: bytes) -> str:
     """Return a path for people and for JSON: what is no text, or would break a line, is escaped."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return printable(decode(path))
 
 
 def _parsed(told: bytes) -> dict[bytes, tuple[int, str]]:

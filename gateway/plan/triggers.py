@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from gateway.errors import Invalid
+from gateway.escape import printable
 from gateway.plan.globs import check_glob, fits
 from providers.model import Action, RefKind
 
@@ -228,7 +229,7 @@ def judge(trigger: Trigger, move: MoveFacts) -> Verdict:
         return Verdict(trigger=trigger.name, matched=False, reason=reason)
     why = f"{_shown_name(move)} fits"
     if changed is not None:
-        why += f", and so does the changed path {changed}"
+        why += f", and so does the changed path {printable(changed)}"
     elif trigger.paths:
         why += "; too many paths have changed to compare them"
     return Verdict(trigger=trigger.name, matched=True, reason=why)
@@ -277,7 +278,7 @@ def _skips(message: str) -> str | None:
         return found[0]
     # Trailers stand in the last paragraph, and the first one is the title: git-interpret-trailers(1).
     _title, *further = _BLANK_LINE.split(message.strip())
-    last = further[-1].splitlines() if further else []
+    last = further[-1].split("\n") if further else []
     return next((line.strip() for line in last if _SKIP_TRAILER.fullmatch(line)), None)
 
 

@@ -5,6 +5,7 @@ gives the event loop away while it waits; nothing here blocks that, and nothing 
 """
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.errors import StoreUnavailable
+from gateway.escape import storable
 
 T = TypeVar("T")
 
@@ -31,8 +33,23 @@ _THREADS = 4
 # One for readiness, one for what the metrics count.
 _PROBES = 2
 _BUSY_MS = 10_000
+# As Python's encoder writes them; half of a pair that is a character as well.
+_ESCAPED_SURROGATE = b"\\ud"
+
+
+def _from_json(text: str | bytes) -> Any:
+    """Return a JSON value as it can be shown, also one that was kept before `storable` was applied."""
+    value = json.loads(text)
+    is_suspect = _ESCAPED_SURROGATE in (text.encode() if isinstance(text, str) else text)
+    return storable(value) if is_suspect else value
+
+
 # Bound values are webhook bodies and sealed secrets: never in an error's text.
-_DISCREET: Mapping[str, Any] = {"hide_parameters": True}
+_DISCREET: Mapping[str, Any] = {
+    "hide_parameters": True,
+    "json_serializer": lambda value: json.dumps(storable(value)),
+    "json_deserializer": _from_json,
+}
 # A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
 _PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 # So does the server notice that we are gone, with our machine: until then nobody else leads.

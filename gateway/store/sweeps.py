@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import Select, select, update
 
+from gateway.escape import storable
 from gateway.store import deliveries as delivery_records
 from gateway.store.bulk import upsert_rows
 from gateway.store.deliveries import Arrival, Receipt
@@ -115,6 +116,7 @@ def record(transaction: Transaction, sweep: Sweep, arrival: Arrival, *, next_at:
 
 def fail(transaction: Transaction, sweep: Sweep, reason: str, *, next_at: datetime) -> None:
     """Put a sweep off that failed; whoever asked for it is told why."""
+    reason = storable(reason)
     transaction.execute(
         update(sweeps)
         .where(sweeps.c.connection == sweep.connection)

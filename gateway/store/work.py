@@ -10,6 +10,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, func, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
+from gateway.escape import storable
 from gateway.store import connections, events, executions, platforms, tables
 from gateway.store.claims import Claims, is_pending, oldest_arrival, waiting
 from gateway.store.connections import Connection
@@ -133,7 +134,7 @@ def settle(
             .where(ref_updates.c.seq == which, ref_updates.c.state == "pending")
             .values(
                 state=settlement.state,
-                reason=settlement.reason,
+                reason=storable(settlement.reason),
                 settled_at=now,
                 verdicts=settlement.verdicts,
                 peeled=func.coalesce(settlement.peeled, ref_updates.c.peeled),
@@ -201,7 +202,7 @@ def tell(transaction: Transaction, updates: Sequence[PendingUpdate], reason: str
     transaction.execute(
         update(ref_updates)
         .where(ref_updates.c.seq.in_([one.seq for one in updates]), ref_updates.c.state == "pending")
-        .values(reason=reason)
+        .values(reason=storable(reason))
     )
 
 

@@ -1,13 +1,16 @@
 """What is read of a commit: who signed it, and what a new branch has changed."""
 
+import os
 import subprocess
 from pathlib import Path
 
-from demo.githost import WorkTree
+import pytest
+
+from demo.githost import ENVIRONMENT, WorkTree
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.credentials import Remote
 from tests.fetch.conftest import Fetching
-from tests.service import Project, Service
+from tests.service import Project, Service, run_pushgate
 
 MAIN = "refs/heads/main"
 
@@ -24,6 +27,15 @@ def _signed(tree: WorkTree, key: Path, message: str) -> str:
     tree.git("config", "user.signingkey", str(key))
     tree.git("commit", "--quiet", "--allow-empty", "--gpg-sign", "--message", message)
     return tree.head()
+
+
+def written(tree: WorkTree, kind: str, content: bytes) -> str:
+    """Write an object, whatever is in it, and return its id."""
+    command = ["git", "hash-object", "-w", "--literally", "-t", kind, "--stdin"]
+    done = subprocess.run(
+        command, cwd=tree.folder, env=ENVIRONMENT, input=content, check=True, capture_output=True
+    )
+    return done.stdout.decode().strip()
 
 
 def test_signatures_are_valid_unknown_or_none(
@@ -53,6 +65,56 @@ def test_the_default_branch_is_the_remotes(fetching: Fetching, tree: WorkTree, u
     tree.commit("First", {"a": "b"})
     tree.push("HEAD:refs/heads/trunk", "HEAD:refs/heads/main")
     assert fetching.run(fetching.mirrors.default_branch(Remote(url=url))) == "main"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "raw", "author"),
+    [
+        ("ISO-8859-1", "J\u00f6rg".encode("latin-1"), "J\u00f6rg"),
+        ("windows-1252", "J\u00f6rg".encode("cp1252"), "J\u00f6rg"),
+        ("Shift_JIS", "\u68ee".encode("shift_jis"), "\u68ee"),
+        ("undefined", "J\u00f6rg".encode(), "J\u00f6rg"),
+        ("utf-7", b"J+APY-rg", "J+APY-rg"),
+        ("unicode_escape", rb"J\ud800rg", r"J\ud800rg"),
+        ("no-such\x01thing", "J\u00f6rg".encode(), "J\u00f6rg"),
+        ("utf-8", "J\u00f6rg".encode("latin-1"), "J\ufffdrg"),
+        ("base64", b"Sg==", "Sg=="),
+    ],
+)
+def test_a_commit_in_any_encoding_is_read(
+    fetching: Fetching, tree: WorkTree, url: str, encoding: str, raw: bytes, author: str
+) -> None:
+    """One that nobody writes text in counts for UTF-8."""
+    tree_id = tree.git("rev-parse", tree.commit("First", {"a": "b"}) + "^{tree}")
+    person = raw + b" <ada@example.org> 1700000000 +0000"
+    head = b"tree %b\nauthor %b\ncommitter %b\nencoding %b\n" % (
+        tree_id.encode(),
+        person,
+        person,
+        encoding.encode(),
+    )
+    commit = written(tree, "commit", head + b"\n" + raw + b"\n")
+    tree.push(f"{commit}:{MAIN}")
+    fetching.update(url, (MAIN, commit))
+    read = fetching.read(commit)
+    assert (read.author, read.message) == (f"{author} <ada@example.org>", f"{author}\n")
+
+
+def test_a_file_name_that_is_no_utf_8_costs_nobody_anything(service: Service, project: Project) -> None:
+    """The trigger that it fits runs, and all lists show it, escaped."""
+    trigger = {"name": "t", "branches": ["*"], "paths": ["models/*"], "run": {"step": "train"}}
+    connection = service.connect(project.url, triggers=[trigger])
+    folder = project.tree.folder / "models"
+    folder.mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.bin")).write_text("1")
+    pushed = project.push("A name in latin-1", {})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    [update] = service.settled(answer["delivery"])["updates"]
+    assert update["state"] == "planned"
+    assert r"the changed path models/caf\xe9.bin" in update["verdicts"][0]["reason"]
+    [listed] = service.api.get("/deliveries")["items"]
+    assert listed["updates"] == [update]
+    assert run_pushgate("deliveries", answer["delivery"], service=service).returncode == 0
 
 
 def test_a_new_branch_has_changed_what_differs_from_where_it_left(service: Service, project: Project) -> None:

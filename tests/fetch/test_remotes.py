@@ -1,5 +1,6 @@
 """Remotes that break off, lie, or are large."""
 
+import os
 import socket
 import subprocess
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from structlog.testing import capture_logs
 
 from demo.githost import ENVIRONMENT, GitHost, WorkTree
 from gateway.errors import RemoteUnavailable
@@ -93,6 +95,37 @@ def test_names_that_git_would_not_take_are_passed_over(fetching: Fetching) -> No
         "refs/heads/a",
         "refs/heads/main",
     ]
+
+
+def test_names_of_refs_are_bytes(fetching: Fetching, tree: WorkTree, githost: GitHost, url: str) -> None:
+    """What is no UTF-8 is passed over; a line separator of another alphabet is a part of the name."""
+    first = tree.commit("First", {"a": "b"})
+    tree.push()
+    names = ["refs/heads/gr\u00f6\u00dfe", "refs/heads/a\u2028b", "refs/heads/c\u0085d"]
+    odd = b"refs/heads/gr\xf6\xdfe"
+    lines = [f"{first} ".encode() + name for name in sorted([odd, *(name.encode() for name in names)])]
+    packed = b"# pack-refs with: peeled fully-peeled sorted \n" + b"\n".join(lines) + b"\n"
+    (githost.folder / "acme/digits.git/packed-refs").write_bytes(packed)
+    with capture_logs() as logs:
+        refs = fetching.run(fetching.mirrors.remote_refs(Remote(url=url)))
+    assert refs == dict.fromkeys([MAIN, *names], first)
+    assert [move.ref for move in differences({}, refs)] == sorted(refs)
+    [warning] = [line for line in logs if line["log_level"] == "warning"]
+    assert (warning["refs"], warning["count"]) == (["refs/heads/gr\\xf6\\xdfe"], 1)
+    # Nor does it keep the mirror from being made.
+    fetching.update(url, ("refs/heads/a\u2028b", first))
+    assert fetching.has(first)
+
+
+def test_a_default_branch_may_have_any_name(fetching: Fetching, tree: WorkTree, githost: GitHost) -> None:
+    """With a line separator of another alphabet it is told, without being UTF-8 it is none."""
+    tree.commit("First", {"a": "b"})
+    tree.push("HEAD:refs/heads/a\u2028b")
+    bare, url = githost.folder / "acme/digits.git", githost.url("acme/digits.git")
+    for name, told in (("a\u2028b".encode(), "a\u2028b"), (b"gr\xf6\xdfe", None)):
+        (bare / "refs/heads" / os.fsdecode(name)).write_text(tree.head() + "\n")
+        (bare / "HEAD").write_bytes(b"ref: refs/heads/" + name + b"\n")
+        assert fetching.run(fetching.mirrors.default_branch(Remote(url=url))) == told
 
 
 def test_a_repository_of_a_hundred_thousand_objects(fetching: Fetching, githost: GitHost) -> None:

@@ -1,8 +1,10 @@
 """Leases: one worker for a connection at a time, in order, and taken over when it is gone."""
 
+import json
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import text
 
 from gateway.store import deliveries, executions, work
 from gateway.store.claims import Claims
@@ -132,3 +134,35 @@ def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) 
         work.replay(transaction, update.delivery, now=LATER)
         [again] = deliveries.get(transaction, update.delivery).updates
     assert (again.state, again.reason, again.settled_at, again.verdicts) == ("pending", None, None, ())
+
+
+ODD = "caf\udce9 and half a pair \ud83d and \0"
+SHOWN = r"caf\xe9 and half a pair \ud83d and \x00"
+
+
+def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Database) -> None:
+    """A file name that is not UTF-8 may be in a reason or a verdict; its update ends all the same."""
+    connection(database)
+    push(database, (A, B))
+    claim(database, "w1")
+    [update] = pending(database)
+    verdicts = [{"trigger": "t", "matched": True, "reason": ODD, "failure": None}]
+    with database.writing() as transaction:
+        work.tell(transaction, [update], ODD)
+        told = deliveries.get(transaction, update.delivery).updates[0].reason
+        settled = Settlement(update=update, state="failed", reason=ODD, verdicts=verdicts)
+        work.settle(transaction, "c1", [settled], owner="w1", now=NOW)
+        [found] = deliveries.get(transaction, update.delivery).updates
+    assert (told, found.reason) == (SHOWN, SHOWN)
+    assert found.verdicts == [{**verdicts[0], "reason": SHOWN}]
+
+
+def test_text_that_was_kept_before_it_was_escaped_is_shown(database: Database) -> None:
+    """Rows of earlier versions may hold half a pair of surrogates, which no answer could."""
+    connection(database)
+    push(database, (A, B))
+    kept = json.dumps([{"trigger": "t", "matched": True, "reason": "caf\udce9"}])
+    with database.writing() as transaction:
+        transaction.execute(text("UPDATE ref_updates SET verdicts = :kept"), {"kept": kept})
+        [delivery] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=1)
+    assert delivery.updates[0].verdicts[0]["reason"] == r"caf\xe9"

@@ -1,3 +1,16 @@
+{{/* A quantity of Kubernetes, such as 1.5Gi or 250m, as a number of units. */}}
+{{- define "pushgate.quantity" -}}
+{{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $text := toString . -}}
+{{- $unit := regexFind "[a-zA-Z]+$" $text -}}
+{{- mulf (trimSuffix $unit $text | float64) (default 1 (get $units $unit)) -}}
+{{- end -}}
+
+{{/* Labels that controllers give pods, in JSON: in a template they are refused, or confuse the controller. */}}
+{{- define "pushgate.controllersLabels" -}}
+{{- list "pod-template-hash" "controller-revision-hash" "statefulset.kubernetes.io/pod-name" "apps.kubernetes.io/pod-index" "job-name" "controller-uid" "batch.kubernetes.io/job-name" "batch.kubernetes.io/controller-uid" "pushgate.dev/metrics" | toJson -}}
+{{- end -}}
+
 {{/* What a schema can't tell. Each sentence says what is wrong and what to do. */}}
 {{- define "pushgate.checks" -}}
 {{- $values := .Values -}}
@@ -43,6 +56,40 @@
 {{- if and $autoscaling.enabled (gt (int $autoscaling.minReplicas) (int $autoscaling.maxReplicas)) -}}
 {{- fail (printf "%[1]s.autoscaling.minReplicas is more than %[1]s.autoscaling.maxReplicas" $component) -}}
 {{- end -}}
+{{- end -}}
+{{- range $component := list "web" "worker" -}}
+{{- $resources := (index $values $component).resources -}}
+{{- range $what, $request := $resources.requests -}}
+{{- $limit := get (default (dict) $resources.limits) $what -}}
+{{- if and $limit (gt (include "pushgate.quantity" $request | float64) (include "pushgate.quantity" $limit | float64)) -}}
+{{- fail (printf "%s.resources asks for more %s (%v) than its limit (%v), which Kubernetes refuses: raise the limit" $component $what $request $limit) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $budget := default 53687091200 $values.settings.mirrorBudget -}}
+{{- if le (include "pushgate.quantity" $values.worker.storage.size | float64) ($budget | float64) -}}
+{{- fail (printf "worker.storage.size (%v) has no room for settings.mirrorBudget (%d bytes) and what else is kept there: raise the one, or lower the other" $values.worker.storage.size (int64 $budget)) -}}
+{{- end -}}
+{{- range $name := list "podLabels" "serviceMonitor.labels" -}}
+{{- $labels := ternary $values.podLabels $values.serviceMonitor.labels (eq $name "podLabels") -}}
+{{- range $label, $_ := $labels -}}
+{{- if or (hasKey (include "pushgate.labels" (dict "root" $ "component" "any") | fromYaml) $label) (has $label (include "pushgate.controllersLabels" . | fromJsonArray)) -}}
+{{- fail (printf "%s: the chart or Kubernetes sets %s itself, and would go by another value: leave it out" $name $label) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $annotation, $_ := $values.podAnnotations -}}
+{{- if or (hasPrefix "helm.sh/" $annotation) (hasPrefix "checksum/" $annotation) -}}
+{{- fail (printf "podAnnotations: the chart sets %s itself where it is needed: leave it out" $annotation) -}}
+{{- end -}}
+{{- end -}}
+{{- $taken := list "/tmp" "/var/lib/pushgate" "/etc/pushgate/settings" -}}
+{{- range $values.mounts -}}
+{{- $path := clean .mountPath -}}
+{{- if has $path $taken -}}
+{{- fail (printf "mounts: something is mounted at %s already: choose another mountPath" $path) -}}
+{{- end -}}
+{{- $taken = append $taken $path -}}
 {{- end -}}
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
 {{- fail "ingress.enabled without a host would take every host's webhooks: set ingress.hosts" -}}

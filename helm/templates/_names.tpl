@@ -64,6 +64,15 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{/* Where the chart makes none, the one that is named is there already. */}}
+{{- define "pushgate.migrationServiceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ include "pushgate.fullname" . }}-migrate
+{{- else -}}
+{{ include "pushgate.serviceAccount" . }}
+{{- end -}}
+{{- end -}}
+
 {{- define "pushgate.image" -}}
 {{- with .Values.image -}}
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ default $.Chart.AppVersion .tag }}{{ end -}}

@@ -1,19 +1,34 @@
+{{/*
+Whether pods run as the image's own user, 10001. OpenShift's restricted policy gives each namespace a range of users, and
+refuses every pod that names another one. Takes the root.
+*/}}
+{{- define "pushgate.imageUser" -}}
+{{- $isOpenShift := .Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
+{{- if or (eq .Values.user "image") (and (eq .Values.user "auto") (not $isOpenShift)) }}true{{ end -}}
+{{- end -}}
+
+{{/* Takes the root. */}}
 {{- define "pushgate.podSecurity" -}}
 runAsNonRoot: true
+{{- if include "pushgate.imageUser" . }}
 runAsUser: 10001
 runAsGroup: 10001
 fsGroup: 10001
+{{- end }}
 fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* Takes the root. */}}
 {{- define "pushgate.containerSecurity" -}}
 allowPrivilegeEscalation: false
 privileged: false
 readOnlyRootFilesystem: true
 runAsNonRoot: true
+{{- if include "pushgate.imageUser" . }}
 runAsUser: 10001
 runAsGroup: 10001
+{{- end }}
 capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
@@ -91,21 +106,26 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
+{{/* The labels and annotations of a pod. Takes {root, component, annotations}, of which the chart's own come first. */}}
+{{- define "pushgate.podMetadata" -}}
+labels:
+  {{- include "pushgate.labels" . | nindent 2 }}
+  {{- with .root.Values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (default (dict) .annotations) .root.Values.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{/* The pod of a role. Takes {root, component, resources, scratch: whether its data may go with it}. */}}
 {{- define "pushgate.pod" -}}
 {{- $root := .root -}}
 {{- $values := .root.Values -}}
+{{- $annotations := dict "checksum/settings" (include "pushgate.settings" $root | sha256sum) -}}
 metadata:
-  labels:
-    {{- include "pushgate.labels" . | nindent 4 }}
-    {{- with $values.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
-  annotations:
-    checksum/settings: {{ include "pushgate.settings" $root | sha256sum }}
-    {{- with $values.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+  {{- include "pushgate.podMetadata" (merge (dict "annotations" $annotations) .) | nindent 2 }}
 spec:
   serviceAccountName: {{ include "pushgate.serviceAccount" $root }}
   {{- include "pushgate.podCommon" $root | nindent 2 }}

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,21 @@ SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 NAMESPACE = "hooks"
 RELEASE = "door"
+
+# Kinds that every Kubernetes has.
+OWN = {
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "StatefulSet"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("batch/v1", "Job"),
+    ("networking.k8s.io/v1", "Ingress"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("v1", "ConfigMap"),
+    ("v1", "Pod"),
+    ("v1", "Service"),
+    ("v1", "ServiceAccount"),
+}
 
 Manifest = dict[str, Any]
 Values = dict[str, Any]
@@ -86,8 +101,27 @@ VARIANTS = {
         tolerations: [{key: dedicated, operator: Equal, value: ml, effect: NoSchedule}]
         podAnnotations: {team: ml}
         podLabels: {team: ml}
+        priorityClassName: platform
         connections: {prune: true}
         serviceMonitor: {enabled: true}
+        """,
+    ),
+    "with-what-a-platform-has": (
+        "production",
+        """
+        httpRoute:
+          enabled: true
+          parentRefs: [{name: public, namespace: gateways}]
+          hostnames: [hooks.example.com]
+        ingress: {enabled: false}
+        networkPolicy:
+          door: {from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: gateways}}}]}
+        serviceMonitor: {enabled: true, labels: {release: prometheus}}
+        worker: {storage: {storageClass: fast}}
+        podAnnotations: {sidecar.istio.io/inject: "false"}
+        podLabels: {team: ml, app.kubernetes.io/part-of: platform}
+        priorityClassName: platform
+        user: platform
         """,
     ),
     "keda": (
@@ -159,12 +193,17 @@ def _chart() -> Chart:
     return Chart.load(CHART)
 
 
-def render(values: Values, *, kubernetes: str = KUBERNETES[-1], release: str = RELEASE) -> dict[str, str]:
+def render(
+    values: Values, *, kubernetes: str = KUBERNETES[-1], release: str = RELEASE, apis: tuple[str, ...] = ()
+) -> dict[str, str]:
     """Render the chart; texts by the template's path. Raises `HelmError` where Helm refuses.
 
-    The library's own `render` has no way to say which Kubernetes to render for; what it calls has.
+    `apis` are those that the cluster has beside Kubernetes' own. The library's own `render` has no way to say
+    which Kubernetes to render for; what it calls has.
     """
-    options = json.dumps({"name": release, "namespace": NAMESPACE, "kube_version": kubernetes})
+    options = json.dumps(
+        {"name": release, "namespace": NAMESPACE, "kube_version": kubernetes, "api_versions": list(apis)}
+    )
     chart = _chart()._raw()  # noqa: SLF001 - the handle, see above
     rendered: dict[str, str] = json.loads(
         _native.call_string("helm_render", chart, json.dumps(values), options)
@@ -172,11 +211,25 @@ def render(values: Values, *, kubernetes: str = KUBERNETES[-1], release: str = R
     return rendered
 
 
+class _Strict(yaml.SafeLoader):
+    """As Helm reads what it has rendered: PyYAML itself would let the last of two equal keys win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [key.value for key, _ in node.value]
+        if len(keys) != len(set(keys)):
+            raise ValueError(f"a key stands twice: {sorted(keys)}")
+        return super().construct_mapping(node, deep)
+
+
 @functools.cache
 def _manifests(name: str, kubernetes: str, release: str) -> str:
-    rendered = render(value_sets()[name], kubernetes=kubernetes, release=release)
+    return json.dumps(objects(render(value_sets()[name], kubernetes=kubernetes, release=release)))
+
+
+def objects(rendered: Mapping[str, str]) -> list[Manifest]:
+    """Return the objects of what was rendered. Raises `ValueError` where a key stands twice."""
     texts = (text for path, text in rendered.items() if not path.endswith("NOTES.txt"))
-    return json.dumps([one for text in texts for one in yaml.safe_load_all(text) if one is not None])
+    return [one for text in texts for one in yaml.load_all(text, _Strict) if one is not None]
 
 
 def manifests(name: str, *, kubernetes: str = KUBERNETES[-1], release: str = RELEASE) -> list[Manifest]:

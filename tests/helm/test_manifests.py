@@ -14,6 +14,7 @@ from tests.helm.chart import (
     CHART,
     KUBERNETES,
     NAMES,
+    OWN,
     manifests,
     of_kind,
     pods,
@@ -32,19 +33,6 @@ CUSTOM = {
     ("rabbitmq.com/v1beta1", "Exchange"),
     ("rabbitmq.com/v1beta1", "Queue"),
     ("rabbitmq.com/v1beta1", "RabbitmqCluster"),
-}
-OWN = {
-    ("apps/v1", "Deployment"),
-    ("apps/v1", "StatefulSet"),
-    ("autoscaling/v2", "HorizontalPodAutoscaler"),
-    ("batch/v1", "Job"),
-    ("networking.k8s.io/v1", "Ingress"),
-    ("networking.k8s.io/v1", "NetworkPolicy"),
-    ("policy/v1", "PodDisruptionBudget"),
-    ("v1", "ConfigMap"),
-    ("v1", "Pod"),
-    ("v1", "Service"),
-    ("v1", "ServiceAccount"),
 }
 
 

@@ -2,7 +2,18 @@
 
 import pytest
 
-from tests.helm.chart import NAMES, Manifest, containers, manifests, of_kind, pods
+from tests.helm.chart import (
+    FILES,
+    NAMES,
+    Manifest,
+    containers,
+    manifests,
+    objects,
+    of_kind,
+    pods,
+    render,
+    value_sets,
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,6 +42,60 @@ def test_pods_are_restricted(name: str) -> None:
                 context["runAsNonRoot"],
                 context["capabilities"]["drop"],
             ) == (False, True, True, ["ALL"])
+
+
+def _users(objects: list[Manifest]) -> set[str]:
+    """Which fields of any pod name a user or a group."""
+    contexts = [
+        context
+        for _, pod in pods(objects)
+        for context in (pod["spec"]["securityContext"], *(one["securityContext"] for one in containers(pod)))
+    ]
+    return {field for one in contexts for field in one if field in {"runAsUser", "runAsGroup", "fsGroup"}}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_openshift_chooses_the_user(name: str) -> None:
+    """Its restricted policy refuses pods that name another than the namespace's; so no pod names one.
+
+    https://docs.openshift.com/container-platform/latest/authentication/managing-security-context-constraints.html
+    """
+    own = {"runAsUser", "runAsGroup", "fsGroup"}
+    values = value_sets()[name]
+    openshift = ("security.openshift.io/v1",)
+    assert _users(objects(render({**values, "user": "auto"}, apis=openshift))) == set()
+    assert _users(objects(render({**values, "user": "auto"}))) == own
+    assert _users(objects(render({**values, "user": "platform"}))) == set()
+    assert _users(objects(render({**values, "user": "image"}, apis=openshift))) == own
+
+
+@pytest.mark.parametrize("name", ["with-what-a-platform-has", "placed"])
+def test_every_pod_has_the_labels_and_annotations_that_are_asked_for(name: str) -> None:
+    """Those of Jobs and of the test too: a mesh, a policy or a bill goes by them."""
+    values = value_sets()[name]
+    found = dict(pods(manifests(name)))
+    assert {where.split("/")[0] for where in found} >= {"StatefulSet", "Job", "Pod"}
+    for where, pod in found.items():
+        metadata = pod["metadata"]
+        assert values["podLabels"].items() <= metadata["labels"].items(), where
+        assert values["podAnnotations"].items() <= metadata["annotations"].items(), where
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_pod_has_an_account_that_is_there_before_it(name: str) -> None:
+    """Not the namespace's default, which others use; the migration runs before the release's own is made."""
+    given = value_sets()[name].get("serviceAccount", {}).get("create", True)
+    accounts = {one["metadata"]["name"]: one["metadata"] for one in of_kind(name, "ServiceAccount")}
+    for where, pod in pods(manifests(name)):
+        account = pod["spec"]["serviceAccountName"]
+        assert (account in accounts) == given, where
+        if where.endswith("-migrate") and given:
+            (job,) = [one["metadata"] for one in of_kind(name, "Job") if one["metadata"]["name"] in where]
+            hooks = accounts[account]["annotations"]
+            assert hooks["helm.sh/hook"] == job["annotations"]["helm.sh/hook"]
+            assert int(hooks["helm.sh/hook-weight"]) < int(job["annotations"]["helm.sh/hook-weight"])
+        elif given:
+            assert "helm.sh/hook" not in accounts[account].get("annotations", {})
 
 
 @pytest.mark.parametrize("name", NAMES)

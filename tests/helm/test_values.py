@@ -1,5 +1,7 @@
 """What the chart takes as values, and what it refuses, in words that help."""
 
+import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,7 +9,20 @@ import pytest
 import yaml
 from helm_python import HelmError
 
-from tests.helm.chart import CHART, SCHEMA, Values, merged, read_values, render, value_sets
+from gateway.settings import Settings
+from tests.helm.chart import (
+    CHART,
+    OWN,
+    SCHEMA,
+    Values,
+    manifests,
+    merged,
+    of_kind,
+    pods,
+    read_values,
+    render,
+    value_sets,
+)
 
 SHA = "sha256:" + "1" * 64
 
@@ -110,6 +125,59 @@ def test_every_default_has_a_schema() -> None:
             "web.autoscaling.minReplicas is more than web.autoscaling.maxReplicas",
         ),
         ("minimal", "mode: cluster", "at '/mode'"),
+        (
+            "minimal",
+            "podLabels: {app.kubernetes.io/name: web}",
+            "Kubernetes sets app.kubernetes.io/name itself",
+        ),
+        ("minimal", "podLabels: {helm.sh/chart: a}", "sets helm.sh/chart itself"),
+        (
+            "minimal",
+            "podLabels: {batch.kubernetes.io/job-name: a}",
+            "sets batch.kubernetes.io/job-",
+        ),
+        ("minimal", "podLabels: {team: two words}", "at '/podLabels/team'"),
+        ("minimal", "podLabels: {'two words': ml}", "invalid propertyName 'two words'"),
+        ("minimal", "nodeSelector: {disk: 'a/b'}", "at '/nodeSelector/disk'"),
+        (
+            "minimal",
+            "serviceMonitor: {labels: {app.kubernetes.io/instance: a}}",
+            "serviceMonitor.labels: ",
+        ),
+        ("minimal", "podAnnotations: {helm.sh/hook: test}", "podAnnotations: the chart sets helm.sh/hook"),
+        ("minimal", "podAnnotations: {checksum/settings: a}", "podAnnotations: the chart sets checksum/"),
+        ("minimal", "podAnnotations: {'two words': a}", "invalid propertyName 'two words'"),
+        (
+            "minimal",
+            "worker: {storage: {size: 40Gi}}",
+            "for settings.mirrorBudget (53687091200 bytes)",
+        ),
+        (
+            "minimal",
+            "worker: {storage: {size: 50Gi}}",
+            "for settings.mirrorBudget (53687091200 bytes)",
+        ),
+        ("minimal", "worker: {storage: {size: 53G}}", "worker.storage.size (53G) has no room"),
+        ("minimal", "settings: {mirrorBudget: 107374182400}", "no room for settings.mirrorBudget (10737418"),
+        (
+            "minimal",
+            "worker: {resources: {limits: {memory: 256Mi}}}",
+            "worker.resources asks for more memory (384Mi) than its limit (256Mi)",
+        ),
+        (
+            "production",
+            "web: {resources: {requests: {cpu: 2500m}}}",
+            "asks for more cpu (2500m)",
+        ),
+        ("minimal", "mounts: [{mountPath: /tmp/, secret: a}]", "something is mounted at /tmp already"),
+        (
+            "minimal",
+            "mounts: [{mountPath: /x, secret: a}, {mountPath: /x, secret: b}]",
+            "something is mounted at /x already",
+        ),
+        ("minimal", "topologySpread: {topologyKeys: [a, a]}", "at '/topologySpread/topologyKeys'"),
+        ("minimal", "priorityClassName: High Priority", "at '/priorityClassName'"),
+        ("minimal", "user: '10001'", "at '/user'"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_is_installed(base: str, text: str, sentence: str) -> None:
@@ -117,6 +185,42 @@ def test_what_cannot_work_is_refused_before_it_is_installed(base: str, text: str
     with pytest.raises(HelmError) as refused:
         render(merged(value_sets()[base], read_values(text)))
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("size", ["51Gi", "54G", "0.1Ti", "60000000000", "60Gi"])
+def test_storage_is_compared_by_what_it_holds(size: str) -> None:
+    """Whatever the unit that it is given in."""
+    assert render(read_values(f"worker: {{storage: {{size: {size}}}}}"))
+
+
+def test_the_budget_that_storage_is_compared_with_is_the_gateways_own() -> None:
+    """Where none is set."""
+    with pytest.raises(HelmError, match=f"mirrorBudget \\({Settings().mirror_budget} bytes\\)"):
+        render(read_values("worker: {storage: {size: 1Gi}}"))
+
+
+def test_labels_beside_the_charts_own_are_let_through() -> None:
+    """Also such as begin alike."""
+    (pod,) = [pod for where, pod in pods(of_kind("with-what-a-platform-has", "Deployment"))]
+    assert pod["metadata"]["labels"]["app.kubernetes.io/part-of"] == "platform"
+
+
+def test_what_production_names_is_there_on_any_cluster() -> None:
+    """Kinds of Kubernetes' own, and of secrets those that the page has one make or the ingress may lack.
+
+    A PriorityClass that is not there is refused with every pod, a StorageClass leaves its pods waiting.
+    """
+    found = manifests("production")
+    assert {(one["apiVersion"], one["kind"]) for one in found} <= OWN
+    text = json.dumps(found)
+    assert [
+        word for word in ("priorityClassName", "storageClassName", "runtimeClassName") if word in text
+    ] == []
+    assert set(re.findall(r'"secretKeyRef": {"name": "(.*?)"', text)) == {"pushgate"}
+    page = (CHART.parent / "docs" / "kubernetes.md").read_text()
+    assert "kubectl create secret generic pushgate " in page
+    assert '"secretRef"' not in text
+    assert '"secretName": "pushgate' not in text
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def _request(connection: str, number: int) -> NewRequest:
 async def _bare(url: str, database: Database, topology: Topology) -> float:
     """Publish what waits in the store, taken from it beforehand, with nothing around the library."""
     with database.reading() as transaction:
-        waiting = executions.pending(transaction, limit=_CONNECTIONS * _EACH, without=())
+        waiting = executions.pending(transaction, limit=_CONNECTIONS * _EACH, without=(), most_bytes=10**9)
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)

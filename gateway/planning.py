@@ -17,6 +17,8 @@ from gateway.store.connections import Connection
 from gateway.store.work import PendingUpdate
 
 _LARGEST = 64 * 1024
+# What is unpacked again for a dry run: zeros by the megabyte are packed into a few bytes.
+_LARGEST_UNPACKED = 4 * 1024 * 1024
 _LEVEL = 3
 
 
@@ -72,7 +74,7 @@ def update_facts(update: PendingUpdate) -> UpdateFacts:
 
 
 def pack(facts: KeptFacts) -> bytes | None:
-    """Return the facts as they are kept; None where too many paths have changed for that.
+    """Return the facts as they are kept; None where they are too large, as when too many paths have changed.
 
     A path need not be UTF-8, nor a manifest: lone surrogates and latin-1 bring their bytes through JSON.
     """
@@ -84,7 +86,10 @@ def pack(facts: KeptFacts) -> bytes | None:
         "manifest": None if facts.commit.manifest is None else facts.commit.manifest.decode("latin-1"),
         "yaml_path": facts.yaml_path,
     }
-    packed = zstandard.compress(json.dumps(told).encode(), _LEVEL)
+    raw = json.dumps(told).encode()
+    if len(raw) > _LARGEST_UNPACKED:
+        return None
+    packed = zstandard.compress(raw, _LEVEL)
     return packed if len(packed) <= _LARGEST else None
 
 

@@ -27,6 +27,8 @@ LEASE = timedelta(seconds=60)
 _RENEW_SECONDS = 20.0
 _POLL_SECONDS = 1.0
 _TELL_SECONDS = 2.0
+# Of requests that are planned, and wait in memory to be recorded together.
+_MOST_BYTES = 16 * 1024 * 1024
 # How many ref updates of a connection one fetch serves, and for how long they are planned before it is the
 # turn of others: the rest finds what it needs in the mirror.
 _AT_ONCE = 200
@@ -227,7 +229,7 @@ class Worker:
         settlements: list[Settlement] = []
         until = time.monotonic() + self.turn
         for update in updates:
-            if settlements and time.monotonic() > until:
+            if settlements and (time.monotonic() > until or _is_much(settlements)):
                 break
             try:
                 settlements.append(await self.steps.plan(connection, update))
@@ -275,6 +277,11 @@ class Worker:
         )
         due_at = _now() + timedelta(seconds=delay)
         await self.queue.postpone(connection.id, updates, owner=self.name, due_at=due_at, reason=reason)
+
+
+def _is_much(settlements: Sequence[Settlement]) -> bool:
+    """Say whether what was planned is so large that it is recorded before more is planned."""
+    return sum(len(one.body) for settled in settlements for one in settled.requests) > _MOST_BYTES
 
 
 def _end(update: PendingUpdate, reason: str) -> Settlement:

@@ -5,6 +5,8 @@ planned them from. Nothing is fetched, written or published.
 """
 
 import asyncio
+import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,16 +25,21 @@ from gateway.fetch.credentials import take_login
 from gateway.fetch.git import GitFailed
 from gateway.fetch.mirror import Mirrors
 from gateway.plan.difference import differences
+from gateway.plan.plain import shortened
 from gateway.plan.planner import CommitFacts, Plan
 from gateway.plan.request import ExecutionRequest
 from gateway.plan.triggers import Trigger, read_triggers
 from gateway.planning import plan_update, unpack
-from gateway.store import connections, history
+from gateway.store import connections, executions, history
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.executions import StoredRequest
 from gateway.store.history import PastUpdate
 from providers.model import RefKind
+
+# A large commit takes seconds to be planned: a page ends after so many, and the next one goes on.
+_PAGE_SECONDS = 10.0
+_LONGEST_VALUE = 10_000
 
 
 class Rules(Taken):
@@ -104,6 +111,7 @@ class DryRun:
             wanted["url"] = take_login(wanted["url"], "")[0]
         connection = await self.database.read(partial(connections.get, connection_id=which))
         rules = replace(connection, **wanted)
+        until = time.monotonic() + _PAGE_SECONDS
         triggers = read_triggers(rules.triggers)
         past, rest = await self.database.read(
             partial(
@@ -114,10 +122,14 @@ class DryRun:
                 limit=limit(request),
             )
         )
-        known = [await self._facts(rules, one) for one in past]
-        played = await asyncio.to_thread(
-            lambda: [_played(rules, triggers, one, facts) for one, facts in zip(past, known, strict=True)]
-        )
+        played: list[PlayedUpdate] = []
+        for one in past:
+            if played and time.monotonic() > until and played[-1].delivery != one.update.delivery:
+                return Page[PlayedUpdate](items=played, next=played[-1].delivery)
+            # One at a time: what each was planned from, and its requests, may be megabytes.
+            facts = await self._facts(rules, one)
+            requests = await self.database.read(partial(executions.of_update, ref_update=one.update.seq))
+            played.append(await asyncio.to_thread(_played, rules, triggers, one, facts, requests))
         return Page[PlayedUpdate](items=played, next=rest)
 
     async def _facts(self, rules: Connection, past: PastUpdate) -> CommitFacts | str:
@@ -147,7 +159,11 @@ _NOT_KEPT = (
 
 
 def _played(
-    rules: Connection, triggers: Sequence[Trigger], past: PastUpdate, facts: CommitFacts | str
+    rules: Connection,
+    triggers: Sequence[Trigger],
+    past: PastUpdate,
+    facts: CommitFacts | str,
+    requests: Sequence[StoredRequest],
 ) -> PlayedUpdate:
     update, unplayed = past.update, None
     changes: list[RequestChange] = []
@@ -155,7 +171,7 @@ def _played(
         unplayed = facts if update.after is not None else None
     else:
         planned = plan_update(rules, update, facts, triggers)
-        changes = list(_changes(rules, triggers, past, planned))
+        changes = list(_changes(rules, triggers, past, requests, planned))
     return PlayedUpdate(
         delivery=update.delivery,
         received_at=update.received_at,
@@ -170,13 +186,17 @@ def _played(
 
 
 def _changes(
-    rules: Connection, triggers: Sequence[Trigger], past: PastUpdate, planned: Plan
+    rules: Connection,
+    triggers: Sequence[Trigger],
+    past: PastUpdate,
+    requests: Sequence[StoredRequest],
+    planned: Plan,
 ) -> Iterator[RequestChange]:
     """Yield what becomes of each trigger's request.
 
     One that a later commit took back was made all the same: that is no matter of the rules.
     """
-    before = {request.trigger: request for request in past.requests}
+    before = {request.trigger: request for request in requests}
     failed = {verdict["trigger"]: verdict.get("failure") for verdict in past.verdicts}
     after = {request.trigger: request for request in planned.requests}
     for trigger, verdict in zip(triggers, planned.verdicts, strict=True):
@@ -218,8 +238,16 @@ def _compared(
         execution=stored.id,
         target=new.execution.name,
         reason=reason,
-        fields={place: {"from": was, "to": becomes} for place, (was, becomes) in differing.items()},
+        fields={
+            place: {"from": _shown(was), "to": _shown(becomes)} for place, (was, becomes) in differing.items()
+        },
     )
+
+
+def _shown(value: Any) -> Any:
+    """Return a value, or what it begins with: nobody reads megabytes of a difference."""
+    text = json.dumps(value, ensure_ascii=False)
+    return value if len(text) <= _LONGEST_VALUE else shortened(text, _LONGEST_VALUE)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -246,7 +246,7 @@ class _Way:
 
 
 def _overview(transaction: Transaction) -> dict[str, Any]:
-    planned = executions.page(
+    planned, _ = executions.page(
         transaction, connection=None, delivery=None, state=None, before=None, limit=_FEW
     )
     return {

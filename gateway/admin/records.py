@@ -114,7 +114,7 @@ class Records:
         return DeliveryView.of(found)
 
     async def list_executions(self, request: Request) -> Page[ExecutionView]:
-        """`GET /executions`: the newest first."""
+        """`GET /executions`: the newest first; a page holds fewer than `limit` where messages are large."""
         query, most = request.query_params, limit(request)
         before = _number(query.get("cursor"), "cursor")
         state = _one_of(get_args(ExecutionState), query.get("state"), "state")
@@ -123,17 +123,16 @@ class Records:
         def look(transaction: Transaction) -> Page[ExecutionView]:
             if delivery is not None:
                 deliveries.get(transaction, delivery)
-            found = executions.page(
+            found, are_older = executions.page(
                 transaction,
                 connection=_connection(transaction, query.get("connection")),
                 delivery=delivery,
                 state=state,
                 before=before,
-                limit=most + 1,
+                limit=most,
             )
-            views = [ExecutionView.of(stored) for stored in found[:most]]
-            rest = str(found[most - 1].seq) if len(found) > most else None
-            return Page[ExecutionView](items=views, next=rest)
+            views = [ExecutionView.of(stored) for stored in found]
+            return Page[ExecutionView](items=views, next=str(found[-1].seq) if are_older else None)
 
         return await self.database.read(look)
 

@@ -20,7 +20,7 @@ from pydantic import (
 from gateway.plan.triggers import Glob
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
-from gateway.store.executions import StoredRequest
+from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.platforms import Platform
 from gateway.store.sweeps import SweepState
 from providers.model import RefKind
@@ -330,7 +330,10 @@ class DeliveryView(BaseModel):
 
 
 class ExecutionView(BaseModel):
-    """An execution request as it is shown; `message` is what the runners get."""
+    """An execution request as it is shown; `message` is what the runners get.
+
+    `is_outline` says that it is not whole, because this answer would be too large: `GET /executions/{id}` is.
+    """
 
     id: str
     connection: str
@@ -342,6 +345,7 @@ class ExecutionView(BaseModel):
     superseded_by: str | None
     lane: str | None
     message: dict[str, Any]
+    is_outline: bool = False
     planned_at: datetime
     published_at: datetime | None
 
@@ -358,10 +362,17 @@ class ExecutionView(BaseModel):
             reason=stored.reason,
             superseded_by=stored.superseded_by,
             lane=stored.lane,
-            message=json.loads(stored.body),
+            message=_outline(stored) if stored.body == OMITTED else json.loads(stored.body),
+            is_outline=stored.body == OMITTED,
             planned_at=stored.planned_at,
             published_at=stored.published_at,
         )
+
+
+def _outline(stored: StoredRequest) -> dict[str, Any]:
+    """Return what is known of a message without its body."""
+    known = {"id": stored.id, "project": stored.project, "trigger": stored.trigger}
+    return {**known, "execution": {"name": stored.target}, "package": None, "submodules": []}
 
 
 class ExplainedView(DeliveryView):

@@ -23,8 +23,9 @@ LARGEST = 256 * 1024
 # Each item costs the platform's validator a millisecond, however small it is.
 _MOST_ITEMS = 1000
 _DEEPEST = 40
-# What aliases may unfold to, in characters; a value counts for its text and as many more.
-_LARGEST_UNFOLDED = 8 * LARGEST
+# What aliases may unfold to, in characters; a value counts for its text and as many more. It bounds the
+# parser's work (a second and a half), and not what is made of the items: a pipeline copies its steps.
+_LARGEST_UNFOLDED = 4 * LARGEST
 _CHARACTERS_OF_A_VALUE = 16
 # Python turns digits into a number in time that grows with their square, `1:59:59…` of YAML 1.1 too.
 _LONG_NUMBER = re.compile(r"[-+]?[0-9.][0-9a-fA-Fx_.:]{99,}")

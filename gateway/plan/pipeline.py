@@ -1,22 +1,24 @@
 """A pipeline of valohai.yaml, brought by the platform's own converter into what its API takes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from valohai_yaml.lint import LintResult
-from valohai_yaml.objs import ExecutionNode, Pipeline
+from valohai_yaml.objs import ExecutionNode, Pipeline, Step, Task
 from valohai_yaml.objs.pipelines.override import Override
 from valohai_yaml.pipelines.conversion import PipelineConverter
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
 from gateway.plan.manifest import Manifest
-from gateway.plan.plain import plain, refuse_unknown
-from gateway.plan.request import PipelineExecution
+from gateway.plan.plain import listed, plain, refuse_unknown, weight
+from gateway.plan.request import LARGEST_REQUEST, PipelineExecution
 from gateway.plan.step import checked_value
 from gateway.plan.triggers import Trigger
 
-# A node copies its step: many nodes of a large step make a message that no broker should carry.
 _MOST_NODES = 200
+# Each edge is checked against all nodes.
+_MOST_EDGES = 2000
 
 
 def execute_pipeline(
@@ -28,8 +30,11 @@ def execute_pipeline(
     refuse_unknown("parameter", given=trigger.parameters, known=known, owner=owner)
     if len(pipeline.nodes) > _MOST_NODES:
         raise PlanError(f"{owner} has {len(pipeline.nodes)} nodes; at most {_MOST_NODES} can be")
+    if len(pipeline.edges) > _MOST_EDGES:
+        raise PlanError(f"{owner} has {len(pipeline.edges)} edges; at most {_MOST_EDGES} can be")
     given: dict[str, Any] = dict(trigger.parameters)
     try:
+        _check_size(pipeline, manifest, owner)
         _check_references(pipeline, manifest, owner)
         _check_values(pipeline, trigger, manifest, owner)
         converted = PipelineConverter(
@@ -45,12 +50,43 @@ def execute_pipeline(
     return PipelineExecution(name=pipeline.name, reuse_executions=bool(pipeline.reuse_executions), **body)
 
 
+def _check_size(pipeline: Pipeline, manifest: Manifest, owner: str) -> None:
+    """Raise `PlanError` where the message would be too large, before it is built.
+
+    Each node holds a copy of its step, or of its task and the task's step: two hundred nodes of a step of
+    80 KB are 16 MB.
+    """
+    weights: dict[tuple[str, str], int] = {}
+
+    def of(kind: str, name: str | None, items: Mapping[str, Step | Task]) -> int:
+        item = items.get(name or "")
+        if item is None:
+            return 0
+        key = (kind, item.name)
+        if key not in weights:
+            weights[key] = weight(item.serialize())
+        return weights[key]
+
+    total = weight(pipeline.serialize())
+    for node in pipeline.nodes:
+        step, task = getattr(node, "step", None), getattr(node, "task", None)
+        if task is not None and task in manifest.tasks:
+            step = step or manifest.tasks[task].step
+        own = weight(node.serialize())
+        total += own + of("step", step, manifest.steps) + of("task", task, manifest.tasks)
+        if total > LARGEST_REQUEST:
+            raise PlanError(
+                f"{owner}: its message would have more than {LARGEST_REQUEST} bytes, because each of its"
+                f" {len(pipeline.nodes)} nodes holds a copy of its step: shorten the steps"
+            )
+
+
 def _check_references(pipeline: Pipeline, manifest: Manifest, owner: str) -> None:
     """Raise `PlanError` for a node, an edge or a target that leads nowhere."""
     for node in pipeline.nodes:
         # The parser's own check of parameters stumbles over such a node.
         if isinstance(node, ExecutionNode) and not node.commit and node.step not in manifest.steps:
-            there = ", ".join(manifest.steps) or "none"
+            there = listed(manifest.steps)
             raise PlanError(f"{owner}, node {node.name}: there is no step {node.step}; the steps: {there}")
     lint = LintResult()
     pipeline.lint(lint, {"config": manifest.config})

@@ -1,11 +1,15 @@
 """What the step's and the pipeline's conversion share: plain JSON values, and names that have to be known."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
 from typing import Any
 
 from gateway.errors import PlanError
+
+_BYTES_OF_A_VALUE = 16
+_MOST_NAMES = 20
+_LONGEST_NAME = 100
 
 
 def plain(value: Any, owner: str) -> Any:
@@ -19,11 +23,45 @@ def plain(value: Any, owner: str) -> Any:
         raise PlanError(f"{owner} holds a value that JSON can't hold: {error}") from error
 
 
+def weight(value: Any) -> int:
+    """Return the bytes that a value takes as JSON, and 16 more for each value in it.
+
+    Copying a value costs time for each value in it, however short that is. What is shared counts each time,
+    as it is written each time; and nothing is built.
+    """
+    total, waiting = 0, [value]
+    while waiting:
+        one = waiting.pop()
+        total += _BYTES_OF_A_VALUE
+        if isinstance(one, Mapping):
+            waiting += one.keys()
+            waiting += one.values()
+        elif isinstance(one, list | tuple):
+            waiting += one
+        else:
+            text = json.dumps(one, ensure_ascii=False, default=str)
+            total += len(text.encode("utf-8", "surrogatepass"))
+    return total
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return the first names of a list, and how many more there are: a valohai.yaml may have thousands."""
+    known = list(names)
+    shown = [shortened(name, _LONGEST_NAME) for name in known[:_MOST_NAMES]]
+    more = [f"and {len(known) - _MOST_NAMES} more"] if len(known) > _MOST_NAMES else []
+    return ", ".join([*shown, *more]) or "none"
+
+
+def shortened(text: str, most: int) -> str:
+    """Return a text of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def refuse_unknown(what: str, *, given: Mapping[str, Any], known: Mapping[str, Any], owner: str) -> None:
     """Raise `PlanError` for the first given name that isn't known, and say which are."""
     for name in given:
         if name not in known:
-            raise PlanError(f"{owner} has no {what} {name}; it has: {', '.join(known) or 'none'}")
+            raise PlanError(f"{owner} has no {what} {name}; it has: {listed(known)}")
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,9 @@ from gateway.errors import PlanError
 from gateway.plan.globs import fits
 from gateway.plan.manifest import LARGEST, Manifest, read_manifest
 from gateway.plan.pipeline import execute_pipeline
+from gateway.plan.plain import listed, shortened
 from gateway.plan.request import (
+    LARGEST_REQUEST,
     Commit,
     ExecutionRequest,
     Package,
@@ -27,6 +29,12 @@ from gateway.plan.step import execute_step
 from gateway.plan.task import execute_task
 from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, Verdict, judge
 from providers.model import Action, RefKind
+
+# All requests of a ref update are made, and kept, at once: connections have up to a hundred triggers.
+_LARGEST_PLAN = 4 * LARGEST_REQUEST
+# Names in a valohai.yaml may be of any length, and reasons are shown in lists and sent as events.
+_LONGEST_FAILURE = 1000
+_LONGEST_REASON = 4000
 
 # Where a provider shows a commit, behind the repository's own page.
 _COMMIT_PAGES: Mapping[str, str] = {
@@ -148,20 +156,24 @@ def plan(
     try:
         manifest = _manifest(commit, connection.yaml_path)
     except PlanError as error:
-        reason = str(error)
+        reason = shortened(str(error), _LONGEST_FAILURE)
         failures = {trigger.name: reason for trigger in matched}
         return Plan(requests=(), verdicts=verdicts, reason=reason, failures=failures)
+    left = _LARGEST_PLAN
     for trigger in matched:
         try:
-            requests.append(_request(connection, update, commit, trigger, manifest))
+            _check_room(left)
+            request = _request(connection, update, commit, trigger, manifest)
+            left -= _checked_size(request)
+            requests.append(request)
         except PlanError as error:
-            failures[trigger.name] = str(error)
+            failures[trigger.name] = shortened(str(error), _LONGEST_FAILURE)
     told = [f"trigger {name}: {failure}" for name, failure in failures.items()]
     done = f"{len(requests)} execution request{'s' if len(requests) != 1 else ''}"
     return Plan(
         requests=tuple(requests),
         verdicts=verdicts,
-        reason="; ".join([*told, done] if requests or not failures else told),
+        reason=shortened("; ".join([*told, done] if requests or not failures else told), _LONGEST_REASON),
         failures=failures,
     )
 
@@ -177,7 +189,8 @@ def _unfollowed(connection: ConnectionFacts, update: UpdateFacts) -> str | None:
 def _nothing(verdicts: Sequence[Verdict]) -> str:
     if not verdicts:
         return "fetched; the connection has no triggers"
-    return "no trigger matched: " + "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
+    told = "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
+    return shortened(f"no trigger matched: {told}", _LONGEST_REASON)
 
 
 def _manifest(commit: CommitFacts, path: str) -> Manifest:
@@ -233,6 +246,23 @@ def _request(
     )
 
 
+def _check_room(left: int) -> None:
+    """Raise `PlanError` where the requests of this ref update are too large already."""
+    if left <= 0:
+        raise PlanError(f"the requests before it have more than {_LARGEST_PLAN} bytes together")
+
+
+def _checked_size(request: ExecutionRequest) -> int:
+    """Return the bytes of a request. Raises `PlanError` where a broker might refuse so many."""
+    size = len(request.model_dump_json().encode())
+    if size > LARGEST_REQUEST:
+        raise PlanError(
+            f"the message for {request.execution.kind} {request.execution.name} would have {size} bytes;"
+            f" at most {LARGEST_REQUEST} are sent"
+        )
+    return size
+
+
 def repository_of(connection: ConnectionFacts) -> Repository:
     """Return the repository as messages name it."""
     return Repository(
@@ -280,7 +310,7 @@ def _execution(
 
 
 def _not_there(kind: str, name: str | None, known: Iterable[str], path: str) -> str:
-    return f"{path} has no {kind} {name}; its {kind}s: {', '.join(known) or 'none'}"
+    return f"{path} has no {kind} {name}; its {kind}s: {listed(known)}"
 
 
 def _commit_url(provider: str, web_url: str | None, commit: str) -> str | None:

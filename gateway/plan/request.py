@@ -15,6 +15,9 @@ TYPE = "dev.pushgate.execution.requested.v1"
 VERSION = "1.1"
 """Of the schema: the second number grows with each field that is added."""
 
+LARGEST_REQUEST = 2 * 1024 * 1024
+"""Bytes of a message's body: RabbitMQ 4 refuses messages of more than 16 MiB, and earlier ones suffer."""
+
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pushgate.dev")
 
 ParameterValue = str | int | float | bool | list[str | int | float | bool]

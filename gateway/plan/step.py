@@ -9,7 +9,7 @@ from valohai_yaml.objs import Parameter, Step
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
-from gateway.plan.plain import plain, refuse_unknown
+from gateway.plan.plain import listed, plain, refuse_unknown
 from gateway.plan.request import ParameterValue, StepExecution
 from gateway.plan.triggers import Atom, Trigger
 
@@ -91,7 +91,7 @@ def _parameters(
         if name not in values and name not in varying and not parameter.optional
     ]
     if missing:
-        raise PlanError(f"{owner} needs a value for {', '.join(missing)}: give it in the trigger")
+        raise PlanError(f"{owner} needs a value for {listed(missing)}: give it in the trigger")
     merged: dict[str, ParameterValue] = plain(
         {name: values[name] for name in step.parameters if name in values}, owner
     )

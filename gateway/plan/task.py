@@ -8,7 +8,7 @@ from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
 from gateway.plan.manifest import Manifest
-from gateway.plan.plain import plain
+from gateway.plan.plain import listed, plain
 from gateway.plan.request import TaskExecution
 from gateway.plan.step import checked_value, execute_step
 from gateway.plan.triggers import Trigger
@@ -22,9 +22,7 @@ def execute_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     owner = f"task {task.name}"
     step = manifest.steps.get(task.step)
     if step is None:
-        raise PlanError(
-            f"{owner}: there is no step {task.step}; the steps: {', '.join(manifest.steps) or 'none'}"
-        )
+        raise PlanError(f"{owner}: there is no step {task.step}; the steps: {listed(manifest.steps)}")
     lint = LintResult()
     task.lint(lint, {"config": manifest.config})
     for problem in lint.errors:
@@ -33,9 +31,9 @@ def execute_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     varying |= {name for values in task.parameter_sets for name in values}
     unknown = sorted(str(name) for name in varying - set(step.parameters))
     if unknown:
-        raise PlanError(f"{owner}: step {step.name} has no parameter {', '.join(unknown)}")
+        raise PlanError(f"{owner}: step {step.name} has no parameter {listed(unknown)}")
     if fought_over := sorted(varying & set(trigger.parameters)):
-        raise PlanError(f"{owner} varies {', '.join(fought_over)}: the trigger cannot give it one value")
+        raise PlanError(f"{owner} varies {listed(fought_over)}: the trigger cannot give it one value")
     _check_values(task, step, owner)
     fixed = execute_step(step, trigger, varying=frozenset(varying))
     body: dict[str, Any] = plain(
@@ -61,8 +59,13 @@ def _check_values(task: Task, step: Step, owner: str) -> None:
     for name, value in listed:
         checked_value(step.parameters[name], plain(value, owner), owner)
     in_some_set = {name: step.parameters[name] for values in task.parameter_sets for name in values}
+    required = [
+        name
+        for name, parameter in in_some_set.items()
+        if not parameter.optional and parameter.default is None and name not in rules
+    ]
+    # Each set holds all of these, or is the last one that is looked at: no more steps than values.
     for number, values in enumerate(task.parameter_sets, start=1):
-        for name, parameter in in_some_set.items():
-            has_value = values.get(name) is not None or parameter.default is not None or name in rules
-            if not has_value and not parameter.optional:
+        for name in required:
+            if values.get(name) is None:
                 raise PlanError(f"{owner}, parameter set {number} needs a value for {name}")

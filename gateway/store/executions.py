@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any, Literal
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Select, bindparam, exists, func, insert, select, update
+from sqlalchemy import Select, bindparam, exists, func, insert, literal, select, update
 
 from gateway.errors import NotFound
 from gateway.store.database import Database, Lock
@@ -66,6 +66,12 @@ class StoredRequest:
 
 
 _FIELDS = tuple(field.name for field in fields(StoredRequest))
+
+READ_BYTES = 8 * 1024 * 1024
+"""How many bytes of bodies are read at once, but for the last: of large ones there may be hundreds."""
+
+OMITTED = b""
+"""In place of a body that was left out, since the bodies before it were so large."""
 
 
 def add(transaction: Transaction, requests: Sequence[NewRequest], *, ref_update: int, now: datetime) -> None:
@@ -129,15 +135,17 @@ def supersede(
     )
 
 
-def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -> list[StoredRequest]:
+def pending(
+    transaction: Transaction, *, limit: int, without: Collection[str], most_bytes: int = READ_BYTES
+) -> list[StoredRequest]:
     """Return requests that the broker does not have yet, in the order in which they were planned.
 
-    Those of the connections in `without` are left out.
+    Those of the connections in `without` are left out. With `most_bytes` of bodies there are no more.
     """
     query = select(executions).where(executions.c.state == "pending").order_by(executions.c.seq).limit(limit)
     if without:
         query = query.where(executions.c.connection.not_in(without))
-    return _records(transaction, query)
+    return _some(transaction, query, most_bytes=most_bytes)
 
 
 def record(
@@ -171,9 +179,12 @@ def page(
     state: str | None,
     before: int | None,
     limit: int,
-) -> list[StoredRequest]:
-    """Return up to `limit` requests, the newest first, only those planned before number `before`."""
-    query = select(executions).order_by(executions.c.seq.desc()).limit(limit)
+) -> tuple[list[StoredRequest], bool]:
+    """Return up to `limit` requests, the newest first, only those planned before number `before`.
+
+    With `READ_BYTES` of bodies there are no more. Also say whether there are older ones.
+    """
+    query = select(executions).order_by(executions.c.seq.desc()).limit(limit + 1)
     if connection is not None:
         query = query.where(executions.c.connection == connection)
     if delivery is not None:
@@ -182,18 +193,34 @@ def page(
         query = query.where(executions.c.state == state)
     if before is not None:
         query = query.where(executions.c.seq < before)
-    return _records(transaction, query)[::-1]
+    sizes = _sizes(transaction, query)[::-1]
+    kept = _affordable(sizes[:limit], READ_BYTES)
+    return _records(transaction, _numbered(kept))[::-1], len(kept) < len(sizes)
 
 
 def of_deliveries(transaction: Transaction, delivery_ids: Sequence[str]) -> list[StoredRequest]:
-    """Return the requests of these deliveries, in the order in which they were planned."""
-    return _records(transaction, select(executions).where(executions.c.delivery.in_(delivery_ids)))
+    """Return the requests of these deliveries, in the order in which they were planned.
+
+    With `READ_BYTES` of bodies, the bodies of the others are left out: these are `OMITTED`.
+    """
+    query = select(executions).where(executions.c.delivery.in_(delivery_ids))
+    sizes = _sizes(transaction, query)
+    kept = _affordable(sizes, READ_BYTES)
+    if len(kept) == len(sizes):
+        return _records(transaction, query)
+    rest = _numbered([seq for seq, _ in sizes[len(kept) :]])
+    return _records(transaction, _numbered(kept)) + _records(transaction, rest, with_bodies=False)
+
+
+def of_update(transaction: Transaction, ref_update: int) -> list[StoredRequest]:
+    """Return the requests of a ref update, in the order in which they were planned."""
+    return _records(transaction, select(executions).where(executions.c.ref_update == ref_update))
 
 
 def planned_after(transaction: Transaction, seq: int, *, limit: int) -> list[StoredRequest]:
-    """Return the requests planned after number `seq`, the oldest first: what a follower has not seen."""
+    """Return requests planned after number `seq`, the oldest first: what a follower has not seen."""
     query = select(executions).where(executions.c.seq > seq).order_by(executions.c.seq).limit(limit)
-    return _records(transaction, query)
+    return _some(transaction, query, most_bytes=READ_BYTES)
 
 
 def last_seq(transaction: Transaction) -> int:
@@ -201,12 +228,46 @@ def last_seq(transaction: Transaction) -> int:
     return transaction.execute(select(func.max(executions.c.seq))).scalar() or 0
 
 
-def _records(transaction: Transaction, query: Select[Any]) -> list[StoredRequest]:
+def _some(transaction: Transaction, query: Select[Any], *, most_bytes: int) -> list[StoredRequest]:
+    """Return the first requests that a query chooses: as many as have so many bytes of bodies."""
+    sizes = _sizes(transaction, query)
+    kept = _affordable(sizes, most_bytes)
+    return _records(transaction, query if len(kept) == len(sizes) else _numbered(kept))
+
+
+def _sizes(transaction: Transaction, query: Select[Any]) -> list[tuple[int, int]]:
+    """Return the numbers of the requests that a query chooses, and the bytes of their bodies."""
+    chosen = query.subquery()
+    its_body = chosen.c.seq == execution_bodies.c.execution
+    sizes = select(chosen.c.seq, func.length(execution_bodies.c.body))
+    found = transaction.execute(sizes.join_from(chosen, execution_bodies, its_body))
+    return sorted((seq, size) for seq, size in found)
+
+
+def _affordable(sizes: Sequence[tuple[int, int]], most_bytes: int) -> list[int]:
+    """Return the first numbers, up to the one with which there are so many bytes."""
+    kept, total = [], 0
+    for seq, size in sizes:
+        if total >= most_bytes:
+            break
+        kept.append(seq)
+        total += size
+    return kept
+
+
+def _numbered(numbers: Sequence[int]) -> Select[Any]:
+    return select(executions).where(executions.c.seq.in_(numbers))
+
+
+def _records(
+    transaction: Transaction, query: Select[Any], *, with_bodies: bool = True
+) -> list[StoredRequest]:
     """Return the requests that a query chooses, the one planned first comes first."""
     # What is chosen stands by itself: for a join beside the conditions PostgreSQL may read all bodies. It is
     # sorted here, since SQLite would copy each body to sort them.
     chosen = query.subquery()
-    columns = [execution_bodies.c.body if name == "body" else chosen.c[name] for name in _FIELDS]
+    body = execution_bodies.c.body if with_bodies else literal(OMITTED).label("body")
+    columns = [body if name == "body" else chosen.c[name] for name in _FIELDS]
     its_body = chosen.c.seq == execution_bodies.c.execution
     rows = transaction.execute(select(*columns).join_from(chosen, execution_bodies, its_body))
     requests = [StoredRequest(**dict(zip(_FIELDS, row, strict=True))) for row in rows]

@@ -1,6 +1,5 @@
 """What was planned, and from what: ref updates with the requests that were made of them."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,9 +8,7 @@ from typing import Any
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import select
 
-from gateway.store import executions
 from gateway.store.deliveries import UpdateState
-from gateway.store.executions import StoredRequest
 from gateway.store.ids import delivery_ids_since
 from gateway.store.tables import deliveries, ref_updates
 from gateway.store.work import UPDATE_COLUMNS, PendingUpdate, pending_update
@@ -21,7 +18,8 @@ from gateway.store.work import UPDATE_COLUMNS, PendingUpdate, pending_update
 class PastUpdate:
     """A ref update as the worker had it, and what came of it.
 
-    `facts` is what it was planned from, as it was given to `Settlement`; None where that was not kept.
+    `facts` is what it was planned from, as it was given to `Settlement`; None where that was not kept. Its
+    requests may be large: `executions.of_update` gives them one ref update at a time.
     """
 
     update: PendingUpdate
@@ -29,7 +27,6 @@ class PastUpdate:
     reason: str | None
     verdicts: Sequence[Mapping[str, Any]]
     facts: bytes | None
-    requests: Sequence[StoredRequest]
 
 
 def page(
@@ -52,9 +49,6 @@ def page(
         wanted = wanted.where(deliveries.c.id < before)
     found = list(transaction.execute(wanted).scalars())
     shown = found[:limit]
-    requests: dict[int, list[StoredRequest]] = defaultdict(list)
-    for request in executions.of_deliveries(transaction, shown):
-        requests[request.ref_update].append(request)
     moves = (
         select(*[*UPDATE_COLUMNS, ref_updates.c.facts])
         .join(deliveries, deliveries.c.id == ref_updates.c.delivery)
@@ -68,7 +62,6 @@ def page(
             reason=row.reason,
             verdicts=row.verdicts or (),
             facts=row.facts,
-            requests=requests[row.seq],
         )
         for row in transaction.execute(moves)
     ]

@@ -1,0 +1,155 @@
+"""No push makes messages that a broker refuses, or takes the memory of the machine while it is planned."""
+
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from gateway.plan.manifest import LARGEST
+from gateway.plan.plain import weight
+from gateway.plan.request import LARGEST_REQUEST
+from tests.plan.facts import HEAD, planned, trigger
+
+MIB = 1024 * 1024
+# As a nodes' block of a pipeline: the most that there can be.
+NODES = "".join(f"      - {{name: n{number}, type: execution, step: train}}\n" for number in range(200))
+PIPELINE = f"- pipeline:\n    name: p\n    edges: []\n    nodes:\n{NODES}"
+TASK_NODES = NODES.replace("type: execution, step: train", "type: task, task: many")
+RUN = {"name": "t", "run": {"pipeline": "p"}}
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """Fail where more than a few times the largest message was in use at once."""
+    tracemalloc.start()
+    try:
+        yield
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * MIB
+
+
+def repeated(text: str, count: int) -> str:
+    """Return a command of a step as one long text and aliases of it."""
+    return f"    command:\n      - &c '{text}'\n" + "      - *c\n" * count
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        pytest.param(f"{HEAD}    command: {'x' * 80_000}\n{PIPELINE}", id="a long step, which made 16 MB"),
+        pytest.param(
+            f"{HEAD}{repeated('x' * 60_000, 11)}{PIPELINE}", id="aliases in a step, which made 144 MB"
+        ),
+        pytest.param(
+            f"{HEAD}    command: c\n    environment-variables:\n"
+            + "".join(f"      - {{name: v{number}, default: x}}\n" for number in range(500))
+            + PIPELINE,
+            id="many small values, which took half a minute",
+        ),
+        pytest.param(
+            f"{HEAD}    command: c\n- task:\n    name: many\n    step: train\n    type: grid_search\n"
+            f"    parameters:\n      - {{name: x, style: multiple, rules: {{items: ['{'x' * 80_000}']}}}}\n"
+            + PIPELINE.replace(NODES, TASK_NODES),
+            id="tasks as nodes",
+        ),
+        pytest.param(
+            f"{HEAD}    command: c\n- pipeline:\n    name: p\n    edges: []\n    nodes:\n"
+            f"      - {{name: n, type: execution, step: train, override: &o {{command: {'x' * 80_000}}}}}\n"
+            + "".join(
+                f"      - {{name: n{number}, type: execution, step: train, override: *o}}\n"
+                for number in range(199)
+            ),
+            id="overrides",
+        ),
+    ],
+)
+def test_a_pipeline_is_bounded_before_it_is_built(bomb: str) -> None:
+    """Each node copies its step: the message is weighed before there is one."""
+    assert len(bomb) < 100_000
+    with little_memory():
+        plan = planned(RUN, manifest=bomb)
+    assert plan.requests == ()
+    assert any(told in plan.reason for told in ("message would have more than 2097152 bytes", "unfolds"))
+
+
+def test_a_large_pipeline_is_planned() -> None:
+    """Two hundred nodes of a step with as many parameters as people have."""
+    step = f"{HEAD}    command: python train.py {{parameters}}\n    parameters:\n"
+    step += "".join(
+        f"      - {{name: p{number}, type: integer, default: {number}}}\n" for number in range(20)
+    )
+    [request] = planned(RUN, manifest=f"{step}{PIPELINE}").requests
+    assert len(request.model_dump_json()) < LARGEST_REQUEST
+
+
+def test_a_step_that_is_too_large_as_json_is_refused() -> None:
+    """Aliases, and characters that JSON writes as six: a file of 20 KB would make a message of 12 MB."""
+    inputs = '    inputs:\n      - name: i\n        default:\n          - &u "' + "\\a" * 9000 + '"\n'
+    inputs += "          - *u\n" * 110
+    with little_memory():
+        plan = planned(trigger(), manifest=f"{HEAD}    command: c\n{inputs}")
+    assert plan.requests == ()
+    assert "trigger t: the message for step train would have" in plan.reason
+    assert f"at most {LARGEST_REQUEST} are sent" in plan.reason
+
+
+def test_the_requests_of_one_push_are_bounded_together() -> None:
+    """A hundred triggers ask for the same large step: some get it, the others are told why not."""
+    manifest = f"{HEAD}    command: {'x' * 250_000}\n"
+    triggers = [trigger(f"t{number}") for number in range(100)]
+    with little_memory():
+        plan = planned(*triggers, manifest=manifest)
+        total = sum(len(request.model_dump_json()) for request in plan.requests)
+    assert 7 * MIB < total < 10 * MIB
+    assert len(plan.requests) + len(plan.failures) == 100
+    assert "the requests before it have more than 8388608 bytes together" in plan.failures["t99"]
+
+
+def test_reasons_are_short_however_long_the_names_are() -> None:
+    """They stand in lists and events, and a file may have names of 100,000 characters."""
+    long = "n" * 100_000
+    manifest = f"- step: {{name: {long}, image: i, command: c}}\n"
+    manifest += "".join(f"- step: {{name: s{number}, image: i, command: c}}\n" for number in range(500))
+    plan = planned(*[trigger(f"t{number}") for number in range(100)], manifest=manifest)
+    assert len(plan.reason) == 4000
+    assert plan.reason.startswith("trigger t0: valohai.yaml has no step train; its steps: nnn")
+    assert "and 481 more" in plan.failures["t99"]
+    assert max(map(len, plan.failures.values())) <= 1000
+
+
+def test_a_task_of_many_sets_is_checked_in_measure() -> None:
+    """As many sets as parameters, one value in each, are no product of the two."""
+    names = [f"a{number}" for number in range(3000)]
+    manifest = f"{HEAD}    command: c\n    parameters:\n"
+    manifest += "".join(f"      - {{name: {name}, optional: true}}\n" for name in names)
+    manifest += "- task:\n    name: many\n    step: train\n    type: manual_search\n    parameter-sets:\n"
+    manifest += "".join(f"      - {{{name}: 1}}\n" for name in names)
+    [request] = planned({"name": "t", "run": {"task": "many"}}, manifest=manifest).requests
+    assert len(request.execution.model_dump()["parameter_sets"]) == len(names)
+
+
+def test_a_pipeline_has_so_many_edges() -> None:
+    """Each is checked against all nodes."""
+    edges = "".join("      - [n1.output.a, n2.input.b]\n" for _ in range(2001))
+    manifest = f"{HEAD}    command: c\n{PIPELINE.replace('    edges: []', f'    edges:{chr(10)}{edges}')}"
+    plan = planned(RUN, manifest=manifest)
+    assert "pipeline p has 2001 edges; at most 2000 can be" in plan.reason
+
+
+def test_a_value_weighs_at_least_what_it_takes_as_json() -> None:
+    """Text counts in bytes, what is shared counts each time, and each value for the work it makes."""
+    shared = ["é\n", 1.5, None, True]
+    assert weight("é\n") == 16 + len('"é\\n"'.encode())
+    assert weight([shared, shared]) == 16 + 2 * weight(shared)
+    assert weight({"a": shared}) == 16 + weight("a") + weight(shared)
+
+
+def test_a_whole_file_of_small_values_is_read() -> None:
+    """The bound on what aliases unfold to is none on what people write out."""
+    step = f"{HEAD}    command: c\n    parameters:\n"
+    text = step + "".join(f"      - {{name: p{number:05}, optional: true}}\n" for number in range(5800))
+    assert LARGEST - 40_000 < len(text) <= LARGEST
+    assert len(planned(trigger(), manifest=text).requests) == 1

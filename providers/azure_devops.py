@@ -34,7 +34,7 @@ _ACTIONS: Mapping[str, PullRequestAction] = {
 
 
 class _Repository(Wire):
-    id: Id
+    id: Decoration[Id] = None
     name: Decoration[Text] = None
     project: Decoration[Text] = at("project", "name", default=None)
     project_id: Decoration[Text] = at("project", "id", default=None)
@@ -59,7 +59,7 @@ class _Any(Wire):
     subscription: Decoration[Id] = at("subscriptionId", default=None)
     notification: Decoration[Id] = at("notificationId", default=None)
     # Neither is told where the subscription's resourceDetailsToSend is minimal or none.
-    repository: _Repository | None = at("resource", "repository", default=None)
+    repository: Decoration[_Repository] = at("resource", "repository", default=None)
     updates: Many[_RefUpdate] | None = at("resource", "refUpdates", default=None)
     commits: Decoration[Many[_Commit]] = at("resource", "commits", default=None)
     pusher: Decoration[Text] = at("resource", "pushedBy", "displayName", default=None)
@@ -135,7 +135,7 @@ def _event(wire: _Any, delivery: Delivery) -> Event:
     return Event(kind="other", repository=ours, note=f"event {wire.event}")
 
 
-def _repository(wire: _Repository) -> Repository:
+def _repository(wire: _Repository) -> Repository | None:
     branch = wire.default_branch
     return repository(
         id=wire.id,

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from providers import signatures
 from providers.errors import Malformed
-from providers.make import actor, pull_request, pushed, ref_update, repository
+from providers.make import actor, is_from_fork, pull_request, pushed, ref_update, repository
 from providers.model import Delivery, Event, PullRequestAction, RefUpdate, Repository, RepositoryChange
 from providers.wire import CommitId, Decoration, Id, Many, Text, Wire, at, read
 
@@ -39,8 +39,8 @@ _ACTIONS: Mapping[str, PullRequestAction] = {
 
 
 class _Repository(Wire):
-    uuid: Text
-    full_name: Text
+    uuid: Decoration[Text] = None
+    full_name: Decoration[Text] = None
     web_url: Decoration[Text] = at("links", "html", "href", default=None)
 
 
@@ -50,8 +50,9 @@ class _Any(Wire):
 
 
 class _Ref(Wire):
-    type: Text
-    name: Text
+    # Of the older of two refs only the id is needed.
+    type: Decoration[Text] = None
+    name: Decoration[Text] = None
     id: Text = at("target", "hash")
 
 
@@ -71,7 +72,7 @@ class _Push(Wire):
     changes: Many[_Change] = at("push", "changes")
     nickname: Decoration[Text] = at("actor", "nickname", default=None)
     display_name: Decoration[Text] = at("actor", "display_name", default=None)
-    repository: _Repository
+    repository: Decoration[_Repository] = None
 
 
 class _PullRequest(Wire):
@@ -82,7 +83,7 @@ class _PullRequest(Wire):
     head: Decoration[CommitId] = at("pullrequest", "source", "commit", "hash", default=None)
     # None where the fork was deleted meanwhile.
     source_id: Decoration[Text] = at("pullrequest", "source", "repository", "uuid", default=None)
-    repository: _Repository
+    repository: Decoration[_Repository] = None
 
 
 def verify(
@@ -112,7 +113,7 @@ def parse(delivery: Delivery) -> Event:
     if action := _ACTIONS.get(delivery.event):
         return _pull_request(read(_PullRequest, delivery), action)
     wire = read(_Any, delivery)
-    ours = _repository(wire.repository) if wire.repository else None
+    ours = _repository(wire.repository)
     if delivery.event == "repo:transfer":
         change = RepositoryChange(action="transferred", full_name=ours.full_name if ours else None)
         return Event(kind="repository", repository=ours, change=change)
@@ -133,8 +134,10 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     }
 
 
-def _repository(wire: _Repository) -> Repository:
+def _repository(wire: _Repository | None) -> Repository | None:
     """Payloads tell no clone URL and no default branch."""
+    if wire is None:
+        return None
     return repository(id=wire.uuid, full_name=wire.full_name, web_url=wire.web_url)
 
 
@@ -147,31 +150,40 @@ def _push(wire: _Push) -> Event:
 
 
 def _update(change: _Change) -> RefUpdate | None:
-    ref = change.new or change.old
-    if ref is None:
-        raise Malformed("push.changes: a change has neither old nor new")
-    prefix = _PREFIXES.get(ref.type)
+    name, kind = _named(change)
+    prefix = _PREFIXES.get(kind)
     if prefix is None:
         return None  # a bookmark or named branch of the time when there was Mercurial
     after = change.new.id if change.new else None
     return ref_update(
-        ref=prefix + ref.name,
+        ref=prefix + name,
         before=change.old.id if change.old else None,
         after=after,
-        peeled=after if ref.type == "tag" else None,  # an annotated tag's own id is told nowhere
+        peeled=after if kind == "tag" else None,  # an annotated tag's own id is told nowhere
         forced=change.forced,
         commits=tuple(commit["hash"] for commit in reversed(change.commits or ())),
         truncated=change.truncated,
     )
 
 
+def _named(change: _Change) -> tuple[str, str]:
+    """Return name and type of what has moved. Raises `Malformed`."""
+    ref = change.new or change.old
+    if ref is None:
+        raise Malformed("push.changes: a change has neither old nor new")
+    if ref.name is None or ref.type is None:
+        raise Malformed("push.changes: a ref has no name or no type")
+    return ref.name, ref.type
+
+
 def _pull_request(wire: _PullRequest, action: PullRequestAction) -> Event:
+    ours = _repository(wire.repository)
     return pull_request(
-        repository=_repository(wire.repository),
+        repository=ours,
         action=action,
         number=wire.id,
         source=wire.source,
         target=wire.target,
         head=wire.head,
-        from_fork=wire.source_id != wire.repository.uuid,
+        from_fork=wire.source_id is None or is_from_fork(source_id=wire.source_id, ours=ours),
     )

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from providers import signatures
 from providers.errors import Unverified
-from providers.make import actor, pull_request, pushed, ref_updates, repository
+from providers.make import actor, is_from_fork, pull_request, pushed, ref_updates, repository
 from providers.model import Delivery, Event, PullRequestAction, Repository, RepositoryAction, RepositoryChange
 from providers.wire import Decoration, Id, Many, Move, Text, Wire, at, read
 
@@ -18,6 +18,7 @@ MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 
 _PING = "diagnostics:ping"
+_MODIFIED = "repo:modified"
 _LONGEST_PING = 1024
 _ACTIONS: Mapping[str, PullRequestAction] = {
     "pr:opened": "opened",
@@ -29,9 +30,9 @@ _ACTIONS: Mapping[str, PullRequestAction] = {
 
 
 class _Repository(Wire):
-    id: Id
-    slug: Text
-    project: Text = at("project", "key")
+    id: Decoration[Id] = None
+    slug: Decoration[Text] = None
+    project: Decoration[Text] = at("project", "key", default=None)
     # `links` is often absent, and `clone` was seen to be no list: Argo CD CVE-2025-59531.
     web_url: Decoration[Text] = at("links", "self", 0, "href", default=None)
     first_url: Decoration[Text] = at("links", "clone", 0, "href", default=None)
@@ -43,8 +44,8 @@ class _Any(Wire):
 
 
 class _Modified(Wire):
-    old: _Repository
-    new: _Repository
+    old: Decoration[_Repository] = None
+    new: Decoration[_Repository] = None
 
 
 class _Change(Move):
@@ -57,7 +58,7 @@ class _Push(Wire):
     changes: Many[_Change]
     pusher: Decoration[Text] = at("actor", "name", default=None)
     email: Decoration[Text] = at("actor", "emailAddress", default=None)
-    repository: _Repository
+    repository: Decoration[_Repository] = None
 
 
 class _PullRequest(Wire):
@@ -66,7 +67,7 @@ class _PullRequest(Wire):
     target: Text = at("pullRequest", "toRef", "displayId")
     head: Text = at("pullRequest", "fromRef", "latestCommit")
     source_id: Decoration[Id] = at("pullRequest", "fromRef", "repository", "id", default=None)
-    repository: _Repository = at("pullRequest", "toRef", "repository")
+    repository: Decoration[_Repository] = at("pullRequest", "toRef", "repository", default=None)
 
 
 def verify(
@@ -101,10 +102,10 @@ def parse(delivery: Delivery) -> Event:
         return _push(read(_Push, delivery))
     if action := _ACTIONS.get(delivery.event):
         return _pull_request(read(_PullRequest, delivery), action)
-    if delivery.event == "repo:modified":
+    if delivery.event == _MODIFIED:
         return _modified(read(_Modified, delivery))
     wire = read(_Any, delivery)
-    ours = _repository(wire.repository) if wire.repository else None
+    ours = _repository(wire.repository)
     return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
 
 
@@ -121,7 +122,9 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     return headers | {"x-hub-signature": "sha256=" + signatures.hmac_hex(body, secret)}
 
 
-def _repository(wire: _Repository) -> Repository:
+def _repository(wire: _Repository | None) -> Repository | None:
+    if wire is None:
+        return None
     return repository(
         id=wire.id,
         full_name=_full_name(wire),
@@ -130,8 +133,8 @@ def _repository(wire: _Repository) -> Repository:
     )
 
 
-def _full_name(wire: _Repository) -> str:
-    return f"{wire.project}/{wire.slug}"
+def _full_name(wire: _Repository) -> str | None:
+    return f"{wire.project}/{wire.slug}" if wire.project and wire.slug else None
 
 
 def _push(wire: _Push) -> Event:
@@ -143,19 +146,23 @@ def _push(wire: _Push) -> Event:
 
 
 def _pull_request(wire: _PullRequest, action: PullRequestAction) -> Event:
+    ours = _repository(wire.repository)
     return pull_request(
-        repository=_repository(wire.repository),
+        repository=ours,
         action=action,
         number=wire.id,
         source=wire.source,
         target=wire.target,
         head=wire.head,
-        from_fork=wire.source_id != wire.repository.id,
+        from_fork=wire.source_id is None or is_from_fork(source_id=wire.source_id, ours=ours),
     )
 
 
 def _modified(wire: _Modified) -> Event:
-    ours, full_name = _repository(wire.new), _full_name(wire.new)
+    ours = _repository(wire.new)
+    if wire.old is None or wire.new is None:
+        return Event(kind="other", repository=ours, note=f"event {_MODIFIED}")
+    full_name = _full_name(wire.new)
     if _full_name(wire.old) == full_name:
         return Event(kind="other", repository=ours, note="neither the name nor the project has changed")
     action: RepositoryAction = "renamed" if wire.old.project == wire.new.project else "transferred"

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from providers import signatures
 from providers.hub import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.make import actor, pull_request, pushed, ref_update
+from providers.make import actor, is_from_fork, pull_request, pushed, ref_update
 from providers.model import Delivery, Event
 from providers.wire import CommitId, Commits, Count, Decoration, Id, Text, Wire, at, ids, read
 
@@ -38,7 +38,7 @@ class _Push(Wire):
     head_commit: Decoration[CommitId] = at("head_commit", "id", default=None)
     pusher: Decoration[Text] = at("pusher", "login", default=None)
     email: Decoration[Text] = at("pusher", "email", default=None)
-    repository: HubRepository
+    repository: Decoration[HubRepository] = None
 
 
 class _Companion(Wire):
@@ -47,7 +47,7 @@ class _Companion(Wire):
     sha: Decoration[CommitId] = None
     sender: Decoration[Text] = at("sender", "login", default=None)
     email: Decoration[Text] = at("sender", "email", default=None)
-    repository: HubRepository
+    repository: Decoration[HubRepository] = None
 
 
 class _PullRequest(Wire):
@@ -59,7 +59,7 @@ class _PullRequest(Wire):
     head: Text | None = at("pull_request", "head", "sha", default=None)
     source_id: Decoration[Id] = at("pull_request", "head", "repo_id", default=None)
     old_target: Decoration[Text] = at("changes", "ref", "from", default=None)
-    repository: HubRepository
+    repository: Decoration[HubRepository] = None
 
 
 def verify(
@@ -84,9 +84,8 @@ def parse(delivery: Delivery) -> Event:
         return _companion(read(_Companion, delivery), delivery.event)
     if delivery.event == "pull_request":
         return _pull_request(read(_PullRequest, delivery))
-    wire = read(AnyEvent, delivery).repository
-    note = f"event {delivery.event or '(none)'}"
-    return Event(kind="other", repository=described(wire) if wire else None, note=note)
+    ours = described(read(AnyEvent, delivery).repository)
+    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -150,14 +149,15 @@ def _companion(wire: _Companion, event: str) -> Event:
 
 
 def _pull_request(wire: _PullRequest) -> Event:
+    ours = described(wire.repository)
     action = pull_request_action(wire.action, merged=wire.merged)
     return pull_request(
-        repository=described(wire.repository),
+        repository=ours,
         action=action or ("updated" if wire.old_target else None),
         note=f"pull request {wire.number}: {wire.action}",
         number=wire.number,
         source=wire.source,
         target=wire.target,
         head=wire.head or None,
-        from_fork=None if wire.source_id is None else wire.source_id != wire.repository.id,
+        from_fork=is_from_fork(source_id=wire.source_id, ours=ours),
     )

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from providers import signatures
 from providers.hub import AnyEvent, HubRepository, described
-from providers.make import actor, pull_request, pushed, ref_update
+from providers.make import actor, is_from_fork, pull_request, pushed, ref_update
 from providers.model import Delivery, Event, PullRequestAction, RepositoryAction, RepositoryChange
 from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, is_form, read
 
@@ -42,7 +42,7 @@ class _Push(Wire):
     head_commit: Decoration[CommitId] = at("head_commit", "id", default=None)
     pusher: Decoration[Text] = at("pusher", "name", default=None)
     email: Decoration[Text] = at("pusher", "email", default=None)
-    repository: HubRepository
+    repository: Decoration[HubRepository] = None
 
 
 class _PullRequest(Wire):
@@ -55,7 +55,7 @@ class _PullRequest(Wire):
     # None where the fork was deleted meanwhile.
     source_id: Decoration[Id] = at("pull_request", "head", "repo", "id", default=None)
     old_target: Decoration[Text] = at("changes", "base", "ref", "from", default=None)
-    repository: HubRepository
+    repository: Decoration[HubRepository] = None
 
 
 def verify(
@@ -93,7 +93,7 @@ def parse(delivery: Delivery) -> Event:
     if delivery.event == "pull_request":
         return _pull_request(read(_PullRequest, delivery))
     wire = read(AnyEvent, delivery)
-    ours = described(wire.repository) if wire.repository else None
+    ours = described(wire.repository)
     if delivery.event == "ping":
         return Event(kind="ping", repository=ours, note="ping")
     if delivery.event == "repository" and (changed := _CHANGES.get(wire.action or "")):
@@ -135,15 +135,16 @@ def _push(wire: _Push) -> Event:
 
 
 def _pull_request(wire: _PullRequest) -> Event:
+    ours = described(wire.repository)
     return pull_request(
-        repository=described(wire.repository),
+        repository=ours,
         action=_action(wire),
         note=f"pull request {wire.number}: {wire.action}",
         number=wire.number,
         source=wire.source,
         target=wire.target,
         head=wire.head,
-        from_fork=wire.source_id != wire.repository.id,
+        from_fork=wire.source_id is None or is_from_fork(source_id=wire.source_id, ours=ours),
     )
 
 

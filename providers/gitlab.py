@@ -42,27 +42,33 @@ _ACTIONS: Mapping[str, model.PullRequestAction] = {
 
 
 class _Project(Wire):
-    id: Id
-    path_with_namespace: Text
+    id: Decoration[Id] = None
+    path_with_namespace: Decoration[Text] = None
     web_url: Decoration[Text] = None
     git_http_url: Decoration[Text] = None
     git_ssh_url: Decoration[Text] = None
     default_branch: Decoration[Text] = None
 
 
-class _Any(Wire):
-    object_kind: Decoration[Text] = None
-    event_name: Decoration[Text] = None
+class _AboutProject(Wire):
+    # `project` came with 8.5, and in it `id` later: https://docs.gitlab.com/administration/system_hooks/
     project: Decoration[_Project] = None
     project_id: Decoration[Id] = None
+    homepage: Decoration[Text] = at("repository", "homepage", default=None)
+    git_http_url: Decoration[Text] = at("repository", "git_http_url", default=None)
+    git_ssh_url: Decoration[Text] = at("repository", "git_ssh_url", default=None)
+
+
+class _Any(_AboutProject):
+    object_kind: Decoration[Text] = None
+    event_name: Decoration[Text] = None
     path_with_namespace: Decoration[Text] = None
 
 
-class _Pushed(Wire):
+class _Pushed(_AboutProject):
     user_username: Decoration[Text] = None
     user_name: Decoration[Text] = None
     user_email: Decoration[Text] = None
-    project: _Project
 
 
 class _Push(_Pushed):
@@ -78,7 +84,8 @@ class _RepositoryUpdate(_Pushed):
     changes: Many[Move]
 
 
-class _MergeRequest(Wire):
+class _MergeRequest(_AboutProject):
+    project_id: Decoration[Id] = at("object_attributes", "target_project_id", default=None)
     iid: Id = at("object_attributes", "iid")
     action: Decoration[Text] = at("object_attributes", "action", default=None)
     source: Text = at("object_attributes", "source_branch")
@@ -87,7 +94,6 @@ class _MergeRequest(Wire):
     head: Text | None = at("object_attributes", "last_commit", "id", default=None)
     old_head: Decoration[Text] = at("object_attributes", "oldrev", default=None)
     old_target: Decoration[Text] = at("changes", "target_branch", "previous", default=None)
-    project: _Project
 
 
 def verify(
@@ -112,16 +118,16 @@ def parse(delivery: Delivery) -> Event:
     if reader := _READERS.get(delivery.event):
         return reader(delivery)
     wire = read(_Any, delivery)
-    kind = wire.object_kind or wire.event_name or ""
-    if delivery.event == "System Hook":
+    kinds = [kind for kind in (wire.object_kind, wire.event_name) if kind]
+    for kind in kinds:
         if reader := _READERS.get(kind):
             return reader(delivery)
         if changed := _CHANGES.get(kind):
             ours = make.repository(id=wire.project_id, full_name=wire.path_with_namespace)
             change = model.RepositoryChange(action=changed, full_name=wire.path_with_namespace)
             return Event(kind="repository", repository=ours, change=change)
-    note = f"event {delivery.event or '(none)'} {kind}".rstrip()
-    return Event(kind="other", repository=_repository(wire.project) if wire.project else None, note=note)
+    note = " ".join(["event", delivery.event or "(none)", *kinds[:1]])
+    return Event(kind="other", repository=_repository(wire), note=note)
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:
@@ -137,19 +143,21 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     return headers | {"webhook-id": delivery, "x-gitlab-token": secret.decode("latin-1")}
 
 
-def _repository(wire: _Project) -> model.Repository:
+def _repository(wire: _AboutProject) -> model.Repository | None:
+    """Return the project, told by its own part of the payload, or where older servers tell it."""
+    project = wire.project or _Project()
     return make.repository(
-        id=wire.id,
-        full_name=wire.path_with_namespace,
-        web_url=wire.web_url,
-        urls=(wire.git_http_url, wire.git_ssh_url),
-        default_branch=wire.default_branch,
+        id=project.id or wire.project_id,
+        full_name=project.path_with_namespace,
+        web_url=project.web_url or wire.homepage,
+        urls=(project.git_http_url or wire.git_http_url, project.git_ssh_url or wire.git_ssh_url),
+        default_branch=project.default_branch,
     )
 
 
 def _pushed(wire: _Pushed, updates: Sequence[model.RefUpdate | None]) -> Event:
     pusher = make.actor(name=wire.user_username or wire.user_name, email=wire.user_email)
-    return make.pushed(repository=_repository(wire.project), updates=updates, pusher=pusher)
+    return make.pushed(repository=_repository(wire), updates=updates, pusher=pusher)
 
 
 def _push(delivery: Delivery) -> Event:
@@ -180,19 +188,20 @@ def _merge_request(delivery: Delivery) -> Event:
     # `oldrev` comes only where commits were pushed: other updates are about titles, labels, people.
     if action == "updated" and not wire.old_head and not wire.old_target:
         action = None
+    ours = _repository(wire)
     return make.pull_request(
-        repository=_repository(wire.project),
+        repository=ours,
         action=action,
         note=f"merge request {wire.iid}: {wire.action or 'no action'}",
         number=wire.iid,
         source=wire.source,
         target=wire.target,
         head=wire.head,
-        from_fork=None if wire.source_id is None else wire.source_id != wire.project.id,
+        from_fork=make.is_from_fork(source_id=wire.source_id, ours=ours),
     )
 
 
-# A system hook's event is told by its body.
+# By the header, or, where it says only "System Hook" or what no newer server says, by the body.
 _READERS: Mapping[str, Callable[[Delivery], Event]] = {
     **dict.fromkeys(("Push Hook", "Tag Push Hook", "push", "tag_push"), _push),
     **dict.fromkeys(("Merge Request Hook", "merge_request"), _merge_request),

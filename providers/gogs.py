@@ -8,7 +8,7 @@ from datetime import datetime
 
 from providers import signatures
 from providers.hub import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.make import actor, pull_request, pushed, ref_update
+from providers.make import actor, is_from_fork, pull_request, pushed, ref_update
 from providers.model import Delivery, Event, RefUpdate
 from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, read
 
@@ -23,8 +23,8 @@ class _Moved(Wire):
     ref: Text
     sender: Decoration[Text] = at("sender", "login", default=None)
     email: Decoration[Text] = at("sender", "email", default=None)
-    # Null was seen: Argo CD CVE-2025-59537. Then nobody can say which repository was pushed to.
-    repository: HubRepository
+    # Null was seen: Argo CD CVE-2025-59537. Then it is taken for the connection's.
+    repository: Decoration[HubRepository] = None
 
 
 class _Push(_Moved):
@@ -45,7 +45,7 @@ class _PullRequest(Wire):
     source: Text = at("pull_request", "head_branch")
     target: Text = at("pull_request", "base_branch")
     source_id: Decoration[Id] = at("pull_request", "head_repo", "id", default=None)
-    repository: HubRepository
+    repository: Decoration[HubRepository] = None
 
 
 def verify(
@@ -71,9 +71,8 @@ def parse(delivery: Delivery) -> Event:
         return _create_or_delete(read(_CreateOrDelete, delivery), delivery.event)
     if delivery.event == "pull_request":
         return _pull_request(read(_PullRequest, delivery))
-    wire = read(AnyEvent, delivery).repository
-    note = f"event {delivery.event or '(none)'}"
-    return Event(kind="other", repository=described(wire) if wire else None, note=note)
+    ours = described(read(AnyEvent, delivery).repository)
+    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -119,13 +118,14 @@ def _create_or_delete(wire: _CreateOrDelete, event: str) -> Event:
 
 def _pull_request(wire: _PullRequest) -> Event:
     """Gogs does not tell the head commit."""
+    ours = described(wire.repository)
     return pull_request(
-        repository=described(wire.repository),
+        repository=ours,
         action=pull_request_action(wire.action, merged=wire.merged),
         note=f"pull request {wire.number}: {wire.action}",
         number=wire.number,
         source=wire.source,
         target=wire.target,
         head=None,
-        from_fork=None if wire.source_id is None else wire.source_id != wire.repository.id,
+        from_fork=is_from_fork(source_id=wire.source_id, ours=ours),
     )

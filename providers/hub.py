@@ -12,8 +12,8 @@ from providers.wire import Decoration, Id, Text, Wire, form_payload, is_form
 class HubRepository(Wire):
     """A repository as all of them describe it."""
 
-    id: Id
-    full_name: Text
+    id: Decoration[Id] = None
+    full_name: Decoration[Text] = None
     html_url: Decoration[Text] = None
     clone_url: Decoration[Text] = None
     ssh_url: Decoration[Text] = None
@@ -27,8 +27,10 @@ class AnyEvent(Wire):
     repository: Decoration[HubRepository] = None
 
 
-def described(wire: HubRepository) -> Repository:
-    """Return the repository that a payload describes."""
+def described(wire: HubRepository | None) -> Repository | None:
+    """Return the repository that a payload describes, None where it describes none."""
+    if wire is None:
+        return None
     return repository(
         id=wire.id,
         full_name=wire.full_name,

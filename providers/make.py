@@ -136,11 +136,13 @@ def repository(
     web_url: str | None = None,
     urls: tuple[str | None, ...] = (),
     default_branch: str | None = None,
-) -> Repository:
-    """Make a repository of what a payload says; a web address that is no http link is left out.
+) -> Repository | None:
+    """Make a repository of what a payload says, None where it says nothing; a bad web address is left out.
 
     Deliveries are mostly about the same few repositories, so the last ones are kept.
     """
+    if not any((id, full_name, web_url, default_branch, *urls)):
+        return None
     # It becomes a link in the dashboard: no javascript: there.
     is_link = (web_url or "").lower().startswith(("https://", "http://"))
     return Repository(
@@ -150,6 +152,13 @@ def repository(
         urls=tuple(_USER_IN_HTTP_URL.sub(r"\1", url) for url in urls if url),
         default_branch=default_branch,
     )
+
+
+def is_from_fork(*, source_id: str | None, ours: Repository | None) -> bool | None:
+    """Return whether a pull request's source is in another repository; None where either is not named."""
+    if source_id is None or ours is None or ours.id is None:
+        return None
+    return source_id != ours.id
 
 
 def actor(*, name: str | None, email: str | None = None) -> Actor | None:

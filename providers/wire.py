@@ -22,6 +22,12 @@ from providers.model import Delivery
 
 _MOST_FORM_FIELDS = 16
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+# Half of a surrogate pair, as a provider writes it that cuts a text by UTF-16 units in the middle of an
+# emoji. The first alternatives pass over an escaped backslash and a whole pair.
+_HALF_PAIR = re.compile(
+    rb"\\\\|\\u[dD][89aAbB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+)
+_NO_TEXT = rb"\u0000"
 
 
 class Wire(BaseModel):
@@ -56,7 +62,7 @@ Decoration = Annotated[T | None, _NoneWhereWrong()]
 Count = Decoration[Annotated[int, Field(ge=0, lt=2**31)]]
 Many = Annotated[tuple[T, ...], _StopsAtFirstError()]
 """A list of any length."""
-CommitId = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{40,64}$")]
+CommitId = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$")]
 
 
 def at(first: str, *rest: str | int, default: Any = ...) -> Any:
@@ -86,9 +92,20 @@ Model = TypeVar("Model", bound=Wire)
 def read(model: type[Model], delivery: Delivery) -> Model:
     """Read a delivery's JSON document, taken out of its form where it is in one.
 
-    Raises `Undecodable` where it is no JSON, `Malformed` where its shape is not the documented one.
+    A text with half of a surrogate pair counts as a field of the wrong type, not as broken JSON. Raises
+    `Undecodable` where the document is not JSON, `Malformed` where its shape is not the documented one.
     """
     document = form_payload(delivery.content) if delivery.form else delivery.content
+    try:
+        return _validate(model, document)
+    except Undecodable:
+        mended = _HALF_PAIR.sub(lambda found: _NO_TEXT if found[1] else found[0], document)
+        if mended == document:
+            raise
+    return _validate(model, mended)
+
+
+def _validate(model: type[Model], document: bytes) -> Model:
     try:
         return model.model_validate_json(document)
     except ValidationError as error:

@@ -36,6 +36,7 @@ from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.mirror import Mirrors
 from gateway.fetch.package import Packer
 from gateway.fetch.tree import TreeReader
+from gateway.http_limits import Limits, allow_open_files, limited
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
@@ -357,15 +358,21 @@ def serve(settings: Settings, opened: Opened, *, listener: socket.socket | None 
 
 def _serve(service: Service, listener: socket.socket) -> None:
     prepare_interpreter()
+    settings = service.settings
+    connections = allow_open_files(settings.http_connections)
+    if connections < settings.http_connections:
+        log.warning("fewer HTTP connections than configured: few files may be open", connections=connections)
     config = uvicorn.Config(
         service.application,
         loop="uvloop",
-        http="httptools",
+        http=limited(Limits(connections=connections, keep_alive=settings.http_keep_alive)),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
         date_header=True,
         proxy_headers=False,
+        timeout_keep_alive=settings.http_keep_alive,
         timeout_graceful_shutdown=_GRACE,
         backlog=2048,
     )

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     secret_key_previous: SecretStr | None = None
     admin_token: SecretStr | None = None
     body_limit: int = Field(default=25 * MIB, ge=1024)
+    http_connections: int = Field(default=1000, ge=10, le=100_000)
+    http_keep_alive: int = Field(default=75, ge=1, le=3600)
     fetch_allow_http: bool = False
     fetch_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     fetch_timeout: float = Field(default=600, gt=0)

@@ -8,6 +8,9 @@ import contextlib
 import logging
 import re
 import sys
+import threading
+import time
+from collections.abc import Callable
 from typing import Any, Literal, TextIO, cast
 
 import structlog
@@ -48,6 +51,55 @@ def configure(log_format: Literal["auto", "json", "console"]) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
+
+
+class Condition:
+    """A condition that lasts: logged when it begins, once in `every` seconds meanwhile, and when it ends.
+
+    Report it here whenever it is met, as often as that is and from any thread.
+    """
+
+    def __init__(
+        self,
+        event: str,
+        *,
+        over: str | None = None,
+        every: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take what is logged while it holds, and when it is over."""
+        self._event = event
+        self._over = over
+        self._every = every
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since: float | None = None
+        self._met_at = 0.0
+        self._logged_at = -every
+
+    def holds(self, **facts: Any) -> None:
+        """Log it, unless that was done lately."""
+        with self._lock:
+            now = self._clock()
+            if self._since is None or now - self._met_at > self._every:
+                self._since = now
+            self._met_at = now
+            if now - self._logged_at < self._every:
+                return
+            self._logged_at = now
+            lasts = round(now - self._since)
+        structlog.get_logger().warning(self._event, **facts, **({"for_s": lasts} if lasts else {}))
+
+    def ends(self) -> None:
+        """Log that it is over, where it was not."""
+        if self._since is None:
+            return
+        with self._lock:
+            if self._since is None:
+                return
+            lasted, self._since, self._logged_at = self._clock() - self._since, None, -self._every
+        if self._over is not None:
+            structlog.get_logger().info(self._over, after_s=round(lasted, 1))
 
 
 class _StandardError:

@@ -115,6 +115,11 @@ class Service:
             self.kill()
 
     @property
+    def admin_token(self) -> str:
+        """The token that opens its REST API."""
+        return ADMIN_TOKEN
+
+    @property
     def api(self) -> Client:
         """A client of its REST API."""
         return Client(self.url, ADMIN_TOKEN)

@@ -14,7 +14,6 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _SECONDS = 30.0
 _LOOK_SECONDS = 1.0
 _MOST_HELD = 256 * 1024 * 1024
-_MOST_PASSED_OVER = 64 * 1024 * 1024
 
 
 class TooLarge(PushgateError):
@@ -50,9 +49,11 @@ class BodyReader:
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """Return the whole body.
 
-        Raises `TooLarge` however the length was announced or not, once the rest has been passed over so that
-        the client comes to read the answer; `TooSlow`, `TooMuch`, `Disconnected`.
+        Raises `TooLarge`, at once where the length is announced: the server passes over what the client still
+        sends, see `gateway.http_limits`; `TooSlow`, `TooMuch`, `Disconnected`.
         """
+        if _announced(scope) > self._limit:
+            raise self._too_large()
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         assert task is not None  # noqa: S101 - a coroutine is always run by a task
@@ -64,8 +65,8 @@ class BodyReader:
             message = await receive()
             chunk = _chunk(message)
             more = message.get("more_body", False)
-            if _announced(scope) > self._limit or len(chunk) > self._limit:
-                raise await self._too_large(receive, more=more)
+            if len(chunk) > self._limit:
+                raise self._too_large()
             return await self._collect(chunk, receive) if more else chunk
         except asyncio.CancelledError:
             if task in self._overdue:
@@ -101,19 +102,12 @@ class BodyReader:
                 size += len(chunks[-1])
                 self._held += len(chunks[-1])
                 if size > self._limit:
-                    chunks.clear()
-                    raise await self._too_large(receive, more=more)
+                    raise self._too_large()
             return b"".join(chunks)
         finally:
             self._held -= size
 
-    async def _too_large(self, receive: Receive, *, more: bool) -> TooLarge:
-        """Pass over the rest, within reason: a client that is still sending would not read the answer."""
-        passed = 0
-        while more and passed < _MOST_PASSED_OVER:
-            message = await receive()
-            passed += len(_chunk(message))
-            more = message.get("more_body", False)
+    def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self._limit} bytes")
 
 

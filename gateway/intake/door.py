@@ -136,15 +136,15 @@ class Door:
     async def _admit(self, scope: Scope) -> tuple[Known, dict[str, str]]:
         """Return the connection and the headers of a request whose body is worth reading."""
         if scope["method"] != "POST":
-            raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"), _CLOSE)
+            raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"))
         if self._in_flight > _MOST_IN_FLIGHT:
             raise _unavailable("overload", "too many requests at once")
         known = await self._find(scope["path_params"]["connection"])
         headers = _headers(scope)
         if known.networks:
             self._check_source(known, scope, headers)
-        if headers.get("content-encoding", "identity") != "identity":
-            raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed", _CLOSE)
+        if headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
+            raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed")
         return known, headers
 
     def _check_source(self, known: Known, scope: Scope, headers: Mapping[str, str]) -> None:
@@ -152,13 +152,13 @@ class Door:
         if address is None or not any(address in network for network in known.networks):
             reason = f"the address {address or 'of the sender'} is not in this connection's networks"
             log.warning("delivery refused", connection=known.id, reason=reason)
-            raise _Answer(401, "not verified", reason, _CLOSE, reason="network")
+            raise _Answer(401, "not verified", reason, reason="network")
 
     async def _find(self, connection_id: str) -> Known:
         try:
             return await self._book.find(connection_id)
         except NotFound as error:
-            raise _Answer(404, "no such connection", str(error), _CLOSE) from None
+            raise _Answer(404, "no such connection", str(error)) from None
         except StoreUnavailable as error:
             raise _unavailable("store", f"the connection cannot be looked up now: {error}") from error
         except SettingError as error:
@@ -171,7 +171,7 @@ class Door:
         try:
             return await self._bodies.read(scope, receive)
         except TooLarge as error:
-            raise _Answer(413, "body too large", str(error), _CLOSE) from None
+            raise _Answer(413, "body too large", str(error)) from None
         except TooSlow as error:
             raise _unavailable("slow", str(error)) from None
         except TooMuch as error:
@@ -184,11 +184,13 @@ def _unavailable(reason: str, detail: str) -> _Answer:
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    sent = scope["headers"]
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent}
-    if len(headers) < len(sent):
-        # RFC 9110, 5.2: a header that was sent twice is a list; for a signature that is never well formed.
-        for repeated in headers:
-            values = [value.decode("latin-1") for name, value in sent if name.decode("latin-1") == repeated]
-            headers[repeated] = ", ".join(values)
-    return headers
+    headers: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if name in headers:
+            repeated.setdefault(name, [headers[name]]).append(value)
+        else:
+            headers[name] = value
+    # RFC 9110, 5.2: a header that was sent twice is a list; for a signature that is never well formed.
+    return headers | {name: ", ".join(values) for name, values in repeated.items()}

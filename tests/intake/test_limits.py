@@ -1,0 +1,275 @@
+"""What a client may send and how long it may take, over real sockets: the gateway, and its HTTP server."""
+
+import asyncio
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+import uvicorn
+
+from gateway.http_limits import Limits, limited
+from gateway.intake.body import Receive, Scope, Send
+from tests.intake import attacks
+from tests.service import Service, wait_for
+
+MIB = 1024 * 1024
+HOOK = "/hooks/" + "0" * 24
+ANY_SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Give one gateway to all tests of what may be sent."""
+    with Service(tmp_path_factory.mktemp("limits") / "data", CONCURRENCY="1") as service:
+        yield service
+
+
+def _resident(service: Service) -> int:
+    """Return how many bytes of memory the gateway's process holds."""
+    [pid] = {line["pid"] for line in service.log() if line["event"] == "listening"}
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:  # noqa: PTH123 - no file, and read at once
+        return int(statm.read().split()[1]) * 4096
+
+
+@pytest.mark.parametrize(
+    ("attack", "statuses"),
+    [
+        (lambda: attacks.many_headers(HOOK, 101), {431}),
+        (lambda: attacks.many_headers(HOOK, 12_000), {431}),
+        (lambda: attacks.many_headers(HOOK, 70, value="x" * 1000), {431}),
+        (lambda: attacks.endless_headers(HOOK, 20 * MIB), {431, None}),
+        (lambda: attacks.endless_header(HOOK, 20 * MIB), {431, None}),
+        (lambda: attacks.endless_url(20 * MIB), {414, None}),
+        (lambda: attacks.endless_line_ends(20 * MIB), {431, None}),
+        (lambda: attacks.endless_trailers(HOOK, 20 * MIB), {431, 404, None}),
+        (lambda: attacks.endless_extension(HOOK, 20 * MIB), {431, 404, None}),
+        (lambda: attacks.tiny_chunks(HOOK, 1 * MIB), {431, 404, None}),
+        (lambda: attacks.pipelined("/livez", 5_000), {200, 400, None}),
+        (lambda: attacks.head(HOOK, "Content-Length: 0", host=None) + b"\r\n", {400}),
+        (lambda: attacks.head(HOOK, "Host: b", "Content-Length: 0") + b"\r\n", {400}),
+        (lambda: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", {400}),
+    ],
+    ids=[
+        "101 headers",
+        "12,000 headers of one name",
+        "70 KB of headers",
+        "endless headers",
+        "an endless header",
+        "an endless request line",
+        "endless line ends",
+        "endless trailers",
+        "an endless chunk extension",
+        "chunks of one byte",
+        "5,000 requests at once",
+        "no Host",
+        "two Hosts",
+        "TLS",
+    ],
+)
+def test_what_is_too_much_is_refused(
+    service: Service, attack: Callable[[], bytes | Iterable[bytes]], statuses: set[int | None]
+) -> None:
+    """With its status or a closed connection; memory does not grow by what was sent; others are served."""
+    before = _resident(service)
+    answer = attacks.attack(attacks.address_of(service.url), attack())
+    assert attacks.status_of(answer) in statuses, answer
+    assert _resident(service) - before < 8 * MIB
+    assert service.api.get("/connections") is not None
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (attacks.many_headers(HOOK, 98), 404),
+        (attacks.many_headers(HOOK, 60, value="x" * 1000), 404),
+        (attacks.head("/livez?" + "x" * 8000, method="GET") + b"\r\n", 200),
+        (attacks.head("/livez", method="GET", host="") + b"\r\n", 200),
+        (b"GET /livez HTTP/1.0\r\n\r\n", 200),
+        (b"\r\n\r\n" + attacks.head("/livez", method="GET") + b"\r\n", 200),
+        (attacks.head(HOOK, "Transfer-Encoding: chunked") + b"\r\n2;a=b\r\n{}\r\n0\r\nX-T: 1\r\n\r\n", 404),
+    ],
+    ids=["100 headers", "60 KB", "a long URL", "an empty Host", "HTTP/1.0", "line ends first", "a trailer"],
+)
+def test_what_is_within_the_limits_is_answered(service: Service, request_bytes: bytes, status: int) -> None:
+    """The limits themselves are fine."""
+    answer = attacks.attack(attacks.address_of(service.url), request_bytes)
+    assert attacks.status_of(answer) == status, answer
+
+
+def test_a_refusal_is_json(service: Service) -> None:
+    """As every answer is, and it closes the connection."""
+    answer = attacks.attack(attacks.address_of(service.url), attacks.many_headers(HOOK, 200))
+    told, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in told
+    assert b"connection: close" in told
+    assert body == b'{"error": "bad request", "detail": "more than 100 headers, or 65536 bytes of them"}'
+
+
+def test_a_trailer_is_no_header(service: Service) -> None:
+    """A proof that comes behind the body proves nothing: here the admin token."""
+    request = (
+        attacks.head("/api/v1/connections", "Transfer-Encoding: chunked", method="GET")
+        + b"\r\n2\r\n{}\r\n0\r\nAuthorization: Bearer "
+        + service.admin_token.encode()
+        + b"\r\n\r\n"
+    )
+    assert attacks.status_of(attacks.attack(attacks.address_of(service.url), request)) == 401
+
+
+@pytest.mark.parametrize("size", [26_214_401, 10_000_000_000])
+def test_an_announced_body_that_is_too_large_is_refused_at_once(service: Service, size: int) -> None:
+    """Nobody waits for it: 413, also where the client first asks whether to go on."""
+    connection = service.connect("https://github.example/acme/digits.git")
+    address = attacks.address_of(service.url)
+    assert attacks.attack(address, attacks.announced(connection["path"], size)).startswith(b"HTTP/1.1 413")
+    asking = attacks.head(connection["path"], f"Content-Length: {size}", "Expect: 100-continue") + b"\r\n"
+    assert attacks.attack(address, asking).startswith(b"HTTP/1.1 413")
+
+
+@contextmanager
+def serving(app: Callable[[Scope, Receive, Send], object], limits: Limits) -> Iterator[attacks.Address]:
+    """Run the HTTP server on a free port of this process, under these limits."""
+    config = uvicorn.Config(
+        app,
+        http=limited(limits),
+        ws="none",
+        loop="uvloop",
+        lifespan="off",
+        log_config=None,
+        timeout_keep_alive=int(limits.keep_alive) or 1,
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        thread.start()
+        try:
+            wait_for(lambda: server.started, "the server listens")
+            yield listener.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer at once, and read no body."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+def quick(**changes: float) -> Limits:
+    """Return limits whose times are over soon."""
+    times = {"keep_alive": 60.0, "headers": 60.0, "body": 60.0, "stall": 60.0, "check": 0.02, **changes}
+    return Limits(connections=50, **times)
+
+
+@pytest.mark.parametrize(
+    ("begin", "limit"),
+    [
+        (b"", "headers"),
+        (attacks.head("/"), "headers"),
+        (attacks.head("/") + b"\r\n", "keep_alive"),
+        (attacks.announced("/", 1000), None),
+    ],
+    ids=["silent", "half a header", "idle after an answer", "half a body after an answer"],
+)
+def test_whoever_says_no_more_is_hung_up_on(
+    monkeypatch: pytest.MonkeyPatch, begin: bytes, limit: str | None
+) -> None:
+    """Nothing, half the headers, or nothing after the answer: each has a deadline."""
+    monkeypatch.setattr("gateway.http_limits._DISCARD_SECONDS", 0.1)
+    limits = quick(**({limit: 0.1} if limit else {}))
+    with serving(answer, limits) as address, attacks.held_open(address, 20, begin) as clients:
+        wait_for(lambda: all(map(attacks.is_closed, clients)), "all are closed")
+
+
+def test_dribbling_headers_extends_nothing() -> None:
+    """The deadline is for all of the headers, however busy the client looks."""
+    with (
+        serving(answer, quick(headers=0.3)) as address,
+        attacks.held_open(address, 5, attacks.head("/")) as clients,
+    ):
+
+        def all_closed() -> bool:
+            for client in clients:
+                attacks.dribble(client)
+            return all(map(attacks.is_closed, clients))
+
+        wait_for(all_closed, "all are closed", seconds=ANY_SECONDS)
+
+
+def test_a_body_that_nobody_reads_has_a_deadline_too() -> None:
+    """Where the endpoint waits for something else, such as its lock."""
+
+    async def wait(_scope: Scope, receive: Receive, _send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    with (
+        serving(wait, quick(body=0.1)) as address,
+        attacks.held_open(address, 5, attacks.announced("/", 1000)) as clients,
+    ):
+        wait_for(lambda: all(map(attacks.is_closed, clients)), "all are closed")
+
+
+def test_whoever_does_not_read_the_answer_is_hung_up_on() -> None:
+    """A large answer is written as far as it is read, and no longer waited for than so long."""
+    ended = threading.Event()
+
+    async def flood(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(200):
+            await send({"type": "http.response.body", "body": b"x" * MIB, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        ended.set()
+
+    with (
+        serving(flood, quick(stall=0.2)) as address,
+        attacks.held_open(address, 1, attacks.head("/") + b"\r\n"),
+    ):
+        assert ended.wait(ANY_SECONDS)
+
+
+def test_silent_connections_make_room_for_new_ones() -> None:
+    """However many there are, whoever comes and asks is answered; the most silent ones are closed."""
+    with serving(answer, quick()) as address, attacks.held_open(address, 200) as silent:
+        for _ in range(20):
+            request = attacks.head("/", "Content-Length: 0") + b"\r\n"
+            assert attacks.attack(address, request).startswith(b"HTTP/1.1 200")
+        assert sum(map(attacks.is_closed, silent)) >= 150
+
+
+def test_where_all_are_busy_a_new_one_is_told_to_come_again() -> None:
+    """503 with Retry-After; and as soon as one has its answer there is room."""
+    release, begun = threading.Event(), []
+
+    async def hold(_scope: Scope, _receive: Receive, send: Send) -> None:
+        begun.append(1)
+        await asyncio.to_thread(release.wait, ANY_SECONDS)
+        await answer(_scope, _receive, send)
+
+    request = attacks.head("/", "Content-Length: 0") + b"\r\n"
+    limits = Limits(connections=3, check=0.02)
+    with serving(hold, limits) as address, attacks.held_open(address, 3, request) as busy:
+        try:
+            wait_for(lambda: len(begun) == 3, "all are busy")
+            with socket.create_connection(address, timeout=ANY_SECONDS) as client:
+                refusal = client.recv(1000)
+        finally:
+            release.set()
+        assert refusal.startswith(b"HTTP/1.1 503")
+        assert b"retry-after: 5" in refusal
+        assert [client.recv(1000)[:12] for client in busy] == [b"HTTP/1.1 200"] * 3
+        assert attacks.attack(address, request).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_that_is_still_sending_reads_its_answer() -> None:
+    """The rest of a body that nobody wants is read and dropped, so that the answer is not lost."""
+    address: attacks.Address
+    with serving(answer, quick()) as address, closing(http.client.HTTPConnection(*address)) as client:
+        for size in [5 * MIB, 2] * 10:
+            client.request("POST", "/", b"x" * size)
+            assert client.getresponse().read() == b"ok"

@@ -210,7 +210,13 @@ class Service:
             trusted_proxies=settings.trusted_proxies,
             has_broker=settings.amqp_url is not None,
         )
-        health = Health(database=database, accepter=self._accepter, is_closing=lambda: self.closing)
+        health = Health(
+            database=database,
+            accepter=self._accepter,
+            is_closing=lambda: self.closing,
+            scratch=None if settings.role == "web" else settings.data_dir / "mirrors",
+            has_door=settings.role != "worker",
+        )
         web = [
             # First, because a request is held against one route after the other.
             Route("/hooks/{connection}", door),

@@ -37,6 +37,10 @@ class RemoteRefuses(RemoteUnavailable):
     """The remote answers, and says that there is no such repository, or not for us."""
 
 
+class LocalFailure(FetchError):
+    """This machine cannot fetch just now, as with a full disk; the remote has no part in it."""
+
+
 class Gone(FetchError):
     """The remote no longer has the object that was pushed."""
 

@@ -63,6 +63,12 @@ PENDING_EVENTS = Gauge(
     registry=REGISTRY,
     multiprocess_mode="mostrecent",
 )
+SCRATCH_WRITABLE = Gauge(
+    "pushgate_fetch_disk_writable",
+    "0 where this process can fetch nothing because there is no room or no right to write, else 1.",
+    registry=REGISTRY,
+    multiprocess_mode="min",
+)
 
 
 def exposition() -> bytes:

@@ -105,6 +105,7 @@ class Packages:
         started = time.monotonic()
         submodules = Submodules(self.mirrors, connection.id, remote)
         path = self.folder / f"{secrets.token_hex(8)}.part"
+        await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         try:
             tree = await self.reader.read(
                 self.mirrors.path(connection.id),

@@ -14,6 +14,7 @@ from gateway.fetch.commit import Commit, CommitReader
 from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
+from gateway.fetch.reasons import local_failures
 from gateway.packages import Packages
 from gateway.plan.events import event, event_name
 from gateway.plan.planner import CommitFacts
@@ -51,7 +52,8 @@ class Remotes:
 
     async def refs(self, connection: Connection) -> dict[str, str]:
         """See `Mirrors.remote_refs`."""
-        return await self.mirrors.remote_refs(await self.of(connection))
+        with local_failures():
+            return await self.mirrors.remote_refs(await self.of(connection))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +70,20 @@ class FetchAndPlan:
     ) -> None:
         """Bring what was pushed into the connection's mirror."""
         wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
-        await self.mirrors.update(
-            connection=connection.id,
-            remote=await self.remotes.of(connection),
-            wanted=wanted,
-            progress=progress,
-        )
+        with local_failures():
+            await self.mirrors.update(
+                connection=connection.id,
+                remote=await self.remotes.of(connection),
+                wanted=wanted,
+                progress=progress,
+            )
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Read the commit, and settle the ref update with what its triggers ask for."""
+        with local_failures():
+            return await self._plan(connection, update)
+
+    async def _plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         if update.after is None:
             return Settlement(
                 update=update, state="planned", reason=f"the {update.kind} was deleted: nothing runs"

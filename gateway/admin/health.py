@@ -3,8 +3,11 @@
 import asyncio
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import Connection as Transaction
@@ -15,19 +18,37 @@ from starlette.routing import Route
 
 from gateway.admin.http import problem
 from gateway.errors import StoreUnavailable
+from gateway.fetch.housekeeping import disk_trouble
 from gateway.intake.accept import Accepter
-from gateway.metrics import OLDEST_PENDING, PENDING_EVENTS, PENDING_REQUESTS, PENDING_UPDATES, exposition
+from gateway.metrics import (
+    OLDEST_PENDING,
+    PENDING_EVENTS,
+    PENDING_REQUESTS,
+    PENDING_UPDATES,
+    SCRATCH_WRITABLE,
+    exposition,
+)
 from gateway.store import work
 from gateway.store.database import Database
+
+_DISK_SECONDS = 3
 
 
 @dataclass(slots=True, kw_only=True)
 class Health:
-    """The probes. An outage of the broker or a git host makes nothing unready: the store keeps the work."""
+    """The probes. An outage of the broker or a git host makes nothing unready: the store keeps the work.
+
+    `scratch` is where mirrors lie, in a process that fetches. Where nothing can be written there, a process
+    that only fetches is not ready. One that `has_door` stays ready, and says so beside: deliveries are kept.
+    """
 
     database: Database
     accepter: Accepter
     is_closing: Callable[[], bool]
+    scratch: Path | None = None
+    has_door: bool = True
+    _disk: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1, "disk"), init=False)
+    _probing: "asyncio.Future[str | None] | None" = field(default=None, init=False)
     _looking: asyncio.Task[None] | None = field(default=None, init=False)
 
     def routes(self) -> list[Route]:
@@ -53,7 +74,24 @@ class Health:
             await self._look()
         except StoreUnavailable as error:
             return problem(503, "not ready", str(error))
-        return JSONResponse({"status": "ok"})
+        trouble = await self._disk_trouble()
+        if trouble is None:
+            return JSONResponse({"status": "ok"})
+        if not self.has_door:
+            return problem(503, "not ready", trouble)
+        return JSONResponse({"status": "ok", "fetching": trouble})
+
+    async def _disk_trouble(self) -> str | None:
+        """Return why nothing can be fetched to this machine; requests at the same time share one look."""
+        if self.scratch is None:
+            return None
+        if self._probing is None or self._probing.done():
+            loop = asyncio.get_running_loop()
+            self._probing = loop.run_in_executor(self._disk, disk_trouble, self.scratch)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._probing), _DISK_SECONDS)
+        except TimeoutError:
+            return f"nothing can be fetched: the disk of {self.scratch} does not answer"
 
     async def _look(self) -> None:
         """Raise `StoreUnavailable` where nothing can be written; requests at the same time share one look.
@@ -78,6 +116,7 @@ class Health:
             OLDEST_PENDING.set(age)
             PENDING_REQUESTS.set(backlog.requests)
             PENDING_EVENTS.set(backlog.events)
+        SCRATCH_WRITABLE.set(await self._disk_trouble() is None)
         return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)
 
 

@@ -25,6 +25,7 @@ from gateway.fetch.host_keys import KNOWN_HOSTS
 from gateway.fetch.urls import check_url, is_address, known_as, target
 
 _RESOLVE_SECONDS = 15
+_MOST_ADDRESSES = 4
 # Where clouds answer machines about themselves; link-local addresses are refused as a whole.
 # https://learn.microsoft.com/en-us/azure/virtual-network/what-is-ip-address-168-63-129-16
 _METADATA = frozenset(
@@ -45,10 +46,13 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """The options and the environment with which git reaches a remote."""
+    """The options with which git reaches a remote, and the environments, to be tried in turn.
+
+    There is more than one for ssh, which is told one address of several.
+    """
 
     options: Sequence[str]
-    environment: Mapping[str, str]
+    environments: Sequence[Mapping[str, str]]
 
 
 class Access:
@@ -59,12 +63,17 @@ class Access:
 
     def __init__(self, home: Path, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
         """Write what is the same for all remotes, and remove what processes that were killed have left."""
+        self._home = home
         self._allow_http = allow_http
         self._hosts = hosts
         self._pinned = home / "known_hosts"
         self._published = home / "known_hosts.published"
         self._askpass = home / "askpass"
-        self._granted = _own_folder(self, home)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._granted = _own_folder(self, self._home)
         _write(self._published, KNOWN_HOSTS, mode=0o600)
         _write(self._askpass, _ASKPASS, mode=0o700)
 
@@ -78,18 +87,20 @@ class Access:
             raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from None
         scheme, host, port = target(remote.url)
         addresses = [] if _is_proxied(scheme, host) else await self._addresses(host, port)
+        if not all(path.exists() for path in (self._granted, self._published, self._askpass)):
+            self._set_up()  # somebody has removed them while we run
         folder = self._granted / secrets.token_hex(8)
         folder.mkdir(mode=0o700)
         try:
             if scheme == "ssh":
-                environment = {"GIT_SSH_COMMAND": self._ssh(remote, addresses[0], folder)}
-                yield Granted(options=(), environment=environment)
+                commands = self._ssh(remote, addresses[:_MOST_ADDRESSES], folder)
+                yield Granted(options=(), environments=[{"GIT_SSH_COMMAND": one} for one in commands])
                 return
             options: list[str] = []
             if addresses and not is_address(host):
                 pinned = ",".join(f"[{one}]" if one.version == 6 else str(one) for one in addresses)  # noqa: PLR2004
                 options = ["-c", f"http.curloptResolve={host}:{port}:{pinned}"]
-            yield Granted(options=options, environment=self._login(remote, folder))
+            yield Granted(options=options, environments=[self._login(remote, folder)])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -116,8 +127,8 @@ class Access:
         _write(folder / "password", remote.credentials.password + "\n", mode=0o600)
         return {"GIT_ASKPASS": str(self._askpass), "PUSHGATE_LOGIN": str(folder)}
 
-    def _ssh(self, remote: Remote, address: Address, folder: Path) -> str:
-        """Return the ssh command: one key, one address; host keys are published, given, or pinned."""
+    def _ssh(self, remote: Remote, addresses: Sequence[Address], folder: Path) -> list[str]:
+        """Return an ssh command for each address: one key; host keys are published, given, or pinned."""
         known, checking = self._pinned, "accept-new"
         if remote.host_keys:
             known, checking = folder / "known_hosts", "yes"
@@ -125,7 +136,6 @@ class Access:
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "15",
-            "HostName": str(address),
             "HostKeyAlias": known_as(remote.url),
             "IdentitiesOnly": "yes",
             "IdentityAgent": "none",
@@ -139,9 +149,11 @@ class Access:
         if isinstance(remote.credentials, SshKey):
             _write(folder / "key", remote.credentials.private, mode=0o600)
             options["IdentityFile"] = _in_ssh_config(folder / "key")
-        words = (part for name, value in options.items() for part in ("-o", f"{name}={value}"))
+        words = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
         # Git gives this line to a shell.
-        return shlex.join(["ssh", "-F", "none", *words])
+        return [
+            shlex.join(["ssh", "-F", "none", *words, "-o", f"HostName={address}"]) for address in addresses
+        ]
 
 
 def is_forbidden(address: Address, *, allow_loopback: bool) -> bool:

@@ -161,6 +161,8 @@ class CommitReader:
     ) -> tuple[tuple[str, ...], bool]:
         """Return what changed since `before`, or, for a new branch, since it left the default branch."""
         base = await self._base(mirror, commit_id, before, parents, default_branch)
+        if base is not None and not await self._has(mirror, base):
+            return (), False  # the history of a shallow remote ends at this commit
         options = ("-r", "-z", "--name-only", "--no-renames", "--no-commit-id")
         trees = (base, commit_id) if base else ("--root", commit_id)
         try:

@@ -22,18 +22,28 @@ from pathlib import Path
 from typing import IO
 
 from gateway.errors import FetchError
+from gateway.escape import printable
 from gateway.fetch.access import Access, Granted
 from gateway.fetch.credentials import Remote, secrets_of
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 # As git says it: Receiving objects, 45% (450/1000), 12.00 MiB | 3.00 MiB/s, with a colon for the first comma.
 _PROGRESS = re.compile(r"(?P<what>[A-Z][a-z]+ [a-z]+): +(?P<percent>\d+)% \(\d+/\d+\)(?P<size>, [\d.]+ \w+)?")
-# What git says first on a line that tells something, and what ssh says.
-_TELLING = re.compile(
-    r"^(fatal|error|remote|ERROR): |Permission denied|Host key verification|host key .*has changed|^ssh: "
-    r"|Connection (closed|refused|reset|timed out)",
+# What git and ssh say beside the reason: advice, progress, and that there was an error.
+_NOISE = re.compile(
+    r"fatal: could not read from remote repository\.?|please make sure you have the correct access rights"
+    r"|and the repository exists\.?|hint: .*|from \S+|post git-upload-pack .*|cloning into .*"
+    r"|warning: (permanently added|skipping unknown msg id|redirecting to) .*"
+    r"|remote: (enumerating|counting|compressing|total|finding|resolving) .*|(remote:)?[\s=@*#-]*|\*\* .*"
+    # The picture that ssh draws around a host key that has changed: its last lines say so, without our paths.
+    r"|@ .*|it is possible that someone .*|someone could be eavesdropping .*|it is also possible that .*"
+    r"|the fingerprint for the .*|sha256:\S+|please contact your system .*|add correct host key .*"
+    r"|offending .*|remove with:|ssh-keygen .*",
     re.IGNORECASE,
 )
+_MOST_LINES = 6
+_LONGEST_LINE = 300
+_BETWEEN_LINES = " | "
 _STDERR_LIMIT = 64 * 1024
 # As large as a pipe may be for everybody: git reads on while we work on what it has said.
 _TALK_BUFFER = 1024 * 1024
@@ -46,12 +56,62 @@ _KEPT_VARIABLES = (
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
 )
-# What git fsck calls errors, but old and widely used repositories contain; all harmless in a bare mirror.
-_TOLERATED = (
+# https://git-scm.com/docs/git-fsck#_fsck_messages: what `git clone` takes, and old, widely used
+# repositories contain. It is harmless in a bare mirror: commits, trees and .gitmodules are read by code that
+# expects anything. Still refused are names that would lead a checkout out of its folder or into its own
+# repository. A git that does not know one of these says so in a warning.
+TOLERATED = (
+    "badDate",
+    "badDateOverflow",
+    "badEmail",
+    "badFilemode",
+    "badGpgsig",
+    "badHeaderContinuation",
+    "badName",
+    "badObjectSha1",
+    "badParentSha1",
+    "badTagName",
     "badTimezone",
+    "badTree",
+    "badTreeSha1",
+    "badType",
+    "duplicateEntries",
+    "emptyName",
+    "extraHeaderEntry",
+    "gitattributesBlob",
+    "gitattributesLarge",
+    "gitattributesLineLength",
+    "gitattributesMissing",
+    "gitattributesSymlink",
+    "gitignoreSymlink",
+    "gitmodulesBlob",
+    "gitmodulesLarge",
+    "gitmodulesMissing",
+    "gitmodulesName",
+    "gitmodulesParse",
+    "gitmodulesPath",
+    "gitmodulesUpdate",
+    "gitmodulesUrl",
+    "largePathname",
+    "mailmapSymlink",
+    "missingAuthor",
+    "missingCommitter",
+    "missingEmail",
     "missingNameBeforeEmail",
+    "missingObject",
     "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
+    "missingTag",
+    "missingTagEntry",
     "missingTaggerEntry",
+    "missingTree",
+    "missingType",
+    "missingTypeEntry",
+    "multipleAuthors",
+    "nulInCommit",
+    "nullSha1",
+    "treeNotSorted",
+    "unknownType",
     "zeroPaddedDate",
     "zeroPaddedFilemode",
 )
@@ -61,11 +121,18 @@ Progress = Callable[[str], None]
 """Is told how far a command has come, such as "receiving objects 45 %, 12.00 MiB"."""
 
 
-_NO_ACCESS = Granted(options=(), environment={})
+_NO_ACCESS = Granted(options=(), environments=[{}])
+# Of ssh, before anything was sent.
+_NOT_CONNECTED = re.compile(r"ssh: connect to (host|address) ")
 
 
 class GitFailed(FetchError):
     """Git ended with an error; the message is git's own, without credentials."""
+
+    @property
+    def lines(self) -> list[str]:
+        """What was said, line by line."""
+        return str(self).split(_BETWEEN_LINES)
 
 
 class GitTimedOut(GitFailed):
@@ -84,7 +151,6 @@ class Git:
 
     def __init__(self, *, home: Path, allow_http: bool, timeout: float, hosts: tuple[str, ...] = ()) -> None:
         """Use the git that is found on PATH."""
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._timeout = timeout
         self._environment = _environment(home)
         self._options = _options(allow_http=allow_http)
@@ -108,23 +174,35 @@ class Git:
         """
         where = [f"--git-dir={mirror}"] if mirror is not None else []
         async with self._access.granted(remote) if remote else nullcontext(_NO_ACCESS) as granted:
-            run = _Run(
-                ["git", *self._options, *granted.options, *where, *arguments],
-                environment={**self._environment, **granted.environment},
-                stdin=stdin,
-                output_limit=output_limit,
-                timeout=self._timeout,
-                progress=progress,
-                secrets=secrets_of(remote.credentials if remote else None),
-            )
-            # A thread starts a process in 1.3 ms, the event loop in 5.
-            running = asyncio.get_running_loop().run_in_executor(None, run.to_the_end)
-            try:
-                return await asyncio.shield(running)
-            except asyncio.CancelledError:
-                run.stop()
-                await asyncio.wait([running])
-                raise
+            runs = [
+                _Run(
+                    ["git", *self._options, *granted.options, *where, *arguments],
+                    environment={**self._environment, **environment},
+                    stdin=stdin,
+                    output_limit=output_limit,
+                    timeout=self._timeout,
+                    progress=progress,
+                    secrets=secrets_of(remote.credentials if remote else None),
+                )
+                for environment in granted.environments
+            ]
+            for run in runs[:-1]:
+                try:
+                    return await self._run(run)
+                except GitFailed as error:
+                    if not _NOT_CONNECTED.search(str(error)):
+                        raise
+            return await self._run(runs[-1])
+
+    async def _run(self, run: "_Run") -> bytes:
+        # A thread starts a process in 1.3 ms, the event loop in 5.
+        running = asyncio.get_running_loop().run_in_executor(None, run.to_the_end)
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            run.stop()
+            await asyncio.wait([running])
+            raise
 
     @contextlib.contextmanager
     def talk(self, *arguments: str, mirror: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
@@ -209,7 +287,7 @@ class _Run:
         finally:
             _end_group(process)
         if process.returncode != 0:
-            raise GitFailed(_explain(errors, process.returncode, self._secrets))
+            raise GitFailed(explain(errors, process.returncode, self._secrets))
         return output
 
     def _read(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -254,15 +332,19 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _explain(errors: bytes, returncode: int, secrets: Sequence[str]) -> str:
-    """Return what git said, on one line and without credentials; a remote may repeat what it was sent."""
+def explain(errors: bytes, returncode: int, secrets: Sequence[str]) -> str:
+    """Return what git and ssh said, on one line, without noise and without credentials.
+
+    A remote may repeat what it was sent.
+    """
     text = _CREDENTIALS.sub("", errors.decode("utf-8", "replace"))
     for secret in secrets:
         text = text.replace(secret, "***")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
-    lines = [line for line in lines if not _PROGRESS.search(line)]
-    told = [line for line in lines if _TELLING.search(line)] or lines
-    return " | ".join(told[-4:])[:1000] or f"git ended with status {returncode}"
+    lines = [line.replace(_BETWEEN_LINES, " ") for line in lines if not _PROGRESS.search(line)]
+    told = [line for line in lines if not _NOISE.fullmatch(line)] or lines
+    shown = [printable(line[:_LONGEST_LINE]) for line in told[-_MOST_LINES:]]
+    return _BETWEEN_LINES.join(shown) or f"git ended with status {returncode}"
 
 
 def _environment(home: Path) -> dict[str, str]:
@@ -307,6 +389,6 @@ def _options(*, allow_http: bool) -> list[str]:
         "submodule.recurse": "false",
         "gc.auto": "0",
         "maintenance.auto": "false",
-        **{f"fetch.fsck.{problem}": "warn" for problem in _TOLERATED},
+        **{f"fetch.fsck.{problem}": "ignore" for problem in TOLERATED},
     }
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ _IDLE_SECONDS = 600.0
 _MOST_PACKS = 20
 # Git spreads loose objects over 256 folders; one of them tells how many there are in all.
 _MOST_IN_ONE_FOLDER = 8
+# With less, hardly a fetch could end.
+_LEAST_ROOM = 16 * 1024 * 1024
 _TASKS = (
     ("repack", "-d", "-q", "--geometric=2", "--no-write-bitmap-index"),
     ("prune-packed", "-q"),
@@ -89,6 +92,17 @@ class Housekeeper:
 
     def _sizes(self) -> dict[str, int]:
         return {one: _size(self.mirrors.path(one)) for one in self.mirrors.connections()}
+
+
+def disk_trouble(folder: Path) -> str | None:
+    """Return why nothing can be fetched into a folder: too little room, a quota, or no right to write."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            os.posix_fallocate(probe.fileno(), 0, _LEAST_ROOM)
+    except OSError as error:
+        return f"nothing can be fetched: {error.strerror} ({folder})"
+    return None
 
 
 def _needs_packing(mirror: Path) -> bool:

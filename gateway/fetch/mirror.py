@@ -11,15 +11,16 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
-from gateway.errors import RemoteRefuses, RemoteUnavailable
 from gateway.escape import decode, has_surrogates, printable
 from gateway.fetch.credentials import Remote
-from gateway.fetch.git import Git, GitFailed, GitTimedOut, Progress
+from gateway.fetch.git import Git, GitFailed, Progress
+from gateway.fetch.reasons import is_redirect, own_words, remote_failure
+from gateway.fetch.urls import is_ssh
 
 log = structlog.get_logger()
 
@@ -27,6 +28,8 @@ _LOCK_POLL_SECONDS = 0.05
 _SHA256_DIGITS = 64
 _OBJECT_ID = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _NAMED = 10
+_NOT_FOUND = re.compile(r"not found|error: 404", re.IGNORECASE)
+_LARGEST_ANSWER = 8 * 1024 * 1024
 # About half a million refs.
 _LARGEST_REFS = 64 * 1024 * 1024
 _EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
@@ -38,51 +41,22 @@ _FETCH = (
     "--no-write-fetch-head",
     "--no-auto-maintenance",
     "--no-recurse-submodules",
+    # A remote that is itself a shallow clone: its history is shorter, and no less usable.
+    "--update-shallow",
 )
 
 # Git's own words: what it says of a remote, and of its own repository.
 _NOT_THERE = re.compile(
     r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref", re.IGNORECASE
 )
-_REF_CONFLICT = re.compile(
-    r"cannot lock ref|exists; cannot create|refname conflict|unable to create", re.IGNORECASE
-)
+_REF_CONFLICT = re.compile(r"cannot lock ref|exists; cannot create|refname conflict", re.IGNORECASE)
 _BROKEN = re.compile(
     r"not a git repository|corrupt|bad object|unable to read|missing (blob|tree|commit)|bad tree"
     r"|cannot be read|does not match index|inflate|invalid object|bad config",
     re.IGNORECASE,
 )
-_LIST_REFS = ("ls-remote", "--heads", "--tags", "--end-of-options")
-# Of hosts and networks, which come back by themselves.
-_OUTAGES = (
-    (r"could not resolve host", "its host name cannot be resolved"),
-    (r"connection refused|failed to connect|no route to host|network is unreachable", "it cannot be reached"),
-    (r"connection timed out|operation timed out|operation too slow", "it did not answer in time"),
-    (r"certificate|ssl|tls", "its certificate is not trusted, or TLS failed"),
-    (
-        r"host key verification failed|host key .*has changed",
-        "its host key is not the one that is known; if that is right, give the connection the new host_keys",
-    ),
-)
-# Answers of the remote: it is there, and will not have us, or not as we ask.
-_REFUSALS = (
-    (
-        r"permission denied|authentication failed|could not read (username|password)|\b40[13]\b",
-        "it refuses us",
-    ),
-    (
-        r"redirect|returned error: 30\d",
-        "it answers with another address: put the new URL into the connection",
-    ),
-    (r"not found|does not exist|\b404\b", "there is no such repository, or we may not see it"),
-    (r"protocol .* not supported|transport .* not allowed", "its protocol is not allowed"),
-)
-_DAMAGE = (
-    (
-        r"fsck|index-pack failed|remote did not send|early eof|unexpected disconnect",
-        "what it sent is damaged",
-    ),
-)
+_LIST_REFS = ("ls-remote", "--heads", "--tags")
+_SUFFIX = ".git"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +72,10 @@ class Mirrors:
 
     def __init__(self, git: Git, folder: Path) -> None:
         """Keep the mirrors in `folder`, which is made if need be."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._git = git
         self._folder = folder
+        # URLs that are answered only with `.git` behind them.
+        self._suffixed: set[str] = set()
 
     def path(self, connection: str) -> Path:
         """Return where a connection's mirror is, or would be."""
@@ -128,13 +103,14 @@ class Mirrors:
                     await self._bring(mirror, remote, wanted, progress)
                     return
             except GitFailed as error:
-                if not _BROKEN.search(str(error)):
-                    raise self._unavailable(error) from error
+                if not _BROKEN.search(own_words(error)):
+                    await asyncio.to_thread(_remove_leftovers, mirror)
+                    raise remote_failure(error) from error
                 log.warning("mirror is broken and is made anew", connection=connection, reason=str(error))
             try:
                 await self._make(mirror, remote, wanted, progress)
             except GitFailed as error:
-                raise self._unavailable(error) from error
+                raise remote_failure(error) from error
 
     async def contains(self, *, connection: str, remote: Remote, wanted: Wanted) -> bool:
         """Say whether the remote's ref, as it is now, is or contains an object that the mirror has.
@@ -149,7 +125,7 @@ class Mirrors:
             beyond = ("rev-list", "--max-count=1", wanted.id, "--not", now)
             return not await self._git.run(*beyond, mirror=self.path(connection))
         except GitFailed as error:
-            raise self._unavailable(error) from error
+            raise remote_failure(error) from error
 
     async def remote_refs(self, remote: Remote) -> dict[str, str]:
         """Return the branches and tags of the remote, by their full names; an annotated tag's own object.
@@ -157,9 +133,9 @@ class Mirrors:
         Peeled tags stand beside them under the tag's name and `^{}`. Raises `RemoteUnavailable`.
         """
         try:
-            told = await self._git.run(*_LIST_REFS, remote.url, output_limit=_LARGEST_REFS, remote=remote)
+            told = await self._ask(remote, *_LIST_REFS, output_limit=_LARGEST_REFS)
         except GitFailed as error:
-            raise self._unavailable(error) from error
+            raise remote_failure(error) from error
         return _refs(told, remote.url)
 
     async def default_branch(self, remote: Remote) -> str | None:
@@ -167,11 +143,10 @@ class Mirrors:
 
         Raises `RemoteUnavailable`.
         """
-        command = ("ls-remote", "--symref", "--end-of-options", remote.url, "HEAD")
         try:
-            told = await self._git.run(*command, remote=remote)
+            told = await self._ask(remote, "ls-remote", "--symref", behind=("HEAD",))
         except GitFailed as error:
-            raise self._unavailable(error) from error
+            raise remote_failure(error) from error
         found = re.match(rb"ref: refs/heads/([^\t\n]+)\tHEAD", told)
         name = decode(found[1]) if found else None
         return None if name is None or has_surrogates(name) else name
@@ -237,8 +212,8 @@ class Mirrors:
             specs = [f"+{newest[ref]}:{ref}" for ref in newest if newest[ref] in absent]
             everything = not await self._fetched(mirror, remote, specs, progress)
         if everything:
-            command = (*_FETCH, "--prune", "--end-of-options", remote.url, *_EVERYTHING)
-            await self._git.run(*command, mirror=mirror, progress=progress, remote=remote)
+            command = (*_FETCH, "--prune")
+            await self._ask(remote, *command, behind=_EVERYTHING, mirror=mirror, progress=progress)
         # Pushed, and pushed over before we looked: no ref leads there any more, but its id may still be had.
         for one in await self.missing(mirror, absent):
             await self._fetched(mirror, remote, [f"+{one}:refs/pushgate/{one}"], progress)
@@ -248,28 +223,68 @@ class Mirrors:
     ) -> bool:
         """Fetch; say whether the remote had it and our refs took it."""
         try:
-            await self._git.run(
-                *_FETCH,
-                "--end-of-options",
-                remote.url,
-                *specs,
-                mirror=mirror,
-                progress=progress,
-                remote=remote,
-            )
+            await self._ask(remote, *_FETCH, behind=specs, mirror=mirror, progress=progress)
         except GitFailed as error:
-            if _NOT_THERE.search(str(error)) or _REF_CONFLICT.search(str(error)):
+            if _NOT_THERE.search(str(error)) or _REF_CONFLICT.search(own_words(error)):
                 return False
             raise
         return True
 
+    async def _ask(
+        self,
+        remote: Remote,
+        *command: str,
+        behind: Sequence[str] = (),
+        mirror: Path | None = None,
+        progress: Progress | None = None,
+        output_limit: int = _LARGEST_ANSWER,
+    ) -> bytes:
+        """Run a git command with the remote's URL, and what stands `behind` that; return its output.
+
+        GitLab redirects a URL without `.git` to the one with it. No redirect is followed, but this one place
+        on the same host is tried.
+        """
+
+        async def run(url: str) -> bytes:
+            return await self._git.run(
+                *command,
+                "--end-of-options",
+                url,
+                *behind,
+                mirror=mirror,
+                progress=progress,
+                output_limit=output_limit,
+                remote=replace(remote, url=url),
+            )
+
+        if remote.url in self._suffixed:
+            return await run(_with_suffix(remote.url))
+        try:
+            return await run(remote.url)
+        except GitFailed as error:
+            if is_ssh(remote.url) or remote.url.endswith(_SUFFIX) or not is_redirect(error):
+                raise
+            redirected = error
+        try:
+            told = await run(_with_suffix(remote.url))
+        except GitFailed as error:
+            # Nothing there: what the remote said of the URL as it is tells more.
+            raise redirected if _NOT_FOUND.search(own_words(error)) else error from None
+        self._suffixed.add(remote.url)
+        return told
+
     def used_at(self, connection: str) -> float:
         """Return when a mirror was used last, in seconds since 1970."""
-        return (self._folder / f"{connection}.lock").stat().st_mtime
+        try:
+            return (self._folder / f"{connection}.lock").stat().st_mtime
+        except FileNotFoundError:
+            return 0.0  # somebody has removed the locks
 
     @asynccontextmanager
     async def locked(self, connection: str) -> AsyncIterator[None]:
         """Hold the connection's lock, which other processes on this folder respect; it tells the last use."""
+        # It is a cache: whoever removes the whole folder, also while we run, loses time and nothing else.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(
             self._folder / f"{connection}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
@@ -285,19 +300,18 @@ class Mirrors:
         finally:
             os.close(descriptor)
 
-    def _unavailable(self, error: GitFailed) -> RemoteUnavailable:
-        text = str(error)
-        if isinstance(error, GitTimedOut):
-            return RemoteUnavailable(f"the remote cannot be fetched: {text}")
-        for reasons, kind in (
-            (_OUTAGES, RemoteUnavailable),
-            (_REFUSALS, RemoteRefuses),
-            (_DAMAGE, RemoteUnavailable),
-        ):
-            for words, told in reasons:
-                if re.search(words, text, re.IGNORECASE):
-                    return kind(f"the remote cannot be fetched: {told} (git: {text})")
-        return RemoteUnavailable(f"the remote cannot be fetched (git: {text})")
+
+def _with_suffix(url: str) -> str:
+    return url.rstrip("/") + _SUFFIX
+
+
+def _remove_leftovers(mirror: Path) -> None:
+    """Remove what a fetch that failed has left half written: on a full disk that is what fills it.
+
+    To be called under the lock, when git has ended.
+    """
+    for left in (mirror / "objects").glob("**/tmp_*"):
+        left.unlink(missing_ok=True)
 
 
 def _refs(listed: bytes, url: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a package is made of: the entries of a commit and its submodules, less what `.vhignore` names."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -193,7 +193,20 @@ def _parsed(told: bytes) -> dict[bytes, tuple[int, str]]:
         if b"//" in parts or b"/./" in parts or b"/../" in parts or b"/.git/" in parts:
             raise ObjectUnusable(f"the tree has a name that no folder can hold: {shown(path)}")
         listing[path] = (int(mode, 8), object_id.decode())
+    _refuse_files_that_are_folders(listing)
     return listing
+
+
+def _refuse_files_that_are_folders(listing: Collection[bytes]) -> None:
+    """Raise `ObjectUnusable` where a path is also a folder of another: git keeps such trees."""
+    folders: set[bytes] = set()
+    for path in listing:
+        folder = path.rpartition(b"/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition(b"/")[0]
+    for path in folders & set(listing):
+        raise ObjectUnusable(f"the tree has both a file and a folder of the name {shown(path)}")
 
 
 def _take(

@@ -15,12 +15,16 @@ from tests.ports import free_ports
 
 
 class SshHost:
-    """Serves the bare repositories of a folder to whoever has one of `authorized`, public keys by line."""
+    """Serves the bare repositories of a folder to whoever has one of `authorized`, public keys by line.
 
-    def __init__(self, folder: Path, authorized: list[str]) -> None:
+    `options` are asyncssh's own.
+    """
+
+    def __init__(self, folder: Path, authorized: list[str], **options: Any) -> None:
         """Serve on a free port of 127.0.0.1 while the `with` block lasts."""
         self.folder = folder
         self.authorized = authorized
+        self._options = options
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
         self.port = 0
         self._connections: set[asyncssh.SSHServerConnection] = set()
@@ -70,6 +74,7 @@ class SshHost:
             server_factory=lambda: _Guard(self.authorized, self._connections),
             process_factory=self._serve,
             encoding=None,
+            **self._options,
         )
         self.port = self._server.get_port()
 

@@ -252,6 +252,33 @@ def test_what_goes_past_a_proxy_is_checked(
         Fetching.run(git.run("ls-remote", remote=Remote(url=url)))
 
 
+def test_ssh_tries_all_addresses_of_a_host(
+    githost: GitHost, fetching: Fetching, pushed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody listens at the first one; all of them were checked before."""
+
+    async def resolve(_loop: object, _host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
+        return [(None, None, None, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    with SshHost(githost.folder, [OURS.public]) as host:
+        url = host.url("acme/digits.git").replace("127.0.0.1", "only-here.invalid")
+        assert fetch(fetching, url, pushed, credentials=OURS)
+        host.authorized.clear()
+        with pytest.raises(RemoteUnavailable, match="it refuses us"):
+            fetch(fetching, url, "d" * 40, credentials=OURS)
+    with pytest.raises(RemoteUnavailable, match="it cannot be reached"):
+        fetch(fetching, url, "d" * 40, credentials=OURS)
+
+
+def test_what_ssh_says_is_not_lost(githost: GitHost, fetching: Fetching, pushed: str) -> None:
+    """A server with none but algorithms that are no longer taken is told as that."""
+    with SshHost(githost.folder, [OURS.public], mac_algs=["hmac-md5"], encryption_algs=["3des-cbc"]) as host:
+        with pytest.raises(RemoteUnavailable, match="no algorithm in common") as caught:
+            fetch(fetching, host.url("acme/digits.git"), pushed, credentials=OURS)
+        assert "no matching cipher found. Their offer: 3des-cbc" in str(caught.value)
+
+
 def test_an_address_may_stand_in_a_url(githost: GitHost, fetching: Fetching, pushed: str) -> None:
     """Nothing has to be resolved then; and a name may be written in capitals."""
     assert fetch(fetching, f"http://LocalHost:{githost.port}/acme/digits.git", pushed)

@@ -2,6 +2,9 @@
 
 import asyncio
 import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.mirror import Wanted
 from tests.fetch.conftest import Fetching, make_fetching
-from tests.fetch.serving import answering, hanging
+from tests.fetch.serving import answering, hanging, serving
 from tests.service import wait_for
 
 MAIN = "refs/heads/main"
@@ -219,6 +222,47 @@ def test_a_remote_that_points_elsewhere_is_not_followed(fetching: Fetching, gith
         fetching.update(f"http://127.0.0.1:{port}/a/b.git", (MAIN, "d" * 40))
 
 
+@contextmanager
+def redirecting(githost: GitHost, location: str) -> Iterator[int]:
+    """Give the port of a server that has repositories only under names that end in .git, as GitLab has them.
+
+    It sends others on to `location`, in which `{}` stands for the path.
+    """
+
+    def handle(connection: socket.socket) -> None:
+        asked = connection.recv(65536)
+        path = asked.split(b" ")[1].decode()
+        if ".git/" not in path:
+            head = f"HTTP/1.1 301 Moved\r\nLocation: {location.format(path)}\r\nContent-Length: 0\r\n\r\n"
+            connection.sendall(head.encode())
+            return
+        with socket.create_connection(("127.0.0.1", githost.port)) as server:
+            server.sendall(asked.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+            while data := server.recv(65536):
+                connection.sendall(data)
+
+    with serving(handle) as port:
+        yield port
+
+
+def test_a_url_without_git_at_its_end_is_tried_with_it(
+    fetching: Fetching, githost: GitHost, tree: WorkTree
+) -> None:
+    """GitLab redirects there; no redirect is followed, but this one place on the same host is looked at."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    with redirecting(githost, "http://127.0.0.1:9/evil{}") as port:
+        url = f"http://127.0.0.1:{port}/acme/digits"
+        fetching.update(url, (MAIN, first))
+        assert fetching.has(first)
+        assert fetching.run(fetching.mirrors.remote_refs(Remote(url=url + "/"))) == {MAIN: first}
+        asked = len(githost.visits)
+        assert fetching.run(fetching.mirrors.default_branch(Remote(url=url))) == "main"
+        assert len(githost.visits) == asked + 1
+        with pytest.raises(RemoteUnavailable, match="it answers with another address"):
+            fetching.run(fetching.mirrors.remote_refs(Remote(url=f"http://127.0.0.1:{port}/acme/renamed")))
+
+
 def test_a_remote_that_talks_nonsense_is_told(fetching: Fetching) -> None:
     """It is no git server."""
     with (
@@ -255,14 +299,6 @@ def test_a_cancelled_fetch_leaves_nothing(tmp_path: Path) -> None:
     with hanging() as port:
         asyncio.run(cancelled(port))
         assert _gits_about(port) == []
-
-
-def test_a_repository_that_git_fsck_refuses_is_a_reason(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """Such as a .gitmodules whose URL is an option: https://nvd.nist.gov/vuln/detail/CVE-2018-17456."""
-    evil = tree.commit("Evil", {".gitmodules": '[submodule "x"]\n\tpath = x\n\turl = -u./payload\n'})
-    tree.push()
-    with pytest.raises(RemoteUnavailable, match="what it sent is damaged"):
-        fetching.update(url, (MAIN, evil))
 
 
 def test_nothing_of_this_machine_or_the_mirror_is_executed(

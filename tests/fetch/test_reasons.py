@@ -1,0 +1,137 @@
+"""Why a remote cannot be fetched: what failed decides, not a word in somebody's name."""
+
+import pytest
+
+from demo.githost import GitHost
+from gateway.errors import FetchError, LocalFailure, RemoteRefuses, RemoteUnavailable
+from gateway.fetch.git import GitFailed, explain
+from gateway.fetch.reasons import remote_failure
+from tests.fetch.conftest import Fetching
+from tests.fetch.serving import answering
+
+MAIN = "refs/heads/main"
+NOT_THERE = "there is no such repository"
+REFUSED = "it refuses us"
+TLS = "its certificate is not trusted, or TLS failed"
+ERROR = "its server answers with an error"
+
+
+SAID: dict[tuple[type[FetchError], str], list[str]] = {
+    (RemoteRefuses, NOT_THERE): [
+        "fatal: repository 'https://git.example/openssl.git/' not found",
+        "ERROR: Repository not found.",
+        "remote: ERROR: The project you were looking for could not be found or you don't have permission",
+        "remote: TF401019: The Git repository with name or identifier ssl-certificate does not exist",
+    ],
+    (RemoteUnavailable, ERROR): [
+        "fatal: unable to access 'https://git.example/tls/': The requested URL returned error: 500",
+        "fatal: unable to access 'https://h/url-redirect/404/': The requested URL returned error: 503",
+    ],
+    (RemoteRefuses, REFUSED): [
+        "error: RPC failed; HTTP 403 curl 22 The requested URL returned error: 403",
+        "git@tls.example: Permission denied (publickey).",
+        "Received disconnect from 192.0.2.1 port 22:2: Too many authentication failures",
+    ],
+    (RemoteUnavailable, "it was asked too often"): [
+        "fatal: unable to access 'https://h/a/': The requested URL returned error: 429",
+    ],
+    (RemoteUnavailable, "its host name cannot be resolved"): [
+        "fatal: unable to access 'https://ssl.example/a/': Could not resolve host: ssl.example",
+    ],
+    (RemoteUnavailable, "it cannot be reached"): [
+        "ssh: connect to host tls.example port 22: Connection refused",
+    ],
+    (RemoteUnavailable, TLS): [
+        "fatal: unable to access 'https://h/a/': server certificate verification failed. CAfile: none",
+        "fatal: unable to access 'https://h/a/': OpenSSL/3.0.2: error:0A00010B:SSL routines::wrong version",
+        "fatal: unable to access 'https://h/a/': gnutls_handshake() failed: Handshake failed",
+    ],
+    (RemoteUnavailable, "have no algorithm in common"): [
+        "Unable to negotiate with 192.0.2.1 port 22: no matching host key type found. Their offer: ssh-rsa",
+    ],
+    (RemoteUnavailable, "the connection broke off"): [
+        "kex_exchange_identification: Connection closed by remote host | Connection closed by tls.example",
+        "remote: fatal: write error: No space left on device | fatal: early EOF",
+    ],
+    (LocalFailure, "this machine cannot fetch"): [
+        "fatal: write error: No space left on device | fatal: fetch-pack: invalid index-pack output",
+        "fatal: unable to create temporary file '/x/tmp_pack_1': Read-only file system | fatal: early EOF",
+        "error: cannot fork to run ssh: Resource temporarily unavailable",
+    ],
+    (RemoteUnavailable, "its repository is damaged"): [
+        "fatal: git upload-pack: aborting due to possible repository corruption on the remote side.",
+    ],
+    (RemoteUnavailable, "git finds it dangerous"): [
+        "error: object d1: hasDotgit: contains '.git' | fatal: fsck error in packed object",
+    ],
+    (RemoteUnavailable, "cannot be fetched (git: fatal"): [
+        "fatal: couldn't find remote ref refs/heads/ssl",
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "said"),
+    [(kind, told, said) for (kind, told), lines in SAID.items() for said in lines],
+)
+def test_what_failed_decides(kind: type[FetchError], told: str, said: str) -> None:
+    """Phrases of git, curl and ssh; of the remote only where they say nothing. What was said stays."""
+    error = remote_failure(GitFailed(said))
+    assert type(error) is kind
+    assert told in str(error)
+    assert said in str(error)
+
+
+def test_noise_is_dropped_and_the_rest_is_kept() -> None:
+    """What ssh said is not given up for git's advice, which is the same for all errors."""
+    said = (
+        b"Warning: Permanently added '[git.example]:22' (ED25519) to the list of known hosts.\r\n"
+        b"Unable to negotiate with 192.0.2.1 port 22: no matching cipher found. Their offer: 3des-cbc\r\n"
+        b"fatal: Could not read from remote repository.\n\n"
+        b"Please make sure you have the correct access rights\nand the repository exists.\n"
+    )
+    told = "Unable to negotiate with 192.0.2.1 port 22: no matching cipher found. Their offer: 3des-cbc"
+    assert explain(said, 128, ()) == told
+    assert explain(b"fatal: Could not read from remote repository.\n", 128, ()) != ""
+    assert explain(b"", 128, ()) == "git ended with status 128"
+
+
+def test_a_host_key_that_has_changed_is_told_in_two_lines() -> None:
+    """Without ssh's picture around it, and without the paths of our files."""
+    said = (
+        b"@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\n"
+        b"@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\r\n"
+        b"@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\n"
+        b"IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\r\n"
+        b"Someone could be eavesdropping on you right now (man-in-the-middle attack)!\r\n"
+        b"It is also possible that a host key has just been changed.\r\n"
+        b"The fingerprint for the ED25519 key sent by the remote host is\nSHA256:abc.\r\n"
+        b"Please contact your system administrator.\r\n"
+        b"Add correct host key in /data/git-home/known_hosts to get rid of this message.\r\n"
+        b"Offending ED25519 key in /data/git-home/known_hosts:1\r\n"
+        b"Host key for [127.0.0.1]:22 has changed and you have requested strict checking.\r\n"
+        b"Host key verification failed.\r\nfatal: Could not read from remote repository.\n"
+    )
+    told = "Host key for [127.0.0.1]:22 has changed and you have requested strict checking."
+    assert explain(said, 128, ()) == f"{told} | Host key verification failed."
+
+
+def test_what_a_remote_says_cannot_end_the_line_or_draw_on_a_terminal() -> None:
+    """It is printed by the command line, and stands in logs."""
+    told = explain(b"remote: \x1b[2Jgone | fatal: No space left on device\nfatal: protocol error\n", 128, ())
+    assert told == r"remote: \x1b[2Jgone fatal: No space left on device | fatal: protocol error"
+
+
+def test_a_missing_repository_of_any_name_is_told(fetching: Fetching, githost: GitHost) -> None:
+    """By a real server: `openssl` has nothing to do with TLS."""
+    for name in ("openssl.git", "certificate-redirect", "403/timed-out.git"):
+        with pytest.raises(RemoteRefuses, match=NOT_THERE):
+            fetching.update(githost.url(name), (MAIN, "d" * 40))
+
+
+def test_an_error_of_the_server_is_tried_again(fetching: Fetching) -> None:
+    """Whatever its repository is called."""
+    answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+    with answering(answer) as (port, _), pytest.raises(RemoteUnavailable, match=ERROR) as caught:
+        fetching.update(f"http://127.0.0.1:{port}/url-redirect.git", (MAIN, "d" * 40))
+    assert not isinstance(caught.value, RemoteRefuses)

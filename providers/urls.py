@@ -1,7 +1,10 @@
 """Clone URLs in all their forms, and the one key by which two of them name the same repository."""
 
 import re
+from collections.abc import Sequence
 from urllib.parse import unquote, urlsplit
+
+from providers.model import Repository
 
 # The same hosts on the https port, for networks that let nothing else out:
 # https://docs.github.com/en/authentication/troubleshooting-ssh/using-ssh-over-the-https-port
@@ -15,29 +18,61 @@ _ALIASES = {
 _SCP_LIKE = re.compile(r"(?:(?P<user>[^@/:\s]+)@)?(?P<host>\[[^\]]+\]|[^/:\s]+):(?!//)(?P<path>\S.*)")
 _OLD_AZURE = ".visualstudio.com"
 _OLD_AZURE_SSH = "vs-ssh.visualstudio.com"
-_NOT_IN_AZURE_KEYS = frozenset({"v3", "_git", "_ssh", "defaultcollection"})
+# What stands before a repository's name in the URLs of Azure DevOps, where no name begins with `_`; and what
+# may stand between the two: all refs, or only those that are looked at often.
+# https://learn.microsoft.com/en-us/azure/devops/repos/git/limits
+_AZURE_MARKS = frozenset({"_git", "_ssh"})
+_NOT_IN_AZURE_KEYS = frozenset({"_full", "_optimized"})
+_WORDS_BEFORE_A_SHORT_FORM = 2
 
 
 def repository_key(url: str) -> str:
     """Return `host/path` in lower case, the same for every way to write a repository's clone URL.
 
-    Not part of it: scheme, user, password, port, `.git`, percent-encoding, and which of Azure DevOps' three
-    hosts was named. The text of a URL that is none comes back as it is, in lower case.
+    Not part of it: scheme, user, password, port, `.git`, percent-encoding, which of Azure DevOps' three hosts
+    was named, and whether the short form was used for a project's default repository. Return the text of what
+    is not a URL as it is, in lower case.
     """
     user, host, path = _parts(url)
     host = _ALIASES.get(host, host)
+    words = path.split("/")
     if host in {"dev.azure.com", "ssh.dev.azure.com"} or host.endswith(_OLD_AZURE):
-        host, path = "dev.azure.com", _azure_path(user, host, path)
-    # Bitbucket Data Center writes https://host/scm/PROJECT/repo.git, but ssh://git@host/PROJECT/repo.git
-    path = path.removeprefix("scm/")
-    return f"{host}/{path}".lower()
+        host, path = "dev.azure.com", _azure_path(user, host, words)
+    elif any(word.lower() in _AZURE_MARKS for word in words):
+        path = _azure_server_path(words)
+    return f"{host}/{_without_scm(path)}".lower()
+
+
+def is_about(key: str, repository: Repository) -> bool:
+    """Return whether a payload's repository may be the one of a key: by clone URL or by full name.
+
+    One that names neither may be any.
+    """
+    if not repository.urls and not repository.full_name:
+        return True
+    if any(_same_place(key, repository_key(url)) for url in repository.urls):
+        return True
+    return bool(repository.full_name) and same_repository(key, full_name=repository.full_name or "")
 
 
 def same_repository(key: str, *, full_name: str) -> bool:
-    """Say whether a repository key ends with the full name that a payload tells, such as `owner/name`."""
+    """Return whether a repository key ends with the full name that a payload tells, such as `owner/name`."""
     path = key.partition("/")[2]
-    wanted = full_name.strip("/").lower()
+    wanted = _without_scm(full_name.strip("/")).lower()
+    before, mark, name = path.rpartition("/_git/")
+    if mark:
+        # On a server that is not Microsoft's, a collection and a project look alike.
+        is_short = before.count("/") < _WORDS_BEFORE_A_SHORT_FORM
+        return wanted == f"{before.rpartition('/')[2]}/{name}" or (is_short and wanted == f"{name}/{name}")
     return bool(wanted) and (path == wanted or path.endswith("/" + wanted))
+
+
+def _same_place(key: str, other: str) -> bool:
+    """Return whether two keys are equal, or the same path on an Azure DevOps Server of several names."""
+    if key == other:
+        return True
+    one, two = (f"/{text.partition('/')[2]}" for text in (key, other))
+    return all("/_git/" in path for path in (one, two)) and (one.endswith(two) or two.endswith(one))
 
 
 def _parts(url: str) -> tuple[str, str, str]:
@@ -55,18 +90,52 @@ def _parts(url: str) -> tuple[str, str, str]:
     return user, host.lower(), path.removesuffix(".git").rstrip("/")
 
 
-def _azure_path(user: str, host: str, path: str) -> str:
+def _without_scm(path: str) -> str:
+    """Return the path without the `scm` of Bitbucket Data Center.
+
+    It writes https://host/scm/PROJECT/repo.git, but ssh://git@host/PROJECT/repo.git; elsewhere somebody may
+    be called that.
+    """
+    words = path.split("/")
+    return "/".join(words[1:]) if words[0].lower() == "scm" and len(words) > 2 else path  # noqa: PLR2004
+
+
+def _azure_path(user: str, host: str, words: Sequence[str]) -> str:
     """Return organisation/project/repository.
 
     https://learn.microsoft.com/en-us/azure/devops/repos/git/use-ssh-keys-to-authenticate
     """
-    words = path.split("/")
-    parts = [word for word in words if word.lower() not in _NOT_IN_AZURE_KEYS]
+    parts = [word for word in words if word.lower() not in _NOT_IN_AZURE_KEYS | {"defaultcollection"}]
+    if "ssh." in host or host == _OLD_AZURE_SSH:
+        parts = parts[1:] if parts[:1] == ["v3"] else parts
     if host != _OLD_AZURE_SSH and host.endswith(_OLD_AZURE):
         parts.insert(0, host.removesuffix(_OLD_AZURE))
     elif host == _OLD_AZURE_SSH and "_ssh" in words:
         # https://blogs.msdn.microsoft.com/devops/2017/10/23/vsts-ssh-on-azure-global-network/
         parts.insert(0, user)
-    if len(parts) == 2:  # noqa: PLR2004 - the project's own repository is written without repeating its name
-        parts.append(parts[1])
-    return "/".join(parts)
+    before, behind = _parted(parts)
+    # The project's own repository is written without repeating its name.
+    if len(before) == 1 and behind:
+        before.append(behind[0])
+    elif len(before) == 2 and not behind:  # noqa: PLR2004 - organisation and project
+        before.append(before[1])
+    return "/".join([*before, *behind])
+
+
+def _azure_server_path(words: Sequence[str]) -> str:
+    """Return [directory/]collection[/project]/_git/repository, without the project where it has that name.
+
+    How many words stand before a collection nobody can see, so the short form is the one for both.
+    """
+    before, behind = _parted([word for word in words if word.lower() not in _NOT_IN_AZURE_KEYS])
+    if len(before) > 1 and behind and before[-1].lower() == behind[0].lower():
+        before.pop()
+    return "/".join([*before, "_git", *behind])
+
+
+def _parted(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before and what behind the word that announces a repository."""
+    for index, word in enumerate(words):
+        if word.lower() in _AZURE_MARKS:
+            return words[:index], words[index + 1 :]
+    return words, []

@@ -56,7 +56,9 @@ def _record(
 ) -> Arrival:
     repository = event.repository
     ours = repository is None or known.is_about(repository)
-    learns = ours and verdict == "accepted" and known.repository_id is None and repository is not None
+    # An id is learned only beside a name that fits: whatever names nothing may be about any repository.
+    named = repository is not None and bool(repository.urls or repository.full_name)
+    learns = ours and named and verdict == "accepted" and known.repository_id is None
     return Arrival(
         id=delivery_id(now),
         connection=known.id,

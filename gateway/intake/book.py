@@ -13,7 +13,7 @@ from gateway.store.database import Database
 from gateway.store.vault import Vault
 from providers import PROVIDERS
 from providers.model import Provider, Repository
-from providers.urls import repository_key, same_repository
+from providers.urls import is_about, repository_key
 
 # How long another process may go on with what it knew before a change was made in this one.
 _SECONDS = 2.0
@@ -47,13 +47,7 @@ class Known:
         """
         if self.repository_id is not None and repository.id is not None:
             return self.repository_id == repository.id
-        if not repository.urls and not repository.full_name:
-            return True
-        if any(repository_key(url) == self.repository_key for url in repository.urls):
-            return True
-        return bool(repository.full_name) and same_repository(
-            self.repository_key, full_name=repository.full_name or ""
-        )
+        return is_about(self.repository_key, repository)
 
 
 class Book:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from providers.urls import repository_key, same_repository
+from providers.model import Repository
+from providers.urls import is_about, repository_key, same_repository
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,9 @@ from providers.urls import repository_key, same_repository
                 "ssh://org@org.visualstudio.com:22/DefaultCollection/My%20Project/_git/digits",
                 "https://org.visualstudio.com/My%20Project/_git/digits",
                 "https://org.visualstudio.com/DefaultCollection/My%20Project/_git/digits",
+                "https://dev.azure.com/org/My%20Project/_git/_full/digits",
+                "https://org.visualstudio.com/My%20Project/_git/_optimized/digits",
+                "git@ssh.dev.azure.com:v3/org/My%20Project/_full/digits",
             ],
         ),
         (
@@ -52,10 +56,37 @@ from providers.urls import repository_key, same_repository
             [
                 "https://dev.azure.com/org/_git/digits",
                 "https://org.visualstudio.com/_git/digits",
+                "https://org.visualstudio.com/_git/_full/digits",
+                "https://dev.azure.com/org/digits/_git/_optimized/Digits",
                 "ssh://org@vs-ssh.visualstudio.com:22/_ssh/digits",
                 "git@ssh.dev.azure.com:v3/org/digits/digits",
             ],
         ),
+        ("dev.azure.com/org/v3/digits", ["https://dev.azure.com/org/v3/_git/digits"]),
+        (
+            "dev.azure.com/org/digits/digits/commit/abc",
+            ["https://dev.azure.com/org/_git/digits/commit/abc"],
+        ),
+        (
+            "tfs.example/tfs/defaultcollection/my project/_git/digits",
+            [
+                "https://tfs.example/tfs/DefaultCollection/My%20Project/_git/digits",
+                "https://TFS.example:8443/tfs/DefaultCollection/My%20Project/_git/_full/digits",
+                "https://tfs.example/tfs/DefaultCollection/My%20Project/_git/_optimized/digits/",
+                "ssh://git@tfs.example:22/tfs/DefaultCollection/My%20Project/_ssh/digits",
+                "ssh://git@tfs.example:22/tfs/DefaultCollection/My%20Project/_git/digits",
+            ],
+        ),
+        (
+            "tfs.example/tfs/defaultcollection/_git/digits",
+            [
+                "https://tfs.example/tfs/DefaultCollection/_git/digits",
+                "https://tfs.example/tfs/DefaultCollection/digits/_git/Digits",
+                "https://tfs.example/tfs/DefaultCollection/_git/_full/digits",
+                "ssh://tfs.example:22/tfs/DefaultCollection/Digits/_ssh/digits",
+            ],
+        ),
+        ("gitlab.example/scm/digits", ["https://gitlab.example/scm/digits.git"]),
         ("::1/acme/digits", ["git@[::1]:acme/digits.git", "ssh://git@[::1]:2222/acme/digits"]),
     ],
 )
@@ -76,3 +107,47 @@ def test_a_full_name_is_compared_by_whole_words() -> None:
     assert same_repository(key, full_name="Acme/Digits")
     assert not same_repository("git.example/notacme/digits", full_name="acme/digits")
     assert not same_repository(key, full_name="")
+
+
+SERVER = "https://devops.example.com/tfs/Main/Vision/_git/digits"
+SHORT = "https://devops.example.com/tfs/Main/_git/digits"
+
+
+@pytest.mark.parametrize(
+    ("url", "full_name", "remote", "expected"),
+    [
+        (SERVER, "Vision/digits", "http://tfs:8080/tfs/Main/Vision/_git/digits", True),
+        (SERVER, "Vision/digits", None, True),
+        (SERVER, None, "http://tfs:8080/tfs/Main/Vision/_git/_full/digits", True),
+        (SERVER, None, "http://tfs:8080/Main/Vision/_git/digits", True),
+        (SERVER, None, "http://tfs:8080/tfs/Other/Vision/_git/digits", False),
+        (SERVER, "Vision/letters", "http://tfs:8080/tfs/Main/Vision/_git/letters", False),
+        (SERVER, "Sound/digits", "http://tfs:8080/tfs/Main/Sound/_git/digits", False),
+        (SERVER, "digits/digits", "http://tfs:8080/tfs/Main/_git/digits", False),
+        (SHORT, "digits/digits", "http://tfs:8080/tfs/Main/digits/_git/digits", True),
+        (SHORT, "digits/digits", "http://tfs:8080/tfs/Main/_git/digits", True),
+        (SHORT, "digits/digits", None, True),
+        (SHORT.replace("_git", "digits/_git"), "digits/digits", "http://tfs:8080/tfs/Main/_git/digits", True),
+        (SHORT, "Vision/digits", "http://tfs:8080/tfs/Main/Vision/_git/digits", False),
+        ("https://dev.azure.com/org/_git/digits", "digits/digits", None, True),
+        ("https://org.visualstudio.com/_git/_full/digits", "digits/digits", None, True),
+        ("https://dev.azure.com/org/_git/digits", "Vision/digits", None, False),
+        ("https://gitlab.example/scm/ml/digits.git", "scm/ml/digits", None, True),
+        ("https://git.example/scm/PROJ/digits.git", "PROJ/digits", None, True),
+        ("https://gitlab.example/scm/digits.git", "scm/digits", None, True),
+        (
+            "https://gitlab.example/x/acme/digits",
+            "acme/digits",
+            "git@gitlab.internal:acme/digits",
+            True,
+        ),
+        ("https://github.com/acme/digits", "acme/letters", "https://github.com/acme/letters.git", False),
+        ("https://github.com/acme/digits", None, None, True),
+    ],
+)
+def test_a_payloads_repository_is_recognized(
+    url: str, full_name: str | None, remote: str | None, expected: bool
+) -> None:
+    """Whichever of its names a server calls itself by, and in which form it writes the URL."""
+    named = Repository(full_name=full_name, urls=(remote,) if remote else ())
+    assert is_about(repository_key(url), named) is expected

@@ -36,7 +36,8 @@ GUIDES: Mapping[str, Guide] = {
     "github": Guide(
         where="Settings → Webhooks → Add webhook: the webhook URL, content type application/json",
         put="The secret goes into “Secret”.",
-        events="Pushes; for pull requests also Pull requests, for renames Repositories.",
+        events="Pushes; for pull requests also Pull requests, for a merge queue Merge groups, for renames"
+        " Repositories.",
         bites="a push of over 3 tags or 5,000 branches sends no webhook; the reconciler finds it.",
     ),
     "gitlab": Guide(

@@ -29,6 +29,7 @@ from gateway.store.executions import NewRequest
 from gateway.store.vault import Vault
 from gateway.store.work import PendingUpdate, Settlement
 from providers import PROVIDERS
+from providers.model import merge_queue_base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +89,11 @@ class FetchAndPlan:
             return Settlement(
                 update=update, state="planned", reason=f"the {update.kind} was deleted: nothing runs"
             )
-        # What a pull request changes is told against the branch that it wants to go into.
+        # What a pull request or a merge group changes is told against the branch that it wants to go into.
         asked = update.pull_request
         default_branch = asked["target"] if asked else update.repository.get("default_branch")
+        if update.kind == "merge_group":
+            default_branch = merge_queue_base(update.name)
         if update.before is None and update.kind == "branch" and default_branch is None:
             # Bitbucket's payloads, hooks of one's own and sweeps tell none; a new branch is compared with it.
             default_branch = await self.mirrors.default_branch(await self.remotes.of(connection))

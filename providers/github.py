@@ -4,12 +4,12 @@ Deliveries and headers: https://docs.github.com/en/webhooks/webhook-events-and-p
 Signatures: https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
 from providers.hub import AnyEvent, HubRepository, described
-from providers.make import actor, is_from_fork, pull_request, pushed, ref_update
+from providers.make import actor, is_from_fork, merge_group, pull_request, pushed, ref_update
 from providers.model import Delivery, Event, PullRequestAction, RepositoryAction, RepositoryChange
 from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, is_form, read
 
@@ -58,6 +58,15 @@ class _PullRequest(Wire):
     repository: Decoration[HubRepository] = None
 
 
+class _MergeGroup(Wire):
+    action: Text
+    head_ref: Text = at("merge_group", "head_ref")
+    head: Text = at("merge_group", "head_sha")
+    base: Decoration[CommitId] = at("merge_group", "base_sha", default=None)
+    sender: Decoration[Text] = at("sender", "login", default=None)
+    repository: Decoration[HubRepository] = None
+
+
 def verify(
     *,
     headers: Mapping[str, str],
@@ -88,10 +97,8 @@ def parse(delivery: Delivery) -> Event:
 
     `create` and `delete` name no commit, and GitHub sends a `push` beside each of them: the push counts.
     """
-    if delivery.event == "push":
-        return _push(read(_Push, delivery))
-    if delivery.event == "pull_request":
-        return _pull_request(read(_PullRequest, delivery))
+    if reader := _READERS.get(delivery.event):
+        return reader(delivery)
     wire = read(AnyEvent, delivery)
     ours = described(wire.repository)
     if delivery.event == "ping":
@@ -116,7 +123,8 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     }
 
 
-def _push(wire: _Push) -> Event:
+def _push(delivery: Delivery) -> Event:
+    wire = read(_Push, delivery)
     update = ref_update(
         ref=wire.ref,
         before=wire.before,
@@ -134,7 +142,8 @@ def _push(wire: _Push) -> Event:
     )
 
 
-def _pull_request(wire: _PullRequest) -> Event:
+def _pull_request(delivery: Delivery) -> Event:
+    wire = read(_PullRequest, delivery)
     ours = described(wire.repository)
     return pull_request(
         repository=ours,
@@ -148,6 +157,21 @@ def _pull_request(wire: _PullRequest) -> Event:
     )
 
 
+def _merge_group(delivery: Delivery) -> Event:
+    """https://docs.github.com/en/webhooks/webhook-events-and-payloads#merge_group."""
+    wire = read(_MergeGroup, delivery)
+    ours = described(wire.repository)
+    if wire.action != "checks_requested":
+        return Event(kind="other", repository=ours, note=f"merge group {wire.head_ref}: {wire.action}")
+    return merge_group(
+        repository=ours,
+        head_ref=wire.head_ref,
+        head=wire.head,
+        base=wire.base,
+        pusher=actor(name=wire.sender),
+    )
+
+
 def _action(wire: _PullRequest) -> PullRequestAction | None:
     """https://docs.github.com/en/webhooks/webhook-events-and-payloads#pull_request."""
     if wire.action in {"opened", "reopened"}:
@@ -157,3 +181,10 @@ def _action(wire: _PullRequest) -> PullRequestAction | None:
     if wire.action == "closed":
         return "merged" if wire.merged else "closed"
     return None
+
+
+_READERS: Mapping[str, Callable[[Delivery], Event]] = {
+    "push": _push,
+    "pull_request": _pull_request,
+    "merge_group": _merge_group,
+}

@@ -6,6 +6,7 @@ from functools import lru_cache
 
 from providers.errors import Malformed
 from providers.model import (
+    MERGE_QUEUE,
     Action,
     Actor,
     Event,
@@ -14,6 +15,7 @@ from providers.model import (
     RefKind,
     RefUpdate,
     Repository,
+    merge_queue_base,
 )
 from providers.wire import Move
 
@@ -126,6 +128,29 @@ def pull_request(
         from_fork=from_fork,
     )
     return Event(kind="pull_request", repository=repository, pull_request=found)
+
+
+def merge_group(
+    *, repository: Repository | None, head_ref: str, head: str, base: str | None, pusher: Actor | None
+) -> Event:
+    """Make the event of a merge group: the merge queue's branch `head_ref`, whose commit is `head`.
+
+    `base` is the commit that it is built on. Its branch is pushed as well, and that push is another update:
+    this one has a ref of its own. Raises `Malformed` where `head_ref` is no such branch, or an id is none.
+    """
+    name = check_ref(head_ref).removeprefix("refs/heads/")
+    if not merge_queue_base(name) or not name.startswith(MERGE_QUEUE):
+        raise Malformed(f"{head_ref[:80]!r} is not a branch of the merge queue")
+    before, after = object_id(base) if base is not None else None, object_id(head)
+    update = RefUpdate(
+        ref="refs/merge-queue/" + name.removeprefix(MERGE_QUEUE),
+        kind="merge_group",
+        name=name,
+        before=before,
+        after=after,
+        action="create" if before is None else "update",
+    )
+    return Event(kind="merge_group", repository=repository, updates=(update,) if after else (), pusher=pusher)
 
 
 @lru_cache(maxsize=256)

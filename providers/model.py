@@ -10,11 +10,19 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 Action = Literal["create", "update", "delete"]
-RefKind = Literal["branch", "tag", "pull_request"]
-"""What moved; the head of a pull request is no ref that was pushed, but moves like one."""
-EventKind = Literal["push", "ping", "pull_request", "repository", "other"]
+RefKind = Literal["branch", "tag", "pull_request", "merge_group"]
+"""What moved; a pull request's head and a merge group's were not pushed by anybody, but move like a ref."""
+EventKind = Literal["push", "ping", "pull_request", "merge_group", "repository", "other"]
 PullRequestAction = Literal["opened", "updated", "merged", "closed"]
 RepositoryAction = Literal["renamed", "transferred"]
+
+MERGE_QUEUE = "gh-readonly-queue/"
+"""What the branches of GitHub's merge queue begin with; the branch that they are to go into follows."""
+
+
+def merge_queue_base(name: str) -> str:
+    """Return the branch into which a branch of the merge queue is to be merged."""
+    return name.removeprefix(MERGE_QUEUE).rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,45 @@ def test_a_pull_request_changes_what_its_target_lacks(service: Service, project:
     assert said == {"release": False, "topic": True, "more": True}
 
 
+def test_a_merge_group_runs_once_at_its_head(service: Service, project: Project) -> None:
+    """Its branch is pushed as well, which runs nothing, in whichever order the two arrive."""
+    triggers = [
+        {"name": "queue", "on": ["merge_group"], "paths": ["topic.txt"], "run": {"step": "train"}},
+        {"name": "push", "on": ["push"], "run": {"step": "train"}},
+    ]
+    connection = service.connect(project.url, triggers=triggers)
+    name = f"gh-readonly-queue/main/pr-7-{project.first}"
+    project.tree.git("checkout", "--quiet", "-b", name)
+    head = project.tree.commit("Topic", {"topic.txt": "1"})
+    project.tree.push(name)
+    pushed = project.payload(None, head, f"refs/heads/{name}")
+    _, of_branch = service.deliver(connection, pushed)
+    body = {
+        "action": "checks_requested",
+        "merge_group": {"head_sha": head, "head_ref": f"refs/heads/{name}", "base_sha": project.first},
+        "repository": json.loads(pushed)["repository"],
+    }
+    _, of_group = service.deliver(connection, json.dumps(body).encode(), event="merge_group")
+    assert {one["trigger"]: one["matched"] for one in updates(service, of_branch)["verdicts"]} == {
+        "queue": False,
+        "push": False,
+    }
+    update = updates(service, of_group)
+    assert (update["kind"], update["name"], update["state"]) == ("merge_group", name, "planned")
+    [execution] = service.api.get("/executions")["items"]
+    message = execution["message"]
+    assert (message["trigger"], message["commit"]["id"]) == ("queue", head)
+    assert message["commit"]["before"] == project.first
+    assert message["ref"] == {"name": name, "kind": "branch"}
+    assert (message["merge_group"], message["pull_request"]) == ({"base": "main"}, None)
+    body["action"] = "destroyed"
+    _, gone = service.deliver(connection, json.dumps(body).encode(), event="merge_group")
+    assert gone["verdict"] == "ignored"
+    shown = [one["ref"] for one in service.api.get(f"/connections/{connection['id']}/refs")["items"]]
+    assert f"refs/heads/{name}" in shown
+    assert not [ref for ref in shown if ref.startswith("refs/merge-queue/")]
+
+
 def test_the_latest_commit_takes_back_what_is_not_published(service: Service, project: Project) -> None:
     """Of its own branch only; what is taken back names its successor."""
     trigger = {"name": "train", "branches": ["*"], "policy": "latest", "run": {"step": "train"}}

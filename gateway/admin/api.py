@@ -40,6 +40,8 @@ from gateway.store.vault import Vault
 from providers import PROVIDERS
 from providers.urls import repository_key
 
+_SHOWN_REFS = ("refs/heads/", "refs/tags/")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
@@ -245,7 +247,7 @@ class Api:
             return sweeps.known_refs(transaction, which)
 
         known = await self.database.read(look)
-        views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if not ref.startswith("refs/pull/")]
+        views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if ref.startswith(_SHOWN_REFS)]
         return Page[RefView](items=views, next=None)
 
     def _checked(self, url: str) -> str:

@@ -10,10 +10,17 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from gateway.plan.planner import ConnectionFacts, UpdateFacts, pull_request_of, ref_of, repository_of
-from gateway.plan.request import Part, PullRequest, Ref, Repository, schema_of
+from gateway.plan.planner import (
+    ConnectionFacts,
+    UpdateFacts,
+    merge_group_of,
+    pull_request_of,
+    ref_of,
+    repository_of,
+)
+from gateway.plan.request import MergeGroup, Part, PullRequest, Ref, Repository, schema_of
 
-VERSION = "1.0"
+VERSION = "1.1"
 """Of the schemas: the second number grows with each field that is added."""
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "events.pushgate.dev")
@@ -31,6 +38,7 @@ class Event(Part):
     commit: str | None = Field(description="the full object id that the ref moved to; null: it was deleted")
     before: str | None = Field(description="where the ref was before; null for a new one")
     pull_request: PullRequest | None = Field(description="null for a push")
+    merge_group: MergeGroup | None = Field(default=None, description="null for all but a merge queue's")
     pushed_by: str | None = Field(description="who pushed, as the provider says: shown, not proven")
     requests: int = Field(description="how many execution requests came of it")
     triggers: tuple[str, ...] = Field(description="the names of the triggers that asked for them")
@@ -93,6 +101,7 @@ def event(
         "commit": update.after,
         "before": update.before,
         "pull_request": pull_request_of(update),
+        "merge_group": merge_group_of(update),
         "pushed_by": update.pusher,
         "requests": len(triggers),
         "triggers": triggers,

@@ -15,6 +15,7 @@ from gateway.plan.request import (
     LARGEST_REQUEST,
     Commit,
     ExecutionRequest,
+    MergeGroup,
     Package,
     PipelineExecution,
     PullRequest,
@@ -27,8 +28,8 @@ from gateway.plan.request import (
 )
 from gateway.plan.step import execute_step
 from gateway.plan.task import execute_task
-from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, Verdict, judge
-from providers.model import Action, RefKind
+from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, Verdict, branch_of, judge
+from providers.model import Action, RefKind, merge_queue_base
 
 # All requests of a ref update are made, and kept, at once: connections have up to a hundred triggers.
 _LARGEST_PLAN = 4 * LARGEST_REQUEST
@@ -180,7 +181,7 @@ def plan(
 
 def _unfollowed(connection: ConnectionFacts, update: UpdateFacts) -> str | None:
     """Return why nothing runs for a branch; a pull request counts as the branch that it wants to go into."""
-    branch = update.pull_request.target if update.pull_request is not None else update.name
+    branch = branch_of(update.kind, update.name, update.pull_request)
     if update.kind == "tag" or fits(connection.follows, branch):
         return None
     return f"the connection does not follow branch {branch}, only {', '.join(connection.follows)}"
@@ -229,6 +230,7 @@ def _request(
         repository=repository_of(connection),
         ref=ref_of(update),
         pull_request=pull_request_of(update),
+        merge_group=merge_group_of(update),
         commit=Commit(
             id=commit.id,
             before=update.before,
@@ -288,6 +290,11 @@ def pull_request_of(update: UpdateFacts) -> PullRequest | None:
     return PullRequest(
         number=asked.number, source=asked.source, target=asked.target, from_fork=asked.from_fork
     )
+
+
+def merge_group_of(update: UpdateFacts) -> MergeGroup | None:
+    """Return the merge group as messages name it."""
+    return MergeGroup(base=merge_queue_base(update.name)) if update.kind == "merge_group" else None
 
 
 def _execution(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 TYPE = "dev.pushgate.execution.requested.v1"
-VERSION = "1.1"
+VERSION = "1.2"
 """Of the schema: the second number grows with each field that is added."""
 
 LARGEST_REQUEST = 2 * 1024 * 1024
@@ -66,6 +66,12 @@ class PullRequest(Part):
     source: str = Field(description="the branch that it comes from, by its short name")
     target: str = Field(description="the branch that it wants to go into")
     from_fork: bool | None = Field(description="whether the source is in another repository; null: unknown")
+
+
+class MergeGroup(Part):
+    """A group of the merge queue, whose own branch is `ref`, and `commit.before` what it is built on."""
+
+    base: str = Field(description="the branch that it is to be merged into")
 
 
 class StepExecution(Part):
@@ -158,6 +164,7 @@ class ExecutionRequest(Part):
     package: Package | None = Field(default=None, description="the code; null where none was made")
     submodules: tuple[Submodule, ...] = Field(default=(), description="with their commits")
     pull_request: PullRequest | None = Field(default=None, description="null for a push")
+    merge_group: MergeGroup | None = Field(default=None, description="null for all but a merge queue's")
 
 
 def execution_id(

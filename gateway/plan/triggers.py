@@ -24,9 +24,9 @@ from pydantic import (
 from gateway.errors import Invalid
 from gateway.escape import printable
 from gateway.plan.globs import check_glob, fits
-from providers.model import Action, RefKind
+from providers.model import MERGE_QUEUE, Action, RefKind, merge_queue_base
 
-Happening = Literal["push", "tag", "pull_request"]
+Happening = Literal["push", "tag", "pull_request", "merge_group"]
 Atom = str | int | float | bool
 Value = Atom | list[Atom]
 
@@ -43,8 +43,24 @@ _PROBLEMS = {
     "list_type": "has to be a list",
     "string_type": "has to be text",
 }
-_KINDS: Mapping[RefKind, Happening] = {"branch": "push", "tag": "tag", "pull_request": "pull_request"}
-_SHOWN: Mapping[RefKind, str] = {"branch": "branch", "tag": "tag", "pull_request": "pull request"}
+_KINDS: Mapping[RefKind, Happening] = {
+    "branch": "push",
+    "tag": "tag",
+    "pull_request": "pull_request",
+    "merge_group": "merge_group",
+}
+_SHOWN: Mapping[RefKind, str] = {
+    "branch": "branch",
+    "tag": "tag",
+    "pull_request": "pull request",
+    "merge_group": "merge group",
+}
+# What stands before the globs in the short form of the command line, and what it makes of the trigger.
+_SHORT_FORMS: Mapping[str, Mapping[str, Any]] = {
+    "tag:": {},
+    "pull_request:": {"on": ["pull_request"]},
+    "merge_group:": {"on": ["merge_group"]},
+}
 # https://docs.github.com/en/actions/managing-workflow-runs/skipping-workflow-runs; others know these two.
 _SKIP = re.compile(r"\[(skip ci|ci skip)\]", re.IGNORECASE)
 _SKIP_TRAILER = re.compile(r"skip-checks\s*:\s*true\s*", re.IGNORECASE)
@@ -108,8 +124,9 @@ class Trigger(BaseModel):
     `on` follows from the globs where it isn't given: `branches` say push, `tags` say tag, neither says push.
     A glob that begins with `!` excludes. `paths` are patterns as in .gitignore over the paths that git says
     have changed; `authors` and `messages` are globs over the whole text, in which case doesn't count and `*`
-    fits anything. `parameters` and `inputs` go over the step's own defaults. For a pull request, `branches`
-    are those that it wants to go into, and only with `forks` does one from elsewhere run.
+    fits anything. `parameters` and `inputs` go over the step's own defaults. For a pull request and a merge
+    group, `branches` are those that it wants to go into; only with `forks` does a pull request from elsewhere
+    run. A push to a branch of the merge queue runs nothing, unless a glob begins with the queue's own prefix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -139,7 +156,7 @@ class Trigger(BaseModel):
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        if self.branches and not {"push", "pull_request"} & set(self.on):
+        if self.branches and set(self.on) <= {"tag"}:
             raise ValueError("branches are given, but `on` does not name push")
         if self.tags and "tag" not in self.on:
             raise ValueError("tags are given, but `on` does not name tag")
@@ -179,19 +196,19 @@ def read_triggers(given: Iterable[Any]) -> tuple[Trigger, ...]:
 def parse_trigger(text: str) -> Trigger:
     """Read the short form of the command line: `STEP`, `STEP@BRANCHES` or `STEP@tag:TAGS`.
 
-    Globs are separated by commas: `train@main,release/*`. `pipeline:NAME` or `task:NAME` instead of the step
-    names a pipeline or a task. The text is the trigger's name. Raises `Invalid`.
+    `pull_request:BRANCHES` and `merge_group:BRANCHES` name the branches that those want to go into. Globs
+    are separated by commas: `train@main,release/*`. `pipeline:NAME` or `task:NAME` instead of the step names
+    a pipeline or a task. The text is the trigger's name. Raises `Invalid`.
     """
     target, at, globs = text.partition("@")
-    key = "branches"
-    if globs.startswith("tag:"):
-        key, globs = "tags", globs.removeprefix("tag:")
+    form = next((form for form in _SHORT_FORMS if globs.startswith(form)), "")
+    key, globs = "tags" if form == "tag:" else "branches", globs.removeprefix(form)
     listed = [glob.strip() for glob in globs.split(",") if glob.strip()]
     if at and not listed:
         raise Invalid(f"trigger {text.strip()}: name a branch or tag:TAG behind the @, such as {target}@main")
     kind, colon, name = target.partition(":")
     run = {kind.strip(): name} if colon and kind.strip() in {"pipeline", "task"} else {"step": target}
-    return read_triggers([{"name": text, key: listed, "run": run}])[0]
+    return read_triggers([{"name": text, key: listed, "run": run, **_SHORT_FORMS.get(form, {})}])[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +257,8 @@ def _event(trigger: Trigger, move: MoveFacts) -> str | None:
     shown, asked = _SHOWN[move.kind], move.pull_request
     if move.action == "delete":
         return f"the {shown} was deleted: nothing runs"
+    if move.kind == "branch" and move.name.startswith(MERGE_QUEUE) and not _names_queue(trigger):
+        return f"{move.name} is a branch of the merge queue, which only `on: [merge_group]` is for"
     if _KINDS[move.kind] not in trigger.on:
         return f"it is for {' and '.join(trigger.on)}, and this is a {shown}"
     if asked is not None and asked.from_fork is not False and not trigger.forks:
@@ -247,15 +266,28 @@ def _event(trigger: Trigger, move: MoveFacts) -> str | None:
     return None
 
 
+def _names_queue(trigger: Trigger) -> bool:
+    return any(glob.startswith(MERGE_QUEUE) for glob in trigger.branches)
+
+
+def branch_of(kind: RefKind, name: str, pull_request: PullRequestFacts | None) -> str:
+    """Return the branch that moved, or that a pull request or a merge group is to go into."""
+    if pull_request is not None:
+        return pull_request.target
+    return merge_queue_base(name) if kind == "merge_group" else name
+
+
 def _name(trigger: Trigger, move: MoveFacts) -> str | None:
     globs = trigger.tags if move.kind == "tag" else trigger.branches
-    name = move.pull_request.target if move.pull_request else move.name
+    name = branch_of(move.kind, move.name, move.pull_request)
     return None if fits(globs, name) else f"{_shown_name(move)} does not fit {', '.join(globs)}"
 
 
 def _shown_name(move: MoveFacts) -> str:
     if move.pull_request is not None:
         return f"target branch {move.pull_request.target}"
+    if move.kind == "merge_group":
+        return f"merge group for branch {merge_queue_base(move.name)}"
     return f"{_SHOWN[move.kind]} {move.name}"
 
 

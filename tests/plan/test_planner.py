@@ -141,6 +141,8 @@ def test_without_triggers_a_push_is_fetched_and_that_is_all() -> None:
         ({"name": "v1", "kind": "tag"}, True),
         ({"name": "7", "kind": "pull_request", "pull_request": "main"}, True),
         ({"name": "7", "kind": "pull_request", "pull_request": "topic"}, False),
+        ({"name": "gh-readonly-queue/main/pr-7-a", "kind": "merge_group"}, True),
+        ({"name": "gh-readonly-queue/topic/pr-7-a", "kind": "merge_group"}, False),
     ],
 )
 def test_only_branches_that_are_followed_run_something(moved: dict[str, Any], *, runs: bool) -> None:
@@ -152,7 +154,7 @@ def test_only_branches_that_are_followed_run_something(moved: dict[str, Any], *,
         connection=replace(CONNECTION, follows=("main", "release/*", "!release/old")),
         update=replace(UPDATE, **moved),
         commit=COMMIT,
-        triggers=read_triggers([trigger(on=["push", "tag", "pull_request"])]),
+        triggers=read_triggers([trigger(on=["push", "tag", "pull_request", "merge_group"])]),
     )
     [verdict] = result.verdicts
     told = "only main, release/*, !release/old"

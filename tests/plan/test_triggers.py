@@ -83,7 +83,7 @@ def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on
         ({"name": "t", "run": STEP, "steps": 1}, "trigger t: steps: there is no such field"),
         (
             {"name": "t", "run": STEP, "on": ["issue"]},
-            "trigger t: on.0: Input should be 'push', 'tag' or 'pull_request'",
+            "trigger t: on.0: Input should be 'push', 'tag', 'pull_request' or 'merge_group'",
         ),
         (
             {"name": "t", "run": STEP, "policy": "newest"},
@@ -157,6 +157,24 @@ def test_names_are_unique_and_few() -> None:
         ),
         ("train@tag:v*", Trigger(name="train@tag:v*", tags=("v*",), run=Run(step="train"))),
         (
+            "test@pull_request:main",
+            Trigger(
+                name="test@pull_request:main",
+                on=("pull_request",),
+                branches=("main",),
+                run=Run(step="test"),
+            ),
+        ),
+        (
+            "test@merge_group:main,release/*",
+            Trigger(
+                name="test@merge_group:main,release/*",
+                on=("merge_group",),
+                branches=("main", "release/*"),
+                run=Run(step="test"),
+            ),
+        ),
+        (
             "task:sweep@main",
             Trigger(name="task:sweep@main", branches=("main",), run=Run(task="sweep")),
         ),
@@ -172,7 +190,8 @@ def test_the_short_form(text: str, expected: Trigger) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "@main", "train@", "train@tag:", "train@,", "train@a:b", "pipeline:@main"]
+    "text",
+    ["", "@main", "train@", "train@tag:", "train@merge_group:", "train@,", "train@a:b", "pipeline:@main"],
 )
 def test_a_short_form_with_a_part_missing_is_refused(text: str) -> None:
     """It never means "on every branch" by accident."""
@@ -357,3 +376,42 @@ def test_pull_requests_are_judged_by_their_target(
     """And only with `forks` does one run whose author may not push."""
     facts = PullRequestFacts(number="7", source="topic", target="main", from_fork=from_fork)
     assert asked(trigger(**fields), kind="pull_request", name="7", pull_request=facts).reason == reason
+
+
+QUEUED = "gh-readonly-queue/release/1.x/pr-7-" + "a" * 40
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"on": ["merge_group"]}, "merge group for branch release/1.x fits"),
+        ({"on": ["merge_group"], "branches": ["release/*"]}, "merge group for branch release/1.x fits"),
+        (
+            {"on": ["merge_group"], "branches": ["main"]},
+            "merge group for branch release/1.x does not fit main",
+        ),
+        ({"on": ["push", "pull_request"]}, "it is for push and pull_request, and this is a merge group"),
+    ],
+)
+def test_merge_groups_are_judged_by_the_branch_they_go_into(fields: dict[str, Any], reason: str) -> None:
+    """The name of the queue's own branch says which that is."""
+    assert asked(trigger(**fields), kind="merge_group", name=QUEUED).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("fields", "matched"),
+    [
+        ({}, False),
+        ({"branches": ["**"]}, False),
+        ({"branches": ["!main"]}, False),
+        ({"on": ["push", "merge_group"]}, False),
+        ({"branches": ["gh-readonly-queue/**"]}, True),
+    ],
+)
+def test_a_push_to_the_merge_queue_runs_nothing_unless_it_is_named(
+    fields: dict[str, Any], *, matched: bool
+) -> None:
+    """Each group's branch is pushed too: with the event it would run twice, and most never asked for it."""
+    verdict = asked(trigger(**fields), name=QUEUED, action="create")
+    assert verdict.matched == matched
+    assert matched or "only `on: [merge_group]` is for" in verdict.reason

@@ -4,9 +4,9 @@
 decides, where nobody else writes, what is new and what is a duplicate, and `keep` writes it down.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 import zstandard
@@ -14,7 +14,9 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, Text, bindparam, cast, func, select, text, union_all, update
 
 from gateway.errors import NotFound
+from gateway.store import executions
 from gateway.store.bulk import MOST_VALUES, insert_rows, select_pairs, upsert_rows
+from gateway.store.ref_history import Placement, Recorded, RefHistory, dump_gaps, load_gaps
 from gateway.store.tables import connections, deliveries, ref_updates, refs, secrets, sweeps
 from providers.model import RefUpdate
 
@@ -31,9 +33,13 @@ _CLAIMED = (
     " WHERE connection = first AND provider_delivery_id = second AND verdict = 'accepted'"
 )
 _LATEST = (
-    "SELECT connection, ref, before, after, generation, delivery FROM {wanted}refs"
+    "SELECT connection, ref, before, after, generation, delivery, shown, shown_id, gaps FROM {wanted}refs"
     " WHERE connection = first AND ref = second"
 )
+# A repetition is a row as well: so many rows of an id are looked at, and no more, however often it came.
+_MAX_ROWS_OF_AN_ID = 200
+# A burst of webhooks in the wrong order is complete by then.
+_LOOK_AFTER = timedelta(seconds=5)
 _LOCK = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(name, 0))"
     " FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS given (name, place) ORDER BY place"
@@ -85,12 +91,17 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A batch that was judged, and the rows of `ref_updates` and `refs` that come of it."""
+    """A batch that was judged, and what is to be written of it.
+
+    `histories` are those of the refs that have changed; `looks` are the connections whose remote should be
+    asked, because the order of their moves was only assumed.
+    """
 
     arrivals: Sequence[Arrival]
     receipts: list[Receipt]
     update_rows: list[tuple[Any, ...]]
-    ref_rows: list[tuple[Any, ...]]
+    histories: Mapping[Key, RefHistory]
+    looks: Mapping[str, datetime]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,16 +144,6 @@ class RecordedDelivery:
     updates: tuple[RecordedUpdate, ...]
 
 
-@dataclass(slots=True)
-class _Ref:
-    """The latest update of a ref that is known; no delivery has told of one that a first sweep found."""
-
-    before: str | None
-    after: str | None
-    generation: int
-    delivery: str | None
-
-
 def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receipt]:
     """Keep a batch of arrivals, in their order, and say of each what it is."""
     judged = judge(transaction, arrivals)
@@ -153,25 +154,32 @@ def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receip
 def judge(transaction: Transaction, arrivals: Sequence[Arrival]) -> Judged:
     """Decide what each arrival of a batch is, in their order; writes nothing.
 
-    A delivery is a duplicate when an accepted one had its provider's id, or when each of its updates is the
-    latest update of its ref that is known: so A→B, B→A, A→B are three, and a redelivery is none.
+    A delivery is a duplicate when an accepted one had its provider's id, or when each of its updates was
+    recorded before and does not begin where its ref is now: so A→B, B→A, A→B are three, and a redelivery is
+    none. `gateway.store.ref_history` has the rules.
     """
     lock_connections(transaction, {arrival.connection for arrival in arrivals})
     claimed = _claimed_ids(transaction, arrivals)
-    latest = _latest_updates(transaction, arrivals)
-    moved: set[Key] = set()
+    histories = read_histories(
+        transaction, {(arrival.connection, move.ref) for arrival in arrivals for move in arrival.updates}
+    )
+    changed: dict[Key, RefHistory] = {}
+    looks: dict[str, datetime] = {}
     receipts: list[Receipt] = []
-    update_rows: list[tuple[Any, ...]] = []
+    judged: list[_JudgedMove] = []
     for arrival in arrivals:
-        rows, moves, receipt = _judge(arrival, claimed, latest)
-        moved.update(moves)
-        update_rows += rows
+        moves, receipt = _judge(transaction, arrival, claimed, histories)
+        for move in moves:
+            if move.placement is not None and move.placement.repeats is None:
+                key = (arrival.connection, move.update.ref)
+                changed[key] = histories[key]
+                if move.placement.is_guess:
+                    looks[arrival.connection] = arrival.received_at + _LOOK_AFTER
+        judged += moves
         receipts.append(receipt)
-    ref_rows = []
-    for key in moved:
-        last = latest[key]
-        ref_rows.append((*key, last.before, last.after, last.generation, last.delivery))
-    return Judged(arrivals, receipts, update_rows, ref_rows)
+    # Whatever a repetition told of the gaps is kept as well.
+    changed |= {key: history for key, history in histories.items() if history.is_rewritten}
+    return Judged(arrivals, receipts, [_update_row(move) for move in judged], changed, looks)
 
 
 def keep(transaction: Transaction, judged: Judged) -> None:
@@ -183,9 +191,75 @@ def keep(transaction: Transaction, judged: Judged) -> None:
     insert_rows(transaction, deliveries, rows)
     if judged.update_rows:
         insert_rows(transaction, ref_updates, judged.update_rows)
-    if judged.ref_rows:
-        upsert_rows(transaction, refs, ("connection", "ref"), judged.ref_rows)
+    if judged.histories:
+        write_histories(transaction, judged.histories)
+    for connection, due_at in judged.looks.items():
+        its_own = sweeps.c.connection == connection, sweeps.c.due_at > due_at
+        transaction.execute(update(sweeps).where(*its_own).values(due_at=due_at))
     _learn(transaction, judged.arrivals)
+
+
+def read_histories(transaction: Transaction, keys: Collection[Key]) -> dict[Key, RefHistory]:
+    """Return what is known of refs, each by its connection and name, without the recorded moves."""
+    found = {key: RefHistory(exists=False) for key in keys}
+    for part in _parts(list(keys)):
+        for connection, ref, *row in select_pairs(transaction, _LATEST, part):
+            before, after, generation, delivery, shown, shown_id, gaps = row
+            found[connection, ref] = RefHistory(
+                exists=True,
+                before=before,
+                after=after,
+                generation=generation,
+                delivery=delivery,
+                shown=shown,
+                shown_id=shown_id,
+                gaps=load_gaps(gaps),
+            )
+    return found
+
+
+def load_moves(
+    transaction: Transaction, wanted: Mapping[Key, set[str]], histories: Mapping[Key, RefHistory]
+) -> None:
+    """Read the recorded moves of refs to these ids into their histories."""
+    ids = sorted({one for its_ids in wanted.values() for one in its_ids})
+    moves: dict[Key, list[Recorded]] = {key: [] for key in wanted}
+    for part in _parts(ids):
+        rows = (
+            select(
+                *(ref_updates.c[name] for name in ("connection", "ref", "before", "after")),
+                *(ref_updates.c[name] for name in ("generation", "delivery", "seq", "state")),
+            )
+            .where(ref_updates.c.after.in_(part))
+            .limit(_MAX_ROWS_OF_AN_ID * len(part))
+        )
+        for connection, ref, before, after, generation, delivery, seq, state in transaction.execute(rows):
+            if after in wanted.get((connection, ref), ()) and state != "duplicate":
+                recorded = Recorded(
+                    before=before, after=after, generation=generation, delivery=delivery, seq=seq
+                )
+                moves[connection, ref].append(recorded)
+    for key, its_ids in wanted.items():
+        histories[key].load(moves[key], its_ids)
+
+
+def write_histories(transaction: Transaction, histories: Mapping[Key, RefHistory]) -> None:
+    """Write what is known of refs, and which recorded moves count as later than they did."""
+    plain, whole = [], []
+    for (connection, ref), one in histories.items():
+        row = (connection, ref, one.before, one.after, one.generation, one.delivery)
+        if one.is_rewritten:
+            whole.append((*row, one.shown, one.shown_id, dump_gaps(one.gaps)))
+        else:
+            plain.append(row)
+        for move in one.promoted:
+            if move.seq is not None:
+                executions.promote(
+                    transaction, move.seq, connection=connection, ref=ref, generation=move.generation
+                )
+    for rows in (plain, whole):
+        if rows:
+            upsert_rows(transaction, refs, ("connection", "ref"), rows)
 
 
 def lock_connections(transaction: Transaction, names: Iterable[str]) -> None:
@@ -285,42 +359,69 @@ def _recorded_update(row: Row[Any]) -> RecordedUpdate:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _JudgedMove:
+    """A ref update of an arrival, and its place; None for one of a delivery that came before."""
+
+    arrival: Arrival
+    update: RefUpdate
+    placement: Placement | None
+    reason: str | None
+
+
 def _judge(
-    arrival: Arrival, claimed: dict[Key, str], latest: dict[Key, _Ref]
-) -> tuple[list[tuple[Any, ...]], set[Key], Receipt]:
+    transaction: Transaction, arrival: Arrival, claimed: dict[Key, str], histories: dict[Key, RefHistory]
+) -> tuple[list[_JudgedMove], Receipt]:
     """Decide about one arrival; what is new becomes known to the next one of the same batch."""
     known = arrival.provider_delivery_id and claimed.get((arrival.connection, arrival.provider_delivery_id))
     if arrival.verdict == "accepted" and known:
         told = f"delivery {known} came with the same id"
-        rows = [_update_row(arrival, move, 0, "duplicate", told) for move in arrival.updates]
-        return rows, set(), Receipt(delivery=arrival.id, verdict="duplicate", reason=told)
-    rows = []
-    moves: set[Key] = set()
+        moves = [_JudgedMove(arrival, move, None, told) for move in arrival.updates]
+        return moves, Receipt(delivery=arrival.id, verdict="duplicate", reason=told)
+    _load_for(transaction, arrival, histories)
+    moves = []
     repeated = None
     for move in arrival.updates:
-        key = (arrival.connection, move.ref)
-        last = latest.get(key)
-        if last is not None and _is_repetition(move, last):
-            repeated = f"delivery {last.delivery} told the same"
-            rows.append(_update_row(arrival, move, last.generation, "duplicate", repeated))
-            continue
-        generation = last.generation + 1 if last else 1
-        latest[key] = _Ref(move.before, move.after, generation, arrival.id)
-        moves.add(key)
-        rows.append(_update_row(arrival, move, generation, "pending", None))
-    if repeated and not moves:
-        return rows, moves, Receipt(delivery=arrival.id, verdict="duplicate", reason=repeated)
+        placement = _place(transaction, arrival, move, histories[arrival.connection, move.ref])
+        reason = f"delivery {placement.repeats} told the same" if placement.repeats is not None else None
+        repeated = reason or repeated
+        moves.append(_JudgedMove(arrival, move, placement, reason))
+    if repeated and all(move.reason for move in moves):
+        return moves, Receipt(delivery=arrival.id, verdict="duplicate", reason=repeated)
     if arrival.verdict == "accepted" and arrival.provider_delivery_id:
         claimed[arrival.connection, arrival.provider_delivery_id] = arrival.id
-    return rows, moves, Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
+    return moves, Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
 
 
-def _is_repetition(move: RefUpdate, last: _Ref) -> bool:
-    if last.delivery is None:
-        return False
-    if move.action == "delete" and move.before is None:
-        return last.after is None
-    return (move.before, move.after) == (last.before, last.after)
+def _place(transaction: Transaction, arrival: Arrival, move: RefUpdate, history: RefHistory) -> Placement:
+    if arrival.source == "sweep":
+        return history.find(move.after, delivery=arrival.id, now=arrival.received_at)
+    if move.kind == "pull_request":
+        earlier = [one.delivery for one in history.moves.get(move.after or "", ())]
+        repeats = _with_the_same_body(transaction, arrival, earlier) if move.after != history.after else None
+        return history.tell_head(move.after, delivery=arrival.id, repeats=repeats)
+    return history.tell(move, delivery=arrival.id, now=arrival.received_at)
+
+
+def _load_for(transaction: Transaction, arrival: Arrival, histories: Mapping[Key, RefHistory]) -> None:
+    """Read the recorded moves that are needed to place an arrival's updates: none, where each is the next."""
+    is_repeated = len({move.ref for move in arrival.updates}) < len(arrival.updates)
+    wanted: dict[Key, set[str]] = {}
+    for move in arrival.updates:
+        key = (arrival.connection, move.ref)
+        if (is_repeated or histories[key].needs_moves(move)) and (
+            ids := histories[key].ids_of_interest(move)
+        ):
+            wanted.setdefault(key, set()).update(ids)
+    if wanted:
+        load_moves(transaction, wanted, histories)
+
+
+def _with_the_same_body(transaction: Transaction, arrival: Arrival, earlier: Sequence[str]) -> str | None:
+    """Return which of these deliveries had the very bytes of this one, if any."""
+    query = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(earlier))
+    bodies = transaction.execute(query) if earlier else ()
+    return next((one for one, packed in bodies if zstandard.decompress(packed) == arrival.body), None)
 
 
 def _claimed_ids(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[Key, str]:
@@ -330,15 +431,6 @@ def _claimed_ids(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[
     for part in _parts(list(wanted)):
         for row in select_pairs(transaction, _CLAIMED, part):
             found[row[0], row[1]] = row[2]
-    return found
-
-
-def _latest_updates(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[Key, _Ref]:
-    wanted = {(arrival.connection, move.ref) for arrival in arrivals for move in arrival.updates}
-    found: dict[Key, _Ref] = {}
-    for part in _parts(list(wanted)):
-        for row in select_pairs(transaction, _LATEST, part):
-            found[row[0], row[1]] = _Ref(*row[2:])
     return found
 
 
@@ -382,13 +474,14 @@ def _delivery_row(arrival: Arrival, receipt: Receipt, packed: bytes) -> tuple[An
     )
 
 
-def _update_row(
-    arrival: Arrival, move: RefUpdate, generation: int, state: UpdateState, reason: str | None
-) -> tuple[Any, ...]:
+def _update_row(judged: _JudgedMove) -> tuple[Any, ...]:
     """Return the values in the order of the table's columns, less the number that the database gives.
 
     What becomes of it later stands in the columns behind these.
     """
+    arrival, move, placement = judged.arrival, judged.update, judged.placement
+    # One of the same batch may have put the move further on.
+    place = (placement.recorded or placement).generation if placement is not None else 0
     return (
         arrival.connection,
         arrival.id,
@@ -403,9 +496,9 @@ def _update_row(
         move.commits,
         move.truncated,
         move.total,
-        generation,
-        state,
-        reason,
+        place,
+        "pending" if judged.reason is None else "duplicate",
+        judged.reason,
         (arrival.detail or {}).get("pull_request") if move.kind == "pull_request" else None,
     )
 

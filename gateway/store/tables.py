@@ -79,6 +79,7 @@ connections = Table(
     Column("deploy_key", Text),
     Column("platform", JSON),
     Column("platform_token", LargeBinary),
+    Column("other_repository", JSON),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     Column("deleted_at", Instant),
@@ -165,7 +166,8 @@ ref_updates = Table(
     ),
 )
 
-# `delivery` names the one that told of the latest move, which may have been deleted since.
+# `delivery` names the one that told of the latest move, which may have been deleted since. The last columns,
+# which most moves leave as they are, hold what the remote has shown and the gaps in what is known of the ref.
 refs = Table(
     "refs",
     metadata,
@@ -175,6 +177,9 @@ refs = Table(
     Column("after", Text),
     Column("generation", Integer, nullable=False),
     Column("delivery", Text),
+    Column("shown", Integer),
+    Column("shown_id", Text),
+    Column("gaps", Text),
 )
 
 executions = Table(
@@ -261,6 +266,8 @@ turns = Table(
 )
 
 # When a connection's refs are next compared with the remote's, who asked for it, and what was found last.
+# `held_until` is set while somebody compares; `seen` is what a second look is to confirm; `agreed` counts the
+# looks in a row that bore out what webhooks had reported.
 sweeps = Table(
     "sweeps",
     metadata,
@@ -272,7 +279,16 @@ sweeps = Table(
     Column("swept_at", Instant),
     Column("delivery", ForeignKey("deliveries.id"), index=True),
     Column("reason", Text),
+    Column("held_until", Instant),
+    Column("seen", JSON),
+    Column("agreed", Integer, nullable=False, server_default=text("0")),
     Index("ix_sweeps_due_at", "due_at"),
+    Index(
+        "ix_sweeps_held",
+        "held_until",
+        sqlite_where=text("held_until IS NOT NULL"),
+        postgresql_where=text("held_until IS NOT NULL"),
+    ),
 )
 
 # When the platform that a connection names is next asked to fetch, and how that went.

@@ -141,22 +141,31 @@ def settle(
                 facts=settlement.facts,
             )
         )
-        if changed.rowcount:
-            for request in settlement.requests:
-                if request.is_latest_only:
-                    executions.supersede(
-                        transaction,
-                        request,
-                        ref=settlement.update.ref,
-                        generation=settlement.update.generation,
-                        commit=settlement.peeled or settlement.update.after,
-                    )
         if changed.rowcount and settlement.requests:
             executions.add(transaction, settlement.requests, ref_update=which, now=now)
+            _supersede(transaction, settlement)
         if changed.rowcount:
             events.add(transaction, settlement.events, now=now)
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.ask(transaction, connection, now=now)
+
+
+def _supersede(transaction: Transaction, settlement: Settlement) -> None:
+    """Leave one request of each `latest` trigger to be published: that of the ref's latest move."""
+    latest = [request for request in settlement.requests if request.is_latest_only]
+    if not latest:
+        return
+    # Since the worker read it, the remote may have shown that the move comes later than it was taken for.
+    query = select(ref_updates.c.generation).where(ref_updates.c.seq == settlement.update.seq)
+    generation = transaction.execute(query).scalar_one()
+    for request in latest:
+        executions.supersede(
+            transaction,
+            request,
+            ref=settlement.update.ref,
+            generation=generation,
+            commit=settlement.peeled or settlement.update.after,
+        )
 
 
 def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:

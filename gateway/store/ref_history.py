@@ -1,0 +1,455 @@
+"""The known position of a ref, and what is known of how the ref got there. Pure: no database, no clock.
+
+Webhooks arrive late, twice, in any order or never, and a replica may show a ref as it was. So the moves that
+are known of a ref are kept as one line, by rising generations, and where a move is missing from it there is a
+`Gap`. A move that is reported later is put into the gap that it fits; only what comes after the known
+position changes that. docs/decisions.md has the model and its limits.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+from gateway.store.ids import delivery_ids_since
+from providers.model import RefUpdate
+
+IN_FLIGHT = timedelta(hours=1)
+"""How late a webhook is expected at most, and how far a replica lags behind."""
+
+ROOM = 4096
+"""How many generations are kept free for the moves that are missing in a gap."""
+
+# The oldest gaps of a ref beyond these are closed: what is still missing there is not expected any more.
+_MAX_GAPS = 32
+
+Sighting = Literal["confirmed", "lagging", "promoted", "moved"]
+"""What the remote's present value of a ref means: it is the known position, it is a position from before,
+it is one of two known positions whose order was only assumed, or the ref has moved without a webhook."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Gap:
+    """Moves that are missing between `start` and `end`; generations between `low` and `high` are free.
+
+    `start` counts only where `is_start_known`. With `is_planned` the move `high` leads to `end` and was found
+    by a reconciliation; without it, nothing has reported how the ref came to `end` yet. `is_guess` says that
+    the order of the moves beside the gap was assumed.
+    """
+
+    low: int
+    high: int
+    start: str | None
+    is_start_known: bool
+    end: str | None
+    is_planned: bool
+    is_guess: bool
+    made_at: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorded:
+    """A move that was recorded before; `seq` is its row's, None for one of the present batch."""
+
+    before: str | None
+    after: str | None
+    generation: int
+    delivery: str
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a reported move belongs. `repeats` is the delivery that reported it before, if one did.
+
+    `is_guess` says that the place was assumed, and that the remote should be asked. `recorded` is the move as
+    the history keeps it from now on: its generation may still rise.
+    """
+
+    generation: int
+    repeats: str | None = None
+    is_guess: bool = False
+    recorded: "Recorded | None" = None
+
+
+@dataclass(slots=True, kw_only=True)
+class RefHistory:
+    """A ref: its known position `after`, the move that led there, and the gaps below.
+
+    A ref whose position was only learned, from a first look at the remote, has no `delivery`. `shown` is the
+    generation of the last position that the remote has shown, and `shown_id` that position. `moves` are the
+    recorded moves to the ids of interest. `promoted` are recorded moves that got another generation.
+    """
+
+    exists: bool
+    before: str | None = None
+    after: str | None = None
+    generation: int = 0
+    delivery: str | None = None
+    shown: int | None = None
+    shown_id: str | None = None
+    gaps: list[Gap] = field(default_factory=list)
+    moves: dict[str, list[Recorded]] = field(default_factory=dict)
+    loaded: set[str] = field(default_factory=set)
+    promoted: list[Recorded] = field(default_factory=list)
+    is_rewritten: bool = False
+
+    @property
+    def is_learned(self) -> bool:
+        """Return whether no delivery has reported the known position."""
+        return self.exists and self.delivery is None
+
+    def needs_moves(self, move: RefUpdate) -> bool:
+        """Return whether a move cannot be placed without the recorded moves: it is not just the next one."""
+        if not self.exists:
+            return False
+        return bool(self.gaps) or (
+            move.before != self.after and (move.before, move.after) != (self.before, self.after)
+        )
+
+    def ids_of_interest(self, move: RefUpdate) -> set[str]:
+        """Return the ids to which the recorded moves are needed to place a move."""
+        starts = (gap.start for gap in self.gaps)
+        return {one for one in (move.before, move.after, *starts) if one is not None} - self.loaded
+
+    def load(self, moves: Iterable[Recorded], ids: Iterable[str]) -> None:
+        """Add the recorded moves to these ids."""
+        for move in moves:
+            if move.after is not None:
+                self.moves.setdefault(move.after, []).append(move)
+        self.loaded.update(ids)
+
+    def tell(self, move: RefUpdate, *, delivery: str, now: datetime) -> Placement:
+        """Place a move that a webhook reports."""
+        placement = self._place(move, delivery=delivery, now=now)
+        if placement.repeats is not None:
+            return placement
+        return self._record(move.before, move.after, placement, delivery)
+
+    def tell_head(self, after: str | None, *, delivery: str, repeats: str | None) -> Placement:
+        """Place the head of a pull request, whose provider does not report where it was before."""
+        if after == self.after and self.exists:
+            return Placement(generation=self.generation, repeats=self.delivery)
+        if repeats is not None:
+            return Placement(generation=self.generation, repeats=repeats)
+        self._move_to(None, after, self.generation + 1, delivery)
+        return self._record(None, after, Placement(generation=self.generation), delivery)
+
+    def find(self, after: str | None, *, delivery: str, now: datetime) -> Placement:
+        """Place a move that a reconciliation found: the ref is at `after`, however it got there."""
+        before, low = self.after, self.generation
+        self._add_gap(low, low + ROOM, before, after, now=now, is_planned=True)
+        self._move_to(before, after, low + ROOM, delivery)
+        self._see()
+        return self._record(before, after, Placement(generation=low + ROOM), delivery)
+
+    def sighting(self, value: str | None, *, now: datetime) -> Sighting:
+        """Say what it means that the remote shows the ref at `value`, None where it does not show it."""
+        if value == self.after:
+            return "confirmed"
+        if self._departure(value) is not None:
+            return "promoted"
+        return "lagging" if self._lags(value, now=now) else "moved"
+
+    def confirm(self) -> None:
+        """Note that the remote shows the known position."""
+        self._see()
+
+    def promote(self, value: str | None, *, now: datetime) -> None:
+        """Make a known position the present one, because the remote shows it: nothing is planned again."""
+        gap = self._departure(value)
+        if gap is not None:
+            gap.is_start_known, gap.start = False, None
+        low, high = self.generation, self.generation + ROOM
+        self._add_gap(low, high, self.after, value, now=now, is_planned=True, is_guess=True)
+        self._raise(value, high)
+        self._see()
+
+    def learn(self, value: str | None) -> None:
+        """Take the remote's value as it is: what was there at the first look is nothing that was pushed."""
+        before = self.after
+        self.gaps = []
+        self._move_to(before, value, self.generation + 1, None)
+        self._see()
+
+    def _place(self, move: RefUpdate, *, delivery: str, now: datetime) -> Placement:
+        if not self.exists:
+            return self._begin(move, delivery=delivery, now=now)
+        if move.action == "delete" and move.before is None:
+            return self._delete_from_anywhere(delivery, now=now)
+        return self._place_move(move.before, move.after, delivery=delivery, now=now)
+
+    def _place_move(
+        self, before: str | None, after: str | None, *, delivery: str, now: datetime
+    ) -> Placement:
+        """Place a move that has two ends."""
+        exact = next(
+            (gap for gap in self._newest_first() if _is_from(gap, before) and gap.end == after), None
+        )
+        if exact is not None:
+            return self._close(exact, after)
+        recorded = self._find_recorded(before, after)
+        is_new = recorded is None or not (self._is_assumed() or before == after)
+        if before == self.after and is_new:
+            return self._follow(before, after, delivery=delivery, now=now)
+        if recorded is not None:
+            return Placement(generation=self.generation, repeats=recorded)
+        if self.is_learned and after == self.after:
+            return self._explain_learned(before, delivery=delivery, now=now)
+        return self._place_aside(before, after, delivery=delivery, now=now)
+
+    def _place_aside(
+        self, before: str | None, after: str | None, *, delivery: str, now: datetime
+    ) -> Placement:
+        """Place a move that does not begin at the known position, and was not reported before."""
+        for gap in self._newest_first():
+            if gap.end == after:
+                return self._fill_top(gap, before)
+        for gap in self._newest_first():
+            if _is_from(gap, before):
+                return self._fill_bottom(gap, after)
+        recent = int((now - IN_FLIGHT).timestamp())
+        for gap in self._newest_first():
+            if gap.is_start_known and gap.made_at > recent and gap.high - gap.low > 1:
+                return self._fill_inside(gap, before, after)
+        low, high = self.generation, self.generation + ROOM
+        if self.is_learned:
+            self._add_gap(low - ROOM, low, None, self.after, now=now, is_start_known=False)
+        self._add_gap(low, high, self.after, before, now=now)
+        self._move_to(before, after, high, delivery)
+        return Placement(generation=high, is_guess=True)
+
+    def _begin(self, move: RefUpdate, *, delivery: str, now: datetime) -> Placement:
+        """Place the first move that is known of a ref."""
+        if move.before is not None:
+            self._add_gap(1 - ROOM, 1, None, move.before, now=now, is_start_known=False)
+        self._move_to(move.before, move.after, 1, delivery)
+        return Placement(generation=1)
+
+    def _delete_from_anywhere(self, delivery: str, *, now: datetime) -> Placement:
+        """Place a delete whose provider does not report where the ref was."""
+        if self.after is None and self.delivery is not None:
+            return Placement(generation=self.generation, repeats=self.delivery)
+        high = self.generation + 1
+        # It may be older than the position: then the remote still shows that.
+        self._add_gap(self.generation, high, self.after, None, now=now, is_planned=True)
+        self._move_to(None, None, high, delivery)
+        return Placement(generation=high)
+
+    def _follow(self, before: str | None, after: str | None, *, delivery: str, now: datetime) -> Placement:
+        """Place a move from the known position."""
+        if self.is_learned:
+            low = self.generation
+            self._add_gap(low - ROOM, low, None, before, now=now, is_start_known=False)
+        generation = self.generation + 1
+        self._move_to(before, after, generation, delivery)
+        # Moves that were reported too early follow this one, up to the end of their part of the line.
+        while (ahead := self._known_way_on()) is not None:
+            gap, following = ahead
+            end = following.start
+            self.gaps.remove(following)
+            gap.high, gap.end = following.high, following.end
+            gap.is_planned, gap.is_guess = following.is_planned, following.is_guess
+            self._raise(end, self.generation + 1)
+        return Placement(generation=generation)
+
+    def _known_way_on(self) -> tuple[Gap, Gap] | None:
+        """Return the gaps around moves that begin at the position and were taken for older, if any."""
+        seen = self._seen()
+        for gap, following in zip(self.gaps, self.gaps[1:], strict=False):
+            if gap.end == self.after and not gap.is_planned and gap.high > seen and following.is_start_known:
+                return gap, following
+        return None
+
+    def _explain_learned(self, before: str | None, *, delivery: str, now: datetime) -> Placement:
+        """Place the push that led to the position that a first look has learned."""
+        generation = self.generation
+        if before is not None:
+            self._add_gap(generation - ROOM, generation, None, before, now=now, is_start_known=False)
+        self.before, self.delivery, self.is_rewritten = before, delivery, True
+        return Placement(generation=generation)
+
+    def _close(self, gap: Gap, after: str | None) -> Placement:
+        """Place the one move that a gap lacked."""
+        self._drop(gap)
+        if gap.is_planned:
+            return Placement(generation=gap.high, repeats=self._delivery_of(after, gap.high))
+        return Placement(generation=_between(gap))
+
+    def _fill_top(self, gap: Gap, before: str | None) -> Placement:
+        """Place a move that leads to where a gap ends."""
+        after = gap.end
+        self.is_rewritten = True
+        if before is None and not gap.is_start_known:
+            self._drop(gap)
+        if gap.is_planned:
+            gap.end, gap.is_planned = before, False
+            return Placement(generation=gap.high, repeats=self._delivery_of(after, gap.high))
+        generation = max(gap.high - 1, gap.low)
+        gap.high, gap.end = generation, before
+        return Placement(generation=generation)
+
+    def _fill_bottom(self, gap: Gap, after: str | None) -> Placement:
+        """Place a move that begins where a gap begins."""
+        generation = min(gap.low + 1, max(gap.high - 1, gap.low))
+        gap.low, gap.start = generation, after
+        self.is_rewritten = True
+        return Placement(generation=generation)
+
+    def _fill_inside(self, gap: Gap, before: str | None, after: str | None) -> Placement:
+        """Place a move that fits neither end of a gap, and is assumed to belong into it."""
+        generation = _between(gap)
+        low = Gap(
+            low=gap.low,
+            high=generation,
+            start=gap.start,
+            is_start_known=True,
+            end=before,
+            is_planned=False,
+            is_guess=gap.is_guess,
+            made_at=gap.made_at,
+        )
+        gap.low, gap.start, gap.is_guess = generation, after, True
+        self.gaps.insert(self.gaps.index(gap), low)
+        self._trim()
+        return Placement(generation=generation, is_guess=True)
+
+    def _find_recorded(self, before: str | None, after: str | None) -> str | None:
+        """Return the delivery that has reported this very move."""
+        if (before, after) == (self.before, self.after) and self.delivery is not None:
+            return self.delivery
+        if after is not None:
+            known = [one for one in self.moves.get(after, ()) if one.before == before]
+            return max(known, key=lambda one: one.generation).delivery if known else None
+        # Deletes cannot be looked up. One from a position that the ref has left is a repetition of it.
+        left = self.moves.get(before or "", ())
+        if before != self.after and left and not any(_is_from(gap, before) for gap in self.gaps):
+            return max(left, key=lambda one: one.generation).delivery
+        return None
+
+    def _delivery_of(self, after: str | None, generation: int) -> str:
+        known = self.moves.get(after or "", ())
+        return next((one.delivery for one in known if one.generation == generation), self.delivery or "")
+
+    def _departure(self, value: str | None) -> Gap | None:
+        """Return the newest gap that begins at `value`, if the order of what follows was only assumed."""
+        seen = self._seen()
+        return next(
+            (
+                gap
+                for gap in self._newest_first()
+                if _is_from(gap, value) and (gap.high > seen or gap.is_guess)
+            ),
+            None,
+        )
+
+    def _lags(self, value: str | None, *, now: datetime) -> bool:
+        """Return whether the ref was at `value` since the remote last showed it, or right then."""
+        if self.shown == self.generation or not self.exists or self.delivery is None:
+            return False
+        if self.delivery < delivery_ids_since(now - IN_FLIGHT):
+            return False
+        seen = self._seen()
+        if value == self.shown_id:  # also where the remote has never shown it, and does not show it now
+            return True
+        return (
+            any(one.generation > seen for one in self.moves.get(value or "", ()))
+            or any(gap.end == value and gap.high > seen for gap in self.gaps)
+            or value in (self.before, None)
+        )
+
+    def _is_assumed(self) -> bool:
+        """Return whether the known position is one that a sighting brought back."""
+        return any(
+            gap.is_guess and gap.high == self.generation and gap.end == self.after for gap in self.gaps
+        )
+
+    def _raise(self, value: str | None, generation: int) -> None:
+        """Make the newest recorded move to `value` the present one."""
+        known = self.moves.get(value or "", ())
+        newest = max(known, key=lambda one: one.generation, default=None)
+        if newest is None:
+            self._move_to(self.after, value, generation, self.delivery)
+            return
+        newest.generation = generation
+        self.promoted.append(newest)
+        self._move_to(newest.before, value, generation, newest.delivery)
+
+    def _record(
+        self, before: str | None, after: str | None, placement: Placement, delivery: str
+    ) -> Placement:
+        recorded = Recorded(before=before, after=after, generation=placement.generation, delivery=delivery)
+        if after is not None:
+            self.moves.setdefault(after, []).append(recorded)
+        return replace(placement, recorded=recorded)
+
+    def _move_to(self, before: str | None, after: str | None, generation: int, delivery: str | None) -> None:
+        self.exists = True
+        self.before, self.after, self.generation, self.delivery = before, after, generation, delivery
+
+    def _see(self) -> None:
+        self.shown, self.shown_id, self.is_rewritten = self.generation, self.after, True
+
+    def _seen(self) -> int:
+        return self.shown if self.shown is not None else -(2**31)
+
+    def _newest_first(self) -> Iterable[Gap]:
+        return reversed(self.gaps)
+
+    def _drop(self, gap: Gap) -> None:
+        self.gaps.remove(gap)
+        self.is_rewritten = True
+
+    def _add_gap(
+        self,
+        low: int,
+        high: int,
+        start: str | None,
+        end: str | None,
+        *,
+        now: datetime,
+        is_start_known: bool = True,
+        is_planned: bool = False,
+        is_guess: bool = False,
+    ) -> None:
+        self.gaps.append(
+            Gap(
+                low=low,
+                high=high,
+                start=start,
+                is_start_known=is_start_known,
+                end=end,
+                is_planned=is_planned,
+                is_guess=is_guess,
+                made_at=int(now.timestamp()),
+            )
+        )
+        self._trim()
+
+    def _trim(self) -> None:
+        del self.gaps[:-_MAX_GAPS]
+        self.is_rewritten = True
+
+
+def dump_gaps(gaps: Iterable[Gap]) -> str | None:
+    """Return gaps as they are stored; None where there are none."""
+    rows = [
+        [gap.low, gap.high, gap.start, gap.is_start_known, gap.end, gap.is_planned, gap.is_guess, gap.made_at]
+        for gap in gaps
+    ]
+    return json.dumps(rows, separators=(",", ":")) if rows else None
+
+
+def load_gaps(stored: str | None) -> list[Gap]:
+    """Return gaps from their stored form."""
+    names = ("low", "high", "start", "is_start_known", "end", "is_planned", "is_guess", "made_at")
+    return [Gap(**dict(zip(names, row, strict=True))) for row in json.loads(stored)] if stored else []
+
+
+def _is_from(gap: Gap, value: str | None) -> bool:
+    return gap.is_start_known and gap.start == value
+
+
+def _between(gap: Gap) -> int:
+    return (gap.low + gap.high) // 2

@@ -1,0 +1,104 @@
+"""Where a reported move belongs: without a database, since the rules are pure."""
+
+from collections.abc import Sequence
+from itertools import pairwise, permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.store.ids import delivery_id
+from gateway.store.ref_history import Placement, RefHistory, dump_gaps, load_gaps
+from providers.make import ref_update
+from tests.store.make import NOW, move
+
+IDS = [f"{number:040x}" for number in range(1, 12)]
+
+
+def tell(history: RefHistory, before: str | None, after: str | None) -> Placement:
+    """Report one move."""
+    return history.tell(move(before, after), delivery=delivery_id(NOW), now=NOW)
+
+
+def learned(value: str | None) -> RefHistory:
+    """Return the history of a ref that a first look has found at `value`."""
+    history = RefHistory(exists=False)
+    history.learn(value)
+    return history
+
+
+@pytest.mark.parametrize("start", [RefHistory(exists=False), learned(IDS[0])], ids=["unknown", "learned"])
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_moves_in_any_order_end_at_the_last(start: RefHistory, order: Sequence[int]) -> None:
+    """Each is new exactly once, and the position is where the last of them led."""
+    history = RefHistory(exists=start.exists, after=start.after, generation=start.generation)
+    history.shown, history.shown_id = start.shown, start.shown_id
+    walk = list(pairwise(IDS[:5]))
+    told = [tell(history, *walk[number]) for number in order]
+    assert [one.repeats for one in told] == [None] * 4
+    assert history.after == IDS[4]
+    newest = max((one for one in told if one.recorded), key=lambda one: one.recorded.generation)  # type: ignore[union-attr]
+    assert newest.recorded is not None
+    assert newest.recorded.after == IDS[4]
+    assert [tell(history, *one).repeats is None for one in walk] == [False] * 4
+
+
+@given(order=st.permutations(range(8)), again=st.lists(st.integers(0, 7), max_size=8))
+def test_a_long_walk_in_any_order_with_repetitions(order: Sequence[int], again: Sequence[int]) -> None:
+    """What is repeated is recognized, wherever in the walk it is."""
+    history = learned(IDS[0])
+    walk = list(pairwise(IDS[:9]))
+    for count, number in enumerate(order):
+        assert tell(history, *walk[number]).repeats is None
+        seen = [one for one in again if one in order[: count + 1]]
+        assert all(tell(history, *walk[one]).repeats is not None for one in seen)
+    assert history.after == IDS[8]
+
+
+def test_there_and_back_and_there_again_are_three() -> None:
+    """A move that begins at the present position counts, also one that was reported before."""
+    history = learned(IDS[0])
+    walk = [(IDS[0], IDS[1]), (IDS[1], IDS[0]), (IDS[0], IDS[1])]
+    assert [tell(history, *one).repeats for one in walk] == [None] * 3
+    assert history.after == IDS[1]
+
+
+def test_what_a_reconciliation_covered_is_planned_unless_it_found_it() -> None:
+    """It found X to B: A, which it could not see, still counts; B does not count twice."""
+    for order in ((0, 1), (1, 0)):
+        history = learned(IDS[0])
+        history.find(IDS[2], delivery=delivery_id(NOW), now=NOW)
+        walk = [(IDS[0], IDS[1]), (IDS[1], IDS[2])]
+        repeats = {number: tell(history, *walk[number]).repeats is not None for number in order}
+        assert repeats == {0: False, 1: True}
+        assert history.after == IDS[2]
+        assert history.gaps[1:] == []
+
+
+def test_a_branch_that_was_deleted_and_made_again_counts_again() -> None:
+    """Also where the delete does not say where the branch was."""
+    for before in (IDS[0], None):
+        history = learned(IDS[0])
+        gone = ref_update(ref="refs/heads/main", before=before, after=None, deleted=True)
+        assert gone is not None
+        assert history.tell(gone, delivery=delivery_id(NOW), now=NOW).repeats is None
+        assert history.after is None
+        assert tell(history, None, IDS[0]).repeats is None
+        assert history.after == IDS[0]
+
+
+def test_gaps_survive_being_stored() -> None:
+    """As they were."""
+    history = learned(IDS[0])
+    tell(history, IDS[1], IDS[2])
+    assert len(history.gaps) == 2
+    assert load_gaps(dump_gaps(history.gaps)) == history.gaps
+    assert dump_gaps([]) is None
+
+
+def test_gaps_do_not_grow_without_end() -> None:
+    """Where webhooks are lost for good, the oldest ones are closed."""
+    history = learned(IDS[0])
+    for number in range(200):
+        tell(history, f"{number + 100:040x}", f"{number + 500:040x}")
+    assert len(history.gaps) <= 32

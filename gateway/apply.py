@@ -28,6 +28,7 @@ from gateway.client import Client
 from gateway.errors import Invalid, PushgateError
 from gateway.fetch.credentials import take_login
 from gateway.plan.triggers import read_triggers
+from gateway.validation import describe
 
 _MOST_BYTES = 16 * 1024 * 1024
 _RULES = {"url", "project", "triggers", "yaml_path", "follows", "package_format"}
@@ -130,9 +131,7 @@ def read_file(text: bytes) -> list[WantedConnection]:
     try:
         wanted = _File.model_validate(yaml.load(text, _Loader)).connections  # noqa: S506 - a SafeLoader
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise Invalid(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise Invalid(describe(error, _File, whole="the file")) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # A date that is none is a ValueError.
         raise Invalid(f"the file is not YAML: {error}") from error

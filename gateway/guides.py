@@ -42,8 +42,8 @@ GUIDES: Mapping[str, Guide] = {
     ),
     "gitlab": Guide(
         where="Settings → Webhooks → Add new webhook: the webhook URL",
-        put="A secret that begins with whsec_ goes into “Signing token” (19.0 and later), any other into"
-        " “Secret token”.",
+        put="A secret that begins with whsec_ goes into “Signing token”, any other into “Secret token”."
+        " Before GitLab 19.0 there is only the latter: connect with --secret and one of your own.",
         events="Push events and Tag push events; for merge requests also Merge request events.",
         bites="a push of over 3 refs sends no webhook; the reconciler finds it. Four failures"
         " switch the hook off.",

@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from gateway.errors import SettingError
+from gateway.validation import suggestion
 
 PREFIX = "PUSHGATE_"
 
@@ -220,7 +221,8 @@ def read_settings(
 
 def _refuse_unknown_variables() -> None:
     for name in _unknown(os.environ):
-        raise SettingError(f"{name} is set in the environment, but Pushgate has no such setting")
+        near = suggestion(name, [PREFIX + known.upper() for known in Settings.model_fields])
+        raise SettingError(f"{name} is set in the environment, but Pushgate has no such setting{near}")
 
 
 def _refuse_unknown_files(folder: Path) -> None:
@@ -237,11 +239,12 @@ def _unknown(names: Iterable[str]) -> list[str]:
 
 
 def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    problems = error.errors(include_url=False, include_input=False, include_context=False)
+    first = min(problems, key=lambda one: one["type"] != "extra_forbidden")
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return message
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"Pushgate has no setting {name}"
+        return f"Pushgate has no setting {name}{suggestion(name, Settings.model_fields)}"
     return f"the setting {name} ({PREFIX}{name.upper()}) is wrong: {message}"

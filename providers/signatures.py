@@ -161,6 +161,11 @@ def verify_standard_or_token(
     signing = [index for index, secret in enumerate(secrets) if secret.startswith(SIGNING_PREFIX)]
     if not signing:
         return verify_token(header=header, value=token, secrets=secrets)
+    if token and not headers.get("webhook-signature"):
+        raise Unverified(
+            f"no webhook-signature, only {header}: the secret belongs into the field for the signing token,"
+            " or, where there is no such field, a secret that does not begin with whsec_ into this one"
+        )
     own = [secrets[index] for index in signing]
     found = verify_standard(headers=headers, body=body, secrets=own, now=now)
     plain = [secret for secret in secrets if not secret.startswith(SIGNING_PREFIX)]

@@ -194,7 +194,10 @@ def test_a_wrong_admin_token_is_told(service: Service) -> None:
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
-        ({"PUSHGATE_PROT": "1"}, "PUSHGATE_PROT is set in the environment, but Pushgate has no such setting"),
+        (
+            {"PUSHGATE_PROT": "1"},
+            "PUSHGATE_PROT is set in the environment, but Pushgate has no such setting; do you mean ",
+        ),
         ({"PUSHGATE_PORT": "tcp://10.0.0.1:80"}, "the setting port (PUSHGATE_PORT) is wrong"),
         ({"PUSHGATE_AMQP_URL": "http://s3cret@x"}, "the setting amqp_url"),
         ({"PUSHGATE_SECRET_KEY": "short"}, "PUSHGATE_SECRET_KEY has 5 characters"),

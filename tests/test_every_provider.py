@@ -1,5 +1,6 @@
 """Other providers than GitHub, through the real door."""
 
+import base64
 import json
 import uuid
 from datetime import UTC, datetime
@@ -109,6 +110,22 @@ def test_a_scheme_that_proves_nothing_is_refused(
     """There is no connection without a secret, and none with half of one."""
     with pytest.raises(ApiError, match=told):
         service.connect("https://example.org/a/b.git", provider=provider, **more)
+
+
+def test_gitlab_gets_a_signing_token_and_keeps_a_plain_one_plain(service: Service) -> None:
+    """A rotation of a plain token refuses nothing: both tokens are enough until GitLab has the new one."""
+    body = b'{"object_kind": "note"}'
+    made = service.connect("https://example.org/acme/digits.git", provider="gitlab")
+    assert len(base64.b64decode(made["secret"].removeprefix("whsec_"), validate=True)) == 32
+    assert made["secret"].startswith("whsec_")
+    rotated = service.api.send("POST", f"/connections/{made['id']}/rotate-secret")
+    assert rotated["secret"].startswith("whsec_")
+    old = "a plain token of an older GitLab"
+    plain = service.connect("https://example.org/acme/letters.git", provider="gitlab", secret=old)
+    newer = service.api.send("POST", f"/connections/{plain['id']}/rotate-secret")["secret"]
+    assert not newer.startswith("whsec_")
+    for secret in (old, newer):
+        assert deliver(service, {**plain, "secret": secret}, "gitlab", body)[0] == 202
 
 
 def test_gitlab_with_token_and_signing_token_needs_the_signature(service: Service) -> None:

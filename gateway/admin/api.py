@@ -207,9 +207,10 @@ class Api:
 
         def rotate(transaction: Transaction) -> ConnectionMade:
             connection = connections.get(transaction, which)
-            secret = given or new_secret(connection.provider)
+            newest = self._newest_secret(transaction, which)
+            secret = given or new_secret(connection.provider, newest=newest)
             check_secret(connection.provider, secret)
-            if given is None or not self._is_newest(transaction, which, secret):
+            if secret.encode() != newest:
                 connections.add_secret(transaction, self.vault, which, secret.encode(), now=now)
             return self._made(transaction, connection, secret)
 
@@ -217,11 +218,11 @@ class Api:
         self.book.forget(which)
         return made
 
-    def _is_newest(self, transaction: Transaction, which: str, secret: str) -> bool:
+    def _newest_secret(self, transaction: Transaction, which: str) -> bytes | None:
         try:
-            return connections.live_secrets(transaction, self.vault, which)[0].value == secret.encode()
+            return connections.live_secrets(transaction, self.vault, which)[0].value
         except SettingError:
-            return False  # it was sealed with another secret key: to rotate it is what mends that
+            return None  # it was sealed with another secret key: to rotate it is what mends that
 
     async def fetch(self, request: Request) -> ConnectionView:
         """`POST /connections/{id}/fetch`: compare all refs with the remote's now; `sweep` tells of it."""

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from gateway.errors import Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
 from gateway.escape import storable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
+from gateway.validation import describe
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Answering = Callable[[Request], Awaitable[BaseModel | Response]]
@@ -48,10 +49,7 @@ async def read(request: Request, model: type[Model]) -> Model:
     try:
         return model.model_validate_json(body or b"{}")
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        raise Invalid(f"{where}: {what}" if where else what) from None
+        raise Invalid(describe(error, model)) from None
 
 
 def limit(request: Request) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.errors import Invalid
-from providers.signatures import signing_key
+from providers.signatures import SIGNING_PREFIX, signing_key
 
 # What `auth` may hold, and which of it is secret.
 _OPTIONS: Mapping[str, frozenset[str]] = {
@@ -27,11 +27,17 @@ class Scheme:
     auth: Mapping[str, str]
 
 
-def new_secret(provider: str) -> str:
-    """Return a fresh webhook secret in the provider's form."""
-    if provider == "generic":
+def new_secret(provider: str, *, newest: bytes | None = None) -> str:
+    """Return a fresh webhook secret in the provider's form; one of the same kind as the `newest` of before.
+
+    A plain token of GitLab's stays one: beside a signing token it would no longer be enough, and the rotation
+    would refuse deliveries until the provider has the new secret.
+    """
+    was_plain = newest is not None and not newest.startswith(SIGNING_PREFIX)
+    if provider in _SIGN_WITH_A_KEY and not (provider == "gitlab" and was_plain):
         # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
-        return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        # https://docs.gitlab.com/user/project/integrations/webhooks/#signing-tokens
+        return SIGNING_PREFIX.decode() + base64.b64encode(secrets.token_bytes(32)).decode()
     return secrets.token_hex(32)
 
 

@@ -24,6 +24,7 @@ from pydantic import (
 from gateway.errors import Invalid
 from gateway.escape import printable
 from gateway.plan.globs import check_glob, fits
+from gateway.validation import describe
 from providers.model import MERGE_QUEUE, Action, RefKind, merge_queue_base
 
 Happening = Literal["push", "tag", "pull_request", "merge_group"]
@@ -35,7 +36,6 @@ _LONGEST_NAME_SHOWN = 80
 # What pydantic says of these is about its own models.
 _PROBLEMS = {
     "missing": "is needed",
-    "extra_forbidden": "there is no such field",
     "string_too_short": "is empty",
     "model_type": "has to be an object with fields",
     "dict_type": "has to be an object with fields",
@@ -184,7 +184,8 @@ def read_triggers(given: Iterable[Any]) -> tuple[Trigger, ...]:
         try:
             trigger = Trigger.model_validate(one)
         except ValidationError as error:
-            raise Invalid(f"trigger {str(name)[:_LONGEST_NAME_SHOWN]}: {_first_problem(error)}") from None
+            what = describe(error, Trigger, words=_PROBLEMS)
+            raise Invalid(f"trigger {str(name)[:_LONGEST_NAME_SHOWN]}: {what}") from None
         if any(trigger.name == other.name for other in triggers):
             raise Invalid(f"trigger {name}: there are two of this name")
         triggers.append(trigger)
@@ -335,10 +336,3 @@ def _paths(patterns: tuple[str, ...]) -> PathSpec[Any]:
     """
     only_exclusions = all(pattern.startswith("!") for pattern in patterns)
     return PathSpec.from_lines("gitignore", ["**", *patterns] if only_exclusions else patterns)
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    what = _PROBLEMS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what

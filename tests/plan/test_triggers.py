@@ -81,6 +81,11 @@ def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on
             "trigger t: run: name one step, one pipeline or one task",
         ),
         ({"name": "t", "run": STEP, "steps": 1}, "trigger t: steps: there is no such field"),
+        ({"name": "t", "rnu": STEP}, "trigger t: rnu: there is no such field; do you mean run?"),
+        (
+            {"name": "t", "run": {"setp": "train"}},
+            "trigger t: run.setp: there is no such field; do you mean step?",
+        ),
         (
             {"name": "t", "run": STEP, "on": ["issue"]},
             "trigger t: on.0: Input should be 'push', 'tag', 'pull_request' or 'merge_group'",

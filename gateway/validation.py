@@ -1,0 +1,59 @@
+"""What is wrong with what people wrote, in a sentence: for every pydantic model that reads their input."""
+
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import get_args
+
+from pydantic import BaseModel, ValidationError
+
+_UNKNOWN = "extra_forbidden"
+_NO_WORDS: Mapping[str, str] = MappingProxyType({})
+
+
+def describe(
+    error: ValidationError,
+    model: type[BaseModel],
+    *,
+    words: Mapping[str, str] = _NO_WORDS,
+    whole: str = "",
+) -> str:
+    """Return which field is wrong, and why, without its value.
+
+    An unknown key comes first: where a key is misspelt, the one that is missing is only what follows from it.
+    `words` are for types of problems that pydantic tells in the words of its own models, `whole` is the name
+    of all that was read.
+    """
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    problem = min(problems, key=lambda one: one["type"] != _UNKNOWN)
+    where = ".".join(str(part) for part in problem["loc"]) or whole
+    if problem["type"] == _UNKNOWN:
+        *path, key = problem["loc"]
+        return f"{where}: there is no such field{suggestion(str(key), _fields(model, path))}"
+    what = words.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Return what to put behind a sentence about an unknown name: the known one that is near, if one is."""
+    near = get_close_matches(name, known, n=1)
+    return f"; do you mean {near[0]}?" if near else ""
+
+
+def _fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """Return the names of the fields that the part of a model has which lies at the path."""
+    for part in path:
+        # The models that people fill in have fields whose names are their keys; a list has one model inside.
+        if isinstance(part, str):
+            inner = _model(model.model_fields[part].annotation) if part in model.model_fields else None
+            if inner is None:
+                return []
+            model = inner
+    return list(model.model_fields)
+
+
+def _model(annotation: object) -> type[BaseModel] | None:
+    """Return the model that a field's type is, or holds."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model, get_args(annotation))), None)

@@ -1,0 +1,53 @@
+"""What is said of input that a model does not take."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from gateway.admin.shapes import ConnectionChange, NewConnection
+from gateway.errors import SettingError
+from gateway.settings import read_settings
+from gateway.validation import describe
+
+GOOD = {"provider": "github", "url": "https://github.com/acme/digits", "project": "digits"}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "told"),
+    [
+        (
+            NewConnection,
+            {"provder": "github", **GOOD, "provider": None},
+            "provder: there is no such field; do you mean provider?",
+        ),
+        (NewConnection, {**GOOD, "colour": "red"}, "colour: there is no such field"),
+        (
+            NewConnection,
+            {**GOOD, "credentials": {"pasword": "s3cret"}},
+            "credentials.pasword: there is no such field; do you mean password?",
+        ),
+        (
+            ConnectionChange,
+            {"platform": {"url": "https://x", "projcet": "p"}},
+            "platform.projcet: there is no such field; do you mean project?",
+        ),
+        (NewConnection, {"provider": "github"}, "url: Field required"),
+        (NewConnection, [], "the body: Input should be a valid dictionary or instance of NewConnection"),
+    ],
+)
+def test_an_unknown_key_is_named_before_what_is_missing(
+    model: type[BaseModel], given: Any, told: str
+) -> None:
+    """A misspelt key is the cause, the missing one only follows from it; no value is repeated."""
+    with pytest.raises(ValidationError) as raised:
+        model.model_validate(given)
+    assert describe(raised.value, model, whole="the body") == told
+
+
+def test_an_unknown_setting_is_told_with_the_near_one(tmp_path: Any) -> None:
+    """Also where another setting of the file is wrong."""
+    config = tmp_path / "pushgate.yaml"
+    config.write_text("port: x\nbody_limt: 2048\n")
+    with pytest.raises(SettingError, match=r"no setting body_limt; do you mean body_limit\?"):
+        read_settings(given={"data_dir": tmp_path}, config=config, secrets_dir=None)

@@ -356,7 +356,8 @@ def serve(settings: Settings, opened: Opened, *, listener: socket.socket | None 
     Raises `SettingError` where another process works on the data folder, or the port is taken.
     """
     works_here = settings.role != "web" or opened.database.is_embedded
-    with occupied(settings) if works_here else nullcontext(), listener or listen(settings) as bound:
+    # The service closes the database when it ends, but not where it never begins.
+    with opened, occupied(settings) if works_here else nullcontext(), listener or listen(settings) as bound:
         # Where any free port was asked for, it is known only now.
         port = bound.getsockname()[1]
         _serve(Service(settings.model_copy(update={"port": port}), opened), bound)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from gateway.errors import SettingError
 from gateway.settings import Settings
@@ -20,12 +22,25 @@ _PREVIOUS = "secret.key.previous"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """The data folder and what it holds. `fresh_token` is the admin token, where it was made just now."""
+    """The data folder and what it holds. `fresh_token` is the admin token, where it was made just now.
+
+    As a context manager it closes the database at the end of the block.
+    """
 
     database: Database
     vault: Vault
     admin_token: str
     fresh_token: str | None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the database."""
+        self.database.close()
 
 
 def open_data(settings: Settings) -> Opened:
@@ -42,7 +57,11 @@ def open_data(settings: Settings) -> Opened:
     vault = Vault(secret_key, previous)
     token = settings.admin_token.get_secret_value() if settings.admin_token else vault.admin_token()
     database = Database(settings.database)
-    database.migrate()
+    try:
+        database.migrate()
+    except BaseException:
+        database.close()
+        raise
     return Opened(
         database=database,
         vault=vault,
@@ -100,11 +119,8 @@ def rotate_key(settings: Settings) -> int:
 
 
 def _rewrap(settings: Settings) -> int:
-    opened = open_data(settings)
-    with opened.database.writing() as transaction:
-        count = connections.rewrap(transaction, opened.vault) + platforms.rewrap(transaction, opened.vault)
-    opened.database.close()
-    return count
+    with open_data(settings) as opened, opened.database.writing() as transaction:
+        return connections.rewrap(transaction, opened.vault) + platforms.rewrap(transaction, opened.vault)
 
 
 def _make_new_key(folder: Path) -> None:

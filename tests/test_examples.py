@@ -37,10 +37,13 @@ def run(
     recipe: str, broker: Broker, queue: str, count: int, folder: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run a recipe until it has taken so many messages."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(sys.executable)
     return subprocess.run(
         [sys.executable, EXAMPLES / f"{recipe}.py", broker.url, str(count)],
         cwd=folder,
-        env={**os.environ, "QUEUE": queue},
+        # The step asks for `python`, which its container has and a fresh Debian has not.
+        env={**os.environ, "QUEUE": queue, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,

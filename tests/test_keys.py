@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
-from gateway.data import open_data, rotate_key
-from gateway.errors import RemoteUnavailable, SettingError
+from gateway.app import serve
+from gateway.data import occupied, open_data, rotate_key
+from gateway.errors import RemoteUnavailable, SettingError, StoreUnavailable
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
 from gateway.settings import Settings
 from gateway.steps import Remotes
 from gateway.store import connections
 from gateway.store.vault import write_key
+from tests.descriptors import open_files
 from tests.service import Service, run_pushgate
 from tests.store import make
 
@@ -23,21 +26,17 @@ from tests.store import make
 def settings(tmp_path: Path) -> Settings:
     """Give the settings of a data folder that keeps one secret."""
     settings = Settings(data_dir=tmp_path / "data")
-    opened = open_data(settings)
-    make.connection(opened.database)
-    with opened.database.writing() as transaction:
-        connections.keep_credentials(transaction, opened.vault, "c1", b"the secret")
-    opened.database.close()
+    with open_data(settings) as opened:
+        make.connection(opened.database)
+        with opened.database.writing() as transaction:
+            connections.keep_credentials(transaction, opened.vault, "c1", b"the secret")
     return settings
 
 
 def kept(settings: Settings) -> bytes | None:
     """Return the secret, as a service with these settings reads it."""
-    opened = open_data(settings)
-    with opened.database.reading() as transaction:
-        found = connections.credentials(transaction, opened.vault, "c1")
-    opened.database.close()
-    return found
+    with open_data(settings) as opened, opened.database.reading() as transaction:
+        return connections.credentials(transaction, opened.vault, "c1")
 
 
 def _before(_folder: Path) -> None:
@@ -109,17 +108,34 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, variables: dict[str, st
     assert not (tmp_path / "none").exists()
 
 
+def test_what_fails_leaves_no_database_open(settings: Settings) -> None:
+    """A rotation with a wrong key, a start on a later schema, and one beside a gateway that runs."""
+    wrong = settings.model_copy(
+        update={"secret_key": SecretStr("x" * 64), "secret_key_previous": SecretStr("y" * 64)}
+    )
+    with pytest.raises(SettingError):
+        rotate_key(wrong)
+    assert open_files(settings.data_dir) == set()
+    with occupied(settings), pytest.raises(SettingError, match="a gateway runs"):
+        serve(settings, open_data(settings))
+    assert open_files(settings.data_dir) == set()
+    with open_data(settings) as opened, opened.database.writing() as transaction:
+        transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreUnavailable) as refused:
+        open_data(settings)
+    assert open_files(settings.data_dir) == set(), refused
+
+
 def test_a_wrong_secret_key_is_a_reason(settings: Settings, tmp_path: Path) -> None:
     """A delivery waits and tells it, as with any remote that cannot be fetched."""
-    opened = open_data(settings.model_copy(update={"secret_key": SecretStr("x" * 64)}))
     git = Git(home=tmp_path / "home", allow_http=False, timeout=30)
     mirrors = Mirrors(git, tmp_path / "mirrors")
-    remotes = Remotes(mirrors=mirrors, database=opened.database, vault=opened.vault)
-    with opened.database.reading() as transaction:
-        connection = connections.get(transaction, "c1")
-    with pytest.raises(RemoteUnavailable, match="credentials of c1 was sealed with another"):
-        asyncio.run(remotes.of(connection))
-    opened.database.close()
+    with open_data(settings.model_copy(update={"secret_key": SecretStr("x" * 64)})) as opened:
+        remotes = Remotes(mirrors=mirrors, database=opened.database, vault=opened.vault)
+        with opened.database.reading() as transaction:
+            connection = connections.get(transaction, "c1")
+        with pytest.raises(RemoteUnavailable, match="credentials of c1 was sealed with another"):
+            asyncio.run(remotes.of(connection))
 
 
 def test_a_gateway_that_runs_keeps_its_key(service: Service) -> None:

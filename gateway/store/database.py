@@ -227,10 +227,18 @@ class Database:
                 else:
                     return time.monotonic() - since
             connection = self.engine.connect()
-            if connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": lock.value}).scalar():
-                connection.commit()
-                self._held[lock] = (connection, time.monotonic())
-                return 0.0
+            try:
+                if connection.execute(
+                    text("SELECT pg_try_advisory_lock(:key)"), {"key": lock.value}
+                ).scalar():
+                    connection.commit()
+                    self._held[lock] = (connection, time.monotonic())
+                    return 0.0
+            except BaseException:
+                # It may hold the lock all the same: it does not go back to where others take it from.
+                connection.invalidate()
+                connection.close()
+                raise
             connection.close()
             return None
 
@@ -285,10 +293,11 @@ class Database:
         self._threads.shutdown(wait=True)
         self._probes.shutdown(wait=True)
         self._committer.shutdown(wait=True)
-        for connection in (self._inline, *(held for held, _ in self._held.values())):
-            if connection is not None:
-                connection.invalidate()
-                connection.close()
+        self._drop_inline()
+        for held, _ in self._held.values():
+            held.invalidate()
+            held.close()
+        self._held.clear()
         self.engine.dispose()
 
 

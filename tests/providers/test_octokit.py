@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from providers import github
+from tests.archives import extract
 from tests.providers.corpus import NOW, SECRET
 
 EXAMPLES = "@octokit/webhooks-examples@7.6.1"
@@ -50,7 +51,7 @@ def fetched(package: str, cache: Path) -> Path:
     archive = cache / json.loads(packed.stdout)[0]["filename"]
     unpacked = folder.with_suffix(".part")
     with tarfile.open(archive) as files:
-        files.extractall(unpacked, filter="data")
+        extract(files, unpacked)
     return unpacked.rename(folder)
 
 

@@ -1,14 +1,16 @@
 """Transactions of the hot path: on the event loop, on either database, whole or not at all."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from gateway.errors import StoreUnavailable
 from gateway.store.database import Database
 from gateway.store.tables import leases, refs
+from tests.descriptors import open_files
 from tests.postgres import Postgres
 from tests.store.make import connection
 
@@ -64,6 +66,36 @@ def test_what_fails_leaves_nothing_and_the_next_goes_on(url: str) -> None:
             await database.aclose()
 
     assert asyncio.run(run()) == [[], ["refs/heads/0"]]
+
+
+def test_what_is_closed_leaves_no_file_open(tmp_path: Path) -> None:
+    """However the connections were used, and as often as it is closed; Python 3.13 warns of each one left."""
+    database = prepared(f"sqlite:///{tmp_path / 'used.db'}")
+
+    async def run() -> None:
+        await database.write_inline(names, add_next)
+        with pytest.raises(IntegrityError):
+            await database.write_inline(names, add_then_fail)
+        await database.write_inline(names, add_next)
+        with database.reading() as transaction:
+            assert await database.read(names) == names(transaction)
+        assert "used.db" in open_files(tmp_path)
+        await database.aclose()
+
+    asyncio.run(run())
+    database.close()
+    assert open_files(tmp_path) == set()
+
+
+def test_a_file_that_is_no_database_is_told_and_closed(tmp_path: Path) -> None:
+    """It is found out when the first connection is set up."""
+    (tmp_path / "damaged.db").write_bytes(b"no database " * 1000)
+    database = Database(f"sqlite:///{tmp_path / 'damaged.db'}")
+    with pytest.raises(DatabaseError) as told:
+        database.migrate()
+    database.close()
+    assert open_files(tmp_path) == set()
+    assert "not a database" in str(told.value)
 
 
 def test_a_server_that_is_away_is_told_and_found_again() -> None:

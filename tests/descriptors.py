@@ -1,0 +1,17 @@
+"""What this process has open: a connection to SQLite that is not closed is a file that stays open."""
+
+import os
+from pathlib import Path
+
+
+def open_files(folder: Path) -> set[str]:
+    """Return the names of the files in this folder that the process has open."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            target = Path(os.readlink(descriptor))  # noqa: PTH115 - a pipe is no path that could be resolved
+        except FileNotFoundError:  # the one by which the folder is read
+            continue
+        if target.is_relative_to(folder):
+            found.add(target.name)
+    return found

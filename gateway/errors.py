@@ -61,5 +61,17 @@ class BrokerUnavailable(PublishError):
     """The broker is out of reach or does not answer in time."""
 
 
+class Interrupted(BrokerUnavailable):
+    """The connection was lost while the message was on its way: nobody knows whether the broker has it."""
+
+
 class Unroutable(PublishError):
     """The broker took no responsibility for the message: no queue is bound for it, or the queue is full."""
+
+
+class Undeliverable(PublishError):
+    """The broker refuses this message, and will refuse it each time: it is too large, for example."""
+
+
+class Ambiguous(PublishError):
+    """The broker refuses one of the messages that were on their way, and does not say which."""

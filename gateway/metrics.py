@@ -30,6 +30,12 @@ PUBLISHED = Counter(
 EVENTS_PUBLISHED = Counter(
     "pushgate_events_published", "Events that the broker has confirmed.", registry=REGISTRY
 )
+UNDELIVERABLE = Counter(
+    "pushgate_messages_undeliverable",
+    "Messages that the broker refuses for good.",
+    ["what"],
+    registry=REGISTRY,
+)
 STAGE = Histogram(
     "pushgate_stage_seconds",
     "How long a stage took: to accept a delivery, to fetch and plan a batch, and all from the webhook to the"

@@ -116,6 +116,14 @@ class Broker:
         else:
             self._control("set_disk_free_limit", "1000000GB" if on else "1MB")
 
+    def largest_message(self, size: int) -> None:
+        """Let channels that are opened from now on refuse larger messages; RabbitMQ 4 refuses 16 MiB."""
+        self._control("eval", f"application:set_env(rabbit, max_message_size, {size}).")
+
+    def topic_permission(self, exchange: str, *, write: str) -> None:
+        """Let the user publish to an exchange by keys that fit this only."""
+        self._control("set_topic_permissions", "pushgate", exchange, write, ".*")
+
     def plugin(self, *, on: bool) -> None:
         """Switch the plugin for consistent hashing on, as it is at first, or off."""
         self._control("enable" if on else "disable", _PLUGIN, program="rabbitmq-plugins")

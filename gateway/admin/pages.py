@@ -62,6 +62,7 @@ class Pages:
             ("/deliveries/{id}/replay", "POST", self.replay),
             ("/executions", "GET", self._filtered(self.list_executions, api["/executions"])),
             ("/executions/{id}", "GET", self.show_execution),
+            ("/executions/{id}/drop", "POST", self.drop),
             ("/explain", "GET", self._filtered(self.explain, api["/explain"])),
         ]
         return [
@@ -120,6 +121,11 @@ class Pages:
     async def show_execution(self, request: Request) -> Response:
         """`GET /executions/{id}`: with the message that the runners get."""
         return self.renderer.page("execution.html", execution=await self.records.show_execution(request))
+
+    async def drop(self, request: Request) -> Response:
+        """`POST /executions/{id}/drop`."""
+        await self.records.drop(request)
+        return self.renderer.redirect(f"/executions/{request.path_params['id']}")
 
     async def explain(self, request: Request) -> Response:
         """`GET /explain?what=`: why a push did, or did not, run, by whatever somebody has at hand."""

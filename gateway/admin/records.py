@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import get_args
 
+import structlog
 from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -21,6 +22,8 @@ from gateway.store.database import Database
 from gateway.store.deliveries import Verdict
 from gateway.store.doorbell import Doorbell
 from gateway.store.executions import ExecutionState
+
+log = structlog.get_logger()
 
 _FOLLOW_SECONDS = 1.0
 _KEEPALIVE_EVERY = 15
@@ -65,6 +68,7 @@ class Records:
                 media_types=("text/event-stream",),
             ),
             Operation(method="GET", path="/executions/{id}", endpoint=self.show_execution),
+            Operation(method="POST", path="/executions/{id}/drop", endpoint=self.drop),
             Operation(method="GET", path="/explain", endpoint=self.explain, query=("what",)),
         ]
 
@@ -141,6 +145,13 @@ class Records:
         which = request.path_params["id"]
         found = await self.database.read(lambda transaction: executions.get(transaction, which))
         return ExecutionView.of(found)
+
+    async def drop(self, request: Request) -> ExecutionView:
+        """`POST /executions/{id}/drop`: take a pending one back; what waits behind it is published."""
+        dropped = await self.database.write(partial(executions.drop, request_id=request.path_params["id"]))
+        log.info("execution dropped", id=dropped.id, connection=dropped.connection)
+        self.requests.ring()
+        return ExecutionView.of(dropped)
 
     async def explain(self, request: Request) -> Page[ExplainedView]:
         """`GET /explain?what=`: what somebody means, by the deliveries it is about, the oldest first."""

@@ -72,7 +72,9 @@ def executions(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new ones as they come.")] = False,
     connection: OfConnection = None,
     delivery: Annotated[str | None, typer.Option("--delivery", help="Only those of this delivery.")] = None,
-    state: Annotated[str | None, typer.Option(help="pending, published or superseded.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="pending, published, superseded, undeliverable or dropped.")
+    ] = None,
     limit: Limit = 20,
     data: Data = None,
     as_json: AsJson = False,
@@ -100,3 +102,17 @@ def executions(
         return [one["id"], local_time(one["planned_at"]), escape(message["project"]), escape(what), state_]
 
     print_list(answer, ["id", "planned", "project", "what", "state"], row, as_json=as_json)
+
+
+@app.command()
+def drop(
+    execution: Annotated[str, typer.Argument(help="The id of one that is pending.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drop an execution that the broker does not take: it is not published, and what waits behind it is."""
+    dropped = client_of(data).send("POST", f"/executions/{part(execution)}/drop", {})
+    if as_json:
+        print_json(dropped)
+    else:
+        out.print(f"{coloured('dropped')} {dropped['id']}; to publish it after all, replay its delivery")

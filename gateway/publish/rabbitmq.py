@@ -21,12 +21,23 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import (
     CONNECTION_EXCEPTIONS,
     AuthenticationError,
+    ChannelClosed,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
     DeliveryError,
     ProbableAuthenticationError,
 )
 from aio_pika.exceptions import PublishError as Returned
 
-from gateway.errors import BrokerUnavailable, PublishError, SettingError, Unroutable
+from gateway.errors import (
+    Ambiguous,
+    BrokerUnavailable,
+    Interrupted,
+    PublishError,
+    SettingError,
+    Undeliverable,
+    Unroutable,
+)
 from gateway.publish.message import ContentMode, Stored, message, routing_key
 from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest
@@ -37,6 +48,8 @@ _CONFIRM_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 15
 _PORTS = {"amqp": 5672, "amqps": 5671}
 _LONGEST_REASON = 300
+# https://www.rabbitmq.com/amqp-0-9-1-reference#domain.reply-code
+_CONTENT_TOO_LARGE = 311
 _DEFAULT_TOPOLOGY = Topology()
 
 # They log every failed try of their own accord; the relay tells each outage once.
@@ -182,7 +195,9 @@ class RabbitMQ:
     async def publish(self, stored: Stored) -> None:
         """Publish, and return when the broker has confirmed.
 
-        Raises `Unroutable` where it refused this message, `BrokerUnavailable` where nobody knows.
+        Raises `Unroutable` where it refused this message for now, `Undeliverable` where it always will,
+        `Ambiguous` where it refused this one or another that was on its way, `Interrupted` where the
+        connection was lost meanwhile, and `BrokerUnavailable` where nothing was sent or no answer came.
         """
         link = self._link
         if link is None or not link.is_open:
@@ -211,7 +226,22 @@ class RabbitMQ:
             ) from error
         except CONNECTION_EXCEPTIONS as error:
             link.is_open = False
-            raise BrokerUnavailable(f"the connection to the broker was lost: {self._said(error)}") from error
+            raise self._ended(error, is_alone=link.is_alone) from error
+
+    def _ended(self, error: BaseException, *, is_alone: bool) -> PublishError:
+        """Return what it means that the channel, or the connection, ended while a message was on its way.
+
+        https://www.rabbitmq.com/docs/channels#error-handling
+        """
+        said = self._said(error)
+        refusal = error.__cause__ if isinstance(error.__cause__, ChannelClosed) else error
+        # Where it is the exchange that is not there, the next `open` declares it.
+        if not isinstance(refusal, ChannelClosed) or isinstance(refusal, ChannelNotFoundEntity):
+            return Interrupted(f"the connection to the broker was lost: {said}")
+        if not is_alone:
+            return Ambiguous(f"the broker refuses a message: {said}")
+        is_for_good = isinstance(refusal, ChannelPreconditionFailed) or _CONTENT_TOO_LARGE in refusal.args
+        return (Undeliverable if is_for_good else Unroutable)(f"the broker refuses the message: {said}")
 
     async def close(self) -> None:
         """Close the connection; whoever waits for a confirm is told that it is lost."""
@@ -233,6 +263,8 @@ class _Link:
     def __init__(self, connection: AbstractConnection, channel: AbstractChannel, inner: Any) -> None:
         self.is_open = True
         self.is_doubtful = False
+        self.is_alone = True
+        """Whether the message that is on its way, or was the last to be, shared that with no other."""
         self._connection = connection
         # aio-pika's own publish waits until each message has left the process, which costs a quarter more.
         self._inner = inner
@@ -272,6 +304,7 @@ class _Link:
         self, content: aio_pika.Message, *, exchange: str, key: str, mandatory: bool, within: float
     ) -> None:
         """Publish and wait for the confirm; raises what the library does, but no stray cancellation."""
+        self.is_alone = not self._waiting
         try:
             async with asyncio.timeout(within) as limit:
                 self._waiting.add(limit)

@@ -3,6 +3,8 @@
 So a request is published at least once, and a repetition has the same id. Requests of one connection are
 published one after the other, in the order in which they were planned: the next is sent when the last is
 confirmed, for a refusal in between would turn them around. Those of different connections share a window.
+A broker that refuses a message closes the channel over it, and whatever was on its way is uncertain: these
+messages are then sent one by one, so that the one at fault is found, and concerns nobody else.
 Events have a relay of their own, so that nobody who takes events too slowly holds up a request.
 
 The store is the queue: nothing waits in memory but the one batch that is under way. Reading the next batch
@@ -19,11 +21,19 @@ from typing import Literal, Protocol
 import structlog
 
 from gateway.backoff import backoff
-from gateway.errors import PublishError, StoreUnavailable, Unroutable
-from gateway.metrics import EVENTS_PUBLISHED, PUBLISHED, STAGE
+from gateway.errors import (
+    Ambiguous,
+    BrokerUnavailable,
+    Interrupted,
+    PublishError,
+    StoreUnavailable,
+    Undeliverable,
+    Unroutable,
+)
+from gateway.metrics import EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
 from gateway.publish.message import Stored
 from gateway.store.doorbell import Waiter
-from gateway.store.executions import StoredRequest
+from gateway.store.executions import READ_BYTES, StoredRequest
 
 log = structlog.get_logger()
 
@@ -42,6 +52,8 @@ _LONGEST_DELAY = 30.0
 # From so many refused connections on nothing is taken: a query leaves theirs out by name.
 _MOST_HELD = 10_000
 _MOST_NAMED = 10
+# After so many lost connections with one message alone on its way, that message is taken to be the cause.
+_MOST_LOSSES = 3
 _COUNTED = {"request": PUBLISHED, "event": EVENTS_PUBLISHED}
 _PUBLISH = STAGE.labels("planned to published")
 
@@ -52,8 +64,10 @@ class Outbox(Protocol):
     async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[Stored]:
         """Return what is pending in planned order, but for those of the connections in `without`."""
 
-    async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
-        """Mark ids as published, and tell for others why the broker refused them."""
+    async def record(
+        self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
+    ) -> None:
+        """Mark ids as published, tell why others were refused, and end those that the broker never takes."""
 
 
 class Publisher(Protocol):
@@ -65,7 +79,8 @@ class Publisher(Protocol):
     async def publish(self, stored: Stored) -> None:
         """Return when the broker has the message.
 
-        Raises `Unroutable` where it refused this one, another `PublishError` where nobody knows.
+        Raises `Unroutable` where it refused this one, `Undeliverable` where it always will, `Ambiguous` where
+        it refused this one or another, and another `PublishError` where nobody knows.
         """
 
     async def close(self) -> None:
@@ -122,6 +137,9 @@ class Relay:
         # What the broker has said and the store does not know yet.
         self._published: list[str] = []
         self._refused: dict[str, str] = {}
+        self._undeliverable: dict[str, str] = {}
+        # What was on its way when a channel or a connection ended, and how often one ended over it alone.
+        self._suspects: dict[str, int] = {}
 
     async def run(self) -> None:
         """Relay until cancelled. Nothing that goes wrong ends it.
@@ -165,19 +183,28 @@ class Relay:
         lanes: dict[str, list[Stored]] = {}
         for request in requests:
             lanes.setdefault(request.connection, []).append(request)
-        is_more = len(requests) == _AT_ONCE
+        size = sum(len(request.body) for request in requests)
+        is_more = len(requests) == _AT_ONCE or size >= READ_BYTES
         if not is_more:
             # Who has nothing pending any more, a deleted connection perhaps, has nothing to wait for.
             self._held = {name: delay for name, delay in self._held.items() if name in held or name in lanes}
+        if not is_more and not held:
+            waiting = {request.id for request in requests}
+            self._suspects = {one: losses for one, losses in self._suspects.items() if one in waiting}
+        suspects = [lane[0] for lane in lanes.values() if lane[0].id in self._suspects]
         # An outage ends each lane by itself: what is confirmed until then is recorded, the rest taken again.
         ends = await self._to_the_end(
-            asyncio.gather(*map(self._publish, lanes.values()), return_exceptions=True)
+            asyncio.ensure_future(self._one_by_one(suspects))
+            if suspects
+            else asyncio.gather(*map(self._publish, lanes.values()), return_exceptions=True)
         )
+        # Over a refusal the broker closes the channel: that is no outage, and what was not sent is sent next.
+        is_refusal = bool(self._undeliverable) or any(isinstance(end, Ambiguous) for end in ends)
         await self._record()
         for end in ends:
-            if isinstance(end, BaseException):
+            if isinstance(end, BaseException) and not (is_refusal and _is_by_the_way(end)):
                 raise end
-        return is_more or not all(ends)
+        return is_more or is_refusal or bool(suspects) or not all(ends)
 
     async def _to_the_end(
         self, publishing: asyncio.Future[list[bool | BaseException]]
@@ -193,10 +220,20 @@ class Relay:
             await asyncio.wait([publishing])
             raise
 
-    async def _publish(self, lane: Sequence[Stored]) -> bool:
+    async def _one_by_one(self, suspects: Sequence[Stored]) -> list[bool | BaseException]:
+        """Publish messages of which one has ended the channel, or the connection: now it shows which."""
+        try:
+            for suspect in sorted(suspects, key=lambda one: self._suspects[one.id]):
+                await self._publisher.open()
+                await self._publish([suspect], is_alone=True)
+        except PublishError as error:
+            return [error]
+        return [True]
+
+    async def _publish(self, lane: Sequence[Stored], *, is_alone: bool = False) -> bool:
         """Publish a connection's requests one after the other, up to the first that is refused.
 
-        Return False where time has run out before that.
+        Return False where time has run out before that. `is_alone` says that nothing else is on its way.
         """
         until = time.monotonic() + _BATCH_SECONDS
         for request in lane:
@@ -209,6 +246,15 @@ class Relay:
                 except Unroutable as error:
                     self._refuse(request, str(error))
                     break
+                except Undeliverable as error:
+                    self._give_up(request, str(error))
+                    break
+                except (Ambiguous, Interrupted) as error:
+                    if not self._is_cause(request, is_alone=is_alone):
+                        raise
+                    told = "the connection ends each time that this message is sent alone"
+                    self._refuse(request, f"{told}: {error}")
+                    break
                 except PublishError:
                     raise
                 except Exception as error:
@@ -220,7 +266,31 @@ class Relay:
             if isinstance(request, StoredRequest):
                 _PUBLISH.observe((datetime.now(UTC) - request.planned_at).total_seconds())
             self._held.pop(request.connection, None)
+            self._suspects.pop(request.id, None)
         return True
+
+    def _is_cause(self, request: Stored, *, is_alone: bool) -> bool:
+        """Have a message sent alone the next time; say whether it seems to be why the connection ended.
+
+        A broker may go away by chance: only a message that was alone several times is taken to be the cause.
+        """
+        losses = self._suspects.get(request.id, 0) + is_alone
+        self._suspects[request.id] = losses
+        return losses >= _MOST_LOSSES
+
+    def _give_up(self, request: Stored, reason: str) -> None:
+        """End a message that the broker will never take; the next one of its connection is sent."""
+        self._held.pop(request.connection, None)
+        self._suspects.pop(request.id, None)
+        self._undeliverable[request.id] = reason
+        log.error(
+            "message cannot be delivered",
+            what=self._what,
+            id=request.id,
+            connection=request.connection,
+            bytes=len(request.body),
+            reason=reason,
+        )
 
     def _refuse(self, request: Stored, reason: str) -> None:
         """Leave the connection alone for a while; its later requests wait in the store behind this one."""
@@ -239,14 +309,17 @@ class Relay:
 
     async def _record(self) -> None:
         """Write down what the broker has said; what cannot be written now is kept for the next time."""
-        if not self._published and not self._refused:
+        if not self._published and not self._refused and not self._undeliverable:
             return
-        await self._outbox.record(published=self._published, refused=self._refused)
+        await self._outbox.record(
+            published=self._published, refused=self._refused, undeliverable=self._undeliverable
+        )
         _COUNTED[self._what].inc(len(self._published))
+        UNDELIVERABLE.labels(self._what).inc(len(self._undeliverable))
         if self._published:
             named = self._published[:_MOST_NAMED]
             log.info("messages published", what=self._what, count=len(self._published), ids=named)
-        self._published, self._refused = [], {}
+        self._published, self._refused, self._undeliverable = [], {}, {}
 
     def _failed(self, error: PublishError | StoreUnavailable) -> float:
         """Say once of each kind of outage that there is one; return for how many seconds to wait."""
@@ -270,3 +343,8 @@ class Relay:
     def _idle_seconds(self) -> float:
         """Return for how long there is nothing to do but wait for news."""
         return min([_POLL_SECONDS, *(delay.seconds_left for delay in self._held.values())])
+
+
+def _is_by_the_way(error: BaseException) -> bool:
+    """Say whether an error only means that the channel was closed over another message's refusal."""
+    return isinstance(error, Ambiguous | BrokerUnavailable) and not isinstance(error, Interrupted)

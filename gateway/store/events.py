@@ -58,10 +58,16 @@ def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -
     return [StoredEvent(**row) for row in transaction.execute(query).mappings()]
 
 
-def record(transaction: Transaction, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
-    """Forget events that were published, and tell why the broker refused others, which stay."""
-    if published:
-        transaction.execute(delete(events).where(events.c.id.in_(published)))
+def record(
+    transaction: Transaction,
+    *,
+    published: Sequence[str],
+    refused: Mapping[str, str],
+    undeliverable: Collection[str],
+) -> None:
+    """Forget events that were published or can't ever be, and tell why the broker refused others for now."""
+    if ended := [*published, *undeliverable]:
+        transaction.execute(delete(events).where(events.c.id.in_(ended)))
     for event_id, reason in refused.items():
         transaction.execute(update(events).where(events.c.id == event_id).values(reason=reason))
 
@@ -79,7 +85,10 @@ class EventOutbox:
             return []
         return await self._database.read(partial(pending, limit=limit, without=without))
 
-    async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
+    async def record(
+        self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
+    ) -> None:
         """See `record`."""
-        if published or refused:
-            await self._database.write(partial(record, published=published, refused=refused))
+        await self._database.write(
+            partial(record, published=published, refused=refused, undeliverable=undeliverable)
+        )

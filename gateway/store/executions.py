@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import (
     ColumnElement,
     Select,
+    Update,
     bindparam,
     exists,
     func,
@@ -21,12 +22,15 @@ from sqlalchemy import (
 )
 from sqlalchemy import Connection as Transaction
 
-from gateway.errors import NotFound
+from gateway.errors import Invalid, NotFound
 from gateway.store.database import Database, Lock
 from gateway.store.tables import execution_bodies, executions, ref_updates, refs
 
-ExecutionState = Literal["pending", "published", "superseded"]
-"""Superseded is what a later commit of its ref has made superfluous before it was published."""
+ExecutionState = Literal["pending", "published", "superseded", "undeliverable", "dropped"]
+"""Superseded is what a later commit of its ref has made superfluous before it was published; undeliverable
+what the broker refuses for good; dropped what an operator has taken back before it was published."""
+
+_ENDED_UNPUBLISHED = ("undeliverable", "dropped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +93,12 @@ OMITTED = b""
 
 
 def add(transaction: Transaction, requests: Sequence[NewRequest], *, ref_update: int, now: datetime) -> None:
-    """Put a ref update's requests into the outbox; one that was there before, by its id, stays as it is."""
+    """Put a ref update's requests into the outbox; one that was there before, by its id, stays as it is.
+
+    But for one that was never published: it is pending again, since somebody has asked for a replay.
+    """
     ids = [request.id for request in requests]
+    _revive(transaction, requests, now=now)
     there = set(transaction.execute(select(executions.c.id).where(executions.c.id.in_(ids))).scalars())
     new = [request for request in requests if request.id not in there]
     if not new:
@@ -118,6 +126,19 @@ def add(transaction: Transaction, requests: Sequence[NewRequest], *, ref_update:
         insert(execution_bodies).from_select(["execution", "body"], its_body),
         [{"its_id": request.id, "its_body": request.body} for request in new],
     )
+
+
+def _revive(transaction: Transaction, requests: Sequence[NewRequest], *, now: datetime) -> None:
+    """Make requests pending again that ended unpublished, with what they say now."""
+    bodies = {request.id: request.body for request in requests}
+    ended = executions.c.id.in_(bodies) & executions.c.state.in_(_ENDED_UNPUBLISHED)
+    for seq, request_id in transaction.execute(select(executions.c.seq, executions.c.id).where(ended)).all():
+        mine = executions.c.seq == seq
+        transaction.execute(
+            update(executions).where(mine).values(state="pending", reason=None, planned_at=now)
+        )
+        body = update(execution_bodies).where(execution_bodies.c.execution == seq)
+        transaction.execute(body.values(body=bodies[request_id]))
 
 
 def supersede(
@@ -258,9 +279,14 @@ def pending(
 
 
 def record(
-    transaction: Transaction, *, published: Sequence[str], refused: Mapping[str, str], now: datetime
+    transaction: Transaction,
+    *,
+    published: Sequence[str],
+    refused: Mapping[str, str],
+    undeliverable: Mapping[str, str],
+    now: datetime,
 ) -> None:
-    """Mark requests as published, and tell why the broker refused others, which stay pending."""
+    """Mark requests as published, and tell why the broker refused others, for now or for good."""
     if published:
         transaction.execute(
             update(executions)
@@ -268,8 +294,25 @@ def record(
             .values(state="published", reason=None, published_at=now)
         )
     for request_id, reason in refused.items():
-        still = (executions.c.id == request_id) & (executions.c.state == "pending")
-        transaction.execute(update(executions).where(still).values(reason=reason))
+        transaction.execute(_still_pending(request_id).values(reason=reason))
+    for request_id, reason in undeliverable.items():
+        transaction.execute(_still_pending(request_id).values(state="undeliverable", reason=reason))
+
+
+def drop(transaction: Transaction, request_id: str) -> StoredRequest:
+    """Take a pending request back, so that what waits behind it is published. Raises `NotFound`, `Invalid`.
+
+    One that is on its way to the broker at this moment may be published all the same, and is recorded so.
+    """
+    dropped = _still_pending(request_id).values(state="dropped", reason="an operator has dropped it")
+    if transaction.execute(dropped).rowcount == 0:
+        state = get(transaction, request_id).state
+        raise Invalid(f"only a pending execution can be dropped, and this one is {state}")
+    return get(transaction, request_id)
+
+
+def _still_pending(request_id: str) -> Update:
+    return update(executions).where(executions.c.id == request_id, executions.c.state == "pending")
 
 
 def get(transaction: Transaction, request_id: str) -> StoredRequest:
@@ -403,8 +446,9 @@ class Outbox:
             return []
         return await self._database.read(partial(pending, limit=limit, without=without))
 
-    async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
+    async def record(
+        self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
+    ) -> None:
         """See `record`."""
-        if published or refused:
-            now = datetime.now(UTC)
-            await self._database.write(partial(record, published=published, refused=refused, now=now))
+        told = partial(record, published=published, refused=refused, undeliverable=undeliverable)
+        await self._database.write(partial(told, now=datetime.now(UTC)))

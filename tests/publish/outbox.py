@@ -82,7 +82,9 @@ class MemoryOutbox:
         found = (one for one in self.requests.values() if one.state == "pending")
         return list(itertools.islice((one for one in found if one.connection not in without), limit))
 
-    async def record(self, *, published: Sequence[str], refused: Mapping[str, str]) -> None:
+    async def record(
+        self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
+    ) -> None:
         """See the protocol."""
         async with self._changed:
             self._changed.notify_all()
@@ -93,6 +95,8 @@ class MemoryOutbox:
                 self._change(name, state="published", reason=None)
             for name, reason in refused.items():
                 self._change(name, reason=reason)
+            for name, reason in undeliverable.items():
+                self._change(name, state="undeliverable", reason=reason)
 
     def _change(self, name: str, **changes: str | None) -> None:
         self.requests[name] = dataclasses.replace(self.requests[name], **changes)  # type: ignore[arg-type]

@@ -81,8 +81,8 @@ def test_a_refusal_that_is_late_leaves_what_another_has_published(databases: lis
     outbox = Outbox(databases[0])
 
     async def scenario() -> None:
-        await outbox.record(published=["r1"], refused={})
-        await outbox.record(published=[], refused={"r1": "no queue takes it"})
+        await outbox.record(published=["r1"], refused={}, undeliverable={})
+        await outbox.record(published=[], refused={"r1": "no queue takes it"}, undeliverable={})
 
     asyncio.run(scenario())
     with databases[0].reading() as transaction:

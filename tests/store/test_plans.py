@@ -192,7 +192,14 @@ def relay(transaction: Transaction) -> None:
     waiting = executions.pending(transaction, limit=512, without=())
     executions.pending(transaction, limit=512, without=["c1", "c2"])
     names = [one.id for one in waiting]
-    executions.record(transaction, published=names[1:], refused=dict.fromkeys(names[:1], "full"), now=LATER)
+    executions.record(
+        transaction,
+        published=names[2:],
+        refused=dict.fromkeys(names[:1], "full"),
+        undeliverable=dict.fromkeys(names[1:2], "too large"),
+        now=LATER,
+    )
+    executions.drop(transaction, names[0])
 
 
 def reconcile(transaction: Transaction) -> None:

@@ -75,7 +75,7 @@ def asked(name: str, delivery: str) -> tuple[NewRequest]:
 def publish(database: Database, *names: str, days: int = 0) -> None:
     """Mark requests as published, so many days after NOW."""
     with database.writing() as transaction:
-        executions.record(transaction, published=names, refused={}, now=NOW + days * DAY)
+        executions.record(transaction, published=names, refused={}, undeliverable={}, now=NOW + days * DAY)
 
 
 def sweep(database: Database) -> None:

@@ -1,0 +1,29 @@
+"""An operator drops an execution that no broker takes: by command, and in the dashboard."""
+
+from tests.service import Project, Service, run_pushgate
+
+
+def test_an_execution_is_dropped_by_a_command_and_comes_back_by_a_replay(
+    service: Service, project: Project
+) -> None:
+    """It is not published; the answer to a second try says why not; a replay of its delivery asks anew."""
+    connection = service.connect(project.url, "train@main")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, told = service.deliver(connection, project.payload(project.first, pushed))
+    service.settled(told["delivery"])
+    [execution] = service.api.get("/executions", state="pending")["items"]
+
+    done = run_pushgate("drop", execution["id"], service=service)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"dropped {execution['id']}; to publish it after all, replay its delivery\n"
+    dropped = service.api.get(f"/executions/{execution['id']}")
+    assert (dropped["state"], dropped["reason"]) == ("dropped", "an operator has dropped it")
+    assert service.api.get("/executions", state="pending")["items"] == []
+    again = run_pushgate("drop", execution["id"], service=service)
+    assert again.returncode == 1
+    assert "only a pending execution can be dropped, and this one is dropped" in again.stderr
+
+    service.api.send("POST", f"/deliveries/{told['delivery']}/replay", {})
+    service.settled(told["delivery"])
+    [back] = service.api.get("/executions", state="pending")["items"]
+    assert back["id"] == execution["id"]

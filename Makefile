@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test soak bench format lock clean
+.PHONY: help demo run check test soak mutate bench format lock clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +32,11 @@ soak: $(VENV)/.dev ## a thousand kills under load: a quarter of an hour
 	@tests/require-programs
 	@SOAK_ROUNDS=1000 $(BIN)/python -m pytest tests/test_kills.py -s $(PYTEST)
 
+# MODULE=gateway/intake/body.py; ARGS="--sample 40" for some of the mutants, or the tests that are to find them.
+mutate: $(VENV)/.mutate ## change one MODULE in many ways, and see that its tests notice: up to an hour
+	@tests/require-programs
+	@$(BIN)/python -m tests.mutation $(MODULE) $(ARGS)
+
 bench: $(VENV)/.dev ## what it costs, as ratios: build/bench.json
 	@$(BIN)/python -m bench
 
@@ -41,9 +46,10 @@ format: $(VENV)/.dev ## let ruff write the layout
 
 lock: $(VENV)/.dev ## pin what pyproject.toml asks for, with hashes
 	@$(PIP) install uv
-	@for group in build dev; do \
+	@for group in build dev mutate; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
 	    --custom-compile-command "make lock" --python-version 3.11 --upgrade \
+	    $$(test $$group = mutate && echo --constraint requirements/dev.txt) \
 	    --group $$group pyproject.toml --output-file requirements/$$group.txt; done
 
 clean: ## remove what make made
@@ -61,4 +67,8 @@ $(VENV)/.runtime: $(BIN)/python requirements/build.txt pyproject.toml
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo "Installing what the tests and checks need ..."
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@touch $@
+
+$(VENV)/.mutate: $(VENV)/.dev requirements/mutate.txt
+	@$(PIP) install --require-hashes --requirement requirements/mutate.txt
 	@touch $@

@@ -29,7 +29,7 @@ from gateway.store.tickets import Tickets
 
 log = structlog.get_logger()
 
-RULES = "1"
+RULES = "2"
 """Our way to pack. Another one gives other tars of the same commits, so it gets another name."""
 
 # What is half made, or was left by a process that died, is younger than this, or nobody's.

@@ -14,7 +14,9 @@ from gateway.escape import decode
 from gateway.fetch.git import Git, GitFailed, OutputTooLarge
 
 _LARGEST_COMMIT = 1024 * 1024
-_LARGEST_PATHS = 4 * 1024 * 1024
+# With about a hundred bytes beside each path.
+_LARGEST_PATHS = 12 * 1024 * 1024
+_SUBMODULE = b"160000"
 _REGULAR_FILES = {"100644", "100755"}
 _SSH_SIGNATURE = "-----BEGIN SSH SIGNATURE-----"
 _PERSON = re.compile(r"(?P<person>.*>) (?P<seconds>-?\d{1,12}) [+-]\d{4}")
@@ -163,7 +165,7 @@ class CommitReader:
         base = await self._base(mirror, commit_id, before, parents, default_branch)
         if base is not None and not await self._has(mirror, base):
             return (), False  # the history of a shallow remote ends at this commit
-        options = ("-r", "-z", "--name-only", "--no-renames", "--no-commit-id")
+        options = ("-r", "-z", "--raw", "--no-renames", "--no-commit-id")
         trees = (base, commit_id) if base else ("--root", commit_id)
         try:
             told = await self._git.run(
@@ -171,7 +173,7 @@ class CommitReader:
             )
         except OutputTooLarge:
             return (), False
-        return tuple(decode(path) for path in told.split(b"\0") if path), True
+        return _paths_in(told), True
 
     async def _base(
         self,
@@ -200,6 +202,19 @@ class CommitReader:
             "cat-file", "--batch-check", mirror=mirror, stdin=f"{object_id}^{{commit}}\n".encode()
         )
         return not told.endswith(b" missing\n")
+
+
+def _paths_in(listed: bytes) -> tuple[str, ...]:
+    """Return the paths of `git diff-tree --raw -z`; that of a submodule ends in `/`, as a folder's does.
+
+    So it fits patterns for the folder, for what is in it, and for its name.
+    """
+    # :old-mode new-mode old-id new-id status, NUL, path, NUL
+    parts = listed.split(b"\0")
+    return tuple(
+        decode(path + b"/" if _SUBMODULE in facts[1:].split(b" ")[:2] else path)
+        for facts, path in zip(parts[:-1:2], parts[1::2], strict=True)
+    )
 
 
 def _fields(head: bytes) -> dict[str, list[str]]:

@@ -25,7 +25,8 @@ _CLASSES = {
     b"lower": b"a-z",
     b"print": b" -~",
     b"punct": b"!-/:-@\\[-`{-~",
-    b"space": b" \\t\\n\\r\\x0b\\x0c",
+    # Git has its own: no vertical tab, no form feed.
+    b"space": b" \\t\\n\\r",
     b"upper": b"A-Z",
     b"xdigit": b"0-9A-Fa-f",
 }

@@ -9,7 +9,9 @@ import pytest
 from demo.githost import ENVIRONMENT, WorkTree
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.credentials import Remote
+from gateway.plan.triggers import MoveFacts, Run, Trigger, judge
 from tests.fetch.conftest import Fetching
+from tests.fetch.packing import add_submodule
 from tests.service import Project, Service, run_pushgate
 
 MAIN = "refs/heads/main"
@@ -98,6 +100,26 @@ def test_a_commit_in_any_encoding_is_read(
     fetching.update(url, (MAIN, commit))
     read = fetching.read(commit)
     assert (read.author, read.message) == (f"{author} <ada@example.org>", f"{author}\n")
+
+
+@pytest.mark.parametrize("pattern", ["vendor/lib/", "vendor/lib/**", "vendor/lib", "vendor/*", "vendor/"])
+def test_a_submodule_that_is_bumped_fits_patterns_for_its_folder(
+    fetching: Fetching, tree: WorkTree, url: str, pattern: str
+) -> None:
+    """As well as those for its name; a file beside it does not."""
+    add_submodule(tree, path="vendor/lib", url="../lib.git", commit="d" * 40)
+    first = tree.commit("First", {"a": "b"})
+    add_submodule(tree, path="vendor/lib", url="../lib.git", commit="e" * 40)
+    second = tree.commit("Second", {"vendor.txt": "beside"})
+    tree.push()
+    fetching.update(url, (MAIN, second))
+    read = fetching.read(second, before=first)
+    assert read.paths == ("vendor.txt", "vendor/lib/")
+    trigger = Trigger(name="t", paths=(pattern,), run=Run(step="train"))
+    move = MoveFacts(kind="branch", name="main", action="update", paths=read.paths, paths_complete=True)
+    verdict = judge(trigger, move)
+    assert (verdict.matched, "vendor/lib/" in verdict.reason) == (True, True)
+    assert fetching.read(first).paths == (".gitmodules", "a", "vendor/lib/")
 
 
 def test_a_file_name_that_is_no_utf_8_costs_nobody_anything(service: Service, project: Project) -> None:

@@ -59,6 +59,10 @@ _WORDS = (
     "[--0]",
     "[a-\\c]",
 )
+CLASSES = (
+    *("alnum", "alpha", "blank", "cntrl", "digit", "graph"),
+    *("lower", "print", "punct", "space", "upper", "xdigit"),
+)
 _LINES = st.lists(st.sampled_from(_WORDS), max_size=6).map("".join)
 _NAMES = st.text(alphabet="abc!#* [-]\\ü.", min_size=1, max_size=4).filter(
     lambda name: name not in {".", ".."}
@@ -115,6 +119,45 @@ def test_rules_are_those_of_git(referee: Path, lines: list[str], paths: list[str
     finally:
         for path in paths:
             shutil.rmtree(referee / path.partition("/")[0], ignore_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "paths", "ignored"),
+    [
+        ("x[", ["x[", "x", "xa"], set()),
+        ("d/x[", ["d/x[", "d/x"], set()),
+        ("[", ["["], set()),
+        ("\\[", ["[", "\\["], {"["}),
+        ("x[a-", ["xa", "x-", "x[a-"], set()),
+        ("x[[:alpha:]", ["xa", "x["], set()),
+        ("d/\\#x", ["d/#x", "d/\\#x", "#x"], {"d/#x"}),
+        ("\\#x", ["#x", "d/#x", "\\#x"], {"#x", "d/#x"}),
+        ("#x", ["#x", "x"], set()),
+        ("d/#x", ["d/#x", "#x"], {"d/#x"}),
+        ("d/\\!x", ["d/!x", "d/x"], {"d/!x"}),
+        ("[[:alpha:]]", ["a", "Z", "1", "_", "ab", "d/a", ":", "ü"], {"a", "Z", "d/a"}),
+        ("[![:alpha:]]", ["a", "1", "d/_", "d"], {"1", "d/_"}),
+        ("x/[[:digit:][:upper:]_]", ["x/1", "x/A", "x/_", "x/a", "1"], {"x/1", "x/A", "x/_"}),
+        ("[[:none:]]", ["n", ":"], set()),
+    ],
+)
+def test_a_line_means_what_git_makes_of_it(
+    referee: Path, line: str, paths: list[str], ignored: set[str]
+) -> None:
+    """Brackets without an end, escaped characters behind a slash, and named classes."""
+    assert ignored_by_git(referee, line.encode(), paths) == ignored
+    assert ignored_by_us(line.encode(), paths, are_folders=False) == ignored
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_named_class_holds_what_git_says(referee: Path, name: str) -> None:
+    """Each character of ASCII that a file name can have, and a byte beyond."""
+    # In a folder: a colon alone would be more than a name to `git check-ignore`.
+    paths = [f"d/{chr(code)}" for code in range(1, 128) if chr(code) not in "/."] + ["d/é"]
+    for text in (f"[[:{name}:]]", f"[^[:{name}:]]"):
+        given = ignored_by_us(text.encode(), paths, are_folders=False)
+        assert given == ignored_by_git(referee, text.encode(), paths)
+        assert given
 
 
 def test_no_pattern_takes_long() -> None:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from gateway.commands import connections, plan, provider, records
 from gateway.commands.options import AsJson, Data, derived_token, path_in
-from gateway.errors import PushgateError
+from gateway.errors import PushgateError, SettingError
 from gateway.printing import err, out, print_json
 
 if TYPE_CHECKING:
@@ -79,6 +79,34 @@ def migrate(
 
     open_data(_settings({"data_dir": data}, config, secrets_dir)).database.close()
     out.print("The database is up to date.")
+
+
+@app.command()
+def restore(
+    learn: Annotated[
+        bool,
+        typer.Option("--learn", help="Take the present refs of every remote as known; run nothing for them."),
+    ] = False,
+    data: Data = None,
+    config: Config = None,
+    secrets_dir: SecretsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare a database that was restored from a back-up, before the gateway starts on it."""
+    if not learn:
+        raise SettingError(
+            "restore needs --learn: then what was pushed since the back-up is not run a second time. Without"
+            " this command it is, under new ids; docs/restore.md tells when to want which"
+        )
+    from gateway.data import learn_anew  # noqa: PLC0415 - the client commands start without the service
+
+    count = learn_anew(_settings({"data_dir": data}, config, secrets_dir))
+    if as_json:
+        print_json({"connections": count})
+    else:
+        out.print(
+            f"{count} connections learn where their refs are when the gateway starts; nothing is run for it."
+        )
 
 
 @keys.command("rotate")

@@ -6,13 +6,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from gateway.errors import SettingError
 from gateway.settings import Settings
-from gateway.store import connections, platforms
+from gateway.store import claims, connections, platforms, sweeps
 from gateway.store.database import Database
 from gateway.store.vault import Vault, secret_key_file, sync_folder, write_key
 
@@ -116,6 +117,26 @@ def rotate_key(settings: Settings) -> int:
         count = _rewrap(settings)
         (settings.data_dir / _PREVIOUS).unlink()
     return count
+
+
+def learn_anew(settings: Settings) -> int:
+    """Have the next reconciliation of every connection only learn where the remote's refs are.
+
+    For a database that was restored: what was pushed since its back-up looks like missed pushes. Returns how
+    many connections there are. Raises `SettingError` while a gateway works on the database.
+    """
+    with open_data(settings) as opened, occupied(settings), opened.database.writing() as transaction:
+        now = datetime.now(UTC)
+        working = claims.alive(transaction, now=now)
+        if working:
+            raise SettingError(
+                f"workers run on this database, such as {working[0]}: stop them first; of one that was killed"
+                f" this is said for {claims.GONE_AFTER.seconds} s more"
+            )
+        restored = connections.addresses(transaction)
+        for connection in restored:
+            sweeps.begin_anew(transaction, connection, now=now)
+    return len(restored)
 
 
 def _rewrap(settings: Settings) -> int:

@@ -120,6 +120,12 @@ class Claims:
         )
 
 
+def alive(transaction: Transaction, *, now: datetime) -> list[str]:
+    """Return the names of the worker processes that live, as far as they were heard of."""
+    heard = select(processes.c.name).where(processes.c.seen_at > now - GONE_AFTER).order_by(processes.c.name)
+    return list(transaction.execute(heard).scalars())
+
+
 def waiting() -> CTE:
     """Return the connections that have pending ref updates, in a column `connection`.
 

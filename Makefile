@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test soak mutate bench format lock clean
+.PHONY: help demo run check test matrix soak hostile mutate bench format lock clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,12 @@ test: $(VENV)/.dev ## every test; installs RabbitMQ from Debian when it is missi
 	@tests/require-programs
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
+# A clone, a virtual environment and an ordinary user for each, below build/matrix.
+# MATRIX="3.11.2 3.13" chooses; PYTEST="tests/test_keys.py" runs less.
+matrix: $(BIN)/python ## the tests with every supported Python on this machine, from a fresh clone
+	@tests/require-programs
+	@$(BIN)/python -m tests.matrix $(PYTEST)
+
 soak: $(VENV)/.dev ## a thousand kills under load: a quarter of an hour
 	@tests/require-programs
 	@SOAK_ROUNDS=1000 $(BIN)/python -m pytest tests/test_kills.py -s $(PYTEST)
@@ -36,6 +42,12 @@ soak: $(VENV)/.dev ## a thousand kills under load: a quarter of an hour
 mutate: $(VENV)/.mutate ## change one MODULE in many ways, and see that its tests notice: up to an hour
 	@tests/require-programs
 	@$(BIN)/python -m tests.mutation $(MODULE) $(ARGS)
+
+# In a file system namespace of its own, in which anybody may mount the small disk that is to be full.
+hostile: $(VENV)/.dev ## attacks beside pushes that must go on: ten minutes, or HOSTILE_SECONDS=120
+	@tests/require-programs
+	@space="unshare --user --map-root-user --mount"; [ "$$(id -u)" != 0 ] || space="unshare --mount"; \
+	  $$space true 2>/dev/null || space=; $$space $(BIN)/python -m tests.hostile
 
 bench: $(VENV)/.dev ## what it costs, as ratios: build/bench.json
 	@$(BIN)/python -m bench

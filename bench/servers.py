@@ -66,7 +66,7 @@ def prepare(database: Database, vault: Vault) -> None:
 class _Unstored(Accepter):
     """Takes deliveries and keeps none: what the door costs before anything is stored."""
 
-    async def accept(self, arrival: Arrival) -> Receipt:
+    async def accept(self, arrival: Arrival, *, seconds: float = 0.0) -> Receipt:  # noqa: ARG002
         return Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
 
 

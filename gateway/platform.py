@@ -60,8 +60,8 @@ class PlatformFetcher:
                 if fetch is not None:
                     await self._fetch(fetch)
                     continue
-            except StoreUnavailable as error:
-                log.warning("platform fetches wait for the store", reason=str(error))
+            except StoreUnavailable:
+                pass  # which the database logs, for all tasks at once
             except Exception:
                 # A bug of ours: the fetch is tried again when its lease is over.
                 log.exception("a platform fetch failed")

@@ -1,6 +1,7 @@
 """Tells the other processes on a database that this one lives, so that they leave its connections to it."""
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -27,12 +28,11 @@ class Presence:
         """Tell until cancelled; then tell that it is over."""
         try:
             while True:
-                try:
+                # The database logs it, for all tasks at once.
+                with contextlib.suppress(StoreUnavailable):
                     await self.database.write(
                         partial(claims.beat, process=self.process, now=datetime.now(UTC))
                     )
-                except StoreUnavailable as error:
-                    log.warning("other processes cannot be told that this one lives", reason=str(error))
                 await asyncio.sleep(_EVERY.total_seconds())
         finally:
             await self._leave()

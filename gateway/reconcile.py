@@ -68,8 +68,8 @@ class Reconciler:
                 if sweep is not None:
                     await self._sweep(sweep)
                     continue
-            except StoreUnavailable as error:
-                log.warning("the reconciler waits for the store", reason=str(error))
+            except StoreUnavailable:
+                pass  # which the database logs, for all tasks at once
             except Exception:
                 # A bug of ours: the sweep is tried again when its lease is over.
                 log.exception("the reconciler failed")

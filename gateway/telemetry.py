@@ -10,11 +10,12 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import date
 from typing import Any, Literal, TextIO, cast
 
 import structlog
-from structlog.typing import Processor, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 # User and password, or a token in their place. Everybody's user on git hosts is no secret.
 _CREDENTIALS = re.compile(r"""(?<=://)(?!git@)[^/\s@"']*@""")
@@ -29,9 +30,9 @@ def configure(log_format: Literal["auto", "json", "console"]) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if readable:
-        last: list[Processor] = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        last: list[Processor] = [_as_values, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     else:
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        last = [structlog.processors.format_exc_info, _as_values, structlog.processors.JSONRenderer()]
     last.append(_redact)
     structlog.configure(
         processors=[*shared, *last],
@@ -112,6 +113,22 @@ class _StandardError:
     def flush(self) -> None:
         with contextlib.suppress(OSError):
             sys.stderr.flush()
+
+
+def _as_values(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """Bring what is logged to values that JSON has: renderers write Python's own form of all others."""
+    # Its traceback is the console's affair.
+    return {name: value if name == "exc_info" else _as_value(value) for name, value in line.items()}
+
+
+def _as_value(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _as_value(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_as_value(one) for one in value]
+    return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _redact(_logger: WrappedLogger, _method: str, line: Any) -> Any:

@@ -17,6 +17,7 @@ from providers.model import Delivery, Event, PullRequestAction, Repository, Repo
 from providers.wire import CommitId, Decoration, Id, Many, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
+ID_HEADERS: tuple[str, ...] = ()
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False
 

@@ -26,6 +26,7 @@ HEADERS = frozenset(
         "x-request-uuid",
     }
 )
+ID_HEADERS: tuple[str, ...] = ("x-request-uuid",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 

@@ -14,6 +14,7 @@ from providers.model import Delivery, Event, PullRequestAction, Repository, Repo
 from providers.wire import Decoration, Id, Many, Move, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"})
+ID_HEADERS: tuple[str, ...] = ("x-request-id",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 

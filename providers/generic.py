@@ -14,6 +14,7 @@ from providers.model import Delivery, Event
 from providers.wire import Decoration, Many, Move, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timestamp"})
+ID_HEADERS: tuple[str, ...] = ("webhook-id",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 

@@ -25,6 +25,7 @@ HEADERS = frozenset(
         "x-gitea-event-type",
     }
 )
+ID_HEADERS: tuple[str, ...] = ("x-gitea-delivery", "x-forgejo-delivery")
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 

@@ -24,6 +24,7 @@ HEADERS = frozenset(
         "x-github-hook-id",
     }
 )
+ID_HEADERS: tuple[str, ...] = ("x-github-delivery",)
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 

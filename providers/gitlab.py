@@ -25,6 +25,7 @@ HEADERS = frozenset(
         "x-gitlab-webhook-uuid",
     }
 )
+ID_HEADERS: tuple[str, ...] = ("webhook-id", "idempotency-key")
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False  # a signing token signs it, but the plain token does not
 

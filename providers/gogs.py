@@ -13,6 +13,7 @@ from providers.model import Delivery, Event, RefUpdate
 from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-gogs-delivery", "x-gogs-event"})
+ID_HEADERS: tuple[str, ...] = ("x-gogs-delivery",)
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 

@@ -8,6 +8,9 @@ from providers.make import repository
 from providers.model import Delivery, PullRequestAction, Repository
 from providers.wire import Decoration, Id, Text, Wire, form_payload, is_form
 
+# Gitea and Gogs list a few commits of a push; a payload of 100 KB is a large one.
+_MAX_FORM_BYTES = 4 * 1024 * 1024
+
 
 class HubRepository(Wire):
     """A repository as all of them describe it."""
@@ -51,15 +54,20 @@ def verify_document(
 ) -> Delivery:
     """Check the bare hex HMAC in `header` over the JSON document, also where a form carries it.
 
-    So Gogs and Gitea sign; GitHub signs the form. Raises `Unverified`.
+    So Gogs and Gitea sign; GitHub signs the form. So a form has to be decoded before anybody has proven
+    anything: only one of a size that a payload has, and only where there is a signature. Raises `Unverified`.
     """
     content = body
-    if is_form(headers):
+    value = headers.get(header.lower())
+    if value and is_form(headers):
+        if len(body) > _MAX_FORM_BYTES:
+            raise Unverified(
+                f"a form of over {_MAX_FORM_BYTES} bytes: choose application/json in the webhook"
+            )
         try:
             content = form_payload(body)
         except Undecodable as error:
             raise Unverified(f"there is nothing to verify: {error}") from None
-    value = headers.get(header.lower())
     secret = signatures.verify_hmac_hex(header=header, value=value, prefix="", body=content, secrets=secrets)
     return Delivery(event=event, id=id, secret=secret, content=content)
 

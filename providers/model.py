@@ -142,6 +142,10 @@ class Provider(Protocol):
     HEADERS: frozenset[str]
     """The lower-case names of the headers that may be kept with a delivery; none ever carries a secret."""
 
+    ID_HEADERS: tuple[str, ...]
+    """The lower-case names of the headers that tell a delivery's id, the first of which counts; none where
+    the body tells it."""
+
     MEDIA_TYPES: frozenset[str]
     """The content types that the provider documents for its webhooks."""
 

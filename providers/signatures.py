@@ -16,6 +16,10 @@ from providers.errors import Unverified
 
 # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 SIGNING_PREFIX = b"whsec_"
+
+MIN_SECRET_BYTES = 16
+"""What a secret has at least, so that nobody guesses it."""
+
 _SECONDS_APART = 300
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 
@@ -103,6 +107,11 @@ def signing_key(secret: bytes) -> bytes | None:
     if not secret.startswith(SIGNING_PREFIX):
         return secret or None
     return _decode(secret.removeprefix(SIGNING_PREFIX)) or None
+
+
+def is_weak(secret: bytes) -> bool:
+    """Return whether a secret is short enough to be guessed; of a signing secret the key counts."""
+    return len(signing_key(secret) or secret) < MIN_SECRET_BYTES
 
 
 def standard_signature(*, key: bytes, id: str, timestamp: str, body: bytes) -> str:  # noqa: A002

@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import structlog
+
+from gateway.telemetry import Condition
 
 _SAYS_TWO_THINGS = """
 import logging, structlog
@@ -78,3 +81,56 @@ def test_no_credentials_of_a_url_are_logged(log_format: str) -> None:
     assert "hidden" not in done.stderr.replace(_TELLS_SECRETS, "")
     for told in ("https://host/a", "https://host/b", "ssh://h/c", "https://host/d", "ssh://git@host/e"):
         assert told in done.stderr
+
+
+_TELLS_VALUES = """
+import structlog
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from gateway import telemetry
+telemetry.configure("{log_format}")
+at = datetime(2026, 11, 29, 12, 30, tzinfo=UTC)
+values = {{"at": at, "inside": {{"path": Path("/a/b")}}, "many": (ip_address("192.0.2.1"), None)}}
+structlog.get_logger().info("values", error=ValueError("a reason"), **values)
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_line_holds_what_only_python_would_write(log_format: str) -> None:
+    """Times as ISO 8601, errors as their sentence, paths and addresses as text."""
+    done = subprocess.run(
+        [sys.executable, "-c", _TELLS_VALUES.format(log_format=log_format)],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    for name in ("datetime", "ValueError", "Path(", "IPv4"):
+        assert name not in done.stderr
+    for told in ("2026-11-29T12:30:00+00:00", "a reason", "/a/b", "192.0.2.1"):
+        assert told in done.stderr
+
+
+def test_a_condition_is_logged_when_it_begins_at_intervals_and_when_it_ends() -> None:
+    """However often it is met in between."""
+    now = 0.0
+    condition = Condition("it rains", over="the sun shines", every=60, clock=lambda: now)
+    with structlog.testing.capture_logs() as lines:
+        condition.ends()
+        for second in range(150):
+            now = float(second)
+            condition.holds(reason="clouds")
+        condition.ends()
+        condition.ends()
+        condition.holds()
+        now += 1000
+        condition.holds()
+    warning = {"event": "it rains", "log_level": "warning"}
+    assert lines == [
+        {**warning, "reason": "clouds"},
+        {**warning, "reason": "clouds", "for_s": 60},
+        {**warning, "reason": "clouds", "for_s": 120},
+        {"event": "the sun shines", "log_level": "info", "after_s": 149.0},
+        warning,
+        warning,
+    ]

@@ -29,14 +29,22 @@ _MOST_MOVES = 10_000
 
 _ACCEPT = STAGE.labels("accept")
 
+# A request gets its answer before its provider gives up, which the first do after 10 seconds.
+_SECONDS = 4.5
+_CHECK_SECONDS = 0.25
+
 # For how long one failure to write makes the door unready; long enough to be seen by a probe.
 _SECONDS_UNREADY = 10.0
 
 
 @dataclass(slots=True)
 class _Waiting:
+    """A delivery whose request waits until this time of the event loop; given up when that has come."""
+
     arrival: Arrival
     receipt: asyncio.Future[Receipt]
+    deadline: float
+    is_given_up: bool = False
 
 
 def prepare_interpreter() -> None:
@@ -57,6 +65,8 @@ class Accepter:
         self._database = database
         self._rings = rings
         self._waiting: deque[_Waiting] = deque()
+        self._batch: list[_Waiting] = []
+        self._is_checking = False
         self._news = asyncio.Event()
         self._ending = False
         self._writer: asyncio.Task[None] | None = None
@@ -79,16 +89,22 @@ class Accepter:
         if self._writer is not None:
             await self._writer
 
-    async def accept(self, arrival: Arrival) -> Receipt:
-        """Record a delivery; it is on disk when this returns.
+    async def accept(self, arrival: Arrival, *, seconds: float = _SECONDS) -> Receipt:
+        """Record a delivery within so many seconds; it is on disk when this returns.
 
-        Raises `StoreUnavailable` where it could not be recorded; then nothing of it was, its id included.
+        Raises `StoreUnavailable` where it could not be recorded; then nothing of it was, its id included. One
+        that is being written when its time is over may still be: what the provider then sends again is a
+        duplicate.
         """
         if self._writer is None or self._writer.done():
             raise StoreUnavailable("the writer of deliveries does not run")
         started = time.monotonic()
-        receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(arrival, receipt))
+        loop = asyncio.get_running_loop()
+        receipt: asyncio.Future[Receipt] = loop.create_future()
+        self._waiting.append(_Waiting(arrival, receipt, loop.time() + seconds))
+        if not self._is_checking:
+            self._is_checking = True
+            loop.call_later(_CHECK_SECONDS, self._give_up, loop)
         self._news.set()
         told = await receipt
         _ACCEPT.observe(time.monotonic() - started)
@@ -101,19 +117,48 @@ class Accepter:
                 self._news.clear()
                 await self._news.wait()
                 continue
-            batch = self._take()
-            outcomes = await self._record([waiting.arrival for waiting in batch])
-            self._tell(batch, outcomes)
+            self._batch = self._take()
+            if not self._batch:
+                continue
+            outcomes = await self._record([waiting.arrival for waiting in self._batch])
+            self._tell(self._batch, outcomes)
+            self._batch = []
 
     def _take(self) -> list[_Waiting]:
-        """Return what waits, the first at least, as far as it fits into one transaction."""
+        """Return what waits, the first at least, as far as it fits into one transaction.
+
+        What was given up meanwhile is left out, so that its provider's next try is the first.
+        """
         batch: list[_Waiting] = []
         size = updates = 0
         while self._waiting and len(batch) < _MOST_ARRIVALS and size < _MOST_BYTES and updates < _MOST_MOVES:
-            batch.append(self._waiting.popleft())
+            waiting = self._waiting.popleft()
+            if waiting.is_given_up:
+                continue
+            batch.append(waiting)
             size += len(batch[-1].arrival.body)
             updates += len(batch[-1].arrival.updates)
         return batch
+
+    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer those whose time is over; one timer looks after all."""
+        now = loop.time()
+        late = [
+            one for one in (*self._batch, *self._waiting) if not one.receipt.done() and one.deadline <= now
+        ]
+        for waiting in late:
+            waiting.is_given_up = True
+            waiting.receipt.set_exception(StoreUnavailable("the database does not answer in time"))
+        if late:
+            self._failed("the database does not answer in time")
+        self._is_checking = bool(self._batch or self._waiting)
+        if self._is_checking:
+            loop.call_later(_CHECK_SECONDS, self._give_up, loop)
+
+    def _failed(self, reason: str) -> None:
+        if self.healthy:
+            log.error("deliveries are refused: they cannot be stored", reason=reason)
+        self._failed_at = time.monotonic()
 
     async def _record(self, arrivals: Sequence[Arrival]) -> Sequence[Receipt | StoreUnavailable]:
         """Record a batch. Whatever one delivery does, it does not end those beside it."""
@@ -133,9 +178,7 @@ class Accepter:
         if failure is None:
             self._failed_at = None
         else:
-            if self.healthy:
-                log.error("deliveries are refused: they cannot be stored", reason=str(failure))
-            self._failed_at = time.monotonic()
+            self._failed(str(failure))
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if waiting.receipt.done():
                 continue  # the request has ended meanwhile; what it delivered is kept all the same

@@ -1,7 +1,7 @@
 """From a request's bytes to what is recorded of it: pure, but for a new id."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,12 @@ from gateway.store.ids import delivery_id
 from providers.errors import Malformed, Undecodable
 from providers.model import Delivery, Event, RefUpdate
 from providers.wire import media_type
+
+# Whoever signs deliveries chooses these texts, and they are shown and logged everywhere.
+_MAX_EVENT = 100
+_MAX_ID = 200
+_MAX_HEADER = 1000
+_MAX_REASON = 1000
 
 
 def receive_delivery(
@@ -23,7 +29,8 @@ def receive_delivery(
     delivery = known.provider.verify(
         headers=headers, body=body, secrets=known.secrets, auth=known.auth, now=now
     )
-    kept = {name: value for name, value in headers.items() if name in known.provider.HEADERS}
+    delivery = replace(delivery, event=delivery.event[:_MAX_EVENT], id=_cut(delivery.id, _MAX_ID))
+    kept = {name: value[:_MAX_HEADER] for name, value in headers.items() if name in known.provider.HEADERS}
     status, verdict, event = _read(known, delivery, headers)
     return _record(known, delivery, event, verdict, kept, body, now), status
 
@@ -63,11 +70,11 @@ def _record(
         id=delivery_id(now),
         connection=known.id,
         source="webhook",
-        event=event.name or delivery.event,
-        provider_delivery_id=event.delivery_id or delivery.id,
+        event=_cut(event.name, _MAX_EVENT) or delivery.event,
+        provider_delivery_id=_cut(event.delivery_id, _MAX_ID) or delivery.id,
         received_at=now,
         verdict=verdict if ours else "ignored",
-        reason=_reason(event) if ours else "other repository",
+        reason=_cut(_reason(event), _MAX_REASON) if ours else "other repository",
         pusher=event.pusher.name if event.pusher else None,
         repository=_shown(event),
         headers=kept,
@@ -78,6 +85,10 @@ def _record(
         asks_for_sweep=ours and event.all_refs,
         teaches=repository.id if learns and repository else None,
     )
+
+
+def _cut(text: str | None, longest: int) -> str | None:
+    return text[:longest] if text is not None else None
 
 
 def _updates(event: Event) -> tuple[RefUpdate, ...]:

@@ -1,23 +1,30 @@
 """What the door knows of connections: read from the store once, and looked up without it from then on."""
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+import structlog
 from sqlalchemy import Connection as Transaction
 
-from gateway.errors import NotFound
+from gateway.errors import NotFound, StoreUnavailable
 from gateway.store import connections
 from gateway.store.database import Database
 from gateway.store.vault import Vault
 from providers import PROVIDERS
 from providers.model import Provider, Repository
+from providers.signatures import MIN_SECRET_BYTES, is_weak
 from providers.urls import is_about, repository_key
+
+log = structlog.get_logger()
 
 # How long another process may go on with what it knew before a change was made in this one.
 _SECONDS = 2.0
 _MOST_KNOWN = 50_000
+_PATIENCE = 4.0
 
 Network = IPv4Network | IPv6Network
 
@@ -61,26 +68,45 @@ class Book:
         self._vault = vault
         self._clock = clock
         self._known: dict[str, tuple[float, Known]] = {}
+        self._warned: set[str] = set()
 
-    async def find(self, connection_id: str) -> Known:
-        """Return a connection. Raises `NotFound`, or `StoreUnavailable` where it can't be looked up."""
+    async def find(self, connection_id: str, *, seconds: float = _PATIENCE) -> Known:
+        """Return a connection.
+
+        Raises `NotFound`, or `StoreUnavailable` where it can't be looked up within so many seconds.
+        """
         entry = self._known.get(connection_id)
         if entry is not None and self._clock() - entry[0] < _SECONDS:
             return entry[1]
         started = self._clock()
         try:
-            known = await self._database.read(lambda transaction: self._read(transaction, connection_id))
+            async with asyncio.timeout(seconds):
+                known = await self._database.look_up(partial(self._read, connection_id=connection_id))
         except NotFound:
             self.forget(connection_id)
             raise
+        except TimeoutError:
+            raise StoreUnavailable("the database does not answer in time") from None
         if len(self._known) >= _MOST_KNOWN:
             self._known.clear()
         self._known[connection_id] = (started, known)
+        self._warn(known)
         return known
 
     def forget(self, connection_id: str) -> None:
         """Look the connection up again next time: it has changed."""
         self._known.pop(connection_id, None)
+
+    def _warn(self, known: Known) -> None:
+        """Log once of a connection that its secret was made before weak ones were refused."""
+        if known.id not in self._warned and any(map(is_weak, known.secrets)):
+            if len(self._warned) < _MOST_KNOWN:
+                self._warned.add(known.id)
+            log.warning(
+                "a webhook secret can be guessed: rotate it",
+                connection=known.id,
+                reason=f"it has fewer than {MIN_SECRET_BYTES} bytes",
+            )
 
     def _read(self, transaction: Transaction, connection_id: str) -> Known:
         connection = connections.get(transaction, connection_id)

@@ -34,6 +34,9 @@ log = structlog.get_logger()
 # Larger bodies keep the event loop busy for too long: verified and parsed in a thread.
 _LARGE = 256 * 1024
 _MOST_IN_FLIGHT = 2048
+# What all looks into the store and the writing of a delivery may take: providers give up after 10 seconds.
+_STORE_SECONDS = 4.5
+_MAX_LOGGED = 100
 _RETRY_AFTER = (b"retry-after", b"5")
 _CLOSE = (b"connection", b"close")
 _JSON = (b"content-type", b"application/json")
@@ -108,7 +111,10 @@ class Door:
     async def _handle(
         self, scope: Scope, receive: Receive
     ) -> tuple[int, Mapping[str, str | None], tuple[Header, ...]]:
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
         known, headers = await self._admit(scope)
+        seconds = _STORE_SECONDS - (loop.time() - began_at)
         body = await self._body(scope, receive)
         now = self._clock()
         try:
@@ -119,9 +125,9 @@ class Door:
             if arrival.secret is None:
                 # Nobody has proven anything, so nothing is kept: Bitbucket Data Center's ping.
                 return status, {"delivery": None, "verdict": "ignored", "reason": arrival.reason}, ()
-            receipt = await self._accepter.accept(arrival)
+            receipt = await self._accepter.accept(arrival, seconds=seconds)
         except Unverified as error:
-            log.warning("delivery refused", connection=known.id, reason=str(error))
+            self._log_refusal(known, scope, headers, reason=str(error))
             raise _Answer(401, "not verified", str(error)) from None
         except StoreUnavailable as error:
             raise _unavailable("store", f"the delivery cannot be stored now: {error}") from error
@@ -151,8 +157,20 @@ class Door:
         address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
         if address is None or not any(address in network for network in known.networks):
             reason = f"the address {address or 'of the sender'} is not in this connection's networks"
-            log.warning("delivery refused", connection=known.id, reason=reason)
+            self._log_refusal(known, scope, headers, reason=reason)
             raise _Answer(401, "not verified", reason, reason="network")
+
+    def _log_refusal(self, known: Known, scope: Scope, headers: Mapping[str, str], *, reason: str) -> None:
+        """Log what was not verified, with what somebody who looks for it knows of it; nothing is proven."""
+        address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
+        ids = (headers[name] for name in known.provider.ID_HEADERS if headers.get(name))
+        log.warning(
+            "delivery refused",
+            connection=known.id,
+            reason=reason,
+            client=None if address is None else str(address),
+            delivery=next(ids, "")[:_MAX_LOGGED] or None,
+        )
 
     async def _find(self, connection_id: str) -> Known:
         try:

@@ -26,13 +26,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.errors import StoreUnavailable
 from gateway.escape import storable
+from gateway.telemetry import Condition
 
 T = TypeVar("T")
 
 _THREADS = 4
 # One for readiness, one for what the metrics count.
 _PROBES = 2
+# One for each door's look at a connection, which must not wait for long work either.
+_LOOKUPS = 2
 _BUSY_MS = 10_000
+# Providers give up after 10 seconds, and lose the event: what they wait for has to fail before.
+_INLINE_SECONDS = 3.0
 # As Python's encoder writes them; half of a pair that is a character as well.
 _ESCAPED_SURROGATE = b"\\ud"
 
@@ -94,6 +99,8 @@ class Database:
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
         # So have the probes: a long list in each of the other threads makes no process unready.
         self._probes = ThreadPoolExecutor(_PROBES, thread_name_prefix="health")
+        self._lookups = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup")
+        self._away = Condition("the database does not answer; work waits", over="the database answers again")
         self._inline: Connection | None = None
         # Connections that hold locks by which one process leads, and since when.
         self._held: dict[Lock, tuple[Connection, float]] = {}
@@ -111,13 +118,16 @@ class Database:
         Raises `StoreUnavailable` where the database can't be reached or written.
         """
         alone = self._writers if self.is_embedded else nullcontext()
-        with _translated(), alone, self.engine.begin() as connection:
+        with self._translated(), alone, self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a transaction that only reads, and so waits for no writer."""
-        with _translated(), self.engine.connect().execution_options(reads_only=True) as connection:
+        with (
+            self._translated(),
+            self.engine.connect().execution_options(reads_only=True) as connection,
+        ):
             yield connection
 
     async def write(self, work: Callable[[Connection], T], *, probes: bool = False) -> T:
@@ -138,7 +148,7 @@ class Database:
         `decide` reads and returns what `keep` then writes. To hand the interpreter to a thread and back at
         each statement costs more than the statements do (measured: 1.4 times the accepts). So on SQLite only
         the commit, which waits for the disk, leaves the event loop; and where another writer is at it, it all
-        waits in a thread, as in `write`. Not to be cancelled.
+        waits in a thread, for three seconds at most. Not to be cancelled.
         """
 
         def work(connection: Connection) -> T:
@@ -147,11 +157,12 @@ class Database:
             return decided
 
         if self._async_engine is not None:
-            return await _write_over_the_network(self._async_engine, decide, keep)
+            with self._translated():
+                return await _write_over_the_network(self._async_engine, decide, keep)
         if not self._writers.acquire(blocking=False):
-            return await self.write(work)
+            return await self._write_soon(work)
         try:
-            with _translated():
+            with self._translated():
                 transaction = self._begin_at_once()
                 if transaction is not None:
                     try:
@@ -167,14 +178,34 @@ class Database:
                     return result
         finally:
             self._writers.release()
-        return await self.write(work)
+        return await self._write_soon(work)
+
+    async def _write_soon(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` as `write` does, on SQLite, but wait for other writers for three seconds at most."""
+        deadline = time.monotonic() + _INLINE_SECONDS
+
+        def transaction() -> T:
+            if not self._writers.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise self._unavailable("another transaction has been writing to the database for seconds")
+            try:
+                with self._translated(), self.engine.connect() as connection:
+                    _set_patience(connection, deadline - time.monotonic())
+                    try:
+                        with connection.begin():
+                            return work(connection)
+                    finally:
+                        _set_patience(connection, _BUSY_MS / 1000)
+            finally:
+                self._writers.release()
+
+        # Where commits are made: there is none under way, since the one writer of the hot path waits here.
+        return await asyncio.get_running_loop().run_in_executor(self._committer, transaction)
 
     def _begin_at_once(self) -> RootTransaction | None:
         """Begin to write on the connection that is kept for it; None where another process is writing."""
         if self._inline is None:
             self._inline = self.engine.connect()
-            with self._inline.begin():
-                self._inline.exec_driver_sql("PRAGMA busy_timeout = 0")
+            _set_patience(self._inline, 0)
         try:
             return self._inline.begin()
         except OperationalError:
@@ -201,6 +232,15 @@ class Database:
         threads = self._probes if probes else self._threads
         return await asyncio.get_running_loop().run_in_executor(threads, transaction)
 
+    async def look_up(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` as `read` does, for somebody who waits: on threads that nothing long runs on."""
+
+        def transaction() -> T:
+            with self.reading() as connection:
+                return work(connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._lookups, transaction)
+
     async def leads(self, lock: Lock, *, for_seconds: float = 0.0) -> bool:
         """Say whether this process has held a lock for so long, at least.
 
@@ -214,7 +254,7 @@ class Database:
 
     def _hold(self, lock: Lock) -> float | None:
         """Return for how many seconds the lock has been held; None where another process has it."""
-        with _translated(), self._leading:
+        with self._translated(), self._leading:
             if lock in self._held:
                 held, since = self._held[lock]
                 try:
@@ -264,12 +304,17 @@ class Database:
         except driver.Error as error:
             raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from error
 
+    def is_new(self) -> bool:
+        """Return whether no version has ever made its tables here."""
+        with self._translated(), self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision() is None
+
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to what this code expects, or, in tests, to what an earlier one did.
 
         Raises `StoreUnavailable` where a later version has brought it further.
         """
-        with _translated(), self._writers, self.engine.connect() as connection:
+        with self._translated(), self._writers, self.engine.connect() as connection:
             if self.is_embedded:
                 _migrate_embedded(connection, revision)
                 return
@@ -282,6 +327,24 @@ class Database:
                 connection.execute(text("SET LOCAL lock_timeout = 30000"))
                 _upgrade(connection, revision)
 
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise an outage as `StoreUnavailable`, and log when it begins and ends, for all tasks at once."""
+        try:
+            yield
+        except (OperationalError, InternalError, ConnectionLost, TimeoutError) as error:
+            # Internal is what PostgreSQL's driver calls a write to a server that only reads.
+            raise self._unavailable(f"the database does not answer: {_first_line(error)}") from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise self._unavailable(f"the database went away: {_first_line(error)}") from error
+            raise
+        self._away.ends()
+
+    def _unavailable(self, reason: str) -> StoreUnavailable:
+        self._away.holds(reason=reason)
+        return StoreUnavailable(reason)
+
     async def aclose(self) -> None:
         """Close every connection, those of the event loop as well."""
         if self._async_engine is not None:
@@ -292,6 +355,7 @@ class Database:
         """Let the threads end and close every connection of theirs."""
         self._threads.shutdown(wait=True)
         self._probes.shutdown(wait=True)
+        self._lookups.shutdown(wait=True)
         self._committer.shutdown(wait=True)
         self._drop_inline()
         for held, _ in self._held.values():
@@ -309,19 +373,25 @@ async def _write_over_the_network(
     What is written goes out together with the commit, in libpq's pipeline mode, in which SQLAlchemy cannot
     read: one wait instead of five. https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html
     """
-    with _translated():
-        async with engine.connect() as connection:
-            decided = await connection.run_sync(decide)
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            try:
-                async with driver.pipeline():
-                    await connection.run_sync(keep, decided)
-                    await connection.commit()
-            except BaseException:
-                # Who knows how much of it went out: this connection is not used again.
-                await connection.invalidate()
-                raise
-            return decided
+    async with engine.connect() as connection:
+        decided = await connection.run_sync(decide)
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        try:
+            async with driver.pipeline():
+                await connection.run_sync(keep, decided)
+                await connection.commit()
+        except BaseException:
+            # Who knows how much of it went out: this connection is not used again.
+            await connection.invalidate()
+            raise
+        return decided
+
+
+def _set_patience(connection: Connection, seconds: float) -> None:
+    """Set for how long a connection to SQLite waits for other writers."""
+    driver: Any = connection.connection.driver_connection
+    # Not by way of SQLAlchemy, which would begin a transaction, and wait as it did before.
+    driver.execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}").close()
 
 
 def migrations(connection: Connection) -> Config:
@@ -368,19 +438,6 @@ def _migrate_embedded(connection: Connection, revision: str) -> None:
                     )
     finally:
         driver.execute("PRAGMA foreign_keys = ON")
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, InternalError, ConnectionLost, TimeoutError) as error:
-        # Internal is what PostgreSQL's driver calls a write to a server that only reads.
-        raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from error
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise StoreUnavailable(f"the database went away: {_first_line(error)}") from error
-        raise
 
 
 def _first_line(error: Exception) -> str:

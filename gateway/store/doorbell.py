@@ -14,6 +14,7 @@ import structlog
 from gateway.backoff import backoff
 from gateway.errors import StoreUnavailable
 from gateway.store.database import Database
+from gateway.telemetry import Condition
 
 log = structlog.get_logger()
 
@@ -86,6 +87,9 @@ class Wire:
         self._bells = bells
         self._own = {channel: bell.listener() for channel, bell in bells.items()}
         self._name = secrets.token_hex(8)
+        self._is_deaf = Condition(
+            "rings of other processes are not heard; the store is polled", over="rings are heard again"
+        )
 
     async def run(self) -> None:
         """Carry rings until cancelled. While the server is away the listeners poll."""
@@ -101,6 +105,7 @@ class Wire:
             try:
                 async with self._database.listening(list(self._bells)) as notices:
                     failures = 0
+                    self._is_deaf.ends()
                     # What was told while nobody listened here.
                     for channel in self._bells:
                         self._ring(channel)
@@ -108,7 +113,7 @@ class Wire:
                         if teller != self._name:
                             self._ring(channel)
             except StoreUnavailable as error:
-                log.warning("rings of other processes are not heard; the store is polled", reason=str(error))
+                self._is_deaf.holds(reason=str(error))
             except Exception:
                 log.exception("listening failed; it is tried again")
             await asyncio.sleep(backoff(failures, first=_FIRST_DELAY, longest=_LONGEST_DELAY))
@@ -120,8 +125,8 @@ class Wire:
             await self._own[channel].wait(None)
             try:
                 await self._database.notify(channel, self._name)
-            except StoreUnavailable as error:
-                log.warning("other processes are not told; they poll", channel=channel, reason=str(error))
+            except StoreUnavailable:
+                pass  # they poll; the database logs it, for all tasks at once
             except Exception:
                 log.exception("telling other processes failed; they poll", channel=channel)
             await asyncio.sleep(_PAUSE_SECONDS)

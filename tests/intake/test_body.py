@@ -7,7 +7,7 @@ from typing import Any, TypeVarTuple
 
 import pytest
 
-from gateway.intake.body import BodyReader, TooSlow
+from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 
 Ts = TypeVarTuple("Ts")
 SCOPE: MutableMapping[str, Any] = {"headers": []}
@@ -69,3 +69,75 @@ def test_a_body_that_does_not_arrive_is_given_up() -> None:
             await reading
 
     asyncio.run(read_slowly())
+
+
+def read(reader: BodyReader, *messages: MutableMapping[str, Any], announced: int | None = None) -> bytes:
+    """Read a body that arrives in these messages; fail where more is asked for."""
+    waiting = list(messages)
+    headers = [] if announced is None else [(b"content-length", str(announced).encode())]
+
+    async def receive() -> MutableMapping[str, Any]:
+        return waiting.pop(0)
+
+    return asyncio.run(reader.read({"headers": headers}, receive))
+
+
+def part(body: bytes, *, more: bool = True) -> MutableMapping[str, Any]:
+    """Return a part of a body."""
+    return {"type": "http.request", "body": body, "more_body": more}
+
+
+GONE = {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize("before", [[], [part(b"{")], [part(b"{"), part(b"}")]], ids=["none", "one", "two"])
+def test_half_a_body_is_never_taken_for_a_whole_one(before: list[MutableMapping[str, Any]]) -> None:
+    """A client that goes away in its middle has sent nothing; what was held of it is free again."""
+    reader = BodyReader(limit=10)
+    for _ in range(3):
+        with pytest.raises(Disconnected):
+            read(reader, *before, GONE)
+    assert reader._held == 0  # noqa: SLF001 - what is left over after years is what is tested
+    assert read(reader, part(b"{"), part(b"}", more=False)) == b"{}"
+
+
+def test_a_body_is_refused_as_soon_as_it_is_known_to_be_too_large() -> None:
+    """Where its length is announced, before anything is received; else with the first byte too many."""
+    reader = BodyReader(limit=10)
+    with pytest.raises(TooLarge):
+        read(reader, announced=11)
+    with pytest.raises(TooLarge):
+        read(reader, part(b"x" * 11))
+    with pytest.raises(TooLarge):
+        read(reader, part(b"x" * 6), part(b"x" * 5))
+    assert read(reader, part(b"x" * 10, more=False), announced=10) == b"x" * 10
+    assert read(reader, part(b"x" * 6), part(b"x" * 4, more=False)) == b"x" * 10
+
+
+def test_all_bodies_together_hold_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who would hold more is told to come again; and with what one has let go, the next one is read."""
+    monkeypatch.setattr("gateway.intake.body._MOST_HELD", 15)
+
+    async def read_two() -> None:
+        reader, is_held, may_end = BodyReader(limit=10), asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> MutableMapping[str, Any]:
+            if is_held.is_set():
+                await may_end.wait()
+                return part(b"", more=False)
+            is_held.set()
+            return part(b"x" * 10)
+
+        async def quickly() -> MutableMapping[str, Any]:
+            return part(b"x" * 6)
+
+        first = asyncio.create_task(reader.read(SCOPE, slowly))
+        await is_held.wait()
+        with pytest.raises(TooMuch):
+            await reader.read(SCOPE, quickly)
+        may_end.set()
+        assert await first == b"x" * 10
+        with pytest.raises(TooLarge):
+            await reader.read(SCOPE, quickly)
+
+    asyncio.run(read_two())

@@ -271,7 +271,39 @@ def test_another_content_type_is_415(service: Service, connection: Any) -> None:
     status, _, answer = post(service, connection, payload(), content_type="text/plain")
     assert status == 415
     assert "application/json" in answer["detail"]
-    assert post(service, connection, payload(), content_encoding="gzip")[0] == 415
+    for encoding in ("gzip", "identity, gzip", "br"):
+        assert post(service, connection, payload(), content_encoding=encoding)[0] == 415
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity", "IDENTITY", " identity ", " "])
+def test_no_encoding_is_none_however_it_is_written(service: Service, connection: Any, encoding: str) -> None:
+    """Some senders name it, in capitals too, or send the header empty."""
+    assert post(service, connection, payload(), content_encoding=encoding)[0] == 202
+
+
+def test_a_refusal_is_logged_with_what_one_looks_for(service: Service, connection: Any) -> None:
+    """The provider shows the delivery's id, and a firewall knows the address; neither is believed."""
+    post(service, connection, payload(), secret="wrong" * 4, x_github_delivery="an-id-of-the-provider")
+    post(service, connection, payload(), secret="wrong" * 4, x_github_delivery="x" * 5000)
+    post(service, connection, payload(), secret="wrong" * 4, x_github_delivery="")
+    refused = [line for line in service.log() if line["event"] == "delivery refused"]
+    told = [line for line in refused if line["connection"] == connection["id"]]
+    assert len(told) == 3
+    assert [line["client"] for line in told] == ["127.0.0.1"] * 3
+    assert [line["delivery"] for line in told] == ["an-id-of-the-provider", "x" * 100, None]
+
+
+def test_what_a_sender_calls_things_is_bounded(service: Service, connection: Any) -> None:
+    """Event, delivery id and headers are kept, but not in any length; the same delivery is still the same."""
+    long = "x" * 5000
+    told = {"x_github_delivery": long, "user_agent": long}
+    answer = post(service, connection, payload(), x_github_event=long, **told)[2]
+    kept = service.api.get(f"/deliveries/{answer['delivery']}")
+    assert (kept["event"], kept["provider_delivery_id"]) == ("x" * 100, "x" * 200)
+    assert kept["reason"] == f"event {'x' * 100}"
+    assert "x" * 1001 not in json.dumps(kept)
+    again = [post(service, connection, payload(), **{**told, "x_github_delivery": "y" * 5000}) for _ in "ab"]
+    assert [answer["verdict"] for _, _, answer in again] == ["accepted", "duplicate"]
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
@@ -290,6 +322,22 @@ def test_a_lying_content_length_ends_cleanly(service: Service, connection: Any) 
         client.shutdown(socket.SHUT_WR)
         assert client.recv(1000) == b""
     assert post(service, connection, payload())[0] == 202
+
+
+def test_half_a_body_leaves_nothing(service: Service) -> None:
+    """Also where nothing signs the body, as with GitLab's token: who goes away has sent nothing."""
+    connection = service.connect(URL, provider="gitlab")
+    head = (
+        f"POST {connection['path']} HTTP/1.1\r\nhost: x\r\nx-gitlab-token: {connection['secret']}\r\n"
+        "x-gitlab-event: Note Hook\r\ncontent-type: application/json\r\n"
+    ).encode()
+    for _ in range(5):
+        with _connected(service) as client:
+            client.sendall(head + b"content-length: 100\r\n\r\n" + b"{}")
+    with _connected(service) as client:
+        client.sendall(head + b"content-length: 2\r\n\r\n" + b"{}")
+        assert client.recv(1000).startswith(b"HTTP/1.1 202")
+    assert len(service.api.get("/deliveries", connection=connection["id"])["items"]) == 1
 
 
 def test_a_signature_that_is_sent_twice_is_401(service: Service, connection: Any) -> None:

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 import pytest
 import uvicorn
 
-from gateway.http_limits import Limits, limited
+from gateway.http_limits import ClientLimits, limited
 from gateway.intake.body import Receive, Scope, Send
 from tests.intake import attacks
 from tests.service import Service, wait_for
@@ -130,7 +130,7 @@ def test_an_announced_body_that_is_too_large_is_refused_at_once(service: Service
 
 
 @contextmanager
-def serving(app: Callable[[Scope, Receive, Send], object], limits: Limits) -> Iterator[attacks.Address]:
+def serving(app: Callable[[Scope, Receive, Send], object], limits: ClientLimits) -> Iterator[attacks.Address]:
     """Run the HTTP server on a free port of this process, under these limits."""
     config = uvicorn.Config(
         app,
@@ -160,10 +160,10 @@ async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-def quick(**changes: float) -> Limits:
+def quick(**changes: float) -> ClientLimits:
     """Return limits whose times are over soon."""
     times = {"keep_alive": 60.0, "headers": 60.0, "body": 60.0, "stall": 60.0, "check": 0.02, **changes}
-    return Limits(connections=50, **times)
+    return ClientLimits(connections=50, **times)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_where_all_are_busy_a_new_one_is_told_to_come_again() -> None:
         await answer(_scope, _receive, send)
 
     request = attacks.head("/", "Content-Length: 0") + b"\r\n"
-    limits = Limits(connections=3, check=0.02)
+    limits = ClientLimits(connections=3, check=0.02)
     with serving(hold, limits) as address, attacks.held_open(address, 3, request) as busy:
         try:
             wait_for(lambda: len(begun) == 3, "all are busy")

@@ -1,7 +1,7 @@
 """Whatever is sent: a Delivery or Unverified, an Event or Malformed, and never another exception."""
 
 import json
-from urllib.parse import parse_qs, quote_plus, urlencode
+from urllib.parse import parse_qs, quote_plus, unquote_to_bytes, urlencode
 
 import pytest
 from hypothesis import given
@@ -127,6 +127,34 @@ def test_a_semicolon_separates_nothing() -> None:
 def test_25_mb_of_percent_signs_are_read_at_once() -> None:
     """The standard library takes seconds and gigabytes for it."""
     assert form_payload(b"payload=" + b"%41" * 8_000_000) == b"A" * 8_000_000
+
+
+@pytest.mark.parametrize("piece", range(3, 12))
+def test_no_escape_is_cut_in_two(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    """Wherever a long form is cut into the pieces that are decoded at once."""
+    monkeypatch.setattr("providers.wire._PIECE", piece)
+    quoted = b"%41b%C3%A9+=c%25%253D%0A" * 20
+    assert form_payload(b"payload=" + quoted) == unquote_to_bytes(quoted.replace(b"+", b" "))
+    for broken in (b"a%", b"a%4", b"%%41", b"%4%41"):
+        with pytest.raises(Undecodable):
+            form_payload(b"payload=" + quoted + broken)
+
+
+@pytest.mark.parametrize(("name", "header"), [("gitea", "x-gitea-signature"), ("gogs", "x-gogs-signature")])
+def test_a_form_is_decoded_before_it_is_verified_only_within_limits(name: str, header: str) -> None:
+    """The signature is over the document inside: without one, or in a large form, that stays encoded."""
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    large = b"payload=" + b"%41" * (5 * 1024 * 1024 // 3)
+
+    def refusal(headers: dict[str, str], body: bytes) -> str:
+        with pytest.raises(Unverified) as refused:
+            PROVIDERS[name].verify(headers={**form, **headers}, body=body, secrets=[SECRET], auth={}, now=NOW)
+        return str(refused.value)
+
+    assert "choose application/json" in refusal({header: "0" * 64}, large)
+    assert "header: is the secret set" in refusal({}, large)
+    assert "header: is the secret set" in refusal({}, b"payload=%")
+    assert "there is nothing to verify" in refusal({header: "0" * 64}, b"payload=%")
 
 
 PUSH = next(case for case in cases() if str(case) == "github/push")

@@ -71,6 +71,13 @@ def test_no_header_that_is_kept_holds_a_secret(case: Case) -> None:
     assert not any(secret.decode() in value for secret in case.secrets for value in kept.values())
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.secret is not None], ids=str)
+def test_the_headers_that_tell_an_id_are_declared(case: Case) -> None:
+    """So that the log of a refusal names the delivery, although nobody has read it."""
+    told = [case.headers[name] for name in case.provider.ID_HEADERS if case.headers.get(name)]
+    assert case.verify().id == next(iter(told), None)
+
+
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_every_provider_has_its_golden_deliveries(name: str) -> None:
     """Eight cases at the least."""

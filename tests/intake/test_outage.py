@@ -1,0 +1,220 @@
+"""The door while something behind it does not work: answers in time, nothing half done, few log lines."""
+
+import asyncio
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from gateway.errors import StoreUnavailable
+from gateway.intake.accept import Accepter
+from gateway.intake.book import Book
+from gateway.intake.door import Door
+from gateway.store import connections
+from gateway.store.database import Database
+from gateway.store.vault import Vault
+from providers.signatures import hmac_hex
+from tests.service import Service, wait_for
+from tests.store import make
+
+# The first providers give up after ten; a machine that is busy may take some of them itself.
+PATIENCE = 9.0
+Answer = tuple[int, dict[bytes, bytes]]
+SECRET = b"a secret of this connection"
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold the lock of a writer on an SQLite database, as another program would."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
+
+
+def test_a_locked_database_is_503_in_time(tmp_path: Path) -> None:
+    """From the first delivery on, also several at once; afterwards the same delivery is new, and accepted."""
+    with Service(tmp_path / "data", CONCURRENCY="1") as service:
+        connection = service.connect("https://github.example/acme/digits.git")
+        found: list[tuple[int, float]] = []
+
+        def deliver(number: int) -> None:
+            started = time.monotonic()
+            status, _ = service.deliver(connection, b"{}", event="star", x_github_delivery=str(number))
+            found.append((status, time.monotonic() - started))
+
+        with locked(service.data / "pushgate.db"):
+            threads = [threading.Thread(target=deliver, args=(number,)) for number in range(5)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert [status for status, _ in found] == [503] * 5
+        assert max(seconds for _, seconds in found) < PATIENCE
+        status, answer = service.deliver(connection, b"{}", event="star", x_github_delivery="0")
+        assert (status, answer["verdict"]) == (202, "ignored")
+        wait_for(
+            lambda: [line for line in service.log() if line["event"] == "the database answers again"],
+            "the end of the outage is logged",
+        )
+        told = [line["event"] for line in service.log() if "the database" in line["event"]]
+        assert told.count("the database does not answer; work waits") == told.count(
+            "the database answers again"
+        )
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    """Give a database with one connection."""
+    database = Database(f"sqlite:///{tmp_path / 'pushgate.db'}")
+    database.migrate()
+    yield database
+    database.close()
+
+
+VAULT = Vault("k" * 32)
+
+
+def connect(database: Database, **changes: Any) -> None:
+    """Make the connection c1 with its secret."""
+    make.connection(database, **changes)
+    with database.writing() as transaction:
+        connections.add_secret(transaction, VAULT, "c1", SECRET, now=make.NOW)
+
+
+def scope(body: bytes, **changes: Any) -> MutableMapping[str, Any]:
+    """Return the scope of a signed request to the connection c1."""
+    headers = {
+        "content-length": str(len(body)),
+        "x-github-event": "star",
+        "x-hub-signature-256": f"sha256={hmac_hex(body, SECRET)}",
+    }
+    return {
+        "type": "http",
+        "method": "POST",
+        "path_params": {"connection": "c1"},
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ("192.0.2.1", 4711),
+        **changes,
+    }
+
+
+async def answered(door: Door, given: MutableMapping[str, Any], body: bytes) -> Answer:
+    """Send one request to a door; return the status and headers of the answer."""
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await door(given, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"])
+
+
+def asked(database: Database, given: MutableMapping[str, Any], **changes: Any) -> Answer:
+    """Send one request to a door of its own."""
+
+    async def ask() -> Answer:
+        accepter = Accepter(database, rings=lambda: None)
+        accepter.start()
+        door = Door(Book(database, VAULT), accepter, body_limit=1000, **changes)
+        try:
+            return await answered(door, given, b"{}")
+        finally:
+            await accepter.stop()
+
+    return asyncio.run(ask())
+
+
+def test_networks_let_nobody_in_whose_address_is_not_known(database: Database) -> None:
+    """Such as over a Unix socket, or by a proxy that tells no address; the right address is let in."""
+    connect(database, networks=("192.0.2.0/24",))
+    assert asked(database, scope(b"{}"))[0] == 202
+    assert asked(database, scope(b"{}", client=None))[0] == 401
+    assert asked(database, scope(b"{}", client=("198.51.100.1", 1)))[0] == 401
+    assert asked(database, scope(b"{}"), trusted_proxies=1)[0] == 401
+
+
+def test_a_bug_of_ours_is_a_reason_to_try_again(database: Database) -> None:
+    """503 with Retry-After: a 500 would make providers drop the event, or the webhook."""
+    connect(database)
+
+    def broken() -> datetime:
+        raise RuntimeError("a bug")
+
+    with structlog.testing.capture_logs() as lines:
+        status, headers = asked(database, scope(b"{}"), clock=broken)
+    assert (status, headers[b"retry-after"], headers[b"connection"]) == (503, b"5", b"close")
+    assert [(line["event"], line["connection"], line["exc_info"]) for line in lines] == [
+        ("the door failed", "c1", True)
+    ]
+
+
+def test_whoever_waits_too_long_is_told_so_and_leaves_nothing(database: Database) -> None:
+    """What waits behind a transaction that takes long is not recorded; what comes after it is."""
+    connect(database)
+
+    async def wait() -> None:
+        accepter = Accepter(database, rings=lambda: None)
+        accepter.start()
+        with database.writing():
+            first = asyncio.create_task(accepter.accept(make.arrival(id="d1"), seconds=0.1))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            second = asyncio.create_task(accepter.accept(make.arrival(id="d2"), seconds=0.1))
+            for late in (first, second):
+                with pytest.raises(StoreUnavailable, match="in time"):
+                    await late
+            assert not accepter.healthy
+        third = await accepter.accept(make.arrival(id="d3"), seconds=PATIENCE)
+        assert third.delivery == "d3"
+        await accepter.stop()
+
+    asyncio.run(wait())
+    with database.reading() as transaction:
+        kept = {row.id for row in transaction.exec_driver_sql("SELECT id FROM deliveries")}
+    assert "d2" not in kept
+    assert "d3" in kept
+
+
+def test_a_connection_that_cannot_be_looked_up_in_time_is_503(database: Database) -> None:
+    """However long the store's other threads are busy, the door asks on its own."""
+    connect(database)
+    release = threading.Event()
+
+    async def look() -> None:
+        book = Book(database, VAULT)
+        busy = [asyncio.create_task(database.read(lambda _: release.wait(PATIENCE * 10))) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert (await book.find("c1", seconds=PATIENCE)).id == "c1"
+        book.forget("c1")
+        stuck = [
+            asyncio.create_task(database.look_up(lambda _: release.wait(PATIENCE * 10))) for _ in range(2)
+        ]
+        await asyncio.sleep(0)
+        with pytest.raises(StoreUnavailable, match="in time"):
+            await book.find("c1", seconds=0.05)
+        release.set()
+        await asyncio.gather(*busy, *stuck)
+
+    asyncio.run(look())
+
+
+def test_an_outage_is_logged_once_for_all_tasks() -> None:
+    """Not once a second by each of them; and when it is over."""
+    database = Database("postgresql://nobody@127.0.0.1:9/nothing")
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(5):
+            with pytest.raises(StoreUnavailable), database.reading():
+                pass
+    database.close()
+    assert [line["event"] for line in lines] == ["the database does not answer; work waits"]

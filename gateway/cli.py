@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from gateway.commands import connections, plan, provider, records
 from gateway.commands.options import AsJson, Data, derived_token, path_in
 from gateway.errors import PushgateError, SettingError
-from gateway.printing import err, out, print_json
+from gateway.printing import err, escape, out, print_json
 
 if TYPE_CHECKING:
     from gateway.settings import Settings

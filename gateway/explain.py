@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rich.markup import escape
 from rich.tree import Tree
 
-from gateway.printing import WAITS, coloured, ref_move, short
+from gateway.printing import WAITS, coloured, escape, ref_move, short
 
 
 def told(delivery: Mapping[str, Any]) -> Tree:

@@ -1,20 +1,26 @@
 """How the command line shows things: tables, lines, colours; and JSON for machines."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from rich import markup
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+
+from gateway.escape import printable
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 if not out.is_terminal:
     # Whoever searches what comes out of a pipe finds each row and each sentence on one line.
     out.width = 100_000
+
+# What a terminal may obey, and JSON allows in a string as it is: controls, and marks that turn text around.
+_TERMINAL_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
 WAITS = "no broker has confirmed it yet; a gateway without PUSHGATE_AMQP_URL keeps it in its store"
@@ -43,6 +49,11 @@ _COLOURS = {
     "failed": "red",
     "gone": "red",
 }
+
+
+def escape(text: str) -> str:
+    """Return text of somebody else's for the terminal: neither markup of rich's nor a control sequence."""
+    return markup.escape("\n".join(map(printable, text.split("\n"))))
 
 
 def print_list(answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, as_json: bool) -> None:
@@ -110,8 +121,9 @@ def execution_line(one: Any) -> str:
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
-    """Print for machines."""
-    sys.stdout.write(json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    """Print for machines, and for people whose terminal must not obey what somebody has pushed."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    sys.stdout.write(_TERMINAL_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gateway.printing import escape, print_json
 from providers import PROVIDERS
 from tests.service import ADMIN_TOKEN, PUSHGATE, Project, Service, wait_for
 from tests.service import run_pushgate as run
@@ -358,3 +359,13 @@ def test_what_cannot_be_is_one_sentence(
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret ☃" not in done.stderr
+
+
+def test_nothing_that_was_pushed_controls_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither in JSON, which stays the same for machines, nor in what is for people."""
+    text = "a\x9b2Jb\x1b[31m\u202ec\x7f\u2028d\ud800"
+    print_json({"reason": text})
+    shown = capsys.readouterr().out
+    assert json.loads(shown) == {"reason": text}
+    assert not set("\x9b\x1b\u202e\x7f\u2028\ud800") & set(shown)
+    assert escape(f"{text}\n[red]") == "a\\x9b2Jb\\x1b[31m\\u202ec\\x7f\\u2028d\\ud800\n\\[red]"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from gateway.client import ApiError, part
 from gateway.commands.options import AsJson, Data, client_of
@@ -15,6 +14,7 @@ from gateway.printing import (
     change_line,
     delivery_row,
     err,
+    escape,
     names_of,
     out,
     print_facts,

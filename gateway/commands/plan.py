@@ -7,12 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from gateway.client import Client, part
 from gateway.commands.options import AsJson, Data, client_of
 from gateway.errors import Invalid
-from gateway.printing import coloured_change, err, field_line, local_time, out, print_json, ref_move
+from gateway.printing import coloured_change, err, escape, field_line, local_time, out, print_json, ref_move
 
 app = typer.Typer()
 

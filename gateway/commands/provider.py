@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from gateway.client import ApiError, post_webhook
 from gateway.commands.options import AsJson
 from gateway.guides import GUIDES
-from gateway.printing import coloured, out, print_json
+from gateway.printing import coloured, escape, out, print_json
 
 app = typer.Typer()
 

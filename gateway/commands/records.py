@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from gateway.client import ApiError, part
 from gateway.commands.options import AsJson, Data, Limit, OfConnection, client_of
@@ -11,6 +10,7 @@ from gateway.printing import (
     DELIVERY_COLUMNS,
     coloured,
     delivery_row,
+    escape,
     execution_line,
     local_time,
     out,

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from gateway.admin.api import Api
+from gateway.admin.auth import AdminToken
 from gateway.admin.contract import Contract
 from gateway.admin.dry_run import DryRun
 from gateway.admin.health import Health
@@ -36,7 +37,7 @@ from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.mirror import Mirrors
 from gateway.fetch.package import Packer
 from gateway.fetch.tree import TreeReader
-from gateway.http_limits import Limits, allow_open_files, limited
+from gateway.http_limits import ClientLimits, allow_open_files, limited
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
@@ -129,7 +130,8 @@ class Service:
             keep=timedelta(days=settings.package_keep_days),
         )
         self._retention = Retention(database=database, keep=timedelta(days=settings.keep_days))
-        files = PackageFiles(database=database, depot=depot, tickets=tickets, token=opened.admin_token)
+        token = AdminToken(opened.admin_token, trusted_proxies=settings.trusted_proxies)
+        files = PackageFiles(database=database, depot=depot, tickets=tickets, token=token)
         reader = CommitReader(git, manifest_limit=LARGEST, signers=settings.signers_file)
         steps = FetchAndPlan(mirrors=mirrors, remotes=remotes, reader=reader, packages=packages)
         # Mirrors lie in the data folder: whoever starts there again has them, and goes by the same name.
@@ -206,8 +208,7 @@ class Service:
             records=records,
             sessions=Sessions(vault.session_key(), token=opened.admin_token, base_url=settings.base_url),
             renderer=Renderer(settings.base_url),
-            token=opened.admin_token,
-            trusted_proxies=settings.trusted_proxies,
+            token=token,
             has_broker=settings.amqp_url is not None,
         )
         health = Health(
@@ -220,7 +221,7 @@ class Service:
         web = [
             # First, because a request is held against one route after the other.
             Route("/hooks/{connection}", door),
-            *(operation.route(opened.admin_token) for operation in operations),
+            *(operation.route(token) for operation in operations),
             *contract.routes(),
             *pages.routes(),
         ]
@@ -372,7 +373,7 @@ def _serve(service: Service, listener: socket.socket) -> None:
     config = uvicorn.Config(
         service.application,
         loop="uvloop",
-        http=limited(Limits(connections=connections, keep_alive=settings.http_keep_alive)),
+        http=limited(ClientLimits(connections=connections, keep_alive=settings.http_keep_alive)),
         ws="none",
         log_config=None,
         access_log=False,

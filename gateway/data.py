@@ -11,11 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import structlog
+
 from gateway.errors import SettingError
-from gateway.settings import Settings
+from gateway.settings import MIN_TOKEN_LENGTH, Settings
 from gateway.store import claims, connections, platforms, sweeps
 from gateway.store.database import Database
 from gateway.store.vault import Vault, secret_key_file, sync_folder, write_key
+
+log = structlog.get_logger()
 
 # There while a change of the secret key is under way.
 _PREVIOUS = "secret.key.previous"
@@ -59,6 +63,8 @@ def open_data(settings: Settings) -> Opened:
     token = settings.admin_token.get_secret_value() if settings.admin_token else vault.admin_token()
     database = Database(settings.database)
     try:
+        if len(token) < MIN_TOKEN_LENGTH:
+            _check_weak_token(database)
         database.migrate()
     except BaseException:
         database.close()
@@ -69,6 +75,14 @@ def open_data(settings: Settings) -> Opened:
         admin_token=token,
         fresh_token=token if is_new and settings.admin_token is None else None,
     )
+
+
+def _check_weak_token(database: Database) -> None:
+    """Refuse a short admin token for a new database, and warn of one that may have been there before."""
+    sentence = f"the admin token (PUSHGATE_ADMIN_TOKEN) has fewer than {MIN_TOKEN_LENGTH} characters"
+    if database.is_new():
+        raise SettingError(f"{sentence}: set a longer one, or none, and one is made")
+    log.warning("the admin token can be guessed: set a longer one", reason=sentence)
 
 
 @contextmanager

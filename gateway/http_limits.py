@@ -36,7 +36,7 @@ _OTHER_FILES = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ClientLimits:
     """What clients may use of a process. Times are in seconds.
 
     `keep_alive` is how long a connection may stay idle between two requests, `headers` how long the headers
@@ -62,7 +62,7 @@ class _State(Enum):
 class Clients:
     """The open connections of a process: ends those whose time is over, and makes room for new ones."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ClientLimits) -> None:
         """Begin without connections."""
         self.limits = limits
         # Connections whose client has to send or to read next, and until when it may; the one that has been
@@ -303,7 +303,7 @@ class LimitedHttp(HttpToolsProtocol):
         self.transport.write(b"".join((STATUS_LINE[status], head, more, b"\r\n", body)))
 
 
-def limited(limits: Limits) -> type[asyncio.Protocol]:
+def limited(limits: ClientLimits) -> type[asyncio.Protocol]:
     """Return the protocol for uvicorn, all connections of which are under these limits."""
     clients = Clients(limits)
 

@@ -36,6 +36,9 @@ _NOT_SETTINGS = frozenset({"PUSHGATE_URL", "PUSHGATE_CONFIG", "PUSHGATE_SECRETS_
 
 MIB = 1024 * 1024
 
+MIN_TOKEN_LENGTH = 32
+"""Characters of an admin token that nobody can guess."""
+
 
 def data_home() -> Path:
     """Return the data folder of those who name none.

@@ -25,7 +25,7 @@ T = TypeVar("T")
 PUSHGATE = Path(sys.executable).with_name("pushgate")
 # Nobody waits for so long but on a machine that is busy with much else.
 WAIT_SECONDS = float(os.environ.get("PUSHGATE_TESTS_WAIT_SECONDS", "60"))
-ADMIN_TOKEN = "the admin token of the tests"
+ADMIN_TOKEN = "the admin token of all of these tests"
 
 VALOHAI_YAML = """\
 - step:

@@ -10,6 +10,9 @@ from gateway.apply import read_file
 from gateway.errors import Invalid
 from tests.service import Service, run_pushgate
 
+KNOWN = "a secret that the provider knows"
+FROM_A_FILE = "a secret from a file"
+
 TWO = """\
 connections:
   - name: digits
@@ -31,14 +34,14 @@ connections:
 def apply(service: Service, text: str, folder: Path, *options: str) -> Any:
     """Apply a file; return what the command says as JSON."""
     secret = folder / "secret"
-    secret.write_text("from a file\n")
+    secret.write_text(f"{FROM_A_FILE}\n")
     file = folder / "connections.yaml"
     file.write_text(text.replace("SECRET_FILE", str(secret)))
     done = run_pushgate(
-        "apply", "-f", str(file), "--json", *options, service=service, variables={"DIGITS_SECRET": "known"}
+        "apply", "-f", str(file), "--json", *options, service=service, variables={"DIGITS_SECRET": KNOWN}
     )
     assert done.returncode == 0, done.stderr
-    assert "from a file" not in done.stdout.replace('"secret": "from a file"', "")
+    assert FROM_A_FILE not in done.stdout.replace(f'"secret": "{FROM_A_FILE}"', "")
     return json.loads(done.stdout)["changes"]
 
 
@@ -54,7 +57,7 @@ def test_a_file_makes_what_it_names_and_then_nothing_more(service: Service, tmp_
     assert first["letters"]["auth"] == {"header": "x-push-secret"}
     assert [change["action"] for change in apply(service, TWO, tmp_path)] == ["keep", "keep"]
     assert connections(service) == first
-    made = {**first["digits"], "secret": "known", "path": f"/hooks/{first['digits']['id']}"}
+    made = {**first["digits"], "secret": KNOWN, "path": f"/hooks/{first['digits']['id']}"}
     assert service.deliver(made, b"{}", event="ping")[0] == 200
 
 
@@ -109,7 +112,7 @@ def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
     file = tmp_path / "connections.yaml"
     file.write_text(file.read_text().replace("project: digits", "project: numbers"))
     done = run_pushgate(
-        "apply", "-f", str(file), "--dry-run", service=service, variables={"DIGITS_SECRET": "known"}
+        "apply", "-f", str(file), "--dry-run", service=service, variables={"DIGITS_SECRET": KNOWN}
     )
     assert done.stdout == (
         '~ digits\n    project: "digits" → "numbers"\n= letters\nNothing was changed: this was a dry run.\n'
@@ -164,5 +167,5 @@ def test_the_provider_of_a_connection_stays(service: Service, tmp_path: Path) ->
     apply(service, TWO, tmp_path)
     file = tmp_path / "connections.yaml"
     file.write_text(file.read_text().replace("provider: github", "provider: gitea"))
-    done = run_pushgate("apply", "-f", str(file), service=service, variables={"DIGITS_SECRET": "known"})
+    done = run_pushgate("apply", "-f", str(file), service=service, variables={"DIGITS_SECRET": KNOWN})
     assert (done.returncode, "provider can't be changed" in done.stderr) == (1, True)

@@ -4,12 +4,16 @@ import base64
 import json
 import uuid
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demo.githost import GitHost
 from gateway.client import ApiError, post_webhook
+from gateway.data import open_data
+from gateway.settings import Settings
+from gateway.store import connections
 from providers import PROVIDERS
 from tests.providers.corpus import Case, cases
 from tests.service import Project, Service, run_pushgate, wait_for
@@ -101,6 +105,13 @@ def test_every_delivery_of_the_corpus_gets_its_answer(service: Service, provider
         ("gitlab", {"secret": "whsec_%%%"}, "goes on in base64"),
         ("generic", {"secret": "whsec_"}, "goes on in base64"),
         ("gitlab", {"auth": {"token": ""}}, "proves nothing"),
+        ("github", {"secret": "x"}, "at least 16 bytes"),
+        ("github", {"secret": " "}, "at least 16 bytes"),
+        ("gitea", {"secret": "fifteen bytes !"}, "at least 16 bytes"),
+        ("generic", {"secret": "whsec_AAAA"}, "at least 16 bytes"),
+        ("gitlab", {"auth": {"signing_token": "whsec_" + "AAAA" * 5}}, "at least 16 bytes"),
+        ("gitlab", {"auth": {"token": "plain"}}, "at least 16 bytes"),
+        ("azure-devops", {"auth": {"header": "X-Secret", "value": "x"}}, "at least 16 bytes"),
         ("github", {"secret": ""}, "secret"),
     ],
 )
@@ -128,17 +139,36 @@ def test_gitlab_gets_a_signing_token_and_keeps_a_plain_one_plain(service: Servic
         assert deliver(service, {**plain, "secret": secret}, "gitlab", body)[0] == 202
 
 
+def test_a_weak_secret_from_before_goes_on(tmp_path: Path) -> None:
+    """It is live, with a warning in the log; to give it again changes nothing; a new one must be strong."""
+    with Service(tmp_path / "data", CONCURRENCY="1") as service:
+        connection = service.connect("https://example.org/acme/digits.git", secret="s" * 16)
+        path = f"/connections/{connection['id']}/rotate-secret"
+        with pytest.raises(ApiError, match="at least 16 bytes"):
+            service.api.send("POST", path, {"secret": "short"})
+    opened = open_data(Settings(data_dir=tmp_path / "data"))
+    with opened.database.writing() as transaction:
+        connections.add_secret(transaction, opened.vault, connection["id"], b"short", now=datetime.now(UTC))
+    opened.database.close()
+    with service:
+        assert service.deliver({**connection, "secret": "short"}, b"{}", event="ping")[0] == 200
+        assert service.api.send("POST", path, {"secret": "short"})["secret"] == "short"
+        [line] = [line for line in service.log() if "can be guessed" in line["event"]]
+        assert (line["connection"], "short" in str(line)) == (connection["id"], False)
+
+
 def test_gitlab_with_token_and_signing_token_needs_the_signature(service: Service) -> None:
     """The plain token alone never suffices where there is a signing token."""
     signing = "whsec_dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
-    auth = {"token": "plain", "signing_token": signing}
+    token = "a plain token of GitLab"
+    auth = {"token": token, "signing_token": signing}
     connection = service.connect("https://example.org/acme/digits.git", provider="gitlab", auth=auth)
     body = b'{"object_kind": "note"}'
-    plain = {"x-gitlab-token": "plain", "x-gitlab-event": "Note Hook", "content-type": "application/json"}
+    plain = {"x-gitlab-token": token, "x-gitlab-event": "Note Hook", "content-type": "application/json"}
     url = service.url + connection["path"]
     assert post_webhook(url, body, plain)[0] == 401
     assert deliver(service, {**connection, "secret": signing}, "gitlab", body)[0] == 202
-    assert "plain" not in json.dumps(service.api.get("/connections"))
+    assert token not in json.dumps(service.api.get("/connections"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What every answer of the API has in common: JSON, a Bearer token, and errors as `{error, detail}`."""
 
-import hmac
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +10,9 @@ from pydantic_core import PydanticSerializationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Mount, Route
 
+from gateway.admin.auth import AdminToken, TooManyTries, WrongToken
 from gateway.errors import Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
 from gateway.escape import storable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
@@ -30,6 +31,8 @@ _STATUS: dict[type[PushgateError], tuple[int, str]] = {
     TooLarge: (413, "body too large"),
     TooSlow: (408, "body too slow"),
     TooMuch: (503, "try again"),
+    WrongToken: (401, "not signed in"),
+    TooManyTries: (429, "too many tries"),
     Disconnected: (400, "disconnected"),
 }
 
@@ -95,22 +98,21 @@ def answering(endpoint: Answering, status: int, query: Sequence[str]) -> Endpoin
     return answered
 
 
-def guarded(endpoint: Endpoint, token: str) -> Endpoint:
+def guarded(endpoint: Endpoint, token: AdminToken) -> Endpoint:
     """Return the endpoint behind the Bearer token."""
 
     async def checked(request: Request) -> Response:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not is_same(given.strip(), token):
-            detail = "send the header Authorization: Bearer TOKEN with the admin token"
+        detail = "send the header Authorization: Bearer TOKEN with the admin token"
+        if scheme.lower() != "bearer" or not given.strip():
             return problem(401, "not signed in", detail, {"www-authenticate": "Bearer"})
+        try:
+            token.check(request, given.strip())
+        except WrongToken as error:
+            return problem(401, "not signed in", f"{error}: {detail}", {"www-authenticate": "Bearer"})
         return await endpoint(request)
 
     return checked
-
-
-def is_same(given: str, token: str) -> bool:
-    """Compare what was given with the admin token, in a time that tells nothing of it."""
-    return hmac.compare_digest(given.encode(), token.encode())
 
 
 def status_of(error: Exception) -> tuple[int, str]:
@@ -124,19 +126,32 @@ def status_of(error: Exception) -> tuple[int, str]:
 async def on_error(_request: Request, error: Exception) -> Response:
     """Answer an error that is ours."""
     status, title = status_of(error)
-    return problem(status, title, str(error), retry_after(status))
+    return problem(status, title, str(error), retry_after(error))
 
 
-def retry_after(status: int) -> dict[str, str]:
+def retry_after(error: Exception) -> dict[str, str]:
     """Return the header that says when to try again, where that may help."""
-    return {"retry-after": "5"} if status == 503 else {}  # noqa: PLR2004
+    if isinstance(error, TooManyTries):
+        return {"retry-after": str(error.seconds)}
+    return {"retry-after": "5"} if status_of(error)[0] == 503 else {}  # noqa: PLR2004
 
 
-async def on_http_error(_request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the routing refuses: an unknown path, a wrong method."""
     if not isinstance(error, HTTPException):
         raise error
-    return problem(error.status_code, error.detail.lower(), error.detail, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    # What is mounted knows its methods.
+    if error.status_code == 405 and not isinstance(request.scope.get("route"), Mount):  # noqa: PLR2004
+        headers["Allow"] = ", ".join(_allowed(request))
+    return problem(error.status_code, error.detail.lower(), error.detail, headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods of all routes with the request's path; Starlette names those of the first only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in fitting for method in route.methods or ()})
 
 
 async def on_bug(_request: Request, _error: Exception) -> Response:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.routing import Route
 
+from gateway.admin.auth import AdminToken
 from gateway.admin.http import Answering, answering, guarded
 from gateway.store.deliveries import Verdict
 from gateway.store.executions import ExecutionState
@@ -73,7 +74,7 @@ class Operation:
     media_types: tuple[str, ...] = ("application/json",)
     is_open: bool = False
 
-    def route(self, token: str) -> Route:
+    def route(self, token: AdminToken) -> Route:
         """Return the route, behind the token."""
         endpoint = answering(self.endpoint, self.status, self.query)
         return Route(

@@ -13,6 +13,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from gateway.admin.auth import AdminToken
 from gateway.admin.http import guarded, problem
 from gateway.admin.operations import Operation
 from gateway.store import packages
@@ -32,7 +33,7 @@ class PackageFiles:
     database: Database
     depot: Depot
     tickets: Tickets
-    token: str
+    token: AdminToken
 
     def operations(self) -> list[Operation]:
         """Return what can be asked. Who brings a signature is judged by it, everybody else by the token."""

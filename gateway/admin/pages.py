@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-import structlog
 from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,16 +15,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.admin.api import Api
-from gateway.admin.http import bodies, is_same, refuse_nul, refuse_unknown, retry_after, status_of
+from gateway.admin.auth import AdminToken, WrongToken
+from gateway.admin.http import bodies, refuse_nul, refuse_unknown, retry_after, status_of
 from gateway.admin.records import Records
 from gateway.admin.rendering import STATIC, Renderer
 from gateway.admin.sessions import Sessions
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, UpdateView
 from gateway.errors import Invalid, PushgateError
-from gateway.intake.address import client_address
 from gateway.store import deliveries, executions, sweeps, work
-
-log = structlog.get_logger()
 
 Page = Callable[[Request], Awaitable[Response]]
 
@@ -44,8 +41,7 @@ class Pages:
     records: Records
     sessions: Sessions
     renderer: Renderer
-    token: str
-    trusted_proxies: int
+    token: AdminToken
     has_broker: bool
 
     def routes(self) -> list[BaseRoute]:
@@ -142,11 +138,9 @@ class Pages:
         """`POST /sign-in`: with the admin token, and on to where somebody wanted to go."""
         form = await _form(request)
         further = _inside(form.get("next", ""))
-        if not is_same(form.get("token", "").strip(), self.token):
-            client = client_address(request.scope, request.headers, trusted_proxies=self.trusted_proxies)
-            log.warning(
-                "a sign-in to the dashboard was refused: it was not the admin token", client=str(client)
-            )
+        try:
+            self.token.check(request, form.get("token", "").strip())
+        except WrongToken:
             return self._asked_to_sign_in(request, further, is_refused=True)
         answer = self.renderer.redirect(further)
         self.sessions.begin(answer, now=datetime.now(UTC))
@@ -197,7 +191,9 @@ class Pages:
                 refuse_nul(request)
                 return await page(request)
             except PushgateError as error:
-                return self._failed(*status_of(error), str(error))
+                answer = self._failed(*status_of(error), str(error))
+                answer.headers.update(retry_after(error))
+                return answer
 
         return answered
 
@@ -208,9 +204,7 @@ class Pages:
         )
 
     def _failed(self, status: int, title: str, detail: str) -> Response:
-        answer = self.renderer.page("error.html", status, title=title, detail=detail)
-        answer.headers.update(retry_after(status))
-        return answer
+        return self.renderer.page("error.html", status, title=title, detail=detail)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

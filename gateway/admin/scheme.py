@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.errors import Invalid
-from providers.signatures import SIGNING_PREFIX, signing_key
+from providers.signatures import MIN_SECRET_BYTES, SIGNING_PREFIX, is_weak, signing_key
 
 # What `auth` may hold, and which of it is secret.
 _OPTIONS: Mapping[str, frozenset[str]] = {
@@ -60,6 +60,7 @@ def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> S
     if "header" in auth or "value" in auth:
         if secret is not None or "user" in auth or not {"header", "value"} <= set(auth):
             raise Invalid("auth: a custom header is {header, value}, in place of `secret` and user")
+        check_secret(provider, auth["value"])
         return Scheme(secrets=(auth["value"],), auth={"header": auth["header"].lower()})
     if secret is not None:
         check_secret(provider, secret)
@@ -67,6 +68,11 @@ def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> S
 
 
 def check_secret(provider: str, secret: str) -> None:
-    """Refuse a secret by which no delivery could ever be proven. Raises `Invalid`, without the secret."""
+    """Refuse a secret that can be guessed, or proves nothing. Raises `Invalid`, without the secret."""
     if provider in _SIGN_WITH_A_KEY and signing_key(secret.encode()) is None:
         raise Invalid("a secret that begins with whsec_ goes on in base64, as its provider shows it")
+    if is_weak(secret.encode()):
+        raise Invalid(
+            f"a secret has at least {MIN_SECRET_BYTES} bytes, because whoever guesses it can have commits"
+            " executed; leave it out, and one is made"
+        )

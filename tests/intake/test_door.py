@@ -326,7 +326,7 @@ def test_a_lying_content_length_ends_cleanly(service: Service, connection: Any) 
 
 def test_half_a_body_leaves_nothing(service: Service) -> None:
     """Also where nothing signs the body, as with GitLab's token: who goes away has sent nothing."""
-    connection = service.connect(URL, provider="gitlab")
+    connection = service.connect(URL, provider="gitlab", secret="a plain token of GitLab")
     head = (
         f"POST {connection['path']} HTTP/1.1\r\nhost: x\r\nx-gitlab-token: {connection['secret']}\r\n"
         "x-gitlab-event: Note Hook\r\ncontent-type: application/json\r\n"

@@ -11,7 +11,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "operate.md"
 
 def verified(authority: Path, certificate: Path) -> str:
     """Return what a strict check says."""
-    check = ["openssl", "verify", "-x509_strict", "-CAfile", authority, certificate]
+    check: list[str | Path] = ["openssl", "verify", "-x509_strict", "-CAfile", authority, certificate]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 

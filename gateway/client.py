@@ -1,7 +1,8 @@
 """The command line's side of the REST API: requests over HTTP, answers as plain JSON, errors as sentences."""
 
 import json
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.error import HTTPError
@@ -14,10 +15,19 @@ from gateway.outgoing import BROKEN_OFF, NoRedirects, reason
 _SECONDS = 30.0
 # The most that a page of the API may have.
 _PAGE = 200
+# A stream says every 15 seconds or so that it is still there.
+_SILENCE = 60.0
+_PATIENCE = 60.0
+_PAUSE = 0.5
+_AWAY = (502, 503, 504)
 
 
 class ApiError(PushgateError):
     """The gateway could not be asked, or refused."""
+
+
+class Unreachable(ApiError):
+    """The gateway does not answer, or its answer broke off."""
 
 
 # An admin token goes to the named address, not by way of a proxy that the environment happens to name.
@@ -58,12 +68,36 @@ class Client:
         """Return the answer to a request with a JSON body; parts of the query that are None are left out."""
         return self._ask(method, path + _query(query), json.dumps(body or {}).encode())
 
-    def executions(self) -> Iterator[Any]:
-        """Yield execution requests as they are planned, until interrupted."""
-        with self._open("GET", "/executions/stream", None, None) as answer:
-            for line in answer:
-                if line.startswith(b"data: "):
-                    yield json.loads(line.removeprefix(b"data: "))
+    def executions(self, *, interrupted: Callable[[str], None], patience: float = _PATIENCE) -> Iterator[Any]:
+        """Yield execution requests as they are planned, until interrupted.
+
+        Where the gateway ends the stream, as when it is restarted, `interrupted` is called with the reason,
+        and the stream goes on where it ended. Raises `ApiError` where that fails for `patience` seconds.
+        """
+        seen: str | None = None
+        last_heard: float | None = None
+        while True:
+            event: dict[str, str] = {}
+            try:
+                with self._open("GET", "/executions/stream", None, _SILENCE, last_event=seen) as answer:
+                    for line in answer:
+                        last_heard = time.monotonic()
+                        name, _, value = line.decode().rstrip("\r\n").partition(": ")
+                        if name:
+                            event[name] = value
+                            continue
+                        # An event ends with an empty line: one that is cut off before that is sent again.
+                        if "data" in event:
+                            yield json.loads(event["data"])
+                        seen = event.get("id", seen)
+                        event = {}
+                reason = f"the gateway at {self._url} has ended the stream."
+            except Unreachable as error:
+                if last_heard is None or time.monotonic() - last_heard > patience:
+                    raise
+                reason = str(error)
+            interrupted(reason)
+            time.sleep(_PAUSE)
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
         with self._open(method, path, body, _SECONDS) as answer:
@@ -74,15 +108,20 @@ class Client:
             raise ApiError(f"what answers at {self._url} is no gateway: is its address right?") from None
 
     @contextmanager
-    def _open(self, method: str, path: str, body: bytes | None, timeout: float | None) -> Iterator[Any]:
+    def _open(
+        self, method: str, path: str, body: bytes | None, timeout: float, *, last_event: str | None = None
+    ) -> Iterator[Any]:
         """Give the answer; what goes wrong with it, also while it is read, is one sentence."""
+        headers = {**self._headers, **({"last-event-id": last_event} if last_event else {})}
         try:
-            request = Request(f"{self._url}/api/v1{path}", body, self._headers, method=method)  # noqa: S310
+            request = Request(f"{self._url}/api/v1{path}", body, headers, method=method)  # noqa: S310
             answer = _opener.open(request, timeout=timeout)
         except HTTPError as error:
             with error:
                 detail = _json(error.read()).get("detail")
-            raise ApiError(detail or f"the gateway answered {error.code}") from error
+            # A 502 to 504 is a proxy's, or that of a gateway whose database is away.
+            kind = Unreachable if error.code in _AWAY else ApiError
+            raise kind(detail or f"the gateway answered {error.code}") from error
         except BROKEN_OFF as error:
             raise self._broken_off(error) from error
         except ValueError:
@@ -97,8 +136,8 @@ class Client:
             except BROKEN_OFF as error:
                 raise self._broken_off(error) from error
 
-    def _broken_off(self, error: Exception) -> ApiError:
-        return ApiError(
+    def _broken_off(self, error: Exception) -> "Unreachable":
+        return Unreachable(
             f"the gateway at {self._url} cannot be reached: {reason(error)}. Is `pushgate serve` running?"
         )
 

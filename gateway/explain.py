@@ -36,6 +36,9 @@ def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) ->
     if update["state"] == "pending" and not why:
         why = ": no worker has come to it yet"
     branch.add(f"{'fetched, and ' if is_read else ''}{coloured(update['state'])}{when}{why}")
+    for attempt in update["attempts"]:
+        told = f"{coloured(attempt['state'])} {attempt['settled_at']}{_because(attempt)}"
+        branch.add(f"before it was replayed {attempt['replayed_at']}: {told}")
     mine = [one for one in executions if one["ref_update"] == update["id"]]
     for verdict in update["verdicts"]:
         sign = "[green]✓[/green]" if verdict["matched"] else "[red]✗[/red]"

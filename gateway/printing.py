@@ -56,13 +56,22 @@ def escape(text: str) -> str:
     return markup.escape("\n".join(map(printable, text.split("\n"))))
 
 
-def print_list(answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, as_json: bool) -> None:
-    """Print a list as a table, or as JSON."""
+def nothing(what: str, *filters: str | None) -> str:
+    """Return what an empty list says."""
+    if any(one is not None for one in filters):
+        return f"No {what} match these filters."
+    return f"There are no {what} yet."
+
+
+def print_list(
+    answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, empty: str, as_json: bool
+) -> None:
+    """Print a list as a table, or as JSON; `empty` is what an empty one says."""
     if as_json:
         print_json(answer)
         return
     if not answer["items"]:
-        out.print("There is nothing yet.")
+        out.print(empty)
         return
     table = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for one in answer["items"]:

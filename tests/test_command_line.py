@@ -1,5 +1,6 @@
 """The command `pushgate`, as a person or a script runs it."""
 
+import itertools
 import json
 import os
 import socket
@@ -13,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from demo.githost import GitHost
+from gateway.client import ApiError
 from gateway.printing import escape, print_json
 from providers import PROVIDERS
-from tests.service import ADMIN_TOKEN, PUSHGATE, Project, Service, wait_for
+from tests.service import ADMIN_TOKEN, PUSHGATE, WAIT_SECONDS, Project, Service, wait_for
 from tests.service import run_pushgate as run
 
 
@@ -89,6 +92,125 @@ def test_executions_are_followed_as_they_come(service: Service, project: Project
             process.terminate()
             reader.join()
     assert json.loads(lines[0])["message"]["execution"]["name"] == "train"
+
+
+def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, project: Project) -> None:
+    """Where it was cut off, with a word about it; a gateway that stays away is an error and no quiet end."""
+    connection = service.connect(project.url, "train@*")
+    seen: list[str] = []
+    told: list[str] = []
+    ended: list[Exception] = []
+
+    def follow() -> None:
+        try:
+            followed = service.api.executions(interrupted=told.append, patience=20)
+            seen.extend(one["message"]["ref"]["name"] for one in followed)
+        except ApiError as error:
+            ended.append(error)
+
+    def push(name: str) -> bool:
+        answer = service.deliver(connection, project.payload(None, project.first, f"refs/heads/{name}"))[1]
+        service.settled(answer["delivery"])
+        return name in seen
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    numbers = itertools.count()
+    # It follows from its own start on, and when that is over nobody tells.
+    wait_for(lambda: push(f"before-{next(numbers)}"), "the follower follows")
+    port = int(service.url.rpartition(":")[2])
+    service.kill()
+    wait_for(lambda: told, "the end of the stream is told")
+    service.start(port)
+    push("after")
+    wait_for(lambda: "after" in seen, "the follower has gone on")
+    assert len(seen) == len(set(seen))
+    service.kill()
+    follower.join(WAIT_SECONDS)
+    assert "cannot be reached" in str(ended[0])
+
+
+def test_a_delivery_is_shown_whole(service: Service, project: Project) -> None:
+    """What came, with whole ids, and what came of it; not one row of a table."""
+    connection = service.connect(project.url, "train@main", "other@dev")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, sent = service.deliver(connection, project.payload(project.first, pushed), x_github_delivery="guid")
+    service.settled(sent["delivery"])
+    shown = " ".join(run("deliveries", sent["delivery"], service=service).stdout.split())
+    for told in (
+        connection["id"],
+        "id at the provider guid",
+        "pushed by ada",
+        f"{project.first} → {pushed}",
+        "trigger other@dev: branch main does not fit dev",
+        service.api.get("/executions")["items"][0]["id"],
+    ):
+        assert told in shown
+
+
+CONNECT_TO = ("connect", "--provider=github", "--project=digits")
+
+
+def test_connect_says_whether_the_repository_can_be_read(
+    service: Service, project: Project, githost: GitHost
+) -> None:
+    """It makes the connection all the same, since a remote may be out of reach for a while."""
+    done = run(*CONNECT_TO, project.url, service=service)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Its repository can be read: it has 1 branches and tags." in done.stdout
+    missing = githost.url("acme/missing.git")
+    done = run(*CONNECT_TO, missing, service=service)
+    assert done.returncode == 0
+    assert "Warning: its repository cannot be read: " in done.stdout
+    assert "Made a connection from acme/missing" in done.stdout
+
+
+def test_connect_warns_of_a_webhook_url_that_the_provider_cannot_reach(tmp_path: Path) -> None:
+    """The default names this machine, which is of use on this machine only."""
+    with Service(tmp_path / "data", ROLE="web") as service:
+        done = run(*CONNECT_TO, "git@github.com:acme/digits.git", "--wait=0", service=service)
+        assert "Warning: github.com cannot reach 127.0.0.1" in done.stderr
+        assert "PUSHGATE_PUBLIC_URL" in done.stderr
+        assert "has not been looked at yet" in done.stdout
+
+
+def test_a_secret_of_the_environment_is_not_taken_for_a_new_connection(
+    service: Service, tmp_path: Path
+) -> None:
+    """It was exported for `send`, and is another connection's; a file is taken, since it was named."""
+    secret = "the secret of another connection"
+    file = tmp_path / "secret"
+    file.write_text("the secret of this connection\n")
+    url = "https://github.example/acme/digits.git"
+    exported = {"WEBHOOK_SECRET": secret}
+    assert answer(*CONNECT_TO, url, service=service, variables=exported)["secret"] != secret
+    named = answer(
+        *CONNECT_TO, f"{url}2", f"--secret-file={file}", "--name=two", service=service, variables=exported
+    )
+    assert named["secret"] == "the secret of this connection"
+
+
+def test_fetch_tells_of_the_look_that_it_asked_for(service: Service, githost: GitHost) -> None:
+    """Not of the failure before, which was repaired meanwhile; by the connection's name as well."""
+    connection = service.connect(githost.url("acme/late.git"), name="late")
+    path = f"/connections/{connection['id']}"
+    wait_for(lambda: service.api.get(path)["sweep"]["reason"], "the first look has failed")
+    assert run("fetch", "late", service=service).returncode == 1
+    githost.create("acme/late.git")
+    done = run("fetch", "late", service=service)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Nothing has moved" in done.stdout
+    done = run("fetch", "nope", service=service)
+    assert (done.returncode, "there is no connection nope" in done.stderr) == (1, True)
+
+
+def test_fetch_ends_where_no_worker_runs(tmp_path: Path) -> None:
+    """With a sentence about that, after a while."""
+    with Service(tmp_path / "data", ROLE="web") as service:
+        connection = service.connect("https://github.example/acme/digits.git")
+        done = run("fetch", connection["id"], "--wait=0.2", service=service)
+    assert done.returncode == 1
+    assert "no worker has looked at the remote within 0.2 s" in done.stderr
 
 
 def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tmp_path: Path) -> None:

@@ -179,7 +179,8 @@ class Records:
 
     async def _follow(self, seen: int) -> AsyncIterator[bytes]:
         news = self.requests.listener()
-        yield b": following\n\n"
+        # With the place in the stream, so that whoever is cut off can go on from there.
+        yield f": following\nid: {seen}\n\n".encode()
         quiet = 0
         while not self.is_closing():
             found = await self.database.read(partial(executions.planned_after, seq=seen, limit=100))

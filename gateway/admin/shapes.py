@@ -1,7 +1,7 @@
 """What the REST API takes and gives: the shapes, and nothing of how they come about."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
@@ -134,10 +134,12 @@ class SecretView(BaseModel):
 class SweepView(BaseModel):
     """How the comparison with the remote's refs goes.
 
-    `delivery` records what the last one has found, if anything; `reason` tells what keeps it from succeeding.
+    `delivery` records what the last one has found, if anything; `reason` tells what keeps it from succeeding;
+    `tried_at` is when the last one that has ended, with or without success, began.
     """
 
     due_at: datetime
+    tried_at: datetime | None
     swept_at: datetime | None
     delivery: str | None
     reason: str | None
@@ -242,8 +244,21 @@ class VerdictView(BaseModel):
     failure: str | None = None
 
 
+class AttemptView(BaseModel):
+    """How a ref update had ended, until it was replayed at `replayed_at`."""
+
+    state: str
+    reason: str | None
+    settled_at: datetime | None
+    verdicts: list[VerdictView]
+    replayed_at: datetime
+
+
 class UpdateView(BaseModel):
-    """A ref update as it is shown; its execution requests name its `id`."""
+    """A ref update as it is shown; its execution requests name its `id`.
+
+    `attempts` are its ends from before it was replayed, the first one first.
+    """
 
     id: int
     ref: str
@@ -261,6 +276,7 @@ class UpdateView(BaseModel):
     reason: str | None
     settled_at: datetime | None
     verdicts: list[VerdictView]
+    attempts: list[AttemptView]
 
     @classmethod
     def of(cls, recorded: RecordedUpdate) -> "UpdateView":
@@ -282,8 +298,22 @@ class UpdateView(BaseModel):
             state=recorded.state,
             reason=recorded.reason,
             settled_at=recorded.settled_at,
-            verdicts=[VerdictView(**verdict) for verdict in recorded.verdicts],
+            verdicts=_verdicts(recorded.verdicts),
+            attempts=[
+                AttemptView(
+                    state=attempt.state,
+                    reason=attempt.reason,
+                    settled_at=attempt.settled_at,
+                    verdicts=_verdicts(attempt.verdicts),
+                    replayed_at=attempt.replayed_at,
+                )
+                for attempt in recorded.attempts
+            ],
         )
+
+
+def _verdicts(recorded: Sequence[Mapping[str, Any]]) -> list[VerdictView]:
+    return [VerdictView(**verdict) for verdict in recorded]
 
 
 class DeliveryView(BaseModel):

@@ -1,13 +1,16 @@
 """The commands about connections: make, list, bring into the form of a file, fetch now."""
 
 import time
+from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 
-from gateway.client import ApiError, part
-from gateway.commands.options import AsJson, Data, client_of
+from gateway.client import ApiError, Client, part
+from gateway.commands.options import AsJson, Data, client_of, connection_id
 from gateway.guides import GUIDES
 from gateway.printing import (
     DELIVERY_COLUMNS,
@@ -16,6 +19,7 @@ from gateway.printing import (
     err,
     escape,
     names_of,
+    nothing,
     out,
     print_facts,
     print_json,
@@ -25,6 +29,8 @@ from gateway.printing import (
 app = typer.Typer()
 
 _POLL_SECONDS = 0.1
+# A comparison of refs that has begun takes no longer than its lease: see gateway/reconcile.py.
+_LONGEST_LOOK = 900.0
 
 
 @app.command()
@@ -48,8 +54,9 @@ def connect(
     ] = None,
     secret: Annotated[
         str | None,
-        typer.Option(help="The webhook's secret; one is made if you name none.", envvar="WEBHOOK_SECRET"),
+        typer.Option(help="The webhook's secret; one is made if you name none. --secret-file hides it."),
     ] = None,
+    secret_file: Annotated[Path | None, typer.Option(help="A file with the webhook's secret.")] = None,
     private_key: Annotated[
         Path | None,
         typer.Option(help="A file with the private key, without a passphrase."),
@@ -65,12 +72,19 @@ def connect(
         list[str] | None,
         typer.Option(help="Take its webhooks only from this network, such as 192.0.2.0/24; several times."),
     ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for the first look at the repository.")
+    ] = 15.0,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Connect a repository; prints its webhook URL, its secret (this once), and what to do next."""
     from gateway.plan.triggers import parse_trigger  # noqa: PLC0415 - the other commands start without it
 
+    if secret_file is not None:
+        if secret is not None:
+            raise ApiError("give the secret once, by --secret or by --secret-file")
+        secret = (_text(secret_file) or "").rstrip("\r\n")
     body: dict[str, Any] = {
         "url": url,
         "provider": provider,
@@ -90,13 +104,14 @@ def connect(
     }
     if any(credentials.values()):
         body["credentials"] = {key: value for key, value in credentials.items() if value is not None}
-    made = client_of(data).send("POST", "/connections", body)
+    client = client_of(data)
+    made = client.send("POST", "/connections", body)
     if as_json:
         print_json(made)
         return
-    out.print(
-        f"Connected [bold]{escape(made['name'])}[/bold] to project [bold]{escape(made['project'])}[/bold].\n"
-    )
+    out.print(_made(client, made, wait) + "\n")
+    if (unreachable := _unreachable(made)) is not None:
+        err.print(f"[yellow]Warning:[/yellow] {escape(unreachable)}\n", soft_wrap=True)
     print_facts(
         {
             "connection": made["id"],
@@ -114,6 +129,45 @@ def connect(
         out.print(f"  {line}", soft_wrap=True)
 
 
+def _made(client: Client, made: Any, wait: float) -> str:
+    """Return what the first look at the repository of a new connection found, after some seconds at most."""
+    name, project = f"[bold]{escape(made['name'])}[/bold]", f"[bold]{escape(made['project'])}[/bold]"
+    with err.status("looking at the repository"):
+        sweep = _tried(client, made["id"], made["sweep"]["due_at"], wait)
+    if sweep is None:
+        told = f"The repository has not been looked at yet: `pushgate fetch {made['id']}` says how that goes."
+    elif sweep["reason"] is None:
+        refs = client.get(f"/connections/{made['id']}/refs")["items"]
+        told = f"Its repository can be read: it has {len(refs)} branches and tags."
+    else:
+        told = f"[yellow]Warning:[/yellow] its repository cannot be read: {escape(sweep['reason'])}\n"
+        if made["deploy_key"] is not None:
+            told += "Add the deploy key below to it; "
+        told += f"`pushgate fetch {made['id']}` looks again. Until it can be read, pushes wait."
+    return f"Made a connection from {name} to project {project}. {told}"
+
+
+def _unreachable(made: Any) -> str | None:
+    """Return why webhooks cannot reach the gateway at the URL that it gives out, if that is plain to see."""
+    from providers.urls import repository_key  # noqa: PLC0415 - the other commands start without it
+
+    host = urlsplit(made["hook_url"]).hostname or ""
+    repository = repository_key(made["url"]).partition("/")[0]
+    if not _is_loopback(host) or _is_loopback(repository.partition(":")[0]):
+        return None
+    return (
+        f"{repository} cannot reach {host}, which the webhook URL names: set PUSHGATE_PUBLIC_URL to an"
+        " address of the gateway that it can reach, and start the gateway again."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @app.command()
 def connections(data: Data = None, as_json: AsJson = False) -> None:
     """List the connections."""
@@ -123,7 +177,8 @@ def connections(data: Data = None, as_json: AsJson = False) -> None:
         texts = [one["name"], one["provider"], one["project"], names_of(one["triggers"]) or "-", one["url"]]
         return [one["id"], *map(escape, texts)]
 
-    print_list(answer, ["id", "name", "provider", "project", "triggers", "url"], row, as_json=as_json)
+    columns = ["id", "name", "provider", "project", "triggers", "url"]
+    print_list(answer, columns, row, empty=nothing("connections"), as_json=as_json)
 
 
 @app.command("apply")
@@ -161,18 +216,22 @@ def apply_command(
 
 @app.command()
 def fetch(
-    connection: Annotated[str, typer.Argument(help="The connection's id.")],
+    connection: Annotated[str, typer.Argument(help="The connection's id or name.")],
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a worker to begin.")] = 60.0,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch a repository now: compare all its refs with the remote's, and take what no webhook has told."""
     client = client_of(data)
-    path = f"/connections/{part(connection)}"
-    before = client.get(path)["sweep"]
-    client.send("POST", f"{path}/fetch", {})
+    which = connection_id(client, connection)
+    asked = client.send("POST", f"/connections/{part(which)}/fetch", {})["sweep"]
     with err.status("asking the remote for its refs"):
-        while (sweep := client.get(path)["sweep"])["swept_at"] == before["swept_at"] and not sweep["reason"]:
-            time.sleep(_POLL_SECONDS)
+        sweep = _tried(client, which, asked["due_at"], wait)
+    if sweep is None:
+        raise ApiError(
+            f"no worker has looked at the remote within {wait:g} s: is a process with the role all or worker"
+            " running, and does it have time? The look is still asked for"
+        )
     found = client.get(f"/deliveries/{sweep['delivery']}") if sweep["delivery"] else None
     if as_json:
         print_json({"sweep": sweep, "delivery": found})
@@ -181,7 +240,25 @@ def fetch(
     elif found is None:
         out.print("Nothing has moved since the last delivery or fetch.")
     else:
-        print_list({"items": [found], "next": None}, DELIVERY_COLUMNS, delivery_row, as_json=False)
+        page = {"items": [found], "next": None}
+        print_list(page, DELIVERY_COLUMNS, delivery_row, empty="", as_json=False)
+
+
+def _tried(client: Client, which: str, asked_at: str, wait: float) -> Any:
+    """Return how the look at a remote went that was asked for at a time of the gateway's clock.
+
+    A look that began before that tells nothing of what was changed since. None where no worker has begun one
+    after `wait` seconds, or where one takes for ever.
+    """
+    asked, started = datetime.fromisoformat(asked_at), time.monotonic()
+    while True:
+        sweep = client.get(f"/connections/{part(which)}")["sweep"]
+        if sweep["tried_at"] is not None and datetime.fromisoformat(sweep["tried_at"]) >= asked:
+            return sweep
+        has_begun = datetime.fromisoformat(sweep["due_at"]) > asked
+        if time.monotonic() - started > (_LONGEST_LOOK if has_begun else wait):
+            return None
+        time.sleep(_POLL_SECONDS)
 
 
 def _text(path: Path | None) -> str | None:

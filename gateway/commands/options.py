@@ -14,13 +14,23 @@ File = Annotated[
     typer.FileBinaryRead, typer.Option("--file", "-f", help="A file of connections; - for standard input.")
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="How many at most.")]
-OfConnection = Annotated[str | None, typer.Option("--connection", help="Only those of this connection.")]
+OfConnection = Annotated[
+    str | None, typer.Option("--connection", help="Only those of this connection: its id or its name.")
+]
 
 
 def client_of(data: Path | None) -> Client:
     """Return a client of the gateway at PUSHGATE_URL; its token is the environment's or the data folder's."""
     url = os.environ.get("PUSHGATE_URL", "http://127.0.0.1:8080")
     return Client(url, os.environ.get("PUSHGATE_ADMIN_TOKEN") or derived_token(data))
+
+
+def connection_id(client: Client, text: str) -> str:
+    """Return the id of the connection with this id or name. Raises `ApiError`."""
+    named = [one["id"] for one in client.items("/connections", name=text) if one["name"] == text]
+    if len(named) > 1:
+        raise ApiError(f"several connections have the name {text}: name one by its id ({', '.join(named)})")
+    return named[0] if named else text
 
 
 def derived_token(data: Path | None) -> str:

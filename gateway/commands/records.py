@@ -1,19 +1,23 @@
 """The commands about what came, and what became of it: deliveries and execution requests."""
 
+import json
 from typing import Annotated, Any
 
 import typer
 
-from gateway.client import ApiError, part
+from gateway.client import ApiError, Client, part
 from gateway.commands.options import AsJson, Data, Limit, OfConnection, client_of
 from gateway.printing import (
     DELIVERY_COLUMNS,
     coloured,
     delivery_row,
+    err,
     escape,
     execution_line,
     local_time,
+    nothing,
     out,
+    print_facts,
     print_json,
     print_list,
     short,
@@ -37,12 +41,36 @@ def deliveries(
         one = client.get(f"/deliveries/{part(delivery)}")
         if as_json:
             print_json(one)
-            return
-        answer = {"items": [one], "next": None}
-    else:
-        answer = client.get("/deliveries", connection=connection, verdict=verdict, limit=limit)
+        else:
+            _show(client, one)
+        return
+    answer = client.get("/deliveries", connection=connection, verdict=verdict, limit=limit)
+    empty = nothing("deliveries", connection, verdict)
+    print_list(answer, DELIVERY_COLUMNS, delivery_row, empty=empty, as_json=as_json)
 
-    print_list(answer, DELIVERY_COLUMNS, delivery_row, as_json=as_json)
+
+def _show(client: Client, one: Any) -> None:
+    """Print a delivery with all that is kept of it: what came, what it moved, and what came of that."""
+    from gateway.explain import told  # noqa: PLC0415 - the lists start without it
+
+    sender = {name: str(value) for name, value in (one["repository"] or {}).items() if value is not None}
+    facts = {
+        "connection": f"{one['name']} ({one['connection']}{', deleted' if one['is_orphan'] else ''})",
+        "provider": one["provider"],
+        "event": one["event"],
+        "id at the provider": one["provider_delivery_id"],
+        "pushed by": one["pusher"],
+        **{f"repository {name}": value for name, value in sender.items()},
+        "detail": json.dumps(one["detail"], ensure_ascii=False) if one["detail"] else None,
+    }
+    for move in one["updates"]:
+        commits = f", {len(move['commits'])} commits listed" if move["commits"] else ""
+        forced = ", forced" if move["forced"] else ""
+        ids = f"{move['before'] or '∅'} → {move['after'] or '∅'}"
+        facts[move["ref"]] = f"{move['action']} {ids}{forced}{commits}"
+    print_facts({name: value for name, value in facts.items() if value})
+    for explained in client.get("/explain", what=one["id"])["items"]:
+        out.print(told(explained))
 
 
 @app.command()
@@ -87,13 +115,14 @@ def executions(
     if follow:
         if {connection, delivery, state} != {None}:
             raise ApiError("--follow prints all new ones: leave out --connection, --delivery and --state")
-        for one in client.executions():
+        for one in client.executions(interrupted=_tell):
             if as_json:
                 print_json(one, indent=None)
             else:
                 out.print(execution_line(one))
         return
     answer = client.get("/executions", connection=connection, delivery=delivery, state=state, limit=limit)
+    empty = nothing("executions", connection, delivery, state)
 
     def row(one: Any) -> list[str]:
         message = one["message"]
@@ -101,7 +130,8 @@ def executions(
         state_ = coloured(one["state"]) + (f": {escape(one['reason'])}" if one["reason"] else "")
         return [one["id"], local_time(one["planned_at"]), escape(message["project"]), escape(what), state_]
 
-    print_list(answer, ["id", "planned", "project", "what", "state"], row, as_json=as_json)
+    columns = ["id", "planned", "project", "what", "state"]
+    print_list(answer, columns, row, empty=empty, as_json=as_json)
 
 
 @app.command()
@@ -116,3 +146,7 @@ def drop(
         print_json(dropped)
     else:
         out.print(f"{coloured('dropped')} {dropped['id']}; to publish it after all, replay its delivery")
+
+
+def _tell(reason: str) -> None:
+    err.print(f"[yellow]pushgate:[/yellow] {escape(reason)} Connecting again …", soft_wrap=True)

@@ -17,7 +17,15 @@ from gateway.errors import NotFound
 from gateway.store import executions
 from gateway.store.bulk import MOST_VALUES, insert_rows, select_pairs, upsert_rows
 from gateway.store.ref_history import Placement, Recorded, RefHistory, dump_gaps, load_gaps
-from gateway.store.tables import connections, deliveries, ref_updates, refs, secrets, sweeps
+from gateway.store.tables import (
+    connections,
+    deliveries,
+    ref_updates,
+    refs,
+    secrets,
+    sweeps,
+    update_attempts,
+)
 from providers.model import RefUpdate
 
 Verdict = Literal["accepted", "duplicate", "ignored", "unreadable"]
@@ -105,8 +113,22 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """How a ref update had ended, until it was replayed at `replayed_at`."""
+
+    state: UpdateState
+    reason: str | None
+    settled_at: datetime | None
+    verdicts: Sequence[Mapping[str, Any]]
+    replayed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedUpdate:
-    """A ref update as it is kept, and what became of it. `generation` counts the moves of its ref."""
+    """A ref update as it is kept, and what became of it. `generation` counts the moves of its ref.
+
+    `attempts` are its ends from before it was replayed, the first one first.
+    """
 
     seq: int
     connection: str
@@ -117,6 +139,7 @@ class RecordedUpdate:
     reason: str | None
     verdicts: Sequence[Mapping[str, Any]]
     settled_at: datetime | None
+    attempts: Sequence[Attempt]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -332,7 +355,7 @@ def body(transaction: Transaction, delivery_id: str) -> bytes:
     return zstandard.decompress(packed)
 
 
-def _recorded_update(row: Row[Any]) -> RecordedUpdate:
+def _recorded_update(row: Row[Any], attempts: Sequence[Attempt]) -> RecordedUpdate:
     """Return the ref update that a row of `ref_updates` holds."""
     return RecordedUpdate(
         seq=row.seq,
@@ -356,6 +379,7 @@ def _recorded_update(row: Row[Any]) -> RecordedUpdate:
         reason=row.reason,
         verdicts=row.verdicts or (),
         settled_at=row.settled_at,
+        attempts=attempts,
     )
 
 
@@ -515,8 +539,9 @@ def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[Record
     moves: dict[str, list[RecordedUpdate]] = {row.id: [] for row in rows}
     shown = [column for column in ref_updates.c if column.name != "facts"]
     query = select(*shown).where(ref_updates.c.delivery.in_(list(moves))).order_by(ref_updates.c.seq)
+    attempts = _attempts(transaction, list(moves))
     for row in transaction.execute(query):
-        moves[row.delivery].append(_recorded_update(row))
+        moves[row.delivery].append(_recorded_update(row, attempts.get(row.seq, ())))
     return [
         RecordedDelivery(
             id=row.id,
@@ -538,6 +563,27 @@ def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[Record
         )
         for row in rows
     ]
+
+
+def _attempts(transaction: Transaction, delivery_ids: Sequence[str]) -> dict[int, list[Attempt]]:
+    """Return the earlier ends of the ref updates of these deliveries, by the number of the ref update."""
+    query = (
+        select(update_attempts)
+        .join(ref_updates, ref_updates.c.seq == update_attempts.c.ref_update)
+        .where(ref_updates.c.delivery.in_(delivery_ids))
+        .order_by(update_attempts.c.ref_update, update_attempts.c.number)
+    )
+    found: dict[int, list[Attempt]] = {}
+    for row in transaction.execute(query):
+        attempt = Attempt(
+            state=row.state,
+            reason=row.reason,
+            settled_at=row.settled_at,
+            verdicts=row.verdicts or (),
+            replayed_at=row.replayed_at,
+        )
+        found.setdefault(row.ref_update, []).append(attempt)
+    return found
 
 
 def _parts(keys: list[T]) -> Iterator[list[T]]:

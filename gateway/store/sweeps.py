@@ -32,6 +32,7 @@ class Sweep:
     """
 
     connection: str
+    claimed_at: datetime
     due_at: datetime
     asked: bool
     asked_by: str | None
@@ -44,10 +45,11 @@ class SweepState:
     """How a connection's sweeps go.
 
     `delivery` records what the last one that succeeded has found, if anything; `reason` tells what keeps a
-    sweep from succeeding since.
+    sweep from succeeding since; `tried_at` is when the last one that has ended, however it did, began.
     """
 
     due_at: datetime
+    tried_at: datetime | None
     swept_at: datetime | None
     delivery: str | None
     reason: str | None
@@ -66,6 +68,7 @@ def claim(transaction: Transaction, *, now: datetime, until: datetime) -> Sweep 
     transaction.execute(update(sweeps).where(sweeps.c.connection == row.connection).values(due_at=until))
     return Sweep(
         connection=row.connection,
+        claimed_at=now,
         due_at=until,
         asked=row.asked,
         asked_by=row.asked_by,
@@ -102,7 +105,7 @@ def record(transaction: Transaction, sweep: Sweep, arrival: Arrival, *, next_at:
             .where(deliveries.c.id == sweep.asked_by)
             .values(reason=f"all refs were compared with the remote's: {told}")
         )
-    done = {"attempts": 0, "swept_at": arrival.received_at, "reason": None}
+    done = {"attempts": 0, "swept_at": arrival.received_at, "tried_at": sweep.claimed_at, "reason": None}
     delivery = receipt.delivery if receipt else None
     transaction.execute(
         update(sweeps).where(sweeps.c.connection == sweep.connection).values(**done, delivery=delivery)
@@ -120,7 +123,7 @@ def fail(transaction: Transaction, sweep: Sweep, reason: str, *, next_at: dateti
     transaction.execute(
         update(sweeps)
         .where(sweeps.c.connection == sweep.connection)
-        .values(attempts=sweep.attempts + 1, reason=reason)
+        .values(attempts=sweep.attempts + 1, tried_at=sweep.claimed_at, reason=reason)
     )
     _put_off(transaction, sweep, next_at=next_at, asked=sweep.asked)
     if sweep.asked_by is not None:
@@ -154,7 +157,11 @@ def states(transaction: Transaction, of: Sequence[str]) -> dict[str, SweepState]
     rows = transaction.execute(select(sweeps).where(sweeps.c.connection.in_(of)))
     return {
         row.connection: SweepState(
-            due_at=row.due_at, swept_at=row.swept_at, delivery=row.delivery, reason=row.reason
+            due_at=row.due_at,
+            tried_at=row.tried_at,
+            swept_at=row.swept_at,
+            delivery=row.delivery,
+            reason=row.reason,
         )
         for row in rows
     }

@@ -166,6 +166,20 @@ ref_updates = Table(
     ),
 )
 
+# How a ref update ended before it was replayed. It goes with its ref update, also where a version of Pushgate
+# deletes that which does not know this table.
+update_attempts = Table(
+    "update_attempts",
+    metadata,
+    Column("ref_update", ForeignKey("ref_updates.seq", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("reason", Text),
+    Column("settled_at", Instant),
+    Column("verdicts", JSON),
+    Column("replayed_at", Instant, nullable=False),
+)
+
 # `delivery` names the one that told of the latest move, which may have been deleted since. The last columns,
 # which most moves leave as they are, hold what the remote has shown and the gaps in what is known of the ref.
 refs = Table(
@@ -266,6 +280,7 @@ turns = Table(
 )
 
 # When a connection's refs are next compared with the remote's, who asked for it, and what was found last.
+# `swept_at` is when the last comparison that succeeded ended, `tried_at` when the last that ended began.
 # `held_until` is set while somebody compares; `seen` is what a second look is to confirm; `agreed` counts the
 # looks in a row that bore out what webhooks had reported.
 sweeps = Table(
@@ -277,6 +292,7 @@ sweeps = Table(
     Column("asked_by", ForeignKey("deliveries.id"), index=True),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
     Column("swept_at", Instant),
+    Column("tried_at", Instant),
     Column("delivery", ForeignKey("deliveries.id"), index=True),
     Column("reason", Text),
     Column("held_until", Instant),

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, func, literal_column, select, update
+from sqlalchemy import Row, func, insert, literal, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
 from gateway.escape import storable
@@ -18,7 +18,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
-from gateway.store.tables import deliveries, leases, ref_updates, sweeps
+from gateway.store.tables import Instant, deliveries, leases, ref_updates, sweeps, update_attempts
 from providers.model import Action, RefKind
 
 UPDATE_COLUMNS = (
@@ -169,8 +169,25 @@ def _supersede(transaction: Transaction, settlement: Settlement) -> None:
 
 
 def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
-    """Have the ref updates of a delivery fetched and planned again, but for those that were duplicates."""
+    """Have the ref updates of a delivery fetched and planned again, but for those that were duplicates.
+
+    How each of them had ended is kept as an attempt.
+    """
     moved = ref_updates.c.delivery == delivery, ref_updates.c.state.in_(REPLAYABLE)
+    # Locked, so that of two replays at once the second finds nothing left to do.
+    transaction.execute(select(ref_updates.c.seq).where(*moved).with_for_update()).all()
+    earlier = select(func.count()).where(update_attempts.c.ref_update == ref_updates.c.seq)
+    ended = select(
+        ref_updates.c.seq,
+        earlier.scalar_subquery() + 1,
+        ref_updates.c.state,
+        ref_updates.c.reason,
+        ref_updates.c.settled_at,
+        ref_updates.c.verdicts,
+        literal(now, Instant),
+    ).where(*moved)
+    columns = ["ref_update", "number", "state", "reason", "settled_at", "verdicts", "replayed_at"]
+    transaction.execute(insert(update_attempts).from_select(columns, ended))
     anew = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None}
     transaction.execute(update(ref_updates).where(*moved).values(anew))
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()

@@ -107,6 +107,9 @@ def test_what_was_settled_long_ago_is_deleted_with_all_that_came_of_it(database:
     connection(database)
     deliver(database, verdict="ignored", reason="ping")
     old = deliver(database, move(A, B))
+    settle(database)
+    with database.writing() as transaction:
+        work.replay(transaction, old.id, now=NOW)
     settle(database, request="old")
     young = deliver(database, move(B, C), days=30)
     settle(database, days=30, request="young")

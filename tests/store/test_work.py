@@ -122,7 +122,7 @@ def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
 
 
 def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) -> None:
-    """Nothing of its earlier end is told beside that."""
+    """How it had ended before is kept as an attempt, however often it is replayed."""
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
@@ -134,6 +134,15 @@ def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) 
         work.replay(transaction, update.delivery, now=LATER)
         [again] = deliveries.get(transaction, update.delivery).updates
     assert (again.state, again.reason, again.settled_at, again.verdicts) == ("pending", None, None, ())
+    [first] = again.attempts
+    assert (first.state, first.reason, first.settled_at) == ("planned", "0 execution requests", NOW)
+    assert (list(first.verdicts), first.replayed_at) == (told, LATER)
+    with database.writing() as transaction:
+        settled = Settlement(update=update, state="gone", reason="it is gone")
+        work.settle(transaction, "c1", [settled], owner="w1", now=LATER)
+        work.replay(transaction, update.delivery, now=LATER)
+        [third] = deliveries.get(transaction, update.delivery).updates
+    assert [attempt.reason for attempt in third.attempts] == ["0 execution requests", "it is gone"]
 
 
 ODD = "caf\udce9 and half a pair \ud83d and \0"

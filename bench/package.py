@@ -120,7 +120,7 @@ def _peak(process: str) -> int:
     Not getrusage, which counts what the parent was when it started the process.
     """
     try:
-        status = Path(f"/proc/{process}/status").read_text()
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
         return 0
     lines = [line for line in status.splitlines() if line.startswith("VmHWM:")]

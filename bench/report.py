@@ -46,7 +46,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
         }
         for row in rows
     ]
-    path.write_text(json.dumps(listed, indent=2) + "\n")
+    path.write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
 
 
 def show(rows: Sequence[Row], console: Console) -> None:

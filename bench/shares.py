@@ -48,9 +48,9 @@ def share_of_a_core(share: float) -> Iterator[Share]:
             (folder / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
             (folder / "cpu.cfs_quota_us").write_text(str(quota))
         else:
-            (folder / "cpu.max").write_text(f"{quota} {_PERIOD_US}")
+            (folder / "cpu.max").write_text(f"{quota} {_PERIOD_US}", encoding="utf-8")
         yield Share(folder)
     finally:
-        while (folder / "cgroup.procs").read_text():
+        while (folder / "cgroup.procs").read_text(encoding="utf-8"):
             time.sleep(0.05)
         folder.rmdir()

@@ -32,7 +32,13 @@ ENVIRONMENT = {
 def git(*arguments: str, folder: Path) -> str:
     """Run git in a folder and return what it says, without the last line feed."""
     done = subprocess.run(
-        ["git", *arguments], cwd=folder, env=ENVIRONMENT, check=True, capture_output=True, text=True
+        ["git", *arguments],
+        cwd=folder,
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
     return done.stdout.rstrip("\n")
 
@@ -52,7 +58,7 @@ class WorkTree:
         for name, text in files.items():
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         self.git("add", "--all")
         self.git("commit", "--quiet", "--allow-empty", "--message", message)
         return self.head()

@@ -69,7 +69,7 @@ class SecretSource(BaseModel):
         else:
             where = f"the file {self.file}"
             try:
-                value = Path(self.file or "").read_text().rstrip("\r\n")
+                value = Path(self.file or "").read_text(encoding="utf-8").rstrip("\r\n")
             except (OSError, UnicodeDecodeError) as error:
                 raise Invalid(f"{where} cannot be read: {error}") from error
         if not value:

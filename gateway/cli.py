@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,6 +140,10 @@ app.add_typer(keys, name="keys")
 
 def main() -> None:
     """Run the command; what goes wrong is one sentence on standard error, and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # Not every locale has the characters of our trees and names.
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except PushgateError as error:
@@ -147,6 +152,10 @@ def main() -> None:
     except BrokenPipeError:
         # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # A full disk, a file that nobody may read: it is this machine's.
+        err.print(f"[red]pushgate:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 

@@ -17,7 +17,7 @@ from gateway.errors import SettingError
 from gateway.settings import MIN_TOKEN_LENGTH, Settings
 from gateway.store import claims, connections, platforms, sweeps
 from gateway.store.database import Database
-from gateway.store.vault import Vault, secret_key_file, sync_folder, write_key
+from gateway.store.vault import Vault, read_key, secret_key_file, sync_folder, write_key
 
 log = structlog.get_logger()
 
@@ -107,7 +107,7 @@ def _previous_key(settings: Settings) -> str | None:
     if settings.secret_key_previous is not None:
         return settings.secret_key_previous.get_secret_value()
     left = settings.data_dir / _PREVIOUS
-    return left.read_text().strip() if settings.secret_key is None and left.exists() else None
+    return read_key(left) if settings.secret_key is None and left.exists() else None
 
 
 def rotate_key(settings: Settings) -> int:

@@ -131,7 +131,8 @@ def execution_line(one: Any) -> str:
 
 def print_json(value: Any, indent: int | None = 2) -> None:
     """Print for machines, and for people whose terminal must not obey what somebody has pushed."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    text = json.dumps(value, indent=indent, ensure_ascii=not is_unicode)
     sys.stdout.write(_TERMINAL_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
 

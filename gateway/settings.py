@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import yaml
 from pydantic import (
@@ -45,8 +45,19 @@ def data_home() -> Path:
 
     https://specifications.freedesktop.org/basedir-spec/latest/
     """
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
-    return Path(base) / "pushgate"
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else expanded(Path("~/.local/share"))) / "pushgate"
+
+
+def expanded(path: Path) -> Path:
+    """Return a path with its ~ written out. Raises `SettingError` where nobody knows a home folder."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise SettingError(
+            f"{path} cannot be found: HOME is not set, and this user has no home folder. Name the data folder"
+            " with --data or PUSHGATE_DATA_DIR, without ~"
+        ) from None
 
 
 # A part of a routing key, and of a queue's name.
@@ -112,7 +123,18 @@ class Settings(BaseSettings):
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        return expanded(value).absolute()
+
+    @field_validator("signers_file", "amqp_ca_file", "amqp_cert_file", "amqp_key_file")
+    @classmethod
+    def _can_be_read(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                with value.open("rb") as file:
+                    file.read(1)
+            except OSError as error:
+                raise ValueError(f"{value} cannot be read: {error.strerror}") from None
+        return value
 
     @field_validator("public_url")
     @classmethod
@@ -169,7 +191,8 @@ class Settings(BaseSettings):
         """The database's URL: by default a file in the data folder."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
-        return f"sqlite:///{self.data_dir / 'pushgate.db'}"
+        # In a URL a % begins an escape, and a ? the query.
+        return f"sqlite:///{quote(str(self.data_dir / 'pushgate.db'))}"
 
     @property
     def packages(self) -> str:
@@ -211,7 +234,7 @@ def read_settings(
             if secrets_dir is not None:
                 sources.append(SecretsSettingsSource(settings_cls, secrets_dir))
             if config is not None:
-                sources.append(YamlConfigSettingsSource(settings_cls, config))
+                sources.append(YamlConfigSettingsSource(settings_cls, config, yaml_file_encoding="utf-8"))
             return tuple(sources)
 
     try:

@@ -61,7 +61,7 @@ def answered(service: Service, project: Project, connection: Any, numbers: range
 def is_alive(pid: int) -> bool:
     """Say whether a process is there, and no mere zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 

@@ -263,7 +263,7 @@ def _tried(client: Client, which: str, asked_at: str, wait: float) -> Any:
 
 def _text(path: Path | None) -> str | None:
     try:
-        text = path.read_text() if path is not None else None
+        text = path.read_text(encoding="utf-8") if path is not None else None
     except (OSError, UnicodeDecodeError) as error:
         raise ApiError(f"{path} cannot be read: {error}") from error
     if text is not None and not text.strip():

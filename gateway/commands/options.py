@@ -36,11 +36,11 @@ def connection_id(client: Client, text: str) -> str:
 def derived_token(data: Path | None) -> str:
     """Return the admin token that is made of the key in the data folder. Raises `ApiError`."""
     from gateway.settings import data_home  # noqa: PLC0415 - whoever brings a token starts without it
-    from gateway.store.vault import Vault  # noqa: PLC0415 - the same
+    from gateway.store.vault import Vault, read_key  # noqa: PLC0415 - the same
 
     folder = data or path_in("PUSHGATE_DATA_DIR") or data_home()
     try:
-        return Vault((folder / "secret.key").read_text().strip()).admin_token()
+        return Vault(read_key(folder / "secret.key")).admin_token()
     except OSError:
         raise ApiError(
             f"there is no admin token: set PUSHGATE_ADMIN_TOKEN, or name the gateway's data folder with"
@@ -50,4 +50,6 @@ def derived_token(data: Path | None) -> str:
 
 def path_in(variable: str) -> Path | None:
     """Return the path that a variable of the environment names, if it does."""
-    return Path(os.environ[variable]).expanduser() if os.environ.get(variable) else None
+    from gateway.settings import expanded  # noqa: PLC0415 - whoever brings a token starts without it
+
+    return expanded(Path(os.environ[variable])) if os.environ.get(variable) else None

@@ -38,7 +38,8 @@ def send(
         headers = PROVIDERS[provider].sign(
             event=event,
             body=body,
-            secret=secret.encode(),
+            # As bytes that are no text in a locale such as C, so that they are the bytes which were given.
+            secret=secret.encode("utf-8", "surrogateescape"),
             delivery=delivery or str(uuid.uuid4()),
             now=datetime.now(UTC),
         )

@@ -238,6 +238,6 @@ def _in_ssh_config(path: Path) -> str:
 def _write(path: Path, text: str, *, mode: int) -> None:
     """Write a file that nobody else could read at any moment, whole or not at all."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(text)
     fresh.rename(path)

@@ -21,10 +21,17 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from psycopg import OperationalError as ConnectionLost
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import SettingError, StoreUnavailable
 from gateway.escape import storable
 from gateway.telemetry import Condition
 
@@ -57,15 +64,24 @@ _DISCREET: Mapping[str, Any] = {
 }
 # A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
 _PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-# So does the server notice that we are gone, with our machine: until then nobody else leads.
-_LIMITS = (
-    "-c statement_timeout=60000 -c lock_timeout=30000"
-    " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
-)
-_OVER_THE_NETWORK: Mapping[str, Any] = {
-    **_DISCREET,
-    "pool_pre_ping": True,
-    "connect_args": {**_PATIENCE, "options": _LIMITS},
+# So does the server notice that we are gone, with our machine: until then nobody else leads. They are set on
+# each new connection, because a pooler such as PgBouncer refuses them as options of its start.
+_LIMITS: Mapping[str, str] = {
+    "statement_timeout": "60000",
+    "lock_timeout": "30000",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+_OVER_THE_NETWORK: Mapping[str, Any] = {**_DISCREET, "pool_pre_ping": True, "connect_args": _PATIENCE}
+_WRONG_URL = "the setting database_url (PUSHGATE_DATABASE_URL) is wrong"
+_GOOD_URLS = "postgresql://user:password@host/name, or sqlite:////folder/file.db"
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
 }
 
 
@@ -84,20 +100,17 @@ class Database:
     """A database by its URL, such as `sqlite:////var/lib/pushgate/pushgate.db` or `postgresql://…`."""
 
     def __init__(self, url: str) -> None:
-        """Connect lazily: nothing is opened before the first transaction."""
-        self.url = make_url(url)
-        if self.url.drivername in {"postgres", "postgresql"}:
-            # As everybody else writes it; the driver is our affair.
-            self.url = self.url.set(drivername="postgresql+psycopg")
+        """Connect lazily: nothing is opened before the first transaction. Raises `SettingError`."""
+        self.url = _read_url(url)
         self.engine = _engine(self.url)
         # For the hot path, which runs on the event loop.
-        self._async_engine = None if self.is_embedded else create_async_engine(self.url, **_OVER_THE_NETWORK)
+        self._async_engine = None if self.is_embedded else _async_engine(self.url)
         # SQLite has one writer at a time and lets the others poll; a lock lets them queue instead.
         self._writers = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
         # A thread of its own: all others may be waiting for the very lock that this commit holds.
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        # So have the probes: a long list in each of the other threads makes no process unready.
+        # Threads of their own for the probes: long lists in all others make no process unready.
         self._probes = ThreadPoolExecutor(_PROBES, thread_name_prefix="health")
         self._lookups = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup")
         self._away = Condition("the database does not answer; work waits", over="the database answers again")
@@ -312,9 +325,10 @@ class Database:
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to what this code expects, or, in tests, to what an earlier one did.
 
-        Raises `StoreUnavailable` where a later version has brought it further.
+        Raises `StoreUnavailable` where a later version has brought it further, and where there is no database
+        that could be used.
         """
-        with self._translated(), self._writers, self.engine.connect() as connection:
+        with self._told_at_start(), self._writers, self.engine.connect() as connection:
             if self.is_embedded:
                 _migrate_embedded(connection, revision)
                 return
@@ -332,18 +346,28 @@ class Database:
         """Raise an outage as `StoreUnavailable`, and log when it begins and ends, for all tasks at once."""
         try:
             yield
-        except (OperationalError, InternalError, ConnectionLost, TimeoutError) as error:
-            # Internal is what PostgreSQL's driver calls a write to a server that only reads.
-            raise self._unavailable(f"the database does not answer: {_first_line(error)}") from error
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise self._unavailable(f"the database went away: {_first_line(error)}") from error
-            raise
+        except (DBAPIError, ConnectionLost, TimeoutError) as error:
+            reason = _outage(error)
+            if reason is None:
+                raise
+            self._away.holds(reason=reason)
+            raise StoreUnavailable(reason) from error
         self._away.ends()
 
-    def _unavailable(self, reason: str) -> StoreUnavailable:
-        self._away.holds(reason=reason)
-        return StoreUnavailable(reason)
+    @contextmanager
+    def _told_at_start(self) -> Iterator[None]:
+        """Raise what keeps a database from being opened: an outage, or a URL that the driver does not take."""
+        try:
+            yield
+        except (DBAPIError, ConnectionLost, TimeoutError) as error:
+            if isinstance(error, ProgrammingError) and error.statement is None:
+                # No statement was sent: it is an option of the URL.
+                raise SettingError(f"{_WRONG_URL}: {_first_line(error)}") from error
+            reason = _outage(error)
+            if reason is None:
+                raise
+            where = f" ({self.url.database})" if self.is_embedded else ""
+            raise StoreUnavailable(reason + where) from error
 
     async def aclose(self) -> None:
         """Close every connection, those of the event loop as well."""
@@ -440,17 +464,65 @@ def _migrate_embedded(connection: Connection, revision: str) -> None:
         driver.execute("PRAGMA foreign_keys = ON")
 
 
+def _outage(error: Exception) -> str | None:
+    """Return why the database cannot be used, in a sentence; None for a bug of ours."""
+    # Internal is what PostgreSQL's driver calls a write to a server that only reads.
+    if isinstance(error, (OperationalError, InternalError, ConnectionLost, TimeoutError)):
+        return f"the database does not answer: {_first_line(error)}"
+    # None of the kinds that say more: SQLite has it for a file that is damaged, or no database.
+    if type(error) is DatabaseError:
+        return f"the database is damaged: {_first_line(error)}; restore it from a back-up"
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return f"the database went away: {_first_line(error)}"
+    return None
+
+
 def _first_line(error: Exception) -> str:
     original = getattr(error, "orig", None) or error
     return str(original).strip().partition("\n")[0]
 
 
+def _read_url(text: str) -> URL:
+    """Return the URL of a database that Pushgate can use. Raises `SettingError`, without a password in it."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise SettingError(f"{_WRONG_URL}: it cannot be read; write {_GOOD_URLS}") from None
+    if url.drivername not in _DRIVERS:
+        raise SettingError(f"{_WRONG_URL}: Pushgate cannot use {url.drivername}; write {_GOOD_URLS}")
+    if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
+        raise SettingError(f"{_WRONG_URL}: it names no file; write {_GOOD_URLS}")
+    # As everybody else writes it; the driver is our affair.
+    return url.set(drivername=_DRIVERS[url.drivername])
+
+
+def _limit(engine: Engine, limits: Mapping[str, str]) -> None:
+    """Have each new connection to PostgreSQL bring these settings of its session."""
+    settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
+
+    @event.listens_for(engine, "connect")
+    def _configure(dbapi_connection: Any, _record: Any) -> None:
+        # Outside a transaction: its end could take the settings back.
+        dbapi_connection.autocommit = True
+        cursor = dbapi_connection.cursor()
+        cursor.execute(f"SELECT {settings}")
+        cursor.close()
+        dbapi_connection.autocommit = False
+
+
+def _async_engine(url: URL) -> AsyncEngine:
+    engine = create_async_engine(url, **_OVER_THE_NETWORK)
+    _limit(engine.sync_engine, _LIMITS)
+    return engine
+
+
 def _engine(url: URL) -> Engine:
     if url.get_backend_name() != "sqlite":
+        engine = create_engine(url, pool_size=10, **_OVER_THE_NETWORK)
         # Each statement is planned for its values: a plan for any state of a row could not use the indexes of
         # the few that are pending.
-        arguments = {**_PATIENCE, "options": f"{_LIMITS} -c plan_cache_mode=force_custom_plan"}
-        return create_engine(url, pool_size=10, **{**_OVER_THE_NETWORK, "connect_args": arguments})
+        _limit(engine, {**_LIMITS, "plan_cache_mode": "force_custom_plan"})
+        return engine
     engine = create_engine(
         url, **_DISCREET, connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000}
     )

@@ -89,16 +89,27 @@ def secret_key_file(folder: Path) -> tuple[str, bool]:
             pass
         else:
             sync_folder(folder)
-            return path.read_text().strip(), True
+            return read_key(path), True
         finally:
             fresh.unlink()
-    return path.read_text().strip(), False
+    return read_key(path), False
+
+
+def read_key(path: Path) -> str:
+    """Return the key that a file holds. Raises `OSError`, and `SettingError` where it is no text."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise SettingError(
+            f"{path} holds no key: it is no text. Restore it from a back-up; without it the secrets that are"
+            " sealed with it are lost"
+        ) from None
 
 
 def write_key(path: Path, key: str) -> None:
     """Write a new file that nobody else can read, durably."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(key)
         file.flush()
         os.fsync(file.fileno())

@@ -128,7 +128,7 @@ def test_a_file_name_that_is_no_utf_8_costs_nobody_anything(service: Service, pr
     connection = service.connect(project.url, triggers=[trigger])
     folder = project.tree.folder / "models"
     folder.mkdir()
-    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.bin")).write_text("1")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.bin")).write_text("1", encoding="utf-8")
     pushed = project.push("A name in latin-1", {})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
     [update] = service.settled(answer["delivery"])["updates"]

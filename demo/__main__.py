@@ -20,7 +20,6 @@ from typing import IO, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.syntax import Syntax
 
 from demo.githost import GitHost, WorkTree
 from demo.github import push_payload
@@ -102,7 +101,7 @@ def tell_the_push(service: "Gateway", place: Path, tree: WorkTree, url: str, fir
     took = datetime.fromisoformat(request["planned_at"]) - datetime.fromisoformat(received)
     told(f"the execution request was there {took.total_seconds() * 1000:.0f} ms after the delivery\n")
     message = request["message"]
-    out.print(Syntax(json.dumps(_brief(message), indent=2), "json", background_color="default"))
+    out.print_json(data=_brief(message), indent=2)
     if message["commit"]["id"] != pushed:
         raise SystemExit("The request names another commit than the one that was pushed.")
 
@@ -122,6 +121,7 @@ def tell_the_push(service: "Gateway", place: Path, tree: WorkTree, url: str, fir
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"},
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
         check=True,
     )
     for line in done.stdout.splitlines():
@@ -174,6 +174,7 @@ def gateway(data: Path) -> Iterator[Gateway]:
         env={**_environment(), "PUSHGATE_FETCH_ALLOW_HTTP": "true", "PUSHGATE_LOG_FORMAT": "json"},
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     try:
         assert process.stderr is not None  # noqa: S101 - it is a pipe, as asked for above

@@ -230,7 +230,11 @@ class Service:
                 *([] if settings.role == "worker" else web),
                 *health.routes(),
             ],
-            exception_handlers={PushgateError: on_error, HTTPException: on_http_error, Exception: on_bug},
+            exception_handlers={
+                PushgateError: on_error,
+                HTTPException: on_http_error if settings.role == "worker" else pages.on_http_error,
+                Exception: on_bug,
+            },
             lifespan=self._lifespan,
         )
         # It would send on to the host and scheme that a proxy asks with, out of the public URL.

@@ -197,24 +197,87 @@ def test_another_site_can_do_nothing_in_somebodys_name(
 
 
 def test_what_somebody_reads_is_not_taken_away(browser: Browser, service: Service, project: Project) -> None:
-    """What is open, selected or focused stays, and that there is something newer is told."""
-    connection = service.connect(project.url, "train@*")
+    """What is open stays open while the rest goes on; while something is selected, that is told on screen."""
+    connection = service.connect(project.url, "train@*", "other@*")
     service.deliver(connection, project.payload(None, project.first, "refs/heads/one"))
     with visit(browser, service) as page:
         page.goto(f"/connections/{connection['id']}")
-        page.locator("summary").click()
+        page.get_by_text("other@*").click()
         main, status = page.get_by_role("main"), page.get_by_role("status")
         service.deliver(connection, project.payload(None, project.first, "refs/heads/two"))
-        expect(status).to_contain_text("There is something newer")
-        expect(main).not_to_contain_text("branch two")
-        page.locator("summary").click()
-        main.evaluate("() => { document.activeElement.blur(); getSelection().removeAllRanges(); }")
         expect(main).to_contain_text("branch two")
+        expect(status).to_be_empty()
+        assert page.locator("details[open] summary").all_inner_texts() == ["other@*"]
+        expect(page.get_by_text("other@*")).to_be_focused()
+        main.evaluate("main => getSelection().selectAllChildren(main)")
+        service.deliver(connection, project.payload(None, project.first, "refs/heads/three"))
+        expect(status).to_contain_text("There is something newer")
+        expect(status).to_be_in_viewport()
+        expect(main).not_to_contain_text("branch three")
+        main.evaluate("() => getSelection().removeAllRanges()")
+        expect(main).to_contain_text("branch three")
         expect(status).to_be_empty()
         page.get_by_role("searchbox").fill("abc")
         page.context.clear_cookies()
         expect(status).to_contain_text("you have signed out")
         expect(page.get_by_role("searchbox")).to_have_value("abc")
+
+
+LONG = "an-unbroken-name-" + "x" * 120
+
+
+def test_nothing_is_wider_than_a_telephone(browser: Browser, service: Service, project: Project) -> None:
+    """Ids, names and reasons without a space break where the screen ends."""
+    connection = service.connect(project.url, "train@**", f"{LONG}@**", name=LONG)
+    _, answer = service.deliver(connection, project.payload(None, project.first, f"refs/heads/{LONG}"))
+    service.settled(answer["delivery"])
+    [execution] = service.api.get("/executions")["items"]
+    service.deliver(connection, b"{}", event="repository_vulnerability_alert_" + "x" * 60)
+    with visit(browser, service) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        for path in (
+            "/",
+            "/connections",
+            f"/connections/{connection['id']}",
+            "/deliveries",
+            f"/deliveries?connection={LONG}",
+            f"/deliveries/{answer['delivery']}",
+            "/executions",
+            f"/executions/{execution['id']}",
+            f"/explain?what={LONG}-that-is-not-there",
+            f"/{LONG}",
+        ):
+            page.goto(path)
+            page.locator("details").evaluate_all("all => all.forEach(one => { one.open = true })")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+
+
+def test_a_replay_shows_how_it_had_ended_before(browser: Browser, service: Service, project: Project) -> None:
+    """The first attempt keeps its time and its reason."""
+    connection = service.connect(project.url, "missing@main")
+    _, answer = service.deliver(connection, project.payload(None, project.first))
+    [first] = service.settled(answer["delivery"])["updates"]
+    service.api.send("PATCH", f"/connections/{connection['id']}", {"triggers": []})
+    with visit(browser, service) as page:
+        page.goto(f"/deliveries/{answer['delivery']}")
+        page.get_by_role("button", name="Replay").click()
+        article = page.get_by_role("article")
+        expect(article).to_contain_text("the connection has no triggers")
+        expect(article).to_contain_text("before it was replayed")
+        expect(article).to_contain_text(first["reason"])
+        when = article.locator(f"time[datetime='{datetime.fromisoformat(first['settled_at']).isoformat()}']")
+        expect(when).to_be_visible()
+
+
+def test_an_address_that_leads_nowhere_is_a_page_for_browsers(browser: Browser, service: Service) -> None:
+    """And JSON for programs, and wherever programs ask."""
+    with visit(browser, service) as page:
+        page.goto("/nope")
+        expect(page.get_by_role("alert")).to_have_text("There is no page at this address.")
+    html = {"accept": "text/html,application/xhtml+xml"}
+    for path, headers in (("/nope", {}), ("/api/v1/nope", html), ("/hooks/nope/nope", html)):
+        status, text, _ = got(service.url + path, "", **headers)
+        assert (status, json.loads(text)["error"]) == (404, "not found"), path
 
 
 HOSTILE = "<img/src=x/onerror=alert(1)>"

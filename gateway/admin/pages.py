@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from sqlalchemy import Connection as Transaction
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -16,7 +17,14 @@ from starlette.staticfiles import StaticFiles
 
 from gateway.admin.api import Api
 from gateway.admin.auth import AdminToken, WrongToken
-from gateway.admin.http import bodies, refuse_nul, refuse_unknown, retry_after, status_of
+from gateway.admin.http import (
+    bodies,
+    on_http_error,
+    refuse_nul,
+    refuse_unknown,
+    retry_after,
+    status_of,
+)
 from gateway.admin.records import Records
 from gateway.admin.rendering import STATIC, Renderer
 from gateway.admin.sessions import Sessions
@@ -31,6 +39,7 @@ _FEW = 10
 # The ref updates of a delivery on its page.
 _MANY = 100
 _FIELDS = 10
+_NO_PAGE = "There is no page at this address."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +165,15 @@ class Pages:
         self.sessions.end(answer)
         return answer
 
+    async def on_http_error(self, request: Request, error: Exception) -> Response:
+        """Answer what the routing refuses: to a browser as a page, to programs as JSON."""
+        if not (isinstance(error, HTTPException) and _is_for_browsers(request)):
+            return await on_http_error(request, error)
+        detail = _NO_PAGE if error.status_code == 404 else error.detail  # noqa: PLR2004
+        answer = self._failed(error.status_code, error.detail.lower(), detail)
+        answer.headers.update(error.headers or {})
+        return answer
+
     def _filtered(self, page: Page, query: Sequence[str]) -> Page:
         """Return the page, which refuses filters that it does not know."""
 
@@ -261,6 +279,12 @@ def _overview(transaction: Transaction) -> dict[str, Any]:
 def _newest(transaction: Transaction, connection: str | None) -> list[DeliveryView]:
     found = deliveries.page(transaction, connection=connection, verdict=None, before=None, limit=_FEW)
     return [DeliveryView.of(delivery) for delivery in found]
+
+
+def _is_for_browsers(request: Request) -> bool:
+    """Return whether somebody looks at the answer: the door and the API answer JSON, whoever asks."""
+    is_for_programs = request.url.path.startswith(("/api/", "/hooks/"))
+    return not is_for_programs and "text/html" in request.headers.get("accept", "")
 
 
 async def _form(request: Request) -> dict[str, str]:

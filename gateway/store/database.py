@@ -319,7 +319,7 @@ class Database:
 
     def is_new(self) -> bool:
         """Return whether no version has ever made its tables here."""
-        with self._translated(), self.engine.connect() as connection:
+        with self._told_at_start(), self.engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision() is None
 
     def migrate(self, revision: str = "head") -> None:
@@ -356,7 +356,7 @@ class Database:
 
     @contextmanager
     def _told_at_start(self) -> Iterator[None]:
-        """Raise what keeps a database from being opened: an outage, or a URL that the driver does not take."""
+        """Raise what keeps the database from being opened: an outage, or an option that no driver takes."""
         try:
             yield
         except (DBAPIError, ConnectionLost, TimeoutError) as error:

@@ -67,7 +67,7 @@ class _Gateway(Command):
     def memory(self) -> float:
         """Return what its process has in memory, in MiB; programs that it runs have limits of their own."""
         assert isinstance(self._process, subprocess.Popen)
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
         [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
         return int(kilobytes) / 1024
 

@@ -11,11 +11,44 @@ function tellTimes(root) {
   }
 }
 
-// Somebody reads what is open, copies what is selected, or is about to press what has the focus.
+// Somebody copies what is selected, or is about to press what has the focus.
 function isInUse(shown) {
   const selection = getSelection();
   const isSelected = !selection.isCollapsed && shown.contains(selection.anchorNode);
-  return isSelected || shown.contains(document.activeElement) || shown.querySelector("details[open]") !== null;
+  const focused = document.activeElement;
+  return isSelected || (shown.contains(focused) && focused.localName !== "summary");
+}
+
+// Each of the details in `root` by its summary, and by which one of those with the same summary it is.
+function detailsOf(root) {
+  const found = new Map();
+  for (const details of root.querySelectorAll("details")) {
+    const text = details.querySelector("summary").textContent;
+    let number = 0;
+    while (found.has(`${number} ${text}`)) number += 1;
+    found.set(`${number} ${text}`, details);
+  }
+  return found;
+}
+
+function pairsOf(shown, fresh) {
+  const before = detailsOf(shown);
+  return [...detailsOf(fresh)].filter(([key]) => before.has(key)).map(([key, details]) => [before.get(key), details]);
+}
+
+// What was open stays open, at the place to which it was scrolled, and with the focus if it had that.
+function replace(shown, fresh) {
+  const focused = document.activeElement;
+  const kept = pairsOf(shown, fresh).map(([old, details]) => ({
+    details,
+    hasFocus: old.contains(focused),
+    places: [...old.querySelectorAll("pre")].map((pre) => [pre.scrollLeft, pre.scrollTop]),
+  }));
+  shown.replaceChildren(...fresh.childNodes);
+  for (const { details, hasFocus, places } of kept) {
+    [...details.querySelectorAll("pre")].slice(0, places.length).forEach((pre, index) => pre.scrollTo(...places[index]));
+    if (hasFocus) details.querySelector("summary").focus({ preventScroll: true });
+  }
 }
 
 function tell(text) {
@@ -35,9 +68,10 @@ async function bringUpToDate(shown) {
   const fresh = new DOMParser().parseFromString(text, "text/html").querySelector("main");
   if (!answer.ok || !fresh) return tell(`What is shown may be old: the gateway answered ${answer.status}. Trying again …`);
   tellTimes(fresh);
+  for (const [old, details] of pairsOf(shown, fresh)) details.open = old.open;
   if (fresh.innerHTML !== shown.innerHTML) {
-    if (isInUse(shown)) return tell("There is something newer: it is shown once nothing here is open, selected or focused.");
-    shown.replaceChildren(...fresh.childNodes);
+    if (isInUse(shown)) return tell("There is something newer: it is shown once nothing here is selected or focused.");
+    replace(shown, fresh);
   }
   shown.toggleAttribute("data-live", fresh.hasAttribute("data-live"));
   tell("");

@@ -141,7 +141,7 @@ def test_a_file_that_a_setting_names_has_to_be_there(tmp_path: Path, name: str) 
 
 
 def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """As on a volume that was mounted to be read only: here its file belongs to nobody who starts it."""
+    """As on a volume that was mounted to be read only; at the start, not at the first push."""
     data = tmp_path / "data"
     database = Database(read_settings(given={"data_dir": data}).database)
     data.mkdir()

@@ -460,6 +460,8 @@ def _migrate_embedded(connection: Connection, revision: str) -> None:
                         f"the database cannot be brought up to date: a row of {broken[0]} refers to one of"
                         f" {broken[2]} that is not there; nothing was changed"
                     )
+            # Fails now and not later where the file can only be read, or the disk is full.
+            connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
     finally:
         driver.execute("PRAGMA foreign_keys = ON")
 

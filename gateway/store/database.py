@@ -350,9 +350,12 @@ class Database:
             reason = _outage(error)
             if reason is None:
                 raise
-            self._away.holds(reason=reason)
-            raise StoreUnavailable(reason) from error
+            raise self._unavailable(reason) from error
         self._away.ends()
+
+    def _unavailable(self, reason: str) -> StoreUnavailable:
+        self._away.holds(reason=reason)
+        return StoreUnavailable(reason)
 
     @contextmanager
     def _told_at_start(self) -> Iterator[None]:

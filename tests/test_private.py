@@ -114,6 +114,15 @@ def test_a_password_is_sent_to_no_other_host(service: Service, tmp_path: Path) -
     assert forgotten["access"] == "none"
 
 
+def test_an_odd_line_of_host_keys_is_left_out_and_named(service: Service, ssh: SshHost) -> None:
+    """The others count; the answer says which line it was."""
+    host_keys = f"{ssh.known_hosts}\n[127.0.0.1]:{ssh.port} ssh-dss AAAAB3NzaC1kc3M="
+    made = service.connect(ssh.url("acme/digits.git"), credentials={"host_keys": host_keys})
+    assert made["warnings"] == ["host_keys: line 2 is left out: it holds no key that ssh knows"]
+    path = f"/connections/{made['id']}"
+    assert "warnings" not in service.api.get(path)
+
+
 @pytest.mark.usefixtures("project")
 def test_host_keys_are_changed_without_touching_the_deploy_key(service: Service, ssh: SshHost) -> None:
     """That is the way out of a host key that has changed, and it works."""

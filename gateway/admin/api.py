@@ -134,7 +134,8 @@ class Api:
             for secret in scheme.secrets:
                 connections.add_secret(transaction, self.vault, connection.id, secret.encode(), now=now)
             kept = connections.get(transaction, connection.id)
-            return self._made(transaction, kept, scheme.secrets[-1])
+            made = self._made(transaction, kept, scheme.secrets[-1])
+            return made.model_copy(update={"warnings": opened.warnings})
 
         made = await self.database.write(make)
         self.pushes.ring()

@@ -1,5 +1,6 @@
 """From what the API takes to what opens a remote."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -31,6 +32,7 @@ class Opening:
     url: str
     credentials: Credentials | None
     host_keys: str | None
+    warnings: Sequence[str] = ()
 
     @property
     def deploy_key(self) -> str | None:
@@ -52,7 +54,8 @@ def opening(wanted: NewConnection, *, name: str) -> Opening:
     given = _given(wanted.credentials, pasted, url=bare, provider=wanted.provider, name=name)
     if given is None and is_ssh(bare):
         given = make_deploy_key(wanted.provider, comment=_comment(name))
-    return Opening(url=bare, credentials=given, host_keys=_host_keys(wanted.credentials, None, url=bare))
+    host_keys, warnings = _host_keys(wanted.credentials, None, url=bare)
+    return Opening(url=bare, credentials=given, host_keys=host_keys, warnings=warnings)
 
 
 def changed_opening(old: Connection, kept: bytes | None, wanted: ConnectionChange) -> Opening | None:
@@ -77,24 +80,28 @@ def changed_opening(old: Connection, kept: bytes | None, wanted: ConnectionChang
     if credentials is None and is_ssh(bare):
         credentials = make_deploy_key(old.provider, comment=_comment(old.name))
     before = None if is_forgotten else old_host_keys
-    return Opening(
-        url=bare, credentials=credentials, host_keys=_host_keys(wanted.credentials, before, url=bare)
-    )
+    host_keys, warnings = _host_keys(wanted.credentials, before, url=bare)
+    return Opening(url=bare, credentials=credentials, host_keys=host_keys, warnings=warnings)
 
 
-def _host_keys(wanted: NewCredentials | None, before: str | None, *, url: str) -> str | None:
+def _host_keys(
+    wanted: NewCredentials | None, before: str | None, *, url: str
+) -> tuple[str | None, list[str]]:
     if not is_ssh(url):
         if wanted is not None and wanted.host_keys:
             raise Invalid("host_keys: they are for ssh URLs; https has certificates")
-        return None
+        return None, []
     if wanted is None or "host_keys" not in wanted.model_fields_set:
-        return before
+        return before, []
     if not wanted.host_keys:
-        return None
+        return None, []
     taken, unreadable = read_host_keys(wanted.host_keys, known_as=known_as(url))
-    if unreadable:
-        log.warning("lines of host_keys left out: they hold no key that can be read", lines=unreadable)
-    return taken
+    warnings = [
+        f"host_keys: line {number} is left out: it holds no key that ssh knows" for number in unreadable
+    ]
+    for warning in warnings:
+        log.warning(warning, url=url)
+    return taken, warnings
 
 
 def _given(

@@ -227,9 +227,13 @@ def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:
 
 
 class ConnectionMade(ConnectionView):
-    """A new connection, or one with a new secret: the only answers that ever hold a secret."""
+    """A new connection, or one with a new secret: the only answers that ever hold a secret.
+
+    `warnings` name what was given and left out, such as a line of host_keys that holds no key.
+    """
 
     secret: str
+    warnings: list[str] = []
 
 
 class VerdictView(BaseModel):

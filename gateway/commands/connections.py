@@ -121,6 +121,8 @@ def connect(
             or "none: pushes are only fetched",
         }
     )
+    for warning in made["warnings"]:
+        out.print(f"Warning: {escape(warning)}", soft_wrap=True)
     if made["deploy_key"] is not None:
         out.print("\nDeploy key, to be added to the repository (read access is enough):")
         out.print(escape(made["deploy_key"]), soft_wrap=True)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test matrix soak hostile mutate bench format lock clean
+.PHONY: help demo run check test matrix soak hostile fuzz mutate bench format lock clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -48,6 +48,9 @@ hostile: $(VENV)/.dev ## attacks beside pushes that must go on: ten minutes, or 
 	@tests/require-programs
 	@space="unshare --user --map-root-user --mount"; [ "$$(id -u)" != 0 ] || space="unshare --mount"; \
 	  $$space true 2>/dev/null || space=; $$space $(BIN)/python -m tests.hostile
+
+fuzz: $(VENV)/.dev ## ten minutes of coverage-guided fuzzing: findings are in build/fuzz
+	@$(BIN)/python -m tests.fuzz --seconds 600
 
 bench: $(VENV)/.dev ## what it costs, as ratios: build/bench.json
 	@$(BIN)/python -m bench

@@ -112,6 +112,7 @@ def test_whoever_asks_is_told_how_each_push_ended(tmp_path: Path, project: Proje
             "commit": second,
             "before": project.first,
             "pull_request": None,
+            "merge_group": None,
             "pushed_by": body["pushed_by"],
             "requests": 1,
             "triggers": ["train@main"],

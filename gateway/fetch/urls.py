@@ -8,8 +8,9 @@ from gateway.errors import Invalid
 
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 
-# user@host:path, git's short form for ssh: https://git-scm.com/docs/git-clone#_git_urls
-_SCP_LIKE = re.compile(r"(?!-)[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):/?[^\s:/][^\s]*")
+# user@host:path, git's short form for ssh: https://git-scm.com/docs/git-clone#_git_urls. With a :// in the
+# path not all who read it take it for that.
+_SCP_LIKE = re.compile(r"(?!-)[A-Za-z0-9._-]+@(?P<host>[A-Za-z0-9][A-Za-z0-9.-]*):/?(?!\S*://)[^\s:/][^\s]*")
 # What a resolver, curl, ssh and a shell all read alike.
 _NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9._])?")
 
@@ -73,6 +74,8 @@ def _host(url: str, *, allow_http: bool) -> str:
             "url: it cannot be read; in a user name or password write / as %2F, @ as %40, : as %3A"
         ) from None
     _check_scheme(parts.scheme, allow_http=allow_http)
+    if not url.startswith(f"{parts.scheme}://"):
+        raise Invalid("url: it must begin with https:// or ssh://, in lower case: git knows no Https")
     if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
         raise Invalid("url: take the user name and the password out of it")
     return _checked_host(url, parts, port_is_fine=port_is_fine)

@@ -92,6 +92,8 @@ def test_every_example_of_github_goes_through(examples: list[tuple[str, Any]]) -
         if name == "push":
             assert event.kind == "push"
             assert [update.ref for update in event.updates] == [payload["ref"]]
+        elif event.kind == "merge_group":
+            assert [update.after for update in event.updates] == [payload["merge_group"]["head_sha"]]
         else:
             assert event.updates == ()
             assert event.kind == {"ping": "ping"}.get(name, event.kind)

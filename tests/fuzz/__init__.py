@@ -1,0 +1,1 @@
+"""Coverage-guided fuzzing: whatever bytes come in, no exception but our own."""

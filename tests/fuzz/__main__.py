@@ -1,0 +1,75 @@
+"""Fuzz: `python -m tests.fuzz --seconds 600` all targets in turn, `… TARGET --seconds 60` one.
+
+What was found lies in build/fuzz/, with the inputs that led to new code, from which the next run goes on.
+`python -m tests.fuzz TARGET FILE` plays a finding again, without a fuzzer.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path("build/fuzz")
+TARGETS = ("door", "parsers", "proofs", "urls", "keys", "ignore", "manifests", "triggers")
+# Longer than any seed; an input that takes longer than this to be read is a finding as well.
+_LONGEST = 8192
+_SECONDS_FOR_ONE = 10
+_MEGABYTES = 2048
+
+
+def main() -> int:
+    """Return how many targets have findings."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("target", nargs="?", choices=TARGETS)
+    parser.add_argument("file", nargs="?", type=Path)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    asked = parser.parse_args()
+    if asked.file is not None:
+        play(asked.target, asked.file)
+        return 0
+    if asked.target is not None:
+        fuzz(asked.target, asked.seconds, asked.folder)
+        return 0
+    command = [sys.executable, "-m", "tests.fuzz", "--folder", str(asked.folder)]
+    seconds = str(asked.seconds / len(TARGETS))
+    ended = [subprocess.run([*command, name, "--seconds", seconds], check=False) for name in TARGETS]
+    return sum(one.returncode != 0 for one in ended)
+
+
+def play(name: str, file: Path) -> None:
+    """Run a target on one input."""
+    from tests.fuzz.targets import TARGETS as BY_NAME  # noqa: PLC0415 - only once it is needed
+
+    BY_NAME[name].run(file.read_bytes())
+
+
+def fuzz(name: str, seconds: float, folder: Path) -> None:
+    """Fuzz one target. Does not return: the fuzzer ends the process, with 0 where nothing was found."""
+    import atheris  # noqa: PLC0415 - not for every machine
+
+    with atheris.instrument_imports(include=["gateway", "providers", "valohai_yaml"]):
+        from tests.fuzz.targets import TARGETS as BY_NAME  # noqa: PLC0415 - instrumented
+
+    own = BY_NAME[name]
+    seeds, kept = folder / name / "seeds", folder / name / "kept"
+    for one in (seeds, kept):
+        one.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(own.seeds()):
+        (seeds / f"{number:03}").write_bytes(seed)
+    options = {
+        "max_total_time": max(1, round(seconds)),
+        "max_len": _LONGEST,
+        "timeout": _SECONDS_FOR_ONE,
+        "rss_limit_mb": _MEGABYTES,
+        "artifact_prefix": f"{folder / name}/found-",
+        "print_final_stats": 1,
+        "verbosity": 0,
+    }
+    flags = [f"-{key}={value}" for key, value in options.items()]
+    atheris.Setup([f"fuzz {name}", *flags, str(kept), str(seeds)], own.run)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

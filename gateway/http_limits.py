@@ -8,6 +8,7 @@ reader, see `gateway.intake.body`.
 import asyncio
 import json
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, cast
@@ -57,6 +58,9 @@ class _State(Enum):
     IDLE = auto()
     HEADERS = auto()
     BODY = auto()
+
+
+_IDLE, _HEADERS, _BODY = _State
 
 
 class Clients:
@@ -126,12 +130,11 @@ class LimitedHttp(HttpToolsProtocol):
         super().__init__(**given)
         self._clients = clients
         self._limits = clients.limits
-        self._state = _State.IDLE
-        self._deadline = 0.0
-        # Bytes since the last one of a body, or since the request's first; what all headers have so far.
+        self._state = _IDLE
+        # None where a new stage of a request has begun that has no deadline yet.
+        self._deadline: float | None = None
+        # Bytes since the last one of a body, or since the request's first.
         self._overhead = 0
-        self._header_bytes = 0
-        self._headers_seen = 0
         self._discarded = 0
         self._refusal: _Refused | None = None
         self._is_deaf = False
@@ -161,11 +164,14 @@ class LimitedHttp(HttpToolsProtocol):
             # The parser stops behind the headers, so the body of such a request is lost.
             self._is_deaf = True
             self.cycle.keep_alive = False
+            self._clients.forget(self)
         except (httptools.HttpParserError, _Refused) as error:
             self._refuse(self._refusal or _Refused(400, "malformed", f"this is not an HTTP request: {error}"))
         else:
             if self._is_our_turn():
                 self._clients.forget(self)
+            elif self._deadline is None:
+                self._expect(self._limits.headers if self._state is _HEADERS else self._limits.body)
             else:
                 self._clients.wait_for(self, self._deadline)
 
@@ -180,43 +186,44 @@ class LimitedHttp(HttpToolsProtocol):
     def _feed(self, piece: bytes | memoryview) -> None:
         self._overhead += len(piece)
         if self._overhead > _MAX_HEADER_BYTES + _PIECE:
+            if self._state is _HEADERS:
+                self._check_url()
             raise self._refused(431, "headers", f"more than {_MAX_HEADER_BYTES} bytes besides the body")
         self.parser.feed_data(piece)
 
     def on_message_begin(self) -> None:
         """Expect the headers of a request."""
         super().on_message_begin()
-        self._state = _State.HEADERS
-        self._overhead = self._header_bytes = self._headers_seen = self._discarded = 0
-        self._deadline = self.loop.time() + self._limits.headers
+        self._state = _HEADERS
+        self._overhead = self._discarded = 0
+        self._deadline = None
 
-    def on_url(self, url: bytes) -> None:
-        """Take a part of the URL."""
-        super().on_url(url)
+    def _check_url(self) -> None:
         if len(self.url) > _MAX_URL_BYTES:
             raise self._refused(414, "request line", f"the URL has more than {_MAX_URL_BYTES} bytes")
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header. A trailer counts as one, but is dropped: nobody has asked for any."""
-        self._headers_seen += 1
-        self._header_bytes += len(name) + len(value)
-        if self._headers_seen > _MAX_HEADERS or self._header_bytes > _MAX_HEADER_BYTES:
+    def _check_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        size = sum(len(name) + len(value) for name, value in headers)
+        if len(headers) > _MAX_HEADERS or size > _MAX_HEADER_BYTES:
             limit = f"more than {_MAX_HEADERS} headers, or {_MAX_HEADER_BYTES} bytes of them"
             raise self._refused(431, "headers", limit)
-        if self._state is _State.HEADERS:
-            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Have the request answered."""
-        hosts = sum(name == b"host" for name, _ in self.headers)
+        """Have the request answered. What comes as headers from now on are trailers, which nobody reads."""
+        self._check_url()
+        # Of most requests so few bytes came that those of the headers need not be counted.
+        if len(self.headers) > _MAX_HEADERS or self._overhead > _MAX_HEADER_BYTES - 2 * _PIECE:
+            self._check_headers(self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host")
         # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise self._refused(400, "host", "a request has exactly one Host header")
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise self._refused(400, "pipelined", "too many requests sent ahead of their answers")
         super().on_headers_complete()
-        self._state = _State.BODY
-        self._deadline = self.loop.time() + self._limits.body
+        self.headers = []
+        self._state = _BODY
+        self._deadline = None
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body. Of what comes between its parts as much is fine as there is body."""
@@ -229,8 +236,10 @@ class LimitedHttp(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Note that the whole request is here."""
+        if self.headers:
+            self._check_headers([*self.cycle.scope["headers"], *self.headers])
         super().on_message_complete()
-        self._state = _State.IDLE
+        self._state = _IDLE
         if self.cycle.response_complete:
             self._expect(self._limits.keep_alive)
 
@@ -240,7 +249,7 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect(self._limits.stall)
-        elif self._state is not _State.IDLE:
+        elif self._state is not _IDLE:
             self._expect(_DISCARD_SECONDS)
         elif not has_next:
             self._expect(self._limits.keep_alive)
@@ -263,7 +272,7 @@ class LimitedHttp(HttpToolsProtocol):
     def _is_our_turn(self) -> bool:
         """Return whether the client has sent and read all that it should have."""
         is_answering = self._answering() is not None
-        return is_answering and self._state is _State.IDLE and not self.flow.write_paused
+        return is_answering and self._state is _IDLE and not self.flow.write_paused
 
     def _answering(self) -> RequestResponseCycle | None:
         """Return the newest request, if it has no whole answer yet."""
@@ -271,6 +280,7 @@ class LimitedHttp(HttpToolsProtocol):
         return cycle if cycle is not None and not cycle.response_complete else None
 
     def _expect(self, seconds: float) -> None:
+        """Wait for the client until then."""
         self._deadline = self.loop.time() + seconds
         self._clients.wait_for(self, self._deadline)
 
@@ -284,7 +294,8 @@ class LimitedHttp(HttpToolsProtocol):
         REFUSED.labels(refused.status, refused.reason).inc()
         self._is_deaf = True
         running = self._answering()
-        if self.pipeline or (running is not None and running.response_started):
+        is_too_late = self.pipeline or self.transport.is_closing()
+        if is_too_late or (running is not None and running.response_started):
             self.transport.abort()
             return
         if running is not None:

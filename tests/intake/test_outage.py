@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import structlog
 
@@ -21,6 +22,7 @@ from gateway.store import connections
 from gateway.store.database import Database
 from gateway.store.vault import Vault
 from providers.signatures import hmac_hex
+from tests.postgres import Postgres
 from tests.service import Service, wait_for
 from tests.store import make
 
@@ -68,6 +70,19 @@ def test_a_locked_database_is_503_in_time(tmp_path: Path) -> None:
         assert told.count("the database does not answer; work waits") == told.count(
             "the database answers again"
         )
+
+
+def test_a_locked_table_of_postgresql_is_503_in_time(tmp_path: Path, postgres: Postgres) -> None:
+    """As under a schema change; what was being written meanwhile is a duplicate when it comes again."""
+    url = postgres.database()
+    with Service(tmp_path / "data", DATABASE_URL=url, SECRET_KEY="s" * 32, CONCURRENCY="1") as service:
+        connection = service.connect("https://github.example/acme/digits.git")
+        with psycopg.connect(url) as other:
+            other.execute("LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE")
+            started = time.monotonic()
+            status, _ = service.deliver(connection, b"{}", event="star", x_github_delivery="one")
+            assert (status, time.monotonic() - started < PATIENCE) == (503, True)
+        assert service.deliver(connection, b"{}", event="star", x_github_delivery="one")[0] == 202
 
 
 @pytest.fixture

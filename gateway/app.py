@@ -34,6 +34,7 @@ from gateway.errors import PushgateError
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
 from gateway.fetch.housekeeping import Housekeeper
+from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors
 from gateway.fetch.package import Packer
 from gateway.fetch.tree import TreeReader
@@ -99,6 +100,11 @@ class Service:
             allow_http=settings.fetch_allow_http,
             timeout=settings.fetch_timeout,
             hosts=settings.fetch_hosts,
+            limits=GitLimits(
+                memory=settings.git_max_memory_bytes,
+                cpu=settings.git_max_cpu_seconds,
+                file_size=settings.git_max_file_bytes,
+            ),
         )
         mirrors = Mirrors(git, settings.data_dir / "mirrors")
         remotes = Remotes(mirrors=mirrors, database=database, vault=vault)
@@ -140,6 +146,7 @@ class Service:
             process=process,
             per_project=settings.fetches_per_project,
             per_host=settings.fetches_per_host,
+            places=settings.concurrency,
         )
         self._presence = Presence(database=database, process=process)
         name = f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}"
@@ -152,7 +159,8 @@ class Service:
                 rings=requests.ring,
                 announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
             )
-            for number in range(settings.concurrency)
+            # One more, for a host at which nothing is done yet: see `Claims`.
+            for number in range(settings.concurrency + 1)
         ]
         self._reconcilers = [
             Reconciler(

@@ -33,6 +33,10 @@ class RemoteUnavailable(FetchError):
     """The remote is down, slow, or refuses us for now: a later try can help."""
 
 
+class RemoteSilent(RemoteUnavailable):
+    """The remote did not answer in time."""
+
+
 class RemoteRefuses(RemoteUnavailable):
     """The remote answers, and says that there is no such repository, or not for us."""
 

@@ -14,7 +14,7 @@ import structlog
 
 from gateway.errors import DepotUnavailable, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
-from gateway.fetch.git import GitFailed, GitTimedOut
+from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Mirrors
 from gateway.fetch.package import FORMATS, Packed, Packer
 from gateway.fetch.submodules import Submodules
@@ -26,6 +26,7 @@ from gateway.store.database import Database
 from gateway.store.depot import Depot
 from gateway.store.packages import Build, KeptPackage
 from gateway.store.tickets import Tickets
+from gateway.threads import FILES, PACKING
 
 log = structlog.get_logger()
 
@@ -105,7 +106,7 @@ class Packages:
         started = time.monotonic()
         submodules = Submodules(self.mirrors, connection.id, remote)
         path = self.folder / f"{secrets.token_hex(8)}.part"
-        await asyncio.to_thread(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await FILES.run(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         try:
             tree = await self.reader.read(
                 self.mirrors.path(connection.id),
@@ -117,6 +118,8 @@ class Packages:
             kept, build = await self._keep(connection, commit, packed, tree.modules, path)
         except GitTimedOut as error:
             raise RemoteUnavailable(f"the package took too long: {error}") from error
+        except LimitReached as error:
+            raise ObjectUnusable(f"the package cannot be made: {error}") from error
         except GitFailed as error:
             for mirror in (connection.id, *submodules.mirrors_used):
                 await self.mirrors.discard(mirror)
@@ -141,8 +144,7 @@ class Packages:
         if known is None:
             raise ObjectUnusable(f"there is no package format {package_format}: {', '.join(FORMATS)}")
         stop = threading.Event()
-        work = partial(self.packer.pack, tree, path, package_format=known, stop=stop)
-        packing = asyncio.get_running_loop().run_in_executor(None, work)
+        packing = PACKING.run(self.packer.pack, tree, path, package_format=known, stop=stop)
         try:
             return await asyncio.shield(packing)
         except asyncio.CancelledError:
@@ -207,7 +209,7 @@ class Expiry:
             if name not in known and packages.is_object(name):
                 await self.depot.delete(name)
         await self.depot.discard_unfinished(before=left)
-        await asyncio.to_thread(_remove_parts, self.folder, left.timestamp())
+        await FILES.run(_remove_parts, self.folder, left.timestamp())
 
 
 def _remove_parts(folder: Path, before: float) -> None:

@@ -15,6 +15,7 @@ from gateway.plan.planner import CommitFacts, ConnectionFacts, Plan, UpdateFacts
 from gateway.plan.triggers import PullRequestFacts, Trigger
 from gateway.store.connections import Connection
 from gateway.store.work import PendingUpdate
+from providers.model import merge_queue_base
 
 _LARGEST = 64 * 1024
 # What is unpacked again for a dry run: zeros by the megabyte are packed into a few bytes.
@@ -73,6 +74,18 @@ def update_facts(update: PendingUpdate) -> UpdateFacts:
     )
 
 
+def base_branch(update: PendingUpdate) -> str | None:
+    """Return the branch that a new branch, a pull request or a merge group is compared with.
+
+    It is the one that the last two want to go into; None where nobody tells.
+    """
+    if update.kind == "merge_group":
+        return merge_queue_base(update.name)
+    asked = update.pull_request
+    branch: str | None = asked["target"] if asked else update.repository.get("default_branch")
+    return branch
+
+
 def pack(facts: KeptFacts) -> bytes | None:
     """Return the facts as they are kept; None where they are too large, as when too many paths have changed.
 
@@ -80,7 +93,11 @@ def pack(facts: KeptFacts) -> bytes | None:
     """
     commit = asdict(facts.commit)
     told = {
-        **{name: commit[name] for name in ("id", "author", "message", "paths", "paths_complete")},
+        **{name: commit[name] for name in ("id", "author", "message")},
+        # An earlier version, which reads this as well, takes paths that nobody has read for too many.
+        "paths": commit["paths"] or (),
+        "paths_complete": facts.commit.paths is not None and facts.commit.paths_complete,
+        "paths_read": facts.commit.paths is not None,
         **{name: commit[name] for name in ("manifest_size", "signature")},
         "committed_at": facts.commit.committed_at.isoformat(),
         "manifest": None if facts.commit.manifest is None else facts.commit.manifest.decode("latin-1"),
@@ -104,7 +121,7 @@ def unpack(packed: bytes) -> KeptFacts:
             author=told["author"],
             message=told["message"],
             committed_at=datetime.fromisoformat(told["committed_at"]),
-            paths=tuple(told["paths"]),
+            paths=tuple(told["paths"]) if told.get("paths_read", True) else None,
             paths_complete=told["paths_complete"],
             manifest=None if manifest is None else manifest.encode("latin-1"),
             manifest_size=told["manifest_size"],

@@ -4,7 +4,6 @@
 count even then.
 """
 
-import asyncio
 import json
 import random
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from gateway.store.database import Database
 from gateway.store.doorbell import Waiter
 from gateway.store.platforms import PlatformFetch
 from gateway.store.vault import Vault
+from gateway.threads import PLATFORMS
 
 log = structlog.get_logger()
 
@@ -76,7 +76,7 @@ class PlatformFetcher:
 
     async def _fetch(self, fetch: PlatformFetch) -> None:
         try:
-            commits = await asyncio.to_thread(_ask, fetch)
+            commits = await PLATFORMS.run(_ask, fetch)
         except PlatformError as error:
             is_over = fetch.attempts + 1 >= _MOST_TRIES
             delay = backoff(fetch.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)

@@ -101,6 +101,9 @@ class Settings(BaseSettings):
     fetch_allow_http: bool = False
     fetch_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     fetch_timeout: float = Field(default=600, gt=0)
+    git_max_memory_bytes: int = Field(default=4096 * MIB, ge=256 * MIB)
+    git_max_cpu_seconds: int = Field(default=1800, ge=1)
+    git_max_file_bytes: int = Field(default=20 * 1024 * MIB, ge=MIB)
     fetches_per_project: int = Field(default=8, ge=0)
     fetches_per_host: int = Field(default=16, ge=0)
     signers_file: Path | None = None

@@ -3,24 +3,23 @@
 The one place that knows both rooms: facts of git go in at one side, settlements come out at the other.
 """
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable, SettingError
-from gateway.fetch.commit import Commit, CommitReader
+from gateway.errors import FetchError, Gone, ObjectUnusable, RemoteUnavailable, SettingError
+from gateway.fetch.commit import Base, Commit, CommitReader
 from gateway.fetch.credentials import Remote, from_json
-from gateway.fetch.git import GitFailed, Progress
+from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.fetch.reasons import local_failures
 from gateway.packages import Packages
 from gateway.plan.events import event, event_name
 from gateway.plan.planner import CommitFacts
 from gateway.plan.request import ExecutionRequest
-from gateway.plan.triggers import Trigger, Verdict, read_triggers
-from gateway.planning import KeptFacts, connection_facts, pack, plan_update, update_facts
+from gateway.plan.triggers import Trigger, Verdict, ask_for_paths, read_triggers
+from gateway.planning import KeptFacts, base_branch, connection_facts, pack, plan_update, update_facts
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -28,8 +27,8 @@ from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.vault import Vault
 from gateway.store.work import PendingUpdate, Settlement
+from gateway.threads import PLANNING
 from providers import PROVIDERS
-from providers.model import merge_queue_base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +67,17 @@ class FetchAndPlan:
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Progress
-    ) -> None:
-        """Bring what was pushed into the connection's mirror."""
+    ) -> dict[int, FetchError]:
+        """Bring what was pushed into the connection's mirror; return what could not be, by its update."""
         wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
         with local_failures():
-            await self.mirrors.update(
+            failed = await self.mirrors.update(
                 connection=connection.id,
                 remote=await self.remotes.of(connection),
                 wanted=wanted,
                 progress=progress,
             )
+        return {update.seq: failed[update.after] for update in updates if update.after in failed}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Read the commit, and settle the ref update with what its triggers ask for."""
@@ -89,33 +89,30 @@ class FetchAndPlan:
             return Settlement(
                 update=update, state="planned", reason=f"the {update.kind} was deleted: nothing runs"
             )
-        # What a pull request or a merge group changes is told against the branch that it wants to go into.
-        asked = update.pull_request
-        default_branch = asked["target"] if asked else update.repository.get("default_branch")
-        if update.kind == "merge_group":
-            default_branch = merge_queue_base(update.name)
-        if update.before is None and update.kind == "branch" and default_branch is None:
-            # Bitbucket's payloads, hooks of one's own and sweeps tell none; a new branch is compared with it.
-            default_branch = await self.mirrors.default_branch(await self.remotes.of(connection))
+        triggers = read_triggers(connection.triggers)
         try:
             commit = await self.reader.read(
                 self.mirrors.path(connection.id),
                 object_id=update.after,
-                before=update.before,
-                default_branch=default_branch,
                 yaml_path=connection.yaml_path,
+                paths_since=await self._base(connection, update) if ask_for_paths(triggers) else None,
             )
+        except LimitReached as error:
+            raise ObjectUnusable(f"the commit cannot be read: {error}") from error
+        except GitTimedOut as error:
+            raise RemoteUnavailable(f"the commit cannot be read: {error}") from error
         except GitFailed as error:
             await self.mirrors.discard(connection.id)
             raise RemoteUnavailable(f"the mirror was broken and is fetched anew (git: {error})") from error
         if not PROVIDERS[connection.provider].BODY_IS_SIGNED:
+            asked = update.pull_request
             await self._believe(
                 connection, f"refs/heads/{asked['source']}" if asked else update.ref, update.after
             )
-        facts, triggers = _commit_facts(commit), read_triggers(connection.triggers)
+        facts = _commit_facts(commit)
         # Parsing a valohai.yaml takes up to half a second: not on the event loop.
-        planned = await asyncio.to_thread(plan_update, connection, update, facts, triggers)
-        kept = await asyncio.to_thread(pack, KeptFacts(yaml_path=connection.yaml_path, commit=facts))
+        planned = await PLANNING.run(plan_update, connection, update, facts, triggers)
+        kept = await PLANNING.run(pack, KeptFacts(yaml_path=connection.yaml_path, commit=facts))
         settlement = Settlement(
             update=update,
             state="failed" if planned.failed else "planned",
@@ -144,6 +141,13 @@ class FetchAndPlan:
                 for request in planned.requests
             ),
         )
+
+    async def _base(self, connection: Connection, update: PendingUpdate) -> Base:
+        branch = base_branch(update)
+        if update.before is None and update.kind == "branch" and branch is None:
+            # Bitbucket's payloads, hooks of one's own and sweeps tell none; a new branch is compared with it.
+            branch = await self.mirrors.default_branch(await self.remotes.of(connection))
+        return Base(before=update.before, default_branch=branch)
 
     async def _believe(self, connection: Connection, ref: str, object_id: str) -> None:
         """Compare an unsigned delivery with the remote: raises `Gone` where that does not bear it out."""
@@ -189,8 +193,8 @@ def _commit_facts(commit: Commit) -> CommitFacts:
         author=commit.author,
         message=commit.message,
         committed_at=commit.committed_at,
-        paths=commit.paths,
-        paths_complete=commit.paths_complete,
+        paths=None if commit.paths is None else commit.paths.names,
+        paths_complete=commit.paths is not None and commit.paths.complete,
         manifest=commit.manifest,
         manifest_size=commit.manifest_size,
         signature=commit.signature,

@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -15,11 +15,20 @@ from typing import Protocol
 import structlog
 
 from gateway.backoff import backoff
-from gateway.errors import FetchError, Gone, NotFound, ObjectUnusable, StoreUnavailable
+from gateway.errors import (
+    FetchError,
+    Gone,
+    NotFound,
+    ObjectUnusable,
+    RemoteRefuses,
+    RemoteSilent,
+    StoreUnavailable,
+)
 from gateway.metrics import SETTLED, STAGE
+from gateway.store.claims import LONGEST_DELAY
 from gateway.store.connections import Connection
 from gateway.store.doorbell import Waiter
-from gateway.store.work import LeaseLost, PendingUpdate, Settlement
+from gateway.store.work import LeaseLost, PendingUpdate, Postponement, Settlement
 
 log = structlog.get_logger()
 
@@ -33,12 +42,16 @@ _MOST_BYTES = 16 * 1024 * 1024
 # turn of others: the rest finds what it needs in the mirror.
 _AT_ONCE = 200
 _TURN_SECONDS = 10.0
+# A submodule may be on a host that hangs: after so long the updates of other refs are planned beside it.
+_SLOW_SECONDS = 5.0
+_MOST_SLOW = 3
 _FIRST_DELAY = 1.0
-_LONGEST_DELAY = 900.0
-# A webhook can be faster than the provider's own replication; so long a missing commit is looked for again.
 _PATIENCE = timedelta(seconds=10)
 # A remote that has not answered for so long is given up; the reason stays on each of its ref updates.
 _GIVE_UP_AFTER = timedelta(days=3)
+
+
+Outcome = Settlement | Postponement
 
 
 class _Deleted(Exception):
@@ -51,11 +64,16 @@ class Queue(Protocol):
     async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
         """Take the lease on a connection with due work."""
 
+    def note(self, url: str, *, answers: bool, now: datetime) -> None:
+        """Take down whether a remote's host has answered."""
+
     async def connection(self, connection: str) -> Connection:
         """Return a connection; raises `NotFound`."""
 
-    async def pending(self, connection: str, *, limit: int) -> Sequence[PendingUpdate]:
-        """Return the pending updates in order of arrival."""
+    async def pending(
+        self, connection: str, *, limit: int, now: datetime | None = None
+    ) -> Sequence[PendingUpdate]:
+        """Return the pending updates in order of arrival; with `now`, those that may be worked on then."""
 
     async def attempts(self, connection: str) -> int:
         """Return how many tries in a row have failed."""
@@ -67,9 +85,15 @@ class Queue(Protocol):
         """Keep the lease for longer."""
 
     async def settle(
-        self, connection: str, settlements: Sequence[Settlement], *, owner: str, now: datetime
+        self,
+        connection: str,
+        settlements: Sequence[Settlement],
+        *,
+        owner: str,
+        now: datetime,
+        postponed: Sequence[Postponement] = (),
     ) -> None:
-        """Record ends and requests in one transaction."""
+        """Record ends and requests, and what is put off by itself, in one transaction."""
 
     async def release(self, connection: str, *, owner: str, now: datetime) -> None:
         """Give the lease back."""
@@ -91,10 +115,11 @@ class Steps(Protocol):
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
-    ) -> None:
+    ) -> Mapping[int, FetchError]:
         """Bring the objects of these updates into the mirror; raises `FetchError`.
 
-        `progress` is told how it goes, in any thread.
+        Returns what kept single updates from it, by their `seq`. `progress` is told how it goes, in any
+        thread.
         """
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
@@ -106,7 +131,9 @@ class Worker:
     """One worker. `rings` is called when there is something to publish; any number may run side by side.
 
     `announce` adds to each end of a ref update what is to be told of it.
-    After `turn` seconds a connection with more to do waits for its next turn.
+    After `turn` seconds a connection with more to do waits for its next turn; `poll` is how many seconds it
+    looks for work by itself, `slow` those after which an update no longer holds up other refs, `patience` how
+    long a commit may be missing, because a webhook can be faster than the provider's own replication.
     """
 
     name: str
@@ -116,6 +143,9 @@ class Worker:
     rings: Callable[[], None]
     announce: Callable[[Connection, Settlement], Settlement] = lambda _connection, settlement: settlement
     turn: float = _TURN_SECONDS
+    poll: float = _POLL_SECONDS
+    slow: float = _SLOW_SECONDS
+    patience: timedelta = _PATIENCE
 
     async def run(self) -> None:
         """Work until cancelled. Whatever fails is told on the delivery or in the log, and work goes on."""
@@ -134,7 +164,7 @@ class Worker:
             except Exception:
                 # A bug of ours: the lease expires, and the connection is tried again then.
                 log.exception("the worker failed", connection=connection_id)
-            await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+            await self.news.wait(self.poll * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""
@@ -169,37 +199,56 @@ class Worker:
             await self.queue.renew(connection_id, owner=self.name, until=_now() + LEASE)
 
     async def _work(self, connection_id: str) -> None:
-        """Work on as many updates as one fetch serves; with more of them, it is the others' turn first."""
-        updates = await self.queue.pending(connection_id, limit=_AT_ONCE)
-        try:
-            if updates and not await self._carry(connection_id, updates):
-                return
-        except _Deleted:
-            ends = [_end(update, "the connection was deleted") for update in updates]
-            await self.queue.settle(connection_id, ends, owner=self.name, now=_now())
-        await self.queue.release(connection_id, owner=self.name, now=_now())
+        """Work on as many updates as one fetch serves; with more of them, it is the others' turn first.
 
-    async def _carry(self, connection_id: str, updates: Sequence[PendingUpdate]) -> bool:
-        """Carry updates to their ends; False where some, and so the connection, were put off."""
-        connection = await self._connection(connection_id)
-        started = time.monotonic()
+        While updates are slow, the connection is kept, and what comes for its other refs is worked on.
+        """
+        slow: dict[str, asyncio.Task[Outcome]] = {}
+        away: tuple[Connection, Sequence[PendingUpdate], str] | None = None
         try:
-            await self._fetch(connection, updates)
-        except FetchError as error:
-            await self._put_off(connection, updates, str(error))
-            return False
+            while True:
+                connection = await self._connection(connection_id)
+                found = await self.queue.pending(connection_id, now=_now(), limit=_AT_ONCE)
+                updates = [update for update in found if update.ref not in slow]
+                if updates and away is None and len(slow) < _MOST_SLOW:
+                    try:
+                        await self._carry(connection, updates, slow)
+                    except FetchError as error:
+                        away = (connection, updates, str(error))
+                if not slow:
+                    break
+                await asyncio.wait(slow.values(), timeout=self.poll, return_when=asyncio.FIRST_COMPLETED)
+                ended = [slow.pop(ref).result() for ref, planning in list(slow.items()) if planning.done()]
+                await self._record(connection, ended)
+        except _Deleted:
+            left = await self.queue.pending(connection_id, limit=_AT_ONCE)
+            ends = [_end(update, "the connection was deleted") for update in left]
+            await self.queue.settle(connection_id, ends, owner=self.name, now=_now())
+        finally:
+            for planning in slow.values():
+                planning.cancel()
+            await asyncio.gather(*slow.values(), return_exceptions=True)
+        if away is not None:
+            await self._put_off(*away)
+        else:
+            await self.queue.release(connection_id, owner=self.name, now=_now())
+
+    async def _carry(
+        self,
+        connection: Connection,
+        updates: Sequence[PendingUpdate],
+        slow: dict[str, asyncio.Task[Outcome]],
+    ) -> None:
+        """Fetch updates, and carry them to their ends; raises `FetchError` where nothing could be fetched."""
+        started = time.monotonic()
+        failed = await self._fetch(connection, updates)
         fetched = time.monotonic()
-        fetched_from = connection.url
         # A fetch may take minutes: what was changed meanwhile counts, other triggers as well as a deletion.
-        connection = await self._connection(connection_id)
-        if connection.url != fetched_from:
-            return True
-        settlements, missing = await self._plan(connection, updates)
-        await self._settle(connection, settlements)
-        _tell(settlements, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
-        if missing is not None:
-            await self._put_off(connection, updates[len(settlements) :], missing)
-        return missing is None
+        changed = await self._connection(connection.id)
+        if changed.url != connection.url:
+            return
+        outcomes = await self._plan(changed, updates, failed, slow)
+        await self._record(changed, outcomes, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
 
     async def _connection(self, connection_id: str) -> Connection:
         try:
@@ -207,7 +256,9 @@ class Worker:
         except NotFound:
             raise _Deleted from None
 
-    async def _fetch(self, connection: Connection, updates: Sequence[PendingUpdate]) -> None:
+    async def _fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate]
+    ) -> Mapping[int, FetchError]:
         """Fetch; where that takes long, the updates and the log tell how far it has come."""
         told: deque[str] = deque(maxlen=1)
         fetching = asyncio.create_task(self.steps.fetch(connection, updates, told.append))
@@ -220,53 +271,109 @@ class Worker:
         finally:
             fetching.cancel()
             await asyncio.wait({fetching})
-        await fetching
+        try:
+            failed = await fetching
+        except (RemoteSilent, RemoteRefuses) as error:
+            self.queue.note(connection.url, answers=isinstance(error, RemoteRefuses), now=_now())
+            raise
+        self.queue.note(connection.url, answers=True, now=_now())
+        return failed
 
     async def _plan(
-        self, connection: Connection, updates: Sequence[PendingUpdate]
-    ) -> tuple[list[Settlement], str | None]:
-        """Plan in order, while the turn lasts; stop, with the reason, at a commit that cannot be read yet."""
-        settlements: list[Settlement] = []
+        self,
+        connection: Connection,
+        updates: Sequence[PendingUpdate],
+        failed: Mapping[int, FetchError],
+        slow: dict[str, asyncio.Task[Outcome]],
+    ) -> list[Outcome]:
+        """Plan in order, while the turn lasts; what takes long goes on in `slow`.
+
+        What is put off, or is slow, holds back the updates of its own ref, and no others.
+        """
+        outcomes: list[Outcome] = []
+        waiting: dict[str, str] = {}
         until = time.monotonic() + self.turn
         for update in updates:
-            if settlements and (time.monotonic() > until or _is_much(settlements)):
+            if update.ref in waiting:
+                await self.queue.tell([update], f"waits for the push before it: {waiting[update.ref]}")
+                continue
+            is_over = time.monotonic() > until or _is_much(outcomes)
+            if (outcomes and is_over) or len(slow) == _MOST_SLOW:
                 break
-            try:
-                settlements.append(await self.steps.plan(connection, update))
-            except Gone as error:
-                if _now() - update.received_at < _PATIENCE:
-                    return settlements, str(error)
-                settlements.append(Settlement(update=update, state="gone", reason=str(error)))
-            except ObjectUnusable as error:
-                settlements.append(_end(update, str(error)))
-            except FetchError as error:
-                return settlements, str(error)
-            except StoreUnavailable:
-                raise
-            except Exception as error:
-                log.exception("planning failed", delivery=update.delivery, ref=update.ref)
-                settlements.append(_end(update, f"internal error ({type(error).__name__}): see the log"))
-        return settlements, None
+            planning = asyncio.create_task(self._outcome(connection, update, failed.get(update.seq)))
+            slow[update.ref] = planning
+            await asyncio.wait({planning}, timeout=self.slow)
+            if not planning.done():
+                waiting[update.ref] = "it takes long"
+                continue
+            outcome = slow.pop(update.ref).result()
+            outcomes.append(outcome)
+            if isinstance(outcome, Postponement):
+                waiting[update.ref] = outcome.reason
+        return outcomes
 
-    async def _settle(self, connection: Connection, settlements: Sequence[Settlement]) -> None:
-        """Record ends, with what is told of them."""
-        told = [self.announce(connection, settlement) for settlement in settlements]
-        await self.queue.settle(connection.id, told, owner=self.name, now=_now())
-        if any(settlement.requests or settlement.events for settlement in told):
+    async def _outcome(
+        self, connection: Connection, update: PendingUpdate, failed: FetchError | None
+    ) -> Outcome:
+        """Plan one update, unless fetching it `failed`."""
+        try:
+            return await self._planned(connection, update, failed)
+        except Gone as error:
+            if _now() - update.received_at < self.patience:
+                return _later(update, str(error))
+            return Settlement(update=update, state="gone", reason=str(error))
+        except ObjectUnusable as error:
+            return _end(update, str(error))
+        except FetchError as error:
+            return _later(update, str(error))
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            log.exception("planning failed", delivery=update.delivery, ref=update.ref)
+            return _end(update, f"internal error ({type(error).__name__}): see the log")
+
+    async def _planned(
+        self, connection: Connection, update: PendingUpdate, failed: FetchError | None
+    ) -> Settlement:
+        if failed is not None:
+            raise failed
+        return await self.steps.plan(connection, update)
+
+    async def _record(
+        self,
+        connection: Connection,
+        outcomes: Sequence[Outcome],
+        *,
+        fetch_ms: float | None = None,
+        plan_ms: float | None = None,
+    ) -> None:
+        """Record ends, with what is told of them, and what is put off; tell of both in the log."""
+        ends = [self.announce(connection, one) for one in outcomes if isinstance(one, Settlement)]
+        postponed = [one for one in outcomes if isinstance(one, Postponement)]
+        if not outcomes:
+            return
+        await self.queue.settle(connection.id, ends, owner=self.name, now=_now(), postponed=postponed)
+        if any(end.requests or end.events for end in ends):
             self.rings()
+        _tell(ends, fetch_ms=fetch_ms, plan_ms=plan_ms)
+        for one in postponed:
+            log.warning(
+                "push postponed",
+                delivery=one.update.delivery,
+                connection=connection.id,
+                ref=one.update.ref,
+                commit=one.update.after,
+                failed_tries=one.update.tries + 1,
+                next_try_at=one.due_at.isoformat(),
+                reason=one.reason,
+            )
 
     async def _put_off(self, connection: Connection, updates: Sequence[PendingUpdate], reason: str) -> None:
         """End what has waited for too long, and try the rest again later."""
-        given_up = [
-            _end(update, f"given up after {_GIVE_UP_AFTER.days} days: {reason}")
-            for update in updates
-            if _now() - update.received_at > _GIVE_UP_AFTER
-        ]
-        if given_up:
-            await self._settle(connection, given_up)
-            _tell(given_up, fetch_ms=None, plan_ms=None)
+        given_up = [_given_up(update, reason) for update in updates if _is_over(update)]
+        await self._record(connection, given_up)
         attempts = await self.queue.attempts(connection.id)
-        delay = backoff(attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+        delay = backoff(attempts, first=_FIRST_DELAY, longest=LONGEST_DELAY.total_seconds())
         log.warning(
             "fetch postponed",
             connection=connection.id,
@@ -279,13 +386,30 @@ class Worker:
         await self.queue.postpone(connection.id, updates, owner=self.name, due_at=due_at, reason=reason)
 
 
-def _is_much(settlements: Sequence[Settlement]) -> bool:
+def _is_much(outcomes: Sequence[Outcome]) -> bool:
     """Say whether what was planned is so large that it is recorded before more is planned."""
-    return sum(len(one.body) for settled in settlements for one in settled.requests) > _MOST_BYTES
+    settled = (one for one in outcomes if isinstance(one, Settlement))
+    return sum(len(request.body) for one in settled for request in one.requests) > _MOST_BYTES
 
 
 def _end(update: PendingUpdate, reason: str) -> Settlement:
     return Settlement(update=update, state="failed", reason=reason)
+
+
+def _is_over(update: PendingUpdate) -> bool:
+    return _now() - update.received_at > _GIVE_UP_AFTER
+
+
+def _given_up(update: PendingUpdate, reason: str) -> Settlement:
+    return _end(update, f"given up after {_GIVE_UP_AFTER.days} days: {reason}")
+
+
+def _later(update: PendingUpdate, reason: str) -> Outcome:
+    """Put an update off, or give it up where it has waited for too long."""
+    if _is_over(update):
+        return _given_up(update, reason)
+    delay = backoff(update.tries, first=_FIRST_DELAY, longest=LONGEST_DELAY.total_seconds())
+    return Postponement(update=update, due_at=_now() + timedelta(seconds=delay), reason=reason)
 
 
 def _tell(settlements: Sequence[Settlement], *, fetch_ms: float | None, plan_ms: float | None) -> None:

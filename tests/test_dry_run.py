@@ -204,6 +204,26 @@ def test_no_mirror_is_needed(service: Service, project: Project, tmp_path: Path)
     assert changes(played(service, tmp_path, file_of(project.url, TRAIN))) == [("same", "train", {})]
 
 
+def test_a_first_trigger_with_paths_reads_them_from_the_mirror(
+    service: Service, project: Project, tmp_path: Path
+) -> None:
+    """They are kept only where a trigger asked for them; without a mirror that is said."""
+    connection = connected(service, project)
+    pushed(service, project, connection, {"model/a.py": "1\n"}, {"data/b.csv": "2\n"})
+    elsewhere = file_of(project.url, TRAIN.replace("run:", "paths: [model/**], run:"))
+    assert sorted(changes(played(service, tmp_path, elsewhere))) == [
+        ("gone", "train", {}),
+        ("same", "train", {}),
+    ]
+    shutil.rmtree(service.data / "mirrors" / f"{connection['id']}.git")
+    told = played(service, tmp_path, elsewhere)
+    nowhere = (
+        "which paths it changed is not kept, because no trigger asked for them;"
+        " and the process that was asked has no mirror of the repository"
+    )
+    assert [one["unplayed"] for one in told["updates"]] == [nowhere, nowhere]
+
+
 def test_what_cannot_be_played_says_why(service: Service, project: Project, tmp_path: Path) -> None:
     """A commit that was never had; deletions run nothing under any rules."""
     connection = connected(service, project)

@@ -15,6 +15,7 @@ def test_facts_come_back_as_they_were() -> None:
         replace(COMMIT, paths=(odd, "日本.py"), manifest=b"- \xff\n", manifest_size=4, signature="valid"),
         replace(COMMIT, paths=(), paths_complete=False, manifest=None, manifest_size=None),
         replace(COMMIT, manifest=None, manifest_size=300_000),
+        replace(COMMIT, paths=None, paths_complete=False),
     ):
         facts = KeptFacts(yaml_path="deep/valohai.yaml", commit=commit)
         packed = pack(facts)

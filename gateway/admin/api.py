@@ -1,6 +1,5 @@
 """The REST API under /api/v1: connections."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,6 +36,7 @@ from gateway.store.doorbell import Doorbell
 from gateway.store.ids import connection_id
 from gateway.store.platforms import Platform
 from gateway.store.vault import Vault
+from gateway.threads import API
 from providers import PROVIDERS
 from providers.urls import repository_key
 
@@ -106,7 +106,7 @@ class Api:
         scheme = read_scheme(wanted.provider, wanted.secret, wanted.auth)
         name = wanted.name or repository_key(wanted.url).partition("/")[2]
         url = self._checked(take_login(wanted.url, wanted.provider)[0])
-        opened = await asyncio.to_thread(opening, wanted, name=name)
+        opened = await API.run(opening, wanted, name=name)
         now = datetime.now(UTC)
         connection = Connection(
             id=connection_id(),
@@ -165,7 +165,7 @@ class Api:
         kept = await self.database.read(
             partial(connections.credentials, vault=self.vault, connection_id=which)
         )
-        opened = await asyncio.to_thread(changed_opening, old, kept, given)
+        opened = await API.run(changed_opening, old, kept, given)
         if opened is not None:
             wanted["deploy_key"] = opened.deploy_key
 

@@ -4,13 +4,13 @@ Stored ref updates are planned again, by the code that the worker settles them w
 planned them from. Nothing is fetched, written or published.
 """
 
-import asyncio
 import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field
@@ -19,22 +19,23 @@ from starlette.requests import Request
 from gateway.admin.http import limit, read
 from gateway.admin.operations import Operation
 from gateway.admin.shapes import Follows, Line, PackageFormat, Page, Taken, Url, YamlPath
-from gateway.errors import Invalid
-from gateway.fetch.commit import CommitReader
+from gateway.errors import FetchError, Invalid
+from gateway.fetch.commit import Base, CommitReader
 from gateway.fetch.credentials import take_login
-from gateway.fetch.git import GitFailed
 from gateway.fetch.mirror import Mirrors
 from gateway.plan.difference import differences
 from gateway.plan.plain import shortened
 from gateway.plan.planner import CommitFacts, Plan
 from gateway.plan.request import ExecutionRequest
-from gateway.plan.triggers import Trigger, read_triggers
-from gateway.planning import plan_update, unpack
+from gateway.plan.triggers import Trigger, ask_for_paths, read_triggers
+from gateway.planning import base_branch, plan_update, unpack
 from gateway.store import connections, executions, history
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.executions import StoredRequest
 from gateway.store.history import PastUpdate
+from gateway.store.work import PendingUpdate
+from gateway.threads import FILES, PLANNING
 from providers.model import RefKind
 
 # A large commit takes seconds to be planned: a page ends after so many, and the next one goes on.
@@ -127,30 +128,53 @@ class DryRun:
             if played and time.monotonic() > until and played[-1].delivery != one.update.delivery:
                 return Page[PlayedUpdate](items=played, next=played[-1].delivery)
             # One at a time: what each was planned from, and its requests, may be megabytes.
-            facts = await self._facts(rules, one)
+            facts = await self._facts(rules, triggers, one)
             requests = await self.database.read(partial(executions.of_update, ref_update=one.update.seq))
-            played.append(await asyncio.to_thread(_played, rules, triggers, one, facts, requests))
+            played.append(await PLANNING.run(_played, rules, triggers, one, facts, requests))
         return Page[PlayedUpdate](items=played, next=rest)
 
-    async def _facts(self, rules: Connection, past: PastUpdate) -> CommitFacts | str:
+    async def _facts(
+        self, rules: Connection, triggers: Sequence[Trigger], past: PastUpdate
+    ) -> CommitFacts | str:
         """Return what an update was planned from, or why it cannot be planned again."""
         if past.state == "pending":
             return "it has not been planned yet"
         if past.facts is None:
             return past.reason if past.state in {"gone", "failed"} and past.reason else _NOT_KEPT
-        kept = await asyncio.to_thread(unpack, past.facts)
-        if kept.yaml_path == rules.yaml_path:
-            return kept.commit
-        # Of the manifests of a commit, only the one that was planned from is kept.
-        mirror = self.mirrors.path(rules.id)
-        nowhere = f"{rules.yaml_path} of its commit is not kept, only {kept.yaml_path} is; "
-        if not await asyncio.to_thread((mirror / "HEAD").exists):
-            return f"{nowhere}and the process that was asked has no mirror of the repository"
+        kept = await PLANNING.run(unpack, past.facts)
+        commit, mirror = kept.commit, self.mirrors.path(rules.id)
+        lacking = []
+        if kept.yaml_path != rules.yaml_path:
+            # Of the manifests of a commit, only the one that was planned from is kept.
+            lacking.append(f"{rules.yaml_path} of its commit is not kept, only {kept.yaml_path} is")
+        if commit.paths is None and ask_for_paths(triggers):
+            lacking.append("which paths it changed is not kept, because no trigger asked for them")
+        if not lacking:
+            return commit
+        nowhere = "; ".join(lacking)
+        if not await FILES.run((mirror / "HEAD").exists):
+            return f"{nowhere}; and the process that was asked has no mirror of the repository"
         try:
-            manifest, size = await self.reader.manifest(mirror, kept.commit.id, rules.yaml_path)
-        except GitFailed as error:
-            return f"{nowhere}and the mirror cannot tell it (git: {error})"
-        return replace(kept.commit, manifest=manifest, manifest_size=size)
+            return await self._completed(mirror, commit, rules, triggers, past.update)
+        except FetchError as error:
+            return f"{nowhere}; and the mirror cannot tell it (git: {error})"
+
+    async def _completed(
+        self,
+        mirror: Path,
+        commit: CommitFacts,
+        rules: Connection,
+        triggers: Sequence[Trigger],
+        update: PendingUpdate,
+    ) -> CommitFacts:
+        """Return the facts with what other rules ask of the commit, from the mirror."""
+        manifest, size = await self.reader.manifest(mirror, commit.id, rules.yaml_path)
+        commit = replace(commit, manifest=manifest, manifest_size=size)
+        if commit.paths is not None or not ask_for_paths(triggers):
+            return commit
+        since = Base(before=update.before, default_branch=base_branch(update))
+        paths = await self.reader.paths(mirror, commit.id, since)
+        return replace(commit, paths=paths.names, paths_complete=paths.complete)
 
 
 _NOT_KEPT = (

@@ -30,6 +30,7 @@ from gateway.metrics import (
 )
 from gateway.store import work
 from gateway.store.database import Database
+from gateway.threads import PROBES
 
 _DISK_SECONDS = 3
 
@@ -117,7 +118,7 @@ class Health:
             PENDING_REQUESTS.set(backlog.requests)
             PENDING_EVENTS.set(backlog.events)
         SCRATCH_WRITABLE.set(await self._disk_trouble() is None)
-        return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE_LATEST)
+        return Response(await PROBES.run(exposition), media_type=CONTENT_TYPE_LATEST)
 
 
 def _check_writable(transaction: Transaction) -> None:

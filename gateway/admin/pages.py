@@ -1,6 +1,5 @@
 """The dashboard: what the REST API tells, as pages for people who have signed in."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from gateway.admin.sessions import Sessions
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, UpdateView
 from gateway.errors import Invalid, PushgateError
 from gateway.store import deliveries, executions, sweeps, work
+from gateway.threads import API
 
 Page = Callable[[Request], Awaitable[Response]]
 
@@ -104,7 +104,7 @@ class Pages:
     async def list_deliveries(self, request: Request) -> Response:
         """`GET /deliveries`: with the query of the API."""
         page = await self.records.list_deliveries(request)
-        return await asyncio.to_thread(
+        return await API.run(
             self.renderer.page, "deliveries.html", page=page, query=dict(request.query_params)
         )
 
@@ -139,7 +139,7 @@ class Pages:
 
     async def _explained(self, items: Sequence[ExplainedView], *, what: str | None) -> Response:
         """Show deliveries with their ways; in a thread, since of a large one even a part takes its time."""
-        return await asyncio.to_thread(
+        return await API.run(
             self.renderer.page, "explained.html", items=[_Way.of(delivery) for delivery in items], what=what
         )
 

@@ -23,6 +23,7 @@ from gateway.errors import Invalid, RemoteUnavailable
 from gateway.fetch.credentials import Login, Remote, SshKey
 from gateway.fetch.host_keys import KNOWN_HOSTS
 from gateway.fetch.urls import check_url, is_address, known_as, target
+from gateway.threads import NAMES
 
 _RESOLVE_SECONDS = 15
 _MOST_ADDRESSES = 4
@@ -106,10 +107,9 @@ class Access:
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         """Return where a host is. All its addresses have to be such as may be fetched from."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_RESOLVE_SECONDS):
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found = await NAMES.run(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError, UnicodeError) as error:
             raise RemoteUnavailable(
                 f"the remote cannot be fetched: its host name cannot be resolved ({host})"

@@ -11,12 +11,17 @@ from typing import Literal
 
 from gateway.errors import Gone, ObjectUnusable
 from gateway.escape import decode
-from gateway.fetch.git import Git, GitFailed, OutputTooLarge
+from gateway.fetch.git import Git, GitFailed, GitTimedOut, LimitReached, OutputTooLarge
+from gateway.fetch.limits import GitLimits
 
 _LARGEST_COMMIT = 1024 * 1024
+_SUBMODULE = b"160000"
+# Who can push chooses how much differs: a small tree can name more paths than any memory holds, and git keeps
+# all of them before it tells the first. The index of ten million objects fits in beside them.
 # With about a hundred bytes beside each path.
 _LARGEST_PATHS = 12 * 1024 * 1024
-_SUBMODULE = b"160000"
+_PATHS_LIMITS = GitLimits(memory=768 * 1024 * 1024, cpu=30)
+_PATHS_SECONDS = 30.0
 _REGULAR_FILES = {"100644", "100755"}
 _SSH_SIGNATURE = "-----BEGIN SSH SIGNATURE-----"
 _PERSON = re.compile(r"(?P<person>.*>) (?P<seconds>-?\d{1,12}) [+-]\d{4}")
@@ -31,12 +36,28 @@ _ENCODING = re.compile(
 Signature = Literal["valid", "unknown", "none"]
 
 
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """The paths that a push has changed; `complete` is False where they were too many to list."""
+
+    names: tuple[str, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Base:
+    """What a commit is compared with: where its ref was before, or, for a new branch, the default branch."""
+
+    before: str | None
+    default_branch: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
     """A commit as git has it.
 
-    `author` and `committer` are names with addresses; times are aware UTC. `paths` have changed since the
-    commit that the ref was at before; `paths_complete` is False where they were too many to list.
+    `author` and `committer` are names with addresses; times are aware UTC. `paths` is None where nobody has
+    asked for them.
     `signature` is `valid` where one of the operator's allowed signers made it, with an ssh key, and `unknown`
     where nobody here can tell who did.
     `manifest_size` is None where the commit has no valohai.yaml, `manifest` also where it is too large.
@@ -48,8 +69,7 @@ class Commit:
     committer: str
     committed_at: datetime
     message: str
-    paths: tuple[str, ...]
-    paths_complete: bool
+    paths: "Paths | None"
     manifest: bytes | None
     manifest_size: int | None
     signature: Signature
@@ -67,10 +87,10 @@ class CommitReader:
         self._signers = signers
         self._manifest_limit = manifest_limit
 
-    async def read(
-        self, mirror: Path, *, object_id: str, before: str | None, default_branch: str | None, yaml_path: str
-    ) -> Commit:
+    async def read(self, mirror: Path, *, object_id: str, yaml_path: str, paths_since: Base | None) -> Commit:
         """Return the commit that an object id leads to, through an annotated tag if need be.
+
+        Changed paths are read where `paths_since` says since when.
 
         Raises `Gone` where the mirror does not have it, `ObjectUnusable` where it is no commit.
         """
@@ -81,8 +101,8 @@ class CommitReader:
         author, _ = _person(_decode(fields.get("author", [""])[0], encoding))
         committer, committed_at = _person(_decode(fields.get("committer", [""])[0], encoding))
         parents = tuple(fields.get("parent", ()))
-        (paths, complete), (manifest, manifest_size), signature = await asyncio.gather(
-            self._paths(mirror, commit_id, before, parents, default_branch),
+        paths, (manifest, manifest_size), signature = await asyncio.gather(
+            self._changed(mirror, commit_id, parents, paths_since),
             self.manifest(mirror, commit_id, yaml_path),
             self._signature(mirror, commit_id, fields),
         )
@@ -94,7 +114,6 @@ class CommitReader:
             committed_at=committed_at,
             message=_decode(message.decode("latin-1"), encoding),
             paths=paths,
-            paths_complete=complete,
             manifest=manifest,
             manifest_size=manifest_size,
             signature=signature,
@@ -153,43 +172,51 @@ class CommitReader:
             return "unknown"
         return "valid"
 
-    async def _paths(
-        self,
-        mirror: Path,
-        commit_id: str,
-        before: str | None,
-        parents: tuple[str, ...],
-        default_branch: str | None,
-    ) -> tuple[tuple[str, ...], bool]:
-        """Return what changed since `before`, or, for a new branch, since it left the default branch."""
-        base = await self._base(mirror, commit_id, before, parents, default_branch)
-        if base is not None and not await self._has(mirror, base):
-            return (), False  # the history of a shallow remote ends at this commit
-        options = ("-r", "-z", "--raw", "--no-renames", "--no-commit-id")
-        trees = (base, commit_id) if base else ("--root", commit_id)
-        try:
-            told = await self._git.run(
-                "diff-tree", *options, *trees, mirror=mirror, output_limit=_LARGEST_PATHS
-            )
-        except OutputTooLarge:
-            return (), False
-        return _paths_in(told), True
+    async def paths(self, mirror: Path, commit_id: str, since: Base) -> Paths:
+        """Return what a commit that the mirror has changed. Raises `GitFailed`."""
+        told = await self._git.run(
+            "cat-file", "commit", commit_id, mirror=mirror, output_limit=_LARGEST_COMMIT
+        )
+        parents = tuple(_fields(told.partition(b"\n\n")[0]).get("parent", ()))
+        return await self._paths(mirror, commit_id, parents, since)
 
-    async def _base(
-        self,
-        mirror: Path,
-        commit_id: str,
-        before: str | None,
-        parents: tuple[str, ...],
-        default_branch: str | None,
-    ) -> str | None:
-        if before is not None and await self._has(mirror, before):
-            return before
-        if default_branch:
+    async def _changed(
+        self, mirror: Path, commit_id: str, parents: tuple[str, ...], since: Base | None
+    ) -> Paths | None:
+        return None if since is None else await self._paths(mirror, commit_id, parents, since)
+
+    async def _paths(self, mirror: Path, commit_id: str, parents: tuple[str, ...], since: Base) -> Paths:
+        options = ("-r", "-z", "--raw", "--no-renames", "--no-commit-id")
+        try:
+            base = await self._base(mirror, commit_id, parents, since)
+            if base is not None and not await self._has(mirror, base):
+                return Paths((), complete=False)  # the history of a shallow remote ends at this commit
+            trees = (base, commit_id) if base else ("--root", commit_id)
+            told = await self._git.run(
+                *("-c", "core.packedGitLimit=128m"),
+                "diff-tree",
+                *options,
+                *trees,
+                mirror=mirror,
+                output_limit=_LARGEST_PATHS,
+                limits=_PATHS_LIMITS,
+                timeout=_PATHS_SECONDS,
+            )
+        except (OutputTooLarge, LimitReached, GitTimedOut):
+            return Paths((), complete=False)
+        return Paths(_paths_in(told), complete=True)
+
+    async def _base(self, mirror: Path, commit_id: str, parents: tuple[str, ...], since: Base) -> str | None:
+        if since.before is not None and await self._has(mirror, since.before):
+            return since.before
+        if since.default_branch:
+            branch = f"refs/heads/{since.default_branch}"
             try:
                 told = await self._git.run(
-                    "merge-base", "--end-of-options", f"refs/heads/{default_branch}", commit_id, mirror=mirror
+                    "merge-base", "--end-of-options", branch, commit_id, mirror=mirror, timeout=_PATHS_SECONDS
                 )
+            except (LimitReached, GitTimedOut):
+                raise
             except GitFailed:
                 told = b""  # no such branch here, or no common history: the parent will do
             found = told.decode().strip()

@@ -1,8 +1,8 @@
 """The one place that starts git.
 
 A repository is anybody's who can push to it, so nothing of it is ever executed: no hook, filter, helper or
-config of its own; no config of this machine's user; no prompt. Every run has a limit on its time and its
-output, and ends together with every process that it started.
+config of its own; no config of this machine's user; no prompt. Every run has limits on its time, its output,
+and what it may use of this machine, and ends together with every process that it started.
 """
 
 import asyncio
@@ -21,10 +21,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
-from gateway.errors import FetchError
+from gateway.errors import FetchError, LocalFailure
 from gateway.escape import printable
 from gateway.fetch.access import Access, Granted
 from gateway.fetch.credentials import Remote, secrets_of
+from gateway.fetch.limits import GitLimits, machine_failure
+from gateway.threads import GIT
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 # As git says it: Receiving objects, 45% (450/1000), 12.00 MiB | 3.00 MiB/s, with a colon for the first comma.
@@ -47,6 +49,10 @@ _BETWEEN_LINES = " | "
 _STDERR_LIMIT = 64 * 1024
 # As large as a pipe may be for everybody: git reads on while we work on what it has said.
 _TALK_BUFFER = 1024 * 1024
+_LOCAL = "this machine cannot fetch, from whatever remote"
+_MAX_THREADS = 4
+# For so long a git that has closed its output may take to end.
+_END_SECONDS = 0.2
 _KEPT_VARIABLES = (
     # An operator's network: how to get out, and whose certificates to trust.
     "HTTPS_PROXY",
@@ -143,15 +149,31 @@ class OutputTooLarge(GitFailed):
     """Git had more to say than is read."""
 
 
+class LimitReached(GitFailed):
+    """Git needed more than it may use. The repository is sound, and the same run would fail again."""
+
+
+_DEFAULT_LIMITS = GitLimits()
+
+
 class Git:
     """Starts git. `home` is an empty folder of ours, `timeout` the seconds that a run may take.
 
     `hosts`, where there are any, are the only ones that it is ever sent to.
     """
 
-    def __init__(self, *, home: Path, allow_http: bool, timeout: float, hosts: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        home: Path,
+        allow_http: bool,
+        timeout: float,
+        hosts: tuple[str, ...] = (),
+        limits: GitLimits = _DEFAULT_LIMITS,
+    ) -> None:
         """Use the git that is found on PATH."""
         self._timeout = timeout
+        self._limits = limits
         self._environment = _environment(home)
         self._options = _options(allow_http=allow_http)
         self._access = Access(home, allow_http=allow_http, hosts=hosts)
@@ -164,13 +186,16 @@ class Git:
         output_limit: int = 8 * 1024 * 1024,
         progress: Progress | None = None,
         remote: Remote | None = None,
+        limits: GitLimits | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - of the process, which a thread watches
     ) -> bytes:
         """Run git and return its output.
 
         `arguments` are ours: what comes from outside stands behind `--end-of-options` or in `stdin`.
         `progress` is told, in another thread, how far a command with `--progress` has come. `remote` is what
-        git has to reach for it. Raises `GitFailed`; when cancelled, git and all its children are gone before
-        this returns.
+        git has to reach for it. `limits` and `timeout` are for a run that is to have less than others.
+        Raises `GitFailed`, and `LocalFailure` where it is not git's fault; when cancelled, git and all its
+        children are gone before this returns.
         """
         where = [f"--git-dir={mirror}"] if mirror is not None else []
         async with self._access.granted(remote) if remote else nullcontext(_NO_ACCESS) as granted:
@@ -180,7 +205,8 @@ class Git:
                     environment={**self._environment, **environment},
                     stdin=stdin,
                     output_limit=output_limit,
-                    timeout=self._timeout,
+                    limits=limits.within(self._limits) if limits else self._limits,
+                    timeout=min(timeout, self._timeout) if timeout else self._timeout,
                     progress=progress,
                     secrets=secrets_of(remote.credentials if remote else None),
                 )
@@ -196,7 +222,7 @@ class Git:
 
     async def _run(self, run: "_Run") -> bytes:
         # A thread starts a process in 1.3 ms, the event loop in 5.
-        running = asyncio.get_running_loop().run_in_executor(None, run.to_the_end)
+        running = GIT.run(run.to_the_end)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -211,35 +237,38 @@ class Git:
         It is ended with the block, or when its time is over: then its answers end.
         """
         command = ["git", *self._options, f"--git-dir={mirror}", *arguments]
-        process = subprocess.Popen(  # noqa: S603 - the arguments are ours, as in run
-            command,
-            bufsize=_TALK_BUFFER,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=self._environment,
-            start_new_session=True,
-        )
-        assert process.stdin is not None  # noqa: S101 - both are pipes, as asked for above
-        assert process.stdout is not None  # noqa: S101 - the same
-        with contextlib.suppress(OSError):  # where all pipes together may have no more, it works as well
-            fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _TALK_BUFFER)
-        alarm = threading.Timer(self._timeout, os.killpg, (process.pid, signal.SIGKILL))
-        alarm.start()
-        try:
-            yield process.stdin, process.stdout
-        except (BrokenPipeError, GitFailed) as error:
-            if alarm.finished.is_set():
-                raise GitTimedOut(f"git took longer than {self._timeout:g} seconds") from error
-            raise GitFailed(f"git ended in the middle of its answers: {error}") from error
-        finally:
-            # Before the exit status is taken: afterwards the number may be somebody else's.
-            alarm.cancel()
-            alarm.join()
-            _end_group(process)
-            process.stdout.close()
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
+        with tempfile.TemporaryFile() as errors:
+            with _own_failures():
+                process = subprocess.Popen(  # noqa: S603 - the arguments are ours, as in run
+                    self._limits.wrap(command),
+                    bufsize=_TALK_BUFFER,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env=self._environment,
+                    start_new_session=True,
+                )
+            assert process.stdin is not None  # noqa: S101 - both are pipes, as asked for above
+            assert process.stdout is not None  # noqa: S101 - the same
+            with contextlib.suppress(OSError):  # where all pipes together may have no more, it works as well
+                fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _TALK_BUFFER)
+            alarm = threading.Timer(self._timeout, os.killpg, (process.pid, signal.SIGKILL))
+            alarm.start()
+            try:
+                yield process.stdin, process.stdout
+            except (BrokenPipeError, GitFailed) as error:
+                if alarm.finished.is_set():
+                    raise GitTimedOut(f"git took longer than {self._timeout:g} seconds") from error
+                _check_end(process, errors, self._limits)
+                raise GitFailed(f"git ended in the middle of its answers: {error}") from error
+            finally:
+                # Before the exit status is taken: afterwards the number may be somebody else's.
+                alarm.cancel()
+                alarm.join()
+                _end_group(process)
+                process.stdout.close()
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()
 
 
 class _Run:
@@ -252,6 +281,7 @@ class _Run:
         environment: dict[str, str],
         stdin: bytes,
         output_limit: int,
+        limits: GitLimits,
         timeout: float,
         progress: Progress | None,
         secrets: Sequence[str],
@@ -262,6 +292,7 @@ class _Run:
         self._environment = environment
         self._stdin = stdin
         self._output_limit = output_limit
+        self._limits = limits
         self._timeout = timeout
         self._stopped = threading.Event()
 
@@ -270,12 +301,12 @@ class _Run:
         self._stopped.set()
 
     def to_the_end(self) -> bytes:
-        """Run, and return the output; raises `GitFailed`."""
-        with tempfile.TemporaryFile() as stdin:
+        """Run, and return the output; raises `GitFailed`, and `LocalFailure`."""
+        with _own_failures(), tempfile.TemporaryFile() as stdin:
             stdin.write(self._stdin)
             stdin.seek(0)
             process = subprocess.Popen(  # noqa: S603 - the arguments are ours, see Git.run
-                self._command,
+                self._limits.wrap(self._command),
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -287,7 +318,9 @@ class _Run:
         finally:
             _end_group(process)
         if process.returncode != 0:
-            raise GitFailed(explain(errors, process.returncode, self._secrets))
+            told = explain(errors, process.returncode, self._secrets)
+            _raise_cause(process.returncode, errors.decode("utf-8", "replace"), told, self._limits)
+            raise GitFailed(told)
         return output
 
     def _read(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
@@ -323,6 +356,38 @@ class _Run:
 def _tell_progress(said: bytes, progress: Progress) -> None:
     for found in _PROGRESS.finditer(said.decode("utf-8", "replace")):
         progress(f"{found['what'].lower()} {found['percent']} %{found['size'] or ''}")
+
+
+@contextlib.contextmanager
+def _own_failures() -> Iterator[None]:
+    """Raise `LocalFailure` where this machine has no room, files or processes left for a git."""
+    try:
+        yield
+    except OSError as error:
+        raise LocalFailure(f"{_LOCAL}: git cannot be started ({error.strerror})") from error
+
+
+def _raise_cause(status: int, errors: str, told: str, limits: GitLimits) -> None:
+    """Raise `LimitReached` or `LocalFailure` where that is why git failed; it said what is `told`."""
+    exceeded = limits.exceeded(status, errors)
+    if exceeded is not None:
+        raise LimitReached(exceeded)
+    failure = machine_failure(status, errors)
+    if failure is not None:
+        raise LocalFailure(f"{_LOCAL}: {failure} (git: {told})")
+
+
+def _check_end(process: subprocess.Popen[bytes], errors: IO[bytes], limits: GitLimits) -> None:
+    """Raise the cause, as `_raise_cause` does, where a git that answers has ended by itself."""
+    until = time.monotonic() + _END_SECONDS
+    while (ended := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+        if time.monotonic() > until:
+            return
+        time.sleep(0.005)
+    status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+    errors.seek(0)
+    said = errors.read(_STDERR_LIMIT)
+    _raise_cause(status, said.decode("utf-8", "replace"), explain(said, status, ()), limits)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
@@ -387,6 +452,11 @@ def _options(*, allow_http: bool) -> list[str]:
         "transfer.bundleURI": "false",
         "fetch.recurseSubmodules": "false",
         "submodule.recurse": "false",
+        # What git maps of packs, and the memory of its threads, is to fit into its limit on any machine.
+        "core.packedGitWindowSize": "32m",
+        "core.packedGitLimit": "512m",
+        "pack.windowMemory": "256m",
+        "pack.threads": str(min(_MAX_THREADS, os.cpu_count() or 1)),
         "gc.auto": "0",
         "maintenance.auto": "false",
         **{f"fetch.fsck.{problem}": "ignore" for problem in TOLERATED},

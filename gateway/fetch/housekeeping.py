@@ -10,8 +10,10 @@ from pathlib import Path
 
 import structlog
 
-from gateway.fetch.git import Git, GitFailed
+from gateway.errors import FetchError
+from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
+from gateway.threads import FILES
 
 log = structlog.get_logger()
 
@@ -58,26 +60,26 @@ class Housekeeper:
     async def _tend(self, connection: str) -> None:
         mirror = self.mirrors.path(connection)
         left = list(mirror.parent.glob(f"{mirror.name}.*.new"))
-        if not left and not await asyncio.to_thread(_needs_packing, mirror):
+        if not left and not await FILES.run(_needs_packing, mirror):
             return
         async with self.mirrors.locked(connection):
             # Under the lock nobody is making a mirror: what is half made is from somebody who died.
             for half_made in left:
-                await asyncio.to_thread(shutil.rmtree, half_made, ignore_errors=True)
-            if not await asyncio.to_thread(_needs_packing, mirror):
+                await FILES.run(shutil.rmtree, half_made, ignore_errors=True)
+            if not await FILES.run(_needs_packing, mirror):
                 return
             started = time.monotonic()
             try:
                 for task in _TASKS:
                     await self.git.run(*task, mirror=mirror)
-            except GitFailed as error:
+            except FetchError as error:
                 log.warning("mirror cannot be packed", connection=connection, reason=str(error))
                 return
         log.info("mirror packed", connection=connection, seconds=round(time.monotonic() - started, 1))
 
     async def _evict(self) -> None:
         """Remove the mirrors that were used least recently until the others fit into the budget."""
-        sizes = await asyncio.to_thread(self._sizes)
+        sizes = await FILES.run(self._sizes)
         held = sum(sizes.values())
         for connection in sorted(sizes, key=self.mirrors.used_at):
             if held <= self.budget:

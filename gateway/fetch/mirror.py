@@ -4,23 +4,26 @@ A mirror is a cache. It may be deleted at any time, and is made anew when it is 
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
+from gateway.errors import FetchError, LocalFailure, ObjectUnusable
 from gateway.escape import decode, has_surrogates, printable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import Git, GitFailed, Progress
-from gateway.fetch.reasons import is_redirect, own_words, remote_failure
+from gateway.fetch.reasons import is_about_objects, is_redirect, own_words, remote_failure
 from gateway.fetch.urls import is_ssh
+from gateway.threads import FILES
 
 log = structlog.get_logger()
 
@@ -50,6 +53,8 @@ _NOT_THERE = re.compile(
     r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref", re.IGNORECASE
 )
 _REF_CONFLICT = re.compile(r"cannot lock ref|exists; cannot create|refname conflict", re.IGNORECASE)
+# Left by a git that was killed: under our own lock there is no other.
+_STALE_LOCK = re.compile(r"\.lock': File exists|another git process seems to be running", re.IGNORECASE)
 _BROKEN = re.compile(
     r"not a git repository|corrupt|bad object|unable to read|missing (blob|tree|commit)|bad tree"
     r"|cannot be read|does not match index|inflate|invalid object|bad config",
@@ -57,6 +62,7 @@ _BROKEN = re.compile(
 )
 _LIST_REFS = ("ls-remote", "--heads", "--tags")
 _SUFFIX = ".git"
+_DAMAGED_IN_A_ROW = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,28 +93,30 @@ class Mirrors:
 
     async def update(
         self, *, connection: str, remote: Remote, wanted: Sequence[Wanted], progress: Progress | None = None
-    ) -> None:
+    ) -> dict[str, FetchError]:
         """Bring the wanted objects into the mirror, with at most one fetch where all goes well.
 
-        What the remote does not have is not there afterwards; that is no error here. `progress` is told, in
-        another thread, how a fetch goes. Raises `RemoteUnavailable` with a reason where the remote could not
-        be asked.
+        What the remote does not have is not there afterwards; that is no error here. Returns what kept single
+        objects, by their ids, from being fetched while others could be. `progress` is told, in another
+        thread, how a fetch goes. Raises `FetchError` with a reason where nothing could be fetched.
         """
         if not wanted:
-            return
+            return {}
         async with self.locked(connection):
             mirror = self.path(connection)
             try:
                 if await self._is_usable(mirror, wanted):
-                    await self._bring(mirror, remote, wanted, progress)
-                    return
+                    return await self._bring(mirror, remote, wanted, progress)
+            except LocalFailure:
+                await FILES.run(_remove_leftovers, mirror)
+                raise
             except GitFailed as error:
-                if not _BROKEN.search(own_words(error)):
-                    await asyncio.to_thread(_remove_leftovers, mirror)
+                if not _is_broken(error):
+                    await FILES.run(_remove_leftovers, mirror)
                     raise remote_failure(error) from error
                 log.warning("mirror is broken and is made anew", connection=connection, reason=str(error))
             try:
-                await self._make(mirror, remote, wanted, progress)
+                return await self._make(mirror, remote, wanted, progress)
             except GitFailed as error:
                 raise remote_failure(error) from error
 
@@ -121,7 +129,10 @@ class Mirrors:
         try:
             if now is None or now == wanted.id:
                 return now == wanted.id
-            await self.update(connection=connection, remote=remote, wanted=[Wanted(ref=wanted.ref, id=now)])
+            current = Wanted(ref=wanted.ref, id=now)
+            failed = await self.update(connection=connection, remote=remote, wanted=[current])
+            if now in failed:
+                raise failed[now]
             beyond = ("rev-list", "--max-count=1", wanted.id, "--not", now)
             return not await self._git.run(*beyond, mirror=self.path(connection))
         except GitFailed as error:
@@ -154,7 +165,7 @@ class Mirrors:
     async def discard(self, connection: str) -> None:
         """Remove a mirror that turned out to be broken; the next update makes it anew."""
         async with self.locked(connection):
-            await asyncio.to_thread(shutil.rmtree, self.path(connection), ignore_errors=True)
+            await FILES.run(shutil.rmtree, self.path(connection), ignore_errors=True)
 
     async def missing(self, mirror: Path, ids: Sequence[str]) -> list[str]:
         """Return which of these objects a mirror does not have."""
@@ -165,14 +176,14 @@ class Mirrors:
 
     async def _is_usable(self, mirror: Path, wanted: Sequence[Wanted]) -> bool:
         """Say whether there is a mirror for ids of this length."""
-        if not await asyncio.to_thread((mirror / "HEAD").exists):
+        if not await FILES.run((mirror / "HEAD").exists):
             return False
         told = await self._git.run("rev-parse", "--show-object-format", mirror=mirror)
         return told.decode().strip() == _object_format(wanted)
 
     async def _make(
         self, mirror: Path, remote: Remote, wanted: Sequence[Wanted], progress: Progress | None
-    ) -> None:
+    ) -> dict[str, FetchError]:
         """Clone under another name, so that a mirror is there whole or not at all."""
         fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}.new")
         try:
@@ -184,11 +195,12 @@ class Mirrors:
                 f"--object-format={_object_format(wanted)}",
                 str(fresh),
             )
-            await self._bring(fresh, remote, wanted, progress, everything=True)
-            await asyncio.to_thread(shutil.rmtree, mirror, ignore_errors=True)
-            await asyncio.to_thread(os.rename, fresh, mirror)
+            failed = await self._bring(fresh, remote, wanted, progress, everything=True)
+            await FILES.run(shutil.rmtree, mirror, ignore_errors=True)
+            await FILES.run(os.rename, fresh, mirror)
+            return failed
         finally:
-            await asyncio.to_thread(shutil.rmtree, fresh, ignore_errors=True)
+            await FILES.run(shutil.rmtree, fresh, ignore_errors=True)
 
     async def _bring(
         self,
@@ -198,7 +210,7 @@ class Mirrors:
         progress: Progress | None,
         *,
         everything: bool = False,
-    ) -> None:
+    ) -> dict[str, FetchError]:
         """Fetch what is missing: by its id, or, where the remote or our own refs object, all that there is.
 
         The newest id of each ref is kept under the ref: a mirror without refs would download all again.
@@ -206,28 +218,84 @@ class Mirrors:
         ids = list(dict.fromkeys(one.id for one in wanted))
         absent = await self.missing(mirror, ids)
         if not absent:
-            return
-        if not everything:
-            newest = {one.ref: one.id for one in wanted}
-            specs = [f"+{newest[ref]}:{ref}" for ref in newest if newest[ref] in absent]
-            everything = not await self._fetched(mirror, remote, specs, progress)
-        if everything:
-            command = (*_FETCH, "--prune")
-            await self._ask(remote, *command, behind=_EVERYTHING, mirror=mirror, progress=progress)
+            return {}
+        newest = {one.ref: one.id for one in wanted}
+        is_repeated = False
+        try:
+            if not everything:
+                specs = [f"+{newest[ref]}:{ref}" for ref in newest if newest[ref] in absent]
+                everything = not await self._fetched(mirror, remote, specs, progress)
+            if everything:
+                command = (*_FETCH, "--prune")
+                await self._ask(remote, *command, behind=_EVERYTHING, mirror=mirror, progress=progress)
+        except GitFailed as error:
+            if not _may_be_had_apart(error):
+                raise
+            if not everything and len(absent) == 1:
+                return {absent[0]: remote_failure(error)}
+            is_repeated = True
+            log.warning("a fetch failed and is repeated ref by ref", mirror=mirror.name, reason=str(error))
+            if everything:
+                await self._fetch_default_branch(mirror, remote, progress)
         # Pushed, and pushed over before we looked: no ref leads there any more, but its id may still be had.
-        for one in await self.missing(mirror, absent):
-            await self._fetched(mirror, remote, [f"+{one}:refs/pushgate/{one}"], progress)
+        apart = await self.missing(mirror, absent)
+        places = {newest[ref]: ref for ref in newest} if is_repeated else {}
+        return await self._fetch_apart(mirror, remote, apart, places, progress)
+
+    async def _fetch_default_branch(self, mirror: Path, remote: Remote, progress: Progress | None) -> None:
+        """Fetch the branch that new branches are compared with, if it can be had."""
+        branch = await self.default_branch(remote)
+        if branch is not None:
+            with contextlib.suppress(GitFailed):
+                await self._fetched(mirror, remote, [f"+refs/heads/{branch}:refs/heads/{branch}"], progress)
+
+    async def _fetch_apart(
+        self,
+        mirror: Path,
+        remote: Remote,
+        ids: Sequence[str],
+        places: Mapping[str, str],
+        progress: Progress | None,
+    ) -> dict[str, FetchError]:
+        """Fetch each object by itself, to its ref in `places` or to one of ours; return what failed."""
+        failed: dict[str, FetchError] = {}
+        damaged = 0
+        for one in ids:
+            try:
+                specs = [f"+{one}:{places[one]}"] if one in places else []
+                if not (specs and await self._fetched(mirror, remote, specs, progress)):
+                    await self._fetched(mirror, remote, [f"+{one}:refs/pushgate/{one}"], progress, ours=True)
+                damaged = 0
+            except GitFailed as error:
+                if not _may_be_had_apart(error):
+                    raise
+                failed[one] = remote_failure(error)
+                damaged = 0 if isinstance(failed[one], ObjectUnusable) else damaged + 1
+                if damaged == _DAMAGED_IN_A_ROW:
+                    # It is the remote that is broken, and not what was pushed.
+                    raise
+        return failed
 
     async def _fetched(
-        self, mirror: Path, remote: Remote, specs: Sequence[str], progress: Progress | None
+        self,
+        mirror: Path,
+        remote: Remote,
+        specs: Sequence[str],
+        progress: Progress | None,
+        *,
+        ours: bool = False,
     ) -> bool:
-        """Fetch; say whether the remote had it and our refs took it."""
+        """Fetch; say whether the remote had it and our refs took it. Refs of our own naming always do."""
         try:
             await self._ask(remote, *_FETCH, behind=specs, mirror=mirror, progress=progress)
         except GitFailed as error:
-            if _NOT_THERE.search(str(error)) or _REF_CONFLICT.search(own_words(error)):
+            if _is_broken(error):
+                raise
+            if _NOT_THERE.search(str(error)):
                 return False
-            raise
+            if ours or not _REF_CONFLICT.search(own_words(error)):
+                raise
+            return False
         return True
 
     async def _ask(
@@ -331,6 +399,18 @@ def _refs(listed: bytes, url: str) -> dict[str, str]:
     if odd:
         log.warning("refs passed over: their names are no UTF-8", url=url, count=len(odd), refs=odd[:_NAMED])
     return refs
+
+
+def _is_broken(error: GitFailed) -> bool:
+    """Say whether it is our mirror that is broken."""
+    return bool(_BROKEN.search(own_words(error)) or _STALE_LOCK.search(str(error)))
+
+
+def _may_be_had_apart(error: GitFailed) -> bool:
+    """Say whether a fetch failed over some of what was fetched, so that other refs may still be had."""
+    if _is_broken(error):
+        return False
+    return is_about_objects(error) or bool(_REF_CONFLICT.search(own_words(error)))
 
 
 def _object_format(wanted: Sequence[Wanted]) -> str:

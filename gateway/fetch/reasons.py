@@ -8,8 +8,15 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from gateway.errors import FetchError, LocalFailure, RemoteRefuses, RemoteUnavailable
-from gateway.fetch.git import GitFailed, GitTimedOut
+from gateway.errors import (
+    FetchError,
+    LocalFailure,
+    ObjectUnusable,
+    RemoteRefuses,
+    RemoteSilent,
+    RemoteUnavailable,
+)
+from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 
 _NAMES = re.compile(r"\w[\w+.-]*://\S+|(?<!\w)'[^']*'(?!\w)|\"[^\"]*\"|\S+@\S+|\brefs/\S+")
 _NAMES_BEHIND = re.compile(r"(\bhost:|\bhostname|\bconnect to(?: host)?|\bkey for) +\S+", re.IGNORECASE)
@@ -37,7 +44,9 @@ _BROKEN_OFF = (
     r"early eof|unexpected disconnect|hung up|connection (?:closed|reset|was reset|aborted)|transfer closed"
     r"|empty reply"
 )
-_PHRASES: tuple[tuple[str, bool, type[RemoteUnavailable], str], ...] = (
+_DAMAGED = r"index-pack failed|invalid index-pack output|bad pack|did not send"
+_DAMAGE = re.compile(rf"fsck error|{_DAMAGED}", re.IGNORECASE)
+_PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
     (
         r"could not resolve|name or service not known|failure in name resolution",
         False,
@@ -53,7 +62,7 @@ _PHRASES: tuple[tuple[str, bool, type[RemoteUnavailable], str], ...] = (
     (
         r"timed out|timeout was reached|operation too slow",
         False,
-        RemoteUnavailable,
+        RemoteSilent,
         "it did not answer in time",
     ),
     (
@@ -102,7 +111,7 @@ _PHRASES: tuple[tuple[str, bool, type[RemoteUnavailable], str], ...] = (
         RemoteRefuses,
         "its protocol is not allowed",
     ),
-    (r"fsck error", False, RemoteUnavailable, "what it sent is refused: git finds it dangerous"),
+    (r"fsck error", False, ObjectUnusable, "what it sent is refused: git finds it dangerous"),
     (r"repository corruption", True, RemoteUnavailable, "its repository is damaged"),
     (
         r"not found|does not exist|could not be found|no such (?:project|repository)",
@@ -123,7 +132,7 @@ _PHRASES: tuple[tuple[str, bool, type[RemoteUnavailable], str], ...] = (
         "the connection broke off",
     ),
     (
-        r"index-pack failed|invalid index-pack output|bad pack|did not send",
+        _DAMAGED,
         False,
         RemoteUnavailable,
         "what it sent is damaged",
@@ -135,6 +144,13 @@ def own_words(error: GitFailed) -> str:
     """Return what git and its helpers said, without names and without what the remote said."""
     own = (line for line in error.lines if _OF_GIT.match(line) or not _OF_THE_REMOTE.search(line))
     return _without_names(own)
+
+
+def is_about_objects(error: GitFailed) -> bool:
+    """Return whether a fetch failed over what it was to bring, of which other refs may be free."""
+    if isinstance(error, LimitReached):
+        return True
+    return not isinstance(error, GitTimedOut) and bool(_DAMAGE.search(own_words(error)))
 
 
 def is_redirect(error: GitFailed) -> bool:
@@ -156,8 +172,10 @@ def local_failures() -> Iterator[None]:
 
 def remote_failure(error: GitFailed) -> FetchError:
     """Return the error that tells why a remote cannot be fetched, with what git said."""
+    if isinstance(error, LimitReached):
+        return ObjectUnusable(f"what was pushed cannot be fetched: {error}")
     if isinstance(error, GitTimedOut):
-        return RemoteUnavailable(f"the remote cannot be fetched: {error}")
+        return RemoteSilent(f"the remote cannot be fetched: {error}")
     own, everything = own_words(error), _without_names(error.lines)
     if _LOCAL.search(own):
         return LocalFailure(f"this machine cannot fetch, from whatever remote (git: {error})")

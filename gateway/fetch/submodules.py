@@ -52,7 +52,9 @@ class Submodules:
         """
         name = f"{self._connection}-{sha256(url.encode()).hexdigest()[:_URL_DIGITS]}"
         wanted = Wanted(ref=f"refs/pushgate/{commit}", id=commit)
-        await self._mirrors.update(connection=name, remote=self.remote(url), wanted=[wanted])
+        failed = await self._mirrors.update(connection=name, remote=self.remote(url), wanted=[wanted])
+        if commit in failed:
+            raise failed[commit]
         mirror = self._mirrors.path(name)
         if await self._mirrors.missing(mirror, [commit]):
             raise ObjectUnusable(

@@ -1,6 +1,5 @@
 """What a package is made of: the entries of a commit and its submodules, less what `.vhignore` names."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from gateway.escape import decode, printable
 from gateway.fetch.git import Git, OutputTooLarge
 from gateway.fetch.ignore import LARGEST, Rules
 from gateway.fetch.submodules import FILE, read_modules, submodule_url
+from gateway.threads import PLANNING
 
 LINK, GITLINK = 0o120000, 0o160000
 _REGULAR = 0o100000
@@ -97,7 +97,7 @@ class TreeReader:
             listing = await self._list(part)
             if rules is None:
                 rules = await self._rules(part, listing)
-            links = await asyncio.to_thread(_take, tree, part, listing, rules)
+            links = await PLANNING.run(_take, tree, part, listing, rules)
             waiting += await self._modules(tree, part, listing, links, fetch)
         tree.entries.sort(key=lambda entry: entry.path)
         tree.modules.sort(key=lambda module: module.path)
@@ -121,7 +121,7 @@ class TreeReader:
                 f"the commit {part.commit} has too many files for a package: the list of their names has"
                 f" more than {_LARGEST_LISTING} bytes"
             ) from error
-        return await asyncio.to_thread(_parsed, told)
+        return await PLANNING.run(_parsed, told)
 
     async def _rules(self, part: _Part, listing: dict[bytes, tuple[int, str]]) -> Rules:
         mode, blob = listing.get(b".vhignore", (0, ""))

@@ -27,6 +27,7 @@ from gateway.intake.body import (
 )
 from gateway.intake.book import Book, Known
 from gateway.metrics import DELIVERIES, REFUSED
+from gateway.threads import DOOR
 from providers.errors import Unverified
 
 log = structlog.get_logger()
@@ -119,7 +120,7 @@ class Door:
         now = self._clock()
         try:
             if len(body) > _LARGE:
-                arrival, status = await asyncio.to_thread(receive_delivery, known, headers, body, now)
+                arrival, status = await DOOR.run(receive_delivery, known, headers, body, now)
             else:
                 arrival, status = receive_delivery(known, headers, body, now)
             if arrival.secret is None:

@@ -54,7 +54,8 @@ _COMMIT_PAGES: Mapping[str, str] = {
 class CommitFacts:
     """What planning needs to know of a commit.
 
-    `paths` have changed, as git says; `paths_complete` is False where they were too many to list.
+    `paths` have changed, as git says, and are None where no trigger of the connection asked for them;
+    `paths_complete` is False where they were too many to list.
     `manifest_size` is None where the commit has no valohai.yaml, `manifest` also where it is too large.
     """
 
@@ -62,7 +63,7 @@ class CommitFacts:
     author: str
     message: str
     committed_at: datetime
-    paths: Sequence[str]
+    paths: Sequence[str] | None
     paths_complete: bool
     manifest: bytes | None
     manifest_size: int | None
@@ -136,7 +137,7 @@ def plan(
         kind=update.kind,
         name=update.name,
         action=update.action,
-        paths=commit.paths,
+        paths=commit.paths or (),
         paths_complete=commit.paths_complete,
         author=commit.author,
         message=commit.message,

@@ -236,6 +236,11 @@ class MoveFacts:
     pull_request: PullRequestFacts | None = None
 
 
+def ask_for_paths(triggers: Sequence[Trigger]) -> bool:
+    """Say whether what has changed matters to any of these triggers."""
+    return any(trigger.paths for trigger in triggers)
+
+
 def judge(trigger: Trigger, move: MoveFacts) -> Verdict:
     """Say whether a ref update is one that the trigger is for, and why."""
     objections = (check(trigger, move) for check in (_event, _name, _skip, _texts))

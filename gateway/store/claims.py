@@ -5,11 +5,13 @@
 - Projects take turns, and within a project its connections: who has the fewest workers now comes first, then
   who was served longest ago. A storm in one of them does not hold up the others.
 - At most so many connections of a project, and of a git host, are worked on at once, over all processes.
+- Hosts that hang do not take up all places of a process: there is one more, for hosts that hold none, and a
+  host that timed out lately has one until it answers.
 
 Leases carry all of this, so it holds as well when a process dies: its leases count until they expire.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy import Connection as Transaction
 
 from gateway.store.bulk import upsert_rows
+from gateway.store.connections import host_of
 from gateway.store.database import Lock
 from gateway.store.tables import connections, deliveries, leases, processes, ref_updates, turns
 
@@ -45,13 +48,62 @@ _FORGET_AFTER = timedelta(days=1)
 is_pending = ref_updates.c.state == literal_column("'pending'")
 
 
+LONGEST_DELAY = timedelta(minutes=15)
+"""What failed is tried again by then. A time beyond it is from a clock that was wrong, and does not count."""
+
+# Longer than the longest pause between two tries.
+_SILENT_FOR = timedelta(minutes=30)
+
+_postponed = ref_updates.alias("postponed")
+
+
+def is_ready(connection: ColumnElement[str] | str, *, now: datetime) -> ColumnElement[bool]:
+    """Return the condition that a pending ref update of a connection may be worked on now.
+
+    One that was put off holds back those of its own ref, which come after it, and no others.
+    """
+    held_back = select(_postponed.c.ref).where(
+        _postponed.c.state == literal_column("'pending'"),
+        _postponed.c.due_at.is_not(None),
+        _postponed.c.connection == connection,
+        _postponed.c.due_at.between(now, now + LONGEST_DELAY),
+    )
+    return ref_updates.c.ref.not_in(held_back)
+
+
+class SilentHosts:
+    """The git hosts that timed out lately, as one process knows them."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._since: dict[str, datetime] = {}
+
+    def note(self, url: str, *, answers: bool, now: datetime) -> None:
+        """Take down whether the host of a URL has answered."""
+        host = host_of(url)
+        if answers:
+            self._since.pop(host, None)
+        else:
+            self._since[host] = now
+
+    def lately(self, now: datetime) -> list[str]:
+        """Return those that have not answered since; who is not asked any more is forgotten in time."""
+        # A copy: notes are taken on the event loop, claims are made in threads.
+        return sorted(host for host, since in list(self._since.items()) if since > now - _SILENT_FOR)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """The claims of one process, by its name. Of a project and of a host so many at once; 0 is no limit."""
+    """The claims of one process, by its name. Of a project and of a host so many at once; 0 is no limit.
+
+    With more than `places` of its own, a process takes only what is on a host where it does nothing yet.
+    """
 
     process: str
     per_project: int = 0
     per_host: int = 0
+    places: int = 0
+    silent: SilentHosts = field(default_factory=SilentHosts)
 
     def claim(self, transaction: Transaction, *, owner: str, now: datetime, until: datetime) -> str | None:
         """Take the lease on the connection that comes next; None where none does."""
@@ -79,9 +131,9 @@ class Claims:
     def _next(self, now: datetime) -> Select[Any]:
         waits = waiting()
         held = (
-            select(connections.c.project, connections.c.host)
+            select(connections.c.project, connections.c.host, leases.c.process)
             .join_from(leases, connections)
-            .where(leases.c.owner.is_not(None), leases.c.expires_at >= now)
+            .where(leases.c.owner.is_not(None), leases.c.expires_at.between(now, now + LONGEST_DELAY))
             .cte("held")
         )
         of_project, of_host = (
@@ -92,13 +144,24 @@ class Claims:
             .scalar_subquery()
             for name in ("project", "host")
         )
+        mine = select(func.count()).select_from(held).where(held.c.process == self.process)
+        holds_none = (
+            mine.where(held.c.host == connections.c.host).correlate(connections).scalar_subquery() == 0
+        )
+        ready = (
+            select(ref_updates.c.seq)
+            .where(is_pending, ref_updates.c.connection == waits.c.connection)
+            .where(is_ready(waits.c.connection, now=now))
+            .correlate(waits)
+        )
         query = (
             select(leases.c.connection, connections.c.project)
             .join_from(waits, leases, leases.c.connection == waits.c.connection)
             .join(connections, connections.c.id == leases.c.connection)
             .outerjoin(turns, turns.c.project == connections.c.project)
-            .where(leases.c.due_at <= now, or_(leases.c.owner.is_(None), leases.c.expires_at < now))
-            .where(self._may_have(now))
+            .where(or_(leases.c.due_at <= now, leases.c.due_at > now + LONGEST_DELAY))
+            .where(or_(leases.c.owner.is_(None), ~leases.c.expires_at.between(now, now + LONGEST_DELAY)))
+            .where(self._may_have(now), ready.exists())
             .order_by(of_project, turns.c.claimed_at.nulls_first(), leases.c.due_at)
             .limit(1)
         )
@@ -106,6 +169,11 @@ class Claims:
             query = query.where(of_project < self.per_project)
         if self.per_host:
             query = query.where(of_host < self.per_host)
+        if self.places:
+            query = query.where(or_(mine.scalar_subquery() < self.places, holds_none))
+        silent = self.silent.lately(now)
+        if silent:
+            query = query.where(or_(connections.c.host.not_in(silent), holds_none))
         return query
 
     def _may_have(self, now: datetime) -> ColumnElement[bool]:

@@ -233,13 +233,18 @@ def add_secret(
     )
 
 
+def host_of(url: str) -> str:
+    """Return the host of a clone URL, by the one name of those that it has."""
+    return repository_key(url).partition("/")[0]
+
+
 def _columns(connection: Connection) -> dict[str, Any]:
     return {
         "id": connection.id,
         "name": connection.name,
         "provider": connection.provider,
         "url": connection.url,
-        "host": repository_key(connection.url).partition("/")[0],
+        "host": host_of(connection.url),
         "project": connection.project,
         "auth": dict(connection.auth),
         "triggers": [dict(trigger) for trigger in connection.triggers],

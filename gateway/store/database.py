@@ -34,6 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from gateway.errors import SettingError, StoreUnavailable
 from gateway.escape import storable
 from gateway.telemetry import Condition
+from gateway.threads import FILES
 
 T = TypeVar("T")
 
@@ -376,7 +377,7 @@ class Database:
         """Close every connection, those of the event loop as well."""
         if self._async_engine is not None:
             await self._async_engine.dispose()
-        await asyncio.to_thread(self.close)
+        await FILES.run(self.close)
 
     def close(self) -> None:
         """Let the threads end and close every connection of theirs."""

@@ -5,7 +5,6 @@ AWS_REGION, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME, ... or from the 
 https://developmentseed.org/obstore/latest/
 """
 
-import asyncio
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +18,7 @@ from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
 from gateway.errors import DepotUnavailable, NotFound, SettingError
+from gateway.threads import FILES
 
 _CHUNK = 8 * 1024 * 1024
 _READ_CHUNK = 4 * 1024 * 1024
@@ -57,7 +57,7 @@ class Depot:
         with _translated():
             await obstore.put_async(self._store, name, path, chunk_size=_CHUNK, max_concurrency=_UPLOADS)
             if self._folder is not None:
-                await asyncio.to_thread(_sync, self._folder / name)
+                await FILES.run(_sync, self._folder / name)
 
     async def size(self, name: str) -> int | None:
         """Return how many bytes an object has, None where there is none."""
@@ -112,7 +112,7 @@ class Depot:
         """
         if self._folder is not None:
             with _translated():
-                await asyncio.to_thread(_discard, self._folder, before.timestamp())
+                await FILES.run(_discard, self._folder, before.timestamp())
 
     async def presign(self, name: str, valid: timedelta) -> str | None:
         """Return a URL by which anybody gets an object, for a week at most; None where it is a folder's."""

@@ -150,6 +150,8 @@ ref_updates = Table(
     Column("settled_at", Instant),
     Column("verdicts", JSON),
     Column("facts", LargeBinary),
+    Column("tries", Integer, nullable=False, server_default=text("0")),
+    Column("due_at", Instant),
     Index("ix_ref_updates_after", "after"),
     Index(
         "ix_ref_updates_peeled",
@@ -163,6 +165,13 @@ ref_updates = Table(
         "seq",
         sqlite_where=text("state = 'pending'"),
         postgresql_where=text("state = 'pending'"),
+    ),
+    Index(
+        "ix_ref_updates_postponed",
+        "connection",
+        "ref",
+        sqlite_where=text("state = 'pending' AND due_at IS NOT NULL"),
+        postgresql_where=text("state = 'pending' AND due_at IS NOT NULL"),
     ),
 )
 

@@ -12,7 +12,7 @@ from sqlalchemy import Row, func, insert, literal, literal_column, select, updat
 from gateway.errors import StoreUnavailable
 from gateway.escape import storable
 from gateway.store import connections, events, executions, platforms, tables
-from gateway.store.claims import Claims, is_pending, oldest_arrival, waiting
+from gateway.store.claims import Claims, is_pending, is_ready, oldest_arrival, waiting
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import REPLAYABLE, UpdateState
@@ -30,6 +30,9 @@ UPDATE_COLUMNS = (
 """A ref update with what its delivery says of it, without what it was planned from: that may be large."""
 
 
+_DUE: Mapping[str, Any] = {"tries": 0, "due_at": None}
+
+
 class LeaseLost(StoreUnavailable):
     """Another worker has taken the connection over; what this one was about to record is not recorded."""
 
@@ -38,7 +41,8 @@ class LeaseLost(StoreUnavailable):
 class PendingUpdate:
     """A ref update that waits, with what its delivery says of it.
 
-    `generation` counts the moves of its ref; `repository` is the repository as the payload describes it.
+    `generation` counts the moves of its ref; `repository` is the repository as the payload describes it;
+    `tries` are those that have failed over this update alone.
     """
 
     seq: int
@@ -55,6 +59,7 @@ class PendingUpdate:
     repository: Mapping[str, Any]
     received_at: datetime
     pull_request: Mapping[str, Any] | None = None
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +81,31 @@ class Settlement:
     facts: bytes | None = None
 
 
-def pending(transaction: Transaction, connection: str, *, limit: int) -> list[PendingUpdate]:
-    """Return the pending ref updates of a connection in order of arrival."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponement:
+    """A ref update that cannot be carried to its end before a later try; others of its connection can."""
+
+    update: PendingUpdate
+    due_at: datetime
+    reason: str
+
+
+def pending(
+    transaction: Transaction, connection: str, *, limit: int, now: datetime | None = None
+) -> list[PendingUpdate]:
+    """Return the pending ref updates of a connection in order of arrival.
+
+    With `now`, those that were put off until later, and what waits for them, are left out.
+    """
     query = (
         select(*UPDATE_COLUMNS)
         .join(deliveries, deliveries.c.id == ref_updates.c.delivery)
-        .where(ref_updates.c.connection == connection, ref_updates.c.state == "pending")
+        .where(ref_updates.c.connection == connection, is_pending)
         .order_by(ref_updates.c.seq)
         .limit(limit)
     )
+    if now is not None:
+        query = query.where(is_ready(connection, now=now))
     return [pending_update(row) for row in transaction.execute(query)]
 
 
@@ -105,6 +126,7 @@ def pending_update(row: Row[Any]) -> PendingUpdate:
         repository=row.repository or {},
         received_at=row.received_at,
         pull_request=row.pull_request,
+        tries=row.tries,
     )
 
 
@@ -121,10 +143,12 @@ def settle(
     *,
     owner: str,
     now: datetime,
+    postponed: Sequence[Postponement] = (),
 ) -> None:
     """Record how ref updates ended, and their requests and events, as one: this is what fills the outboxes.
 
-    Raises `LeaseLost` where another worker has the connection by now.
+    With them goes which updates are put off, each by itself. Raises `LeaseLost` where another worker has the
+    connection by now.
     """
     _as_owner(transaction, connection, owner)
     for settlement in settlements:
@@ -146,6 +170,12 @@ def settle(
             _supersede(transaction, settlement)
         if changed.rowcount:
             events.add(transaction, settlement.events, now=now)
+    for one in postponed:
+        transaction.execute(
+            update(ref_updates)
+            .where(ref_updates.c.seq == one.update.seq, ref_updates.c.state == "pending")
+            .values(reason=one.reason, due_at=one.due_at, tries=ref_updates.c.tries + 1)
+        )
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.ask(transaction, connection, now=now)
 
@@ -188,7 +218,7 @@ def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
     ).where(*moved)
     columns = ["ref_update", "number", "state", "reason", "settled_at", "verdicts", "replayed_at"]
     transaction.execute(insert(update_attempts).from_select(columns, ended))
-    anew = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None}
+    anew = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None, **_DUE}
     transaction.execute(update(ref_updates).where(*moved).values(anew))
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()
     transaction.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
@@ -280,10 +310,12 @@ def attempts(transaction: Transaction, connection: str) -> int:
 
 
 def make_due(transaction: Transaction, connection: str, *, now: datetime) -> None:
-    """Let a postponed connection be tried now: something about it has changed."""
+    """Let a postponed connection, and what was put off of it, be tried now: something has changed."""
     transaction.execute(
         update(leases).where(leases.c.connection == connection, leases.c.attempts > 0).values(due_at=now)
     )
+    put_off = ref_updates.c.connection == connection, ref_updates.c.due_at.is_not(None)
+    transaction.execute(update(ref_updates).where(*put_off, is_pending).values(_DUE))
 
 
 def _as_owner(transaction: Transaction, connection: str, owner: str) -> None:
@@ -310,13 +342,19 @@ class WorkQueue:
             return None
         return await self._database.write(partial(self._claims.claim, owner=owner, now=now, until=until))
 
+    def note(self, url: str, *, answers: bool, now: datetime) -> None:
+        """See `SilentHosts.note`."""
+        self._claims.silent.note(url, answers=answers, now=now)
+
     async def connection(self, connection: str) -> Connection:
         """See `connections.get`."""
         return await self._database.read(partial(connections.get, connection_id=connection))
 
-    async def pending(self, connection: str, *, limit: int) -> list[PendingUpdate]:
+    async def pending(
+        self, connection: str, *, limit: int, now: datetime | None = None
+    ) -> list[PendingUpdate]:
         """See `pending`."""
-        return await self._database.read(partial(pending, connection=connection, limit=limit))
+        return await self._database.read(partial(pending, connection=connection, now=now, limit=limit))
 
     async def attempts(self, connection: str) -> int:
         """See `attempts`."""
@@ -331,12 +369,17 @@ class WorkQueue:
         await self._database.write(partial(renew, connection=connection, owner=owner, until=until))
 
     async def settle(
-        self, connection: str, settlements: Sequence[Settlement], *, owner: str, now: datetime
+        self,
+        connection: str,
+        settlements: Sequence[Settlement],
+        *,
+        owner: str,
+        now: datetime,
+        postponed: Sequence[Postponement] = (),
     ) -> None:
         """See `settle`."""
-        await self._database.write(
-            partial(settle, connection=connection, settlements=settlements, owner=owner, now=now)
-        )
+        call = partial(settle, connection=connection, settlements=settlements)
+        await self._database.write(partial(call, owner=owner, now=now, postponed=postponed))
 
     async def release(self, connection: str, *, owner: str, now: datetime) -> None:
         """See `release`."""

@@ -1,6 +1,7 @@
 """Mirrors of real repositories, fetched over HTTP from a real git server."""
 
 import asyncio
+import subprocess
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from demo.githost import GitHost, WorkTree
-from gateway.fetch.commit import Commit, CommitReader
+from demo.githost import ENVIRONMENT, GitHost, WorkTree
+from gateway.fetch.commit import Base, Commit, CommitReader
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import Git, Progress
+from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors, Wanted
 
 T = TypeVar("T")
@@ -32,13 +34,15 @@ class Fetching:
         connection: str = "c1",
         progress: Progress | None = None,
     ) -> None:
-        """Bring objects into the mirror."""
+        """Bring objects into the mirror; raise what keeps one of them from it."""
         asked = [Wanted(ref=ref, id=one) for ref, one in wanted]
-        self.run(
+        failed = self.run(
             self.mirrors.update(
                 connection=connection, remote=Remote(url=url), wanted=asked, progress=progress
             )
         )
+        for error in failed.values():
+            raise error
 
     def read(
         self,
@@ -53,9 +57,8 @@ class Fetching:
             self.reader.read(
                 self.mirrors.path("c1"),
                 object_id=object_id,
-                before=before,
-                default_branch=default,
                 yaml_path=path,
+                paths_since=Base(before=before, default_branch=default),
             )
         )
 
@@ -69,10 +72,25 @@ class Fetching:
         return asyncio.run(work)
 
 
-def make_fetching(folder: Path, *, timeout: float = 30) -> Fetching:
+def make_fetching(folder: Path, *, timeout: float = 30, **limits: int) -> Fetching:
     """Return mirrors in a folder."""
-    git = Git(home=folder / "home", allow_http=True, timeout=timeout)
+    git = Git(home=folder / "home", allow_http=True, timeout=timeout, limits=GitLimits(**limits))
     return Fetching(git, Mirrors(git, folder / "mirrors"), CommitReader(git, manifest_limit=1000))
+
+
+def mktree(tree: WorkTree, *entries: str) -> str:
+    """Write a folder with these entries, as `git ls-tree` shows them; return its id."""
+    lines = "".join(f"{entry}\n" for entry in entries)
+    done = subprocess.run(
+        ["git", "mktree"],
+        input=lines,
+        cwd=tree.folder,
+        env=ENVIRONMENT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout.strip()
 
 
 @pytest.fixture

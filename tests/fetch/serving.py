@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 @contextmanager
@@ -61,3 +62,16 @@ def hanging() -> Iterator[int]:
 
     with serving(handle) as port:
         yield port
+
+
+def gits_about(port: int, host: str = "127.0.0.1") -> list[str]:
+    """Return the command lines of git's processes that ask the server at this port."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue  # it has ended meanwhile
+        if f"//{host}:{port}/" in line and "git" in line.split(" ")[0]:
+            found.append(line)
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo.githost import ENVIRONMENT, WorkTree
-from gateway.fetch.commit import CommitReader
+from gateway.fetch.commit import CommitReader, Paths
 from gateway.fetch.credentials import Remote
 from gateway.plan.triggers import MoveFacts, Run, Trigger, judge
 from tests.fetch.conftest import Fetching
@@ -55,7 +55,7 @@ def test_signatures_are_valid_unknown_or_none(
 
     def signature(commit: str, by: CommitReader) -> str:
         path = fetching.mirrors.path("c1")
-        read = by.read(path, object_id=commit, before=None, default_branch=None, yaml_path="valohai.yaml")
+        read = by.read(path, object_id=commit, yaml_path="valohai.yaml", paths_since=None)
         return fetching.run(read).signature
 
     assert [signature(one, reader) for one in (plain, valid, unknown)] == ["none", "valid", "unknown"]
@@ -113,13 +113,13 @@ def test_a_submodule_that_is_bumped_fits_patterns_for_its_folder(
     second = tree.commit("Second", {"vendor.txt": "beside"})
     tree.push()
     fetching.update(url, (MAIN, second))
-    read = fetching.read(second, before=first)
-    assert read.paths == ("vendor.txt", "vendor/lib/")
+    paths = fetching.read(second, before=first).paths
+    assert paths == Paths(("vendor.txt", "vendor/lib/"), complete=True)
     trigger = Trigger(name="t", paths=(pattern,), run=Run(step="train"))
-    move = MoveFacts(kind="branch", name="main", action="update", paths=read.paths, paths_complete=True)
+    move = MoveFacts(kind="branch", name="main", action="update", paths=paths.names, paths_complete=True)
     verdict = judge(trigger, move)
     assert (verdict.matched, "vendor/lib/" in verdict.reason) == (True, True)
-    assert fetching.read(first).paths == (".gitmodules", "a", "vendor/lib/")
+    assert fetching.read(first).paths == Paths((".gitmodules", "a", "vendor/lib/"), complete=True)
 
 
 def test_a_file_name_that_is_no_utf_8_costs_nobody_anything(service: Service, project: Project) -> None:

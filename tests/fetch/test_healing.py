@@ -11,6 +11,7 @@ import pytest
 
 from demo.githost import ENVIRONMENT, GitHost, WorkTree
 from gateway.errors import LocalFailure
+from gateway.fetch.commit import Paths
 from gateway.fetch.credentials import make_deploy_key
 from gateway.fetch.housekeeping import disk_trouble
 from tests.fetch.conftest import Fetching, make_fetching
@@ -145,7 +146,7 @@ def test_a_shallow_remote_is_fetched_once(
     url = githost.url("shallow.git")
     fetching.update(url, (MAIN, second))
     read = fetching.read(second)
-    assert (read.paths, read.paths_complete) == ((), False)
+    assert read.paths == Paths((), complete=False)
     visits = len(githost.visits)
     fetching.update(url, (MAIN, second))
     assert len(githost.visits) == visits
@@ -153,4 +154,4 @@ def test_a_shallow_remote_is_fetched_once(
     third = tree.commit("Third", {"b": "3"})
     tree.git("push", "--quiet", str(bare), "HEAD:refs/heads/main")
     fetching.update(url, (MAIN, third))
-    assert fetching.read(third, before=second).paths == ("b",)
+    assert fetching.read(third, before=second).paths == Paths(("b",), complete=True)

@@ -11,10 +11,11 @@ import pytest
 
 from demo.githost import GitHost, WorkTree, git
 from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable
+from gateway.fetch.commit import Paths
 from gateway.fetch.credentials import Remote
 from gateway.fetch.mirror import Wanted
-from tests.fetch.conftest import Fetching, make_fetching
-from tests.fetch.serving import answering, hanging, serving
+from tests.fetch.conftest import Fetching, make_fetching, mktree
+from tests.fetch.serving import answering, gits_about, hanging, serving
 from tests.service import wait_for
 
 MAIN = "refs/heads/main"
@@ -32,7 +33,7 @@ def test_a_push_is_fetched_and_can_be_read(fetching: Fetching, tree: WorkTree, u
     assert (commit.id, commit.parents) == (second, (first,))
     assert commit.author == "Ada Byron <ada@example.org>"
     assert commit.message == "Second\n"
-    assert commit.paths == ("dir/ü mlaut.py", "train.py")
+    assert commit.paths == Paths(("dir/ü mlaut.py", "train.py"), complete=True)
     assert commit.manifest == b"- step: {}\n"
     assert fetching.read(first).message == "First\n\nwith a body\n"
 
@@ -110,8 +111,8 @@ def test_a_new_branch_is_compared_with_the_default_branch(
     last = tree.commit("Two", {"two": "2"})
     tree.push("HEAD:refs/heads/feature")
     fetching.update(url, ("refs/heads/feature", last))
-    assert fetching.read(last, default="main").paths == ("one", "two")
-    assert fetching.read(last, default="no-such-branch").paths == ("two",)
+    assert fetching.read(last, default="main").paths == Paths(("one", "two"), complete=True)
+    assert fetching.read(last, default="no-such-branch").paths == Paths(("two",), complete=True)
 
 
 def test_repositories_with_sha256_ids_work(fetching: Fetching, githost: GitHost, tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_a_remote_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path) -> N
     fetching = make_fetching(tmp_path, timeout=1)
     with hanging() as port, pytest.raises(RemoteUnavailable, match="took longer than 1 seconds"):
         fetching.update(f"http://127.0.0.1:{port}/hanging.git", (MAIN, "d" * 40))
-    assert _gits_about(port) == []
+    assert gits_about(port) == []
     assert [path.name for path in (tmp_path / "mirrors").iterdir()] == ["c1.lock"]
 
 
@@ -291,14 +292,89 @@ def test_a_cancelled_fetch_leaves_nothing(tmp_path: Path) -> None:
         fetch = asyncio.create_task(
             fetching.mirrors.update(connection="c1", remote=Remote(url=url), wanted=wanted)
         )
-        await asyncio.to_thread(wait_for, lambda: _gits_about(port), "git has begun")
+        await asyncio.to_thread(wait_for, lambda: gits_about(port), "git has begun")
         fetch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetch
 
     with hanging() as port:
         asyncio.run(cancelled(port))
-        assert _gits_about(port) == []
+        assert gits_about(port) == []
+
+
+def _with_linked_gitmodules(tree: WorkTree, parent: str) -> str:
+    """Return a commit that no git would check out: https://nvd.nist.gov/vuln/detail/CVE-2018-11235."""
+    blob = tree.git("rev-parse", f"{parent}:valohai.yaml")
+    root = mktree(tree, f"120000 blob {blob}\t.gitmodules")
+    return tree.git("commit-tree", "-p", parent, "-m", "Evil", root)
+
+
+def test_a_repository_that_git_fsck_refuses_is_a_reason(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """Such as one with a .gitmodules that is a link."""
+    first = tree.commit("First", YAML)
+    evil = _with_linked_gitmodules(tree, first)
+    tree.push(f"{evil}:{MAIN}")
+    with pytest.raises(ObjectUnusable, match=r"git finds it dangerous .*gitmodulesSymlink"):
+        fetching.update(url, (MAIN, evil))
+
+
+def test_a_bad_branch_stops_no_other(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """Not a new connection's first fetch, not pushes that came with it, and not those after it."""
+    first = tree.commit("First", YAML)
+    evil = _with_linked_gitmodules(tree, first)
+    tree.push(f"{evil}:refs/heads/evil")
+    tree.push("HEAD:refs/heads/good")
+    second = tree.commit("Second", {"a": "1"})
+    tree.push()
+    remote, mirror = Remote(url=url), fetching.mirrors.path("c1")
+
+    def failed(*asked: tuple[str, str]) -> list[str]:
+        wanted = [Wanted(ref=ref, id=one) for ref, one in asked]
+        return list(fetching.run(fetching.mirrors.update(connection="c1", remote=remote, wanted=wanted)))
+
+    assert failed(("refs/heads/good", first)) == []
+    assert git("rev-parse", MAIN, folder=mirror) == second
+    third = tree.commit("Third", {"a": "2"})
+    tree.push()
+    assert failed(("refs/heads/evil", evil), (MAIN, third), ("refs/heads/good", first)) == [evil]
+    assert git("rev-parse", MAIN, folder=mirror) == third
+    # With one that is gone, everything is fetched, as at first.
+    fourth = tree.commit("Fourth", {"a": "3"})
+    tree.push()
+    assert failed(("refs/heads/gone", "d" * 40), (MAIN, fourth)) == []
+    assert fetching.has(fourth)
+
+
+def test_a_branch_name_that_no_file_can_have_stops_no_other(
+    fetching: Fetching, tree: WorkTree, githost: GitHost, url: str
+) -> None:
+    """A remote may keep its refs otherwise than in files; the commit is fetched all the same."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    name = f"refs/heads/{'n' * 260}"
+    packed = githost.folder / "acme/digits.git" / "packed-refs"
+    long = tree.commit("Long", {"a": "1"})
+    tree.push("HEAD:refs/heads/short")
+    packed.write_text(f"# pack-refs with: peeled fully-peeled sorted \n{long} {name}\n")
+    git("update-ref", "-d", "refs/heads/short", folder=packed.parent)
+    fetching.update(url, (MAIN, first), (name, long))
+    assert fetching.has(long)
+    second = tree.commit("Second", {"b": "1"})
+    tree.push()
+    fetching.update(url, (MAIN, second))
+    assert fetching.has(second)
+
+
+def test_a_lock_that_a_killed_git_left_is_no_obstacle(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """The mirror is made anew."""
+    first = tree.commit("First", YAML)
+    tree.push()
+    fetching.update(url, (MAIN, first))
+    second = tree.commit("Second", {"a": "1"})
+    tree.push()
+    (fetching.mirrors.path("c1") / "refs" / "heads" / "main.lock").touch()
+    fetching.update(url, (MAIN, second))
+    assert git("rev-parse", MAIN, folder=fetching.mirrors.path("c1")) == second
 
 
 def test_nothing_of_this_machine_or_the_mirror_is_executed(
@@ -330,19 +406,6 @@ def test_credentials_are_taken_out_of_what_git_says(fetching: Fetching) -> None:
     with pytest.raises(RemoteUnavailable) as caught:
         fetching.update("http://ada:s3cret@127.0.0.1:9/a.git", (MAIN, "d" * 40))
     assert "s3cret" not in str(caught.value)
-
-
-def _gits_about(port: int) -> list[str]:
-    """Return the command lines of git's processes that ask the server at this port."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-        except OSError:
-            continue  # it has ended meanwhile
-        if f"//127.0.0.1:{port}/" in line and "git" in line.split(" ")[0]:
-            found.append(line)
-    return found
 
 
 def test_the_mirror_is_a_plain_bare_clone(fetching: Fetching, tree: WorkTree, url: str) -> None:

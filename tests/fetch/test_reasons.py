@@ -3,7 +3,7 @@
 import pytest
 
 from demo.githost import GitHost
-from gateway.errors import FetchError, LocalFailure, RemoteRefuses, RemoteUnavailable
+from gateway.errors import FetchError, LocalFailure, ObjectUnusable, RemoteRefuses, RemoteUnavailable
 from gateway.fetch.git import GitFailed, explain
 from gateway.fetch.reasons import remote_failure
 from tests.fetch.conftest import Fetching
@@ -61,7 +61,7 @@ SAID: dict[tuple[type[FetchError], str], list[str]] = {
     (RemoteUnavailable, "its repository is damaged"): [
         "fatal: git upload-pack: aborting due to possible repository corruption on the remote side.",
     ],
-    (RemoteUnavailable, "git finds it dangerous"): [
+    (ObjectUnusable, "git finds it dangerous"): [
         "error: object d1: hasDotgit: contains '.git' | fatal: fsck error in packed object",
     ],
     (RemoteUnavailable, "cannot be fetched (git: fatal"): [

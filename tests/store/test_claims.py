@@ -137,6 +137,43 @@ def test_a_git_host_is_asked_by_so_many_workers_and_no_more(database: Database) 
     assert {"other", None} < held
 
 
+def test_one_more_place_is_for_hosts_that_hold_none(database: Database) -> None:
+    """However many connections wait for one that hangs; each process has such a place."""
+    for number in range(6):
+        connection(database, f"hangs{number}", url=f"https://hangs.example/acme/{number}.git")
+    for one in ("good", "better"):
+        connection(database, one, url=f"https://{one}.example/acme/digits.git")
+    push(database, *(f"hangs{number}" for number in range(6)))
+    process = Claims(process="p1", places=2)
+    assert {str(claim(database, process))[:5] for _ in range(2)} == {"hangs"}
+    assert claim(database, process) is None
+    push(database, "good", "better")
+    assert {claim(database, process), claim(database, process)} == {"good", "better"}
+    assert claim(database, process) is None
+    assert str(claim(database, Claims(process="p2", places=1)))[:5] == "hangs"
+
+
+def test_a_host_that_timed_out_lately_has_one_place_until_it_answers(database: Database) -> None:
+    """By whichever of its names; after a while without a word it is taken for one that answers."""
+    for number in range(3):
+        connection(database, f"c{number}", url=f"git@ssh.github.com:acme/{number}.git")
+    push(database, "c0", "c1", "c2")
+    process = Claims(process="p1", places=4)
+    process.silent.note("https://github.com/acme/0.git", answers=False, now=NOW)
+    first = claim(database, process)
+    assert first is not None
+    assert claim(database, process) is None
+    finish(database, first)
+    assert claim(database, process) is not None
+    assert claim(database, process) is None
+    process.silent.note("https://github.com/acme/0.git", answers=True, now=NOW)
+    assert claim(database, process) is not None
+    process.silent.note("https://github.com/acme/0.git", answers=False, now=NOW)
+    push(database, "c0", "c1", "c2")
+    much_later = NOW + timedelta(hours=1)
+    assert [claim(database, process, much_later) is not None for _ in range(3)] == [True] * 3
+
+
 def test_quotas_hold_however_many_claim_at_once(database: Database, url: str) -> None:
     """What one process counts is true still when it has claimed."""
     names = [f"c{number}" for number in range(16)]
@@ -225,6 +262,20 @@ def test_a_push_does_not_count_as_waiting_from_before_it_came(database: Database
     push(database, "c1", at=much_later)
     assert claim(database, there, much_later) == "c2"
     assert claim(database, there, much_later) is None
+
+
+def test_times_of_a_clock_that_ran_ahead_do_not_count(database: Database) -> None:
+    """Neither a next try nor a lease that is further away than any can be."""
+    connection(database)
+    push(database, "c1")
+    process, ahead = Claims(process="p1"), NOW + timedelta(days=1)
+    assert claim(database, process, ahead) == "c1"
+    assert claim(database, process, ahead) is None
+    assert claim(database, process) == "c1"
+    release(database, "c1", ahead)
+    assert claim(database, process) == "c1"
+    release(database, "c1", NOW + SECOND)
+    assert claim(database, process) is None
 
 
 def test_the_backlog_tells_how_much_waits_and_since_when(database: Database) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from gateway import worker
+from gateway.errors import FetchError
 from gateway.intake.accept import Accepter
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
@@ -133,8 +133,10 @@ class OneRequest:
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
-    ) -> None:
+    ) -> dict[int, FetchError]:
         """Have everything."""
+        progress(f"{connection.id}: {len(updates)}")
+        return {}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Ask for it."""
@@ -152,10 +154,9 @@ class OneRequest:
 
 
 def test_what_one_process_accepts_wakes_the_worker_of_another(
-    processes: tuple[Database, Database], monkeypatch: pytest.MonkeyPatch
+    processes: tuple[Database, Database],
 ) -> None:
     """And what is planned there wakes who follows requests here, as the relay does."""
-    monkeypatch.setattr(worker, "_POLL_SECONDS", NEVER)
     door, back = processes
     connection(door)
 
@@ -171,6 +172,7 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
             steps=OneRequest(),
             news=news.listener(),
             rings=planned.ring,
+            poll=NEVER,
         )
         async with wired(door, pushes=pushes, requests=requests), wired(back, pushes=news, requests=planned):
             await heard(relay)  # the ring of the beginning

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from gateway import worker
+from gateway.errors import FetchError
 from gateway.store import deliveries, work
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
@@ -110,11 +111,12 @@ class Waits:
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
-    ) -> None:
+    ) -> dict[int, FetchError]:
         """Wait."""
         progress(f"{connection.id}: {len(updates)}")
         self.began.set()
         await self.may_end.wait()
+        return {}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Have nothing run."""

@@ -1,0 +1,51 @@
+"""Git hosts that hang, beside those that answer."""
+
+import ast
+from pathlib import Path
+from urllib.request import urlopen
+
+from demo.githost import GitHost
+from demo.github import push_payload
+from tests.fetch.serving import gits_about, hanging
+from tests.service import Project, Service, wait_for
+
+MAIN = "refs/heads/main"
+GATEWAY = Path(__file__).parent.parent / "gateway"
+
+
+def test_nothing_uses_the_event_loops_own_threads() -> None:
+    """They are shared by all: what hangs there, hangs everything. See `gateway.threads`."""
+    found = []
+    for path in sorted(GATEWAY.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            is_default = (
+                node.func.attr == "run_in_executor"
+                and isinstance(node.args[0], ast.Constant)
+                and node.args[0].value is None
+            )
+            if is_default or ast.unparse(node.func) in {"asyncio.to_thread", "loop.getaddrinfo"}:
+                found.append(f"{path.name}:{node.lineno}")
+    assert found == []
+
+
+def test_hosts_that_hang_hold_up_nobody_else(tmp_path: Path, githost: GitHost) -> None:
+    """Not webhooks, probes or metrics, and not the pushes to other hosts, however many wait for one."""
+    project = Project(githost, tmp_path)
+    with hanging() as port, Service(tmp_path / "data", FETCH_TIMEOUT="300", CONCURRENCY="2") as service:
+        for number in range(8):
+            name, url = f"acme/{number}", f"http://localhost:{port}/acme/{number}.git"
+            payload = push_payload(url=url, full_name=name, ref=MAIN, before=None, after="d" * 40)
+            assert service.deliver(service.connect(url), payload)[0] == 202
+        wait_for(lambda: gits_about(port, "localhost"), "git has begun to wait")
+        healthy = service.connect(project.url, "train@main")
+        padded = project.payload(None, project.first)[:-1] + b', "padding": "%b"}' % (b"x" * 300_000)
+        status, answer = service.deliver(healthy, padded)
+        assert status == 202
+        [update] = service.settled(answer["delivery"])["updates"]
+        assert update["state"] == "planned"
+        for path in ("/metrics", "/readyz"):
+            with urlopen(service.url + path, timeout=30) as response:  # noqa: S310 - our own
+                assert response.status == 200
+        assert service.stop() == 0

@@ -146,7 +146,8 @@ def _small_disk(folder: Path) -> Iterator[bool]:
         yield has_disk
     finally:
         if has_disk:
-            subprocess.run(["umount", str(folder)], check=True)
+            # A git whose gateway was killed may still be ending there.
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _say(text: str) -> None:

@@ -25,6 +25,8 @@ _SECONDS = float(os.environ.get("HOSTILE_SECONDS", "600"))
 _WITHIN = float(os.environ.get("HOSTILE_WITHIN", "10"))
 _MOST_GROWTH = 1.2
 _REPORT_EVERY = 10.0
+# So long after an attack has ended a push of its time may still come, before it is lost.
+_AFTERWARDS = 60.0
 _DISK_BYTES = 256 * 1024 * 1024
 
 
@@ -112,7 +114,8 @@ def judged(phases: list[Phase], *, within: float) -> list[str]:
 
 def _drill(gateway: _Gateway, project: Project, folder: Path, order: list[Attack]) -> list[Phase]:
     phases: list[Phase] = []
-    pusher = Pusher(gateway, project)
+    each = _SECONDS / len(order)
+    pusher = Pusher(gateway, project, patience=each + _AFTERWARDS)
     pusher.start()
     try:
         for number, attack in enumerate(order):
@@ -120,7 +123,7 @@ def _drill(gateway: _Gateway, project: Project, folder: Path, order: list[Attack
             phases.append(phase)
             _say(f"== {number + 1} of {len(order)}: {phase.name}")
             with attack(gateway, folder, phase.count):
-                _watch(gateway, phase, _SECONDS / len(order))
+                _watch(gateway, phase, each)
     finally:
         pusher.stop()
     return phases

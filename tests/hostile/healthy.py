@@ -10,7 +10,6 @@ from gateway.client import ApiError
 from tests.service import Project, Service
 
 _BETWEEN_PUSHES = 1.0
-_GIVES_UP_AFTER = 120.0
 
 
 @dataclass(slots=True)
@@ -26,8 +25,9 @@ class Pushes:
 class Pusher:
     """Pushes and delivers until it is stopped; `pushes` is what the present phase has seen."""
 
-    def __init__(self, service: Service, project: Project) -> None:
-        """Connect the project."""
+    def __init__(self, service: Service, project: Project, *, patience: float) -> None:
+        """Connect the project. A push is lost that is not planned after so many seconds."""
+        self._patience = patience
         self.pushes = Pushes()
         self._service = service
         self._project = project
@@ -62,7 +62,7 @@ class Pusher:
         self._before = commit
         pushes, began = self.pushes, time.monotonic()
         delivery = None
-        while time.monotonic() < began + _GIVES_UP_AFTER:
+        while time.monotonic() < began + self._patience:
             # A gateway that refuses, or does not answer in time, is asked again as providers do it.
             with contextlib.suppress(ApiError, URLError, OSError):
                 if delivery is None:
@@ -83,4 +83,4 @@ class Pusher:
                         pushes.lost.append(f"{commit[:12]}: {states}")
                         return
             time.sleep(0.1)
-        pushes.lost.append(f"{commit[:12]}: not planned after {_GIVES_UP_AFTER:.0f} s")
+        pushes.lost.append(f"{commit[:12]}: not planned after {self._patience:.0f} s")

@@ -15,6 +15,7 @@ doesn't name stay, unless they are to be pruned.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,8 +136,8 @@ def read_file(text: bytes) -> list[WantedConnection]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # A date that is none is a ValueError.
         raise Invalid(f"the file is not YAML: {error}") from error
-    names = [one.name for one in wanted]
-    repeated = next((name for name in names if names.count(name) > 1), None)
+    names = Counter(one.name for one in wanted)
+    repeated = next((name for name, count in names.items() if count > 1), None)
     if repeated is not None:
         raise Invalid(f"there are two connections of the name {repeated!r}; the name tells them apart")
     for one in wanted:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from demo.github import REPOSITORY_ID
+from gateway.http_limits import ClientLimits, limited
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
@@ -98,7 +99,8 @@ if __name__ == "__main__":
         application,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http="httptools" if kind == "bare" else limited(ClientLimits(connections=1000)),
+        ws="none",
         log_config=None,
         access_log=False,
         proxy_headers=False,

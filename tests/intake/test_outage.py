@@ -224,6 +224,26 @@ def test_a_connection_that_cannot_be_looked_up_in_time_is_503(database: Database
     asyncio.run(look())
 
 
+def test_a_server_that_is_away_fills_no_log(tmp_path: Path) -> None:
+    """Workers, reconcilers, the heartbeat and the door meet it again and again, and the log has it once."""
+    with Postgres() as server:
+        url = server.database()
+        with Service(tmp_path / "data", DATABASE_URL=url, SECRET_KEY="s" * 32) as service:
+            connection = service.connect("https://github.example/acme/digits.git")
+            begin = len(service.log())
+            server.stop()
+            statuses = [service.deliver(connection, b"{}", event="star")[0] for _ in range(30)]
+            server.start()
+            wait_for(
+                lambda: [line for line in service.log() if line["event"] == "the database answers again"],
+                "the end of the outage is logged",
+            )
+            told = [line for line in service.log()[begin:] if "database" in str(line)]
+    assert statuses == [503] * 30
+    assert [line["event"] for line in told].count("the database does not answer; work waits") in {1, 2}
+    assert len(told) <= 6
+
+
 def test_an_outage_is_logged_once_for_all_tasks() -> None:
     """Not once a second by each of them; and when it is over."""
     database = Database("postgresql://nobody@127.0.0.1:9/nothing")

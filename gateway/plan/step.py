@@ -136,10 +136,14 @@ def _command(step: Step, parameters: Mapping[str, ParameterValue]) -> list[str]:
 def _longest_argument(parameter: Parameter, value: ParameterValue) -> int:
     atoms = listify(value)
     templates = (parameter.pass_as, parameter.pass_true_as, parameter.pass_false_as)
-    template = max((str(one) for one in templates if one), key=len, default=parameter.default_pass_as)
     text = sum(len(str(atom)) + len(parameter.multiple_separator) for atom in atoms)
-    fields = template.count("{")
-    return (len(atoms) or 1) * (len(template) + fields * len(parameter.name)) + fields * text
+
+    def length(template: str) -> int:
+        fields = template.count("{")
+        return (len(atoms) or 1) * (len(template) + fields * len(parameter.name)) + fields * text
+
+    # Not that of the longest template: a shorter one may name the value more often.
+    return max((length(str(one)) for one in templates if one), default=length(parameter.default_pass_as))
 
 
 def _seconds(duration: timedelta | None) -> float | None:

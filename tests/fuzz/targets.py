@@ -70,7 +70,7 @@ class _Connections:
 class _Writer:
     """Takes what a database would have to take: text without NUL or lone surrogates, and JSON."""
 
-    async def accept(self, arrival: Arrival) -> Receipt:
+    async def accept(self, arrival: Arrival, *, seconds: float | None = None) -> Receipt:  # noqa: ARG002
         kept = replace(arrival, body=b"", updates=())
         texts = (kept.event, kept.provider_delivery_id, kept.reason, kept.pusher)
         json.dumps([kept.repository, kept.detail, dict(kept.headers)], allow_nan=False).encode()

@@ -264,6 +264,20 @@ def test_what_does_not_fit_the_commit_is_a_reason(fields: dict[str, Any], reason
             + f"        default: {'x' * 9999}\n        pass-as: '{'{v}' * 9000}'\n",
             "more than 1048576 characters",
         ),
+        *(
+            (
+                HEAD
+                + f"    command: '{'{parameters}' * 9}'\n    parameters:\n      - name: {'x' * 999}\n"
+                + f"        type: flag\n        default: {default}\n"
+                + f"        {many}: '{'{name}' * 999}'\n        {longer}: '{'y' * 9999}'\n",
+                "more than 1048576 characters",
+            )
+            # The longest template is not the one that makes the longest command.
+            for many, longer, default in (
+                ("pass-true-as", "pass-false-as", "true"),
+                ("pass-false-as", "pass-true-as", "false"),
+            )
+        ),
     ],
 )
 def test_a_step_that_cannot_be_a_message_is_a_reason(manifest: str, reason: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from providers import PROVIDERS
 from providers.errors import Malformed
-from providers.model import Delivery, Event, RefUpdate
+from providers.model import Actor, Delivery, Event, RefUpdate
 from tests.providers.corpus import Case, cases, told
 
 GONE = object()
@@ -347,3 +347,25 @@ def test_where_gitlabs_header_is_unknown_the_body_says_what_it_is(header: str, n
     case = by_name(f"gitlab/{name}")
     delivery = Delivery(event=header, id=None, secret=0, content=case.body)
     assert told(case.provider.parse(delivery)) == case.expected
+
+
+@pytest.mark.parametrize(
+    ("person", "expected"),
+    [
+        ({"displayName": "Ada", "uniqueName": "ada@example.com"}, Actor(name="Ada", email="ada@example.com")),
+        ({"displayName": "Ada", "uniqueName": "ACME\\ada"}, Actor(name="Ada")),
+        ({"uniqueName": "ACME\\ada"}, Actor(name="ACME\\ada")),
+        (
+            {"displayName": "", "uniqueName": "ada@example.com"},
+            Actor(name="ada@example.com", email="ada@example.com"),
+        ),
+        ({"displayName": "Ada"}, Actor(name="Ada")),
+        ({}, None),
+    ],
+)
+def test_azure_tells_who_pushed_by_either_of_two_names(person: Any, expected: Actor | None) -> None:
+    """The display name is what people know; a service account may have only the other one."""
+    case = by_name("azure-devops/push")
+    event = parsed(case, changed(json.loads(case.body), ("resource", "pushedBy"), json.dumps(person)))
+    assert event is not None
+    assert event.pusher == expected

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit
@@ -38,6 +39,22 @@ MIB = 1024 * 1024
 
 MIN_TOKEN_LENGTH = 32
 """Characters of an admin token that nobody can guess."""
+
+
+# What a container may use, by the second and by the first version of control groups.
+_MEMORY_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
+
+def git_memory(limits: Iterable[Path] = _MEMORY_LIMITS) -> int:
+    """Return the memory of one git process: 4 GiB, or less on a small machine or in a small container."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in limits:
+        with suppress(OSError, ValueError):  # there is none: it does not exist, or says "max"
+            memory = min(memory, int(path.read_text()))
+    return max(1024 * MIB, min(4096 * MIB, memory * 2 // 3))
 
 
 def data_home() -> Path:
@@ -101,7 +118,7 @@ class Settings(BaseSettings):
     fetch_allow_http: bool = False
     fetch_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_names)] = ()
     fetch_timeout: float = Field(default=600, gt=0)
-    git_max_memory_bytes: int = Field(default=4096 * MIB, ge=256 * MIB)
+    git_max_memory_bytes: int = Field(default_factory=git_memory, ge=256 * MIB)
     git_max_cpu_seconds: int = Field(default=1800, ge=1)
     git_max_file_bytes: int = Field(default=20 * 1024 * MIB, ge=MIB)
     fetches_per_project: int = Field(default=8, ge=0)

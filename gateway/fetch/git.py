@@ -454,7 +454,7 @@ def _options(*, allow_http: bool) -> list[str]:
         "submodule.recurse": "false",
         # What git maps of packs, and the memory of its threads, is to fit into its limit on any machine.
         "core.packedGitWindowSize": "32m",
-        "core.packedGitLimit": "512m",
+        "core.packedGitLimit": "256m",
         "pack.windowMemory": "256m",
         "pack.threads": str(min(_MAX_THREADS, os.cpu_count() or 1)),
         "gc.auto": "0",

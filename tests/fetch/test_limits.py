@@ -14,6 +14,7 @@ from gateway.fetch.commit import Paths
 from gateway.fetch.git import GitFailed, LimitReached
 from gateway.fetch.limits import GitLimits, machine_failure
 from gateway.fetch.objects import open_objects
+from gateway.settings import git_memory
 from tests.fetch.conftest import Fetching, make_fetching, mktree
 from tests.service import Project, Service
 
@@ -127,6 +128,7 @@ _NO_FILES_LEFT = """
 import asyncio, concurrent.futures.thread, os, resource, sys, tempfile
 from pathlib import Path
 from gateway.errors import LocalFailure
+from gateway.settings import git_memory
 from tests.fetch.conftest import make_fetching
 fetching = make_fetching(Path(sys.argv[1]))
 tempfile.gettempdir()
@@ -154,6 +156,19 @@ def test_no_files_left_is_a_failure_of_this_machine(tmp_path: Path) -> None:
     command = [sys.executable, "-c", _NO_FILES_LEFT, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith(": git cannot be started (Too many open files)\n")
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(1800 * MIB, 1200 * MIB), (256 * MIB, 1024 * MIB), (2**63 - 4096, None), ("max", None)],
+)
+def test_a_small_container_gives_git_less_memory(
+    tmp_path: Path, limit: int | str, expected: int | None
+) -> None:
+    """So that git is told no before the kernel ends the whole container; at least what an index needs."""
+    path = tmp_path / "memory.max"
+    path.write_text(f"{limit}\n")
+    assert git_memory([tmp_path / "none", path]) == (expected or git_memory([]))
 
 
 @pytest.mark.parametrize(

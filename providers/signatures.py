@@ -21,6 +21,8 @@ MIN_SECRET_BYTES = 16
 """What a secret has at least, so that nobody guesses it."""
 
 _SECONDS_APART = 300
+# A rotation has two; each is compared with each live secret's.
+_MAX_SIGNATURES = 20
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
@@ -132,7 +134,7 @@ def verify_standard(
     if not (id_ and timestamp and sent):
         raise Unverified("no webhook-id, webhook-timestamp and webhook-signature: is the delivery signed?")
     # A dot in the id would let the same signed bytes be split into other parts.
-    if "." in id_ or ", " in sent:
+    if "." in id_ or ", " in sent or sent.count(" ") >= _MAX_SIGNATURES:
         raise Unverified("webhook-id or webhook-signature is not of the form that the scheme prescribes")
     if not _TIMESTAMP.fullmatch(timestamp):
         raise Unverified("webhook-timestamp is not a number of seconds")

@@ -493,11 +493,12 @@ def test_a_session_ends_with_its_time_its_token_and_its_key() -> None:
 
 
 def test_a_form_of_ours_has_few_fields(service: Service) -> None:
-    """One that has many is refused before they are all read."""
-    connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
-    connection.request("POST", "/sign-in", "&".join(f"f{number}=1" for number in range(10_000)))
-    assert connection.getresponse().status == 422
-    connection.close()
+    """One that has many, or is large, is refused before it is decoded."""
+    for count, status in ((3_000, 422), (10_000, 413)):
+        connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
+        connection.request("POST", "/sign-in", "&".join(f"f{number}=1" for number in range(count)))
+        assert connection.getresponse().status == status
+        connection.close()
 
 
 def test_a_worker_has_no_dashboard(tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from starlette.staticfiles import StaticFiles
 from gateway.admin.api import Api
 from gateway.admin.auth import AdminToken, WrongToken
 from gateway.admin.http import (
-    bodies,
     on_http_error,
     refuse_nul,
     refuse_unknown,
@@ -29,6 +28,7 @@ from gateway.admin.rendering import STATIC, Renderer
 from gateway.admin.sessions import Sessions
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, UpdateView
 from gateway.errors import Invalid, PushgateError
+from gateway.intake.body import BodyReader
 from gateway.store import deliveries, executions, sweeps, work
 from gateway.threads import API
 
@@ -39,6 +39,8 @@ _FEW = 10
 # The ref updates of a delivery on its page.
 _MANY = 100
 _FIELDS = 10
+# Anybody may send one to sign in, and it is decoded before anything is proven.
+_forms = BodyReader(limit=32 * 1024)
 _NO_PAGE = "There is no page at this address."
 
 
@@ -289,7 +291,7 @@ def _is_for_browsers(request: Request) -> bool:
 
 async def _form(request: Request) -> dict[str, str]:
     """Return the fields of a form; of several with one name, the first. Raises `Invalid`."""
-    body = await bodies.read(request.scope, request.receive)
+    body = await _forms.read(request.scope, request.receive)
     try:
         fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_FIELDS)
     except ValueError:

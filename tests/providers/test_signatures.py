@@ -226,6 +226,17 @@ def test_one_of_several_signatures_is_enough(provider: Provider) -> None:
 
 
 @both_standard
+def test_no_more_signatures_are_compared_than_a_rotation_needs(provider: Provider) -> None:
+    """A header of 64 KB would otherwise hold twenty thousand guesses."""
+    good = standard()["webhook-signature"]
+    headers = standard() | {"webhook-signature": " ".join(["v1,AAAA"] * 19 + [good])}
+    assert verify(provider, headers, BODY, WHSEC).secret == 0
+    headers = standard() | {"webhook-signature": " ".join(["v1,AAAA"] * 20 + [good])}
+    with pytest.raises(Unverified, match="not of the form"):
+        verify(provider, headers, BODY, WHSEC)
+
+
+@both_standard
 @pytest.mark.parametrize("seconds", [-300, -1, 0, 299, 300])
 def test_five_minutes_of_clock_difference_are_forgiven(provider: Provider, seconds: int) -> None:
     """To either side."""

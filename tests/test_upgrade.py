@@ -21,7 +21,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import MetaData, Table, insert, text
 
-from gateway.store.database import Database, migrations
+from gateway.store.database import Database
+from gateway.store.migrate import migrations
 from gateway.store.vault import Vault
 from tests.broker import Broker
 from tests.publish.runner import Runner

@@ -12,13 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from enum import IntEnum, unique
-from pathlib import Path
 from typing import Any, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from psycopg import OperationalError as ConnectionLost
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
 from sqlalchemy.exc import (
@@ -33,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.errors import SettingError, StoreUnavailable
 from gateway.escape import storable
+from gateway.store.migrate import migrate_embedded, migrate_server, present_revision
 from gateway.telemetry import Condition
 from gateway.threads import FILES
 
@@ -321,26 +317,19 @@ class Database:
     def is_new(self) -> bool:
         """Return whether no version has ever made its tables here."""
         with self._told_at_start(), self.engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision() is None
+            return present_revision(connection) is None
 
     def migrate(self, revision: str = "head") -> None:
         """Bring the schema to what this code expects, or, in tests, to what an earlier one did.
 
-        Raises `StoreUnavailable` where a later version has brought it further, and where there is no database
-        that could be used.
+        A later schema that is marked as one on which this code works is left as it is. Raises
+        `StoreUnavailable` for any other later one, and where there is no database that could be used.
         """
         with self._told_at_start(), self._writers, self.engine.connect() as connection:
             if self.is_embedded:
-                _migrate_embedded(connection, revision)
-                return
-            with connection.begin():
-                # Several processes start at once; the first one migrates, the others find it done, however
-                # long the indexes of large tables take.
-                connection.execute(text("SET LOCAL statement_timeout = 0"))
-                connection.execute(text("SET LOCAL lock_timeout = 0"))
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": Lock.MIGRATION.value})
-                connection.execute(text("SET LOCAL lock_timeout = 30000"))
-                _upgrade(connection, revision)
+                migrate_embedded(connection, revision)
+            else:
+                migrate_server(connection, revision, lock=Lock.MIGRATION.value)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -420,54 +409,6 @@ def _set_patience(connection: Connection, seconds: float) -> None:
     driver: Any = connection.connection.driver_connection
     # Not by way of SQLAlchemy, which would begin a transaction, and wait as it did before.
     driver.execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}").close()
-
-
-def migrations(connection: Connection) -> Config:
-    """Return Alembic's configuration, bound to this connection."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    return config
-
-
-def _upgrade(connection: Connection, revision: str) -> bool:
-    """Apply the migrations that are missing; say whether there were any."""
-    config = migrations(connection)
-    scripts = ScriptDirectory.from_config(config)
-    newest = scripts.get_current_head()
-    before = MigrationContext.configure(connection).get_current_revision()
-    if before == newest:
-        return False
-    if before is not None and before not in {script.revision for script in scripts.walk_revisions()}:
-        raise StoreUnavailable(
-            f"the database is of a later version of Pushgate: its schema is {before}, and this version knows"
-            f" {newest}; start the later version, or restore the back-up from before its upgrade"
-        )
-    command.upgrade(config, revision)
-    return MigrationContext.configure(connection).get_current_revision() != before
-
-
-def _migrate_embedded(connection: Connection, revision: str) -> None:
-    """Migrate SQLite, where Alembic builds tables anew, also such as others refer to.
-
-    https://www.sqlite.org/lang_altertable.html#otheralter: references are not looked after meanwhile, which
-    can be said only outside a transaction, and checked before it ends.
-    """
-    driver: Any = connection.connection.driver_connection
-    driver.execute("PRAGMA foreign_keys = OFF")
-    try:
-        with connection.begin():
-            if _upgrade(connection, revision):
-                broken = connection.execute(text("PRAGMA foreign_key_check")).first()
-                if broken is not None:
-                    raise StoreUnavailable(
-                        f"the database cannot be brought up to date: a row of {broken[0]} refers to one of"
-                        f" {broken[2]} that is not there; nothing was changed"
-                    )
-            # Fails now and not later where the file can only be read, or the disk is full.
-            connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
-    finally:
-        driver.execute("PRAGMA foreign_keys = ON")
 
 
 def _outage(error: Exception) -> str | None:

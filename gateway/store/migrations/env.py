@@ -1,4 +1,7 @@
-"""Alembic's entry: migrate over the connection that the caller opened."""
+"""Alembic's entry: migrate over the connection that the caller opened.
+
+Where the caller has begun no transaction, each migration has one of its own.
+"""
 
 from alembic import context
 
@@ -8,5 +11,7 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     render_as_batch=True,
+    transaction_per_migration=True,
 )
-context.run_migrations()
+with context.begin_transaction():
+    context.run_migrations()

@@ -3,12 +3,15 @@
 import sqlalchemy as sa
 from alembic import op
 
+from gateway.store.migrations import build_index
+
 revision = "0003"
 down_revision = "0002"
 
 
 def upgrade() -> None:
     """Bring the schema forward."""
+    build_index("ix_ref_updates_after", "ref_updates", ["after"])
     op.create_table(
         "platform_fetches",
         sa.Column("connection", sa.Text(), nullable=False),
@@ -21,4 +24,3 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("connection", name=op.f("pk_platform_fetches")),
     )
-    op.create_index("ix_ref_updates_after", "ref_updates", ["after"])

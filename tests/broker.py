@@ -124,14 +124,27 @@ class Broker:
         """Let the user publish to an exchange by keys that fit this only."""
         self._control("set_topic_permissions", "pushgate", exchange, write, ".*")
 
+    def virtual_host_that_is_down(self, name: str) -> None:
+        """Make a virtual host that the node knows of and does not run, as after a failure: error 541."""
+        self._control("add_vhost", name)
+        self._control("set_permissions", "--vhost", name, "pushgate", ".*", ".*", ".*")
+        self._control("eval", f'rabbit_vhost_sup_sup:delete_on_all_nodes(<<"{name}">>).')
+
+    def queue_arguments(self) -> dict[str, str]:
+        """Return the arguments of each queue, as Erlang writes them."""
+        told = self._control("list_queues", "--silent", "name", "arguments")
+        return dict(line.split("\t", 1) for line in told.splitlines())
+
     def plugin(self, *, on: bool) -> None:
         """Switch the plugin for consistent hashing on, as it is at first, or off."""
         self._control("enable" if on else "disable", _PLUGIN, program="rabbitmq-plugins")
 
-    def _control(self, *arguments: str, program: str = "rabbitmqctl") -> None:
+    def _control(self, *arguments: str, program: str = "rabbitmqctl") -> str:
         control = Path(_server()).with_name(program)
         command = [str(control), "--node", self._environment()["RABBITMQ_NODENAME"], *arguments]
-        subprocess.run(command, env=self._environment(), cwd=self.folder, check=True, capture_output=True)
+        environment = self._environment()
+        done = subprocess.run(command, env=environment, cwd=self.folder, check=True, capture_output=True)
+        return done.stdout.decode()
 
     def _ended(self) -> None:
         assert self._node is not None

@@ -156,16 +156,22 @@ class RabbitMQ:
                 raise
 
     async def _connected(self) -> "_Link":
+        """Connect to the first node that takes us: one that starts, or is ill, refuses what another grants.
+
+        Raises the first refusal, or, where all are away, what was found out of the last one.
+        """
+        failures: list[PublishError] = []
         for _ in self._brokers:
             try:
                 with self._translated(self._brokers[0]):
                     async with asyncio.timeout(self._connect_within):
                         return await _Link.make(await self._brokers[0].connect(), self._topology)
-            except BrokerUnavailable as error:
-                reason = error
+            except PublishError as error:
+                failures.append(error)
                 # The next try, now or after a lost connection, is at the next node.
                 self._brokers.append(self._brokers.pop(0))
-        raise reason
+        refusals = [one for one in failures if not isinstance(one, BrokerUnavailable)]
+        raise (refusals or failures[-1:])[0]
 
     @contextmanager
     def _translated(self, broker: _Broker) -> Iterator[None]:
@@ -182,7 +188,8 @@ class RabbitMQ:
             if "Connection.Close" in str(error):
                 # The answer to our Connection.Open, of which aiormq passes on no more than that.
                 raise PublishError(
-                    f"the broker at {broker.shown} has no virtual host {broker.virtual_host!r} for this user"
+                    f"the broker at {broker.shown} does not open the virtual host {broker.virtual_host!r}:"
+                    " it is not there, is down, or is not for this user"
                 ) from error
             raise BrokerUnavailable(
                 f"the broker at {broker.shown} cannot be reached: {self._said(error)}"

@@ -8,12 +8,21 @@ from typing import Any
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
-from aio_pika.exceptions import AMQPError, ChannelClosed, ChannelNotFoundEntity, ChannelPreconditionFailed
+from aio_pika.exceptions import (
+    AMQPError,
+    ChannelClosed,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
 
 from gateway.errors import PublishError
 from gateway.publish.message import LANE_PREFIX, PARTITION_HEADER, ROUTING_PREFIX
 
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
+_ACCESS_REFUSED = "ACCESS_REFUSED"
+_TIMEOUT_ARGUMENT = "x-consumer-timeout"
+# A week. RabbitMQ's own half an hour is shorter than many executions.
+_CONSUMER_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +34,7 @@ class Topology:
     consistent-hash exchange sends all requests of a connection to the same one. With `passive` nothing is
     declared: exchanges and queues have to be there. `delivery_limit` is how often a consumer may fail with a
     message before it is a dead letter, `max_length` after how many messages a queue refuses more; None for
-    no limit.
+    no limit. `consumer_timeout` is for how many milliseconds a consumer may hold a message unacknowledged.
     """
 
     exchange: str = "pushgate"
@@ -35,6 +44,7 @@ class Topology:
     passive: bool = False
     delivery_limit: int = 10
     max_length: int | None = None
+    consumer_timeout: int = _CONSUMER_TIMEOUT_MS
 
     @property
     def dead_exchange(self) -> str:
@@ -54,7 +64,7 @@ class Topology:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What each of these queues is declared with.
+        """What each of these queues has, but for the time-out of consumers: see `_declare_queue`.
 
         Dead letters at least once need the first four: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
         """
@@ -94,10 +104,10 @@ class Topology:
 
     async def establish(self, connection: AbstractConnection) -> None:
         """Declare or check everything. Raises `PublishError` with what is wrong."""
-        await self._refuse_more_partitions(connection)
         try:
+            await self._refuse_more_partitions(connection)
             async with connection.channel() as channel:
-                await (self._check(channel) if self.passive else self._declare(channel))
+                await (self._check(channel) if self.passive else self._declare(connection, channel))
         except ChannelPreconditionFailed as error:
             raise PublishError(
                 f"what stands at the broker differs from what Pushgate declares; delete it first ({error})"
@@ -105,7 +115,8 @@ class Topology:
         except ChannelNotFoundEntity as error:
             raise PublishError(f"what Pushgate publishes to is not there ({error})") from error
         except ChannelClosed as error:
-            raise PublishError(f"the broker does not let Pushgate declare its queues ({error})") from error
+            what = "look for what it publishes to" if self.passive else "declare its queues"
+            raise PublishError(f"the broker does not let Pushgate {what} ({error})") from error
 
     async def _refuse_more_partitions(self, connection: AbstractConnection) -> None:
         """Raise where there are more partitions than wanted: they would go on taking requests."""
@@ -116,6 +127,11 @@ class Topology:
                     await channel.declare_queue(surplus, passive=True)
                 except ChannelNotFoundEntity:
                     continue
+                except ChannelClosed as error:
+                    # RabbitMQ 4.3 asks for a right first. Without one this user did not declare it either.
+                    if _ACCESS_REFUSED in str(error):
+                        continue
+                    raise
             raise PublishError(
                 f"the broker has more partitions than PUSHGATE_AMQP_ORDERED={self.ordered} asks for: let the "
                 f"runners empty {surplus} and those after it, then delete these queues"
@@ -129,20 +145,43 @@ class Topology:
             for queue in self.partitions(name) or [name]:
                 await channel.declare_queue(queue, passive=True)
 
-    async def _declare(self, channel: AbstractChannel) -> None:
+    async def _declare_queue(
+        self, connection: AbstractConnection, name: str, arguments: dict[str, Any]
+    ) -> None:
+        """Declare a queue that takes requests, with the time-out where it is new.
+
+        The arguments of a queue that is there cannot be changed: one that an earlier version has declared has
+        no time-out, and another version's may have another one. Both are taken as they are, and a policy may
+        set it. RabbitMQ before 3.12 keeps the argument, and heeds it after its upgrade.
+        """
+        wanted = ({**arguments, _TIMEOUT_ARGUMENT: self.consumer_timeout}, arguments)
+        for given in wanted:
+            try:
+                async with connection.channel() as channel:
+                    await channel.declare_queue(name, durable=True, arguments=given)
+            except ChannelPreconditionFailed as error:
+                if _TIMEOUT_ARGUMENT not in str(error):
+                    raise
+            else:
+                return
+        # By all that the broker says, what is there differs in the time-out alone.
+
+    async def _declare(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
         dead_exchange = await channel.declare_exchange(self.dead_exchange, ExchangeType.TOPIC, durable=True)
         dead_queue = await channel.declare_queue(self.dead_queue, durable=True, arguments=self.dead_arguments)
         await dead_queue.bind(dead_exchange, "#")
         exchange = await channel.declare_exchange(self.exchange, ExchangeType.TOPIC, durable=True)
         for name, key in self.queues.items():
             if self.ordered:
-                await self._declare_ordered(channel, exchange, name, key)
+                await self._declare_ordered(connection, channel, exchange, name, key)
             else:
-                queue = await channel.declare_queue(name, durable=True, arguments=self.arguments)
+                await self._declare_queue(connection, name, self.arguments)
+                queue = await channel.get_queue(name, ensure=False)
                 await queue.bind(exchange, key)
 
     async def _declare_ordered(
         self,
+        connection: AbstractConnection,
         channel: AbstractChannel,
         exchange: AbstractExchange,
         name: str,
@@ -164,7 +203,8 @@ class Topology:
                 f"enabled: run `rabbitmq-plugins enable {_PLUGIN}` there"
             ) from error
         for partition in self.partitions(name):
-            queue = await channel.declare_queue(partition, durable=True, arguments=self.partition_arguments)
+            await self._declare_queue(connection, partition, self.partition_arguments)
+            queue = await channel.get_queue(partition, ensure=False)
             # The key is a weight here.
             await queue.bind(hashed, "1")
         await hashed.bind(exchange, key)

@@ -306,13 +306,29 @@ async def _compare_topologies(broker: Broker, ordered: int) -> None:
     try:
         async with await connect(broker.url) as connection, connection.channel() as channel:
             bindings = await _declare(
-                channel, [one for one in objects if one and one["kind"] != "RabbitmqCluster"]
+                channel,
+                [one for one in objects if one and one["kind"] not in {"RabbitmqCluster", "Policy"}],
             )
             await dataclasses.replace(topology, passive=True).establish(connection)
             await topology.establish(connection)
             assert bindings == _bindings(topology)
     finally:
         await remove(broker, topology)
+
+
+@pytest.mark.parametrize("queue", [None, "Push_Gate.runs"])
+def test_consumers_may_hold_messages_as_long_as_where_the_gateway_declares(queue: str | None) -> None:
+    """By a policy, which can be added to queues that are there; it is for these queues and no others."""
+    settings = {"amqpQueue": queue} if queue else {}
+    values = merged(value_sets()["ordered"], {"settings": {**settings, "amqpLanes": ["fast"]}})
+    objects = yaml.safe_load_all(render(values)["pushgate/templates/rabbitmq.yaml"])
+    [policy] = [one["spec"] for one in objects if one and one["kind"] == "Policy"]
+    topology = Topology(queue=queue or "pushgate.executions", lanes=("fast",), ordered=2)
+    assert policy["definition"] == {"consumer-timeout": topology.consumer_timeout}
+    for name in topology.queues:
+        for one in (name, *topology.partitions(name)):
+            assert re.search(policy["pattern"], one)
+    assert not re.search(policy["pattern"], f"{topology.queue}-of-others")
 
 
 @pytest.mark.parametrize("queue", ["Push_Gate.runs", "runs of: ünïcode", "q" * 255])

@@ -31,6 +31,7 @@ CUSTOM = {
     ("postgresql.cnpg.io/v1", "Cluster"),
     ("rabbitmq.com/v1beta1", "Binding"),
     ("rabbitmq.com/v1beta1", "Exchange"),
+    ("rabbitmq.com/v1beta1", "Policy"),
     ("rabbitmq.com/v1beta1", "Queue"),
     ("rabbitmq.com/v1beta1", "RabbitmqCluster"),
 }

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import BrokerUnavailable, PublishError, SettingError, Unroutable
+from gateway.errors import BrokerUnavailable, Interrupted, PublishError, SettingError, Unroutable
 from gateway.publish.message import routing_key, traceparent
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.topology import Topology
@@ -218,6 +218,43 @@ def test_a_queue_with_other_properties_is_named(broker: Broker, topology: Topolo
     assert "x-delivery-limit" in str(different)
 
 
+def test_a_queue_of_an_earlier_version_is_taken_as_it_is(broker: Broker, topology: Topology) -> None:
+    """Its arguments can't be changed: with no time-out for consumers, or another one, it goes on."""
+
+    async def scenario() -> None:
+        async with Runner(broker.url) as runner:
+            await runner.channel.declare_queue(
+                topology.queue, durable=True, arguments=dict(topology.arguments)
+            )
+            async with connected(broker.url, topology) as publisher:
+                await publisher.publish(request())
+            await runner.channel.queue_delete(topology.queue)
+            async with connected(broker.url, dataclasses.replace(topology, consumer_timeout=60_000)):
+                pass
+            async with connected(broker.url, topology) as publisher:
+                await publisher.publish(request())
+                assert await runner.count(topology.queue) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("ordered", [0, 2])
+def test_a_new_queue_lets_consumers_hold_messages_for_a_week(
+    broker: Broker, topology: Topology, ordered: int
+) -> None:
+    """RabbitMQ's own half an hour is shorter than many executions; dead letters are nobody's to hold."""
+
+    async def scenario() -> None:
+        async with connected(broker.url, dataclasses.replace(topology, ordered=ordered)):
+            return
+
+    asyncio.run(scenario())
+    found = broker.queue_arguments()
+    names = dataclasses.replace(topology, ordered=ordered).partitions(topology.queue) or [topology.queue]
+    assert all('{<<"x-consumer-timeout">>,long,604800000}' in found[name] for name in names)
+    assert "x-consumer-timeout" not in found[topology.dead_queue]
+
+
 def test_a_missing_permission_is_named(broker: Broker, topology: Topology) -> None:
     """A user who may not declare is told what the broker refused; the password is nowhere."""
     refused = refusal(broker.onlooker_url, topology)
@@ -292,7 +329,7 @@ def test_a_lost_connection_fails_all_who_wait_at_once(broker: Broker, topology: 
             async with asyncio.timeout(PROMPTLY):
                 await proxy.cut()
                 outcomes = await waiting
-            assert {type(outcome) for outcome in outcomes} == {BrokerUnavailable}
+            assert {type(outcome) for outcome in outcomes} == {Interrupted}
             proxy.heal()
             await publisher.open()
             await publisher.publish(request("r64"))
@@ -317,7 +354,7 @@ def test_a_connection_lost_while_messages_still_wait_to_be_sent_fails_them_too(
             async with asyncio.timeout(PROMPTLY):
                 await proxy.cut()
                 outcomes = await waiting
-            assert {type(outcome) for outcome in outcomes} == {BrokerUnavailable}
+            assert {type(outcome) for outcome in outcomes} == {Interrupted}
 
     asyncio.run(scenario())
 
@@ -368,6 +405,21 @@ def test_the_next_address_is_tried_where_one_is_away(broker: Broker, topology: T
     asyncio.run(scenario())
     away = [broker.url.replace(f":{broker.port}", f":{port}") for port in (1, 2)]
     assert "127.0.0.1:2 " in str(refusal(",".join(away), topology))
+
+
+def test_the_next_address_is_tried_where_one_refuses(broker: Broker, topology: Topology) -> None:
+    """A node whose virtual host is down, or that knows no such user yet; where all refuse, one is told."""
+
+    async def scenario(first: str) -> None:
+        async with connected(f"{first},{broker.url}", topology) as publisher:
+            await publisher.publish(request())
+
+    broker.virtual_host_that_is_down("down")
+    wrong = broker.url.replace(broker.password, "not-the-secret")
+    for first in (f"{broker.url}down", f"{broker.url}nowhere", wrong, broker.onlooker_url):
+        asyncio.run(scenario(first))
+    away = broker.url.replace(f":{broker.port}", ":1")
+    assert "virtual host 'down'" in str(refusal(f"{broker.url}down,{away}", topology))
 
 
 def test_tls_with_an_authority_and_a_certificate_of_ones_own(broker: Broker, topology: Topology) -> None:

@@ -197,6 +197,7 @@ class Service:
             pushes=pushes,
             requests=requests,
             is_closing=lambda: self.closing,
+            has_broker=settings.amqp_url is not None,
         )
         dry_run = DryRun(database=database, mirrors=mirrors, reader=reader)
         operations = [
@@ -225,6 +226,7 @@ class Service:
             is_closing=lambda: self.closing,
             scratch=None if settings.role == "web" else settings.data_dir / "mirrors",
             has_door=settings.role != "worker",
+            has_broker=settings.amqp_url is not None,
         )
         web = [
             # First, because a request is held against one route after the other.

@@ -63,6 +63,26 @@ PENDING_REQUESTS = Gauge(
     registry=REGISTRY,
     multiprocess_mode="mostrecent",
 )
+OLDEST_REQUEST = Gauge(
+    "pushgate_oldest_unpublished_request_seconds",
+    "The age of the request that has waited longest for the broker; 0 without a broker.",
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+OLDEST_EVENT = Gauge(
+    "pushgate_oldest_unpublished_event_seconds",
+    "The age of the event that has waited longest for the broker; 0 without a broker.",
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+# Labelled, so that a process which relays nothing does not show one that is cut off.
+BROKER_CONNECTED = Gauge(
+    "pushgate_broker_connected",
+    "Whether this process is connected to the broker, for requests and for events.",
+    ["what"],
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
 PENDING_EVENTS = Gauge(
     "pushgate_pending_events",
     "Events that the broker does not have yet.",

@@ -21,7 +21,9 @@ from gateway.errors import StoreUnavailable
 from gateway.fetch.housekeeping import disk_trouble
 from gateway.intake.accept import Accepter
 from gateway.metrics import (
+    OLDEST_EVENT,
     OLDEST_PENDING,
+    OLDEST_REQUEST,
     PENDING_EVENTS,
     PENDING_REQUESTS,
     PENDING_UPDATES,
@@ -33,6 +35,14 @@ from gateway.store.database import Database
 from gateway.threads import PROBES
 
 _DISK_SECONDS = 3
+_OF_THE_STORE = (
+    PENDING_UPDATES,
+    OLDEST_PENDING,
+    PENDING_REQUESTS,
+    PENDING_EVENTS,
+    OLDEST_REQUEST,
+    OLDEST_EVENT,
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,6 +58,7 @@ class Health:
     is_closing: Callable[[], bool]
     scratch: Path | None = None
     has_door: bool = True
+    has_broker: bool = True
     _disk: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1, "disk"), init=False)
     _probing: "asyncio.Future[str | None] | None" = field(default=None, init=False)
     _looking: asyncio.Task[None] | None = field(default=None, init=False)
@@ -109,16 +120,21 @@ class Health:
             backlog = await self.database.read(work.backlog, probes=True)
         except StoreUnavailable:
             # Nobody knows; what the process itself has counted is told all the same.
-            for gauge in (PENDING_UPDATES, OLDEST_PENDING, PENDING_REQUESTS, PENDING_EVENTS):
+            for gauge in _OF_THE_STORE:
                 gauge.set(math.nan)
         else:
-            age = (datetime.now(UTC) - backlog.oldest).total_seconds() if backlog.oldest else 0
             PENDING_UPDATES.set(backlog.updates)
-            OLDEST_PENDING.set(age)
+            OLDEST_PENDING.set(_age(backlog.oldest))
+            OLDEST_REQUEST.set(_age(backlog.oldest_request) if self.has_broker else 0)
+            OLDEST_EVENT.set(_age(backlog.oldest_event) if self.has_broker else 0)
             PENDING_REQUESTS.set(backlog.requests)
             PENDING_EVENTS.set(backlog.events)
         SCRATCH_WRITABLE.set(await self._disk_trouble() is None)
         return Response(await PROBES.run(exposition), media_type=CONTENT_TYPE_LATEST)
+
+
+def _age(moment: datetime | None) -> float:
+    return 0 if moment is None else (datetime.now(UTC) - moment).total_seconds()
 
 
 def _check_writable(transaction: Transaction) -> None:

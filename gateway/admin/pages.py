@@ -29,7 +29,7 @@ from gateway.admin.sessions import Sessions
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, UpdateView
 from gateway.errors import Invalid, PushgateError
 from gateway.intake.body import BodyReader
-from gateway.store import deliveries, executions, sweeps, work
+from gateway.store import deliveries, executions, outages, sweeps, work
 from gateway.threads import API
 
 Page = Callable[[Request], Awaitable[Response]]
@@ -83,7 +83,7 @@ class Pages:
 
     async def overview(self, _request: Request) -> Response:
         """`GET /`: what waits where, what is broken, what is new."""
-        found = await self.api.database.read(_overview)
+        found = await self.api.database.read(partial(_overview, records=self.records))
         return self.renderer.page("overview.html", has_broker=self.has_broker, **found)
 
     async def list_connections(self, request: Request) -> Response:
@@ -265,7 +265,7 @@ class _Way:
         return has_ended and not self.delivery.is_orphan
 
 
-def _overview(transaction: Transaction) -> dict[str, Any]:
+def _overview(transaction: Transaction, records: Records) -> dict[str, Any]:
     planned, _ = executions.page(
         transaction, connection=None, delivery=None, state=None, before=None, limit=_FEW
     )
@@ -274,7 +274,8 @@ def _overview(transaction: Transaction) -> dict[str, Any]:
         "failing": sweeps.failing(transaction, limit=_FEW + 1),
         "few": _FEW,
         "deliveries": _newest(transaction, connection=None),
-        "executions": [ExecutionView.of(stored) for stored in planned],
+        "executions": records.views(transaction, planned),
+        "outages": outages.current(transaction) if records.has_broker else (),
     }
 
 

@@ -1,7 +1,7 @@
 """The REST API under /api/v1: what was delivered, and what came of it."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -21,7 +21,7 @@ from gateway.store import connections, deliveries, executions, work
 from gateway.store.database import Database
 from gateway.store.deliveries import Verdict
 from gateway.store.doorbell import Doorbell
-from gateway.store.executions import ExecutionState
+from gateway.store.executions import ExecutionState, StoredRequest
 
 log = structlog.get_logger()
 
@@ -40,6 +40,7 @@ class Records:
     pushes: Doorbell
     requests: Doorbell
     is_closing: Callable[[], bool]
+    has_broker: bool
 
     def operations(self) -> list[Operation]:
         """Return what can be asked."""
@@ -135,7 +136,7 @@ class Records:
                 before=before,
                 limit=most,
             )
-            views = [ExecutionView.of(stored) for stored in found]
+            views = self.views(transaction, found)
             return Page[ExecutionView](items=views, next=str(found[-1].seq) if are_older else None)
 
         return await self.database.read(look)
@@ -143,8 +144,17 @@ class Records:
     async def show_execution(self, request: Request) -> ExecutionView:
         """`GET /executions/{id}`."""
         which = request.path_params["id"]
-        found = await self.database.read(lambda transaction: executions.get(transaction, which))
-        return ExecutionView.of(found)
+
+        def look(transaction: Transaction) -> ExecutionView:
+            [view] = self.views(transaction, [executions.get(transaction, which)])
+            return view
+
+        return await self.database.read(look)
+
+    def views(self, transaction: Transaction, requests: Sequence[StoredRequest]) -> list[ExecutionView]:
+        """Return requests as they are shown, the pending ones with the reason why they wait."""
+        explained = executions.explained(transaction, requests, has_broker=self.has_broker)
+        return [ExecutionView.of(one) for one in explained]
 
     async def drop(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/drop`: take a pending one back; what waits behind it is published."""
@@ -164,7 +174,7 @@ class Records:
             raise Invalid("what: name a delivery, an execution, a commit, or a page about one of them")
         return await self.database.read(
             lambda transaction: [
-                ExplainedView.with_executions(delivery, requests)
+                ExplainedView.with_executions(delivery, self.views(transaction, requests))
                 for delivery, requests in explained(transaction, what)
             ]
         )

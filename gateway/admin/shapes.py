@@ -416,11 +416,10 @@ class ExplainedView(DeliveryView):
 
     @classmethod
     def with_executions(
-        cls, recorded: RecordedDelivery, requests: Sequence[StoredRequest]
+        cls, recorded: RecordedDelivery, requests: Sequence[ExecutionView]
     ) -> "ExplainedView":
         """Show them together."""
-        views = [ExecutionView.of(stored) for stored in requests]
-        return cls(**dict(DeliveryView.of(recorded)), executions=views)
+        return cls(**dict(DeliveryView.of(recorded)), executions=list(requests))
 
 
 class RefView(BaseModel):

@@ -15,6 +15,7 @@ store and the event loop then take the interpreter from each other.
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
@@ -30,7 +31,7 @@ from gateway.errors import (
     Undeliverable,
     Unroutable,
 )
-from gateway.metrics import EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
+from gateway.metrics import BROKER_CONNECTED, EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
 from gateway.publish.message import Stored
 from gateway.store.doorbell import Waiter
 from gateway.store.executions import READ_BYTES, StoredRequest
@@ -68,6 +69,9 @@ class Outbox(Protocol):
         self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
     ) -> None:
         """Mark ids as published, tell why others were refused, and end those that the broker never takes."""
+
+    async def tell(self, outage: str | None) -> bool:
+        """Record why nothing is published, or that all is well; False where another process relays."""
 
 
 class Publisher(Protocol):
@@ -134,6 +138,8 @@ class Relay:
         self._outage: _Delay | None = None
         self._told: type[Exception] | None = None
         self._is_ending = False
+        # What those who look are told; at first what a process before this one has told, if it did.
+        self._shown: str | None = "unknown"
         # What the broker has said and the store does not know yet.
         self._published: list[str] = []
         self._refused: dict[str, str] = {}
@@ -153,13 +159,18 @@ class Relay:
                     await self._record()
                     # Also with nothing to publish: consumers find their queue from the first start on.
                     await self._publisher.open()
+                    BROKER_CONNECTED.labels(self._what).set(1)
                     is_more = await self._batch()
                 except (PublishError, StoreUnavailable) as error:
+                    if isinstance(error, PublishError):
+                        BROKER_CONNECTED.labels(self._what).set(0)
+                        await self._show(str(error))
                     await asyncio.sleep(self._failed(error))
                 except Exception:
                     log.exception("the relay failed; it goes on")
                     await asyncio.sleep(_POLL_SECONDS)
                 else:
+                    await self._show(None)
                     self._succeeded()
                     if not is_more:
                         await self._news.wait(self._idle_seconds())
@@ -320,6 +331,14 @@ class Relay:
             named = self._published[:_MOST_NAMED]
             log.info("messages published", what=self._what, count=len(self._published), ids=named)
         self._published, self._refused, self._undeliverable = [], {}, {}
+
+    async def _show(self, outage: str | None) -> None:
+        """Record an outage, or its end, for those who look at executions; the store may be away as well."""
+        if outage == self._shown:
+            return
+        with suppress(StoreUnavailable):
+            if await self._outbox.tell(outage):
+                self._shown = outage
 
     def _failed(self, error: PublishError | StoreUnavailable) -> float:
         """Say once of each kind of outage that there is one; return for how many seconds to wait."""

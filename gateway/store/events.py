@@ -5,12 +5,13 @@ An event is written in the transaction that ends its ref update, and removed onc
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import delete, insert, select, update
 
+from gateway.store import outages
 from gateway.store.database import Database, Lock
 from gateway.store.executions import TAKE_OVER_SECONDS
 from gateway.store.tables import events
@@ -92,3 +93,11 @@ class EventOutbox:
         await self._database.write(
             partial(record, published=published, refused=refused, undeliverable=undeliverable)
         )
+
+    async def tell(self, outage: str | None) -> bool:
+        """See `Outbox.tell`."""
+        if not await self._database.leads(Lock.EVENTS):
+            return False
+        told = partial(outages.record, what="event", reason=outage, now=datetime.now(UTC))
+        await self._database.write(told)
+        return True

@@ -1,7 +1,7 @@
 """Execution requests: what was planned, and whether the broker has it. This table is the outbox."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from operator import attrgetter
@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy import Connection as Transaction
 
 from gateway.errors import Invalid, NotFound
+from gateway.store import outages
 from gateway.store.database import Database, Lock
 from gateway.store.tables import execution_bodies, executions, ref_updates, refs
 
@@ -82,6 +83,10 @@ class StoredRequest:
 
 # How many of a connection's requests are looked at for one of a later move.
 _RECENT = 200
+
+# A connection has one: those behind it are not tried.
+_MOST_REFUSED = 1000
+_ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
 
 _FIELDS = tuple(field.name for field in fields(StoredRequest))
 
@@ -369,6 +374,50 @@ def of_update(transaction: Transaction, ref_update: int) -> list[StoredRequest]:
     return _records(transaction, select(executions).where(executions.c.ref_update == ref_update))
 
 
+def refusals(transaction: Transaction, connections: Collection[str]) -> dict[str, StoredRequest]:
+    """Return, for each connection that has one, its first pending request that the broker has refused."""
+    refused = (
+        select(executions)
+        .where(
+            executions.c.state == "pending",
+            executions.c.connection.in_(connections),
+            executions.c.reason.is_not(None),
+        )
+        .order_by(executions.c.seq.desc())
+        .limit(_MOST_REFUSED)
+    )
+    # Of each connection the last that is given: the first.
+    return {one.connection: one for one in _records(transaction, refused, with_bodies=False)[::-1]}
+
+
+def explained(
+    transaction: Transaction, requests: Sequence[StoredRequest], *, has_broker: bool
+) -> list[StoredRequest]:
+    """Return requests with the reason why each pending one waits.
+
+    That is what the broker said of itself, or of an earlier request of its connection, or an outage. Without
+    a broker nothing is to be explained: requests stay in the store.
+    """
+    waiting = [one for one in requests if one.state == "pending" and one.reason is None]
+    if not waiting or not has_broker:
+        return list(requests)
+    outage = next((one for one in outages.current(transaction) if one.what == "request"), None)
+    refused = refusals(transaction, {one.connection for one in waiting})
+
+    def reason(one: StoredRequest) -> str:
+        if outage is not None:
+            return outage.reason
+        first = refused.get(one.connection)
+        if first is not None and first.seq < one.seq:
+            return f"it waits behind {first.id}: {first.reason}"
+        return _ON_ITS_WAY
+
+    return [
+        replace(one, reason=reason(one)) if one.state == "pending" and one.reason is None else one
+        for one in requests
+    ]
+
+
 def planned_after(transaction: Transaction, seq: int, *, limit: int) -> list[StoredRequest]:
     """Return requests planned after number `seq`, the oldest first: what a follower has not seen."""
     query = select(executions).where(executions.c.seq > seq).order_by(executions.c.seq).limit(limit)
@@ -452,3 +501,11 @@ class Outbox:
         """See `record`."""
         told = partial(record, published=published, refused=refused, undeliverable=undeliverable)
         await self._database.write(partial(told, now=datetime.now(UTC)))
+
+    async def tell(self, outage: str | None) -> bool:
+        """Record why nothing is published, or that all is well; False where another process relays."""
+        if not await self._database.leads(Lock.RELAY):
+            return False
+        told = partial(outages.record, what="request", reason=outage, now=datetime.now(UTC))
+        await self._database.write(told)
+        return True

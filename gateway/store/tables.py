@@ -253,6 +253,22 @@ events = Table(
     Column("settled_at", Instant, nullable=False),
 )
 
+# Why requests, or events, are not published at present; no row where they are.
+outages = Table(
+    "outages",
+    metadata,
+    Column("what", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("since", Instant, nullable=False),
+)
+
+# One row: the oldest revision whose code works on this schema. See gateway/store/migrate.py.
+schema_compatibility = Table(
+    "schema_compatibility",
+    metadata,
+    Column("usable_since", Text, primary_key=True),
+)
+
 # Who works on a connection's pending ref updates, and when the next try is due after one that failed.
 # `process` was the last to work on it, and so has its mirror.
 leases = Table(

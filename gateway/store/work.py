@@ -279,12 +279,14 @@ def take_over(transaction: Transaction, process: str, *, now: datetime) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What waits in the whole store; `oldest` is when the ref update that waits longest was received."""
+    """What waits in the whole store; the `oldest` say since when the ones that wait longest do."""
 
     updates: int
     oldest: datetime | None
     requests: int
     events: int
+    oldest_request: datetime | None = None
+    oldest_event: datetime | None = None
 
 
 def backlog(transaction: Transaction) -> Backlog:
@@ -294,11 +296,15 @@ def backlog(transaction: Transaction) -> Backlog:
     oldest = select(func.min(oldest_arrival(waits))).select_from(waits)
     is_unpublished = tables.executions.c.state == literal_column("'pending'")
     requests = select(func.count()).select_from(tables.executions).where(is_unpublished)
+    first = select(tables.executions.c.planned_at).where(is_unpublished).order_by(tables.executions.c.seq)
+    first_event = select(tables.events.c.settled_at).order_by(tables.events.c.seq)
     return Backlog(
         updates=count,
         oldest=transaction.execute(oldest).scalar(),
         requests=transaction.execute(requests).scalar_one(),
         events=transaction.execute(select(func.count()).select_from(tables.events)).scalar_one(),
+        oldest_request=transaction.execute(first.limit(1)).scalar(),
+        oldest_event=transaction.execute(first_event.limit(1)).scalar(),
     )
 
 

@@ -66,6 +66,7 @@ class MemoryOutbox:
         """Begin empty."""
         self.requests: dict[str, StoredRequest] = {}
         self.writable = True
+        self.outages: list[str | None] = []
         self.failures = 0
         self._numbers = itertools.count(1)
         self._changed = asyncio.Condition()
@@ -97,6 +98,13 @@ class MemoryOutbox:
                 self._change(name, reason=reason)
             for name, reason in undeliverable.items():
                 self._change(name, state="undeliverable", reason=reason)
+
+    async def tell(self, outage: str | None) -> bool:
+        """See the protocol."""
+        async with self._changed:
+            self._changed.notify_all()
+            self.outages.append(outage)
+        return True
 
     def _change(self, name: str, **changes: str | None) -> None:
         self.requests[name] = dataclasses.replace(self.requests[name], **changes)  # type: ignore[arg-type]

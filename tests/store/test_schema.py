@@ -8,9 +8,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import text
+from structlog.testing import capture_logs
 
 from gateway.errors import StoreUnavailable
 from gateway.store.database import Database
+from gateway.store.migrations import USABLE_SINCE
 from gateway.store.tables import metadata
 
 
@@ -30,10 +32,31 @@ def test_migrating_twice_changes_nothing(database: Database) -> None:
         assert transaction.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
 
 
-def test_a_database_of_a_later_version_is_refused(database: Database) -> None:
-    """After a rollback the earlier version says what to do, and changes nothing."""
+def of_a_later_version(database: Database, *, usable_since: str) -> None:
+    """Make the schema a later one, which says itself which code works on it."""
     with database.writing() as transaction:
         transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        mark = text("UPDATE schema_compatibility SET usable_since = :since")
+        assert transaction.execute(mark, {"since": usable_since}).rowcount == 1
+
+
+def test_a_later_schema_that_only_adds_is_used(database: Database) -> None:
+    """After a rollback the earlier version starts, says so, and changes nothing."""
+    of_a_later_version(database, usable_since=USABLE_SINCE)
+    with capture_logs() as logs:
+        database.migrate()
+    assert [log["event"] for log in logs] == ["the schema is of a later version, and works with this one"]
+    with database.reading() as transaction:
+        assert transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_a_database_of_a_later_version_is_refused(database: Database, *, is_marked: bool) -> None:
+    """Where something was taken away, the earlier version says what to do, and changes nothing."""
+    of_a_later_version(database, usable_since="9998")
+    if not is_marked:
+        with database.writing() as transaction:
+            transaction.execute(text("DROP TABLE schema_compatibility"))
     with pytest.raises(StoreUnavailable, match=r"later version of Pushgate: its schema is 9999, .* restore"):
         database.migrate()
     with database.reading() as transaction:

@@ -8,16 +8,8 @@ down_revision = "0011"
 
 
 def upgrade() -> None:
-    """Add columns, which say of what is pending now that it is due, and an index."""
+    """Add columns, which say of what is pending now that it is due; their index is the next one's."""
     op.add_column(
         "ref_updates", sa.Column("tries", sa.Integer(), nullable=False, server_default=sa.text("0"))
     )
     op.add_column("ref_updates", sa.Column("due_at", sa.DateTime(timezone=True)))
-    put_off = sa.text("state = 'pending' AND due_at IS NOT NULL")
-    op.create_index(
-        "ix_ref_updates_postponed",
-        "ref_updates",
-        ["connection", "ref"],
-        sqlite_where=put_off,
-        postgresql_where=put_off,
-    )

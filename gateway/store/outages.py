@@ -1,0 +1,36 @@
+"""Outages of the broker, written down by the process that relays for those who look from another one."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import delete, insert, select, update
+
+from gateway.store.tables import outages
+
+What = Literal["request", "event"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """Why requests, or events, are not published, and since when."""
+
+    what: What
+    reason: str
+    since: datetime
+
+
+def record(transaction: Transaction, what: What, reason: str | None, *, now: datetime) -> None:
+    """Record why nothing is published, or that the outage is over: its beginning stays as it was."""
+    mine = outages.c.what == what
+    if reason is None:
+        transaction.execute(delete(outages).where(mine))
+    elif transaction.execute(update(outages).where(mine).values(reason=reason)).rowcount == 0:
+        transaction.execute(insert(outages).values(what=what, reason=reason, since=now))
+
+
+def current(transaction: Transaction) -> list[Outage]:
+    """Return the outages that there are, that of requests last."""
+    rows = transaction.execute(select(outages).order_by(outages.c.what)).mappings()
+    return [Outage(**row) for row in rows]

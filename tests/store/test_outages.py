@@ -1,0 +1,51 @@
+"""Why a pending request waits."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from gateway.store import deliveries, executions, outages, work
+from gateway.store.database import Database
+from tests.store.make import NOW, A, arrival, connection, move
+from tests.store.test_refused import REQUEST
+
+
+def test_each_pending_request_says_why_it_waits(database: Database) -> None:
+    """Its own refusal, an outage, or the refused one before it; what has ended keeps its reason."""
+    connection(database)
+    connection(database, "c2")
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move(None, A), id="d1")])
+        [update] = work.pending(transaction, "c1", limit=1)
+        new = [replace(REQUEST, id=f"r{number}", trigger=f"t{number}") for number in range(4)]
+        new.append(replace(REQUEST, id="other", connection="c2"))
+        executions.add(transaction, new, ref_update=update.seq, now=NOW)
+        executions.record(
+            transaction, published=["r0"], refused={"r1": "full"}, undeliverable={"r3": "large"}, now=NOW
+        )
+
+        def reasons(*, has_broker: bool = True) -> list[str | None]:
+            found = executions.of_deliveries(transaction, ["d1"])
+            told = executions.explained(transaction, found, has_broker=has_broker)
+            return [one.reason for one in told]
+
+        on_its_way = "it is on its way to the broker, which has not confirmed it yet"
+        assert reasons() == [None, "full", "it waits behind r1: full", "large", on_its_way]
+        assert reasons(has_broker=False) == [None, "full", None, "large", None]
+        outages.record(transaction, "request", "the broker is away", now=NOW)
+        assert reasons() == [None, "full", "the broker is away", "large", "the broker is away"]
+
+
+def test_an_outage_begins_once_and_ends(database: Database) -> None:
+    """Its reason may change meanwhile; that of events is another one."""
+    later = NOW + timedelta(minutes=1)
+    with database.writing() as transaction:
+        outages.record(transaction, "request", None, now=NOW)
+        outages.record(transaction, "request", "it is away", now=NOW)
+        outages.record(transaction, "request", "it refuses us", now=later)
+        outages.record(transaction, "event", "it is away", now=later)
+        assert [(one.what, one.reason, one.since) for one in outages.current(transaction)] == [
+            ("event", "it is away", later),
+            ("request", "it refuses us", NOW),
+        ]
+        outages.record(transaction, "request", None, now=later)
+        assert [one.what for one in outages.current(transaction)] == ["event"]

@@ -127,8 +127,10 @@ class Relay:
         news: Waiter,
         *,
         what: Literal["request", "event"] = "request",
+        poll: float = _POLL_SECONDS,
     ) -> None:
-        """Nothing is published before `run`."""
+        """Nothing is published before `run`. After `poll` seconds without news the outbox is read anyway."""
+        self._poll = poll
         self._what = what
         self._outbox = outbox
         self._publisher = publisher
@@ -361,7 +363,7 @@ class Relay:
 
     def _idle_seconds(self) -> float:
         """Return for how long there is nothing to do but wait for news."""
-        return min([_POLL_SECONDS, *(delay.seconds_left for delay in self._held.values())])
+        return min([self._poll, *(delay.seconds_left for delay in self._held.values())])
 
 
 def _is_by_the_way(error: BaseException) -> bool:

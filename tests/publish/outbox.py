@@ -123,9 +123,9 @@ class MemoryOutbox:
         await self.until(lambda: len(self.published()) == len(self.requests))
 
     @asynccontextmanager
-    async def relayed_by(self, publisher: Publisher) -> AsyncIterator[None]:
+    async def relayed_by(self, publisher: Publisher, *, poll: float = 1.0) -> AsyncIterator[None]:
         """Run a relay for as long as the block lasts."""
-        running = asyncio.create_task(Relay(self, publisher, self._bell.listener()).run())
+        running = asyncio.create_task(Relay(self, publisher, self._bell.listener(), poll=poll).run())
         try:
             yield
         finally:

@@ -12,6 +12,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 from structlog.testing import capture_logs
 
+from gateway.errors import Unroutable
 from gateway.publish.message import Stored
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
@@ -289,6 +290,37 @@ class Held:
 
     async def close(self) -> None:
         """See the protocol."""
+
+
+def test_an_idle_relay_needs_no_poll() -> None:
+    """The bell alone wakes it, and the end of a delay alone lets what was refused be tried again."""
+
+    class Full(Held):
+        """Refuses the first message once."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.refusals = 1
+            self.let_go.set()
+
+        async def publish(self, stored: Stored) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise Unroutable("the queue is full")
+            await super().publish(stored)
+
+    async def scenario() -> None:
+        outbox, publisher = MemoryOutbox(), Full()
+        async with outbox.relayed_by(publisher, poll=3600):
+            # Only now, when it waits: there was nothing when it began.
+            await outbox.until(lambda: outbox.outages == [None])
+            outbox.plan("first")
+            await outbox.until_all_are_published()
+            outbox.plan("second")
+            await outbox.until_all_are_published()
+        assert publisher.sent == ["first", "second"]
+
+    asyncio.run(scenario())
 
 
 def test_a_batch_whose_time_is_over_sends_nothing_more() -> None:

@@ -1,0 +1,39 @@
+"""What the hostile drill takes for a failure."""
+
+import pytest
+
+from tests.hostile import attacks
+from tests.hostile.__main__ import Phase, calm, judged
+from tests.hostile.attacks import Attack, Count
+from tests.hostile.healthy import Pushes
+
+
+def phase(attack: Attack, took: list[float], *, lost: list[str] | None = None, memory: float = 100) -> Phase:
+    """Return a part of the drill in which pushes took so long."""
+    return Phase(attack=attack, pushes=Pushes(took=took, lost=lost or []), count=Count(), memory=memory)
+
+
+FIRST = phase(calm, [0.5])
+LAST = phase(calm, [0.5], memory=120)
+
+
+@pytest.mark.parametrize(
+    ("between", "last", "told"),
+    [
+        (phase(attacks.headers, [0.5, 9.9]), LAST, []),
+        (phase(attacks.full_disk, [90]), LAST, []),
+        (phase(attacks.headers, [0.5, 10.1]), LAST, ["headers: 1 pushes took up to 10.1 s, of 10 s"]),
+        (phase(attacks.bombs, [0.5], lost=["abc: {}"]), LAST, ["bombs: a push was lost: abc: {}"]),
+        (phase(attacks.hanging_hosts, []), LAST, ["hanging hosts: no push was planned"]),
+        (
+            phase(attacks.headers, [0.5], memory=6000),
+            phase(calm, [0.5], memory=121),
+            ["memory grew from 100 to 121 MiB, 1.21 times"],
+        ),
+    ],
+)
+def test_late_and_lost_pushes_and_memory_that_stays_are_failures(
+    between: Phase, last: Phase, told: list[str]
+) -> None:
+    """But not a late one on a full disk, nor memory that comes back."""
+    assert judged([FIRST, between, last], within=10) == told

@@ -194,9 +194,10 @@ def test_a_short_admin_token_is_refused_for_a_new_gateway(tmp_path: Path) -> Non
 def test_a_wrong_method_is_told_all_right_ones(
     service: Service, method: str, path: str, allowed: str
 ) -> None:
-    """Those of every route with this path."""
+    """Those of every route with this path, whether a program asks or a browser."""
     url = urlsplit(service.url)
-    with closing(http.client.HTTPConnection(url.hostname or "", url.port, timeout=20)) as client:
-        client.request(method, path)
-        answer = client.getresponse()
-        assert (answer.status, answer.getheader("allow")) == (405, allowed)
+    for accepted in ("application/json", "text/html"):
+        with closing(http.client.HTTPConnection(url.hostname or "", url.port, timeout=20)) as client:
+            client.request(method, path, headers={"accept": accepted})
+            answer = client.getresponse()
+            assert (answer.status, answer.getheader("allow")) == (405, allowed)

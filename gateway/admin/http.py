@@ -140,11 +140,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer what the routing refuses: an unknown path, a wrong method."""
     if not isinstance(error, HTTPException):
         raise error
+    return problem(error.status_code, error.detail.lower(), error.detail, headers_of_refusal(request, error))
+
+
+def headers_of_refusal(request: Request, error: HTTPException) -> dict[str, str]:
+    """Return the headers that the routing's refusal of a request has, with all methods that are allowed."""
     headers = dict(error.headers or {})
     # What is mounted knows its methods.
     if error.status_code == 405 and not isinstance(request.scope.get("route"), Mount):  # noqa: PLR2004
         headers["Allow"] = ", ".join(_allowed(request))
-    return problem(error.status_code, error.detail.lower(), error.detail, headers)
+    return headers
 
 
 def _allowed(request: Request) -> list[str]:

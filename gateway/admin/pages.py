@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from gateway.admin.api import Api
 from gateway.admin.auth import AdminToken, WrongToken
 from gateway.admin.http import (
+    headers_of_refusal,
     on_http_error,
     refuse_nul,
     refuse_unknown,
@@ -173,7 +174,7 @@ class Pages:
             return await on_http_error(request, error)
         detail = _NO_PAGE if error.status_code == 404 else error.detail  # noqa: PLR2004
         answer = self._failed(error.status_code, error.detail.lower(), detail)
-        answer.headers.update(error.headers or {})
+        answer.headers.update(headers_of_refusal(request, error))
         return answer
 
     def _filtered(self, page: Page, query: Sequence[str]) -> Page:

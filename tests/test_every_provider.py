@@ -42,6 +42,26 @@ def deliver(
     return post_webhook(service.url + connection["path"], body, headers)
 
 
+def test_refs_with_odd_names_cost_no_push(service: Service, project: Project, githost: GitHost) -> None:
+    """One that is not UTF-8 and one with a line separator: pushes go on, and so does the look at all refs."""
+    packed = b"".join(
+        project.first.encode() + b" refs/heads/" + name + b"\n"
+        for name in sorted([b"gr\xf6\xdfe", "a\u2028b".encode()])
+    )
+    (githost.folder / f"{project.name}.git" / "packed-refs").write_bytes(packed)
+    connection = service.connect(project.url, provider="azure-devops", triggers=[TRIGGER])
+    assert service.fetched(connection) == []
+    second = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = deliver(service, connection, "azure-devops", azure_push(project.url, project.first, second))
+    assert service.settled(answer["delivery"])["updates"][0]["state"] == "planned"
+    third = project.push("Third", {"train.py": "print(3)\n"})
+    project.tree.push("main:refs/heads/a\u2028b")
+    assert {update["name"]: update["after"] for update in service.fetched(connection)} == {
+        "main": third,
+        "a\u2028b": third,
+    }
+
+
 def test_an_unsigned_delivery_runs_what_the_remote_bears_out(service: Service, project: Project) -> None:
     """Azure DevOps signs no body: a commit that the branch does not contain is not executed."""
     connection = service.connect(project.url, provider="azure-devops", triggers=[TRIGGER])

@@ -379,7 +379,8 @@ def _remove_leftovers(mirror: Path) -> None:
     To be called under the lock, when git has ended.
     """
     for left in (mirror / "objects").glob("**/tmp_*"):
-        left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it must not take the place of the reason
+            left.unlink(missing_ok=True)
 
 
 def _refs(listed: bytes, url: str) -> dict[str, str]:

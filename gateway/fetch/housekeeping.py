@@ -1,6 +1,7 @@
 """Keeps the mirrors quick and within their budget: packs what fetches have left, removes what is not used."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import tempfile
@@ -23,6 +24,8 @@ _IDLE_SECONDS = 600.0
 _MOST_PACKS = 20
 # Git spreads loose objects over 256 folders; one of them tells how many there are in all.
 _MOST_IN_ONE_FOLDER = 8
+# Git writes to a pack all the time that it receives one.
+_HALF_FETCHED_SECONDS = 3600.0
 # With less, hardly a fetch could end.
 _LEAST_ROOM = 16 * 1024 * 1024
 _TASKS = (
@@ -59,13 +62,13 @@ class Housekeeper:
 
     async def _tend(self, connection: str) -> None:
         mirror = self.mirrors.path(connection)
-        left = list(mirror.parent.glob(f"{mirror.name}.*.new"))
+        left = [*mirror.parent.glob(f"{mirror.name}.*.new"), *await FILES.run(_half_fetched, mirror)]
         if not left and not await FILES.run(_needs_packing, mirror):
             return
         async with self.mirrors.locked(connection):
-            # Under the lock nobody is making a mirror: what is half made is from somebody who died.
+            # Under the lock nobody is fetching: what is half made is from somebody who died.
             for half_made in left:
-                await FILES.run(shutil.rmtree, half_made, ignore_errors=True)
+                await FILES.run(_remove, half_made)
             if not await FILES.run(_needs_packing, mirror):
                 return
             started = time.monotonic()
@@ -105,6 +108,24 @@ def disk_trouble(folder: Path) -> str | None:
     except OSError as error:
         return f"nothing can be fetched: {error.strerror} ({folder})"
     return None
+
+
+def _half_fetched(mirror: Path) -> list[Path]:
+    """Return what git has written and not finished, for so long that it is no fetch that goes on."""
+    before = time.time() - _HALF_FETCHED_SECONDS
+    found = []
+    for path in (mirror / "objects").glob("**/tmp_*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                found.append(path)
+    return found
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def _needs_packing(mirror: Path) -> bool:

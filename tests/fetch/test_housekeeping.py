@@ -41,6 +41,22 @@ def test_many_fetches_are_packed_into_few(fetching: Fetching, tree: WorkTree, ur
     assert fetching.has(last)
 
 
+def test_what_a_killed_fetch_has_left_is_removed(fetching: Fetching, tree: WorkTree, url: str) -> None:
+    """After an hour, in which no fetch would leave its pack untouched; a newer one may be going on."""
+    first = tree.commit("First", {"a": "b"})
+    tree.push()
+    fetching.update(url, ("refs/heads/main", first))
+    folder = fetching.mirrors.path("c1") / "objects" / "pack"
+    folder.mkdir(exist_ok=True)
+    old, new = folder / "tmp_pack_old", folder / "tmp_pack_new"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (time.time() - 4000, time.time() - 4000))
+    fetching.run(housekeeper(fetching).tidy())
+    assert (old.exists(), new.exists()) == (False, True)
+    assert fetching.has(first)
+
+
 def test_the_least_recently_used_mirrors_go_first(fetching: Fetching, tree: WorkTree, url: str) -> None:
     """Until the others fit; an evicted one is made anew by the next fetch."""
     first = tree.commit("First", {"data": os.urandom(300_000).hex()})

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo.githost import ENVIRONMENT, GitHost
-from gateway.errors import ObjectUnusable, RemoteUnavailable
+from gateway.errors import ObjectUnusable
 from gateway.fetch.git import TOLERATED
 from tests.fetch.conftest import Fetching
 from tests.fetch.packing import Packing
@@ -175,7 +175,7 @@ def test_names_that_a_checkout_must_not_have_are_refused(
     """Whatever else there is in the history."""
     evil = EVIL[problem](bare)
     bare.set_main(evil)
-    with pytest.raises(RemoteUnavailable, match=problem):
+    with pytest.raises(ObjectUnusable, match=problem):
         fetching.update(url, (MAIN, evil))
 
 

@@ -12,14 +12,16 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 LIMIT = 3
-"""How often a request is tried: then it is rejected for good, and lies among the dead letters."""
+"""How often a request is tried."""
 
+_PAUSE_SECONDS = 5
 _PART = 1024 * 1024
 
 
@@ -27,21 +29,51 @@ class Unusable(Exception):
     """The request can never be carried out, here or elsewhere: reject it for good."""
 
 
-class Done:
-    """The ids of what was carried out. The broker delivers at least once: a repetition has the same id."""
+class Inbox:
+    """Requests that were taken over, in a file: from then on they are ours, and the broker may forget them.
+
+    RabbitMQ takes back what a consumer holds for too long, 30 minutes by default. So a runner writes down
+    what it was given, acknowledges, and only then begins. What it was at when it ended, it begins anew when
+    it starts again.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Remember in this file."""
+        """Keep it in this file."""
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        self._database.execute("CREATE TABLE IF NOT EXISTS done (id TEXT PRIMARY KEY)")
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, request TEXT NOT NULL, ended TEXT)"
+        )
 
-    def __contains__(self, request_id: str) -> bool:
-        """Say whether a request was carried out."""
-        return self._database.execute("SELECT 1 FROM done WHERE id = ?", (request_id,)).fetchone() is not None
+    def take(self, request: Mapping[str, Any]) -> None:
+        """Take a request over; it is on disk when this returns.
 
-    def add(self, request_id: str) -> None:
-        """Remember one."""
-        self._database.execute("INSERT OR IGNORE INTO done VALUES (?)", (request_id,))
+        The broker delivers at least once: a repetition has the same id, and changes nothing.
+        """
+        row = (request["id"], json.dumps(request))
+        self._database.execute("INSERT OR IGNORE INTO requests (id, request) VALUES (?, ?)", row)
+
+    def work_off(self) -> None:
+        """Carry out what was taken over, in that order."""
+        waiting = "SELECT id, request FROM requests WHERE ended IS NULL ORDER BY rowid"
+        for request_id, text in self._database.execute(waiting).fetchall():
+            ended = _carry_out(json.loads(text))
+            tell(f"{request_id} ended {ended}")
+            self._database.execute("UPDATE requests SET ended = ? WHERE id = ?", (ended, request_id))
+
+
+def _carry_out(request: Mapping[str, Any]) -> str:
+    """Execute a request, and again where something was out of reach; return how it ended."""
+    for number in range(1, LIMIT + 1):
+        try:
+            return f"with status {execute(request)}"
+        except Unusable as error:
+            return f"without success: {error}"
+        except OSError as error:
+            tell(f"try {number} of {LIMIT} has failed: {error}")
+            if number < LIMIT:
+                time.sleep(_PAUSE_SECONDS)
+    return "without success: see above"
 
 
 def read(body: bytes) -> dict[str, Any]:

@@ -7,44 +7,40 @@ from pathlib import Path
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
-from execution import LIMIT, Done, Unusable, execute, read, tell
+from execution import Inbox, Unusable, read, tell
 
 QUEUE = os.environ.get("QUEUE", "pushgate.executions")
 
 
-async def take(message: AbstractIncomingMessage, done: Done) -> None:
-    """Carry out one request, and say so to the broker."""
+async def take(message: AbstractIncomingMessage, inbox: Inbox) -> None:
+    """Take one request over, and say so to the broker."""
     try:
         request = read(message.body)
-        if request["id"] not in done:
-            status = await asyncio.to_thread(execute, request)
-            tell(f"{request['id']} ended with status {status}")
-            done.add(request["id"])
     except Unusable as error:
         tell(f"rejected for good: {error}")
         await message.reject(requeue=False)
-    except OSError as error:
-        # The quorum queue counts how often it has handed a message out.
-        tries = int(str(message.headers.get("x-delivery-count", 0))) + 1
-        tell(f"try {tries} of {LIMIT} has failed: {error}")
-        await message.reject(requeue=tries < LIMIT)
     else:
+        inbox.take(request)
         await message.ack()
 
 
 async def main(url: str, count: int | None) -> None:
     """Take requests one by one; end after so many, if a number is given."""
-    done = Done(Path("done.db"))
+    inbox = Inbox(Path("inbox.db"))
+    await asyncio.to_thread(inbox.work_off)
     connection = await aio_pika.connect_robust(url)
     async with connection:
         channel = await connection.channel()
-        await channel.set_qos(prefetch_count=1)
         queue = await channel.get_queue(QUEUE)
-        async with queue.iterator() as messages:
-            async for message in messages:
-                await take(message, done)
-                if count is not None and (count := count - 1) == 0:
-                    return
+        while count is None or count > 0:
+            # Asked for, not consumed: nothing waits here while an execution runs.
+            message = await queue.get(fail=False)
+            if message is None:
+                await asyncio.sleep(1)
+                continue
+            await take(message, inbox)
+            await asyncio.to_thread(inbox.work_off)
+            count = None if count is None else count - 1
 
 
 if __name__ == "__main__":

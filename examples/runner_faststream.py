@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from execution import LIMIT, Done, Unusable, execute, read, tell
+from execution import Inbox, Unusable, read, tell
 from faststream import AckPolicy, FastStream
 from faststream.rabbit import RabbitBroker, RabbitMessage, RabbitQueue
 from faststream.rabbit.schemas import Channel
@@ -17,25 +17,26 @@ QUEUE = RabbitQueue(os.environ.get("QUEUE", "pushgate.executions"), declare=Fals
 def application(url: str, count: int | None) -> FastStream:
     """Return an application that takes requests one by one, and ends after so many, if a number is given."""
     broker = RabbitBroker(url, default_channel=Channel(prefetch_count=1), logger=None)
-    app, done = FastStream(broker), Done(Path("done.db"))
-    left = [count]
+    app, inbox = FastStream(broker), Inbox(Path("inbox.db"))
+    left, one_at_a_time = [count], asyncio.Lock()
 
+    @app.on_startup
+    async def begin() -> None:
+        await asyncio.to_thread(inbox.work_off)
+
+    # FastStream brings the next one while an execution runs: it waits here, as long as the queue allows.
     @broker.subscriber(QUEUE, ack_policy=AckPolicy.MANUAL)
     async def take(message: RabbitMessage) -> None:
-        try:
-            request = read(message.body)
-            if request["id"] not in done:
-                tell(f"{request['id']} ended with status {await asyncio.to_thread(execute, request)}")
-                done.add(request["id"])
-        except Unusable as error:
-            tell(f"rejected for good: {error}")
-            await message.reject(requeue=False)
-        except OSError as error:
-            tries = int(message.headers.get("x-delivery-count", 0)) + 1
-            tell(f"try {tries} of {LIMIT} has failed: {error}")
-            await message.reject(requeue=tries < LIMIT)
-        else:
-            await message.ack()
+        async with one_at_a_time:
+            try:
+                request = read(message.body)
+            except Unusable as error:
+                tell(f"rejected for good: {error}")
+                await message.reject(requeue=False)
+            else:
+                inbox.take(request)
+                await message.ack()
+                await asyncio.to_thread(inbox.work_off)
         if left[0] is not None:
             left[0] -= 1
             if left[0] == 0:

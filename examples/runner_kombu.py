@@ -2,11 +2,11 @@
 
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Any
 
-from execution import LIMIT, Done, Unusable, execute, read, tell
-from kombu import Connection, Consumer, Queue
+from execution import Inbox, Unusable, read, tell
+from kombu import Connection, Queue
 
 # Pushgate, or an operator, has declared it: it is only looked for.
 QUEUE = Queue(os.environ.get("QUEUE", "pushgate.executions"), no_declare=True)
@@ -14,33 +14,26 @@ QUEUE = Queue(os.environ.get("QUEUE", "pushgate.executions"), no_declare=True)
 
 def main(url: str, count: int | None) -> None:
     """Take requests one by one; end after so many, if a number is given."""
-    done = Done(Path("done.db"))
-    left = count
-
-    def take(message: Any) -> None:
-        nonlocal left
-        try:
-            request = read(message.body if isinstance(message.body, bytes) else message.body.encode())
-            if request["id"] not in done:
-                tell(f"{request['id']} ended with status {execute(request)}")
-                done.add(request["id"])
-        except Unusable as error:
-            tell(f"rejected for good: {error}")
-            message.reject(requeue=False)
-        except OSError as error:
-            tries = message.headers.get("x-delivery-count", 0) + 1
-            tell(f"try {tries} of {LIMIT} has failed: {error}")
-            message.reject(requeue=tries < LIMIT)
-        else:
-            message.ack()
-        left = None if left is None else left - 1
-
-    with (
-        Connection(url) as connection,
-        Consumer(connection.default_channel, queues=[QUEUE], on_message=take, prefetch_count=1),
-    ):
-        while left is None or left > 0:
-            connection.drain_events()
+    inbox = Inbox(Path("inbox.db"))
+    inbox.work_off()
+    with Connection(url) as connection:
+        queue = QUEUE(connection.default_channel)
+        while count is None or count > 0:
+            # Asked for, not consumed: nothing waits here while an execution runs.
+            message = queue.get()
+            if message is None:
+                time.sleep(1)
+                continue
+            try:
+                request = read(message.body if isinstance(message.body, bytes) else message.body.encode())
+            except Unusable as error:
+                tell(f"rejected for good: {error}")
+                message.reject(requeue=False)
+            else:
+                inbox.take(request)
+                message.ack()
+                inbox.work_off()
+            count = None if count is None else count - 1
 
 
 if __name__ == "__main__":

@@ -5,38 +5,36 @@ import sys
 from pathlib import Path
 
 import pika
-from execution import LIMIT, Done, Unusable, execute, read, tell
+from execution import Inbox, Unusable, read, tell
 
 QUEUE = os.environ.get("QUEUE", "pushgate.executions")
 
 
 def main(url: str, count: int | None) -> None:
     """Take requests one by one; end after so many, if a number is given."""
-    done = Done(Path("done.db"))
+    inbox = Inbox(Path("inbox.db"))
+    inbox.work_off()
     # An execution may take longer than the broker waits for a sign of life: without heartbeats it waits.
     parameters = pika.URLParameters(url)
     parameters.heartbeat = 0
     with pika.BlockingConnection(parameters) as connection:
         channel = connection.channel()
-        channel.basic_qos(prefetch_count=1)
-        for method, properties, body in channel.consume(QUEUE):
-            tag = method.delivery_tag
+        while count is None or count > 0:
+            # Asked for, not consumed: nothing waits here while an execution runs.
+            method, _, body = channel.basic_get(QUEUE)
+            if method is None:
+                connection.sleep(1)
+                continue
             try:
                 request = read(body)
-                if request["id"] not in done:
-                    tell(f"{request['id']} ended with status {execute(request)}")
-                    done.add(request["id"])
             except Unusable as error:
                 tell(f"rejected for good: {error}")
-                channel.basic_reject(tag, requeue=False)
-            except OSError as error:
-                tries = (properties.headers or {}).get("x-delivery-count", 0) + 1
-                tell(f"try {tries} of {LIMIT} has failed: {error}")
-                channel.basic_reject(tag, requeue=tries < LIMIT)
+                channel.basic_reject(method.delivery_tag, requeue=False)
             else:
-                channel.basic_ack(tag)
-            if count is not None and (count := count - 1) == 0:
-                return
+                inbox.take(request)
+                channel.basic_ack(method.delivery_tag)
+                inbox.work_off()
+            count = None if count is None else count - 1
 
 
 if __name__ == "__main__":

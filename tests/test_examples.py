@@ -2,10 +2,12 @@
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import aio_pika
@@ -37,8 +39,9 @@ def run(
     recipe: str, broker: Broker, queue: str, count: int, folder: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run a recipe until it has taken so many messages."""
-    (folder / "bin").mkdir()
-    (folder / "bin" / "python").symlink_to(sys.executable)
+    (folder / "bin").mkdir(exist_ok=True)
+    if not (folder / "bin" / "python").exists():
+        (folder / "bin" / "python").symlink_to(sys.executable)
     return subprocess.run(
         [sys.executable, EXAMPLES / f"{recipe}.py", broker.url, str(count)],
         cwd=folder,
@@ -104,3 +107,9 @@ def test_a_recipe_runs_what_was_pushed(
             return await runner.count(queue), dead
 
     assert asyncio.run(left()) == (0, [b"no request"])
+    if recipe != "runner_faststream":
+        # As if it had been killed in the middle of the execution: the broker knows nothing of it any more.
+        with closing(sqlite3.connect(tmp_path / "inbox.db")) as inbox, inbox:
+            inbox.execute("UPDATE requests SET ended = NULL")
+        again = run(recipe, broker, queue, 0, tmp_path)
+        assert f"{execution['id']} ended with status 0" in again.stderr

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from aio_pika import connect
+from annotated_types import Ge, Le
 
 from gateway.apply import WantedConnection, read_file
 from gateway.plan.triggers import Trigger
@@ -147,6 +148,25 @@ def test_every_setting_of_the_values_is_one_of_the_gateway() -> None:
         re.sub("([A-Z])", r"_\1", one).lower() for one in SCHEMA["properties"]["secrets"]["properties"]
     }
     assert secrets - SECRETS == set()
+
+
+# What the chart sets by other values, or what a pod has no choice of.
+ELSEWHERE = {"host", "port", "public_url", "packages_url", "data_dir", "role", "workers", "log_format"}
+ONLY_FOR_TESTS = {"fetch_allow_http"}
+
+
+def test_every_setting_of_the_gateway_can_be_a_value() -> None:
+    """With the same bounds; but for secrets, and what the chart decides."""
+    properties = SCHEMA["properties"]["settings"]["properties"]
+    values = {re.sub("([A-Z])", r"_\1", one).lower(): schema for one, schema in properties.items()}
+    assert set(Settings.model_fields) - SECRETS - ELSEWHERE - ONLY_FOR_TESTS == set(values)
+    for name, schema in values.items():
+        # That of a fetch is more than 0, and may be half a second.
+        if schema.get("type") == "integer" and name != "fetch_timeout":
+            own = Settings.model_fields[name].metadata
+            low = next((one.ge for one in own if isinstance(one, Ge)), None)
+            high = next((one.le for one in own if isinstance(one, Le)), None)
+            assert (low, high) == (schema.get("minimum"), schema.get("maximum")), name
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def _azure_path(user: str, host: str, words: Sequence[str]) -> str:
     https://learn.microsoft.com/en-us/azure/devops/repos/git/use-ssh-keys-to-authenticate
     """
     parts = [word for word in words if word.lower() not in _NOT_IN_AZURE_KEYS | {"defaultcollection"}]
-    if "ssh." in host or host == _OLD_AZURE_SSH:
+    if host in {"ssh.dev.azure.com", _OLD_AZURE_SSH}:
         parts = parts[1:] if parts[:1] == ["v3"] else parts
     if host != _OLD_AZURE_SSH and host.endswith(_OLD_AZURE):
         parts.insert(0, host.removesuffix(_OLD_AZURE))

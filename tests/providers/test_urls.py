@@ -55,6 +55,7 @@ from providers.urls import is_about, repository_key, same_repository
             "dev.azure.com/org/digits/digits",
             [
                 "https://dev.azure.com/org/_git/digits",
+                "https://dev.azure.com/org/digits",
                 "https://org.visualstudio.com/_git/digits",
                 "https://org.visualstudio.com/_git/_full/digits",
                 "https://dev.azure.com/org/digits/_git/_optimized/Digits",
@@ -63,6 +64,8 @@ from providers.urls import is_about, repository_key, same_repository
             ],
         ),
         ("dev.azure.com/org/v3/digits", ["https://dev.azure.com/org/v3/_git/digits"]),
+        ("dev.azure.com/v3/vision/digits", ["https://dev.azure.com/v3/Vision/_git/digits"]),
+        ("dev.azure.com/my-ssh/v3/digits", ["https://my-ssh.visualstudio.com/v3/_git/digits"]),
         (
             "dev.azure.com/org/digits/digits/commit/abc",
             ["https://dev.azure.com/org/_git/digits/commit/abc"],

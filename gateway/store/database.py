@@ -262,6 +262,16 @@ class Database:
         held = await asyncio.get_running_loop().run_in_executor(self._threads, self._hold, lock)
         return held is not None and held >= for_seconds
 
+    def may_lead(self, transaction: Connection, lock: Lock) -> bool:
+        """Return whether this process leads, or no other one does, until the transaction ends.
+
+        Nothing is taken for longer: who cannot do the work must not keep it from others.
+        """
+        if self.is_embedded or lock in self._held:
+            return True
+        free = text("SELECT pg_try_advisory_xact_lock(:key)")
+        return bool(transaction.execute(free, {"key": lock.value}).scalar())
+
     def _hold(self, lock: Lock) -> float | None:
         """Return for how many seconds the lock has been held; None where another process has it."""
         with self._translated(), self._leading:

@@ -5,7 +5,7 @@ An event is written in the transaction that ends its ref update, and removed onc
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 from sqlalchemy import Connection as Transaction
@@ -96,8 +96,4 @@ class EventOutbox:
 
     async def tell(self, outage: str | None) -> bool:
         """See `Outbox.tell`."""
-        if not await self._database.leads(Lock.EVENTS):
-            return False
-        told = partial(outages.record, what="event", reason=outage, now=datetime.now(UTC))
-        await self._database.write(told)
-        return True
+        return await outages.tell(self._database, Lock.EVENTS, "event", outage)

@@ -504,8 +504,4 @@ class Outbox:
 
     async def tell(self, outage: str | None) -> bool:
         """Record why nothing is published, or that all is well; False where another process relays."""
-        if not await self._database.leads(Lock.RELAY):
-            return False
-        told = partial(outages.record, what="request", reason=outage, now=datetime.now(UTC))
-        await self._database.write(told)
-        return True
+        return await outages.tell(self._database, Lock.RELAY, "request", outage)

@@ -1,12 +1,13 @@
 """Outages of the broker, written down by the process that relays for those who look from another one."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal
 
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import delete, insert, select, update
 
+from gateway.store.database import Database, Lock
 from gateway.store.tables import outages
 
 What = Literal["request", "event"]
@@ -34,3 +35,15 @@ def current(transaction: Transaction) -> list[Outage]:
     """Return the outages that there are, that of requests last."""
     rows = transaction.execute(select(outages).order_by(outages.c.what)).mappings()
     return [Outage(**row) for row in rows]
+
+
+async def tell(database: Database, lock: Lock, what: What, reason: str | None) -> bool:
+    """Record why nothing is published, or that all is well; False where another process is the one to say."""
+
+    def write(transaction: Transaction) -> bool:
+        if not database.may_lead(transaction, lock):
+            return False
+        record(transaction, what, reason, now=datetime.now(UTC))
+        return True
+
+    return await database.write(write)

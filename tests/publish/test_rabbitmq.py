@@ -7,8 +7,10 @@ import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiormq.exceptions import ChannelAccessRefused
 
 from gateway.errors import BrokerUnavailable, Interrupted, PublishError, SettingError, Unroutable
 from gateway.publish.message import routing_key, traceparent
@@ -261,6 +263,47 @@ def test_a_missing_permission_is_named(broker: Broker, topology: Topology) -> No
     assert "does not let Pushgate declare" in str(refused)
     assert "onlooker" in str(refused)
     assert broker.password not in _whole(refused)
+
+
+class Guarded:
+    """A connection as RabbitMQ 4.3 has it, which also asks for a right before it looks for a queue.
+
+    The versions that the tests run do not, so this stands in for one.
+    """
+
+    def __init__(self, *, but_for: str = "") -> None:
+        """Refuse all names but this one's."""
+        self._granted = but_for
+
+    @asynccontextmanager
+    async def channel(self) -> AsyncIterator["Guarded"]:
+        """Give itself: what it is asked for is on it."""
+        yield self
+
+    async def declare_queue(self, name: str, **_options: Any) -> None:
+        """Refuse."""
+        await self._look(name)
+
+    async def declare_exchange(self, name: str, **_options: Any) -> None:
+        """Refuse."""
+        await self._look(name)
+
+    async def _look(self, name: str) -> None:
+        if name != self._granted:
+            raise ChannelAccessRefused(
+                f"ACCESS_REFUSED - access to '{name}' in vhost '/' refused for user 'u'"
+            )
+
+
+@pytest.mark.parametrize("granted", ["", "pushgate"])
+def test_a_look_that_is_refused_is_told_as_that(granted: str) -> None:
+    """Where the topology is an operator's: it is no broker that is away, and nothing that is missing."""
+    establishing = Topology(passive=True).establish(Guarded(but_for=granted))  # type: ignore[arg-type]
+    with pytest.raises(PublishError, match="does not let Pushgate look for") as caught:
+        asyncio.run(establishing)
+    assert not isinstance(caught.value, BrokerUnavailable)
+    name = "pushgate.executions" if granted else "pushgate"
+    assert f"ACCESS_REFUSED - access to '{name}'" in str(caught.value)
 
 
 def test_a_wrong_password_is_said_without_it(broker: Broker, topology: Topology) -> None:

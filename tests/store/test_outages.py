@@ -1,10 +1,14 @@
 """Why a pending request waits."""
 
+import asyncio
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
 from gateway.store import deliveries, executions, outages, work
-from gateway.store.database import Database
+from gateway.store.database import Database, Lock
+from gateway.store.executions import Outbox
+from tests.postgres import Postgres
 from tests.store.make import NOW, A, arrival, connection, move
 from tests.store.test_refused import REQUEST
 
@@ -49,3 +53,20 @@ def test_an_outage_begins_once_and_ends(database: Database) -> None:
         ]
         outages.record(transaction, "request", None, now=later)
         assert [one.what for one in outages.current(transaction)] == ["event"]
+
+
+def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Postgres) -> None:
+    """It says so only where no other process relays, and another one can begin to at once."""
+    url = postgres.database()
+    with closing(Database(url)) as cut_off, closing(Database(url)) as well:
+        cut_off.migrate()
+
+        async def told(database: Database, outage: str | None) -> bool:
+            return await Outbox(database).tell(outage)
+
+        assert asyncio.run(told(cut_off, "the broker is away")) is True
+        assert asyncio.run(well.leads(Lock.RELAY)) is True
+        assert asyncio.run(told(cut_off, "the broker is still away")) is False
+        assert asyncio.run(told(well, None)) is True
+        with well.reading() as transaction:
+            assert outages.current(transaction) == []

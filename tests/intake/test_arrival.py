@@ -1,6 +1,8 @@
 """What is recorded of a request: which of its headers, and in which words what it means."""
 
+import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -84,3 +86,23 @@ def test_a_new_name_that_is_not_told_is_left_out() -> None:
     assert (
         received(nameless).reason == "the repository was transferred: see that the connection's URL is right"
     )
+
+
+@pytest.mark.parametrize(
+    ("repository", "taught"),
+    [
+        ({"id": 17, "full_name": "acme/digits"}, "17"),
+        ({"id": 17, "clone_url": "https://github.com/acme/digits.git"}, "17"),
+        ({"id": 17}, None),
+        ({"full_name": "acme/digits"}, None),
+        (None, None),
+    ],
+)
+def test_an_id_is_learned_only_beside_a_name_that_fits(repository: Any, taught: str | None) -> None:
+    """A payload that names nothing is carried, but the next one may be about another repository."""
+    case = CASES["github/push"]
+    body = json.dumps({**json.loads(case.body), "repository": repository}).encode()
+    headers = case.provider.sign(event="push", body=body, secret=SECRET, delivery="d1", now=NOW)
+    arrival = received(replace(case, body=body, headers=headers))
+    assert (arrival.verdict, arrival.teaches) == ("accepted", taught)
+    assert [update.ref for update in arrival.updates] == ["refs/heads/main"]

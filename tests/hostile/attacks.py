@@ -194,11 +194,9 @@ def _mktree(tree: WorkTree, entries: Sequence[str]) -> str:
 
 
 def _yaml_bomb(tree: WorkTree) -> str:
-    """Return a commit whose manifest has one list of 80 KB, and two hundred aliases of it."""
-    words = ", ".join(f"w{number}" for number in range(10_000))
-    aliases = "".join(f"      - {{name: p{number}, type: string, default: *a}}\n" for number in range(200))
-    step = VALOHAI_YAML.partition("      - name: epochs")[0]
-    manifest = f"{step}      - {{name: first, type: string, default: &a [{words}]}}\n{aliases}"
+    """Return a commit whose manifest has one line of 80 KB, and three hundred aliases of it: 24 MB unfolded."""
+    command = f"command:\n      - &c '{'x' * 80_000}'\n" + "      - *c\n" * 300
+    manifest = VALOHAI_YAML.replace("command: python train.py {parameters}\n", command)
     commit = tree.commit("A manifest that is a bomb", {"valohai.yaml": manifest})
     tree.git("reset", "--quiet", "--hard", "HEAD^")
     return commit

@@ -50,10 +50,12 @@ def _variables(container: Manifest) -> dict[str, str | None]:
 
 
 def _settings_file(name: str, folder: Path) -> Path:
-    """Write the settings that this value set renders to."""
+    """Write the settings that this value set renders to; what they name of `mounts` lies in the folder."""
     (text,) = (data["settings.yaml"] for data in _config_maps(name).values() if "settings.yaml" in data)
     path = folder / "settings.yaml"
-    path.write_text(text)
+    path.write_text(text.replace("/etc/pushgate/", f"{folder}/"))
+    (folder / "tls").mkdir(exist_ok=True)
+    (folder / "tls" / "ca.crt").touch()
     return path
 
 
@@ -117,7 +119,7 @@ def test_values_become_the_settings_that_they_name(tmp_path: Path) -> None:
         26214400,
         20,
         ("github.com",),
-        "/etc/pushgate/tls/ca.crt",
+        str(tmp_path / "tls" / "ca.crt"),
         10737418240,
     )
 

@@ -194,7 +194,7 @@ def _mktree(tree: WorkTree, entries: Sequence[str]) -> str:
 
 
 def _yaml_bomb(tree: WorkTree) -> str:
-    """Return a commit whose manifest has one line of 80 KB, and three hundred aliases of it: 24 MB unfolded."""
+    """Return a commit whose manifest has one line of 80 KB, and 300 aliases of it: 24 MB."""
     command = f"command:\n      - &c '{'x' * 80_000}'\n" + "      - *c\n" * 300
     manifest = VALOHAI_YAML.replace("command: python train.py {parameters}\n", command)
     commit = tree.commit("A manifest that is a bomb", {"valohai.yaml": manifest})

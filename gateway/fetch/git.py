@@ -408,8 +408,16 @@ def explain(errors: bytes, returncode: int, secrets: Sequence[str]) -> str:
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     lines = [line.replace(_BETWEEN_LINES, " ") for line in lines if not _PROGRESS.search(line)]
     told = [line for line in lines if not _NOISE.fullmatch(line)] or lines
-    shown = [printable(line[:_LONGEST_LINE]) for line in told[-_MOST_LINES:]]
+    shown = [printable(_shortened(line)) for line in told[-_MOST_LINES:]]
     return _BETWEEN_LINES.join(shown) or f"git ended with status {returncode}"
+
+
+def _shortened(line: str) -> str:
+    """Return both ends of a long line: git puts the URL before the reason, and servers the reason first."""
+    if len(line) <= _LONGEST_LINE:
+        return line
+    half = _LONGEST_LINE // 2
+    return f"{line[:half]}…{line[-half:]}"
 
 
 def _environment(home: Path) -> dict[str, str]:

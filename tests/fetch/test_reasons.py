@@ -96,6 +96,14 @@ def test_noise_is_dropped_and_the_rest_is_kept() -> None:
     assert explain(b"", 128, ()) == "git ended with status 128"
 
 
+def test_a_long_line_is_shortened_in_its_middle() -> None:
+    """The reason stands behind the URL, however long that is."""
+    said = f"fatal: unable to access 'https://h/{'a' * 2000}/': The requested URL returned error: 404\n"
+    told = explain(said.encode(), 128, ())
+    assert len(told) < 320
+    assert isinstance(remote_failure(GitFailed(told)), RemoteRefuses)
+
+
 def test_a_host_key_that_has_changed_is_told_in_two_lines() -> None:
     """Without ssh's picture around it, and without the paths of our files."""
     said = (

@@ -46,8 +46,10 @@ class Before(Service):
 
     def _launched(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-c", "from gateway.cli import main; main()", *arguments]
+        own = {**environment, "PYTHONPATH": str(self.code)}
         with self._log.open("ab") as log:
-            return subprocess.Popen(command, env={**environment, "PYTHONPATH": str(self.code)}, stderr=log)
+            # Python looks for modules in the present folder first.
+            return subprocess.Popen(command, env=own, stderr=log, cwd=self.code)
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])

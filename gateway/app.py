@@ -69,8 +69,6 @@ log = structlog.get_logger()
 
 # How long requests that are under way may take to end after a SIGTERM, in seconds.
 _GRACE = 10
-# One sweep is a round trip; two at once, so that a remote that hangs does not hold up the others.
-_RECONCILERS = 2
 
 
 class Service:
@@ -170,8 +168,9 @@ class Service:
                 rings=pushes.ring,
                 every=settings.reconcile_every,
                 grace=settings.reconcile_grace,
+                per_host=settings.fetches_per_host,
             )
-            for _ in range(_RECONCILERS)
+            for _ in range(settings.reconcile_concurrency)
         ]
         self._platforms = PlatformFetcher(database=database, vault=vault, news=requests.listener())
         topology = Topology(

@@ -25,6 +25,10 @@ class Invalid(PushgateError):
     """A request to the API or the command line that cannot be carried out as it is."""
 
 
+class Conflict(Invalid):
+    """A request that what is there already stands against."""
+
+
 class FetchError(PushgateError):
     """The remote repository could not be fetched."""
 

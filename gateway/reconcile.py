@@ -1,7 +1,8 @@
 """The reconciler: compares the remote's real refs with what was delivered, and recovers missed pushes.
 
 Providers drop webhooks: more than three tags in one push, a payload that is too large, an outage of ours.
-What a sweep finds is recorded as a delivery of its own, and goes the way that all deliveries go.
+What a sweep finds is recorded as a delivery of its own, and goes the way that all deliveries go. A second
+look that has to confirm it is put off until it is due; nobody waits for it here.
 """
 
 import asyncio
@@ -45,12 +46,18 @@ class Remotes(Protocol):
         """Return the remote's branches and tags with the ids they are at; raises `FetchError`."""
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciler:
-    """Sweeps connections, `every` so many seconds each; any number may run side by side.
+    """Sweeps connections, `every` so many seconds each, and rarely where webhooks tell all that there is.
 
     A move that no delivery has told is looked at again after `grace` seconds, because its webhook may be on
-    its way. `rings` is called when something was recovered.
+    its way, or the remote a replica that lags; with 0 it is not. Any number may run side by side, together
+    with the workers at most `per_host` at a git host; 0 is no limit. `rings` is called when something was
+    recovered.
     """
 
     database: Database
@@ -59,14 +66,14 @@ class Reconciler:
     rings: Callable[[], None]
     every: float
     grace: float
+    per_host: int = 0
+    clock: Callable[[], datetime] = _now
 
     async def run(self) -> None:
         """Sweep until cancelled. Whatever fails is told on the connection, and sweeping goes on."""
         while True:
             try:
-                sweep = await self._claim()
-                if sweep is not None:
-                    await self._sweep(sweep)
+                if await self.sweep_next():
                     continue
             except StoreUnavailable:
                 pass  # which the database logs, for all tasks at once
@@ -75,11 +82,22 @@ class Reconciler:
                 log.exception("the reconciler failed")
             await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
 
+    async def sweep_next(self) -> bool:
+        """Do the sweep that is due, if there is one; return whether there was."""
+        sweep = await self._claim()
+        if sweep is not None:
+            await self._sweep(sweep)
+        return sweep is not None
+
     async def _claim(self) -> Sweep | None:
-        now = _now()
-        if not await self.database.read(partial(sweeps.is_due, now=now)):
+        now = self.clock()
+        longest = _LEASE + max(
+            timedelta(seconds=_LONGEST_DELAY * 1.5), timedelta(seconds=self.every * sweeps.RAREST * 1.1)
+        )
+        if not await self.database.read(partial(sweeps.is_due, now=now, longest=longest)):
             return None
-        return await self.database.write(partial(sweeps.claim, now=now, until=now + _LEASE))
+        claim = partial(sweeps.claim, now=now, until=now + _LEASE, longest=longest, per_host=self.per_host)
+        return await self.database.write(claim)
 
     async def _sweep(self, sweep: Sweep) -> None:
         try:
@@ -88,17 +106,28 @@ class Reconciler:
         except NotFound:
             return  # it was deleted meanwhile, and is swept no more
         except asyncio.CancelledError:
-            await self.database.write(partial(sweeps.give_back, sweep=sweep, now=_now()))
+            await self.database.write(partial(sweeps.give_back, sweep=sweep, now=self.clock()))
             raise
         except FetchError as error:
-            delay = backoff(sweep.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
-            next_at = _now() + timedelta(seconds=delay)
-            log.warning("sweep failed", connection=sweep.connection, next_try_at=next_at, reason=str(error))
-            await self.database.write(partial(sweeps.fail, sweep=sweep, reason=str(error), next_at=next_at))
-            return
-        if receipt is not None and receipt.verdict == "accepted":
-            log.info("missed pushes recovered", connection=sweep.connection, delivery=receipt.delivery)
-            self.rings()
+            await self._fail(sweep, str(error))
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            # A bug of ours, or of what lies beneath: told where people look, not only in the log.
+            log.exception("sweep failed", connection=sweep.connection)
+            await self._fail(sweep, f"internal error ({type(error).__name__}): see the log")
+        else:
+            if receipt is not None and receipt.verdict == "accepted":
+                log.info("missed pushes recovered", connection=sweep.connection, delivery=receipt.delivery)
+                self.rings()
+
+    async def _fail(self, sweep: Sweep, reason: str) -> None:
+        delay = backoff(sweep.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+        next_at = self.clock() + timedelta(seconds=delay)
+        log.warning(
+            "sweep failed", connection=sweep.connection, next_try_at=next_at.isoformat(), reason=reason
+        )
+        await self.database.write(partial(sweeps.fail, sweep=sweep, reason=reason, next_at=next_at))
 
     async def _compare(self, connection: Connection, sweep: Sweep) -> Receipt | None:
         known = await self.database.read(partial(sweeps.known_refs, connection=connection.id))
@@ -106,9 +135,8 @@ class Reconciler:
         if not remote and any(known.values()):
             raise FetchError("the remote shows no branch and no tag at all; nothing is concluded from that")
         moves = differences(known, remote)
-        if moves and not sweep.is_first and not sweep.asked:
-            await asyncio.sleep(self.grace)
-        now = _now()
+        moved = {move.ref for move in moves}
+        now = self.clock()
         body = {"updates": [{"ref": move.ref, "before": move.before, "after": move.after} for move in moves]}
         arrival = Arrival(
             id=delivery_id(now),
@@ -126,8 +154,18 @@ class Reconciler:
             body=json.dumps(body).encode(),
             updates=moves,
         )
-        next_at = now + timedelta(seconds=self.every * random.uniform(0.9, 1.1))  # noqa: S311 - spreads sweeps
-        ending = partial(sweeps.record, sweep=sweep, arrival=arrival, next_at=next_at)
+        ending = partial(
+            sweeps.record,
+            sweep=sweep,
+            arrival=arrival,
+            next_at=now + timedelta(seconds=self.every * random.uniform(0.9, 1.1)),  # noqa: S311 - spreads
+            look_again_at=now + timedelta(seconds=self.grace) if self.grace else None,
+            agreeing={
+                ref: position
+                for ref, position in known.items()
+                if ref not in moved and not ref.startswith("refs/pull/")
+            },
+        )
         return await self.database.write(ending)
 
 
@@ -147,7 +185,3 @@ def differences(known: Mapping[str, str | None], remote: Mapping[str, str]) -> t
         if move is not None:
             moves.append(move)
     return tuple(moves)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

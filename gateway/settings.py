@@ -127,6 +127,7 @@ class Settings(BaseSettings):
     mirror_budget: int = Field(default=50 * 1024 * MIB, ge=MIB)
     reconcile_every: float = Field(default=300, ge=10, le=86_400)
     reconcile_grace: float = Field(default=10, ge=0, le=600)
+    reconcile_concurrency: int = Field(default=4, ge=1, le=64)
     trusted_proxies: int = Field(default=0, ge=0, le=10)
     packages_url: str | None = None
     package_warn_bytes: int = Field(default=100_000_000, ge=1)

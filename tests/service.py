@@ -134,6 +134,7 @@ class Service:
                 {"name": text, "branches": [text.partition("@")[2]], "run": {"step": text.partition("@")[0]}}
                 for text in triggers
             ],
+            "force": True,
             **more,
         }
         made = self.api.send("POST", "/connections", body)

@@ -82,6 +82,7 @@ class Api:
                 method="POST", path=f"{one}/rotate-secret", endpoint=self.rotate_secret, body=NewSecret
             ),
             Operation(method="POST", path=f"{one}/fetch", endpoint=self.fetch, status=202),
+            Operation(method="POST", path=f"{one}/forget-repository", endpoint=self.forget_repository),
             Operation(method="GET", path=f"{one}/refs", endpoint=self.list_refs),
         ]
 
@@ -127,7 +128,9 @@ class Api:
         )
 
         def make(transaction: Transaction) -> ConnectionMade:
-            connections.add(transaction, connection)
+            connections.add_another(
+                transaction, connection, is_named=wanted.name is not None, is_forced=wanted.force
+            )
             connections.keep_credentials(transaction, self.vault, connection.id, opened.sealable)
             if wanted.platform is not None:
                 self._name_platform(transaction, connection.id, wanted.platform)
@@ -237,6 +240,24 @@ class Api:
             return self._view(transaction, connection)
 
         view = await self.database.write(ask)
+        self.pushes.ring()
+        return view
+
+    async def forget_repository(self, request: Request) -> ConnectionView:
+        """`POST /connections/{id}/forget-repository`: the next delivery teaches the repository's id anew.
+
+        For a repository that was deleted and made again at the same address.
+        """
+        which = request.path_params["id"]
+        now = datetime.now(UTC)
+
+        def forget(transaction: Transaction) -> ConnectionView:
+            connections.forget_repository(transaction, which)
+            sweeps.ask(transaction, which, now=now)
+            return self._view(transaction, connections.get(transaction, which))
+
+        view = await self.database.write(forget)
+        self.book.forget(which)
         self.pushes.ring()
         return view
 

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Mount, Route
 
 from gateway.admin.auth import AdminToken, TooManyTries, WrongToken
-from gateway.errors import Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
+from gateway.errors import Conflict, Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
 from gateway.escape import storable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 from gateway.validation import describe
@@ -26,6 +26,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _STATUS: dict[type[PushgateError], tuple[int, str]] = {
     NotFound: (404, "not found"),
     Invalid: (422, "invalid"),
+    Conflict: (409, "conflict"),
     StoreUnavailable: (503, "try again"),
     SettingError: (500, "misconfigured"),
     TooLarge: (413, "body too large"),

@@ -86,7 +86,10 @@ class NewPlatform(Taken):
 
 
 class NewConnection(Taken):
-    """`POST /connections`. Where it `follows` branches, by globs, nothing runs for others."""
+    """`POST /connections`. Where it `follows` branches, by globs, nothing runs for others.
+
+    `force` connects a repository to a project that it is connected to already: each push runs twice then.
+    """
 
     provider: str
     url: Url
@@ -101,6 +104,7 @@ class NewConnection(Taken):
     credentials: NewCredentials | None = None
     platform: NewPlatform | None = None
     package_format: PackageFormat = "tar.gz"
+    force: bool = False
 
 
 class ConnectionChange(Taken):
@@ -154,6 +158,14 @@ class PlatformView(BaseModel):
     reason: str | None
 
 
+class OtherRepositoryView(BaseModel):
+    """A repository that has taken the place of the connection's own, as the delivery says."""
+
+    id: str
+    name: str | None
+    delivery: str
+
+
 class ConnectionView(BaseModel):
     """A connection as it is shown.
 
@@ -176,6 +188,7 @@ class ConnectionView(BaseModel):
     deploy_key: str | None
     package_format: str
     repository_id: str | None
+    other_repository: OtherRepositoryView | None
     sweep: SweepView
     platform: PlatformView | None
     secrets: list[SecretView]
@@ -209,6 +222,7 @@ class ConnectionView(BaseModel):
             deploy_key=connection.deploy_key,
             package_format=connection.package_format,
             repository_id=connection.repository_id,
+            other_repository=_other_repository(connection),
             sweep=SweepView(**asdict(sweep)),
             platform=PlatformView(**asdict(platform)) if platform else None,
             secrets=[
@@ -218,6 +232,13 @@ class ConnectionView(BaseModel):
             created_at=connection.created_at,
             updated_at=connection.updated_at,
         )
+
+
+def _other_repository(connection: Connection) -> OtherRepositoryView | None:
+    other = connection.other_repository
+    if other is None:
+        return None
+    return OtherRepositoryView(id=other.id, name=other.name, delivery=other.delivery)
 
 
 def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:

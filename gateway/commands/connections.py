@@ -75,6 +75,10 @@ def connect(
     wait: Annotated[
         float, typer.Option(min=0, help="Seconds to wait for the first look at the repository.")
     ] = 15.0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Connect it even if the project has it already: pushes run twice."),
+    ] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -94,6 +98,7 @@ def connect(
         "networks": network or [],
         "triggers": [parse_trigger(text).model_dump(mode="json") for text in trigger or []],
         **({"name": name} if name is not None else {}),
+        **({"force": True} if force else {}),
         **({"secret": secret} if secret is not None else {}),
     }
     credentials = {
@@ -261,6 +266,20 @@ def _tried(client: Client, which: str, asked_at: str, wait: float) -> Any:
         if time.monotonic() - started > (_LONGEST_LOOK if has_begun else wait):
             return None
         time.sleep(_POLL_SECONDS)
+
+
+@app.command("forget-repository")
+def forget_repository(
+    connection: Annotated[str, typer.Argument(help="The connection's id.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Forget the repository's id, after it was deleted and made again; the next delivery teaches it anew."""
+    view = client_of(data).send("POST", f"/connections/{part(connection)}/forget-repository", {})
+    if as_json:
+        print_json(view)
+    else:
+        out.print("Forgotten: the next delivery that names this repository's address teaches its id.")
 
 
 def _text(path: Path | None) -> str | None:

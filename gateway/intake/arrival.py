@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 
 from gateway.intake.book import Known
+from gateway.store.connections import OtherRepository
 from gateway.store.deliveries import Arrival, Verdict
 from gateway.store.ids import delivery_id
 from providers.errors import Malformed, Undecodable
-from providers.model import Delivery, Event, RefUpdate
+from providers.model import Delivery, Event, RefUpdate, Repository
 from providers.wire import media_type
 
 # Whoever signs deliveries chooses these texts, and they are shown and logged everywhere.
@@ -17,6 +18,8 @@ _MAX_EVENT = 100
 _MAX_ID = 200
 _MAX_HEADER = 1000
 _MAX_REASON = 1000
+# So many refs of a delivery are compared with the remote to tell whether it is about it.
+_MAX_REFS = 20
 
 
 def receive_delivery(
@@ -66,15 +69,16 @@ def _record(
     # An id is learned only beside a name that fits: whatever names nothing may be about any repository.
     named = repository is not None and bool(repository.urls or repository.full_name)
     learns = ours and named and verdict == "accepted" and known.repository_id is None
+    its_id = delivery_id(now)
     return Arrival(
-        id=delivery_id(now),
+        id=its_id,
         connection=known.id,
         source="webhook",
         event=_cut(event.name, _MAX_EVENT) or delivery.event,
         provider_delivery_id=_cut(event.delivery_id, _MAX_ID) or delivery.id,
         received_at=now,
         verdict=verdict if ours else "ignored",
-        reason=_cut(_reason(event), _MAX_REASON) if ours else "other repository",
+        reason=_cut(_reason(event) if ours else _other_repository(known, repository), _MAX_REASON),
         pusher=event.pusher.name if event.pusher else None,
         repository=_shown(event),
         headers=kept,
@@ -84,11 +88,36 @@ def _record(
         detail=_detail(event),
         asks_for_sweep=ours and event.all_refs,
         teaches=repository.id if learns and repository else None,
+        other_repository=None if ours else _replacement(known, repository, event, delivery=its_id),
     )
 
 
 def _cut(text: str | None, longest: int) -> str | None:
     return text[:longest] if text is not None else None
+
+
+def _other_repository(known: Known, repository: Repository | None) -> str:
+    """Name both repositories of a delivery that is about another one than its connection."""
+    if repository is None:
+        return "other repository"
+    told = repository.full_name or next(iter(repository.urls), None) or "one without a name"
+    its_id = f" (id {repository.id})" if repository.id is not None else ""
+    our_id = f" (id {known.repository_id})" if known.repository_id is not None else ""
+    ours = f"{known.repository_key}{our_id}"
+    return f"other repository: the delivery is about {told[:200]}{its_id}, the connection is for {ours}"
+
+
+def _replacement(
+    known: Known, repository: Repository | None, event: Event, *, delivery: str
+) -> OtherRepository | None:
+    """Return the repository that has taken the place of the connection's, if the delivery names one."""
+    if repository is None or repository.id is None:
+        return None
+    if not (repository.urls or repository.full_name) or not known.is_at(repository):
+        return None
+    refs = {move.ref: move.after for move in event.updates[:_MAX_REFS]}
+    name = _cut(repository.full_name, _MAX_ID)
+    return OtherRepository(id=repository.id, name=name, delivery=delivery, refs=refs)
 
 
 def _updates(event: Event) -> tuple[RefUpdate, ...]:

@@ -54,6 +54,10 @@ class Known:
         """
         if self.repository_id is not None and repository.id is not None:
             return self.repository_id == repository.id
+        return self.is_at(repository)
+
+    def is_at(self, repository: Repository) -> bool:
+        """Return whether a payload's repository has this connection's address, whatever its id."""
         return is_about(self.repository_key, repository)
 
 

@@ -21,6 +21,7 @@ from sqlalchemy import (
     FromClause,
     ScalarSelect,
     Select,
+    case,
     delete,
     func,
     literal_column,
@@ -33,13 +34,16 @@ from sqlalchemy import Connection as Transaction
 from gateway.store.bulk import upsert_rows
 from gateway.store.connections import host_of
 from gateway.store.database import Lock
-from gateway.store.tables import connections, deliveries, leases, processes, ref_updates, turns
+from gateway.store.tables import connections, deliveries, leases, processes, ref_updates, sweeps, turns
 
 PATIENCE = timedelta(seconds=10)
 """So long work waits for the process that has its mirror."""
 
 GONE_AFTER = timedelta(seconds=15)
 """A process that was not heard of for so long is gone; it tells three times as often (`gateway.presence`)."""
+
+FARTHEST = timedelta(minutes=20)
+"""No lease and no delay of the worker reaches further ahead; what does was set by a clock that was wrong."""
 
 # Nobody looks at what was gone so long ago.
 _FORGET_AFTER = timedelta(days=1)
@@ -130,19 +134,13 @@ class Claims:
 
     def _next(self, now: datetime) -> Select[Any]:
         waits = waiting()
-        held = (
-            select(connections.c.project, connections.c.host, leases.c.process)
-            .join_from(leases, connections)
-            .where(leases.c.owner.is_not(None), leases.c.expires_at.between(now, now + LONGEST_DELAY))
-            .cte("held")
-        )
-        of_project, of_host = (
+        held = _held(now).cte("held")
+        of_project = (
             select(func.count())
             .select_from(held)
-            .where(held.c[name] == connections.c[name])
+            .where(held.c.project == connections.c.project)
             .correlate(connections)
             .scalar_subquery()
-            for name in ("project", "host")
         )
         mine = select(func.count()).select_from(held).where(held.c.process == self.process)
         holds_none = (
@@ -162,13 +160,13 @@ class Claims:
             .where(or_(leases.c.due_at <= now, leases.c.due_at > now + LONGEST_DELAY))
             .where(or_(leases.c.owner.is_(None), ~leases.c.expires_at.between(now, now + LONGEST_DELAY)))
             .where(self._may_have(now), ready.exists())
-            .order_by(of_project, turns.c.claimed_at.nulls_first(), leases.c.due_at)
+            .order_by(of_project, _last_turn(now).nulls_first(), leases.c.due_at)
             .limit(1)
         )
         if self.per_project:
             query = query.where(of_project < self.per_project)
         if self.per_host:
-            query = query.where(of_host < self.per_host)
+            query = query.where(held_of_host(now) < self.per_host)
         if self.places:
             query = query.where(or_(mine.scalar_subquery() < self.places, holds_none))
         silent = self.silent.lately(now)
@@ -179,7 +177,9 @@ class Claims:
     def _may_have(self, now: datetime) -> ColumnElement[bool]:
         """Leave a connection to another process that lives and has its mirror, unless that is too busy."""
         others = select(processes.c.name).where(
-            processes.c.name != self.process, processes.c.seen_at > now - GONE_AFTER
+            processes.c.name != self.process,
+            processes.c.seen_at > now - GONE_AFTER,
+            processes.c.seen_at < now + FARTHEST,
         )
         return or_(
             leases.c.process.is_(None),
@@ -192,6 +192,42 @@ def alive(transaction: Transaction, *, now: datetime) -> list[str]:
     """Return the names of the worker processes that live, as far as they were heard of."""
     heard = select(processes.c.name).where(processes.c.seen_at > now - GONE_AFTER).order_by(processes.c.name)
     return list(transaction.execute(heard).scalars())
+
+
+def held_of_host(now: datetime) -> ColumnElement[int]:
+    """Return how many fetches and sweeps are under way at the host of the connection that is selected."""
+    fetches = _held(now).cte("fetches")
+    others = connections.alias("swept")
+    looks = (
+        select(others.c.host)
+        .join_from(sweeps, others)
+        .where(sweeps.c.held_until >= now, sweeps.c.held_until < now + FARTHEST)
+        .cte("looks")
+    )
+    of_host = (
+        select(func.count())
+        .select_from(held)
+        .where(held.c.host == connections.c.host)
+        .correlate(connections)
+        .scalar_subquery()
+        for held in (fetches, looks)
+    )
+    return next(of_host) + next(of_host)
+
+
+def _held(now: datetime) -> Select[Any]:
+    """Return the project and the host of each connection that is worked on."""
+    others = connections.alias("worked_on")
+    return (
+        select(others.c.project, others.c.host, leases.c.process)
+        .join_from(leases, others)
+        .where(leases.c.owner.is_not(None), leases.c.expires_at.between(now, now + LONGEST_DELAY))
+    )
+
+
+def _last_turn(now: datetime) -> ColumnElement[datetime | None]:
+    """Return when a project had its turn; one in the future is none."""
+    return case((turns.c.claimed_at <= now, turns.c.claimed_at), else_=None)
 
 
 def waiting() -> CTE:

@@ -1,15 +1,16 @@
 """Connections, and the secrets that prove who sends for them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Row, and_, delete, insert, or_, select, update
+from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 
-from gateway.errors import Invalid, NotFound, SettingError
-from gateway.store.tables import connections, leases, secrets, sweeps
+from gateway.errors import Conflict, Invalid, NotFound, SettingError
+from gateway.store.database import Lock
+from gateway.store.tables import connections, leases, ref_updates, secrets, sweeps
 from gateway.store.vault import Vault
 from providers.urls import repository_key
 
@@ -18,12 +19,25 @@ LIVE_SECRETS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OtherRepository:
+    """A repository at a connection's address that has another id than the one that is known.
+
+    It was probably deleted and made again. `refs` are where the delivery that says so puts its refs.
+    """
+
+    id: str
+    name: str | None
+    delivery: str
+    refs: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
     """One repository connected to Pushgate.
 
     `auth` holds the parts of its scheme that are no secrets. Webhooks come from `networks` and nowhere else,
     and only the branches that fit a glob in `follows` count, where there are any. `deploy_key` is a public
-    half.
+    half. `other_repository` is what has taken the place of its repository, as a delivery says.
     """
 
     id: str
@@ -42,6 +56,7 @@ class Connection:
     package_format: str = "tar.gz"
     deploy_key: str | None = None
     has_credentials: bool = False
+    other_repository: OtherRepository | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +82,66 @@ def add(transaction: Transaction, connection: Connection) -> None:
         insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at)
     )
     transaction.execute(insert(sweeps).values(connection=connection.id, due_at=connection.created_at))
+
+
+def add_another(
+    transaction: Transaction, connection: Connection, *, is_named: bool, is_forced: bool
+) -> Connection:
+    """Keep a new connection beside those that there are; return it, as it is named.
+
+    Without a name of its own (`is_named`) it gets one that is free. Raises `Conflict` where its name is
+    taken, and, unless forced, where its repository is connected to its project already.
+    """
+    _alone(transaction)
+    same = [one for one in _same_repository(transaction, connection) if one.project == connection.project]
+    if same and not is_forced:
+        raise Conflict(
+            f"{repository_key(connection.url)} is connected to project {connection.project} already, as"
+            f" {same[0].name} ({same[0].id}): each push would run twice; force it if that is what you want"
+        )
+    name = connection.name
+    if is_named:
+        _check_name(transaction, connection)
+    else:
+        tries = [name, f"{name} ({connection.project})"]
+        taken = _taken(transaction, starting=name)
+        tries += [f"{tries[1]} {number}" for number in range(2, len(taken) + 3)]
+        name = next(one for one in tries if one not in taken)
+    kept = replace(connection, name=name)
+    add(transaction, kept)
+    return kept
+
+
+def _alone(transaction: Transaction) -> None:
+    """Let nobody else give names until the transaction ends: older duplicates forbid a unique index."""
+    if transaction.dialect.name != "sqlite":
+        transaction.execute(select(func.pg_advisory_xact_lock(Lock.NAMES.value)))
+
+
+def _check_name(transaction: Transaction, connection: Connection) -> None:
+    query = select(connections.c.id).where(
+        connections.c.name == connection.name,
+        connections.c.id != connection.id,
+        connections.c.deleted_at.is_(None),
+    )
+    other = transaction.execute(query.limit(1)).scalar()
+    if other is not None:
+        raise Conflict(f"the name {connection.name} is taken, by connection {other}")
+
+
+def _taken(transaction: Transaction, *, starting: str) -> set[str]:
+    query = select(connections.c.name).where(
+        connections.c.name.startswith(starting, autoescape=True), connections.c.deleted_at.is_(None)
+    )
+    return set(transaction.execute(query).scalars())
+
+
+def _same_repository(transaction: Transaction, connection: Connection) -> list[Connection]:
+    key = repository_key(connection.url)
+    query = select(connections).where(
+        connections.c.host == key.partition("/")[0], connections.c.deleted_at.is_(None)
+    )
+    return [_record(row) for row in transaction.execute(query) if repository_key(row.url) == key]
 
 
 def get(transaction: Transaction, connection_id: str) -> Connection:
@@ -128,20 +203,67 @@ def addresses(transaction: Transaction) -> dict[str, str]:
 
 
 def change(transaction: Transaction, connection: Connection) -> None:
-    """Keep what has changed about a connection."""
+    """Keep what has changed about a connection. Raises `Conflict` where another one has its new name."""
+    if get(transaction, connection.id).name != connection.name:
+        _alone(transaction)
+        _check_name(transaction, connection)
     transaction.execute(
         update(connections).where(connections.c.id == connection.id).values(**_columns(connection))
     )
 
 
 def remove(transaction: Transaction, connection_id: str, *, now: datetime) -> None:
-    """Close a connection and forget its secrets; its deliveries and executions stay, to be looked up."""
+    """Close a connection and forget its secrets; its deliveries and executions stay, to be looked up.
+
+    Its pushes that wait end with that as their reason: nobody would fetch them any more.
+    """
     get(transaction, connection_id)
+    transaction.execute(
+        update(ref_updates)
+        .where(ref_updates.c.connection == connection_id, ref_updates.c.state == "pending")
+        .values(state="failed", reason="the connection was deleted", settled_at=now)
+    )
     transaction.execute(delete(secrets).where(secrets.c.connection == connection_id))
     transaction.execute(
         update(connections)
         .where(connections.c.id == connection_id)
         .values(credentials=None, deleted_at=now, updated_at=now)
+    )
+
+
+def claim_repository(transaction: Transaction, connection_id: str, other: OtherRepository) -> None:
+    """Keep that a delivery names another repository at the connection's address; it is only shown."""
+    transaction.execute(
+        update(connections).where(connections.c.id == connection_id).values(other_repository=asdict(other))
+    )
+
+
+def relearn(transaction: Transaction, connection_id: str, shown: Mapping[str, str | None]) -> None:
+    """Take over the id of the repository that has taken this one's place, where the remote bears it out.
+
+    `shown` is where the remote has its refs. Only a remote that has all that the delivery told at our own
+    address proves that the delivery is about it.
+    """
+    query = select(connections.c.other_repository).where(connections.c.id == connection_id)
+    stored = transaction.execute(query).scalar()
+    if stored is None:
+        return
+    other = OtherRepository(**stored)
+    if other.refs and all(ref in shown and shown[ref] == after for ref, after in other.refs.items()):
+        transaction.execute(
+            update(connections)
+            .where(connections.c.id == connection_id)
+            .values(repository_id=other.id, other_repository=None)
+        )
+
+
+def forget_repository(transaction: Transaction, connection_id: str) -> None:
+    """Forget the provider's id of the repository: the next delivery that names our address teaches it."""
+    get(transaction, connection_id)
+    transaction.execute(
+        update(connections)
+        .where(connections.c.id == connection_id)
+        .values(repository_id=None, other_repository=None)
     )
 
 
@@ -277,4 +399,5 @@ def _record(row: Row[Any]) -> Connection:
         package_format=row.package_format,
         deploy_key=row.deploy_key,
         has_credentials=row.credentials is not None,
+        other_repository=OtherRepository(**row.other_repository) if row.other_repository else None,
     )

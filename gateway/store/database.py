@@ -91,6 +91,7 @@ class Lock(IntEnum):
     RETENTION = 5_074_713
     EVENTS = 5_074_714
     CLAIM = 5_074_715
+    NAMES = 5_074_716
 
 
 class Database:

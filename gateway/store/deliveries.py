@@ -16,6 +16,7 @@ from sqlalchemy import Row, Text, bindparam, cast, func, select, text, union_all
 from gateway.errors import NotFound
 from gateway.store import executions
 from gateway.store.bulk import MOST_VALUES, insert_rows, select_pairs, upsert_rows
+from gateway.store.connections import OtherRepository, claim_repository
 from gateway.store.ref_history import Placement, Recorded, RefHistory, dump_gaps, load_gaps
 from gateway.store.tables import (
     connections,
@@ -66,7 +67,8 @@ class Arrival:
     """A verified delivery as the door brings it.
 
     `detail` is what an event tells that is no ref update; `teaches` is a repository id that the connection
-    lacks; `asks_for_sweep` says that something was pushed, but not what.
+    lacks; `asks_for_sweep` says that something was pushed, but not what; `other_repository` is what it says
+    to be at the connection's address instead of its repository.
     """
 
     id: str
@@ -86,6 +88,7 @@ class Arrival:
     teaches: str | None = None
     detail: Mapping[str, Any] | None = None
     asks_for_sweep: bool = False
+    other_repository: OtherRepository | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -469,6 +472,12 @@ def _learn(transaction: Transaction, arrivals: Sequence[Arrival]) -> None:
             .where(sweeps.c.connection == asking.connection)
             .values(due_at=asking.received_at, asked=True, asked_by=asking.id)
         )
+    claiming = {a.connection: a for a in arrivals if a.other_repository is not None}
+    for connection, arrival in claiming.items():
+        if arrival.other_repository is not None:
+            claim_repository(transaction, connection, arrival.other_repository)
+            soon = sweeps.c.connection == connection, sweeps.c.due_at > arrival.received_at
+            transaction.execute(update(sweeps).where(*soon).values(due_at=arrival.received_at))
     taught = {a.connection: a.teaches for a in arrivals if a.teaches is not None}
     for connection, repository in taught.items():
         transaction.execute(

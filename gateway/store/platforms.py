@@ -6,13 +6,16 @@ that settles it, until the platform has fetched.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import delete, insert, select, update
 
 from gateway.store.tables import connections, platform_fetches
 from gateway.store.vault import Vault
+
+# No delay and no lease of a platform's fetches reaches further ahead.
+_FARTHEST = timedelta(minutes=20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ def claim(transaction: Transaction, vault: Vault, *, now: datetime, until: datet
     query = (
         select(platform_fetches, connections.c.platform, connections.c.platform_token)
         .join(connections)
-        .where(platform_fetches.c.due_at <= now, connections.c.deleted_at.is_(None))
+        .where(_is_due(now), connections.c.deleted_at.is_(None))
         .order_by(platform_fetches.c.due_at)
         .limit(1)
         .with_for_update(skip_locked=True, of=platform_fetches)
@@ -102,7 +105,7 @@ def claim(transaction: Transaction, vault: Vault, *, now: datetime, until: datet
 
 def is_due(transaction: Transaction, *, now: datetime) -> bool:
     """Say whether a fetch is due: a look that waits for no writer."""
-    query = select(platform_fetches.c.connection).where(platform_fetches.c.due_at <= now).limit(1)
+    query = select(platform_fetches.c.connection).where(_is_due(now)).limit(1)
     return transaction.execute(query).first() is not None
 
 
@@ -134,6 +137,11 @@ def rewrap(transaction: Transaction, vault: Vault) -> int:
         which = connections.c.id == connection
         transaction.execute(update(connections).where(which).values(platform_token=anew))
     return len(sealed)
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    """Return the condition of a fetch that is due: also one that a wrong clock has put off too far."""
+    return or_(platform_fetches.c.due_at <= now, platform_fetches.c.due_at > now + _FARTHEST)
 
 
 def _context(connection: str) -> str:

@@ -2,24 +2,38 @@
 
 Every connection has one row. Whoever takes a sweep that is due puts its next one off by a lease, so that one
 process sweeps at a time, and another takes over from one that died.
+
+What a first look finds is taken only once a second one has confirmed it: the first may have come between a
+push and its webhook, or to a replica that lags. `gateway.store.ref_history` decides what a sighting means.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection as Transaction
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, func, or_, select, update
 
 from gateway.escape import storable
+from gateway.store import connections as connection_records
 from gateway.store import deliveries as delivery_records
-from gateway.store.bulk import upsert_rows
-from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.claims import held_of_host
+from gateway.store.database import Lock
+from gateway.store.deliveries import Arrival, Key, Receipt
+from gateway.store.ref_history import RefHistory
 from gateway.store.tables import connections, deliveries, refs, sweeps
 from providers.model import RefUpdate
 
-_UNKNOWN: tuple[None, int] = (None, 0)
+RAREST = 12
+"""So many times the ordinary delay there is at most between two sweeps."""
+
+LONGEST = timedelta(hours=30)
+"""How far ahead a sweep is put off at most, with any settings."""
+
+_RAREST_DELAY = timedelta(days=1)
+_PART = 5000
+_NONE: Mapping[str, str | None] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +42,7 @@ class Sweep:
 
     `asked` says that somebody waits for it, `asked_by` which delivery said that something was pushed but not
     what. `is_first` says that nothing is known of the remote yet, so that its refs are learned and not taken
-    for pushes.
+    for pushes. `seen` is how the look before this one saw refs moved: from where to where.
     """
 
     connection: str
@@ -38,6 +52,7 @@ class Sweep:
     asked_by: str | None
     attempts: int
     is_first: bool
+    seen: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,17 +70,35 @@ class SweepState:
     reason: str | None
 
 
-def is_due(transaction: Transaction, *, now: datetime) -> bool:
-    """Say whether a sweep is due: a look that waits for no writer."""
-    return transaction.execute(_due(now)).first() is not None
+def is_due(transaction: Transaction, *, now: datetime, longest: timedelta = LONGEST) -> bool:
+    """Return whether a sweep is due: a look that waits for no writer."""
+    return any(transaction.execute(query).first() is not None for query in _due(now, longest, per_host=0))
 
 
-def claim(transaction: Transaction, *, now: datetime, until: datetime) -> Sweep | None:
-    """Take the sweep that is overdue for longest; None where none is due."""
-    row = transaction.execute(_due(now).with_for_update(skip_locked=True, of=sweeps)).one_or_none()
-    if row is None:
+def claim(
+    transaction: Transaction,
+    *,
+    now: datetime,
+    until: datetime,
+    longest: timedelta = LONGEST,
+    per_host: int = 0,
+) -> Sweep | None:
+    """Take the sweep that is overdue for longest; None where none is due.
+
+    One that is further ahead than the `longest` delay was put there by a clock that was wrong, and is due.
+    At most `per_host` fetches and sweeps of a git host are under way at once; 0 is no limit.
+    """
+    if per_host and transaction.dialect.name != "sqlite":
+        # What is counted here must still be true at the end.
+        transaction.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
+    for query in _due(now, longest, per_host):
+        row = transaction.execute(query.with_for_update(skip_locked=True, of=sweeps)).one_or_none()
+        if row is not None:
+            break
+    else:
         return None
-    transaction.execute(update(sweeps).where(sweeps.c.connection == row.connection).values(due_at=until))
+    held = update(sweeps).where(sweeps.c.connection == row.connection)
+    transaction.execute(held.values(due_at=until, held_until=until))
     return Sweep(
         connection=row.connection,
         claimed_at=now,
@@ -74,47 +107,167 @@ def claim(transaction: Transaction, *, now: datetime, until: datetime) -> Sweep 
         asked_by=row.asked_by,
         attempts=row.attempts,
         is_first=row.swept_at is None,
+        seen=row.seen or {},
     )
 
 
 def known_refs(transaction: Transaction, connection: str) -> dict[str, str | None]:
     """Return where each ref of a connection stood last, None for one that was deleted."""
-    return {ref: after for ref, (after, _) in _latest(transaction, connection).items()}
+    query = select(refs.c.ref, refs.c.after).where(refs.c.connection == connection)
+    return {row.ref: row.after for row in transaction.execute(query)}
 
 
-def record(transaction: Transaction, sweep: Sweep, arrival: Arrival, *, next_at: datetime) -> Receipt | None:
+def record(
+    transaction: Transaction,
+    sweep: Sweep,
+    arrival: Arrival,
+    *,
+    next_at: datetime,
+    look_again_at: datetime | None = None,
+    agreeing: Mapping[str, str | None] = _NONE,
+) -> Receipt | None:
     """End a sweep: keep what it found, less what deliveries have told meanwhile; None where nothing is left.
 
-    `arrival` has a ref update for each ref that is not where it was when the sweep began. The first sweep
-    only learns: what was there before anything was delivered is nothing that was pushed.
+    `arrival` has a ref update for each ref that was not where it is known to be when the sweep began,
+    `agreeing` the refs that were, with their positions. What has to be confirmed by a second look is left to
+    one at `look_again_at`; without that, nothing has to be. `next_at` is when the next sweep is due,
+    or later, the longer webhooks have told all that there was. The first sweep only learns: what was there
+    before anything was delivered is nothing that was pushed.
     """
     delivery_records.lock_connections(transaction, [sweep.connection])
-    latest = _latest(transaction, sweep.connection)
-    news = tuple(move for move in arrival.updates if latest.get(move.ref, _UNKNOWN)[0] == move.before)
+    moves = {(sweep.connection, move.ref): move for move in arrival.updates}
+    histories = delivery_records.read_histories(transaction, moves)
+    # What a webhook has told meanwhile was no news to the remote, but the look may have been before it.
+    still = {key: one for key, one in histories.items() if one.after == moves[key].before}
+    wanted = {key: one.ids_of_interest(moves[key]) for key, one in still.items()}
+    delivery_records.load_moves(transaction, wanted, still)
+    sightings = _sightings(sweep, moves, still, now=arrival.received_at, is_final=look_again_at is None)
+    _place(transaction, sweep, sightings.promoted, still, now=arrival.received_at)
     receipt = None
-    if news and sweep.is_first:
-        _learn(transaction, sweep, news, latest)
-    elif news:
-        [receipt] = delivery_records.record(transaction, [replace(arrival, updates=news)])
-    if sweep.asked_by is not None:
-        told = f"delivery {receipt.delivery} tells what was found" if receipt else "nothing had moved"
-        if sweep.is_first:
-            told = "it was the first look at them, so that nobody can tell what has moved"
+    if sightings.found and sweep.is_first:
+        learned = {key: still[key] for key in ((sweep.connection, move.ref) for move in sightings.found)}
+        for (_, ref), history in learned.items():
+            history.learn(moves[sweep.connection, ref].after)
+        delivery_records.write_histories(transaction, learned)
+    elif sightings.found:
+        [receipt] = delivery_records.record(transaction, [replace(arrival, updates=sightings.found)])
+    has_agreed = _confirm(transaction, sweep.connection, agreeing)
+    shown = {**agreeing, **{move.ref: move.after for move in arrival.updates}}
+    connection_records.relearn(transaction, sweep.connection, shown)
+    waits = sweep.asked and bool(sightings.unsure)
+    if not waits:
+        _answer(transaction, sweep, receipt)
+    agreed = _agreed(transaction, sweep, receipt, has_agreed=has_agreed)
+    done: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": sightings.unsure or None}
+    if not waits:
+        done |= {"swept_at": arrival.received_at, "tried_at": sweep.claimed_at}
+        done["delivery"] = receipt.delivery if receipt else None
+    transaction.execute(update(sweeps).where(sweeps.c.connection == sweep.connection).values(**done))
+    if sightings.unsure and look_again_at is not None:
+        _put_off(transaction, sweep, next_at=look_again_at, asked=waits)
+    else:
+        rare = _eased(next_at - arrival.received_at, agreed)
+        _put_off(transaction, sweep, next_at=arrival.received_at + rare, asked=False)
+    return receipt
+
+
+@dataclass(slots=True)
+class _Sightings:
+    """What the moves of a look mean. `unsure` is what a second look has to confirm."""
+
+    found: tuple[RefUpdate, ...] = ()
+    promoted: list[RefUpdate] = field(default_factory=list)
+    unsure: dict[str, Sequence[str | None]] = field(default_factory=dict)
+
+
+def _sightings(
+    sweep: Sweep,
+    moves: Mapping[Key, RefUpdate],
+    histories: Mapping[Key, RefHistory],
+    *,
+    now: datetime,
+    is_final: bool,
+) -> _Sightings:
+    told = _Sightings()
+    for key, history in histories.items():
+        move = moves[key]
+        means = history.sighting(move.after, now=now)
+        if means == "lagging":
+            continue
+        # Who asked does not wait for what nobody has heard of before; to go back is another matter.
+        is_new = means == "moved" and move.after is not None and not history.moves.get(move.after)
+        is_seen = list(sweep.seen.get(move.ref, ())) == [move.before, move.after]
+        if not (is_final or is_seen or sweep.is_first or (sweep.asked and is_new)):
+            told.unsure[move.ref] = [move.before, move.after]
+        elif means == "promoted":
+            told.promoted.append(move)
+        else:
+            told.found = (*told.found, move)
+    return told
+
+
+def _place(
+    transaction: Transaction,
+    sweep: Sweep,
+    promoted: Sequence[RefUpdate],
+    histories: Mapping[Key, RefHistory],
+    *,
+    now: datetime,
+) -> None:
+    """Let the remote decide about positions whose order was assumed."""
+    for move in promoted:
+        key = (sweep.connection, move.ref)
+        histories[key].promote(move.after, now=now)
+        delivery_records.write_histories(transaction, {key: histories[key]})
+
+
+def _confirm(transaction: Transaction, connection: str, agreeing: Mapping[str, str | None]) -> bool:
+    """Note which positions the remote has shown; return whether a webhook had told of one of them."""
+    unseen = or_(refs.c.shown.is_(None), refs.c.shown != refs.c.generation)
+    query = select(refs.c.ref, refs.c.after, refs.c.delivery).where(refs.c.connection == connection, unseen)
+    shown = [
+        row for row in transaction.execute(query) if row.ref in agreeing and agreeing[row.ref] == row.after
+    ]
+    for start in range(0, len(shown), _PART):
+        part = [row.ref for row in shown[start : start + _PART]]
         transaction.execute(
-            update(deliveries)
-            .where(deliveries.c.id == sweep.asked_by)
-            .values(reason=f"all refs were compared with the remote's: {told}")
+            update(refs)
+            .where(refs.c.connection == connection, refs.c.ref.in_(part))
+            .values(shown=refs.c.generation, shown_id=refs.c.after)
         )
-    done = {"attempts": 0, "swept_at": arrival.received_at, "tried_at": sweep.claimed_at, "reason": None}
-    delivery = receipt.delivery if receipt else None
+    return any(row.delivery is not None for row in shown)
+
+
+def _answer(transaction: Transaction, sweep: Sweep, receipt: Receipt | None) -> None:
+    """Tell the delivery that asked what came of it."""
+    if sweep.asked_by is None:
+        return
+    told = f"delivery {receipt.delivery} tells what was found" if receipt else "nothing had moved"
+    if sweep.is_first:
+        told = "it was the first look at them, so that nobody can tell what has moved"
     transaction.execute(
-        update(sweeps).where(sweeps.c.connection == sweep.connection).values(**done, delivery=delivery)
+        update(deliveries)
+        .where(deliveries.c.id == sweep.asked_by)
+        .values(reason=f"all refs were compared with the remote's: {told}")
     )
     # Another delivery may have asked meanwhile: its question stays.
     mine = sweeps.c.connection == sweep.connection, sweeps.c.asked_by == sweep.asked_by
     transaction.execute(update(sweeps).where(*mine).values(asked_by=None))
-    _put_off(transaction, sweep, next_at=next_at, asked=False)
-    return receipt
+
+
+def _agreed(transaction: Transaction, sweep: Sweep, receipt: Receipt | None, *, has_agreed: bool) -> int:
+    """Return how many looks in a row have borne out what webhooks had told, and found nothing else."""
+    if receipt is not None:
+        return 0
+    query = select(sweeps.c.agreed).where(sweeps.c.connection == sweep.connection)
+    before: int = transaction.execute(query).scalar_one()
+    return before + 1 if has_agreed else before
+
+
+def _eased(delay: timedelta, agreed: int) -> timedelta:
+    """Return the delay before the next look: twice as long after each that agreed, up to a limit."""
+    rare = delay * min(1 << min(agreed, 8), RAREST)
+    return max(delay, min(rare, _RAREST_DELAY))
 
 
 def fail(transaction: Transaction, sweep: Sweep, reason: str, *, next_at: datetime) -> None:
@@ -144,7 +297,13 @@ def ask(transaction: Transaction, connection: str, *, now: datetime) -> None:
 def begin_anew(transaction: Transaction, connection: str, *, now: datetime) -> None:
     """Have a connection swept now as if for the first time: it has another remote."""
     ask(transaction, connection, now=now)
-    transaction.execute(update(sweeps).where(sweeps.c.connection == connection).values(swept_at=None))
+    anew = {"swept_at": None, "seen": None, "agreed": 0}
+    transaction.execute(update(sweeps).where(sweeps.c.connection == connection).values(**anew))
+    is_it = connections.c.id == connection
+    transaction.execute(update(connections).where(is_it).values(other_repository=None))
+    # What is known is of the other remote: nothing of it is missing any more, or still to be shown.
+    forgotten = {"shown": refs.c.generation, "shown_id": refs.c.after, "gaps": None}
+    transaction.execute(update(refs).where(refs.c.connection == connection).values(**forgotten))
 
 
 def give_back(transaction: Transaction, sweep: Sweep, *, now: datetime) -> None:
@@ -189,39 +348,31 @@ def failing(transaction: Transaction, *, limit: int) -> list[Failing]:
     return [Failing(connection=row.id, name=row.name, reason=row.reason, due_at=row.due_at) for row in rows]
 
 
-def _learn(
-    transaction: Transaction,
-    sweep: Sweep,
-    found: Sequence[RefUpdate],
-    latest: Mapping[str, tuple[str | None, int]],
-) -> None:
-    rows = [
-        (sweep.connection, move.ref, move.before, move.after, latest.get(move.ref, _UNKNOWN)[1] + 1, None)
-        for move in found
-    ]
-    upsert_rows(transaction, refs, ("connection", "ref"), rows)
+def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:
+    """Return what finds a sweep that is due; second, one that a wrong clock has put off too far.
 
-
-def _latest(transaction: Transaction, connection: str) -> dict[str, tuple[str | None, int]]:
-    """Return where each ref stood last, and how many moves of it are known."""
-    query = select(refs.c.ref, refs.c.after, refs.c.generation).where(refs.c.connection == connection)
-    return {row.ref: (row.after, row.generation) for row in transaction.execute(query)}
-
-
-def _due(now: datetime) -> Select[Any]:
-    return (
+    Two queries, because each of them finds it by the index.
+    """
+    query = (
         select(sweeps)
         .join(connections, connections.c.id == sweeps.c.connection)
-        .where(sweeps.c.due_at <= now, connections.c.deleted_at.is_(None))
-        .order_by(sweeps.c.due_at)
+        .where(connections.c.deleted_at.is_(None))
         .limit(1)
     )
+    if per_host:
+        query = query.where(held_of_host(now) < per_host)
+    return [
+        query.where(sweeps.c.due_at <= now).order_by(sweeps.c.due_at),
+        query.where(sweeps.c.due_at > now + longest).order_by(sweeps.c.due_at.desc()),
+    ]
 
 
 def _put_off(transaction: Transaction, sweep: Sweep, *, next_at: datetime, asked: bool) -> None:
     """Say when the next sweep is due, unless somebody has asked for one since this one was claimed."""
+    mine = sweeps.c.connection == sweep.connection
     transaction.execute(
-        update(sweeps)
-        .where(sweeps.c.connection == sweep.connection, sweeps.c.due_at == sweep.due_at)
-        .values(due_at=next_at, asked=asked)
+        update(sweeps).where(mine, sweeps.c.held_until == sweep.due_at).values(held_until=None)
+    )
+    transaction.execute(
+        update(sweeps).where(mine, sweeps.c.due_at == sweep.due_at).values(due_at=next_at, asked=asked)
     )

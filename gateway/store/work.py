@@ -268,7 +268,8 @@ def take_over_everything(transaction: Transaction, *, now: datetime, swept_by: d
     A sweep that it had claimed is due again at `swept_by`.
     """
     transaction.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
-    transaction.execute(update(sweeps).where(sweeps.c.due_at > swept_by).values(due_at=swept_by))
+    held = sweeps.c.held_until.is_not(None)
+    transaction.execute(update(sweeps).where(held).values(due_at=swept_by, held_until=None))
 
 
 def take_over(transaction: Transaction, process: str, *, now: datetime) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from demo.github import push_payload
 from providers.signatures import hmac_hex
-from tests.service import Service
+from tests.service import Service, run_pushgate
 
 URL = "https://github.example/acme/digits.git"
 A, B, C = "a" * 40, "b" * 40, "c" * 40
@@ -245,13 +245,23 @@ def test_a_push_to_another_repository_is_ignored(service: Service, connection: A
     }
     other["ssh_url"] = "git@github.example:evil/digits.git"
     answer = post(service, connection, payload(repository=other))[2]
-    assert (answer["verdict"], answer["reason"]) == ("ignored", "other repository")
+    assert answer["verdict"] == "ignored"
+    assert answer["reason"] == (
+        "other repository: the delivery is about evil/digits (id 1), the connection is for"
+        " github.example/acme/digits"
+    )
 
     assert post(service, connection, payload(A, B))[2]["verdict"] == "accepted"
     renamed = {**other, "id": body["repository"]["id"]}
     assert post(service, connection, payload(B, C, repository=renamed))[2]["verdict"] == "accepted"
     impostor = {**body["repository"], "id": 1}
     assert post(service, connection, payload(C, A, repository=impostor))[2]["verdict"] == "ignored"
+    shown = service.api.get(f"/connections/{connection['id']}")
+    assert (shown["other_repository"]["id"], shown["other_repository"]["name"]) == ("1", "acme/digits")
+    assert shown["repository_id"] == str(body["repository"]["id"])
+    done = run_pushgate("forget-repository", connection["id"], service=service)
+    assert done.returncode == 0
+    assert post(service, connection, payload(C, A, repository=impostor))[2]["verdict"] == "accepted"
 
 
 def test_a_form_is_read_like_json(service: Service, connection: Any) -> None:

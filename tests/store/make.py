@@ -15,8 +15,8 @@ NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 
 
-def connection(database: Database, connection_id: str = "c1", **changes: Any) -> Connection:
-    """Keep a connection."""
+def made(connection_id: str = "c1", **changes: Any) -> Connection:
+    """Return a connection that is not kept yet."""
     values: dict[str, Any] = {
         "id": connection_id,
         "name": "acme/digits",
@@ -31,10 +31,15 @@ def connection(database: Database, connection_id: str = "c1", **changes: Any) ->
         "updated_at": NOW,
         **changes,
     }
-    made = Connection(**values)
+    return Connection(**values)
+
+
+def connection(database: Database, connection_id: str = "c1", **changes: Any) -> Connection:
+    """Keep a connection."""
+    kept = made(connection_id, **changes)
     with database.writing() as transaction:
-        connections.add(transaction, made)
-    return made
+        connections.add(transaction, kept)
+    return kept
 
 
 def move(before: str | None, after: str | None, ref: str = "refs/heads/main") -> RefUpdate:

@@ -325,3 +325,21 @@ def test_who_starts_again_goes_on_with_its_own_work_at_once(database: Database) 
     assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) == first
     assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) is None
     assert first != second
+
+
+def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
+    """A delay, a lease, a heartbeat and a turn further ahead than there can be count for nothing."""
+    ahead = NOW + timedelta(days=365)
+    connection(database)
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move(A, B))])
+        once = Claims(process="once")
+        assert once.claim(transaction, owner="w1", now=ahead, until=ahead + LEASE) == "c1"
+        claims.beat(transaction, "once", now=ahead)
+        mine = Claims(process="p1")
+        assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
+        updates = work.pending(transaction, "c1", limit=1)
+        work.postpone(transaction, "c1", updates, owner="w2", due_at=ahead, reason="down")
+        assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
+        work.postpone(transaction, "c1", updates, owner="w2", due_at=NOW + LEASE, reason="down")
+        assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) is None

@@ -1,12 +1,24 @@
-"""Which remotes cannot be read."""
+"""Comparing what is known of refs with what the remote shows."""
 
-from datetime import timedelta
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
 
-from gateway.store import connections, sweeps
+import pytest
+
+from gateway.store import connections, deliveries, sweeps, work
+from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.sweeps import Failing
+from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.ids import delivery_id
+from gateway.store.sweeps import Failing, SweepState
+from providers.model import RefUpdate
 from tests.store import make
-from tests.store.make import NOW
+from tests.store.make import NOW, A, B, C, arrival, move
+
+MAIN = "refs/heads/main"
+D = "d" * 40
+EVERY, GRACE, LEASE = timedelta(minutes=5), timedelta(seconds=10), timedelta(minutes=15)
 
 
 def test_only_those_are_failing_whose_last_sweep_has_failed(database: Database) -> None:
@@ -45,3 +57,291 @@ def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
         assert sweep is not None
         sweeps.record(transaction, sweep, make.arrival(source="sweep"), next_at=later)
         assert sweeps.states(transaction, ["c1"])["c1"].tried_at == later
+
+
+def look(
+    database: Database,
+    *moves: RefUpdate,
+    now: datetime = NOW,
+    agreeing: Mapping[str, str | None] | None = None,
+    is_sure: bool = False,
+) -> Receipt | None:
+    """Do the sweep that is due, as if the remote had shown these moves."""
+    with database.writing() as transaction:
+        sweep = sweeps.claim(transaction, now=now, until=now + LEASE)
+        assert sweep is not None
+        return sweeps.record(
+            transaction,
+            sweep,
+            found(*moves, now=now),
+            next_at=now + EVERY,
+            look_again_at=None if is_sure else now + GRACE,
+            agreeing=agreeing or {},
+        )
+
+
+def found(*moves: RefUpdate, now: datetime = NOW) -> Arrival:
+    """Return what a look has found."""
+    return arrival(*moves, id=delivery_id(now), source="sweep", provider_delivery_id=None, received_at=now)
+
+
+def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: Any) -> Receipt:
+    """Let a webhook report moves."""
+    sent = arrival(*moves, id=delivery_id(now), received_at=now, **changes)
+    with database.writing() as transaction:
+        [receipt] = deliveries.record(transaction, [sent])
+    return receipt
+
+
+def state(database: Database) -> SweepState:
+    """Return how the connection's sweeps go."""
+    with database.reading() as transaction:
+        return sweeps.states(transaction, ["c1"])["c1"]
+
+
+def position(database: Database) -> str | None:
+    """Return where main is known to be."""
+    with database.reading() as transaction:
+        return sweeps.known_refs(transaction, "c1")[MAIN]
+
+
+@pytest.fixture
+def learned(database: Database) -> Database:
+    """Give a store whose one connection has main at A, from a first look."""
+    make.connection(database)
+    look(database, move(None, A))
+    return database
+
+
+def after(minutes: float) -> datetime:
+    """Return the moment so many minutes after the first look."""
+    return NOW + timedelta(minutes=minutes)
+
+
+def test_a_first_look_takes_nothing_for_a_push(learned: Database) -> None:
+    """What was there before is known from then on, and asks for no second look."""
+    assert position(learned) == A
+    assert state(learned).due_at == NOW + EVERY
+    assert state(learned).delivery is None
+
+
+def test_a_missed_push_is_taken_once_two_looks_agree(learned: Database) -> None:
+    """The first one only has the second come sooner."""
+    assert look(learned, move(A, B), now=after(6)) is None
+    assert position(learned) == A
+    assert state(learned).due_at == after(6) + GRACE
+    receipt = look(learned, move(A, B), now=after(7))
+    assert receipt is not None
+    assert receipt.verdict == "accepted"
+    assert (position(learned), state(learned).delivery) == (B, receipt.delivery)
+    assert state(learned).due_at == after(7) + EVERY
+
+
+def test_a_move_that_only_the_first_look_saw_is_nothing(learned: Database) -> None:
+    """A replica that lagged is not believed, and what the second one sees instead has to be confirmed."""
+    assert look(learned, move(A, B), now=after(6)) is None
+    assert look(learned, move(A, C), now=after(7)) is None
+    assert look(learned, agreeing={MAIN: A}, now=after(8)) is None
+    assert position(learned) == A
+
+
+def test_a_webhook_between_two_looks_is_not_repeated(learned: Database) -> None:
+    """What it reported is no news to the second look."""
+    look(learned, move(A, B), now=after(6))
+    assert tell(learned, move(A, B), now=after(6.1)).verdict == "accepted"
+    assert look(learned, agreeing={MAIN: B}, now=after(7)) is None
+    assert position(learned) == B
+
+
+def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
+    """The look began before it: what differs then is no move from B to C, or back to A."""
+    with learned.writing() as transaction:
+        sweep = sweeps.claim(transaction, now=after(6), until=after(21))
+        assert sweep is not None
+    tell(learned, move(A, B), now=after(6.1))
+    for shown in (move(A, C), move(A, B)):
+        with learned.writing() as transaction:
+            looked = found(shown, now=after(6.2))
+            assert sweeps.record(transaction, sweep, looked, next_at=after(11)) is None
+    with learned.writing() as transaction:
+        looked = found(now=after(6.3))
+        sweeps.record(transaction, sweep, looked, next_at=after(11), agreeing={MAIN: A})
+    assert position(learned) == B
+
+
+def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
+    """However often it shows what was before, until the remote has once shown what a webhook reported."""
+    tell(learned, move(A, B), now=after(5))
+    for minute in (6, 7, 12, 18, 40):
+        with learned.writing() as transaction:
+            sweeps.ask(transaction, "c1", now=after(minute))
+        assert look(learned, move(B, A), now=after(minute)) is None
+    assert position(learned) == B
+    with learned.writing() as transaction:
+        sweeps.ask(transaction, "c1", now=after(41))
+    look(learned, agreeing={MAIN: B}, now=after(41))
+    assert look(learned, move(B, A), now=after(100)) is None
+    receipt = look(learned, move(B, A), now=after(101))
+    assert receipt is not None
+    assert (receipt.verdict, position(learned)) == ("accepted", A)
+
+
+def test_what_the_remote_never_shows_is_given_up_in_the_end(learned: Database) -> None:
+    """Such as a push that was taken back before anybody looked, and whose webhook was lost."""
+    tell(learned, move(A, B), now=after(5))
+    assert look(learned, move(B, A), now=after(70)) is None
+    receipt = look(learned, move(B, A), now=after(71))
+    assert receipt is not None
+    assert position(learned) == A
+
+
+def test_pushes_in_the_wrong_order_have_the_remote_looked_at_soon(learned: Database) -> None:
+    """Where the order is only assumed; in order nothing is asked for."""
+    tell(learned, move(A, B), now=after(1))
+    assert state(learned).due_at == NOW + EVERY
+    tell(learned, move(C, D), now=after(2))
+    assert state(learned).due_at == after(2) + timedelta(seconds=5)
+
+
+def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: Database) -> None:
+    """Nothing is planned again for that."""
+    tell(learned, move(A, B), now=after(1))
+    tell(learned, move(C, D), now=after(2))
+    assert position(learned) == D
+    assert look(learned, move(D, B), now=after(3)) is None
+    assert look(learned, move(D, B), now=after(4)) is None
+    assert position(learned) == B
+    with learned.reading() as transaction:
+        assert [one.after for one in work.pending(transaction, "c1", limit=9)] == [B, D]
+
+
+def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
+    """And is told; to go back is confirmed first, while the question stays."""
+    asked = tell(learned, now=after(1), asks_for_sweep=True)
+    receipt = look(learned, move(A, B), now=after(1))
+    assert receipt is not None
+    with learned.reading() as transaction:
+        told = deliveries.get(transaction, asked.delivery).reason
+    assert (
+        told == f"all refs were compared with the remote's: delivery {receipt.delivery} tells what was found"
+    )
+    asked = tell(learned, now=after(2), asks_for_sweep=True)
+    swept_at = state(learned).swept_at
+    tell(learned, move(B, C), now=after(2.5))
+    look(learned, agreeing={MAIN: C}, now=after(3))
+    asked = tell(learned, now=after(4), asks_for_sweep=True)
+    assert look(learned, move(C, B), now=after(4)) is None
+    assert state(learned).swept_at == after(3) != swept_at
+    assert look(learned, move(C, B), now=after(5)) is not None
+    with learned.reading() as transaction:
+        assert "tells what was found" in (deliveries.get(transaction, asked.delivery).reason or "")
+
+
+def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> None:
+    """Another delivery asked meanwhile: the look that was under way does not count for it."""
+    with learned.writing() as transaction:
+        sweep = sweeps.claim(transaction, now=after(6), until=after(21))
+        assert sweep is not None
+    asked = tell(learned, now=after(6.1), asks_for_sweep=True)
+    with learned.writing() as transaction:
+        sweeps.record(transaction, sweep, found(now=after(6.2)), next_at=after(11))
+        assert deliveries.get(transaction, asked.delivery).reason is None
+        assert sweeps.is_due(transaction, now=after(6.2))
+        again = sweeps.claim(transaction, now=after(6.3), until=after(21.3))
+        assert again is not None
+        assert (again.asked, again.asked_by) == (True, asked.delivery)
+
+
+def test_looks_are_rare_where_webhooks_tell_all(learned: Database) -> None:
+    """Twice as rare after each look that bore them out, and often again after one that found more."""
+    now, ids, delays = after(5), [f"{number:040x}" for number in range(1, 20)], []
+    before = A
+    for one in ids[:6]:
+        tell(learned, move(before, one), now=now)
+        look(learned, agreeing={MAIN: one}, now=now + EVERY)
+        delays.append((state(learned).due_at - (now + EVERY)) / EVERY)
+        before, now = one, state(learned).due_at
+    assert delays == [2, 4, 8, 12, 12, 12]
+    look(learned, agreeing={MAIN: before}, now=now)
+    assert state(learned).due_at == now + 12 * EVERY
+    now = state(learned).due_at
+    look(learned, move(before, C), now=now, is_sure=True)
+    assert state(learned).due_at == now + EVERY
+
+
+def test_a_sweep_that_is_given_back_is_due_at_once(learned: Database) -> None:
+    """With whoever asked for it, and what was seen."""
+    look(learned, move(A, B), now=after(6))
+    with learned.writing() as transaction:
+        sweep = sweeps.claim(transaction, now=after(7), until=after(22))
+        assert sweep is not None
+        assert sweeps.claim(transaction, now=after(8), until=after(23)) is None
+        sweeps.give_back(transaction, sweep, now=after(8))
+        again = sweeps.claim(transaction, now=after(8), until=after(23))
+    assert again is not None
+    assert again.seen == {MAIN: [A, B]}
+
+
+def test_a_sweep_that_failed_says_why_and_is_tried_again(learned: Database) -> None:
+    """On the connection, and on the delivery that asked."""
+    asked = tell(learned, now=after(1), asks_for_sweep=True)
+    with learned.writing() as transaction:
+        sweep = sweeps.claim(transaction, now=after(1), until=after(16))
+        assert sweep is not None
+        sweeps.fail(transaction, sweep, "it hangs", next_at=after(3))
+        assert sweeps.claim(transaction, now=after(2), until=after(17)) is None
+        again = sweeps.claim(transaction, now=after(3), until=after(18))
+        assert again is not None
+        assert (again.attempts, again.asked_by) == (1, asked.delivery)
+        assert deliveries.get(transaction, asked.delivery).reason == (
+            "all refs are to be compared with the remote's, which failed so far: it hangs"
+        )
+    assert state(learned).reason == "it hangs"
+
+
+def test_a_clock_that_was_ahead_stops_no_sweeps(learned: Database) -> None:
+    """What is further ahead than any delay is due; what is put off as long as it may be is not."""
+    look(learned, agreeing={MAIN: A}, now=after(5 * 365 * 24 * 60))
+    with learned.writing() as transaction:
+        assert sweeps.is_due(transaction, now=after(6))
+        sweep = sweeps.claim(transaction, now=after(6), until=after(21))
+        assert sweep is not None
+        sweeps.fail(transaction, sweep, "later", next_at=after(6 + 24 * 60))
+        assert not sweeps.is_due(transaction, now=after(7))
+
+
+def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> None:
+    """Both count for both, also those of other connections; another host has places of its own."""
+    for name in ("one", "two", "three"):
+        make.connection(database, name)
+    make.connection(database, "elsewhere", url="https://gitlab.example/acme/digits.git")
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move(A, B), connection="one")])
+        busy = Claims(process="p1", per_host=2)
+        assert busy.claim(transaction, owner="w1", now=NOW, until=NOW + timedelta(seconds=60)) == "one"
+        taken = [sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=2) for _ in range(3)]
+        names = [sweep.connection for sweep in taken if sweep is not None]
+        assert len(names) == 2
+        assert "elsewhere" in names
+        deliveries.record(transaction, [arrival(move(A, B), connection="two")])
+        assert busy.claim(transaction, owner="w2", now=NOW, until=NOW + timedelta(seconds=60)) is None
+
+
+def test_another_remote_is_learned_anew(learned: Database) -> None:
+    """Nothing that was seen at the old one is waited for."""
+    tell(learned, move(A, B), now=after(1))
+    with learned.writing() as transaction:
+        sweeps.begin_anew(transaction, "c1", now=after(2))
+    assert look(learned, move(B, A), now=after(2)) is None
+    assert position(learned) == A
+    with learned.reading() as transaction:
+        assert [one.after for one in work.pending(transaction, "c1", limit=9)] == [B]
+
+
+def test_a_process_that_died_leaves_its_sweep_to_the_next_start(learned: Database) -> None:
+    """What was only put off stays put off."""
+    with learned.writing() as transaction:
+        assert sweeps.claim(transaction, now=after(6), until=after(21)) is not None
+        work.take_over_everything(transaction, now=after(7), swept_by=after(8))
+        assert not sweeps.is_due(transaction, now=after(7))
+        assert sweeps.is_due(transaction, now=after(8))

@@ -1,0 +1,267 @@
+"""A provider that shuffles, delays, repeats and drops webhooks, and replicas that lag, against the store."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection as Transaction
+
+from gateway.reconcile import differences
+from gateway.store import connections, deliveries, executions, sweeps, work
+from gateway.store.claims import Claims
+from gateway.store.database import Database
+from gateway.store.executions import NewRequest
+from gateway.store.ids import delivery_id
+from gateway.store.work import PendingUpdate, Settlement
+from tests.postgres import Postgres
+from tests.store.make import NOW, arrival, made, move
+
+REF = "refs/heads/main"
+GRACE = timedelta(seconds=10)
+
+
+@dataclass
+class World:
+    """One branch at a provider, the webhooks on their way, and the gateway's store."""
+
+    transaction: Transaction
+    connection: str
+    chance: random.Random
+    now: datetime = NOW
+    line: list[str | None] = field(default_factory=list)
+    arrivals: Counter[str] = field(default_factory=Counter)
+    on_their_way: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    sent: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    told: set[str] = field(default_factory=set)
+
+    def push(self, after: str | None, *, is_dropped: bool) -> None:
+        """Move the branch; its webhook is on its way, or dropped."""
+        before = self.line[-1]
+        if after == before:
+            return
+        self.line.append(after)
+        if after is not None:
+            self.arrivals[after] += 1
+        if not is_dropped:
+            self.on_their_way.append((f"guid-{len(self.line)}", before, after))
+
+    def deliver(self, which: int) -> None:
+        """Let one of the webhooks that are on their way arrive."""
+        if self.on_their_way:
+            sent = self.on_their_way.pop(which % len(self.on_their_way))
+            self.sent.append(sent)
+            self._receive(*sent)
+
+    def repeat(self, which: int, *, is_another_id: bool) -> None:
+        """Send a webhook once more, with its own id or with another one."""
+        if self.sent:
+            guid, before, after = self.sent[which % len(self.sent)]
+            self._receive(f"{guid}-{self.chance.random()}" if is_another_id else guid, before, after)
+
+    def _receive(self, guid: str, before: str | None, after: str | None) -> None:
+        self.now += timedelta(milliseconds=10)
+        if after is not None:
+            self.told.add(after)
+        sent = arrival(
+            move(before, after, REF),
+            id=delivery_id(self.now),
+            connection=self.connection,
+            provider_delivery_id=guid,
+            received_at=self.now,
+        )
+        deliveries.record(self.transaction, [sent])
+
+    def look(self, lag: int) -> None:
+        """Compare with a replica that lags by so many moves; do what falls due by itself meanwhile."""
+        self.now += timedelta(minutes=6)
+        sweep = sweeps.claim(self.transaction, now=self.now, until=self.now + timedelta(minutes=15))
+        if sweep is None:
+            return
+        known = sweeps.known_refs(self.transaction, self.connection)
+        shown = self.line[max(0, len(self.line) - 1 - lag)]
+        moves = differences(known, {REF: shown} if shown is not None else {})
+        found = arrival(
+            *moves,
+            id=delivery_id(self.now),
+            connection=self.connection,
+            provider_delivery_id=None,
+            source="sweep",
+            received_at=self.now,
+        )
+        moved = {one.ref for one in moves}
+        sweeps.record(
+            self.transaction,
+            sweep,
+            found,
+            next_at=self.now + timedelta(minutes=5),
+            look_again_at=self.now + GRACE,
+            agreeing={ref: at for ref, at in known.items() if ref not in moved},
+        )
+
+    def work(self, most: int) -> None:
+        """Plan some of what is pending, each with one request of a trigger that wants the latest only."""
+        claims, until = Claims(process="p1"), self.now + timedelta(seconds=60)
+        if claims.claim(self.transaction, owner="w1", now=self.now, until=until) is None:
+            return
+        updates = work.pending(self.transaction, self.connection, limit=most)
+        ends = [
+            Settlement(update=one, state="planned", reason="", requests=_requests(one)) for one in updates
+        ]
+        work.settle(self.transaction, self.connection, ends, owner="w1", now=self.now)
+        work.release(self.transaction, self.connection, owner="w1", now=self.now)
+
+    def rest(self) -> None:
+        """Let everything arrive that was not dropped, and the remote show its present state to the end."""
+        while self.on_their_way:
+            self.deliver(0)
+        for _ in range(3):
+            self.now += timedelta(hours=3)
+            self.look(0)
+            self.look(0)
+        self.work(1000)
+
+    def check(self) -> None:
+        """Hold the store against what happened."""
+        known = sweeps.known_refs(self.transaction, self.connection)
+        every: dict[str, Any] = {"connection": self.connection, "before": None, "limit": 1000}
+        recorded = deliveries.page(self.transaction, verdict=None, **every)
+        requests, _ = executions.page(self.transaction, delivery=None, state=None, **every)
+        planned = Counter(
+            one.update.after
+            for delivery in recorded
+            for one in delivery.updates
+            if one.state != "duplicate" and one.update.after is not None
+        )
+        assert self.told <= planned.keys(), "a commit that a webhook told of was left unplanned"
+        twice = {commit: count for commit, count in planned.items() if count > self.arrivals[commit]}
+        assert not twice, "a move was planned twice"
+        assert known.get(REF) == self.line[-1], "the known position is not the remote's"
+        left = [one.subject for one in requests if one.state != "superseded"]
+        if self.line[-1] in planned:
+            assert left == [self.line[-1]], "the latest is not what the remote has"
+
+
+def _requests(update: PendingUpdate) -> tuple[NewRequest, ...]:
+    if update.after is None:
+        return ()
+    request = NewRequest(
+        id=f"{update.connection}-{update.seq}-{update.generation}",
+        connection=update.connection,
+        delivery=update.delivery,
+        project="digits",
+        trigger="train",
+        target="train",
+        subject=update.after,
+        body=b"{}",
+        is_latest_only=True,
+    )
+    return (request,)
+
+
+def _events(*, with_revisits: bool) -> st.SearchStrategy[list[tuple[Any, ...]]]:
+    number = st.integers(0, 30)
+    pushes = st.tuples(st.just("push"), st.sampled_from([False, False, False, True]))
+    others: list[st.SearchStrategy[Any]] = [
+        st.tuples(st.just("deliver"), number),
+        st.tuples(st.just("deliver"), number),
+        st.tuples(st.just("look"), st.integers(0, 3)),
+        st.tuples(st.just("work"), st.integers(1, 5)),
+        st.tuples(st.just("repeat"), number),
+    ]
+    if with_revisits:
+        others.append(st.tuples(st.just("back"), number, st.booleans()))
+        others.append(st.tuples(st.just("delete"), st.booleans()))
+    return st.lists(st.one_of(pushes, *others), max_size=30)
+
+
+def _live(world: World, events: list[tuple[Any, ...]], *, starts_known: bool, with_revisits: bool) -> None:
+    start = f"{1:040x}"
+    world.line.append(start)
+    world.arrivals[start] += 1
+    connections.add(world.transaction, made(world.connection))
+    if starts_known:
+        world.look(0)
+    for number, (what, *how) in enumerate(events, start=2):
+        match what:
+            case "push":
+                world.push(f"{number:040x}", is_dropped=how[0])
+            case "back":
+                world.push(world.line[how[0] % len(world.line)], is_dropped=how[1])
+            case "delete":
+                world.push(None, is_dropped=how[0])
+            case "deliver":
+                world.deliver(how[0])
+            case "repeat":
+                world.repeat(how[0], is_another_id=not with_revisits)
+            case "look":
+                world.look(how[0])
+            case "work":
+                world.work(how[0])
+    world.rest()
+    world.check()
+
+
+def _try(database: Database, events: list[tuple[Any, ...]], seed: int, **how: bool) -> None:
+    """Live through these events in a transaction that is taken back."""
+    with database.engine.connect() as transaction, transaction.begin() as begun:
+        try:
+            _live(World(transaction, "c1", random.Random(seed)), events, **how)  # noqa: S311 - no secret
+        finally:
+            begun.rollback()
+
+
+def _settings(examples: int) -> settings:
+    slow = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    return settings(deadline=None, max_examples=examples, suppress_health_check=slow)
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[Database]:
+    """Give an empty SQLite."""
+    database = Database(f"sqlite:///{tmp_path / 'test.db'}")
+    database.migrate()
+    yield database
+    database.close()
+
+
+@_settings(150)
+@given(events=_events(with_revisits=False), starts_known=st.booleans(), seed=st.integers(0, 10**6))
+def test_pushes_in_any_order(
+    embedded: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int
+) -> None:
+    """Every commit of which a webhook told is planned, none twice, and the latest is the remote's."""
+    _try(embedded, events, seed, starts_known=starts_known, with_revisits=False)
+
+
+@_settings(150)
+@given(events=_events(with_revisits=True), starts_known=st.booleans(), seed=st.integers(0, 10**6))
+def test_moves_back_and_deletes_in_any_order(
+    embedded: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int
+) -> None:
+    """The same with a branch that goes back to where it was, is deleted and made again."""
+    _try(embedded, events, seed, starts_known=starts_known, with_revisits=True)
+
+
+@pytest.fixture
+def served(postgres: Postgres) -> Iterator[Database]:
+    """Give an empty PostgreSQL."""
+    database = Database(postgres.database())
+    database.migrate()
+    yield database
+    database.close()
+
+
+@_settings(15)
+@given(events=_events(with_revisits=True), starts_known=st.booleans(), seed=st.integers(0, 10**6))
+def test_moves_on_postgresql(
+    served: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int
+) -> None:
+    """What holds on SQLite holds there."""
+    _try(served, events, seed, starts_known=starts_known, with_revisits=True)

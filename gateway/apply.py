@@ -94,6 +94,7 @@ class WantedConnection(BaseModel):
     follows: Follows = Field(default_factory=list)
     networks: Networks = Field(default_factory=list)
     package_format: PackageFormat = "tar.gz"
+    force: bool = False
 
     @field_validator("auth")
     @classmethod
@@ -192,7 +193,9 @@ def carry_out(client: Client, change: Change) -> Any:
     if change.action == "create" and change.wanted is not None:
         proof = _proof(change.wanted, change.secret)
         return client.send(
-            "POST", "/connections", {**_plain(change.wanted), "url": change.wanted.url, **proof}
+            "POST",
+            "/connections",
+            {**_plain(change.wanted), "url": change.wanted.url, "force": change.wanted.force, **proof},
         )
     path = f"/connections/{change.id}"
     if change.fields:
@@ -232,7 +235,7 @@ def _proof(wanted: WantedConnection, secret: str | None) -> dict[str, Any]:
 def _plain(wanted: WantedConnection) -> dict[str, Any]:
     """Return what the API takes, in the form in which it shows it: of the URL, without its credentials."""
     return {
-        **wanted.model_dump(mode="json", exclude={"secret"}),
+        **wanted.model_dump(mode="json", exclude={"secret", "force"}),
         "url": take_login(wanted.url, wanted.provider)[0],
         "triggers": [one.model_dump(mode="json") for one in read_triggers(wanted.triggers)],
     }

@@ -270,12 +270,14 @@ def _tried(client: Client, which: str, asked_at: str, wait: float) -> Any:
 
 @app.command("forget-repository")
 def forget_repository(
-    connection: Annotated[str, typer.Argument(help="The connection's id.")],
+    connection: Annotated[str, typer.Argument(help="The connection's id or name.")],
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Forget the repository's id, after it was deleted and made again; the next delivery teaches it anew."""
-    view = client_of(data).send("POST", f"/connections/{part(connection)}/forget-repository", {})
+    client = client_of(data)
+    which = connection_id(client, connection)
+    view = client.send("POST", f"/connections/{part(which)}/forget-repository", {})
     if as_json:
         print_json(view)
     else:

@@ -39,7 +39,7 @@ ROOT = Path(__file__).parents[1]
 COPIES = ROOT / "build" / "mutation"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 OURS = {"bench", "demo", "gateway", "providers", "tests"}
-# What any test would notice, and what no number or string shows: these would only flatter the result.
+# Mutants that any test would notice (such as `+` for `^`): they would only flatter the result.
 EASY = re.compile(
     r"core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|Mod_Mul|BitOr_BitAnd|BitAnd_BitOr)"
     r"|core/ReplaceComparisonOperator_(?!Is).*_Is(Not)?$"

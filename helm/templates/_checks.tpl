@@ -91,6 +91,18 @@
 {{- end -}}
 {{- $taken = append $taken $path -}}
 {{- end -}}
+{{- range $setting := list "amqpCaFile" "amqpCertFile" "amqpKeyFile" "signersFile" -}}
+{{- with get $values.settings $setting -}}
+{{- $file := . -}}
+{{- $isMounted := false -}}
+{{- range $values.mounts -}}
+{{- if hasPrefix (printf "%s/" (clean .mountPath)) $file }}{{ $isMounted = true }}{{ end -}}
+{{- end -}}
+{{- if not $isMounted -}}
+{{- fail (printf "settings.%s names %s, which is in no pod: add the Secret or ConfigMap that holds it to mounts" $setting $file) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
 {{- fail "ingress.enabled without a host would take every host's webhooks: set ingress.hosts" -}}
 {{- end -}}

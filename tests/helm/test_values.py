@@ -175,6 +175,11 @@ def test_every_default_has_a_schema() -> None:
             "mounts: [{mountPath: /x, secret: a}, {mountPath: /x, secret: b}]",
             "something is mounted at /x already",
         ),
+        (
+            "minimal",
+            "{settings: {amqpCaFile: /etc/tls/ca.crt}, mounts: [{mountPath: /etc/tl, secret: a}]}",
+            "settings.amqpCaFile names /etc/tls/ca.crt, which is in no pod",
+        ),
         ("minimal", "topologySpread: {topologyKeys: [a, a]}", "at '/topologySpread/topologyKeys'"),
         ("minimal", "priorityClassName: High Priority", "at '/priorityClassName'"),
         ("minimal", "user: '10001'", "at '/user'"),

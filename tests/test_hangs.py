@@ -2,10 +2,12 @@
 
 import ast
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from demo.githost import GitHost
 from demo.github import push_payload
+from tests.fetch.packing import add_submodule
 from tests.fetch.serving import gits_about, hanging
 from tests.service import Project, Service, wait_for
 
@@ -49,3 +51,24 @@ def test_hosts_that_hang_hold_up_nobody_else(tmp_path: Path, githost: GitHost) -
             with urlopen(service.url + path, timeout=30) as response:  # noqa: S310 - our own
                 assert response.status == 200
         assert service.stop() == 0
+
+
+def test_a_submodule_that_is_away_holds_up_its_own_push_only(service: Service, project: Project) -> None:
+    """The push says so and waits; one to another branch that comes later runs at once."""
+    connection = service.connect(project.url, "train@*")
+    project.tree.git("checkout", "--quiet", "-b", "topic")
+    add_submodule(project.tree, path="lib", url="http://127.0.0.1:9/acme/lib.git", commit="d" * 40)
+    topic = project.tree.commit("With a submodule", {})
+    project.tree.push("topic")
+    _, waiting = service.deliver(connection, project.payload(None, topic, "refs/heads/topic"))
+
+    def update() -> Any:
+        [found] = service.api.get(f"/deliveries/{waiting['delivery']}")["updates"]
+        return found
+
+    wait_for(lambda: "submodule lib" in (update()["reason"] or ""), "the push says what it waits for")
+    project.tree.git("checkout", "--quiet", "main")
+    after = project.push("Second", {"a": "1"})
+    _, answer = service.deliver(connection, project.payload(project.first, after))
+    [main] = service.settled(answer["delivery"])["updates"]
+    assert (main["state"], update()["state"]) == ("planned", "pending")

@@ -1,11 +1,12 @@
 """Private repositories over real transports: who is let in, who is not, and that nothing secret is seen."""
 
-import asyncio
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -215,16 +216,23 @@ def test_a_forbidden_address_is_a_reason(fetching: Fetching, url: str) -> None:
         fetch(fetching, url, "d" * 40)
 
 
+def _resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let `only-here.invalid` have these addresses, for this process and for nobody else."""
+    others = socket.getaddrinfo
+
+    def resolve(host: str | None, port: int, *arguments: Any, **options: Any) -> list[Any]:
+        if host != "only-here.invalid":
+            return others(host, port, *arguments, **options)
+        return [(None, None, None, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
 def test_the_address_that_was_checked_is_the_one_that_is_used(
     fetching: Fetching, tree: WorkTree, githost: GitHost, pushed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that only we can resolve is fetched from: git asks nobody for it again."""
-
-    async def resolve(_self: object, host: str, port: int, **_more: object) -> list[tuple[object, ...]]:
-        assert host == "only-here.invalid"
-        return [(None, None, None, "", ("127.0.0.1", port))]
-
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    _resolve(monkeypatch, "127.0.0.1")
     assert fetch(fetching, f"http://only-here.invalid:{githost.port}/acme/digits.git", pushed)
     assert tree.head() == pushed
 
@@ -256,11 +264,7 @@ def test_ssh_tries_all_addresses_of_a_host(
     githost: GitHost, fetching: Fetching, pushed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody listens at the first one; all of them were checked before."""
-
-    async def resolve(_loop: object, _host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
-        return [(None, None, None, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
-
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", resolve)
+    _resolve(monkeypatch, "127.0.0.2", "127.0.0.1")
     with SshHost(githost.folder, [OURS.public]) as host:
         url = host.url("acme/digits.git").replace("127.0.0.1", "only-here.invalid")
         assert fetch(fetching, url, pushed, credentials=OURS)

@@ -5,6 +5,7 @@ What was found lies in build/fuzz/, with the inputs that led to new code, from w
 """
 
 import argparse
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ FOLDER = Path("build/fuzz")
 TARGETS = ("door", "parsers", "proofs", "urls", "keys", "ignore", "manifests", "triggers")
 # Longer than any seed; an input that takes longer than this to be read is a finding as well.
 _LONGEST = 8192
-_SECONDS_FOR_ONE = 10
+_SECONDS_FOR_ONE = 30
 _MEGABYTES = 2048
 
 
@@ -28,6 +29,8 @@ def main() -> int:
     if asked.file is not None:
         play(asked.target, asked.file)
         return 0
+    if importlib.util.find_spec("atheris") is None:
+        parser.error("atheris has no wheel for this Python or machine: there is nothing to fuzz with")
     if asked.target is not None:
         fuzz(asked.target, asked.seconds, asked.folder)
         return 0
@@ -61,6 +64,7 @@ def fuzz(name: str, seconds: float, folder: Path) -> None:
         "max_total_time": max(1, round(seconds)),
         "max_len": _LONGEST,
         "timeout": _SECONDS_FOR_ONE,
+        "report_slow_units": _SECONDS_FOR_ONE,
         "rss_limit_mb": _MEGABYTES,
         "artifact_prefix": f"{folder / name}/found-",
         "print_final_stats": 1,

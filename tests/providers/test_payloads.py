@@ -3,13 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from providers import PROVIDERS
 from providers.errors import Malformed
-from providers.model import Actor, Delivery, Event, RefUpdate
+from providers.make import is_from_fork
+from providers.model import Actor, Delivery, Event, RefUpdate, Repository
 from tests.providers.corpus import Case, cases, told
 
 GONE = object()
@@ -369,3 +371,46 @@ def test_azure_tells_who_pushed_by_either_of_two_names(person: Any, expected: Ac
     event = parsed(case, changed(json.loads(case.body), ("resource", "pushedBy"), json.dumps(person)))
     assert event is not None
     assert event.pusher == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["merge-request-opened", "merge-request-updated-from-fork", "system-merge-request"]
+)
+def test_an_older_gitlabs_merge_request_names_its_project_by_the_target(name: str) -> None:
+    """`project` has no id there: whether it is from a fork is told all the same."""
+    case = by_name(f"gitlab/{name}")
+    document = json.loads(case.body)
+    document["object_attributes"]["target_project_id"] = document["project"].pop("id")
+    event = parsed(case, json.dumps(document))
+    assert event == case.parse()
+
+
+@pytest.mark.parametrize(
+    ("path", "new", "told"),
+    [
+        ("merge_group.base_sha", GONE, [("create", None, "2e7d2c03")]),
+        ("merge_group.base_sha", '"x"', [("create", None, "2e7d2c03")]),
+        ("merge_group.head_sha", '"' + "0" * 40 + '"', []),
+        ("merge_group.head_sha", GONE, None),
+        ("merge_group.head_ref", '"refs/heads/main/pr-7"', None),
+        ("merge_group.head_ref", '"refs/heads/gh-readonly-queue/pr-7"', None),
+        ("merge_group.base_ref", GONE, [("update", "ca978112", "2e7d2c03")]),
+    ],
+)
+def test_a_merge_group_needs_its_branch_and_its_head(path: str, new: Any, told: Any) -> None:
+    """What it is built on only says what has changed."""
+    case = by_name("github/merge-group-checks-requested")
+    event = parsed(case, changed(json.loads(case.body), tuple(path.split(".")), new))
+    moves = event and [
+        (one.action, one.before and one.before[:8], (one.after or "")[:8]) for one in event.updates
+    ]
+    assert moves == told
+
+
+def test_a_repository_that_is_named_without_an_id_may_be_the_source() -> None:
+    """Nobody knows then whether a pull request is from a fork."""
+    ours = Repository(full_name="acme/digits")
+    assert is_from_fork(source_id="1", ours=ours) is None
+    assert is_from_fork(source_id=None, ours=replace(ours, id="1")) is None
+    assert is_from_fork(source_id="1", ours=replace(ours, id="1")) is False
+    assert is_from_fork(source_id="2", ours=replace(ours, id="1")) is True

@@ -45,7 +45,6 @@ _BROKEN_OFF = (
     r"|empty reply"
 )
 _DAMAGED = r"index-pack failed|invalid index-pack output|bad pack|did not send"
-_DAMAGE = re.compile(rf"fsck error|{_DAMAGED}", re.IGNORECASE)
 _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
     (
         r"could not resolve|name or service not known|failure in name resolution",
@@ -150,7 +149,9 @@ def is_about_objects(error: GitFailed) -> bool:
     """Return whether a fetch failed over what it was to bring, of which other refs may be free."""
     if isinstance(error, LimitReached):
         return True
-    return not isinstance(error, GitTimedOut) and bool(_DAMAGE.search(own_words(error)))
+    own = own_words(error)
+    is_cut = isinstance(error, GitTimedOut) or re.search(_BROKEN_OFF, own, re.IGNORECASE)
+    return bool(re.search("fsck error", own) or (not is_cut and re.search(_DAMAGED, own, re.IGNORECASE)))
 
 
 def is_redirect(error: GitFailed) -> bool:

@@ -121,6 +121,7 @@ def test_what_fails_leaves_no_database_open(settings: Settings) -> None:
     assert open_files(settings.data_dir) == set()
     with open_data(settings) as opened, opened.database.writing() as transaction:
         transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        transaction.execute(text("DROP TABLE schema_compatibility"))
     with pytest.raises(StoreUnavailable) as refused:
         open_data(settings)
     assert open_files(settings.data_dir) == set(), refused

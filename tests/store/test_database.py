@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, insert, select
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
 from gateway.errors import StoreUnavailable
 from gateway.store.database import Database
@@ -91,11 +91,11 @@ def test_a_file_that_is_no_database_is_told_and_closed(tmp_path: Path) -> None:
     """It is found out when the first connection is set up."""
     (tmp_path / "damaged.db").write_bytes(b"no database " * 1000)
     database = Database(f"sqlite:///{tmp_path / 'damaged.db'}")
-    with pytest.raises(DatabaseError) as told:
+    with pytest.raises(StoreUnavailable, match="is damaged: file is not a database") as told:
         database.migrate()
     database.close()
     assert open_files(tmp_path) == set()
-    assert "not a database" in str(told.value)
+    assert "restore it from a back-up" in str(told.value)
 
 
 def test_a_server_that_is_away_is_told_and_found_again() -> None:

@@ -102,6 +102,8 @@ def in_flight(revision: str, project: Project, commit: str) -> Iterator[tuple[st
             "delivery": f"{name}-1",
         },
     )
+    message = json.dumps({"connection": name, "commit": {"id": project.first}}).encode()
+    has_bodies_apart = revision >= "0009"
     yield (
         "executions",
         {
@@ -113,11 +115,13 @@ def in_flight(revision: str, project: Project, commit: str) -> Iterator[tuple[st
             "trigger": "train@main",
             "target": "train",
             "subject": project.name,
-            "body": json.dumps({"connection": name, "commit": {"id": project.first}}).encode(),
             "state": "pending",
             "planned_at": now,
+            **({"seq": int(revision) * 10} if has_bodies_apart else {"body": message}),
         },
     )
+    if has_bodies_apart:
+        yield "execution_bodies", {"execution": int(revision) * 10, "body": message}
     dead = {"owner": "a worker that died", "expires_at": now + SOON}
     yield "leases", {"connection": name, "attempts": 0, "due_at": now, **dead}
     if revision >= "0002":
@@ -141,8 +145,9 @@ def made_by_earlier_versions(database: Database, project: Project, commit: str) 
                 transaction.execute(insert(Table(table, MetaData(), autoload_with=transaction)).values(row))
     if not database.is_embedded:
         with database.writing() as transaction:
-            query = "SELECT setval('ref_updates_seq_seq', max(seq)) FROM ref_updates"
-            transaction.execute(text(query))
+            for table in ("ref_updates", "executions"):
+                query = f"SELECT setval('{table}_seq_seq', max(seq)) FROM {table}"  # noqa: S608 - ours
+                transaction.execute(text(query))
     return [f"of-{revision}" for revision in revisions]
 
 

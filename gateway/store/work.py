@@ -174,7 +174,7 @@ def settle(
         transaction.execute(
             update(ref_updates)
             .where(ref_updates.c.seq == one.update.seq, ref_updates.c.state == "pending")
-            .values(reason=one.reason, due_at=one.due_at, tries=ref_updates.c.tries + 1)
+            .values(reason=storable(one.reason), due_at=one.due_at, tries=ref_updates.c.tries + 1)
         )
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.ask(transaction, connection, now=now)

@@ -10,7 +10,7 @@ from gateway.store import deliveries, executions, work
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
-from gateway.store.work import LeaseLost, PendingUpdate, Settlement
+from gateway.store.work import LeaseLost, PendingUpdate, Postponement, Settlement
 from tests.store.make import NOW, A, B, C, arrival, connection, move
 
 LATER = NOW + timedelta(seconds=60)
@@ -159,10 +159,13 @@ def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Datab
     with database.writing() as transaction:
         work.tell(transaction, [update], ODD)
         told = deliveries.get(transaction, update.delivery).updates[0].reason
+        late = Postponement(update=update, due_at=LATER, reason=ODD)
+        work.settle(transaction, "c1", [], owner="w1", now=NOW, postponed=[late])
+        put_off = deliveries.get(transaction, update.delivery).updates[0].reason
         settled = Settlement(update=update, state="failed", reason=ODD, verdicts=verdicts)
         work.settle(transaction, "c1", [settled], owner="w1", now=NOW)
         [found] = deliveries.get(transaction, update.delivery).updates
-    assert (told, found.reason) == (SHOWN, SHOWN)
+    assert (told, put_off, found.reason) == (SHOWN, SHOWN, SHOWN)
     assert found.verdicts == [{**verdicts[0], "reason": SHOWN}]
 
 

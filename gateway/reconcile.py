@@ -9,6 +9,7 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -106,7 +107,9 @@ class Reconciler:
         except NotFound:
             return  # it was deleted meanwhile, and is swept no more
         except asyncio.CancelledError:
-            await self.database.write(partial(sweeps.give_back, sweep=sweep, now=self.clock()))
+            # An error in its place would be taken for one of the sweep, and sweeping would never end.
+            with suppress(StoreUnavailable):
+                await self.database.write(partial(sweeps.give_back, sweep=sweep, now=self.clock()))
             raise
         except FetchError as error:
             await self._fail(sweep, str(error))

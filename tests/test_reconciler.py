@@ -1,14 +1,18 @@
 """The reconciler on a real store, with a remote and a clock of the test's own."""
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from sqlalchemy import Connection as Transaction
 
-from gateway.errors import RemoteUnavailable
+from gateway.errors import RemoteUnavailable, StoreUnavailable
 from gateway.reconcile import Reconciler, differences
 from gateway.store import connections, deliveries, sweeps
 from gateway.store.connections import Connection, OtherRepository
@@ -19,6 +23,8 @@ from tests.store import make
 from tests.store.make import NOW, A, B, C, arrival, move
 
 MAIN = "refs/heads/main"
+ANY_SECONDS = 10.0
+T = TypeVar("T")
 
 
 @dataclass
@@ -163,6 +169,36 @@ def test_a_look_that_is_cancelled_is_given_back(gateway: Gateway) -> None:
     asyncio.run(begin_and_end())
     gateway.remote.asked = None
     assert gateway.look()
+
+
+def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Gateway) -> None:
+    """Otherwise the gateway would sweep on, and never end."""
+    began = asyncio.Event()
+
+    async def hang() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    class Away(Database):
+        """Cannot be written any more once the look has begun."""
+
+        async def write(self, work: Callable[[Transaction], T], *, probes: bool = False) -> T:
+            if began.is_set():
+                raise StoreUnavailable("the database does not answer")
+            return await super().write(work, probes=probes)
+
+    async def begin_and_end(database: Database) -> None:
+        reconciler = dataclasses.replace(gateway.reconciler(), database=database)
+        task = asyncio.create_task(reconciler.run())
+        await began.wait()
+        task.cancel()
+        await asyncio.wait({task}, timeout=ANY_SECONDS)
+        assert task.cancelled()
+
+    gateway.remote.asked = hang
+    gateway.now += timedelta(seconds=331)
+    with closing(Away(str(gateway.database.url))) as database:
+        asyncio.run(begin_and_end(database))
 
 
 @pytest.mark.parametrize(

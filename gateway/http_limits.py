@@ -161,7 +161,7 @@ class LimitedHttp(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserUpgrade:
-            # The parser stops behind the headers, so the body of such a request is lost.
+            # No other protocol is spoken here: the request is answered, and what follows is not read.
             self._is_deaf = True
             self.cycle.keep_alive = False
             self._clients.forget(self)
@@ -218,6 +218,9 @@ class LimitedHttp(HttpToolsProtocol):
         # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             raise self._refused(400, "host", "a request has exactly one Host header")
+        if self.parser.should_upgrade() and any(map(_announces_body, self.headers)):
+            # The parser takes whatever follows for the other protocol, and the request for one without body.
+            raise self._refused(400, "upgrade", "a request for another protocol has no body: send HTTP/1.1")
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise self._refused(400, "pipelined", "too many requests sent ahead of their answers")
         super().on_headers_complete()
@@ -312,6 +315,11 @@ class LimitedHttp(HttpToolsProtocol):
         body = json.dumps({"error": error, "detail": detail}).encode()
         head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
         self.transport.write(b"".join((STATUS_LINE[status], head, more, b"\r\n", body)))
+
+
+def _announces_body(header: tuple[bytes, bytes]) -> bool:
+    name, value = header
+    return name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"")
 
 
 def limited(limits: ClientLimits) -> type[asyncio.Protocol]:

@@ -18,6 +18,8 @@ from tests.service import Service, wait_for
 MIB = 1024 * 1024
 HOOK = "/hooks/" + "0" * 24
 ANY_SECONDS = 30.0
+# As clients send it that would rather speak HTTP/2, among them Java's.
+UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAA")
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,11 @@ def _resident(service: Service) -> int:
         (lambda: attacks.pipelined("/livez", 5_000), {200, 400, None}),
         (lambda: attacks.head(HOOK, "Content-Length: 0", host=None) + b"\r\n", {400}),
         (lambda: attacks.head(HOOK, "Host: b", "Content-Length: 0") + b"\r\n", {400}),
+        (lambda: attacks.head(HOOK, *UPGRADE, "Content-Length: 2") + b"\r\n{}", {400}),
+        (
+            lambda: attacks.head(HOOK, *UPGRADE, "Transfer-Encoding: chunked") + b"\r\n2\r\n{}\r\n0\r\n\r\n",
+            {400},
+        ),
         (lambda: b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", {400}),
     ],
     ids=[
@@ -66,6 +73,8 @@ def _resident(service: Service) -> int:
         "5,000 requests at once",
         "no Host",
         "two Hosts",
+        "another protocol, with a body",
+        "another protocol, with chunks",
         "TLS",
     ],
 )
@@ -88,10 +97,20 @@ def test_what_is_too_much_is_refused(
         (attacks.head("/livez?" + "x" * 8000, method="GET") + b"\r\n", 200),
         (attacks.head("/livez", method="GET", host="") + b"\r\n", 200),
         (b"GET /livez HTTP/1.0\r\n\r\n", 200),
+        (attacks.head("/livez", *UPGRADE, "Content-Length: 0", method="GET") + b"\r\n", 200),
         (b"\r\n\r\n" + attacks.head("/livez", method="GET") + b"\r\n", 200),
         (attacks.head(HOOK, "Transfer-Encoding: chunked") + b"\r\n2;a=b\r\n{}\r\n0\r\nX-T: 1\r\n\r\n", 404),
     ],
-    ids=["100 headers", "60 KB", "a long URL", "an empty Host", "HTTP/1.0", "line ends first", "a trailer"],
+    ids=[
+        "100 headers",
+        "60 KB",
+        "a long URL",
+        "an empty Host",
+        "HTTP/1.0",
+        "another protocol",
+        "line ends first",
+        "a trailer",
+    ],
 )
 def test_what_is_within_the_limits_is_answered(service: Service, request_bytes: bytes, status: int) -> None:
     """The limits themselves are fine."""

@@ -62,8 +62,11 @@ _PUBLISH = STAGE.labels("planned to published")
 class Outbox(Protocol):
     """Stored requests, or events. Every call may raise `StoreUnavailable`."""
 
-    async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[Stored]:
-        """Return what is pending in planned order, but for those of the connections in `without`."""
+    async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[Stored] | None:
+        """Return what is pending in planned order, but for those of the connections in `without`.
+
+        None where another process relays.
+        """
 
     async def record(
         self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
@@ -193,6 +196,10 @@ class Relay:
         if len(held) >= _MOST_HELD:
             return False
         requests = await self._outbox.pending(limit=_AT_ONCE, without=held)
+        if requests is None:
+            # Whoever relays now tells of outages as well: what this process has told may not hold any more.
+            self._shown = "unknown"
+            return False
         lanes: dict[str, list[Stored]] = {}
         for request in requests:
             lanes.setdefault(request.connection, []).append(request)

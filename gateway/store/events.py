@@ -80,10 +80,10 @@ class EventOutbox:
         """Relay from this database."""
         self._database = database
 
-    async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
-        """See `pending`; nothing, while another process is the one that relays events."""
+    async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredEvent] | None:
+        """See `pending`; None while another process is the one that relays events."""
         if not await self._database.leads(Lock.EVENTS, for_seconds=TAKE_OVER_SECONDS):
-            return []
+            return None
         return await self._database.read(partial(pending, limit=limit, without=without))
 
     async def record(

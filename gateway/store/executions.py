@@ -486,13 +486,13 @@ class Outbox:
         """Relay from this database."""
         self._database = database
 
-    async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredRequest]:
-        """See `pending`; nothing, while another process is the one that relays, or may be at its last batch.
+    async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredRequest] | None:
+        """See `pending`; None while another process is the one that relays, or may be at its last batch.
 
         One that lost its lock with its connection to the database does not know until it asks again.
         """
         if not await self._database.leads(Lock.RELAY, for_seconds=TAKE_OVER_SECONDS):
-            return []
+            return None
         return await self._database.read(partial(pending, limit=limit, without=without))
 
     async def record(

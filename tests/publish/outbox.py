@@ -66,6 +66,7 @@ class MemoryOutbox:
         """Begin empty."""
         self.requests: dict[str, StoredRequest] = {}
         self.writable = True
+        self.leads = True
         self.outages: list[str | None] = []
         self.failures = 0
         self._numbers = itertools.count(1)
@@ -78,8 +79,10 @@ class MemoryOutbox:
         self.requests[name] = request(name, connection=connection, project=project, seq=seq)
         self._bell.ring()
 
-    async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[StoredRequest]:
+    async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[StoredRequest] | None:
         """See the protocol."""
+        if not self.leads:
+            return None
         found = (one for one in self.requests.values() if one.state == "pending")
         return list(itertools.islice((one for one in found if one.connection not in without), limit))
 
@@ -104,7 +107,7 @@ class MemoryOutbox:
         async with self._changed:
             self._changed.notify_all()
             self.outages.append(outage)
-        return True
+        return self.leads
 
     def _change(self, name: str, **changes: str | None) -> None:
         self.requests[name] = dataclasses.replace(self.requests[name], **changes)  # type: ignore[arg-type]

@@ -323,6 +323,23 @@ def test_an_idle_relay_needs_no_poll() -> None:
     asyncio.run(scenario())
 
 
+def test_who_leads_again_tells_again_that_all_is_well() -> None:
+    """Whoever relayed meanwhile may have told of an outage, and have ended before that was over."""
+
+    async def scenario() -> None:
+        outbox, publisher = MemoryOutbox(), Held()
+        async with outbox.relayed_by(publisher, poll=0.01):
+            await outbox.until(lambda: outbox.outages == [None])
+            outbox.leads = False
+            await outbox.until(lambda: len(outbox.outages) > 1)
+            outbox.leads = True
+            count = len(outbox.outages)
+            await outbox.until(lambda: len(outbox.outages) > count)
+        assert set(outbox.outages) == {None}
+
+    asyncio.run(scenario())
+
+
 def test_a_batch_whose_time_is_over_sends_nothing_more() -> None:
     """By then another process may lead; what waited for a place in the window is asked for again."""
 
@@ -334,7 +351,7 @@ def test_a_batch_whose_time_is_over_sends_nothing_more() -> None:
             self.sent: list[int] = []
             self._publisher = publisher
 
-        async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[StoredRequest]:
+        async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[StoredRequest] | None:
             self.sent.append(len(self._publisher.sent))
             return await super().pending(limit=limit, without=without)
 

@@ -42,7 +42,7 @@ def databases(postgres: Postgres) -> Iterator[list[Database]]:
 
 def taken(outbox: Outbox) -> list[str]:
     """Return what a relay would publish now."""
-    return [one.id for one in asyncio.run(outbox.pending(limit=10, without=()))]
+    return [one.id for one in asyncio.run(outbox.pending(limit=10, without=())) or ()]
 
 
 def end_leader(database: Database) -> None:

@@ -113,13 +113,21 @@ class Clients:
         client.transport.abort()
 
 
-class _Refused(Exception):
-    """A request that is not parsed any further."""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """Why a request is not parsed any further."""
 
-    def __init__(self, status: int, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.reason = reason
+    status: int
+    reason: str
+    detail: str
+
+
+class _RefusedError(Exception):
+    """A request that is not parsed any further; the connection knows why.
+
+    No connection keeps one: an error holds the frames that it came through, and with them the connection
+    and all that it has read.
+    """
 
 
 class LimitedHttp(HttpToolsProtocol):
@@ -136,7 +144,7 @@ class LimitedHttp(HttpToolsProtocol):
         # Bytes since the last one of a body, or since the request's first.
         self._overhead = 0
         self._discarded = 0
-        self._refusal: _Refused | None = None
+        self._refusal: _Refusal | None = None
         self._is_deaf = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -165,8 +173,8 @@ class LimitedHttp(HttpToolsProtocol):
             self._is_deaf = True
             self.cycle.keep_alive = False
             self._clients.forget(self)
-        except (httptools.HttpParserError, _Refused) as error:
-            self._refuse(self._refusal or _Refused(400, "malformed", f"this is not an HTTP request: {error}"))
+        except (httptools.HttpParserError, _RefusedError) as error:
+            self._refuse(self._refusal or _Refusal(400, "malformed", f"this is not an HTTP request: {error}"))
         else:
             if self._is_our_turn():
                 self._clients.forget(self)
@@ -270,7 +278,7 @@ class LimitedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what uvicorn finds wrong."""
-        self._refuse(_Refused(400, "malformed", msg))
+        self._refuse(_Refusal(400, "malformed", msg))
 
     def _is_our_turn(self) -> bool:
         """Return whether the client has sent and read all that it should have."""
@@ -287,15 +295,17 @@ class LimitedHttp(HttpToolsProtocol):
         self._deadline = self.loop.time() + seconds
         self._clients.wait_for(self, self._deadline)
 
-    def _refused(self, status: int, reason: str, detail: str) -> _Refused:
-        """Return the refusal; the parser raises an error of its own in its place."""
-        self._refusal = _Refused(status, reason, detail)
-        return self._refusal
+    def _refused(self, status: int, reason: str, detail: str) -> _RefusedError:
+        """Note the refusal, and return what to raise; the parser raises an error of its own in its place."""
+        self._refusal = _Refusal(status, reason, detail)
+        return _RefusedError()
 
-    def _refuse(self, refused: _Refused) -> None:
+    def _refuse(self, refused: _Refusal) -> None:
         """Answer, read nothing more, and close; where another answer is under way, only close."""
         REFUSED.labels(refused.status, refused.reason).inc()
         self._is_deaf = True
+        # Thousands of them may have come, and the connection stays for some seconds.
+        self.headers = []
         running = self._answering()
         is_too_late = self.pipeline or self.transport.is_closing()
         if is_too_late or (running is not None and running.response_started):
@@ -305,7 +315,7 @@ class LimitedHttp(HttpToolsProtocol):
             # Its endpoint waits for a body that will not come.
             running.disconnected = True
             running.message_event.set()
-        self._answer(refused.status, "bad request", str(refused))
+        self._answer(refused.status, "bad request", refused.detail)
         # Closed only when the client closes, or some seconds later: it may be sending still, and a socket
         # that is closed on unread data takes the answer back.
         self.transport.write_eof()

@@ -1,6 +1,7 @@
 """What a client may send and how long it may take, over real sockets: the gateway, and its HTTP server."""
 
 import asyncio
+import gc
 import http.client
 import socket
 import threading
@@ -10,7 +11,7 @@ from contextlib import closing, contextmanager
 import pytest
 import uvicorn
 
-from gateway.http_limits import ClientLimits, limited
+from gateway.http_limits import ClientLimits, LimitedHttp, limited
 from gateway.intake.body import Receive, Scope, Send
 from tests.intake import attacks
 from tests.service import Service, wait_for
@@ -250,6 +251,41 @@ def test_whoever_does_not_read_the_answer_is_hung_up_on() -> None:
         attacks.held_open(address, 1, attacks.head("/") + b"\r\n"),
     ):
         assert ended.wait(ANY_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        lambda: attacks.many_headers("/", 12_000),
+        lambda: attacks.endless_header("/", MIB),
+        lambda: attacks.endless_url(MIB),
+        lambda: attacks.endless_extension("/", MIB),
+        lambda: b"no HTTP\r\n\r\n",
+        lambda: attacks.head("/", "Content-Length: 0") + b"\r\n",
+    ],
+    ids=[
+        "12,000 headers",
+        "an endless header",
+        "an endless URL",
+        "an endless extension",
+        "malformed",
+        "fine",
+    ],
+)
+def test_a_connection_that_has_ended_leaves_nothing(attack: Callable[[], bytes | Iterable[bytes]]) -> None:
+    """What it has read is free at once, and not only when the garbage collector comes, which is seldom."""
+
+    def held() -> int:
+        return sum(isinstance(one, LimitedHttp) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        with serving(answer, quick()) as address:
+            attacks.attack(address, attack())
+            wait_for(lambda: not held(), "the connection is gone")
+    finally:
+        gc.enable()
 
 
 def test_silent_connections_make_room_for_new_ones() -> None:

@@ -1,0 +1,32 @@
+"""What the interpreter of a process that serves the door is set to."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# Small blocks among the large ones: where all of them lie in one heap, it cannot shrink.
+_PROGRAM = """
+from gateway.intake.accept import prepare_interpreter
+
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+prepare_interpreter()
+manifest = b"x" * (24 << 20)
+del manifest
+before = resident()
+large = [(b"x" * (4 << 20), b"x" * 4096) for _ in range(20)]
+small = [one for _, one in large]
+del large
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such thresholds")
+def test_large_blocks_go_back_to_the_system() -> None:
+    """Also after a larger one was freed, and with small ones between them that stay."""
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 8 * 1024 * 1024

@@ -79,6 +79,11 @@ class Gateway:
         with self.database.writing() as transaction:
             deliveries.record(transaction, [sent])
 
+    def ask(self) -> None:
+        """Ask for a sweep now."""
+        with self.database.writing() as transaction:
+            sweeps.ask(transaction, "c1", now=self.now)
+
     def state(self) -> sweeps.SweepState:
         """Return how the connection's sweeps go."""
         with self.database.reading() as transaction:
@@ -111,6 +116,34 @@ def test_the_second_look_is_put_off_and_not_waited_for(gateway: Gateway) -> None
     assert gateway.look(after=1)
     assert (gateway.position(), gateway.rung) == (B, [gateway.now])
     assert gateway.remote.looks == 3
+
+
+def test_a_fetch_within_the_grace_confirms_nothing(gateway: Gateway) -> None:
+    """The remote may lag for all of it: only a look after it takes a ref back."""
+    for before, after in ((A, B), (B, C)):
+        gateway.tell(before, after)
+        gateway.remote.shown = {MAIN: after}
+        gateway.look(after=8000)
+    gateway.remote.shown = {MAIN: B}
+    assert gateway.look(after=8000)
+    gateway.ask()
+    assert gateway.look(after=1)
+    assert (gateway.position(), gateway.rung) == (C, [])
+    assert gateway.look(after=10)
+    assert (gateway.position(), gateway.rung) == (B, [gateway.now])
+
+
+def test_a_fetch_takes_no_ref_back_to_a_position_that_was_learned(gateway: Gateway) -> None:
+    """No webhook has told of it, and yet it is nothing new: here a replica shows it that lags."""
+    gateway.tell(A, B)
+    gateway.remote.shown = {MAIN: B}
+    gateway.look(after=331)
+    gateway.remote.shown = {MAIN: A}
+    gateway.ask()
+    assert gateway.look(after=1)
+    gateway.remote.shown = {MAIN: B}
+    assert gateway.look(after=10)
+    assert (gateway.position(), gateway.rung) == (B, [])
 
 
 def test_a_webhook_within_the_grace_is_the_one_that_counts(gateway: Gateway) -> None:

@@ -152,6 +152,14 @@ class RefHistory:
             return "promoted"
         return "lagging" if self._lags(value, now=now) else "moved"
 
+    def knows(self, value: str) -> bool:
+        """Return whether the ref was at a value before, as far as anything that is kept tells."""
+        return (
+            bool(self.moves.get(value))
+            or value in (self.before, self.shown_id)
+            or any(value in (gap.start, gap.end) for gap in self.gaps)
+        )
+
     def confirm(self) -> None:
         """Note that the remote shows the known position."""
         self._see()

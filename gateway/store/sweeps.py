@@ -42,7 +42,8 @@ class Sweep:
 
     `asked` says that somebody waits for it, `asked_by` which delivery said that something was pushed but not
     what. `is_first` says that nothing is known of the remote yet, so that its refs are learned and not taken
-    for pushes. `seen` is how the look before this one saw refs moved: from where to where.
+    for pushes. `seen` is how the looks before this one saw refs moved: from where, to where, and from when on
+    a look that sees the same confirms it.
     """
 
     connection: str
@@ -141,7 +142,7 @@ def record(
     still = {key: one for key, one in histories.items() if one.after == moves[key].before}
     wanted = {key: one.ids_of_interest(moves[key]) for key, one in still.items()}
     delivery_records.load_moves(transaction, wanted, still)
-    sightings = _sightings(sweep, moves, still, now=arrival.received_at, is_final=look_again_at is None)
+    sightings = _sightings(sweep, moves, still, now=arrival.received_at, confirmed_from=look_again_at)
     _place(transaction, sweep, sightings.promoted, still, now=arrival.received_at)
     receipt = None
     if sightings.found and sweep.is_first:
@@ -186,7 +187,7 @@ def _sightings(
     histories: Mapping[Key, RefHistory],
     *,
     now: datetime,
-    is_final: bool,
+    confirmed_from: datetime | None,
 ) -> _Sightings:
     told = _Sightings()
     for key, history in histories.items():
@@ -195,15 +196,24 @@ def _sightings(
         if means == "lagging":
             continue
         # Who asked does not wait for what nobody has heard of before; to go back is another matter.
-        is_new = means == "moved" and move.after is not None and not history.moves.get(move.after)
-        is_seen = list(sweep.seen.get(move.ref, ())) == [move.before, move.after]
-        if not (is_final or is_seen or sweep.is_first or (sweep.asked and is_new)):
-            told.unsure[move.ref] = [move.before, move.after]
+        is_new = means == "moved" and move.after is not None and not history.knows(move.after)
+        is_sure = sweep.is_first or (sweep.asked and is_new)
+        since = None if is_sure else _since(sweep, move, confirmed_from)
+        if since is not None and now < since:
+            told.unsure[move.ref] = [move.before, move.after, since.isoformat()]
         elif means == "promoted":
             told.promoted.append(move)
         else:
             told.found = (*told.found, move)
     return told
+
+
+def _since(sweep: Sweep, move: RefUpdate, confirmed_from: datetime | None) -> datetime | None:
+    """Return from when on a look confirms a move: not before, be it asked for meanwhile."""
+    *seen, since = sweep.seen.get(move.ref) or (None,)
+    if confirmed_from is None or since is None or seen != [move.before, move.after]:
+        return confirmed_from
+    return min(confirmed_from, datetime.fromisoformat(since))
 
 
 def _place(

@@ -137,7 +137,9 @@ def test_one_that_dies_again_and_again_is_left_alone_for_longer(doors: Service) 
 
 def test_what_cannot_start_is_not_tried_forever(tmp_path: Path, shared: dict[str, str]) -> None:
     """What is wrong for one is wrong for all: they end, with a sentence."""
-    wrong = {"AMQP_URL": "amqps://broker.example/", "AMQP_CA_FILE": str(tmp_path / "missing")}
+    authority = tmp_path / "authority.pem"
+    authority.write_text("no certificate", encoding="utf-8")
+    wrong = {"AMQP_URL": "amqps://broker.example/", "AMQP_CA_FILE": str(authority)}
     variables = {f"PUSHGATE_{name}": value for name, value in {**shared, **wrong}.items()}
     done = run_pushgate("serve", "--port", "0", "--data", tmp_path / "data", variables=variables)
     assert done.returncode == 1

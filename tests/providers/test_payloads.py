@@ -42,7 +42,8 @@ _OWNED = r"ref|before|after"
 _BITBUCKET_REF = r"(\.(old|new)(\.(type|name|target(\.hash)?))?)?"
 _SERVER_CHANGE = r"(\.(ref(\.id)?|fromHash|toHash))?"
 ESSENTIAL = {
-    "github": _OWNED,
+    # Only its action says whether a merge group was made or is gone.
+    "github": _OWNED + r"|action|merge_group(\.(head_ref|head_sha|base_sha))?",
     "gitlab": _OWNED + r"|event_name|changes(\.0(\.\w+)?)?",
     "bitbucket": rf"push(\.changes(\.0{_BITBUCKET_REF})?)?",
     "bitbucket-server": rf"changes(\.0{_SERVER_CHANGE})?",

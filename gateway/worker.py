@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -71,9 +71,12 @@ class Queue(Protocol):
         """Return a connection; raises `NotFound`."""
 
     async def pending(
-        self, connection: str, *, limit: int, now: datetime | None = None
+        self, connection: str, *, limit: int, now: datetime | None = None, without: Collection[str] = ()
     ) -> Sequence[PendingUpdate]:
-        """Return the pending updates in order of arrival; with `now`, those that may be worked on then."""
+        """Return the pending updates in order of arrival, but for those of the refs in `without`.
+
+        With `now`, return those that may be worked on then.
+        """
 
     async def attempts(self, connection: str) -> int:
         """Return how many tries in a row have failed."""
@@ -208,8 +211,9 @@ class Worker:
         try:
             while True:
                 connection = await self._connection(connection_id)
-                found = await self.queue.pending(connection_id, now=_now(), limit=_AT_ONCE)
-                updates = [update for update in found if update.ref not in slow]
+                updates = await self.queue.pending(
+                    connection_id, now=_now(), limit=_AT_ONCE, without=list(slow)
+                )
                 if updates and away is None and len(slow) < _MOST_SLOW:
                     try:
                         await self._carry(connection, updates, slow)

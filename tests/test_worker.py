@@ -478,6 +478,18 @@ def test_a_push_that_takes_long_holds_up_its_own_ref_only(database: Database) ->
     assert steps.planned == ["topic", "main", "slow", "slow"]
 
 
+def test_many_pushes_behind_one_that_takes_long_hold_up_no_other_ref(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where they are more than are looked at together."""
+    monkeypatch.setattr("gateway.worker._AT_ONCE", 2)
+    steps = Hanging(database)
+    pushed(database, "slow", "slow", "slow")
+    ended = lambda: all(state == "planned" for state, _ in states(database).values())  # noqa: E731
+    asyncio.run(worked(database, steps, ended, slow=0.05))
+    assert steps.planned == ["main", "slow", "slow", "slow"]
+
+
 class Failing(Scripted):
     """Steps for which the remote is away for a while."""
 

@@ -1,6 +1,6 @@
 """Pending ref updates and the leases under which they are worked on, one connection at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -91,9 +91,14 @@ class Postponement:
 
 
 def pending(
-    transaction: Transaction, connection: str, *, limit: int, now: datetime | None = None
+    transaction: Transaction,
+    connection: str,
+    *,
+    limit: int,
+    now: datetime | None = None,
+    without: Collection[str] = (),
 ) -> list[PendingUpdate]:
-    """Return the pending ref updates of a connection in order of arrival.
+    """Return the pending ref updates of a connection in order of arrival, but for the refs in `without`.
 
     With `now`, those that were put off until later, and what waits for them, are left out.
     """
@@ -106,6 +111,8 @@ def pending(
     )
     if now is not None:
         query = query.where(is_ready(connection, now=now))
+    if without:
+        query = query.where(ref_updates.c.ref.not_in(without))
     return [pending_update(row) for row in transaction.execute(query)]
 
 
@@ -358,10 +365,11 @@ class WorkQueue:
         return await self._database.read(partial(connections.get, connection_id=connection))
 
     async def pending(
-        self, connection: str, *, limit: int, now: datetime | None = None
+        self, connection: str, *, limit: int, now: datetime | None = None, without: Collection[str] = ()
     ) -> list[PendingUpdate]:
         """See `pending`."""
-        return await self._database.read(partial(pending, connection=connection, now=now, limit=limit))
+        asked = partial(pending, connection=connection, now=now, limit=limit, without=without)
+        return await self._database.read(asked)
 
     async def attempts(self, connection: str) -> int:
         """See `attempts`."""

@@ -55,7 +55,7 @@ from gateway.retention import Retention
 from gateway.settings import Settings
 from gateway.steps import Announcer, FetchAndPlan, Remotes
 from gateway.store import work
-from gateway.store.claims import Claims
+from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
 from gateway.store.depot import Depot
 from gateway.store.doorbell import Doorbell, Wire
@@ -157,8 +157,8 @@ class Service:
                 rings=requests.ring,
                 announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
             )
-            # One more, for a host at which nothing is done yet: see `Claims`.
-            for number in range(settings.concurrency + 1)
+            # Some more, for hosts at which nothing is done yet: see `Claims`.
+            for number in range(settings.concurrency + RESERVED)
         ]
         self._reconcilers = [
             Reconciler(

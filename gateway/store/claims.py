@@ -5,8 +5,9 @@
 - Projects take turns, and within a project its connections: who has the fewest workers now comes first, then
   who was served longest ago. A storm in one of them does not hold up the others.
 - At most so many connections of a project, and of a git host, are worked on at once, over all processes.
-- Hosts that hang do not take up all places of a process: there is one more, for hosts that hold none, and a
-  host that timed out lately has one until it answers.
+- Hosts that hang do not take up all places of a process: there is one more for a host that holds none, and
+  another for such a host that answered when it was last asked. A host that timed out lately has one place
+  until it answers.
 
 Leases carry all of this, so it holds as well when a process dies: its leases count until they expire.
 """
@@ -57,6 +58,11 @@ LONGEST_DELAY = timedelta(minutes=15)
 
 # Longer than the longest pause between two tries.
 _SILENT_FOR = timedelta(minutes=30)
+# Hosts that are known to answer: each claim looks through them.
+_MOST_ANSWERING = 1000
+
+RESERVED = 2
+"""Places beside the usual ones, for hosts that hold none: one for any, one for those that answer."""
 
 _postponed = ref_updates.alias("postponed")
 
@@ -76,17 +82,23 @@ def is_ready(connection: ColumnElement[str] | str, *, now: datetime) -> ColumnEl
 
 
 class SilentHosts:
-    """The git hosts that timed out lately, as one process knows them."""
+    """The git hosts that timed out lately, and those that did not, as one process knows them."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self._since: dict[str, datetime] = {}
+        # As keys, the one that was asked last comes last.
+        self._answering: dict[str, None] = {}
 
     def note(self, url: str, *, answers: bool, now: datetime) -> None:
         """Take down whether the host of a URL has answered."""
         host = host_of(url)
+        self._answering.pop(host, None)
         if answers:
             self._since.pop(host, None)
+            self._answering[host] = None
+            if len(self._answering) > _MOST_ANSWERING:
+                del self._answering[next(iter(self._answering))]
         else:
             self._since[host] = now
 
@@ -95,12 +107,17 @@ class SilentHosts:
         # A copy: notes are taken on the event loop, claims are made in threads.
         return sorted(host for host, since in list(self._since.items()) if since > now - _SILENT_FOR)
 
+    def answering(self) -> list[str]:
+        """Return those that answered when they were last asked; of very many, the ones that were last."""
+        return sorted(self._answering)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
     """The claims of one process, by its name. Of a project and of a host so many at once; 0 is no limit.
 
-    With more than `places` of its own, a process takes only what is on a host where it does nothing yet.
+    With as many as `places` of its own, a process takes one more that is on a host where it does nothing
+    yet, and beyond that only what is on such a host that answers.
     """
 
     process: str
@@ -168,7 +185,11 @@ class Claims:
         if self.per_host:
             query = query.where(held_of_host(now) < self.per_host)
         if self.places:
-            query = query.where(or_(mine.scalar_subquery() < self.places, holds_none))
+            held_now = mine.scalar_subquery()
+            is_first = holds_none & or_(
+                held_now == self.places, connections.c.host.in_(self.silent.answering())
+            )
+            query = query.where(or_(held_now < self.places, is_first))
         silent = self.silent.lately(now)
         if silent:
             query = query.where(or_(connections.c.host.not_in(silent), holds_none))

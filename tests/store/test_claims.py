@@ -148,9 +148,28 @@ def test_one_more_place_is_for_hosts_that_hold_none(database: Database) -> None:
     assert {str(claim(database, process))[:5] for _ in range(2)} == {"hangs"}
     assert claim(database, process) is None
     push(database, "good", "better")
+    process.silent.note("https://good.example/acme/digits.git", answers=True, now=NOW)
+    process.silent.note("https://better.example/acme/digits.git", answers=True, now=NOW)
     assert {claim(database, process), claim(database, process)} == {"good", "better"}
     assert claim(database, process) is None
     assert str(claim(database, Claims(process="p2", places=1)))[:5] == "hangs"
+
+
+def test_the_last_place_is_for_hosts_that_answer(database: Database) -> None:
+    """However many that nobody knows come at once, and hang, each a host of its own."""
+    for number in range(6):
+        connection(database, f"new{number}", url=f"https://new{number}.example/acme/digits.git")
+    connection(database, "known", url="https://known.example/acme/digits.git")
+    push(database, *(f"new{number}" for number in range(6)))
+    process = Claims(process="p1", places=2)
+    process.silent.note("https://known.example/acme/digits.git", answers=True, now=NOW)
+    assert [claim(database, process) is not None for _ in range(4)] == [True, True, True, False]
+    push(database, "known")
+    assert claim(database, process) == "known"
+    finish(database, "known")
+    push(database, "known")
+    process.silent.note("https://known.example/acme/digits.git", answers=False, now=NOW)
+    assert claim(database, process) is None
 
 
 def test_a_host_that_timed_out_lately_has_one_place_until_it_answers(database: Database) -> None:

@@ -313,20 +313,30 @@ class _Run:
                 env=self._environment,
                 start_new_session=True,
             )
+        output = bytearray()
         try:
-            output, errors = self._read(process)
+            self._complete(process, output)
+            return bytes(output)
+        finally:
+            # An error keeps the frames that it came through until the garbage collector comes.
+            output.clear()
+
+    def _complete(self, process: subprocess.Popen[bytes], output: bytearray) -> None:
+        """Read all that it says until it has ended; raises `GitFailed`, and `LocalFailure`."""
+        try:
+            errors = self._read(process, output)
         finally:
             _end_group(process)
         if process.returncode != 0:
             told = explain(errors, process.returncode, self._secrets)
             _raise_cause(process.returncode, errors.decode("utf-8", "replace"), told, self._limits)
             raise GitFailed(told)
-        return output
 
-    def _read(self, process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    def _read(self, process: subprocess.Popen[bytes], output: bytearray) -> bytes:
+        """Read into `output`, and return what it says of errors."""
         assert process.stdout is not None  # noqa: S101 - both are pipes, as asked for above
         assert process.stderr is not None  # noqa: S101 - the same
-        output, errors = bytearray(), bytearray()
+        errors = bytearray()
         deadline = time.monotonic() + self._timeout
         with selectors.DefaultSelector() as selector, process.stdout, process.stderr:
             selector.register(process.stdout, selectors.EVENT_READ, output)
@@ -350,7 +360,7 @@ class _Run:
             if self._stopped.is_set() or time.monotonic() > deadline:
                 raise GitTimedOut("git closed its output and did not end")
             time.sleep(0.0005)
-        return bytes(output), bytes(errors)
+        return bytes(errors)
 
 
 def _tell_progress(said: bytes, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 import secrets
 import subprocess
 import sys
+import traceback
 from collections import deque
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from demo.githost import GitHost, WorkTree
 from gateway.errors import LocalFailure, ObjectUnusable
 from gateway.fetch.commit import Paths
-from gateway.fetch.git import GitFailed, LimitReached
+from gateway.fetch.git import GitFailed, LimitReached, OutputTooLarge
 from gateway.fetch.limits import GitLimits, machine_failure
 from gateway.fetch.objects import open_objects
 from gateway.settings import git_memory
@@ -201,3 +202,21 @@ def test_a_git_that_fails_otherwise_is_told_as_before(fetching: Fetching, tmp_pa
     """In its own words."""
     with pytest.raises(GitFailed, match="not a git repository"):
         fetching.run(fetching.git.run("rev-parse", "HEAD", mirror=tmp_path))
+
+
+def test_an_error_holds_nothing_of_what_git_said(fetching: Fetching, tree: WorkTree) -> None:
+    """It may live until the garbage collector comes, and each of them would hold 32 MB as long."""
+    commit = tree.commit("Large", {"large": "x" * 4 * MIB})
+    said = fetching.git.run(
+        "cat-file", "blob", f"{commit}:large", mirror=tree.folder / ".git", output_limit=2 * MIB
+    )
+    with pytest.raises(OutputTooLarge) as caught:
+        fetching.run(said)
+    held = [
+        sys.getsizeof(one)
+        for frame, _ in traceback.walk_tb(caught.tb)
+        for one in frame.f_locals.values()
+        if isinstance(one, bytes | bytearray)
+    ]
+    assert held
+    assert max(held) < MIB

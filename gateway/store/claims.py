@@ -205,7 +205,7 @@ class Claims:
         return or_(
             leases.c.process.is_(None),
             leases.c.process.not_in(others),
-            (leases.c.due_at <= now - PATIENCE) & (oldest_arrival(leases) <= now - PATIENCE),
+            (leases.c.due_at <= now - PATIENCE) & (_ready_since(now) <= now - PATIENCE),
         )
 
 
@@ -223,6 +223,7 @@ def held_of_host(now: datetime) -> ColumnElement[int]:
         select(others.c.host)
         .join_from(sweeps, others)
         .where(sweeps.c.held_until >= now, sweeps.c.held_until < now + FARTHEST)
+        .where(others.c.deleted_at.is_(None))
         .cte("looks")
     )
     of_host = (
@@ -278,6 +279,23 @@ def oldest_arrival(of: FromClause) -> ScalarSelect[datetime]:
         .scalar_subquery()
     )
     return select(deliveries.c.received_at).where(deliveries.c.id == first).scalar_subquery()
+
+
+def _ready_since(now: datetime) -> ScalarSelect[datetime]:
+    """Return since when the first ref update of a lease's connection that may be worked on waits for that."""
+    first = (
+        select(ref_updates.c.seq)
+        .where(is_pending, ref_updates.c.connection == leases.c.connection)
+        .where(is_ready(leases.c.connection, now=now))
+        .order_by(ref_updates.c.seq)
+        .limit(1)
+        .correlate(leases)
+        .scalar_subquery()
+    )
+    since = func.coalesce(ref_updates.c.due_at, deliveries.c.received_at)
+    return (
+        select(since).join_from(ref_updates, deliveries).where(ref_updates.c.seq == first).scalar_subquery()
+    )
 
 
 def beat(transaction: Transaction, process: str, *, now: datetime) -> None:

@@ -12,7 +12,7 @@ from gateway.store import claims, deliveries, work
 from gateway.store.claims import GONE_AFTER, PATIENCE, Claims
 from gateway.store.database import Database
 from gateway.store.tables import metadata
-from gateway.store.work import Backlog, Settlement
+from gateway.store.work import Backlog, Postponement, Settlement
 from tests.store.make import NOW, A, B, arrival, connection, move
 
 SECOND = timedelta(seconds=1)
@@ -281,6 +281,31 @@ def test_a_push_does_not_count_as_waiting_from_before_it_came(database: Database
     push(database, "c1", at=much_later)
     assert claim(database, there, much_later) == "c2"
     assert claim(database, there, much_later) is None
+
+
+def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
+    """Neither for a later push to another ref, nor for itself, before it is due: the mirror is elsewhere."""
+    connection(database)
+    push(database, "c1")
+    mine, other = Claims(process="p1"), Claims(process="p2")
+    claim(database, mine)
+    due = NOW + 10 * PATIENCE
+    with database.writing() as transaction:
+        [late] = work.pending(transaction, "c1", limit=2)
+        put_off = Postponement(update=late, due_at=due, reason="a submodule is away")
+        work.settle(transaction, "c1", [], owner="w", now=NOW, postponed=[put_off])
+    release(database, "c1", NOW)
+    beat(database, "p1", due)
+    later = due - PATIENCE / 2
+    assert claim(database, other, due + SECOND) is None
+    with database.writing() as transaction:
+        topic = move(A, B, ref="refs/heads/topic")
+        deliveries.record(transaction, [arrival(topic, id="later", received_at=later)])
+    assert claim(database, other, later + SECOND) is None
+    assert claim(database, mine, later + SECOND) == "c1"
+    release(database, "c1", later)
+    beat(database, "p1", due + PATIENCE)
+    assert claim(database, other, due + PATIENCE) == "c1"
 
 
 def test_times_of_a_clock_that_ran_ahead_do_not_count(database: Database) -> None:

@@ -283,6 +283,18 @@ def test_a_sweep_that_is_given_back_is_due_at_once(learned: Database) -> None:
     assert seen[:2] == [A, B]
 
 
+def test_a_look_at_a_connection_that_was_deleted_takes_no_place(database: Database) -> None:
+    """Nobody gives its place back: it was taken until the lease's end."""
+    make.connection(database)
+    make.connection(database, "c2")
+    with database.writing() as transaction:
+        first = sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1)
+        assert first is not None
+        assert sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) is None
+        connections.remove(transaction, first.connection, now=NOW)
+        assert sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) is not None
+
+
 def test_a_sweep_that_failed_says_why_and_is_tried_again(learned: Database) -> None:
     """On the connection, and on the delivery that asked."""
     asked = tell(learned, now=after(1), asks_for_sweep=True)

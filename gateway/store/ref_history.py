@@ -26,7 +26,7 @@ _MAX_GAPS = 32
 
 Sighting = Literal["confirmed", "lagging", "promoted", "moved"]
 """What the remote's present value of a ref means: it is the known position, it is a position from before,
-it is one of two known positions whose order was only assumed, or the ref has moved without a webhook."""
+it is a reported one whose place in the line was only assumed, or the ref has moved without a webhook."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -150,7 +150,9 @@ class RefHistory:
             return "confirmed"
         if self._departure(value) is not None:
             return "promoted"
-        return "lagging" if self._lags(value, now=now) else "moved"
+        if self._lags(value, now=now):
+            return "lagging"
+        return "promoted" if self._is_reported_since(value) else "moved"
 
     def knows(self, value: str) -> bool:
         """Return whether the ref was at a value before, as far as anything that is kept tells."""
@@ -366,6 +368,11 @@ class RefHistory:
             or any(gap.end == value and gap.high > seen for gap in self.gaps)
             or value in (self.before, None)
         )
+
+    def _is_reported_since(self, value: str | None) -> bool:
+        """Return whether a move to `value` was reported after the known position was, and taken for older."""
+        since = self.delivery
+        return since is not None and any(one.delivery > since for one in self.moves.get(value or "", ()))
 
     def _is_assumed(self) -> bool:
         """Return whether the known position is one that a sighting brought back."""

@@ -162,6 +162,11 @@ class RefHistory:
             or any(value in (gap.start, gap.end) for gap in self.gaps)
         )
 
+    def is_awaited(self, *, now: datetime) -> bool:
+        """Return whether a webhook has reported the position lately, and the remote showed nothing yet."""
+        reported = self.delivery is not None and self.delivery >= delivery_ids_since(now - IN_FLIGHT)
+        return reported and self.shown is None
+
     def confirm(self) -> None:
         """Note that the remote shows the known position."""
         self._see()

@@ -193,7 +193,7 @@ def _sightings(
     for key, history in histories.items():
         move = moves[key]
         means = history.sighting(move.after, now=now)
-        if means == "lagging":
+        if means == "lagging" or (sweep.is_first and history.is_awaited(now=now)):
             continue
         # Who asked does not wait for what nobody has heard of before; to go back is another matter.
         is_new = means == "moved" and move.after is not None and not history.knows(move.after)

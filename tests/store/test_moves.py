@@ -46,7 +46,9 @@ AFTER_A_GAP: list[tuple[Any, ...]] = [
     ("push", True),
     ("push", False),
 ]
-# A branch that is deleted and made again twice, while webhooks are lost: the last one fits an older gap as well.
+# The webhook of a new connection, then a first look at a replica that has not heard of the push yet.
+LAGGING_AT_FIRST: list[tuple[Any, ...]] = [("push", False), ("push", False), ("deliver", 1), ("look", 2)]
+# A branch that is made again twice, while webhooks are lost: the last report fits an older gap too.
 MADE_AGAIN: list[tuple[Any, ...]] = [
     ("delete", False),
     ("deliver", 0),
@@ -267,6 +269,7 @@ def embedded(tmp_path: Path) -> Iterator[Database]:
 @example(events=REORDERED, starts_known=True, seed=0)
 @example(events=LAGGING, starts_known=True, seed=0)
 @example(events=AFTER_A_GAP, starts_known=True, seed=0)
+@example(events=LAGGING_AT_FIRST, starts_known=False, seed=0)
 @given(events=_events(with_revisits=False), starts_known=st.booleans(), seed=st.integers(0, 10**6))
 def test_pushes_in_any_order(
     embedded: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int

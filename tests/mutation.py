@@ -5,12 +5,18 @@
 cosmic-ray makes the mutants. Each one is written into a copy of the checkout, where the tests of the module's
 room run until the first of them fails. Survivors are printed as they are found; those that
 `equivalent_mutants.toml` lists, because they change nothing that can be observed, are not counted.
+
+Loading the code and collecting the tests takes longer than most runs. One process does both once, and each
+run is a fork of it in which the changed function gets its new code. Mutants of what runs while a module is
+loaded (constants, defaults, decorators) need a process that loads the module again.
 """
 
 import argparse
 import ast
 import contextlib
 import difflib
+import gc
+import inspect
 import multiprocessing
 import os
 import queue
@@ -22,12 +28,16 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
+from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
+from types import CodeType, FrameType, FunctionType
+from typing import NamedTuple
 
 import pytest
 from cosmic_ray.mutating import MutationVisitor
@@ -84,37 +94,41 @@ def main() -> int:
     mutants = [one for one in mutants_of(source) if (one.before, one.after) not in equivalent]
     if options.sample and options.sample < len(mutants):
         mutants = random.Random(options.seed).sample(mutants, options.sample)  # noqa: S311 - a sample, no secret
-    copies: queue.Queue[Path] = queue.Queue()
-    for number in range(options.jobs):
-        copies.put(_copy(COPIES / str(number)))
-
     started = time.monotonic()
-    with _borrowed(copies) as folder:
-        if not passes(folder, tests, timeout=None):
-            console.print("the tests fail without a mutant: repair them first")
+    loaded: queue.Queue[Loaded] = queue.Queue()
+    for number in range(min(options.jobs, len(mutants))):
+        loaded.put(Loaded(_copy(COPIES / str(number)), options.module, tests))
+    tried = Tried()
+    if mutants:
+        with _borrowed(loaded) as one:
+            first = one.run(source, tried, timeout=None)
+        if not first.passed:
+            console.print(f"the tests fail without a mutant: repair them first ({first.failed})")
             return 2
+        tried.seconds.update(first.seconds)
     timeout = GIVE_UP_AFTER * (time.monotonic() - started) * options.jobs + 2 * WAIT_SECONDS
 
     def survives(mutant: Mutant) -> bool:
-        with _borrowed(copies) as folder:
-            path = folder / options.module
-            path.write_text(mutant.code, encoding="utf-8")
-            try:
-                return passes(folder, tests, timeout=timeout)
-            finally:
-                path.write_text(source, encoding="utf-8")
+        with _borrowed(loaded) as one:
+            result = one.run(mutant.code, tried, timeout=timeout)
+        tried.kills[result.failed] += 1
+        return result.passed
 
     survivors = 0
     with Progress(console=console) as progress, ThreadPoolExecutor(options.jobs) as pool:
         task = progress.add_task(options.module, total=len(mutants))
         running = {pool.submit(survives, mutant): mutant for mutant in mutants}
-        for done in as_completed(running):
+        for number, done in enumerate(as_completed(running), start=1):
             progress.advance(task)
             if done.result():
                 mutant = running[done]
                 survivors += 1
-                console.print(f"survived: {options.module}:{mutant.line}", style="red")
+                console.print(
+                    f"survived: {options.module}:{mutant.line} ({number} of {len(mutants)} run)", style="red"
+                )
                 console.print(f"  - {mutant.before}\n  + {mutant.after}", highlight=False, markup=False)
+    while not loaded.empty():
+        loaded.get().end()
     killed = len(mutants) - survivors
     rate = 100 * killed / len(mutants) if mutants else 100.0
     console.print(
@@ -150,21 +164,205 @@ def tests_of(module: str) -> list[str]:
     return found if room == Path("tests") else [*found, str(room)]
 
 
-def passes(folder: Path, tests: list[str], *, timeout: float | None) -> bool:
-    """Run tests in a copy of the checkout; a run that takes longer than `timeout` seconds has failed."""
-    process = _LOADED.Process(target=_run_tests, args=(folder, tests))
-    process.start()
-    process.join(timeout)
+class Result(NamedTuple):
+    """What a run of the tests said: the seconds of each test, and the one that failed."""
+
+    passed: bool
+    seconds: dict[str, float]
+    failed: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What earlier runs have shown of the tests: how long each takes, and how many mutants it has noticed."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    kills: Counter[str | None] = field(default_factory=Counter)
+
+    def order(self) -> dict[str, float]:
+        """Return the places of the tests: first those that are quick, and those that notice much."""
+        return {test: seconds / (1 + self.kills[test]) for test, seconds in self.seconds.items()}
+
+
+class Loaded:
+    """A process that has loaded the code of a copy of the checkout and has collected the tests."""
+
+    def __init__(self, folder: Path, module: str, tests: list[str]) -> None:
+        """Start the process."""
+        self._folder, self._module, self._tests = folder, module, tests
+        self._source = (folder / module).read_text(encoding="utf-8")
+        self._pipe, theirs = Pipe()
+        self._process = _LOADED.Process(target=_serve, args=(folder, module, tests, theirs))
+        self._process.start()
+        theirs.close()
+
+    def run(self, code: str, tried: Tried, *, timeout: float | None) -> Result:
+        """Run the tests with this code of the module; a run of more than `timeout` seconds has failed."""
+        path, order = self._folder / self._module, tried.order()
+        # For the processes that tests start.
+        path.write_text(code, encoding="utf-8")
+        try:
+            self._pipe.send((code, order, timeout))
+            result: Result | None = self._pipe.recv()
+            return result or self._run_anew(order, timeout)
+        finally:
+            path.write_text(self._source, encoding="utf-8")
+
+    def _run_anew(self, order: dict[str, float], timeout: float | None) -> Result:
+        """Run the tests in a process that loads the code as it is now."""
+        ours, theirs = Pipe()
+        process = _LOADED.Process(target=_run_once, args=(self._folder, self._tests, order, theirs))
+        process.start()
+        theirs.close()
+        return _result(process.pid or 0, ours, timeout)
+
+    def end(self) -> None:
+        """End the process."""
+        self._pipe.send(None)
+        self._process.join()
+
+
+def _result(process_id: int, pipe: Connection, timeout: float | None) -> Result:
+    """Wait for the result of a run, and end what is left of the run."""
+    result = None
+    with pipe:
+        if wait([pipe], timeout):
+            with contextlib.suppress(EOFError):
+                result = pipe.recv()
     # Also what the tests have started, and a mutant did not end.
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)
-    process.join()
-    return process.exitcode == 0
+        os.killpg(process_id, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(process_id, 0)
+    return result or Result(passed=False, seconds={}, failed=None)
 
 
-def _run_tests(folder: Path, tests: list[str]) -> None:
-    """Run tests in this process, with the code of the copy; exit with pytest's status."""
+class Watching:
+    """A plugin of pytest: runs tests in the given order, and takes down how they ended."""
+
+    def __init__(self, order: dict[str, float]) -> None:
+        """Run tests in this order."""
+        self.order = order
+        self.seconds: dict[str, float] = {}
+        self.failed: str | None = None
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Sort the tests."""
+        items.sort(key=lambda item: self.order.get(item.nodeid, 0))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take down a part of a test."""
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
+        if report.failed:
+            self.failed = report.nodeid
+
+
+class Forking(Watching):
+    """A plugin of pytest: once the tests are collected, runs them in a fork for each mutant."""
+
+    def __init__(self, path: Path, pipe: Connection) -> None:
+        """Take mutants of the module at `path` from this pipe, and answer there."""
+        super().__init__({})
+        self._pipe = pipe
+        self._path = str(path)
+        self._source = path.read_text(encoding="utf-8")
+        self._called: set[str] = set()
+        self.answer: Connection | None = None
+        sys.settrace(self._trace)
+
+    def _trace(self, frame: FrameType, _event: str, _argument: object) -> None:
+        """Take down which functions of the module run while it, and the tests, are loaded."""
+        if frame.f_code.co_filename == self._path:
+            self._called.add(frame.f_code.co_qualname)
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        """Fork for each mutant; in the fork go on with the tests."""
+        sys.settrace(None)
+        while request := self._pipe.recv():
+            code, order, timeout = request
+            change = self._change(code)
+            if change is None:
+                self._pipe.send(None)
+                continue
+            ours, theirs = Pipe()
+            process_id = os.fork()
+            if process_id == 0:
+                os.setsid()
+                for function, changed in change:
+                    function.__code__ = changed
+                self.order, self.answer = order, theirs
+                self.pytest_collection_modifyitems(session.items)
+                return None
+            theirs.close()
+            self._pipe.send(_result(process_id, ours, timeout))
+        return True
+
+    def _change(self, code: str) -> list[tuple[FunctionType, CodeType]] | None:
+        """Return the functions and their new code; `None` where that is not the whole change."""
+        before, after = (
+            compile(text, self._path, "exec", dont_inherit=True) for text in (self._source, code)
+        )
+        changed = _changed_functions(before, after)
+        if changed is None or any(old.co_qualname in self._called for old, _ in changed):
+            return None
+        functions = [one for one in gc.get_objects() if isinstance(one, FunctionType)]
+        change = []
+        for old, new in changed:
+            found = [
+                one
+                for one in functions
+                if one.__code__.co_qualname == old.co_qualname and one.__code__ == old
+            ]
+            if not found:
+                return None
+            change += [(one, new) for one in found]
+        return change
+
+
+def _changed_functions(before: CodeType, after: CodeType) -> list[tuple[CodeType, CodeType]] | None:
+    """Return the functions of a module or class whose code differs; `None` if something else differs too."""
+    if before.replace(co_consts=()) != after.replace(co_consts=()):
+        return None
+    if len(before.co_consts) != len(after.co_consts):
+        return None
+    found: list[tuple[CodeType, CodeType]] = []
+    for old, new in zip(before.co_consts, after.co_consts, strict=True):
+        if not isinstance(old, CodeType) or not isinstance(new, CodeType):
+            if repr(old) != repr(new):
+                return None
+        elif old == new:
+            continue
+        elif old.co_flags & inspect.CO_OPTIMIZED:
+            found.append((old, new))
+        else:
+            inner = _changed_functions(old, new)
+            if inner is None:
+                return None
+            found += inner
+    return found
+
+
+def _serve(folder: Path, module: str, tests: list[str], pipe: Connection) -> None:
+    """Load and collect, and run the tests of mutants as they are asked for."""
+    _prepare(folder)
+    plugin = Forking(folder / module, pipe)
+    status = _run_tests(tests, plugin)
+    # Where the tests could not be collected, the first mutant is answered so.
+    with contextlib.suppress(BrokenPipeError):
+        (plugin.answer or pipe).send(Result(passed=status == 0, seconds=plugin.seconds, failed=plugin.failed))
+
+
+def _run_once(folder: Path, tests: list[str], order: dict[str, float], pipe: Connection) -> None:
+    """Load, collect and run the tests once."""
+    _prepare(folder)
     os.setsid()
+    plugin = Watching(order)
+    status = _run_tests(tests, plugin)
+    pipe.send(Result(passed=status == 0, seconds=plugin.seconds, failed=plugin.failed))
+
+
+def _prepare(folder: Path) -> None:
+    """Let this process load the code of the copy, and say nothing."""
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(folder)
     os.environ["PUSHGATE_TESTS_WAIT_SECONDS"] = str(WAIT_SECONDS)
@@ -175,10 +373,14 @@ def _run_tests(folder: Path, tests: list[str]) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(silence, stream.fileno())
+
+
+def _run_tests(tests: list[str], plugin: Watching) -> int:
+    """Run tests in this process; return pytest's status."""
     options = ["-x", "-q", "-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider"]
     # Plugins that were loaded before pytest: it says so, and a warning is an error here.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    sys.exit(pytest.main([*options, *tests]))
+    return int(pytest.main([*options, *tests], plugins=[plugin]))
 
 
 def _behaviour(code: str) -> str | None:
@@ -193,8 +395,11 @@ def _behaviour(code: str) -> str | None:
     for node in ast.walk(tree):
         match node:
             case ast.arguments():
-                node.kwonlyargs, node.posonlyargs = [*node.posonlyargs, *node.args, *node.kwonlyargs], []
-                node.args = []
+                plain = [*node.posonlyargs, *node.args]
+                required: list[ast.expr | None] = [None] * (len(plain) - len(node.defaults))
+                node.kw_defaults = [*required, *node.defaults, *node.kw_defaults]
+                node.kwonlyargs = [*plain, *node.kwonlyargs]
+                node.posonlyargs, node.args, node.defaults = [], [], []
             case ast.arg():
                 node.annotation = None
             case ast.FunctionDef() | ast.AsyncFunctionDef():
@@ -236,12 +441,12 @@ def _copy(folder: Path) -> Path:
 
 
 @contextmanager
-def _borrowed(copies: queue.Queue[Path]) -> Iterator[Path]:
-    folder = copies.get()
+def _borrowed(loaded: queue.Queue[Loaded]) -> Iterator[Loaded]:
+    one = loaded.get()
     try:
-        yield folder
+        yield one
     finally:
-        copies.put(folder)
+        loaded.put(one)
 
 
 def _options() -> argparse.Namespace:

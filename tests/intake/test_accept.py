@@ -1,0 +1,327 @@
+"""The writer of deliveries: what shares a transaction, who learns what, and what a failure ends."""
+
+import asyncio
+import itertools
+import shutil
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextvars import Context
+from pathlib import Path
+from typing import Any, TypeVarTuple
+
+import pytest
+import structlog
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import select
+
+from gateway.errors import StoreUnavailable
+from gateway.intake.accept import Accepter
+from gateway.metrics import REGISTRY
+from gateway.store.database import Database
+from gateway.store.deliveries import Arrival, Judged, Receipt
+from gateway.store.tables import deliveries
+from tests.store.make import A, B, arrival, connection, move
+
+Ts = TypeVarTuple("Ts")
+# Nothing here takes so long, unless something is broken.
+PATIENCE = 10.0
+NEVER = 3600.0
+
+
+class WatchedDatabase(Database):
+    """A database that remembers which deliveries each transaction was to record."""
+
+    def __init__(self, url: str) -> None:
+        """Begin with none."""
+        super().__init__(url)
+        self.batches: list[list[str]] = []
+        self.attempts = 0
+
+    async def write_inline(self, decide: Callable[[Transaction], Any], keep: Callable[..., None]) -> Any:
+        """Note what is recorded, and record it."""
+        self.attempts += 1
+
+        def noted(transaction: Transaction) -> Any:
+            judged: Judged = decide(transaction)
+            self.batches.append([one.id for one in judged.arrivals])
+            return judged
+
+        return await super().write_inline(noted, keep)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the file of a database with the connection c1; to copy it costs less than to make its tables."""
+    file = tmp_path_factory.mktemp("template") / "pushgate.db"
+    database = Database(f"sqlite:///{file}")
+    database.migrate()
+    connection(database)
+    database.close()
+    return file
+
+
+@pytest.fixture
+def database(template: Path, tmp_path: Path) -> Iterator[WatchedDatabase]:
+    """Give a database with the connection c1."""
+    database = WatchedDatabase(f"sqlite:///{shutil.copy(template, tmp_path)}")
+    yield database
+    database.close()
+
+
+@pytest.fixture(autouse=True)
+def check_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for requests whose time is over more often than usual."""
+    monkeypatch.setattr("gateway.intake.accept._CHECK_SECONDS", 0.01)
+
+
+def run(database: Database, work: Callable[[Accepter], Awaitable[None]]) -> int:
+    """Do something with a running writer; return how often it has rung."""
+    rung = itertools.count()
+
+    async def scenario() -> None:
+        async with asyncio.timeout(PATIENCE):
+            accepter = Accepter(database, rings=lambda: next(rung))
+            accepter.start()
+            await work(accepter)
+            await accepter.stop()
+
+    asyncio.run(scenario())
+    return next(rung)
+
+
+async def begin(accepter: Accepter, *arrivals: Arrival, seconds: float = NEVER) -> list[asyncio.Task[Receipt]]:
+    """Begin to record deliveries, in this order, and let the writer take what it takes at once."""
+    tasks = [asyncio.create_task(accepter.accept(one, seconds=seconds)) for one in arrivals]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    return tasks
+
+
+def numbered(*sizes: int, measure: str = "body") -> list[Arrival]:
+    """Return deliveries d0, d1, … with bodies of so many bytes, or with so many ref updates."""
+    if measure == "body":
+        return [arrival(id=f"d{number}", body=b"x" * size) for number, size in enumerate(sizes)]
+    names = itertools.count()
+    moves = [[move(None, A, f"refs/tags/{next(names)}") for _ in range(size)] for size in sizes]
+    return [arrival(*its_own, id=f"d{number}") for number, its_own in enumerate(moves)]
+
+
+def kept(database: Database) -> set[str]:
+    """Return the ids of the recorded deliveries."""
+    with database.reading() as transaction:
+        return set(transaction.execute(select(deliveries.c.id)).scalars())
+
+
+@pytest.mark.parametrize(
+    ("limit", "measure", "sizes", "batches"),
+    [
+        ("_MOST_ARRIVALS", "body", [1, 1, 1, 1, 1, 1, 1], [3, 3, 1]),
+        *(
+            (limit, measure, sizes, batches)
+            for limit, measure in (("_MOST_BYTES", "body"), ("_MOST_MOVES", "updates"))
+            for sizes, batches in (
+                ([1, 2, 1, 1, 1, 1], [2, 3, 1]),
+                ([1, 1, 5, 1], [3, 1]),
+                ([9, 3, 1], [1, 1, 1]),
+            )
+        ),
+    ],
+)
+def test_one_transaction_takes_only_so_much(
+    database: WatchedDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    measure: str,
+    sizes: Sequence[int],
+    batches: Sequence[int],
+) -> None:
+    """So many deliveries, bytes or ref updates, but one delivery at least; the others follow in their order."""
+    monkeypatch.setattr(f"gateway.intake.accept.{limit}", 3)
+
+    async def accept_all(accepter: Accepter) -> None:
+        await asyncio.gather(*await begin(accepter, *numbered(*sizes, measure=measure)))
+
+    run(database, accept_all)
+    assert [len(batch) for batch in database.batches] == batches
+    assert [one for batch in database.batches for one in batch] == [f"d{n}" for n in range(len(sizes))]
+
+
+def test_only_something_new_rings(database: Database) -> None:
+    """Workers are not woken for a repetition, nor for what is ignored."""
+
+    async def accept_all(accepter: Accepter) -> None:
+        for verdict in ("ignored", "unreadable"):
+            await accepter.accept(arrival(verdict=verdict))
+
+    assert run(database, accept_all) == 0
+
+    async def accept_twice(accepter: Accepter) -> None:
+        for expected in ("accepted", "duplicate"):
+            receipt = await accepter.accept(arrival(move(A, B), provider_delivery_id="guid"))
+            assert receipt.verdict == expected
+
+    assert run(database, accept_twice) == 1
+
+
+def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) -> None:
+    """Each request still gets its receipt, and nobody can begin after that."""
+
+    async def scenario() -> None:
+        async with asyncio.timeout(PATIENCE):
+            accepter = Accepter(database, rings=lambda: None)
+            await accepter.stop()
+            accepter = Accepter(database, rings=lambda: None)
+            assert not accepter.healthy
+            with pytest.raises(StoreUnavailable, match="does not run"):
+                await accepter.accept(arrival())
+            accepter.start()
+            assert accepter.healthy
+            with database.writing():
+                tasks = await begin(accepter, *numbered(1))
+                tasks += await begin(accepter, arrival(id="d1"), arrival(id="d2"))
+                stopping = asyncio.create_task(accepter.stop())
+                await asyncio.sleep(0)
+            await stopping
+            assert kept(database) == {"d0", "d1", "d2"}
+            assert [receipt.delivery for receipt in await asyncio.gather(*tasks)] == ["d0", "d1", "d2"]
+            assert not accepter.healthy
+            with pytest.raises(StoreUnavailable, match="does not run"):
+                await accepter.accept(arrival())
+
+    asyncio.run(scenario())
+
+
+def test_only_those_whose_time_is_over_are_given_up(database: WatchedDatabase) -> None:
+    """The others go on to wait, and are recorded together once the database answers again."""
+
+    async def wait(accepter: Accepter) -> None:
+        with database.writing():
+            patient = await begin(accepter, arrival(id="d0"))
+            patient += await begin(accepter, arrival(id="d1"))
+            [hurried] = await begin(accepter, arrival(id="d2"), seconds=0.05)
+            patient += await begin(accepter, arrival(id="d3"))
+            with pytest.raises(StoreUnavailable, match="in time"):
+                await hurried
+            assert not any(task.done() for task in patient)
+        assert [receipt.delivery for receipt in await asyncio.gather(*patient)] == ["d0", "d1", "d3"]
+
+    run(database, wait)
+    assert database.batches == [["d0"], ["d1", "d3"]]
+
+
+def test_one_that_waits_alone_is_given_up_as_well(database: Database) -> None:
+    """Whether it is being written or not; and its request may be the first after a pause."""
+
+    async def wait(accepter: Accepter) -> None:
+        for number in range(2):
+            with database.writing():
+                [alone] = await begin(accepter, arrival(id=f"d{number}"), seconds=0.05)
+                with pytest.raises(StoreUnavailable, match="in time"):
+                    await alone
+            while accepter._batch or accepter._is_checking:  # noqa: SLF001 - the pause
+                await asyncio.sleep(0.01)
+
+    run(database, wait)
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """An event loop that counts the timers it is asked for."""
+
+    timers = 0
+
+    def call_later(
+        self,
+        delay: float,
+        callback: Callable[[*Ts], object],
+        *args: *Ts,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Count, and do it."""
+        self.timers += 1
+        return super().call_later(delay, callback, *args, context=context)
+
+
+def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many come until it looks."""
+    monkeypatch.setattr("gateway.intake.accept._CHECK_SECONDS", NEVER)
+
+    async def accept_many() -> int:
+        accepter = Accepter(database, rings=lambda: None)
+        accepter.start()
+        for _ in range(5):
+            await accepter.accept(arrival())
+        await accepter.stop()
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, CountingLoop)
+        return loop.timers
+
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        assert runner.run(accept_many()) == 1
+
+
+def test_a_request_that_ends_while_its_delivery_is_written_ends_no_other(database: Database) -> None:
+    """What it has delivered is kept all the same, and those beside it get their receipts."""
+
+    async def accept_three(accepter: Accepter) -> None:
+        with database.writing():
+            gone, *others = await begin(accepter, *numbered(1, 1, 1))
+            gone.cancel()
+        assert [receipt.delivery for receipt in await asyncio.gather(*others)] == ["d1", "d2"]
+        assert gone.cancelled()
+
+    run(database, accept_three)
+    assert kept(database) == {"d0", "d1", "d2"}
+
+
+def test_a_delivery_that_cannot_be_recorded_ends_none_beside_it(database: Database) -> None:
+    """It alone is refused, with the kind of its error; the writer goes on and says that something failed."""
+
+    async def accept_both(accepter: Accepter) -> None:
+        bad, good = await begin(accepter, arrival(connection="no such one"), arrival(move(A, B), id="d1"))
+        with pytest.raises(StoreUnavailable, match="cannot be recorded: IntegrityError"):
+            await bad
+        assert (await good).delivery == "d1"
+        assert not accepter.healthy
+        assert (await accepter.accept(arrival(id="d2"))).delivery == "d2"
+        assert accepter.healthy
+
+    with structlog.testing.capture_logs():
+        assert run(database, accept_both) == 2
+    assert kept(database) == {"d1", "d2"}
+
+
+def test_a_store_that_fails_is_asked_once_for_a_batch(
+    database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each request learns the reason, the log has it once, and a probe sees it for some time."""
+    monkeypatch.setattr("gateway.store.database._INLINE_SECONDS", 0.0)
+
+    async def fail(accepter: Accepter) -> None:
+        with database.writing():
+            for _ in range(2):
+                for task in await begin(accepter, arrival(), arrival()):
+                    with pytest.raises(StoreUnavailable, match="another transaction"):
+                        await task
+        assert not accepter.healthy
+        monkeypatch.setattr("gateway.intake.accept._SECONDS_UNREADY", 0.0)
+        assert accepter.healthy
+
+    with structlog.testing.capture_logs() as lines:
+        assert run(database, fail) == 0
+    assert database.attempts == 2
+    told = [line["event"] for line in lines if line["event"].startswith("deliveries are refused")]
+    assert len(told) == 1
+
+
+def test_how_long_a_request_waits_is_measured(database: Database) -> None:
+    """In seconds, once for each delivery."""
+
+    def measured(what: str) -> float:
+        return REGISTRY.get_sample_value(f"pushgate_stage_seconds_{what}", {"stage": "accept"}) or 0.0
+
+    async def accept(accepter: Accepter) -> None:
+        await accepter.accept(arrival())
+
+    count, seconds = measured("count"), measured("sum")
+    run(database, accept)
+    assert measured("count") == count + 1
+    assert 0 < measured("sum") - seconds < PATIENCE

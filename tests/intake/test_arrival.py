@@ -1,8 +1,10 @@
 """What is recorded of a request: which of its headers, and in which words what it means."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from datetime import datetime
+from typing import Any, get_args
 
 import pytest
 
@@ -10,9 +12,21 @@ from gateway.intake.arrival import receive_delivery
 from gateway.intake.book import Known
 from gateway.store.deliveries import Arrival
 from providers import PROVIDERS
+from providers.errors import Malformed, Undecodable
+from providers.model import (
+    Actor,
+    Delivery,
+    Event,
+    EventKind,
+    PullRequest,
+    PullRequestAction,
+    Repository,
+    RepositoryChange,
+)
 from providers.signatures import hmac_hex
 from providers.urls import repository_key
 from tests.providers.corpus import NOW, SECRET, Case, cases
+from tests.store.make import A, B, move
 
 CASES = {str(case): case for case in cases()}
 SIGNED = "sha256=" + hmac_hex(b"{}", SECRET)
@@ -106,3 +120,265 @@ def test_an_id_is_learned_only_beside_a_name_that_fits(repository: Any, taught: 
     arrival = received(replace(case, body=body, headers=headers))
     assert (arrival.verdict, arrival.teaches) == ("accepted", taught)
     assert [update.ref for update in arrival.updates] == ["refs/heads/main"]
+
+
+class Says:
+    """A provider whose deliveries all say the same."""
+
+    HEADERS = frozenset({"x-kept"})
+    ID_HEADERS: tuple[str, ...] = ()
+    MEDIA_TYPES = frozenset({"application/json", "text/json"})
+    BODY_IS_SIGNED = True
+
+    def __init__(self, event: Event | Exception) -> None:
+        """Take what they say, or what is wrong with them."""
+        self._event = event
+
+    def verify(
+        self,
+        *,
+        headers: Mapping[str, str],  # noqa: ARG002
+        body: bytes,
+        secrets: Sequence[bytes],  # noqa: ARG002
+        auth: Mapping[str, str],  # noqa: ARG002
+        now: datetime,  # noqa: ARG002
+    ) -> Delivery:
+        """Take everything for proven, by the second secret."""
+        return Delivery(event="an event", id="d1", secret=1, content=body)
+
+    def parse(self, delivery: Delivery) -> Event:  # noqa: ARG002
+        """Return what all deliveries say."""
+        if isinstance(self._event, Exception):
+            raise self._event
+        return self._event
+
+    def sign(self, *, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG002
+        """Prove nothing."""
+        return {}
+
+
+OURS = Repository(id="17", full_name="acme/digits", web_url="https://h.example/", default_branch="main")
+OTHER = Repository(id="18", full_name="evil/digits")
+PUSH = Event(kind="push", updates=(move(A, B),))
+
+
+def said(
+    event: Event | Exception, *, repository_id: str | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[Arrival, int]:
+    """Return what is recorded of an event, and the status of the answer."""
+    known = Known(
+        id="cn_1",
+        provider_name="github",
+        provider=Says(event),
+        auth={},
+        secrets=(b"new", b"old"),
+        secret_ids=(8, 7),
+        repository_id=repository_id,
+        repository_key="github.com/acme/digits",
+        networks=(),
+    )
+    return receive_delivery(known, headers or {}, b"{}", NOW)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in get_args(EventKind) if kind != "ping"])
+def test_only_a_ping_is_200(kind: EventKind) -> None:
+    """All else is 202: taken, though some of it is of no interest."""
+    assert said(Event(kind="ping"))[1] == 200
+    assert said(Event(kind=kind))[1] == 202
+    arrival, status = said(Event(kind=kind, updates=(move(A, B),)))
+    assert (arrival.verdict, status) == ("accepted", 202)
+    assert said(Event(kind="ping", updates=(move(A, B),)))[0].verdict == "ignored"
+
+
+def test_what_cannot_be_read_says_so_by_its_status() -> None:
+    """Only what is no document at all is an error of the sender; the reason is kept in each case."""
+    for error, expected in ((Undecodable("no JSON"), 400), (Malformed("no ref"), 202)):
+        arrival, status = said(error)
+        assert (arrival.verdict, arrival.reason, status) == ("unreadable", str(error), expected)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 202),
+        ({"content-type": "application/json"}, 202),
+        ({"content-type": "Text/JSON; charset=utf-8"}, 202),
+        ({"content-type": "text/plain"}, 415),
+        ({"content-type": ""}, 415),
+    ],
+)
+def test_the_content_type_is_one_that_the_provider_sends(headers: dict[str, str], status: int) -> None:
+    """Or none, which is taken for JSON."""
+    arrival, found = said(PUSH, headers=headers)
+    assert found == status
+    assert arrival.verdict == ("accepted" if status == 202 else "unreadable")
+
+
+def test_a_long_content_type_is_cut() -> None:
+    """With what was expected after it."""
+    reason = said(PUSH, headers={"content-type": "x" * 5000})[0].reason
+    assert reason == f"content type {'x' * 100}, not application/json or text/json"
+
+
+def test_what_an_event_tells_goes_over_what_the_headers_tell() -> None:
+    """Name and id; and both are the headers' where it tells neither. The secret is the one that fitted."""
+    plain, _ = said(PUSH)
+    told, _ = said(replace(PUSH, name="e" * 101, delivery_id="i" * 201, pusher=Actor(name="ada")))
+    assert (plain.event, plain.provider_delivery_id, plain.pusher) == ("an event", "d1", None)
+    assert (told.event, told.provider_delivery_id, told.pusher) == ("e" * 100, "i" * 200, "ada")
+    assert (plain.secret, plain.repository, plain.detail) == (7, None, None)
+    assert (plain.reason, plain.other_repository) == (None, None)
+
+
+def test_reasons_and_headers_are_cut() -> None:
+    """Whoever signs deliveries chooses them, and they are shown everywhere."""
+    arrival, _ = said(Event(kind="other", note="n" * 1001), headers={"x-kept": "h" * 1001, "x-lost": "h"})
+    assert (arrival.reason, arrival.headers) == ("n" * 1000, {"x-kept": "h" * 1000})
+
+
+def test_the_repository_is_kept_as_the_payload_describes_it() -> None:
+    """To be shown, never to be followed."""
+    assert said(replace(PUSH, repository=OURS))[0].repository == {
+        "id": "17",
+        "full_name": "acme/digits",
+        "web_url": "https://h.example/",
+        "default_branch": "main",
+    }
+
+
+@pytest.mark.parametrize(
+    ("event", "repository_id", "taught"),
+    [
+        (replace(PUSH, repository=OURS), None, "17"),
+        (replace(PUSH, repository=OURS), "17", None),
+        (replace(PUSH, repository=replace(OURS, full_name="acme/renamed")), "17", None),
+        (replace(PUSH, repository=OTHER), None, None),
+        (replace(PUSH, repository=OTHER), "17", None),
+        (Event(kind="other", repository=OURS), None, None),
+        (Event(kind="ping", repository=OURS), None, None),
+    ],
+)
+def test_only_a_push_to_the_own_repository_teaches_its_id(
+    event: Event, repository_id: str | None, taught: str | None
+) -> None:
+    """And only as long as none is known."""
+    assert said(event, repository_id=repository_id)[0].teaches == taught
+
+
+@pytest.mark.parametrize("repository", [None, OURS, OTHER], ids=["none", "ours", "other"])
+@pytest.mark.parametrize("all_refs", [False, True])
+def test_a_push_that_tells_no_refs_asks_for_all_of_them(
+    repository: Repository | None, *, all_refs: bool
+) -> None:
+    """Of the own repository; what is about another one asks for nothing."""
+    arrival, status = said(Event(kind="push", all_refs=all_refs, repository=repository, note="a note"))
+    is_asking = all_refs and repository is not OTHER
+    assert (arrival.asks_for_sweep, status) == (is_asking, 202)
+    assert arrival.verdict == ("accepted" if is_asking else "ignored")
+    if is_asking:
+        assert arrival.reason == ("it doesn't say which refs moved: all are being compared with the remote's")
+    elif repository is not OTHER:
+        assert arrival.reason == "a note"
+
+
+@pytest.mark.parametrize(
+    ("repository", "repository_id", "told", "ours"),
+    [
+        (OTHER, None, "evil/digits (id 18)", ""),
+        (replace(OTHER, id=None), None, "evil/digits", ""),
+        (OTHER, "17", "evil/digits (id 18)", " (id 17)"),
+        (replace(OTHER, full_name=None), "17", "one without a name (id 18)", " (id 17)"),
+        (
+            Repository(urls=("https://github.com/evil/digits.git",)),
+            None,
+            "https://github.com/evil/digits.git",
+            "",
+        ),
+        (
+            Repository(full_name="evil/digits", urls=("https://github.com/evil/x.git",)),
+            None,
+            "evil/digits",
+            "",
+        ),
+        (Repository(full_name="e" * 500), None, "e" * 200, ""),
+    ],
+)
+def test_a_push_to_another_repository_names_both(
+    repository: Repository, repository_id: str | None, told: str, ours: str
+) -> None:
+    """With their ids, as far as they are known; nothing of it is carried on."""
+    arrival, status = said(replace(PUSH, repository=repository), repository_id=repository_id)
+    assert (arrival.verdict, arrival.updates, status) == ("ignored", (), 202)
+    assert arrival.reason == (
+        f"other repository: the delivery is about {told}, the connection is for github.com/acme/digits{ours}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("repository", "name"),
+    [
+        (replace(OURS, id="18"), "acme/digits"),
+        (Repository(id="18", urls=("https://github.com/acme/digits",)), None),
+    ],
+)
+def test_another_repository_at_the_same_address_may_replace_the_own(
+    repository: Repository, name: str | None
+) -> None:
+    """With the refs that it tells, by which it is known at the remote: twenty of them are enough."""
+    moves = tuple(move(None, A, f"refs/tags/v{number}") for number in range(30))
+    arrival, _ = said(Event(kind="push", updates=moves, repository=repository), repository_id="17")
+    assert (arrival.verdict, arrival.updates) == ("ignored", ())
+    assert arrival.other_repository is not None
+    assert (arrival.other_repository.id, arrival.other_repository.name) == ("18", name)
+    assert arrival.other_repository.delivery == arrival.id
+    assert arrival.other_repository.refs == {f"refs/tags/v{number}": A for number in range(20)}
+
+
+@pytest.mark.parametrize("repository", [OTHER, replace(OTHER, full_name=None), OURS])
+def test_a_repository_elsewhere_replaces_none(repository: Repository) -> None:
+    """Nor does one that names no address, or the own one."""
+    assert said(replace(PUSH, repository=repository), repository_id="17")[0].other_repository is None
+
+
+def pull_request(action: PullRequestAction, head: str | None) -> Event:
+    """Return an event of a pull request."""
+    asked = PullRequest(action=action, number="5", source="topic", target="main", head=head)
+    return Event(kind="pull_request", pull_request=asked)
+
+
+@pytest.mark.parametrize("action", ["opened", "updated"])
+def test_the_head_of_a_pull_request_moves_like_a_ref(action: PullRequestAction) -> None:
+    """Once it is opened or updated and the head is told."""
+    arrival, status = said(pull_request(action, A))
+    [head] = arrival.updates
+    assert (arrival.verdict, arrival.reason, status) == ("accepted", None, 202)
+    assert (head.ref, head.kind, head.name) == ("refs/pull/5/head", "pull_request", "5")
+    assert (head.before, head.after, head.action) == (None, A, "create")
+    assert arrival.detail is not None
+    assert arrival.detail["pull_request"]["number"] == "5"
+
+
+@pytest.mark.parametrize(
+    ("action", "head", "reason"),
+    [
+        ("opened", None, "its head commit is not told"),
+        ("updated", None, "its head commit is not told"),
+        ("merged", A, "nothing runs"),
+        ("closed", A, "nothing runs"),
+        ("closed", None, "nothing runs"),
+    ],
+)
+def test_a_pull_request_of_which_nothing_comes_says_why(
+    action: PullRequestAction, head: str | None, reason: str
+) -> None:
+    """It is ignored, and kept."""
+    arrival, _ = said(pull_request(action, head))
+    assert (arrival.verdict, arrival.updates) == ("ignored", ())
+    assert arrival.reason == f"pull request 5 was {action}: {reason}"
+
+
+def test_a_change_of_the_repository_is_kept() -> None:
+    """With the name that it got."""
+    change = RepositoryChange(action="renamed", full_name="acme/letters")
+    arrival, _ = said(Event(kind="repository", change=change))
+    assert arrival.detail == {"change": {"action": "renamed", "full_name": "acme/letters"}}

@@ -141,3 +141,107 @@ def test_all_bodies_together_hold_only_so_much(monkeypatch: pytest.MonkeyPatch) 
             await reader.read(SCOPE, quickly)
 
     asyncio.run(read_two())
+
+
+def test_the_length_is_announced_by_one_header_only() -> None:
+    """Whatever numbers stand in others; one that is no number announces nothing."""
+    others = [(b"x-number", b"0"), (b"accept", b"0")]
+
+    async def receive() -> MutableMapping[str, Any]:
+        return part(b"x", more=False)
+
+    def read_with(*headers: tuple[bytes, bytes]) -> bytes:
+        return asyncio.run(BodyReader(limit=10).read({"headers": headers}, receive))
+
+    with pytest.raises(TooLarge):
+        read_with(*others, (b"content-length", b"11"))
+    assert read_with((b"x-number", b"11"), (b"accept", b"11")) == b"x"
+    assert read_with((b"content-length", b"many")) == b"x"
+
+
+def test_what_a_message_leaves_out_has_the_defaults_of_asgi() -> None:
+    """No bytes, and nothing more to come."""
+    assert read(BodyReader(limit=10), {"type": "http.request"}) == b""
+    assert read(BodyReader(limit=10), part(b"x"), {"type": "http.request", "body": b"y"}) == b"xy"
+    assert read(BodyReader(limit=0), part(b"", more=False)) == b""
+
+
+def test_parts_of_any_size_count_fully() -> None:
+    """Neither the first nor the last one stands for the others, and all that is held is let go again."""
+    reader = BodyReader(limit=10)
+    for sizes in ([1, 3, 7], [7, 3, 1], [3, 1, 7], [0, 11], [5, 6, 0]):
+        with pytest.raises(TooLarge):
+            read(reader, *(part(b"x" * size) for size in sizes))
+        assert reader._held == 0  # noqa: SLF001 - what is left over after years is what is tested
+    for sizes in ([1, 3, 6], [6, 3, 1], [0, 10], [10, 0]):
+        *first, last = (b"x" * size for size in sizes)
+        assert read(reader, *map(part, first), part(last, more=False)) == b"x" * 10
+        assert reader._held == 0  # noqa: SLF001
+
+
+def test_bodies_may_hold_exactly_as_much_as_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not a byte more, wherever the parts begin."""
+    monkeypatch.setattr("gateway.intake.body._MOST_HELD", 6)
+    reader = BodyReader(limit=10)
+    assert read(reader, part(b"x" * 4), part(b"x" * 2), part(b"", more=False)) == b"x" * 6
+    for sizes in ([7], [6, 1], [2, 5], [4, 2, 1]):
+        with pytest.raises(TooMuch):
+            read(reader, *(part(b"x" * size) for size in sizes))
+
+
+def test_only_bodies_whose_time_is_over_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are looked at again and again; also those that begin after a pause."""
+    monkeypatch.setattr("gateway.intake.body._LOOK_SECONDS", 0.001)
+
+    async def never() -> MutableMapping[str, Any]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def read_all() -> None:
+        patient, hurried = BodyReader(limit=10, seconds=60), BodyReader(limit=10, seconds=0.02)
+        may_end = asyncio.Event()
+
+        async def slowly() -> MutableMapping[str, Any]:
+            await may_end.wait()
+            return part(b"x", more=False)
+
+        reading = asyncio.create_task(patient.read(SCOPE, slowly))
+        for _ in range(2):
+            with pytest.raises(TooSlow):
+                await hurried.read(SCOPE, never)
+            hurried._look(asyncio.get_running_loop())  # noqa: SLF001 - nobody reads: a pause
+            assert not hurried._is_looking  # noqa: SLF001
+        may_end.set()
+        assert await reading == b"x"
+
+    async def guarded() -> None:
+        async with asyncio.timeout(10):
+            await read_all()
+
+    asyncio.run(guarded())
+
+
+def test_slow_bodies_cost_a_look_a_second() -> None:
+    """Not one in each turn of the event loop."""
+
+    async def read_slowly() -> int:
+        started = asyncio.Event()
+        may_end = asyncio.Event()
+
+        async def slowly() -> MutableMapping[str, Any]:
+            started.set()
+            await may_end.wait()
+            return part(b"x", more=False)
+
+        reading = asyncio.create_task(BodyReader(limit=10).read(SCOPE, slowly))
+        await started.wait()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        may_end.set()
+        await reading
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, CountingLoop)
+        return loop.timers
+
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        assert runner.run(read_slowly()) < 100

@@ -4,11 +4,10 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -17,19 +16,14 @@ import structlog
 from gateway.errors import StoreUnavailable
 from gateway.intake.accept import Accepter
 from gateway.intake.book import Book
-from gateway.intake.door import Door
-from gateway.store import connections
 from gateway.store.database import Database
-from gateway.store.vault import Vault
-from providers.signatures import hmac_hex
+from tests.intake.local import VAULT, asked, connect, scope
 from tests.postgres import Postgres
 from tests.service import Service, wait_for
 from tests.store import make
 
 # The promise is 5 seconds, the first providers give up after 10; a machine that is busy takes some itself.
 PATIENCE = 15.0
-Answer = tuple[int, dict[bytes, bytes]]
-SECRET = b"a secret of this connection"
 
 
 @contextmanager
@@ -85,71 +79,6 @@ def test_a_locked_table_of_postgresql_is_503_in_time(tmp_path: Path, postgres: P
         assert service.deliver(connection, b"{}", event="star", x_github_delivery="one")[0] == 202
 
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """Give a database with one connection."""
-    database = Database(f"sqlite:///{tmp_path / 'pushgate.db'}")
-    database.migrate()
-    yield database
-    database.close()
-
-
-VAULT = Vault("k" * 32)
-
-
-def connect(database: Database, **changes: Any) -> None:
-    """Make the connection c1 with its secret."""
-    make.connection(database, **changes)
-    with database.writing() as transaction:
-        connections.add_secret(transaction, VAULT, "c1", SECRET, now=make.NOW)
-
-
-def scope(body: bytes, **changes: Any) -> MutableMapping[str, Any]:
-    """Return the scope of a signed request to the connection c1."""
-    headers = {
-        "content-length": str(len(body)),
-        "x-github-event": "star",
-        "x-hub-signature-256": f"sha256={hmac_hex(body, SECRET)}",
-    }
-    return {
-        "type": "http",
-        "method": "POST",
-        "path_params": {"connection": "c1"},
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-        "client": ("192.0.2.1", 4711),
-        **changes,
-    }
-
-
-async def answered(door: Door, given: MutableMapping[str, Any], body: bytes) -> Answer:
-    """Send one request to a door; return the status and headers of the answer."""
-    sent: list[MutableMapping[str, Any]] = []
-
-    async def receive() -> MutableMapping[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(message: MutableMapping[str, Any]) -> None:
-        sent.append(message)
-
-    await door(given, receive, send)
-    return sent[0]["status"], dict(sent[0]["headers"])
-
-
-def asked(database: Database, given: MutableMapping[str, Any], **changes: Any) -> Answer:
-    """Send one request to a door of its own."""
-
-    async def ask() -> Answer:
-        accepter = Accepter(database, rings=lambda: None)
-        accepter.start()
-        door = Door(Book(database, VAULT), accepter, body_limit=1000, **changes)
-        try:
-            return await answered(door, given, b"{}")
-        finally:
-            await accepter.stop()
-
-    return asyncio.run(ask())
-
-
 def test_networks_let_nobody_in_whose_address_is_not_known(database: Database) -> None:
     """Such as over a Unix socket, or by a proxy that tells no address; the right address is let in."""
     connect(database, networks=("192.0.2.0/24",))
@@ -167,7 +96,7 @@ def test_a_bug_of_ours_is_a_reason_to_try_again(database: Database) -> None:
         raise RuntimeError("a bug")
 
     with structlog.testing.capture_logs() as lines:
-        status, headers = asked(database, scope(b"{}"), clock=broken)
+        status, headers, _ = asked(database, scope(b"{}"), clock=broken)
     assert (status, headers[b"retry-after"], headers[b"connection"]) == (503, b"5", b"close")
     assert [(line["event"], line["connection"], line["exc_info"]) for line in lines] == [
         ("the door failed", "c1", True)

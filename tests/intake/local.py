@@ -1,0 +1,89 @@
+"""A door in this process, and what is sent to it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from gateway.intake.accept import Accepter
+from gateway.intake.book import Book
+from gateway.intake.door import Door
+from gateway.store import connections
+from gateway.store.database import Database
+from gateway.store.vault import Vault
+from providers.signatures import hmac_hex
+from tests.store import make
+
+SECRET = b"a secret of this connection"
+VAULT = Vault("k" * 32)
+
+
+class Answer(NamedTuple):
+    """An answer of the door."""
+
+    status: int
+    headers: dict[bytes, bytes]
+    body: Any
+
+
+def connect(database: Database, **changes: Any) -> None:
+    """Make the connection c1 with its secret."""
+    make.connection(database, **changes)
+    with database.writing() as transaction:
+        connections.add_secret(transaction, VAULT, "c1", SECRET, now=make.NOW)
+
+
+def scope(body: bytes, headers: Mapping[str, str] | None = None, **changes: Any) -> MutableMapping[str, Any]:
+    """Return the scope of a signed request to the connection c1, with these headers beside the usual ones."""
+    headers = {
+        "content-length": str(len(body)),
+        "x-github-event": "star",
+        "x-hub-signature-256": f"sha256={hmac_hex(body, SECRET)}",
+        **(headers or {}),
+    }
+    return {
+        "type": "http",
+        "method": "POST",
+        "path_params": {"connection": "c1"},
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        "client": ("192.0.2.1", 4711),
+        **changes,
+    }
+
+
+async def answered(door: Door, given: MutableMapping[str, Any], *parts: bytes) -> Answer:
+    """Send one request to a door, its body in these parts, and return the answer."""
+    waiting = list(parts)
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    await door(given, receive, send)
+    start, body = sent
+    return Answer(start["status"], dict(start["headers"]), json.loads(body["body"]))
+
+
+@asynccontextmanager
+async def opened(database: Database, *, vault: Vault = VAULT, **changes: Any) -> AsyncIterator[Door]:
+    """Open a door that takes bodies of 10,000 bytes; end its writer with the block."""
+    accepter = Accepter(database, rings=lambda: None)
+    accepter.start()
+    try:
+        yield Door(Book(database, vault), accepter, body_limit=10_000, **changes)
+    finally:
+        await accepter.stop()
+
+
+def asked(database: Database, given: MutableMapping[str, Any], body: bytes = b"{}", **changes: Any) -> Answer:
+    """Send one request to a door of its own."""
+
+    async def ask() -> Answer:
+        async with opened(database, **changes) as door:
+            return await answered(door, given, body)
+
+    return asyncio.run(ask())

@@ -1,0 +1,163 @@
+"""What the door remembers of connections, for how long, and which repository is theirs."""
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import structlog
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import update
+
+from gateway.errors import NotFound
+from gateway.intake.book import Book, Known
+from gateway.store import connections, tables
+from gateway.store.database import Database
+from providers import PROVIDERS
+from providers.model import Repository
+from tests.intake.local import VAULT
+from tests.store.make import NOW, connection
+
+T = TypeVar("T")
+
+
+class CountingDatabase(Database):
+    """A database that counts how often somebody looks something up."""
+
+    looks = 0
+
+    async def look_up(self, work: Callable[[Transaction], T]) -> T:
+        """Count, and look it up."""
+        self.looks += 1
+        return await super().look_up(work)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time that was set."""
+        return self.now
+
+
+@pytest.fixture
+def database(migrated: Path, tmp_path: Path) -> Iterator[CountingDatabase]:
+    """Give a database with the connections c1, c2 and c3."""
+    database = CountingDatabase(f"sqlite:///{shutil.copy(migrated, tmp_path)}")
+    for name in ("c1", "c2", "c3"):
+        connection(database, name)
+    yield database
+    database.close()
+
+
+def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) -> None:
+    """So long a change that another process made may go unnoticed; one of this process never does."""
+    clock = Clock()
+    book = Book(database, VAULT, clock=clock)
+
+    def found() -> str:
+        return asyncio.run(book.find("c1")).repository_key
+
+    def move(url: str) -> None:
+        with database.writing() as transaction:
+            transaction.execute(update(tables.connections).values(url=url))
+
+    first = found()
+    move("https://github.example/acme/letters.git")
+    clock.now += 1.9
+    assert found() == first
+    clock.now = 1002.0
+    second = found()
+    assert second == "github.example/acme/letters"
+    move("https://github.example/acme/words.git")
+    clock.now += 1.9
+    assert found() == second
+    book.forget("c1")
+    book.forget("c1")
+    assert found() == "github.example/acme/words"
+
+
+def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabase) -> None:
+    """It is not found any more, and its secrets are no longer in memory."""
+    clock = Clock()
+    book = Book(database, VAULT, clock=clock)
+    asyncio.run(book.find("c1"))
+    with database.writing() as transaction:
+        connections.remove(transaction, "c1", now=NOW)
+    clock.now += 2
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            asyncio.run(book.find("c1"))
+    assert not book._known  # noqa: SLF001 - what is left in memory
+
+
+def test_only_so_many_connections_are_remembered(
+    database: CountingDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as fit are looked up once; one more makes room for itself."""
+    monkeypatch.setattr("gateway.intake.book._MOST_KNOWN", 2)
+    book = Book(database, VAULT, clock=Clock())
+
+    def looks(*names: str) -> int:
+        before = database.looks
+        for name in names:
+            assert asyncio.run(book.find(name)).id == name
+        return database.looks - before
+
+    assert looks("c1", "c2", "c1", "c2") == 2
+    assert looks("c3", "c3") == 1
+    assert looks("c1", "c2") == 2
+
+
+def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each connection that has one, as far as it is remembered of which."""
+    monkeypatch.setattr("gateway.intake.book._MOST_KNOWN", 1)
+    with database.writing() as transaction:
+        for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
+            connections.add_secret(transaction, VAULT, name, secret, now=NOW)
+    book = Book(database, VAULT)
+
+    def told(*names: str) -> list[str]:
+        with structlog.testing.capture_logs() as lines:
+            for name in names:
+                book.forget(name)
+                asyncio.run(book.find(name))
+        return [line["connection"] for line in lines]
+
+    assert told("c1", "c1", "c2", "c2") == ["c1"]
+    assert told("c3", "c3", "c1") == ["c3", "c3"]
+
+
+@pytest.mark.parametrize(
+    ("known", "told", "is_ours"),
+    [
+        ("2", Repository(id="2", full_name="evil/digits"), True),
+        ("2", Repository(id="1", full_name="acme/digits"), False),
+        ("2", Repository(id="3", full_name="acme/digits"), False),
+        ("2", Repository(full_name="acme/digits"), True),
+        ("2", Repository(full_name="evil/digits"), False),
+        (None, Repository(id="2", full_name="acme/digits"), True),
+        (None, Repository(id="2", full_name="evil/digits"), False),
+        (None, Repository(id="2"), True),
+    ],
+)
+def test_the_providers_id_says_which_repository_it_is(
+    known: str | None, told: Repository, *, is_ours: bool
+) -> None:
+    """Once it is known and told; before that the name, where there is one."""
+    connection = Known(
+        id="c1",
+        provider_name="github",
+        provider=PROVIDERS["github"],
+        auth={},
+        secrets=(),
+        secret_ids=(),
+        repository_id=known,
+        repository_key="github.example/acme/digits",
+        networks=(),
+    )
+    assert connection.is_about(told) is is_ours

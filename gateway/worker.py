@@ -6,7 +6,7 @@ It knows the order of the steps and what becomes of each failure. How a step is 
 import asyncio
 import random
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -296,10 +296,11 @@ class Worker:
         """
         outcomes: list[Outcome] = []
         waiting: dict[str, str] = {}
+        held_back: defaultdict[str, list[PendingUpdate]] = defaultdict(list)
         until = time.monotonic() + self.turn
         for update in updates:
             if update.ref in waiting:
-                await self.queue.tell([update], f"waits for the push before it: {waiting[update.ref]}")
+                held_back[waiting[update.ref]].append(update)
                 continue
             is_over = time.monotonic() > until or _is_much(outcomes)
             if (outcomes and is_over) or len(slow) == _MOST_SLOW:
@@ -314,6 +315,8 @@ class Worker:
             outcomes.append(outcome)
             if isinstance(outcome, Postponement):
                 waiting[update.ref] = outcome.reason
+        for reason, behind in held_back.items():
+            await self.queue.tell(behind, f"waits for the push before it: {reason}")
         return outcomes
 
     async def _outcome(

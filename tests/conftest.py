@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from demo.githost import GitHost
+from gateway.store.database import Database
 from tests.broker import Broker
 from tests.postgres import Postgres
 from tests.service import Project, Service
@@ -41,6 +43,15 @@ def postgres() -> Iterator[Postgres]:
     """Give a PostgreSQL; each test has a database of its own in it."""
     with Postgres() as postgres:
         yield postgres
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give an SQLite file with the present schema, to be copied: all migrations take half a second."""
+    path = tmp_path_factory.mktemp("migrated") / "pushgate.db"
+    with closing(Database(f"sqlite:///{path}")) as database:
+        database.migrate()
+    return path
 
 
 @pytest.fixture

@@ -33,17 +33,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 from types import CodeType, FrameType, FunctionType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+from zlib import crc32
 
 import pytest
+from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import MutationVisitor
 from cosmic_ray.plugins import get_operator, operator_names
 from rich.console import Console
 from rich.progress import Progress
+
+if TYPE_CHECKING:
+    from cosmic_ray.operators.operator import Operator
 
 ROOT = Path(__file__).parents[1]
 COPIES = ROOT / "build" / "mutation"
@@ -91,9 +96,10 @@ def main() -> int:
     source = (ROOT / options.module).read_text(encoding="utf-8")
     tests = options.tests or tests_of(options.module)
     equivalent = _equivalent(options.module)
-    mutants = [one for one in mutants_of(source) if (one.before, one.after) not in equivalent]
-    if options.sample and options.sample < len(mutants):
-        mutants = random.Random(options.seed).sample(mutants, options.sample)  # noqa: S311 - a sample, no secret
+    found = mutants_of(source, seed=options.seed if options.sample else None)
+    counted = (one for one in found if (one.before, one.after) not in equivalent)
+    mutants = list(islice(counted, options.sample or None))
+
     started = time.monotonic()
     loaded: queue.Queue[Loaded] = queue.Queue()
     for number in range(min(options.jobs, len(mutants))):
@@ -138,21 +144,27 @@ def main() -> int:
     return 1 if survivors else 0
 
 
-def mutants_of(source: str) -> Iterator[Mutant]:
-    """Make every mutant of a module that behaves in another way than the others."""
-    seen = {_behaviour(source)}
+def mutants_of(source: str, *, seed: int | None = None) -> Iterator[Mutant]:
+    """Make every mutant of a module that behaves in another way than the others, shuffled by the seed."""
+    tree, seen = get_ast(source), {_behaviour(source)}
+    places: list[tuple[Operator, int]] = []
     for name in operator_names():
         operator_class = get_operator(name)
-        if operator_class.arguments() or EASY.match(name):
-            continue
-        for occurrence in count():
-            code = MutationVisitor.mutate_code(source, operator_class(), occurrence)
-            if code is None:
-                break
-            behaviour = _behaviour(code)
-            if behaviour is not None and behaviour not in seen:
-                seen.add(behaviour)
-                yield Mutant(code, *_changed_lines(source, code))
+        if not operator_class.arguments() and not EASY.match(name):
+            operator = operator_class()
+            found = (operator.mutation_positions(node) for node in ast_nodes(tree))
+            places += [
+                (operator, number) for number in range(sum(len(list(positions)) for positions in found))
+            ]
+    if seed is not None:
+        # A mutant that is listed, or gone, leaves the others of a sample as they are.
+        random.Random(seed).shuffle(places)  # noqa: S311 - a sample, no secret
+    for operator, number in places:
+        code = MutationVisitor.mutate_code(source, operator, number)
+        behaviour = None if code is None else _behaviour(code)
+        if code is not None and behaviour is not None and behaviour not in seen:
+            seen.add(behaviour)
+            yield Mutant(code, *_changed_lines(source, code))
 
 
 def tests_of(module: str) -> list[str]:
@@ -220,6 +232,7 @@ class Loaded:
         """End the process."""
         self._pipe.send(None)
         self._process.join()
+        shutil.rmtree(_temporary(self._folder), ignore_errors=True)
 
 
 def _result(process_id: int, pipe: Connection, timeout: float | None) -> Result:
@@ -346,7 +359,7 @@ def _serve(folder: Path, module: str, tests: list[str], pipe: Connection) -> Non
     """Load and collect, and run the tests of mutants as they are asked for."""
     _prepare(folder)
     plugin = Forking(folder / module, pipe)
-    status = _run_tests(tests, plugin)
+    status = _run_tests(folder, tests, plugin)
     # Where the tests could not be collected, the first mutant is answered so.
     with contextlib.suppress(BrokenPipeError):
         (plugin.answer or pipe).send(Result(passed=status == 0, seconds=plugin.seconds, failed=plugin.failed))
@@ -357,7 +370,7 @@ def _run_once(folder: Path, tests: list[str], order: dict[str, float], pipe: Con
     _prepare(folder)
     os.setsid()
     plugin = Watching(order)
-    status = _run_tests(tests, plugin)
+    status = _run_tests(folder, tests, plugin)
     pipe.send(Result(passed=status == 0, seconds=plugin.seconds, failed=plugin.failed))
 
 
@@ -375,12 +388,20 @@ def _prepare(folder: Path) -> None:
         os.dup2(silence, stream.fileno())
 
 
-def _run_tests(tests: list[str], plugin: Watching) -> int:
+def _run_tests(folder: Path, tests: list[str], plugin: Watching) -> int:
     """Run tests in this process; return pytest's status."""
     options = ["-x", "-q", "-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider"]
+    options.append(f"--basetemp={_temporary(folder)}")
     # Plugins that were loaded before pytest: it says so, and a warning is an error here.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return int(pytest.main([*options, *tests], plugins=[plugin]))
+
+
+def _temporary(folder: Path) -> Path:
+    """Return where the tests of a copy keep their files: in memory, if there is such a place."""
+    memory = Path("/dev/shm")  # noqa: S108 - the name below is that of a folder of our own
+    name = f"mutation-{os.getuid()}-{crc32(bytes(folder))}"
+    return (memory if memory.is_dir() else folder.parent) / name
 
 
 def _behaviour(code: str) -> str | None:

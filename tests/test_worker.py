@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -12,19 +14,28 @@ import pytest
 from sqlalchemy import Connection as Transaction
 from structlog.testing import capture_logs
 
-from gateway.errors import FetchError, Gone, ObjectUnusable, RemoteUnavailable
+from gateway.errors import (
+    FetchError,
+    Gone,
+    ObjectUnusable,
+    RemoteRefuses,
+    RemoteSilent,
+    RemoteUnavailable,
+    StoreUnavailable,
+)
 from gateway.intake.accept import Accepter
-from gateway.metrics import SETTLED
+from gateway.metrics import SETTLED, STAGE
 from gateway.steps import Announcer
 from gateway.store import connections, deliveries, events, work
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
-from gateway.store.events import StoredEvent
+from gateway.store.events import NewEvent, StoredEvent
 from gateway.store.executions import NewRequest
-from gateway.store.work import PendingUpdate, Settlement, WorkQueue
-from gateway.worker import Steps, Worker
+from gateway.store.tables import leases, ref_updates
+from gateway.store.work import LeaseLost, PendingUpdate, Settlement, WorkQueue
+from gateway.worker import _RENEW_SECONDS, LEASE, Steps, Worker
 from tests.service import wait_for
 from tests.store.make import arrival, connection, move
 
@@ -32,10 +43,10 @@ CLAIMS = Claims(process="p")
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(tmp_path: Path, migrated: Path) -> Iterator[Database]:
     """Give an empty store."""
+    shutil.copyfile(migrated, tmp_path / "worker.db")
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
-    database.migrate()
     yield database
     database.close()
 
@@ -54,6 +65,7 @@ class SlowRemote:
         """Wait until somebody who looks at the delivery reads the progress."""
         assert connection.id == updates[0].connection
         while not self.seen.startswith("fetching: "):
+            progress("receiving objects 3 %, 1.00 MiB")
             progress("receiving objects 45 %, 12.00 MiB")
             await asyncio.sleep(0.02)
             found = await self._database.read(_newest)
@@ -69,7 +81,7 @@ def _newest(transaction: Any) -> deliveries.RecordedDelivery:
     return deliveries.page(transaction, connection=None, verdict=None, before=None, limit=1)[0]
 
 
-def test_a_long_fetch_is_told_on_the_delivery(database: Database) -> None:
+def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Percent and bytes, for whoever looks; afterwards the reason is how it ended."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
@@ -93,6 +105,7 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database) -> None:
         await asyncio.wait({running})
         return steps.seen, found.updates[0].reason
 
+    monkeypatch.setattr("gateway.worker._TELL_SECONDS", 0.02)
     assert asyncio.run(scenario()) == (
         "fetching: receiving objects 45 %, 12.00 MiB",
         "fetched for acme/digits",
@@ -236,7 +249,7 @@ class InOrder:
 def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Database) -> None:
     """The one worker that there is does not stay until all of it is done."""
     now = datetime.now(UTC)
-    storm = [move("a" * 40, "b" * 40, ref=f"refs/heads/{number}") for number in range(50)]
+    storm = [move("a" * 40, "b" * 40, ref=f"refs/heads/{number}") for number in range(10)]
     push = move("a" * 40, "b" * 40)
     for one in ("c1", "c2", "c3"):
         connection(database, one, created_at=now, updated_at=now)
@@ -334,7 +347,7 @@ def test_what_is_changed_during_a_fetch_counts(
 class Scripted:
     """Steps in which each ref fails as it is told, as often as it is told; afterwards nothing runs for it."""
 
-    def __init__(self, **failing: Sequence[FetchError]) -> None:
+    def __init__(self, **failing: Sequence[Exception]) -> None:
         """Take the failures by the short names of the refs."""
         self._failing = {name: list(errors) for name, errors in failing.items()}
         self.planned: list[str] = []
@@ -378,10 +391,8 @@ def states(database: Database) -> dict[str, tuple[str, str | None]]:
 async def worked(database: Database, steps: Steps, until: Callable[[], object], **more: Any) -> None:
     """Let a worker work until something is so."""
     bell = Doorbell()
-    queue = WorkQueue(database, CLAIMS)
-    worker = Worker(
-        name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring, **{"poll": 0.05, **more}
-    )
+    given = {"queue": WorkQueue(database, CLAIMS), "rings": bell.ring, "poll": 0.05, **more}
+    worker = Worker(name="w", steps=steps, news=bell.listener(), **given)
     running = asyncio.create_task(worker.run())
     try:
         await asyncio.to_thread(wait_for, until, "the worker is done")
@@ -541,23 +552,11 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
     """The door rings the worker, and the worker whoever publishes: the polls are for what was missed."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
-    request = NewRequest(
-        id="ex_1",
-        connection="c1",
-        delivery="",
-        project="digits",
-        trigger="train",
-        target="train",
-        subject="",
-        body=b"{}",
-        lane=None,
-        is_latest_only=False,
-    )
 
     class Asking(Scripted):
         async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
             settlement = await super().plan(connection, update)
-            return replace(settlement, requests=(replace(request, delivery=update.delivery),))
+            return replace(settlement, requests=(request_of(update, b"{}"),))
 
     async def scenario() -> None:
         pushes, requests = Doorbell(), Doorbell()
@@ -585,3 +584,479 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
 
     asyncio.run(scenario())
     assert states(database)["main"] == ("planned", "nothing runs")
+
+
+class Troubled(WorkQueue):
+    """A queue whose calls fail as they are told, as often as they are told; it remembers what was asked."""
+
+    def __init__(self, database: Database, **failing: Exception) -> None:
+        """Take the failure of each call, which comes once."""
+        super().__init__(database, CLAIMS)
+        self.failing = failing
+        self.leases: list[tuple[str, timedelta]] = []
+        self.answers: list[bool] = []
+        self.told: list[tuple[list[int], str]] = []
+
+    def _fail(self, call: str) -> None:
+        if call in self.failing:
+            raise self.failing.pop(call)
+
+    async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
+        """Fail, or claim."""
+        self._fail("claim")
+        self.leases.append(("claim", until - datetime.now(UTC)))
+        return await super().claim(owner=owner, now=now, until=until)
+
+    async def renew(self, connection: str, *, owner: str, until: datetime) -> None:
+        """Fail, or renew."""
+        self.leases.append(("renew", until - datetime.now(UTC)))
+        if connection == "c1":
+            self._fail("renew")
+        await super().renew(connection, owner=owner, until=until)
+
+    async def release(self, connection: str, *, owner: str, now: datetime) -> None:
+        """Fail, or release."""
+        self._fail("release")
+        await super().release(connection, owner=owner, now=now)
+
+    async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
+        """Remember it."""
+        self.told.append(([one.seq for one in updates], reason))
+        await super().tell(updates, reason)
+
+    def note(self, url: str, *, answers: bool, now: datetime) -> None:
+        """Remember it."""
+        self.answers.append(answers)
+        super().note(url, answers=answers, now=now)
+
+
+def is_released(database: Database) -> bool:
+    """Say whether nobody works on the one connection."""
+    with database.reading() as transaction:
+        return transaction.execute(leases.select()).one().owner is None
+
+
+@pytest.mark.parametrize(
+    ("error", "poll", "logged"),
+    [
+        (LeaseLost("another has it"), 3600.0, ["work handed over"]),
+        (StoreUnavailable("locked"), 0.01, []),
+        (ValueError("a bug"), 0.01, ["the worker failed"]),
+    ],
+    ids=["lost", "store", "bug"],
+)
+def test_a_failure_at_the_store_ends_no_worker(
+    database: Database, error: Exception, poll: float, logged: list[str]
+) -> None:
+    """A lease that is lost costs no pause; an outage of the store is told by the store, for all together."""
+    pushed(database, "main")
+    queue = Troubled(database, claim=error)
+    with capture_logs() as logs:
+        done = lambda: states(database)["main"][0] == "planned" and is_released(database)  # noqa: E731
+        asyncio.run(worked(database, Scripted(), done, queue=queue, poll=poll))
+    failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
+    assert failures == logged
+
+
+def test_who_has_lost_the_lease_stops_its_fetch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another worker is at it already; this one goes on with other connections."""
+    monkeypatch.setattr("gateway.worker._RENEW_SECONDS", 0.01)
+    now = datetime.now(UTC)
+    pushed(database, "main")
+    connection(database, "c2", created_at=now, updated_at=now)
+    with database.writing() as transaction:
+        later = now + timedelta(milliseconds=1)
+        deliveries.record(
+            transaction,
+            [arrival(move("a" * 40, "b" * 40, "refs/heads/other"), connection="c2", received_at=later)],
+        )
+    stopped: list[str] = []
+
+    class Hangs(Scripted):
+        async def fetch(
+            self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+        ) -> dict[int, FetchError]:
+            if connection.id == "c1":
+                queue.failing["renew"] = LeaseLost("another has it")
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    stopped.append(connection.id)
+            return await super().fetch(connection, updates, progress)
+
+    queue = Troubled(database)
+    done = lambda: states(database)["other"][0] == "planned" and stopped  # noqa: E731
+    asyncio.run(worked(database, Hangs(), done, queue=queue))
+    assert (stopped, states(database)["main"][0]) == (["c1"], "pending")
+    assert {(call, round(lease.total_seconds())) for call, lease in queue.leases} == {
+        ("claim", 60),
+        ("renew", 60),
+    }
+
+
+def test_a_lease_outlives_two_renewals_that_come_late() -> None:
+    """A worker that is busy for a moment keeps its connection."""
+    assert LEASE.total_seconds() >= 3 * _RENEW_SECONDS
+
+
+def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> None:
+    """Its lease expires by itself."""
+    pushed(database, "main")
+    steps = NeverEnds()
+    queue = Troubled(database, release=StoreUnavailable("away"))
+
+    async def scenario() -> bool:
+        bell = Doorbell()
+        worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(30):
+            await steps.began.wait()
+        running.cancel()
+        await asyncio.wait({running})
+        return running.cancelled()
+
+    assert asyncio.run(scenario())
+    assert queue.failing == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "answers"),
+    [
+        (RemoteSilent("no answer in time"), [False, True]),
+        (RemoteRefuses("no such repository"), [True, True]),
+        (RemoteUnavailable("this may be anything"), [True]),
+    ],
+)
+def test_it_is_noted_whether_a_git_host_answers(
+    database: Database, error: FetchError, answers: list[bool]
+) -> None:
+    """Hosts that hang get few places; a host that refuses does answer."""
+    pushed(database, "main")
+    queue = Troubled(database)
+
+    def done() -> bool:
+        with database.writing() as transaction:
+            work.make_due(transaction, "c1", now=datetime.now(UTC))
+        return states(database)["main"][0] == "planned"
+
+    asyncio.run(worked(database, Failing(error), done, queue=queue))
+    assert queue.answers == answers
+
+
+class Gated(Scripted):
+    """Steps in which each push waits for its gate, and that say which have begun."""
+
+    def __init__(self, *errors: FetchError) -> None:
+        """Let fetches after the first fail so often."""
+        super().__init__()
+        self.fetches: list[int] = []
+        self.began: list[str] = []
+        self._gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._errors = list(errors)
+
+    def open(self, *names: str) -> None:
+        """Let these pushes go on."""
+        for name in names:
+            self._gates[name].set()
+
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> dict[int, FetchError]:
+        """Fail from the second one on, while there are errors left."""
+        self.fetches.append(len(updates))
+        if len(self.fetches) > 1 and self._errors:
+            raise self._errors.pop(0)
+        return await super().fetch(connection, updates, progress)
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Wait for the gate."""
+        self.began.append(update.name)
+        await self._gates[update.name].wait()
+        return await super().plan(connection, update)
+
+
+def test_three_pushes_that_take_long_are_the_most_of_a_connection(database: Database) -> None:
+    """A fourth one waits until one of them has ended: each holds memory and a place at its host."""
+    steps = Gated()
+    pushed(database, "one", "two", "three", "four")
+
+    async def scenario() -> None:
+        working = asyncio.create_task(
+            worked(database, steps, lambda: len(steps.planned) == 4, slow=0.01, poll=0.01)
+        )
+        await asyncio.to_thread(wait_for, lambda: len(steps.began) == 3, "three have begun")
+        # Many looks at the queue later it is still so.
+        for _ in range(10):
+            await asyncio.to_thread(states, database)
+        assert steps.began == ["one", "two", "three"]
+        steps.open("two")
+        await asyncio.to_thread(wait_for, lambda: len(steps.began) == 4, "the fourth has begun")
+        assert steps.planned == ["two"]
+        steps.open("one", "three", "four")
+        await working
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_behind_a_push_that_takes_long_says_so_at_once(database: Database) -> None:
+    """In one transaction for all that wait, however many there are."""
+    steps, queue = Gated(), Troubled(database)
+    steps.open("topic")
+    pushed(database, "slow", *["slow"] * 20, "topic")
+
+    async def scenario() -> None:
+        ended = lambda: states(database)["topic"][0] == "planned"  # noqa: E731
+        await worked(database, steps, ended, slow=0.01, queue=queue)
+
+    asyncio.run(scenario())
+    [(behind, reason)] = queue.told
+    assert (len(behind), reason) == (20, "waits for the push before it: it takes long")
+    assert states(database)["slow"] == ("pending", reason)
+
+
+def test_an_outage_waits_for_the_push_that_takes_long(database: Database) -> None:
+    """What was begun is carried to its end; what cannot be fetched is tried again later, and says why."""
+    steps = Gated(*[RemoteUnavailable("no answer")] * 1000)
+    pushed(database, "slow")
+
+    async def scenario() -> None:
+        done = lambda: states(database).get("main") == ("pending", "no answer")  # noqa: E731
+        working = asyncio.create_task(worked(database, steps, done, slow=0.01, poll=0.01))
+        await asyncio.to_thread(wait_for, lambda: steps.began, "the slow one has begun")
+        with database.writing() as transaction:
+            push = move("a" * 40, "b" * 40, ref="refs/heads/main")
+            deliveries.record(transaction, [arrival(push, received_at=datetime.now(UTC))])
+        await asyncio.to_thread(wait_for, lambda: len(steps.fetches) == 2, "the remote is away")
+        for _ in range(10):
+            await asyncio.to_thread(states, database)
+        assert len(steps.fetches) == 2
+        steps.open("slow", "main")
+        await working
+
+    asyncio.run(scenario())
+    assert states(database)["slow"][0] == "planned"
+
+
+def test_a_worker_that_is_ended_ends_what_takes_long(database: Database) -> None:
+    """Nothing of it goes on beside the next one."""
+    stopped: list[str] = []
+
+    class Stopped(Gated):
+        async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+            try:
+                return await super().plan(connection, update)
+            finally:
+                stopped.append(update.name)
+
+    steps = Stopped()
+    pushed(database, "slow")
+    asyncio.run(worked(database, steps, lambda: steps.began, slow=0.01))
+    assert stopped == ["slow"]
+
+
+def test_a_store_that_is_away_while_planning_is_the_end_of_no_push(database: Database) -> None:
+    """It stays pending, and its lease is left to expire."""
+    steps, queue = Scripted(main=[StoreUnavailable("away")]), Troubled(database)
+    pushed(database, "main")
+    asyncio.run(worked(database, steps, lambda: steps.planned and len(queue.leases) > 2, queue=queue))
+    assert states(database)["main"] == ("pending", None)
+
+
+def test_a_bug_in_planning_is_the_end_of_its_own_push(database: Database) -> None:
+    """With the error's name for whoever looks, and the rest in the log."""
+    steps = Scripted(odd=[ValueError("secret")])
+    pushed(database, "odd", "main")
+    asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned"))
+    assert states(database)["odd"] == ("failed", "internal error (ValueError): see the log")
+
+
+class Clock:
+    """The worker's clock, which only the steps move."""
+
+    def __init__(self) -> None:
+        """Begin anywhere."""
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+class Timed(Scripted):
+    """Steps that take time by the worker's clock, ask for requests, and look what is recorded meanwhile."""
+
+    def __init__(
+        self, database: Database, clock: Clock, *, plan_seconds: float = 0, body: bytes = b""
+    ) -> None:
+        """Take so long for each plan, and ask for a request with this body, if there is one."""
+        super().__init__()
+        self._database, self._clock = database, clock
+        self._plan_seconds, self._body = plan_seconds, body
+        self.recorded: list[int] = []
+
+    async def fetch(
+        self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
+    ) -> dict[int, FetchError]:
+        """Take seven seconds."""
+        self._clock.now += 7
+        return await super().fetch(connection, updates, progress)
+
+    async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
+        """Take some time; remember how many have ended."""
+        ended = [state for state, _ in states(self._database).values() if state != "pending"]
+        self.recorded.append(len(ended))
+        self._clock.now += self._plan_seconds
+        settlement = await super().plan(connection, update)
+        return replace(settlement, requests=(request_of(update, self._body),) if self._body else ())
+
+
+def request_of(update: PendingUpdate, body: bytes) -> NewRequest:
+    """Return a request that a push asks for."""
+    return NewRequest(
+        id=f"ex_{update.seq}",
+        connection="c1",
+        delivery=update.delivery,
+        project="digits",
+        trigger="train",
+        target="train",
+        subject="",
+        body=body,
+        lane=None,
+        is_latest_only=False,
+    )
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the worker a clock."""
+    clock = Clock()
+    monkeypatch.setattr("gateway.worker.time", clock)
+    return clock
+
+
+BRANCHES = ("b1", "b2", "b3", "b4", "b5")
+
+
+def test_what_is_planned_in_a_turn_is_recorded_at_its_end(database: Database, clock: Clock) -> None:
+    """The push that is being planned when the turn ends is carried to its end; the rest has another turn."""
+    steps = Timed(database, clock, plan_seconds=5)
+    pushed(database, *BRANCHES)
+    asyncio.run(worked(database, steps, lambda: len(steps.planned) == 5))
+    assert steps.recorded == [0, 0, 0, 3, 3]
+
+
+def test_large_requests_are_recorded_before_more_are_planned(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that they do not fill the memory together."""
+    monkeypatch.setattr("gateway.worker._MOST_BYTES", 8)
+    steps = Timed(database, clock, body=b"4444")
+    pushed(database, *BRANCHES)
+    asyncio.run(worked(database, steps, lambda: len(steps.planned) == 5))
+    assert steps.recorded == [0, 0, 0, 3, 3]
+
+
+def test_the_stages_of_a_push_are_measured(database: Database, clock: Clock) -> None:
+    """In seconds for the metrics, and in milliseconds in the log."""
+    stages = ("fetch", "plan", "received to planned")
+
+    def sums() -> list[float]:
+        return [STAGE.labels(stage)._sum.get() for stage in stages]  # noqa: SLF001
+
+    before = sums()
+    pushed(database, "main", received_at=datetime.now(UTC) - timedelta(hours=1))
+    with capture_logs() as logs:
+        steps = Timed(database, clock, plan_seconds=3)
+        asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned"))
+    fetch, plan, whole = [round(after - was) for was, after in zip(before, sums(), strict=True)]
+    assert (fetch, plan, whole // 60) == (7, 3, 60)
+    [line] = [one for one in logs if one["event"] == "push settled"]
+    assert (line["fetch_ms"], line["plan_ms"], line["since_received_ms"] // 60_000) == (7000, 3000, 60)
+
+
+@pytest.mark.parametrize(("has_request", "has_event"), [(False, False), (True, False), (False, True)])
+def test_whoever_publishes_is_rung_for_if_there_is_something_to_publish(
+    database: Database, *, has_request: bool, has_event: bool
+) -> None:
+    """A request or an event."""
+    rung: list[str] = []
+    event = NewEvent(
+        id="ev_1", connection="c1", delivery="", name="push.fetched", project="digits", subject="", body=b"{}"
+    )
+
+    def announce(_connection: Connection, settlement: Settlement) -> Settlement:
+        update = settlement.update
+        return replace(
+            settlement,
+            requests=(request_of(update, b"{}"),) if has_request else (),
+            events=(replace(event, delivery=update.delivery),) if has_event else (),
+        )
+
+    pushed(database, "main")
+
+    done = lambda: states(database)["main"][0] == "planned" and is_released(database)  # noqa: E731
+    asyncio.run(worked(database, Scripted(), done, announce=announce, rings=lambda: rung.append("rung")))
+    assert rung == ["rung"] * (has_request or has_event)
+
+
+@pytest.mark.parametrize("tries", [0, 3])
+def test_a_remote_that_is_away_is_tried_again_after_twice_the_time(database: Database, tries: int) -> None:
+    """A second at first; the log tells the operator which try it is, and how many pushes wait for it."""
+    pushed(database, "main", "topic")
+    with database.writing() as transaction:
+        transaction.execute(leases.update().values(attempts=tries))
+    steps = Failing(RemoteUnavailable("no answer"))
+    reasons = lambda: {reason for _, reason in states(database).values()} == {"no answer"}  # noqa: E731
+    with capture_logs() as logs:
+        asyncio.run(worked(database, steps, reasons, poll=3600))
+    [line] = [one for one in logs if one["event"] == "fetch postponed"]
+    assert (line["waiting"], line["failed_tries"]) == (2, tries + 1)
+    delay = 2**tries
+    assert 0.75 * delay - 0.1 <= line["next_try_in_s"] <= delay
+    with database.reading() as transaction:
+        lease = transaction.execute(leases.select()).one()
+    assert lease.attempts == tries + 1
+    assert timedelta(0) < lease.due_at - datetime.now(UTC) <= timedelta(seconds=delay)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["repository", "submodule"])
+def test_an_outage_of_less_than_three_days_is_no_end(database: Database, *, whole: bool) -> None:
+    """Whether the repository is away or what one push alone needs."""
+    error = RemoteUnavailable("no answer")
+    steps = Failing(error) if whole else Scripted(main=[error])
+    pushed(database, "main", received_at=datetime.now(UTC) - timedelta(days=3) + timedelta(hours=1))
+    asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll=3600))
+    assert states(database)["main"] == ("pending", "no answer")
+
+
+def test_what_one_push_alone_needs_is_looked_for_after_twice_the_time(database: Database) -> None:
+    """As with a repository."""
+    pushed(database, "main")
+    with database.writing() as transaction:
+        transaction.execute(ref_updates.update().values(tries=4))
+    steps = Scripted(main=[RemoteUnavailable("no answer")])
+    with capture_logs() as logs:
+        asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll=3600))
+    [line] = [one for one in logs if one["event"] == "push postponed"]
+    assert line["failed_tries"] == 5
+    wait = datetime.fromisoformat(line["next_try_at"]) - datetime.now(UTC)
+    assert 8 < wait.total_seconds() <= 16
+
+
+def test_a_connection_that_is_deleted_ends_what_takes_long(database: Database) -> None:
+    """And all that waits of it, each with the reason."""
+    steps = Gated()
+    pushed(database, "slow", "slow")
+
+    async def scenario() -> None:
+        ended = lambda: states(database)["slow"] == ("failed", "the connection was deleted")  # noqa: E731
+        working = asyncio.create_task(worked(database, steps, ended, slow=0.01, poll=0.01))
+        await asyncio.to_thread(wait_for, lambda: steps.began, "it has begun")
+        with database.writing() as transaction:
+            connections.remove(transaction, "c1", now=datetime.now(UTC))
+            # As a delivery leaves it that was accepted at the same moment.
+            transaction.execute(ref_updates.update().values(state="pending", reason=None))
+        await working
+
+    asyncio.run(scenario())
+    assert steps.planned == []

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'test.db'}"
     made: str = request.getfixturevalue("postgres").database()
     return made
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an SQLite file with the present schema, to be copied: all migrations take half a second."""
-    path = tmp_path_factory.mktemp("migrated") / "pushgate.db"
-    with closing(Database(f"sqlite:///{path}")) as database:
-        database.migrate()
-    return path
 
 
 @pytest.fixture

@@ -2,15 +2,18 @@
 
 import asyncio
 import dataclasses
+import json
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import Connection as Transaction
+from structlog.testing import capture_logs
 
 from gateway.errors import RemoteUnavailable, StoreUnavailable
 from gateway.reconcile import Reconciler, differences
@@ -19,6 +22,7 @@ from gateway.store.connections import Connection, OtherRepository
 from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
 from gateway.store.ids import delivery_id
+from gateway.store.tables import sweeps as sweep_table
 from tests.store import make
 from tests.store.make import NOW, A, B, C, arrival, move
 
@@ -96,10 +100,10 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
+def gateway(tmp_path: Path, migrated: Path) -> Iterator[Gateway]:
     """Give a gateway that has looked once, at a remote with main at A."""
+    shutil.copyfile(migrated, tmp_path / "test.db")
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    database.migrate()
     make.connection(database)
     gateway = Gateway(database, Remote({MAIN: A}))
     assert gateway.look()
@@ -293,3 +297,218 @@ def test_a_repository_that_was_made_again_is_learned_where_the_remote_agrees(
         connections.forget_repository(transaction, "c1")
         connection = connections.get(transaction, "c1")
     assert (connection.repository_id, connection.other_repository) == (None, None)
+
+
+def due(gateway: Gateway) -> datetime:
+    """Return when the next look is due."""
+    with gateway.database.reading() as transaction:
+        found: datetime = transaction.execute(sweep_table.select()).one().due_at
+    return found
+
+
+def put_off(gateway: Gateway, **values: Any) -> None:
+    """Change how the sweeps of the connection go."""
+    with gateway.database.writing() as transaction:
+        transaction.execute(sweep_table.update().values(**values))
+
+
+def test_looks_come_at_the_interval_and_not_all_at_once(gateway: Gateway) -> None:
+    """A tenth more or less, so that connections that were made together are not looked at together."""
+    waits = set()
+    for _ in range(3):
+        wait = due(gateway) - gateway.now
+        waits.add(wait)
+        assert timedelta(seconds=270) <= wait <= timedelta(seconds=330)
+        gateway.look(after=331)
+    assert len(waits) == 3
+
+
+def test_without_a_grace_one_look_is_enough(gateway: Gateway) -> None:
+    """For those who have no webhooks at all."""
+    gateway.remote.shown = {MAIN: B}
+    gateway.now += timedelta(seconds=331)
+    assert asyncio.run(dataclasses.replace(gateway.reconciler(), grace=0).sweep_next())
+    assert (gateway.position(), gateway.rung) == (B, [gateway.now])
+
+
+def test_what_was_recovered_is_a_delivery_like_any_other(gateway: Gateway) -> None:
+    """Whoever looks sees that no webhook brought it, and what moved."""
+    gateway.remote.shown = {MAIN: B}
+    gateway.look(after=331)
+    gateway.look(after=10)
+    with gateway.database.reading() as transaction:
+        [found] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=10)
+        body = json.loads(deliveries.body(transaction, found.id))
+    assert (found.source, found.event, found.verdict, found.pusher) == ("sweep", "sweep", "accepted", None)
+    assert found.received_at == gateway.now
+    assert body == {"updates": [{"ref": MAIN, "before": A, "after": B}]}
+
+
+def test_a_remote_that_fails_is_left_alone_for_longer_each_time(gateway: Gateway) -> None:
+    """15 seconds, 30, and so on, up to an hour; at first again after a success."""
+    gateway.remote.fails = RemoteUnavailable("no answer")
+    gateway.look(after=331)
+    for seconds in (15, 30, 60):
+        wait = due(gateway) - gateway.now
+        assert timedelta(seconds=0.75 * seconds) <= wait <= timedelta(seconds=seconds)
+        gateway.look(after=seconds)
+    put_off(gateway, attempts=1000)
+    gateway.look(after=120)
+    assert timedelta(minutes=45) <= due(gateway) - gateway.now <= timedelta(hours=1)
+
+
+def test_a_look_of_a_process_that_died_is_done_by_another(gateway: Gateway) -> None:
+    """After a quarter of an hour, in which the first one may still be at it."""
+    began = asyncio.Event()
+
+    async def hang() -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async def die() -> None:
+        task = asyncio.create_task(gateway.reconciler().sweep_next())
+        await began.wait()
+        with gateway.database.reading() as transaction:
+            row = transaction.execute(sweep_table.select()).one()
+        task.cancel()
+        await asyncio.wait({task})
+        # As if nobody had given it back.
+        put_off(gateway, due_at=row.due_at, held_until=row.held_until)
+
+    gateway.remote.asked = hang
+    gateway.now += timedelta(seconds=331)
+    asyncio.run(die())
+    gateway.remote.asked = None
+    assert not gateway.look(after=14 * 60)
+    assert gateway.look(after=60)
+
+
+@pytest.mark.parametrize(("ahead", "is_due"), [(timedelta(hours=1.6), False), (timedelta(hours=1.8), True)])
+def test_a_look_that_a_wrong_clock_put_off_is_done_now(
+    gateway: Gateway, ahead: timedelta, *, is_due: bool
+) -> None:
+    """The longest pause is an hour and a half, and a look takes a quarter of an hour."""
+    put_off(gateway, due_at=gateway.now + ahead)
+    assert gateway.look() == is_due
+
+
+def test_a_long_interval_is_not_taken_for_a_wrong_clock(gateway: Gateway) -> None:
+    """Connections whose webhooks arrive are looked at twelve times more rarely than the interval says."""
+    put_off(gateway, due_at=gateway.now + timedelta(hours=13))
+    reconciler = dataclasses.replace(gateway.reconciler(), every=3600)
+    assert not asyncio.run(reconciler.sweep_next())
+    put_off(gateway, due_at=gateway.now + timedelta(hours=14))
+    assert asyncio.run(reconciler.sweep_next())
+
+
+def test_a_host_is_asked_by_so_many_at_once(gateway: Gateway) -> None:
+    """Together with the workers that fetch from it."""
+    others: list[bool] = []
+
+    async def other() -> None:
+        gateway.remote.asked = None
+        for per_host in (1, 2):
+            reconciler = dataclasses.replace(gateway.reconciler(), per_host=per_host)
+            others.append(await reconciler.sweep_next())
+
+    make.connection(gateway.database, "c2")
+    put_off(gateway, due_at=gateway.now)
+    gateway.remote.asked = other
+    assert gateway.look()
+    assert others == [False, True]
+
+
+@pytest.mark.parametrize("is_agreed", [True, False])
+def test_where_webhooks_tell_all_there_is_looks_are_rare(gateway: Gateway, *, is_agreed: bool) -> None:
+    """A look that finds a webhook's push doubles the pause; a pull request's ref says nothing of that."""
+    ref = MAIN if is_agreed else "refs/pull/1/head"
+    told = dataclasses.replace(move(A if is_agreed else None, B), ref=ref)
+    sent = arrival(told, received_at=gateway.now)
+    with gateway.database.writing() as transaction:
+        deliveries.record(transaction, [sent])
+    gateway.remote.shown = {MAIN: A, ref: B}
+    gateway.look(after=331)
+    wait = (due(gateway) - gateway.now).total_seconds()
+    assert (wait > 500) == is_agreed
+
+
+def test_an_empty_remote_is_believed_where_nothing_is_known(gateway: Gateway) -> None:
+    """A repository without a push is none that has lost its mind; also where all branches were deleted."""
+    gateway.remote.shown = {}
+    gateway.look(after=331)
+    assert "no branch and no tag" in (gateway.state().reason or "")
+    assert gateway.position() == A
+    gateway.tell(A, None)
+    gateway.look(after=15)
+    assert gateway.state().reason is None
+
+
+def test_a_store_that_is_away_is_no_fault_of_the_remote(gateway: Gateway) -> None:
+    """Nothing is told on the connection; the look is left to its lease."""
+    gateway.remote.fails = StoreUnavailable("locked")
+    with pytest.raises(StoreUnavailable):
+        gateway.look(after=331)
+    assert gateway.state().reason is None
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"), [(StoreUnavailable("locked"), []), (ValueError("a bug"), ["the reconciler failed"])]
+)
+def test_a_failure_at_the_store_ends_no_reconciler(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, error: Exception, logged: list[str]
+) -> None:
+    """An outage of the store is told by the store, for all together; afterwards it goes on."""
+    errors = [error]
+
+    class Failing(Database):
+        async def read(self, work: Callable[[Transaction], T], *, probes: bool = False) -> T:
+            if errors:
+                raise errors.pop()
+            return await super().read(work, probes=probes)
+
+    async def run(database: Database) -> None:
+        ended = asyncio.Event()
+
+        async def asked() -> None:
+            ended.set()
+
+        gateway.remote.asked = asked
+        task = asyncio.create_task(dataclasses.replace(gateway.reconciler(), database=database).run())
+        async with asyncio.timeout(60):
+            await ended.wait()
+        task.cancel()
+        await asyncio.wait({task})
+
+    monkeypatch.setattr("gateway.reconcile._POLL_SECONDS", 0.01)
+    gateway.now += timedelta(seconds=331)
+    with closing(Failing(str(gateway.database.url))) as database, capture_logs() as logs:
+        asyncio.run(run(database))
+    assert [one["event"] for one in logs if one["log_level"] in {"warning", "error"}] == logged
+
+
+def test_only_a_move_that_is_new_is_rung_for(gateway: Gateway) -> None:
+    """Nobody is woken by a look that found nothing."""
+    gateway.look(after=331)
+    assert gateway.rung == []
+
+
+def test_every_difference_is_found_and_an_odd_ref_hides_none() -> None:
+    """In the order of the refs' names: new, moved and deleted ones, and none that is where it was."""
+    tag = "refs/tags/v1"
+    remote = {
+        "refs/heads/a": A,
+        "refs/heads/b": B,
+        "refs/heads/d..d": B,
+        "refs/heads/e": B,
+        tag: B,
+        f"{tag}^{{}}": A,
+        "refs/tags/v2": C,
+    }
+    known = {"refs/heads/a": A, "refs/heads/b": A, "refs/heads/c": A, tag: A}
+    found = differences(known, remote)
+    assert [(one.ref, one.before, one.after, one.peeled) for one in found] == [
+        ("refs/heads/b", A, B, None),
+        ("refs/heads/c", A, None, None),
+        ("refs/heads/e", None, B, None),
+        ("refs/tags/v2", None, C, None),
+    ]

@@ -126,6 +126,8 @@ def main() -> int:
         running = {pool.submit(survives, mutant): mutant for mutant in mutants}
         for number, done in enumerate(as_completed(running), start=1):
             progress.advance(task)
+            if not console.is_terminal and number % 10 == 0:
+                console.print(f"{number} of {len(mutants)} run, {survivors} survived")
             if done.result():
                 mutant = running[done]
                 survivors += 1

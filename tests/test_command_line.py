@@ -196,6 +196,8 @@ def test_fetch_tells_of_the_look_that_it_asked_for(service: Service, githost: Gi
     path = f"/connections/{connection['id']}"
     wait_for(lambda: service.api.get(path)["sweep"]["reason"], "the first look has failed")
     assert run("fetch", "late", service=service).returncode == 1
+    done = run("fetch", "late", "--json", service=service)
+    assert (done.returncode, json.loads(done.stdout)["delivery"]) == (1, None)
     githost.create("acme/late.git")
     done = run("fetch", "late", service=service)
     assert (done.returncode, done.stderr) == (0, "")

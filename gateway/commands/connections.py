@@ -242,6 +242,8 @@ def fetch(
     found = client.get(f"/deliveries/{sweep['delivery']}") if sweep["delivery"] else None
     if as_json:
         print_json({"sweep": sweep, "delivery": found})
+        if sweep["reason"]:
+            raise typer.Exit(1)
     elif sweep["reason"]:
         raise ApiError(sweep["reason"])
     elif found is None:

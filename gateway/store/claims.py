@@ -72,11 +72,16 @@ def is_ready(connection: ColumnElement[str] | str, *, now: datetime) -> ColumnEl
 
     One that was put off holds back those of its own ref, which come after it, and no others.
     """
-    held_back = select(_postponed.c.ref).where(
-        _postponed.c.state == literal_column("'pending'"),
-        _postponed.c.due_at.is_not(None),
-        _postponed.c.connection == connection,
-        _postponed.c.due_at.between(now, now + LONGEST_DELAY),
+    held_back = (
+        select(_postponed.c.ref)
+        .where(
+            _postponed.c.state == literal_column("'pending'"),
+            _postponed.c.due_at.is_not(None),
+            _postponed.c.connection == connection,
+            _postponed.c.due_at.between(now, now + LONGEST_DELAY),
+        )
+        # Else it would be joined with all connections, and hold back refs of this name in each of them.
+        .correlate_except(_postponed)
     )
     return ref_updates.c.ref.not_in(held_back)
 

@@ -308,6 +308,38 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
     assert claim(database, other, due + PATIENCE) == "c1"
 
 
+def put_off(database: Database, connection_id: str, due: datetime) -> None:
+    """Put the first push that waits off, as for a submodule that is away, and give the connection back."""
+    with database.writing() as transaction:
+        [late, *_] = work.pending(transaction, connection_id, limit=1)
+        delay = Postponement(update=late, due_at=due, reason="a submodule is away")
+        work.settle(transaction, connection_id, [], owner="w", now=NOW, postponed=[delay])
+        work.release(transaction, connection_id, owner="w", now=NOW)
+
+
+def push_to_main(database: Database, *connections: str, at: datetime = NOW) -> None:
+    """Record a push to the main branch of each of these connections."""
+    with database.writing() as transaction:
+        for one in connections:
+            deliveries.record(transaction, [arrival(move(A, B), connection=one, received_at=at)])
+
+
+def test_what_was_put_off_holds_up_no_other_repository(database: Database) -> None:
+    """Also not the branch that has the same name there, for whoever may take it."""
+    for one in ("c1", "c2"):
+        connection(database, one)
+    push_to_main(database, "c1")
+    mine = Claims(process="p1")
+    claim(database, mine)
+    put_off(database, "c1", NOW + 10 * PATIENCE)
+    push_to_main(database, "c2")
+    assert claim(database, mine) == "c2"
+    release(database, "c2", NOW)
+    # The other process takes it over once it has waited for long.
+    beat(database, "p1", NOW + PATIENCE)
+    assert claim(database, Claims(process="p2"), NOW + PATIENCE) == "c2"
+
+
 def test_times_of_a_clock_that_ran_ahead_do_not_count(database: Database) -> None:
     """Neither a next try nor a lease that is further away than any can be."""
     connection(database)

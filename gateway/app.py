@@ -274,8 +274,7 @@ class Service:
         """Start all that is done behind the door, first of all what a process that died here had begun."""
         now = datetime.now(UTC)
         if self._database.is_embedded:
-            next_sweep = now + timedelta(seconds=self.settings.reconcile_every)
-            begun = partial(work.take_over_everything, now=now, swept_by=next_sweep)
+            begun = partial(work.take_over_everything, now=now)
         else:
             begun = partial(work.take_over, process=self._presence.process, now=now)
         await self._database.write(begun)

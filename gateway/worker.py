@@ -59,7 +59,7 @@ class _Deleted(Exception):
 
 
 class Queue(Protocol):
-    """Pending ref updates under leases. A call may raise `StoreUnavailable`, the last four `LeaseLost`."""
+    """Pending ref updates under leases. A call may raise `StoreUnavailable`, the last five `LeaseLost`."""
 
     async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
         """Take the lease on a connection with due work."""
@@ -99,7 +99,10 @@ class Queue(Protocol):
         """Record ends and requests, and what is put off by itself, in one transaction."""
 
     async def release(self, connection: str, *, owner: str, now: datetime) -> None:
-        """Give the lease back."""
+        """Give the lease back after a success: the next failure is the first."""
+
+    async def hand_back(self, connection: str, *, owner: str, now: datetime) -> None:
+        """Give the lease back in the middle of a try: failures go on being counted."""
 
     async def postpone(
         self,
@@ -192,7 +195,7 @@ class Worker:
     async def _hand_back(self, connection_id: str) -> None:
         """Give the lease back before its time, so that another worker, or the next start, goes on at once."""
         try:
-            await self.queue.release(connection_id, owner=self.name, now=_now())
+            await self.queue.hand_back(connection_id, owner=self.name, now=_now())
         except StoreUnavailable as error:
             log.warning("the lease is left to expire", connection=connection_id, reason=str(error))
 

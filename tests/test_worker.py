@@ -134,11 +134,13 @@ class NeverEnds:
 
 
 def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
-    """Nobody waits for its lease to expire."""
+    """Nobody waits for its lease to expire; the tries that failed before still count."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
     with database.writing() as transaction:
         deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+        assert CLAIMS.claim(transaction, owner="w", now=now, until=now + timedelta(seconds=60)) == "c1"
+        work.postpone(transaction, "c1", (), owner="w", due_at=now, reason="no answer")
 
     async def scenario() -> str | None:
         steps, bell, queue = NeverEnds(), Doorbell(), WorkQueue(database, CLAIMS)
@@ -153,6 +155,8 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
             return await queue.claim(owner="other", now=soon, until=soon + timedelta(seconds=60))
 
     assert asyncio.run(scenario()) == "c1"
+    with database.reading() as transaction:
+        assert work.attempts(transaction, "c1") == 1
 
 
 class Refusing:

@@ -241,6 +241,16 @@ def release(transaction: Transaction, connection: str, *, owner: str, now: datet
     )
 
 
+def hand_back(transaction: Transaction, connection: str, *, owner: str, now: datetime) -> None:
+    """Give the connection back in the middle of a try, which counts neither way. Raises `LeaseLost`."""
+    _as_owner(transaction, connection, owner)
+    transaction.execute(
+        update(leases)
+        .where(leases.c.connection == connection)
+        .values(owner=None, expires_at=None, due_at=now)
+    )
+
+
 def postpone(
     transaction: Transaction,
     connection: str,
@@ -269,14 +279,14 @@ def tell(transaction: Transaction, updates: Sequence[PendingUpdate], reason: str
     )
 
 
-def take_over_everything(transaction: Transaction, *, now: datetime, swept_by: datetime) -> None:
+def take_over_everything(transaction: Transaction, *, now: datetime) -> None:
     """End the leases of a process that died: for an embedded store, which only one process works on.
 
-    A sweep that it had claimed is due again at `swept_by`.
+    Its work, and the sweeps that it had claimed, are due at once.
     """
     transaction.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
     held = sweeps.c.held_until.is_not(None)
-    transaction.execute(update(sweeps).where(held).values(due_at=swept_by, held_until=None))
+    transaction.execute(update(sweeps).where(held).values(due_at=now, held_until=None))
 
 
 def take_over(transaction: Transaction, process: str, *, now: datetime) -> None:
@@ -399,6 +409,10 @@ class WorkQueue:
     async def release(self, connection: str, *, owner: str, now: datetime) -> None:
         """See `release`."""
         await self._database.write(partial(release, connection=connection, owner=owner, now=now))
+
+    async def hand_back(self, connection: str, *, owner: str, now: datetime) -> None:
+        """See `hand_back`."""
+        await self._database.write(partial(hand_back, connection=connection, owner=owner, now=now))
 
     async def postpone(
         self,

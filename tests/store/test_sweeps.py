@@ -352,9 +352,12 @@ def test_another_remote_is_learned_anew(learned: Database) -> None:
 
 
 def test_a_process_that_died_leaves_its_sweep_to_the_next_start(learned: Database) -> None:
-    """What was only put off stays put off."""
+    """Which does it at once; what was only put off stays put off."""
+    make.connection(learned, "c2", created_at=after(30))
     with learned.writing() as transaction:
         assert sweeps.claim(transaction, now=after(6), until=after(21)) is not None
-        work.take_over_everything(transaction, now=after(7), swept_by=after(8))
-        assert not sweeps.is_due(transaction, now=after(7))
-        assert sweeps.is_due(transaction, now=after(8))
+        work.take_over_everything(transaction, now=after(7))
+        again = sweeps.claim(transaction, now=after(7), until=after(22))
+        assert again is not None
+        assert again.connection == "c1"
+        assert not sweeps.is_due(transaction, now=after(8))

@@ -1,15 +1,23 @@
 """Leases: one worker for a connection at a time, in order, and taken over when it is gone."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from gateway.store import deliveries, executions, work
+from gateway.store import claims, deliveries, events, executions, platforms, work
 from gateway.store.claims import Claims
 from gateway.store.database import Database
+from gateway.store.deliveries import UpdateState
+from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
+from gateway.store.platforms import Platform
+from gateway.store.tables import leases, ref_updates
+from gateway.store.vault import Vault
 from gateway.store.work import LeaseLost, PendingUpdate, Postponement, Settlement
 from tests.store.make import NOW, A, B, C, arrival, connection, move
 
@@ -34,6 +42,31 @@ def pending(database: Database, connection_id: str = "c1") -> list[PendingUpdate
     """Return what waits."""
     with database.reading() as transaction:
         return work.pending(transaction, connection_id, limit=10)
+
+
+def settle(
+    database: Database,
+    *ends: Settlement,
+    now: datetime = NOW,
+    postponed: Sequence[Postponement] = (),
+) -> None:
+    """Record ends and delays as the worker `w1`."""
+    with database.writing() as transaction:
+        work.settle(transaction, "c1", ends, owner="w1", now=now, postponed=postponed)
+
+
+def kept(database: Database) -> tuple[Any, ...]:
+    """Return what is kept of the end of the one ref update."""
+    with database.reading() as transaction:
+        row = transaction.execute(ref_updates.select()).one()
+    return row.state, row.peeled, row.facts, row.settled_at
+
+
+def event(name: str, delivery: str) -> NewEvent:
+    """Return an event."""
+    return NewEvent(
+        id=name, connection="c1", delivery=delivery, name="push.fetched", project="p", subject="", body=b"{}"
+    )
 
 
 def request(number: int = 1) -> NewRequest:
@@ -178,3 +211,236 @@ def test_text_that_was_kept_before_it_was_escaped_is_shown(database: Database) -
         transaction.execute(text("UPDATE ref_updates SET verdicts = :kept"), {"kept": kept})
         [delivery] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=1)
     assert delivery.updates[0].verdicts[0]["reason"] == r"caf\xe9"
+
+
+def test_a_reader_gets_as_many_updates_as_asked_for_but_for_some_refs(database: Database) -> None:
+    """In order of arrival: a storm is read piece by piece, and beside a ref that is being worked on."""
+    connection(database)
+    moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(one) for one in moves])
+        first = work.pending(transaction, "c1", limit=2)
+        assert [one.ref for one in first] == ["refs/heads/main", "refs/heads/topic"]
+        others = work.pending(transaction, "c1", limit=2, without=["refs/heads/main"])
+    assert [one.ref for one in others] == ["refs/heads/topic"]
+
+
+def test_what_one_push_is_put_off_for_holds_back_its_own_ref_only(database: Database) -> None:
+    """Until it is due, or longer than anything is put off for; its tries are counted."""
+    connection(database)
+    connection(database, "c2")
+    moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(one) for one in moves])
+        deliveries.record(transaction, [arrival(move(A, B), connection="c2")])
+
+    def ready(connection_id: str, now: datetime) -> list[int]:
+        with database.reading() as transaction:
+            return [one.seq for one in work.pending(transaction, connection_id, limit=9, now=now)]
+
+    first, topic, third = ready("c1", NOW)
+    claim(database, "w1")
+    settle(database, postponed=[Postponement(update=pending(database)[0], due_at=LATER, reason="away")])
+    assert ready("c1", NOW) == ready("c1", LATER) == [topic]
+    assert ready("c1", LATER + timedelta(seconds=1)) == [first, topic, third]
+    assert ready("c1", LATER - claims.LONGEST_DELAY) == [topic]
+    assert ready("c1", LATER - claims.LONGEST_DELAY - timedelta(seconds=1)) == [first, topic, third]
+    assert len(ready("c2", NOW)) == 1
+    assert [one.tries for one in pending(database)] == [1, 0, 0]
+    settle(database, postponed=[Postponement(update=pending(database)[0], due_at=LATER, reason="away")])
+    assert [one.tries for one in pending(database)] == [2, 0, 0]
+
+
+def test_something_that_has_changed_makes_what_was_put_off_due(database: Database) -> None:
+    """The connection and its updates, as new credentials do; nothing of other connections."""
+    for name in ("c1", "c2"):
+        connection(database, name)
+        push(database, (A, B), connection_id=name)
+    for name in ("w1", "w2"):
+        claimed = claim(database, name)
+        assert claimed is not None
+        [update] = pending(database, claimed)
+        late = Postponement(update=update, due_at=LATER, reason="away")
+        with database.writing() as transaction:
+            work.settle(transaction, claimed, [], owner=name, now=NOW, postponed=[late])
+            work.postpone(transaction, claimed, [update], owner=name, due_at=LATER, reason="away")
+    assert claim(database, "w1") is None
+    with database.writing() as transaction:
+        work.make_due(transaction, "c1", now=NOW)
+    assert pending(database)[0].tries == 0
+    assert pending(database, "c2")[0].tries == 1
+    assert [claim(database, "w1"), claim(database, "w1")] == ["c1", None]
+
+
+def test_what_never_failed_keeps_its_turn_when_something_changes(database: Database) -> None:
+    """Changing a connection again and again does not move it to the end of the queue."""
+    for name in ("c1", "c2"):
+        connection(database, name, created_at=NOW if name == "c1" else LATER)
+        push(database, (A, B), connection_id=name)
+    with database.writing() as transaction:
+        work.make_due(transaction, "c1", now=LATER + timedelta(seconds=1))
+    assert claim(database, "w1", LATER + timedelta(seconds=2)) == "c1"
+
+
+def test_failures_count_in_a_row(database: Database) -> None:
+    """Until a try ends well; one that a shutdown interrupts counts neither way."""
+    connection(database)
+    push(database, (A, B))
+
+    def attempts() -> int:
+        with database.reading() as transaction:
+            return work.attempts(transaction, "c1")
+
+    for count in (1, 2):
+        claim(database, "w1")
+        with database.writing() as transaction:
+            work.postpone(transaction, "c1", [], owner="w1", due_at=NOW, reason="away")
+        assert attempts() == count
+    claim(database, "w1")
+    with database.writing() as transaction:
+        work.hand_back(transaction, "c1", owner="w1", now=NOW + timedelta(seconds=1))
+    assert attempts() == 2
+    assert claim(database, "w2") is None
+    assert claim(database, "w2", NOW + timedelta(seconds=1)) == "c1"
+    with database.writing() as transaction:
+        work.release(transaction, "c1", owner="w2", now=NOW)
+    assert attempts() == 0
+
+
+def test_an_end_is_kept_with_all_that_is_shown_of_it(database: Database) -> None:
+    """What a tag leads to as well, which a later end without it does not take away, and the facts."""
+    connection(database)
+    push(database, (A, B))
+    claim(database, "w1")
+    [update] = pending(database)
+    end = Settlement(update=update, state="planned", reason="", peeled=C, facts=b"facts")
+    settle(database, end)
+    assert kept(database) == ("planned", C, b"facts", NOW)
+    with database.writing() as transaction:
+        work.replay(transaction, update.delivery, now=LATER)
+    settle(database, replace(end, peeled=None, facts=None), now=LATER)
+    assert kept(database) == ("planned", C, None, LATER)
+
+
+def test_what_has_ended_is_neither_ended_again_nor_put_off(database: Database) -> None:
+    """A worker that was interrupted may record twice: its first word counts."""
+    connection(database)
+    push(database, (A, B))
+    claim(database, "w1")
+    [update] = pending(database)
+    settle(database, Settlement(update=update, state="gone", reason="it is gone"))
+    late = Postponement(update=update, due_at=LATER, reason="away")
+    settle(database, Settlement(update=update, state="failed", reason="no"), now=LATER, postponed=[late])
+    with database.writing() as transaction:
+        work.tell(transaction, [update], "fetching")
+        work.make_due(transaction, "c1", now=LATER)
+        [found] = deliveries.get(transaction, update.delivery).updates
+    assert (found.state, found.reason, found.settled_at) == ("gone", "it is gone", NOW)
+
+
+def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> None:
+    """Each update has its own end, delay and progress."""
+    connection(database)
+    push(database, (A, B), (B, C), (C, A), (A, C))
+    claim(database, "w1")
+    first, second, third, fourth = pending(database)
+    with database.writing() as transaction:
+        work.tell(transaction, [third], "fetching")
+    late = Postponement(update=second, due_at=LATER, reason="away")
+    settle(database, Settlement(update=first, state="gone", reason="it is gone"), postponed=[late])
+    with database.reading() as transaction:
+        ends = [
+            deliveries.get(transaction, one.delivery).updates[0] for one in (first, second, third, fourth)
+        ]
+    assert [(one.state, one.reason) for one in ends] == [
+        ("gone", "it is gone"),
+        ("pending", "away"),
+        ("pending", "fetching"),
+        ("pending", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("after", "state", "is_asked"),
+    [(B, "planned", True), (None, "planned", False), (B, "gone", False)],
+    ids=["planned", "deleted", "gone"],
+)
+def test_the_platform_fetches_what_was_planned(
+    database: Database, vault: Vault, after: str | None, state: UpdateState, is_asked: bool
+) -> None:
+    """Not for a branch that was deleted, nor for a commit that is not there."""
+    connection(database)
+    with database.writing() as transaction:
+        platforms.name(transaction, vault, "c1", Platform(url="https://app.example", project="p"), "token")
+        deliveries.record(transaction, [arrival(move(A, after))])
+    claim(database, "w1")
+    [update] = pending(database)
+    settle(database, Settlement(update=update, state=state, reason=""))
+    with database.reading() as transaction:
+        assert platforms.is_due(transaction, now=NOW) is is_asked
+
+
+def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Database) -> None:
+    """It is tried at once, with a fresh count of tries, also where its connection was put off."""
+    for name in ("c1", "c2"):
+        connection(database, name)
+        push(database, (A, B), connection_id=name)
+    push(database, (B, C))
+    for _ in range(2):
+        claimed = claim(database, "w1")
+        assert claimed is not None
+        for update in pending(database, claimed):
+            late = Postponement(update=update, due_at=LATER, reason="away")
+            with database.writing() as transaction:
+                work.settle(transaction, claimed, [], owner="w1", now=NOW, postponed=[late])
+                end = Settlement(update=update, state="failed", reason="no")
+                work.settle(transaction, claimed, [end], owner="w1", now=NOW)
+        with database.writing() as transaction:
+            work.postpone(transaction, claimed, [], owner="w1", due_at=LATER, reason="away")
+    with database.reading() as transaction:
+        [_, first] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=9)
+    with database.writing() as transaction:
+        work.replay(transaction, first.id, now=NOW)
+    assert [(one.delivery, one.tries) for one in pending(database)] == [(first.id, 0)]
+    assert pending(database, "c2") == []
+    with database.writing() as transaction:
+        deliveries.record(transaction, [arrival(move(B, C), connection="c2")])
+    assert [claim(database, "w1"), claim(database, "w1")] == ["c1", None]
+
+
+def test_a_process_that_starts_again_frees_what_it_held(database: Database) -> None:
+    """And nothing more: what was put off stays so, and what is free is not touched."""
+    for name in ("c1", "c2"):
+        connection(database, name)
+        push(database, (A, B), connection_id=name)
+    first = claim(database, "w1")
+    second = claim(database, "w2")
+    assert first is not None
+    assert second is not None
+    with database.writing() as transaction:
+        work.postpone(transaction, first, [], owner="w1", due_at=LATER, reason="away")
+        work.take_over_everything(transaction, now=NOW)
+        held = transaction.execute(leases.select().order_by(leases.c.owner)).all()
+    assert {row.owner for row in held} == {None}
+    assert {row.connection: row.expires_at for row in held} == {first: None, second: NOW}
+    assert [claim(database, "w3"), claim(database, "w3")] == [second, None]
+
+
+def test_the_backlog_counts_what_the_broker_has_not(database: Database) -> None:
+    """With the oldest of each kind, by when it was planned or told."""
+    connection(database)
+    push(database, (A, B), (B, C))
+    updates = pending(database)
+    with database.writing() as transaction:
+        for number, (update, now) in enumerate(zip(updates, (NOW, LATER), strict=True)):
+            new = replace(request(number), delivery=update.delivery)
+            executions.add(transaction, [new], ref_update=update.seq, now=now)
+            events.add(transaction, [event(f"e{number}", update.delivery)], now=now)
+        backlog = work.backlog(transaction)
+        assert (backlog.requests, backlog.events) == (2, 2)
+        assert (backlog.oldest_request, backlog.oldest_event) == (NOW, NOW)
+        executions.record(transaction, published=["request-0"], refused={}, undeliverable={}, now=NOW)
+        events.record(transaction, published=["e0"], refused={}, undeliverable=())
+        backlog = work.backlog(transaction)
+    assert (backlog.requests, backlog.events) == (1, 1)
+    assert (backlog.oldest_request, backlog.oldest_event) == (LATER, LATER)

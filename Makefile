@@ -34,9 +34,9 @@ matrix: $(BIN)/python ## the tests with every supported Python on this machine, 
 	@tests/require-programs
 	@$(BIN)/python -m tests.matrix $(PYTEST)
 
-soak: $(VENV)/.dev ## a thousand kills under load: a quarter of an hour
+soak: $(VENV)/.dev ## a thousand kills under load, and thousands of branch histories: half an hour
 	@tests/require-programs
-	@SOAK_ROUNDS=1000 $(BIN)/python -m pytest tests/test_kills.py -s $(PYTEST)
+	@SOAK_ROUNDS=1000 SOAK_HISTORIES=1000 $(BIN)/python -m pytest tests/test_kills.py tests/store/test_moves.py -s $(PYTEST)
 
 # MODULE=gateway/intake/body.py; ARGS="--sample 40" for some of the mutants, or the tests that are to find them.
 mutate: $(VENV)/.mutate ## change one MODULE in many ways, and see that its tests notice: up to an hour

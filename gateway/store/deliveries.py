@@ -250,6 +250,7 @@ def load_moves(
     """Read the recorded moves of refs to these ids into their histories."""
     ids = sorted({one for its_ids in wanted.values() for one in its_ids})
     moves: dict[Key, list[Recorded]] = {key: [] for key in wanted}
+    repetitions: dict[Key, list[Recorded]] = {key: [] for key in wanted}
     for part in _parts(ids):
         rows = (
             select(
@@ -260,13 +261,14 @@ def load_moves(
             .limit(_MAX_ROWS_OF_AN_ID * len(part))
         )
         for connection, ref, before, after, generation, delivery, seq, state in transaction.execute(rows):
-            if after in wanted.get((connection, ref), ()) and state != "duplicate":
+            if after in wanted.get((connection, ref), ()):
                 recorded = Recorded(
                     before=before, after=after, generation=generation, delivery=delivery, seq=seq
                 )
-                moves[connection, ref].append(recorded)
+                found = repetitions if state == "duplicate" else moves
+                found[connection, ref].append(recorded)
     for key, its_ids in wanted.items():
-        histories[key].load(moves[key], its_ids)
+        histories[key].load(moves[key], its_ids, repetitions[key])
 
 
 def write_histories(transaction: Transaction, histories: Mapping[Key, RefHistory]) -> None:

@@ -91,6 +91,7 @@ class RefHistory:
     shown_id: str | None = None
     gaps: list[Gap] = field(default_factory=list)
     moves: dict[str, list[Recorded]] = field(default_factory=dict)
+    repetitions: dict[tuple[str | None, str | None], str] = field(default_factory=dict)
     loaded: set[str] = field(default_factory=set)
     promoted: list[Recorded] = field(default_factory=list)
     is_rewritten: bool = False
@@ -113,17 +114,22 @@ class RefHistory:
         starts = (gap.start for gap in self.gaps)
         return {one for one in (move.before, move.after, *starts) if one is not None} - self.loaded
 
-    def load(self, moves: Iterable[Recorded], ids: Iterable[str]) -> None:
-        """Add the recorded moves to these ids."""
+    def load(
+        self, moves: Iterable[Recorded], ids: Iterable[str], repetitions: Iterable[Recorded] = ()
+    ) -> None:
+        """Add the recorded moves to these ids, and those that were recorded as repetitions."""
         for move in moves:
             if move.after is not None:
                 self.moves.setdefault(move.after, []).append(move)
+        for move in repetitions:
+            self.repetitions[move.before, move.after] = move.delivery
         self.loaded.update(ids)
 
     def tell(self, move: RefUpdate, *, delivery: str, now: datetime) -> Placement:
         """Place a move that a webhook reports."""
         placement = self._place(move, delivery=delivery, now=now)
         if placement.repeats is not None:
+            self.repetitions[move.before, move.after] = placement.repeats
             return placement
         return self._record(move.before, move.after, placement, delivery)
 
@@ -177,7 +183,9 @@ class RefHistory:
         if gap is not None:
             gap.is_start_known, gap.start = False, None
         low, high = self.generation, self.generation + ROOM
-        self._add_gap(low, high, self.after, value, now=now, is_planned=True, is_guess=True)
+        # What a first look has learned was never planned: a webhook may still report a push to it.
+        is_planned = value is None or bool(self.moves.get(value))
+        self._add_gap(low, high, self.after, value, now=now, is_planned=is_planned, is_guess=True)
         self._raise(value, high)
         self._see()
 
@@ -336,7 +344,10 @@ class RefHistory:
             return self.delivery
         if after is not None:
             known = [one for one in self.moves.get(after, ()) if one.before == before]
-            return max(known, key=lambda one: one.generation).delivery if known else None
+            if known:
+                return max(known, key=lambda one: one.generation).delivery
+            # A reconciliation had found it with another beginning, and a webhook has reported it since.
+            return self.repetitions.get((before, after))
         # Deletes cannot be looked up. One from a position that the ref has left is a repetition of it.
         left = self.moves.get(before or "", ())
         if before != self.after and left and not any(_is_from(gap, before) for gap in self.gaps):
@@ -450,6 +461,11 @@ class RefHistory:
     def _trim(self) -> None:
         del self.gaps[:-_MAX_GAPS]
         self.is_rewritten = True
+
+
+def is_order_assumed(gaps: Iterable[Gap], *, shown: int | None, shown_id: str | None) -> bool:
+    """Return whether it was assumed that the ref has left the position that the remote showed last."""
+    return shown is not None and any(_is_from(gap, shown_id) and gap.high > shown for gap in gaps)
 
 
 def dump_gaps(gaps: Iterable[Gap]) -> str | None:

@@ -21,7 +21,7 @@ from gateway.store import deliveries as delivery_records
 from gateway.store.claims import held_of_host
 from gateway.store.database import Lock
 from gateway.store.deliveries import Arrival, Key, Receipt
-from gateway.store.ref_history import RefHistory
+from gateway.store.ref_history import RefHistory, is_order_assumed, load_gaps
 from gateway.store.tables import connections, deliveries, refs, sweeps
 from providers.model import RefUpdate
 
@@ -152,19 +152,22 @@ def record(
         delivery_records.write_histories(transaction, learned)
     elif sightings.found:
         [receipt] = delivery_records.record(transaction, [replace(arrival, updates=sightings.found)])
-    has_agreed = _confirm(transaction, sweep.connection, agreeing)
+    doubtful, has_agreed = _confirm(
+        transaction, sweep, agreeing, now=arrival.received_at, confirmed_from=look_again_at
+    )
     shown = {**agreeing, **{move.ref: move.after for move in arrival.updates}}
     connection_records.relearn(transaction, sweep.connection, shown)
     waits = sweep.asked and bool(sightings.unsure)
     if not waits:
         _answer(transaction, sweep, receipt)
     agreed = _agreed(transaction, sweep, receipt, has_agreed=has_agreed)
-    done: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": sightings.unsure or None}
+    unsure = {**sightings.unsure, **doubtful}
+    done: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": unsure or None}
     if not waits:
         done |= {"swept_at": arrival.received_at, "tried_at": sweep.claimed_at}
         done["delivery"] = receipt.delivery if receipt else None
     transaction.execute(update(sweeps).where(sweeps.c.connection == sweep.connection).values(**done))
-    if sightings.unsure and look_again_at is not None:
+    if unsure and look_again_at is not None:
         _put_off(transaction, sweep, next_at=look_again_at, asked=waits)
     else:
         rare = _eased(next_at - arrival.received_at, agreed)
@@ -198,7 +201,7 @@ def _sightings(
         # Who asked does not wait for what nobody has heard of before; to go back is another matter.
         is_new = means == "moved" and move.after is not None and not history.knows(move.after)
         is_sure = sweep.is_first or (sweep.asked and is_new)
-        since = None if is_sure else _since(sweep, move, confirmed_from)
+        since = None if is_sure else _since(sweep, move.ref, (move.before, move.after), confirmed_from)
         if since is not None and now < since:
             told.unsure[move.ref] = [move.before, move.after, since.isoformat()]
         elif means == "promoted":
@@ -208,10 +211,12 @@ def _sightings(
     return told
 
 
-def _since(sweep: Sweep, move: RefUpdate, confirmed_from: datetime | None) -> datetime | None:
+def _since(
+    sweep: Sweep, ref: str, move: tuple[str | None, str | None], confirmed_from: datetime | None
+) -> datetime | None:
     """Return from when on a look confirms a move: not before, be it asked for meanwhile."""
-    *seen, since = sweep.seen.get(move.ref) or (None,)
-    if confirmed_from is None or since is None or seen != [move.before, move.after]:
+    *seen, since = sweep.seen.get(ref) or (None,)
+    if confirmed_from is None or since is None or tuple(seen) != move:
         return confirmed_from
     return min(confirmed_from, datetime.fromisoformat(since))
 
@@ -231,21 +236,43 @@ def _place(
         delivery_records.write_histories(transaction, {key: histories[key]})
 
 
-def _confirm(transaction: Transaction, connection: str, agreeing: Mapping[str, str | None]) -> bool:
-    """Note which positions the remote has shown; return whether a webhook had told of one of them."""
+def _confirm(
+    transaction: Transaction,
+    sweep: Sweep,
+    agreeing: Mapping[str, str | None],
+    *,
+    now: datetime,
+    confirmed_from: datetime | None,
+) -> tuple[dict[str, Sequence[str | None]], bool]:
+    """Note which positions the remote has shown; return those that a second look has to confirm.
+
+    A second look is needed where the order of moves was assumed: a replica that lags may show an older one.
+    The flag says whether a webhook had reported one of the positions.
+    """
     unseen = or_(refs.c.shown.is_(None), refs.c.shown != refs.c.generation)
-    query = select(refs.c.ref, refs.c.after, refs.c.delivery).where(refs.c.connection == connection, unseen)
-    shown = [
-        row for row in transaction.execute(query) if row.ref in agreeing and agreeing[row.ref] == row.after
-    ]
+    columns = (refs.c.ref, refs.c.after, refs.c.delivery, refs.c.shown, refs.c.shown_id, refs.c.gaps)
+    query = select(*columns).where(refs.c.connection == sweep.connection, unseen)
+    shown: list[str] = []
+    doubtful: dict[str, Sequence[str | None]] = {}
+    has_agreed = False
+    for row in transaction.execute(query):
+        if row.ref not in agreeing or agreeing[row.ref] != row.after:
+            continue
+        since = None
+        if is_order_assumed(load_gaps(row.gaps), shown=row.shown, shown_id=row.shown_id):
+            since = _since(sweep, row.ref, (row.after, row.after), confirmed_from)
+        if since is not None and now < since:
+            doubtful[row.ref] = [row.after, row.after, since.isoformat()]
+            continue
+        shown.append(row.ref)
+        has_agreed = has_agreed or row.delivery is not None
     for start in range(0, len(shown), _PART):
-        part = [row.ref for row in shown[start : start + _PART]]
         transaction.execute(
             update(refs)
-            .where(refs.c.connection == connection, refs.c.ref.in_(part))
+            .where(refs.c.connection == sweep.connection, refs.c.ref.in_(shown[start : start + _PART]))
             .values(shown=refs.c.generation, shown_id=refs.c.after)
         )
-    return any(row.delivery is not None for row in shown)
+    return doubtful, has_agreed
 
 
 def _answer(transaction: Transaction, sweep: Sweep, receipt: Receipt | None) -> None:

@@ -6,12 +6,14 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
-from sqlalchemy import text
+import pytest
+from sqlalchemy import select, text
 
-from gateway.store import claims, deliveries, work
-from gateway.store.claims import GONE_AFTER, PATIENCE, Claims
+from gateway.store import claims, deliveries, sweeps, work
+from gateway.store.claims import FARTHEST, GONE_AFTER, LONGEST_DELAY, PATIENCE, Claims, SilentHosts
 from gateway.store.database import Database
-from gateway.store.tables import metadata
+from gateway.store.tables import metadata, processes
+from gateway.store.tables import turns as turns_of
 from gateway.store.work import Backlog, Postponement, Settlement
 from tests.store.make import NOW, A, B, arrival, connection, move
 
@@ -419,3 +421,148 @@ def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
         assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
         work.postpone(transaction, "c1", updates, owner="w2", due_at=NOW + LEASE, reason="down")
         assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) is None
+
+
+def test_a_silent_host_is_asked_as_others_after_half_an_hour() -> None:
+    """Nobody may have asked it since; whoever answers is not silent."""
+    silent = SilentHosts()
+    for host in ("b.example", "a.example", "c.example"):
+        silent.note(f"https://{host}/x.git", answers=False, now=NOW)
+    silent.note("git@c.example:y.git", answers=True, now=NOW)
+    half_an_hour = timedelta(minutes=30)
+    assert silent.lately(NOW + half_an_hour - SECOND) == ["a.example", "b.example"]
+    assert silent.lately(NOW + half_an_hour) == []
+
+
+def test_of_very_many_hosts_those_that_answered_last_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list goes into each claim, so it has an end; who has fallen silent is not on it."""
+    monkeypatch.setattr(claims, "_MOST_ANSWERING", 2)
+    silent = SilentHosts()
+    for host in ("a", "b", "a", "c"):
+        silent.note(f"https://{host}.example/x.git", answers=True, now=NOW)
+    assert silent.answering() == ["a.example", "c.example"]
+    silent.note("https://a.example/x.git", answers=False, now=NOW)
+    assert silent.answering() == ["c.example"]
+    silent.note("https://b.example/x.git", answers=True, now=NOW)
+    assert silent.answering() == ["b.example", "c.example"]
+
+
+def test_processes_live_while_they_are_heard_of(database: Database) -> None:
+    """By name. Who is gone for a day is forgotten, so that the table does not grow with each start."""
+    beat(database, "p2", NOW)
+    beat(database, "p1", NOW - SECOND)
+    beat(database, "gone", NOW - GONE_AFTER)
+    with database.writing() as transaction:
+        assert claims.alive(transaction, now=NOW) == ["p1", "p2"]
+        claims.leave(transaction, "p1")
+        assert claims.alive(transaction, now=NOW) == ["p2"]
+    a_day = timedelta(days=1)
+
+    def known(now: datetime) -> set[str]:
+        beat(database, "p3", now)
+        with database.reading() as transaction:
+            return set(transaction.execute(select(processes.c.name)).scalars())
+
+    assert known(NOW - GONE_AFTER + a_day) == {"p2", "p3", "gone"}
+    assert known(NOW + a_day) == {"p2", "p3"}
+    assert known(NOW + a_day + SECOND) == {"p3"}
+
+
+def test_who_was_served_longest_ago_comes_first(database: Database) -> None:
+    """Among projects, and among the connections of one; a turn that a wrong clock has noted is none."""
+    for number, (one, project) in enumerate((("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"))):
+        connection(database, one, project=project, created_at=NOW - (10 - number) * SECOND)
+    push(database, "a1", "a2", "b1", "b2")
+    process = Claims(process="p1")
+
+    def turn(now: datetime) -> str:
+        one = claim(database, process, now)
+        assert one is not None
+        release(database, one, now)
+        return one
+
+    assert [turn(NOW + number * SECOND) for number in range(5)] == ["a1", "b1", "a2", "b2", "a1"]
+    # The last turn of a was now, that of b is still to come: as if b had never had one.
+    with database.writing() as transaction:
+        at = {"a": NOW + 10 * SECOND, "b": NOW + 20 * SECOND}
+        for project, claimed_at in at.items():
+            changed = turns_of.update().where(turns_of.c.project == project)
+            transaction.execute(changed.values(claimed_at=claimed_at))
+    assert turn(NOW + 10 * SECOND)[0] == "b"
+
+
+def test_the_connection_that_is_due_longest_comes_first(database: Database) -> None:
+    """In the order of their turns, not of their names or of when they were connected."""
+    for number, one in enumerate(("c1", "c2", "c3")):
+        connection(database, one, created_at=NOW - number * SECOND)
+    push(database, "c1", "c2", "c3")
+    assert [claim(database, Claims(process="p1")) for _ in range(4)] == ["c3", "c2", "c1", None]
+
+
+def test_what_is_put_off_for_as_long_as_can_be_stays_put_off(database: Database) -> None:
+    """Only what is even further ahead was put there by a clock that was wrong. So with leases."""
+    connection(database, created_at=NOW - SECOND)
+    push(database, "c1")
+    process = Claims(process="p1")
+
+    def until(now: datetime, end: datetime) -> str | None:
+        with database.writing() as transaction:
+            return process.claim(transaction, owner="w", now=now, until=end)
+
+    assert until(NOW, NOW + LONGEST_DELAY) == "c1"
+    assert until(NOW, NOW + LONGEST_DELAY) is None
+    assert until(NOW - SECOND, NOW + LONGEST_DELAY) == "c1"
+    release(database, "c1", NOW + LONGEST_DELAY)
+    assert claim(database, process, NOW) is None
+    assert claim(database, process, NOW - SECOND) == "c1"
+
+
+def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database) -> None:
+    """And no place at another host; a lease that a wrong clock has set takes none."""
+    connection(database, created_at=NOW - SECOND)
+    connection(database, "other", url="https://other.example/acme/digits.git", created_at=NOW + LEASE)
+    push(database, "c1")
+    end = NOW + FARTHEST - SECOND
+    with database.writing() as transaction:
+        assert sweeps.claim(transaction, now=NOW, until=end) is not None
+
+    def next_one(now: datetime) -> str | None:
+        with database.reading() as transaction:
+            return Claims(process="p1", per_host=1).next(transaction, now=now)
+
+    assert [next_one(now) for now in (NOW - SECOND, NOW, end, end + SECOND)] == ["c1", None, None, "c1"]
+    push(database, "other")
+    assert next_one(end) == "other"
+
+
+def test_each_process_has_its_own_places(database: Database) -> None:
+    """What another one holds leaves a process all of its own, at the same host as well."""
+    for number in range(4):
+        connection(database, f"c{number}")
+    push(database, *(f"c{number}" for number in range(4)))
+    here, there = Claims(process="p1", places=1), Claims(process="p2", places=1)
+    held = [claim(database, one) is not None for one in (here, here, there, there)]
+    assert held == [True, False, True, False]
+
+
+def test_a_place_beside_the_usual_ones_is_one(database: Database) -> None:
+    """For a host that nobody is known to answer for; a third needs one that answers."""
+    for number in range(4):
+        connection(database, f"c{number}", url=f"https://{number}.example/acme/digits.git")
+    push(database, *(f"c{number}" for number in range(4)))
+    process = Claims(process="p1", places=1)
+    assert [claim(database, process) is not None for _ in range(3)] == [True, True, False]
+    for number in range(4):
+        process.silent.note(f"https://{number}.example/x.git", answers=True, now=NOW)
+    assert claim(database, process) is not None
+
+
+def test_a_silent_host_that_another_process_asks_has_a_place_here_as_well(database: Database) -> None:
+    """Which hosts are silent is known to each process by itself, and so it counts only its own."""
+    for number in range(3):
+        connection(database, f"c{number}")
+    push(database, "c0", "c1", "c2")
+    assert claim(database, Claims(process="p1")) is not None
+    here = Claims(process="p2", places=4)
+    here.silent.note("https://github.example/x.git", answers=False, now=NOW)
+    assert [claim(database, here) is not None for _ in range(2)] == [True, False]

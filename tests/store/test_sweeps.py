@@ -11,7 +11,9 @@ from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt
 from gateway.store.ids import delivery_id
-from gateway.store.sweeps import Failing, SweepState
+from gateway.store.sweeps import Failing, Sweep, SweepState
+from gateway.store.tables import refs as refs_table
+from gateway.store.tables import sweeps as sweeps_table
 from providers.model import RefUpdate
 from tests.store import make
 from tests.store.make import NOW, A, B, C, arrival, move
@@ -361,3 +363,217 @@ def test_a_process_that_died_leaves_its_sweep_to_the_next_start(learned: Databas
         assert again is not None
         assert again.connection == "c1"
         assert not sweeps.is_due(transaction, now=after(8))
+
+
+def claimed(database: Database, now: datetime, until: datetime | None = None) -> Sweep | None:
+    """Claim the sweep that is due."""
+    with database.writing() as transaction:
+        return sweeps.claim(transaction, now=now, until=until or now + LEASE)
+
+
+def failed(database: Database, now: datetime, reason: str = "it hangs") -> Sweep:
+    """Let the sweep that is due fail; return it."""
+    sweep = claimed(database, now)
+    assert sweep is not None
+    with database.writing() as transaction:
+        sweeps.fail(transaction, sweep, reason, next_at=now + GRACE)
+    return sweep
+
+
+def test_the_sweep_that_is_overdue_for_longest_comes_first(database: Database) -> None:
+    """From the moment on at which it is due."""
+    for number, name in enumerate(("c1", "c2", "c3")):
+        make.connection(database, name, created_at=after(-number))
+    assert claimed(database, after(-3)) is None
+    with database.reading() as transaction:
+        assert [sweeps.is_due(transaction, now=after(minutes)) for minutes in (-3, -2)] == [False, True]
+    taken = [claimed(database, NOW) for _ in range(4)]
+    assert [sweep and sweep.connection for sweep in taken] == ["c3", "c2", "c1", None]
+    assert taken[0] == Sweep(
+        connection="c3",
+        claimed_at=NOW,
+        due_at=NOW + LEASE,
+        asked=False,
+        asked_by=None,
+        attempts=0,
+        is_first=True,
+    )
+
+
+def test_a_sweep_is_put_off_as_far_as_the_longest_delay(database: Database) -> None:
+    """What is further ahead is due, the furthest first: only a clock that was wrong has put it there."""
+    for name, end in (("c1", LEASE), ("c2", 2 * LEASE), ("c3", 3 * LEASE)):
+        make.connection(database, name)
+        assert claimed(database, NOW, NOW + end) is not None
+
+    def due(now: datetime) -> str | None:
+        with database.writing() as transaction:
+            sweep = sweeps.claim(transaction, now=now, until=now + GRACE, longest=2 * LEASE)
+        return sweep and sweep.connection
+
+    with database.reading() as transaction:
+        assert not sweeps.is_due(transaction, now=NOW, longest=3 * LEASE)
+        assert sweeps.is_due(transaction, now=NOW - GRACE, longest=3 * LEASE)
+    # Taken, it is the turn of the next: both are further ahead than this.
+    assert [due(NOW - GRACE), due(NOW - GRACE)] == ["c3", "c2"]
+
+
+def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
+    """Or, after the very first look, that it cannot be told; the connection names no delivery then."""
+    asked = tell(learned, now=after(1), asks_for_sweep=True)
+    assert look(learned, agreeing={MAIN: A}, now=after(2)) is None
+    with learned.reading() as transaction:
+        reason = deliveries.get(transaction, asked.delivery).reason
+    assert reason == "all refs were compared with the remote's: nothing had moved"
+    assert state(learned) == SweepState(
+        due_at=after(2) + EVERY, tried_at=after(2), swept_at=after(2), delivery=None, reason=None
+    )
+    # The question is answered: the next sweep has nobody who waits for it.
+    sweep = claimed(learned, after(8))
+    assert sweep is not None
+    assert (sweep.asked, sweep.asked_by, sweep.is_first) == (False, None, False)
+
+
+def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
+    """What had moved before it, nobody knows."""
+    make.connection(database)
+    asked = tell(database, asks_for_sweep=True)
+    look(database, move(None, A), now=after(1))
+    with database.reading() as transaction:
+        reason = deliveries.get(transaction, asked.delivery).reason or ""
+    assert reason.endswith("it was the first look at them, so that nobody can tell what has moved")
+    assert position(database) == A
+
+
+def test_failures_of_sweeps_count_in_a_row(learned: Database) -> None:
+    """Until one succeeds, which also takes the reason away; who asked is still waited for."""
+    assert failed(learned, after(6)).attempts == 0
+    assert failed(learned, after(7)).attempts == 1
+    with learned.writing() as transaction:
+        sweeps.ask(transaction, "c1", now=after(8))
+    assert (failed(learned, after(8)).asked, state(learned).reason) == (True, "it hangs")
+    assert failed(learned, after(9)).asked
+    look(learned, agreeing={MAIN: A}, now=after(10))
+    assert state(learned).reason is None
+    again = failed(learned, after(20))
+    assert (again.attempts, again.asked) == (0, False)
+    assert not failed(learned, after(21)).asked
+
+
+def test_a_sweep_that_is_given_back_frees_its_place_and_keeps_its_question(learned: Database) -> None:
+    """As it was: a sweep that nobody asked for is not taken for one."""
+    for is_asked in (False, True):
+        if is_asked:
+            with learned.writing() as transaction:
+                sweeps.ask(transaction, "c1", now=after(6))
+        sweep = claimed(learned, after(6))
+        assert sweep is not None
+        with learned.writing() as transaction:
+            sweeps.give_back(transaction, sweep, now=after(6))
+            again = sweeps.claim(transaction, now=after(6), until=after(6), per_host=1)
+        assert again is not None
+        assert again.asked is is_asked
+
+
+def test_a_question_during_a_look_that_fails_is_not_put_off(learned: Database) -> None:
+    """The failure is that of the look before; its place at the host is free again."""
+    sweep = claimed(learned, after(6))
+    assert sweep is not None
+    with learned.writing() as transaction:
+        sweeps.ask(transaction, "c1", now=after(7))
+        sweeps.fail(transaction, sweep, "it hangs", next_at=after(60))
+        again = sweeps.claim(transaction, now=after(7), until=after(22), per_host=1)
+    assert again is not None
+    assert (again.asked, again.attempts) == (True, 1)
+
+
+def test_a_look_whose_lease_has_ended_leaves_that_of_the_next_alone(learned: Database) -> None:
+    """Two may do the same sweep, where the first one hung: the second one keeps its place and its time."""
+    first, second = claimed(learned, after(6)), claimed(learned, after(21))
+    assert first is not None
+    assert second is not None
+    with learned.writing() as transaction:
+        sweeps.fail(transaction, first, "it hangs", next_at=after(22))
+        assert not sweeps.is_due(transaction, now=after(35))
+        held = transaction.execute(sweeps_table.select()).one()
+    assert held.held_until == held.due_at == after(36)
+
+
+@pytest.mark.parametrize(
+    ("every", "rare"),
+    [(timedelta(hours=6), timedelta(days=1)), (timedelta(days=2), timedelta(days=2))],
+    ids=["rare", "rarer by setting"],
+)
+def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rare: timedelta) -> None:
+    """Unless they are set to be rarer: what webhooks had told so far is no promise."""
+    make.connection(database)
+    look(database, move(None, A))
+    now, before = after(5), A
+    for one in (B, C, D):
+        tell(database, move(before, one), now=now)
+        with database.writing() as transaction:
+            sweeps.ask(transaction, "c1", now=now)
+            sweep = sweeps.claim(transaction, now=now, until=now + LEASE)
+            assert sweep is not None
+            sweeps.record(transaction, sweep, found(now=now), next_at=now + every, agreeing={MAIN: one})
+        before = one
+    assert state(database).due_at == now + rare
+
+
+def test_positions_that_the_remote_shows_are_noted(
+    learned: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many, and only those: a ref that the remote has elsewhere was not shown."""
+    monkeypatch.setattr(sweeps, "_PART", 2)
+    names = [f"refs/heads/{number}" for number in range(5)]
+    make.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
+    tell(learned, *(move(None, B, name) for name in names), now=after(1))
+    tell(learned, move(None, B, names[0]), now=after(1), connection="c2")
+    agreeing = {MAIN: A, **dict.fromkeys(names, B), names[4]: C}
+    look(learned, agreeing=agreeing, now=after(6))
+    with learned.reading() as transaction:
+        rows = transaction.execute(refs_table.select()).all()
+    shown = {(row.connection, row.ref) for row in rows if row.shown == row.generation}
+    assert shown == {("c1", name) for name in (MAIN, *names[:4])}
+    assert {row.shown_id for row in rows if (row.connection, row.ref) in shown} == {A, B}
+    assert {row.shown_id for row in rows if (row.connection, row.ref) not in shown} == {None}
+
+
+def test_looks_are_rare_only_where_webhooks_tell_something(learned: Database) -> None:
+    """A quiet repository says nothing about its webhook."""
+    for minutes in (6, 12):
+        look(learned, agreeing={MAIN: A}, now=after(minutes))
+        assert state(learned).due_at == after(minutes) + EVERY
+
+
+def test_another_remote_has_its_own_beginning(learned: Database) -> None:
+    """What the old one had agreed on, or what else was at its address, counts for nothing; others stay."""
+    make.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
+    tell(learned, move(A, B), now=after(1))
+    tell(learned, move(A, B), now=after(1), connection="c2")
+    look(learned, agreeing={MAIN: B}, now=after(6))
+    assert state(learned).due_at == after(6) + 2 * EVERY
+    other = connections.OtherRepository(id="7", name="acme/digits", delivery="d", refs={})
+    with learned.writing() as transaction:
+        for name in ("c1", "c2"):
+            connections.claim_repository(transaction, name, other)
+        sweeps.begin_anew(transaction, "c1", now=after(7))
+        assert connections.get(transaction, "c1").other_repository is None
+        assert connections.get(transaction, "c2").other_repository == other
+        rows = transaction.execute(refs_table.select()).all()
+    assert {row.connection: (row.shown, row.shown_id) for row in rows}["c2"] == (None, None)
+    sweep = claimed(learned, after(7))
+    assert sweep is not None
+    assert (sweep.connection, sweep.asked, sweep.is_first, sweep.seen) == ("c1", True, True, {})
+    with learned.writing() as transaction:
+        sweeps.record(transaction, sweep, found(now=after(7)), next_at=after(7) + EVERY)
+    assert state(learned).due_at == after(7) + EVERY
+
+
+def test_states_are_those_of_the_connections_that_are_named(learned: Database) -> None:
+    """Of none that nobody asked about."""
+    make.connection(learned, "c2", created_at=after(60))
+    with learned.reading() as transaction:
+        assert sorted(sweeps.states(transaction, ["c1", "c2", "c3"])) == ["c1", "c2"]
+        assert sorted(sweeps.states(transaction, ["c2"])) == ["c2"]
+        assert sweeps.states(transaction, ["c2"])["c2"].due_at == after(60)

@@ -4,10 +4,14 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import select
+
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival
+from gateway.store.tables import metadata
 from providers.make import ref_update
 from providers.model import RefUpdate
 
@@ -69,3 +73,14 @@ def arrival(*moves: RefUpdate, **changes: Any) -> Arrival:
         **changes,
     }
     return Arrival(**values)
+
+
+def rows_of_others(transaction: Transaction, connection_id: str) -> dict[str, list[Any]]:
+    """Return, by table, all that is kept of other connections than this one."""
+    kept = {}
+    for table in metadata.sorted_tables:
+        owner = table.c.id if table.name == "connections" else table.c.get("connection")
+        if owner is not None:
+            rows = transaction.execute(select(table).where(owner != connection_id))
+            kept[table.name] = sorted(map(repr, rows))
+    return kept

@@ -1,10 +1,12 @@
 """Comparing what is known of refs with what the remote shows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection as Transaction
 
 from gateway.store import connections, deliveries, sweeps, work
 from gateway.store.claims import Claims
@@ -577,3 +579,48 @@ def test_states_are_those_of_the_connections_that_are_named(learned: Database) -
         assert sorted(sweeps.states(transaction, ["c1", "c2", "c3"])) == ["c1", "c2"]
         assert sorted(sweeps.states(transaction, ["c2"])) == ["c2"]
         assert sweeps.states(transaction, ["c2"])["c2"].due_at == after(60)
+
+
+def _look(transaction: Transaction, sweep: Sweep, *moves: RefUpdate) -> None:
+    sweeps.record(
+        transaction, sweep, found(*moves, now=after(6)), next_at=after(11), agreeing={"refs/heads/topic": B}
+    )
+
+
+OF_ONE: dict[str, Callable[[Transaction, Sweep], object]] = {
+    "ask": lambda t, _: sweeps.ask(t, "c1", now=after(7)),
+    "begin anew": lambda t, _: sweeps.begin_anew(t, "c1", now=after(7)),
+    "give back": lambda t, sweep: sweeps.give_back(t, sweep, now=after(7)),
+    "fail": lambda t, sweep: sweeps.fail(t, sweep, "it hangs", next_at=after(7)),
+    "agree": _look,
+    "find": lambda t, sweep: _look(t, sweep, move(A, B)),
+    "see": lambda t, sweep: sweeps.record(
+        t, sweep, found(move(A, B), now=after(6)), next_at=after(11), look_again_at=after(7)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OF_ONE)
+def test_a_sweep_of_a_connection_leaves_all_others_alone(database: Database, what: str) -> None:
+    """Those that are swept at the same moment, and for which somebody waits as well."""
+    taken = []
+    for name in ("c0", "c1", "c2"):
+        make.connection(database, name)
+        first = claimed(database, NOW)
+        assert first is not None
+        main = replace(found(move(None, A)), id=f"{name}-first", connection=name)
+        asking = arrival(connection=name, asks_for_sweep=True, received_at=after(5))
+        with database.writing() as transaction:
+            sweeps.record(transaction, first, main, next_at=after(5))
+            topic = move(None, B, "refs/heads/topic")
+            deliveries.record(transaction, [arrival(topic, connection=name), asking])
+    for _ in range(3):
+        sweep = claimed(database, after(6))
+        assert sweep is not None
+        taken.append(sweep)
+    [mine] = [one for one in taken if one.connection == "c1"]
+    with database.writing() as transaction:
+        before = make.rows_of_others(transaction, "c1"), make.rows_of_others(transaction, "")
+        OF_ONE[what](transaction, mine)
+        assert make.rows_of_others(transaction, "c1") == before[0]
+        assert make.rows_of_others(transaction, "") != before[1]

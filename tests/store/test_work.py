@@ -1,12 +1,13 @@
 """Leases: one worker for a connection at a time, in order, and taken over when it is gone."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection as Transaction
 from sqlalchemy import text
 
 from gateway.store import claims, deliveries, events, executions, platforms, work
@@ -19,7 +20,7 @@ from gateway.store.platforms import Platform
 from gateway.store.tables import leases, ref_updates
 from gateway.store.vault import Vault
 from gateway.store.work import LeaseLost, PendingUpdate, Postponement, Settlement
-from tests.store.make import NOW, A, B, C, arrival, connection, move
+from tests.store.make import NOW, A, B, C, arrival, connection, move, rows_of_others
 
 LATER = NOW + timedelta(seconds=60)
 
@@ -444,3 +445,59 @@ def test_the_backlog_counts_what_the_broker_has_not(database: Database) -> None:
         backlog = work.backlog(transaction)
     assert (backlog.requests, backlog.events) == (1, 1)
     assert (backlog.oldest_request, backlog.oldest_event) == (LATER, LATER)
+
+
+def _settle(transaction: Transaction) -> None:
+    [update] = work.pending(transaction, "c1", limit=9)
+    new = replace(request(), delivery=update.delivery)
+    end = Settlement(update=update, state="planned", reason="", requests=(new,))
+    work.settle(transaction, "c1", [end], owner="w", now=LATER)
+
+
+def _put_off(transaction: Transaction) -> None:
+    late = [
+        Postponement(update=one, due_at=LATER, reason="") for one in work.pending(transaction, "c1", limit=9)
+    ]
+    work.settle(transaction, "c1", [], owner="w", now=LATER, postponed=late)
+
+
+def _replay(transaction: Transaction) -> None:
+    _settle(transaction)
+    [one] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=9)
+    work.replay(transaction, one.id, now=LATER)
+
+
+OF_ONE: dict[str, Callable[[Transaction], object]] = {
+    "renew": lambda t: work.renew(t, "c1", owner="w", until=LATER + timedelta(hours=1)),
+    "release": lambda t: work.release(t, "c1", owner="w", now=LATER),
+    "hand back": lambda t: work.hand_back(t, "c1", owner="w", now=LATER),
+    "postpone": lambda t: work.postpone(t, "c1", (), owner="w", due_at=LATER, reason="away"),
+    "tell": lambda t: work.tell(t, work.pending(t, "c1", limit=9), "fetching"),
+    "settle": _settle,
+    "put off": _put_off,
+    "replay": _replay,
+    "make due": lambda t: work.make_due(t, "c1", now=LATER),
+}
+
+
+@pytest.mark.parametrize("what", OF_ONE)
+def test_work_on_a_connection_leaves_all_others_alone(database: Database, what: str) -> None:
+    """Those that are worked on, that wait and that were put off, before it and after it."""
+    for name in ("c0", "c1", "c2"):
+        connection(database, name)
+        push(database, (A, B), connection_id=name)
+        with database.writing() as transaction:
+            mine = Claims(process="p1")
+            assert mine.claim(transaction, owner="w", now=NOW, until=LATER) == name
+            late = [
+                Postponement(update=one, due_at=NOW - timedelta(seconds=1), reason="away")
+                for one in work.pending(transaction, name, limit=9)
+            ]
+            work.settle(transaction, name, [], owner="w", now=NOW, postponed=late)
+            work.postpone(transaction, name, (), owner="w", due_at=NOW, reason="away")
+            assert mine.claim(transaction, owner="w", now=NOW, until=LATER) == name
+    with database.writing() as transaction:
+        before = rows_of_others(transaction, "c1"), rows_of_others(transaction, "")
+        OF_ONE[what](transaction)
+        assert rows_of_others(transaction, "c1") == before[0]
+        assert rows_of_others(transaction, "") != before[1]

@@ -1,16 +1,25 @@
 """Connections: which may stand side by side, and what becomes of a deleted one's pushes."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection as Transaction
 
-from gateway.errors import Conflict
+from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store import connections, deliveries, work
 from gateway.store.claims import Claims
+from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
+from gateway.store.tables import connections as table
+from gateway.store.tables import leases, secrets, sweeps
+from gateway.store.vault import Vault
 from tests.store import make
 from tests.store.make import NOW, A, B, arrival, move
+
+LATER = NOW + timedelta(minutes=1)
 
 
 def add(database: Database, connection_id: str, *, is_forced: bool = False, **changes: Any) -> str:
@@ -63,3 +72,276 @@ def test_a_deleted_connection_leaves_nothing_pending(database: Database) -> None
         [ended] = deliveries.get(transaction, sent.id).updates
     assert (backlog.updates, backlog.oldest) == (0, None)
     assert (ended.state, ended.reason, ended.settled_at) == ("failed", "the connection was deleted", NOW)
+
+
+ELSEWHERE = "https://github.example/acme/{}.git"
+
+
+def test_a_connection_is_kept_as_it_was_made(database: Database) -> None:
+    """Also after each change of it."""
+    made = make.made(
+        auth={"header": "X-Token"},
+        triggers=[{"name": "train"}],
+        repository_id="17",
+        networks=("10.0.0.0/8",),
+        follows=("main",),
+        package_format="zip",
+        deploy_key="ssh-ed25519 AAAA",
+    )
+    later = replace(made, name="new", project="faces", yaml_path="other.yaml", follows=(), updated_at=LATER)
+    with database.writing() as transaction:
+        connections.add(transaction, made)
+        assert connections.get(transaction, "c1") == made
+        connections.change(transaction, later)
+        assert connections.get(transaction, "c1") == later
+
+
+def test_a_new_connection_is_worked_on_and_swept_from_the_beginning(database: Database) -> None:
+    """Without that its pushes would never be fetched."""
+    make.connection(database, created_at=LATER)
+    with database.reading() as transaction:
+        assert transaction.execute(leases.select()).one().due_at == LATER
+        assert transaction.execute(sweeps.select()).one().due_at == LATER
+
+
+def test_a_name_is_made_up_that_nobody_has(database: Database) -> None:
+    """However many there are already; a name with a letter that SQL knows is just a name."""
+    for number in range(4):
+        add(database, f"c{number}", url=ELSEWHERE.format(number))
+    with database.reading() as transaction:
+        names = [one.name for one in connections.page(transaction, after=None, limit=9)]
+    assert names == [
+        "acme/digits",
+        "acme/digits (digits)",
+        "acme/digits (digits) 2",
+        "acme/digits (digits) 3",
+    ]
+
+
+def test_the_same_repository_is_found_among_others_of_its_host(database: Database) -> None:
+    """Not by its host alone, and not where it was deleted."""
+    add(database, "c1")
+    add(database, "c2", url=ELSEWHERE.format("other"))
+    with database.writing() as transaction:
+        connections.remove(transaction, "c1", now=NOW)
+    add(database, "c3")
+    with pytest.raises(Conflict, match=r"\(c3\)"):
+        add(database, "c4")
+
+
+def test_pages_hold_each_connection_once(database: Database) -> None:
+    """The oldest first, by their ids where they were made at once; a deleted one still marks the place."""
+    made = {"b": NOW, "a": NOW, "d": LATER, "c": NOW, "e": LATER}
+    for name, created_at in made.items():
+        make.connection(database, name, name=name, created_at=created_at)
+
+    def page(after: str | None, limit: int = 2, name: str | None = None) -> list[str]:
+        with database.reading() as transaction:
+            return [one.id for one in connections.page(transaction, after=after, limit=limit, name=name)]
+
+    assert [page(None), page("b"), page("d"), page("e")] == [["a", "b"], ["c", "d"], ["e"], []]
+    assert page(None, limit=9) == ["a", "b", "c", "d", "e"]
+    assert [page(None, name="d"), page("d", name="d"), page(None, name="x")] == [["d"], [], []]
+    with database.writing() as transaction:
+        connections.remove(transaction, "b", now=NOW)
+    assert [page("b"), page(None)] == [["c", "d"], ["a", "c"]]
+    with pytest.raises(Invalid):
+        page("never")
+
+
+def test_a_connection_is_found_by_its_id_or_its_name(database: Database) -> None:
+    """A deleted one by its id only; where several have a name, they are told in the order they were made."""
+    for name, created_at in (("c2", NOW), ("c1", NOW), ("c0", LATER)):
+        make.connection(database, name, created_at=created_at)
+    make.connection(database, "c3", name="only")
+    with database.writing() as transaction:
+        assert connections.find(transaction, "only") == "c3"
+        assert connections.find(transaction, "c2") == "c2"
+        with pytest.raises(Invalid, match=r"\(c1, c2, c0\)"):
+            connections.find(transaction, "acme/digits")
+        connections.remove(transaction, "c3", now=NOW)
+        assert connections.find(transaction, "c3") == "c3"
+        for text in ("only", "never"):
+            with pytest.raises(NotFound, match=text):
+                connections.find(transaction, text)
+        with pytest.raises(NotFound):
+            connections.get(transaction, "c3")
+        with pytest.raises(NotFound):
+            connections.remove(transaction, "c3", now=NOW)
+
+
+def test_addresses_are_those_of_connections_that_are_not_deleted(database: Database) -> None:
+    """By one name of each host, the oldest connection first: that is the one that is meant."""
+    for name, created_at in (("c2", NOW), ("c1", LATER), ("c3", NOW)):
+        make.connection(database, name, url="git@github.example:acme/digits.git", created_at=created_at)
+    with database.writing() as transaction:
+        connections.remove(transaction, "c3", now=NOW)
+        found = connections.addresses(transaction)
+    assert list(found.items()) == [(name, "github.example/acme/digits") for name in ("c2", "c1")]
+
+
+def test_a_change_of_a_connection_that_was_deleted_is_refused(database: Database) -> None:
+    """Whoever changes it has not seen yet that it is gone."""
+    made = make.connection(database)
+    with database.writing() as transaction:
+        connections.remove(transaction, "c1", now=NOW)
+        with pytest.raises(NotFound):
+            connections.change(transaction, replace(made, yaml_path="other.yaml"))
+
+
+def test_a_deleted_connections_secrets_are_forgotten(database: Database, vault: Vault) -> None:
+    """Those of its webhook and of its remote, at once."""
+    for name in ("c0", "c1", "c2"):
+        make.connection(database, name)
+        with database.writing() as transaction:
+            connections.add_secret(transaction, vault, name, b"hook", now=NOW)
+            connections.keep_credentials(transaction, vault, name, b"token")
+    with database.writing() as transaction:
+        connections.remove(transaction, "c1", now=LATER)
+        assert connections.live_secrets(transaction, vault, "c1") == []
+        assert connections.credentials(transaction, vault, "c1") is None
+        for name in ("c0", "c2"):
+            assert [one.value for one in connections.live_secrets(transaction, vault, name)] == [b"hook"]
+            assert connections.credentials(transaction, vault, name) == b"token"
+            assert connections.get(transaction, name).has_credentials
+        row = transaction.execute(table.select().where(table.c.id == "c1")).one()
+    assert (row.deleted_at, row.updated_at) == (LATER, LATER)
+
+
+def test_credentials_can_be_taken_away(database: Database, vault: Vault) -> None:
+    """Of an open repository none are needed any more."""
+    make.connection(database)
+    with database.writing() as transaction:
+        assert connections.credentials(transaction, vault, "c1") is None
+        connections.keep_credentials(transaction, vault, "c1", b"")
+        assert connections.credentials(transaction, vault, "c1") == b""
+        connections.keep_credentials(transaction, vault, "c1", None)
+        assert connections.credentials(transaction, vault, "c1") is None
+        assert not connections.get(transaction, "c1").has_credentials
+
+
+def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> None:
+    """The newest first; the dates are of the same two, and older ones are forgotten."""
+    for name in ("c0", "c1", "c2"):
+        make.connection(database, name)
+    times = [NOW, LATER, LATER + timedelta(minutes=1)]
+    with database.writing() as transaction:
+        for number, now in enumerate(times):
+            for name in ("c0", "c1", "c2"):
+                connections.add_secret(transaction, vault, name, f"{name} {number}".encode(), now=now)
+            live = connections.live_secrets(transaction, vault, "c1")
+            expected = [f"c1 {one}".encode() for one in range(number, max(-1, number - 2), -1)]
+            assert [one.value for one in live] == expected
+        dates = connections.secret_dates(transaction, ["c1", "c2", "none"])
+        kept = transaction.execute(secrets.select().where(secrets.c.connection == "c1")).all()
+    assert {name: [one.created_at for one in found] for name, found in dates.items()} == {
+        "c1": times[:0:-1],
+        "c2": times[:0:-1],
+        "none": [],
+    }
+    assert len(kept) == 2
+
+
+def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, vault: Vault) -> None:
+    """A rotation of the secret mends the connection; without one the reason is told."""
+    make.connection(database)
+    with database.writing() as transaction:
+        connections.add_secret(transaction, Vault("o" * 32), "c1", b"old", now=NOW)
+        with pytest.raises(SettingError):
+            connections.live_secrets(transaction, vault, "c1")
+        connections.add_secret(transaction, vault, "c1", b"new", now=NOW)
+        assert [one.value for one in connections.live_secrets(transaction, vault, "c1")] == [b"new"]
+
+
+def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
+    """Webhook secrets and credentials, of each connection its own."""
+    old, both, new = Vault("o" * 32), Vault("n" * 32, "o" * 32), Vault("n" * 32)
+    for name in ("c0", "c1", "c2"):
+        make.connection(database, name)
+        with database.writing() as transaction:
+            connections.add_secret(transaction, old, name, f"hook of {name}".encode(), now=NOW)
+            if name != "c0":
+                connections.keep_credentials(transaction, old, name, f"token of {name}".encode())
+    with database.writing() as transaction:
+        assert connections.rewrap(transaction, both) == 5
+        for name in ("c0", "c1", "c2"):
+            [secret] = connections.live_secrets(transaction, new, name)
+            assert secret.value == f"hook of {name}".encode()
+        for name in ("c1", "c2"):
+            assert connections.credentials(transaction, new, name) == f"token of {name}".encode()
+
+
+OTHER = OtherRepository(id="18", name="acme/digits", delivery="d1", refs={"refs/heads/main": B})
+
+
+@pytest.mark.parametrize(
+    ("refs", "shown", "is_learned"),
+    [
+        ({"main": B}, {"main": B, "topic": A}, True),
+        ({"main": B, "gone": None}, {"main": B, "gone": None}, True),
+        ({"main": B, "topic": A}, {"main": B}, False),
+        ({"main": B, "topic": A}, {"main": A, "topic": A}, False),
+        ({"gone": None}, {}, False),
+        ({}, {"main": B}, False),
+    ],
+    ids=["all", "deleted", "one is missing", "one differs", "not shown", "told nothing"],
+)
+def test_a_repository_is_learned_anew_where_the_remote_bears_out_all(
+    database: Database, refs: dict[str, str | None], shown: dict[str, str | None], *, is_learned: bool
+) -> None:
+    """Somebody else's delivery, of a repository that has some of the same refs, is not enough."""
+    make.connection(database, repository_id="17")
+    other = replace(OTHER, refs=refs)
+    with database.writing() as transaction:
+        connections.relearn(transaction, "c1", shown)
+        assert connections.get(transaction, "c1").repository_id == "17"
+        connections.claim_repository(transaction, "c1", other)
+        assert connections.get(transaction, "c1").other_repository == other
+        connections.relearn(transaction, "c1", shown)
+        found = connections.get(transaction, "c1")
+    expected = ("18", None) if is_learned else ("17", other)
+    assert (found.repository_id, found.other_repository) == expected
+
+
+def test_a_repository_can_be_forgotten(database: Database) -> None:
+    """The next delivery that names our address teaches it; of a deleted connection there is none."""
+    make.connection(database, repository_id="17")
+    with database.writing() as transaction:
+        connections.claim_repository(transaction, "c1", OTHER)
+        connections.forget_repository(transaction, "c1")
+        found = connections.get(transaction, "c1")
+        assert (found.repository_id, found.other_repository) == (None, None)
+        connections.remove(transaction, "c1", now=NOW)
+        with pytest.raises(NotFound):
+            connections.forget_repository(transaction, "c1")
+
+
+OF_ONE: dict[str, Callable[[Transaction, Vault], object]] = {
+    "change": lambda t, _: connections.change(t, make.made("c1", name="new", repository_id="17")),
+    "remove": lambda t, _: connections.remove(t, "c1", now=LATER),
+    "claim": lambda t, _: connections.claim_repository(t, "c1", replace(OTHER, id="19")),
+    "relearn": lambda t, _: connections.relearn(t, "c1", OTHER.refs),
+    "forget": lambda t, _: connections.forget_repository(t, "c1"),
+    "credentials": lambda t, vault: connections.keep_credentials(t, vault, "c1", b"new"),
+    "secret": lambda t, vault: connections.add_secret(t, vault, "c1", b"new", now=LATER),
+}
+
+
+@pytest.mark.parametrize("what", OF_ONE)
+def test_what_is_done_with_a_connection_leaves_all_others_alone(
+    database: Database, vault: Vault, what: str
+) -> None:
+    """Secrets, credentials, pushes that wait, and what is known of their repositories."""
+    for name in ("c0", "c1", "c2"):
+        make.connection(database, name, repository_id=f"of {name}")
+        with database.writing() as transaction:
+            deliveries.record(transaction, [arrival(move(A, B), connection=name)])
+            connections.claim_repository(transaction, name, OTHER)
+            connections.keep_credentials(transaction, vault, name, b"token")
+            for number in range(2):
+                connections.add_secret(transaction, vault, name, b"%d" % number, now=NOW)
+    with database.writing() as transaction:
+        before = make.rows_of_others(transaction, "c1"), make.rows_of_others(transaction, "")
+        OF_ONE[what](transaction, vault)
+        assert make.rows_of_others(transaction, "c1") == before[0]
+        assert make.rows_of_others(transaction, "") != before[1]

@@ -17,7 +17,7 @@ from gateway.store.deliveries import UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.platforms import Platform
-from gateway.store.tables import leases, ref_updates
+from gateway.store.tables import leases, ref_updates, update_attempts
 from gateway.store.vault import Vault
 from gateway.store.work import LeaseLost, PendingUpdate, Postponement, Settlement
 from tests.store.make import NOW, A, B, C, arrival, connection, move, rows_of_others
@@ -177,6 +177,9 @@ def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) 
         work.replay(transaction, update.delivery, now=LATER)
         [third] = deliveries.get(transaction, update.delivery).updates
     assert [attempt.reason for attempt in third.attempts] == ["0 execution requests", "it is gone"]
+    with database.reading() as transaction:
+        numbers = transaction.execute(update_attempts.select()).all()
+    assert sorted(row.number for row in numbers) == [1, 2]
 
 
 ODD = "caf\udce9 and half a pair \ud83d and \0"

@@ -369,6 +369,14 @@ def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
             assert await embedded.read(names) == []
             assert await embedded.write(names) == []
             release.set()
+        release.clear()
+        async with asyncio.timeout(SECONDS / 2), asyncio.TaskGroup() as tasks:
+            # Long counts for the metrics, and one look-up that hangs.
+            tasks.create_task(embedded.read(wait, probes=True))
+            tasks.create_task(embedded.look_up(wait))
+            assert await embedded.read(names, probes=True) == []
+            assert await embedded.look_up(names) == []
+            release.set()
 
     asyncio.run(run())
 

@@ -106,6 +106,111 @@ def test_what_is_used_does_not_expire(database: Database) -> None:
         packages.get(transaction, ID, "tar.gz")
 
 
+# Before and behind what the commit's package is known by, in the order of texts.
+NEIGHBOURS: list[dict[str, Any]] = [
+    {"connection": "c0"},
+    {"connection": "c2"},
+    {"commit": "0" * 40},
+    {"commit": "f" * 40},
+    {"format": "tar"},
+    {"format": "tar.zst"},
+]
+
+
+@pytest.fixture
+def neighbours(database: Database) -> list[tuple[KeptPackage, Build]]:
+    """Keep packages that are known by nearly the same as the one of the tests."""
+    for name in ("c0", "c1", "c2"):
+        connection(database, name)
+    builds = [replace(BUILD, **changes) for changes in NEIGHBOURS]
+    # Packages of a lower and a higher id, and in other formats.
+    made = [replace(PACKAGE, id="0" * 64), replace(PACKAGE, id="2" * 64), PACKAGE, PACKAGE]
+    made += [replace(PACKAGE, format="tar"), replace(PACKAGE, format="tar.zst")]
+    return [(keep(database, package, build), build) for package, build in zip(made, builds, strict=True)]
+
+
+def kept(
+    database: Database, neighbours: list[tuple[KeptPackage, Build]]
+) -> list[tuple[KeptPackage, Build] | None]:
+    """Return what is kept of these."""
+    return [
+        find(database, connection=build.connection, commit=build.commit, package_format=build.format)
+        for _, build in neighbours
+    ]
+
+
+def test_a_package_is_found_by_exactly_what_it_was_built_from(
+    database: Database, neighbours: list[tuple[KeptPackage, Build]]
+) -> None:
+    """By nothing that is nearly the same, and by no rules before or after those by which it was packed."""
+    assert find(database) is None
+    assert kept(database, neighbours) == neighbours
+    keep(database)
+    assert find(database) == (PACKAGE, BUILD)
+    assert find(database, rules="0") is None
+    assert find(database, rules="2") is None
+
+
+def test_another_build_of_a_commit_takes_the_place_of_its_own_only(
+    database: Database, neighbours: list[tuple[KeptPackage, Build]]
+) -> None:
+    """What other commits, connections and formats were built to stays known."""
+    keep(database)
+    again = replace(BUILD, rules="2")
+    keep(database, PACKAGE, again)
+    assert find(database) is None
+    assert find(database, rules="2") == (PACKAGE, again)
+    assert kept(database, neighbours) == neighbours
+
+
+def test_only_the_package_that_is_lost_is_forgotten(database: Database) -> None:
+    """With all builds that led to it; others by nearly the same id, and in other formats, stay."""
+    connection(database)
+    others = [
+        (replace(PACKAGE, id="0" * 64), replace(BUILD, commit="0" * 40)),
+        (replace(PACKAGE, id="2" * 64), replace(BUILD, commit="f" * 40)),
+        (replace(PACKAGE, format="tar"), replace(BUILD, format="tar")),
+        (replace(PACKAGE, format="tar.zst"), replace(BUILD, format="tar.zst")),
+    ]
+    for package, build in [*others, (PACKAGE, BUILD), (PACKAGE, replace(BUILD, commit=B))]:
+        keep(database, package, build)
+    with database.writing() as transaction:
+        packages.forget(transaction, ID, "tar.gz")
+    assert kept(database, others) == others
+    assert find(database) is None
+    assert find(database, commit=B) is None
+    with database.reading() as transaction:
+        assert {packages.get(transaction, one.id, one.format) == one for one, _ in others} == {True}
+        with pytest.raises(NotFound):
+            packages.get(transaction, ID, "tar.gz")
+
+
+def test_a_use_renews_no_other_package(
+    database: Database, neighbours: list[tuple[KeptPackage, Build]]
+) -> None:
+    """Or a cache would never shrink."""
+    keep(database)
+    find(database, now=NOW + 10 * DAY)
+    with database.writing() as transaction:
+        expired = packages.expire(transaction, before=NOW + DAY)
+        left = packages.objects(transaction)
+    # Two of the neighbours are the same package.
+    assert {(one.id, one.format) for one in expired} == {
+        (one.id, one.format) for one, _ in neighbours if one != PACKAGE
+    }
+    assert left == {PACKAGE.object}
+
+
+def test_a_package_expires_when_its_time_is_over_and_not_before(database: Database) -> None:
+    """One that was used at the very moment from which on packages are kept is kept."""
+    connection(database)
+    keep(database)
+    with database.writing() as transaction:
+        assert packages.expire(transaction, before=NOW) == []
+        assert packages.expire(transaction, before=NOW + timedelta(microseconds=1)) == [PACKAGE]
+        assert packages.expire(transaction, before=FAR) == []
+
+
 def test_objects_come_back_as_they_went(depot: Depot, tmp_path: Path) -> None:
     """Whole or in part; what is not there is told."""
     content = bytes(range(256)) * 50_000

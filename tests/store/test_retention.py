@@ -247,6 +247,103 @@ def forgotten(database: Database) -> list[int]:
         after = step.last
 
 
+def test_a_step_takes_as_much_as_it_may(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the limit of ref updates, and no more."""
+    monkeypatch.setattr(retention, "_MOST_UPDATES", 4)
+    connection(database)
+    for day, number in enumerate((2, 2, 3, 2)):
+        deliver(database, *(move(None, A, f"refs/tags/{day}-{one}") for one in range(number)), days=day)
+    settle(database)
+    assert forgotten(database) == [2, 1, 1]
+
+
+def test_a_step_takes_as_many_bytes_as_it_may(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the limit, and no more."""
+    connection(database)
+    for number in range(4):
+        deliver(database, body=bytes(range(100)), days=number)
+    with database.reading() as transaction:
+        [size] = set(transaction.execute(select(func.length(delivery_table.c.body))).scalars())
+    monkeypatch.setattr(retention, "_MOST_BYTES", 3 * size)
+    assert forgotten(database) == [3, 1]
+    for number in range(4):
+        deliver(database, body=bytes(range(100)), days=number)
+    monkeypatch.setattr(retention, "_MOST_BYTES", 3 * size - 1)
+    assert forgotten(database) == [2, 2]
+
+
+def test_small_deliveries_go_in_one_step(database: Database) -> None:
+    """Each step costs a pause, and with one delivery in each nothing would ever become smaller."""
+    connection(database)
+    for number in range(50):
+        deliver(database, body=bytes(range(100)), days=number % 10)
+    assert forgotten(database) == [50]
+
+
+def test_what_stays_is_looked_at_once(database: Database) -> None:
+    """A step goes on behind the last delivery that it has seen, be it deleted or not."""
+    connection(database)
+    first, _, third = (deliver(database, move(None, A, f"refs/tags/{day}"), days=day) for day in range(3))
+    with database.writing() as transaction:
+        for after in ("", first.id):
+            step = retention.forget(transaction, before=LATER - KEEP, after=after)
+            assert step == retention.Step(last=third.id, forgotten=0)
+        assert retention.forget(transaction, before=LATER - KEEP, after=third.id) is None
+
+
+@pytest.mark.parametrize("state", ["planned", "gone", "failed"])
+def test_however_an_update_ended_it_is_deleted_when_it_is_old(database: Database, state: UpdateState) -> None:
+    """With the repetitions that were told of it."""
+    connection(database)
+    old = deliver(database, move(A, B))
+    repeated = deliver(database, move(A, B))
+    settle(database, state=state)
+    sweep(database)
+    assert (is_kept(database, old), is_kept(database, repeated)) == (False, False)
+
+
+@pytest.mark.parametrize("state", ["published", "superseded", "undeliverable", "dropped"])
+def test_however_a_request_ended_it_is_deleted_when_it_is_old(database: Database, state: str) -> None:
+    """Only one that is pending is still needed."""
+    connection(database)
+    old = deliver(database, move(A, B))
+    settle(database, request="old")
+    with database.writing() as transaction:
+        transaction.execute(update(execution_table).values(state=state))
+    sweep(database)
+    assert not is_kept(database, old)
+
+
+@pytest.mark.parametrize("event", ["settled_at", "planned_at", "published_at"])
+@pytest.mark.parametrize(("earlier", "stays"), [(0, True), (1, False)])
+def test_what_happened_is_kept_to_the_moment(
+    database: Database, event: str, *, earlier: int, stays: bool
+) -> None:
+    """Exactly as long as the setting says, counted from the last event of a delivery."""
+    connection(database)
+    old = deliver(database, move(A, B))
+    settle(database, request="old")
+    publish(database, "old")
+    table = ref_updates if event == "settled_at" else execution_table
+    moment = LATER - KEEP - earlier * timedelta(microseconds=1)
+    with database.writing() as transaction:
+        transaction.execute(update(table).values({event: moment}))
+    sweep(database)
+    assert is_kept(database, old) is stays
+
+
+def test_a_delivery_is_kept_to_the_millisecond(database: Database) -> None:
+    """One without pushes counts from when it came."""
+    connection(database)
+    moment = LATER - KEEP
+    came = [moment, moment - timedelta(milliseconds=1)]
+    sent = [arrival(id=delivery_id(one), received_at=one, verdict="ignored") for one in came]
+    with database.writing() as transaction:
+        deliveries.record(transaction, sent)
+    sweep(database)
+    assert [is_kept(database, one) for one in sent] == [True, False]
+
+
 def test_one_process_deletes(postgres: Postgres) -> None:
     """Another does so once that one has ended."""
     url = postgres.database()

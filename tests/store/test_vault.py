@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import SettingError
-from gateway.store.vault import Vault, secret_key_file
+from gateway.store import vault as module
+from gateway.store.vault import Vault, read_key, secret_key_file, sync_folder, write_key
+from tests.descriptors import open_files
+
+# What a vault of an earlier version has sealed: what is in databases must be opened by later versions.
+KEPT = bytes.fromhex(
+    "0239fbb2923d13072b4bce0944bf830f929ce9d37820c0c2a204ec03c2905ee80355b7d4341302a6e17651090271d4f5826eac39339f368b51dbf1a46d91bcc5951caf9f8863315ef771c42acc81a9d05453c673a22fcaf90b42fce046a336bfd18bfca6b14515dfb2a6f0"
+)
 
 
 def test_what_is_sealed_can_be_opened(vault: Vault) -> None:
@@ -58,3 +65,76 @@ def test_what_a_previous_key_sealed_is_opened_and_wrapped_anew(vault: Vault) -> 
     with pytest.raises(SettingError):
         vault.open(anew, context="c")
     assert anew[-20:] == sealed[-20:]
+
+
+def test_what_earlier_versions_sealed_is_still_opened(vault: Vault) -> None:
+    """The form of an envelope, and how keys are derived, do not change."""
+    assert vault.open(KEPT, context="connection c1") == b"the secret"
+
+
+def test_derived_keys_stay_the_same(vault: Vault) -> None:
+    """Tokens in use, URLs of packages and sessions survive an upgrade; each purpose has a key of its own."""
+    assert vault.admin_token() == "d13e64357ef155ba6c514d67f8408b647405e067e944b9430be1ba3cc8b81e73"
+    assert vault.ticket_key().hex() == "ade1aa703dcdf529128d659325250b32a901c86e1a0348ea24b2ef77f95b44d2"
+    assert vault.session_key().hex() == "6585cddb100dc9e8e6d8c669637598465c6e84679b3b748fbceb32fc334fbc38"
+
+
+def test_an_envelope_is_as_small_as_it_can_be(vault: Vault) -> None:
+    """A version, eight bytes that name the key, two nonces and tags, the inner key and the content."""
+    assert len(vault.seal(b"x", context="c")) == 1 + 8 + (12 + 32 + 16) + (12 + 1 + 16)
+
+
+def test_a_key_of_32_characters_is_long_enough() -> None:
+    """And one of 31 is not, also as the previous key."""
+    Vault("k" * 32, "p" * 32)
+    Vault("k" * 33)
+    with pytest.raises(SettingError, match="has 31 characters; 32 random ones"):
+        Vault("k" * 31)
+    with pytest.raises(SettingError, match="has 31 characters"):
+        Vault("k" * 32, "p" * 31)
+
+
+def test_the_key_that_is_made_is_256_random_bits_in_hex(tmp_path: Path) -> None:
+    """As the message on short keys recommends."""
+    key, _ = secret_key_file(tmp_path)
+    assert len(bytes.fromhex(key)) == 32
+    assert (tmp_path / "secret.key").read_text() == key
+
+
+def test_of_two_processes_that_make_the_key_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both then use the same key, and nothing else is left in the folder."""
+    written = module.write_key
+
+    def write_late(path: Path, key: str) -> None:
+        written(path, key)
+        written(tmp_path / "secret.key", "the key of the other process")
+
+    monkeypatch.setattr(module, "write_key", write_late)
+    assert secret_key_file(tmp_path) == ("the key of the other process", False)
+    assert [path.name for path in tmp_path.iterdir()] == ["secret.key"]
+
+
+def test_a_key_file_that_is_no_text_is_told(tmp_path: Path) -> None:
+    """With the file's name, and what is lost without it."""
+    (tmp_path / "secret.key").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingError, match=r"secret\.key holds no key: .*back-up"):
+        read_key(tmp_path / "secret.key")
+
+
+def test_a_key_file_is_never_written_over(tmp_path: Path) -> None:
+    """With the key that it held, all secrets would be lost."""
+    path = tmp_path / "key"
+    write_key(path, "the first")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(FileExistsError):
+        write_key(path, "the second")
+    assert path.read_text() == "the first"
+
+
+def test_only_a_folder_is_synced_as_one(tmp_path: Path) -> None:
+    """A file in its place is an error and no silent success; no descriptor is left open."""
+    (tmp_path / "file").touch()
+    sync_folder(tmp_path)
+    assert open_files(tmp_path) == set()
+    with pytest.raises(NotADirectoryError):
+        sync_folder(tmp_path / "file")

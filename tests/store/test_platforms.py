@@ -1,0 +1,232 @@
+"""Platforms that fetch by themselves: whose turn it is, with which token, and what a fetch leaves."""
+
+from contextlib import ExitStack
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection as Transaction
+from sqlalchemy import select
+
+from gateway.errors import SettingError
+from gateway.store import platforms
+from gateway.store.database import Database
+from gateway.store.platforms import Platform, PlatformFetch
+from gateway.store.tables import connections
+from gateway.store.vault import Vault
+from tests.store.make import NOW, connection
+
+TICK = timedelta(microseconds=1)
+LEASE = timedelta(minutes=2)
+PLATFORM = Platform(url="https://platform.example", project="1")
+ALL = ("c0", "c1", "c2")
+
+
+@pytest.fixture
+def named(database: Database, vault: Vault) -> Database:
+    """Give a store whose connections each have a platform, with a token of its own."""
+    for name in ALL:
+        connection(database, name)
+        with database.writing() as transaction:
+            platforms.name(transaction, vault, name, PLATFORM, f"token of {name}")
+    return database
+
+
+def ask(database: Database, *names: str, later: timedelta = timedelta()) -> None:
+    """Have platforms fetch, so much later than NOW."""
+    with database.writing() as transaction:
+        for name in names:
+            platforms.ask(transaction, name, now=NOW + later)
+
+
+def claim(database: Database, vault: Vault, *, later: timedelta = timedelta()) -> PlatformFetch | None:
+    """Take a fetch that is due, so much later than NOW."""
+    with database.writing() as transaction:
+        return platforms.claim(transaction, vault, now=NOW + later, until=NOW + later + LEASE)
+
+
+def claimed(database: Database, vault: Vault, *, later: timedelta = timedelta()) -> PlatformFetch:
+    """Take the fetch that is due, so much later than NOW."""
+    fetch = claim(database, vault, later=later)
+    assert fetch is not None
+    return fetch
+
+
+def record(
+    database: Database,
+    fetch: PlatformFetch,
+    reason: str | None = None,
+    *,
+    retry_after: timedelta | None = None,
+) -> None:
+    """Record how a fetch went that ended at NOW."""
+    next_at = None if retry_after is None else NOW + retry_after
+    with database.writing() as transaction:
+        platforms.record(transaction, fetch, now=NOW, reason=reason, next_at=next_at)
+
+
+def of(database: Database, *names: str) -> dict[str, Platform]:
+    """Return what is kept of these connections' platforms."""
+    with database.reading() as transaction:
+        return platforms.of(transaction, names)
+
+
+def tokens(transaction: Transaction) -> dict[str, bytes | None]:
+    """Return the sealed token of each connection."""
+    rows = transaction.execute(select(connections.c.id, connections.c.platform_token))
+    return {row.id: row.platform_token for row in rows}
+
+
+def test_only_who_was_asked_fetches_and_once(named: Database, vault: Vault) -> None:
+    """With the connection's own token; the others are asked by their own pushes."""
+    assert claim(named, vault) is None
+    ask(named, "c1")
+    assert claimed(named, vault) == PlatformFetch(
+        connection="c1",
+        url="https://platform.example",
+        project="1",
+        token="token of c1",
+        attempts=0,
+        due_at=NOW + LEASE,
+    )
+    assert claim(named, vault) is None
+
+
+def test_who_has_waited_longest_is_first(named: Database, vault: Vault) -> None:
+    """None is left out, whatever the order of the connections."""
+    for minutes, name in ((-3, "c1"), (-1, "c0"), (-2, "c2")):
+        ask(named, name, later=timedelta(minutes=minutes))
+    assert [claimed(named, vault).connection for _ in range(3)] == ["c1", "c2", "c0"]
+    assert claim(named, vault) is None
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (timedelta(), True),
+        (-TICK, True),
+        (TICK, False),
+        (timedelta(minutes=20), False),
+        (timedelta(minutes=20) + TICK, True),
+    ],
+)
+def test_a_fetch_is_due_from_its_moment_on(
+    named: Database, vault: Vault, *, after: timedelta, expected: bool
+) -> None:
+    """Or where no delay could have put it: a wrong clock did, and must not put it off for ever."""
+    with named.reading() as transaction:
+        assert not platforms.is_due(transaction, now=NOW)
+    ask(named, "c1", later=after)
+    with named.reading() as transaction:
+        assert platforms.is_due(transaction, now=NOW) is expected
+    assert (claim(named, vault) is not None) is expected
+
+
+def test_a_fetch_whose_process_died_is_taken_again(named: Database, vault: Vault) -> None:
+    """Once its lease is over."""
+    ask(named, "c1")
+    claimed(named, vault)
+    assert claim(named, vault, later=LEASE - TICK) is None
+    assert claimed(named, vault, later=LEASE).connection == "c1"
+
+
+def test_failures_are_counted_until_a_fetch_succeeds(named: Database, vault: Vault) -> None:
+    """The reason is shown meanwhile, and when it was last fetched stays known."""
+    ask(named, *ALL)
+    for attempts in range(3):
+        fetch = claimed(named, vault)
+        assert (fetch.connection, fetch.attempts) == ("c0", attempts)
+        record(named, fetch, "it is away", retry_after=-timedelta(minutes=1))
+    assert of(named, "c0")["c0"].reason == "it is away"
+    assert of(named, "c0")["c0"].fetched_at is None
+    fetch = claimed(named, vault)
+    record(named, fetch, retry_after=-timedelta(minutes=1))
+    assert of(named, "c0")["c0"] == Platform(url=PLATFORM.url, project="1", fetched_at=NOW)
+    fetch = claimed(named, vault)
+    assert (fetch.connection, fetch.attempts) == ("c0", 0)
+    record(named, fetch, "it is away", retry_after=timedelta(minutes=1))
+    assert of(named, "c0")["c0"] == Platform(
+        url=PLATFORM.url, project="1", fetched_at=NOW, reason="it is away"
+    )
+    # Of the others nothing has changed: they are due as before, and nothing is told of them.
+    assert of(named, "c1", "c2") == {"c1": PLATFORM, "c2": PLATFORM}
+    assert {claimed(named, vault).connection for _ in range(2)} == {"c1", "c2"}
+
+
+def test_a_push_begins_the_count_anew(named: Database, vault: Vault) -> None:
+    """It is a new reason to try, and at once."""
+    ask(named, "c1")
+    record(named, claimed(named, vault), "it is away", retry_after=timedelta(minutes=10))
+    assert claim(named, vault) is None
+    ask(named, "c1")
+    assert claimed(named, vault).attempts == 0
+
+
+def test_what_is_done_is_not_due_again(named: Database, vault: Vault) -> None:
+    """Nor what is not to be tried again."""
+    ask(named, "c1")
+    record(named, claimed(named, vault))
+    assert claim(named, vault, later=LEASE) is None
+    ask(named, "c1")
+    record(named, claimed(named, vault), "it refuses us")
+    assert claim(named, vault, later=LEASE) is None
+
+
+@pytest.mark.parametrize("later", [timedelta(), 2 * LEASE])
+def test_a_push_during_a_fetch_asks_for_another_one(named: Database, vault: Vault, later: timedelta) -> None:
+    """The fetch may not have seen it, be it in time or after its lease."""
+    ask(named, "c1")
+    fetch = claimed(named, vault)
+    ask(named, "c1", later=later)
+    record(named, fetch)
+    assert claimed(named, vault, later=later).connection == "c1"
+
+
+def test_a_platform_that_moves_keeps_its_token(named: Database, vault: Vault) -> None:
+    """Unless another one is given; the platforms of other connections stay as they are."""
+    moved = Platform(url="https://moved.example", project="2")
+    for token, expected in ((None, "token of c1"), ("another", "another")):
+        with named.writing() as transaction:
+            platforms.name(transaction, vault, "c1", moved, token)
+        ask(named, "c1")
+        fetch = claimed(named, vault)
+        assert (fetch.url, fetch.project, fetch.token) == (moved.url, "2", expected)
+    assert of(named, *ALL) == {"c0": PLATFORM, "c1": moved, "c2": PLATFORM}
+    ask(named, "c0", "c2")
+    assert {claimed(named, vault).token for _ in range(2)} == {"token of c0", "token of c2"}
+
+
+def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, vault: Vault) -> None:
+    """And is asked no more; those of others are."""
+    with named.writing() as transaction:
+        platforms.name(transaction, vault, "c1", None, None)
+        sealed = tokens(transaction)
+    assert sealed.pop("c1") is None
+    assert None not in sealed.values()
+    assert of(named, *ALL) == {"c0": PLATFORM, "c2": PLATFORM}
+    ask(named, *ALL)
+    assert {claimed(named, vault).connection for _ in range(2)} == {"c0", "c2"}
+    assert claim(named, vault) is None
+
+
+def test_tokens_are_wrapped_anew_each_for_its_connection(named: Database, vault: Vault) -> None:
+    """After that the previous secret key is not needed any more."""
+    connection(named, "without")
+    with named.writing() as transaction:
+        assert platforms.rewrap(transaction, Vault("n" * 32, "k" * 32)) == 3
+    ask(named, *ALL)
+    with pytest.raises(SettingError):
+        claim(named, vault)
+    new = Vault("n" * 32)
+    fetches = [claimed(named, new) for _ in range(3)]
+    assert {(one.connection, one.token) for one in fetches} == {(name, f"token of {name}") for name in ALL}
+
+
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+def test_two_processes_take_two_fetches(named: Database, vault: Vault) -> None:
+    """On a server neither waits for the other."""
+    ask(named, "c1", "c2")
+    with ExitStack() as stack:
+        both = [stack.enter_context(named.writing()) for _ in range(2)]
+        both[1].exec_driver_sql("SET LOCAL lock_timeout = 1000")
+        found = [platforms.claim(one, vault, now=NOW, until=NOW + LEASE) for one in both]
+    assert {one.connection for one in found if one} == {"c1", "c2"}

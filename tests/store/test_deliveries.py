@@ -1,18 +1,26 @@
 """What is new, and what is a duplicate."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event, select, update
 from sqlalchemy.exc import IntegrityError
 
-from gateway.store import connections, deliveries
+from gateway.errors import NotFound
+from gateway.store import connections, deliveries, tables, work
+from gateway.store.claims import Claims
+from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Verdict
+from gateway.store.deliveries import Arrival, Receipt, RecordedDelivery, Verdict
 from gateway.store.vault import Vault
+from gateway.store.work import Settlement
+from providers.model import RefUpdate
 from tests.store.make import NOW, A, B, C, arrival, connection, move
 
 
@@ -167,3 +175,313 @@ def test_each_move_of_a_walk_counts_once(
     if batch:
         verdicts += record(database, *batch)
     assert verdicts.count("accepted") == len(steps)
+
+
+D, E = "d" * 40, "e" * 40
+HOUR = timedelta(hours=1)
+
+
+def receipts(database: Database, *arrivals: Arrival) -> list[Receipt]:
+    """Record a batch; return the receipts."""
+    with database.writing() as transaction:
+        return deliveries.record(transaction, arrivals)
+
+
+def got(database: Database, delivery: str) -> RecordedDelivery:
+    """Return a recorded delivery."""
+    with database.reading() as transaction:
+        return deliveries.get(transaction, delivery)
+
+
+@pytest.fixture
+def three(embedded: Database) -> Database:
+    """Give a database with the connections c1, c2 and c3, whose remotes are to be looked at in an hour."""
+    for name in ("c1", "c2", "c3"):
+        connection(embedded, name)
+    with embedded.writing() as transaction:
+        transaction.execute(update(tables.sweeps).values(due_at=NOW + HOUR))
+    return embedded
+
+
+def due(database: Database) -> dict[str, tuple[datetime, bool]]:
+    """Return when each remote is looked at, and whether somebody asked for it."""
+    columns = tables.sweeps.c.connection, tables.sweeps.c.due_at, tables.sweeps.c.asked
+    with database.reading() as transaction:
+        return {name: (due_at, asked) for name, due_at, asked in transaction.execute(select(*columns))}
+
+
+def test_each_delivery_is_found_by_its_own_id(three: Database) -> None:
+    """With its own body and updates; an id that nobody has is not found."""
+    sent = [arrival(move(A, B), id=f"d{n}", connection=f"c{n}", body=b"%d" % n) for n in (1, 2, 3)]
+    record(three, *sent)
+    with three.reading() as transaction:
+        for one in sent:
+            found = deliveries.get(transaction, one.id)
+            assert (found.id, found.connection, len(found.updates)) == (one.id, one.connection, 1)
+            assert deliveries.body(transaction, one.id) == one.body
+        for look in (deliveries.get, deliveries.body):
+            with pytest.raises(NotFound, match="there is no delivery d4"):
+                look(transaction, "d4")
+
+
+def test_pages_hold_what_the_filters_say_and_nothing_else(three: Database) -> None:
+    """By connection, by verdict, by age, and by all of them; without a filter they hold everything."""
+    record(
+        three,
+        *(arrival(move(A, B), id=f"d{n}", connection=f"c{n}", provider_delivery_id="1") for n in (1, 2, 3)),
+        *(arrival(move(A, B), id=f"e{n}", connection=f"c{n}", provider_delivery_id="1") for n in (1, 2, 3)),
+        *(arrival(id=f"f{n}", connection=f"c{n}", verdict="ignored") for n in (1, 2, 3)),
+        *(arrival(id=f"g{n}", connection=f"c{n}", verdict="unreadable") for n in (1, 2, 3)),
+    )
+
+    def page(**filters: Any) -> list[str]:
+        every: dict[str, Any] = {"connection": None, "verdict": None, "before": None, "limit": 100}
+        with three.reading() as transaction:
+            return [one.id for one in deliveries.page(transaction, **{**every, **filters})]
+
+    assert page() == [f"{letter}{n}" for letter in "gfed" for n in (3, 2, 1)]
+    assert page(connection="c2") == ["g2", "f2", "e2", "d2"]
+    assert page(verdict="duplicate") == ["e3", "e2", "e1"]
+    assert page(verdict="ignored", before="f3") == ["f2", "f1"]
+    assert page(connection="c2", verdict="accepted", before="d3", limit=1) == ["d2"]
+
+
+def test_deliveries_are_found_by_the_commit_that_they_brought(three: Database) -> None:
+    """Whole or by its beginning, also by way of a tag; the commits that a push lists are searched apart."""
+    tag = replace(move(None, C, "refs/tags/v1"), peeled=D)
+    listing = replace(move(B, E), commits=(D, E))
+    record(three, arrival(move(A, B), id="d1"), arrival(tag, id="d2"), arrival(listing, id="d3"))
+
+    def found(commit: str) -> list[str]:
+        every: dict[str, Any] = {"connection": None, "verdict": None, "before": None, "limit": 100}
+        with three.reading() as transaction:
+            return [one.id for one in deliveries.page(transaction, **every, commit=commit)]
+
+    assert [found(commit) for commit in (B, "b" * 7, "c", D, "d" * 7, E, A)] == [
+        ["d1"], ["d1"], ["d2"], ["d2"], ["d2"], ["d3"], [],
+    ]  # fmt: skip
+
+
+def test_only_the_newest_pushes_are_searched_for_what_they_list(
+    three: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest first: it would take too long to read them all."""
+    monkeypatch.setattr(deliveries, "_SEARCHED", 3)
+    walk = [A, B, C, A, C, B]
+    moves = [replace(move(old, new), commits=(E, D)) for old, new in pairwise(walk)]
+    record(three, *(arrival(one, id=f"d{number}") for number, one in enumerate(moves)))
+    with three.reading() as transaction:
+        for commit in (D, "d" * 7, E):
+            found = deliveries.containing(transaction, commit, limit=100)
+            assert [one.id for one in found] == ["d4", "d3", "d2"]
+        assert len(deliveries.containing(transaction, D, limit=1)) == 1
+        assert deliveries.containing(transaction, "de", limit=1) == []
+
+
+def test_a_delivery_tells_which_secret_proved_it(three: Database, vault: Vault) -> None:
+    """By when that was made; only of that secret is it remembered that it is in use."""
+    made = [NOW + timedelta(minutes=minute) for minute in range(3)]
+    with three.writing() as transaction:
+        for moment in made:
+            connections.add_secret(transaction, vault, "c1", b"a secret", now=moment)
+        ids = {
+            created_at: number
+            for number, created_at in transaction.execute(
+                select(tables.secrets.c.id, tables.secrets.c.created_at)
+            )
+        }
+        kept = sorted(ids)
+    secret = kept[len(kept) // 2]
+    sent = arrival(move(A, B), secret=ids[secret], received_at=NOW + HOUR)
+    record(three, sent, arrival(id="unproven"))
+    assert got(three, sent.id).secret_made_at == secret
+    assert got(three, "unproven").secret_made_at is None
+    with three.reading() as transaction:
+        used = transaction.execute(select(tables.secrets.c.created_at, tables.secrets.c.last_used_at)).all()
+    assert {made_at: used_at for made_at, used_at in used if used_at is not None} == {secret: NOW + HOUR}
+
+
+def test_a_duplicate_names_the_delivery_that_it_repeats(three: Database) -> None:
+    """The first one that told it, and not another repetition; by its id or by what it tells."""
+    record(three, arrival(move(A, B), id="first", provider_delivery_id="guid"))
+    [again] = receipts(three, arrival(move(A, B), id="again", provider_delivery_id="guid"))
+    assert (again.verdict, again.reason) == ("duplicate", "delivery first came with the same id")
+    [repeated] = got(three, "again").updates
+    assert (repeated.state, repeated.reason, repeated.generation) == ("duplicate", again.reason, 0)
+    record(three, arrival(move(B, C), id="second"))
+    for name in ("third", "fourth"):
+        [receipt] = receipts(three, arrival(move(A, B), id=name))
+        assert (receipt.verdict, receipt.reason) == ("duplicate", "delivery first told the same")
+        [repeated] = got(three, name).updates
+        assert (repeated.state, repeated.reason) == ("duplicate", receipt.reason)
+
+
+def test_what_other_connections_and_refs_did_repeats_nothing(three: Database) -> None:
+    """Though it was the very same move."""
+    walk = [move(A, B), move(B, C)]
+    for name in ("c2", "c3"):
+        record(three, *(arrival(one, connection=name) for one in walk))
+    record(three, *(arrival(replace(one, ref="refs/heads/topic", name="topic")) for one in walk))
+    assert record(three, *(arrival(one) for one in walk)) == ["accepted"] * 2
+    assert record(three, *(arrival(one) for one in walk)) == ["duplicate"] * 2
+
+
+def test_what_was_ignored_claims_no_id_and_is_no_duplicate(three: Database) -> None:
+    """Also within one batch: only what was accepted is what a redelivery repeats."""
+    ignored = arrival(provider_delivery_id="guid", verdict="ignored", reason="of no interest")
+    accepted = arrival(move(A, B), provider_delivery_id="guid")
+    assert record(three, ignored, accepted) == ["ignored", "accepted"]
+    later = [replace(ignored, id="d1"), replace(ignored, id="d2", verdict="unreadable")]
+    assert [(one.verdict, one.reason) for one in receipts(three, *later)] == [
+        ("ignored", "of no interest"),
+        ("unreadable", "of no interest"),
+    ]
+
+
+def test_without_an_id_only_the_moves_tell_what_is_a_duplicate(three: Database) -> None:
+    """Some providers give none."""
+    sent = [arrival(move(old, new), provider_delivery_id=None) for old, new in ((A, B), (B, C), (A, B))]
+    assert record(three, *sent) == ["accepted", "accepted", "duplicate"]
+
+
+def head(after: str, number: str = "5") -> RefUpdate:
+    """Return a move of the head of a pull request."""
+    return RefUpdate(
+        ref=f"refs/pull/{number}/head",
+        kind="pull_request",
+        name=number,
+        before=None,
+        after=after,
+        action="create",
+    )
+
+
+def test_the_head_of_a_pull_request_repeats_only_the_very_same_body(three: Database) -> None:
+    """Where it was before is not told: to come back to a commit is news, a redelivery is not."""
+    heads = [(B, b"2"), (A, b"5"), (B, b"4"), (C, b"7"), (B, b"6"), (A, b"8")]
+    sent = [arrival(head(after), id=f"d{n}", body=body) for n, (after, body) in enumerate(heads)]
+    assert record(three, *sent) == ["accepted"] * 6
+    for after, body, repeated in ((B, b"2", "d0"), (B, b"4", "d2"), (C, b"7", "d3"), (A, b"0", "d5")):
+        [receipt] = receipts(three, arrival(head(after), body=body))
+        assert receipt.reason == f"delivery {repeated} told the same"
+    for body in (b"1", b"3", b"9"):
+        assert record(three, arrival(head(B), body=body), arrival(head(A), body=body)) == ["accepted"] * 2
+
+
+def test_what_a_pull_request_is_stays_with_its_head(three: Database) -> None:
+    """Triggers need it; other refs have none."""
+    moves = [head(A), move(None, B), move(None, C, "refs/tags/v1")]
+    record(three, arrival(*moves, detail={"pull_request": {"number": "5"}}), arrival(head(A, "6")))
+    kept = select(tables.ref_updates.c.ref, tables.ref_updates.c.pull_request)
+    with three.reading() as transaction:
+        assert dict(tuple(row) for row in transaction.execute(kept)) == {
+            "refs/pull/5/head": {"number": "5"},
+            "refs/heads/main": None,
+            "refs/tags/v1": None,
+            "refs/pull/6/head": None,
+        }
+
+
+def test_a_remote_is_looked_at_soon_where_the_order_of_moves_was_assumed(three: Database) -> None:
+    """Of that connection only, never later than otherwise, and not for moves that follow one another."""
+    record(three, *(arrival(move(A, B), connection=name) for name in ("c1", "c2", "c3")))
+    record(three, arrival(move(B, C), connection="c2"))
+    assert set(due(three).values()) == {(NOW + HOUR, False)}
+    record(three, arrival(move(D, E), connection="c2"))
+    later = {"c1": (NOW + HOUR, False), "c3": (NOW + HOUR, False)}
+    assert due(three) == {**later, "c2": (NOW + timedelta(seconds=5), False)}
+    record(three, arrival(move(D, E), connection="c2", received_at=NOW + HOUR))
+    record(three, arrival(move("1" * 40, "2" * 40), connection="c2", received_at=NOW + HOUR))
+    assert due(three) == {**later, "c2": (NOW + timedelta(seconds=5), False)}
+
+
+def test_who_asks_has_the_remote_looked_at_now(three: Database) -> None:
+    """Its own, and nobody else's."""
+    record(three, arrival(connection="c2", asks_for_sweep=True), arrival(connection="c1"))
+    assert due(three) == {"c1": (NOW + HOUR, False), "c2": (NOW, True), "c3": (NOW + HOUR, False)}
+
+
+def test_another_repository_is_remembered_of_its_connection_and_looked_into(three: Database) -> None:
+    """The remote may bear it out: it is looked at now, unless it would be earlier anyway."""
+    other = OtherRepository(id="2", name="acme/digits", delivery="d1", refs={"refs/heads/main": A})
+    claiming = arrival(connection="c2", verdict="ignored", other_repository=other)
+    record(three, claiming, arrival(connection="c1"), arrival(connection="c3"))
+    assert due(three) == {"c1": (NOW + HOUR, False), "c2": (NOW, False), "c3": (NOW + HOUR, False)}
+    record(three, replace(claiming, id="d2", provider_delivery_id="d2", received_at=NOW + HOUR))
+    assert due(three)["c2"] == (NOW, False)
+    with three.reading() as transaction:
+        known = {name: connections.get(transaction, name).other_repository for name in ("c1", "c2", "c3")}
+    assert known == {"c1": None, "c2": other, "c3": None}
+
+
+def test_a_repository_id_is_learned_for_its_connection_only(three: Database) -> None:
+    """Others learn their own."""
+    record(three, arrival(connection="c2", teaches="1"), arrival(connection="c1"))
+    with three.reading() as transaction:
+        known = [connections.get(transaction, name).repository_id for name in ("c1", "c2", "c3")]
+    assert known == [None, "1", None]
+
+
+def test_attempts_belong_to_the_update_that_was_replayed(three: Database) -> None:
+    """Those beside it have none; a delivery of a deleted connection says so."""
+    record(three, *(arrival(move(A, B), id=f"d{n}", connection=f"c{n}") for n in (1, 2, 3)))
+    told = [{"trigger": "t", "matched": False, "reason": "no"}]
+    with three.writing() as transaction:
+        claims = Claims(process="p1")
+        while (name := claims.claim(transaction, owner="w1", now=NOW, until=NOW + HOUR)) is not None:
+            [pending] = work.pending(transaction, name, limit=10)
+            end = Settlement(update=pending, state="planned", reason="done", verdicts=told)
+            work.settle(transaction, name, [end], owner="w1", now=NOW)
+        work.replay(transaction, "d2", now=NOW + HOUR)
+        connections.remove(transaction, "c3", now=NOW)
+    with three.reading() as transaction:
+        found = deliveries.page(transaction, connection=None, verdict=None, before=None, limit=10)
+    attempts = {one.id: [list(each.verdicts) for each in one.updates[0].attempts] for one in found}
+    assert attempts == {"d1": [], "d2": [told], "d3": []}
+    assert {one.id: list(one.updates[0].verdicts) for one in found} == {"d1": told, "d2": [], "d3": told}
+    assert {one.id: one.is_orphan for one in found} == {"d1": False, "d2": False, "d3": True}
+
+
+def test_a_batch_of_any_size_is_known_in_full(three: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although a statement takes only so many values: no id, no ref and no move is missed."""
+    monkeypatch.setattr(deliveries, "MOST_VALUES", 6)
+
+    def walk(old: str, new: str) -> list[Arrival]:
+        return [
+            arrival(move(old, new, f"refs/heads/{number}"), provider_delivery_id=f"{number} {new}")
+            for number in range(8)
+        ]
+
+    assert record(three, *walk(A, B), *walk(B, C)) == ["accepted"] * 16
+    assert record(three, *walk(A, B)) == ["duplicate"] * 8
+    renamed = [replace(one, provider_delivery_id=None) for one in walk(A, B)]
+    assert record(three, *renamed) == ["duplicate"] * 8
+    ids = [f"{number:040x}" for number in range(1, 9)]
+    moves = [move(old, new) for old, new in pairwise(ids)]
+    assert record(three, *map(arrival, moves)) == ["accepted"] * 7
+    assert record(three, arrival(*moves)) == ["duplicate"]
+
+
+def test_the_next_move_of_a_ref_reads_no_earlier_ones(three: Database) -> None:
+    """Most deliveries are that, and this is the hot path: a ref may have moved a million times."""
+    record(three, arrival(move(None, A)))
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(three.engine, "before_cursor_execute", note)
+    assert record(three, arrival(move(A, B), move(None, C, "refs/tags/v1"))) == ["accepted"]
+    assert record(three, arrival(move(A, B))) == ["duplicate"]
+    event.remove(three.engine, "before_cursor_execute", note)
+    read = [one for one in statements if one.startswith(("SELECT", "WITH")) and "ref_updates" in one]
+    assert read == []
+
+
+def test_a_delivery_that_moves_a_ref_twice_is_held_against_all_that_is_known(three: Database) -> None:
+    """Its second move may repeat what came long ago, though the first one is news."""
+    walk = [move(None, C), move(C, E), move(E, B), move(B, C)]
+    record(three, *map(arrival, walk))
+    twice = arrival(move(C, D), move(C, E))
+    assert record(three, twice) == ["accepted"]
+    assert [one.state for one in got(three, twice.id).updates] == ["pending", "duplicate"]

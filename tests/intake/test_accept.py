@@ -183,16 +183,19 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
 
 
 def test_only_those_whose_time_is_over_are_given_up(database: WatchedDatabase) -> None:
-    """The others go on to wait, and are recorded together once the database answers again."""
+    """That shows in a probe; the others go on to wait, and are recorded once the database answers again."""
 
     async def wait(accepter: Accepter) -> None:
         with database.writing():
             patient = await begin(accepter, arrival(id="d0"))
             patient += await begin(accepter, arrival(id="d1"))
+            accepter._give_up(asyncio.get_running_loop())  # noqa: SLF001 - a look in time
+            assert accepter.healthy
             [hurried] = await begin(accepter, arrival(id="d2"), seconds=0.05)
             patient += await begin(accepter, arrival(id="d3"))
             with pytest.raises(StoreUnavailable, match="in time"):
                 await hurried
+            assert not accepter.healthy
             assert not any(task.done() for task in patient)
         assert [receipt.delivery for receipt in await asyncio.gather(*patient)] == ["d0", "d1", "d3"]
 

@@ -61,7 +61,7 @@ EASY = re.compile(
 )
 # A mutant that waits for ever is found by this; a test that waits in vain gives up before.
 GIVE_UP_AFTER = 3.0
-WAIT_SECONDS = 15
+WAIT_SECONDS = float(os.environ.get("PUSHGATE_TESTS_WAIT_SECONDS", "15"))
 # Loading the libraries takes seconds, so one process has loaded them, and each run is a copy of that process.
 _LOADED = multiprocessing.get_context("forkserver")
 _LOADED.set_forkserver_preload(

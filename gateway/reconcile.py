@@ -67,7 +67,7 @@ class Reconciler:
     rings: Callable[[], None]
     every: float
     grace: float
-    per_host: int = 0
+    per_host: int
     clock: Callable[[], datetime] = _now
 
     async def run(self) -> None:

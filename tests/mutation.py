@@ -407,7 +407,7 @@ def _temporary(folder: Path) -> Path:
 
 
 def _behaviour(code: str) -> str | None:
-    """Return the syntax tree without annotations and the marks of how parameters may be given.
+    """Return the syntax tree without what is told in two ways, or only to readers and the type checker.
 
     None is for a mutant that is no Python, as where the `*` of a signature was taken for an operator.
     """
@@ -429,7 +429,34 @@ def _behaviour(code: str) -> str | None:
                 node.returns = None
             case ast.AnnAssign():
                 node.annotation = ast.Constant(None)
-    return ast.dump(tree)
+            case ast.Call(func=ast.Name("dataclass")):
+                # Frozen, with slots, by keyword: no code of ours depends on it.
+                node.keywords = []
+    return ast.dump(_Positive().visit(tree))
+
+
+_OPPOSITES: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Eq: ast.NotEq,
+    ast.Lt: ast.GtE,
+    ast.Gt: ast.LtE,
+    ast.Is: ast.IsNot,
+    ast.In: ast.NotIn,
+}
+_OPPOSITES |= {opposite: one for one, opposite in _OPPOSITES.items()}
+
+
+class _Positive(ast.NodeTransformer):
+    """Writes `not a == b` as `a != b`, and `not not a` as `a`."""
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        """Leave out a `not` where that can be done."""
+        self.generic_visit(node)
+        match node:
+            case ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), inner)):
+                return inner
+            case ast.UnaryOp(ast.Not(), ast.Compare(left, [operator], [right])):
+                return ast.Compare(left, [_OPPOSITES[type(operator)]()], [right])
+        return node
 
 
 def _changed_lines(source: str, code: str) -> tuple[int, str, str]:

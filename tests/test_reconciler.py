@@ -69,6 +69,7 @@ class Gateway:
             rings=lambda: self.rung.append(self.now),
             every=300,
             grace=10,
+            per_host=0,
             clock=lambda: self.now,
         )
 

@@ -310,6 +310,7 @@ class Overtaken:
 
 
 OURS, OTHER = "https://github.example/acme/digits.git", "https://github.example/acme/letters.git"
+ANOTHER = "https://github.example/acme/apples.git"
 
 
 @pytest.mark.parametrize(
@@ -317,9 +318,10 @@ OURS, OTHER = "https://github.example/acme/digits.git", "https://github.example/
     [
         (lambda t, c: connections.change(t, replace(c, name="new")), "for new", [OURS]),
         (lambda t, c: connections.change(t, replace(c, url=OTHER)), "for acme/digits", [OURS, OTHER]),
+        (lambda t, c: connections.change(t, replace(c, url=ANOTHER)), "for acme/digits", [OURS, ANOTHER]),
         (lambda t, c: connections.remove(t, c.id, now=c.created_at), "the connection was deleted", [OURS]),
     ],
-    ids=["renamed", "moved", "deleted"],
+    ids=["renamed", "moved", "moved elsewhere", "deleted"],
 )
 def test_what_is_changed_during_a_fetch_counts(
     database: Database, change: Callable[[Transaction, Connection], None], ended: str, urls: list[str]
@@ -800,6 +802,7 @@ def test_three_pushes_that_take_long_are_the_most_of_a_connection(database: Data
         await working
 
     asyncio.run(scenario())
+    assert 0 not in steps.fetches, "nothing is fetched where nothing is wanted"
 
 
 def test_what_waits_behind_a_push_that_takes_long_says_so_at_once(database: Database) -> None:
@@ -1053,7 +1056,8 @@ def test_a_connection_that_is_deleted_ends_what_takes_long(database: Database) -
     pushed(database, "slow", "slow")
 
     async def scenario() -> None:
-        ended = lambda: states(database)["slow"] == ("failed", "the connection was deleted")  # noqa: E731
+        end = ("failed", "the connection was deleted")
+        ended = lambda: states(database)["slow"] == end and is_released(database)  # noqa: E731
         working = asyncio.create_task(worked(database, steps, ended, slow=0.01, poll=0.01))
         await asyncio.to_thread(wait_for, lambda: steps.began, "it has begun")
         with database.writing() as transaction:

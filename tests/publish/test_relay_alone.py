@@ -60,6 +60,8 @@ class Scripted:
     sent: list[str] = field(default_factory=list)
     closed: int = 0
     gate: asyncio.Event | None = None
+    shared: set[str] = field(default_factory=set)
+    on_their_way: Counter[str] = field(default_factory=Counter)
 
     async def open(self) -> None:
         """Fail as often as it is told."""
@@ -69,7 +71,11 @@ class Scripted:
     async def publish(self, stored: Stored) -> None:
         """Fail as often as this message does."""
         self.sent.append(stored.id)
+        self.on_their_way[stored.id] += 1
         await (self.gate.wait() if self.gate else asyncio.sleep(0))
+        if self.on_their_way.total() > 1:
+            self.shared |= self.on_their_way.keys()
+        del self.on_their_way[stored.id]
         errors = self.answers.get(stored.id)
         if errors:
             raise errors.pop(0)
@@ -268,6 +274,80 @@ def test_a_message_is_blamed_after_three_losses_alone() -> None:
     assert outbox.pending_names == ["a/1", "a/2"]
 
 
+def test_a_message_that_was_blamed_is_sent_alone_from_then_on(clock: Clock) -> None:
+    """Where it ends the connection once more, that is still its own fault, and no outage."""
+    publisher, outbox = Scripted(), Asked("a/1")
+    publisher.answers = {"a/1": [Interrupted("reset")] * 5}
+
+    async def scenario() -> None:
+        async with relaying(outbox, publisher):
+            await outbox.until(lambda: outbox.requests["a/1"].reason is not None)
+            await outbox.asked_again()
+            publisher.shared.clear()
+            outages = list(outbox.outages)
+            clock.now += 1
+            outbox.plan("c/1", connection="c")
+            outbox.plan("d/1", connection="d")
+            await outbox.until(lambda: {"c/1", "d/1"} <= set(outbox.published()))
+            assert publisher.shared == {"c/1", "d/1"}
+            clock.now += 10
+            await outbox.until_all_are_published()
+            assert outbox.outages[len(outages) :] in ([], [None])
+
+    asyncio.run(scenario())
+    assert publisher.sent[4:] == ["a/1", "c/1", "d/1", "a/1"]
+
+
+@pytest.mark.usefixtures("clock")
+def test_after_those_that_were_sent_alone_the_rest_is_sent_at_once() -> None:
+    """Without a poll."""
+    publisher, outbox = Scripted(), Asked("a/1", "a/2", "b/1")
+    publisher.answers = {name: [Ambiguous("one of them is refused")] for name in ("a/1", "b/1")}
+
+    async def scenario() -> None:
+        async with relaying(outbox, publisher, poll=NEVER):
+            await outbox.until_all_are_published()
+
+    asyncio.run(scenario())
+    assert publisher.sent == ["a/1", "b/1", "a/1", "b/1", "a/2"]
+
+
+def test_a_batch_whose_time_is_over_makes_way_for_the_next(clock: Clock) -> None:
+    """At once, without a poll: one connection's backlog keeps no other waiting."""
+
+    class Slow(Scripted):
+        async def publish(self, stored: Stored) -> None:
+            await super().publish(stored)
+            clock.now += 0.5
+
+    publisher, outbox = Slow(), Asked("a/1", "a/2", "a/3", "a/4")
+
+    async def scenario() -> None:
+        async with relaying(outbox, publisher, poll=NEVER):
+            await until(lambda: publisher.sent, "it has begun")
+            await outbox.until_all_are_published()
+            await outbox.until(lambda: outbox.outages != [])
+
+    asyncio.run(scenario())
+    assert publisher.sent == ["a/1", "a/2", "a/3", "a/4"]
+    assert len(outbox.asked) == 2
+
+
+def test_who_does_not_lead_waits() -> None:
+    """For the poll, or for news."""
+    publisher, outbox = Scripted(), Asked("a/1")
+    outbox.leads = False
+
+    async def scenario() -> None:
+        async with relaying(outbox, publisher, poll=NEVER):
+            await outbox.until(lambda: outbox.outages != [])
+            for _ in range(10):
+                await asyncio.to_thread(len, outbox.asked)
+
+    asyncio.run(scenario())
+    assert (len(outbox.asked), publisher.sent) == (1, [])
+
+
 def test_whatever_was_lost_least_often_is_sent_first(clock: Clock) -> None:
     """One that ends each connection keeps no other from being found innocent."""
     publisher, outbox = Scripted(), Asked("a/1", "b/1")
@@ -374,7 +454,7 @@ def test_a_backlog_is_published_without_a_poll(monkeypatch: pytest.MonkeyPatch) 
     assert outbox.asked == [(2, set())] * 3
 
 
-@pytest.mark.parametrize(("read_bytes", "is_more"), [(3, True), (4, False)])
+@pytest.mark.parametrize(("read_bytes", "is_more"), [(2, True), (3, True), (4, False)])
 def test_a_batch_that_ends_because_it_is_large_is_followed_by_the_next(
     monkeypatch: pytest.MonkeyPatch, read_bytes: int, *, is_more: bool
 ) -> None:
@@ -396,11 +476,12 @@ def test_a_batch_that_ends_because_it_is_large_is_followed_by_the_next(
     assert len(outbox.asked) == (3 if is_more else 1)
 
 
+@pytest.mark.parametrize("most", [1, 2])
 def test_with_too_many_refused_connections_nothing_is_taken(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """Until the first of them may be tried again."""
-    monkeypatch.setattr("gateway.publish.relay._MOST_HELD", 2)
+    monkeypatch.setattr("gateway.publish.relay._MOST_HELD", most)
     publisher, outbox = Scripted(), Asked("a/1", "b/1")
     publisher.answers = {name: [Unroutable("no queue")] for name in ("a/1", "b/1")}
 
@@ -524,14 +605,19 @@ def test_what_is_published_is_counted_by_its_kind(what: Literal["request", "even
             await outbox.until_all_are_published()
             await outbox.until(lambda: outbox.outages != [])
 
-    asyncio.run(scenario())
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    [line] = [one for one in logs if one["event"] == "messages published"]
+    assert (line["what"], line["count"], line["ids"]) == (what, 2, ["a/1", "b/1"])
     assert [now - was for now, was in zip(counts(), before, strict=True)] == (
         [2, 0] if what == "request" else [0, 2]
     )
     assert round((waited._sum.get() - seconds) / 60) == 120  # noqa: SLF001 - the same
 
 
-@pytest.mark.parametrize("error", [PublishError("not for us"), Interrupted("reset")])
+@pytest.mark.parametrize(
+    "error", [PublishError("not for us"), Interrupted("reset"), BrokerUnavailable("no answer")]
+)
 def test_an_outage_in_the_middle_keeps_what_was_confirmed(error: Exception) -> None:
     """Only what nobody knows of is sent again, in its order."""
     publisher, outbox = Scripted(), Asked("a/1", "b/1", "b/2")
@@ -540,6 +626,7 @@ def test_an_outage_in_the_middle_keeps_what_was_confirmed(error: Exception) -> N
     async def scenario() -> None:
         async with relaying(outbox, publisher):
             await outbox.until_all_are_published()
+            await outbox.until(lambda: outbox.outages == [str(error), None])
 
     asyncio.run(scenario())
     assert publisher.sent == ["a/1", "b/1", "b/1", "b/2"]

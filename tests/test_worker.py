@@ -620,10 +620,10 @@ class Troubled(WorkQueue):
             self._fail("renew")
         await super().renew(connection, owner=owner, until=until)
 
-    async def release(self, connection: str, *, owner: str, now: datetime) -> None:
-        """Fail, or release."""
-        self._fail("release")
-        await super().release(connection, owner=owner, now=now)
+    async def hand_back(self, connection: str, *, owner: str, now: datetime) -> None:
+        """Fail, or hand back."""
+        self._fail("hand_back")
+        await super().hand_back(connection, owner=owner, now=now)
 
     async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
         """Remember it."""
@@ -709,7 +709,7 @@ def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> No
     """Its lease expires by itself."""
     pushed(database, "main")
     steps = NeverEnds()
-    queue = Troubled(database, release=StoreUnavailable("away"))
+    queue = Troubled(database, hand_back=StoreUnavailable("away"))
 
     async def scenario() -> bool:
         bell = Doorbell()

@@ -261,6 +261,19 @@ def test_so_much_of_an_unwanted_body_is_passed_over(monkeypatch: pytest.MonkeyPa
     asyncio.run(ask())
 
 
+def test_a_large_unwanted_body_is_passed_over() -> None:
+    """As large as what a provider sends."""
+
+    async def ask() -> None:
+        async with serving() as server:
+            client = await server.client()
+            assert await client.ask(request(HOST, b"content-length: 5000000")) == 200
+            await client.send(b"x" * 5_000_000)
+            assert await client.ask(GET) == 200
+
+    asyncio.run(ask())
+
+
 async def wait_for_nothing(_scope: Scope, receive: Receive, _send: Send) -> None:
     """Read all that comes, and answer never."""
     while (await receive())["type"] != "http.disconnect":

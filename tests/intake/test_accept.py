@@ -137,6 +137,16 @@ def test_one_transaction_takes_only_so_much(
     assert [one for batch in database.batches for one in batch] == [f"d{n}" for n in range(len(sizes))]
 
 
+def test_deliveries_that_wait_together_share_a_transaction(database: WatchedDatabase) -> None:
+    """Of the usual sizes: one sync to disk for each would be too slow."""
+
+    async def accept_all(accepter: Accepter) -> None:
+        await asyncio.gather(*await begin(accepter, *numbered(*[10_000] * 100)))
+
+    run(database, accept_all)
+    assert [len(batch) for batch in database.batches] == [100]
+
+
 def test_only_something_new_rings(database: Database) -> None:
     """Workers are not woken for a repetition, nor for what is ignored."""
 

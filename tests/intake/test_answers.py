@@ -260,12 +260,15 @@ def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> No
     assert 0 < asyncio.run(ask()) < 4.5
 
 
-@pytest.mark.parametrize(("size", "is_inline"), [(2, True), (10, True), (11, False)])
+@pytest.mark.parametrize(
+    ("size", "large", "is_inline"), [(10, 10, True), (11, 10, False), (9000, None, True)]
+)
 def test_large_bodies_do_not_hold_up_the_others(
-    database: Database, monkeypatch: pytest.MonkeyPatch, size: int, is_inline: bool
+    database: Database, monkeypatch: pytest.MonkeyPatch, *, size: int, large: int | None, is_inline: bool
 ) -> None:
     """They are verified and parsed in a thread; for small ones that would only cost time."""
-    monkeypatch.setattr("gateway.intake.door._LARGE", 10)
+    if large is not None:
+        monkeypatch.setattr("gateway.intake.door._LARGE", large)
     threads: list[threading.Thread] = []
 
     def noted(*given: Any) -> tuple[Arrival, int]:

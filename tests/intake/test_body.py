@@ -189,6 +189,12 @@ def test_bodies_may_hold_exactly_as_much_as_is_allowed(monkeypatch: pytest.Monke
             read(reader, *(part(b"x" * size) for size in sizes))
 
 
+def test_a_body_of_many_megabytes_is_taken() -> None:
+    """In as many parts as it comes."""
+    piece = b"x" * 1_000_000
+    assert read(BodyReader(limit=25_000_000), *[part(piece)] * 24, part(piece, more=False)) == piece * 25
+
+
 def test_only_bodies_whose_time_is_over_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are looked at again and again; also those that begin after a pause."""
     monkeypatch.setattr("gateway.intake.body._LOOK_SECONDS", 0.001)

@@ -411,7 +411,7 @@ def test_a_sweep_is_put_off_as_far_as_the_longest_delay(database: Database) -> N
     def due(now: datetime) -> str | None:
         with database.writing() as transaction:
             sweep = sweeps.claim(transaction, now=now, until=now + GRACE, longest=2 * LEASE)
-        return sweep and sweep.connection
+        return None if sweep is None else sweep.connection
 
     with database.reading() as transaction:
         assert not sweeps.is_due(transaction, now=NOW, longest=3 * LEASE)

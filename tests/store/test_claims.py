@@ -536,13 +536,13 @@ def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database)
 
 
 def test_each_process_has_its_own_places(database: Database) -> None:
-    """What another one holds leaves a process all of its own, at the same host as well."""
-    for number in range(4):
+    """What others hold leaves a process all of its own, at the same host as well."""
+    for number in range(6):
         connection(database, f"c{number}")
-    push(database, *(f"c{number}" for number in range(4)))
-    here, there = Claims(process="p1", places=1), Claims(process="p2", places=1)
-    held = [claim(database, one) is not None for one in (here, here, there, there)]
-    assert held == [True, False, True, False]
+    push(database, *(f"c{number}" for number in range(6)))
+    for name in ("p2", "p1", "p3"):
+        process = Claims(process=name, places=1)
+        assert [claim(database, process) is not None for _ in range(2)] == [True, False]
 
 
 def test_a_place_beside_the_usual_ones_is_one(database: Database) -> None:
@@ -566,3 +566,22 @@ def test_a_silent_host_that_another_process_asks_has_a_place_here_as_well(databa
     here = Claims(process="p2", places=4)
     here.silent.note("https://github.example/x.git", answers=False, now=NOW)
     assert [claim(database, here) is not None for _ in range(2)] == [True, False]
+
+
+def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database) -> None:
+    """What is done for another project, or at another host, counts for neither."""
+    for one in ("a", "b", "c"):
+        for number in range(2):
+            url = f"https://{one}.example/acme/{number}.git"
+            connection(database, f"{one}{number}", project=one, url=url)
+    push(database, *(f"{one}{number}" for one in "abc" for number in range(2)))
+    by_host, by_project = Claims(process="p1", per_host=1), Claims(process="p1", per_project=1)
+    for process in (by_host, by_project):
+        held = [claim(database, process) for _ in range(4)]
+        assert [one and one[0] for one in held] == ["a", "b", "c", None]
+        for one in held[:3]:
+            release(database, str(one), NOW)
+    with database.writing() as transaction:
+        looks = [sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) for _ in range(4)]
+    assert sorted(one.connection[0] for one in looks if one is not None) == ["a", "b", "c"]
+    assert claim(database, by_host) is None

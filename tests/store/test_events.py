@@ -1,14 +1,19 @@
 """The outbox of events: filled by the transaction that ends a ref update, emptied by the relay."""
 
+import asyncio
 from collections.abc import Collection
+from contextlib import closing
+from dataclasses import asdict
 
 import pytest
 
-from gateway.store import deliveries, events, executions, work
+from gateway.store import deliveries, events, executions, outages, work
 from gateway.store.claims import Claims
-from gateway.store.database import Database
-from gateway.store.events import NewEvent, StoredEvent
+from gateway.store.database import Database, Lock
+from gateway.store.events import EventOutbox, NewEvent, StoredEvent
 from gateway.store.work import LeaseLost, Settlement
+from tests.postgres import Postgres
+from tests.service import wait_for
 from tests.store.make import NOW, A, B, C, arrival, connection, move
 
 
@@ -81,3 +86,71 @@ def test_an_event_is_forgotten_once_the_broker_has_it(database: Database) -> Non
         events.record(transaction, published=["e1"], refused={"e2": "the queue is full"}, undeliverable=())
     assert [(one.id, one.reason) for one in pending(database)] == [("e2", "the queue is full"), ("e3", None)]
     assert [one.id for one in pending(database, without=["c1"])] == ["e3"]
+
+
+def test_a_relay_gets_the_first_events_that_wait(database: Database) -> None:
+    """As they were made, in the order in which they are to be told."""
+    for name in ("c1", "c2"):
+        connection(database, name)
+    with database.writing() as transaction:
+        for number in (3, 1, 2):
+            events.add(transaction, [event(f"e{number}", f"c{number % 2 + 1}")], now=NOW)
+        events.add(transaction, [], now=NOW)
+        found = events.pending(transaction, limit=2, without=())
+        assert events.pending(transaction, limit=1, without=["c2"])[0].id == "e2"
+    assert found == [
+        StoredEvent(**asdict(event(name, "c2")), seq=one.seq, settled_at=NOW)
+        for name, one in zip(("e3", "e1"), found, strict=True)
+    ]
+
+
+def test_events_that_can_never_be_told_are_forgotten(database: Database) -> None:
+    """Like those that were told; a refusal is that of one event, and nothing else is touched."""
+    connection(database)
+    with database.writing() as transaction:
+        events.add(transaction, [event(f"e{number}") for number in range(5)], now=NOW)
+        events.record(transaction, published=[], refused={"e2": "full"}, undeliverable=["e1"])
+        events.record(transaction, published=["e3"], refused={}, undeliverable=["e0"])
+    assert [(one.id, one.reason) for one in pending(database)] == [("e2", "full"), ("e4", None)]
+
+
+def test_the_outbox_of_one_process_is_read_and_emptied(database: Database) -> None:
+    """As the relay does it; what keeps it from telling is written down beside that of requests."""
+    connection(database)
+    with database.writing() as transaction:
+        events.add(transaction, [event("e1"), event("e2"), event("e3", "c1")], now=NOW)
+    outbox = EventOutbox(database)
+
+    def taken() -> list[str] | None:
+        found = asyncio.run(outbox.pending(limit=2, without=()))
+        return None if found is None else [one.id for one in found]
+
+    wait_for(lambda: taken() == ["e1", "e2"], "this process leads")
+    assert asyncio.run(outbox.pending(limit=2, without=["c1"])) == []
+    asyncio.run(outbox.record(published=["e1"], refused={"e3": "full"}, undeliverable={"e2": "large"}))
+    assert [(one.id, one.reason) for one in pending(database)] == [("e3", "full")]
+    assert asyncio.run(outbox.tell("the broker is away")) is True
+    with database.reading() as transaction:
+        assert [(one.what, one.reason) for one in outages.current(transaction)] == [
+            ("event", "the broker is away")
+        ]
+    assert asyncio.run(outbox.tell(None)) is True
+    with database.reading() as transaction:
+        assert outages.current(transaction) == []
+
+
+def test_one_process_relays_events(postgres: Postgres) -> None:
+    """The next one waits, as with requests, until the first one's last batch is over."""
+    url = postgres.database()
+    with closing(Database(url)) as first, closing(Database(url)) as second:
+        first.migrate()
+        outboxes = EventOutbox(first), EventOutbox(second)
+
+        def taken(outbox: EventOutbox) -> list[StoredEvent] | None:
+            return asyncio.run(outbox.pending(limit=1, without=()))
+
+        assert taken(outboxes[0]) is None
+        wait_for(lambda: taken(outboxes[0]) == [], "the first one leads")
+        assert taken(outboxes[1]) is None
+        # A relay of requests is another matter.
+        assert asyncio.run(second.leads(Lock.RELAY)) is True

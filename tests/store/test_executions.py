@@ -1,15 +1,17 @@
 """Execution requests: what a later move takes back, what a relay gets, and why requests wait."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Connection as Transaction
 
 from gateway.store import deliveries, executions, outages, work
 from gateway.store.database import Database
-from gateway.store.executions import OMITTED, NewRequest, StoredRequest
+from gateway.store.executions import OMITTED, NewRequest, Outbox, StoredRequest
+from tests.service import wait_for
 from tests.store.make import NOW, A, B, C, arrival, connection, move, rows_of_others
 from tests.store.test_refused import REQUEST
 
@@ -328,6 +330,27 @@ def test_a_request_that_was_refused_and_is_published_has_no_reason(five: Databas
     assert (found["r3"].state, found["r3"].reason) == ("dropped", "an operator has dropped it")
     assert [found[name].state for name in ("r0", "r2", "r4")] == ["pending"] * 3
     assert found["r0"].published_at is None
+
+
+def test_the_outbox_of_one_process_is_read_and_emptied(five: Database) -> None:
+    """As the relay does it; the time of publishing is now."""
+    outbox = Outbox(five)
+
+    def taken() -> list[str] | None:
+        found = asyncio.run(outbox.pending(limit=2, without=["c2"]))
+        return None if found is None else ids(found)
+
+    wait_for(lambda: taken() == ["r0", "r2"], "this process leads")
+    asyncio.run(outbox.record(published=["r0"], refused={"r1": "full"}, undeliverable={"r2": "large"}))
+    found = stored(five)
+    assert [(found[name].state, found[name].reason) for name in ("r0", "r1", "r2")] == [
+        ("published", None),
+        ("pending", "full"),
+        ("undeliverable", "large"),
+    ]
+    published_at = found["r0"].published_at
+    assert published_at is not None
+    assert abs(datetime.now(UTC) - published_at) < timedelta(hours=1)
 
 
 OF_ONE: dict[str, Callable[[Transaction, int], object]] = {

@@ -70,3 +70,20 @@ def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Post
         assert asyncio.run(told(well, None)) is True
         with well.reading() as transaction:
             assert outages.current(transaction) == []
+
+
+def test_an_outage_is_that_of_requests_or_of_events(database: Database) -> None:
+    """Each ends by itself, and has the reason that was told of it last."""
+    with database.writing() as transaction:
+        for what in ("request", "event"):
+            outages.record(transaction, what, "away", now=NOW)
+        outages.record(transaction, "event", "refused", now=NOW)
+        assert [(one.what, one.reason) for one in outages.current(transaction)] == [
+            ("event", "refused"),
+            ("request", "away"),
+        ]
+        outages.record(transaction, "event", None, now=NOW)
+        assert [(one.what, one.reason) for one in outages.current(transaction)] == [("request", "away")]
+        outages.record(transaction, "request", "refused", now=NOW)
+        outages.record(transaction, "event", None, now=NOW)
+        assert [(one.what, one.reason) for one in outages.current(transaction)] == [("request", "refused")]

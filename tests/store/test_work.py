@@ -504,3 +504,56 @@ def test_work_on_a_connection_leaves_all_others_alone(database: Database, what: 
         OF_ONE[what](transaction)
         assert rows_of_others(transaction, "c1") == before[0]
         assert rows_of_others(transaction, "") != before[1]
+
+
+def test_of_a_latest_trigger_the_request_of_the_latest_move_stays(database: Database) -> None:
+    """It names the commit that the move leads to, for a tag that of the tag."""
+    connection(database)
+    push(database, (A, B), (B, C))
+    claim(database, "w1")
+    for number, update in enumerate(pending(database)):
+        new = replace(request(number), delivery=update.delivery, is_latest_only=number == 1)
+        settle(database, Settlement(update=update, state="planned", reason="", requests=(new,), peeled=A))
+    assert states(database) == {"request-0": "superseded", "request-1": "pending"}
+    with database.reading() as transaction:
+        reason = executions.get(transaction, "request-0").reason
+    assert reason == f"refs/heads/main has moved on to {A}, which has the request request-1"
+
+
+def test_which_move_is_the_latest_is_read_when_it_ends(database: Database) -> None:
+    """While it was planned, the remote may have shown that it comes after the others."""
+    connection(database)
+    push(database, (A, B), (B, C))
+    claim(database, "w1")
+    first, second = pending(database)
+    requests = {
+        one.seq: replace(request(one.seq), delivery=one.delivery, is_latest_only=True)
+        for one in (first, second)
+    }
+    settle(database, Settlement(update=second, state="planned", reason="", requests=(requests[second.seq],)))
+    with database.writing() as transaction:
+        executions.promote(transaction, first.seq, connection="c1", ref=first.ref, generation=9)
+    settle(database, Settlement(update=first, state="planned", reason="", requests=(requests[first.seq],)))
+    assert states(database) == {requests[first.seq].id: "pending", requests[second.seq].id: "superseded"}
+
+
+def states(database: Database) -> dict[str, str]:
+    """Return the states of all requests."""
+    every: dict[str, Any] = dict.fromkeys(("connection", "delivery", "state", "before"))
+    with database.reading() as transaction:
+        found, _ = executions.page(transaction, limit=9, **every)
+    return {one.id: one.state for one in found}
+
+
+def test_a_settlement_without_a_request_takes_nothing_back(database: Database) -> None:
+    """Nor does one whose request is for every push."""
+    connection(database)
+    push(database, (A, B), (B, C), (C, A))
+    claim(database, "w1")
+    first, second, third = pending(database)
+    mine = replace(request(1), delivery=first.delivery)
+    other = replace(request(2), delivery=third.delivery)
+    settle(database, Settlement(update=first, state="planned", reason="", requests=(mine,)))
+    settle(database, Settlement(update=second, state="planned", reason=""))
+    settle(database, Settlement(update=third, state="planned", reason="", requests=(other,)))
+    assert states(database) == {"request-1": "pending", "request-2": "pending"}

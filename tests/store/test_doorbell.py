@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from gateway.errors import FetchError
+from gateway.errors import FetchError, StoreUnavailable
 from gateway.intake.accept import Accepter
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
@@ -184,5 +184,177 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
             await asyncio.wait({running})
         await accepter.stop()
         await door.aclose()
+
+    asyncio.run(scenario())
+
+
+class Line(Database):
+    """A database whose notices the test sends and reads, in place of a server."""
+
+    def __init__(self, *outcomes: Exception | None) -> None:
+        """Fail so when it is first listened to, or not; after the last outcome listen for ever."""
+        super().__init__("sqlite:////nowhere/line.db")
+        self.outcomes = list(outcomes)
+        self.notices: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.sent: list[tuple[str, str]] = []
+        self.refusals: list[Exception] = []
+
+    async def notify(self, channel: str, payload: str) -> None:
+        """Take down what is told to others, or refuse it."""
+        if self.refusals:
+            raise self.refusals.pop()
+        self.sent.append((channel, payload))
+
+    @asynccontextmanager
+    async def listening(self, channels: Sequence[str]) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
+        """Give what the test sends on these channels."""
+        outcome = self.outcomes.pop(0) if self.outcomes else None
+        if outcome is not None:
+            raise outcome
+
+        async def notices() -> AsyncIterator[tuple[str, str]]:
+            while True:
+                channel, payload = await self.notices.get()
+                if payload == "end":
+                    return
+                assert channel in channels
+                yield channel, payload
+
+        yield notices()
+
+
+def has_heard(listener: Listener) -> bool:
+    """Return whether there was a ring; if so, wait for the next."""
+    was_heard = listener._heard.is_set()  # noqa: SLF001 - to see that it was not rung
+    listener._heard.clear()  # noqa: SLF001
+    return was_heard
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Let the other tasks run until it is so."""
+    async with asyncio.timeout(SECONDS):
+        while not is_so():  # noqa: ASYNC110 - nobody could set an event
+            await asyncio.sleep(0)
+
+
+def test_a_ring_wakes_every_listener_but_the_one_who_rings() -> None:
+    """Once for all rings between two waits, and without one a wait ends at its limit."""
+
+    async def scenario() -> None:
+        bell = Doorbell()
+        ringer, first, second = (bell.listener() for _ in range(3))
+        bell.ring(by=ringer)
+        bell.ring(by=ringer)
+        assert [has_heard(one) for one in (ringer, first, second)] == [False, True, True]
+        bell.ring()
+        assert [has_heard(one) for one in (ringer, first, second)] == [True, True, True]
+        bell.ring()
+        await first.wait(NEVER)
+        await first.wait(0.001)
+        assert not has_heard(first)
+        assert has_heard(second)
+
+    asyncio.run(scenario())
+
+
+def test_notices_of_others_ring_and_ones_own_do_not() -> None:
+    """On their own channel only; whoever rang here has woken all of this process already."""
+
+    async def scenario() -> None:
+        line, pushes, requests = Line(), Doorbell(), Doorbell()
+        push, request = pushes.listener(), requests.listener()
+        async with wired(line, pushes=pushes, requests=requests):
+            has_heard(push), has_heard(request)
+            pushes.ring()
+            await until(lambda: bool(line.sent))
+            [(channel, own)] = line.sent
+            assert channel == "pushes"
+            assert has_heard(push)
+            # Names before and behind each other one in the order of texts.
+            for teller in (" ", "~"):
+                line.notices.put_nowait(("pushes", own))
+                line.notices.put_nowait(("requests", teller))
+                await heard(request)
+                assert not has_heard(push)
+            line.notices.put_nowait(("pushes", "~"))
+            await heard(push)
+            assert not has_heard(request)
+        # What came from others is not told back to them.
+        assert line.sent == [("pushes", own)]
+
+    asyncio.run(scenario())
+
+
+def test_two_processes_tell_by_different_names() -> None:
+    """Or neither would hear the other."""
+
+    async def name() -> str:
+        line, bell = Line(), Doorbell()
+        async with wired(line, pushes=bell):
+            bell.ring()
+            await until(lambda: bool(line.sent))
+        return line.sent[0][1]
+
+    assert asyncio.run(name()) != asyncio.run(name())
+
+
+def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever ended it; once it has begun again, every bell rings, and the next failure is a first one."""
+    waits: list[int] = []
+
+    def backoff(failures: int, *, first: float, longest: float) -> float:
+        assert 0 < first < longest <= 60
+        waits.append(failures)
+        return 0.0
+
+    monkeypatch.setattr("gateway.store.doorbell.backoff", backoff)
+    away, bug = StoreUnavailable("away"), ValueError("a bug")
+
+    async def scenario() -> None:
+        line, pushes, requests = Line(away, bug, away, None, away, None), Doorbell(), Doorbell()
+        push, request = pushes.listener(), requests.listener()
+        async with wired(line, pushes=pushes, requests=requests):
+            assert waits == [0, 1, 2]
+            has_heard(push), has_heard(request)
+            line.notices.put_nowait(("pushes", "end"))
+            await heard(push)
+            await heard(request)
+            assert waits == [0, 1, 2, 0, 1]
+
+    asyncio.run(scenario())
+
+
+def test_what_cannot_be_told_keeps_no_later_ring_from_being_told() -> None:
+    """Others poll meanwhile."""
+
+    async def scenario() -> None:
+        line, bell = Line(), Doorbell()
+        async with wired(line, pushes=bell):
+            for error in (StoreUnavailable("away"), ValueError("a bug")):
+                line.refusals.append(error)
+                bell.ring()
+                await until(lambda: not line.refusals)
+                bell.ring()
+                await until(lambda: bool(line.sent))
+                line.sent.clear()
+
+    asyncio.run(scenario())
+
+
+def test_a_storm_of_rings_is_told_as_a_few() -> None:
+    """Each time wakes all workers of all processes."""
+
+    async def scenario() -> None:
+        line, bell = Line(), Doorbell()
+        async with wired(line, pushes=bell):
+            for _ in range(500):
+                bell.ring()
+                await asyncio.sleep(0)
+            assert len(line.sent) < 100
+            line.sent.clear()
+            # The last one is told all the same, and soon.
+            bell.ring()
+            async with asyncio.timeout(0.9):
+                await until(lambda: bool(line.sent))
 
     asyncio.run(scenario())

@@ -1,5 +1,7 @@
 """Packages as records, their files in a folder and in S3, and the queries that let runners get them."""
 
+import os
+import stat
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -226,6 +228,90 @@ def test_objects_come_back_as_they_went(depot: Depot, tmp_path: Path) -> None:
     assert run(depot.size("a/b.tar.gz")) is None
     with pytest.raises(NotFound, match="the package's file is gone"):
         run(read(depot, 0, 1))
+
+
+def test_a_folder_is_made_for_its_owner_only_and_used_again(tmp_path: Path) -> None:
+    """With all folders above it; the second start finds what the first has put there."""
+    url = (tmp_path / "not yet" / "depot").as_uri()
+    (tmp_path / "file").write_bytes(b"content")
+    run(Depot(url).put("a/b.tar.gz", tmp_path / "file"))
+    folder = tmp_path / "not yet" / "depot"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    again = Depot(url)
+    assert run(read(again, 0, 7)) == b"content"
+    run(again.delete("a/b.tar.gz"))
+    # Nor is there a folder for each package that ever was.
+    assert list(folder.iterdir()) == []
+
+
+def test_what_a_folder_holds_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, and the folders that name it: a record of a package is kept only after that."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    (tmp_path / "file").write_bytes(b"content")
+    run(Depot((tmp_path / "depot").as_uri()).put("a/b.tar.gz", tmp_path / "file"))
+    depot = str(tmp_path / "depot")
+    assert {f"{depot}/a/b.tar.gz", f"{depot}/a", depot} <= set(synced)
+
+
+def test_objects_are_large_and_read_in_parts(tmp_path: Path) -> None:
+    """Each part behind the last one, up to the end that was asked for."""
+    content = bytes(range(251)) * 40_000
+    (tmp_path / "file").write_bytes(content)
+    depot = Depot((tmp_path / "depot").as_uri())
+    run(depot.put("a/b.tar.gz", tmp_path / "file"))
+    for start, end in ((0, len(content)), (123, 9_000_001), (4 * 1024 * 1024, len(content)), (5, 6)):
+        assert run(read(depot, start, end)) == content[start:end]
+
+
+def test_what_is_old_is_so_to_the_moment(tmp_path: Path) -> None:
+    """Objects by when they were put there, and what a killed process has left half written."""
+    depot = Depot((tmp_path / "depot").as_uri())
+    (tmp_path / "file").write_bytes(b"content")
+    for number, name in enumerate(("old", "now", "new")):
+        run(depot.put(f"a/{name}", tmp_path / "file"))
+        half = tmp_path / "depot" / "a" / f"{name}#1"
+        half.touch()
+        for path in (half, tmp_path / "depot" / "a" / name):
+            os.utime(path, (NOW.timestamp(), NOW.timestamp() + number - 1))
+    assert run(depot.names(before=NOW)) == ["a/old"]
+    run(depot.discard_unfinished(before=NOW))
+    left = sorted(path.name for path in (tmp_path / "depot" / "a").iterdir())
+    assert left == ["new", "new#1", "now", "now#1", "old"]
+
+
+def test_a_file_that_is_gone_cannot_be_kept(tmp_path: Path) -> None:
+    """That is an outage of the depot, which is tried again, and no bug."""
+    depot = Depot((tmp_path / "depot").as_uri())
+    with pytest.raises(DepotUnavailable, match="the store of packages cannot be used"):
+        run(depot.put("a", tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(("days", "seconds"), [(30, 604_800), (7, 604_800), (6, 518_400)])
+def test_a_url_of_a_bucket_holds_as_long_as_it_may(
+    monkeypatch: pytest.MonkeyPatch, days: int, seconds: int
+) -> None:
+    """As long as is asked, and for the week at most for which S3 signs."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the tests'")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no secret")
+    url = run(Depot("s3://packages/folder").presign("a", days * DAY))
+    assert url is not None
+    assert f"X-Amz-Expires={seconds}&" in f"{url}&"
+
+
+@pytest.mark.parametrize("url", ["ftp://host/folder", "nonsense", "s3://", "az://container"])
+def test_a_url_that_no_store_takes_is_a_wrong_setting(url: str, tmp_path: Path) -> None:
+    """Nor is it taken for a folder."""
+    with pytest.raises(SettingError, match=r"PUSHGATE_PACKAGES_URL cannot be used: .") as told:
+        Depot(url)
+    assert "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_buckets_give_signed_urls(tmp_path: Path) -> None:

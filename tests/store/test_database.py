@@ -28,7 +28,7 @@ from gateway.store.tables import connections, leases, refs
 from tests.descriptors import open_files
 from tests.postgres import Postgres, end_all_connections
 from tests.service import wait_for
-from tests.store.make import connection
+from tests.store.make import NOW, connection
 
 # Safety bound: what waits for so long waits for ever.
 SECONDS = 5.0
@@ -48,7 +48,7 @@ def add_next(transaction: Connection, known: list[str]) -> None:
 def add_then_fail(transaction: Connection, known: list[str]) -> None:
     """Write, and then write what cannot be: a lease on no connection."""
     add_next(transaction, known)
-    transaction.execute(insert(leases).values(connection="none", attempts=0, due_at=None))
+    transaction.execute(insert(leases).values(connection="none", attempts=0, due_at=NOW))
 
 
 def prepared(url: str) -> Database:
@@ -358,6 +358,7 @@ def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
         async with asyncio.timeout(SECONDS / 2), asyncio.TaskGroup() as tasks:
             for _ in range(8):
                 tasks.create_task(embedded.read(wait))
+            await asyncio.sleep(0)
             assert await embedded.read(names, probes=True) == []
             assert await embedded.write(names, probes=True) == []
             assert await embedded.look_up(names) == []
@@ -366,6 +367,7 @@ def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
         async with asyncio.timeout(SECONDS / 2), asyncio.TaskGroup() as tasks:
             for _ in range(4):
                 tasks.create_task(embedded.read(wait, probes=True))
+            await asyncio.sleep(0)
             assert await embedded.read(names) == []
             assert await embedded.write(names) == []
             release.set()
@@ -374,6 +376,7 @@ def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
             # Long counts for the metrics, and one look-up that hangs.
             tasks.create_task(embedded.read(wait, probes=True))
             tasks.create_task(embedded.look_up(wait))
+            await asyncio.sleep(0)
             assert await embedded.read(names, probes=True) == []
             assert await embedded.look_up(names) == []
             release.set()
@@ -462,7 +465,7 @@ def test_a_bug_is_no_outage(embedded: Database, monkeypatch: pytest.MonkeyPatch,
 def test_an_error_shows_no_value(embedded: Database) -> None:
     """Values are bodies and sealed secrets, and errors are logged."""
     with pytest.raises(IntegrityError) as told, embedded.writing() as transaction:
-        transaction.execute(insert(leases).values(connection="a secret", attempts=0, due_at=None))
+        transaction.execute(insert(leases).values(connection="a secret", attempts=0, due_at=NOW))
     assert "a secret" not in str(told.value)
 
 

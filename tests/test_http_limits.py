@@ -375,6 +375,43 @@ def test_the_next_header_has_its_time_too() -> None:
     asyncio.run(ask())
 
 
+LARGE = 4_000_000
+
+
+def test_only_who_does_not_read_its_answer_is_hung_up_on() -> None:
+    """Who does read may wait for the rest of it as long as that takes."""
+    stuck, release = asyncio.Event(), asyncio.Event()
+
+    async def flood(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/clock":
+            await count(scope, receive, send)
+            return
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4000002")]}
+        )
+        await send({"type": "http.response.body", "body": b"x" * LARGE, "more_body": True})
+        stuck.set()
+        await release.wait()
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def ask() -> None:
+        async with serving(flood, quick(stall=0.2, headers=0.2)) as server:
+            reading = await server.client()
+            await reading.send(GET)
+            status = asyncio.create_task(reading.status())
+            await stuck.wait()
+            stuck.clear()
+            silent = await server.client()
+            await silent.send(GET)
+            await stuck.wait()
+            await let_pass(server, "headers")
+            release.set()
+            assert await status == 200
+            assert reading.body.endswith(b"ok")
+
+    asyncio.run(ask())
+
+
 def test_the_most_silent_connection_makes_room() -> None:
     """As soon as there is one too many, and only then: whoever has spoken last stays."""
 

@@ -485,3 +485,12 @@ def test_a_delivery_that_moves_a_ref_twice_is_held_against_all_that_is_known(thr
     twice = arrival(move(C, D), move(C, E))
     assert record(three, twice) == ["accepted"]
     assert [one.state for one in got(three, twice.id).updates] == ["pending", "duplicate"]
+
+
+def test_tens_of_thousands_of_refs_are_looked_up_at_once(three: Database) -> None:
+    """As after a push of a whole mirror: no statement gets more values than the database takes."""
+    keys = [("c1", f"refs/heads/{number}") for number in range(20_000)]
+    with three.reading() as transaction:
+        found = deliveries.read_histories(transaction, keys)
+    assert found.keys() == set(keys)
+    assert not any(history.exists for history in found.values())

@@ -215,6 +215,9 @@ class RefHistory:
         recorded = self._find_recorded(before, after)
         is_new = recorded is None or not (self._is_assumed() or before == after)
         if before == self.after and is_new:
+            past = self._past_departure(before, now=now) if after is None else None
+            if past is not None:
+                return replace(self._fill_bottom(past, after), is_guess=True)
             return self._follow(before, after, delivery=delivery, now=now)
         if recorded is not None:
             return Placement(generation=self.generation, repeats=recorded)
@@ -276,6 +279,16 @@ class RefHistory:
             gap.is_planned, gap.is_guess = following.is_planned, following.is_guess
             self._raise(end, self.generation + 1)
         return Placement(generation=generation)
+
+    def _past_departure(self, value: str | None, *, now: datetime) -> Gap | None:
+        """Return the gap, if any, in which the webhook of an older move away from the position may be late.
+
+        For a delete this is the safe assumption: if it is wrong, the next look finds that the ref is gone.
+        """
+        recent = int((now - IN_FLIGHT).timestamp())
+        return next(
+            (gap for gap in self._newest_first() if _is_from(gap, value) and gap.made_at > recent), None
+        )
 
     def _known_way_on(self) -> tuple[Gap, Gap] | None:
         """Return the gaps around moves that begin at the position and were taken for older, if any."""

@@ -95,6 +95,16 @@ BACK_TO_THE_FIRST: list[tuple[Any, ...]] = [
     ("back", 5, False),
     ("look", 0),
 ]
+# A branch that is deleted, made again and led back, while the webhook of the delete is late.
+DELETED_BEFORE: list[tuple[Any, ...]] = [
+    ("push", False),
+    ("delete", False),
+    ("push", True),
+    ("deliver", 0),
+    ("back", 1, False),
+    ("deliver", 5),
+    ("look", 0),
+]
 # How many random histories `make soak` tries; 0 is the suite, which tries the same in each run.
 RANDOM_HISTORIES = int(os.environ.get("SOAK_HISTORIES", "0"))
 
@@ -339,6 +349,7 @@ def test_pushes_in_any_order(
 @_settings(150)
 @example(events=MADE_AGAIN, starts_known=True, seed=0)
 @example(events=BACK_TO_THE_FIRST, starts_known=True, seed=0)
+@example(events=DELETED_BEFORE, starts_known=True, seed=0)
 @given(events=_events(with_revisits=True), starts_known=st.booleans(), seed=st.integers(0, 10**6))
 def test_moves_back_and_deletes_in_any_order(
     embedded: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int

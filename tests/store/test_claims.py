@@ -165,9 +165,12 @@ def test_the_last_place_is_for_hosts_that_answer(database: Database) -> None:
     push(database, *(f"new{number}" for number in range(6)))
     process = Claims(process="p1", places=2)
     process.silent.note("https://known.example/acme/digits.git", answers=True, now=NOW)
-    assert [claim(database, process) is not None for _ in range(4)] == [True, True, True, False]
+    held = [claim(database, process) is not None for _ in range(4)]
+    assert held == [True, True, True, False]
     push(database, "known")
     assert claim(database, process) == "known"
+    # So many workers a process has.
+    assert held.count(True) + 1 == process.places + claims.RESERVED
     finish(database, "known")
     push(database, "known")
     process.silent.note("https://known.example/acme/digits.git", answers=False, now=NOW)
@@ -393,16 +396,17 @@ def test_a_claim_reads_no_whole_table(database: Database) -> None:
 
 def test_who_starts_again_goes_on_with_its_own_work_at_once(database: Database) -> None:
     """A process that has died waits for no lease of its own; those of others count on."""
-    for one in ("c1", "c2"):
+    names = ("p0", "p1", "p2")
+    for one in ("c0", "c1", "c2"):
         connection(database, one)
-    push(database, "c1", "c2")
-    first, second = (claim(database, Claims(process=name)) for name in ("p1", "p2"))
+    push(database, "c0", "c1", "c2")
+    held = {name: claim(database, Claims(process=name)) for name in names}
+    assert len(set(held.values())) == len(names)
     assert claim(database, Claims(process="p1"), NOW + SECOND) is None
     with database.writing() as transaction:
         work.take_over(transaction, "p1", now=NOW + SECOND)
-    assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) == first
+    assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) == held["p1"]
     assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) is None
-    assert first != second
 
 
 def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
@@ -452,6 +456,7 @@ def test_processes_live_while_they_are_heard_of(database: Database) -> None:
     beat(database, "p2", NOW)
     beat(database, "p1", NOW - SECOND)
     beat(database, "gone", NOW - GONE_AFTER)
+    beat(database, "long gone", NOW - 2 * GONE_AFTER)
     with database.writing() as transaction:
         assert claims.alive(transaction, now=NOW) == ["p1", "p2"]
         claims.leave(transaction, "p1")

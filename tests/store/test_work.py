@@ -326,20 +326,23 @@ def test_an_end_is_kept_with_all_that_is_shown_of_it(database: Database) -> None
     assert kept(database) == ("planned", C, None, LATER)
 
 
-def test_what_has_ended_is_neither_ended_again_nor_put_off(database: Database) -> None:
+@pytest.mark.parametrize("state", ["gone", "planned"])
+def test_what_has_ended_is_neither_ended_again_nor_put_off(database: Database, state: UpdateState) -> None:
     """A worker that was interrupted may record twice: its first word counts."""
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
     [update] = pending(database)
-    settle(database, Settlement(update=update, state="gone", reason="it is gone"))
+    settle(database, Settlement(update=update, state=state, reason="so it is"))
     late = Postponement(update=update, due_at=LATER, reason="away")
     settle(database, Settlement(update=update, state="failed", reason="no"), now=LATER, postponed=[late])
     with database.writing() as transaction:
         work.tell(transaction, [update], "fetching")
         work.make_due(transaction, "c1", now=LATER)
         [found] = deliveries.get(transaction, update.delivery).updates
-    assert (found.state, found.reason, found.settled_at) == ("gone", "it is gone", NOW)
+    assert (found.state, found.reason, found.settled_at) == (state, "so it is", NOW)
+    with database.reading() as transaction:
+        assert transaction.execute(ref_updates.select()).one().tries == 0
 
 
 def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> None:
@@ -386,11 +389,13 @@ def test_the_platform_fetches_what_was_planned(
 
 def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Database) -> None:
     """It is tried at once, with a fresh count of tries, also where its connection was put off."""
-    for name in ("c1", "c2"):
+    sent = {"d1": ("c0", A, B), "d2": ("c1", A, B), "d3": ("c1", B, C), "d4": ("c2", A, B)}
+    for name in ("c0", "c1", "c2"):
         connection(database, name)
-        push(database, (A, B), connection_id=name)
-    push(database, (B, C))
-    for _ in range(2):
+    with database.writing() as transaction:
+        for name, (its, before, after) in sent.items():
+            deliveries.record(transaction, [arrival(move(before, after), id=name, connection=its)])
+    for _ in range(3):
         claimed = claim(database, "w1")
         assert claimed is not None
         for update in pending(database, claimed):
@@ -401,15 +406,69 @@ def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Databa
                 work.settle(transaction, claimed, [end], owner="w1", now=NOW)
         with database.writing() as transaction:
             work.postpone(transaction, claimed, [], owner="w1", due_at=LATER, reason="away")
+    with database.writing() as transaction:
+        work.replay(transaction, "d2", now=NOW)
+    assert [(one.delivery, one.tries) for one in pending(database)] == [("d2", 0)]
+    assert pending(database, "c0") == pending(database, "c2") == []
+    with database.writing() as transaction:
+        for name in ("c0", "c2"):
+            deliveries.record(transaction, [arrival(move(B, C), connection=name)])
+        for name in ("d1", "d3", "d4"):
+            work.replay(transaction, name, now=LATER)
+        attempts = transaction.execute(update_attempts.select()).all()
+        due = {row.connection: row.due_at for row in transaction.execute(leases.select())}
+    assert [row.number for row in attempts] == [1] * 4
+    assert due == dict.fromkeys(("c0", "c1", "c2"), LATER)
+
+
+def test_a_replay_is_due_at_once_and_no_other_connection_is(database: Database) -> None:
+    """Whichever delivery it is that is replayed."""
+    names = {"d0": "c2", "d1": "c1", "d2": "c0"}
+    for delivery, name in names.items():
+        connection(database, name, created_at=LATER)
+        with database.writing() as transaction:
+            deliveries.record(transaction, [arrival(move(A, B), id=delivery, connection=name)])
+    with database.writing() as transaction:
+        work.replay(transaction, "d1", now=NOW)
+        due = {row.connection: row.due_at for row in transaction.execute(leases.select())}
+    assert due == {"c0": LATER, "c1": NOW, "c2": LATER}
+
+
+def test_who_has_lost_a_lease_is_told_whoever_has_it(database: Database) -> None:
+    """Also who comes later by name: only the owner of the lease may record."""
+    connection(database)
+    push(database, (A, B))
+    claim(database, "w5")
+    for name in ("w4", "w6"):
+        with pytest.raises(LeaseLost), database.writing() as transaction:
+            work.release(transaction, "c1", owner=name, now=NOW)
+
+
+def test_failures_are_those_of_the_connection_that_is_named(database: Database) -> None:
+    """One repository that is away makes no other wait longer."""
+    for count, name in enumerate(("c0", "c1", "c2")):
+        connection(database, name)
+        push(database, (A, B), connection_id=name)
+        for _ in range(count):
+            assert claim(database, "w1") is not None
+            with database.writing() as transaction:
+                work.postpone(transaction, name, [], owner="w1", due_at=NOW, reason="away")
+        claim(database, "w1")
     with database.reading() as transaction:
-        [_, first] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=9)
+        assert [work.attempts(transaction, name) for name in ("c0", "c1", "c2")] == [0, 1, 2]
+
+
+def test_an_update_comes_with_what_its_delivery_says(database: Database) -> None:
+    """Who pushed, the repository as the payload describes it, and the pull request, if it is of one."""
+    connection(database)
+    push(database, (A, B))
     with database.writing() as transaction:
-        work.replay(transaction, first.id, now=NOW)
-    assert [(one.delivery, one.tries) for one in pending(database)] == [(first.id, 0)]
-    assert pending(database, "c2") == []
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(B, C), connection="c2")])
-    assert [claim(database, "w1"), claim(database, "w1")] == ["c1", None]
+        deliveries.record(transaction, [arrival(move(B, C), repository=None, pusher=None)])
+    first, second = pending(database)
+    assert (first.repository, first.pusher, first.received_at) == ({"full_name": "acme/digits"}, "ada", NOW)
+    assert (second.repository, second.pusher, second.pull_request) == ({}, None, None)
+    assert (first.connection, first.kind, first.name, first.action) == ("c1", "branch", "main", "update")
+    assert (first.generation, second.generation) == (1, 2)
 
 
 def test_a_process_that_starts_again_frees_what_it_held(database: Database) -> None:
@@ -445,6 +504,9 @@ def test_the_backlog_counts_what_the_broker_has_not(database: Database) -> None:
         assert (backlog.oldest_request, backlog.oldest_event) == (NOW, NOW)
         executions.record(transaction, published=["request-0"], refused={}, undeliverable={}, now=NOW)
         events.record(transaction, published=["e0"], refused={}, undeliverable=())
+        dropped = replace(request(2), delivery=updates[0].delivery)
+        executions.add(transaction, [dropped], ref_update=updates[0].seq, now=NOW)
+        executions.drop(transaction, dropped.id)
         backlog = work.backlog(transaction)
     assert (backlog.requests, backlog.events) == (1, 1)
     assert (backlog.oldest_request, backlog.oldest_event) == (LATER, LATER)

@@ -590,3 +590,35 @@ def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database
         looks = [sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) for _ in range(4)]
     assert sorted(one.connection[0] for one in looks if one is not None) == ["a", "b", "c"]
     assert claim(database, by_host) is None
+
+
+@pytest.mark.parametrize("other", ["p0", "p2"])
+@pytest.mark.parametrize(
+    ("seen", "is_left"),
+    [(FARTHEST - SECOND, True), (FARTHEST, False), (-GONE_AFTER, False), (SECOND - GONE_AFTER, True)],
+)
+def test_a_connection_is_left_to_a_process_that_lives(
+    database: Database, other: str, seen: timedelta, *, is_left: bool
+) -> None:
+    """Whatever it is called; one that is heard of from far in the future had a clock that was wrong."""
+    connection(database)
+    push(database, "c1")
+    assert claim(database, Claims(process=other)) == "c1"
+    release(database, "c1", NOW)
+    beat(database, other, NOW + seen)
+    assert claim(database, Claims(process="p1")) == (None if is_left else "c1")
+
+
+def test_the_oldest_that_waits_is_found_among_those_of_all_connections(database: Database) -> None:
+    """By when it arrived, whatever its delivery is called, and whatever has ended before it."""
+    for one in ("c0", "c1", "c2"):
+        connection(database, one)
+    with database.writing() as transaction:
+        for name, one, at in (("d9", "c0", 3), ("d5", "c1", 2), ("d6", "c1", 4), ("d1", "c2", 5)):
+            pushed = move(A, B, f"refs/heads/{name}")
+            sent = arrival(pushed, id=name, connection=one, received_at=NOW + at * SECOND)
+            deliveries.record(transaction, [sent])
+    assert _backlog(database).oldest == NOW + 2 * SECOND
+    assert None not in [claim(database, Claims(process="p1"), NOW + LEASE) for _ in range(3)]
+    finish(database, "c1", NOW + LEASE)
+    assert _backlog(database).oldest == NOW + 3 * SECOND

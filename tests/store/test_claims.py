@@ -584,8 +584,8 @@ def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database
     for process in (by_host, by_project):
         held = [claim(database, process) for _ in range(4)]
         assert [one and one[0] for one in held] == ["a", "b", "c", None]
-        for one in held[:3]:
-            release(database, str(one), NOW)
+        for name in held[:3]:
+            release(database, str(name), NOW)
     with database.writing() as transaction:
         looks = [sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) for _ in range(4)]
     assert sorted(one.connection[0] for one in looks if one is not None) == ["a", "b", "c"]

@@ -276,10 +276,6 @@ class LimitedHttp(HttpToolsProtocol):
         if self._is_our_turn():
             self._clients.forget(self)
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what uvicorn finds wrong."""
-        self._refuse(_Refusal(400, "malformed", msg))
-
     def _is_our_turn(self) -> bool:
         """Return whether the client has sent and read all that it should have."""
         is_answering = self._answering() is not None

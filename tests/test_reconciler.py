@@ -23,6 +23,7 @@ from gateway.store.database import Database
 from gateway.store.doorbell import Doorbell
 from gateway.store.ids import delivery_id
 from gateway.store.tables import sweeps as sweep_table
+from tests.service import WAIT_SECONDS
 from tests.store import make
 from tests.store.make import NOW, A, B, C, arrival, move
 
@@ -475,7 +476,7 @@ def test_a_failure_at_the_store_ends_no_reconciler(
 
         gateway.remote.asked = asked
         task = asyncio.create_task(dataclasses.replace(gateway.reconciler(), database=database).run())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT_SECONDS):
             await ended.wait()
         task.cancel()
         await asyncio.wait({task})

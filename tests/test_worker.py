@@ -36,7 +36,7 @@ from gateway.store.executions import NewRequest
 from gateway.store.tables import leases, ref_updates
 from gateway.store.work import LeaseLost, PendingUpdate, Settlement, WorkQueue
 from gateway.worker import _RENEW_SECONDS, LEASE, Steps, Worker
-from tests.service import wait_for
+from tests.service import WAIT_SECONDS, wait_for
 from tests.store.make import arrival, connection, move
 
 CLAIMS = Claims(process="p")
@@ -146,7 +146,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
         steps, bell, queue = NeverEnds(), Doorbell(), WorkQueue(database, CLAIMS)
         worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
         running = asyncio.create_task(worker.run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_SECONDS):
             await steps.began.wait()
             assert await queue.claim(owner="other", now=datetime.now(UTC), until=now) is None
             running.cancel()
@@ -273,7 +273,7 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
             turn=0,
         )
         running = asyncio.create_task(worker.run())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT_SECONDS):
             await steps.done.wait()
         running.cancel()
         await asyncio.wait({running})
@@ -579,7 +579,7 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
         accepter.start()
         running = asyncio.create_task(worker.run())
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(WAIT_SECONDS):
                 for before, after in (("a" * 40, "b" * 40), ("b" * 40, "a" * 40)):
                     await accepter.accept(arrival(move(before, after), received_at=now))
                     await relay.wait(hour)
@@ -715,7 +715,7 @@ def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> No
         bell = Doorbell()
         worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
         running = asyncio.create_task(worker.run())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(WAIT_SECONDS):
             await steps.began.wait()
         running.cancel()
         await asyncio.wait({running})

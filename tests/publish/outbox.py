@@ -12,8 +12,8 @@ from gateway.publish.relay import Publisher, Relay
 from gateway.store.doorbell import Doorbell
 from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
+from tests.service import WAIT_SECONDS
 
-WAIT_SECONDS = 60.0
 PLANNED_AT = datetime(2026, 11, 23, 9, 0, 0, tzinfo=UTC)
 
 

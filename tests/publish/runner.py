@@ -9,8 +9,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMe
 
 from gateway.publish.topology import Topology
 from tests.broker import Broker
-
-WAIT_SECONDS = 60.0
+from tests.service import WAIT_SECONDS
 
 
 class Runner:

@@ -14,8 +14,9 @@ from gateway.publish.message import PARTITION_HEADER, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 from tests.broker import Broker
-from tests.publish.outbox import WAIT_SECONDS, MemoryOutbox, request
+from tests.publish.outbox import MemoryOutbox, request
 from tests.publish.runner import Runner, remove
+from tests.service import WAIT_SECONDS
 
 PARTITIONS = 3
 CONNECTIONS = 12

@@ -1,10 +1,17 @@
 """What a ref update was planned from comes back as it was."""
 
 import hashlib
+import json
 from dataclasses import replace
 
-from gateway.planning import KeptFacts, pack, unpack
+import pytest
+import zstandard
+
+from gateway.plan.triggers import PullRequestFacts
+from gateway.planning import KeptFacts, base_branch, connection_facts, pack, unpack, update_facts
+from gateway.store.work import PendingUpdate
 from tests.plan.facts import COMMIT
+from tests.store.make import NOW, made
 
 
 def test_facts_come_back_as_they_were() -> None:
@@ -27,3 +34,85 @@ def test_more_than_can_be_kept_is_not_kept() -> None:
     """A store of pushes is not filled with the names of all files."""
     paths = tuple(hashlib.sha256(bytes(str(number), "ascii")).hexdigest() for number in range(5_000))
     assert pack(KeptFacts(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=paths))) is None
+
+
+def test_facts_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed and unpacked: what is exactly as large as allowed is kept, a byte more is not."""
+    facts = KeptFacts(yaml_path="valohai.yaml", commit=COMMIT)
+    packed = pack(facts)
+    assert packed is not None
+    for name, size in (("_LARGEST", len(packed)), ("_LARGEST_UNPACKED", len(zstandard.decompress(packed)))):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"gateway.planning.{name}", size)
+            assert pack(facts) == packed
+            patch.setattr(f"gateway.planning.{name}", size - 1)
+            assert pack(facts) is None
+
+
+def test_what_unpacks_to_megabytes_is_not_kept() -> None:
+    """However well it packs: a dry run would have to unpack it again."""
+    for size, is_kept in ((3_000_000, True), (5_000_000, False)):
+        facts = KeptFacts(yaml_path="valohai.yaml", commit=replace(COMMIT, message="x" * size))
+        assert (pack(facts) is not None) == is_kept
+
+
+def test_what_an_earlier_version_has_kept_is_read() -> None:
+    """It did not say whether paths were read: they were."""
+    packed = pack(KeptFacts(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=("a.py",))))
+    assert packed is not None
+    told = json.loads(zstandard.decompress(packed))
+    del told["paths_read"]
+    assert unpack(zstandard.compress(json.dumps(told).encode())).commit.paths == ("a.py",)
+
+
+def test_an_earlier_version_reads_what_is_kept() -> None:
+    """It takes paths that nobody has read for too many, and so for incomplete."""
+    packed = pack(
+        KeptFacts(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=None, paths_complete=True))
+    )
+    assert packed is not None
+    told = json.loads(zstandard.decompress(packed))
+    assert (told["paths"], told["paths_complete"]) == ([], False)
+
+
+PUSH = PendingUpdate(
+    seq=1,
+    connection="c1",
+    delivery="d1",
+    ref="refs/heads/topic",
+    kind="branch",
+    name="topic",
+    before=None,
+    after="b" * 40,
+    action="create",
+    generation=1,
+    pusher="ada",
+    repository={"id": "7", "full_name": "acme/digits", "default_branch": "main"},
+    received_at=NOW,
+)
+PULL_REQUEST = {"number": "5", "source": "topic", "target": "release", "from_fork": True, "title": "More"}
+
+
+def test_what_a_ref_is_compared_with() -> None:
+    """A new branch with the default branch, a pull request and a merge group with where they want to go."""
+    assert base_branch(PUSH) == "main"
+    assert base_branch(replace(PUSH, repository={})) is None
+    assert base_branch(replace(PUSH, pull_request=PULL_REQUEST)) == "release"
+    queued = "gh-readonly-queue/release/1.0/pr-5-" + "a" * 40
+    assert base_branch(replace(PUSH, kind="merge_group", name=queued)) == "release/1.0"
+    assert base_branch(replace(PUSH, kind="tag", name=queued)) == "main"
+    assert base_branch(replace(PUSH, kind="pull_request", name=queued)) == "main"
+
+
+def test_the_repository_id_is_the_one_that_was_learned() -> None:
+    """A payload's counts only where none was."""
+    assert connection_facts(made(repository_id="9"), PUSH).repository_id == "9"
+    assert connection_facts(made(repository_id=None), PUSH).repository_id == "7"
+
+
+def test_a_pull_request_is_planned_with_its_facts() -> None:
+    """And with no others of its payload; a push has none."""
+    assert update_facts(PUSH).pull_request is None
+    assert update_facts(replace(PUSH, pull_request=PULL_REQUEST)).pull_request == PullRequestFacts(
+        number="5", source="topic", target="release", from_fork=True
+    )

@@ -132,3 +132,20 @@ def test_any_project_gives_four_words_of_255_bytes_at_most(project: str, repeats
     assert all(words)
     assert words[3] == "train"
     assert not re.search(r"[*#\s\x00]", key)
+
+
+LONG = "é" * 400
+
+
+def test_a_routing_key_uses_the_255_bytes_that_there_are() -> None:
+    """Two long names that begin alike are told apart as long as AMQP allows it; no letter is cut in two."""
+    plain = routing_key(replace(request(project="x" * 400), target="y" * 400))
+    assert plain == f"execution.requested.{'x' * 117}.{'y' * 117}"
+    assert len(plain) == 255
+    in_a_lane = routing_key(replace(request(project="x" * 400), target="y" * 400, lane="z" * 400))
+    assert in_a_lane == f"lane.{'z' * 32}.execution.requested.{'x' * 98}.{'y' * 98}"
+    assert len(in_a_lane) == 255
+    assert routing_key(replace(request(project=LONG), target=LONG)) == (
+        f"execution.requested.{'é' * 58}.{'é' * 58}"
+    )
+    assert routing_key(request(project="")) == "execution.requested._.train"

@@ -162,7 +162,11 @@ def mutants_of(source: str, *, seed: int | None = None) -> Iterator[Mutant]:
         # A mutant that is listed, or gone, leaves the others of a sample as they are.
         random.Random(seed).shuffle(places)  # noqa: S311 - a sample, no secret
     for operator, number in places:
-        code = MutationVisitor.mutate_code(source, operator, number)
+        try:
+            code = MutationVisitor.mutate_code(source, operator, number)
+        except AttributeError:
+            # cosmic-ray's own, over the `*` in `except (*KNOWN, TimeoutError)`.
+            continue
         behaviour = None if code is None else _behaviour(code)
         if code is not None and behaviour is not None and behaviour not in seen:
             seen.add(behaviour)

@@ -201,6 +201,10 @@ class Tried:
         """Return the places of the tests: first those that are quick, and those that notice much."""
         return {test: seconds / (1 + self.kills[test]) for test, seconds in self.seconds.items()}
 
+    def limit(self) -> float:
+        """Return the seconds after which a test has failed, because it would never end; 0 for no limit."""
+        return GIVE_UP_AFTER * max(self.seconds.values()) + 2 * WAIT_SECONDS if self.seconds else 0
+
 
 class Loaded:
     """A process that has loaded the code of a copy of the checkout and has collected the tests."""
@@ -216,20 +220,20 @@ class Loaded:
 
     def run(self, code: str, tried: Tried, *, timeout: float | None) -> Result:
         """Run the tests with this code of the module; a run of more than `timeout` seconds has failed."""
-        path, order = self._folder / self._module, tried.order()
+        path, plan = self._folder / self._module, (tried.order(), tried.limit())
         # For the processes that tests start.
         path.write_text(code, encoding="utf-8")
         try:
-            self._pipe.send((code, order, timeout))
+            self._pipe.send((code, plan, timeout))
             result: Result | None = self._pipe.recv()
-            return result or self._run_anew(order, timeout)
+            return result or self._run_anew(plan, timeout)
         finally:
             path.write_text(self._source, encoding="utf-8")
 
-    def _run_anew(self, order: dict[str, float], timeout: float | None) -> Result:
+    def _run_anew(self, plan: tuple[dict[str, float], float], timeout: float | None) -> Result:
         """Run the tests in a process that loads the code as it is now."""
         ours, theirs = Pipe()
-        process = _LOADED.Process(target=_run_once, args=(self._folder, self._tests, order, theirs))
+        process = _LOADED.Process(target=_run_once, args=(self._folder, self._tests, plan, theirs))
         process.start()
         theirs.close()
         return _result(process.pid or 0, ours, timeout)
@@ -259,15 +263,23 @@ def _result(process_id: int, pipe: Connection, timeout: float | None) -> Result:
 class Watching:
     """A plugin of pytest: runs tests in the given order, and takes down how they ended."""
 
-    def __init__(self, order: dict[str, float]) -> None:
-        """Run tests in this order."""
-        self.order = order
+    def __init__(self, order: dict[str, float], limit: float) -> None:
+        """Run tests in this order, none of them for more seconds than the limit."""
+        self.order, self.limit = order, limit
         self.seconds: dict[str, float] = {}
         self.failed: str | None = None
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Sort the tests."""
         items.sort(key=lambda item: self.order.get(item.nodeid, 0))
+
+    def pytest_runtest_logstart(self) -> None:
+        """Have the process killed where the test never ends: a loop that gives nothing away hears nothing."""
+        signal.setitimer(signal.ITIMER_REAL, self.limit)
+
+    def pytest_sessionfinish(self) -> None:
+        """Take the limit away."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take down a part of a test."""
@@ -281,7 +293,7 @@ class Forking(Watching):
 
     def __init__(self, path: Path, pipe: Connection) -> None:
         """Take mutants of the module at `path` from this pipe, and answer there."""
-        super().__init__({})
+        super().__init__({}, 0)
         self._pipe = pipe
         self._path = str(path)
         self._source = path.read_text(encoding="utf-8")
@@ -298,7 +310,7 @@ class Forking(Watching):
         """Fork for each mutant; in the fork go on with the tests."""
         sys.settrace(None)
         while request := self._pipe.recv():
-            code, order, timeout = request
+            code, plan, timeout = request
             change = self._change(code)
             if change is None:
                 self._pipe.send(None)
@@ -309,7 +321,7 @@ class Forking(Watching):
                 os.setsid()
                 for function, changed in change:
                     function.__code__ = changed
-                self.order, self.answer = order, theirs
+                (self.order, self.limit), self.answer = plan, theirs
                 self.pytest_collection_modifyitems(session.items)
                 return None
             theirs.close()
@@ -371,11 +383,11 @@ def _serve(folder: Path, module: str, tests: list[str], pipe: Connection) -> Non
         (plugin.answer or pipe).send(Result(passed=status == 0, seconds=plugin.seconds, failed=plugin.failed))
 
 
-def _run_once(folder: Path, tests: list[str], order: dict[str, float], pipe: Connection) -> None:
+def _run_once(folder: Path, tests: list[str], plan: tuple[dict[str, float], float], pipe: Connection) -> None:
     """Load, collect and run the tests once."""
     _prepare(folder)
     os.setsid()
-    plugin = Watching(order)
+    plugin = Watching(*plan)
     status = _run_tests(folder, tests, plugin)
     pipe.send(Result(passed=status == 0, seconds=plugin.seconds, failed=plugin.failed))
 

@@ -400,3 +400,68 @@ def everything(transaction: Transaction) -> object:
     """Return all requests, with what they say."""
     found, _ = executions.page(transaction, limit=99, **ALL)
     return found, rows_of_others(transaction, "")
+
+
+def end(database: Database, name: str, state: str) -> None:
+    """Let a request end without having been superseded."""
+    with database.writing() as transaction:
+        if state == "dropped":
+            executions.drop(transaction, name)
+        else:
+            published = [name] if state == "published" else []
+            never = {name: "large"} if state == "undeliverable" else {}
+            executions.record(transaction, published=published, refused={}, undeliverable=never, now=NOW)
+
+
+@pytest.mark.parametrize("state", ["published", "dropped", "undeliverable"])
+def test_what_has_ended_is_not_superseded(two_moves: Database, state: str) -> None:
+    """Neither by a later move, nor where it turns out to be the earlier one, nor is it revived."""
+    end(two_moves, "d1-a", state)
+    supersede(two_moves, request("d2-a"), generation=2)
+    supersede(two_moves, request("d1-a"), generation=1)
+    with two_moves.writing() as transaction:
+        first = executions.get(transaction, "d1-a").ref_update
+        second = executions.get(transaction, "d2-a").ref_update
+        executions.promote(transaction, second, connection="c1", ref=MAIN, generation=5)
+        executions.promote(transaction, first, connection="c1", ref=MAIN, generation=9)
+    assert stored(two_moves)["d1-a"].state == state
+
+
+def test_a_trigger_for_every_push_supersedes_nothing(two_moves: Database) -> None:
+    """Also when its move turns out to be the latest one; other refs' moves are not compared with it."""
+    with two_moves.writing() as transaction:
+        first = executions.get(transaction, "d1-a").ref_update
+        second = executions.get(transaction, "d2-a").ref_update
+    for number, ref_update in enumerate((first, second), start=1):
+        every = replace(REQUEST, id=f"every-{number}", delivery=f"d{number}", trigger="every")
+        plan(two_moves, ref_update, every)
+    for number, ref in enumerate(("refs/heads/a", TOPIC)):
+        mine = push(two_moves, f"x{number}", A, B, ref=ref)
+        plan(two_moves, mine, replace(LATEST, id=f"x{number}", delivery=f"x{number}", trigger="a"))
+    supersede(two_moves, request("d2-a"), generation=2)
+    with two_moves.writing() as transaction:
+        executions.promote(transaction, first, connection="c1", ref=MAIN, generation=9)
+    assert {name: one.state for name, one in stored(two_moves).items()} == {
+        "d1-a": "pending",
+        "d1-b": "pending",
+        "d2-a": "superseded",
+        "d2-b": "superseded",
+        **dict.fromkeys(("every-1", "every-2", "x0", "x1"), "pending"),
+    }
+
+
+def test_a_ref_that_nobody_knows_has_no_later_move(two_moves: Database) -> None:
+    """Its row may have been deleted with its history."""
+    supersede(two_moves, request("d2-a"), generation=2, ref="refs/heads/unknown")
+    assert {one.state for one in stored(two_moves).values()} == {"pending"}
+
+
+def test_what_has_ended_holds_up_nothing(five: Database) -> None:
+    """Though it has a reason: the first refusal of a connection is that of a request that waits."""
+    end(five, "r0", "undeliverable")
+    with five.writing() as transaction:
+        assert executions.refusals(transaction, ["c1", "c2"]) == {}
+        executions.record(transaction, published=[], refused={"r2": "full"}, undeliverable={}, now=NOW)
+        assert [one.id for one in executions.refusals(transaction, ["c1", "c2"]).values()] == ["r2"]
+        executions.drop(transaction, "r2")
+        assert executions.refusals(transaction, ["c1", "c2"]) == {}

@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import FrameType
@@ -30,7 +30,7 @@ from gateway.admin.rendering import Renderer
 from gateway.admin.sessions import Sessions
 from gateway.daily import daily
 from gateway.data import Opened, occupied
-from gateway.errors import PushgateError
+from gateway.errors import PushgateError, StoreUnavailable
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
 from gateway.fetch.housekeeping import Housekeeper
@@ -274,10 +274,11 @@ class Service:
         """Start all that is done behind the door, first of all what a process that died here had begun."""
         now = datetime.now(UTC)
         if self._database.is_embedded:
-            begun = partial(work.take_over_everything, now=now)
+            await self._database.write(partial(work.take_over_everything, now=now))
         else:
-            begun = partial(work.take_over, process=self._presence.process, now=now)
-        await self._database.write(begun)
+            # A server that is away, or only reads, will be back: until then leases expire by themselves.
+            with suppress(StoreUnavailable):
+                await self._database.write(partial(work.take_over, process=self._presence.process, now=now))
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
         if not self._database.is_embedded:
             tasks.append(asyncio.create_task(self._presence.run()))

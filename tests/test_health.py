@@ -90,6 +90,27 @@ def test_a_database_that_only_reads_makes_unready(
         wait_for(lambda: probe(service, "/readyz")[0] == 200, "it is ready again")
 
 
+def test_a_start_on_a_database_that_only_reads_waits_for_writes(
+    tmp_path: Path, postgres: Postgres, project: Project
+) -> None:
+    """As on a standby that is about to be promoted: it says so in plain lines, and then works."""
+    url = postgres.database()
+    migrated = Database(url)
+    migrated.migrate()
+    migrated.close()
+    _switch(url, "on")
+    with Service(tmp_path / "data", DATABASE_URL=url, SECRET_KEY="s" * 32) as service:
+        assert probe(service, "/readyz")[0] == 503
+        _switch(url, "off")
+        connection = service.connect(project.url, "train@main")
+        pushed = project.push("Second", {"train.py": "print(2)\n"})
+        _, answer = service.deliver(connection, project.payload(project.first, pushed))
+        assert service.settled(answer["delivery"])["updates"][0]["state"] == "planned"
+        lines = [line for line in service.log() if line["level"] in {"warning", "error"}]
+    assert lines
+    assert not [line for line in lines if "Traceback" in str(line)]
+
+
 def _switch(url: str, value: str) -> None:
     """Let the database only read, or write as well, and everybody connect anew."""
     with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as server:

@@ -88,6 +88,8 @@ PUSH = PendingUpdate(
     generation=1,
     pusher="ada",
     repository={"id": "7", "full_name": "acme/digits", "default_branch": "main"},
+    pull_request=None,
+    tries=0,
     received_at=NOW,
 )
 PULL_REQUEST = {"number": "5", "source": "topic", "target": "release", "from_fork": True, "title": "More"}

@@ -43,6 +43,8 @@ PUSH = PendingUpdate(
     generation=1,
     pusher="ada",
     repository={"full_name": "acme/digits", "default_branch": "main"},
+    pull_request=None,
+    tries=0,
     received_at=NOW,
 )
 TRAIN = {"name": "train", "run": {"step": "train"}}

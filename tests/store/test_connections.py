@@ -13,9 +13,11 @@ from gateway.store import connections, deliveries, work
 from gateway.store.claims import Claims
 from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
+from gateway.store.deliveries import REPLAYABLE
 from gateway.store.tables import connections as table
 from gateway.store.tables import leases, secrets, sweeps
 from gateway.store.vault import Vault
+from gateway.store.work import Settlement
 from tests.store import make
 from tests.store.make import NOW, A, B, arrival, move
 
@@ -124,7 +126,7 @@ def test_the_same_repository_is_found_among_others_of_its_host(database: Databas
     add(database, "c2", url=ELSEWHERE.format("other"))
     with database.writing() as transaction:
         connections.remove(transaction, "c1", now=NOW)
-    add(database, "c3")
+    assert add(database, "c3") == "acme/digits"
     with pytest.raises(Conflict, match=r"\(c3\)"):
         add(database, "c4")
 
@@ -269,6 +271,40 @@ def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
             assert secret.value == f"hook of {name}".encode()
         for name in ("c1", "c2"):
             assert connections.credentials(transaction, new, name) == f"token of {name}".encode()
+
+
+def test_a_name_is_taken_whoever_has_it(database: Database) -> None:
+    """Be it an older or a newer connection; its own name is free for each."""
+    for name in ("c1", "c2", "c3"):
+        make.connection(database, name, name=name)
+    for taken in ("c1", "c3"):
+        with pytest.raises(Conflict, match=f"by connection {taken}"), database.writing() as transaction:
+            connections.change(transaction, make.made("c2", name=taken))
+    with database.writing() as transaction:
+        connections.change(transaction, make.made("c2", name="new"))
+        connections.change(transaction, make.made("c2", name="c2"))
+        assert connections.get(transaction, "c2").name == "c2"
+
+
+def test_what_had_ended_stays_as_it_was_when_its_connection_is_deleted(database: Database) -> None:
+    """The history of its pushes can still be looked up."""
+    make.connection(database)
+    with database.writing() as transaction:
+        for number in range(3):
+            sent = arrival(move(A, B, f"refs/heads/{number}"), id=f"d{number}")
+            deliveries.record(transaction, [sent])
+        Claims(process="p1").claim(transaction, owner="w1", now=NOW, until=LATER)
+        updates = work.pending(transaction, "c1", limit=9)
+        settled = [
+            Settlement(update=update, state=state, reason="so it is")
+            for update, state in zip(updates, REPLAYABLE, strict=True)
+        ]
+        work.settle(transaction, "c1", settled, owner="w1", now=NOW)
+        connections.remove(transaction, "c1", now=LATER)
+        found = [deliveries.get(transaction, f"d{number}").updates[0] for number in range(3)]
+    assert [(one.state, one.reason, one.settled_at) for one in found] == [
+        (state, "so it is", NOW) for state in REPLAYABLE
+    ]
 
 
 OTHER = OtherRepository(id="18", name="acme/digits", delivery="d1", refs={"refs/heads/main": B})

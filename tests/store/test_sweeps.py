@@ -531,12 +531,13 @@ def test_positions_that_the_remote_shows_are_noted(
     make.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
     tell(learned, *(move(None, B, name) for name in names), now=after(1))
     tell(learned, move(None, B, names[0]), now=after(1), connection="c2")
-    agreeing = {MAIN: A, **dict.fromkeys(names, B), names[4]: C}
+    agreeing = {MAIN: A, **dict.fromkeys(names, B), names[0]: C}
+    del agreeing[names[2]]
     look(learned, agreeing=agreeing, now=after(6))
     with learned.reading() as transaction:
         rows = transaction.execute(refs_table.select()).all()
     shown = {(row.connection, row.ref) for row in rows if row.shown == row.generation}
-    assert shown == {("c1", name) for name in (MAIN, *names[:4])}
+    assert shown == {("c1", name) for name in (MAIN, names[1], names[3], names[4])}
     assert {row.shown_id for row in rows if (row.connection, row.ref) in shown} == {A, B}
     assert {row.shown_id for row in rows if (row.connection, row.ref) not in shown} == {None}
 
@@ -624,3 +625,40 @@ def test_a_sweep_of_a_connection_leaves_all_others_alone(database: Database, wha
         OF_ONE[what](transaction, mine)
         assert make.rows_of_others(transaction, "c1") == before[0]
         assert make.rows_of_others(transaction, "") != before[1]
+
+
+def test_without_a_grace_what_waits_for_a_second_look_is_taken_at_once(learned: Database) -> None:
+    """As after a start with another setting."""
+    assert look(learned, move(A, B), now=after(6)) is None
+    assert look(learned, move(A, B), now=after(6) + GRACE, is_sure=True) is not None
+    assert position(learned) == B
+
+
+@pytest.mark.parametrize("second", [6.1, 0.5], ids=["later", "earlier"])
+def test_another_question_during_a_look_stays(learned: Database, second: float) -> None:
+    """Whichever of the two deliveries has the later id: only the one that was answered is done with."""
+    first = tell(learned, now=after(1), asks_for_sweep=True)
+    sweep = claimed(learned, after(6))
+    assert sweep is not None
+    assert sweep.asked_by == first.delivery
+    again = tell(learned, now=after(second), asks_for_sweep=True)
+    with learned.writing() as transaction:
+        sweeps.record(transaction, sweep, found(now=after(6.2)), next_at=after(11))
+        assert "nothing had moved" in (deliveries.get(transaction, first.delivery).reason or "")
+        assert deliveries.get(transaction, again.delivery).reason is None
+        asked = sweeps.claim(transaction, now=after(6.3), until=after(21))
+    assert asked is not None
+    assert asked.asked_by == again.delivery
+
+
+def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) -> None:
+    """Where somebody asked meanwhile, two are under way at once, and each has a place at the host."""
+    first = claimed(learned, after(6))
+    assert first is not None
+    with learned.writing() as transaction:
+        sweeps.ask(transaction, "c1", now=after(7))
+    assert claimed(learned, after(7), after(20)) is not None
+    with learned.writing() as transaction:
+        sweeps.fail(transaction, first, "it hangs", next_at=after(60))
+        held = transaction.execute(sweeps_table.select()).one()
+    assert held.held_until == held.due_at == after(20)

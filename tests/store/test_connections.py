@@ -103,6 +103,7 @@ def test_a_new_connection_is_worked_on_and_swept_from_the_beginning(database: Da
     make.connection(database, created_at=LATER)
     with database.reading() as transaction:
         assert transaction.execute(leases.select()).one().due_at == LATER
+        assert work.attempts(transaction, "c1") == 0
         assert transaction.execute(sweeps.select()).one().due_at == LATER
 
 
@@ -372,7 +373,8 @@ def test_what_is_done_with_a_connection_leaves_all_others_alone(
         make.connection(database, name, repository_id=f"of {name}")
         with database.writing() as transaction:
             deliveries.record(transaction, [arrival(move(A, B), connection=name)])
-            connections.claim_repository(transaction, name, OTHER)
+            other = OTHER if name == "c1" else replace(OTHER, refs={})
+            connections.claim_repository(transaction, name, other)
             connections.keep_credentials(transaction, vault, name, b"token")
             for number in range(2):
                 connections.add_secret(transaction, vault, name, b"%d" % number, now=NOW)

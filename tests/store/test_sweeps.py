@@ -662,3 +662,13 @@ def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) 
         sweeps.fail(transaction, first, "it hangs", next_at=after(60))
         held = transaction.execute(sweeps_table.select()).one()
     assert held.held_until == held.due_at == after(20)
+
+
+def test_the_refs_of_a_connection_are_its_own(database: Database) -> None:
+    """Where they stood last, deleted ones included."""
+    for number, name in enumerate(("c0", "c1", "c2")):
+        make.connection(database, name)
+        tell(database, move(None, A, f"refs/heads/{number}"), connection=name)
+        tell(database, move(A, None, f"refs/heads/{number}"), move(None, B), now=after(1), connection=name)
+    with database.reading() as transaction:
+        assert sweeps.known_refs(transaction, "c1") == {"refs/heads/1": None, MAIN: B}

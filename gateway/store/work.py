@@ -58,8 +58,8 @@ class PendingUpdate:
     pusher: str | None
     repository: Mapping[str, Any]
     received_at: datetime
-    pull_request: Mapping[str, Any] | None
-    tries: int
+    pull_request: Mapping[str, Any] | None = None
+    tries: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,10 @@ import os
 import stat
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +305,35 @@ def test_a_url_of_a_bucket_holds_as_long_as_it_may(
     url = run(Depot("s3://packages/folder").presign("a", days * DAY))
     assert url is not None
     assert f"X-Amz-Expires={seconds}&" in f"{url}&"
+
+
+def test_a_bucket_that_fails_for_a_moment_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Object stores answer 503 when they are busy; no push waits for a later try because of one."""
+    answers = [503, 200]
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(answers.pop(0))
+            self.send_header("Content-Length", "7")
+            self.send_header("Last-Modified", "Mon, 23 Nov 2026 09:00:00 GMT")
+            self.send_header("ETag", '"1"')
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server, ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(server.serve_forever, poll_interval=0.01)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the tests'")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no secret")
+        monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        try:
+            assert run(Depot("s3://packages").size("a")) == 7
+        finally:
+            server.shutdown()
+        serving.result()
+    assert answers == []
 
 
 @pytest.mark.parametrize("url", ["ftp://host/folder", "nonsense", "s3://", "az://container"])

@@ -215,7 +215,8 @@ class RefHistory:
         recorded = self._find_recorded(before, after)
         is_new = recorded is None or not (self._is_assumed() or before == after)
         if before == self.after and is_new:
-            past = self._past_departure(before, now=now) if after is None else None
+            is_ambiguous = before is None or after is None
+            past = self._past_departure(before, now=now) if is_ambiguous else None
             if past is not None:
                 return replace(self._fill_bottom(past, after), is_guess=True)
             return self._follow(before, after, delivery=delivery, now=now)
@@ -283,7 +284,7 @@ class RefHistory:
     def _past_departure(self, value: str | None, *, now: datetime) -> Gap | None:
         """Return the gap, if any, in which the webhook of an older move away from the position may be late.
 
-        For a delete this is the safe assumption: if it is wrong, the next look finds that the ref is gone.
+        For a delete or a creation this is the safe assumption: if it is wrong, the next look corrects it.
         """
         recent = int((now - IN_FLIGHT).timestamp())
         return next(
@@ -378,10 +379,16 @@ class RefHistory:
             (
                 gap
                 for gap in self._newest_first()
-                if _is_from(gap, value) and (gap.high > seen or gap.is_guess)
+                if _is_from(gap, value)
+                and (gap.high > seen or gap.is_guess or self._may_follow_position(gap, value))
             ),
             None,
         )
+
+    def _may_follow_position(self, gap: Gap, value: str | None) -> bool:
+        """Return whether the move before a gap, to `value`, may be one that leads on from the position."""
+        known = self.moves.get(value or "", ())
+        return any(one.before == self.after and one.generation == gap.low for one in known)
 
     def _lags(self, value: str | None, *, now: datetime) -> bool:
         """Return whether the ref was at `value` since the remote last showed it, or right then."""

@@ -105,6 +105,34 @@ DELETED_BEFORE: list[tuple[Any, ...]] = [
     ("deliver", 5),
     ("look", 0),
 ]
+# A branch that is made again and led back; the next webhook overtakes that of the move back.
+PUSHED_AFTER_ALL: list[tuple[Any, ...]] = [
+    ("delete", True),
+    ("push", False),
+    ("push", False),
+    ("deliver", 0),
+    ("deliver", 0),
+    ("back", 4, False),
+    ("push", False),
+    ("deliver", 5),
+    ("look", 2),
+]
+# A branch that is deleted and made again twice; the webhooks come after a look at a replica that lags.
+DELETED_TWICE: list[tuple[Any, ...]] = [
+    ("delete", False),
+    ("push", False),
+    ("push", False),
+    ("delete", False),
+    ("push", False),
+    ("push", False),
+    ("push", False),
+    ("delete", False),
+    ("look", 1),
+    ("look", 1),
+    ("deliver", 0),
+    ("deliver", 0),
+    ("deliver", 5),
+]
 # How many random histories `make soak` tries; 0 is the suite, which tries the same in each run.
 RANDOM_HISTORIES = int(os.environ.get("SOAK_HISTORIES", "0"))
 
@@ -350,6 +378,8 @@ def test_pushes_in_any_order(
 @example(events=MADE_AGAIN, starts_known=True, seed=0)
 @example(events=BACK_TO_THE_FIRST, starts_known=True, seed=0)
 @example(events=DELETED_BEFORE, starts_known=True, seed=0)
+@example(events=PUSHED_AFTER_ALL, starts_known=True, seed=0)
+@example(events=DELETED_TWICE, starts_known=True, seed=0)
 @given(events=_events(with_revisits=True), starts_known=st.booleans(), seed=st.integers(0, 10**6))
 def test_moves_back_and_deletes_in_any_order(
     embedded: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int

@@ -514,3 +514,27 @@ def test_every_difference_is_found_and_an_odd_ref_hides_none() -> None:
         ("refs/heads/e", None, B, None),
         ("refs/tags/v2", None, C, None),
     ]
+
+
+def test_looks_that_are_due_follow_one_another(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a pause between them, however many there are."""
+    monkeypatch.setattr("gateway.reconcile._POLL_SECONDS", 3600)
+
+    async def run() -> None:
+        three = asyncio.Event()
+
+        async def asked() -> None:
+            if gateway.remote.looks == 4:
+                three.set()
+
+        gateway.remote.asked = asked
+        task = asyncio.create_task(gateway.reconciler().run())
+        async with asyncio.timeout(WAIT_SECONDS):
+            await three.wait()
+        task.cancel()
+        await asyncio.wait({task})
+
+    for name in ("c2", "c3"):
+        make.connection(gateway.database, name)
+    put_off(gateway, due_at=gateway.now)
+    asyncio.run(run())

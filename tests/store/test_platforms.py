@@ -131,25 +131,26 @@ def test_a_fetch_whose_process_died_is_taken_again(named: Database, vault: Vault
 
 def test_failures_are_counted_until_a_fetch_succeeds(named: Database, vault: Vault) -> None:
     """The reason is shown meanwhile, and when it was last fetched stays known."""
-    ask(named, *ALL)
+    ask(named, "c0", "c2")
+    ask(named, "c1", later=-timedelta(minutes=1))
     for attempts in range(3):
         fetch = claimed(named, vault)
-        assert (fetch.connection, fetch.attempts) == ("c0", attempts)
+        assert (fetch.connection, fetch.attempts) == ("c1", attempts)
         record(named, fetch, "it is away", retry_after=-timedelta(minutes=1))
-    assert of(named, "c0")["c0"].reason == "it is away"
-    assert of(named, "c0")["c0"].fetched_at is None
+    assert of(named, "c1")["c1"].reason == "it is away"
+    assert of(named, "c1")["c1"].fetched_at is None
     fetch = claimed(named, vault)
     record(named, fetch, retry_after=-timedelta(minutes=1))
-    assert of(named, "c0")["c0"] == Platform(url=PLATFORM.url, project="1", fetched_at=NOW)
+    assert of(named, "c1")["c1"] == Platform(url=PLATFORM.url, project="1", fetched_at=NOW)
     fetch = claimed(named, vault)
-    assert (fetch.connection, fetch.attempts) == ("c0", 0)
+    assert (fetch.connection, fetch.attempts) == ("c1", 0)
     record(named, fetch, "it is away", retry_after=timedelta(minutes=1))
-    assert of(named, "c0")["c0"] == Platform(
+    assert of(named, "c1")["c1"] == Platform(
         url=PLATFORM.url, project="1", fetched_at=NOW, reason="it is away"
     )
     # Of the others nothing has changed: they are due as before, and nothing is told of them.
-    assert of(named, "c1", "c2") == {"c1": PLATFORM, "c2": PLATFORM}
-    assert {claimed(named, vault).connection for _ in range(2)} == {"c1", "c2"}
+    assert of(named, "c0", "c2") == {"c0": PLATFORM, "c2": PLATFORM}
+    assert {claimed(named, vault).connection for _ in range(2)} == {"c0", "c2"}
 
 
 def test_a_push_begins_the_count_anew(named: Database, vault: Vault) -> None:

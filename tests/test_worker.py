@@ -625,6 +625,11 @@ class Troubled(WorkQueue):
         self._fail("hand_back")
         await super().hand_back(connection, owner=owner, now=now)
 
+    async def settle(self, *asked: Any, **more: Any) -> None:
+        """Fail, or settle."""
+        self._fail("settle")
+        await super().settle(*asked, **more)
+
     async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
         """Remember it."""
         self.told.append(([one.seq for one in updates], reason))
@@ -662,6 +667,26 @@ def test_a_failure_at_the_store_ends_no_worker(
         asyncio.run(worked(database, Scripted(), done, queue=queue, poll=poll))
     failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
     assert failures == logged
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [
+        (LeaseLost("another has it"), ["work handed over"]),
+        (StoreUnavailable("locked"), []),
+        (ValueError("a bug"), ["the worker failed"]),
+    ],
+    ids=["lost", "store", "bug"],
+)
+def test_a_failure_while_recording_is_told(database: Database, error: Exception, logged: list[str]) -> None:
+    """Nothing is recorded then, and the push stays pending."""
+    pushed(database, "main")
+    queue = Troubled(database, settle=error)
+    with capture_logs() as logs:
+        tried = lambda: not queue.failing and len(queue.leases) > 2  # noqa: E731
+        asyncio.run(worked(database, Scripted(), tried, queue=queue))
+    failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
+    assert (failures, states(database)["main"][0]) == (logged, "pending")
 
 
 def test_who_has_lost_the_lease_stops_its_fetch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

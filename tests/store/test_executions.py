@@ -275,8 +275,15 @@ def test_pages_of_requests_go_back_in_time(five: Database) -> None:
         assert page(before=last - 1, limit=2) == (["r2", "r1"], True)
         assert page(before=last - 3) == (["r0"], False)
         assert page(connection="c1") == (["r4", "r2", "r0"], False)
+        assert page(connection="c2") == (["r3", "r1"], False)
+        assert page(delivery="of-c1") == (["r4", "r2", "r0"], False)
         assert page(delivery="of-c2") == (["r3", "r1"], False)
+        executions.record(transaction, published=["r0"], refused={}, undeliverable={}, now=NOW)
         assert page(state="dropped") == (["r3"], False)
+        assert page(state="pending") == (["r4", "r2", "r1"], False)
+        assert page(state="published") == (["r0"], False)
+        of_first = executions.get(transaction, "r0").ref_update
+        assert ids(executions.of_update(transaction, of_first)) == ["r0", "r2", "r4"]
         assert ids(executions.of_update(transaction, executions.get(transaction, "r1").ref_update)) == [
             "r1",
             "r3",
@@ -465,3 +472,56 @@ def test_what_has_ended_holds_up_nothing(five: Database) -> None:
         assert [one.id for one in executions.refusals(transaction, ["c1", "c2"]).values()] == ["r2"]
         executions.drop(transaction, "r2")
         assert executions.refusals(transaction, ["c1", "c2"]) == {}
+
+
+def test_a_body_is_kept_and_revived_beside_those_of_others(five: Database) -> None:
+    """Each request says what it said, whichever of them is planned again."""
+    for name in ("r0", "r2", "r4"):
+        end(five, name, "dropped")
+    with five.writing() as transaction:
+        again = replace(REQUEST, id="r2", delivery="of-c1", body=b"again")
+        ref_update = executions.get(transaction, "r2").ref_update
+        executions.add(transaction, [again], ref_update=ref_update, now=LATER)
+    found = stored(five)
+    assert [found[f"r{number}"].body for number in range(5)] == [
+        b"0000000000",
+        b"0000000001",
+        b"again",
+        b"0000000003",
+        b"0000000004",
+    ]
+    assert [found[f"r{number}"].planned_at for number in range(5)] == [NOW, NOW, LATER, NOW, NOW]
+
+
+def test_three_moves_in_the_wrong_order_leave_the_last_one(database: Database) -> None:
+    """However they are planned: of each trigger the request of the latest move is published."""
+    connection(database)
+    moves = [push(database, f"d{number}", *ends) for number, ends in enumerate([(A, B), (B, C), (C, A)])]
+    for number in (1, 2, 0):
+        plan(database, moves[number], request(f"d{number}-a"))
+        supersede(database, request(f"d{number}-a"), generation=number + 1)
+    assert {name: (one.state, one.superseded_by) for name, one in stored(database).items()} == {
+        "d0-a": ("superseded", "d2-a"),
+        "d1-a": ("superseded", "d2-a"),
+        "d2-a": ("pending", None),
+    }
+
+
+def test_of_three_moves_the_middle_one_may_turn_out_to_be_the_last(database: Database) -> None:
+    """Its own request is run, and those of the two others are not."""
+    connection(database)
+    moves = [push(database, f"d{number}", *ends) for number, ends in enumerate([(A, B), (B, C), (C, A)])]
+    for number in range(3):
+        plan(database, moves[number], request(f"d{number}-a"), request(f"d{number}-b"))
+        for trigger in "ab":
+            supersede(database, request(f"d{number}-{trigger}"), generation=number + 1)
+    with database.writing() as transaction:
+        executions.promote(transaction, moves[1], connection="c1", ref=MAIN, generation=9)
+    assert {name: (one.state, one.superseded_by) for name, one in stored(database).items()} == {
+        "d0-a": ("superseded", "d1-a"),
+        "d0-b": ("superseded", "d1-b"),
+        "d1-a": ("pending", None),
+        "d1-b": ("pending", None),
+        "d2-a": ("superseded", "d1-a"),
+        "d2-b": ("superseded", "d1-b"),
+    }

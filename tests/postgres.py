@@ -33,10 +33,11 @@ class Postgres:
         [self._port] = free_ports(1)
         self._server: subprocess.Popen[bytes] | None = None
 
-    def database(self) -> str:
-        """Make an empty database; return its URL."""
+    def database(self, *, like: str = "template1") -> str:
+        """Make a database, empty or with what the one at the URL `like` has; return its URL."""
         name = f"test{next(self._names)}"
-        self._run("createdb", "--host", "127.0.0.1", "--port", str(self._port), name)
+        template = f"--template={like.rpartition('/')[2]}"
+        self._run("createdb", "--host", "127.0.0.1", "--port", str(self._port), template, name)
         return f"postgresql://pushgate:{self._password}@127.0.0.1:{self._port}/{name}"
 
     def __enter__(self) -> Self:

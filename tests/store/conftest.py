@@ -9,33 +9,52 @@ import pytest
 
 from gateway.store.database import Database
 from gateway.store.vault import Vault
+from tests.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give an empty database of either kind: what holds for one holds for the other."""
-    if request.param == "sqlite":
+def kind(request: pytest.FixtureRequest) -> str:
+    """Give either kind of database: what holds for one holds for the other."""
+    made: str = request.param
+    return made
+
+
+@pytest.fixture
+def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an empty database."""
+    if kind == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     made: str = request.getfixturevalue("postgres").database()
     return made
 
 
-@pytest.fixture
-def database(url: str, tmp_path: Path, migrated: Path) -> Iterator[Database]:
-    """Give an empty database with the present schema."""
-    database = Database(url)
-    if database.is_embedded:
-        shutil.copyfile(migrated, tmp_path / "test.db")
-    else:
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give an SQLite file with the present schema, to be copied: all migrations take half a second."""
+    path = tmp_path_factory.mktemp("migrated") / "pushgate.db"
+    with closing(Database(f"sqlite:///{path}")) as database:
         database.migrate()
-    yield database
-    database.close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_server(postgres: Postgres) -> str:
+    """Give a PostgreSQL database with the present schema, to be copied."""
+    url = postgres.database()
+    with closing(Database(url)) as database:
+        database.migrate()
+    return url
 
 
 @pytest.fixture
-def embedded(tmp_path: Path, migrated: Path) -> Iterator[Database]:
-    """Give an empty SQLite: for what has nothing to do with the kind of the database."""
-    with closing(Database(f"sqlite:///{shutil.copy(migrated, tmp_path)}")) as database:
+def database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """Give an empty database with the present schema."""
+    if kind == "sqlite":
+        path = shutil.copyfile(request.getfixturevalue("migrated"), tmp_path / "test.db")
+        url = f"sqlite:///{path}"
+    else:
+        url = request.getfixturevalue("postgres").database(like=request.getfixturevalue("migrated_server"))
+    with closing(Database(url)) as database:
         yield database
 
 

@@ -198,8 +198,9 @@ def test_a_host_that_timed_out_lately_has_one_place_until_it_answers(database: D
     assert [claim(database, process, much_later) is not None for _ in range(3)] == [True] * 3
 
 
-def test_quotas_hold_however_many_claim_at_once(database: Database, url: str) -> None:
+def test_quotas_hold_however_many_claim_at_once(database: Database) -> None:
     """What one process counts is true still when it has claimed."""
+    url = database.engine.url.render_as_string(hide_password=False)
     names = [f"c{number}" for number in range(16)]
     for one in names:
         connection(database, one, project="digits")

@@ -259,18 +259,18 @@ def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, vau
 def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
     """Webhook secrets and credentials, of each connection its own."""
     old, both, new = Vault("o" * 32), Vault("n" * 32, "o" * 32), Vault("n" * 32)
-    for name in ("c0", "c1", "c2"):
+    for name in ("c2", "c0", "c1", "c3"):
         make.connection(database, name)
         with database.writing() as transaction:
             connections.add_secret(transaction, old, name, f"hook of {name}".encode(), now=NOW)
             if name != "c0":
                 connections.keep_credentials(transaction, old, name, f"token of {name}".encode())
     with database.writing() as transaction:
-        assert connections.rewrap(transaction, both) == 5
-        for name in ("c0", "c1", "c2"):
+        assert connections.rewrap(transaction, both) == 7
+        for name in ("c0", "c1", "c2", "c3"):
             [secret] = connections.live_secrets(transaction, new, name)
             assert secret.value == f"hook of {name}".encode()
-        for name in ("c1", "c2"):
+        for name in ("c1", "c2", "c3"):
             assert connections.credentials(transaction, new, name) == f"token of {name}".encode()
 
 

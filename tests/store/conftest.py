@@ -59,6 +59,13 @@ def database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Itera
 
 
 @pytest.fixture
+def embedded(tmp_path: Path, migrated: Path) -> Iterator[Database]:
+    """Give an empty SQLite: for what has nothing to do with the kind of the database."""
+    with closing(Database(f"sqlite:///{shutil.copy(migrated, tmp_path)}")) as database:
+        yield database
+
+
+@pytest.fixture
 def vault() -> Vault:
     """Give a vault."""
     return Vault("k" * 32)

@@ -168,10 +168,14 @@ class RefHistory:
             or any(value in (gap.start, gap.end) for gap in self.gaps)
         )
 
+    @property
+    def is_only_reported(self) -> bool:
+        """Return whether a webhook has reported the position, and the remote has shown none yet."""
+        return self.delivery is not None and self.shown is None
+
     def is_awaited(self, *, now: datetime) -> bool:
-        """Return whether a webhook has reported the position lately, and the remote showed nothing yet."""
-        reported = self.delivery is not None and self.delivery >= delivery_ids_since(now - IN_FLIGHT)
-        return reported and self.shown is None
+        """Return whether the remote has still to show the first position, which was reported lately."""
+        return self.is_only_reported and (self.delivery or "") >= delivery_ids_since(now - IN_FLIGHT)
 
     def confirm(self) -> None:
         """Note that the remote shows the known position."""
@@ -295,7 +299,8 @@ class RefHistory:
         """Return the gaps around moves that begin at the position and were taken for older, if any."""
         seen = self._seen()
         for gap, following in zip(self.gaps, self.gaps[1:], strict=False):
-            if gap.end == self.after and not gap.is_planned and gap.high > seen and following.is_start_known:
+            is_open = gap.high > seen or following.is_guess
+            if gap.end == self.after and not gap.is_planned and is_open and following.is_start_known:
                 return gap, following
         return None
 

@@ -132,8 +132,8 @@ def record(
     `arrival` has a ref update for each ref that was not where it is known to be when the sweep began,
     `agreeing` the refs that were, with their positions. What has to be confirmed by a second look is left to
     one at `look_again_at`; without that, nothing has to be. `next_at` is when the next sweep is due,
-    or later, the longer webhooks have told all that there was. The first sweep only learns: what was there
-    before anything was delivered is nothing that was pushed.
+    or later, the longer webhooks have told all that there was. The first sweep only learns where the refs are
+    that no webhook has reported: what was there before anything was delivered was not pushed.
     """
     delivery_records.lock_connections(transaction, [sweep.connection])
     moves = {(sweep.connection, move.ref): move for move in arrival.updates}
@@ -145,12 +145,12 @@ def record(
     sightings = _sightings(sweep, moves, still, now=arrival.received_at, confirmed_from=look_again_at)
     _place(transaction, sweep, sightings.promoted, still, now=arrival.received_at)
     receipt = None
-    if sightings.found and sweep.is_first:
-        learned = {key: still[key] for key in ((sweep.connection, move.ref) for move in sightings.found)}
+    if sightings.learned:
+        learned = {key: still[key] for key in ((sweep.connection, move.ref) for move in sightings.learned)}
         for (_, ref), history in learned.items():
             history.learn(moves[sweep.connection, ref].after)
         delivery_records.write_histories(transaction, learned)
-    elif sightings.found:
+    if sightings.found:
         [receipt] = delivery_records.record(transaction, [replace(arrival, updates=sightings.found)])
     doubtful, has_agreed = _confirm(
         transaction, sweep, agreeing, now=arrival.received_at, confirmed_from=look_again_at
@@ -179,6 +179,7 @@ def record(
 class _Sightings:
     """What the moves of a look mean. `unsure` is what a second look has to confirm."""
 
+    learned: list[RefUpdate] = field(default_factory=list)
     found: tuple[RefUpdate, ...] = ()
     promoted: list[RefUpdate] = field(default_factory=list)
     unsure: dict[str, Sequence[str | None]] = field(default_factory=dict)
@@ -198,9 +199,12 @@ def _sightings(
         means = history.sighting(move.after, now=now)
         if means == "lagging" or (sweep.is_first and history.is_awaited(now=now)):
             continue
+        if sweep.is_first and not history.is_only_reported:
+            told.learned.append(move)
+            continue
         # Who asked does not wait for what nobody has heard of before; to go back is another matter.
         is_new = means == "moved" and move.after is not None and not history.knows(move.after)
-        is_sure = sweep.is_first or (sweep.asked and is_new)
+        is_sure = sweep.asked and is_new
         since = None if is_sure else _since(sweep, move.ref, (move.before, move.after), confirmed_from)
         if since is not None and now < since:
             told.unsure[move.ref] = [move.before, move.after, since.isoformat()]

@@ -133,6 +133,27 @@ DELETED_TWICE: list[tuple[Any, ...]] = [
     ("deliver", 0),
     ("deliver", 5),
 ]
+# A branch that is led back twice before the first look; the webhook of the second time is lost.
+BACK_BEFORE_THE_FIRST_LOOK: list[tuple[Any, ...]] = [
+    ("push", False),
+    ("back", 0, False),
+    ("push", False),
+    ("back", 0, True),
+]
+# A webhook that overtakes the one before it, after a look at a replica that lags, and comes twice.
+OVERTAKEN_AND_REPEATED: list[tuple[Any, ...]] = [
+    ("push", False),
+    ("deliver", 0),
+    ("look", 1),
+    ("push", True),
+    ("look", 0),
+    ("push", False),
+    ("push", False),
+    ("look", 2),
+    ("deliver", 1),
+    ("deliver", 0),
+    ("repeat", 1),
+]
 # How many random histories `make soak` tries; 0 is the suite, which tries the same in each run.
 RANDOM_HISTORIES = int(os.environ.get("SOAK_HISTORIES", "0"))
 
@@ -366,6 +387,7 @@ def embedded(tmp_path: Path) -> Iterator[Database]:
 @example(events=LAGGING_AT_FIRST, starts_known=False, seed=0)
 @example(events=LAGGING_AFTER_A_FIRST_LOOK, starts_known=False, seed=0)
 @example(events=FOUND_AND_REPEATED, starts_known=True, seed=0)
+@example(events=OVERTAKEN_AND_REPEATED, starts_known=False, seed=0)
 @given(events=_events(with_revisits=False), starts_known=st.booleans(), seed=st.integers(0, 10**6))
 def test_pushes_in_any_order(
     embedded: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int
@@ -380,6 +402,7 @@ def test_pushes_in_any_order(
 @example(events=DELETED_BEFORE, starts_known=True, seed=0)
 @example(events=PUSHED_AFTER_ALL, starts_known=True, seed=0)
 @example(events=DELETED_TWICE, starts_known=True, seed=0)
+@example(events=BACK_BEFORE_THE_FIRST_LOOK, starts_known=False, seed=0)
 @given(events=_events(with_revisits=True), starts_known=st.booleans(), seed=st.integers(0, 10**6))
 def test_moves_back_and_deletes_in_any_order(
     embedded: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int

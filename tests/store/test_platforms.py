@@ -222,7 +222,7 @@ def test_tokens_are_wrapped_anew_each_for_its_connection(named: Database, vault:
     assert {(one.connection, one.token) for one in fetches} == {(name, f"token of {name}") for name in ALL}
 
 
-@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
 def test_two_processes_take_two_fetches(named: Database, vault: Vault) -> None:
     """On a server neither waits for the other."""
     ask(named, "c1", "c2")

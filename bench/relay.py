@@ -29,7 +29,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import Arrival
 from gateway.store.doorbell import Doorbell
 from gateway.store.executions import NewRequest, Outbox
-from providers.make import ref_update
+from providers.normalize import ref_update
 from tests.broker import Broker
 from tests.service import Command, Project
 

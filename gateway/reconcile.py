@@ -27,8 +27,8 @@ from gateway.store.doorbell import Waiter
 from gateway.store.ids import delivery_id
 from gateway.store.sweeps import Sweep
 from providers.errors import Malformed
-from providers.make import ref_update
 from providers.model import RefUpdate
+from providers.normalize import ref_update
 
 log = structlog.get_logger()
 

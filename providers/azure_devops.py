@@ -12,9 +12,9 @@ from datetime import datetime
 from typing_extensions import TypedDict
 
 from providers import signatures
-from providers.make import actor, pull_request, pushed, ref_update, repository
 from providers.model import Delivery, Event, PullRequestAction, Repository, RepositoryChange
-from providers.wire import CommitId, Decoration, Id, Many, Text, Wire, at, read
+from providers.normalize import actor, pull_request, pushed, ref_update, repository
+from providers.payload import CommitId, Decoration, Id, Many, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
 ID_HEADERS: tuple[str, ...] = ()

@@ -11,9 +11,9 @@ from typing_extensions import TypedDict
 
 from providers import signatures
 from providers.errors import Malformed
-from providers.make import actor, is_from_fork, pull_request, pushed, ref_update, repository
 from providers.model import Delivery, Event, PullRequestAction, RefUpdate, Repository, RepositoryChange
-from providers.wire import CommitId, Decoration, Id, Many, Text, Wire, at, read
+from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update, repository
+from providers.payload import CommitId, Decoration, Id, Many, Text, Wire, at, read
 
 HEADERS = frozenset(
     {

@@ -9,9 +9,9 @@ from datetime import datetime
 
 from providers import signatures
 from providers.errors import Unverified
-from providers.make import actor, is_from_fork, pull_request, pushed, ref_updates, repository
 from providers.model import Delivery, Event, PullRequestAction, Repository, RepositoryAction, RepositoryChange
-from providers.wire import Decoration, Id, Many, Move, Text, Wire, at, read
+from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_updates, repository
+from providers.payload import Decoration, Id, Many, Move, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"})
 ID_HEADERS: tuple[str, ...] = ("x-request-id",)

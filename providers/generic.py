@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.make import actor, pushed, ref_updates
 from providers.model import Delivery, Event
-from providers.wire import Decoration, Many, Move, Text, Wire, at, read
+from providers.normalize import actor, pushed, ref_updates
+from providers.payload import Decoration, Many, Move, Text, Wire, at, read
 
 HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timestamp"})
 ID_HEADERS: tuple[str, ...] = ("webhook-id",)

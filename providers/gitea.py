@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.hub import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.make import actor, is_from_fork, pull_request, pushed, ref_update
+from providers.github_like import AnyEvent, HubRepository, described, pull_request_action, verify_document
 from providers.model import Delivery, Event
-from providers.wire import CommitId, Commits, Count, Decoration, Id, Text, Wire, at, ids, read
+from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update
+from providers.payload import CommitId, Commits, Count, Decoration, Id, Text, Wire, at, ids, read
 
 HEADERS = frozenset(
     {

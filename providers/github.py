@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.hub import AnyEvent, HubRepository, described
-from providers.make import actor, is_from_fork, merge_group, pull_request, pushed, ref_update
+from providers.github_like import AnyEvent, HubRepository, described
 from providers.model import Delivery, Event, PullRequestAction, RepositoryAction, RepositoryChange
-from providers.wire import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, is_form, read
+from providers.normalize import actor, is_from_fork, merge_group, pull_request, pushed, ref_update
+from providers.payload import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, is_form, read
 
 HEADERS = frozenset(
     {

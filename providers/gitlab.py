@@ -7,9 +7,9 @@ System hooks: https://docs.gitlab.com/administration/system_hooks/
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
-from providers import make, model, signatures
+from providers import model, normalize, signatures
 from providers.model import Delivery, Event
-from providers.wire import CommitId, Commits, Count, Decoration, Id, Many, Move, Text, Wire, at, ids, read
+from providers.payload import CommitId, Commits, Count, Decoration, Id, Many, Move, Text, Wire, at, ids, read
 
 # X-Gitlab-Event-UUID is no id of the delivery: webhooks that one webhook has caused share it.
 HEADERS = frozenset(
@@ -124,7 +124,7 @@ def parse(delivery: Delivery) -> Event:
         if reader := _READERS.get(kind):
             return reader(delivery)
         if changed := _CHANGES.get(kind):
-            ours = make.repository(id=wire.project_id, full_name=wire.path_with_namespace)
+            ours = normalize.repository(id=wire.project_id, full_name=wire.path_with_namespace)
             change = model.RepositoryChange(action=changed, full_name=wire.path_with_namespace)
             return Event(kind="repository", repository=ours, change=change)
     note = " ".join(["event", delivery.event or "(none)", *kinds[:1]])
@@ -147,7 +147,7 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
 def _repository(wire: _AboutProject) -> model.Repository | None:
     """Return the project, told by its own part of the payload, or where older servers tell it."""
     project = wire.project or _Project()
-    return make.repository(
+    return normalize.repository(
         id=project.id or wire.project_id,
         full_name=project.path_with_namespace,
         web_url=project.web_url or wire.homepage,
@@ -157,14 +157,14 @@ def _repository(wire: _AboutProject) -> model.Repository | None:
 
 
 def _pushed(wire: _Pushed, updates: Sequence[model.RefUpdate | None]) -> Event:
-    pusher = make.actor(name=wire.user_username or wire.user_name, email=wire.user_email)
-    return make.pushed(repository=_repository(wire), updates=updates, pusher=pusher)
+    pusher = normalize.actor(name=wire.user_username or wire.user_name, email=wire.user_email)
+    return normalize.pushed(repository=_repository(wire), updates=updates, pusher=pusher)
 
 
 def _push(delivery: Delivery) -> Event:
     wire = read(_Push, delivery)
     listed, total = wire.commits, wire.total_commits_count
-    update = make.ref_update(
+    update = normalize.ref_update(
         ref=wire.ref,
         before=wire.before,
         after=wire.after,
@@ -180,7 +180,7 @@ def _push(delivery: Delivery) -> Event:
 def _repository_update(delivery: Delivery) -> Event:
     """Tell all refs of a push. A system hook sends this too, without the limit that its push events have."""
     wire = read(_RepositoryUpdate, delivery)
-    return _pushed(wire, make.ref_updates(wire.changes))
+    return _pushed(wire, normalize.ref_updates(wire.changes))
 
 
 def _merge_request(delivery: Delivery) -> Event:
@@ -190,7 +190,7 @@ def _merge_request(delivery: Delivery) -> Event:
     if action == "updated" and not wire.old_head and not wire.old_target:
         action = None
     ours = _repository(wire)
-    return make.pull_request(
+    return normalize.pull_request(
         repository=ours,
         action=action,
         note=f"merge request {wire.iid}: {wire.action or 'no action'}",
@@ -198,7 +198,7 @@ def _merge_request(delivery: Delivery) -> Event:
         source=wire.source,
         target=wire.target,
         head=wire.head,
-        from_fork=make.is_from_fork(source_id=wire.source_id, ours=ours),
+        from_fork=normalize.is_from_fork(source_id=wire.source_id, ours=ours),
     )
 
 

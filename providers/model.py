@@ -1,7 +1,7 @@
 """The one vocabulary into which every provider's webhook is brought.
 
-Frozen values, made by the functions of `providers.make`. Nothing here does I/O, reads a clock, or knows any
-one provider.
+Frozen values, made by the functions of `providers.normalize`. Nothing here does I/O, reads a clock, or knows
+any one provider.
 """
 
 from collections.abc import Mapping, Sequence

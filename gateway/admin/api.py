@@ -38,7 +38,7 @@ from gateway.store.platforms import Platform
 from gateway.store.vault import Vault
 from gateway.threads import API
 from providers import PROVIDERS
-from providers.urls import repository_key
+from providers.clone_urls import repository_key
 
 _SHOWN_REFS = ("refs/heads/", "refs/tags/")
 

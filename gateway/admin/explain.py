@@ -9,7 +9,7 @@ from gateway.errors import NotFound
 from gateway.store import connections, deliveries, executions
 from gateway.store.deliveries import RecordedDelivery
 from gateway.store.executions import StoredRequest
-from providers.urls import repository_key
+from providers.clone_urls import repository_key
 
 # Deliveries have UUIDs of version 7, execution requests of version 5.
 _DELIVERY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")

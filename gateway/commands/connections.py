@@ -156,7 +156,7 @@ def _made(client: Client, made: Any, wait: float) -> str:
 
 def _unreachable(made: Any) -> str | None:
     """Return why webhooks cannot reach the gateway at the URL that it gives out, if that is plain to see."""
-    from providers.urls import repository_key  # noqa: PLC0415 - the other commands start without it
+    from providers.clone_urls import repository_key  # noqa: PLC0415 - the other commands start without it
 
     host = urlsplit(made["hook_url"]).hostname or ""
     repository = repository_key(made["url"]).partition("/")[0]

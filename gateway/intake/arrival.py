@@ -11,7 +11,7 @@ from gateway.store.deliveries import Arrival, Verdict
 from gateway.store.ids import delivery_id
 from providers.errors import Malformed, Undecodable
 from providers.model import Delivery, Event, RefUpdate, Repository
-from providers.wire import media_type
+from providers.payload import media_type
 
 # Whoever signs deliveries chooses these texts, and they are shown and logged everywhere.
 _MAX_EVENT = 100

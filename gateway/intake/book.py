@@ -15,9 +15,9 @@ from gateway.store import connections
 from gateway.store.database import Database
 from gateway.store.vault import Vault
 from providers import PROVIDERS
+from providers.clone_urls import is_about, repository_key
 from providers.model import Provider, Repository
 from providers.signatures import MIN_SECRET_BYTES, is_weak
-from providers.urls import is_about, repository_key
 
 log = structlog.get_logger()
 

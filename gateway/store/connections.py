@@ -12,7 +12,7 @@ from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store.database import Lock
 from gateway.store.tables import connections, leases, ref_updates, secrets, sweeps
 from gateway.store.vault import Vault
-from providers.urls import repository_key
+from providers.clone_urls import repository_key
 
 LIVE_SECRETS = 2
 """During a rotation the provider may still use the secret before the newest one."""

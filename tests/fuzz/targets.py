@@ -25,10 +25,10 @@ from gateway.plan.planner import plan
 from gateway.plan.triggers import MoveFacts, judge, parse_trigger, read_triggers
 from gateway.store.deliveries import Arrival, Receipt
 from providers import PROVIDERS
+from providers.clone_urls import is_about, repository_key
 from providers.errors import Malformed, Unverified
 from providers.model import Delivery, Repository
-from providers.urls import is_about, repository_key
-from providers.wire import form_payload
+from providers.payload import form_payload
 from tests.plan.facts import COMMIT, CONNECTION, MANIFEST, UPDATE
 from tests.providers.corpus import NOW, SECRET, cases
 

@@ -12,6 +12,7 @@ from gateway.intake.arrival import receive_delivery
 from gateway.intake.book import Known
 from gateway.store.deliveries import Arrival
 from providers import PROVIDERS
+from providers.clone_urls import repository_key
 from providers.errors import Malformed, Undecodable
 from providers.model import (
     Actor,
@@ -24,7 +25,6 @@ from providers.model import (
     RepositoryChange,
 )
 from providers.signatures import hmac_hex
-from providers.urls import repository_key
 from tests.providers.corpus import NOW, SECRET, Case, cases
 from tests.store.make import A, B, move
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from providers import PROVIDERS, github
 from providers.errors import Malformed, ProviderError, Undecodable, Unverified
 from providers.model import Delivery, Event, Provider
-from providers.wire import form_payload
+from providers.payload import form_payload
 from tests.providers.corpus import NOW, SECRET, cases
 
 EVENTS = {
@@ -132,7 +132,7 @@ def test_25_mb_of_percent_signs_are_read_at_once() -> None:
 @pytest.mark.parametrize("piece", range(3, 12))
 def test_no_escape_is_cut_in_two(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
     """Wherever a long form is cut into the pieces that are decoded at once."""
-    monkeypatch.setattr("providers.wire._PIECE", piece)
+    monkeypatch.setattr("providers.payload._PIECE", piece)
     quoted = b"%41b%C3%A9+=c%25%253D%0A" * 20
     assert form_payload(b"payload=" + quoted) == unquote_to_bytes(quoted.replace(b"+", b" "))
     for broken in (b"a%", b"a%4", b"%%41", b"%4%41"):

@@ -10,8 +10,8 @@ import pytest
 
 from providers import PROVIDERS
 from providers.errors import Malformed
-from providers.make import is_from_fork
 from providers.model import Actor, Delivery, Event, RefUpdate, Repository
+from providers.normalize import is_from_fork
 from tests.providers.corpus import Case, cases, told
 
 GONE = object()

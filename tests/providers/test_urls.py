@@ -2,8 +2,8 @@
 
 import pytest
 
+from providers.clone_urls import is_about, repository_key, same_repository
 from providers.model import Repository
-from providers.urls import is_about, repository_key, same_repository
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival
 from gateway.store.tables import metadata
-from providers.make import ref_update
 from providers.model import RefUpdate
+from providers.normalize import ref_update
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 A, B, C = "a" * 40, "b" * 40, "c" * 40

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from providers.urls import repository_key
+from providers.clone_urls import repository_key
 
 revision = "0007"
 down_revision = "0006"

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from providers import signatures
 from providers.errors import Undecodable, Unverified
-from providers.make import repository
 from providers.model import Delivery, PullRequestAction, Repository
-from providers.wire import Decoration, Id, Text, Wire, form_payload, is_form
+from providers.normalize import repository
+from providers.payload import Decoration, Id, Text, Wire, form_payload, is_form
 
 # Gitea and Gogs list a few commits of a push; a payload of 100 KB is a large one.
 _MAX_FORM_BYTES = 4 * 1024 * 1024

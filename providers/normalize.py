@@ -17,7 +17,7 @@ from providers.model import (
     Repository,
     merge_queue_base,
 )
-from providers.wire import Move
+from providers.payload import Move
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _KINDS: Mapping[str, RefKind] = {"heads": "branch", "tags": "tag"}

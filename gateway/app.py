@@ -29,7 +29,7 @@ from gateway.admin.records import Records
 from gateway.admin.rendering import Renderer
 from gateway.admin.sessions import Sessions
 from gateway.daily import daily
-from gateway.data import Opened, occupied
+from gateway.data_dir import Opened, occupied
 from gateway.errors import PushgateError, StoreUnavailable
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git

@@ -29,7 +29,7 @@ from gateway.client import Client
 from gateway.errors import Invalid, PushgateError
 from gateway.fetch.credentials import take_login
 from gateway.plan.triggers import read_triggers
-from gateway.validation import describe
+from gateway.text.validation import describe
 
 _MOST_BYTES = 16 * 1024 * 1024
 _RULES = {"url", "project", "triggers", "yaml_path", "follows", "package_format"}

@@ -47,15 +47,15 @@ def serve_command(
     """Run the gateway: door, workers and relay, until SIGTERM or Ctrl-C."""
     named = {"host": host, "port": port, "data_dir": data, "role": role, "workers": workers}
     settings = _settings(named, config, secrets_dir)
-    from gateway import telemetry  # noqa: PLC0415 - the client commands start without it
+    from gateway import logs  # noqa: PLC0415 - the client commands start without it
 
-    telemetry.configure(settings.log_format)
+    logs.configure(settings.log_format)
     if settings.workers > 1:
         from gateway.supervisor import supervise  # noqa: PLC0415 - the client commands start without it
 
         sys.exit(supervise(settings))
     from gateway.app import serve  # noqa: PLC0415 - the client commands start without the service
-    from gateway.data import open_data  # noqa: PLC0415 - the same
+    from gateway.data_dir import open_data  # noqa: PLC0415 - the same
 
     opened = open_data(settings)
     # A start without a terminal writes into a log, where no secret belongs.
@@ -75,7 +75,7 @@ def migrate(
     secrets_dir: SecretsDir = None,
 ) -> None:
     """Bring the database up to date, and end: for those who do that before a new version starts."""
-    from gateway.data import open_data  # noqa: PLC0415 - the client commands start without the service
+    from gateway.data_dir import open_data  # noqa: PLC0415 - the client commands start without the service
 
     open_data(_settings({"data_dir": data}, config, secrets_dir)).database.close()
     out.print("The database is up to date.")
@@ -98,7 +98,7 @@ def restore(
             "restore needs --learn: then what was pushed since the back-up is not run a second time. Without"
             " this command it is, under new ids; docs/restore.md tells when to want which"
         )
-    from gateway.data import learn_anew  # noqa: PLC0415 - the client commands start without the service
+    from gateway.data_dir import learn_anew  # noqa: PLC0415 - the client commands start without the service
 
     count = learn_anew(_settings({"data_dir": data}, config, secrets_dir))
     if as_json:
@@ -117,7 +117,7 @@ def rotate_command(
     as_json: AsJson = False,
 ) -> None:
     """Change the secret key. Stop a gateway that runs on this data folder before, and start it after."""
-    from gateway.data import rotate_key  # noqa: PLC0415 - the client commands start without the service
+    from gateway.data_dir import rotate_key  # noqa: PLC0415 - the client commands start without the service
 
     count = rotate_key(_settings({"data_dir": data}, config, secrets_dir))
     if as_json:

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 from gateway.errors import PushgateError
-from gateway.outgoing import BROKEN_OFF, NoRedirects, reason
+from gateway.http_client import BROKEN_OFF, NoRedirects, reason
 
 _SECONDS = 30.0
 # The most that a page of the API may have.

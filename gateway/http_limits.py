@@ -17,8 +17,8 @@ import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from gateway.logs import Condition
 from gateway.metrics import REFUSED
-from gateway.telemetry import Condition
 
 log = structlog.get_logger()
 

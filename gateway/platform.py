@@ -18,7 +18,7 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import PushgateError, StoreUnavailable
-from gateway.outgoing import BROKEN_OFF, NoRedirects, reason
+from gateway.http_client import BROKEN_OFF, NoRedirects, reason
 from gateway.store import platforms
 from gateway.store.database import Database
 from gateway.store.doorbell import Waiter

@@ -11,7 +11,7 @@ from rich import markup
 from rich.console import Console
 from rich.table import Table
 
-from gateway.escape import printable
+from gateway.text.escape import printable
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

@@ -28,7 +28,7 @@ from pydantic_settings import (
 )
 
 from gateway.errors import SettingError
-from gateway.validation import suggestion
+from gateway.text.validation import suggestion
 
 PREFIX = "PUSHGATE_"
 

@@ -24,7 +24,7 @@ from typing import Protocol
 import structlog
 
 from gateway.backoff import backoff
-from gateway.data import Opened, open_data
+from gateway.data_dir import Opened, open_data
 from gateway.errors import PushgateError, SettingError
 from gateway.listener import listen
 from gateway.settings import Settings

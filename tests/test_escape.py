@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.escape import decode, has_surrogates, printable, storable
+from gateway.text.escape import decode, has_surrogates, printable, storable
 
 
 @pytest.mark.parametrize(

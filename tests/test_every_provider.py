@@ -11,7 +11,7 @@ import pytest
 
 from demo.githost import GitHost
 from gateway.client import ApiError, post_webhook
-from gateway.data import open_data
+from gateway.data_dir import open_data
 from gateway.settings import Settings
 from gateway.store import connections
 from providers import PROVIDERS

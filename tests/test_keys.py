@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from gateway.app import serve
-from gateway.data import occupied, open_data, rotate_key
+from gateway.data_dir import occupied, open_data, rotate_key
 from gateway.errors import RemoteUnavailable, SettingError, StoreUnavailable
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from gateway.data import learn_anew
+from gateway.data_dir import learn_anew
 from gateway.errors import SettingError
 from gateway.settings import Settings
 from gateway.store import claims

@@ -9,7 +9,7 @@ import sys
 import pytest
 import structlog
 
-from gateway.telemetry import Condition
+from gateway.logs import Condition
 
 _SAYS_TWO_THINGS = """
 import logging, structlog

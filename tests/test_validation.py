@@ -8,7 +8,7 @@ from pydantic import BaseModel, ValidationError
 from gateway.admin.shapes import ConnectionChange, NewConnection
 from gateway.errors import SettingError
 from gateway.settings import read_settings
-from gateway.validation import describe
+from gateway.text.validation import describe
 
 GOOD = {"provider": "github", "url": "https://github.com/acme/digits", "project": "digits"}
 

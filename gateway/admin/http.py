@@ -14,9 +14,9 @@ from starlette.routing import Match, Mount, Route
 
 from gateway.admin.auth import AdminToken, TooManyTries, WrongToken
 from gateway.errors import Conflict, Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
-from gateway.escape import storable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
-from gateway.validation import describe
+from gateway.text.escape import storable
+from gateway.text.validation import describe
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Answering = Callable[[Request], Awaitable[BaseModel | Response]]

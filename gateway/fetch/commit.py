@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.errors import Gone, ObjectUnusable
-from gateway.escape import decode
 from gateway.fetch.git import Git, GitFailed, GitTimedOut, LimitReached, OutputTooLarge
 from gateway.fetch.limits import GitLimits
+from gateway.text.escape import decode
 
 _LARGEST_COMMIT = 1024 * 1024
 _SUBMODULE = b"160000"

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import IO
 
 from gateway.errors import FetchError, LocalFailure
-from gateway.escape import printable
 from gateway.fetch.access import Access, Granted
 from gateway.fetch.credentials import Remote, secrets_of
 from gateway.fetch.limits import GitLimits, machine_failure
+from gateway.text.escape import printable
 from gateway.threads import GIT
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")

@@ -18,11 +18,11 @@ from pathlib import Path
 import structlog
 
 from gateway.errors import FetchError, LocalFailure, ObjectUnusable
-from gateway.escape import decode, has_surrogates, printable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import Git, GitFailed, Progress
 from gateway.fetch.reasons import is_about_objects, is_redirect, own_words, remote_failure
 from gateway.fetch.urls import is_ssh
+from gateway.text.escape import decode, has_surrogates, printable
 from gateway.threads import FILES
 
 log = structlog.get_logger()

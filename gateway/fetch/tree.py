@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import Invalid, ObjectUnusable, RemoteRefuses, RemoteUnavailable
-from gateway.escape import decode, printable
 from gateway.fetch.git import Git, OutputTooLarge
 from gateway.fetch.ignore import LARGEST, Rules
 from gateway.fetch.submodules import FILE, read_modules, submodule_url
+from gateway.text.escape import decode, printable
 from gateway.threads import PLANNING
 
 LINK, GITLINK = 0o120000, 0o160000

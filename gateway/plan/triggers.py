@@ -22,9 +22,9 @@ from pydantic import (
 )
 
 from gateway.errors import Invalid
-from gateway.escape import printable
 from gateway.plan.globs import check_glob, fits
-from gateway.validation import describe
+from gateway.text.escape import printable
+from gateway.text.validation import describe
 from providers.model import MERGE_QUEUE, Action, RefKind, merge_queue_base
 
 Happening = Literal["push", "tag", "pull_request", "merge_group"]

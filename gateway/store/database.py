@@ -27,9 +27,9 @@ from sqlalchemy.exc import (
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.errors import SettingError, StoreUnavailable
-from gateway.escape import storable
+from gateway.logs import Condition
 from gateway.store.migrate import migrate_embedded, migrate_server, present_revision
-from gateway.telemetry import Condition
+from gateway.text.escape import storable
 from gateway.threads import FILES
 
 T = TypeVar("T")

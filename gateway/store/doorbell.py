@@ -13,8 +13,8 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import StoreUnavailable
+from gateway.logs import Condition
 from gateway.store.database import Database
-from gateway.telemetry import Condition
 
 log = structlog.get_logger()
 

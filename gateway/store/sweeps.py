@@ -15,7 +15,6 @@ from typing import Any
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import Select, func, or_, select, update
 
-from gateway.escape import storable
 from gateway.store import connections as connection_records
 from gateway.store import deliveries as delivery_records
 from gateway.store.claims import held_of_host
@@ -23,6 +22,7 @@ from gateway.store.database import Lock
 from gateway.store.deliveries import Arrival, Key, Receipt
 from gateway.store.ref_history import RefHistory, is_order_assumed, load_gaps
 from gateway.store.tables import connections, deliveries, refs, sweeps
+from gateway.text.escape import storable
 from providers.model import RefUpdate
 
 RAREST = 12

@@ -10,7 +10,6 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, func, insert, literal, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.escape import storable
 from gateway.store import connections, events, executions, platforms, tables
 from gateway.store.claims import Claims, is_pending, is_ready, oldest_arrival, waiting
 from gateway.store.connections import Connection
@@ -19,6 +18,7 @@ from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.tables import Instant, deliveries, leases, ref_updates, sweeps, update_attempts
+from gateway.text.escape import storable
 from providers.model import Action, RefKind
 
 UPDATE_COLUMNS = (

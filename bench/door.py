@@ -30,8 +30,8 @@ import uvloop
 from bench import servers, shares
 from bench.report import Row
 from demo.github import push_payload
+from gateway.crypto.keyring import Vault
 from gateway.store.database import Database
-from gateway.store.vault import Vault
 from providers import github
 from tests.postgres import Postgres
 from tests.service import Command, wait_for

@@ -23,12 +23,12 @@ from gateway.publish.message import message, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
-from gateway.store import connections, deliveries, executions, work
+from gateway.store import connections, deliveries, executions, work_queue
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival
-from gateway.store.doorbell import Doorbell
 from gateway.store.executions import NewRequest, Outbox
+from gateway.store.notify import Doorbell
 from providers.normalize import ref_update
 from tests.broker import Broker
 from tests.service import Command, Project
@@ -114,7 +114,7 @@ def _pushed(transaction: Any, connection: str, now: datetime) -> int:
         updates=(move,),
     )
     deliveries.record(transaction, [arrival])
-    return work.pending(transaction, connection, limit=1)[0].seq
+    return work_queue.pending(transaction, connection, limit=1)[0].seq
 
 
 def _request(connection: str, number: int) -> NewRequest:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from demo.github import REPOSITORY_ID
+from gateway.crypto.keyring import Vault
 from gateway.http_limits import ClientLimits, limited
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
@@ -20,7 +21,6 @@ from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt
-from gateway.store.vault import Vault
 
 CONNECTION = "c" * 24
 KEY = "k" * 32

@@ -28,6 +28,7 @@ from gateway.admin.pages import Pages
 from gateway.admin.records import Records
 from gateway.admin.rendering import Renderer
 from gateway.admin.sessions import Sessions
+from gateway.crypto.signed_tokens import Tickets
 from gateway.daily import daily
 from gateway.data_dir import Opened, occupied
 from gateway.errors import PushgateError, StoreUnavailable
@@ -54,15 +55,14 @@ from gateway.reconcile import Reconciler
 from gateway.retention import Retention
 from gateway.settings import Settings
 from gateway.steps import Announcer, FetchAndPlan, Remotes
-from gateway.store import work
+from gateway.store import work_queue
 from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
 from gateway.store.depot import Depot
-from gateway.store.doorbell import Doorbell, Wire
 from gateway.store.events import EventOutbox
 from gateway.store.executions import Outbox
-from gateway.store.tickets import Tickets
-from gateway.store.work import WorkQueue
+from gateway.store.notify import Doorbell, Wire
+from gateway.store.work_queue import WorkQueue
 from gateway.worker import Worker
 
 log = structlog.get_logger()
@@ -274,11 +274,13 @@ class Service:
         """Start all that is done behind the door, first of all what a process that died here had begun."""
         now = datetime.now(UTC)
         if self._database.is_embedded:
-            await self._database.write(partial(work.take_over_everything, now=now))
+            await self._database.write(partial(work_queue.take_over_everything, now=now))
         else:
             # A server that is away, or only reads, will be back: until then leases expire by themselves.
             with suppress(StoreUnavailable):
-                await self._database.write(partial(work.take_over, process=self._presence.process, now=now))
+                await self._database.write(
+                    partial(work_queue.take_over, process=self._presence.process, now=now)
+                )
         tasks = [asyncio.create_task(worker.run()) for worker in self._workers]
         if not self._database.is_embedded:
             tasks.append(asyncio.create_task(self._presence.run()))

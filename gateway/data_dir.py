@@ -13,11 +13,11 @@ from typing import Self
 
 import structlog
 
+from gateway.crypto.keyring import Vault, read_key, secret_key_file, sync_folder, write_key
 from gateway.errors import SettingError
 from gateway.settings import MIN_TOKEN_LENGTH, Settings
-from gateway.store import claims, connections, platforms, sweeps
+from gateway.store import claims, connections, platforms, reconciliations
 from gateway.store.database import Database
-from gateway.store.vault import Vault, read_key, secret_key_file, sync_folder, write_key
 
 log = structlog.get_logger()
 
@@ -149,7 +149,7 @@ def learn_anew(settings: Settings) -> int:
             )
         restored = connections.addresses(transaction)
         for connection in restored:
-            sweeps.begin_anew(transaction, connection, now=now)
+            reconciliations.begin_anew(transaction, connection, now=now)
     return len(restored)
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import structlog
 
+from gateway.crypto.signed_tokens import Tickets
 from gateway.errors import DepotUnavailable, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
@@ -25,7 +26,6 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.depot import Depot
 from gateway.store.packages import Build, KeptPackage
-from gateway.store.tickets import Tickets
 from gateway.threads import FILES, PACKING
 
 log = structlog.get_logger()

@@ -14,7 +14,7 @@ import zstandard
 from gateway.plan.planner import CommitFacts, ConnectionFacts, Plan, UpdateFacts, plan
 from gateway.plan.triggers import PullRequestFacts, Trigger
 from gateway.store.connections import Connection
-from gateway.store.work import PendingUpdate
+from gateway.store.work_queue import PendingUpdate
 from providers.model import merge_queue_base
 
 _LARGEST = 64 * 1024

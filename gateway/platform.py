@@ -17,13 +17,13 @@ from urllib.request import Request, build_opener
 import structlog
 
 from gateway.backoff import backoff
+from gateway.crypto.keyring import Vault
 from gateway.errors import PushgateError, StoreUnavailable
 from gateway.http_client import BROKEN_OFF, NoRedirects, reason
 from gateway.store import platforms
 from gateway.store.database import Database
-from gateway.store.doorbell import Waiter
+from gateway.store.notify import Waiter
 from gateway.store.platforms import PlatformFetch
-from gateway.store.vault import Vault
 from gateway.threads import PLATFORMS
 
 log = structlog.get_logger()

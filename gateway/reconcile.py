@@ -19,13 +19,13 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import FetchError, NotFound, StoreUnavailable
-from gateway.store import connections, sweeps
+from gateway.store import connections, reconciliations
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt
-from gateway.store.doorbell import Waiter
 from gateway.store.ids import delivery_id
-from gateway.store.sweeps import Sweep
+from gateway.store.notify import Waiter
+from gateway.store.reconciliations import Sweep
 from providers.errors import Malformed
 from providers.model import RefUpdate
 from providers.normalize import ref_update
@@ -93,11 +93,14 @@ class Reconciler:
     async def _claim(self) -> Sweep | None:
         now = self.clock()
         longest = _LEASE + max(
-            timedelta(seconds=_LONGEST_DELAY * 1.5), timedelta(seconds=self.every * sweeps.RAREST * 1.1)
+            timedelta(seconds=_LONGEST_DELAY * 1.5),
+            timedelta(seconds=self.every * reconciliations.RAREST * 1.1),
         )
-        if not await self.database.read(partial(sweeps.is_due, now=now, longest=longest)):
+        if not await self.database.read(partial(reconciliations.is_due, now=now, longest=longest)):
             return None
-        claim = partial(sweeps.claim, now=now, until=now + _LEASE, longest=longest, per_host=self.per_host)
+        claim = partial(
+            reconciliations.claim, now=now, until=now + _LEASE, longest=longest, per_host=self.per_host
+        )
         return await self.database.write(claim)
 
     async def _sweep(self, sweep: Sweep) -> None:
@@ -109,7 +112,7 @@ class Reconciler:
         except asyncio.CancelledError:
             # An error in its place would be taken for one of the sweep, and sweeping would never end.
             with suppress(StoreUnavailable):
-                await self.database.write(partial(sweeps.give_back, sweep=sweep, now=self.clock()))
+                await self.database.write(partial(reconciliations.give_back, sweep=sweep, now=self.clock()))
             raise
         except FetchError as error:
             await self._fail(sweep, str(error))
@@ -130,10 +133,10 @@ class Reconciler:
         log.warning(
             "sweep failed", connection=sweep.connection, next_try_at=next_at.isoformat(), reason=reason
         )
-        await self.database.write(partial(sweeps.fail, sweep=sweep, reason=reason, next_at=next_at))
+        await self.database.write(partial(reconciliations.fail, sweep=sweep, reason=reason, next_at=next_at))
 
     async def _compare(self, connection: Connection, sweep: Sweep) -> Receipt | None:
-        known = await self.database.read(partial(sweeps.known_refs, connection=connection.id))
+        known = await self.database.read(partial(reconciliations.known_refs, connection=connection.id))
         remote = await self.remotes.refs(connection)
         if not remote and any(known.values()):
             raise FetchError("the remote shows no branch and no tag at all; nothing is concluded from that")
@@ -158,7 +161,7 @@ class Reconciler:
             updates=moves,
         )
         ending = partial(
-            sweeps.record,
+            reconciliations.record,
             sweep=sweep,
             arrival=arrival,
             next_at=now + timedelta(seconds=self.every * random.uniform(0.9, 1.1)),  # noqa: S311 - spreads

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from gateway.crypto.keyring import Vault
 from gateway.errors import FetchError, Gone, ObjectUnusable, RemoteUnavailable, SettingError
 from gateway.fetch.commit import Base, Commit, CommitReader
 from gateway.fetch.credentials import Remote, from_json
@@ -25,8 +26,7 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
-from gateway.store.vault import Vault
-from gateway.store.work import PendingUpdate, Settlement
+from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.threads import PLANNING
 from providers import PROVIDERS
 

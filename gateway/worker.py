@@ -27,8 +27,8 @@ from gateway.errors import (
 from gateway.metrics import SETTLED, STAGE
 from gateway.store.claims import LONGEST_DELAY
 from gateway.store.connections import Connection
-from gateway.store.doorbell import Waiter
-from gateway.store.work import LeaseLost, PendingUpdate, Postponement, Settlement
+from gateway.store.notify import Waiter
+from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement
 
 log = structlog.get_logger()
 

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from gateway.app import serve
+from gateway.crypto.keyring import write_key
 from gateway.data_dir import occupied, open_data, rotate_key
 from gateway.errors import RemoteUnavailable, SettingError, StoreUnavailable
 from gateway.fetch.git import Git
@@ -16,7 +17,6 @@ from gateway.fetch.mirror import Mirrors
 from gateway.settings import Settings
 from gateway.steps import Remotes
 from gateway.store import connections
-from gateway.store.vault import write_key
 from tests.descriptors import open_files
 from tests.service import Service, run_pushgate
 from tests.store import make

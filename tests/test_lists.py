@@ -13,10 +13,10 @@ from starlette.requests import Request
 
 from gateway.admin.api import Api
 from gateway.client import ApiError
+from gateway.crypto.keyring import Vault
 from gateway.intake.book import Book
 from gateway.store.database import Database
-from gateway.store.doorbell import Doorbell
-from gateway.store.vault import Vault
+from gateway.store.notify import Doorbell
 from tests.service import Project, Service, run_pushgate
 from tests.store.make import NOW, connection
 

@@ -9,7 +9,7 @@ import zstandard
 
 from gateway.plan.triggers import PullRequestFacts
 from gateway.planning import KeptFacts, base_branch, connection_facts, pack, unpack, update_facts
-from gateway.store.work import PendingUpdate
+from gateway.store.work_queue import PendingUpdate
 from tests.plan.facts import COMMIT
 from tests.store.make import NOW, made
 

@@ -17,11 +17,11 @@ from structlog.testing import capture_logs
 
 from gateway.errors import RemoteUnavailable, StoreUnavailable
 from gateway.reconcile import Reconciler, differences
-from gateway.store import connections, deliveries, sweeps
+from gateway.store import connections, deliveries, reconciliations
 from gateway.store.connections import Connection, OtherRepository
 from gateway.store.database import Database
-from gateway.store.doorbell import Doorbell
 from gateway.store.ids import delivery_id
+from gateway.store.notify import Doorbell
 from gateway.store.tables import sweeps as sweep_table
 from tests.service import WAIT_SECONDS
 from tests.store import make
@@ -88,17 +88,17 @@ class Gateway:
     def ask(self) -> None:
         """Ask for a sweep now."""
         with self.database.writing() as transaction:
-            sweeps.ask(transaction, "c1", now=self.now)
+            reconciliations.ask(transaction, "c1", now=self.now)
 
-    def state(self) -> sweeps.SweepState:
+    def state(self) -> reconciliations.SweepState:
         """Return how the connection's sweeps go."""
         with self.database.reading() as transaction:
-            return sweeps.states(transaction, ["c1"])["c1"]
+            return reconciliations.states(transaction, ["c1"])["c1"]
 
     def position(self) -> str | None:
         """Return where main is known to be."""
         with self.database.reading() as transaction:
-            return sweeps.known_refs(transaction, "c1").get(MAIN)
+            return reconciliations.known_refs(transaction, "c1").get(MAIN)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_a_fetch_that_is_asked_for_during_a_look_is_done_after_it(gateway: Gatew
     async def ask() -> None:
         gateway.remote.asked = None
         with gateway.database.writing() as transaction:
-            sweeps.ask(transaction, "c1", now=gateway.now)
+            reconciliations.ask(transaction, "c1", now=gateway.now)
 
     gateway.remote.asked = ask
     assert gateway.look(after=331)

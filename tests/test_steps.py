@@ -26,7 +26,7 @@ from gateway.plan.request import Package
 from gateway.planning import unpack
 from gateway.steps import Announcer, FetchAndPlan, Remotes
 from gateway.store.connections import Connection
-from gateway.store.work import PendingUpdate, Settlement
+from gateway.store.work_queue import PendingUpdate, Settlement
 from tests.plan.facts import COMMIT, MANIFEST
 from tests.store.make import NOW, A, B, C, made
 

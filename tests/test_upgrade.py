@@ -21,9 +21,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import MetaData, Table, insert, text
 
+from gateway.crypto.keyring import Vault
 from gateway.store.database import Database
 from gateway.store.migrate import migrations
-from gateway.store.vault import Vault
 from tests.broker import Broker
 from tests.publish.runner import Runner
 from tests.service import Project, Service, wait_for

@@ -26,15 +26,15 @@ from gateway.errors import (
 from gateway.intake.accept import Accepter
 from gateway.metrics import SETTLED, STAGE
 from gateway.steps import Announcer
-from gateway.store import connections, deliveries, events, work
+from gateway.store import connections, deliveries, events, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.doorbell import Doorbell
 from gateway.store.events import NewEvent, StoredEvent
 from gateway.store.executions import NewRequest
+from gateway.store.notify import Doorbell
 from gateway.store.tables import leases, ref_updates
-from gateway.store.work import LeaseLost, PendingUpdate, Settlement, WorkQueue
+from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
 from gateway.worker import _RENEW_SECONDS, LEASE, Steps, Worker
 from tests.service import WAIT_SECONDS, wait_for
 from tests.store.make import arrival, connection, move
@@ -140,7 +140,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
     with database.writing() as transaction:
         deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
         assert CLAIMS.claim(transaction, owner="w", now=now, until=now + timedelta(seconds=60)) == "c1"
-        work.postpone(transaction, "c1", (), owner="w", due_at=now, reason="no answer")
+        work_queue.postpone(transaction, "c1", (), owner="w", due_at=now, reason="no answer")
 
     async def scenario() -> str | None:
         steps, bell, queue = NeverEnds(), Doorbell(), WorkQueue(database, CLAIMS)
@@ -156,7 +156,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
 
     assert asyncio.run(scenario()) == "c1"
     with database.reading() as transaction:
-        assert work.attempts(transaction, "c1") == 1
+        assert work_queue.attempts(transaction, "c1") == 1
 
 
 class Refusing:
@@ -424,8 +424,8 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
     pushed(database, "topic", "topic", "main")
     asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned"))
     with database.reading() as transaction:
-        waiting = work.pending(transaction, "c1", limit=10)
-        ready = work.pending(transaction, "c1", limit=10, now=datetime.now(UTC))
+        waiting = work_queue.pending(transaction, "c1", limit=10)
+        ready = work_queue.pending(transaction, "c1", limit=10, now=datetime.now(UTC))
         assert CLAIMS.next(transaction, now=datetime.now(UTC)) is None
         assert CLAIMS.next(transaction, now=datetime.now(UTC) + timedelta(minutes=15)) == "c1"
         # A clock that once ran ahead has put it off by more than is ever waited for.
@@ -440,8 +440,8 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
         deliveries.record(transaction, [arrival(later, received_at=datetime.now(UTC))])
     asyncio.run(worked(database, steps, lambda: states(database)["later"][0] == "planned"))
     with database.writing() as transaction:
-        work.make_due(transaction, "c1", now=datetime.now(UTC))
-        assert len(work.pending(transaction, "c1", limit=10, now=datetime.now(UTC))) == 2
+        work_queue.make_due(transaction, "c1", now=datetime.now(UTC))
+        assert len(work_queue.pending(transaction, "c1", limit=10, now=datetime.now(UTC))) == 2
 
 
 def test_what_was_put_off_is_tried_again(database: Database) -> None:
@@ -462,7 +462,7 @@ def test_a_commit_that_is_not_yet_there_is_looked_for_again(database: Database) 
     assert states(database)["never"] == ("pending", "it is gone")
     assert steps.planned.count("late") == 2
     with database.writing() as transaction:
-        work.make_due(transaction, "c1", now=datetime.now(UTC))
+        work_queue.make_due(transaction, "c1", now=datetime.now(UTC))
     ended = lambda: states(database)["never"] == ("gone", "it is gone")  # noqa: E731
     asyncio.run(worked(database, steps, ended, patience=timedelta(0)))
 
@@ -530,7 +530,7 @@ def test_after_a_success_failures_are_counted_from_the_start(database: Database)
 
     def attempts() -> int:
         with database.reading() as transaction:
-            return work.attempts(transaction, "c1")
+            return work_queue.attempts(transaction, "c1")
 
     pushed(database, "main")
     asyncio.run(worked(database, steps, attempts))
@@ -767,7 +767,7 @@ def test_it_is_noted_whether_a_git_host_answers(
 
     def done() -> bool:
         with database.writing() as transaction:
-            work.make_due(transaction, "c1", now=datetime.now(UTC))
+            work_queue.make_due(transaction, "c1", now=datetime.now(UTC))
         return states(database)["main"][0] == "planned"
 
     asyncio.run(worked(database, Failing(error), done, queue=queue))

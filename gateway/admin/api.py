@@ -24,18 +24,18 @@ from gateway.admin.shapes import (
     Page,
     RefView,
 )
+from gateway.crypto.keyring import Vault
 from gateway.errors import Invalid, SettingError
 from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_platform, check_url
 from gateway.intake.book import Book
 from gateway.plan.triggers import read_triggers
-from gateway.store import connections, platforms, sweeps, work
+from gateway.store import connections, platforms, reconciliations, work_queue
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.doorbell import Doorbell
 from gateway.store.ids import connection_id
+from gateway.store.notify import Doorbell
 from gateway.store.platforms import Platform
-from gateway.store.vault import Vault
 from gateway.threads import API
 from providers import PROVIDERS
 from providers.clone_urls import repository_key
@@ -179,11 +179,11 @@ class Api:
                 connections.keep_credentials(transaction, self.vault, which, opened.sealable)
             if "platform" in given.model_fields_set:
                 self._name_platform(transaction, which, given.platform)
-            work.make_due(transaction, which, now=now)
+            work_queue.make_due(transaction, which, now=now)
             if "url" in wanted:
-                sweeps.begin_anew(transaction, which, now=now)
+                reconciliations.begin_anew(transaction, which, now=now)
             elif opened is not None:
-                sweeps.ask(transaction, which, now=now)
+                reconciliations.ask(transaction, which, now=now)
             return self._view(transaction, connections.get(transaction, which))
 
         view = await self.database.write(change)
@@ -235,8 +235,8 @@ class Api:
 
         def ask(transaction: Transaction) -> ConnectionView:
             connection = connections.get(transaction, which)
-            sweeps.ask(transaction, which, now=now)
-            work.make_due(transaction, which, now=now)
+            reconciliations.ask(transaction, which, now=now)
+            work_queue.make_due(transaction, which, now=now)
             return self._view(transaction, connection)
 
         view = await self.database.write(ask)
@@ -253,7 +253,7 @@ class Api:
 
         def forget(transaction: Transaction) -> ConnectionView:
             connections.forget_repository(transaction, which)
-            sweeps.ask(transaction, which, now=now)
+            reconciliations.ask(transaction, which, now=now)
             return self._view(transaction, connections.get(transaction, which))
 
         view = await self.database.write(forget)
@@ -267,7 +267,7 @@ class Api:
 
         def look(transaction: Transaction) -> dict[str, str | None]:
             connections.get(transaction, which)
-            return sweeps.known_refs(transaction, which)
+            return reconciliations.known_refs(transaction, which)
 
         known = await self.database.read(look)
         views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if ref.startswith(_SHOWN_REFS)]
@@ -285,7 +285,7 @@ class Api:
         """Show connections, with a fixed number of queries however many they are."""
         ids = [connection.id for connection in found]
         dates = connections.secret_dates(transaction, ids)
-        states = sweeps.states(transaction, ids)
+        states = reconciliations.states(transaction, ids)
         named = platforms.of(transaction, ids)
         return [
             ConnectionView.of(one, dates[one.id], states[one.id], named.get(one.id), base_url=self.base_url)

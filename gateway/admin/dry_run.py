@@ -29,12 +29,12 @@ from gateway.plan.planner import CommitFacts, Plan
 from gateway.plan.request import ExecutionRequest
 from gateway.plan.triggers import Trigger, ask_for_paths, read_triggers
 from gateway.planning import base_branch, plan_update, unpack
-from gateway.store import connections, executions, history
+from gateway.store import connections, executions, past_updates
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.executions import StoredRequest
-from gateway.store.history import PastUpdate
-from gateway.store.work import PendingUpdate
+from gateway.store.past_updates import PastUpdate
+from gateway.store.work_queue import PendingUpdate
 from gateway.threads import FILES, PLANNING
 from providers.model import RefKind
 
@@ -116,7 +116,7 @@ class DryRun:
         triggers = read_triggers(rules.triggers)
         past, rest = await self.database.read(
             partial(
-                history.page,
+                past_updates.page,
                 connection=which,
                 since=_moment(query.get("since")),
                 before=query.get("cursor"),

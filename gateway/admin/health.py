@@ -30,7 +30,7 @@ from gateway.metrics import (
     SCRATCH_WRITABLE,
     exposition,
 )
-from gateway.store import work
+from gateway.store import work_queue
 from gateway.store.database import Database
 from gateway.threads import PROBES
 
@@ -117,7 +117,7 @@ class Health:
     async def metrics(self, _request: Request) -> Response:
         """`GET /metrics`: what was counted on this port, and what waits in the store."""
         try:
-            backlog = await self.database.read(work.backlog, probes=True)
+            backlog = await self.database.read(work_queue.backlog, probes=True)
         except StoreUnavailable:
             # Nobody knows; what the process itself has counted is told all the same.
             for gauge in _OF_THE_STORE:

@@ -16,11 +16,11 @@ from starlette.responses import Response, StreamingResponse
 from gateway.admin.auth import AdminToken
 from gateway.admin.http import guarded, problem
 from gateway.admin.operations import Operation
+from gateway.crypto.signed_tokens import Ticket, Tickets
 from gateway.store import packages
 from gateway.store.database import Database
 from gateway.store.depot import Depot
 from gateway.store.packages import KeptPackage
-from gateway.store.tickets import Ticket, Tickets
 
 _TYPES = {"tar.gz": "application/gzip", "tar.zst": "application/zstd"}
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")

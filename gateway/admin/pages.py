@@ -30,7 +30,7 @@ from gateway.admin.sessions import Sessions
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, UpdateView
 from gateway.errors import Invalid, PushgateError
 from gateway.intake.body import BodyReader
-from gateway.store import deliveries, executions, outages, sweeps, work
+from gateway.store import deliveries, executions, outages, reconciliations, work_queue
 from gateway.threads import API
 
 Page = Callable[[Request], Awaitable[Response]]
@@ -271,8 +271,8 @@ def _overview(transaction: Transaction, records: Records) -> dict[str, Any]:
         transaction, connection=None, delivery=None, state=None, before=None, limit=_FEW
     )
     return {
-        "backlog": work.backlog(transaction),
-        "failing": sweeps.failing(transaction, limit=_FEW + 1),
+        "backlog": work_queue.backlog(transaction),
+        "failing": reconciliations.failing(transaction, limit=_FEW + 1),
         "few": _FEW,
         "deliveries": _newest(transaction, connection=None),
         "executions": records.views(transaction, planned),

@@ -17,11 +17,11 @@ from gateway.admin.http import limit, sse
 from gateway.admin.operations import Operation
 from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, Page
 from gateway.errors import Invalid
-from gateway.store import connections, deliveries, executions, work
+from gateway.store import connections, deliveries, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.deliveries import Verdict
-from gateway.store.doorbell import Doorbell
 from gateway.store.executions import ExecutionState, StoredRequest
+from gateway.store.notify import Doorbell
 
 log = structlog.get_logger()
 
@@ -83,7 +83,7 @@ class Records:
                 raise Invalid("its connection was deleted: nothing can be fetched for it any more")
             if all(update.state == "duplicate" for update in delivery.updates):
                 raise Invalid("there is nothing to plan again: none of it was anything new")
-            work.replay(transaction, which, now=datetime.now(UTC))
+            work_queue.replay(transaction, which, now=datetime.now(UTC))
             return DeliveryView.of(deliveries.get(transaction, which))
 
         view = await self.database.write(replay)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.store.tickets import Ticket, Tickets
+from gateway.crypto.signed_tokens import Ticket, Tickets
 
 VALID = timedelta(hours=12)
 # Browsers trust these as they trust HTTPS: https://w3c.github.io/webappsec-secure-contexts/#localhost

@@ -22,7 +22,7 @@ from gateway.store.connections import Connection, SecretDates
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.platforms import Platform
-from gateway.store.sweeps import SweepState
+from gateway.store.reconciliations import SweepState
 from providers.model import RefKind
 
 

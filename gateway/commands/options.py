@@ -35,8 +35,8 @@ def connection_id(client: Client, text: str) -> str:
 
 def derived_token(data: Path | None) -> str:
     """Return the admin token that is made of the key in the data folder. Raises `ApiError`."""
+    from gateway.crypto.keyring import Vault, read_key  # noqa: PLC0415 - the same
     from gateway.settings import data_home  # noqa: PLC0415 - whoever brings a token starts without it
-    from gateway.store.vault import Vault, read_key  # noqa: PLC0415 - the same
 
     folder = data or path_in("PUSHGATE_DATA_DIR") or data_home()
     try:

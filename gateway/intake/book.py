@@ -10,10 +10,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import structlog
 from sqlalchemy import Connection as Transaction
 
+from gateway.crypto.keyring import Vault
 from gateway.errors import NotFound, StoreUnavailable
 from gateway.store import connections
 from gateway.store.database import Database
-from gateway.store.vault import Vault
 from providers import PROVIDERS
 from providers.clone_urls import is_about, repository_key
 from providers.model import Provider, Repository

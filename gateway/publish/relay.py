@@ -33,8 +33,8 @@ from gateway.errors import (
 )
 from gateway.metrics import BROKER_CONNECTED, EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
 from gateway.publish.message import Stored
-from gateway.store.doorbell import Waiter
 from gateway.store.executions import READ_BYTES, StoredRequest
+from gateway.store.notify import Waiter
 
 log = structlog.get_logger()
 

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import Connection as Transaction
 
-from gateway.store.bulk import upsert_rows
+from gateway.store.bulk_sql import upsert_rows
 from gateway.store.connections import host_of
 from gateway.store.database import Lock
 from gateway.store.tables import connections, deliveries, leases, processes, ref_updates, sweeps, turns

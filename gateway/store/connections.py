@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 
+from gateway.crypto.keyring import Vault
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store.database import Lock
 from gateway.store.tables import connections, leases, ref_updates, secrets, sweeps
-from gateway.store.vault import Vault
 from providers.clone_urls import repository_key
 
 LIVE_SECRETS = 2

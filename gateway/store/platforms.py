@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from sqlalchemy import Connection as Transaction
 
+from gateway.crypto.keyring import Vault
 from gateway.store.tables import connections, platform_fetches
-from gateway.store.vault import Vault
 
 # No delay and no lease of a platform's fetches reaches further ahead.
 _FARTHEST = timedelta(minutes=20)

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from gateway.crypto.keyring import Vault
 from gateway.intake.accept import Accepter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
 from gateway.store import connections
 from gateway.store.database import Database
-from gateway.store.vault import Vault
 from providers.signatures import hmac_hex
 from tests.store import make
 

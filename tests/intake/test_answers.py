@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy import select
 
 from demo.github import push_payload
+from gateway.crypto.keyring import Vault
 from gateway.intake import arrival
 from gateway.intake.accept import Accepter
 from gateway.intake.body import BodyReader, TooMuch, TooSlow
@@ -20,7 +21,6 @@ from gateway.metrics import REGISTRY
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt
 from gateway.store.tables import deliveries
-from gateway.store.vault import Vault
 from tests.intake.local import VAULT, Answer, answered, asked, connect, opened, scope
 from tests.store.make import A, B, C
 

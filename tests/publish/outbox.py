@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 from gateway.errors import StoreUnavailable
 from gateway.publish.relay import Publisher, Relay
-from gateway.store.doorbell import Doorbell
 from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
+from gateway.store.notify import Doorbell
 from tests.service import WAIT_SECONDS
 
 PLANNED_AT = datetime(2026, 11, 23, 9, 0, 0, tzinfo=UTC)

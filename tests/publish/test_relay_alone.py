@@ -23,8 +23,8 @@ from gateway.errors import (
 from gateway.metrics import BROKER_CONNECTED, EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
 from gateway.publish.message import Stored
 from gateway.publish.relay import Relay
-from gateway.store.doorbell import Doorbell
 from gateway.store.executions import StoredRequest
+from gateway.store.notify import Doorbell
 from tests.publish.outbox import MemoryOutbox
 from tests.service import wait_for
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.crypto.keyring import Vault
 from gateway.store.database import Database
-from gateway.store.vault import Vault
 from tests.postgres import Postgres
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import JSON, Column, Integer, LargeBinary, MetaData, Table, Text, select, text
 
-from gateway.store import bulk
+from gateway.store import bulk_sql
 from gateway.store.database import Database
 from gateway.store.tables import Instant, Sequence
 
@@ -66,9 +66,9 @@ def test_all_rows_are_inserted_in_their_order(
 ) -> None:
     """Once each, also where a statement takes fewer; keys and what is left out get their defaults."""
     # Four rows of four values in a statement.
-    monkeypatch.setattr(bulk, "MOST_VALUES", 19)
+    monkeypatch.setattr(bulk_sql, "MOST_VALUES", 19)
     with tables.writing() as transaction:
-        bulk.insert_rows(transaction, NUMBERED, [row(number) for number in range(count)])
+        bulk_sql.insert_rows(transaction, NUMBERED, [row(number) for number in range(count)])
     expected = [(number + 1, *row(number), 7) for number in range(count)]
     assert rows_of(tables, NUMBERED) == expected
 
@@ -76,7 +76,7 @@ def test_all_rows_are_inserted_in_their_order(
 def test_a_value_at_the_end_of_the_table_may_be_given(tables: Database) -> None:
     """Instead of its default."""
     with tables.writing() as transaction:
-        bulk.insert_rows(transaction, NUMBERED, [[*row(1), 1], [*row(2), 2]])
+        bulk_sql.insert_rows(transaction, NUMBERED, [[*row(1), 1], [*row(2), 2]])
     assert rows_of(tables, NUMBERED) == [(1, *row(1), 1), (2, *row(2), 2)]
 
 
@@ -84,10 +84,10 @@ def test_rows_that_are_there_by_their_key_are_changed(tables: Database) -> None:
     """The whole key counts, and others stay as they are."""
     key = ("first", "second")
     with tables.writing() as transaction:
-        bulk.upsert_rows(
+        bulk_sql.upsert_rows(
             transaction, KEYED, key, [["a", "a", [1], NOW], ["a", "b", [2], None], ["b", "a", None, NOW]]
         )
-        bulk.upsert_rows(transaction, KEYED, key, [["a", "b", [3], NOW], ["b", "b", [4], None]])
+        bulk_sql.upsert_rows(transaction, KEYED, key, [["a", "b", [3], NOW], ["b", "b", [4], None]])
     assert rows_of(tables, KEYED) == [
         ("a", "a", [1], NOW),
         ("a", "b", [3], NOW),
@@ -99,9 +99,9 @@ def test_rows_that_are_there_by_their_key_are_changed(tables: Database) -> None:
 def test_a_key_that_is_there_is_no_success_of_an_insert(tables: Database) -> None:
     """Only `upsert_rows` changes what is there."""
     with tables.writing() as transaction:
-        bulk.insert_rows(transaction, KEYED, [["a", "a", [1], NOW]])
+        bulk_sql.insert_rows(transaction, KEYED, [["a", "a", [1], NOW]])
     with pytest.raises(Exception, match=r"(?i)unique"), tables.writing() as transaction:
-        bulk.insert_rows(transaction, KEYED, [["a", "a", [2], NOW]])
+        bulk_sql.insert_rows(transaction, KEYED, [["a", "a", [2], NOW]])
 
 
 def test_pairs_are_found_each_by_both_of_its_values(tables: Database) -> None:
@@ -112,7 +112,7 @@ def test_pairs_are_found_each_by_both_of_its_values(tables: Database) -> None:
         " WHERE keyed.first = wanted.first AND keyed.second = wanted.second"
     )
     with tables.writing() as transaction:
-        bulk.insert_rows(transaction, KEYED, given)
+        bulk_sql.insert_rows(transaction, KEYED, given)
         for pairs in ([("a", "b")], [("a", "c"), ("c", "a"), ("b", "b")], [("a", "x"), ("c", "c")]):
-            found = {tuple(one) for one in bulk.select_pairs(transaction, sql, pairs)}
+            found = {tuple(one) for one in bulk_sql.select_pairs(transaction, sql, pairs)}
             assert found == {pair for pair in pairs if "x" not in pair}

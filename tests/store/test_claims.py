@@ -9,12 +9,12 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import select, text
 
-from gateway.store import claims, deliveries, sweeps, work
+from gateway.store import claims, deliveries, reconciliations, work_queue
 from gateway.store.claims import FARTHEST, GONE_AFTER, LONGEST_DELAY, PATIENCE, Claims, SilentHosts
 from gateway.store.database import Database
 from gateway.store.tables import metadata, processes
 from gateway.store.tables import turns as turns_of
-from gateway.store.work import Backlog, Postponement, Settlement
+from gateway.store.work_queue import Backlog, Postponement, Settlement
 from tests.store.make import NOW, A, B, arrival, connection, move
 
 SECOND = timedelta(seconds=1)
@@ -38,16 +38,16 @@ def push(database: Database, *connections: str, at: datetime = NOW, times: int =
 def release(database: Database, connection_id: str, now: datetime, owner: str = "w") -> None:
     """Give a connection back with more to do, as at the end of a turn."""
     with database.writing() as transaction:
-        work.release(transaction, connection_id, owner=owner, now=now)
+        work_queue.release(transaction, connection_id, owner=owner, now=now)
 
 
 def finish(database: Database, connection_id: str, now: datetime = NOW, owner: str = "w") -> None:
     """Carry all that waits to its end, and give the connection back."""
     with database.writing() as transaction:
-        updates = work.pending(transaction, connection_id, limit=10)
+        updates = work_queue.pending(transaction, connection_id, limit=10)
         ends = [Settlement(update=update, state="planned", reason="") for update in updates]
-        work.settle(transaction, connection_id, ends, owner=owner, now=now)
-        work.release(transaction, connection_id, owner=owner, now=now)
+        work_queue.settle(transaction, connection_id, ends, owner=owner, now=now)
+        work_queue.release(transaction, connection_id, owner=owner, now=now)
 
 
 def turns(database: Database, count: int) -> list[str | None]:
@@ -297,9 +297,9 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
     claim(database, mine)
     due = NOW + 10 * PATIENCE
     with database.writing() as transaction:
-        [late] = work.pending(transaction, "c1", limit=2)
+        [late] = work_queue.pending(transaction, "c1", limit=2)
         put_off = Postponement(update=late, due_at=due, reason="a submodule is away")
-        work.settle(transaction, "c1", [], owner="w", now=NOW, postponed=[put_off])
+        work_queue.settle(transaction, "c1", [], owner="w", now=NOW, postponed=[put_off])
     release(database, "c1", NOW)
     beat(database, "p1", due)
     later = due - PATIENCE / 2
@@ -317,10 +317,10 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
 def put_off(database: Database, connection_id: str, due: datetime) -> None:
     """Put the first push that waits off, as for a submodule that is away, and give the connection back."""
     with database.writing() as transaction:
-        [late, *_] = work.pending(transaction, connection_id, limit=1)
+        [late, *_] = work_queue.pending(transaction, connection_id, limit=1)
         delay = Postponement(update=late, due_at=due, reason="a submodule is away")
-        work.settle(transaction, connection_id, [], owner="w", now=NOW, postponed=[delay])
-        work.release(transaction, connection_id, owner="w", now=NOW)
+        work_queue.settle(transaction, connection_id, [], owner="w", now=NOW, postponed=[delay])
+        work_queue.release(transaction, connection_id, owner="w", now=NOW)
 
 
 def push_to_main(database: Database, *connections: str, at: datetime = NOW) -> None:
@@ -375,7 +375,7 @@ def test_the_backlog_tells_how_much_waits_and_since_when(database: Database) -> 
 
 def _backlog(database: Database) -> Backlog:
     with database.reading() as transaction:
-        return work.backlog(transaction)
+        return work_queue.backlog(transaction)
 
 
 def test_a_claim_reads_no_whole_table(database: Database) -> None:
@@ -405,7 +405,7 @@ def test_who_starts_again_goes_on_with_its_own_work_at_once(database: Database) 
     assert len(set(held.values())) == len(names)
     assert claim(database, Claims(process="p1"), NOW + SECOND) is None
     with database.writing() as transaction:
-        work.take_over(transaction, "p1", now=NOW + SECOND)
+        work_queue.take_over(transaction, "p1", now=NOW + SECOND)
     assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) == held["p1"]
     assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) is None
 
@@ -421,10 +421,10 @@ def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
         claims.beat(transaction, "once", now=ahead)
         mine = Claims(process="p1")
         assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
-        updates = work.pending(transaction, "c1", limit=1)
-        work.postpone(transaction, "c1", updates, owner="w2", due_at=ahead, reason="down")
+        updates = work_queue.pending(transaction, "c1", limit=1)
+        work_queue.postpone(transaction, "c1", updates, owner="w2", due_at=ahead, reason="down")
         assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
-        work.postpone(transaction, "c1", updates, owner="w2", due_at=NOW + LEASE, reason="down")
+        work_queue.postpone(transaction, "c1", updates, owner="w2", due_at=NOW + LEASE, reason="down")
         assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) is None
 
 
@@ -530,7 +530,7 @@ def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database)
     push(database, "c1")
     end = NOW + FARTHEST - SECOND
     with database.writing() as transaction:
-        assert sweeps.claim(transaction, now=NOW, until=end) is not None
+        assert reconciliations.claim(transaction, now=NOW, until=end) is not None
 
     def next_one(now: datetime) -> str | None:
         with database.reading() as transaction:
@@ -588,7 +588,7 @@ def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database
         for name in held[:3]:
             release(database, str(name), NOW)
     with database.writing() as transaction:
-        looks = [sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) for _ in range(4)]
+        looks = [reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) for _ in range(4)]
     assert sorted(one.connection[0] for one in looks if one is not None) == ["a", "b", "c"]
     assert claim(database, by_host) is None
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection as Transaction
 
+from gateway.crypto.keyring import Vault
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
-from gateway.store import connections, deliveries, work
+from gateway.store import connections, deliveries, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
 from gateway.store.deliveries import REPLAYABLE
 from gateway.store.tables import connections as table
 from gateway.store.tables import leases, secrets, sweeps
-from gateway.store.vault import Vault
-from gateway.store.work import Settlement
+from gateway.store.work_queue import Settlement
 from tests.store import make
 from tests.store.make import NOW, A, B, arrival, move
 
@@ -66,11 +66,11 @@ def test_a_deleted_connection_leaves_nothing_pending(database: Database) -> None
     with database.writing() as transaction:
         deliveries.record(transaction, [sent])
         Claims(process="p1").claim(transaction, owner="w1", now=NOW, until=NOW + timedelta(seconds=60))
-        [update] = work.pending(transaction, "c1", limit=9)
+        [update] = work_queue.pending(transaction, "c1", limit=9)
         connections.remove(transaction, "c1", now=NOW)
-        work.tell(transaction, [update], "fetching")
-        work.release(transaction, "c1", owner="w1", now=NOW)
-        backlog = work.backlog(transaction)
+        work_queue.tell(transaction, [update], "fetching")
+        work_queue.release(transaction, "c1", owner="w1", now=NOW)
+        backlog = work_queue.backlog(transaction)
         [ended] = deliveries.get(transaction, sent.id).updates
     assert (backlog.updates, backlog.oldest) == (0, None)
     assert (ended.state, ended.reason, ended.settled_at) == ("failed", "the connection was deleted", NOW)
@@ -103,7 +103,7 @@ def test_a_new_connection_is_worked_on_and_swept_from_the_beginning(database: Da
     make.connection(database, created_at=LATER)
     with database.reading() as transaction:
         assert transaction.execute(leases.select()).one().due_at == LATER
-        assert work.attempts(transaction, "c1") == 0
+        assert work_queue.attempts(transaction, "c1") == 0
         assert transaction.execute(sweeps.select()).one().due_at == LATER
 
 
@@ -295,12 +295,12 @@ def test_what_had_ended_stays_as_it_was_when_its_connection_is_deleted(database:
             sent = arrival(move(A, B, f"refs/heads/{number}"), id=f"d{number}")
             deliveries.record(transaction, [sent])
         Claims(process="p1").claim(transaction, owner="w1", now=NOW, until=LATER)
-        updates = work.pending(transaction, "c1", limit=9)
+        updates = work_queue.pending(transaction, "c1", limit=9)
         settled = [
             Settlement(update=update, state=state, reason="so it is")
             for update, state in zip(updates, REPLAYABLE, strict=True)
         ]
-        work.settle(transaction, "c1", settled, owner="w1", now=NOW)
+        work_queue.settle(transaction, "c1", settled, owner="w1", now=NOW)
         connections.remove(transaction, "c1", now=LATER)
         found = [deliveries.get(transaction, f"d{number}").updates[0] for number in range(3)]
     assert [(one.state, one.reason, one.settled_at) for one in found] == [

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from sqlalchemy import event, select, update
 from sqlalchemy.exc import IntegrityError
 
+from gateway.crypto.keyring import Vault
 from gateway.errors import NotFound
-from gateway.store import connections, deliveries, tables, work
+from gateway.store import connections, deliveries, tables, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt, RecordedDelivery, Verdict
-from gateway.store.vault import Vault
-from gateway.store.work import Settlement
+from gateway.store.work_queue import Settlement
 from providers.model import RefUpdate
 from tests.store.make import NOW, A, B, C, arrival, connection, move
 
@@ -429,10 +429,10 @@ def test_attempts_belong_to_the_update_that_was_replayed(three: Database) -> Non
     with three.writing() as transaction:
         claims = Claims(process="p1")
         while (name := claims.claim(transaction, owner="w1", now=NOW, until=NOW + HOUR)) is not None:
-            [pending] = work.pending(transaction, name, limit=10)
+            [pending] = work_queue.pending(transaction, name, limit=10)
             end = Settlement(update=pending, state="planned", reason="done", verdicts=told)
-            work.settle(transaction, name, [end], owner="w1", now=NOW)
-        work.replay(transaction, "d2", now=NOW + HOUR)
+            work_queue.settle(transaction, name, [end], owner="w1", now=NOW)
+        work_queue.replay(transaction, "d2", now=NOW + HOUR)
         connections.remove(transaction, "c3", now=NOW)
     with three.reading() as transaction:
         found = deliveries.page(transaction, connection=None, verdict=None, before=None, limit=10)

@@ -10,13 +10,13 @@ from sqlalchemy import text
 
 from gateway.errors import FetchError, StoreUnavailable
 from gateway.intake.accept import Accepter
-from gateway.store import doorbell
+from gateway.store import notify
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.doorbell import Doorbell, Listener, Wire
 from gateway.store.executions import NewRequest
-from gateway.store.work import PendingUpdate, Settlement, WorkQueue
+from gateway.store.notify import Doorbell, Listener, Wire
+from gateway.store.work_queue import PendingUpdate, Settlement, WorkQueue
 from gateway.worker import Worker
 from tests.postgres import Postgres, end_all_connections
 from tests.service import wait_for
@@ -308,7 +308,7 @@ def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.Mo
         waits.append(failures)
         return 0.0
 
-    monkeypatch.setattr("gateway.store.doorbell.backoff", backoff)
+    monkeypatch.setattr("gateway.store.notify.backoff", backoff)
     away, bug = StoreUnavailable("away"), ValueError("a bug")
 
     async def scenario() -> None:
@@ -356,6 +356,6 @@ def test_a_storm_of_rings_is_told_as_a_few() -> None:
             # The last one is told all the same, before the poll of a second would see it.
             bell.ring()
             await until(lambda: bool(line.sent))
-            assert 0 < doorbell._PAUSE_SECONDS < 1  # noqa: SLF001 - to measure it would depend on the machine
+            assert 0 < notify._PAUSE_SECONDS < 1  # noqa: SLF001 - to measure it would depend on the machine
 
     asyncio.run(scenario())

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import pytest
 
-from gateway.store import deliveries, events, executions, outages, work
+from gateway.store import deliveries, events, executions, outages, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database, Lock
 from gateway.store.events import EventOutbox, NewEvent, StoredEvent
-from gateway.store.work import LeaseLost, Settlement
+from gateway.store.work_queue import LeaseLost, Settlement
 from tests.postgres import Postgres
 from tests.service import wait_for
 from tests.store.make import NOW, A, B, C, arrival, connection, move
@@ -34,14 +34,14 @@ def settle(database: Database, *told: str, owner: str = "w1") -> None:
     """End each pending ref update of the connection, and tell one event of each."""
     with database.writing() as transaction:
         Claims(process="p").claim(transaction, owner="w1", now=NOW, until=NOW)
-        updates = work.pending(transaction, "c1", limit=10)
+        updates = work_queue.pending(transaction, "c1", limit=10)
         ends = [
             Settlement(update=update, state="planned", reason="", events=(event(name),))
             for update, name in zip(updates, told, strict=True)
         ]
-        work.settle(transaction, "c1", ends, owner=owner, now=NOW)
+        work_queue.settle(transaction, "c1", ends, owner=owner, now=NOW)
         # Recorded once more, as by a worker that was taken over: they have ended already.
-        work.settle(transaction, "c1", ends, owner=owner, now=NOW)
+        work_queue.settle(transaction, "c1", ends, owner=owner, now=NOW)
 
 
 def pending(database: Database, without: Collection[str] = ()) -> list[StoredEvent]:
@@ -63,7 +63,7 @@ def test_an_event_is_written_with_the_end_that_it_tells_of(database: Database) -
     with database.reading() as transaction:
         assert executions.last_seq(transaction) == 0
         assert executions.pending(transaction, limit=10, without=()) == []
-        backlog = work.backlog(transaction)
+        backlog = work_queue.backlog(transaction)
     assert (backlog.requests, backlog.events) == (0, 2)
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Connection as Transaction
 
-from gateway.store import deliveries, executions, outages, work
+from gateway.store import deliveries, executions, outages, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import OMITTED, NewRequest, Outbox, StoredRequest
 from tests.service import wait_for
@@ -26,7 +26,7 @@ def push(database: Database, delivery: str, before: str, after: str, **more: str
     with database.writing() as transaction:
         sent = arrival(move(before, after, ref), id=delivery, connection=connection_id)
         deliveries.record(transaction, [sent])
-        updates = work.pending(transaction, connection_id, limit=99)
+        updates = work_queue.pending(transaction, connection_id, limit=99)
     return max(one.seq for one in updates)
 
 

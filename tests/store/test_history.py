@@ -4,13 +4,13 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from gateway.store import deliveries, history, work
+from gateway.store import deliveries, past_updates, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival
-from gateway.store.history import PastUpdate
 from gateway.store.ids import delivery_id
-from gateway.store.work import Settlement
+from gateway.store.past_updates import PastUpdate
+from gateway.store.work_queue import Settlement
 from providers.model import RefUpdate
 from tests.store.make import NOW, A, B, C, arrival, connection, move
 
@@ -32,9 +32,9 @@ def settle(database: Database, **ends: object) -> None:
     values: dict[str, object] = {"state": "planned", "reason": "done", **ends}
     with database.writing() as transaction:
         assert Claims(process="p").claim(transaction, owner="w", now=NOW + DAY, until=NOW + 2 * DAY)
-        ended = [Settlement(update=one, **values) for one in work.pending(transaction, "c1", limit=100)]  # type: ignore[arg-type]
-        work.settle(transaction, "c1", ended, owner="w", now=NOW + DAY)
-        work.release(transaction, "c1", owner="w", now=NOW + DAY)
+        ended = [Settlement(update=one, **values) for one in work_queue.pending(transaction, "c1", limit=100)]  # type: ignore[arg-type]
+        work_queue.settle(transaction, "c1", ended, owner="w", now=NOW + DAY)
+        work_queue.release(transaction, "c1", owner="w", now=NOW + DAY)
 
 
 def page(
@@ -42,7 +42,7 @@ def page(
 ) -> tuple[list[PastUpdate], str | None]:
     """Read a page of c1."""
     with database.reading() as transaction:
-        return history.page(transaction, "c1", since=since, before=before, limit=limit)
+        return past_updates.page(transaction, "c1", since=since, before=before, limit=limit)
 
 
 def told(database: Database, *, since: datetime | None = None, before: str | None = None) -> list[str]:

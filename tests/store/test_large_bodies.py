@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.store import deliveries, executions, work
+from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import OMITTED, READ_BYTES, NewRequest
 from tests.store.make import NOW, A, arrival, connection, move
@@ -30,7 +30,7 @@ def ids(database: Database) -> list[str]:
     ]
     with database.writing() as transaction:
         deliveries.record(transaction, [arrival(move(None, A), id="d1")])
-        [update] = work.pending(transaction, "c1", limit=1)
+        [update] = work_queue.pending(transaction, "c1", limit=1)
         executions.add(transaction, requests, ref_update=update.seq, now=NOW)
     return ids
 

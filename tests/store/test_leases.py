@@ -12,13 +12,13 @@ from sqlalchemy import update
 
 from gateway import worker
 from gateway.errors import FetchError
-from gateway.store import deliveries, work
+from gateway.store import deliveries, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.doorbell import Doorbell
+from gateway.store.notify import Doorbell
 from gateway.store.tables import leases
-from gateway.store.work import LeaseLost, PendingUpdate, Settlement, WorkQueue
+from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
 from gateway.worker import Worker
 from tests.postgres import Postgres
 from tests.service import wait_for
@@ -49,16 +49,16 @@ def test_a_lease_that_is_renewed_is_not_taken_over(database: Database) -> None:
     push(database, "c1")
     assert claim(database, "w1") == "c1"
     with database.writing() as transaction:
-        work.renew(transaction, "c1", owner="w1", until=NOW + timedelta(seconds=100))
+        work_queue.renew(transaction, "c1", owner="w1", until=NOW + timedelta(seconds=100))
     assert claim(database, "w2", seconds=99) is None
     assert claim(database, "w2", seconds=101) == "c1"
 
 
 SOON = NOW + timedelta(seconds=62)
 ENDINGS: dict[str, Callable[..., None]] = {
-    "renew": partial(work.renew, until=SOON + LEASE),
-    "release": partial(work.release, now=SOON),
-    "postpone": partial(work.postpone, updates=(), due_at=SOON, reason="remote down"),
+    "renew": partial(work_queue.renew, until=SOON + LEASE),
+    "release": partial(work_queue.release, now=SOON),
+    "postpone": partial(work_queue.postpone, updates=(), due_at=SOON, reason="remote down"),
 }
 
 

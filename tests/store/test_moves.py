@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection as Transaction
 
 from gateway.reconcile import differences
-from gateway.store import connections, deliveries, executions, sweeps, work
+from gateway.store import connections, deliveries, executions, reconciliations, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_id
-from gateway.store.work import PendingUpdate, Settlement
+from gateway.store.work_queue import PendingUpdate, Settlement
 from tests.postgres import Postgres
 from tests.store.make import NOW, arrival, made, move
 
@@ -219,10 +219,10 @@ class World:
         more than the grace is no longer served.
         """
         self.now += timedelta(minutes=6)
-        sweep = sweeps.claim(self.transaction, now=self.now, until=self.now + timedelta(minutes=15))
+        sweep = reconciliations.claim(self.transaction, now=self.now, until=self.now + timedelta(minutes=15))
         if sweep is None:
             return
-        known = sweeps.known_refs(self.transaction, self.connection)
+        known = reconciliations.known_refs(self.transaction, self.connection)
         shown = self.line[self._index_shown(lag)]
         moves = differences(known, {REF: shown} if shown is not None else {})
         found = arrival(
@@ -234,7 +234,7 @@ class World:
             received_at=self.now,
         )
         moved = {one.ref for one in moves}
-        sweeps.record(
+        reconciliations.record(
             self.transaction,
             sweep,
             found,
@@ -254,12 +254,12 @@ class World:
         claims, until = Claims(process="p1"), self.now + timedelta(seconds=60)
         if claims.claim(self.transaction, owner="w1", now=self.now, until=until) is None:
             return
-        updates = work.pending(self.transaction, self.connection, limit=most)
+        updates = work_queue.pending(self.transaction, self.connection, limit=most)
         ends = [
             Settlement(update=one, state="planned", reason="", requests=_requests(one)) for one in updates
         ]
-        work.settle(self.transaction, self.connection, ends, owner="w1", now=self.now)
-        work.release(self.transaction, self.connection, owner="w1", now=self.now)
+        work_queue.settle(self.transaction, self.connection, ends, owner="w1", now=self.now)
+        work_queue.release(self.transaction, self.connection, owner="w1", now=self.now)
 
     def rest(self) -> None:
         """Let everything arrive that was not dropped, and the remote show its present state to the end."""
@@ -273,7 +273,7 @@ class World:
 
     def check(self) -> None:
         """Hold the store against what happened."""
-        known = sweeps.known_refs(self.transaction, self.connection)
+        known = reconciliations.known_refs(self.transaction, self.connection)
         every: dict[str, Any] = {"connection": self.connection, "before": None, "limit": 1000}
         recorded = deliveries.page(self.transaction, verdict=None, **every)
         requests, _ = executions.page(self.transaction, delivery=None, state=None, **every)

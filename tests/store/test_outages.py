@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
-from gateway.store import deliveries, executions, outages, work
+from gateway.store import deliveries, executions, outages, work_queue
 from gateway.store.database import Database, Lock
 from gateway.store.executions import Outbox
 from tests.postgres import Postgres
@@ -19,7 +19,7 @@ def test_each_pending_request_says_why_it_waits(database: Database) -> None:
     connection(database, "c2")
     with database.writing() as transaction:
         deliveries.record(transaction, [arrival(move(None, A), id="d1")])
-        [update] = work.pending(transaction, "c1", limit=1)
+        [update] = work_queue.pending(transaction, "c1", limit=1)
         new = [replace(REQUEST, id=f"r{number}", trigger=f"t{number}") for number in range(4)]
         new.append(replace(REQUEST, id="other", connection="c2"))
         executions.add(transaction, new, ref_update=update.seq, now=NOW)

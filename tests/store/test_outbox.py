@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing
 import pytest
 from sqlalchemy import text
 
-from gateway.store import deliveries, executions, work
+from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest, Outbox
 from tests.postgres import Postgres
@@ -35,7 +35,7 @@ def databases(postgres: Postgres) -> Iterator[list[Database]]:
         )
         with both[0].writing() as transaction:
             deliveries.record(transaction, [arrival(move(None, A), id="d1")])
-            [update] = work.pending(transaction, "c1", limit=1)
+            [update] = work_queue.pending(transaction, "c1", limit=1)
             executions.add(transaction, [request], ref_update=update.seq, now=NOW)
         yield both
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from gateway.crypto.signed_tokens import Tickets
 from gateway.errors import DepotUnavailable, NotFound, SettingError
 from gateway.packages import Expiry
 from gateway.store import packages
 from gateway.store.database import Database
 from gateway.store.depot import Depot
 from gateway.store.packages import Build, KeptPackage
-from gateway.store.tickets import Tickets
 from tests.store.make import NOW, A, B, connection
 from tests.store.objects import S3, run
 

@@ -17,15 +17,24 @@ import zstandard
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import event, text
 
+from gateway.crypto.keyring import Vault
 from gateway.errors import NotFound
-from gateway.store import connections, deliveries, executions, history, platforms, retention, sweeps, work
+from gateway.store import (
+    connections,
+    deliveries,
+    executions,
+    past_updates,
+    platforms,
+    reconciliations,
+    retention,
+    work_queue,
+)
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_ids_since
 from gateway.store.tables import metadata
-from gateway.store.vault import Vault
-from gateway.store.work import Settlement
+from gateway.store.work_queue import Settlement
 from tests.postgres import Postgres
 from tests.store.make import NOW, A, B, C, arrival, connection, move
 
@@ -155,18 +164,18 @@ def carry(transaction: Transaction) -> None:
         transaction, owner="w", now=LATER, until=LATER
     )
     assert name is not None
-    work.renew(transaction, name, owner="w", until=LATER)
-    updates = work.pending(transaction, name, limit=200)
-    work.tell(transaction, updates, "fetching")
+    work_queue.renew(transaction, name, owner="w", until=LATER)
+    updates = work_queue.pending(transaction, name, limit=200)
+    work_queue.tell(transaction, updates, "fetching")
     ends = [
         Settlement(update=one, state="planned", reason="", requests=(latest(one, f"new-{one.seq}"),))
         for one in updates
     ]
-    work.settle(transaction, name, ends[:2], owner="w", now=LATER)
-    work.postpone(transaction, name, updates[2:], owner="w", due_at=LATER, reason="remote down")
+    work_queue.settle(transaction, name, ends[:2], owner="w", now=LATER)
+    work_queue.postpone(transaction, name, updates[2:], owner="w", due_at=LATER, reason="remote down")
 
 
-def latest(update: work.PendingUpdate, name: str) -> NewRequest:
+def latest(update: work_queue.PendingUpdate, name: str) -> NewRequest:
     """Return a request that makes earlier ones superfluous."""
     return NewRequest(
         id=name,
@@ -184,8 +193,8 @@ def latest(update: work.PendingUpdate, name: str) -> NewRequest:
 def play(transaction: Transaction) -> None:
     """Read the pages of a dry run, of a busy connection and of one of many."""
     for name in ("c1", "c2"):
-        history.page(transaction, name, since=None, before=None, limit=100)
-        history.page(transaction, name, since=BEGIN + timedelta(days=1), before=SINCE, limit=100)
+        past_updates.page(transaction, name, since=None, before=None, limit=100)
+        past_updates.page(transaction, name, since=BEGIN + timedelta(days=1), before=SINCE, limit=100)
 
 
 def relay(transaction: Transaction) -> None:
@@ -206,12 +215,14 @@ def relay(transaction: Transaction) -> None:
 
 def reconcile(transaction: Transaction) -> None:
     """Take the sweep that is due, and record what it has found."""
-    assert sweeps.is_due(transaction, now=LATER)
-    sweep = sweeps.claim(transaction, now=LATER, until=LATER)
+    assert reconciliations.is_due(transaction, now=LATER)
+    sweep = reconciliations.claim(transaction, now=LATER, until=LATER)
     assert sweep is not None
     found = arrival(move(None, A, "refs/tags/new"), connection=sweep.connection)
-    sweeps.known_refs(transaction, sweep.connection)
-    sweeps.record(transaction, replace(sweep, is_first=False, asked_by=found.id), found, next_at=LATER)
+    reconciliations.known_refs(transaction, sweep.connection)
+    reconciliations.record(
+        transaction, replace(sweep, is_first=False, asked_by=found.id), found, next_at=LATER
+    )
 
 
 def replay(transaction: Transaction) -> None:
@@ -219,7 +230,7 @@ def replay(transaction: Transaction) -> None:
     [one] = deliveries.page(transaction, connection="c2", verdict=None, before=None, limit=1)
     deliveries.get(transaction, one.id)
     deliveries.body(transaction, one.id)
-    work.replay(transaction, one.id, now=LATER)
+    work_queue.replay(transaction, one.id, now=LATER)
 
 
 def forget(transaction: Transaction) -> None:
@@ -255,7 +266,7 @@ HOT: dict[str, Callable[[Transaction], object]] = {
     "replay": replay,
     "forget": forget,
     "play": play,
-    "backlog": work.backlog,
+    "backlog": work_queue.backlog,
     "platforms": lambda transaction: platforms.is_due(transaction, now=LATER),
     "follow": lambda transaction: executions.planned_after(
         transaction, executions.last_seq(transaction) - 3, limit=100

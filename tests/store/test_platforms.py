@@ -7,12 +7,12 @@ import pytest
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import select
 
+from gateway.crypto.keyring import Vault
 from gateway.errors import SettingError
 from gateway.store import platforms
 from gateway.store.database import Database
 from gateway.store.platforms import Platform, PlatformFetch
 from gateway.store.tables import connections
-from gateway.store.vault import Vault
 from tests.store.make import NOW, connection
 
 TICK = timedelta(microseconds=1)

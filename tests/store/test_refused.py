@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.errors import Invalid, NotFound
-from gateway.store import deliveries, executions, work
+from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest, StoredRequest
 from tests.store.make import NOW, A, arrival, connection, move
@@ -28,7 +28,7 @@ def ref_update(database: Database) -> int:
     connection(database)
     with database.writing() as transaction:
         deliveries.record(transaction, [arrival(move(None, A), id="d1")])
-        [update] = work.pending(transaction, "c1", limit=1)
+        [update] = work_queue.pending(transaction, "c1", limit=1)
         both = [REQUEST, replace(REQUEST, id="r2", trigger="second")]
         executions.add(transaction, both, ref_update=update.seq, now=NOW)
     return update.seq

@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 
 from gateway.errors import NotFound
 from gateway.retention import Retention
-from gateway.store import deliveries, executions, retention, sweeps, work
+from gateway.store import deliveries, executions, reconciliations, retention, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, UpdateState
@@ -19,7 +19,7 @@ from gateway.store.ids import delivery_id
 from gateway.store.tables import deliveries as delivery_table
 from gateway.store.tables import executions as execution_table
 from gateway.store.tables import ref_updates
-from gateway.store.work import Settlement
+from gateway.store.work_queue import Settlement
 from providers.model import RefUpdate
 from tests.postgres import Postgres
 from tests.service import wait_for
@@ -51,10 +51,10 @@ def settle(database: Database, *, days: int = 0, state: UpdateState = "planned",
                 reason="done",
                 requests=asked(request, one.delivery) if request else (),
             )
-            for one in work.pending(transaction, "c1", limit=100)
+            for one in work_queue.pending(transaction, "c1", limit=100)
         ]
-        work.settle(transaction, "c1", ends, owner="w", now=moment)
-        work.release(transaction, "c1", owner="w", now=moment)
+        work_queue.settle(transaction, "c1", ends, owner="w", now=moment)
+        work_queue.release(transaction, "c1", owner="w", now=moment)
 
 
 def asked(name: str, delivery: str) -> tuple[NewRequest]:
@@ -109,7 +109,7 @@ def test_what_was_settled_long_ago_is_deleted_with_all_that_came_of_it(database:
     old = deliver(database, move(A, B))
     settle(database)
     with database.writing() as transaction:
-        work.replay(transaction, old.id, now=NOW)
+        work_queue.replay(transaction, old.id, now=NOW)
     settle(database, request="old")
     young = deliver(database, move(B, C), days=30)
     settle(database, days=30, request="young")
@@ -142,7 +142,7 @@ def test_what_happened_lately_counts_and_not_when_the_delivery_came(database: Da
     publish(database, "first", days=190 if event == "published" else 1)
     if event != "published":
         with database.writing() as transaction:
-            work.replay(transaction, old.id, now=NOW + 190 * DAY)
+            work_queue.replay(transaction, old.id, now=NOW + 190 * DAY)
         settle(database, days=190, request="second" if event == "planned" else "")
     if event == "planned":
         publish(database, "second", days=191)
@@ -180,7 +180,7 @@ def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> No
     with database.writing() as transaction:
         told = deliveries.record(transaction, again)
         last = deliveries.get(transaction, again[2].id)
-        assert sweeps.known_refs(transaction, "c1") == {"refs/heads/main": A}
+        assert reconciliations.known_refs(transaction, "c1") == {"refs/heads/main": A}
     assert [receipt.verdict for receipt in told] == ["duplicate", "duplicate", "accepted"]
     assert last.updates[0].generation == 2
 
@@ -204,9 +204,9 @@ def swept(database: Database, asking: Arrival | None = None) -> Arrival:
     moves = (move(None, A, "refs/tags/v1"),) if asking else ()
     sent = arrival(*moves, id=delivery_id(NOW), source="sweep", provider_delivery_id=None)
     with database.writing() as transaction:
-        claimed = sweeps.claim(transaction, now=LATER, until=LATER + DAY)
+        claimed = reconciliations.claim(transaction, now=LATER, until=LATER + DAY)
         assert claimed is not None
-        sweeps.record(transaction, replace(claimed, is_first=False), sent, next_at=NOW)
+        reconciliations.record(transaction, replace(claimed, is_first=False), sent, next_at=NOW)
     if asking:
         settle(database)
     return sent

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection as Transaction
 
-from gateway.store import connections, deliveries, sweeps, work
+from gateway.store import connections, deliveries, reconciliations, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt
 from gateway.store.ids import delivery_id
-from gateway.store.sweeps import Failing, Sweep, SweepState
+from gateway.store.reconciliations import Failing, Sweep, SweepState
 from gateway.store.tables import refs as refs_table
 from gateway.store.tables import sweeps as sweeps_table
 from providers.model import RefUpdate
@@ -31,15 +31,15 @@ def test_only_those_are_failing_whose_last_sweep_has_failed(database: Database) 
     for which in ("well", "again", "gone", "broken", "also"):
         make.connection(database, which, name=f"acme/{which}")
     with database.writing() as transaction:
-        while (sweep := sweeps.claim(transaction, now=NOW, until=later)) is not None:
+        while (sweep := reconciliations.claim(transaction, now=NOW, until=later)) is not None:
             if sweep.connection != "well":
-                sweeps.fail(transaction, sweep, f"{sweep.connection} hangs", next_at=later)
+                reconciliations.fail(transaction, sweep, f"{sweep.connection} hangs", next_at=later)
             if sweep.connection == "again":
                 found = make.arrival(connection="again", source="sweep")
-                sweeps.record(transaction, sweep, found, next_at=later)
+                reconciliations.record(transaction, sweep, found, next_at=later)
         connections.remove(transaction, "gone", now=NOW)
-        found_failing = sweeps.failing(transaction, limit=10)
-        assert sweeps.failing(transaction, limit=1) == found_failing[:1]
+        found_failing = reconciliations.failing(transaction, limit=10)
+        assert reconciliations.failing(transaction, limit=1) == found_failing[:1]
     assert found_failing == [
         Failing(connection=which, name=f"acme/{which}", reason=f"{which} hangs", due_at=later)
         for which in ("also", "broken")
@@ -51,16 +51,16 @@ def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
     make.connection(database)
     later = NOW + timedelta(minutes=5)
     with database.writing() as transaction:
-        assert sweeps.states(transaction, ["c1"])["c1"].tried_at is None
-        sweep = sweeps.claim(transaction, now=NOW, until=later)
+        assert reconciliations.states(transaction, ["c1"])["c1"].tried_at is None
+        sweep = reconciliations.claim(transaction, now=NOW, until=later)
         assert sweep is not None
-        sweeps.ask(transaction, "c1", now=NOW + timedelta(seconds=1))
-        sweeps.fail(transaction, sweep, "it hangs", next_at=later)
-        assert sweeps.states(transaction, ["c1"])["c1"].tried_at == NOW
-        sweep = sweeps.claim(transaction, now=later, until=later)
+        reconciliations.ask(transaction, "c1", now=NOW + timedelta(seconds=1))
+        reconciliations.fail(transaction, sweep, "it hangs", next_at=later)
+        assert reconciliations.states(transaction, ["c1"])["c1"].tried_at == NOW
+        sweep = reconciliations.claim(transaction, now=later, until=later)
         assert sweep is not None
-        sweeps.record(transaction, sweep, make.arrival(source="sweep"), next_at=later)
-        assert sweeps.states(transaction, ["c1"])["c1"].tried_at == later
+        reconciliations.record(transaction, sweep, make.arrival(source="sweep"), next_at=later)
+        assert reconciliations.states(transaction, ["c1"])["c1"].tried_at == later
 
 
 def look(
@@ -72,9 +72,9 @@ def look(
 ) -> Receipt | None:
     """Do the sweep that is due, as if the remote had shown these moves."""
     with database.writing() as transaction:
-        sweep = sweeps.claim(transaction, now=now, until=now + LEASE)
+        sweep = reconciliations.claim(transaction, now=now, until=now + LEASE)
         assert sweep is not None
-        return sweeps.record(
+        return reconciliations.record(
             transaction,
             sweep,
             found(*moves, now=now),
@@ -100,13 +100,13 @@ def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: 
 def state(database: Database) -> SweepState:
     """Return how the connection's sweeps go."""
     with database.reading() as transaction:
-        return sweeps.states(transaction, ["c1"])["c1"]
+        return reconciliations.states(transaction, ["c1"])["c1"]
 
 
 def position(database: Database) -> str | None:
     """Return where main is known to be."""
     with database.reading() as transaction:
-        return sweeps.known_refs(transaction, "c1")[MAIN]
+        return reconciliations.known_refs(transaction, "c1")[MAIN]
 
 
 @pytest.fixture
@@ -160,16 +160,16 @@ def test_a_webhook_between_two_looks_is_not_repeated(learned: Database) -> None:
 def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
     """The look began before it: what differs then is no move from B to C, or back to A."""
     with learned.writing() as transaction:
-        sweep = sweeps.claim(transaction, now=after(6), until=after(21))
+        sweep = reconciliations.claim(transaction, now=after(6), until=after(21))
         assert sweep is not None
     tell(learned, move(A, B), now=after(6.1))
     for shown in (move(A, C), move(A, B)):
         with learned.writing() as transaction:
             looked = found(shown, now=after(6.2))
-            assert sweeps.record(transaction, sweep, looked, next_at=after(11)) is None
+            assert reconciliations.record(transaction, sweep, looked, next_at=after(11)) is None
     with learned.writing() as transaction:
         looked = found(now=after(6.3))
-        sweeps.record(transaction, sweep, looked, next_at=after(11), agreeing={MAIN: A})
+        reconciliations.record(transaction, sweep, looked, next_at=after(11), agreeing={MAIN: A})
     assert position(learned) == B
 
 
@@ -178,11 +178,11 @@ def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
     tell(learned, move(A, B), now=after(5))
     for minute in (6, 7, 12, 18, 40):
         with learned.writing() as transaction:
-            sweeps.ask(transaction, "c1", now=after(minute))
+            reconciliations.ask(transaction, "c1", now=after(minute))
         assert look(learned, move(B, A), now=after(minute)) is None
     assert position(learned) == B
     with learned.writing() as transaction:
-        sweeps.ask(transaction, "c1", now=after(41))
+        reconciliations.ask(transaction, "c1", now=after(41))
     look(learned, agreeing={MAIN: B}, now=after(41))
     assert look(learned, move(B, A), now=after(100)) is None
     receipt = look(learned, move(B, A), now=after(101))
@@ -216,7 +216,7 @@ def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: D
     assert look(learned, move(D, B), now=after(4)) is None
     assert position(learned) == B
     with learned.reading() as transaction:
-        assert [one.after for one in work.pending(transaction, "c1", limit=9)] == [B, D]
+        assert [one.after for one in work_queue.pending(transaction, "c1", limit=9)] == [B, D]
 
 
 def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
@@ -244,14 +244,14 @@ def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
 def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> None:
     """Another delivery asked meanwhile: the look that was under way does not count for it."""
     with learned.writing() as transaction:
-        sweep = sweeps.claim(transaction, now=after(6), until=after(21))
+        sweep = reconciliations.claim(transaction, now=after(6), until=after(21))
         assert sweep is not None
     asked = tell(learned, now=after(6.1), asks_for_sweep=True)
     with learned.writing() as transaction:
-        sweeps.record(transaction, sweep, found(now=after(6.2)), next_at=after(11))
+        reconciliations.record(transaction, sweep, found(now=after(6.2)), next_at=after(11))
         assert deliveries.get(transaction, asked.delivery).reason is None
-        assert sweeps.is_due(transaction, now=after(6.2))
-        again = sweeps.claim(transaction, now=after(6.3), until=after(21.3))
+        assert reconciliations.is_due(transaction, now=after(6.2))
+        again = reconciliations.claim(transaction, now=after(6.3), until=after(21.3))
         assert again is not None
         assert (again.asked, again.asked_by) == (True, asked.delivery)
 
@@ -277,11 +277,11 @@ def test_a_sweep_that_is_given_back_is_due_at_once(learned: Database) -> None:
     """With whoever asked for it, and what was seen."""
     look(learned, move(A, B), now=after(6))
     with learned.writing() as transaction:
-        sweep = sweeps.claim(transaction, now=after(7), until=after(22))
+        sweep = reconciliations.claim(transaction, now=after(7), until=after(22))
         assert sweep is not None
-        assert sweeps.claim(transaction, now=after(8), until=after(23)) is None
-        sweeps.give_back(transaction, sweep, now=after(8))
-        again = sweeps.claim(transaction, now=after(8), until=after(23))
+        assert reconciliations.claim(transaction, now=after(8), until=after(23)) is None
+        reconciliations.give_back(transaction, sweep, now=after(8))
+        again = reconciliations.claim(transaction, now=after(8), until=after(23))
     assert again is not None
     [seen] = again.seen.values()
     assert seen[:2] == [A, B]
@@ -292,22 +292,22 @@ def test_a_look_at_a_connection_that_was_deleted_takes_no_place(database: Databa
     make.connection(database)
     make.connection(database, "c2")
     with database.writing() as transaction:
-        first = sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1)
+        first = reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1)
         assert first is not None
-        assert sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) is None
+        assert reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) is None
         connections.remove(transaction, first.connection, now=NOW)
-        assert sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) is not None
+        assert reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) is not None
 
 
 def test_a_sweep_that_failed_says_why_and_is_tried_again(learned: Database) -> None:
     """On the connection, and on the delivery that asked."""
     asked = tell(learned, now=after(1), asks_for_sweep=True)
     with learned.writing() as transaction:
-        sweep = sweeps.claim(transaction, now=after(1), until=after(16))
+        sweep = reconciliations.claim(transaction, now=after(1), until=after(16))
         assert sweep is not None
-        sweeps.fail(transaction, sweep, "it hangs", next_at=after(3))
-        assert sweeps.claim(transaction, now=after(2), until=after(17)) is None
-        again = sweeps.claim(transaction, now=after(3), until=after(18))
+        reconciliations.fail(transaction, sweep, "it hangs", next_at=after(3))
+        assert reconciliations.claim(transaction, now=after(2), until=after(17)) is None
+        again = reconciliations.claim(transaction, now=after(3), until=after(18))
         assert again is not None
         assert (again.attempts, again.asked_by) == (1, asked.delivery)
         assert deliveries.get(transaction, asked.delivery).reason == (
@@ -320,11 +320,11 @@ def test_a_clock_that_was_ahead_stops_no_sweeps(learned: Database) -> None:
     """What is further ahead than any delay is due; what is put off as long as it may be is not."""
     look(learned, agreeing={MAIN: A}, now=after(5 * 365 * 24 * 60))
     with learned.writing() as transaction:
-        assert sweeps.is_due(transaction, now=after(6))
-        sweep = sweeps.claim(transaction, now=after(6), until=after(21))
+        assert reconciliations.is_due(transaction, now=after(6))
+        sweep = reconciliations.claim(transaction, now=after(6), until=after(21))
         assert sweep is not None
-        sweeps.fail(transaction, sweep, "later", next_at=after(6 + 24 * 60))
-        assert not sweeps.is_due(transaction, now=after(7))
+        reconciliations.fail(transaction, sweep, "later", next_at=after(6 + 24 * 60))
+        assert not reconciliations.is_due(transaction, now=after(7))
 
 
 def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> None:
@@ -336,7 +336,7 @@ def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> Non
         deliveries.record(transaction, [arrival(move(A, B), connection="one")])
         busy = Claims(process="p1", per_host=2)
         assert busy.claim(transaction, owner="w1", now=NOW, until=NOW + timedelta(seconds=60)) == "one"
-        taken = [sweeps.claim(transaction, now=NOW, until=NOW + LEASE, per_host=2) for _ in range(3)]
+        taken = [reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=2) for _ in range(3)]
         names = [sweep.connection for sweep in taken if sweep is not None]
         assert len(names) == 2
         assert "elsewhere" in names
@@ -348,29 +348,29 @@ def test_another_remote_is_learned_anew(learned: Database) -> None:
     """Nothing that was seen at the old one is waited for."""
     tell(learned, move(A, B), now=after(1))
     with learned.writing() as transaction:
-        sweeps.begin_anew(transaction, "c1", now=after(2))
+        reconciliations.begin_anew(transaction, "c1", now=after(2))
     assert look(learned, move(B, A), now=after(2)) is None
     assert position(learned) == A
     with learned.reading() as transaction:
-        assert [one.after for one in work.pending(transaction, "c1", limit=9)] == [B]
+        assert [one.after for one in work_queue.pending(transaction, "c1", limit=9)] == [B]
 
 
 def test_a_process_that_died_leaves_its_sweep_to_the_next_start(learned: Database) -> None:
     """Which does it at once; what was only put off stays put off."""
     make.connection(learned, "c2", created_at=after(30))
     with learned.writing() as transaction:
-        assert sweeps.claim(transaction, now=after(6), until=after(21)) is not None
-        work.take_over_everything(transaction, now=after(7))
-        again = sweeps.claim(transaction, now=after(7), until=after(22))
+        assert reconciliations.claim(transaction, now=after(6), until=after(21)) is not None
+        work_queue.take_over_everything(transaction, now=after(7))
+        again = reconciliations.claim(transaction, now=after(7), until=after(22))
         assert again is not None
         assert again.connection == "c1"
-        assert not sweeps.is_due(transaction, now=after(8))
+        assert not reconciliations.is_due(transaction, now=after(8))
 
 
 def claimed(database: Database, now: datetime, until: datetime | None = None) -> Sweep | None:
     """Claim the sweep that is due."""
     with database.writing() as transaction:
-        return sweeps.claim(transaction, now=now, until=until or now + LEASE)
+        return reconciliations.claim(transaction, now=now, until=until or now + LEASE)
 
 
 def failed(database: Database, now: datetime, reason: str = "it hangs") -> Sweep:
@@ -378,7 +378,7 @@ def failed(database: Database, now: datetime, reason: str = "it hangs") -> Sweep
     sweep = claimed(database, now)
     assert sweep is not None
     with database.writing() as transaction:
-        sweeps.fail(transaction, sweep, reason, next_at=now + GRACE)
+        reconciliations.fail(transaction, sweep, reason, next_at=now + GRACE)
     return sweep
 
 
@@ -388,7 +388,10 @@ def test_the_sweep_that_is_overdue_for_longest_comes_first(database: Database) -
         make.connection(database, name, created_at=after(-number))
     assert claimed(database, after(-3)) is None
     with database.reading() as transaction:
-        assert [sweeps.is_due(transaction, now=after(minutes)) for minutes in (-3, -2)] == [False, True]
+        assert [reconciliations.is_due(transaction, now=after(minutes)) for minutes in (-3, -2)] == [
+            False,
+            True,
+        ]
     taken = [claimed(database, NOW) for _ in range(4)]
     assert [sweep and sweep.connection for sweep in taken] == ["c3", "c2", "c1", None]
     assert taken[0] == Sweep(
@@ -410,12 +413,12 @@ def test_a_sweep_is_put_off_as_far_as_the_longest_delay(database: Database) -> N
 
     def due(now: datetime) -> str | None:
         with database.writing() as transaction:
-            sweep = sweeps.claim(transaction, now=now, until=now + GRACE, longest=2 * LEASE)
+            sweep = reconciliations.claim(transaction, now=now, until=now + GRACE, longest=2 * LEASE)
         return None if sweep is None else sweep.connection
 
     with database.reading() as transaction:
-        assert not sweeps.is_due(transaction, now=NOW, longest=3 * LEASE)
-        assert sweeps.is_due(transaction, now=NOW - GRACE, longest=3 * LEASE)
+        assert not reconciliations.is_due(transaction, now=NOW, longest=3 * LEASE)
+        assert reconciliations.is_due(transaction, now=NOW - GRACE, longest=3 * LEASE)
     # Taken, it is the turn of the next: both are further ahead than this.
     assert [due(NOW - GRACE), due(NOW - GRACE)] == ["c3", "c2"]
 
@@ -452,7 +455,7 @@ def test_failures_of_sweeps_count_in_a_row(learned: Database) -> None:
     assert failed(learned, after(6)).attempts == 0
     assert failed(learned, after(7)).attempts == 1
     with learned.writing() as transaction:
-        sweeps.ask(transaction, "c1", now=after(8))
+        reconciliations.ask(transaction, "c1", now=after(8))
     assert (failed(learned, after(8)).asked, state(learned).reason) == (True, "it hangs")
     assert failed(learned, after(9)).asked
     look(learned, agreeing={MAIN: A}, now=after(10))
@@ -467,12 +470,12 @@ def test_a_sweep_that_is_given_back_frees_its_place_and_keeps_its_question(learn
     for is_asked in (False, True):
         if is_asked:
             with learned.writing() as transaction:
-                sweeps.ask(transaction, "c1", now=after(6))
+                reconciliations.ask(transaction, "c1", now=after(6))
         sweep = claimed(learned, after(6))
         assert sweep is not None
         with learned.writing() as transaction:
-            sweeps.give_back(transaction, sweep, now=after(6))
-            again = sweeps.claim(transaction, now=after(6), until=after(6), per_host=1)
+            reconciliations.give_back(transaction, sweep, now=after(6))
+            again = reconciliations.claim(transaction, now=after(6), until=after(6), per_host=1)
         assert again is not None
         assert again.asked is is_asked
 
@@ -482,9 +485,9 @@ def test_a_question_during_a_look_that_fails_is_not_put_off(learned: Database) -
     sweep = claimed(learned, after(6))
     assert sweep is not None
     with learned.writing() as transaction:
-        sweeps.ask(transaction, "c1", now=after(7))
-        sweeps.fail(transaction, sweep, "it hangs", next_at=after(60))
-        again = sweeps.claim(transaction, now=after(7), until=after(22), per_host=1)
+        reconciliations.ask(transaction, "c1", now=after(7))
+        reconciliations.fail(transaction, sweep, "it hangs", next_at=after(60))
+        again = reconciliations.claim(transaction, now=after(7), until=after(22), per_host=1)
     assert again is not None
     assert (again.asked, again.attempts) == (True, 1)
 
@@ -495,8 +498,8 @@ def test_a_look_whose_lease_has_ended_leaves_that_of_the_next_alone(learned: Dat
     assert first is not None
     assert second is not None
     with learned.writing() as transaction:
-        sweeps.fail(transaction, first, "it hangs", next_at=after(22))
-        assert not sweeps.is_due(transaction, now=after(35))
+        reconciliations.fail(transaction, first, "it hangs", next_at=after(22))
+        assert not reconciliations.is_due(transaction, now=after(35))
         held = transaction.execute(sweeps_table.select()).one()
     assert held.held_until == held.due_at == after(36)
 
@@ -514,10 +517,12 @@ def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rar
     for one in (B, C, D):
         tell(database, move(before, one), now=now)
         with database.writing() as transaction:
-            sweeps.ask(transaction, "c1", now=now)
-            sweep = sweeps.claim(transaction, now=now, until=now + LEASE)
+            reconciliations.ask(transaction, "c1", now=now)
+            sweep = reconciliations.claim(transaction, now=now, until=now + LEASE)
             assert sweep is not None
-            sweeps.record(transaction, sweep, found(now=now), next_at=now + every, agreeing={MAIN: one})
+            reconciliations.record(
+                transaction, sweep, found(now=now), next_at=now + every, agreeing={MAIN: one}
+            )
         before = one
     assert state(database).due_at == now + rare
 
@@ -526,7 +531,7 @@ def test_positions_that_the_remote_shows_are_noted(
     learned: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many, and only those: a ref that the remote has elsewhere was not shown."""
-    monkeypatch.setattr(sweeps, "_PART", 2)
+    monkeypatch.setattr(reconciliations, "_PART", 2)
     names = [f"refs/heads/{number}" for number in range(5)]
     make.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
     tell(learned, *(move(None, B, name) for name in names), now=after(1))
@@ -560,7 +565,7 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
     with learned.writing() as transaction:
         for name in ("c1", "c2"):
             connections.claim_repository(transaction, name, other)
-        sweeps.begin_anew(transaction, "c1", now=after(7))
+        reconciliations.begin_anew(transaction, "c1", now=after(7))
         assert connections.get(transaction, "c1").other_repository is None
         assert connections.get(transaction, "c2").other_repository == other
         rows = transaction.execute(refs_table.select()).all()
@@ -569,7 +574,7 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
     assert sweep is not None
     assert (sweep.connection, sweep.asked, sweep.is_first, sweep.seen) == ("c1", True, True, {})
     with learned.writing() as transaction:
-        sweeps.record(transaction, sweep, found(now=after(7)), next_at=after(7) + EVERY)
+        reconciliations.record(transaction, sweep, found(now=after(7)), next_at=after(7) + EVERY)
     assert state(learned).due_at == after(7) + EVERY
 
 
@@ -577,25 +582,25 @@ def test_states_are_those_of_the_connections_that_are_named(learned: Database) -
     """Of none that nobody asked about."""
     make.connection(learned, "c2", created_at=after(60))
     with learned.reading() as transaction:
-        assert sorted(sweeps.states(transaction, ["c1", "c2", "c3"])) == ["c1", "c2"]
-        assert sorted(sweeps.states(transaction, ["c2"])) == ["c2"]
-        assert sweeps.states(transaction, ["c2"])["c2"].due_at == after(60)
+        assert sorted(reconciliations.states(transaction, ["c1", "c2", "c3"])) == ["c1", "c2"]
+        assert sorted(reconciliations.states(transaction, ["c2"])) == ["c2"]
+        assert reconciliations.states(transaction, ["c2"])["c2"].due_at == after(60)
 
 
 def _look(transaction: Transaction, sweep: Sweep, *moves: RefUpdate) -> None:
-    sweeps.record(
+    reconciliations.record(
         transaction, sweep, found(*moves, now=after(6)), next_at=after(11), agreeing={"refs/heads/topic": B}
     )
 
 
 OF_ONE: dict[str, Callable[[Transaction, Sweep], object]] = {
-    "ask": lambda t, _: sweeps.ask(t, "c1", now=after(7)),
-    "begin anew": lambda t, _: sweeps.begin_anew(t, "c1", now=after(7)),
-    "give back": lambda t, sweep: sweeps.give_back(t, sweep, now=after(7)),
-    "fail": lambda t, sweep: sweeps.fail(t, sweep, "it hangs", next_at=after(7)),
+    "ask": lambda t, _: reconciliations.ask(t, "c1", now=after(7)),
+    "begin anew": lambda t, _: reconciliations.begin_anew(t, "c1", now=after(7)),
+    "give back": lambda t, sweep: reconciliations.give_back(t, sweep, now=after(7)),
+    "fail": lambda t, sweep: reconciliations.fail(t, sweep, "it hangs", next_at=after(7)),
     "agree": _look,
     "find": lambda t, sweep: _look(t, sweep, move(A, B)),
-    "see": lambda t, sweep: sweeps.record(
+    "see": lambda t, sweep: reconciliations.record(
         t, sweep, found(move(A, B), now=after(6)), next_at=after(11), look_again_at=after(7)
     ),
 }
@@ -612,7 +617,7 @@ def test_a_sweep_of_a_connection_leaves_all_others_alone(database: Database, wha
         main = replace(found(move(None, A)), id=f"{name}-first", connection=name)
         asking = arrival(connection=name, asks_for_sweep=True, received_at=after(5))
         with database.writing() as transaction:
-            sweeps.record(transaction, first, main, next_at=after(5))
+            reconciliations.record(transaction, first, main, next_at=after(5))
             topic = move(None, B, "refs/heads/topic")
             deliveries.record(transaction, [arrival(topic, connection=name), asking])
     for _ in range(3):
@@ -643,10 +648,10 @@ def test_another_question_during_a_look_stays(learned: Database, second: float) 
     assert sweep.asked_by == first.delivery
     again = tell(learned, now=after(second), asks_for_sweep=True)
     with learned.writing() as transaction:
-        sweeps.record(transaction, sweep, found(now=after(6.2)), next_at=after(11))
+        reconciliations.record(transaction, sweep, found(now=after(6.2)), next_at=after(11))
         assert "nothing had moved" in (deliveries.get(transaction, first.delivery).reason or "")
         assert deliveries.get(transaction, again.delivery).reason is None
-        asked = sweeps.claim(transaction, now=after(6.3), until=after(21))
+        asked = reconciliations.claim(transaction, now=after(6.3), until=after(21))
     assert asked is not None
     assert asked.asked_by == again.delivery
 
@@ -656,10 +661,10 @@ def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) 
     first = claimed(learned, after(6))
     assert first is not None
     with learned.writing() as transaction:
-        sweeps.ask(transaction, "c1", now=after(7))
+        reconciliations.ask(transaction, "c1", now=after(7))
     assert claimed(learned, after(7), after(20)) is not None
     with learned.writing() as transaction:
-        sweeps.fail(transaction, first, "it hangs", next_at=after(60))
+        reconciliations.fail(transaction, first, "it hangs", next_at=after(60))
         held = transaction.execute(sweeps_table.select()).one()
     assert held.held_until == held.due_at == after(20)
 
@@ -671,4 +676,4 @@ def test_the_refs_of_a_connection_are_its_own(database: Database) -> None:
         tell(database, move(None, A, f"refs/heads/{number}"), connection=name)
         tell(database, move(A, None, f"refs/heads/{number}"), move(None, B), now=after(1), connection=name)
     with database.reading() as transaction:
-        assert sweeps.known_refs(transaction, "c1") == {"refs/heads/1": None, MAIN: B}
+        assert reconciliations.known_refs(transaction, "c1") == {"refs/heads/1": None, MAIN: B}

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import Connection as Transaction
 from sqlalchemy import text
 
-from gateway.store import claims, deliveries, events, executions, platforms, work
+from gateway.crypto.keyring import Vault
+from gateway.store import claims, deliveries, events, executions, platforms, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
@@ -18,8 +19,7 @@ from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.platforms import Platform
 from gateway.store.tables import leases, ref_updates, update_attempts
-from gateway.store.vault import Vault
-from gateway.store.work import LeaseLost, PendingUpdate, Postponement, Settlement
+from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement
 from tests.store.make import NOW, A, B, C, arrival, connection, move, rows_of_others
 
 LATER = NOW + timedelta(seconds=60)
@@ -42,7 +42,7 @@ def push(database: Database, *moves: tuple[str, str], connection_id: str = "c1")
 def pending(database: Database, connection_id: str = "c1") -> list[PendingUpdate]:
     """Return what waits."""
     with database.reading() as transaction:
-        return work.pending(transaction, connection_id, limit=10)
+        return work_queue.pending(transaction, connection_id, limit=10)
 
 
 def settle(
@@ -53,7 +53,7 @@ def settle(
 ) -> None:
     """Record ends and delays as the worker `w1`."""
     with database.writing() as transaction:
-        work.settle(transaction, "c1", ends, owner="w1", now=now, postponed=postponed)
+        work_queue.settle(transaction, "c1", ends, owner="w1", now=now, postponed=postponed)
 
 
 def kept(database: Database) -> tuple[Any, ...]:
@@ -109,7 +109,7 @@ def test_an_expired_lease_is_taken_over(database: Database) -> None:
     assert claim(database, "w2", NOW + timedelta(seconds=61)) == "c1"
     [update] = pending(database)
     with pytest.raises(LeaseLost), database.writing() as transaction:
-        work.settle(
+        work_queue.settle(
             transaction, "c1", [Settlement(update=update, state="planned", reason="")], owner="w1", now=NOW
         )
     assert len(pending(database)) == 1
@@ -132,7 +132,7 @@ def test_settling_fills_the_outbox_in_one_transaction(database: Database) -> Non
     end = Settlement(update=update, state="planned", reason="1 request", requests=(request(),))
     for _ in range(2):
         with database.writing() as transaction:
-            work.settle(transaction, "c1", [end], owner="w1", now=NOW)
+            work_queue.settle(transaction, "c1", [end], owner="w1", now=NOW)
     with database.reading() as transaction:
         waiting = executions.pending(transaction, limit=10, without=())
     assert [stored.id for stored in waiting] == ["request-1"]
@@ -145,9 +145,9 @@ def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
     push(database, (A, B))
     claim(database, "w1")
     with database.writing() as transaction:
-        updates = work.pending(transaction, "c1", limit=10)
-        work.postpone(transaction, "c1", updates, owner="w1", due_at=LATER, reason="remote down")
-        assert work.attempts(transaction, "c1") == 1
+        updates = work_queue.pending(transaction, "c1", limit=10)
+        work_queue.postpone(transaction, "c1", updates, owner="w1", due_at=LATER, reason="remote down")
+        assert work_queue.attempts(transaction, "c1") == 1
     assert claim(database, "w1", LATER - timedelta(seconds=1)) is None
     assert claim(database, "w1", LATER) == "c1"
     with database.reading() as transaction:
@@ -164,8 +164,8 @@ def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) 
     told = [{"trigger": "t", "matched": False, "reason": "no"}]
     with database.writing() as transaction:
         settled = Settlement(update=update, state="planned", reason="0 execution requests", verdicts=told)
-        work.settle(transaction, "c1", [settled], owner="w1", now=NOW)
-        work.replay(transaction, update.delivery, now=LATER)
+        work_queue.settle(transaction, "c1", [settled], owner="w1", now=NOW)
+        work_queue.replay(transaction, update.delivery, now=LATER)
         [again] = deliveries.get(transaction, update.delivery).updates
     assert (again.state, again.reason, again.settled_at, again.verdicts) == ("pending", None, None, ())
     [first] = again.attempts
@@ -173,8 +173,8 @@ def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) 
     assert (list(first.verdicts), first.replayed_at) == (told, LATER)
     with database.writing() as transaction:
         settled = Settlement(update=update, state="gone", reason="it is gone")
-        work.settle(transaction, "c1", [settled], owner="w1", now=LATER)
-        work.replay(transaction, update.delivery, now=LATER)
+        work_queue.settle(transaction, "c1", [settled], owner="w1", now=LATER)
+        work_queue.replay(transaction, update.delivery, now=LATER)
         [third] = deliveries.get(transaction, update.delivery).updates
     assert [attempt.reason for attempt in third.attempts] == ["0 execution requests", "it is gone"]
     with database.reading() as transaction:
@@ -194,13 +194,13 @@ def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Datab
     [update] = pending(database)
     verdicts = [{"trigger": "t", "matched": True, "reason": ODD, "failure": None}]
     with database.writing() as transaction:
-        work.tell(transaction, [update], ODD)
+        work_queue.tell(transaction, [update], ODD)
         told = deliveries.get(transaction, update.delivery).updates[0].reason
         late = Postponement(update=update, due_at=LATER, reason=ODD)
-        work.settle(transaction, "c1", [], owner="w1", now=NOW, postponed=[late])
+        work_queue.settle(transaction, "c1", [], owner="w1", now=NOW, postponed=[late])
         put_off = deliveries.get(transaction, update.delivery).updates[0].reason
         settled = Settlement(update=update, state="failed", reason=ODD, verdicts=verdicts)
-        work.settle(transaction, "c1", [settled], owner="w1", now=NOW)
+        work_queue.settle(transaction, "c1", [settled], owner="w1", now=NOW)
         [found] = deliveries.get(transaction, update.delivery).updates
     assert (told, put_off, found.reason) == (SHOWN, SHOWN, SHOWN)
     assert found.verdicts == [{**verdicts[0], "reason": SHOWN}]
@@ -223,9 +223,9 @@ def test_a_reader_gets_as_many_updates_as_asked_for_but_for_some_refs(database: 
     moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
     with database.writing() as transaction:
         deliveries.record(transaction, [arrival(one) for one in moves])
-        first = work.pending(transaction, "c1", limit=2)
+        first = work_queue.pending(transaction, "c1", limit=2)
         assert [one.ref for one in first] == ["refs/heads/main", "refs/heads/topic"]
-        others = work.pending(transaction, "c1", limit=2, without=["refs/heads/main"])
+        others = work_queue.pending(transaction, "c1", limit=2, without=["refs/heads/main"])
     assert [one.ref for one in others] == ["refs/heads/topic"]
 
 
@@ -240,7 +240,7 @@ def test_what_one_push_is_put_off_for_holds_back_its_own_ref_only(database: Data
 
     def ready(connection_id: str, now: datetime) -> list[int]:
         with database.reading() as transaction:
-            return [one.seq for one in work.pending(transaction, connection_id, limit=9, now=now)]
+            return [one.seq for one in work_queue.pending(transaction, connection_id, limit=9, now=now)]
 
     first, topic, third = ready("c1", NOW)
     claim(database, "w1")
@@ -266,11 +266,11 @@ def test_something_that_has_changed_makes_what_was_put_off_due(database: Databas
         [update] = pending(database, claimed)
         late = Postponement(update=update, due_at=LATER, reason="away")
         with database.writing() as transaction:
-            work.settle(transaction, claimed, [], owner=name, now=NOW, postponed=[late])
-            work.postpone(transaction, claimed, [update], owner=name, due_at=LATER, reason="away")
+            work_queue.settle(transaction, claimed, [], owner=name, now=NOW, postponed=[late])
+            work_queue.postpone(transaction, claimed, [update], owner=name, due_at=LATER, reason="away")
     assert claim(database, "w1") is None
     with database.writing() as transaction:
-        work.make_due(transaction, "c1", now=NOW)
+        work_queue.make_due(transaction, "c1", now=NOW)
     assert pending(database)[0].tries == 0
     assert pending(database, "c2")[0].tries == 1
     assert [claim(database, "w1"), claim(database, "w1")] == ["c1", None]
@@ -282,7 +282,7 @@ def test_what_never_failed_keeps_its_turn_when_something_changes(database: Datab
         connection(database, name, created_at=NOW if name == "c1" else LATER)
         push(database, (A, B), connection_id=name)
     with database.writing() as transaction:
-        work.make_due(transaction, "c1", now=LATER + timedelta(seconds=1))
+        work_queue.make_due(transaction, "c1", now=LATER + timedelta(seconds=1))
     assert claim(database, "w1", LATER + timedelta(seconds=2)) == "c1"
 
 
@@ -293,21 +293,21 @@ def test_failures_count_in_a_row(database: Database) -> None:
 
     def attempts() -> int:
         with database.reading() as transaction:
-            return work.attempts(transaction, "c1")
+            return work_queue.attempts(transaction, "c1")
 
     for count in (1, 2):
         claim(database, "w1")
         with database.writing() as transaction:
-            work.postpone(transaction, "c1", [], owner="w1", due_at=NOW, reason="away")
+            work_queue.postpone(transaction, "c1", [], owner="w1", due_at=NOW, reason="away")
         assert attempts() == count
     claim(database, "w1")
     with database.writing() as transaction:
-        work.hand_back(transaction, "c1", owner="w1", now=NOW + timedelta(seconds=1))
+        work_queue.hand_back(transaction, "c1", owner="w1", now=NOW + timedelta(seconds=1))
     assert attempts() == 2
     assert claim(database, "w2") is None
     assert claim(database, "w2", NOW + timedelta(seconds=1)) == "c1"
     with database.writing() as transaction:
-        work.release(transaction, "c1", owner="w2", now=NOW)
+        work_queue.release(transaction, "c1", owner="w2", now=NOW)
     assert attempts() == 0
 
 
@@ -321,7 +321,7 @@ def test_an_end_is_kept_with_all_that_is_shown_of_it(database: Database) -> None
     settle(database, end)
     assert kept(database) == ("planned", C, b"facts", NOW)
     with database.writing() as transaction:
-        work.replay(transaction, update.delivery, now=LATER)
+        work_queue.replay(transaction, update.delivery, now=LATER)
     settle(database, replace(end, peeled=None, facts=None), now=LATER)
     assert kept(database) == ("planned", C, None, LATER)
 
@@ -337,8 +337,8 @@ def test_what_has_ended_is_neither_ended_again_nor_put_off(database: Database, s
     late = Postponement(update=update, due_at=LATER, reason="away")
     settle(database, Settlement(update=update, state="failed", reason="no"), now=LATER, postponed=[late])
     with database.writing() as transaction:
-        work.tell(transaction, [update], "fetching")
-        work.make_due(transaction, "c1", now=LATER)
+        work_queue.tell(transaction, [update], "fetching")
+        work_queue.make_due(transaction, "c1", now=LATER)
         [found] = deliveries.get(transaction, update.delivery).updates
     assert (found.state, found.reason, found.settled_at) == (state, "so it is", NOW)
     with database.reading() as transaction:
@@ -352,7 +352,7 @@ def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> Non
     claim(database, "w1")
     first, second, third, fourth = pending(database)
     with database.writing() as transaction:
-        work.tell(transaction, [third], "fetching")
+        work_queue.tell(transaction, [third], "fetching")
     late = Postponement(update=second, due_at=LATER, reason="away")
     settle(database, Settlement(update=first, state="gone", reason="it is gone"), postponed=[late])
     with database.reading() as transaction:
@@ -401,20 +401,20 @@ def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Databa
         for update in pending(database, claimed):
             late = Postponement(update=update, due_at=LATER, reason="away")
             with database.writing() as transaction:
-                work.settle(transaction, claimed, [], owner="w1", now=NOW, postponed=[late])
+                work_queue.settle(transaction, claimed, [], owner="w1", now=NOW, postponed=[late])
                 end = Settlement(update=update, state="failed", reason="no")
-                work.settle(transaction, claimed, [end], owner="w1", now=NOW)
+                work_queue.settle(transaction, claimed, [end], owner="w1", now=NOW)
         with database.writing() as transaction:
-            work.postpone(transaction, claimed, [], owner="w1", due_at=LATER, reason="away")
+            work_queue.postpone(transaction, claimed, [], owner="w1", due_at=LATER, reason="away")
     with database.writing() as transaction:
-        work.replay(transaction, "d2", now=NOW)
+        work_queue.replay(transaction, "d2", now=NOW)
     assert [(one.delivery, one.tries) for one in pending(database)] == [("d2", 0)]
     assert pending(database, "c0") == pending(database, "c2") == []
     with database.writing() as transaction:
         for name in ("c0", "c2"):
             deliveries.record(transaction, [arrival(move(B, C), connection=name)])
         for name in ("d1", "d3", "d4"):
-            work.replay(transaction, name, now=LATER)
+            work_queue.replay(transaction, name, now=LATER)
         attempts = transaction.execute(update_attempts.select()).all()
         due = {row.connection: row.due_at for row in transaction.execute(leases.select())}
     assert [row.number for row in attempts] == [1] * 4
@@ -429,7 +429,7 @@ def test_a_replay_is_due_at_once_and_no_other_connection_is(database: Database) 
         with database.writing() as transaction:
             deliveries.record(transaction, [arrival(move(A, B), id=delivery, connection=name)])
     with database.writing() as transaction:
-        work.replay(transaction, "d1", now=NOW)
+        work_queue.replay(transaction, "d1", now=NOW)
         due = {row.connection: row.due_at for row in transaction.execute(leases.select())}
     assert due == {"c0": LATER, "c1": NOW, "c2": LATER}
 
@@ -441,7 +441,7 @@ def test_who_has_lost_a_lease_is_told_whoever_has_it(database: Database) -> None
     claim(database, "w5")
     for name in ("w4", "w6"):
         with pytest.raises(LeaseLost), database.writing() as transaction:
-            work.release(transaction, "c1", owner=name, now=NOW)
+            work_queue.release(transaction, "c1", owner=name, now=NOW)
 
 
 def test_failures_are_those_of_the_connection_that_is_named(database: Database) -> None:
@@ -452,10 +452,10 @@ def test_failures_are_those_of_the_connection_that_is_named(database: Database) 
         for _ in range(count):
             assert claim(database, "w1") is not None
             with database.writing() as transaction:
-                work.postpone(transaction, name, [], owner="w1", due_at=NOW, reason="away")
+                work_queue.postpone(transaction, name, [], owner="w1", due_at=NOW, reason="away")
         claim(database, "w1")
     with database.reading() as transaction:
-        assert [work.attempts(transaction, name) for name in ("c0", "c1", "c2")] == [0, 1, 2]
+        assert [work_queue.attempts(transaction, name) for name in ("c0", "c1", "c2")] == [0, 1, 2]
 
 
 def test_an_update_comes_with_what_its_delivery_says(database: Database) -> None:
@@ -481,8 +481,8 @@ def test_a_process_that_starts_again_frees_what_it_held(database: Database) -> N
     assert first is not None
     assert second is not None
     with database.writing() as transaction:
-        work.postpone(transaction, first, [], owner="w1", due_at=LATER, reason="away")
-        work.take_over_everything(transaction, now=NOW)
+        work_queue.postpone(transaction, first, [], owner="w1", due_at=LATER, reason="away")
+        work_queue.take_over_everything(transaction, now=NOW)
         held = transaction.execute(leases.select().order_by(leases.c.owner)).all()
     assert {row.owner for row in held} == {None}
     assert {row.connection: row.expires_at for row in held} == {first: None, second: NOW}
@@ -499,7 +499,7 @@ def test_the_backlog_counts_what_the_broker_has_not(database: Database) -> None:
             new = replace(request(number), delivery=update.delivery)
             executions.add(transaction, [new], ref_update=update.seq, now=now)
             events.add(transaction, [event(f"e{number}", update.delivery)], now=now)
-        backlog = work.backlog(transaction)
+        backlog = work_queue.backlog(transaction)
         assert (backlog.requests, backlog.events) == (2, 2)
         assert (backlog.oldest_request, backlog.oldest_event) == (NOW, NOW)
         executions.record(transaction, published=["request-0"], refused={}, undeliverable={}, now=NOW)
@@ -507,41 +507,42 @@ def test_the_backlog_counts_what_the_broker_has_not(database: Database) -> None:
         dropped = replace(request(2), delivery=updates[0].delivery)
         executions.add(transaction, [dropped], ref_update=updates[0].seq, now=NOW)
         executions.drop(transaction, dropped.id)
-        backlog = work.backlog(transaction)
+        backlog = work_queue.backlog(transaction)
     assert (backlog.requests, backlog.events) == (1, 1)
     assert (backlog.oldest_request, backlog.oldest_event) == (LATER, LATER)
 
 
 def _settle(transaction: Transaction) -> None:
-    [update] = work.pending(transaction, "c1", limit=9)
+    [update] = work_queue.pending(transaction, "c1", limit=9)
     new = replace(request(), delivery=update.delivery)
     end = Settlement(update=update, state="planned", reason="", requests=(new,))
-    work.settle(transaction, "c1", [end], owner="w", now=LATER)
+    work_queue.settle(transaction, "c1", [end], owner="w", now=LATER)
 
 
 def _put_off(transaction: Transaction) -> None:
     late = [
-        Postponement(update=one, due_at=LATER, reason="") for one in work.pending(transaction, "c1", limit=9)
+        Postponement(update=one, due_at=LATER, reason="")
+        for one in work_queue.pending(transaction, "c1", limit=9)
     ]
-    work.settle(transaction, "c1", [], owner="w", now=LATER, postponed=late)
+    work_queue.settle(transaction, "c1", [], owner="w", now=LATER, postponed=late)
 
 
 def _replay(transaction: Transaction) -> None:
     _settle(transaction)
     [one] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=9)
-    work.replay(transaction, one.id, now=LATER)
+    work_queue.replay(transaction, one.id, now=LATER)
 
 
 OF_ONE: dict[str, Callable[[Transaction], object]] = {
-    "renew": lambda t: work.renew(t, "c1", owner="w", until=LATER + timedelta(hours=1)),
-    "release": lambda t: work.release(t, "c1", owner="w", now=LATER),
-    "hand back": lambda t: work.hand_back(t, "c1", owner="w", now=LATER),
-    "postpone": lambda t: work.postpone(t, "c1", (), owner="w", due_at=LATER, reason="away"),
-    "tell": lambda t: work.tell(t, work.pending(t, "c1", limit=9), "fetching"),
+    "renew": lambda t: work_queue.renew(t, "c1", owner="w", until=LATER + timedelta(hours=1)),
+    "release": lambda t: work_queue.release(t, "c1", owner="w", now=LATER),
+    "hand back": lambda t: work_queue.hand_back(t, "c1", owner="w", now=LATER),
+    "postpone": lambda t: work_queue.postpone(t, "c1", (), owner="w", due_at=LATER, reason="away"),
+    "tell": lambda t: work_queue.tell(t, work_queue.pending(t, "c1", limit=9), "fetching"),
     "settle": _settle,
     "put off": _put_off,
     "replay": _replay,
-    "make due": lambda t: work.make_due(t, "c1", now=LATER),
+    "make due": lambda t: work_queue.make_due(t, "c1", now=LATER),
 }
 
 
@@ -556,10 +557,10 @@ def test_work_on_a_connection_leaves_all_others_alone(database: Database, what: 
             assert mine.claim(transaction, owner="w", now=NOW, until=LATER) == name
             late = [
                 Postponement(update=one, due_at=NOW - timedelta(seconds=1), reason="away")
-                for one in work.pending(transaction, name, limit=9)
+                for one in work_queue.pending(transaction, name, limit=9)
             ]
-            work.settle(transaction, name, [], owner="w", now=NOW, postponed=late)
-            work.postpone(transaction, name, (), owner="w", due_at=NOW, reason="away")
+            work_queue.settle(transaction, name, [], owner="w", now=NOW, postponed=late)
+            work_queue.postpone(transaction, name, (), owner="w", due_at=NOW, reason="away")
             assert mine.claim(transaction, owner="w", now=NOW, until=LATER) == name
     with database.writing() as transaction:
         before = rows_of_others(transaction, "c1"), rows_of_others(transaction, "")

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from gateway.store.deliveries import UpdateState
 from gateway.store.ids import delivery_ids_since
 from gateway.store.tables import deliveries, ref_updates
-from gateway.store.work import UPDATE_COLUMNS, PendingUpdate, pending_update
+from gateway.store.work_queue import UPDATE_COLUMNS, PendingUpdate, pending_update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from gateway.plan.events import EVENTS, EventName, message_type
-from gateway.plan.request import VERSION, ExecutionRequest, Part
+from gateway.messages.events import EVENTS, EventName, message_type
+from gateway.messages.execution_request import VERSION, ExecutionRequest, Part
 from gateway.publish.message import (
     CONTENT_TYPES,
     LANE_PREFIX,

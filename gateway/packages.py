@@ -20,7 +20,7 @@ from gateway.fetch.mirror import Mirrors
 from gateway.fetch.package import FORMATS, Packed, Packer
 from gateway.fetch.submodules import Submodules
 from gateway.fetch.tree import Module, Tree, TreeReader
-from gateway.plan.request import Package, Submodule
+from gateway.messages.execution_request import Package, Submodule
 from gateway.store import packages
 from gateway.store.connections import Connection
 from gateway.store.database import Database

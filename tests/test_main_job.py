@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from gateway.plan.request import schema
+from gateway.messages.execution_request import schema
 from gateway.publish.topology import Topology
 from tests.broker import Broker
 from tests.publish.runner import Runner

@@ -12,8 +12,8 @@ from gateway.admin import operations
 from gateway.admin.operations import Operation
 from gateway.asyncapi import document
 from gateway.errors import NotFound
-from gateway.plan.events import EVENTS, EventName, event_schema
-from gateway.plan.request import schema
+from gateway.messages.events import EVENTS, EventName, event_schema
+from gateway.messages.execution_request import schema
 from gateway.publish.message import SCHEMA, ContentMode, schema_name
 from gateway.publish.topology import Topology
 

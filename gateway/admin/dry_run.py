@@ -23,10 +23,10 @@ from gateway.errors import FetchError, Invalid
 from gateway.fetch.commit import Base, CommitReader
 from gateway.fetch.credentials import take_login
 from gateway.fetch.mirror import Mirrors
-from gateway.plan.difference import differences
-from gateway.plan.plain import shortened
+from gateway.messages.execution_request import ExecutionRequest
+from gateway.plan.diff import differences
+from gateway.plan.json_values import shortened
 from gateway.plan.planner import CommitFacts, Plan
-from gateway.plan.request import ExecutionRequest
 from gateway.plan.triggers import Trigger, ask_for_paths, read_triggers
 from gateway.planning import base_branch, plan_update, unpack
 from gateway.store import connections, executions, past_updates

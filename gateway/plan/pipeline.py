@@ -10,9 +10,9 @@ from valohai_yaml.pipelines.conversion import PipelineConverter
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
+from gateway.messages.execution_request import LARGEST_REQUEST, PipelineExecution
+from gateway.plan.json_values import listed, plain, refuse_unknown, weight
 from gateway.plan.manifest import Manifest
-from gateway.plan.plain import listed, plain, refuse_unknown, weight
-from gateway.plan.request import LARGEST_REQUEST, PipelineExecution
 from gateway.plan.step import checked_value
 from gateway.plan.triggers import Trigger
 

@@ -7,11 +7,7 @@ from functools import lru_cache
 from typing import Literal
 
 from gateway.errors import PlanError
-from gateway.plan.globs import fits
-from gateway.plan.manifest import LARGEST, Manifest, read_manifest
-from gateway.plan.pipeline import execute_pipeline
-from gateway.plan.plain import listed, shortened
-from gateway.plan.request import (
+from gateway.messages.execution_request import (
     LARGEST_REQUEST,
     Commit,
     ExecutionRequest,
@@ -26,6 +22,10 @@ from gateway.plan.request import (
     TaskExecution,
     execution_id,
 )
+from gateway.plan.globs import fits
+from gateway.plan.json_values import listed, shortened
+from gateway.plan.manifest import LARGEST, Manifest, read_manifest
+from gateway.plan.pipeline import execute_pipeline
 from gateway.plan.step import execute_step
 from gateway.plan.task import execute_task
 from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, Verdict, branch_of, judge

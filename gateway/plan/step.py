@@ -9,8 +9,8 @@ from valohai_yaml.objs import Parameter, Step
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
-from gateway.plan.plain import listed, plain, refuse_unknown
-from gateway.plan.request import ParameterValue, StepExecution
+from gateway.messages.execution_request import ParameterValue, StepExecution
+from gateway.plan.json_values import listed, plain, refuse_unknown
 from gateway.plan.triggers import Atom, Trigger
 
 _LONGEST_COMMAND = 1024 * 1024

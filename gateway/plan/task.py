@@ -7,9 +7,9 @@ from valohai_yaml.objs import Step, Task
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
+from gateway.messages.execution_request import TaskExecution
+from gateway.plan.json_values import listed, plain
 from gateway.plan.manifest import Manifest
-from gateway.plan.plain import listed, plain
-from gateway.plan.request import TaskExecution
 from gateway.plan.step import checked_value, execute_step
 from gateway.plan.triggers import Trigger
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from gateway.plan.difference import Differences, differences
+from gateway.messages.execution_request import ExecutionRequest
+from gateway.plan.diff import Differences, differences
 from gateway.plan.planner import plan
-from gateway.plan.request import ExecutionRequest
 from gateway.plan.triggers import read_triggers
 from tests.plan.facts import COMMIT, CONNECTION, MANIFEST, UPDATE
 

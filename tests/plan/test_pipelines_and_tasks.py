@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.plan.request import PipelineExecution
+from gateway.messages.execution_request import PipelineExecution
 from tests.plan.facts import AFTER, HEAD, planned
 
 

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.plan.manifest import LARGEST, read_manifest
-from gateway.plan.planner import Plan, plan
-from gateway.plan.request import (
+from gateway.messages.execution_request import (
     Commit,
     ExecutionRequest,
     Package,
@@ -21,6 +19,8 @@ from gateway.plan.request import (
     execution_id,
     schema,
 )
+from gateway.plan.manifest import LARGEST, read_manifest
+from gateway.plan.planner import Plan, plan
 from gateway.plan.triggers import PullRequestFacts, Verdict, read_triggers
 from tests.plan.facts import AFTER, BEFORE, COMMIT, CONNECTION, HEAD, MANIFEST, UPDATE, planned, trigger
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.plan.events import event_schema
-from gateway.plan.request import execution_id, schema
+from gateway.messages.events import event_schema
+from gateway.messages.execution_request import execution_id, schema
 
 DOCS = Path(__file__).parents[2] / "docs"
 CONTRACT = {

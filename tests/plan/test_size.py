@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from gateway.messages.execution_request import LARGEST_REQUEST
+from gateway.plan.json_values import weight
 from gateway.plan.manifest import LARGEST
-from gateway.plan.plain import weight
-from gateway.plan.request import LARGEST_REQUEST
 from tests.plan.facts import HEAD, planned, trigger
 
 MIB = 1024 * 1024

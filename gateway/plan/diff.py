@@ -6,7 +6,7 @@ What was pushed, and when and by whom, is the same for both; and a package is no
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.plan.request import ExecutionRequest
+from gateway.messages.execution_request import ExecutionRequest
 
 Differences = Mapping[str, tuple[Any, Any]]
 """Old and new value of each field that differs, by its place in the message, such as execution.image."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from gateway.messages.execution_request import MergeGroup, Part, PullRequest, Ref, Repository, schema_of
 from gateway.plan.planner import (
     ConnectionFacts,
     UpdateFacts,
@@ -18,7 +19,6 @@ from gateway.plan.planner import (
     ref_of,
     repository_of,
 )
-from gateway.plan.request import MergeGroup, Part, PullRequest, Ref, Repository, schema_of
 
 VERSION = "1.1"
 """Of the schemas: the second number grows with each field that is added."""

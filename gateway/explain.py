@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.tree import Tree
 
-from gateway.printing import WAITS, coloured, escape, ref_move, short
+from gateway.printing import coloured, escape, ref_move, short
+from gateway.text.sentences import WAITS
 
 
 def told(delivery: Mapping[str, Any]) -> Tree:

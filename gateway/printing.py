@@ -23,8 +23,6 @@ if not out.is_terminal:
 _TERMINAL_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
-WAITS = "no broker has confirmed it yet; a gateway without PUSHGATE_AMQP_URL keeps it in its store"
-"""Of an execution request that is pending."""
 _CHANGES = {
     "create": ("+", "green"),
     "change": ("~", "yellow"),

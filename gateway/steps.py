@@ -15,9 +15,9 @@ from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.fetch.reasons import local_failures
-from gateway.messages.events import event, event_name
 from gateway.messages.execution_request import ExecutionRequest
 from gateway.packages import Packages
+from gateway.plan.outcome import event, event_name
 from gateway.plan.planner import CommitFacts
 from gateway.plan.triggers import Trigger, Verdict, ask_for_paths, read_triggers
 from gateway.planning import KeptFacts, base_branch, connection_facts, pack, plan_update, update_facts

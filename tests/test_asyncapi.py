@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.asyncapi import document
-from gateway.messages.events import event
+from gateway.plan.outcome import event
 from gateway.plan.planner import ConnectionFacts, UpdateFacts
 from gateway.publish.message import ContentMode, message, routing_key
 from gateway.publish.topology import Topology

@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from gateway.printing import WAITS
+from gateway.text.sentences import WAITS
 
 STATIC = Path(__file__).with_name("static")
 

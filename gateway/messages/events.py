@@ -4,26 +4,14 @@ Fields are added, never taken away or given another meaning; a breaking change i
 JSON Schemas made of these models are in docs/ and at the gateway's /schemas/<name>.json.
 """
 
-import json
-import uuid
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from gateway.messages.execution_request import MergeGroup, Part, PullRequest, Ref, Repository, schema_of
-from gateway.plan.planner import (
-    ConnectionFacts,
-    UpdateFacts,
-    merge_group_of,
-    pull_request_of,
-    ref_of,
-    repository_of,
-)
 
 VERSION = "1.1"
 """Of the schemas: the second number grows with each field that is added."""
-
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "events.pushgate.dev")
 
 
 class Event(Part):
@@ -72,52 +60,6 @@ EVENTS: dict[EventName, type[Event]] = {"push.fetched": PushFetched, "delivery.f
 def message_type(name: EventName) -> str:
     """Return the CloudEvents type of the event with this name."""
     return f"dev.pushgate.{name}.v1"
-
-
-def event_name(state: str, commit: str | None) -> EventName | None:
-    """Return the name of the event that tells of an end; None for a ref that was deleted."""
-    if state in {"failed", "gone"}:
-        return "delivery.failed"
-    return "push.fetched" if commit is not None else None
-
-
-def event(
-    name: EventName,
-    *,
-    connection: ConnectionFacts,
-    update: UpdateFacts,
-    state: str,
-    reason: str,
-    triggers: tuple[str, ...],
-) -> Event:
-    """Return the event that tells how a ref update ended; `triggers` has a name for each request."""
-    told: dict[str, Any] = {
-        "id": _event_id(name, connection.id, update, reason, triggers),
-        "project": connection.project,
-        "connection": connection.id,
-        "delivery": update.delivery,
-        "repository": repository_of(connection),
-        "ref": ref_of(update),
-        "commit": update.after,
-        "before": update.before,
-        "pull_request": pull_request_of(update),
-        "merge_group": merge_group_of(update),
-        "pushed_by": update.pusher,
-        "requests": len(triggers),
-        "triggers": triggers,
-        "reason": reason,
-        "state": state,
-    }
-    model = EVENTS[name]
-    return model(**{field: told[field] for field in model.model_fields})
-
-
-def _event_id(
-    name: EventName, connection: str, update: UpdateFacts, reason: str, triggers: tuple[str, ...]
-) -> str:
-    """Return the same id for the same end of the same move: what is planned again may end in another way."""
-    move = [connection, update.ref, update.generation, update.before, update.after]
-    return str(uuid.uuid5(_NAMESPACE, json.dumps([name, *move, reason, triggers])))
 
 
 def event_schema(name: EventName) -> dict[str, Any]:

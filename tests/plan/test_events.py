@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.messages.events import DeliveryFailed, Event, event, event_name
+from gateway.messages.events import DeliveryFailed, Event
+from gateway.plan.outcome import event, event_name
 from gateway.plan.planner import UpdateFacts
 from tests.plan.facts import AFTER, CONNECTION, UPDATE
 

@@ -1,0 +1,63 @@
+"""The event that reports how a ref update ended."""
+
+import json
+import uuid
+from typing import Any
+
+from gateway.messages.events import EVENTS, Event, EventName
+from gateway.plan.planner import (
+    ConnectionFacts,
+    UpdateFacts,
+    merge_group_of,
+    pull_request_of,
+    ref_of,
+    repository_of,
+)
+
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "events.pushgate.dev")
+
+
+def event_name(state: str, commit: str | None) -> EventName | None:
+    """Return the name of the event that tells of an end; None for a ref that was deleted."""
+    if state in {"failed", "gone"}:
+        return "delivery.failed"
+    return "push.fetched" if commit is not None else None
+
+
+def event(
+    name: EventName,
+    *,
+    connection: ConnectionFacts,
+    update: UpdateFacts,
+    state: str,
+    reason: str,
+    triggers: tuple[str, ...],
+) -> Event:
+    """Return the event that tells how a ref update ended; `triggers` has a name for each request."""
+    told: dict[str, Any] = {
+        "id": _event_id(name, connection.id, update, reason, triggers),
+        "project": connection.project,
+        "connection": connection.id,
+        "delivery": update.delivery,
+        "repository": repository_of(connection),
+        "ref": ref_of(update),
+        "commit": update.after,
+        "before": update.before,
+        "pull_request": pull_request_of(update),
+        "merge_group": merge_group_of(update),
+        "pushed_by": update.pusher,
+        "requests": len(triggers),
+        "triggers": triggers,
+        "reason": reason,
+        "state": state,
+    }
+    model = EVENTS[name]
+    return model(**{field: told[field] for field in model.model_fields})
+
+
+def _event_id(
+    name: EventName, connection: str, update: UpdateFacts, reason: str, triggers: tuple[str, ...]
+) -> str:
+    """Return the same id for the same end of the same move: what is planned again may end in another way."""
+    move = [connection, update.ref, update.generation, update.before, update.after]
+    return str(uuid.uuid5(_NAMESPACE, json.dumps([name, *move, reason, triggers])))

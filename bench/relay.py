@@ -19,7 +19,7 @@ import structlog
 
 from bench.report import Row
 from demo.githost import GitHost
-from gateway.publish.message import message, routing_key
+from gateway.publish.cloudevents import message, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology

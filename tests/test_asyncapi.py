@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 from pydantic import ValidationError
 
-from gateway.asyncapi import document
 from gateway.plan.outcome import event
 from gateway.plan.planner import ConnectionFacts, UpdateFacts
-from gateway.publish.message import ContentMode, message, routing_key
+from gateway.publish.asyncapi import document
+from gateway.publish.cloudevents import ContentMode, message, routing_key
 from gateway.publish.topology import Topology
 from tests.publish.outbox import event as stored_event
 

@@ -10,11 +10,11 @@ from starlette.routing import Route
 
 from gateway.admin import operations
 from gateway.admin.operations import Operation
-from gateway.asyncapi import document
 from gateway.errors import NotFound
 from gateway.messages.events import EVENTS, EventName, event_schema
 from gateway.messages.execution_request import schema
-from gateway.publish.message import SCHEMA, ContentMode, schema_name
+from gateway.publish.asyncapi import document
+from gateway.publish.cloudevents import SCHEMA, ContentMode, schema_name
 from gateway.publish.topology import Topology
 
 SCHEMAS = {SCHEMA: schema(), **{schema_name(name): event_schema(name) for name in EVENTS}}

@@ -38,7 +38,7 @@ from gateway.errors import (
     Undeliverable,
     Unroutable,
 )
-from gateway.publish.message import ContentMode, Stored, message, routing_key
+from gateway.publish.cloudevents import ContentMode, Stored, message, routing_key
 from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest
 

@@ -32,7 +32,7 @@ from gateway.errors import (
     Unroutable,
 )
 from gateway.metrics import BROKER_CONNECTED, EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
-from gateway.publish.message import Stored
+from gateway.publish.cloudevents import Stored
 from gateway.store.executions import READ_BYTES, StoredRequest
 from gateway.store.notify import Waiter
 

@@ -16,7 +16,7 @@ from aio_pika.exceptions import (
 )
 
 from gateway.errors import PublishError
-from gateway.publish.message import LANE_PREFIX, PARTITION_HEADER, ROUTING_PREFIX
+from gateway.publish.cloudevents import LANE_PREFIX, PARTITION_HEADER, ROUTING_PREFIX
 
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
 _ACCESS_REFUSED = "ACCESS_REFUSED"

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from structlog.testing import capture_logs
 
 from gateway.errors import Unroutable
-from gateway.publish.message import Stored
+from gateway.publish.cloudevents import Stored
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest

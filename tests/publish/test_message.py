@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.messages.events import EVENTS, EventName, message_type
 from gateway.messages.execution_request import TYPE as PLANNED_TYPE
-from gateway.publish.message import TYPE, ContentMode, Stored, message, routing_key, traceparent
+from gateway.publish.cloudevents import TYPE, ContentMode, Stored, message, routing_key, traceparent
 from gateway.settings import Event
 from tests.publish.outbox import PLANNED_AT, event, request
 

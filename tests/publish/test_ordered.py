@@ -10,7 +10,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from gateway.errors import PublishError
-from gateway.publish.message import PARTITION_HEADER, routing_key
+from gateway.publish.cloudevents import PARTITION_HEADER, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 from tests.broker import Broker

@@ -13,7 +13,7 @@ import pytest
 from aiormq.exceptions import ChannelAccessRefused
 
 from gateway.errors import BrokerUnavailable, Interrupted, PublishError, SettingError, Unroutable
-from gateway.publish.message import routing_key, traceparent
+from gateway.publish.cloudevents import routing_key, traceparent
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.topology import Topology
 from tests.broker import Broker

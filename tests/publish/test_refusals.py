@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.errors import Ambiguous, BrokerUnavailable, Interrupted, Undeliverable
-from gateway.publish.message import Stored
+from gateway.publish.cloudevents import Stored
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 from tests.broker import Broker

@@ -21,7 +21,7 @@ from gateway.errors import (
     Unroutable,
 )
 from gateway.metrics import BROKER_CONNECTED, EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
-from gateway.publish.message import Stored
+from gateway.publish.cloudevents import Stored
 from gateway.publish.relay import Relay
 from gateway.store.executions import StoredRequest
 from gateway.store.notify import Doorbell

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from gateway.messages.events import EVENTS, EventName, message_type
 from gateway.messages.execution_request import VERSION, ExecutionRequest, Part
-from gateway.publish.message import (
+from gateway.publish.cloudevents import (
     CONTENT_TYPES,
     LANE_PREFIX,
     PARTITION_HEADER,

@@ -19,8 +19,8 @@ from pathlib import Path
 from bench.report import Row
 from demo.githost import ENVIRONMENT, git
 from gateway.fetch.git import Git
-from gateway.fetch.package import Packer
-from gateway.fetch.tree import TreeReader
+from gateway.packages.builder import Packer
+from gateway.packages.tree import TreeReader
 
 _FILES = 2_000
 _FILE = 50_000

@@ -37,14 +37,15 @@ from gateway.fetch.git import Git
 from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors
-from gateway.fetch.package import Packer
-from gateway.fetch.tree import TreeReader
 from gateway.http_limits import ClientLimits, allow_open_files, limited
 from gateway.intake.accept import Accepter, prepare_interpreter
 from gateway.intake.book import Book
 from gateway.intake.door import Door
 from gateway.listener import listen
-from gateway.packages import Expiry, Packages
+from gateway.packages.archive import Expiry, Packages
+from gateway.packages.builder import Packer
+from gateway.packages.storage import Depot
+from gateway.packages.tree import TreeReader
 from gateway.plan.manifest import LARGEST
 from gateway.platform import PlatformFetcher
 from gateway.presence import Presence
@@ -58,7 +59,6 @@ from gateway.steps import Announcer, FetchAndPlan, Remotes
 from gateway.store import work_queue
 from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
-from gateway.store.depot import Depot
 from gateway.store.events import EventOutbox
 from gateway.store.executions import Outbox
 from gateway.store.notify import Doorbell, Wire

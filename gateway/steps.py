@@ -16,7 +16,7 @@ from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.fetch.reasons import local_failures
 from gateway.messages.execution_request import ExecutionRequest
-from gateway.packages import Packages
+from gateway.packages.archive import Packages
 from gateway.plan.outcome import event, event_name
 from gateway.plan.planner import CommitFacts
 from gateway.plan.triggers import Trigger, Verdict, ask_for_paths, read_triggers

@@ -22,7 +22,7 @@ from gateway.fetch.credentials import Remote
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Wanted
 from gateway.messages.execution_request import Package
-from gateway.packages import Ready
+from gateway.packages.archive import Ready
 from gateway.planning import unpack
 from gateway.steps import Announcer, FetchAndPlan, Remotes
 from gateway.store.connections import Connection

@@ -17,9 +17,9 @@ from gateway.admin.auth import AdminToken
 from gateway.admin.http import guarded, problem
 from gateway.admin.operations import Operation
 from gateway.crypto.signed_tokens import Ticket, Tickets
+from gateway.packages.storage import Depot
 from gateway.store import packages
 from gateway.store.database import Database
-from gateway.store.depot import Depot
 from gateway.store.packages import KeptPackage
 
 _TYPES = {"tar.gz": "application/gzip", "tar.zst": "application/zstd"}

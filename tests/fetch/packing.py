@@ -13,9 +13,9 @@ import zstandard
 
 from demo.githost import ENVIRONMENT, WorkTree
 from gateway.fetch.credentials import Remote
-from gateway.fetch.package import Format, Packed, Packer
-from gateway.fetch.submodules import Submodules
-from gateway.fetch.tree import Tree, TreeReader
+from gateway.packages.builder import Format, Packed, Packer
+from gateway.packages.submodules import Submodules
+from gateway.packages.tree import Tree, TreeReader
 from tests.fetch.conftest import Fetching
 
 MAIN = "refs/heads/main"

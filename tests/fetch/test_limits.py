@@ -14,7 +14,7 @@ from gateway.errors import LocalFailure, ObjectUnusable
 from gateway.fetch.commit import Paths
 from gateway.fetch.git import GitFailed, LimitReached, OutputTooLarge
 from gateway.fetch.limits import GitLimits, machine_failure
-from gateway.fetch.objects import open_objects
+from gateway.packages.git_objects import open_objects
 from gateway.settings import git_memory
 from tests.fetch.conftest import Fetching, make_fetching, mktree
 from tests.service import Project, Service

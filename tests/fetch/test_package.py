@@ -14,8 +14,8 @@ import pytest
 from demo.githost import ENVIRONMENT, WorkTree
 from gateway.errors import ObjectUnusable
 from gateway.fetch.git import GitFailed
-from gateway.fetch.package import FORMATS, Format, Packer, Stopped
-from gateway.fetch.tree import Entry, Tree
+from gateway.packages.builder import FORMATS, Format, Packer, Stopped
+from gateway.packages.tree import Entry, Tree
 from tests.archives import extract
 from tests.fetch.conftest import Fetching, make_fetching
 from tests.fetch.packing import Packing, names, untarred
@@ -43,8 +43,8 @@ PACK = """
 import asyncio, json, os, re, sys, threading
 from pathlib import Path
 from gateway.fetch.git import Git
-from gateway.fetch.package import Packer
-from gateway.fetch.tree import TreeReader
+from gateway.packages.builder import Packer
+from gateway.packages.tree import TreeReader
 home, repository, commit, file, package_format = sys.argv[1:]
 os.umask(int(os.environ.get("UMASK", "022"), 8))
 git = Git(home=Path(home), allow_http=False, timeout=60)

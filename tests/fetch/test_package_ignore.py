@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from demo.githost import ENVIRONMENT
-from gateway.fetch.ignore import Rules
+from gateway.packages.vhignore import Rules
 
 # Few letters, so that patterns and paths meet; every character that means something to git.
 _WORDS = (

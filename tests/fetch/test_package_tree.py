@@ -7,9 +7,9 @@ import pytest
 
 from demo.githost import GitHost, WorkTree
 from gateway.errors import Invalid, ObjectUnusable, RemoteUnavailable
-from gateway.fetch.links import check_links
-from gateway.fetch.submodules import submodule_url
-from gateway.fetch.tree import shown
+from gateway.packages.submodules import submodule_url
+from gateway.packages.symlinks import check_links
+from gateway.packages.tree import shown
 from tests.fetch.conftest import Fetching
 from tests.fetch.packing import Packing, add_submodule, names
 

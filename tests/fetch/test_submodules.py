@@ -10,7 +10,7 @@ import pytest
 
 from demo.githost import GitHost, WorkTree
 from gateway.fetch.credentials import Login, Remote, make_deploy_key
-from gateway.fetch.submodules import Submodules
+from gateway.packages.submodules import Submodules
 from tests.fetch.conftest import Fetching
 from tests.fetch.ssh import SshHost
 from tests.service import Project, Service

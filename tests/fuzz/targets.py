@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, cast
 from gateway.errors import Invalid, PlanError, PushgateError
 from gateway.fetch.credentials import mend_private_key, read_private_key, take_login
 from gateway.fetch.host_keys import read_host_keys
-from gateway.fetch.ignore import Rules
-from gateway.fetch.submodules import submodule_url
 from gateway.fetch.urls import check_url, is_ssh, known_as, target
 from gateway.intake.book import Book, Known
 from gateway.intake.door import Door
+from gateway.packages.submodules import submodule_url
+from gateway.packages.vhignore import Rules
 from gateway.plan.manifest import read_manifest
 from gateway.plan.planner import plan
 from gateway.plan.triggers import MoveFacts, judge, parse_trigger, read_triggers

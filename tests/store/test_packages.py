@@ -15,10 +15,10 @@ import pytest
 
 from gateway.crypto.signed_tokens import Tickets
 from gateway.errors import DepotUnavailable, NotFound, SettingError
-from gateway.packages import Expiry
+from gateway.packages.archive import Expiry
+from gateway.packages.storage import Depot
 from gateway.store import packages
 from gateway.store.database import Database
-from gateway.store.depot import Depot
 from gateway.store.packages import Build, KeptPackage
 from tests.store.make import NOW, A, B, connection
 from tests.store.objects import S3, run

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from gateway.errors import Invalid, ObjectUnusable, RemoteRefuses, RemoteUnavailable
 from gateway.fetch.git import Git, OutputTooLarge
-from gateway.fetch.ignore import LARGEST, Rules
-from gateway.fetch.submodules import FILE, read_modules, submodule_url
+from gateway.packages.submodules import FILE, read_modules, submodule_url
+from gateway.packages.vhignore import LARGEST, Rules
 from gateway.text.escape import decode, printable
 from gateway.threads import PLANNING
 

@@ -17,14 +17,14 @@ from gateway.errors import DepotUnavailable, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Mirrors
-from gateway.fetch.package import FORMATS, Packed, Packer
-from gateway.fetch.submodules import Submodules
-from gateway.fetch.tree import Module, Tree, TreeReader
 from gateway.messages.execution_request import Package, Submodule
+from gateway.packages.builder import FORMATS, Packed, Packer
+from gateway.packages.storage import Depot
+from gateway.packages.submodules import Submodules
+from gateway.packages.tree import Module, Tree, TreeReader
 from gateway.store import packages
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.depot import Depot
 from gateway.store.packages import Build, KeptPackage
 from gateway.threads import FILES, PACKING
 

@@ -16,11 +16,11 @@ import zstandard
 from isal import isal_zlib
 
 from gateway.errors import ObjectUnusable
-from gateway.fetch import tar
 from gateway.fetch.git import Git, GitFailed
-from gateway.fetch.links import check_links
-from gateway.fetch.objects import open_objects
-from gateway.fetch.tree import GITLINK, LINK, Entry, Tree, shown
+from gateway.packages import tar
+from gateway.packages.git_objects import open_objects
+from gateway.packages.symlinks import check_links
+from gateway.packages.tree import GITLINK, LINK, Entry, Tree, shown
 
 Format = Literal["tar.gz", "tar.zst"]
 FORMATS: tuple[Format, ...] = get_args(Format)

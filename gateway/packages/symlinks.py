@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from gateway.errors import ObjectUnusable
-from gateway.fetch.tree import shown
+from gateway.packages.tree import shown
 
 # As many links as Linux follows on one path: path_resolution(7).
 _MOST_LINKS = 40

@@ -1,0 +1,1 @@
+"""Packages: the files of a commit, packed, stored and expired."""

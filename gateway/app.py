@@ -38,9 +38,9 @@ from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors
 from gateway.http_limits import ClientLimits, allow_open_files, limited
-from gateway.intake.accept import Accepter, prepare_interpreter
-from gateway.intake.book import Book
-from gateway.intake.door import Door
+from gateway.intake.connection_cache import Book
+from gateway.intake.group_commit import Accepter, prepare_interpreter
+from gateway.intake.webhook import Door
 from gateway.listener import listen
 from gateway.packages.archive import Expiry, Packages
 from gateway.packages.builder import Packer

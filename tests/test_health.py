@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from gateway.admin.health import Health
-from gateway.intake.accept import Accepter
+from gateway.intake.group_commit import Accepter
 from gateway.store.database import Database
 from tests.postgres import Postgres, end_all_connections
 from tests.service import Project, Service, wait_for

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from gateway.admin.api import Api
 from gateway.client import ApiError
 from gateway.crypto.keyring import Vault
-from gateway.intake.book import Book
+from gateway.intake.connection_cache import Book
 from gateway.store.database import Database
 from gateway.store.notify import Doorbell
 from tests.service import Project, Service, run_pushgate

@@ -23,7 +23,7 @@ from gateway.errors import (
     RemoteUnavailable,
     StoreUnavailable,
 )
-from gateway.intake.accept import Accepter
+from gateway.intake.group_commit import Accepter
 from gateway.metrics import SETTLED, STAGE
 from gateway.steps import Announcer
 from gateway.store import connections, deliveries, events, work_queue

@@ -28,7 +28,7 @@ from gateway.crypto.keyring import Vault
 from gateway.errors import Invalid, SettingError
 from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_platform, check_url
-from gateway.intake.book import Book
+from gateway.intake.connection_cache import Book
 from gateway.plan.triggers import read_triggers
 from gateway.store import connections, platforms, reconciliations, work_queue
 from gateway.store.connections import Connection

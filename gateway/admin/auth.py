@@ -10,7 +10,7 @@ import structlog
 from starlette.requests import Request
 
 from gateway.errors import PushgateError
-from gateway.intake.address import Address, client_address
+from gateway.intake.client_address import Address, client_address
 from gateway.settings import MIN_TOKEN_LENGTH
 
 log = structlog.get_logger()

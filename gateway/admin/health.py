@@ -19,7 +19,7 @@ from starlette.routing import Route
 from gateway.admin.http import problem
 from gateway.errors import StoreUnavailable
 from gateway.fetch.housekeeping import disk_trouble
-from gateway.intake.accept import Accepter
+from gateway.intake.group_commit import Accepter
 from gateway.metrics import (
     OLDEST_EVENT,
     OLDEST_PENDING,

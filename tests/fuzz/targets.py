@@ -16,8 +16,8 @@ from gateway.errors import Invalid, PlanError, PushgateError
 from gateway.fetch.credentials import mend_private_key, read_private_key, take_login
 from gateway.fetch.host_keys import read_host_keys
 from gateway.fetch.urls import check_url, is_ssh, known_as, target
-from gateway.intake.book import Book, Known
-from gateway.intake.door import Door
+from gateway.intake.connection_cache import Book, Known
+from gateway.intake.webhook import Door
 from gateway.packages.submodules import submodule_url
 from gateway.packages.vhignore import Rules
 from gateway.plan.manifest import read_manifest
@@ -33,7 +33,7 @@ from tests.plan.facts import COMMIT, CONNECTION, MANIFEST, UPDATE
 from tests.providers.corpus import NOW, SECRET, cases
 
 if TYPE_CHECKING:
-    from gateway.intake.accept import Accepter
+    from gateway.intake.group_commit import Accepter
 
 NAMES = sorted(PROVIDERS)
 EVENTS = sorted({case.event for case in cases()} | {"", "nonsense"})

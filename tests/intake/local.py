@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from gateway.crypto.keyring import Vault
-from gateway.intake.accept import Accepter
-from gateway.intake.book import Book
-from gateway.intake.door import Door
+from gateway.intake.connection_cache import Book
+from gateway.intake.group_commit import Accepter
+from gateway.intake.webhook import Door
 from gateway.store import connections
 from gateway.store.database import Database
 from providers.signatures import hmac_hex

@@ -14,7 +14,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import select
 
 from gateway.errors import StoreUnavailable
-from gateway.intake.accept import Accepter
+from gateway.intake.group_commit import Accepter
 from gateway.metrics import REGISTRY
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Judged, Receipt
@@ -60,7 +60,7 @@ def database(migrated: Path, tmp_path: Path) -> Iterator[WatchedDatabase]:
 @pytest.fixture(autouse=True)
 def check_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look for requests whose time is over more often than usual."""
-    monkeypatch.setattr("gateway.intake.accept._CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.intake.group_commit._CHECK_SECONDS", 0.01)
 
 
 def run(database: Database, work: Callable[[Accepter], Awaitable[None]]) -> int:
@@ -127,7 +127,7 @@ def test_one_transaction_takes_only_so_much(
     batches: Sequence[int],
 ) -> None:
     """So many deliveries, bytes or ref updates, but one delivery at least; the others follow in order."""
-    monkeypatch.setattr(f"gateway.intake.accept.{limit}", 3)
+    monkeypatch.setattr(f"gateway.intake.group_commit.{limit}", 3)
 
     async def accept_all(accepter: Accepter) -> None:
         await asyncio.gather(*await begin(accepter, *numbered(*sizes, measure=measure)))
@@ -255,7 +255,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many come until it looks."""
-    monkeypatch.setattr("gateway.intake.accept._CHECK_SECONDS", NEVER)
+    monkeypatch.setattr("gateway.intake.group_commit._CHECK_SECONDS", NEVER)
 
     async def accept_many() -> int:
         accepter = Accepter(database, rings=lambda: None)
@@ -315,7 +315,7 @@ def test_a_store_that_fails_is_asked_once_for_a_batch(
                     with pytest.raises(StoreUnavailable, match="another transaction"):
                         await task
         assert not accepter.healthy
-        monkeypatch.setattr("gateway.intake.accept._SECONDS_UNREADY", 0.0)
+        monkeypatch.setattr("gateway.intake.group_commit._SECONDS_UNREADY", 0.0)
         assert accepter.healthy
 
     with structlog.testing.capture_logs() as lines:

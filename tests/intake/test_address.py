@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.intake.address import client_address
+from gateway.intake.client_address import client_address
 from tests.service import Project, Service, run_pushgate
 
 

@@ -12,11 +12,11 @@ from sqlalchemy import select
 
 from demo.github import push_payload
 from gateway.crypto.keyring import Vault
-from gateway.intake import arrival
-from gateway.intake.accept import Accepter
+from gateway.intake import normalize
 from gateway.intake.body import BodyReader, TooMuch, TooSlow
-from gateway.intake.book import Book
-from gateway.intake.door import Door
+from gateway.intake.connection_cache import Book
+from gateway.intake.group_commit import Accepter
+from gateway.intake.webhook import Door
 from gateway.metrics import REGISTRY
 from gateway.store.database import Database
 from gateway.store.deliveries import Arrival, Receipt
@@ -268,14 +268,14 @@ def test_large_bodies_do_not_hold_up_the_others(
 ) -> None:
     """They are verified and parsed in a thread; for small ones that would only cost time."""
     if large is not None:
-        monkeypatch.setattr("gateway.intake.door._LARGE", large)
+        monkeypatch.setattr("gateway.intake.webhook._LARGE", large)
     threads: list[threading.Thread] = []
 
     def noted(*given: Any) -> tuple[Arrival, int]:
         threads.append(threading.current_thread())
-        return arrival.receive_delivery(*given)
+        return normalize.receive_delivery(*given)
 
-    monkeypatch.setattr("gateway.intake.door.receive_delivery", noted)
+    monkeypatch.setattr("gateway.intake.webhook.receive_delivery", noted)
     connect(database)
     body = b"{}".ljust(size)
     assert asked(database, scope(body), body).status == 202
@@ -286,7 +286,7 @@ def test_only_so_many_requests_are_served_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One more is told to come again, and each that ends makes room for one, however it has ended."""
-    monkeypatch.setattr("gateway.intake.door._MOST_IN_FLIGHT", 2)
+    monkeypatch.setattr("gateway.intake.webhook._MOST_IN_FLIGHT", 2)
     connect(database)
 
     async def statuses() -> Sequence[int]:

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import pytest
 
-from gateway.intake.arrival import receive_delivery
-from gateway.intake.book import Known
+from gateway.intake.connection_cache import Known
+from gateway.intake.normalize import receive_delivery
 from gateway.store.deliveries import Arrival
 from providers import PROVIDERS
 from providers.clone_urls import repository_key

@@ -12,7 +12,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import update
 
 from gateway.errors import NotFound
-from gateway.intake.book import Book, Known
+from gateway.intake.connection_cache import Book, Known
 from gateway.store import connections, tables
 from gateway.store.database import Database
 from providers import PROVIDERS
@@ -102,7 +102,7 @@ def test_only_so_many_connections_are_remembered(
     database: CountingDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as fit are looked up once; one more makes room for itself."""
-    monkeypatch.setattr("gateway.intake.book._MOST_KNOWN", 2)
+    monkeypatch.setattr("gateway.intake.connection_cache._MOST_KNOWN", 2)
     book = Book(database, VAULT, clock=Clock())
 
     def looks(*names: str) -> int:
@@ -118,7 +118,7 @@ def test_only_so_many_connections_are_remembered(
 
 def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each connection that has one, as far as it is remembered of which."""
-    monkeypatch.setattr("gateway.intake.book._MOST_KNOWN", 1)
+    monkeypatch.setattr("gateway.intake.connection_cache._MOST_KNOWN", 1)
     with database.writing() as transaction:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
             connections.add_secret(transaction, VAULT, name, secret, now=NOW)

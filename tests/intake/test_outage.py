@@ -14,8 +14,8 @@ import pytest
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.intake.accept import Accepter
-from gateway.intake.book import Book
+from gateway.intake.connection_cache import Book
+from gateway.intake.group_commit import Accepter
 from gateway.store.database import Database
 from tests.intake.local import VAULT, asked, connect, scope
 from tests.postgres import Postgres

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.errors import FetchError, StoreUnavailable
-from gateway.intake.accept import Accepter
+from gateway.intake.group_commit import Accepter
 from gateway.store import notify
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection

@@ -12,9 +12,6 @@ import structlog
 from pydantic_core import to_json
 
 from gateway.errors import NotFound, SettingError, StoreUnavailable
-from gateway.intake.accept import Accepter
-from gateway.intake.address import client_address
-from gateway.intake.arrival import receive_delivery
 from gateway.intake.body import (
     BodyReader,
     Disconnected,
@@ -25,7 +22,10 @@ from gateway.intake.body import (
     TooMuch,
     TooSlow,
 )
-from gateway.intake.book import Book, Known
+from gateway.intake.client_address import client_address
+from gateway.intake.connection_cache import Book, Known
+from gateway.intake.group_commit import Accepter
+from gateway.intake.normalize import receive_delivery
 from gateway.metrics import DELIVERIES, REFUSED
 from gateway.threads import DOOR
 from providers.errors import Unverified

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from gateway.intake.book import Known
+from gateway.intake.connection_cache import Known
 from gateway.store.connections import OtherRepository
 from gateway.store.deliveries import Arrival, Verdict
 from gateway.store.ids import delivery_id

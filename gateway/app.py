@@ -29,7 +29,6 @@ from gateway.admin.records import Records
 from gateway.admin.rendering import Renderer
 from gateway.admin.sessions import Sessions
 from gateway.crypto.signed_tokens import Tickets
-from gateway.daily import daily
 from gateway.data_dir import Opened, occupied
 from gateway.errors import PushgateError, StoreUnavailable
 from gateway.fetch.commit import CommitReader
@@ -47,15 +46,10 @@ from gateway.packages.builder import Packer
 from gateway.packages.storage import Depot
 from gateway.packages.tree import TreeReader
 from gateway.plan.manifest import LARGEST
-from gateway.platform import PlatformFetcher
-from gateway.presence import Presence
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
-from gateway.reconcile import Reconciler
-from gateway.retention import Retention
 from gateway.settings import Settings
-from gateway.steps import Announcer, FetchAndPlan, Remotes
 from gateway.store import work_queue
 from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
@@ -63,7 +57,13 @@ from gateway.store.events import EventOutbox
 from gateway.store.executions import Outbox
 from gateway.store.notify import Doorbell, Wire
 from gateway.store.work_queue import WorkQueue
-from gateway.worker import Worker
+from gateway.worker.fetch_and_plan import Announcer, FetchAndPlan, Remotes
+from gateway.worker.heartbeat import Presence
+from gateway.worker.periodic import daily
+from gateway.worker.platform_fetcher import PlatformFetcher
+from gateway.worker.reconciler import Reconciler
+from gateway.worker.retention import Retention
+from gateway.worker.worker import Worker
 
 log = structlog.get_logger()
 

@@ -15,8 +15,8 @@ from gateway.errors import RemoteUnavailable, SettingError, StoreUnavailable
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
 from gateway.settings import Settings
-from gateway.steps import Remotes
 from gateway.store import connections
+from gateway.worker.fetch_and_plan import Remotes
 from tests.descriptors import open_files
 from tests.service import Service, run_pushgate
 from tests.store import make

@@ -8,8 +8,8 @@ import pytest
 import zstandard
 
 from gateway.plan.triggers import PullRequestFacts
-from gateway.planning import KeptFacts, base_branch, connection_facts, pack, unpack, update_facts
 from gateway.store.work_queue import PendingUpdate
+from gateway.worker.plan_inputs import KeptFacts, base_branch, connection_facts, pack, unpack, update_facts
 from tests.plan.facts import COMMIT
 from tests.store.make import NOW, made
 
@@ -43,9 +43,9 @@ def test_facts_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert packed is not None
     for name, size in (("_LARGEST", len(packed)), ("_LARGEST_UNPACKED", len(zstandard.decompress(packed)))):
         with monkeypatch.context() as patch:
-            patch.setattr(f"gateway.planning.{name}", size)
+            patch.setattr(f"gateway.worker.plan_inputs.{name}", size)
             assert pack(facts) == packed
-            patch.setattr(f"gateway.planning.{name}", size - 1)
+            patch.setattr(f"gateway.worker.plan_inputs.{name}", size - 1)
             assert pack(facts) is None
 
 

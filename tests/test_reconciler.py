@@ -16,13 +16,13 @@ from sqlalchemy import Connection as Transaction
 from structlog.testing import capture_logs
 
 from gateway.errors import RemoteUnavailable, StoreUnavailable
-from gateway.reconcile import Reconciler, differences
 from gateway.store import connections, deliveries, reconciliations
 from gateway.store.connections import Connection, OtherRepository
 from gateway.store.database import Database
 from gateway.store.ids import delivery_id
 from gateway.store.notify import Doorbell
 from gateway.store.tables import sweeps as sweep_table
+from gateway.worker.reconciler import Reconciler, differences
 from tests.service import WAIT_SECONDS
 from tests.store import make
 from tests.store.make import NOW, A, B, C, arrival, move
@@ -481,7 +481,7 @@ def test_a_failure_at_the_store_ends_no_reconciler(
         task.cancel()
         await asyncio.wait({task})
 
-    monkeypatch.setattr("gateway.reconcile._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.worker.reconciler._POLL_SECONDS", 0.01)
     gateway.now += timedelta(seconds=331)
     with closing(Failing(str(gateway.database.url))) as database, capture_logs() as logs:
         asyncio.run(run(database))
@@ -518,7 +518,7 @@ def test_every_difference_is_found_and_an_odd_ref_hides_none() -> None:
 
 def test_looks_that_are_due_follow_one_another(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a pause between them, however many there are."""
-    monkeypatch.setattr("gateway.reconcile._POLL_SECONDS", 3600)
+    monkeypatch.setattr("gateway.worker.reconciler._POLL_SECONDS", 3600)
 
     async def run() -> None:
         three = asyncio.Event()

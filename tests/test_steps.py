@@ -23,10 +23,10 @@ from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Wanted
 from gateway.messages.execution_request import Package
 from gateway.packages.archive import Ready
-from gateway.planning import unpack
-from gateway.steps import Announcer, FetchAndPlan, Remotes
 from gateway.store.connections import Connection
 from gateway.store.work_queue import PendingUpdate, Settlement
+from gateway.worker.fetch_and_plan import Announcer, FetchAndPlan, Remotes
+from gateway.worker.plan_inputs import unpack
 from tests.plan.facts import COMMIT, MANIFEST
 from tests.store.make import NOW, A, B, C, made
 

@@ -25,7 +25,6 @@ from gateway.errors import (
 )
 from gateway.intake.group_commit import Accepter
 from gateway.metrics import SETTLED, STAGE
-from gateway.steps import Announcer
 from gateway.store import connections, deliveries, events, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
@@ -35,7 +34,8 @@ from gateway.store.executions import NewRequest
 from gateway.store.notify import Doorbell
 from gateway.store.tables import leases, ref_updates
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
-from gateway.worker import _RENEW_SECONDS, LEASE, Steps, Worker
+from gateway.worker.fetch_and_plan import Announcer
+from gateway.worker.worker import _RENEW_SECONDS, LEASE, Steps, Worker
 from tests.service import WAIT_SECONDS, wait_for
 from tests.store.make import arrival, connection, move
 
@@ -105,7 +105,7 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: p
         await asyncio.wait({running})
         return steps.seen, found.updates[0].reason
 
-    monkeypatch.setattr("gateway.worker._TELL_SECONDS", 0.02)
+    monkeypatch.setattr("gateway.worker.worker._TELL_SECONDS", 0.02)
     assert asyncio.run(scenario()) == (
         "fetching: receiving objects 45 %, 12.00 MiB",
         "fetched for acme/digits",
@@ -499,7 +499,7 @@ def test_many_pushes_behind_one_that_takes_long_hold_up_no_other_ref(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where they are more than are looked at together."""
-    monkeypatch.setattr("gateway.worker._AT_ONCE", 2)
+    monkeypatch.setattr("gateway.worker.worker._AT_ONCE", 2)
     steps = Hanging(database)
     pushed(database, "slow", "slow", "slow")
     ended = lambda: all(state == "planned" for state, _ in states(database).values())  # noqa: E731
@@ -691,7 +691,7 @@ def test_a_failure_while_recording_is_told(database: Database, error: Exception,
 
 def test_who_has_lost_the_lease_stops_its_fetch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another worker is at it already; this one goes on with other connections."""
-    monkeypatch.setattr("gateway.worker._RENEW_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.worker.worker._RENEW_SECONDS", 0.01)
     now = datetime.now(UTC)
     pushed(database, "main")
     connection(database, "c2", created_at=now, updated_at=now)
@@ -962,7 +962,7 @@ def request_of(update: PendingUpdate, body: bytes) -> NewRequest:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the worker a clock."""
     clock = Clock()
-    monkeypatch.setattr("gateway.worker.time", clock)
+    monkeypatch.setattr("gateway.worker.worker.time", clock)
     return clock
 
 
@@ -981,7 +981,7 @@ def test_large_requests_are_recorded_before_more_are_planned(
     database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that they do not fill the memory together."""
-    monkeypatch.setattr("gateway.worker._MOST_BYTES", 8)
+    monkeypatch.setattr("gateway.worker.worker._MOST_BYTES", 8)
     steps = Timed(database, clock, body=b"4444")
     pushed(database, *BRANCHES)
     asyncio.run(worked(database, steps, lambda: len(steps.planned) == 5))

@@ -28,7 +28,6 @@ from gateway.plan.diff import differences
 from gateway.plan.json_values import shortened
 from gateway.plan.planner import CommitFacts, Plan
 from gateway.plan.triggers import Trigger, ask_for_paths, read_triggers
-from gateway.planning import base_branch, plan_update, unpack
 from gateway.store import connections, executions, past_updates
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -36,6 +35,7 @@ from gateway.store.executions import StoredRequest
 from gateway.store.past_updates import PastUpdate
 from gateway.store.work_queue import PendingUpdate
 from gateway.threads import FILES, PLANNING
+from gateway.worker.plan_inputs import base_branch, plan_update, unpack
 from providers.model import RefKind
 
 # A large commit takes seconds to be planned: a page ends after so many, and the next one goes on.

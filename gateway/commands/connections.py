@@ -29,7 +29,7 @@ from gateway.printing import (
 app = typer.Typer()
 
 _POLL_SECONDS = 0.1
-# A comparison of refs that has begun takes no longer than its lease: see gateway/reconcile.py.
+# A comparison of refs that has begun takes no longer than its lease: see gateway/worker/reconciler.py.
 _LONGEST_LOOK = 900.0
 
 

@@ -125,7 +125,7 @@ deliveries = Table(
     ),
 )
 
-# `facts` is what the update was planned from, packed by gateway/planning.py; None where that was too large.
+# `facts` is what the update was planned from, packed by gateway/worker/plan_inputs.py; None where too large.
 ref_updates = Table(
     "ref_updates",
     metadata,

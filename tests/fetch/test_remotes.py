@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from demo.githost import ENVIRONMENT, GitHost, WorkTree
 from gateway.errors import RemoteUnavailable
 from gateway.fetch.credentials import Remote
-from gateway.reconcile import differences
+from gateway.worker.reconciler import differences
 from tests.fetch.conftest import Fetching
 from tests.fetch.serving import answering, serving
 

@@ -17,7 +17,7 @@ from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.notify import Doorbell, Listener, Wire
 from gateway.store.work_queue import PendingUpdate, Settlement, WorkQueue
-from gateway.worker import Worker
+from gateway.worker.worker import Worker
 from tests.postgres import Postgres, end_all_connections
 from tests.service import wait_for
 from tests.store.make import A, B, arrival, connection, move

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 from sqlalchemy import update
 
-from gateway import worker
 from gateway.errors import FetchError
 from gateway.store import deliveries, work_queue
 from gateway.store.claims import Claims
@@ -19,7 +18,8 @@ from gateway.store.database import Database
 from gateway.store.notify import Doorbell
 from gateway.store.tables import leases
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
-from gateway.worker import Worker
+from gateway.worker import worker
+from gateway.worker.worker import Worker
 from tests.postgres import Postgres
 from tests.service import wait_for
 from tests.store.make import NOW, A, B, arrival, connection, move

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection as Transaction
 
-from gateway.reconcile import differences
 from gateway.store import connections, deliveries, executions, reconciliations, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_id
 from gateway.store.work_queue import PendingUpdate, Settlement
+from gateway.worker.reconciler import differences
 from tests.postgres import Postgres
 from tests.store.make import NOW, arrival, made, move
 

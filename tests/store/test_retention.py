@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import func, select, update
 
 from gateway.errors import NotFound
-from gateway.retention import Retention
 from gateway.store import deliveries, executions, reconciliations, retention, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
@@ -20,6 +19,7 @@ from gateway.store.tables import deliveries as delivery_table
 from gateway.store.tables import executions as execution_table
 from gateway.store.tables import ref_updates
 from gateway.store.work_queue import Settlement
+from gateway.worker.retention import Retention
 from providers.model import RefUpdate
 from tests.postgres import Postgres
 from tests.service import wait_for

@@ -20,7 +20,6 @@ from gateway.packages.archive import Packages
 from gateway.plan.outcome import event, event_name
 from gateway.plan.planner import CommitFacts
 from gateway.plan.triggers import Trigger, Verdict, ask_for_paths, read_triggers
-from gateway.planning import KeptFacts, base_branch, connection_facts, pack, plan_update, update_facts
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -28,6 +27,14 @@ from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.threads import PLANNING
+from gateway.worker.plan_inputs import (
+    KeptFacts,
+    base_branch,
+    connection_facts,
+    pack,
+    plan_update,
+    update_facts,
+)
 from providers import PROVIDERS
 
 
@@ -58,7 +65,7 @@ class Remotes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchAndPlan:
-    """The steps of `gateway.worker`, with real mirrors."""
+    """The steps of `gateway.worker.worker`, with real mirrors."""
 
     mirrors: Mirrors
     remotes: Remotes

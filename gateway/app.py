@@ -17,18 +17,18 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from gateway.admin.api import Api
-from gateway.admin.auth import AdminToken
-from gateway.admin.contract import Contract
-from gateway.admin.dry_run import DryRun
-from gateway.admin.health import Health
-from gateway.admin.http import on_bug, on_error, on_http_error
-from gateway.admin.packages import PackageFiles
-from gateway.admin.pages import Pages
-from gateway.admin.records import Records
-from gateway.admin.rendering import Renderer
-from gateway.admin.sessions import Sessions
+from gateway.api.auth import AdminToken
+from gateway.api.connections import Api
+from gateway.api.dry_run import DryRun
+from gateway.api.endpoints import on_bug, on_error, on_http_error
+from gateway.api.health import Health
+from gateway.api.packages import PackageFiles
+from gateway.api.records import Records
+from gateway.api.specifications import Contract
 from gateway.crypto.signed_tokens import Tickets
+from gateway.dashboard.pages import Pages
+from gateway.dashboard.rendering import Renderer
+from gateway.dashboard.sessions import Sessions
 from gateway.data_dir import Opened, occupied
 from gateway.errors import PushgateError, StoreUnavailable
 from gateway.fetch.commit import CommitReader

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gateway.admin.shapes import Follows, Line, Networks, PackageFormat, Url, YamlPath
+from gateway.api.schemas import Follows, Line, Networks, PackageFormat, Url, YamlPath
 from gateway.client import Client
 from gateway.errors import Invalid, PushgateError
 from gateway.fetch.credentials import take_login

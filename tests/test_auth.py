@@ -11,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 from starlette.requests import Request
 
-from gateway.admin.auth import AdminToken, TooManyTries, WrongToken
+from gateway.api.auth import AdminToken, TooManyTries, WrongToken
 from tests.service import Service, run_pushgate
 
 STRONG = "a token that is long enough for all"
@@ -94,7 +94,7 @@ def test_an_ipv6_client_is_its_network(clock: Clock) -> None:
 
 def test_what_is_kept_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """The one that has tried nothing for longest is forgotten."""
-    monkeypatch.setattr("gateway.admin.auth._MAX_CLIENTS", 3)
+    monkeypatch.setattr("gateway.api.auth._MAX_CLIENTS", 3)
     token = AdminToken(STRONG, clock=clock)
     for _ in range(10):
         tried(token, "guess", "192.0.2.1")

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from starlette.requests import Request
 
-from gateway.admin.health import Health
+from gateway.api.health import Health
 from gateway.intake.group_commit import Accepter
 from gateway.store.database import Database
 from tests.postgres import Postgres, end_all_connections

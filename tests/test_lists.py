@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 from starlette.requests import Request
 
-from gateway.admin.api import Api
+from gateway.api.connections import Api
 from gateway.client import ApiError
 from gateway.crypto.keyring import Vault
 from gateway.intake.connection_cache import Book

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from gateway.admin.shapes import ConnectionChange, NewConnection
+from gateway.api.schemas import ConnectionChange, NewConnection
 from gateway.errors import SettingError
 from gateway.settings import read_settings
 from gateway.text.validation import describe

@@ -41,7 +41,7 @@ PATIENCE = timedelta(seconds=10)
 """So long work waits for the process that has its mirror."""
 
 GONE_AFTER = timedelta(seconds=15)
-"""A process without a heartbeat for so long is gone; it sends three in this time (`gateway.worker.heartbeat`)."""
+"""A process without a heartbeat for so long is gone; three are due in this time (`worker.heartbeat`)."""
 
 FARTHEST = timedelta(minutes=20)
 """No lease and no delay of the worker reaches further ahead; what does was set by a clock that was wrong."""

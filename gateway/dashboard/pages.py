@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from gateway.admin.api import Api
-from gateway.admin.auth import AdminToken, WrongToken
-from gateway.admin.http import (
+from gateway.api.auth import AdminToken, WrongToken
+from gateway.api.connections import Api
+from gateway.api.endpoints import (
     headers_of_refusal,
     on_http_error,
     refuse_nul,
@@ -24,10 +24,10 @@ from gateway.admin.http import (
     retry_after,
     status_of,
 )
-from gateway.admin.records import Records
-from gateway.admin.rendering import STATIC, Renderer
-from gateway.admin.sessions import Sessions
-from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, UpdateView
+from gateway.api.records import Records
+from gateway.api.schemas import DeliveryView, ExecutionView, ExplainedView, UpdateView
+from gateway.dashboard.rendering import STATIC, Renderer
+from gateway.dashboard.sessions import Sessions
 from gateway.errors import Invalid, PushgateError
 from gateway.intake.body import BodyReader
 from gateway.store import deliveries, executions, outages, reconciliations, work_queue

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.admin.http import problem
+from gateway.api.endpoints import problem
 from gateway.errors import StoreUnavailable
 from gateway.fetch.housekeeping import disk_trouble
 from gateway.intake.group_commit import Accepter

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from gateway.admin.http import limit, read
-from gateway.admin.operations import Operation
-from gateway.admin.shapes import Follows, Line, PackageFormat, Page, Taken, Url, YamlPath
+from gateway.api.endpoints import limit, read
+from gateway.api.openapi import Operation
+from gateway.api.schemas import Follows, Line, PackageFormat, Page, Taken, Url, YamlPath
 from gateway.errors import FetchError, Invalid
 from gateway.fetch.commit import Base, CommitReader
 from gateway.fetch.credentials import take_login

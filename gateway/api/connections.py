@@ -10,11 +10,10 @@ from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.admin.credentials import changed_opening, opening
-from gateway.admin.http import limit, read
-from gateway.admin.operations import Operation
-from gateway.admin.scheme import check_secret, new_secret, read_scheme
-from gateway.admin.shapes import (
+from gateway.api.endpoints import limit, read
+from gateway.api.openapi import Operation
+from gateway.api.remote_access import changed_opening, opening
+from gateway.api.schemas import (
     ConnectionChange,
     ConnectionMade,
     ConnectionView,
@@ -24,6 +23,7 @@ from gateway.admin.shapes import (
     Page,
     RefView,
 )
+from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
 from gateway.crypto.keyring import Vault
 from gateway.errors import Invalid, SettingError
 from gateway.fetch.credentials import take_login

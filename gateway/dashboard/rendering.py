@@ -39,7 +39,7 @@ class Renderer:
         self.base_url = base_url
         self._root = urlsplit(base_url).path
         self._templates = Environment(
-            loader=PackageLoader("gateway.admin"),
+            loader=PackageLoader("gateway.dashboard"),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from starlette.routing import Route
 
-from gateway.admin.auth import AdminToken
-from gateway.admin.http import Answering, answering, guarded
+from gateway.api.auth import AdminToken
+from gateway.api.endpoints import Answering, answering, guarded
 from gateway.store.deliveries import Verdict
 from gateway.store.executions import ExecutionState
 

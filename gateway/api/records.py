@@ -12,10 +12,10 @@ from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gateway.admin.explain import explained
-from gateway.admin.http import limit, sse
-from gateway.admin.operations import Operation
-from gateway.admin.shapes import DeliveryView, ExecutionView, ExplainedView, Page
+from gateway.api.endpoints import limit, sse
+from gateway.api.explain import explained
+from gateway.api.openapi import Operation
+from gateway.api.schemas import DeliveryView, ExecutionView, ExplainedView, Page
 from gateway.errors import Invalid
 from gateway.store import connections, deliveries, executions, work_queue
 from gateway.store.database import Database

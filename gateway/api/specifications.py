@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.admin import operations
-from gateway.admin.operations import Operation
+from gateway.api import openapi
+from gateway.api.openapi import Operation
 from gateway.errors import NotFound
 from gateway.messages.events import EVENTS, EventName, event_schema
 from gateway.messages.execution_request import schema
@@ -52,4 +52,4 @@ class Contract:
 
     async def show_operations(self, _request: Request) -> Response:
         """`GET /openapi.json`: what the REST API can be asked, as OpenAPI tells it."""
-        return JSONResponse(operations.document(self.operations, version=version("pushgate")))
+        return JSONResponse(openapi.document(self.operations, version=version("pushgate")))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway.admin.shapes import ConnectionChange, NewConnection, NewCredentials
+from gateway.api.schemas import ConnectionChange, NewConnection, NewCredentials
 from gateway.errors import Invalid
 from gateway.fetch.credentials import (
     Credentials,

@@ -13,9 +13,9 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gateway.admin.auth import AdminToken
-from gateway.admin.http import guarded, problem
-from gateway.admin.operations import Operation
+from gateway.api.auth import AdminToken
+from gateway.api.endpoints import guarded, problem
+from gateway.api.openapi import Operation
 from gateway.crypto.signed_tokens import Ticket, Tickets
 from gateway.packages.storage import Depot
 from gateway.store import packages

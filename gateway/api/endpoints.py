@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Mount, Route
 
-from gateway.admin.auth import AdminToken, TooManyTries, WrongToken
+from gateway.api.auth import AdminToken, TooManyTries, WrongToken
 from gateway.errors import Conflict, Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 from gateway.text.escape import storable

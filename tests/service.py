@@ -16,8 +16,8 @@ from typing import Any, Self, TypeVar
 
 from demo.githost import GitHost, WorkTree
 from demo.github import push_payload
-from gateway.cli import main
-from gateway.client import Client, post_webhook
+from gateway.cli.api_client import Client, post_webhook
+from gateway.cli.main import main
 from providers import github
 
 T = TypeVar("T")

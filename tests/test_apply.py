@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.apply import read_file
+from gateway.cli.connections_file import read_file
 from gateway.errors import Invalid
 from tests.service import Service, run_pushgate
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from demo.githost import GitHost
-from gateway.client import ApiError
+from gateway.cli.api_client import ApiError
 from tests.broker import Broker
 from tests.postgres import Postgres, end_all_connections
 from tests.publish.runner import Runner

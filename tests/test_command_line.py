@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from demo.githost import GitHost
-from gateway.client import ApiError
-from gateway.printing import escape, print_json
+from gateway.cli.api_client import ApiError
+from gateway.cli.output import escape, print_json
 from providers import PROVIDERS
 from tests.service import ADMIN_TOKEN, PUSHGATE, WAIT_SECONDS, Project, Service, wait_for
 from tests.service import run_pushgate as run

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, expect
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.client import ApiError, post_webhook
+from gateway.cli.api_client import ApiError, post_webhook
 from gateway.dashboard.sessions import VALID, Sessions
 from providers import generic
 from tests.browser import running_browser, sign_in, visit

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.client import ApiError
+from gateway.cli.api_client import ApiError
 from tests.postgres import Postgres
 from tests.service import Command, Project, Service, run_pushgate, wait_for
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from demo.githost import GitHost
-from gateway.client import ApiError, post_webhook
+from gateway.cli.api_client import ApiError, post_webhook
 from gateway.data_dir import open_data
 from gateway.settings import Settings
 from gateway.store import connections

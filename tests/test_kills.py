@@ -13,7 +13,7 @@ import uuid
 from collections import defaultdict
 from pathlib import Path
 
-from gateway.client import ApiError
+from gateway.cli.api_client import ApiError
 from tests.broker import Broker
 from tests.publish.runner import Runner
 from tests.service import Project, Service, wait_for

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from starlette.requests import Request
 
 from gateway.api.connections import Api
-from gateway.client import ApiError
+from gateway.cli.api_client import ApiError
 from gateway.crypto.keyring import Vault
 from gateway.intake.connection_cache import Book
 from gateway.store.database import Database

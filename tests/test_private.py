@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from demo.githost import GitHost
-from gateway.client import ApiError
+from gateway.cli.api_client import ApiError
 from tests.fetch.ssh import SshHost
 from tests.service import Project, Service, run_pushgate, wait_for
 

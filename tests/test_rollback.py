@@ -45,7 +45,7 @@ class Before(Service):
     code: Path
 
     def _launched(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "from gateway.cli import main; main()", *arguments]
+        command = [sys.executable, "-c", "from gateway.cli.main import main; main()", *arguments]
         own = {**environment, "PYTHONPATH": str(self.code)}
         with self._log.open("ab") as log:
             # Python looks for modules in the present folder first.

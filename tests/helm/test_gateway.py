@@ -13,7 +13,7 @@ import yaml
 from aio_pika import connect
 from annotated_types import Ge, Le
 
-from gateway.apply import WantedConnection, read_file
+from gateway.cli.connections_file import WantedConnection, read_file
 from gateway.plan.triggers import Trigger
 from gateway.publish.topology import Topology
 from gateway.settings import PREFIX, Settings, read_settings

@@ -16,7 +16,7 @@ from typing import Any
 
 from demo.githost import ENVIRONMENT, GitHost, WorkTree
 from demo.github import push_payload
-from gateway.client import ApiError
+from gateway.cli.api_client import ApiError
 from tests.intake import attacks
 from tests.service import VALOHAI_YAML, Service
 

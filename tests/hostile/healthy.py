@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from urllib.error import URLError
 
-from gateway.client import ApiError
+from gateway.cli.api_client import ApiError
 from tests.service import Project, Service
 
 _BETWEEN_PUSHES = 1.0

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.commands import connections, plan, provider, records
-from gateway.commands.options import AsJson, Data, derived_token, path_in
+from gateway.cli import connections, dry_run, provider, records
+from gateway.cli.options import AsJson, Data, derived_token, path_in
+from gateway.cli.output import err, escape, out, print_json
 from gateway.errors import PushgateError, SettingError
-from gateway.printing import err, escape, out, print_json
 
 if TYPE_CHECKING:
     from gateway.settings import Settings
@@ -133,7 +133,7 @@ def token_command(data: Data = None) -> None:
     sys.stdout.write(f"{derived_token(data)}\n")
 
 
-for commands in (connections, plan, records, provider):
+for commands in (connections, dry_run, records, provider):
     app.add_typer(commands.app)
 app.add_typer(keys, name="keys")
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from gateway.client import ApiError, post_webhook
-from gateway.commands.options import AsJson
-from gateway.guides import GUIDES
-from gateway.printing import coloured, escape, out, print_json
+from gateway.cli.api_client import ApiError, post_webhook
+from gateway.cli.options import AsJson
+from gateway.cli.output import coloured, escape, out, print_json
+from gateway.cli.setup_guides import GUIDES
 
 app = typer.Typer()
 

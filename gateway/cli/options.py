@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.client import ApiError, Client
+from gateway.cli.api_client import ApiError, Client
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers, for machines.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]

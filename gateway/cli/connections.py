@@ -9,10 +9,9 @@ from urllib.parse import urlsplit
 
 import typer
 
-from gateway.client import ApiError, Client, part
-from gateway.commands.options import AsJson, Data, client_of, connection_id
-from gateway.guides import GUIDES
-from gateway.printing import (
+from gateway.cli.api_client import ApiError, Client, part
+from gateway.cli.options import AsJson, Data, client_of, connection_id
+from gateway.cli.output import (
     DELIVERY_COLUMNS,
     change_line,
     delivery_row,
@@ -25,6 +24,7 @@ from gateway.printing import (
     print_json,
     print_list,
 )
+from gateway.cli.setup_guides import GUIDES
 
 app = typer.Typer()
 
@@ -199,7 +199,7 @@ def apply_command(
     as_json: AsJson = False,
 ) -> None:
     """Bring connections into the form that a file describes; says first what changes."""
-    from gateway.apply import carry_out, compare, read_file  # noqa: PLC0415 - the others start without it
+    from gateway.cli.connections_file import carry_out, compare, read_file  # noqa: PLC0415 - the others start without it
 
     wanted = read_file(file.read())
     client = client_of(data)

@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.client import Client, part
-from gateway.commands.options import AsJson, Data, client_of
+from gateway.cli.api_client import Client, part
+from gateway.cli.options import AsJson, Data, client_of
+from gateway.cli.output import coloured_change, err, escape, field_line, local_time, out, print_json, ref_move
 from gateway.errors import Invalid
-from gateway.printing import coloured_change, err, escape, field_line, local_time, out, print_json, ref_move
 
 app = typer.Typer()
 
@@ -42,7 +42,7 @@ def plan_command(
     as_json: AsJson = False,
 ) -> None:
     """Play stored deliveries against the rules of a file: which requests would differ. Changes nothing."""
-    from gateway.apply import pairs, read_file, rules_of  # noqa: PLC0415 - the others start without it
+    from gateway.cli.connections_file import pairs, read_file, rules_of  # noqa: PLC0415 - the others start without it
 
     if not dry_run:
         raise Invalid(

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.tree import Tree
 
-from gateway.printing import coloured, escape, ref_move, short
+from gateway.cli.output import coloured, escape, ref_move, short
 from gateway.text.sentences import WAITS
 
 

@@ -25,7 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gateway.api.schemas import Follows, Line, Networks, PackageFormat, Url, YamlPath
-from gateway.client import Client
+from gateway.cli.api_client import Client
 from gateway.errors import Invalid, PushgateError
 from gateway.fetch.credentials import take_login
 from gateway.plan.triggers import read_triggers

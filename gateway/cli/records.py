@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.client import ApiError, Client, part
-from gateway.commands.options import AsJson, Data, Limit, OfConnection, client_of
-from gateway.printing import (
+from gateway.cli.api_client import ApiError, Client, part
+from gateway.cli.options import AsJson, Data, Limit, OfConnection, client_of
+from gateway.cli.output import (
     DELIVERY_COLUMNS,
     coloured,
     delivery_row,
@@ -51,7 +51,7 @@ def deliveries(
 
 def _show(client: Client, one: Any) -> None:
     """Print a delivery with all that is kept of it: what came, what it moved, and what came of that."""
-    from gateway.explain import told  # noqa: PLC0415 - the lists start without it
+    from gateway.cli.explain import told  # noqa: PLC0415 - the lists start without it
 
     sender = {name: str(value) for name, value in (one["repository"] or {}).items() if value is not None}
     facts = {
@@ -85,7 +85,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say why a push did, or did not, run: the whole way, from the webhook to the broker."""
-    from gateway.explain import told  # noqa: PLC0415 - the others start without it
+    from gateway.cli.explain import told  # noqa: PLC0415 - the others start without it
 
     answer = client_of(data).get("/explain", what=what)
     if as_json:

@@ -36,11 +36,9 @@ from gateway.fetch.git import Git
 from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors
-from gateway.http_limits import ClientLimits, allow_open_files, limited
 from gateway.intake.connection_cache import Book
 from gateway.intake.group_commit import Accepter, prepare_interpreter
 from gateway.intake.webhook import Door
-from gateway.listener import listen
 from gateway.packages.archive import Expiry, Packages
 from gateway.packages.builder import Packer
 from gateway.packages.storage import Depot
@@ -49,6 +47,8 @@ from gateway.plan.manifest import LARGEST
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
+from gateway.server.http_limits import ClientLimits, allow_open_files, limited
+from gateway.server.listener import listen
 from gateway.settings import Settings
 from gateway.store import work_queue
 from gateway.store.claims import RESERVED, Claims

@@ -11,9 +11,9 @@ import structlog
 import uvicorn
 from uvicorn.server import ServerState
 
-from gateway.http_limits import ClientLimits, allow_open_files, limited
 from gateway.intake.body import Receive, Scope, Send
 from gateway.metrics import REGISTRY
+from gateway.server.http_limits import ClientLimits, allow_open_files, limited
 
 App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 # Nothing here takes so long, unless something is broken.
@@ -246,7 +246,7 @@ def test_only_so_many_requests_are_sent_ahead_of_their_answers(ahead: int, answe
 
 def test_so_much_of_an_unwanted_body_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each request: a client that is still sending reads no answer, and may send the next request."""
-    monkeypatch.setattr("gateway.http_limits._MAX_DISCARDED", 1000)
+    monkeypatch.setattr("gateway.server.http_limits._MAX_DISCARDED", 1000)
 
     async def ask() -> None:
         async with serving() as server:
@@ -521,7 +521,7 @@ def test_an_answer_that_has_begun_is_not_followed_by_another() -> None:
 
 def test_who_is_refused_and_goes_on_sending_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """After some seconds, in which the answer is read."""
-    monkeypatch.setattr("gateway.http_limits._DISCARD_SECONDS", SOON)
+    monkeypatch.setattr("gateway.server.http_limits._DISCARD_SECONDS", SOON)
 
     async def ask() -> None:
         async with serving() as server:

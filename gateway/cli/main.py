@@ -51,7 +51,7 @@ def serve_command(
 
     logs.configure(settings.log_format)
     if settings.workers > 1:
-        from gateway.supervisor import supervise  # noqa: PLC0415 - the client commands start without it
+        from gateway.server.supervisor import supervise  # noqa: PLC0415 - the client commands start without it
 
         sys.exit(supervise(settings))
     from gateway.app import serve  # noqa: PLC0415 - the client commands start without the service

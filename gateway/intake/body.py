@@ -50,7 +50,7 @@ class BodyReader:
         """Return the whole body.
 
         Raises `TooLarge`, at once where the length is announced: the server passes over what the client still
-        sends, see `gateway.http_limits`; `TooSlow`, `TooMuch`, `Disconnected`.
+        sends, see `gateway.server.http_limits`; `TooSlow`, `TooMuch`, `Disconnected`.
         """
         if _announced(scope) > self._limit:
             raise self._too_large()

@@ -11,8 +11,8 @@ from contextlib import closing, contextmanager
 import pytest
 import uvicorn
 
-from gateway.http_limits import ClientLimits, LimitedHttp, limited
 from gateway.intake.body import Receive, Scope, Send
+from gateway.server.http_limits import ClientLimits, LimitedHttp, limited
 from tests.intake import attacks
 from tests.service import Service, wait_for
 
@@ -200,7 +200,7 @@ def test_whoever_says_no_more_is_hung_up_on(
     monkeypatch: pytest.MonkeyPatch, begin: bytes, limit: str | None
 ) -> None:
     """Nothing, half the headers, or nothing after the answer: each has a deadline."""
-    monkeypatch.setattr("gateway.http_limits._DISCARD_SECONDS", 0.1)
+    monkeypatch.setattr("gateway.server.http_limits._DISCARD_SECONDS", 0.1)
     limits = quick(**({limit: 0.1} if limit else {}))
     with serving(answer, limits) as address, attacks.held_open(address, 20, begin) as clients:
         wait_for(lambda: all(map(attacks.is_closed, clients)), "all are closed")

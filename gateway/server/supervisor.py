@@ -26,7 +26,7 @@ import structlog
 from gateway.backoff import backoff
 from gateway.data_dir import Opened, open_data
 from gateway.errors import PushgateError, SettingError
-from gateway.listener import listen
+from gateway.server.listener import listen
 from gateway.settings import Settings
 
 log = structlog.get_logger()

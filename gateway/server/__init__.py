@@ -1,0 +1,1 @@
+"""The process: its socket, its HTTP server, its children."""

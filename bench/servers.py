@@ -14,9 +14,10 @@ from starlette.routing import Route
 from demo.github import REPOSITORY_ID
 from gateway.crypto.keyring import Vault
 from gateway.intake.connection_cache import Book
-from gateway.intake.group_commit import Accepter, prepare_interpreter
+from gateway.intake.group_commit import Accepter
 from gateway.intake.webhook import Door
 from gateway.server.http_limits import ClientLimits, limited
+from gateway.server.server import prepare_interpreter
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database

@@ -42,7 +42,7 @@ VALOHAI_YAML = """\
 # To load what a gateway is made of takes a second, nearly all of its start, and a test run starts hundreds:
 # so one process has loaded it, and each gateway is a copy of that one.
 _LOADED = multiprocessing.get_context("forkserver")
-_LOADED.set_forkserver_preload(["gateway.app", "gateway.data_dir", "pytest", __name__])
+_LOADED.set_forkserver_preload(["gateway.server.server", "gateway.data_dir", "pytest", __name__])
 
 
 class Service:

@@ -8,12 +8,12 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
-from gateway.app import serve
 from gateway.crypto.keyring import write_key
 from gateway.data_dir import occupied, open_data, rotate_key
 from gateway.errors import RemoteUnavailable, SettingError, StoreUnavailable
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
+from gateway.server.server import serve
 from gateway.settings import Settings
 from gateway.store import connections
 from gateway.worker.fetch_and_plan import Remotes

@@ -54,8 +54,8 @@ def serve_command(
         from gateway.server.supervisor import supervise  # noqa: PLC0415 - the client commands start without it
 
         sys.exit(supervise(settings))
-    from gateway.app import serve  # noqa: PLC0415 - the client commands start without the service
     from gateway.data_dir import open_data  # noqa: PLC0415 - the same
+    from gateway.server.server import serve  # noqa: PLC0415 - the client commands start without the service
 
     opened = open_data(settings)
     # A start without a terminal writes into a log, where no secret belongs.

@@ -5,8 +5,6 @@ once theirs is on disk. What goes wrong is told to every request that waits for 
 """
 
 import asyncio
-import ctypes
-import gc
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -34,11 +32,6 @@ _ACCEPT = STAGE.labels("accept")
 _SECONDS = 4.5
 _CHECK_SECONDS = 0.25
 
-# glibc's names for these are M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX; see mallopt(3).
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
-_LARGE_BLOCK = 1024 * 1024
-_ARENAS = 2
-
 # For how long one failure to write makes the door unready; long enough to be seen by a probe.
 _SECONDS_UNREADY = 10.0
 
@@ -51,30 +44,6 @@ class _Waiting:
     receipt: asyncio.Future[Receipt]
     deadline: float
     is_given_up: bool = False
-
-
-def prepare_interpreter() -> None:
-    """Set the interpreter up for a process that serves the door, once everything is loaded.
-
-    By itself it would look for garbage among all that was loaded at the start, again and again.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
-    _give_memory_back()
-
-
-def _give_memory_back() -> None:
-    """Have the C library return large blocks to the system as soon as they are free.
-
-    By itself glibc takes the largest block that was ever freed, up to 32 MB, for the usual size, and keeps
-    what is smaller; and it keeps a heap for each of several threads. Other C libraries do neither.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGE_BLOCK)
-        mallopt(_TRIM_THRESHOLD, _LARGE_BLOCK)
-        mallopt(_ARENA_MAX, _ARENAS)
 
 
 class Accepter:

@@ -52,7 +52,7 @@ def supervise(settings: Settings) -> int:
     with tempfile.TemporaryDirectory(prefix="pushgate-metrics-") as folder, listen(settings) as listener:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
         # Only now: what is counted is counted where that says when the counters are made.
-        from gateway.app import serve  # noqa: PLC0415
+        from gateway.server.server import serve  # noqa: PLC0415
 
         return _Supervisor(settings, partial(_run, serve, listener)).run()
 

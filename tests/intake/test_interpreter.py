@@ -8,7 +8,7 @@ import pytest
 
 # Small blocks among the large ones: where all of them lie in one heap, it cannot shrink.
 _PROGRAM = """
-from gateway.intake.group_commit import prepare_interpreter
+from gateway.server.server import prepare_interpreter
 
 def resident():
     with open("/proc/self/statm") as statm:
@@ -28,7 +28,7 @@ print(resident() - before)
 # What several threads allocate at the same time, and in how many heaps the C library has put it.
 _THREADS = """
 import ctypes, tempfile, threading
-from gateway.intake.group_commit import prepare_interpreter
+from gateway.server.server import prepare_interpreter
 
 def allocate():
     together.wait()

@@ -26,9 +26,9 @@ from gateway.publish.topology import Topology
 from gateway.store import connections, deliveries, executions, work_queue
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival
+from gateway.store.deliveries import NewDelivery
 from gateway.store.executions import NewRequest, Outbox
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 from providers.normalize import ref_update
 from tests.broker import Broker
 from tests.service import Command, Project
@@ -97,7 +97,7 @@ def _pushed(transaction: Any, connection: str, now: datetime) -> int:
     connections.add(transaction, Connection(id=connection, **fields, created_at=now, updated_at=now))
     move = ref_update(ref="refs/heads/main", before=None, after="a" * 40)
     assert move is not None
-    arrival = Arrival(
+    arrival = NewDelivery(
         id=f"d-{connection}",
         connection=connection,
         source="webhook",
@@ -156,7 +156,7 @@ async def _relayed(url: str, database: Database, topology: Topology) -> float:
     """Have the relay empty the store."""
     publisher = RabbitMQ(url, public_url=_PUBLIC_URL, topology=topology)
     await publisher.open()
-    relay = Relay(Outbox(database), publisher, Doorbell().listener())
+    relay = Relay(Outbox(database), publisher, Notifier().listener())
     started = time.perf_counter()
     running = asyncio.create_task(relay.run())
     # Looked at from outside: what is measured is to know nothing of being measured.

@@ -13,15 +13,15 @@ from starlette.routing import Route
 
 from demo.github import REPOSITORY_ID
 from gateway.crypto.keyring import Vault
-from gateway.intake.connection_cache import Book
-from gateway.intake.group_commit import Accepter
-from gateway.intake.webhook import Door
+from gateway.intake.connection_cache import ConnectionCache
+from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.webhook import WebhookEndpoint
 from gateway.server.http_limits import ClientLimits, limited
 from gateway.server.server import prepare_interpreter
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.deliveries import NewDelivery, Receipt
 
 CONNECTION = "c" * 24
 KEY = "k" * 32
@@ -65,14 +65,14 @@ def prepare(database: Database, vault: Vault) -> None:
         connections.add_secret(transaction, vault, CONNECTION, SECRET, now=now)
 
 
-class _Unstored(Accepter):
+class _Unstored(DeliveryWriter):
     """Takes deliveries and keeps none: what the door costs before anything is stored."""
 
-    async def accept(self, arrival: Arrival, *, seconds: float = 0.0) -> Receipt:  # noqa: ARG002
+    async def accept(self, arrival: NewDelivery, *, seconds: float = 0.0) -> Receipt:  # noqa: ARG002
         return Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
 
 
-def door(url: str, *, accepts: type[Accepter] = Accepter) -> Starlette:
+def door(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Starlette:
     """Return the door as `gateway.app` puts it together, with one connection and no worker."""
     database, vault = Database(url), Vault(KEY)
     prepare(database, vault)
@@ -85,7 +85,7 @@ def door(url: str, *, accepts: type[Accepter] = Accepter) -> Starlette:
         await accepter.stop()
         await database.aclose()
 
-    endpoint = Door(Book(database, vault), accepter, body_limit=25 * 1024 * 1024)
+    endpoint = WebhookEndpoint(ConnectionCache(database, vault), accepter, body_limit=25 * 1024 * 1024)
     return Starlette(routes=[Route("/hooks/{connection}", endpoint)], lifespan=lifespan)
 
 
@@ -94,7 +94,7 @@ if __name__ == "__main__":
     if kind == "bare":
         application = bare()
     else:
-        application = door(sys.argv[3], accepts=_Unstored if kind == "unstored" else Accepter)
+        application = door(sys.argv[3], accepts=_Unstored if kind == "unstored" else DeliveryWriter)
     prepare_interpreter()
     uvicorn.run(
         application,

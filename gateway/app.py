@@ -30,19 +30,19 @@ from gateway.crypto.signed_tokens import Tickets
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.rendering import Renderer
 from gateway.dashboard.sessions import Sessions
-from gateway.data_dir import Opened
+from gateway.data_dir import DataDir
 from gateway.errors import PushgateError, StoreUnavailable
 from gateway.fetch.commit import CommitReader
 from gateway.fetch.git import Git
 from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors
-from gateway.intake.connection_cache import Book
-from gateway.intake.group_commit import Accepter
-from gateway.intake.webhook import Door
+from gateway.intake.connection_cache import ConnectionCache
+from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.webhook import WebhookEndpoint
 from gateway.packages.archive import Expiry, Packages
 from gateway.packages.builder import Packer
-from gateway.packages.storage import Depot
+from gateway.packages.storage import PackageStorage
 from gateway.packages.tree import TreeReader
 from gateway.plan.manifest import LARGEST
 from gateway.publish.rabbitmq import RabbitMQ, Tls
@@ -54,11 +54,11 @@ from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
 from gateway.store.events import EventOutbox
 from gateway.store.executions import Outbox
-from gateway.store.notify import Doorbell, Wire
+from gateway.store.notify import Notifier, PostgresBridge
 from gateway.store.work_queue import WorkQueue
 from gateway.worker.fetch_and_plan import Announcer, FetchAndPlan, Remotes
-from gateway.worker.heartbeat import Presence
-from gateway.worker.periodic import daily
+from gateway.worker.heartbeat import Heartbeat
+from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
 from gateway.worker.reconciler import Reconciler
 from gateway.worker.retention import Retention
@@ -70,15 +70,15 @@ log = structlog.get_logger()
 class Service:
     """Everything that runs in one process, as its role asks: `web`, `worker`, or `all` of it."""
 
-    def __init__(self, settings: Settings, opened: Opened) -> None:
+    def __init__(self, settings: Settings, opened: DataDir) -> None:
         """Put the parts together; nothing runs before the application starts."""
         self.settings = settings
         self.closing = False
         self._tasks: list[asyncio.Task[None]] = []
         parts = _shared_parts(settings, opened)
         self._database = parts.database
-        self._accepter = Accepter(parts.database, rings=parts.pushes.ring)
-        self._wire = Wire(
+        self._accepter = DeliveryWriter(parts.database, rings=parts.pushes.ring)
+        self._wire = PostgresBridge(
             parts.database, {"pushgate_pushes": parts.pushes, "pushgate_requests": parts.requests}
         )
         self._worker = None if settings.role == "web" else _build_worker(parts)
@@ -136,17 +136,17 @@ class _Parts:
     database: Database
     vault: Vault
     admin_token: str
-    pushes: Doorbell
-    requests: Doorbell
+    pushes: Notifier
+    requests: Notifier
     git: Git
     mirrors: Mirrors
     reader: CommitReader
-    depot: Depot
+    depot: PackageStorage
     tickets: Tickets
     topology: Topology
 
 
-def _shared_parts(settings: Settings, opened: Opened) -> _Parts:
+def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
     git = Git(
         home=settings.data_dir / "git-home",
         allow_http=settings.fetch_allow_http,
@@ -163,12 +163,12 @@ def _shared_parts(settings: Settings, opened: Opened) -> _Parts:
         database=opened.database,
         vault=opened.vault,
         admin_token=opened.admin_token,
-        pushes=Doorbell(),
-        requests=Doorbell(),
+        pushes=Notifier(),
+        requests=Notifier(),
         git=git,
         mirrors=Mirrors(git, settings.data_dir / "mirrors"),
         reader=CommitReader(git, manifest_limit=LARGEST, signers=settings.signers_file),
-        depot=Depot(settings.packages),
+        depot=PackageStorage(settings.packages),
         tickets=Tickets(opened.vault.ticket_key(), valid=timedelta(days=settings.package_url_days)),
         topology=Topology(
             exchange=settings.amqp_exchange,
@@ -188,11 +188,13 @@ class _Web:
     on_http_error: Callable[[Request, Exception], Awaitable[Response]]
 
 
-def _build_web(parts: _Parts, accepter: Accepter, *, is_closing: Callable[[], bool]) -> _Web:
+def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[[], bool]) -> _Web:
     """Build the webhook endpoint, the REST API and the dashboard."""
     settings, database = parts.settings, parts.database
-    book = Book(database, parts.vault)
-    door = Door(book, accepter, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies)
+    book = ConnectionCache(database, parts.vault)
+    door = WebhookEndpoint(
+        book, accepter, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
+    )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
     api = Api(
         database=database,
@@ -279,15 +281,15 @@ def _build_worker(parts: _Parts) -> _Work:
         *(worker.run for worker in _workers(parts, remotes, process, packing)),
         Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run,
         PlatformFetcher(database=database, vault=parts.vault, news=parts.requests.listener()).run,
-        partial(daily, expiry.sweep, of="packages"),
+        partial(run_daily, expiry.sweep, of="packages"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
     ]
     if not database.is_embedded:
-        runs.append(Presence(database=database, process=process).run)
+        runs.append(Heartbeat(database=database, process=process).run)
     if settings.keep_days:
         retention = Retention(database=database, keep=timedelta(days=settings.keep_days))
-        runs.append(partial(daily, retention.sweep, of="old deliveries"))
+        runs.append(partial(run_daily, retention.sweep, of="old deliveries"))
     return _Work(process=process, runs=runs)
 
 

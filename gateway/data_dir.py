@@ -26,7 +26,7 @@ _PREVIOUS = "secret.key.previous"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
+class DataDir:
     """The data folder and what it holds. `fresh_token` is the admin token, where it was made just now.
 
     As a context manager it closes the database at the end of the block.
@@ -48,7 +48,7 @@ class Opened:
         self.database.close()
 
 
-def open_data(settings: Settings) -> Opened:
+def open_data(settings: Settings) -> DataDir:
     """Make the data folder if need be, bring the schema up to date. Raises `SettingError`."""
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def open_data(settings: Settings) -> Opened:
     except BaseException:
         database.close()
         raise
-    return Opened(
+    return DataDir(
         database=database,
         vault=vault,
         admin_token=token,
@@ -149,7 +149,7 @@ def learn_anew(settings: Settings) -> int:
             )
         restored = connections.addresses(transaction)
         for connection in restored:
-            reconciliations.begin_anew(transaction, connection, now=now)
+            reconciliations.start_over(transaction, connection, now=now)
     return len(restored)
 
 

@@ -13,7 +13,7 @@ class StoreUnavailable(PushgateError):
     """The store cannot be read or written just now."""
 
 
-class DepotUnavailable(StoreUnavailable):
+class PackageStorageUnavailable(StoreUnavailable):
     """The place where packages are kept cannot be read or written just now."""
 
 

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing_extensions import TypedDict
 
 from providers import signatures
-from providers.model import Delivery, Event, PullRequestAction, Repository, RepositoryChange
+from providers.model import Event, PullRequestAction, Repository, RepositoryChange, VerifiedRequest
 from providers.normalize import actor, pull_request, pushed, ref_update, repository
-from providers.payload import CommitId, Decoration, Id, Many, Text, Wire, at, read
+from providers.payload import CommitId, Id, Items, Lenient, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
 ID_HEADERS: tuple[str, ...] = ()
@@ -34,46 +34,46 @@ _ACTIONS: Mapping[str, PullRequestAction] = {
 }
 
 
-class _Repository(Wire):
-    id: Decoration[Id] = None
-    name: Decoration[Text] = None
-    project: Decoration[Text] = at("project", "name", default=None)
-    project_id: Decoration[Text] = at("project", "id", default=None)
-    remote_url: Decoration[Text] = at("remoteUrl", default=None)
-    web_url: Decoration[Text] = at("webUrl", default=None)
-    default_branch: Decoration[Text] = at("defaultBranch", default=None)
+class _Repository(Payload):
+    id: Lenient[Id] = None
+    name: Lenient[Text] = None
+    project: Lenient[Text] = nested("project", "name", default=None)
+    project_id: Lenient[Text] = nested("project", "id", default=None)
+    remote_url: Lenient[Text] = nested("remoteUrl", default=None)
+    web_url: Lenient[Text] = nested("webUrl", default=None)
+    default_branch: Lenient[Text] = nested("defaultBranch", default=None)
 
 
-class _RefUpdate(Wire):
-    ref: Text = at("name")
-    before: Text = at("oldObjectId")
-    after: Text = at("newObjectId")
+class _RefUpdate(Payload):
+    ref: Text = nested("name")
+    before: Text = nested("oldObjectId")
+    after: Text = nested("newObjectId")
 
 
 class _Commit(TypedDict):
     commitId: CommitId
 
 
-class _Any(Wire):
-    event: Text = at("eventType")
-    id: Decoration[Id] = None
-    subscription: Decoration[Id] = at("subscriptionId", default=None)
-    notification: Decoration[Id] = at("notificationId", default=None)
+class _Any(Payload):
+    event: Text = nested("eventType")
+    id: Lenient[Id] = None
+    subscription: Lenient[Id] = nested("subscriptionId", default=None)
+    notification: Lenient[Id] = nested("notificationId", default=None)
     # Neither is told where the subscription's resourceDetailsToSend is minimal or none.
-    repository: Decoration[_Repository] = at("resource", "repository", default=None)
-    updates: Many[_RefUpdate] | None = at("resource", "refUpdates", default=None)
-    commits: Decoration[Many[_Commit]] = at("resource", "commits", default=None)
-    pusher: Decoration[Text] = at("resource", "pushedBy", "displayName", default=None)
-    account: Decoration[Text] = at("resource", "pushedBy", "uniqueName", default=None)
+    repository: Lenient[_Repository] = nested("resource", "repository", default=None)
+    updates: Items[_RefUpdate] | None = nested("resource", "refUpdates", default=None)
+    commits: Lenient[Items[_Commit]] = nested("resource", "commits", default=None)
+    pusher: Lenient[Text] = nested("resource", "pushedBy", "displayName", default=None)
+    account: Lenient[Text] = nested("resource", "pushedBy", "uniqueName", default=None)
 
 
-class _PullRequest(Wire):
-    number: Id = at("resource", "pullRequestId")
-    status: Text = at("resource", "status")
-    source: Text = at("resource", "sourceRefName")
-    target: Text = at("resource", "targetRefName")
-    head: Decoration[CommitId] = at("resource", "lastMergeSourceCommit", "commitId", default=None)
-    fork: Decoration[Id] = at("resource", "forkSource", "repository", "id", default=None)
+class _PullRequest(Payload):
+    number: Id = nested("resource", "pullRequestId")
+    status: Text = nested("resource", "status")
+    source: Text = nested("resource", "sourceRefName")
+    target: Text = nested("resource", "targetRefName")
+    head: Lenient[CommitId] = nested("resource", "lastMergeSourceCommit", "commitId", default=None)
+    fork: Lenient[Id] = nested("resource", "forkSource", "repository", "id", default=None)
 
 
 def verify(
@@ -83,7 +83,7 @@ def verify(
     secrets: Sequence[bytes],
     auth: Mapping[str, str],
     now: datetime,  # noqa: ARG001 - no timestamp is signed
-) -> Delivery:
+) -> VerifiedRequest:
     """Check the Basic password, or the one custom header that `auth` names by `header`.
 
     The Basic user name counts where `auth` has a `user`. Azure DevOps signs nothing; which event it is, and
@@ -94,10 +94,10 @@ def verify(
     else:
         value, user = headers.get("authorization"), auth.get("user")
         secret = signatures.verify_basic(value=value, user=user, secrets=secrets)
-    return Delivery(event="", id=None, secret=secret, content=body)
+    return VerifiedRequest(event="", id=None, secret=secret, content=body)
 
 
-def parse(delivery: Delivery) -> Event:
+def parse(delivery: VerifiedRequest) -> Event:
     """Say what Azure DevOps tells by this delivery."""
     wire = read(_Any, delivery)
     return replace(_event(wire, delivery), name=wire.event, delivery_id=_delivery_id(wire))
@@ -121,7 +121,7 @@ def _delivery_id(wire: _Any) -> str | None:
     return "/".join(part for part in (wire.subscription, wire.notification, wire.id) if part)
 
 
-def _event(wire: _Any, delivery: Delivery) -> Event:
+def _event(wire: _Any, delivery: VerifiedRequest) -> Event:
     sample = wire.repository is not None and wire.repository.project_id == _SAMPLE_PROJECT
     if sample or wire.subscription == _NO_SUBSCRIPTION:
         return Event(kind="other", note="a test about the sample project Fabrikam")

@@ -11,9 +11,9 @@ from typing_extensions import TypedDict
 
 from providers import signatures
 from providers.errors import Malformed
-from providers.model import Delivery, Event, PullRequestAction, RefUpdate, Repository, RepositoryChange
+from providers.model import Event, PullRequestAction, RefUpdate, Repository, RepositoryChange, VerifiedRequest
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update, repository
-from providers.payload import CommitId, Decoration, Id, Many, Text, Wire, at, read
+from providers.payload import CommitId, Id, Items, Lenient, Payload, Text, nested, read
 
 HEADERS = frozenset(
     {
@@ -39,52 +39,52 @@ _ACTIONS: Mapping[str, PullRequestAction] = {
 }
 
 
-class _Repository(Wire):
-    uuid: Decoration[Text] = None
-    full_name: Decoration[Text] = None
-    web_url: Decoration[Text] = at("links", "html", "href", default=None)
+class _Repository(Payload):
+    uuid: Lenient[Text] = None
+    full_name: Lenient[Text] = None
+    web_url: Lenient[Text] = nested("links", "html", "href", default=None)
 
 
-class _Any(Wire):
-    new_name: Decoration[Text] = at("changes", "full_name", "new", default=None)
-    repository: Decoration[_Repository] = None
+class _Any(Payload):
+    new_name: Lenient[Text] = nested("changes", "full_name", "new", default=None)
+    repository: Lenient[_Repository] = None
 
 
-class _Ref(Wire):
+class _Ref(Payload):
     # Of the older of two refs only the id is needed.
-    type: Decoration[Text] = None
-    name: Decoration[Text] = None
-    id: Text = at("target", "hash")
+    type: Lenient[Text] = None
+    name: Lenient[Text] = None
+    id: Text = nested("target", "hash")
 
 
 class _Commit(TypedDict):
     hash: CommitId
 
 
-class _Change(Wire):
+class _Change(Payload):
     old: _Ref | None = None
     new: _Ref | None = None
-    forced: Decoration[bool] = None
-    truncated: Decoration[bool] = None
-    commits: Decoration[Many[_Commit]] = None
+    forced: Lenient[bool] = None
+    truncated: Lenient[bool] = None
+    commits: Lenient[Items[_Commit]] = None
 
 
-class _Push(Wire):
-    changes: Many[_Change] = at("push", "changes")
-    nickname: Decoration[Text] = at("actor", "nickname", default=None)
-    display_name: Decoration[Text] = at("actor", "display_name", default=None)
-    repository: Decoration[_Repository] = None
+class _Push(Payload):
+    changes: Items[_Change] = nested("push", "changes")
+    nickname: Lenient[Text] = nested("actor", "nickname", default=None)
+    display_name: Lenient[Text] = nested("actor", "display_name", default=None)
+    repository: Lenient[_Repository] = None
 
 
-class _PullRequest(Wire):
-    id: Id = at("pullrequest", "id")
-    source: Text = at("pullrequest", "source", "branch", "name")
-    target: Text = at("pullrequest", "destination", "branch", "name")
+class _PullRequest(Payload):
+    id: Id = nested("pullrequest", "id")
+    source: Text = nested("pullrequest", "source", "branch", "name")
+    target: Text = nested("pullrequest", "destination", "branch", "name")
     # Most often cut to 12 digits, which then are left out.
-    head: Decoration[CommitId] = at("pullrequest", "source", "commit", "hash", default=None)
+    head: Lenient[CommitId] = nested("pullrequest", "source", "commit", "hash", default=None)
     # None where the fork was deleted meanwhile.
-    source_id: Decoration[Text] = at("pullrequest", "source", "repository", "uuid", default=None)
-    repository: Decoration[_Repository] = None
+    source_id: Lenient[Text] = nested("pullrequest", "source", "repository", "uuid", default=None)
+    repository: Lenient[_Repository] = None
 
 
 def verify(
@@ -94,7 +94,7 @@ def verify(
     secrets: Sequence[bytes],
     auth: Mapping[str, str],  # noqa: ARG001 - Bitbucket's scheme has no public part
     now: datetime,  # noqa: ARG001 - Bitbucket signs no timestamp
-) -> Delivery:
+) -> VerifiedRequest:
     """Check X-Hub-Signature, which is SHA-256 here, over the raw body."""
     secret = signatures.verify_hmac_hex(
         header="X-Hub-Signature",
@@ -104,10 +104,10 @@ def verify(
         secrets=secrets,
     )
     event, id_ = headers.get("x-event-key", ""), headers.get("x-request-uuid")
-    return Delivery(event=event, id=id_, secret=secret, content=body)
+    return VerifiedRequest(event=event, id=id_, secret=secret, content=body)
 
 
-def parse(delivery: Delivery) -> Event:
+def parse(delivery: VerifiedRequest) -> Event:
     """Say what Bitbucket Cloud tells by this delivery."""
     if delivery.event == "repo:push":
         return _push(read(_Push, delivery))

@@ -9,9 +9,16 @@ from datetime import datetime
 
 from providers import signatures
 from providers.errors import Unverified
-from providers.model import Delivery, Event, PullRequestAction, Repository, RepositoryAction, RepositoryChange
+from providers.model import (
+    Event,
+    PullRequestAction,
+    Repository,
+    RepositoryAction,
+    RepositoryChange,
+    VerifiedRequest,
+)
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_updates, repository
-from providers.payload import Decoration, Id, Many, Move, Text, Wire, at, read
+from providers.payload import Id, Items, Lenient, Move, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"})
 ID_HEADERS: tuple[str, ...] = ("x-request-id",)
@@ -30,45 +37,45 @@ _ACTIONS: Mapping[str, PullRequestAction] = {
 }
 
 
-class _Repository(Wire):
-    id: Decoration[Id] = None
-    slug: Decoration[Text] = None
-    project: Decoration[Text] = at("project", "key", default=None)
+class _Repository(Payload):
+    id: Lenient[Id] = None
+    slug: Lenient[Text] = None
+    project: Lenient[Text] = nested("project", "key", default=None)
     # `links` is often absent, and `clone` was seen to be no list: Argo CD CVE-2025-59531.
-    web_url: Decoration[Text] = at("links", "self", 0, "href", default=None)
-    first_url: Decoration[Text] = at("links", "clone", 0, "href", default=None)
-    second_url: Decoration[Text] = at("links", "clone", 1, "href", default=None)
+    web_url: Lenient[Text] = nested("links", "self", 0, "href", default=None)
+    first_url: Lenient[Text] = nested("links", "clone", 0, "href", default=None)
+    second_url: Lenient[Text] = nested("links", "clone", 1, "href", default=None)
 
 
-class _Any(Wire):
-    repository: Decoration[_Repository] = None
+class _Any(Payload):
+    repository: Lenient[_Repository] = None
 
 
-class _Modified(Wire):
-    old: Decoration[_Repository] = None
-    new: Decoration[_Repository] = None
+class _Modified(Payload):
+    old: Lenient[_Repository] = None
+    new: Lenient[_Repository] = None
 
 
 class _Change(Move):
-    ref: Text = at("ref", "id")
-    before: Text | None = at("fromHash")
-    after: Text | None = at("toHash")
+    ref: Text = nested("ref", "id")
+    before: Text | None = nested("fromHash")
+    after: Text | None = nested("toHash")
 
 
-class _Push(Wire):
-    changes: Many[_Change]
-    pusher: Decoration[Text] = at("actor", "name", default=None)
-    email: Decoration[Text] = at("actor", "emailAddress", default=None)
-    repository: Decoration[_Repository] = None
+class _Push(Payload):
+    changes: Items[_Change]
+    pusher: Lenient[Text] = nested("actor", "name", default=None)
+    email: Lenient[Text] = nested("actor", "emailAddress", default=None)
+    repository: Lenient[_Repository] = None
 
 
-class _PullRequest(Wire):
-    id: Id = at("pullRequest", "id")
-    source: Text = at("pullRequest", "fromRef", "displayId")
-    target: Text = at("pullRequest", "toRef", "displayId")
-    head: Text = at("pullRequest", "fromRef", "latestCommit")
-    source_id: Decoration[Id] = at("pullRequest", "fromRef", "repository", "id", default=None)
-    repository: Decoration[_Repository] = at("pullRequest", "toRef", "repository", default=None)
+class _PullRequest(Payload):
+    id: Id = nested("pullRequest", "id")
+    source: Text = nested("pullRequest", "fromRef", "displayId")
+    target: Text = nested("pullRequest", "toRef", "displayId")
+    head: Text = nested("pullRequest", "fromRef", "latestCommit")
+    source_id: Lenient[Id] = nested("pullRequest", "fromRef", "repository", "id", default=None)
+    repository: Lenient[_Repository] = nested("pullRequest", "toRef", "repository", default=None)
 
 
 def verify(
@@ -78,7 +85,7 @@ def verify(
     secrets: Sequence[bytes],
     auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
     now: datetime,  # noqa: ARG001 - no timestamp is signed
-) -> Delivery:
+) -> VerifiedRequest:
     """Check X-Hub-Signature over the raw body.
 
     Data Center does not sign what its "Test connection" button sends: that is let in, without its body.
@@ -88,14 +95,14 @@ def verify(
     if event == _PING and signature is None:
         if len(body) > _LONGEST_PING:
             raise Unverified(f"an unsigned {_PING} of {len(body)} bytes: Bitbucket's own is tiny")
-        return Delivery(event=event, id=None, secret=None, content=b"")
+        return VerifiedRequest(event=event, id=None, secret=None, content=b"")
     secret = signatures.verify_hmac_hex(
         header="X-Hub-Signature", value=signature, prefix="sha256=", body=body, secrets=secrets
     )
-    return Delivery(event=event, id=headers.get("x-request-id"), secret=secret, content=body)
+    return VerifiedRequest(event=event, id=headers.get("x-request-id"), secret=secret, content=body)
 
 
-def parse(delivery: Delivery) -> Event:
+def parse(delivery: VerifiedRequest) -> Event:
     """Say what Bitbucket Data Center tells by this delivery."""
     if delivery.event == _PING:
         return Event(kind="ping", note="ping")  # its body may be empty

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.model import Delivery, Event
+from providers.model import Event, VerifiedRequest
 from providers.normalize import actor, pushed, ref_updates
-from providers.payload import Decoration, Many, Move, Text, Wire, at, read
+from providers.payload import Items, Lenient, Move, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timestamp"})
 ID_HEADERS: tuple[str, ...] = ("webhook-id",)
@@ -19,10 +19,10 @@ MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 
 
-class _Push(Wire):
-    updates: Many[Move]
-    pusher: Decoration[Text] = at("pusher", "name", default=None)
-    email: Decoration[Text] = at("pusher", "email", default=None)
+class _Push(Payload):
+    updates: Items[Move]
+    pusher: Lenient[Text] = nested("pusher", "name", default=None)
+    email: Lenient[Text] = nested("pusher", "email", default=None)
 
 
 def verify(
@@ -32,13 +32,13 @@ def verify(
     secrets: Sequence[bytes],
     auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
     now: datetime,
-) -> Delivery:
+) -> VerifiedRequest:
     """Check webhook-signature. A secret that begins with `whsec_` is base64, any other is the key itself."""
     secret = signatures.verify_standard(headers=headers, body=body, secrets=secrets, now=now)
-    return Delivery(event="push", id=headers.get("webhook-id"), secret=secret, content=body)
+    return VerifiedRequest(event="push", id=headers.get("webhook-id"), secret=secret, content=body)
 
 
-def parse(delivery: Delivery) -> Event:
+def parse(delivery: VerifiedRequest) -> Event:
     """Say which refs have moved. No updates at all is a ping; it names no repository."""
     wire = read(_Push, delivery)
     if not wire.updates:

@@ -9,9 +9,9 @@ from datetime import datetime
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.model import Delivery, Event
+from providers.model import Event, VerifiedRequest
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update
-from providers.payload import CommitId, Commits, Count, Decoration, Id, Text, Wire, at, ids, read
+from providers.payload import CommitId, Commits, Count, Id, Lenient, Payload, Text, ids, nested, read
 
 HEADERS = frozenset(
     {
@@ -30,37 +30,37 @@ MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"
 BODY_IS_SIGNED = True
 
 
-class _Push(Wire):
+class _Push(Payload):
     ref: Text
     before: Text
     after: Text
     commits: Commits = None
     total_commits: Count = None
-    head_commit: Decoration[CommitId] = at("head_commit", "id", default=None)
-    pusher: Decoration[Text] = at("pusher", "login", default=None)
-    email: Decoration[Text] = at("pusher", "email", default=None)
-    repository: Decoration[HubRepository] = None
+    head_commit: Lenient[CommitId] = nested("head_commit", "id", default=None)
+    pusher: Lenient[Text] = nested("pusher", "login", default=None)
+    email: Lenient[Text] = nested("pusher", "email", default=None)
+    repository: Lenient[HubRepository] = None
 
 
-class _Companion(Wire):
+class _Companion(Payload):
     ref: Text
     ref_type: Text
-    sha: Decoration[CommitId] = None
-    sender: Decoration[Text] = at("sender", "login", default=None)
-    email: Decoration[Text] = at("sender", "email", default=None)
-    repository: Decoration[HubRepository] = None
+    sha: Lenient[CommitId] = None
+    sender: Lenient[Text] = nested("sender", "login", default=None)
+    email: Lenient[Text] = nested("sender", "email", default=None)
+    repository: Lenient[HubRepository] = None
 
 
-class _PullRequest(Wire):
+class _PullRequest(Payload):
     action: Text
     number: Id
-    merged: Decoration[bool] = at("pull_request", "merged", default=None)
-    source: Text = at("pull_request", "head", "ref")
-    target: Text = at("pull_request", "base", "ref")
-    head: Text | None = at("pull_request", "head", "sha", default=None)
-    source_id: Decoration[Id] = at("pull_request", "head", "repo_id", default=None)
-    old_target: Decoration[Text] = at("changes", "ref", "from", default=None)
-    repository: Decoration[HubRepository] = None
+    merged: Lenient[bool] = nested("pull_request", "merged", default=None)
+    source: Text = nested("pull_request", "head", "ref")
+    target: Text = nested("pull_request", "base", "ref")
+    head: Text | None = nested("pull_request", "head", "sha", default=None)
+    source_id: Lenient[Id] = nested("pull_request", "head", "repo_id", default=None)
+    old_target: Lenient[Text] = nested("changes", "ref", "from", default=None)
+    repository: Lenient[HubRepository] = None
 
 
 def verify(
@@ -70,14 +70,14 @@ def verify(
     secrets: Sequence[bytes],
     auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
     now: datetime,  # noqa: ARG001 - no timestamp is signed
-) -> Delivery:
+) -> VerifiedRequest:
     """Check X-Gitea-Signature over the JSON document, also where a form carries it."""
     event, id_ = _header(headers, "event") or "", _header(headers, "delivery")
     header = "X-Gitea-Signature" if "x-gitea-signature" in headers else "X-Forgejo-Signature"
     return verify_document(header=header, headers=headers, body=body, event=event, id=id_, secrets=secrets)
 
 
-def parse(delivery: Delivery) -> Event:
+def parse(delivery: VerifiedRequest) -> Event:
     """Say what Gitea tells by this delivery. Its test button sends a push of the newest commit."""
     if delivery.event == "push":
         return _push(read(_Push, delivery))

@@ -9,9 +9,9 @@ from datetime import datetime
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described
-from providers.model import Delivery, Event, PullRequestAction, RepositoryAction, RepositoryChange
+from providers.model import Event, PullRequestAction, RepositoryAction, RepositoryChange, VerifiedRequest
 from providers.normalize import actor, is_from_fork, merge_group, pull_request, pushed, ref_update
-from providers.payload import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, is_form, read
+from providers.payload import CommitId, Commits, Id, Lenient, Payload, Text, ids, is_form, nested, read
 
 HEADERS = frozenset(
     {
@@ -34,38 +34,38 @@ _MOST_COMMITS = 2048
 _CHANGES: Mapping[str, RepositoryAction] = {"renamed": "renamed", "transferred": "transferred"}
 
 
-class _Push(Wire):
+class _Push(Payload):
     ref: Text
     before: Text
     after: Text
-    forced: Decoration[bool] = None
+    forced: Lenient[bool] = None
     commits: Commits = None
-    head_commit: Decoration[CommitId] = at("head_commit", "id", default=None)
-    pusher: Decoration[Text] = at("pusher", "name", default=None)
-    email: Decoration[Text] = at("pusher", "email", default=None)
-    repository: Decoration[HubRepository] = None
+    head_commit: Lenient[CommitId] = nested("head_commit", "id", default=None)
+    pusher: Lenient[Text] = nested("pusher", "name", default=None)
+    email: Lenient[Text] = nested("pusher", "email", default=None)
+    repository: Lenient[HubRepository] = None
 
 
-class _PullRequest(Wire):
+class _PullRequest(Payload):
     action: Text
     number: Id
-    merged: Decoration[bool] = at("pull_request", "merged", default=None)
-    source: Text = at("pull_request", "head", "ref")
-    target: Text = at("pull_request", "base", "ref")
-    head: Text = at("pull_request", "head", "sha")
+    merged: Lenient[bool] = nested("pull_request", "merged", default=None)
+    source: Text = nested("pull_request", "head", "ref")
+    target: Text = nested("pull_request", "base", "ref")
+    head: Text = nested("pull_request", "head", "sha")
     # None where the fork was deleted meanwhile.
-    source_id: Decoration[Id] = at("pull_request", "head", "repo", "id", default=None)
-    old_target: Decoration[Text] = at("changes", "base", "ref", "from", default=None)
-    repository: Decoration[HubRepository] = None
+    source_id: Lenient[Id] = nested("pull_request", "head", "repo", "id", default=None)
+    old_target: Lenient[Text] = nested("changes", "base", "ref", "from", default=None)
+    repository: Lenient[HubRepository] = None
 
 
-class _MergeGroup(Wire):
+class _MergeGroup(Payload):
     action: Text
-    head_ref: Text = at("merge_group", "head_ref")
-    head: Text = at("merge_group", "head_sha")
-    base: Decoration[CommitId] = at("merge_group", "base_sha", default=None)
-    sender: Decoration[Text] = at("sender", "login", default=None)
-    repository: Decoration[HubRepository] = None
+    head_ref: Text = nested("merge_group", "head_ref")
+    head: Text = nested("merge_group", "head_sha")
+    base: Lenient[CommitId] = nested("merge_group", "base_sha", default=None)
+    sender: Lenient[Text] = nested("sender", "login", default=None)
+    repository: Lenient[HubRepository] = None
 
 
 def verify(
@@ -75,7 +75,7 @@ def verify(
     secrets: Sequence[bytes],
     auth: Mapping[str, str],  # noqa: ARG001 - GitHub's scheme has no public part
     now: datetime,  # noqa: ARG001 - GitHub signs no timestamp
-) -> Delivery:
+) -> VerifiedRequest:
     """Check X-Hub-Signature-256 over the raw body; the older SHA-1 header counts for nothing."""
     secret = signatures.verify_hmac_hex(
         header="X-Hub-Signature-256",
@@ -84,7 +84,7 @@ def verify(
         body=body,
         secrets=secrets,
     )
-    return Delivery(
+    return VerifiedRequest(
         event=headers.get("x-github-event", ""),
         id=headers.get("x-github-delivery"),
         secret=secret,
@@ -93,7 +93,7 @@ def verify(
     )
 
 
-def parse(delivery: Delivery) -> Event:
+def parse(delivery: VerifiedRequest) -> Event:
     """Say what GitHub tells by this delivery.
 
     `create` and `delete` name no commit, and GitHub sends a `push` beside each of them: the push counts.
@@ -124,7 +124,7 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     }
 
 
-def _push(delivery: Delivery) -> Event:
+def _push(delivery: VerifiedRequest) -> Event:
     wire = read(_Push, delivery)
     update = ref_update(
         ref=wire.ref,
@@ -143,7 +143,7 @@ def _push(delivery: Delivery) -> Event:
     )
 
 
-def _pull_request(delivery: Delivery) -> Event:
+def _pull_request(delivery: VerifiedRequest) -> Event:
     wire = read(_PullRequest, delivery)
     ours = described(wire.repository)
     return pull_request(
@@ -158,7 +158,7 @@ def _pull_request(delivery: Delivery) -> Event:
     )
 
 
-def _merge_group(delivery: Delivery) -> Event:
+def _merge_group(delivery: VerifiedRequest) -> Event:
     """https://docs.github.com/en/webhooks/webhook-events-and-payloads#merge_group."""
     wire = read(_MergeGroup, delivery)
     ours = described(wire.repository)
@@ -184,7 +184,7 @@ def _action(wire: _PullRequest) -> PullRequestAction | None:
     return None
 
 
-_READERS: Mapping[str, Callable[[Delivery], Event]] = {
+_READERS: Mapping[str, Callable[[VerifiedRequest], Event]] = {
     "push": _push,
     "pull_request": _pull_request,
     "merge_group": _merge_group,

@@ -4,30 +4,30 @@ from collections.abc import Mapping, Sequence
 
 from providers import signatures
 from providers.errors import Undecodable, Unverified
-from providers.model import Delivery, PullRequestAction, Repository
+from providers.model import PullRequestAction, Repository, VerifiedRequest
 from providers.normalize import repository
-from providers.payload import Decoration, Id, Text, Wire, form_payload, is_form
+from providers.payload import Id, Lenient, Payload, Text, form_payload, is_form
 
 # Gitea and Gogs list a few commits of a push; a payload of 100 KB is a large one.
 _MAX_FORM_BYTES = 4 * 1024 * 1024
 
 
-class HubRepository(Wire):
+class HubRepository(Payload):
     """A repository as all of them describe it."""
 
-    id: Decoration[Id] = None
-    full_name: Decoration[Text] = None
-    html_url: Decoration[Text] = None
-    clone_url: Decoration[Text] = None
-    ssh_url: Decoration[Text] = None
-    default_branch: Decoration[Text] = None
+    id: Lenient[Id] = None
+    full_name: Lenient[Text] = None
+    html_url: Lenient[Text] = None
+    clone_url: Lenient[Text] = None
+    ssh_url: Lenient[Text] = None
+    default_branch: Lenient[Text] = None
 
 
-class AnyEvent(Wire):
+class AnyEvent(Payload):
     """What is read of an event of no interest."""
 
-    action: Decoration[Text] = None
-    repository: Decoration[HubRepository] = None
+    action: Lenient[Text] = None
+    repository: Lenient[HubRepository] = None
 
 
 def described(wire: HubRepository | None) -> Repository | None:
@@ -51,7 +51,7 @@ def verify_document(
     secrets: Sequence[bytes],
     event: str,
     id: str | None,  # noqa: A002 - the field's name
-) -> Delivery:
+) -> VerifiedRequest:
     """Check the bare hex HMAC in `header` over the JSON document, also where a form carries it.
 
     So Gogs and Gitea sign; GitHub signs the form. So a form has to be decoded before anybody has proven
@@ -69,7 +69,7 @@ def verify_document(
         except Undecodable as error:
             raise Unverified(f"there is nothing to verify: {error}") from None
     secret = signatures.verify_hmac_hex(header=header, value=value, prefix="", body=content, secrets=secrets)
-    return Delivery(event=event, id=id, secret=secret, content=content)
+    return VerifiedRequest(event=event, id=id, secret=secret, content=content)
 
 
 def pull_request_action(told: str, *, merged: bool | None) -> PullRequestAction | None:

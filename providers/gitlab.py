@@ -8,8 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from providers import model, normalize, signatures
-from providers.model import Delivery, Event
-from providers.payload import CommitId, Commits, Count, Decoration, Id, Many, Move, Text, Wire, at, ids, read
+from providers.model import Event, VerifiedRequest
+from providers.payload import (
+    CommitId,
+    Commits,
+    Count,
+    Id,
+    Items,
+    Lenient,
+    Move,
+    Payload,
+    Text,
+    ids,
+    nested,
+    read,
+)
 
 # X-Gitlab-Event-UUID is no id of the delivery: webhooks that one webhook has caused share it.
 HEADERS = frozenset(
@@ -42,59 +55,59 @@ _ACTIONS: Mapping[str, model.PullRequestAction] = {
 }
 
 
-class _Project(Wire):
-    id: Decoration[Id] = None
-    path_with_namespace: Decoration[Text] = None
-    web_url: Decoration[Text] = None
-    git_http_url: Decoration[Text] = None
-    git_ssh_url: Decoration[Text] = None
-    default_branch: Decoration[Text] = None
+class _Project(Payload):
+    id: Lenient[Id] = None
+    path_with_namespace: Lenient[Text] = None
+    web_url: Lenient[Text] = None
+    git_http_url: Lenient[Text] = None
+    git_ssh_url: Lenient[Text] = None
+    default_branch: Lenient[Text] = None
 
 
-class _AboutProject(Wire):
+class _AboutProject(Payload):
     # `project` came with 8.5, and in it `id` later: https://docs.gitlab.com/administration/system_hooks/
-    project: Decoration[_Project] = None
-    project_id: Decoration[Id] = None
-    homepage: Decoration[Text] = at("repository", "homepage", default=None)
-    git_http_url: Decoration[Text] = at("repository", "git_http_url", default=None)
-    git_ssh_url: Decoration[Text] = at("repository", "git_ssh_url", default=None)
+    project: Lenient[_Project] = None
+    project_id: Lenient[Id] = None
+    homepage: Lenient[Text] = nested("repository", "homepage", default=None)
+    git_http_url: Lenient[Text] = nested("repository", "git_http_url", default=None)
+    git_ssh_url: Lenient[Text] = nested("repository", "git_ssh_url", default=None)
 
 
 class _Any(_AboutProject):
-    object_kind: Decoration[Text] = None
-    event_name: Decoration[Text] = None
-    path_with_namespace: Decoration[Text] = None
+    object_kind: Lenient[Text] = None
+    event_name: Lenient[Text] = None
+    path_with_namespace: Lenient[Text] = None
 
 
 class _Pushed(_AboutProject):
-    user_username: Decoration[Text] = None
-    user_name: Decoration[Text] = None
-    user_email: Decoration[Text] = None
+    user_username: Lenient[Text] = None
+    user_name: Lenient[Text] = None
+    user_email: Lenient[Text] = None
 
 
 class _Push(_Pushed):
     ref: Text
     before: Text
     after: Text
-    checkout_sha: Decoration[CommitId] = None
+    checkout_sha: Lenient[CommitId] = None
     commits: Commits = None
     total_commits_count: Count = None
 
 
 class _RepositoryUpdate(_Pushed):
-    changes: Many[Move]
+    changes: Items[Move]
 
 
 class _MergeRequest(_AboutProject):
-    project_id: Decoration[Id] = at("object_attributes", "target_project_id", default=None)
-    iid: Id = at("object_attributes", "iid")
-    action: Decoration[Text] = at("object_attributes", "action", default=None)
-    source: Text = at("object_attributes", "source_branch")
-    target: Text = at("object_attributes", "target_branch")
-    source_id: Decoration[Id] = at("object_attributes", "source_project_id", default=None)
-    head: Text | None = at("object_attributes", "last_commit", "id", default=None)
-    old_head: Decoration[Text] = at("object_attributes", "oldrev", default=None)
-    old_target: Decoration[Text] = at("changes", "target_branch", "previous", default=None)
+    project_id: Lenient[Id] = nested("object_attributes", "target_project_id", default=None)
+    iid: Id = nested("object_attributes", "iid")
+    action: Lenient[Text] = nested("object_attributes", "action", default=None)
+    source: Text = nested("object_attributes", "source_branch")
+    target: Text = nested("object_attributes", "target_branch")
+    source_id: Lenient[Id] = nested("object_attributes", "source_project_id", default=None)
+    head: Text | None = nested("object_attributes", "last_commit", "id", default=None)
+    old_head: Lenient[Text] = nested("object_attributes", "oldrev", default=None)
+    old_target: Lenient[Text] = nested("changes", "target_branch", "previous", default=None)
 
 
 def verify(
@@ -104,17 +117,17 @@ def verify(
     secrets: Sequence[bytes],
     auth: Mapping[str, str],  # noqa: ARG001 - GitLab's schemes have no public part
     now: datetime,
-) -> Delivery:
+) -> VerifiedRequest:
     """Check the signature where a live secret is a signing token (`whsec_`), else X-Gitlab-Token."""
     token = headers.get("x-gitlab-token")
     secret = signatures.verify_standard_or_token(
         headers=headers, body=body, header="X-Gitlab-Token", token=token, secrets=secrets, now=now
     )
     id_ = headers.get("webhook-id") or headers.get("idempotency-key")
-    return Delivery(event=headers.get("x-gitlab-event", ""), id=id_, secret=secret, content=body)
+    return VerifiedRequest(event=headers.get("x-gitlab-event", ""), id=id_, secret=secret, content=body)
 
 
-def parse(delivery: Delivery) -> Event:
+def parse(delivery: VerifiedRequest) -> Event:
     """Say what GitLab tells by this delivery. Its "Test" button sends a push that looks real, and is one."""
     if reader := _READERS.get(delivery.event):
         return reader(delivery)
@@ -161,7 +174,7 @@ def _pushed(wire: _Pushed, updates: Sequence[model.RefUpdate | None]) -> Event:
     return normalize.pushed(repository=_repository(wire), updates=updates, pusher=pusher)
 
 
-def _push(delivery: Delivery) -> Event:
+def _push(delivery: VerifiedRequest) -> Event:
     wire = read(_Push, delivery)
     listed, total = wire.commits, wire.total_commits_count
     update = normalize.ref_update(
@@ -177,13 +190,13 @@ def _push(delivery: Delivery) -> Event:
     return _pushed(wire, (update,))
 
 
-def _repository_update(delivery: Delivery) -> Event:
+def _repository_update(delivery: VerifiedRequest) -> Event:
     """Tell all refs of a push. A system hook sends this too, without the limit that its push events have."""
     wire = read(_RepositoryUpdate, delivery)
     return _pushed(wire, normalize.ref_updates(wire.changes))
 
 
-def _merge_request(delivery: Delivery) -> Event:
+def _merge_request(delivery: VerifiedRequest) -> Event:
     wire = read(_MergeRequest, delivery)
     action = _ACTIONS.get(wire.action or "")
     # `oldrev` comes only where commits were pushed: other updates are about titles, labels, people.
@@ -203,7 +216,7 @@ def _merge_request(delivery: Delivery) -> Event:
 
 
 # By the header, or, where it says only "System Hook" or what no newer server says, by the body.
-_READERS: Mapping[str, Callable[[Delivery], Event]] = {
+_READERS: Mapping[str, Callable[[VerifiedRequest], Event]] = {
     **dict.fromkeys(("Push Hook", "Tag Push Hook", "push", "tag_push"), _push),
     **dict.fromkeys(("Merge Request Hook", "merge_request"), _merge_request),
     "repository_update": _repository_update,

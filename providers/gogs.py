@@ -8,9 +8,9 @@ from datetime import datetime
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.model import Delivery, Event, RefUpdate
+from providers.model import Event, RefUpdate, VerifiedRequest
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update
-from providers.payload import CommitId, Commits, Decoration, Id, Text, Wire, at, ids, read
+from providers.payload import CommitId, Commits, Id, Lenient, Payload, Text, ids, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "x-gogs-delivery", "x-gogs-event"})
 ID_HEADERS: tuple[str, ...] = ("x-gogs-delivery",)
@@ -20,12 +20,12 @@ BODY_IS_SIGNED = True
 _PREFIXES: Mapping[str, str] = {"branch": "refs/heads/", "tag": "refs/tags/"}
 
 
-class _Moved(Wire):
+class _Moved(Payload):
     ref: Text
-    sender: Decoration[Text] = at("sender", "login", default=None)
-    email: Decoration[Text] = at("sender", "email", default=None)
+    sender: Lenient[Text] = nested("sender", "login", default=None)
+    email: Lenient[Text] = nested("sender", "email", default=None)
     # Null was seen: Argo CD CVE-2025-59537. Then it is taken for the connection's.
-    repository: Decoration[HubRepository] = None
+    repository: Lenient[HubRepository] = None
 
 
 class _Push(_Moved):
@@ -36,17 +36,17 @@ class _Push(_Moved):
 
 class _CreateOrDelete(_Moved):
     ref_type: Text
-    sha: Decoration[CommitId] = None
+    sha: Lenient[CommitId] = None
 
 
-class _PullRequest(Wire):
+class _PullRequest(Payload):
     action: Text
     number: Id
-    merged: Decoration[bool] = at("pull_request", "merged", default=None)
-    source: Text = at("pull_request", "head_branch")
-    target: Text = at("pull_request", "base_branch")
-    source_id: Decoration[Id] = at("pull_request", "head_repo", "id", default=None)
-    repository: Decoration[HubRepository] = None
+    merged: Lenient[bool] = nested("pull_request", "merged", default=None)
+    source: Text = nested("pull_request", "head_branch")
+    target: Text = nested("pull_request", "base_branch")
+    source_id: Lenient[Id] = nested("pull_request", "head_repo", "id", default=None)
+    repository: Lenient[HubRepository] = None
 
 
 def verify(
@@ -56,7 +56,7 @@ def verify(
     secrets: Sequence[bytes],
     auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
     now: datetime,  # noqa: ARG001 - no timestamp is signed
-) -> Delivery:
+) -> VerifiedRequest:
     """Check X-Gogs-Signature over the JSON document, also where a form carries it."""
     event, id_ = headers.get("x-gogs-event", ""), headers.get("x-gogs-delivery")
     return verify_document(
@@ -64,7 +64,7 @@ def verify(
     )
 
 
-def parse(delivery: Delivery) -> Event:
+def parse(delivery: VerifiedRequest) -> Event:
     """Say what Gogs tells by this delivery."""
     if delivery.event == "push":
         return _push(read(_Push, delivery))

@@ -26,7 +26,7 @@ def merge_queue_base(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class VerifiedRequest:
     """One webhook request whose sender is proven. Only a provider's `verify` makes one.
 
     `id` is the provider's own id of the delivery where a header tells it, else None. `secret` is the index,
@@ -161,14 +161,14 @@ class Provider(Protocol):
         secrets: Sequence[bytes],
         auth: Mapping[str, str],
         now: datetime,
-    ) -> Delivery:
+    ) -> VerifiedRequest:
         """Prove that the sender knows one of the connection's live secrets, or raise `Unverified`.
 
         `headers` has lower-case names; a header that was sent twice is joined by ", " (RFC 9110, 5.2) and so
         is never a well-formed signature. `auth` holds the parts of the scheme that are no secrets.
         """
 
-    def parse(self, delivery: Delivery) -> Event:
+    def parse(self, delivery: VerifiedRequest) -> Event:
         """Say what a verified delivery means, or raise `Malformed`."""
 
     def sign(self, *, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:

@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypedDict  # pydantic reads typing's own only from Python 3.12 on
 
 from providers.errors import Malformed, Undecodable
-from providers.model import Delivery
+from providers.model import VerifiedRequest
 
 _MOST_FORM_FIELDS = 16
 # What is decoded at once: meanwhile no other thread runs.
@@ -32,7 +32,7 @@ _HALF_PAIR = re.compile(
 _NO_TEXT = rb"\u0000"
 
 
-class Wire(BaseModel):
+class Payload(BaseModel):
     """A part of a payload: only the fields that are read; everything else is passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -59,20 +59,20 @@ T = TypeVar("T")
 # A NUL is text in JSON, but not in PostgreSQL; and no name or address is longer.
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 Id = Annotated[Text, BeforeValidator(_text)]
-Decoration = Annotated[T | None, _NoneWhereWrong()]
+Lenient = Annotated[T | None, _NoneWhereWrong()]
 """What is shown to people, or merely helps: None where it is missing or not what it should be."""
-Count = Decoration[Annotated[int, Field(ge=0, lt=2**31)]]
-Many = Annotated[tuple[T, ...], _StopsAtFirstError()]
+Count = Lenient[Annotated[int, Field(ge=0, lt=2**31)]]
+Items = Annotated[tuple[T, ...], _StopsAtFirstError()]
 """A list of any length."""
 CommitId = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$")]
 
 
-def at(first: str, *rest: str | int, default: Any = ...) -> Any:
+def nested(first: str, *rest: str | int, default: Any = ...) -> Any:
     """Return a field that stands at this path of the payload, and may be missing where a default is given."""
     return Field(default, validation_alias=AliasPath(first, *rest))
 
 
-class Move(Wire):
+class Move(Payload):
     """A ref that has moved, in the words that most use; None is for "did not exist"."""
 
     ref: Text
@@ -86,12 +86,12 @@ class Commit(TypedDict):
     id: CommitId
 
 
-Commits = Decoration[Many[Commit]]
+Commits = Lenient[Items[Commit]]
 
-Model = TypeVar("Model", bound=Wire)
+Model = TypeVar("Model", bound=Payload)
 
 
-def read(model: type[Model], delivery: Delivery) -> Model:
+def read(model: type[Model], delivery: VerifiedRequest) -> Model:
     """Read a delivery's JSON document, taken out of its form where it is in one.
 
     A text with half of a surrogate pair counts as a field of the wrong type, not as broken JSON. Raises

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from gateway.api.connections import Api
 from gateway.cli.api_client import ApiError
 from gateway.crypto.keyring import Vault
-from gateway.intake.connection_cache import Book
+from gateway.intake.connection_cache import ConnectionCache
 from gateway.store.database import Database
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 from tests.service import Project, Service, run_pushgate
 from tests.store.make import NOW, connection
 
@@ -38,8 +38,8 @@ def page(database: Database, query: str) -> Any:
     api = Api(
         database=database,
         vault=vault,
-        book=Book(database, vault),
-        pushes=Doorbell(),
+        book=ConnectionCache(database, vault),
+        pushes=Notifier(),
         base_url="http://127.0.0.1:8080",
         allow_http=False,
         hosts=(),

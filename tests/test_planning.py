@@ -9,7 +9,7 @@ import zstandard
 
 from gateway.plan.triggers import PullRequestFacts
 from gateway.store.work_queue import PendingUpdate
-from gateway.worker.plan_inputs import KeptFacts, base_branch, connection_facts, pack, unpack, update_facts
+from gateway.worker.plan_inputs import PlanInputs, base_branch, connection_facts, pack, unpack, update_facts
 from tests.plan.facts import COMMIT
 from tests.store.make import NOW, made
 
@@ -24,7 +24,7 @@ def test_facts_come_back_as_they_were() -> None:
         replace(COMMIT, manifest=None, manifest_size=300_000),
         replace(COMMIT, paths=None, paths_complete=False),
     ):
-        facts = KeptFacts(yaml_path="deep/valohai.yaml", commit=commit)
+        facts = PlanInputs(yaml_path="deep/valohai.yaml", commit=commit)
         packed = pack(facts)
         assert packed is not None
         assert unpack(packed) == facts
@@ -33,12 +33,12 @@ def test_facts_come_back_as_they_were() -> None:
 def test_more_than_can_be_kept_is_not_kept() -> None:
     """A store of pushes is not filled with the names of all files."""
     paths = tuple(hashlib.sha256(bytes(str(number), "ascii")).hexdigest() for number in range(5_000))
-    assert pack(KeptFacts(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=paths))) is None
+    assert pack(PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=paths))) is None
 
 
 def test_facts_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packed and unpacked: what is exactly as large as allowed is kept, a byte more is not."""
-    facts = KeptFacts(yaml_path="valohai.yaml", commit=COMMIT)
+    facts = PlanInputs(yaml_path="valohai.yaml", commit=COMMIT)
     packed = pack(facts)
     assert packed is not None
     for name, size in (("_LARGEST", len(packed)), ("_LARGEST_UNPACKED", len(zstandard.decompress(packed)))):
@@ -52,13 +52,13 @@ def test_facts_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_unpacks_to_megabytes_is_not_kept() -> None:
     """However well it packs: a dry run would have to unpack it again."""
     for size, is_kept in ((3_000_000, True), (5_000_000, False)):
-        facts = KeptFacts(yaml_path="valohai.yaml", commit=replace(COMMIT, message="x" * size))
+        facts = PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, message="x" * size))
         assert (pack(facts) is not None) == is_kept
 
 
 def test_what_an_earlier_version_has_kept_is_read() -> None:
     """It did not say whether paths were read: they were."""
-    packed = pack(KeptFacts(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=("a.py",))))
+    packed = pack(PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=("a.py",))))
     assert packed is not None
     told = json.loads(zstandard.decompress(packed))
     del told["paths_read"]
@@ -68,7 +68,7 @@ def test_what_an_earlier_version_has_kept_is_read() -> None:
 def test_an_earlier_version_reads_what_is_kept() -> None:
     """It takes paths that nobody has read for too many, and so for incomplete."""
     packed = pack(
-        KeptFacts(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=None, paths_complete=True))
+        PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=None, paths_complete=True))
     )
     assert packed is not None
     told = json.loads(zstandard.decompress(packed))

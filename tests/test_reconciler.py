@@ -20,7 +20,7 @@ from gateway.store import connections, deliveries, reconciliations
 from gateway.store.connections import Connection, OtherRepository
 from gateway.store.database import Database
 from gateway.store.ids import delivery_id
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 from gateway.store.tables import sweeps as sweep_table
 from gateway.worker.reconciler import Reconciler, differences
 from tests.service import WAIT_SECONDS
@@ -66,7 +66,7 @@ class Gateway:
         return Reconciler(
             database=self.database,
             remotes=self.remote,
-            news=Doorbell().listener(),
+            news=Notifier().listener(),
             rings=lambda: self.rung.append(self.now),
             every=300,
             grace=10,
@@ -90,7 +90,7 @@ class Gateway:
         with self.database.writing() as transaction:
             reconciliations.ask(transaction, "c1", now=self.now)
 
-    def state(self) -> reconciliations.SweepState:
+    def state(self) -> reconciliations.ReconciliationState:
         """Return how the connection's sweeps go."""
         with self.database.reading() as transaction:
             return reconciliations.states(transaction, ["c1"])["c1"]

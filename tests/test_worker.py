@@ -23,7 +23,7 @@ from gateway.errors import (
     RemoteUnavailable,
     StoreUnavailable,
 )
-from gateway.intake.group_commit import Accepter
+from gateway.intake.group_commit import DeliveryWriter
 from gateway.metrics import SETTLED, STAGE
 from gateway.store import connections, deliveries, events, work_queue
 from gateway.store.claims import Claims
@@ -31,7 +31,7 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.events import NewEvent, StoredEvent
 from gateway.store.executions import NewRequest
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 from gateway.store.tables import leases, ref_updates
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
 from gateway.worker.fetch_and_plan import Announcer
@@ -95,7 +95,7 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: p
 
     async def scenario() -> tuple[str, str | None]:
         steps = SlowRemote(database)
-        bell = Doorbell()
+        bell = Notifier()
         worker = Worker(
             name="w", queue=WorkQueue(database, CLAIMS), steps=steps, news=bell.listener(), rings=bell.ring
         )
@@ -143,7 +143,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
         work_queue.postpone(transaction, "c1", (), owner="w", due_at=now, reason="no answer")
 
     async def scenario() -> str | None:
-        steps, bell, queue = NeverEnds(), Doorbell(), WorkQueue(database, CLAIMS)
+        steps, bell, queue = NeverEnds(), Notifier(), WorkQueue(database, CLAIMS)
         worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):
@@ -202,7 +202,7 @@ def test_what_is_gone_or_given_up_is_told(
             return events.pending(transaction, limit=10, without=())
 
     async def scenario() -> None:
-        bell = Doorbell()
+        bell = Notifier()
         worker = Worker(
             name="w",
             queue=WorkQueue(database, Claims(process="p")),
@@ -263,7 +263,7 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
         deliveries.record(transaction, others)
 
     async def scenario() -> list[str]:
-        steps, bell = InOrder(len(storm) + 2), Doorbell()
+        steps, bell = InOrder(len(storm) + 2), Notifier()
         worker = Worker(
             name="w",
             queue=WorkQueue(database, CLAIMS),
@@ -338,7 +338,7 @@ def test_what_is_changed_during_a_fetch_counts(
         return update.reason if update.state != "pending" else None
 
     async def scenario() -> tuple[str, list[str]]:
-        steps, bell = Overtaken(database, change), Doorbell()
+        steps, bell = Overtaken(database, change), Notifier()
         queue = WorkQueue(database, CLAIMS)
         worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
         running = asyncio.create_task(worker.run())
@@ -396,7 +396,7 @@ def states(database: Database) -> dict[str, tuple[str, str | None]]:
 
 async def worked(database: Database, steps: Steps, until: Callable[[], object], **more: Any) -> None:
     """Let a worker work until something is so."""
-    bell = Doorbell()
+    bell = Notifier()
     given = {"queue": WorkQueue(database, CLAIMS), "rings": bell.ring, "poll": 0.05, **more}
     worker = Worker(name="w", steps=steps, news=bell.listener(), **given)
     running = asyncio.create_task(worker.run())
@@ -565,9 +565,9 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
             return replace(settlement, requests=(request_of(update, b"{}"),))
 
     async def scenario() -> None:
-        pushes, requests = Doorbell(), Doorbell()
+        pushes, requests = Notifier(), Notifier()
         relay, hour = requests.listener(), 3600
-        accepter = Accepter(database, rings=pushes.ring)
+        accepter = DeliveryWriter(database, rings=pushes.ring)
         worker = Worker(
             name="w",
             queue=WorkQueue(database, CLAIMS),
@@ -737,7 +737,7 @@ def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> No
     queue = Troubled(database, hand_back=StoreUnavailable("away"))
 
     async def scenario() -> bool:
-        bell = Doorbell()
+        bell = Notifier()
         worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):

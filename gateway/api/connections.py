@@ -15,7 +15,7 @@ from gateway.api.openapi import Operation
 from gateway.api.remote_access import changed_opening, opening
 from gateway.api.schemas import (
     ConnectionChange,
-    ConnectionMade,
+    ConnectionCreated,
     ConnectionView,
     NewConnection,
     NewPlatform,
@@ -28,13 +28,13 @@ from gateway.crypto.keyring import Vault
 from gateway.errors import Invalid, SettingError
 from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_platform, check_url
-from gateway.intake.connection_cache import Book
+from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.triggers import read_triggers
 from gateway.store import connections, platforms, reconciliations, work_queue
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.ids import connection_id
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 from gateway.store.platforms import Platform
 from gateway.threads import API
 from providers import PROVIDERS
@@ -52,8 +52,8 @@ class Api:
 
     database: Database
     vault: Vault
-    book: Book
-    pushes: Doorbell
+    book: ConnectionCache
+    pushes: Notifier
     base_url: str
     allow_http: bool
     hosts: tuple[str, ...]
@@ -99,7 +99,7 @@ class Api:
 
         return await self.database.read(look)
 
-    async def make_connection(self, request: Request) -> ConnectionMade:
+    async def make_connection(self, request: Request) -> ConnectionCreated:
         """`POST /connections`: works also while the remote is out of reach. Shows the secret this once."""
         wanted = await read(request, NewConnection)
         if wanted.provider not in PROVIDERS:
@@ -127,7 +127,7 @@ class Api:
             package_format=wanted.package_format,
         )
 
-        def make(transaction: Transaction) -> ConnectionMade:
+        def make(transaction: Transaction) -> ConnectionCreated:
             connections.add_another(
                 transaction, connection, is_named=wanted.name is not None, is_forced=wanted.force
             )
@@ -181,7 +181,7 @@ class Api:
                 self._name_platform(transaction, which, given.platform)
             work_queue.make_due(transaction, which, now=now)
             if "url" in wanted:
-                reconciliations.begin_anew(transaction, which, now=now)
+                reconciliations.start_over(transaction, which, now=now)
             elif opened is not None:
                 reconciliations.ask(transaction, which, now=now)
             return self._view(transaction, connections.get(transaction, which))
@@ -200,7 +200,7 @@ class Api:
         self.pushes.ring()
         return Response(status_code=204)
 
-    async def rotate_secret(self, request: Request) -> ConnectionMade:
+    async def rotate_secret(self, request: Request) -> ConnectionCreated:
         """`POST /connections/{id}/rotate-secret`: the secret before it stays live until the next rotation.
 
         To give the newest secret again changes nothing.
@@ -209,7 +209,7 @@ class Api:
         given = (await read(request, NewSecret)).secret
         now = datetime.now(UTC)
 
-        def rotate(transaction: Transaction) -> ConnectionMade:
+        def rotate(transaction: Transaction) -> ConnectionCreated:
             connection = connections.get(transaction, which)
             newest = self._newest_secret(transaction, which)
             secret = given or new_secret(connection.provider, newest=newest)
@@ -308,8 +308,8 @@ class Api:
             )
         platforms.name(transaction, self.vault, which, platform, token)
 
-    def _made(self, transaction: Transaction, connection: Connection, secret: str) -> ConnectionMade:
-        return ConnectionMade(**self._view(transaction, connection).model_dump(), secret=secret)
+    def _made(self, transaction: Transaction, connection: Connection, secret: str) -> ConnectionCreated:
+        return ConnectionCreated(**self._view(transaction, connection).model_dump(), secret=secret)
 
 
 def _texts(networks: Sequence[Any]) -> list[str]:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from gateway.api.endpoints import limit, read
 from gateway.api.openapi import Operation
-from gateway.api.schemas import Follows, Line, PackageFormat, Page, Taken, Url, YamlPath
+from gateway.api.schemas import Follows, Line, PackageFormat, Page, RequestBody, Url, YamlPath
 from gateway.errors import FetchError, Invalid
 from gateway.fetch.commit import Base, CommitReader
 from gateway.fetch.credentials import take_login
@@ -43,7 +43,7 @@ _PAGE_SECONDS = 10.0
 _LONGEST_VALUE = 10_000
 
 
-class Rules(Taken):
+class Rules(RequestBody):
     """What planning asks of a connection; what is left out is as it is."""
 
     url: Url | None = None

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from gateway.api.endpoints import problem
 from gateway.errors import StoreUnavailable
 from gateway.fetch.housekeeping import disk_trouble
-from gateway.intake.group_commit import Accepter
+from gateway.intake.group_commit import DeliveryWriter
 from gateway.metrics import (
     OLDEST_EVENT,
     OLDEST_PENDING,
@@ -54,7 +54,7 @@ class Health:
     """
 
     database: Database
-    accepter: Accepter
+    accepter: DeliveryWriter
     is_closing: Callable[[], bool]
     scratch: Path | None = None
     has_door: bool = True

@@ -17,7 +17,7 @@ from gateway.api.auth import AdminToken
 from gateway.api.endpoints import guarded, problem
 from gateway.api.openapi import Operation
 from gateway.crypto.signed_tokens import Ticket, Tickets
-from gateway.packages.storage import Depot
+from gateway.packages.storage import PackageStorage
 from gateway.store import packages
 from gateway.store.database import Database
 from gateway.store.packages import KeptPackage
@@ -31,7 +31,7 @@ class PackageFiles:
     """The endpoint and what it works with."""
 
     database: Database
-    depot: Depot
+    depot: PackageStorage
     tickets: Tickets
     token: AdminToken
 

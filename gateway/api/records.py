@@ -21,7 +21,7 @@ from gateway.store import connections, deliveries, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.deliveries import Verdict
 from gateway.store.executions import ExecutionState, StoredRequest
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 
 log = structlog.get_logger()
 
@@ -37,8 +37,8 @@ class Records:
     """The endpoints and what they work with; `pushes` wakes the workers, `requests` those who follow."""
 
     database: Database
-    pushes: Doorbell
-    requests: Doorbell
+    pushes: Notifier
+    requests: Notifier
     is_closing: Callable[[], bool]
     has_broker: bool
 

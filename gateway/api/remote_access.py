@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opening:
+class RemoteAccess:
     """A clone URL without anything secret, and what opens it."""
 
     url: str
@@ -45,7 +45,7 @@ class Opening:
         return as_json(self.credentials, self.host_keys) if self.credentials or self.host_keys else None
 
 
-def opening(wanted: NewConnection, *, name: str) -> Opening:
+def opening(wanted: NewConnection, *, name: str) -> RemoteAccess:
     """Return what opens a new connection; for ssh a deploy key is made where nothing is given.
 
     Making an RSA key takes a second. Raises `Invalid` with one sentence.
@@ -55,10 +55,10 @@ def opening(wanted: NewConnection, *, name: str) -> Opening:
     if given is None and is_ssh(bare):
         given = make_deploy_key(wanted.provider, comment=_comment(name))
     host_keys, warnings = _host_keys(wanted.credentials, None, url=bare)
-    return Opening(url=bare, credentials=given, host_keys=host_keys, warnings=warnings)
+    return RemoteAccess(url=bare, credentials=given, host_keys=host_keys, warnings=warnings)
 
 
-def changed_opening(old: Connection, kept: bytes | None, wanted: ConnectionChange) -> Opening | None:
+def changed_opening(old: Connection, kept: bytes | None, wanted: ConnectionChange) -> RemoteAccess | None:
     """Return what opens a connection from now on; None where that stays as it is.
 
     `kept` is what `Opening.sealable` was. What is left out stays, host keys as well; but a password is sent
@@ -81,7 +81,7 @@ def changed_opening(old: Connection, kept: bytes | None, wanted: ConnectionChang
         credentials = make_deploy_key(old.provider, comment=_comment(old.name))
     before = None if is_forgotten else old_host_keys
     host_keys, warnings = _host_keys(wanted.credentials, before, url=bare)
-    return Opening(url=bare, credentials=credentials, host_keys=host_keys, warnings=warnings)
+    return RemoteAccess(url=bare, credentials=credentials, host_keys=host_keys, warnings=warnings)
 
 
 def _host_keys(

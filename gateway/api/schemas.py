@@ -22,7 +22,7 @@ from gateway.store.connections import Connection, SecretDates
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.platforms import Platform
-from gateway.store.reconciliations import SweepState
+from gateway.store.reconciliations import ReconciliationState
 from providers.model import RefKind
 
 
@@ -45,13 +45,13 @@ PackageFormat = Literal["tar.gz", "tar.zst"]
 Item = TypeVar("Item")
 
 
-class Taken(BaseModel):
+class RequestBody(BaseModel):
     """A request's body. A key that is unknown is an error, not a silence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class NewCredentials(Taken):
+class NewCredentials(RequestBody):
     """What opens a private repository: one of a key to be made, a pasted key, or a password or token.
 
     `host_keys` are lines as in known_hosts; where they are given, no other key of the host is accepted.
@@ -77,7 +77,7 @@ class NewCredentials(Taken):
         return self.deploy_key or self.private_key is not None or self.password is not None
 
 
-class NewPlatform(Taken):
+class NewPlatform(RequestBody):
     """A platform that fetches by itself after each push: its address, the project's UUID, and a token."""
 
     url: Url
@@ -85,7 +85,7 @@ class NewPlatform(Taken):
     token: SecretStr | None = None
 
 
-class NewConnection(Taken):
+class NewConnection(RequestBody):
     """`POST /connections`. Where it `follows` branches, by globs, nothing runs for others.
 
     `force` connects a repository to a project that it is connected to already: each push runs twice then.
@@ -107,7 +107,7 @@ class NewConnection(Taken):
     force: bool = False
 
 
-class ConnectionChange(Taken):
+class ConnectionChange(RequestBody):
     """`PATCH /connections/{id}`: what is left out stays; `credentials: null` forgets them."""
 
     url: Url | None = None
@@ -122,7 +122,7 @@ class ConnectionChange(Taken):
     package_format: PackageFormat | None = None
 
 
-class NewSecret(Taken):
+class NewSecret(RequestBody):
     """`POST /connections/{id}/rotate-secret`: without a secret, one is made."""
 
     secret: WebhookSecret | None = None
@@ -135,7 +135,7 @@ class SecretView(BaseModel):
     last_used_at: datetime | None
 
 
-class SweepView(BaseModel):
+class ReconciliationView(BaseModel):
     """How the comparison with the remote's refs goes.
 
     `delivery` records what the last one has found, if anything; `reason` tells what keeps it from succeeding;
@@ -189,7 +189,7 @@ class ConnectionView(BaseModel):
     package_format: str
     repository_id: str | None
     other_repository: OtherRepositoryView | None
-    sweep: SweepView
+    sweep: ReconciliationView
     platform: PlatformView | None
     secrets: list[SecretView]
     created_at: datetime
@@ -200,7 +200,7 @@ class ConnectionView(BaseModel):
         cls,
         connection: Connection,
         secrets: list[SecretDates],
-        sweep: SweepState,
+        sweep: ReconciliationState,
         platform: Platform | None,
         *,
         base_url: str,
@@ -223,7 +223,7 @@ class ConnectionView(BaseModel):
             package_format=connection.package_format,
             repository_id=connection.repository_id,
             other_repository=_other_repository(connection),
-            sweep=SweepView(**asdict(sweep)),
+            sweep=ReconciliationView(**asdict(sweep)),
             platform=PlatformView(**asdict(platform)) if platform else None,
             secrets=[
                 SecretView(created_at=secret.created_at, last_used_at=secret.last_used_at)
@@ -247,7 +247,7 @@ def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:
     return "login" if connection.has_credentials else "none"
 
 
-class ConnectionMade(ConnectionView):
+class ConnectionCreated(ConnectionView):
     """A new connection, or one with a new secret: the only answers that ever hold a secret.
 
     `warnings` name what was given and left out, such as a line of host_keys that holds no key.

@@ -30,7 +30,7 @@ Network = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class CachedConnection:
     """A connection as the door needs it. `secrets` and `secret_ids` belong together, the newest first.
 
     Requests come from `networks` and nowhere else, where there are any.
@@ -61,7 +61,7 @@ class Known:
         return is_about(self.repository_key, repository)
 
 
-class Book:
+class ConnectionCache:
     """Connections by id, as they were at most two seconds ago."""
 
     def __init__(
@@ -71,10 +71,10 @@ class Book:
         self._database = database
         self._vault = vault
         self._clock = clock
-        self._known: dict[str, tuple[float, Known]] = {}
+        self._known: dict[str, tuple[float, CachedConnection]] = {}
         self._warned: set[str] = set()
 
-    async def find(self, connection_id: str, *, seconds: float = _PATIENCE) -> Known:
+    async def find(self, connection_id: str, *, seconds: float = _PATIENCE) -> CachedConnection:
         """Return a connection.
 
         Raises `NotFound`, or `StoreUnavailable` where it can't be looked up within so many seconds.
@@ -101,7 +101,7 @@ class Book:
         """Look the connection up again next time: it has changed."""
         self._known.pop(connection_id, None)
 
-    def _warn(self, known: Known) -> None:
+    def _warn(self, known: CachedConnection) -> None:
         """Log once of a connection that its secret was made before weak ones were refused."""
         if known.id not in self._warned and any(map(is_weak, known.secrets)):
             if len(self._warned) < _MOST_KNOWN:
@@ -112,10 +112,10 @@ class Book:
                 reason=f"it has fewer than {MIN_SECRET_BYTES} bytes",
             )
 
-    def _read(self, transaction: Transaction, connection_id: str) -> Known:
+    def _read(self, transaction: Transaction, connection_id: str) -> CachedConnection:
         connection = connections.get(transaction, connection_id)
         live = connections.live_secrets(transaction, self._vault, connection_id)
-        return Known(
+        return CachedConnection(
             id=connection.id,
             provider_name=connection.provider,
             provider=PROVIDERS[connection.provider],

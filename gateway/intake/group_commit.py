@@ -17,7 +17,7 @@ from gateway.errors import StoreUnavailable
 from gateway.metrics import STAGE
 from gateway.store import deliveries
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.deliveries import NewDelivery, Receipt
 
 log = structlog.get_logger()
 
@@ -40,13 +40,13 @@ _SECONDS_UNREADY = 10.0
 class _Waiting:
     """A delivery whose request waits until this time of the event loop; given up when that has come."""
 
-    arrival: Arrival
+    arrival: NewDelivery
     receipt: asyncio.Future[Receipt]
     deadline: float
     is_given_up: bool = False
 
 
-class Accepter:
+class DeliveryWriter:
     """The writer of deliveries. `rings` is called after something new was accepted."""
 
     def __init__(self, database: Database, *, rings: Callable[[], None]) -> None:
@@ -78,7 +78,7 @@ class Accepter:
         if self._writer is not None:
             await self._writer
 
-    async def accept(self, arrival: Arrival, *, seconds: float = _SECONDS) -> Receipt:
+    async def accept(self, arrival: NewDelivery, *, seconds: float = _SECONDS) -> Receipt:
         """Record a delivery within so many seconds; it is on disk when this returns.
 
         Raises `StoreUnavailable` where it could not be recorded; then nothing of it was, its id included. One
@@ -149,11 +149,11 @@ class Accepter:
             log.error("deliveries are refused: they cannot be stored", reason=reason)
         self._failed_at = time.monotonic()
 
-    async def _record(self, arrivals: Sequence[Arrival]) -> Sequence[Receipt | StoreUnavailable]:
+    async def _record(self, arrivals: Sequence[NewDelivery]) -> Sequence[Receipt | StoreUnavailable]:
         """Record a batch. Whatever one delivery does, it does not end those beside it."""
         try:
-            judge = partial(deliveries.judge, arrivals=arrivals)
-            return (await self._database.write_inline(judge, deliveries.keep)).receipts
+            judge = partial(deliveries.decide, arrivals=arrivals)
+            return (await self._database.write_inline(judge, deliveries.write)).receipts
         except StoreUnavailable as error:
             return [error] * len(arrivals)
         except Exception as error:

@@ -5,12 +5,12 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
-from gateway.intake.connection_cache import Known
+from gateway.intake.connection_cache import CachedConnection
 from gateway.store.connections import OtherRepository
-from gateway.store.deliveries import Arrival, Verdict
+from gateway.store.deliveries import NewDelivery, Verdict
 from gateway.store.ids import delivery_id
 from providers.errors import Malformed, Undecodable
-from providers.model import Delivery, Event, RefUpdate, Repository
+from providers.model import Event, RefUpdate, Repository, VerifiedRequest
 from providers.payload import media_type
 
 # Whoever signs deliveries chooses these texts, and they are shown and logged everywhere.
@@ -23,8 +23,8 @@ _MAX_REFS = 20
 
 
 def receive_delivery(
-    known: Known, headers: Mapping[str, str], body: bytes, now: datetime
-) -> tuple[Arrival, int]:
+    known: CachedConnection, headers: Mapping[str, str], body: bytes, now: datetime
+) -> tuple[NewDelivery, int]:
     """Return what is to be recorded of a request, and the HTTP status that it deserves once it is.
 
     Raises `Unverified`; whatever else is wrong with a request whose sender is proven is recorded.
@@ -38,7 +38,9 @@ def receive_delivery(
     return _record(known, delivery, event, verdict, kept, body, now), status
 
 
-def _read(known: Known, delivery: Delivery, headers: Mapping[str, str]) -> tuple[int, Verdict, Event]:
+def _read(
+    known: CachedConnection, delivery: VerifiedRequest, headers: Mapping[str, str]
+) -> tuple[int, Verdict, Event]:
     # Without a content type it is taken for JSON, which every provider sends.
     if "content-type" in headers and media_type(headers) not in known.provider.MEDIA_TYPES:
         expected = " or ".join(sorted(known.provider.MEDIA_TYPES))
@@ -56,21 +58,21 @@ def _read(known: Known, delivery: Delivery, headers: Mapping[str, str]) -> tuple
 
 
 def _record(
-    known: Known,
-    delivery: Delivery,
+    known: CachedConnection,
+    delivery: VerifiedRequest,
     event: Event,
     verdict: Verdict,
     kept: Mapping[str, str],
     body: bytes,
     now: datetime,
-) -> Arrival:
+) -> NewDelivery:
     repository = event.repository
     ours = repository is None or known.is_about(repository)
     # An id is learned only beside a name that fits: whatever names nothing may be about any repository.
     named = repository is not None and bool(repository.urls or repository.full_name)
     learns = ours and named and verdict == "accepted" and known.repository_id is None
     its_id = delivery_id(now)
-    return Arrival(
+    return NewDelivery(
         id=its_id,
         connection=known.id,
         source="webhook",
@@ -96,7 +98,7 @@ def _cut(text: str | None, longest: int) -> str | None:
     return text[:longest] if text is not None else None
 
 
-def _other_repository(known: Known, repository: Repository | None) -> str:
+def _other_repository(known: CachedConnection, repository: Repository | None) -> str:
     """Name both repositories of a delivery that is about another one than its connection."""
     if repository is None:
         return "other repository"
@@ -108,7 +110,7 @@ def _other_repository(known: Known, repository: Repository | None) -> str:
 
 
 def _replacement(
-    known: Known, repository: Repository | None, event: Event, *, delivery: str
+    known: CachedConnection, repository: Repository | None, event: Event, *, delivery: str
 ) -> OtherRepository | None:
     """Return the repository that has taken the place of the connection's, if the delivery names one."""
     if repository is None or repository.id is None:

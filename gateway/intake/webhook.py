@@ -23,8 +23,8 @@ from gateway.intake.body import (
     TooSlow,
 )
 from gateway.intake.client_address import client_address
-from gateway.intake.connection_cache import Book, Known
-from gateway.intake.group_commit import Accepter
+from gateway.intake.connection_cache import CachedConnection, ConnectionCache
+from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.normalize import receive_delivery
 from gateway.metrics import DELIVERIES, REFUSED
 from gateway.threads import DOOR
@@ -58,13 +58,13 @@ class _Answer(Exception):
         self.headers = headers
 
 
-class Door:
+class WebhookEndpoint:
     """Takes the providers' requests."""
 
     def __init__(
         self,
-        book: Book,
-        accepter: Accepter,
+        book: ConnectionCache,
+        accepter: DeliveryWriter,
         *,
         body_limit: int,
         trusted_proxies: int = 0,
@@ -140,7 +140,7 @@ class Door:
             answer = {"error": "unreadable body", "detail": receipt.reason, **answer}
         return status, answer, ()
 
-    async def _admit(self, scope: Scope) -> tuple[Known, dict[str, str]]:
+    async def _admit(self, scope: Scope) -> tuple[CachedConnection, dict[str, str]]:
         """Return the connection and the headers of a request whose body is worth reading."""
         if scope["method"] != "POST":
             raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"))
@@ -154,14 +154,16 @@ class Door:
             raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed")
         return known, headers
 
-    def _check_source(self, known: Known, scope: Scope, headers: Mapping[str, str]) -> None:
+    def _check_source(self, known: CachedConnection, scope: Scope, headers: Mapping[str, str]) -> None:
         address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
         if address is None or not any(address in network for network in known.networks):
             reason = f"the address {address or 'of the sender'} is not in this connection's networks"
             self._log_refusal(known, scope, headers, reason=reason)
             raise _Answer(401, "not verified", reason, reason="network")
 
-    def _log_refusal(self, known: Known, scope: Scope, headers: Mapping[str, str], *, reason: str) -> None:
+    def _log_refusal(
+        self, known: CachedConnection, scope: Scope, headers: Mapping[str, str], *, reason: str
+    ) -> None:
         """Log what was not verified, with what somebody who looks for it knows of it; nothing is proven."""
         address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
         ids = (headers[name] for name in known.provider.ID_HEADERS if headers.get(name))
@@ -173,7 +175,7 @@ class Door:
             delivery=next(ids, "")[:_MAX_LOGGED] or None,
         )
 
-    async def _find(self, connection_id: str) -> Known:
+    async def _find(self, connection_id: str) -> CachedConnection:
         try:
             return await self._book.find(connection_id)
         except NotFound as error:

@@ -13,13 +13,13 @@ from urllib.parse import urlencode
 import structlog
 
 from gateway.crypto.signed_tokens import Tickets
-from gateway.errors import DepotUnavailable, ObjectUnusable, RemoteUnavailable
+from gateway.errors import ObjectUnusable, PackageStorageUnavailable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Mirrors
 from gateway.messages.execution_request import Package, Submodule
 from gateway.packages.builder import FORMATS, Packed, Packer
-from gateway.packages.storage import Depot
+from gateway.packages.storage import PackageStorage
 from gateway.packages.submodules import Submodules
 from gateway.packages.tree import Module, Tree, TreeReader
 from gateway.store import packages
@@ -51,7 +51,7 @@ class Packages:
     """Makes packages. `folder` holds what is half made; `url_valid` is how long a presigned URL holds."""
 
     database: Database
-    depot: Depot
+    depot: PackageStorage
     mirrors: Mirrors
     reader: TreeReader
     packer: Packer
@@ -69,7 +69,7 @@ class Packages:
             found = await self._kept(connection, commit)
             kept, build = found or await self._build(connection, commit, remote)
             url = await self.depot.presign(kept.object, self.url_valid)
-        except DepotUnavailable as error:
+        except PackageStorageUnavailable as error:
             raise RemoteUnavailable(f"the package cannot be kept: {error}") from error
         if url is None:
             ticket = self.tickets.issue(packages.subject(kept.id, kept.format), now=_now())
@@ -189,7 +189,7 @@ class Expiry:
     """Removes packages that no execution was planned with for `keep`, and what dead processes have left."""
 
     database: Database
-    depot: Depot
+    depot: PackageStorage
     folder: Path
     keep: timedelta
 

@@ -17,7 +17,7 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store, from_url
 
-from gateway.errors import DepotUnavailable, NotFound, SettingError
+from gateway.errors import NotFound, PackageStorageUnavailable, SettingError
 from gateway.threads import FILES
 
 _CHUNK = 8 * 1024 * 1024
@@ -31,8 +31,8 @@ _LONGEST_SIGNATURE = timedelta(days=7)
 _SIGNING = (S3Store, GCSStore, AzureStore)
 
 
-class Depot:
-    """A place for objects. All calls may raise `DepotUnavailable`."""
+class PackageStorage:
+    """A place for objects. All calls may raise `PackageStorageUnavailable`."""
 
     def __init__(self, url: str) -> None:
         """Take `file:///folder`, `s3://bucket/folder`, `gs://…`, `az://…`. Raises `SettingError`."""
@@ -129,7 +129,9 @@ def _translated(*, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
     except but:
         raise
     except (BaseError, OSError, ValueError) as error:
-        raise DepotUnavailable(f"the store of packages cannot be used: {_first_line(error)}") from error
+        raise PackageStorageUnavailable(
+            f"the store of packages cannot be used: {_first_line(error)}"
+        ) from error
 
 
 def _sync(path: Path) -> None:

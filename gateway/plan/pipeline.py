@@ -21,7 +21,7 @@ _MOST_NODES = 200
 _MOST_EDGES = 2000
 
 
-def execute_pipeline(
+def resolve_pipeline(
     pipeline: Pipeline, trigger: Trigger, manifest: Manifest, *, commit: str
 ) -> PipelineExecution:
     """Return what the trigger asks for. Raises `PlanError` where nodes, edges, names or values don't fit."""

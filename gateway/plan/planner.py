@@ -25,10 +25,10 @@ from gateway.messages.execution_request import (
 from gateway.plan.globs import fits
 from gateway.plan.json_values import listed, shortened
 from gateway.plan.manifest import LARGEST, Manifest, read_manifest
-from gateway.plan.pipeline import execute_pipeline
-from gateway.plan.step import execute_step
-from gateway.plan.task import execute_task
-from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, Verdict, branch_of, judge
+from gateway.plan.pipeline import resolve_pipeline
+from gateway.plan.step import resolve_step
+from gateway.plan.task import resolve_task
+from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, TriggerMatch, branch_of, match
 from providers.model import Action, RefKind, merge_queue_base
 
 # All requests of a ref update are made, and kept, at once: connections have up to a hundred triggers.
@@ -115,7 +115,7 @@ class Plan:
     """
 
     requests: tuple[ExecutionRequest, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[TriggerMatch, ...]
     reason: str
     failures: Mapping[str, str]
 
@@ -145,9 +145,9 @@ def plan(
     )
     unfollowed = _unfollowed(connection, update)
     verdicts = tuple(
-        judge(trigger, move)
+        match(trigger, move)
         if unfollowed is None
-        else Verdict(trigger=trigger.name, matched=False, reason=unfollowed)
+        else TriggerMatch(trigger=trigger.name, matched=False, reason=unfollowed)
         for trigger in triggers
     )
     matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
@@ -188,7 +188,7 @@ def _unfollowed(connection: ConnectionFacts, update: UpdateFacts) -> str | None:
     return f"the connection does not follow branch {branch}, only {', '.join(connection.follows)}"
 
 
-def _nothing(verdicts: Sequence[Verdict]) -> str:
+def _nothing(verdicts: Sequence[TriggerMatch]) -> str:
     if not verdicts:
         return "fetched; the connection has no triggers"
     told = "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
@@ -305,16 +305,16 @@ def _execution(
         task = manifest.tasks.get(trigger.run.task)
         if task is None:
             raise PlanError(_not_there("task", trigger.run.task, manifest.tasks, manifest.path))
-        return execute_task(task, trigger, manifest)
+        return resolve_task(task, trigger, manifest)
     if trigger.run.pipeline is not None:
         pipeline = manifest.pipelines.get(trigger.run.pipeline)
         if pipeline is None:
             raise PlanError(_not_there("pipeline", trigger.run.pipeline, manifest.pipelines, manifest.path))
-        return execute_pipeline(pipeline, trigger, manifest, commit=commit)
+        return resolve_pipeline(pipeline, trigger, manifest, commit=commit)
     step = manifest.steps.get(trigger.run.step or "")
     if step is None:
         raise PlanError(_not_there("step", trigger.run.step, manifest.steps, manifest.path))
-    return execute_step(step, trigger)
+    return resolve_step(step, trigger)
 
 
 def _not_there(kind: str, name: str | None, known: Iterable[str], path: str) -> str:

@@ -16,7 +16,7 @@ from gateway.plan.triggers import Atom, Trigger
 _LONGEST_COMMAND = 1024 * 1024
 
 
-def execute_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = frozenset()) -> StepExecution:
+def resolve_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = frozenset()) -> StepExecution:
     """Return what the trigger asks for. Raises `PlanError` where a name, a type or a value does not fit.
 
     The parameters in `varying` get their values later, from a task.

@@ -10,11 +10,11 @@ from gateway.errors import PlanError
 from gateway.messages.execution_request import TaskExecution
 from gateway.plan.json_values import listed, plain
 from gateway.plan.manifest import Manifest
-from gateway.plan.step import checked_value, execute_step
+from gateway.plan.step import checked_value, resolve_step
 from gateway.plan.triggers import Trigger
 
 
-def execute_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecution:
+def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecution:
     """Return what the trigger asks for. Raises `PlanError` where a name, a type or a value does not fit.
 
     The commands of the step are templates: each execution of the task has values of its own.
@@ -35,7 +35,7 @@ def execute_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     if fought_over := sorted(varying & set(trigger.parameters)):
         raise PlanError(f"{owner} varies {listed(fought_over)}: the trigger cannot give it one value")
     _check_values(task, step, owner)
-    fixed = execute_step(step, trigger, varying=frozenset(varying))
+    fixed = resolve_step(step, trigger, varying=frozenset(varying))
     body: dict[str, Any] = plain(
         {
             "parameters": {

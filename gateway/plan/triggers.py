@@ -168,7 +168,7 @@ class Trigger(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class TriggerMatch:
     """What a trigger says to a ref update; `reason` names the condition that decided."""
 
     trigger: str
@@ -241,7 +241,7 @@ def ask_for_paths(triggers: Sequence[Trigger]) -> bool:
     return any(trigger.paths for trigger in triggers)
 
 
-def judge(trigger: Trigger, move: MoveFacts) -> Verdict:
+def match(trigger: Trigger, move: MoveFacts) -> TriggerMatch:
     """Say whether a ref update is one that the trigger is for, and why."""
     objections = (check(trigger, move) for check in (_event, _name, _skip, _texts))
     changed = next(iter(_paths(trigger.paths).match_files(move.paths)), None) if trigger.paths else None
@@ -249,13 +249,13 @@ def judge(trigger: Trigger, move: MoveFacts) -> Verdict:
     if reason is None and trigger.paths and changed is None and move.paths_complete:
         reason = f"no changed path fits {', '.join(trigger.paths)}"
     if reason is not None:
-        return Verdict(trigger=trigger.name, matched=False, reason=reason)
+        return TriggerMatch(trigger=trigger.name, matched=False, reason=reason)
     why = f"{_shown_name(move)} fits"
     if changed is not None:
         why += f", and so does the changed path {printable(changed)}"
     elif trigger.paths:
         why += "; too many paths have changed to compare them"
-    return Verdict(trigger=trigger.name, matched=True, reason=why)
+    return TriggerMatch(trigger=trigger.name, matched=True, reason=why)
 
 
 def _event(trigger: Trigger, move: MoveFacts) -> str | None:

@@ -15,7 +15,7 @@ import structlog
 import uvicorn
 
 from gateway.app import Service
-from gateway.data_dir import Opened, occupied
+from gateway.data_dir import DataDir, occupied
 from gateway.server.http_limits import ClientLimits, allow_open_files, limited
 from gateway.server.listener import listen
 from gateway.settings import Settings
@@ -85,7 +85,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(settings: Settings, opened: Opened, *, listener: socket.socket | None = None) -> None:
+def serve(settings: Settings, opened: DataDir, *, listener: socket.socket | None = None) -> None:
     """Run the service until SIGTERM or SIGINT; on a socket of its own, if none is given.
 
     Raises `SettingError` where another process works on the data folder, or the port is taken.

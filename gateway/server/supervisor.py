@@ -24,7 +24,7 @@ from typing import Protocol
 import structlog
 
 from gateway.backoff import backoff
-from gateway.data_dir import Opened, open_data
+from gateway.data_dir import DataDir, open_data
 from gateway.errors import PushgateError, SettingError
 from gateway.server.listener import listen
 from gateway.settings import Settings
@@ -72,7 +72,7 @@ class _Place:
 class Serve(Protocol):
     """Runs the service in this process."""
 
-    def __call__(self, settings: Settings, opened: Opened, *, listener: socket.socket) -> None:
+    def __call__(self, settings: Settings, opened: DataDir, *, listener: socket.socket) -> None:
         """Return once it has ended."""
 
 

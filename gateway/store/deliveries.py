@@ -1,7 +1,7 @@
 """Deliveries and their ref updates: the durable record of everything that was verified.
 
-`record` is the hot path. It takes what waits at the door as one batch, in a handful of statements: `judge`
-decides, where nobody else writes, what is new and what is a duplicate, and `keep` writes it down.
+`record` is the hot path. It takes what waits at the door as one batch, in a handful of statements: `match`
+decides, where nobody else writes, what is new and what is a duplicate, and `write` writes it down.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -63,7 +63,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class NewDelivery:
     """A verified delivery as the door brings it.
 
     `detail` is what an event tells that is no ref update; `teaches` is a repository id that the connection
@@ -101,14 +101,14 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Decision:
     """A batch that was judged, and what is to be written of it.
 
     `histories` are those of the refs that have changed; `looks` are the connections whose remote should be
     asked, because the order of their moves was only assumed.
     """
 
-    arrivals: Sequence[Arrival]
+    arrivals: Sequence[NewDelivery]
     receipts: list[Receipt]
     update_rows: list[tuple[Any, ...]]
     histories: Mapping[Key, RefHistory]
@@ -170,14 +170,14 @@ class RecordedDelivery:
     updates: tuple[RecordedUpdate, ...]
 
 
-def record(transaction: Transaction, arrivals: Sequence[Arrival]) -> list[Receipt]:
+def record(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> list[Receipt]:
     """Keep a batch of arrivals, in their order, and say of each what it is."""
-    judged = judge(transaction, arrivals)
-    keep(transaction, judged)
+    judged = decide(transaction, arrivals)
+    write(transaction, judged)
     return judged.receipts
 
 
-def judge(transaction: Transaction, arrivals: Sequence[Arrival]) -> Judged:
+def decide(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> Decision:
     """Decide what each arrival of a batch is, in their order; writes nothing.
 
     A delivery is a duplicate when an accepted one had its provider's id, or when each of its updates was
@@ -205,10 +205,10 @@ def judge(transaction: Transaction, arrivals: Sequence[Arrival]) -> Judged:
         receipts.append(receipt)
     # Whatever a repetition told of the gaps is kept as well.
     changed |= {key: history for key, history in histories.items() if history.is_rewritten}
-    return Judged(arrivals, receipts, [_update_row(move) for move in judged], changed, looks)
+    return Decision(arrivals, receipts, [_update_row(move) for move in judged], changed, looks)
 
 
-def keep(transaction: Transaction, judged: Judged) -> None:
+def write(transaction: Transaction, judged: Decision) -> None:
     """Write what was decided, in the same transaction; reads nothing."""
     # One compressor for the batch: making one costs as much as compressing 8 KB.
     pack = zstandard.ZstdCompressor(level=1).compress
@@ -392,14 +392,14 @@ def _recorded_update(row: Row[Any], attempts: Sequence[Attempt]) -> RecordedUpda
 class _JudgedMove:
     """A ref update of an arrival, and its place; None for one of a delivery that came before."""
 
-    arrival: Arrival
+    arrival: NewDelivery
     update: RefUpdate
     placement: Placement | None
     reason: str | None
 
 
 def _judge(
-    transaction: Transaction, arrival: Arrival, claimed: dict[Key, str], histories: dict[Key, RefHistory]
+    transaction: Transaction, arrival: NewDelivery, claimed: dict[Key, str], histories: dict[Key, RefHistory]
 ) -> tuple[list[_JudgedMove], Receipt]:
     """Decide about one arrival; what is new becomes known to the next one of the same batch."""
     known = arrival.provider_delivery_id and claimed.get((arrival.connection, arrival.provider_delivery_id))
@@ -422,7 +422,7 @@ def _judge(
     return moves, Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
 
 
-def _place(transaction: Transaction, arrival: Arrival, move: RefUpdate, history: RefHistory) -> Placement:
+def _place(transaction: Transaction, arrival: NewDelivery, move: RefUpdate, history: RefHistory) -> Placement:
     if arrival.source == "sweep":
         return history.find(move.after, delivery=arrival.id, now=arrival.received_at)
     if move.kind == "pull_request":
@@ -432,7 +432,7 @@ def _place(transaction: Transaction, arrival: Arrival, move: RefUpdate, history:
     return history.tell(move, delivery=arrival.id, now=arrival.received_at)
 
 
-def _load_for(transaction: Transaction, arrival: Arrival, histories: Mapping[Key, RefHistory]) -> None:
+def _load_for(transaction: Transaction, arrival: NewDelivery, histories: Mapping[Key, RefHistory]) -> None:
     """Read the recorded moves that are needed to place an arrival's updates: none, where each is the next."""
     is_repeated = len({move.ref for move in arrival.updates}) < len(arrival.updates)
     wanted: dict[Key, set[str]] = {}
@@ -446,14 +446,14 @@ def _load_for(transaction: Transaction, arrival: Arrival, histories: Mapping[Key
         load_moves(transaction, wanted, histories)
 
 
-def _with_the_same_body(transaction: Transaction, arrival: Arrival, earlier: Sequence[str]) -> str | None:
+def _with_the_same_body(transaction: Transaction, arrival: NewDelivery, earlier: Sequence[str]) -> str | None:
     """Return which of these deliveries had the very bytes of this one, if any."""
     query = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(earlier))
     bodies = transaction.execute(query) if earlier else ()
     return next((one for one, packed in bodies if zstandard.decompress(packed) == arrival.body), None)
 
 
-def _claimed_ids(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[Key, str]:
+def _claimed_ids(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> dict[Key, str]:
     """Return which of the batch's delivery ids an accepted delivery already had, and which one that was."""
     wanted = {(a.connection, a.provider_delivery_id) for a in arrivals if a.provider_delivery_id}
     found: dict[Key, str] = {}
@@ -463,7 +463,7 @@ def _claimed_ids(transaction: Transaction, arrivals: Sequence[Arrival]) -> dict[
     return found
 
 
-def _learn(transaction: Transaction, arrivals: Sequence[Arrival]) -> None:
+def _learn(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> None:
     """Remember which secret was used last, who asks for a sweep, and the provider's id of the repository."""
     used = {a.secret: a.received_at for a in arrivals if a.secret is not None}
     if used:
@@ -489,7 +489,7 @@ def _learn(transaction: Transaction, arrivals: Sequence[Arrival]) -> None:
         )
 
 
-def _delivery_row(arrival: Arrival, receipt: Receipt, packed: bytes) -> tuple[Any, ...]:
+def _delivery_row(arrival: NewDelivery, receipt: Receipt, packed: bytes) -> tuple[Any, ...]:
     """Return the values in the order of the table's columns."""
     return (
         arrival.id,

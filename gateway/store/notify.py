@@ -31,7 +31,7 @@ class Waiter(Protocol):
         """Return at news, or after `timeout` seconds."""
 
 
-class Listener:
+class Subscription:
     """One who waits. A ring between two waits is not missed: it ends the next one at once."""
 
     def __init__(self) -> None:
@@ -53,27 +53,27 @@ class Listener:
             self._heard.clear()
 
 
-class Doorbell:
+class Notifier:
     """Rung on the event loop, heard by every listener."""
 
     def __init__(self) -> None:
         """Begin without listeners."""
-        self._listeners: WeakSet[Listener] = WeakSet()
+        self._listeners: WeakSet[Subscription] = WeakSet()
 
-    def listener(self) -> Listener:
+    def listener(self) -> Subscription:
         """Return a new listener; it is forgotten when nobody holds it any more."""
-        listener = Listener()
+        listener = Subscription()
         self._listeners.add(listener)
         return listener
 
-    def ring(self, *, by: Listener | None = None) -> None:
+    def ring(self, *, by: Subscription | None = None) -> None:
         """Wake every listener but the one who rings."""
         for listener in self._listeners:
             if listener is not by:
                 listener.hear()
 
 
-class Wire:
+class PostgresBridge:
     """Carries rings between the processes that share a PostgreSQL, by NOTIFY on one channel for each bell.
 
     NOTIFY comes after the transaction that it tells of, not with it: transactions that notify commit one
@@ -81,7 +81,7 @@ class Wire:
     because a process or the server dies in between costs one poll.
     """
 
-    def __init__(self, database: Database, bells: Mapping[str, Doorbell]) -> None:
+    def __init__(self, database: Database, bells: Mapping[str, Notifier]) -> None:
         """Tie bells together with those of the same channel in other processes, once it runs."""
         self._database = database
         self._bells = bells

@@ -19,7 +19,7 @@ from gateway.store import connections as connection_records
 from gateway.store import deliveries as delivery_records
 from gateway.store.claims import held_of_host
 from gateway.store.database import Lock
-from gateway.store.deliveries import Arrival, Key, Receipt
+from gateway.store.deliveries import Key, NewDelivery, Receipt
 from gateway.store.ref_history import RefHistory, is_order_assumed, load_gaps
 from gateway.store.tables import connections, deliveries, refs, sweeps
 from gateway.text.escape import storable
@@ -37,7 +37,7 @@ _NONE: Mapping[str, str | None] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+class Reconciliation:
     """A sweep that was claimed, until `due_at`.
 
     `asked` says that somebody waits for it, `asked_by` which delivery said that something was pushed but not
@@ -57,7 +57,7 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SweepState:
+class ReconciliationState:
     """How a connection's sweeps go.
 
     `delivery` records what the last one that succeeded has found, if anything; `reason` tells what keeps a
@@ -83,7 +83,7 @@ def claim(
     until: datetime,
     longest: timedelta = LONGEST,
     per_host: int = 0,
-) -> Sweep | None:
+) -> Reconciliation | None:
     """Take the sweep that is overdue for longest; None where none is due.
 
     One that is further ahead than the `longest` delay was put there by a clock that was wrong, and is due.
@@ -100,7 +100,7 @@ def claim(
         return None
     held = update(sweeps).where(sweeps.c.connection == row.connection)
     transaction.execute(held.values(due_at=until, held_until=until))
-    return Sweep(
+    return Reconciliation(
         connection=row.connection,
         claimed_at=now,
         due_at=until,
@@ -120,8 +120,8 @@ def known_refs(transaction: Transaction, connection: str) -> dict[str, str | Non
 
 def record(
     transaction: Transaction,
-    sweep: Sweep,
-    arrival: Arrival,
+    sweep: Reconciliation,
+    arrival: NewDelivery,
     *,
     next_at: datetime,
     look_again_at: datetime | None = None,
@@ -186,7 +186,7 @@ class _Sightings:
 
 
 def _sightings(
-    sweep: Sweep,
+    sweep: Reconciliation,
     moves: Mapping[Key, RefUpdate],
     histories: Mapping[Key, RefHistory],
     *,
@@ -216,7 +216,7 @@ def _sightings(
 
 
 def _since(
-    sweep: Sweep, ref: str, move: tuple[str | None, str | None], confirmed_from: datetime | None
+    sweep: Reconciliation, ref: str, move: tuple[str | None, str | None], confirmed_from: datetime | None
 ) -> datetime | None:
     """Return from when on a look confirms a move: not before, be it asked for meanwhile."""
     *seen, since = sweep.seen.get(ref) or (None,)
@@ -227,7 +227,7 @@ def _since(
 
 def _place(
     transaction: Transaction,
-    sweep: Sweep,
+    sweep: Reconciliation,
     promoted: Sequence[RefUpdate],
     histories: Mapping[Key, RefHistory],
     *,
@@ -242,7 +242,7 @@ def _place(
 
 def _confirm(
     transaction: Transaction,
-    sweep: Sweep,
+    sweep: Reconciliation,
     agreeing: Mapping[str, str | None],
     *,
     now: datetime,
@@ -279,7 +279,7 @@ def _confirm(
     return doubtful, has_agreed
 
 
-def _answer(transaction: Transaction, sweep: Sweep, receipt: Receipt | None) -> None:
+def _answer(transaction: Transaction, sweep: Reconciliation, receipt: Receipt | None) -> None:
     """Tell the delivery that asked what came of it."""
     if sweep.asked_by is None:
         return
@@ -296,7 +296,9 @@ def _answer(transaction: Transaction, sweep: Sweep, receipt: Receipt | None) -> 
     transaction.execute(update(sweeps).where(*mine).values(asked_by=None))
 
 
-def _agreed(transaction: Transaction, sweep: Sweep, receipt: Receipt | None, *, has_agreed: bool) -> int:
+def _agreed(
+    transaction: Transaction, sweep: Reconciliation, receipt: Receipt | None, *, has_agreed: bool
+) -> int:
     """Return how many looks in a row have borne out what webhooks had told, and found nothing else."""
     if receipt is not None:
         return 0
@@ -311,7 +313,7 @@ def _eased(delay: timedelta, agreed: int) -> timedelta:
     return max(delay, min(rare, _RAREST_DELAY))
 
 
-def fail(transaction: Transaction, sweep: Sweep, reason: str, *, next_at: datetime) -> None:
+def fail(transaction: Transaction, sweep: Reconciliation, reason: str, *, next_at: datetime) -> None:
     """Put a sweep off that failed; whoever asked for it is told why."""
     reason = storable(reason)
     transaction.execute(
@@ -335,7 +337,7 @@ def ask(transaction: Transaction, connection: str, *, now: datetime) -> None:
     )
 
 
-def begin_anew(transaction: Transaction, connection: str, *, now: datetime) -> None:
+def start_over(transaction: Transaction, connection: str, *, now: datetime) -> None:
     """Have a connection swept now as if for the first time: it has another remote."""
     ask(transaction, connection, now=now)
     anew = {"swept_at": None, "seen": None, "agreed": 0}
@@ -347,16 +349,16 @@ def begin_anew(transaction: Transaction, connection: str, *, now: datetime) -> N
     transaction.execute(update(refs).where(refs.c.connection == connection).values(**forgotten))
 
 
-def give_back(transaction: Transaction, sweep: Sweep, *, now: datetime) -> None:
+def give_back(transaction: Transaction, sweep: Reconciliation, *, now: datetime) -> None:
     """Let somebody else do a sweep that was claimed."""
     _put_off(transaction, sweep, next_at=now, asked=sweep.asked)
 
 
-def states(transaction: Transaction, of: Sequence[str]) -> dict[str, SweepState]:
+def states(transaction: Transaction, of: Sequence[str]) -> dict[str, ReconciliationState]:
     """Return how the sweeps of each connection go."""
     rows = transaction.execute(select(sweeps).where(sweeps.c.connection.in_(of)))
     return {
-        row.connection: SweepState(
+        row.connection: ReconciliationState(
             due_at=row.due_at,
             tried_at=row.tried_at,
             swept_at=row.swept_at,
@@ -408,7 +410,7 @@ def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:
     ]
 
 
-def _put_off(transaction: Transaction, sweep: Sweep, *, next_at: datetime, asked: bool) -> None:
+def _put_off(transaction: Transaction, sweep: Reconciliation, *, next_at: datetime, asked: bool) -> None:
     """Say when the next sweep is due, unless somebody has asked for one since this one was claimed."""
     mine = sweeps.c.connection == sweep.connection
     transaction.execute(

@@ -19,7 +19,7 @@ from gateway.messages.execution_request import ExecutionRequest
 from gateway.packages.archive import Packages
 from gateway.plan.outcome import event, event_name
 from gateway.plan.planner import CommitFacts
-from gateway.plan.triggers import Trigger, Verdict, ask_for_paths, read_triggers
+from gateway.plan.triggers import Trigger, TriggerMatch, ask_for_paths, read_triggers
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -28,7 +28,7 @@ from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.threads import PLANNING
 from gateway.worker.plan_inputs import (
-    KeptFacts,
+    PlanInputs,
     base_branch,
     connection_facts,
     pack,
@@ -119,7 +119,7 @@ class FetchAndPlan:
         facts = _commit_facts(commit)
         # Parsing a valohai.yaml takes up to half a second: not on the event loop.
         planned = await PLANNING.run(plan_update, connection, update, facts, triggers)
-        kept = await PLANNING.run(pack, KeptFacts(yaml_path=connection.yaml_path, commit=facts))
+        kept = await PLANNING.run(pack, PlanInputs(yaml_path=connection.yaml_path, commit=facts))
         settlement = Settlement(
             update=update,
             state="failed" if planned.failed else "planned",
@@ -208,7 +208,7 @@ def _commit_facts(commit: Commit) -> CommitFacts:
     )
 
 
-def _told(verdicts: Sequence[Verdict], failures: Mapping[str, str]) -> list[dict[str, Any]]:
+def _told(verdicts: Sequence[TriggerMatch], failures: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{**asdict(one), "failure": failures.get(one.trigger)} for one in verdicts]
 
 

@@ -18,7 +18,7 @@ _EVERY = claims.GONE_AFTER / 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Presence:
+class Heartbeat:
     """The heartbeat of one process, by the name under which it claims."""
 
     database: Database

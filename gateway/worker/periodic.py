@@ -14,7 +14,7 @@ _EVERY = timedelta(days=1)
 _AFTER_FAILURE = timedelta(hours=1)
 
 
-async def daily(sweep: Callable[[datetime], Awaitable[None]], *, of: str) -> None:
+async def run_daily(sweep: Callable[[datetime], Awaitable[None]], *, of: str) -> None:
     """Sweep now, and then once a day until cancelled; again in an hour where it failed.
 
     `of` tells in the log what is looked after.

@@ -24,7 +24,7 @@ _LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeptFacts:
+class PlanInputs:
     """What a ref update was planned from; the manifest is the one that was at `yaml_path`."""
 
     yaml_path: str
@@ -86,7 +86,7 @@ def base_branch(update: PendingUpdate) -> str | None:
     return branch
 
 
-def pack(facts: KeptFacts) -> bytes | None:
+def pack(facts: PlanInputs) -> bytes | None:
     """Return the facts as they are kept; None where they are too large, as when too many paths have changed.
 
     A path need not be UTF-8, nor a manifest: lone surrogates and latin-1 bring their bytes through JSON.
@@ -110,11 +110,11 @@ def pack(facts: KeptFacts) -> bytes | None:
     return packed if len(packed) <= _LARGEST else None
 
 
-def unpack(packed: bytes) -> KeptFacts:
+def unpack(packed: bytes) -> PlanInputs:
     """Return the facts that `pack` was given."""
     told = json.loads(zstandard.decompress(packed))
     manifest = told["manifest"]
-    return KeptFacts(
+    return PlanInputs(
         yaml_path=told["yaml_path"],
         commit=CommitFacts(
             id=told["id"],

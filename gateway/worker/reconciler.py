@@ -22,10 +22,10 @@ from gateway.errors import FetchError, NotFound, StoreUnavailable
 from gateway.store import connections, reconciliations
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.ids import delivery_id
 from gateway.store.notify import Waiter
-from gateway.store.reconciliations import Sweep
+from gateway.store.reconciliations import Reconciliation
 from providers.errors import Malformed
 from providers.model import RefUpdate
 from providers.normalize import ref_update
@@ -90,7 +90,7 @@ class Reconciler:
             await self._sweep(sweep)
         return sweep is not None
 
-    async def _claim(self) -> Sweep | None:
+    async def _claim(self) -> Reconciliation | None:
         now = self.clock()
         longest = _LEASE + max(
             timedelta(seconds=_LONGEST_DELAY * 1.5),
@@ -103,7 +103,7 @@ class Reconciler:
         )
         return await self.database.write(claim)
 
-    async def _sweep(self, sweep: Sweep) -> None:
+    async def _sweep(self, sweep: Reconciliation) -> None:
         try:
             connection = await self.database.read(partial(connections.get, connection_id=sweep.connection))
             receipt = await self._compare(connection, sweep)
@@ -127,7 +127,7 @@ class Reconciler:
                 log.info("missed pushes recovered", connection=sweep.connection, delivery=receipt.delivery)
                 self.rings()
 
-    async def _fail(self, sweep: Sweep, reason: str) -> None:
+    async def _fail(self, sweep: Reconciliation, reason: str) -> None:
         delay = backoff(sweep.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
         next_at = self.clock() + timedelta(seconds=delay)
         log.warning(
@@ -135,7 +135,7 @@ class Reconciler:
         )
         await self.database.write(partial(reconciliations.fail, sweep=sweep, reason=reason, next_at=next_at))
 
-    async def _compare(self, connection: Connection, sweep: Sweep) -> Receipt | None:
+    async def _compare(self, connection: Connection, sweep: Reconciliation) -> Receipt | None:
         known = await self.database.read(partial(reconciliations.known_refs, connection=connection.id))
         remote = await self.remotes.refs(connection)
         if not remote and any(known.values()):
@@ -144,7 +144,7 @@ class Reconciler:
         moved = {move.ref for move in moves}
         now = self.clock()
         body = {"updates": [{"ref": move.ref, "before": move.before, "after": move.after} for move in moves]}
-        arrival = Arrival(
+        arrival = NewDelivery(
             id=delivery_id(now),
             connection=connection.id,
             source="sweep",

@@ -9,7 +9,7 @@ import pytest
 from demo.githost import ENVIRONMENT, WorkTree
 from gateway.fetch.commit import CommitReader, Paths
 from gateway.fetch.credentials import Remote
-from gateway.plan.triggers import MoveFacts, Run, Trigger, judge
+from gateway.plan.triggers import MoveFacts, Run, Trigger, match
 from tests.fetch.conftest import Fetching
 from tests.fetch.packing import add_submodule
 from tests.service import Project, Service, run_pushgate
@@ -117,7 +117,7 @@ def test_a_submodule_that_is_bumped_fits_patterns_for_its_folder(
     assert paths == Paths(("vendor.txt", "vendor/lib/"), complete=True)
     trigger = Trigger(name="t", paths=(pattern,), run=Run(step="train"))
     move = MoveFacts(kind="branch", name="main", action="update", paths=paths.names, paths_complete=True)
-    verdict = judge(trigger, move)
+    verdict = match(trigger, move)
     assert (verdict.matched, "vendor/lib/" in verdict.reason) == (True, True)
     assert fetching.read(first).paths == Paths((".gitmodules", "a", "vendor/lib/"), complete=True)
 

@@ -16,24 +16,24 @@ from gateway.errors import Invalid, PlanError, PushgateError
 from gateway.fetch.credentials import mend_private_key, read_private_key, take_login
 from gateway.fetch.host_keys import read_host_keys
 from gateway.fetch.urls import check_url, is_ssh, known_as, target
-from gateway.intake.connection_cache import Book, Known
-from gateway.intake.webhook import Door
+from gateway.intake.connection_cache import CachedConnection, ConnectionCache
+from gateway.intake.webhook import WebhookEndpoint
 from gateway.packages.submodules import submodule_url
 from gateway.packages.vhignore import Rules
 from gateway.plan.manifest import read_manifest
 from gateway.plan.planner import plan
-from gateway.plan.triggers import MoveFacts, judge, parse_trigger, read_triggers
-from gateway.store.deliveries import Arrival, Receipt
+from gateway.plan.triggers import MoveFacts, match, parse_trigger, read_triggers
+from gateway.store.deliveries import NewDelivery, Receipt
 from providers import PROVIDERS
 from providers.clone_urls import is_about, repository_key
 from providers.errors import Malformed, Unverified
-from providers.model import Delivery, Repository
+from providers.model import Repository, VerifiedRequest
 from providers.payload import form_payload
 from tests.plan.facts import COMMIT, CONNECTION, MANIFEST, UPDATE
 from tests.providers.corpus import NOW, SECRET, cases
 
 if TYPE_CHECKING:
-    from gateway.intake.group_commit import Accepter
+    from gateway.intake.group_commit import DeliveryWriter
 
 NAMES = sorted(PROVIDERS)
 EVENTS = sorted({case.event for case in cases()} | {"", "nonsense"})
@@ -50,8 +50,8 @@ class Target:
 class _Connections:
     """The book of one connection of each provider."""
 
-    async def find(self, name: str) -> Known:
-        return Known(
+    async def find(self, name: str) -> CachedConnection:
+        return CachedConnection(
             id=name,
             provider_name=name,
             provider=PROVIDERS[name],
@@ -70,7 +70,7 @@ class _Connections:
 class _Writer:
     """Takes what a database would have to take: text without NUL or lone surrogates, and JSON."""
 
-    async def accept(self, arrival: Arrival, *, seconds: float | None = None) -> Receipt:  # noqa: ARG002
+    async def accept(self, arrival: NewDelivery, *, seconds: float | None = None) -> Receipt:  # noqa: ARG002
         kept = replace(arrival, body=b"", updates=())
         texts = (kept.event, kept.provider_delivery_id, kept.reason, kept.pusher)
         json.dumps([kept.repository, kept.detail, dict(kept.headers)], allow_nan=False).encode()
@@ -110,7 +110,9 @@ def door(data: bytes) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    endpoint = Door(cast("Book", _Connections()), cast("Accepter", _Writer()), body_limit=1 << 20)
+    endpoint = WebhookEndpoint(
+        cast("ConnectionCache", _Connections()), cast("DeliveryWriter", _Writer()), body_limit=1 << 20
+    )
     _loop.run_until_complete(endpoint(scope, receive, send))
     answer = json.loads(sent[1]["body"])
     if sent[0]["status"] >= 500:
@@ -123,7 +125,7 @@ def parsers(data: bytes) -> None:
         return
     provider, event = PROVIDERS[NAMES[data[0] % len(NAMES)]], EVENTS[data[1] % len(EVENTS)]
     with suppress(Malformed):
-        provider.parse(Delivery(event=event, id=None, secret=0, content=data[2:]))
+        provider.parse(VerifiedRequest(event=event, id=None, secret=0, content=data[2:]))
     with suppress(Malformed):
         form_payload(data[2:])
 
@@ -210,11 +212,11 @@ def triggers(data: bytes) -> None:
         kind="branch", name="main", action="update", paths=("a/b.py", "x"), paths_complete=True, message=text
     )
     with suppress(Invalid):
-        judge(parse_trigger(text), move)
+        match(parse_trigger(text), move)
     with suppress(ValueError, RecursionError):  # of the JSON alone
         given = json.loads(text)
         for one in _read(given if isinstance(given, list) else [given]):
-            judge(one, move)
+            match(one, move)
 
 
 def _read(given: list[Any]) -> Iterable[Any]:

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from gateway.crypto.keyring import Vault
-from gateway.intake.connection_cache import Book
-from gateway.intake.group_commit import Accepter
-from gateway.intake.webhook import Door
+from gateway.intake.connection_cache import ConnectionCache
+from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.webhook import WebhookEndpoint
 from gateway.store import connections
 from gateway.store.database import Database
 from providers.signatures import hmac_hex
@@ -52,7 +52,7 @@ def scope(body: bytes, headers: Mapping[str, str] | None = None, **changes: Any)
     }
 
 
-async def answered(door: Door, given: MutableMapping[str, Any], *parts: bytes) -> Answer:
+async def answered(door: WebhookEndpoint, given: MutableMapping[str, Any], *parts: bytes) -> Answer:
     """Send one request to a door, its body in these parts, and return the answer."""
     waiting = list(parts)
     sent: list[MutableMapping[str, Any]] = []
@@ -69,12 +69,14 @@ async def answered(door: Door, given: MutableMapping[str, Any], *parts: bytes) -
 
 
 @asynccontextmanager
-async def opened(database: Database, *, vault: Vault = VAULT, **changes: Any) -> AsyncIterator[Door]:
+async def opened(
+    database: Database, *, vault: Vault = VAULT, **changes: Any
+) -> AsyncIterator[WebhookEndpoint]:
     """Open a door that takes bodies of 10,000 bytes; end its writer with the block."""
-    accepter = Accepter(database, rings=lambda: None)
+    accepter = DeliveryWriter(database, rings=lambda: None)
     accepter.start()
     try:
-        yield Door(Book(database, vault), accepter, body_limit=10_000, **changes)
+        yield WebhookEndpoint(ConnectionCache(database, vault), accepter, body_limit=10_000, **changes)
     finally:
         await accepter.stop()
 

@@ -14,10 +14,10 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import select
 
 from gateway.errors import StoreUnavailable
-from gateway.intake.group_commit import Accepter
+from gateway.intake.group_commit import DeliveryWriter
 from gateway.metrics import REGISTRY
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Judged, Receipt
+from gateway.store.deliveries import Decision, NewDelivery, Receipt
 from gateway.store.tables import deliveries
 from tests.store.make import A, B, arrival, connection, move
 
@@ -41,7 +41,7 @@ class WatchedDatabase(Database):
         self.attempts += 1
 
         def noted(transaction: Transaction) -> Any:
-            judged: Judged = decide(transaction)
+            judged: Decision = decide(transaction)
             self.batches.append([one.id for one in judged.arrivals])
             return judged
 
@@ -63,13 +63,13 @@ def check_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gateway.intake.group_commit._CHECK_SECONDS", 0.01)
 
 
-def run(database: Database, work: Callable[[Accepter], Awaitable[None]]) -> int:
+def run(database: Database, work: Callable[[DeliveryWriter], Awaitable[None]]) -> int:
     """Do something with a running writer; return how often it has rung."""
     rung: list[None] = []
 
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE):
-            accepter = Accepter(database, rings=lambda: rung.append(None))
+            accepter = DeliveryWriter(database, rings=lambda: rung.append(None))
             accepter.start()
             await work(accepter)
             await accepter.stop()
@@ -79,7 +79,7 @@ def run(database: Database, work: Callable[[Accepter], Awaitable[None]]) -> int:
 
 
 async def begin(
-    accepter: Accepter, *arrivals: Arrival, seconds: float = NEVER
+    accepter: DeliveryWriter, *arrivals: NewDelivery, seconds: float = NEVER
 ) -> list[asyncio.Task[Receipt]]:
     """Begin to record deliveries, in this order, and let the writer take what it takes at once."""
     tasks = [asyncio.create_task(accepter.accept(one, seconds=seconds)) for one in arrivals]
@@ -88,7 +88,7 @@ async def begin(
     return tasks
 
 
-def numbered(*sizes: int, measure: str = "body") -> list[Arrival]:
+def numbered(*sizes: int, measure: str = "body") -> list[NewDelivery]:
     """Return deliveries d0, d1, … with bodies of so many bytes, or with so many ref updates."""
     if measure == "body":
         return [arrival(id=f"d{number}", body=b"x" * size) for number, size in enumerate(sizes)]
@@ -129,7 +129,7 @@ def test_one_transaction_takes_only_so_much(
     """So many deliveries, bytes or ref updates, but one delivery at least; the others follow in order."""
     monkeypatch.setattr(f"gateway.intake.group_commit.{limit}", 3)
 
-    async def accept_all(accepter: Accepter) -> None:
+    async def accept_all(accepter: DeliveryWriter) -> None:
         await asyncio.gather(*await begin(accepter, *numbered(*sizes, measure=measure)))
 
     run(database, accept_all)
@@ -140,7 +140,7 @@ def test_one_transaction_takes_only_so_much(
 def test_deliveries_that_wait_together_share_a_transaction(database: WatchedDatabase) -> None:
     """Of the usual sizes: one sync to disk for each would be too slow."""
 
-    async def accept_all(accepter: Accepter) -> None:
+    async def accept_all(accepter: DeliveryWriter) -> None:
         await asyncio.gather(*await begin(accepter, *numbered(*[10_000] * 100)))
 
     run(database, accept_all)
@@ -150,13 +150,13 @@ def test_deliveries_that_wait_together_share_a_transaction(database: WatchedData
 def test_only_something_new_rings(database: Database) -> None:
     """Workers are not woken for a repetition, nor for what is ignored."""
 
-    async def accept_all(accepter: Accepter) -> None:
+    async def accept_all(accepter: DeliveryWriter) -> None:
         for verdict in ("ignored", "unreadable"):
             await accepter.accept(arrival(verdict=verdict))
 
     assert run(database, accept_all) == 0
 
-    async def accept_twice(accepter: Accepter) -> None:
+    async def accept_twice(accepter: DeliveryWriter) -> None:
         for expected in ("accepted", "duplicate"):
             receipt = await accepter.accept(arrival(move(A, B), provider_delivery_id="guid"))
             assert receipt.verdict == expected
@@ -169,9 +169,9 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
 
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE):
-            accepter = Accepter(database, rings=lambda: None)
+            accepter = DeliveryWriter(database, rings=lambda: None)
             await accepter.stop()
-            accepter = Accepter(database, rings=lambda: None)
+            accepter = DeliveryWriter(database, rings=lambda: None)
             assert not accepter.healthy
             with pytest.raises(StoreUnavailable, match="does not run"):
                 await accepter.accept(arrival())
@@ -195,7 +195,7 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
 def test_only_those_whose_time_is_over_are_given_up(database: WatchedDatabase) -> None:
     """That shows in a probe; the others go on to wait, and are recorded once the database answers again."""
 
-    async def wait(accepter: Accepter) -> None:
+    async def wait(accepter: DeliveryWriter) -> None:
         with database.writing():
             patient = await begin(accepter, arrival(id="d0"))
             patient += await begin(accepter, arrival(id="d1"))
@@ -216,7 +216,7 @@ def test_only_those_whose_time_is_over_are_given_up(database: WatchedDatabase) -
 def test_one_that_waits_alone_is_given_up_as_well(database: Database) -> None:
     """Whether it is being written or not; and its request may be the first after a pause."""
 
-    async def wait(accepter: Accepter) -> None:
+    async def wait(accepter: DeliveryWriter) -> None:
         for number in range(2):
             with database.writing():
                 [alone] = await begin(accepter, arrival(id=f"d{number}"), seconds=0.05)
@@ -227,7 +227,7 @@ def test_one_that_waits_alone_is_given_up_as_well(database: Database) -> None:
     run(database, wait)
 
 
-async def pause(accepter: Accepter) -> None:
+async def pause(accepter: DeliveryWriter) -> None:
     """Wait until nothing is left to look after."""
     for _ in range(1000):
         if not accepter._is_checking:  # noqa: SLF001
@@ -258,7 +258,7 @@ def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: p
     monkeypatch.setattr("gateway.intake.group_commit._CHECK_SECONDS", NEVER)
 
     async def accept_many() -> int:
-        accepter = Accepter(database, rings=lambda: None)
+        accepter = DeliveryWriter(database, rings=lambda: None)
         accepter.start()
         for _ in range(5):
             await accepter.accept(arrival())
@@ -274,7 +274,7 @@ def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: p
 def test_a_request_that_ends_while_its_delivery_is_written_ends_no_other(database: Database) -> None:
     """What it has delivered is kept all the same, and those beside it get their receipts."""
 
-    async def accept_three(accepter: Accepter) -> None:
+    async def accept_three(accepter: DeliveryWriter) -> None:
         with database.writing():
             gone, *others = await begin(accepter, *numbered(1, 1, 1))
             gone.cancel()
@@ -288,7 +288,7 @@ def test_a_request_that_ends_while_its_delivery_is_written_ends_no_other(databas
 def test_a_delivery_that_cannot_be_recorded_ends_none_beside_it(database: Database) -> None:
     """It alone is refused, with the kind of its error; the writer goes on and says that something failed."""
 
-    async def accept_both(accepter: Accepter) -> None:
+    async def accept_both(accepter: DeliveryWriter) -> None:
         bad, good = await begin(accepter, arrival(connection="no such one"), arrival(move(A, B), id="d1"))
         with pytest.raises(StoreUnavailable, match="cannot be recorded: IntegrityError"):
             await bad
@@ -308,7 +308,7 @@ def test_a_store_that_fails_is_asked_once_for_a_batch(
     """Each request learns the reason, the log has it once, and a probe sees it for some time."""
     monkeypatch.setattr("gateway.store.database._INLINE_SECONDS", 0.0)
 
-    async def fail(accepter: Accepter) -> None:
+    async def fail(accepter: DeliveryWriter) -> None:
         with database.writing():
             for _ in range(2):
                 for task in await begin(accepter, arrival(), arrival()):
@@ -331,7 +331,7 @@ def test_how_long_a_request_waits_is_measured(database: Database) -> None:
     def measured(what: str) -> float:
         return REGISTRY.get_sample_value(f"pushgate_stage_seconds_{what}", {"stage": "accept"}) or 0.0
 
-    async def accept(accepter: Accepter) -> None:
+    async def accept(accepter: DeliveryWriter) -> None:
         await accepter.accept(arrival())
 
     count, seconds = measured("count"), measured("sum")

@@ -14,12 +14,12 @@ from demo.github import push_payload
 from gateway.crypto.keyring import Vault
 from gateway.intake import normalize
 from gateway.intake.body import BodyReader, TooMuch, TooSlow
-from gateway.intake.connection_cache import Book
-from gateway.intake.group_commit import Accepter
-from gateway.intake.webhook import Door
+from gateway.intake.connection_cache import ConnectionCache
+from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.webhook import WebhookEndpoint
 from gateway.metrics import REGISTRY
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.tables import deliveries
 from tests.intake.local import VAULT, Answer, answered, asked, connect, opened, scope
 from tests.store.make import A, B, C
@@ -185,7 +185,9 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
     connect(database)
 
     async def ask(book: Database) -> Answer:
-        door = Door(Book(book, VAULT), Accepter(database, rings=lambda: None), body_limit=10_000)
+        door = WebhookEndpoint(
+            ConnectionCache(book, VAULT), DeliveryWriter(database, rings=lambda: None), body_limit=10_000
+        )
         return await answered(door, scope(b"{}"), b"{}")
 
     before = refused(503, "store")
@@ -233,12 +235,12 @@ def test_the_id_that_a_delivery_teaches_counts_at_once(database: Database) -> No
     assert asyncio.run(ask()) == ["accepted", "ignored", "accepted"]
 
 
-class PatientAccepter(Accepter):
+class PatientAccepter(DeliveryWriter):
     """A writer that remembers for how long it may take."""
 
     seconds = 0.0
 
-    async def accept(self, arrival: Arrival, *, seconds: float = 0.0) -> Receipt:
+    async def accept(self, arrival: NewDelivery, *, seconds: float = 0.0) -> Receipt:
         """Note it, and record."""
         self.seconds = seconds
         return await super().accept(arrival, seconds=seconds)
@@ -251,7 +253,7 @@ def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> No
     async def ask() -> float:
         accepter = PatientAccepter(database, rings=lambda: None)
         accepter.start()
-        door = Door(Book(database, VAULT), accepter, body_limit=10_000)
+        door = WebhookEndpoint(ConnectionCache(database, VAULT), accepter, body_limit=10_000)
         answer = await answered(door, scope(b"{}"), b"{}")
         await accepter.stop()
         assert answer.status == 202
@@ -271,7 +273,7 @@ def test_large_bodies_do_not_hold_up_the_others(
         monkeypatch.setattr("gateway.intake.webhook._LARGE", large)
     threads: list[threading.Thread] = []
 
-    def noted(*given: Any) -> tuple[Arrival, int]:
+    def noted(*given: Any) -> tuple[NewDelivery, int]:
         threads.append(threading.current_thread())
         return normalize.receive_delivery(*given)
 

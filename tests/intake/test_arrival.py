@@ -8,21 +8,21 @@ from typing import Any, get_args
 
 import pytest
 
-from gateway.intake.connection_cache import Known
+from gateway.intake.connection_cache import CachedConnection
 from gateway.intake.normalize import receive_delivery
-from gateway.store.deliveries import Arrival
+from gateway.store.deliveries import NewDelivery
 from providers import PROVIDERS
 from providers.clone_urls import repository_key
 from providers.errors import Malformed, Undecodable
 from providers.model import (
     Actor,
-    Delivery,
     Event,
     EventKind,
     PullRequest,
     PullRequestAction,
     Repository,
     RepositoryChange,
+    VerifiedRequest,
 )
 from providers.signatures import hmac_hex
 from tests.providers.corpus import NOW, SECRET, Case, cases
@@ -33,9 +33,9 @@ SIGNED = "sha256=" + hmac_hex(b"{}", SECRET)
 EVERYTHING = {header for provider in PROVIDERS.values() for header in provider.HEADERS}
 
 
-def received(case: Case, url: str = "https://github.com/acme/digits.git", **headers: str) -> Arrival:
+def received(case: Case, url: str = "https://github.com/acme/digits.git", **headers: str) -> NewDelivery:
     """Return what is recorded of a case of the corpus, sent to a connection of its provider."""
-    known = Known(
+    known = CachedConnection(
         id="cn_1",
         provider_name=case.provider_name,
         provider=case.provider,
@@ -142,11 +142,11 @@ class Says:
         secrets: Sequence[bytes],  # noqa: ARG002
         auth: Mapping[str, str],  # noqa: ARG002
         now: datetime,  # noqa: ARG002
-    ) -> Delivery:
+    ) -> VerifiedRequest:
         """Take everything for proven, by the second secret."""
-        return Delivery(event="an event", id="d1", secret=1, content=body)
+        return VerifiedRequest(event="an event", id="d1", secret=1, content=body)
 
-    def parse(self, delivery: Delivery) -> Event:  # noqa: ARG002
+    def parse(self, delivery: VerifiedRequest) -> Event:  # noqa: ARG002
         """Return what all deliveries say."""
         if isinstance(self._event, Exception):
             raise self._event
@@ -164,9 +164,9 @@ PUSH = Event(kind="push", updates=(move(A, B),))
 
 def said(
     event: Event | Exception, *, repository_id: str | None = None, headers: Mapping[str, str] | None = None
-) -> tuple[Arrival, int]:
+) -> tuple[NewDelivery, int]:
     """Return what is recorded of an event, and the status of the answer."""
-    known = Known(
+    known = CachedConnection(
         id="cn_1",
         provider_name="github",
         provider=Says(event),

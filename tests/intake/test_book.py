@@ -12,7 +12,7 @@ from sqlalchemy import Connection as Transaction
 from sqlalchemy import update
 
 from gateway.errors import NotFound
-from gateway.intake.connection_cache import Book, Known
+from gateway.intake.connection_cache import CachedConnection, ConnectionCache
 from gateway.store import connections, tables
 from gateway.store.database import Database
 from providers import PROVIDERS
@@ -57,7 +57,7 @@ def database(migrated: Path, tmp_path: Path) -> Iterator[CountingDatabase]:
 def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) -> None:
     """So long a change that another process made may go unnoticed; one of this process never does."""
     clock = Clock()
-    book = Book(database, VAULT, clock=clock)
+    book = ConnectionCache(database, VAULT, clock=clock)
 
     def found() -> str:
         return asyncio.run(book.find("c1")).repository_key
@@ -87,7 +87,7 @@ def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) 
 def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabase) -> None:
     """It is not found any more, and its secrets are no longer in memory."""
     clock = Clock()
-    book = Book(database, VAULT, clock=clock)
+    book = ConnectionCache(database, VAULT, clock=clock)
     asyncio.run(book.find("c1"))
     with database.writing() as transaction:
         connections.remove(transaction, "c1", now=NOW)
@@ -103,7 +103,7 @@ def test_only_so_many_connections_are_remembered(
 ) -> None:
     """As many as fit are looked up once; one more makes room for itself."""
     monkeypatch.setattr("gateway.intake.connection_cache._MOST_KNOWN", 2)
-    book = Book(database, VAULT, clock=Clock())
+    book = ConnectionCache(database, VAULT, clock=Clock())
 
     def looks(*names: str) -> int:
         before = database.looks
@@ -122,7 +122,7 @@ def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pyt
     with database.writing() as transaction:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
             connections.add_secret(transaction, VAULT, name, secret, now=NOW)
-    book = Book(database, VAULT)
+    book = ConnectionCache(database, VAULT)
 
     def told(*names: str) -> list[str]:
         with structlog.testing.capture_logs() as lines:
@@ -152,7 +152,7 @@ def test_the_providers_id_says_which_repository_it_is(
     known: str | None, told: Repository, *, is_ours: bool
 ) -> None:
     """Once it is known and told; before that the name, where there is one."""
-    connection = Known(
+    connection = CachedConnection(
         id="c1",
         provider_name="github",
         provider=PROVIDERS["github"],

@@ -14,8 +14,8 @@ import pytest
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.intake.connection_cache import Book
-from gateway.intake.group_commit import Accepter
+from gateway.intake.connection_cache import ConnectionCache
+from gateway.intake.group_commit import DeliveryWriter
 from gateway.store.database import Database
 from tests.intake.local import VAULT, asked, connect, scope
 from tests.postgres import Postgres
@@ -108,7 +108,7 @@ def test_whoever_waits_too_long_is_told_so_and_leaves_nothing(database: Database
     connect(database)
 
     async def wait() -> None:
-        accepter = Accepter(database, rings=lambda: None)
+        accepter = DeliveryWriter(database, rings=lambda: None)
         accepter.start()
         with database.writing():
             first = asyncio.create_task(accepter.accept(make.arrival(id="d1"), seconds=0.1))
@@ -136,7 +136,7 @@ def test_a_connection_that_cannot_be_looked_up_in_time_is_503(database: Database
     release = threading.Event()
 
     async def look() -> None:
-        book = Book(database, VAULT)
+        book = ConnectionCache(database, VAULT)
         busy = [asyncio.create_task(database.read(lambda _: release.wait(PATIENCE * 10))) for _ in range(20)]
         await asyncio.sleep(0)
         assert (await book.find("c1", seconds=PATIENCE)).id == "c1"

@@ -21,7 +21,7 @@ from gateway.messages.execution_request import (
 )
 from gateway.plan.manifest import LARGEST, read_manifest
 from gateway.plan.planner import Plan, plan
-from gateway.plan.triggers import PullRequestFacts, Verdict, read_triggers
+from gateway.plan.triggers import PullRequestFacts, TriggerMatch, read_triggers
 from tests.plan.facts import AFTER, BEFORE, COMMIT, CONNECTION, HEAD, MANIFEST, UPDATE, planned, trigger
 
 
@@ -84,7 +84,7 @@ def test_a_push_asks_for_a_step_at_exactly_its_commit() -> None:
     )
     assert result == Plan(
         requests=(expected,),
-        verdicts=(Verdict(trigger="t", matched=True, reason="branch main fits"),),
+        verdicts=(TriggerMatch(trigger="t", matched=True, reason="branch main fits"),),
         reason="1 execution request",
         failures={},
     )
@@ -114,8 +114,8 @@ def test_no_trigger_matched_says_why_for_each() -> None:
     assert result == Plan(
         requests=(),
         verdicts=(
-            Verdict(trigger="a", matched=False, reason="branch main does not fit dev"),
-            Verdict(trigger="b", matched=False, reason="it is for tag, and this is a branch"),
+            TriggerMatch(trigger="a", matched=False, reason="branch main does not fit dev"),
+            TriggerMatch(trigger="b", matched=False, reason="it is for tag, and this is a branch"),
         ),
         reason=(
             "no trigger matched: a: branch main does not fit dev; b: it is for tag, and this is a branch"

@@ -13,8 +13,8 @@ from gateway.plan.triggers import (
     PullRequestFacts,
     Run,
     Trigger,
-    Verdict,
-    judge,
+    TriggerMatch,
+    match,
     parse_trigger,
     read_triggers,
 )
@@ -37,9 +37,9 @@ def asked(  # the shape of a push, with what a test is about
     paths: tuple[str, ...] = ("train.py",),
     paths_complete: bool = True,
     **more: Any,
-) -> Verdict:
+) -> TriggerMatch:
     """Return what a trigger says."""
-    return judge(
+    return match(
         rule,
         MoveFacts(kind=kind, name=name, action=action, paths=paths, paths_complete=paths_complete, **more),
     )
@@ -230,7 +230,7 @@ def test_the_condition_that_failed_is_named(
     fields: dict[str, Any], push: dict[str, Any], reason: str
 ) -> None:
     """Why a push did not run is answered where it is decided."""
-    assert asked(trigger(**fields), **push) == Verdict(trigger="t", matched=False, reason=reason)
+    assert asked(trigger(**fields), **push) == TriggerMatch(trigger="t", matched=False, reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_the_condition_that_failed_is_named(
 )
 def test_what_fits_is_told_as_well(fields: dict[str, Any], push: dict[str, Any], reason: str) -> None:
     """So that nobody has to guess why something ran."""
-    assert asked(trigger(**fields), **push) == Verdict(trigger="t", matched=True, reason=reason)
+    assert asked(trigger(**fields), **push) == TriggerMatch(trigger="t", matched=True, reason=reason)
 
 
 @pytest.mark.parametrize(

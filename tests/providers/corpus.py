@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from providers import PROVIDERS
-from providers.model import Delivery, Event, Provider
+from providers.model import Event, Provider, VerifiedRequest
 
 CORPUS = Path(__file__).parent.parent / "corpus"
 NOW = datetime.fromtimestamp(1_700_000_000, UTC)
@@ -49,7 +49,7 @@ class Case:
         """What the delivery's header calls the event."""
         return self.verify().event
 
-    def verify(self, **changes: Any) -> Delivery:
+    def verify(self, **changes: Any) -> VerifiedRequest:
         """Verify the delivery, or a changed one: `headers`, `body`, `secrets`, `auth`, `now`."""
         request: dict[str, Any] = {
             "headers": self.headers,
@@ -64,7 +64,9 @@ class Case:
         """Say what the delivery means, or what it would mean with another body."""
         delivery = self.verify()
         if body is not None:
-            delivery = Delivery(event=delivery.event, id=delivery.id, secret=delivery.secret, content=body)
+            delivery = VerifiedRequest(
+                event=delivery.event, id=delivery.id, secret=delivery.secret, content=body
+            )
         return self.provider.parse(delivery)
 
     def __str__(self) -> str:

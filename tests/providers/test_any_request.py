@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from providers import PROVIDERS, github
 from providers.errors import Malformed, ProviderError, Undecodable, Unverified
-from providers.model import Delivery, Event, Provider
+from providers.model import Event, Provider, VerifiedRequest
 from providers.payload import form_payload
 from tests.providers.corpus import NOW, SECRET, cases
 
@@ -37,7 +37,7 @@ json_values = st.recursive(
 )
 
 
-def parses(provider: Provider, delivery: Delivery) -> Event | None:
+def parses(provider: Provider, delivery: VerifiedRequest) -> Event | None:
     """Return the event, or None where the delivery is malformed."""
     try:
         event = provider.parse(delivery)
@@ -184,7 +184,7 @@ def test_what_is_no_json_is_undecodable(name: str, document: bytes) -> None:
     provider = PROVIDERS[name]
     for event in set(EVENTS[name]) - {"diagnostics:ping"}:  # whose body is never read
         with pytest.raises(Undecodable):
-            provider.parse(Delivery(event=event, id=None, secret=0, content=document))
+            provider.parse(VerifiedRequest(event=event, id=None, secret=0, content=document))
 
 
 @pytest.mark.parametrize("document", [b"[]", b'"text"', b"1", b"null", b"NaN", b"-Infinity", b"true"])
@@ -192,7 +192,7 @@ def test_what_is_no_json_is_undecodable(name: str, document: bytes) -> None:
 def test_json_that_is_no_object_is_malformed(name: str, document: bytes) -> None:
     """The sender is proven, the body is JSON, and it says nothing."""
     with pytest.raises(Malformed):
-        PROVIDERS[name].parse(Delivery(event="nonsense", id=None, secret=0, content=document))
+        PROVIDERS[name].parse(VerifiedRequest(event="nonsense", id=None, secret=0, content=document))
 
 
 @pytest.mark.parametrize(
@@ -231,9 +231,12 @@ def test_the_last_of_two_equal_keys_counts() -> None:
 def test_a_form_of_github_is_unpacked_after_it_was_verified() -> None:
     """A form that cannot be read is the proven sender's mistake, not a forgery."""
     with pytest.raises(Undecodable):
-        github.parse(Delivery(event="push", id=None, secret=0, content=b"payload=%zz", form=True))
+        github.parse(VerifiedRequest(event="push", id=None, secret=0, content=b"payload=%zz", form=True))
     form = ("payload=" + quote_plus(PUSH.body.decode())).encode()
-    assert github.parse(Delivery(event="push", id=None, secret=0, content=form, form=True)) == PUSH.parse()
+    assert (
+        github.parse(VerifiedRequest(event="push", id=None, secret=0, content=form, form=True))
+        == PUSH.parse()
+    )
 
 
 def test_errors_are_sentences_that_name_the_field() -> None:

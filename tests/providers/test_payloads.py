@@ -10,7 +10,7 @@ import pytest
 
 from providers import PROVIDERS
 from providers.errors import Malformed
-from providers.model import Actor, Delivery, Event, RefUpdate, Repository
+from providers.model import Actor, Event, RefUpdate, Repository, VerifiedRequest
 from providers.normalize import is_from_fork
 from tests.providers.corpus import Case, cases, told
 
@@ -348,7 +348,7 @@ def test_every_provider_is_known_here() -> None:
 def test_where_gitlabs_header_is_unknown_the_body_says_what_it_is(header: str, name: str) -> None:
     """Older servers name the event of a system hook in the header, each in its own words."""
     case = by_name(f"gitlab/{name}")
-    delivery = Delivery(event=header, id=None, secret=0, content=case.body)
+    delivery = VerifiedRequest(event=header, id=None, secret=0, content=case.body)
     assert told(case.provider.parse(delivery)) == case.expected
 
 

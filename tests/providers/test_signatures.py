@@ -26,7 +26,7 @@ from providers import (
     gogs,
 )
 from providers.errors import Unverified
-from providers.model import Delivery, Provider
+from providers.model import Provider, VerifiedRequest
 from tests.providers.corpus import NOW, SECRET
 
 WHSEC = b"whsec_dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
@@ -61,7 +61,7 @@ by_hex = pytest.mark.parametrize(
 
 def verify(
     provider: Provider, headers: Mapping[str, str], body: bytes = BODY, *secrets: bytes, **more: Any
-) -> Delivery:
+) -> VerifiedRequest:
     """Verify at the time of the tests."""
     settings: dict[str, Any] = {"auth": {}, "now": NOW} | more
     return provider.verify(headers=headers, body=body, secrets=secrets or (SECRET,), **settings)
@@ -444,7 +444,7 @@ class TestUnsignedPing:
     def test_the_ping_brings_nothing_with_it() -> None:
         """Neither its body nor its id is taken from a request that nobody has proven."""
         headers = {"x-event-key": "diagnostics:ping", "x-request-id": "known"}
-        expected = Delivery(event="diagnostics:ping", id=None, secret=None, content=b"")
+        expected = VerifiedRequest(event="diagnostics:ping", id=None, secret=None, content=b"")
         assert verify(bitbucket_server, headers, b'{"test":true}') == expected
 
     @staticmethod

@@ -11,7 +11,7 @@ from gateway.errors import StoreUnavailable
 from gateway.publish.relay import Publisher, Relay
 from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 from tests.service import WAIT_SECONDS
 
 PLANNED_AT = datetime(2026, 11, 23, 9, 0, 0, tzinfo=UTC)
@@ -71,7 +71,7 @@ class MemoryOutbox:
         self.failures = 0
         self._numbers = itertools.count(1)
         self._changed = asyncio.Condition()
-        self._bell = Doorbell()
+        self._bell = Notifier()
 
     def plan(self, name: str, *, connection: str = "c1", project: str = "digits") -> None:
         """Add a request."""

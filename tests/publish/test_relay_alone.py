@@ -24,7 +24,7 @@ from gateway.metrics import BROKER_CONNECTED, EVENTS_PUBLISHED, PUBLISHED, STAGE
 from gateway.publish.cloudevents import Stored
 from gateway.publish.relay import Relay
 from gateway.store.executions import StoredRequest
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 from tests.publish.outbox import MemoryOutbox
 from tests.service import wait_for
 
@@ -136,7 +136,7 @@ async def relaying(
     poll: float = 0.005,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run a relay."""
-    running = asyncio.create_task(Relay(outbox, publisher, Doorbell().listener(), what=what, poll=poll).run())
+    running = asyncio.create_task(Relay(outbox, publisher, Notifier().listener(), what=what, poll=poll).run())
     try:
         yield running
     finally:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival
+from gateway.store.deliveries import NewDelivery
 from gateway.store.tables import metadata
 from providers.model import RefUpdate
 from providers.normalize import ref_update
@@ -53,7 +53,7 @@ def move(before: str | None, after: str | None, ref: str = "refs/heads/main") ->
     return update
 
 
-def arrival(*moves: RefUpdate, **changes: Any) -> Arrival:
+def arrival(*moves: RefUpdate, **changes: Any) -> NewDelivery:
     """Return a delivery as the door brings it, with an id of its own."""
     values: dict[str, Any] = {
         "id": str(uuid.uuid4()),
@@ -72,7 +72,7 @@ def arrival(*moves: RefUpdate, **changes: Any) -> Arrival:
         "updates": moves,
         **changes,
     }
-    return Arrival(**values)
+    return NewDelivery(**values)
 
 
 def rows_of_others(transaction: Transaction, connection_id: str) -> dict[str, list[Any]]:

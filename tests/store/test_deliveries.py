@@ -18,13 +18,13 @@ from gateway.store import connections, deliveries, tables, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Receipt, RecordedDelivery, Verdict
+from gateway.store.deliveries import NewDelivery, Receipt, RecordedDelivery, Verdict
 from gateway.store.work_queue import Settlement
 from providers.model import RefUpdate
 from tests.store.make import NOW, A, B, C, arrival, connection, move
 
 
-def record(database: Database, *arrivals: Arrival) -> list[Verdict]:
+def record(database: Database, *arrivals: NewDelivery) -> list[Verdict]:
     """Record a batch; return the verdicts."""
     with database.writing() as transaction:
         return [receipt.verdict for receipt in deliveries.record(transaction, arrivals)]
@@ -166,7 +166,7 @@ def test_each_move_of_a_walk_counts_once(
         for _ in range(times)
     ]
     verdicts: list[Verdict] = []
-    batch: list[Arrival] = []
+    batch: list[NewDelivery] = []
     for number, one in enumerate(sent):
         batch.append(one)
         if number in cuts:
@@ -181,7 +181,7 @@ D, E = "d" * 40, "e" * 40
 HOUR = timedelta(hours=1)
 
 
-def receipts(database: Database, *arrivals: Arrival) -> list[Receipt]:
+def receipts(database: Database, *arrivals: NewDelivery) -> list[Receipt]:
     """Record a batch; return the receipts."""
     with database.writing() as transaction:
         return deliveries.record(transaction, arrivals)
@@ -446,7 +446,7 @@ def test_a_batch_of_any_size_is_known_in_full(three: Database, monkeypatch: pyte
     """Although a statement takes only so many values: no id, no ref and no move is missed."""
     monkeypatch.setattr(deliveries, "MOST_VALUES", 6)
 
-    def walk(old: str, new: str) -> list[Arrival]:
+    def walk(old: str, new: str) -> list[NewDelivery]:
         return [
             arrival(move(old, new, f"refs/heads/{number}"), provider_delivery_id=f"{number} {new}")
             for number in range(8)

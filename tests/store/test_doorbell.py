@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import text
 
 from gateway.errors import FetchError, StoreUnavailable
-from gateway.intake.group_commit import Accepter
+from gateway.intake.group_commit import DeliveryWriter
 from gateway.store import notify
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
-from gateway.store.notify import Doorbell, Listener, Wire
+from gateway.store.notify import Notifier, PostgresBridge, Subscription
 from gateway.store.work_queue import PendingUpdate, Settlement, WorkQueue
 from gateway.worker.worker import Worker
 from tests.postgres import Postgres, end_all_connections
@@ -39,10 +39,10 @@ def processes(postgres: Postgres) -> Iterator[tuple[Database, Database]]:
 
 
 @asynccontextmanager
-async def wired(database: Database, **bells: Doorbell) -> AsyncIterator[None]:
+async def wired(database: Database, **bells: Notifier) -> AsyncIterator[None]:
     """Tie bells together with those of other processes; begin once it listens, which rings each bell."""
     listeners = [bell.listener() for bell in bells.values()]
-    running = asyncio.create_task(Wire(database, bells).run())
+    running = asyncio.create_task(PostgresBridge(database, bells).run())
     try:
         for listener in listeners:
             await heard(listener)
@@ -52,7 +52,7 @@ async def wired(database: Database, **bells: Doorbell) -> AsyncIterator[None]:
         await asyncio.wait({running})
 
 
-async def heard(listener: Listener) -> None:
+async def heard(listener: Subscription) -> None:
     """Wait for a ring; fail where none comes."""
     async with asyncio.timeout(SECONDS):
         await listener.wait(None)
@@ -76,7 +76,7 @@ def test_a_ring_is_heard_in_the_other_process(processes: tuple[Database, Databas
     one, other = processes
 
     async def scenario() -> None:
-        here, there = Doorbell(), Doorbell()
+        here, there = Notifier(), Notifier()
         listeners = [here.listener(), there.listener()]
         async with wired(one, pushes=here), wired(other, pushes=there):
             for listener in listeners:
@@ -103,7 +103,7 @@ def test_the_wire_waits_for_a_server_that_is_away() -> None:
         database = Database(server.database())
 
         async def scenario() -> None:
-            bell = Doorbell()
+            bell = Notifier()
             listener = bell.listener()
             async with wired(database, pushes=bell):
                 await heard(listener)
@@ -122,7 +122,7 @@ def test_the_wire_leaves_no_connection(processes: tuple[Database, Database]) -> 
     one, other = processes
 
     async def scenario() -> None:
-        async with wired(one, pushes=Doorbell()):
+        async with wired(one, pushes=Notifier()):
             assert listeners(other) == 1
 
     asyncio.run(scenario())
@@ -162,11 +162,11 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
     connection(door)
 
     async def scenario() -> None:
-        pushes, requests = Doorbell(), Doorbell()
+        pushes, requests = Notifier(), Notifier()
         relay = requests.listener()
-        accepter = Accepter(door, rings=pushes.ring)
+        accepter = DeliveryWriter(door, rings=pushes.ring)
         accepter.start()
-        news, planned = Doorbell(), Doorbell()
+        news, planned = Notifier(), Notifier()
         working = Worker(
             name="w",
             queue=WorkQueue(back, Claims(process="back")),
@@ -224,7 +224,7 @@ class Line(Database):
         yield notices()
 
 
-def has_heard(listener: Listener) -> bool:
+def has_heard(listener: Subscription) -> bool:
     """Return whether there was a ring; if so, wait for the next."""
     was_heard = listener._heard.is_set()  # noqa: SLF001 - to see that it was not rung
     listener._heard.clear()  # noqa: SLF001
@@ -242,7 +242,7 @@ def test_a_ring_wakes_every_listener_but_the_one_who_rings() -> None:
     """Once for all rings between two waits, and without one a wait ends at its limit."""
 
     async def scenario() -> None:
-        bell = Doorbell()
+        bell = Notifier()
         ringer, first, second = (bell.listener() for _ in range(3))
         bell.ring(by=ringer)
         bell.ring(by=ringer)
@@ -262,7 +262,7 @@ def test_notices_of_others_ring_and_ones_own_do_not() -> None:
     """On their own channel only; whoever rang here has woken all of this process already."""
 
     async def scenario() -> None:
-        line, pushes, requests = Line(), Doorbell(), Doorbell()
+        line, pushes, requests = Line(), Notifier(), Notifier()
         push, request = pushes.listener(), requests.listener()
         async with wired(line, pushes=pushes, requests=requests):
             has_heard(push), has_heard(request)
@@ -290,7 +290,7 @@ def test_two_processes_tell_by_different_names() -> None:
     """Or neither would hear the other."""
 
     async def name() -> str:
-        line, bell = Line(), Doorbell()
+        line, bell = Line(), Notifier()
         async with wired(line, pushes=bell):
             bell.ring()
             await until(lambda: bool(line.sent))
@@ -312,7 +312,7 @@ def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.Mo
     away, bug = StoreUnavailable("away"), ValueError("a bug")
 
     async def scenario() -> None:
-        line, pushes, requests = Line(away, bug, away, None, away, None), Doorbell(), Doorbell()
+        line, pushes, requests = Line(away, bug, away, None, away, None), Notifier(), Notifier()
         push, request = pushes.listener(), requests.listener()
         async with wired(line, pushes=pushes, requests=requests):
             assert waits == [0, 1, 2]
@@ -329,7 +329,7 @@ def test_what_cannot_be_told_keeps_no_later_ring_from_being_told() -> None:
     """Others poll meanwhile."""
 
     async def scenario() -> None:
-        line, bell = Line(), Doorbell()
+        line, bell = Line(), Notifier()
         async with wired(line, pushes=bell):
             for error in (StoreUnavailable("away"), ValueError("a bug")):
                 line.refusals.append(error)
@@ -346,7 +346,7 @@ def test_a_storm_of_rings_is_told_as_a_few() -> None:
     """Each time wakes all workers of all processes."""
 
     async def scenario() -> None:
-        line, bell = Line(), Doorbell()
+        line, bell = Line(), Notifier()
         async with wired(line, pushes=bell):
             for _ in range(500):
                 bell.ring()

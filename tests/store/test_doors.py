@@ -7,7 +7,7 @@ import pytest
 
 from gateway.store import deliveries
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.deliveries import NewDelivery, Receipt
 from tests.postgres import Postgres
 from tests.store.make import arrival, connection, move
 
@@ -27,10 +27,10 @@ def doors(postgres: Postgres) -> Iterator[list[Database]]:
         door.close()
 
 
-def record_at_once(doors: list[Database], batches: list[list[Arrival]]) -> list[Receipt]:
+def record_at_once(doors: list[Database], batches: list[list[NewDelivery]]) -> list[Receipt]:
     """Record batches by all doors at once."""
 
-    def record(numbered: tuple[int, list[Arrival]]) -> list[Receipt]:
+    def record(numbered: tuple[int, list[NewDelivery]]) -> list[Receipt]:
         number, batch = numbered
         with doors[number % len(doors)].writing() as transaction:
             return deliveries.record(transaction, batch)

@@ -7,7 +7,7 @@ import pytest
 from gateway.store import deliveries, past_updates, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival
+from gateway.store.deliveries import NewDelivery
 from gateway.store.ids import delivery_id
 from gateway.store.past_updates import PastUpdate
 from gateway.store.work_queue import Settlement
@@ -19,7 +19,7 @@ MILLISECOND = timedelta(milliseconds=1)
 VERDICTS = ({"trigger": "train@main", "fits": True},)
 
 
-def deliver(database: Database, *moves: RefUpdate, at: datetime = NOW, **changes: object) -> Arrival:
+def deliver(database: Database, *moves: RefUpdate, at: datetime = NOW, **changes: object) -> NewDelivery:
     """Record a delivery."""
     sent = arrival(*moves, id=delivery_id(at), received_at=at, **changes)
     with database.writing() as transaction:

@@ -15,7 +15,7 @@ from gateway.store import deliveries, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.notify import Doorbell
+from gateway.store.notify import Notifier
 from gateway.store.tables import leases
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
 from gateway.worker import worker
@@ -200,7 +200,7 @@ def settled(database: Database) -> Sequence[deliveries.RecordedUpdate]:
 
 def working(database: Database, steps: Waits) -> Worker:
     """Return a worker of a process."""
-    bell = Doorbell()
+    bell = Notifier()
     return Worker(
         name=steps.name,
         queue=WorkQueue(database, Claims(process=steps.name)),

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from gateway.crypto.signed_tokens import Tickets
-from gateway.errors import DepotUnavailable, NotFound, SettingError
+from gateway.errors import NotFound, PackageStorageUnavailable, SettingError
 from gateway.packages.archive import Expiry
-from gateway.packages.storage import Depot
+from gateway.packages.storage import PackageStorage
 from gateway.store import packages
 from gateway.store.database import Database
 from gateway.store.packages import Build, KeptPackage
@@ -43,13 +43,13 @@ FAR = NOW + 10_000 * DAY
 
 
 @pytest.fixture(params=["folder", "s3"])
-def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Depot]:
+def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PackageStorage]:
     """Give a place for objects; whatever it is, it does the same."""
     if request.param == "folder":
-        yield Depot((tmp_path / "depot").as_uri())
+        yield PackageStorage((tmp_path / "depot").as_uri())
     else:
         with S3() as s3:
-            yield Depot(s3.bucket("packages", "some/folder"))
+            yield PackageStorage(s3.bucket("packages", "some/folder"))
 
 
 def find(database: Database, **changes: Any) -> tuple[KeptPackage, Build] | None:
@@ -215,7 +215,7 @@ def test_a_package_expires_when_its_time_is_over_and_not_before(database: Databa
         assert packages.expire(transaction, before=FAR) == []
 
 
-def test_objects_come_back_as_they_went(depot: Depot, tmp_path: Path) -> None:
+def test_objects_come_back_as_they_went(depot: PackageStorage, tmp_path: Path) -> None:
     """Whole or in part; what is not there is told."""
     content = bytes(range(256)) * 50_000
     (tmp_path / "file").write_bytes(content)
@@ -236,10 +236,10 @@ def test_a_folder_is_made_for_its_owner_only_and_used_again(tmp_path: Path) -> N
     """With all folders above it; the second start finds what the first has put there."""
     url = (tmp_path / "not yet" / "depot").as_uri()
     (tmp_path / "file").write_bytes(b"content")
-    run(Depot(url).put("a/b.tar.gz", tmp_path / "file"))
+    run(PackageStorage(url).put("a/b.tar.gz", tmp_path / "file"))
     folder = tmp_path / "not yet" / "depot"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    again = Depot(url)
+    again = PackageStorage(url)
     assert run(read(again, 0, 7)) == b"content"
     run(again.delete("a/b.tar.gz"))
     # Nor is there a folder for each package that ever was.
@@ -257,7 +257,7 @@ def test_what_a_folder_holds_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "fsync", note)
     (tmp_path / "file").write_bytes(b"content")
-    run(Depot((tmp_path / "depot").as_uri()).put("a/b.tar.gz", tmp_path / "file"))
+    run(PackageStorage((tmp_path / "depot").as_uri()).put("a/b.tar.gz", tmp_path / "file"))
     depot = str(tmp_path / "depot")
     assert {f"{depot}/a/b.tar.gz", f"{depot}/a", depot} <= set(synced)
 
@@ -266,7 +266,7 @@ def test_objects_are_large_and_read_in_parts(tmp_path: Path) -> None:
     """Each part behind the last one, up to the end that was asked for."""
     content = bytes(range(251)) * 40_000
     (tmp_path / "file").write_bytes(content)
-    depot = Depot((tmp_path / "depot").as_uri())
+    depot = PackageStorage((tmp_path / "depot").as_uri())
     run(depot.put("a/b.tar.gz", tmp_path / "file"))
     for start, end in ((0, len(content)), (123, 9_000_001), (4 * 1024 * 1024, len(content)), (5, 6)):
         assert run(read(depot, start, end)) == content[start:end]
@@ -274,7 +274,7 @@ def test_objects_are_large_and_read_in_parts(tmp_path: Path) -> None:
 
 def test_what_is_old_is_so_to_the_moment(tmp_path: Path) -> None:
     """Objects by when they were put there, and what a killed process has left half written."""
-    depot = Depot((tmp_path / "depot").as_uri())
+    depot = PackageStorage((tmp_path / "depot").as_uri())
     (tmp_path / "file").write_bytes(b"content")
     for number, name in enumerate(("old", "now", "new")):
         run(depot.put(f"a/{name}", tmp_path / "file"))
@@ -290,8 +290,8 @@ def test_what_is_old_is_so_to_the_moment(tmp_path: Path) -> None:
 
 def test_a_file_that_is_gone_cannot_be_kept(tmp_path: Path) -> None:
     """That is an outage of the depot, which is tried again, and no bug."""
-    depot = Depot((tmp_path / "depot").as_uri())
-    with pytest.raises(DepotUnavailable, match="the store of packages cannot be used"):
+    depot = PackageStorage((tmp_path / "depot").as_uri())
+    with pytest.raises(PackageStorageUnavailable, match="the store of packages cannot be used"):
         run(depot.put("a", tmp_path / "gone"))
 
 
@@ -302,7 +302,7 @@ def test_a_url_of_a_bucket_holds_as_long_as_it_may(
     """As long as is asked, and for the week at most for which S3 signs."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the tests'")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no secret")
-    url = run(Depot("s3://packages/folder").presign("a", days * DAY))
+    url = run(PackageStorage("s3://packages/folder").presign("a", days * DAY))
     assert url is not None
     assert f"X-Amz-Expires={seconds}&" in f"{url}&"
 
@@ -329,7 +329,7 @@ def test_a_bucket_that_fails_for_a_moment_is_tried_again(monkeypatch: pytest.Mon
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
         try:
-            assert run(Depot("s3://packages").size("a")) == 7
+            assert run(PackageStorage("s3://packages").size("a")) == 7
         finally:
             server.shutdown()
         serving.result()
@@ -340,7 +340,7 @@ def test_a_bucket_that_fails_for_a_moment_is_tried_again(monkeypatch: pytest.Mon
 def test_a_url_that_no_store_takes_is_a_wrong_setting(url: str, tmp_path: Path) -> None:
     """Nor is it taken for a folder."""
     with pytest.raises(SettingError, match=r"PUSHGATE_PACKAGES_URL cannot be used: .") as told:
-        Depot(url)
+        PackageStorage(url)
     assert "\n" not in str(told.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -349,22 +349,22 @@ def test_buckets_give_signed_urls(tmp_path: Path) -> None:
     """Which need no credentials; a folder has none to give."""
     (tmp_path / "file").write_bytes(b"content")
     with S3() as s3:
-        depot = Depot(s3.bucket("packages", "folder"))
+        depot = PackageStorage(s3.bucket("packages", "folder"))
         run(depot.put("a", tmp_path / "file"))
         url = run(depot.presign("a", 30 * DAY))
         assert url is not None
         assert "X-Amz-Expires=604800" in url
         with urllib.request.urlopen(url) as answer:  # noqa: S310 - on loopback
             assert answer.read() == b"content"
-    assert run(Depot(tmp_path.as_uri()).presign("a", DAY)) is None
+    assert run(PackageStorage(tmp_path.as_uri()).presign("a", DAY)) is None
 
 
 def test_a_depot_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the credentials that were used."""
     with S3():
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        depot = Depot("s3://packages")
-        with pytest.raises(DepotUnavailable, match="the store of packages cannot be used") as caught:
+        depot = PackageStorage("s3://packages")
+        with pytest.raises(PackageStorageUnavailable, match="the store of packages cannot be used") as caught:
             run(depot.size("a"))
     assert "\n" not in str(caught.value)
 
@@ -373,10 +373,12 @@ def test_a_depot_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
     """As soon as the service starts."""
     (tmp_path / "file").touch()
     with pytest.raises(SettingError, match="PUSHGATE_PACKAGES_URL cannot be used"):
-        Depot((tmp_path / "file" / "folder").as_uri())
+        PackageStorage((tmp_path / "file" / "folder").as_uri())
 
 
-def test_the_sweep_removes_what_nobody_needs(database: Database, depot: Depot, tmp_path: Path) -> None:
+def test_the_sweep_removes_what_nobody_needs(
+    database: Database, depot: PackageStorage, tmp_path: Path
+) -> None:
     """Expired packages, and what processes that died have left; nothing else."""
     connection(database)
     now = datetime.now(UTC)
@@ -415,6 +417,6 @@ def test_a_ticket_is_good_for_one_package_and_one_time() -> None:
     assert not other.holds(packages.subject(ID, "tar.gz"), ticket, now=NOW)
 
 
-async def read(depot: Depot, start: int, end: int) -> bytes:
+async def read(depot: PackageStorage, start: int, end: int) -> bytes:
     """Read a part of the object."""
     return b"".join([part async for part in await depot.read("a/b.tar.gz", start, end)])

@@ -12,7 +12,7 @@ from gateway.errors import NotFound
 from gateway.store import deliveries, executions, reconciliations, retention, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, UpdateState
+from gateway.store.deliveries import NewDelivery, UpdateState
 from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_id
 from gateway.store.tables import deliveries as delivery_table
@@ -30,7 +30,7 @@ KEEP = 180 * DAY
 LATER = NOW + 200 * DAY
 
 
-def deliver(database: Database, *moves: RefUpdate, days: int = 0, **changes: object) -> Arrival:
+def deliver(database: Database, *moves: RefUpdate, days: int = 0, **changes: object) -> NewDelivery:
     """Record a delivery that came so many days after NOW."""
     moment = NOW + days * DAY
     sent = arrival(*moves, id=delivery_id(moment), received_at=moment, **changes)
@@ -83,7 +83,7 @@ def sweep(database: Database) -> None:
     asyncio.run(Retention(database=database, keep=KEEP).sweep(LATER))
 
 
-def is_kept(database: Database, delivery: Arrival) -> bool:
+def is_kept(database: Database, delivery: NewDelivery) -> bool:
     """Say whether a delivery is still there."""
     try:
         with database.reading() as transaction:
@@ -199,7 +199,7 @@ def test_what_a_sweep_refers_to_stays(database: Database) -> None:
     assert not is_kept(database, found)
 
 
-def swept(database: Database, asking: Arrival | None = None) -> Arrival:
+def swept(database: Database, asking: NewDelivery | None = None) -> NewDelivery:
     """End a sweep that, if a delivery has asked for it, finds a new ref; return what is recorded."""
     moves = (move(None, A, "refs/tags/v1"),) if asking else ()
     sent = arrival(*moves, id=delivery_id(NOW), source="sweep", provider_delivery_id=None)

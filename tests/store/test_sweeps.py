@@ -11,9 +11,9 @@ from sqlalchemy import Connection as Transaction
 from gateway.store import connections, deliveries, reconciliations, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.deliveries import Arrival, Receipt
+from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.ids import delivery_id
-from gateway.store.reconciliations import Failing, Sweep, SweepState
+from gateway.store.reconciliations import Failing, Reconciliation, ReconciliationState
 from gateway.store.tables import refs as refs_table
 from gateway.store.tables import sweeps as sweeps_table
 from providers.model import RefUpdate
@@ -84,7 +84,7 @@ def look(
         )
 
 
-def found(*moves: RefUpdate, now: datetime = NOW) -> Arrival:
+def found(*moves: RefUpdate, now: datetime = NOW) -> NewDelivery:
     """Return what a look has found."""
     return arrival(*moves, id=delivery_id(now), source="sweep", provider_delivery_id=None, received_at=now)
 
@@ -97,7 +97,7 @@ def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: 
     return receipt
 
 
-def state(database: Database) -> SweepState:
+def state(database: Database) -> ReconciliationState:
     """Return how the connection's sweeps go."""
     with database.reading() as transaction:
         return reconciliations.states(transaction, ["c1"])["c1"]
@@ -348,7 +348,7 @@ def test_another_remote_is_learned_anew(learned: Database) -> None:
     """Nothing that was seen at the old one is waited for."""
     tell(learned, move(A, B), now=after(1))
     with learned.writing() as transaction:
-        reconciliations.begin_anew(transaction, "c1", now=after(2))
+        reconciliations.start_over(transaction, "c1", now=after(2))
     assert look(learned, move(B, A), now=after(2)) is None
     assert position(learned) == A
     with learned.reading() as transaction:
@@ -367,13 +367,13 @@ def test_a_process_that_died_leaves_its_sweep_to_the_next_start(learned: Databas
         assert not reconciliations.is_due(transaction, now=after(8))
 
 
-def claimed(database: Database, now: datetime, until: datetime | None = None) -> Sweep | None:
+def claimed(database: Database, now: datetime, until: datetime | None = None) -> Reconciliation | None:
     """Claim the sweep that is due."""
     with database.writing() as transaction:
         return reconciliations.claim(transaction, now=now, until=until or now + LEASE)
 
 
-def failed(database: Database, now: datetime, reason: str = "it hangs") -> Sweep:
+def failed(database: Database, now: datetime, reason: str = "it hangs") -> Reconciliation:
     """Let the sweep that is due fail; return it."""
     sweep = claimed(database, now)
     assert sweep is not None
@@ -394,7 +394,7 @@ def test_the_sweep_that_is_overdue_for_longest_comes_first(database: Database) -
         ]
     taken = [claimed(database, NOW) for _ in range(4)]
     assert [sweep and sweep.connection for sweep in taken] == ["c3", "c2", "c1", None]
-    assert taken[0] == Sweep(
+    assert taken[0] == Reconciliation(
         connection="c3",
         claimed_at=NOW,
         due_at=NOW + LEASE,
@@ -430,7 +430,7 @@ def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
     with learned.reading() as transaction:
         reason = deliveries.get(transaction, asked.delivery).reason
     assert reason == "all refs were compared with the remote's: nothing had moved"
-    assert state(learned) == SweepState(
+    assert state(learned) == ReconciliationState(
         due_at=after(2) + EVERY, tried_at=after(2), swept_at=after(2), delivery=None, reason=None
     )
     # The question is answered: the next sweep has nobody who waits for it.
@@ -565,7 +565,7 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
     with learned.writing() as transaction:
         for name in ("c1", "c2"):
             connections.claim_repository(transaction, name, other)
-        reconciliations.begin_anew(transaction, "c1", now=after(7))
+        reconciliations.start_over(transaction, "c1", now=after(7))
         assert connections.get(transaction, "c1").other_repository is None
         assert connections.get(transaction, "c2").other_repository == other
         rows = transaction.execute(refs_table.select()).all()
@@ -587,15 +587,15 @@ def test_states_are_those_of_the_connections_that_are_named(learned: Database) -
         assert reconciliations.states(transaction, ["c2"])["c2"].due_at == after(60)
 
 
-def _look(transaction: Transaction, sweep: Sweep, *moves: RefUpdate) -> None:
+def _look(transaction: Transaction, sweep: Reconciliation, *moves: RefUpdate) -> None:
     reconciliations.record(
         transaction, sweep, found(*moves, now=after(6)), next_at=after(11), agreeing={"refs/heads/topic": B}
     )
 
 
-OF_ONE: dict[str, Callable[[Transaction, Sweep], object]] = {
+OF_ONE: dict[str, Callable[[Transaction, Reconciliation], object]] = {
     "ask": lambda t, _: reconciliations.ask(t, "c1", now=after(7)),
-    "begin anew": lambda t, _: reconciliations.begin_anew(t, "c1", now=after(7)),
+    "begin anew": lambda t, _: reconciliations.start_over(t, "c1", now=after(7)),
     "give back": lambda t, sweep: reconciliations.give_back(t, sweep, now=after(7)),
     "fail": lambda t, sweep: reconciliations.fail(t, sweep, "it hangs", next_at=after(7)),
     "agree": _look,

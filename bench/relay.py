@@ -156,7 +156,7 @@ async def _relayed(url: str, database: Database, topology: Topology) -> float:
     """Have the relay empty the store."""
     publisher = RabbitMQ(url, public_url=_PUBLIC_URL, topology=topology)
     await publisher.open()
-    relay = Relay(Outbox(database), publisher, Notifier().listener())
+    relay = Relay(Outbox(database), publisher, Notifier().subscribe())
     started = time.perf_counter()
     running = asyncio.create_task(relay.run())
     # Looked at from outside: what is measured is to know nothing of being measured.

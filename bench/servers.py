@@ -76,7 +76,7 @@ def door(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Starlet
     """Return the door as `gateway.app` puts it together, with one connection and no worker."""
     database, vault = Database(url), Vault(KEY)
     prepare(database, vault)
-    accepter = accepts(database, rings=lambda: None)
+    accepter = accepts(database, notify=lambda: None)
 
     @asynccontextmanager
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:

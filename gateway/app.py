@@ -77,7 +77,7 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         parts = _shared_parts(settings, opened)
         self._database = parts.database
-        self._accepter = DeliveryWriter(parts.database, rings=parts.pushes.ring)
+        self._accepter = DeliveryWriter(parts.database, notify=parts.pushes.notify)
         self._wire = PostgresBridge(
             parts.database, {"pushgate_pushes": parts.pushes, "pushgate_requests": parts.requests}
         )
@@ -280,7 +280,7 @@ def _build_worker(parts: _Parts) -> _Work:
     runs: list[Callable[[], Coroutine[Any, Any, None]]] = [
         *(worker.run for worker in _workers(parts, remotes, process, packing)),
         Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run,
-        PlatformFetcher(database=database, vault=parts.vault, news=parts.requests.listener()).run,
+        PlatformFetcher(database=database, vault=parts.vault, wakeups=parts.requests.subscribe()).run,
         partial(run_daily, expiry.sweep, of="packages"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
@@ -324,8 +324,8 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
             name=f"{name}-{number}",
             queue=WorkQueue(parts.database, claims),
             steps=steps,
-            news=parts.pushes.listener(),
-            rings=parts.requests.ring,
+            wakeups=parts.pushes.subscribe(),
+            notify=parts.requests.notify,
             announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
         )
         # Some more, for hosts at which nothing is done yet: see `Claims`.
@@ -339,8 +339,8 @@ def _reconcilers(parts: _Parts, remotes: Remotes) -> list[Reconciler]:
         Reconciler(
             database=parts.database,
             remotes=remotes,
-            news=parts.pushes.listener(),
-            rings=parts.pushes.ring,
+            wakeups=parts.pushes.subscribe(),
+            notify=parts.pushes.notify,
             every=settings.reconcile_every,
             grace=settings.reconcile_grace,
             per_host=settings.fetches_per_host,
@@ -362,8 +362,8 @@ def _relays(parts: _Parts) -> list[Relay]:
         mode=settings.amqp_content_mode,
         tls=Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file),
     )
-    relays = [Relay(Outbox(parts.database), publisher(), parts.requests.listener())]
+    relays = [Relay(Outbox(parts.database), publisher(), parts.requests.subscribe())]
     if settings.amqp_events:
         events = EventOutbox(parts.database)
-        relays.append(Relay(events, publisher(), parts.requests.listener(), what="event"))
+        relays.append(Relay(events, publisher(), parts.requests.subscribe(), what="event"))
     return relays

@@ -122,7 +122,7 @@ def test_a_process_that_is_about_to_end_is_not_ready(database: Database) -> None
     """Whatever else is well: nothing more is to be sent to it."""
 
     async def scenario() -> list[int]:
-        accepter = DeliveryWriter(database, rings=lambda: None)
+        accepter = DeliveryWriter(database, notify=lambda: None)
         accepter.start()
         statuses = []
         closing = threading.Event()
@@ -140,7 +140,7 @@ def test_work_that_holds_every_thread_of_the_store_makes_nothing_unready(databas
     """A long list on each of them: the probes have threads of their own."""
 
     async def scenario() -> int:
-        accepter = DeliveryWriter(database, rings=lambda: None)
+        accepter = DeliveryWriter(database, notify=lambda: None)
         accepter.start()
         health = Health(database=database, accepter=accepter, is_closing=lambda: False)
         free = threading.Event()

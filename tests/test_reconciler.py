@@ -66,8 +66,8 @@ class Gateway:
         return Reconciler(
             database=self.database,
             remotes=self.remote,
-            news=Notifier().listener(),
-            rings=lambda: self.rung.append(self.now),
+            wakeups=Notifier().subscribe(),
+            notify=lambda: self.rung.append(self.now),
             every=300,
             grace=10,
             per_host=0,

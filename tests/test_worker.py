@@ -95,9 +95,13 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: p
 
     async def scenario() -> tuple[str, str | None]:
         steps = SlowRemote(database)
-        bell = Notifier()
+        notifier = Notifier()
         worker = Worker(
-            name="w", queue=WorkQueue(database, CLAIMS), steps=steps, news=bell.listener(), rings=bell.ring
+            name="w",
+            queue=WorkQueue(database, CLAIMS),
+            steps=steps,
+            wakeups=notifier.subscribe(),
+            notify=notifier.notify,
         )
         running = asyncio.create_task(worker.run())
         found = await asyncio.to_thread(wait_for, settled, "the update has ended")
@@ -143,8 +147,10 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
         work_queue.postpone(transaction, "c1", (), owner="w", due_at=now, reason="no answer")
 
     async def scenario() -> str | None:
-        steps, bell, queue = NeverEnds(), Notifier(), WorkQueue(database, CLAIMS)
-        worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
+        steps, notifier, queue = NeverEnds(), Notifier(), WorkQueue(database, CLAIMS)
+        worker = Worker(
+            name="w", queue=queue, steps=steps, wakeups=notifier.subscribe(), notify=notifier.notify
+        )
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):
             await steps.began.wait()
@@ -202,13 +208,13 @@ def test_what_is_gone_or_given_up_is_told(
             return events.pending(transaction, limit=10, without=())
 
     async def scenario() -> None:
-        bell = Notifier()
+        notifier = Notifier()
         worker = Worker(
             name="w",
             queue=WorkQueue(database, Claims(process="p")),
             steps=Refusing(error),
-            news=bell.listener(),
-            rings=bell.ring,
+            wakeups=notifier.subscribe(),
+            notify=notifier.notify,
             announce=Announcer(names=("delivery.failed",)),
         )
         running = asyncio.create_task(worker.run())
@@ -263,13 +269,13 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
         deliveries.record(transaction, others)
 
     async def scenario() -> list[str]:
-        steps, bell = InOrder(len(storm) + 2), Notifier()
+        steps, notifier = InOrder(len(storm) + 2), Notifier()
         worker = Worker(
             name="w",
             queue=WorkQueue(database, CLAIMS),
             steps=steps,
-            news=bell.listener(),
-            rings=bell.ring,
+            wakeups=notifier.subscribe(),
+            notify=notifier.notify,
             turn=0,
         )
         running = asyncio.create_task(worker.run())
@@ -338,9 +344,11 @@ def test_what_is_changed_during_a_fetch_counts(
         return update.reason if update.state != "pending" else None
 
     async def scenario() -> tuple[str, list[str]]:
-        steps, bell = Overtaken(database, change), Notifier()
+        steps, notifier = Overtaken(database, change), Notifier()
         queue = WorkQueue(database, CLAIMS)
-        worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
+        worker = Worker(
+            name="w", queue=queue, steps=steps, wakeups=notifier.subscribe(), notify=notifier.notify
+        )
         running = asyncio.create_task(worker.run())
         reason = await asyncio.to_thread(wait_for, settled, "the update has ended")
         running.cancel()
@@ -396,9 +404,9 @@ def states(database: Database) -> dict[str, tuple[str, str | None]]:
 
 async def worked(database: Database, steps: Steps, until: Callable[[], object], **more: Any) -> None:
     """Let a worker work until something is so."""
-    bell = Notifier()
-    given = {"queue": WorkQueue(database, CLAIMS), "rings": bell.ring, "poll": 0.05, **more}
-    worker = Worker(name="w", steps=steps, news=bell.listener(), **given)
+    notifier = Notifier()
+    given = {"queue": WorkQueue(database, CLAIMS), "notify": notifier.notify, "poll": 0.05, **more}
+    worker = Worker(name="w", steps=steps, wakeups=notifier.subscribe(), **given)
     running = asyncio.create_task(worker.run())
     try:
         await asyncio.to_thread(wait_for, until, "the worker is done")
@@ -566,14 +574,14 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
 
     async def scenario() -> None:
         pushes, requests = Notifier(), Notifier()
-        relay, hour = requests.listener(), 3600
-        accepter = DeliveryWriter(database, rings=pushes.ring)
+        relay, hour = requests.subscribe(), 3600
+        accepter = DeliveryWriter(database, notify=pushes.notify)
         worker = Worker(
             name="w",
             queue=WorkQueue(database, CLAIMS),
             steps=Asking(),
-            news=pushes.listener(),
-            rings=requests.ring,
+            wakeups=pushes.subscribe(),
+            notify=requests.notify,
             poll=hour,
         )
         accepter.start()
@@ -737,8 +745,10 @@ def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> No
     queue = Troubled(database, hand_back=StoreUnavailable("away"))
 
     async def scenario() -> bool:
-        bell = Notifier()
-        worker = Worker(name="w", queue=queue, steps=steps, news=bell.listener(), rings=bell.ring)
+        notifier = Notifier()
+        worker = Worker(
+            name="w", queue=queue, steps=steps, wakeups=notifier.subscribe(), notify=notifier.notify
+        )
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):
             await steps.began.wait()
@@ -1027,7 +1037,7 @@ def test_whoever_publishes_is_rung_for_if_there_is_something_to_publish(
     pushed(database, "main")
 
     done = lambda: states(database)["main"][0] == "planned" and is_released(database)  # noqa: E731
-    asyncio.run(worked(database, Scripted(), done, announce=announce, rings=lambda: rung.append("rung")))
+    asyncio.run(worked(database, Scripted(), done, announce=announce, notify=lambda: rung.append("rung")))
     assert rung == ["rung"] * (has_request or has_event)
 
 

@@ -141,7 +141,7 @@ class Api:
             return made.model_copy(update={"warnings": opened.warnings})
 
         made = await self.database.write(make)
-        self.pushes.ring()
+        self.pushes.notify()
         return made
 
     async def show_connection(self, request: Request) -> ConnectionView:
@@ -188,7 +188,7 @@ class Api:
 
         view = await self.database.write(change)
         self.book.forget(which)
-        self.pushes.ring()
+        self.pushes.notify()
         return view
 
     async def delete_connection(self, request: Request) -> Response:
@@ -197,7 +197,7 @@ class Api:
         now = datetime.now(UTC)
         await self.database.write(lambda transaction: connections.remove(transaction, which, now=now))
         self.book.forget(which)
-        self.pushes.ring()
+        self.pushes.notify()
         return Response(status_code=204)
 
     async def rotate_secret(self, request: Request) -> ConnectionCreated:
@@ -240,7 +240,7 @@ class Api:
             return self._view(transaction, connection)
 
         view = await self.database.write(ask)
-        self.pushes.ring()
+        self.pushes.notify()
         return view
 
     async def forget_repository(self, request: Request) -> ConnectionView:
@@ -258,7 +258,7 @@ class Api:
 
         view = await self.database.write(forget)
         self.book.forget(which)
-        self.pushes.ring()
+        self.pushes.notify()
         return view
 
     async def list_refs(self, request: Request) -> Page[RefView]:

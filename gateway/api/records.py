@@ -87,7 +87,7 @@ class Records:
             return DeliveryView.of(deliveries.get(transaction, which))
 
         view = await self.database.write(replay)
-        self.pushes.ring()
+        self.pushes.notify()
         return view
 
     async def list_deliveries(self, request: Request) -> Page[DeliveryView]:
@@ -160,7 +160,7 @@ class Records:
         """`POST /executions/{id}/drop`: take a pending one back; what waits behind it is published."""
         dropped = await self.database.write(partial(executions.drop, request_id=request.path_params["id"]))
         log.info("execution dropped", id=dropped.id, connection=dropped.connection)
-        self.requests.ring()
+        self.requests.notify()
         return ExecutionView.of(dropped)
 
     async def explain(self, request: Request) -> Page[ExplainedView]:
@@ -188,7 +188,7 @@ class Records:
         return StreamingResponse(self._follow(seen), media_type="text/event-stream", headers=headers)
 
     async def _follow(self, seen: int) -> AsyncIterator[bytes]:
-        news = self.requests.listener()
+        wakeups = self.requests.subscribe()
         # With the place in the stream, so that whoever is cut off can go on from there.
         yield f": following\nid: {seen}\n\n".encode()
         quiet = 0
@@ -201,7 +201,7 @@ class Records:
             if quiet and quiet % _KEEPALIVE_EVERY == 0:
                 yield b": still here\n\n"
             if not found:
-                await news.wait(_FOLLOW_SECONDS)
+                await wakeups.wait(_FOLLOW_SECONDS)
 
 
 def _connection(transaction: Transaction, text: str | None) -> str | None:

@@ -47,12 +47,12 @@ class _Waiting:
 
 
 class DeliveryWriter:
-    """The writer of deliveries. `rings` is called after something new was accepted."""
+    """The writer of deliveries. `notify` is called after something new was accepted."""
 
-    def __init__(self, database: Database, *, rings: Callable[[], None]) -> None:
+    def __init__(self, database: Database, *, notify: Callable[[], None]) -> None:
         """Take deliveries as soon as `start` was called."""
         self._database = database
-        self._rings = rings
+        self._notify = notify
         self._waiting: deque[_Waiting] = deque()
         self._batch: list[_Waiting] = []
         self._is_checking = False
@@ -176,4 +176,4 @@ class DeliveryWriter:
             else:
                 waiting.receipt.set_result(outcome)
         if any(isinstance(outcome, Receipt) and outcome.verdict == "accepted" for outcome in outcomes):
-            self._rings()
+            self._notify()

@@ -127,7 +127,7 @@ class Relay:
         self,
         outbox: Outbox,
         publisher: Publisher,
-        news: Waiter,
+        wakeups: Waiter,
         *,
         what: Literal["request", "event"] = "request",
         poll: float = _POLL_SECONDS,
@@ -137,7 +137,7 @@ class Relay:
         self._what = what
         self._outbox = outbox
         self._publisher = publisher
-        self._news = news
+        self._wakeups = wakeups
         self._window = asyncio.Semaphore(_WINDOW)
         self._held: dict[str, _Delay] = {}
         self._outage: _Delay | None = None
@@ -178,7 +178,7 @@ class Relay:
                     await self._show(None)
                     self._succeeded()
                     if not is_more:
-                        await self._news.wait(self._idle_seconds())
+                        await self._wakeups.wait(self._idle_seconds())
         finally:
             try:
                 await self._record()

@@ -252,7 +252,7 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._lookups, transaction)
 
-    async def leads(self, lock: Lock, *, for_seconds: float = 0.0) -> bool:
+    async def is_leader(self, lock: Lock, *, for_seconds: float = 0.0) -> bool:
         """Say whether this process has held a lock for so long, at least.
 
         It is taken if nobody has it, of all processes on this database, and held until the connection behind

@@ -82,7 +82,7 @@ class EventOutbox:
 
     async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredEvent] | None:
         """See `pending`; None while another process is the one that relays events."""
-        if not await self._database.leads(Lock.EVENTS, for_seconds=TAKE_OVER_SECONDS):
+        if not await self._database.is_leader(Lock.EVENTS, for_seconds=TAKE_OVER_SECONDS):
             return None
         return await self._database.read(partial(pending, limit=limit, without=without))
 

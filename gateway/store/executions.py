@@ -491,7 +491,7 @@ class Outbox:
 
         One that lost its lock with its connection to the database does not know until it asks again.
         """
-        if not await self._database.leads(Lock.RELAY, for_seconds=TAKE_OVER_SECONDS):
+        if not await self._database.is_leader(Lock.RELAY, for_seconds=TAKE_OVER_SECONDS):
             return None
         return await self._database.read(partial(pending, limit=limit, without=without))
 

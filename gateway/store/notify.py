@@ -1,6 +1,7 @@
-"""Tells those who wait that the store has something new. Only a shortcut: they poll beneath it.
+"""Notifications that the store has something new. They are a shortcut: everyone who waits also polls.
 
-A doorbell is heard in its own process. Between processes that share a PostgreSQL a wire carries the rings.
+A notifier reaches the tasks of its own process. `PostgresBridge` passes notifications on between processes
+that share a PostgreSQL, by LISTEN and NOTIFY.
 """
 
 import asyncio
@@ -19,117 +20,118 @@ from gateway.store.database import Database
 log = structlog.get_logger()
 
 _FIRST_DELAY = 0.5
-_LONGEST_DELAY = 30.0
-# A storm of pushes is told so many times a second, not once for each: each time wakes all workers there are.
+_MAX_DELAY = 30.0
+# A burst of pushes is passed on so many times a second, not once for each: every time wakes all workers.
 _PAUSE_SECONDS = 0.05
 
 
 class Waiter(Protocol):
-    """Waits for news of the store: what those need to know of a listener who have no bell."""
+    """The part of a `Subscription` that tasks need: they can wait for a notification."""
 
     async def wait(self, timeout: float) -> None:  # noqa: ASYNC109 - a time limit is no error here
-        """Return at news, or after `timeout` seconds."""
+        """Return at a notification, or after `timeout` seconds."""
 
 
 class Subscription:
-    """One who waits. A ring between two waits is not missed: it ends the next one at once."""
+    """One waiting task. A notification between two waits is not lost: it ends the next wait at once."""
 
     def __init__(self) -> None:
-        """Begin with nothing heard."""
-        self._heard = asyncio.Event()
+        """Start without a notification."""
+        self._wakeup = asyncio.Event()
 
-    def hear(self) -> None:
+    def wake(self) -> None:
         """End the wait that is under way, or the next one."""
-        self._heard.set()
+        self._wakeup.set()
 
     async def wait(self, timeout: float | None) -> None:  # noqa: ASYNC109 - a time limit is no error here
-        """Return at a ring, or after `timeout` seconds, if there is a limit."""
+        """Return at a notification, or after `timeout` seconds, if there is a limit."""
         try:
             async with asyncio.timeout(timeout):
-                await self._heard.wait()
+                await self._wakeup.wait()
         except TimeoutError:
             return
         finally:
-            self._heard.clear()
+            self._wakeup.clear()
 
 
 class Notifier:
-    """Rung on the event loop, heard by every listener."""
+    """Wakes its subscriptions. Every method runs on the event loop."""
 
     def __init__(self) -> None:
-        """Begin without listeners."""
-        self._listeners: WeakSet[Subscription] = WeakSet()
+        """Start without subscriptions."""
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
 
-    def listener(self) -> Subscription:
-        """Return a new listener; it is forgotten when nobody holds it any more."""
-        listener = Subscription()
-        self._listeners.add(listener)
-        return listener
+    def subscribe(self) -> Subscription:
+        """Return a new subscription; it ends when nobody refers to it any more."""
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        return subscription
 
-    def ring(self, *, by: Subscription | None = None) -> None:
-        """Wake every listener but the one who rings."""
-        for listener in self._listeners:
-            if listener is not by:
-                listener.hear()
+    def notify(self, *, source: Subscription | None = None) -> None:
+        """Wake every subscription but `source`."""
+        for subscription in self._subscriptions:
+            if subscription is not source:
+                subscription.wake()
 
 
 class PostgresBridge:
-    """Carries rings between the processes that share a PostgreSQL, by NOTIFY on one channel for each bell.
+    """Passes notifications on between processes that share a PostgreSQL, with one channel for each notifier.
 
-    NOTIFY comes after the transaction that it tells of, not with it: transactions that notify commit one
-    after the other in the whole database, and each would wait for the disk meanwhile. A ring that is lost
-    because a process or the server dies in between costs one poll.
+    NOTIFY follows the transaction that it is about and is not a part of it: transactions with a NOTIFY commit
+    one after the other in the whole database, and each would wait for the disk meanwhile. A notification that
+    is lost because a process or the server dies in between costs one polling interval.
     """
 
-    def __init__(self, database: Database, bells: Mapping[str, Notifier]) -> None:
-        """Tie bells together with those of the same channel in other processes, once it runs."""
+    def __init__(self, database: Database, notifiers: Mapping[str, Notifier]) -> None:
+        """Connect the notifiers with those of the same channel in other processes, once it runs."""
         self._database = database
-        self._bells = bells
-        self._own = {channel: bell.listener() for channel, bell in bells.items()}
+        self._notifiers = notifiers
+        self._own = {channel: notifier.subscribe() for channel, notifier in notifiers.items()}
         self._name = secrets.token_hex(8)
-        self._is_deaf = Condition(
-            "rings of other processes are not heard; the store is polled", over="rings are heard again"
+        self._outage = Condition(
+            "notifications of other processes are not received; the store is polled",
+            over="notifications are received again",
         )
 
     async def run(self) -> None:
-        """Carry rings until cancelled. While the server is away the listeners poll."""
+        """Pass notifications on until cancelled. While the server is away, subscribers poll."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._hear())
-            for channel in self._bells:
-                tasks.create_task(self._tell(channel))
+            tasks.create_task(self._receive())
+            for channel in self._notifiers:
+                tasks.create_task(self._send(channel))
 
-    async def _hear(self) -> None:
-        """Ring here what others tell."""
+    async def _receive(self) -> None:
+        """Notify this process of what other processes send."""
         failures = 0
         while True:
             try:
-                async with self._database.listening(list(self._bells)) as notices:
+                async with self._database.listening(list(self._notifiers)) as notices:
                     failures = 0
-                    self._is_deaf.ends()
-                    # What was told while nobody listened here.
-                    for channel in self._bells:
-                        self._ring(channel)
-                    async for channel, teller in notices:
-                        if teller != self._name:
-                            self._ring(channel)
+                    self._outage.ends()
+                    # What was sent while nobody listened here.
+                    for channel in self._notifiers:
+                        self._notify(channel)
+                    async for channel, sender in notices:
+                        if sender != self._name:
+                            self._notify(channel)
             except StoreUnavailable as error:
-                self._is_deaf.holds(reason=str(error))
+                self._outage.holds(reason=str(error))
             except Exception:
-                log.exception("listening failed; it is tried again")
-            await asyncio.sleep(backoff(failures, first=_FIRST_DELAY, longest=_LONGEST_DELAY))
+                log.exception("listening for notifications failed; retrying")
+            await asyncio.sleep(backoff(failures, first=_FIRST_DELAY, longest=_MAX_DELAY))
             failures += 1
 
-    async def _tell(self, channel: str) -> None:
-        """Tell others what rings here."""
+    async def _send(self, channel: str) -> None:
+        """Notify other processes of what happens in this one."""
         while True:
             await self._own[channel].wait(None)
             try:
                 await self._database.notify(channel, self._name)
             except StoreUnavailable:
-                pass  # they poll; the database logs it, for all tasks at once
+                pass  # they poll; the database logs it once for all tasks
             except Exception:
-                log.exception("telling other processes failed; they poll", channel=channel)
+                log.exception("notifying other processes failed; they poll", channel=channel)
             await asyncio.sleep(_PAUSE_SECONDS)
 
-    def _ring(self, channel: str) -> None:
-        self._bells[channel].ring(by=self._own[channel])
+    def _notify(self, channel: str) -> None:
+        self._notifiers[channel].notify(source=self._own[channel])

@@ -50,7 +50,7 @@ class PlatformFetcher:
 
     database: Database
     vault: Vault
-    news: Waiter
+    wakeups: Waiter
 
     async def run(self) -> None:
         """Work until cancelled. Whatever fails is told on the connection, and tried again."""
@@ -65,7 +65,7 @@ class PlatformFetcher:
             except Exception:
                 # A bug of ours: the fetch is tried again when its lease is over.
                 log.exception("a platform fetch failed")
-            await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+            await self.wakeups.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
 
     async def _claim(self) -> PlatformFetch | None:
         now = _now()

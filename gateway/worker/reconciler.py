@@ -57,14 +57,14 @@ class Reconciler:
 
     A move that no delivery has told is looked at again after `grace` seconds, because its webhook may be on
     its way, or the remote a replica that lags; with 0 it is not. Any number may run side by side, together
-    with the workers at most `per_host` at a git host; 0 is no limit. `rings` is called when something was
+    with the workers at most `per_host` at a git host; 0 is no limit. `notify` is called when something was
     recovered.
     """
 
     database: Database
     remotes: Remotes
-    news: Waiter
-    rings: Callable[[], None]
+    wakeups: Waiter
+    notify: Callable[[], None]
     every: float
     grace: float
     per_host: int
@@ -81,7 +81,7 @@ class Reconciler:
             except Exception:
                 # A bug of ours: the sweep is tried again when its lease is over.
                 log.exception("the reconciler failed")
-            await self.news.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+            await self.wakeups.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
 
     async def sweep_next(self) -> bool:
         """Do the sweep that is due, if there is one; return whether there was."""
@@ -125,7 +125,7 @@ class Reconciler:
         else:
             if receipt is not None and receipt.verdict == "accepted":
                 log.info("missed pushes recovered", connection=sweep.connection, delivery=receipt.delivery)
-                self.rings()
+                self.notify()
 
     async def _fail(self, sweep: Reconciliation, reason: str) -> None:
         delay = backoff(sweep.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)

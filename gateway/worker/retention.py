@@ -25,7 +25,7 @@ class Retention:
 
     async def sweep(self, now: datetime) -> None:
         """Delete what is old by `now`; nothing, while another process is the one that does."""
-        if not await self.database.leads(Lock.RETENTION):
+        if not await self.database.is_leader(Lock.RETENTION):
             return
         before, after, forgotten = now - self.keep, "", 0
         while True:

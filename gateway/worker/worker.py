@@ -134,7 +134,7 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """One worker. `rings` is called when there is something to publish; any number may run side by side.
+    """One worker. `notify` is called when there is something to publish; any number may run side by side.
 
     `announce` adds to each end of a ref update what is to be told of it.
     After `turn` seconds a connection with more to do waits for its next turn; `poll` is how many seconds it
@@ -145,8 +145,8 @@ class Worker:
     name: str
     queue: Queue
     steps: Steps
-    news: Waiter
-    rings: Callable[[], None]
+    wakeups: Waiter
+    notify: Callable[[], None]
     announce: Callable[[Connection, Settlement], Settlement] = lambda _connection, settlement: settlement
     turn: float = _TURN_SECONDS
     poll: float = _POLL_SECONDS
@@ -170,7 +170,7 @@ class Worker:
             except Exception:
                 # A bug of ours: the lease expires, and the connection is tried again then.
                 log.exception("the worker failed", connection=connection_id)
-            await self.news.wait(self.poll * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+            await self.wakeups.wait(self.poll * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""
@@ -364,7 +364,7 @@ class Worker:
             return
         await self.queue.settle(connection.id, ends, owner=self.name, now=_now(), postponed=postponed)
         if any(end.requests or end.events for end in ends):
-            self.rings()
+            self.notify()
         _tell(ends, fetch_ms=fetch_ms, plan_ms=plan_ms)
         for one in postponed:
             log.warning(

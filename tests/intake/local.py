@@ -73,7 +73,7 @@ async def opened(
     database: Database, *, vault: Vault = VAULT, **changes: Any
 ) -> AsyncIterator[WebhookEndpoint]:
     """Open a door that takes bodies of 10,000 bytes; end its writer with the block."""
-    accepter = DeliveryWriter(database, rings=lambda: None)
+    accepter = DeliveryWriter(database, notify=lambda: None)
     accepter.start()
     try:
         yield WebhookEndpoint(ConnectionCache(database, vault), accepter, body_limit=10_000, **changes)

@@ -69,7 +69,7 @@ def run(database: Database, work: Callable[[DeliveryWriter], Awaitable[None]]) -
 
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE):
-            accepter = DeliveryWriter(database, rings=lambda: rung.append(None))
+            accepter = DeliveryWriter(database, notify=lambda: rung.append(None))
             accepter.start()
             await work(accepter)
             await accepter.stop()
@@ -169,9 +169,9 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
 
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE):
-            accepter = DeliveryWriter(database, rings=lambda: None)
+            accepter = DeliveryWriter(database, notify=lambda: None)
             await accepter.stop()
-            accepter = DeliveryWriter(database, rings=lambda: None)
+            accepter = DeliveryWriter(database, notify=lambda: None)
             assert not accepter.healthy
             with pytest.raises(StoreUnavailable, match="does not run"):
                 await accepter.accept(arrival())
@@ -258,7 +258,7 @@ def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: p
     monkeypatch.setattr("gateway.intake.group_commit._CHECK_SECONDS", NEVER)
 
     async def accept_many() -> int:
-        accepter = DeliveryWriter(database, rings=lambda: None)
+        accepter = DeliveryWriter(database, notify=lambda: None)
         accepter.start()
         for _ in range(5):
             await accepter.accept(arrival())

@@ -186,7 +186,7 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
 
     async def ask(book: Database) -> Answer:
         door = WebhookEndpoint(
-            ConnectionCache(book, VAULT), DeliveryWriter(database, rings=lambda: None), body_limit=10_000
+            ConnectionCache(book, VAULT), DeliveryWriter(database, notify=lambda: None), body_limit=10_000
         )
         return await answered(door, scope(b"{}"), b"{}")
 
@@ -251,7 +251,7 @@ def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> No
     connect(database)
 
     async def ask() -> float:
-        accepter = PatientAccepter(database, rings=lambda: None)
+        accepter = PatientAccepter(database, notify=lambda: None)
         accepter.start()
         door = WebhookEndpoint(ConnectionCache(database, VAULT), accepter, body_limit=10_000)
         answer = await answered(door, scope(b"{}"), b"{}")

@@ -108,7 +108,7 @@ def test_whoever_waits_too_long_is_told_so_and_leaves_nothing(database: Database
     connect(database)
 
     async def wait() -> None:
-        accepter = DeliveryWriter(database, rings=lambda: None)
+        accepter = DeliveryWriter(database, notify=lambda: None)
         accepter.start()
         with database.writing():
             first = asyncio.create_task(accepter.accept(make.arrival(id="d1"), seconds=0.1))

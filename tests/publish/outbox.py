@@ -66,22 +66,22 @@ class MemoryOutbox:
         """Begin empty."""
         self.requests: dict[str, StoredRequest] = {}
         self.writable = True
-        self.leads = True
+        self.is_leader = True
         self.outages: list[str | None] = []
         self.failures = 0
         self._numbers = itertools.count(1)
         self._changed = asyncio.Condition()
-        self._bell = Notifier()
+        self._notifier = Notifier()
 
     def plan(self, name: str, *, connection: str = "c1", project: str = "digits") -> None:
         """Add a request."""
         seq = next(self._numbers)
         self.requests[name] = request(name, connection=connection, project=project, seq=seq)
-        self._bell.ring()
+        self._notifier.notify()
 
     async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[StoredRequest] | None:
         """See the protocol."""
-        if not self.leads:
+        if not self.is_leader:
             return None
         found = (one for one in self.requests.values() if one.state == "pending")
         return list(itertools.islice((one for one in found if one.connection not in without), limit))
@@ -107,7 +107,7 @@ class MemoryOutbox:
         async with self._changed:
             self._changed.notify_all()
             self.outages.append(outage)
-        return self.leads
+        return self.is_leader
 
     def _change(self, name: str, **changes: str | None) -> None:
         self.requests[name] = dataclasses.replace(self.requests[name], **changes)  # type: ignore[arg-type]
@@ -128,7 +128,7 @@ class MemoryOutbox:
     @asynccontextmanager
     async def relayed_by(self, publisher: Publisher, *, poll: float = 1.0) -> AsyncIterator[None]:
         """Run a relay for as long as the block lasts."""
-        running = asyncio.create_task(Relay(self, publisher, self._bell.listener(), poll=poll).run())
+        running = asyncio.create_task(Relay(self, publisher, self._notifier.subscribe(), poll=poll).run())
         try:
             yield
         finally:

@@ -293,7 +293,7 @@ class Held:
 
 
 def test_an_idle_relay_needs_no_poll() -> None:
-    """The bell alone wakes it, and the end of a delay alone lets what was refused be tried again."""
+    """The notification alone wakes it, and the end of a delay alone lets what was refused be tried again."""
 
     class Full(Held):
         """Refuses the first message once."""
@@ -330,9 +330,9 @@ def test_who_leads_again_tells_again_that_all_is_well() -> None:
         outbox, publisher = MemoryOutbox(), Held()
         async with outbox.relayed_by(publisher, poll=0.01):
             await outbox.until(lambda: outbox.outages == [None])
-            outbox.leads = False
+            outbox.is_leader = False
             await outbox.until(lambda: len(outbox.outages) > 1)
-            outbox.leads = True
+            outbox.is_leader = True
             count = len(outbox.outages)
             await outbox.until(lambda: len(outbox.outages) > count)
         assert set(outbox.outages) == {None}

@@ -60,7 +60,7 @@ def test_what_is_planned_is_published_once_and_marked(broker: Broker, topology: 
 
 
 def test_news_are_published_at_once(broker: Broker, topology: Topology) -> None:
-    """An idle relay hears the bell, and need not be waited for."""
+    """An idle relay is notified, and need not be waited for."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()

@@ -136,7 +136,9 @@ async def relaying(
     poll: float = 0.005,
 ) -> AsyncIterator[asyncio.Task[None]]:
     """Run a relay."""
-    running = asyncio.create_task(Relay(outbox, publisher, Notifier().listener(), what=what, poll=poll).run())
+    running = asyncio.create_task(
+        Relay(outbox, publisher, Notifier().subscribe(), what=what, poll=poll).run()
+    )
     try:
         yield running
     finally:
@@ -336,7 +338,7 @@ def test_a_batch_whose_time_is_over_makes_way_for_the_next(clock: Clock) -> None
 def test_who_does_not_lead_waits() -> None:
     """For the poll, or for news."""
     publisher, outbox = Scripted(), Asked("a/1")
-    outbox.leads = False
+    outbox.is_leader = False
 
     async def scenario() -> None:
         async with relaying(outbox, publisher, poll=NEVER):

@@ -480,7 +480,7 @@ def test_json_that_was_kept_with_half_a_character_can_be_shown(embedded: Databas
 
 def test_an_embedded_database_is_led_by_its_one_process(embedded: Database) -> None:
     """At once, and however long it is asked to have led."""
-    assert asyncio.run(embedded.leads(Lock.RELAY, for_seconds=3600)) is True
+    assert asyncio.run(embedded.is_leader(Lock.RELAY, for_seconds=3600)) is True
     with embedded.reading() as transaction:
         assert embedded.may_lead(transaction, Lock.RELAY)
 
@@ -500,32 +500,32 @@ def test_versions_agree_on_the_locks_of_a_server() -> None:
 def test_one_process_leads_and_another_takes_over(server: Database) -> None:
     """It leads from the first moment, for as long as it has the lock, and no other leads meanwhile."""
 
-    async def leads(database: Database, seconds: float = 0.0) -> bool:
-        return await database.leads(Lock.RELAY, for_seconds=seconds)
+    async def is_leader(database: Database, seconds: float = 0.0) -> bool:
+        return await database.is_leader(Lock.RELAY, for_seconds=seconds)
 
     async def run() -> None:
         # It has led for no time yet.
-        assert not await leads(server, 0.5)
-        assert await leads(server)
-        assert await leads(server)
-        assert not await leads(server, 3600)
-        assert await leads(server, 1e-6)
+        assert not await is_leader(server, 0.5)
+        assert await is_leader(server)
+        assert await is_leader(server)
+        assert not await is_leader(server, 3600)
+        assert await is_leader(server, 1e-6)
         with closing(Database(url_of(server))) as other:
-            assert not await leads(other)
-            assert await other.leads(Lock.EVENTS)
+            assert not await is_leader(other)
+            assert await other.is_leader(Lock.EVENTS)
             # The server ends the connection that holds the lock.
             await asyncio.to_thread(end_all_connections, url_of(server))
-            assert await leads(other)
-            assert not await leads(server)
+            assert await is_leader(other)
+            assert not await is_leader(server)
             with server.reading() as mine, other.reading() as others:
                 assert not server.may_lead(mine, Lock.RELAY)
                 assert other.may_lead(others, Lock.RELAY)
                 assert server.may_lead(mine, Lock.RETENTION)
         # The other one is closed, and its connection with it.
-        await asyncio.to_thread(wait_for, lambda: asyncio.run(leads(server)), "the lock is free")
+        await asyncio.to_thread(wait_for, lambda: asyncio.run(is_leader(server)), "the lock is free")
         # Released and taken again by nobody: it can lead again after its connection was lost.
         await asyncio.to_thread(end_all_connections, url_of(server))
-        assert await leads(server)
+        assert await is_leader(server)
 
     asyncio.run(run())
 
@@ -540,8 +540,8 @@ def test_a_lock_is_not_kept_by_a_connection_that_was_lost_meanwhile(server: Data
 
     event.listen(server.engine, "before_cursor_execute", lose)
     with pytest.raises(StoreUnavailable):
-        asyncio.run(server.leads(Lock.RELAY))
-    assert asyncio.run(server.leads(Lock.RELAY)) is True
+        asyncio.run(server.is_leader(Lock.RELAY))
+    assert asyncio.run(server.is_leader(Lock.RELAY)) is True
 
 
 def test_a_new_database_is_one_without_tables(embedded: Database, tmp_path: Path) -> None:

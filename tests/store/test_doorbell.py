@@ -1,4 +1,4 @@
-"""What rings in one process is heard in another, through PostgreSQL; nothing here waits for a poll."""
+"""Notifications reach other processes through PostgreSQL; nothing here waits for a poll."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -39,30 +39,30 @@ def processes(postgres: Postgres) -> Iterator[tuple[Database, Database]]:
 
 
 @asynccontextmanager
-async def wired(database: Database, **bells: Notifier) -> AsyncIterator[None]:
-    """Tie bells together with those of other processes; begin once it listens, which rings each bell."""
-    listeners = [bell.listener() for bell in bells.values()]
-    running = asyncio.create_task(PostgresBridge(database, bells).run())
+async def wired(database: Database, **notifiers: Notifier) -> AsyncIterator[None]:
+    """Connect notifiers with those of other processes; begin once it listens, which notifies each."""
+    subscriptions = [notifier.subscribe() for notifier in notifiers.values()]
+    running = asyncio.create_task(PostgresBridge(database, notifiers).run())
     try:
-        for listener in listeners:
-            await heard(listener)
+        for subscription in subscriptions:
+            await heard(subscription)
         yield
     finally:
         running.cancel()
         await asyncio.wait({running})
 
 
-async def heard(listener: Subscription) -> None:
-    """Wait for a ring; fail where none comes."""
+async def heard(subscription: Subscription) -> None:
+    """Wait for a notification; fail where none comes."""
     async with asyncio.timeout(SECONDS):
-        await listener.wait(None)
+        await subscription.wait(None)
 
 
 def _url(database: Database) -> str:
     return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
-def listeners(database: Database) -> int:
+def subscriptions(database: Database) -> int:
     """Return how many connections of this database listen."""
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
@@ -71,28 +71,28 @@ def listeners(database: Database) -> int:
         return int(transaction.execute(text(query)).scalar_one())
 
 
-def test_a_ring_is_heard_in_the_other_process(processes: tuple[Database, Database]) -> None:
-    """Of the same bell, in either direction, again and again; and again once all connections were ended."""
+def test_a_notification_reaches_the_other_process(processes: tuple[Database, Database]) -> None:
+    """Of the same notifier, in either direction, again and again; also after all connections were ended."""
     one, other = processes
 
     async def scenario() -> None:
         here, there = Notifier(), Notifier()
-        listeners = [here.listener(), there.listener()]
+        subscriptions = [here.subscribe(), there.subscribe()]
         async with wired(one, pushes=here), wired(other, pushes=there):
-            for listener in listeners:
-                await heard(listener)  # the ring of the beginning
+            for subscription in subscriptions:
+                await heard(subscription)  # the one at the start
             for _ in range(3):
-                here.ring()
-                await heard(listeners[1])
-                there.ring(by=listeners[1])
-                await heard(listeners[0])
+                here.notify()
+                await heard(subscriptions[1])
+                there.notify(source=subscriptions[1])
+                await heard(subscriptions[0])
             assert await asyncio.to_thread(end_all_connections, _url(one)) >= 2
-            for listener in listeners:
-                await heard(listener)  # it listens again, and nobody knows what was told meanwhile
-            here.ring(by=listeners[0])
-            await heard(listeners[1])
-            there.ring(by=listeners[1])
-            await heard(listeners[0])
+            for subscription in subscriptions:
+                await heard(subscription)  # it listens again, and nobody knows what was told meanwhile
+            here.notify(source=subscriptions[0])
+            await heard(subscriptions[1])
+            there.notify(source=subscriptions[1])
+            await heard(subscriptions[0])
 
     asyncio.run(scenario())
 
@@ -103,15 +103,15 @@ def test_the_wire_waits_for_a_server_that_is_away() -> None:
         database = Database(server.database())
 
         async def scenario() -> None:
-            bell = Notifier()
-            listener = bell.listener()
-            async with wired(database, pushes=bell):
-                await heard(listener)
+            notifier = Notifier()
+            subscription = notifier.subscribe()
+            async with wired(database, pushes=notifier):
+                await heard(subscription)
                 await asyncio.to_thread(server.stop)
-                bell.ring()
-                await heard(listener)
+                notifier.notify()
+                await heard(subscription)
                 await asyncio.to_thread(server.start)
-                await heard(listener)
+                await heard(subscription)
 
         asyncio.run(scenario())
         database.close()
@@ -123,10 +123,10 @@ def test_the_wire_leaves_no_connection(processes: tuple[Database, Database]) -> 
 
     async def scenario() -> None:
         async with wired(one, pushes=Notifier()):
-            assert listeners(other) == 1
+            assert subscriptions(other) == 1
 
     asyncio.run(scenario())
-    wait_for(lambda: listeners(other) == 0, "the server has seen the connection end")
+    wait_for(lambda: subscriptions(other) == 0, "the server has seen the connection end")
 
 
 class OneRequest:
@@ -163,20 +163,23 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
 
     async def scenario() -> None:
         pushes, requests = Notifier(), Notifier()
-        relay = requests.listener()
-        accepter = DeliveryWriter(door, rings=pushes.ring)
+        relay = requests.subscribe()
+        accepter = DeliveryWriter(door, notify=pushes.notify)
         accepter.start()
-        news, planned = Notifier(), Notifier()
+        wakeups, planned = Notifier(), Notifier()
         working = Worker(
             name="w",
             queue=WorkQueue(back, Claims(process="back")),
             steps=OneRequest(),
-            news=news.listener(),
-            rings=planned.ring,
+            wakeups=wakeups.subscribe(),
+            notify=planned.notify,
             poll=NEVER,
         )
-        async with wired(door, pushes=pushes, requests=requests), wired(back, pushes=news, requests=planned):
-            await heard(relay)  # the ring of the beginning
+        async with (
+            wired(door, pushes=pushes, requests=requests),
+            wired(back, pushes=wakeups, requests=planned),
+        ):
+            await heard(relay)  # the one at the start
             running = asyncio.create_task(working.run())
             for before, after in ((A, B), (B, A)):
                 await accepter.accept(arrival(move(before, after), received_at=datetime.now(UTC)))
@@ -224,11 +227,11 @@ class Line(Database):
         yield notices()
 
 
-def has_heard(listener: Subscription) -> bool:
-    """Return whether there was a ring; if so, wait for the next."""
-    was_heard = listener._heard.is_set()  # noqa: SLF001 - to see that it was not rung
-    listener._heard.clear()  # noqa: SLF001
-    return was_heard
+def was_notified(subscription: Subscription) -> bool:
+    """Return whether there was a notification; if so, forget it."""
+    was = subscription._wakeup.is_set()  # noqa: SLF001 - to see that there was none
+    subscription._wakeup.clear()  # noqa: SLF001
+    return was
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -238,48 +241,48 @@ async def until(is_so: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-def test_a_ring_wakes_every_listener_but_the_one_who_rings() -> None:
-    """Once for all rings between two waits, and without one a wait ends at its limit."""
+def test_a_notification_wakes_every_subscription_but_its_source() -> None:
+    """Once for all notifications between two waits, and without one a wait ends at its limit."""
 
     async def scenario() -> None:
-        bell = Notifier()
-        ringer, first, second = (bell.listener() for _ in range(3))
-        bell.ring(by=ringer)
-        bell.ring(by=ringer)
-        assert [has_heard(one) for one in (ringer, first, second)] == [False, True, True]
-        bell.ring()
-        assert [has_heard(one) for one in (ringer, first, second)] == [True, True, True]
-        bell.ring()
+        notifier = Notifier()
+        source, first, second = (notifier.subscribe() for _ in range(3))
+        notifier.notify(source=source)
+        notifier.notify(source=source)
+        assert [was_notified(one) for one in (source, first, second)] == [False, True, True]
+        notifier.notify()
+        assert [was_notified(one) for one in (source, first, second)] == [True, True, True]
+        notifier.notify()
         await first.wait(NEVER)
         await first.wait(0.001)
-        assert not has_heard(first)
-        assert has_heard(second)
+        assert not was_notified(first)
+        assert was_notified(second)
 
     asyncio.run(scenario())
 
 
-def test_notices_of_others_ring_and_ones_own_do_not() -> None:
+def test_notices_of_others_notify_and_ones_own_do_not() -> None:
     """On their own channel only; whoever rang here has woken all of this process already."""
 
     async def scenario() -> None:
         line, pushes, requests = Line(), Notifier(), Notifier()
-        push, request = pushes.listener(), requests.listener()
+        push, request = pushes.subscribe(), requests.subscribe()
         async with wired(line, pushes=pushes, requests=requests):
-            has_heard(push), has_heard(request)
-            pushes.ring()
+            was_notified(push), was_notified(request)
+            pushes.notify()
             await until(lambda: bool(line.sent))
             [(channel, own)] = line.sent
             assert channel == "pushes"
-            assert has_heard(push)
+            assert was_notified(push)
             # Names before and behind each other one in the order of texts.
             for teller in (" ", "~"):
                 line.notices.put_nowait(("pushes", own))
                 line.notices.put_nowait(("requests", teller))
                 await heard(request)
-                assert not has_heard(push)
+                assert not was_notified(push)
             line.notices.put_nowait(("pushes", "~"))
             await heard(push)
-            assert not has_heard(request)
+            assert not was_notified(request)
         # What came from others is not told back to them.
         assert line.sent == [("pushes", own)]
 
@@ -290,9 +293,9 @@ def test_two_processes_tell_by_different_names() -> None:
     """Or neither would hear the other."""
 
     async def name() -> str:
-        line, bell = Line(), Notifier()
-        async with wired(line, pushes=bell):
-            bell.ring()
+        line, notifier = Line(), Notifier()
+        async with wired(line, pushes=notifier):
+            notifier.notify()
             await until(lambda: bool(line.sent))
         return line.sent[0][1]
 
@@ -300,7 +303,7 @@ def test_two_processes_tell_by_different_names() -> None:
 
 
 def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever ended it; once it has begun again, every bell rings, and the next failure is a first one."""
+    """Whatever ended it; once it listens again, each notifier notifies, and the next failure is a first one."""
     waits: list[int] = []
 
     def backoff(failures: int, *, first: float, longest: float) -> float:
@@ -313,10 +316,10 @@ def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.Mo
 
     async def scenario() -> None:
         line, pushes, requests = Line(away, bug, away, None, away, None), Notifier(), Notifier()
-        push, request = pushes.listener(), requests.listener()
+        push, request = pushes.subscribe(), requests.subscribe()
         async with wired(line, pushes=pushes, requests=requests):
             assert waits == [0, 1, 2]
-            has_heard(push), has_heard(request)
+            was_notified(push), was_notified(request)
             line.notices.put_nowait(("pushes", "end"))
             await heard(push)
             await heard(request)
@@ -325,36 +328,36 @@ def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.Mo
     asyncio.run(scenario())
 
 
-def test_what_cannot_be_told_keeps_no_later_ring_from_being_told() -> None:
+def test_a_notification_that_cannot_be_sent_keeps_none_from_being_sent_later() -> None:
     """Others poll meanwhile."""
 
     async def scenario() -> None:
-        line, bell = Line(), Notifier()
-        async with wired(line, pushes=bell):
+        line, notifier = Line(), Notifier()
+        async with wired(line, pushes=notifier):
             for error in (StoreUnavailable("away"), ValueError("a bug")):
                 line.refusals.append(error)
-                bell.ring()
+                notifier.notify()
                 await until(lambda: not line.refusals)
-                bell.ring()
+                notifier.notify()
                 await until(lambda: bool(line.sent))
                 line.sent.clear()
 
     asyncio.run(scenario())
 
 
-def test_a_storm_of_rings_is_told_as_a_few() -> None:
+def test_a_burst_is_sent_as_a_few_notifications() -> None:
     """Each time wakes all workers of all processes."""
 
     async def scenario() -> None:
-        line, bell = Line(), Notifier()
-        async with wired(line, pushes=bell):
+        line, notifier = Line(), Notifier()
+        async with wired(line, pushes=notifier):
             for _ in range(500):
-                bell.ring()
+                notifier.notify()
                 await asyncio.sleep(0)
             assert len(line.sent) < 100
             line.sent.clear()
             # The last one is told all the same, before the poll of a second would see it.
-            bell.ring()
+            notifier.notify()
             await until(lambda: bool(line.sent))
             assert 0 < notify._PAUSE_SECONDS < 1  # noqa: SLF001 - to measure it would depend on the machine
 

@@ -153,4 +153,4 @@ def test_one_process_relays_events(postgres: Postgres) -> None:
         wait_for(lambda: taken(outboxes[0]) == [], "the first one leads")
         assert taken(outboxes[1]) is None
         # A relay of requests is another matter.
-        assert asyncio.run(second.leads(Lock.RELAY)) is True
+        assert asyncio.run(second.is_leader(Lock.RELAY)) is True

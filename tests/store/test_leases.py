@@ -200,11 +200,11 @@ def settled(database: Database) -> Sequence[deliveries.RecordedUpdate]:
 
 def working(database: Database, steps: Waits) -> Worker:
     """Return a worker of a process."""
-    bell = Notifier()
+    notifier = Notifier()
     return Worker(
         name=steps.name,
         queue=WorkQueue(database, Claims(process=steps.name)),
         steps=steps,
-        news=bell.listener(),
-        rings=bell.ring,
+        wakeups=notifier.subscribe(),
+        notify=notifier.notify,
     )

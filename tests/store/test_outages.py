@@ -65,7 +65,7 @@ def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Post
             return await Outbox(database).tell(outage)
 
         assert asyncio.run(told(cut_off, "the broker is away")) is True
-        assert asyncio.run(well.leads(Lock.RELAY)) is True
+        assert asyncio.run(well.is_leader(Lock.RELAY)) is True
         assert asyncio.run(told(cut_off, "the broker is still away")) is False
         assert asyncio.run(told(well, None)) is True
         with well.reading() as transaction:

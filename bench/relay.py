@@ -74,15 +74,15 @@ def _filled(path: Path) -> Database:
     database, now = Database(f"sqlite:///{path}"), datetime.now(UTC)
     database.migrate()
     names = [f"c{number:03}" for number in range(_CONNECTIONS)]
-    with database.writing() as transaction:
-        updates = {name: _pushed(transaction, name, now) for name in names}
+    with database.writing() as conn:
+        updates = {name: _pushed(conn, name, now) for name in names}
         for number in range(_EACH):
             for name in names:
-                executions.add(transaction, [_request(name, number)], ref_update=updates[name], now=now)
+                executions.add(conn, [_request(name, number)], ref_update=updates[name], now=now)
     return database
 
 
-def _pushed(transaction: Any, connection: str, now: datetime) -> int:
+def _pushed(conn: Any, connection: str, now: datetime) -> int:
     """Keep a connection and a push of it; return the number of its ref update."""
     fields: dict[str, Any] = {
         "name": connection,
@@ -94,7 +94,7 @@ def _pushed(transaction: Any, connection: str, now: datetime) -> int:
         "yaml_path": "valohai.yaml",
         "repository_id": None,
     }
-    connections.add(transaction, Connection(id=connection, **fields, created_at=now, updated_at=now))
+    connections.add(conn, Connection(id=connection, **fields, created_at=now, updated_at=now))
     move = ref_update(ref="refs/heads/main", before=None, after="a" * 40)
     assert move is not None
     arrival = NewDelivery(
@@ -113,8 +113,8 @@ def _pushed(transaction: Any, connection: str, now: datetime) -> int:
         body=b"",
         updates=(move,),
     )
-    deliveries.record(transaction, [arrival])
-    return work_queue.pending(transaction, connection, limit=1)[0].seq
+    deliveries.record(conn, [arrival])
+    return work_queue.pending(conn, connection, limit=1)[0].seq
 
 
 def _request(connection: str, number: int) -> NewRequest:
@@ -132,8 +132,8 @@ def _request(connection: str, number: int) -> NewRequest:
 
 async def _bare(url: str, database: Database, topology: Topology) -> float:
     """Publish what waits in the store, taken from it beforehand, with nothing around the library."""
-    with database.reading() as transaction:
-        waiting = executions.pending(transaction, limit=_CONNECTIONS * _EACH, without=(), most_bytes=10**9)
+    with database.reading() as conn:
+        waiting = executions.pending(conn, limit=_CONNECTIONS * _EACH, without=(), most_bytes=10**9)
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)

@@ -44,9 +44,9 @@ def prepare(database: Database, vault: Vault) -> None:
     """Make the tables, and the one connection that all requests are for."""
     database.migrate()
     now = datetime.now(UTC)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         connections.add(
-            transaction,
+            conn,
             Connection(
                 id=CONNECTION,
                 name="bench",
@@ -62,7 +62,7 @@ def prepare(database: Database, vault: Vault) -> None:
                 updated_at=now,
             ),
         )
-        connections.add_secret(transaction, vault, CONNECTION, SECRET, now=now)
+        connections.add_secret(conn, vault, CONNECTION, SECRET, now=now)
 
 
 class _Unstored(DeliveryWriter):

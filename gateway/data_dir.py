@@ -139,23 +139,23 @@ def learn_anew(settings: Settings) -> int:
     For a database that was restored: what was pushed since its back-up looks like missed pushes. Returns how
     many connections there are. Raises `SettingError` while a gateway works on the database.
     """
-    with open_data(settings) as opened, occupied(settings), opened.database.writing() as transaction:
+    with open_data(settings) as opened, occupied(settings), opened.database.writing() as conn:
         now = datetime.now(UTC)
-        working = claims.alive(transaction, now=now)
+        working = claims.alive(conn, now=now)
         if working:
             raise SettingError(
                 f"workers run on this database, such as {working[0]}: stop them first; of one that was killed"
                 f" this is said for {claims.GONE_AFTER.seconds} s more"
             )
-        restored = connections.addresses(transaction)
+        restored = connections.addresses(conn)
         for connection in restored:
-            reconciliations.start_over(transaction, connection, now=now)
+            reconciliations.start_over(conn, connection, now=now)
     return len(restored)
 
 
 def _rewrap(settings: Settings) -> int:
-    with open_data(settings) as opened, opened.database.writing() as transaction:
-        return connections.rewrap(transaction, opened.vault) + platforms.rewrap(transaction, opened.vault)
+    with open_data(settings) as opened, opened.database.writing() as conn:
+        return connections.rewrap(conn, opened.vault) + platforms.rewrap(conn, opened.vault)
 
 
 def _make_new_key(folder: Path) -> None:

@@ -167,8 +167,8 @@ def test_a_weak_secret_from_before_goes_on(tmp_path: Path) -> None:
         with pytest.raises(ApiError, match="at least 16 bytes"):
             service.api.send("POST", path, {"secret": "short"})
     opened = open_data(Settings(data_dir=tmp_path / "data"))
-    with opened.database.writing() as transaction:
-        connections.add_secret(transaction, opened.vault, connection["id"], b"short", now=datetime.now(UTC))
+    with opened.database.writing() as conn:
+        connections.add_secret(conn, opened.vault, connection["id"], b"short", now=datetime.now(UTC))
     opened.database.close()
     with service:
         assert service.deliver({**connection, "secret": "short"}, b"{}", event="ping")[0] == 200

@@ -28,15 +28,15 @@ def settings(tmp_path: Path) -> Settings:
     settings = Settings(data_dir=tmp_path / "data")
     with open_data(settings) as opened:
         make.connection(opened.database)
-        with opened.database.writing() as transaction:
-            connections.keep_credentials(transaction, opened.vault, "c1", b"the secret")
+        with opened.database.writing() as conn:
+            connections.keep_credentials(conn, opened.vault, "c1", b"the secret")
     return settings
 
 
 def kept(settings: Settings) -> bytes | None:
     """Return the secret, as a service with these settings reads it."""
-    with open_data(settings) as opened, opened.database.reading() as transaction:
-        return connections.credentials(transaction, opened.vault, "c1")
+    with open_data(settings) as opened, opened.database.reading() as conn:
+        return connections.credentials(conn, opened.vault, "c1")
 
 
 def _before(_folder: Path) -> None:
@@ -119,9 +119,9 @@ def test_what_fails_leaves_no_database_open(settings: Settings) -> None:
     with occupied(settings), pytest.raises(SettingError, match="a gateway runs"):
         serve(settings, open_data(settings))
     assert open_files(settings.data_dir) == set()
-    with open_data(settings) as opened, opened.database.writing() as transaction:
-        transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-        transaction.execute(text("DROP TABLE schema_compatibility"))
+    with open_data(settings) as opened, opened.database.writing() as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        conn.execute(text("DROP TABLE schema_compatibility"))
     with pytest.raises(StoreUnavailable) as refused:
         open_data(settings)
     assert open_files(settings.data_dir) == set(), refused
@@ -133,8 +133,8 @@ def test_a_wrong_secret_key_is_a_reason(settings: Settings, tmp_path: Path) -> N
     mirrors = Mirrors(git, tmp_path / "mirrors")
     with open_data(settings.model_copy(update={"secret_key": SecretStr("x" * 64)})) as opened:
         remotes = Remotes(mirrors=mirrors, database=opened.database, vault=opened.vault)
-        with opened.database.reading() as transaction:
-            connection = connections.get(transaction, "c1")
+        with opened.database.reading() as conn:
+            connection = connections.get(conn, "c1")
         with pytest.raises(RemoteUnavailable, match="credentials of c1 was sealed with another"):
             asyncio.run(remotes.of(connection))
 

@@ -124,8 +124,8 @@ def test_a_name_that_several_connections_have_is_refused_as_a_filter(database: D
 
     for number in (1, 2):
         connection(database, f"{number:024x}", name="digits")
-    with database.reading() as transaction, pytest.raises(Invalid, match=f"{1:024x}, {2:024x}"):
-        connections.find(transaction, "digits")
+    with database.reading() as conn, pytest.raises(Invalid, match=f"{1:024x}, {2:024x}"):
+        connections.find(conn, "digits")
 
 
 def test_a_query_that_is_not_known_is_refused(service: Service) -> None:

@@ -247,10 +247,10 @@ def test_a_kill_leaves_no_half_package(
     (programs / "hold").unlink()
     database = Database(f"sqlite:///{service.data / 'pushgate.db'}")
     assert list((service.data / "packages").glob("*/*.tar.gz")) == []
-    with database.writing() as transaction:
-        assert transaction.execute(select(func.count()).select_from(packages)).scalar() == 0
+    with database.writing() as conn:
+        assert conn.execute(select(func.count()).select_from(packages)).scalar() == 0
         # As if the minute of the lease were over.
-        transaction.execute(update(leases).values(expires_at=datetime(2020, 1, 1, tzinfo=UTC)))
+        conn.execute(update(leases).values(expires_at=datetime(2020, 1, 1, tzinfo=UTC)))
     database.close()
     with service:
         service.settled(answer["delivery"])

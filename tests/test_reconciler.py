@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from structlog.testing import capture_logs
 
 from gateway.errors import RemoteUnavailable, StoreUnavailable
@@ -82,23 +82,23 @@ class Gateway:
     def tell(self, before: str | None, after: str | None) -> None:
         """Let a webhook report a move of main."""
         sent = arrival(move(before, after), id=delivery_id(self.now), received_at=self.now)
-        with self.database.writing() as transaction:
-            deliveries.record(transaction, [sent])
+        with self.database.writing() as conn:
+            deliveries.record(conn, [sent])
 
     def ask(self) -> None:
         """Ask for a sweep now."""
-        with self.database.writing() as transaction:
-            reconciliations.ask(transaction, "c1", now=self.now)
+        with self.database.writing() as conn:
+            reconciliations.ask(conn, "c1", now=self.now)
 
     def state(self) -> reconciliations.ReconciliationState:
         """Return how the connection's sweeps go."""
-        with self.database.reading() as transaction:
-            return reconciliations.states(transaction, ["c1"])["c1"]
+        with self.database.reading() as conn:
+            return reconciliations.states(conn, ["c1"])["c1"]
 
     def position(self) -> str | None:
         """Return where main is known to be."""
-        with self.database.reading() as transaction:
-            return reconciliations.known_refs(transaction, "c1").get(MAIN)
+        with self.database.reading() as conn:
+            return reconciliations.known_refs(conn, "c1").get(MAIN)
 
 
 @pytest.fixture
@@ -178,8 +178,8 @@ def test_a_fetch_that_is_asked_for_during_a_look_is_done_after_it(gateway: Gatew
 
     async def ask() -> None:
         gateway.remote.asked = None
-        with gateway.database.writing() as transaction:
-            reconciliations.ask(transaction, "c1", now=gateway.now)
+        with gateway.database.writing() as conn:
+            reconciliations.ask(conn, "c1", now=gateway.now)
 
     gateway.remote.asked = ask
     assert gateway.look(after=331)
@@ -221,7 +221,7 @@ def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Ga
     class Away(Database):
         """Cannot be written any more once the look has begun."""
 
-        async def write(self, work: Callable[[Transaction], T], *, probes: bool = False) -> T:
+        async def write(self, work: Callable[[sqlalchemy.Connection], T], *, probes: bool = False) -> T:
             if began.is_set():
                 raise StoreUnavailable("the database does not answer")
             return await super().write(work, probes=probes)
@@ -262,8 +262,8 @@ def test_a_sweep_whose_connection_is_deleted_meanwhile_ends(gateway: Gateway) ->
     """Nothing is recorded of it."""
 
     async def delete() -> None:
-        with gateway.database.writing() as transaction:
-            connections.remove(transaction, "c1", now=gateway.now)
+        with gateway.database.writing() as conn:
+            connections.remove(conn, "c1", now=gateway.now)
 
     gateway.remote.shown, gateway.remote.asked = {MAIN: B}, delete
     assert gateway.look(after=331)
@@ -285,33 +285,33 @@ def test_a_repository_that_was_made_again_is_learned_where_the_remote_agrees(
 ) -> None:
     """Only a remote that has what the delivery reports proves that it is about it."""
     other = OtherRepository(id="2", name="acme/digits", delivery="d1", refs={MAIN: claimed})
-    with gateway.database.writing() as transaction:
-        connections.change(transaction, make.made(repository_id="1"))
+    with gateway.database.writing() as conn:
+        connections.change(conn, make.made(repository_id="1"))
         sent = arrival(verdict="ignored", received_at=gateway.now, other_repository=other)
-        deliveries.record(transaction, [sent])
+        deliveries.record(conn, [sent])
     gateway.remote.shown = {MAIN: B}
     assert gateway.look()
-    with gateway.database.reading() as transaction:
-        connection = connections.get(transaction, "c1")
+    with gateway.database.reading() as conn:
+        connection = connections.get(conn, "c1")
     assert connection.repository_id == known
     assert connection.other_repository == (None if known == "2" else other)
-    with gateway.database.writing() as transaction:
-        connections.forget_repository(transaction, "c1")
-        connection = connections.get(transaction, "c1")
+    with gateway.database.writing() as conn:
+        connections.forget_repository(conn, "c1")
+        connection = connections.get(conn, "c1")
     assert (connection.repository_id, connection.other_repository) == (None, None)
 
 
 def due(gateway: Gateway) -> datetime:
     """Return when the next look is due."""
-    with gateway.database.reading() as transaction:
-        found: datetime = transaction.execute(sweep_table.select()).one().due_at
+    with gateway.database.reading() as conn:
+        found: datetime = conn.execute(sweep_table.select()).one().due_at
     return found
 
 
 def put_off(gateway: Gateway, **values: Any) -> None:
     """Change how the sweeps of the connection go."""
-    with gateway.database.writing() as transaction:
-        transaction.execute(sweep_table.update().values(**values))
+    with gateway.database.writing() as conn:
+        conn.execute(sweep_table.update().values(**values))
 
 
 def test_looks_come_at_the_interval_and_not_all_at_once(gateway: Gateway) -> None:
@@ -338,9 +338,9 @@ def test_what_was_recovered_is_a_delivery_like_any_other(gateway: Gateway) -> No
     gateway.remote.shown = {MAIN: B}
     gateway.look(after=331)
     gateway.look(after=10)
-    with gateway.database.reading() as transaction:
-        [found] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=10)
-        body = json.loads(deliveries.body(transaction, found.id))
+    with gateway.database.reading() as conn:
+        [found] = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=10)
+        body = json.loads(deliveries.body(conn, found.id))
     assert (found.source, found.event, found.verdict, found.pusher) == ("sweep", "sweep", "accepted", None)
     assert found.received_at == gateway.now
     assert body == {"updates": [{"ref": MAIN, "before": A, "after": B}]}
@@ -370,8 +370,8 @@ def test_a_look_of_a_process_that_died_is_done_by_another(gateway: Gateway) -> N
     async def die() -> None:
         task = asyncio.create_task(gateway.reconciler().sweep_next())
         await began.wait()
-        with gateway.database.reading() as transaction:
-            row = transaction.execute(sweep_table.select()).one()
+        with gateway.database.reading() as conn:
+            row = conn.execute(sweep_table.select()).one()
         task.cancel()
         await asyncio.wait({task})
         # As if nobody had given it back.
@@ -426,8 +426,8 @@ def test_where_webhooks_tell_all_there_is_looks_are_rare(gateway: Gateway, *, is
     ref = MAIN if is_agreed else "refs/pull/1/head"
     told = dataclasses.replace(move(A if is_agreed else None, B), ref=ref)
     sent = arrival(told, received_at=gateway.now)
-    with gateway.database.writing() as transaction:
-        deliveries.record(transaction, [sent])
+    with gateway.database.writing() as conn:
+        deliveries.record(conn, [sent])
     gateway.remote.shown = {MAIN: A, ref: B}
     gateway.look(after=331)
     wait = (due(gateway) - gateway.now).total_seconds()
@@ -463,7 +463,7 @@ def test_a_failure_at_the_store_ends_no_reconciler(
     errors = [error]
 
     class Failing(Database):
-        async def read(self, work: Callable[[Transaction], T], *, probes: bool = False) -> T:
+        async def read(self, work: Callable[[sqlalchemy.Connection], T], *, probes: bool = False) -> T:
             if errors:
                 raise errors.pop()
             return await super().read(work, probes=probes)

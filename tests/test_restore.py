@@ -107,11 +107,11 @@ def test_workers_on_other_machines_are_told_of(postgres: Postgres, tmp_path: Pat
     with closing(Database(url)) as database:
         make.connection(database)
         now = datetime.now(UTC)
-        with database.writing() as transaction:
-            claims.beat(transaction, "worker-0:/data", now=now)
+        with database.writing() as conn:
+            claims.beat(conn, "worker-0:/data", now=now)
         with pytest.raises(SettingError, match="such as worker-0:/data: stop them first"):
             learn_anew(settings)
-        with database.writing() as transaction:
-            claims.leave(transaction, "worker-0:/data")
-            claims.beat(transaction, "worker-1:/data", now=now - timedelta(minutes=1))
+        with database.writing() as conn:
+            claims.leave(conn, "worker-0:/data")
+            claims.beat(conn, "worker-1:/data", now=now - timedelta(minutes=1))
         assert learn_anew(settings) == 1

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 import zstandard
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection as Transaction
 from sqlalchemy import MetaData, Table, insert, text
 
 from gateway.crypto.keyring import Vault
@@ -128,26 +128,26 @@ def in_flight(revision: str, project: Project, commit: str) -> Iterator[tuple[st
         yield "sweeps", {"connection": name, "due_at": now, "asked": True, "asked_by": f"{name}-1"}
 
 
-def earlier_revisions(transaction: Transaction) -> list[str]:
+def earlier_revisions(conn: sqlalchemy.Connection) -> list[str]:
     """Return all revisions but the newest, in their order."""
-    script = ScriptDirectory.from_config(migrations(transaction))
+    script = ScriptDirectory.from_config(migrations(conn))
     return [one.revision for one in script.walk_revisions()][:0:-1]
 
 
 def made_by_earlier_versions(database: Database, project: Project, commit: str) -> list[str]:
     """Bring a database through all earlier schemas, with a connection made in each; return those."""
-    with database.reading() as transaction:
-        revisions = earlier_revisions(transaction)
+    with database.reading() as conn:
+        revisions = earlier_revisions(conn)
     for revision in revisions:
         database.migrate(revision)
-        with database.writing() as transaction:
+        with database.writing() as conn:
             for table, row in in_flight(revision, project, commit):
-                transaction.execute(insert(Table(table, MetaData(), autoload_with=transaction)).values(row))
+                conn.execute(insert(Table(table, MetaData(), autoload_with=conn)).values(row))
     if not database.is_embedded:
-        with database.writing() as transaction:
+        with database.writing() as conn:
             for table in ("ref_updates", "executions"):
                 query = f"SELECT setval('{table}_seq_seq', max(seq)) FROM {table}"  # noqa: S608 - ours
-                transaction.execute(text(query))
+                conn.execute(text(query))
     return [f"of-{revision}" for revision in revisions]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from structlog.testing import capture_logs
 
 from gateway.errors import (
@@ -77,20 +77,20 @@ class SlowRemote:
         return Settlement(update=update, state="planned", reason=f"fetched for {connection.name}")
 
 
-def _newest(transaction: Any) -> deliveries.RecordedDelivery:
-    return deliveries.page(transaction, connection=None, verdict=None, before=None, limit=1)[0]
+def _newest(conn: Any) -> deliveries.RecordedDelivery:
+    return deliveries.page(conn, connection=None, verdict=None, before=None, limit=1)[0]
 
 
 def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Percent and bytes, for whoever looks; afterwards the reason is how it ended."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
 
     def settled() -> deliveries.RecordedDelivery | None:
-        with database.reading() as transaction:
-            found = _newest(transaction)
+        with database.reading() as conn:
+            found = _newest(conn)
         return found if found.updates[0].state != "pending" else None
 
     async def scenario() -> tuple[str, str | None]:
@@ -141,10 +141,10 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
     """Nobody waits for its lease to expire; the tries that failed before still count."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
-        assert CLAIMS.claim(transaction, owner="w", now=now, until=now + timedelta(seconds=60)) == "c1"
-        work_queue.postpone(transaction, "c1", (), owner="w", due_at=now, reason="no answer")
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+        assert CLAIMS.claim(conn, owner="w", now=now, until=now + timedelta(seconds=60)) == "c1"
+        work_queue.postpone(conn, "c1", (), owner="w", due_at=now, reason="no answer")
 
     async def scenario() -> str | None:
         steps, notifier, queue = NeverEnds(), Notifier(), WorkQueue(database, CLAIMS)
@@ -161,8 +161,8 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
             return await queue.claim(owner="other", now=soon, until=soon + timedelta(seconds=60))
 
     assert asyncio.run(scenario()) == "c1"
-    with database.reading() as transaction:
-        assert work_queue.attempts(transaction, "c1") == 1
+    with database.reading() as conn:
+        assert work_queue.attempts(conn, "c1") == 1
 
 
 class Refusing:
@@ -200,12 +200,12 @@ def test_what_is_gone_or_given_up_is_told(
     """With the same reason that the delivery has."""
     long_ago = datetime.now(UTC) - timedelta(days=4)
     connection(database, created_at=long_ago, updated_at=long_ago)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=long_ago)])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=long_ago)])
 
     def told() -> list[StoredEvent]:
-        with database.reading() as transaction:
-            return events.pending(transaction, limit=10, without=())
+        with database.reading() as conn:
+            return events.pending(conn, limit=10, without=())
 
     async def scenario() -> None:
         notifier = Notifier()
@@ -227,8 +227,8 @@ def test_what_is_gone_or_given_up_is_told(
     body = json.loads(event.body)
     assert (event.name, body["state"], body["reason"]) == ("delivery.failed", state, reason)
     assert (body["commit"], body["before"], body["pushed_by"]) == ("b" * 40, "a" * 40, "ada")
-    with database.reading() as transaction:
-        [update] = _newest(transaction).updates
+    with database.reading() as conn:
+        [update] = _newest(conn).updates
     assert (update.state, update.reason) == (state, reason)
 
 
@@ -263,10 +263,10 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
     push = move("a" * 40, "b" * 40)
     for one in ("c1", "c2", "c3"):
         connection(database, one, created_at=now, updated_at=now)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(*storm, received_at=now)])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(*storm, received_at=now)])
         others = [arrival(push, connection=one, received_at=now) for one in ("c2", "c3")]
-        deliveries.record(transaction, others)
+        deliveries.record(conn, others)
 
     async def scenario() -> list[str]:
         steps, notifier = InOrder(len(storm) + 2), Notifier()
@@ -293,7 +293,9 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
 class Overtaken:
     """Steps during whose first fetch somebody changes the connection, or deletes it."""
 
-    def __init__(self, database: Database, change: Callable[[Transaction, Connection], None]) -> None:
+    def __init__(
+        self, database: Database, change: Callable[[sqlalchemy.Connection, Connection], None]
+    ) -> None:
         """Let `change` happen in this store."""
         self._database = database
         self._change = change
@@ -307,7 +309,7 @@ class Overtaken:
         progress("")
         self.urls.append(connection.url)
         if len(self.urls) == 1:
-            await self._database.write(lambda transaction: self._change(transaction, connection))
+            await self._database.write(lambda conn: self._change(conn, connection))
         return {}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
@@ -330,17 +332,20 @@ ANOTHER = "https://github.example/acme/apples.git"
     ids=["renamed", "moved", "moved elsewhere", "deleted"],
 )
 def test_what_is_changed_during_a_fetch_counts(
-    database: Database, change: Callable[[Transaction, Connection], None], ended: str, urls: list[str]
+    database: Database,
+    change: Callable[[sqlalchemy.Connection, Connection], None],
+    ended: str,
+    urls: list[str],
 ) -> None:
     """Whoever was told that it is changed, or deleted, finds that nothing of before is planned any more."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
 
     def settled() -> str | None:
-        with database.reading() as transaction:
-            [update] = _newest(transaction).updates
+        with database.reading() as conn:
+            [update] = _newest(conn).updates
         return update.reason if update.state != "pending" else None
 
     async def scenario() -> tuple[str, list[str]]:
@@ -388,16 +393,16 @@ def pushed(database: Database, *names: str, received_at: datetime | None = None)
     """Make a connection, and record pushes to these branches, one delivery each."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for number, name in enumerate(names):
             push = move(f"{number:040x}", f"{number + 1:040x}", ref=f"refs/heads/{name}")
-            deliveries.record(transaction, [arrival(push, received_at=received_at or now)])
+            deliveries.record(conn, [arrival(push, received_at=received_at or now)])
 
 
 def states(database: Database) -> dict[str, tuple[str, str | None]]:
     """Return each branch's newest push, how it stands and why."""
-    with database.reading() as transaction:
-        found = deliveries.page(transaction, connection=None, verdict=None, before=None, limit=50)
+    with database.reading() as conn:
+        found = deliveries.page(conn, connection=None, verdict=None, before=None, limit=50)
     updates = sorted((one for delivery in found for one in delivery.updates), key=lambda one: one.seq)
     return {one.update.name: (one.state, one.reason) for one in updates}
 
@@ -431,25 +436,25 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
     steps = Scripted(topic=[away] * 1000)
     pushed(database, "topic", "topic", "main")
     asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned"))
-    with database.reading() as transaction:
-        waiting = work_queue.pending(transaction, "c1", limit=10)
-        ready = work_queue.pending(transaction, "c1", limit=10, now=datetime.now(UTC))
-        assert CLAIMS.next(transaction, now=datetime.now(UTC)) is None
-        assert CLAIMS.next(transaction, now=datetime.now(UTC) + timedelta(minutes=15)) == "c1"
+    with database.reading() as conn:
+        waiting = work_queue.pending(conn, "c1", limit=10)
+        ready = work_queue.pending(conn, "c1", limit=10, now=datetime.now(UTC))
+        assert CLAIMS.next(conn, now=datetime.now(UTC)) is None
+        assert CLAIMS.next(conn, now=datetime.now(UTC) + timedelta(minutes=15)) == "c1"
         # A clock that once ran ahead has put it off by more than is ever waited for.
-        assert CLAIMS.next(transaction, now=datetime.now(UTC) - timedelta(minutes=20)) == "c1"
+        assert CLAIMS.next(conn, now=datetime.now(UTC) - timedelta(minutes=20)) == "c1"
     assert [(one.name, one.tries) for one in waiting] == [("topic", 1), ("topic", 0)]
     assert ready == []
     reason = "submodule lib: no answer"
     assert states(database)["topic"] == ("pending", f"waits for the push before it: {reason}")
     # One that comes while the other is put off finds the connection free.
-    with database.writing() as transaction:
+    with database.writing() as conn:
         later = move("a" * 40, "b" * 40, ref="refs/heads/later")
-        deliveries.record(transaction, [arrival(later, received_at=datetime.now(UTC))])
+        deliveries.record(conn, [arrival(later, received_at=datetime.now(UTC))])
     asyncio.run(worked(database, steps, lambda: states(database)["later"][0] == "planned"))
-    with database.writing() as transaction:
-        work_queue.make_due(transaction, "c1", now=datetime.now(UTC))
-        assert len(work_queue.pending(transaction, "c1", limit=10, now=datetime.now(UTC))) == 2
+    with database.writing() as conn:
+        work_queue.make_due(conn, "c1", now=datetime.now(UTC))
+        assert len(work_queue.pending(conn, "c1", limit=10, now=datetime.now(UTC))) == 2
 
 
 def test_what_was_put_off_is_tried_again(database: Database) -> None:
@@ -469,8 +474,8 @@ def test_a_commit_that_is_not_yet_there_is_looked_for_again(database: Database) 
     asyncio.run(worked(database, steps, done, patience=timedelta(minutes=10)))
     assert states(database)["never"] == ("pending", "it is gone")
     assert steps.planned.count("late") == 2
-    with database.writing() as transaction:
-        work_queue.make_due(transaction, "c1", now=datetime.now(UTC))
+    with database.writing() as conn:
+        work_queue.make_due(conn, "c1", now=datetime.now(UTC))
     ended = lambda: states(database)["never"] == ("gone", "it is gone")  # noqa: E731
     asyncio.run(worked(database, steps, ended, patience=timedelta(0)))
 
@@ -486,9 +491,9 @@ class Hanging(Scripted):
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
         """Hang over `slow` until the push that comes after it has ended."""
         if update.name == "slow" and "slow" not in self.planned:
-            with self._database.writing() as transaction:
+            with self._database.writing() as conn:
                 push = move("a" * 40, "b" * 40, ref="refs/heads/main")
-                deliveries.record(transaction, [arrival(push, received_at=datetime.now(UTC))])
+                deliveries.record(conn, [arrival(push, received_at=datetime.now(UTC))])
             main_ended = lambda: states(self._database)["main"][0] == "planned"  # noqa: E731
             await asyncio.to_thread(wait_for, main_ended, "the push to main has ended")
         return await super().plan(connection, update)
@@ -537,8 +542,8 @@ def test_after_a_success_failures_are_counted_from_the_start(database: Database)
     steps = Failing(RemoteUnavailable("no answer"))
 
     def attempts() -> int:
-        with database.reading() as transaction:
-            return work_queue.attempts(transaction, "c1")
+        with database.reading() as conn:
+            return work_queue.attempts(conn, "c1")
 
     pushed(database, "main")
     asyncio.run(worked(database, steps, attempts))
@@ -651,8 +656,8 @@ class Troubled(WorkQueue):
 
 def is_released(database: Database) -> bool:
     """Say whether nobody works on the one connection."""
-    with database.reading() as transaction:
-        return transaction.execute(leases.select()).one().owner is None
+    with database.reading() as conn:
+        return conn.execute(leases.select()).one().owner is None
 
 
 @pytest.mark.parametrize(
@@ -703,10 +708,10 @@ def test_who_has_lost_the_lease_stops_its_fetch(database: Database, monkeypatch:
     now = datetime.now(UTC)
     pushed(database, "main")
     connection(database, "c2", created_at=now, updated_at=now)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         later = now + timedelta(milliseconds=1)
         deliveries.record(
-            transaction,
+            conn,
             [arrival(move("a" * 40, "b" * 40, "refs/heads/other"), connection="c2", received_at=later)],
         )
     stopped: list[str] = []
@@ -776,8 +781,8 @@ def test_it_is_noted_whether_a_git_host_answers(
     queue = Troubled(database)
 
     def done() -> bool:
-        with database.writing() as transaction:
-            work_queue.make_due(transaction, "c1", now=datetime.now(UTC))
+        with database.writing() as conn:
+            work_queue.make_due(conn, "c1", now=datetime.now(UTC))
         return states(database)["main"][0] == "planned"
 
     asyncio.run(worked(database, Failing(error), done, queue=queue))
@@ -865,9 +870,9 @@ def test_an_outage_waits_for_the_push_that_takes_long(database: Database) -> Non
         done = lambda: states(database).get("main") == ("pending", "no answer")  # noqa: E731
         working = asyncio.create_task(worked(database, steps, done, slow=0.01, poll=0.01))
         await asyncio.to_thread(wait_for, lambda: steps.began, "the slow one has begun")
-        with database.writing() as transaction:
+        with database.writing() as conn:
             push = move("a" * 40, "b" * 40, ref="refs/heads/main")
-            deliveries.record(transaction, [arrival(push, received_at=datetime.now(UTC))])
+            deliveries.record(conn, [arrival(push, received_at=datetime.now(UTC))])
         await asyncio.to_thread(wait_for, lambda: len(steps.fetches) == 2, "the remote is away")
         for _ in range(10):
             await asyncio.to_thread(states, database)
@@ -1045,8 +1050,8 @@ def test_whoever_publishes_is_rung_for_if_there_is_something_to_publish(
 def test_a_remote_that_is_away_is_tried_again_after_twice_the_time(database: Database, tries: int) -> None:
     """A second at first; the log tells the operator which try it is, and how many pushes wait for it."""
     pushed(database, "main", "topic")
-    with database.writing() as transaction:
-        transaction.execute(leases.update().values(attempts=tries))
+    with database.writing() as conn:
+        conn.execute(leases.update().values(attempts=tries))
     steps = Failing(RemoteUnavailable("no answer"))
     reasons = lambda: {reason for _, reason in states(database).values()} == {"no answer"}  # noqa: E731
     with capture_logs() as logs:
@@ -1055,8 +1060,8 @@ def test_a_remote_that_is_away_is_tried_again_after_twice_the_time(database: Dat
     assert (line["waiting"], line["failed_tries"]) == (2, tries + 1)
     delay = 2**tries
     assert 0.75 * delay - 0.1 <= line["next_try_in_s"] <= delay
-    with database.reading() as transaction:
-        lease = transaction.execute(leases.select()).one()
+    with database.reading() as conn:
+        lease = conn.execute(leases.select()).one()
     assert lease.attempts == tries + 1
     assert timedelta(0) < lease.due_at - datetime.now(UTC) <= timedelta(seconds=delay)
 
@@ -1074,8 +1079,8 @@ def test_an_outage_of_less_than_three_days_is_no_end(database: Database, *, whol
 def test_what_one_push_alone_needs_is_looked_for_after_twice_the_time(database: Database) -> None:
     """As with a repository."""
     pushed(database, "main")
-    with database.writing() as transaction:
-        transaction.execute(ref_updates.update().values(tries=4))
+    with database.writing() as conn:
+        conn.execute(ref_updates.update().values(tries=4))
     steps = Scripted(main=[RemoteUnavailable("no answer")])
     with capture_logs() as logs:
         asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll=3600))
@@ -1095,10 +1100,10 @@ def test_a_connection_that_is_deleted_ends_what_takes_long(database: Database) -
         ended = lambda: states(database)["slow"] == end and is_released(database)  # noqa: E731
         working = asyncio.create_task(worked(database, steps, ended, slow=0.01, poll=0.01))
         await asyncio.to_thread(wait_for, lambda: steps.began, "it has begun")
-        with database.writing() as transaction:
-            connections.remove(transaction, "c1", now=datetime.now(UTC))
+        with database.writing() as conn:
+            connections.remove(conn, "c1", now=datetime.now(UTC))
             # As a delivery leaves it that was accepted at the same moment.
-            transaction.execute(ref_updates.update().values(state="pending", reason=None))
+            conn.execute(ref_updates.update().values(state="pending", reason=None))
         await working
 
     asyncio.run(scenario())

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -90,11 +90,9 @@ class Api:
         """`GET /connections`: the oldest first."""
         query, most = request.query_params, limit(request)
 
-        def look(transaction: Transaction) -> Page[ConnectionView]:
-            found = connections.page(
-                transaction, after=query.get("cursor"), limit=most + 1, name=query.get("name")
-            )
-            views = self._views(transaction, found[:most])
+        def look(conn: sqlalchemy.Connection) -> Page[ConnectionView]:
+            found = connections.page(conn, after=query.get("cursor"), limit=most + 1, name=query.get("name"))
+            views = self._views(conn, found[:most])
             return Page[ConnectionView](items=views, next=views[-1].id if len(found) > most else None)
 
         return await self.database.read(look)
@@ -127,17 +125,17 @@ class Api:
             package_format=wanted.package_format,
         )
 
-        def make(transaction: Transaction) -> ConnectionCreated:
+        def make(conn: sqlalchemy.Connection) -> ConnectionCreated:
             connections.add_another(
-                transaction, connection, is_named=wanted.name is not None, is_forced=wanted.force
+                conn, connection, is_named=wanted.name is not None, is_forced=wanted.force
             )
-            connections.keep_credentials(transaction, self.vault, connection.id, opened.sealable)
+            connections.keep_credentials(conn, self.vault, connection.id, opened.sealable)
             if wanted.platform is not None:
-                self._name_platform(transaction, connection.id, wanted.platform)
+                self._name_platform(conn, connection.id, wanted.platform)
             for secret in scheme.secrets:
-                connections.add_secret(transaction, self.vault, connection.id, secret.encode(), now=now)
-            kept = connections.get(transaction, connection.id)
-            made = self._made(transaction, kept, scheme.secrets[-1])
+                connections.add_secret(conn, self.vault, connection.id, secret.encode(), now=now)
+            kept = connections.get(conn, connection.id)
+            made = self._made(conn, kept, scheme.secrets[-1])
             return made.model_copy(update={"warnings": opened.warnings})
 
         made = await self.database.write(make)
@@ -147,9 +145,7 @@ class Api:
     async def show_connection(self, request: Request) -> ConnectionView:
         """`GET /connections/{id}`."""
         which = request.path_params["id"]
-        return await self.database.read(
-            lambda transaction: self._view(transaction, connections.get(transaction, which))
-        )
+        return await self.database.read(lambda conn: self._view(conn, connections.get(conn, which)))
 
     async def change_connection(self, request: Request) -> ConnectionView:
         """`PATCH /connections/{id}`: what is left out stays; work that was put off is tried again now."""
@@ -172,19 +168,19 @@ class Api:
         if opened is not None:
             wanted["deploy_key"] = opened.deploy_key
 
-        def change(transaction: Transaction) -> ConnectionView:
-            changed = replace(connections.get(transaction, which), **wanted, updated_at=now)
-            connections.change(transaction, changed)
+        def change(conn: sqlalchemy.Connection) -> ConnectionView:
+            changed = replace(connections.get(conn, which), **wanted, updated_at=now)
+            connections.change(conn, changed)
             if opened is not None:
-                connections.keep_credentials(transaction, self.vault, which, opened.sealable)
+                connections.keep_credentials(conn, self.vault, which, opened.sealable)
             if "platform" in given.model_fields_set:
-                self._name_platform(transaction, which, given.platform)
-            work_queue.make_due(transaction, which, now=now)
+                self._name_platform(conn, which, given.platform)
+            work_queue.make_due(conn, which, now=now)
             if "url" in wanted:
-                reconciliations.start_over(transaction, which, now=now)
+                reconciliations.start_over(conn, which, now=now)
             elif opened is not None:
-                reconciliations.ask(transaction, which, now=now)
-            return self._view(transaction, connections.get(transaction, which))
+                reconciliations.ask(conn, which, now=now)
+            return self._view(conn, connections.get(conn, which))
 
         view = await self.database.write(change)
         self.book.forget(which)
@@ -195,7 +191,7 @@ class Api:
         """`DELETE /connections/{id}`: what it delivered can still be looked up."""
         which = request.path_params["id"]
         now = datetime.now(UTC)
-        await self.database.write(lambda transaction: connections.remove(transaction, which, now=now))
+        await self.database.write(lambda conn: connections.remove(conn, which, now=now))
         self.book.forget(which)
         self.pushes.notify()
         return Response(status_code=204)
@@ -209,22 +205,22 @@ class Api:
         given = (await read(request, NewSecret)).secret
         now = datetime.now(UTC)
 
-        def rotate(transaction: Transaction) -> ConnectionCreated:
-            connection = connections.get(transaction, which)
-            newest = self._newest_secret(transaction, which)
+        def rotate(conn: sqlalchemy.Connection) -> ConnectionCreated:
+            connection = connections.get(conn, which)
+            newest = self._newest_secret(conn, which)
             secret = given or new_secret(connection.provider, newest=newest)
             if secret.encode() != newest:
                 check_secret(connection.provider, secret)
-                connections.add_secret(transaction, self.vault, which, secret.encode(), now=now)
-            return self._made(transaction, connection, secret)
+                connections.add_secret(conn, self.vault, which, secret.encode(), now=now)
+            return self._made(conn, connection, secret)
 
         made = await self.database.write(rotate)
         self.book.forget(which)
         return made
 
-    def _newest_secret(self, transaction: Transaction, which: str) -> bytes | None:
+    def _newest_secret(self, conn: sqlalchemy.Connection, which: str) -> bytes | None:
         try:
-            return connections.live_secrets(transaction, self.vault, which)[0].value
+            return connections.live_secrets(conn, self.vault, which)[0].value
         except SettingError:
             return None  # it was sealed with another secret key: to rotate it is what mends that
 
@@ -233,11 +229,11 @@ class Api:
         which = request.path_params["id"]
         now = datetime.now(UTC)
 
-        def ask(transaction: Transaction) -> ConnectionView:
-            connection = connections.get(transaction, which)
-            reconciliations.ask(transaction, which, now=now)
-            work_queue.make_due(transaction, which, now=now)
-            return self._view(transaction, connection)
+        def ask(conn: sqlalchemy.Connection) -> ConnectionView:
+            connection = connections.get(conn, which)
+            reconciliations.ask(conn, which, now=now)
+            work_queue.make_due(conn, which, now=now)
+            return self._view(conn, connection)
 
         view = await self.database.write(ask)
         self.pushes.notify()
@@ -251,10 +247,10 @@ class Api:
         which = request.path_params["id"]
         now = datetime.now(UTC)
 
-        def forget(transaction: Transaction) -> ConnectionView:
-            connections.forget_repository(transaction, which)
-            reconciliations.ask(transaction, which, now=now)
-            return self._view(transaction, connections.get(transaction, which))
+        def forget(conn: sqlalchemy.Connection) -> ConnectionView:
+            connections.forget_repository(conn, which)
+            reconciliations.ask(conn, which, now=now)
+            return self._view(conn, connections.get(conn, which))
 
         view = await self.database.write(forget)
         self.book.forget(which)
@@ -265,9 +261,9 @@ class Api:
         """`GET /connections/{id}/refs`: where each branch and tag is, as far as anybody has told."""
         which = request.path_params["id"]
 
-        def look(transaction: Transaction) -> dict[str, str | None]:
-            connections.get(transaction, which)
-            return reconciliations.known_refs(transaction, which)
+        def look(conn: sqlalchemy.Connection) -> dict[str, str | None]:
+            connections.get(conn, which)
+            return reconciliations.known_refs(conn, which)
 
         known = await self.database.read(look)
         views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if ref.startswith(_SHOWN_REFS)]
@@ -277,39 +273,39 @@ class Api:
         check_url(url, allow_http=self.allow_http, hosts=self.hosts)
         return url
 
-    def _view(self, transaction: Transaction, connection: Connection) -> ConnectionView:
-        [view] = self._views(transaction, [connection])
+    def _view(self, conn: sqlalchemy.Connection, connection: Connection) -> ConnectionView:
+        [view] = self._views(conn, [connection])
         return view
 
-    def _views(self, transaction: Transaction, found: Sequence[Connection]) -> list[ConnectionView]:
+    def _views(self, conn: sqlalchemy.Connection, found: Sequence[Connection]) -> list[ConnectionView]:
         """Show connections, with a fixed number of queries however many they are."""
         ids = [connection.id for connection in found]
-        dates = connections.secret_dates(transaction, ids)
-        states = reconciliations.states(transaction, ids)
-        named = platforms.of(transaction, ids)
+        dates = connections.secret_dates(conn, ids)
+        states = reconciliations.states(conn, ids)
+        named = platforms.of(conn, ids)
         return [
             ConnectionView.of(one, dates[one.id], states[one.id], named.get(one.id), base_url=self.base_url)
             for one in found
         ]
 
-    def _name_platform(self, transaction: Transaction, which: str, wanted: NewPlatform | None) -> None:
+    def _name_platform(self, conn: sqlalchemy.Connection, which: str, wanted: NewPlatform | None) -> None:
         """Keep the platform that fetches for a connection. Raises `Invalid`."""
         if wanted is None:
-            platforms.name(transaction, self.vault, which, None, None)
+            platforms.name(conn, self.vault, which, None, None)
             return
         check_platform(wanted.url, allow_http=self.allow_http)
         platform = Platform(url=wanted.url, project=wanted.project)
         token = wanted.token.get_secret_value() if wanted.token else None
-        kept = platforms.of(transaction, [which]).get(which)
+        kept = platforms.of(conn, [which]).get(which)
         if token is None and (kept is None or kept.url != platform.url):
             raise Invalid(
                 "platform: a token is needed, for its header Authorization: Token …; a kept one goes"
                 " to its own address only"
             )
-        platforms.name(transaction, self.vault, which, platform, token)
+        platforms.name(conn, self.vault, which, platform, token)
 
-    def _made(self, transaction: Transaction, connection: Connection, secret: str) -> ConnectionCreated:
-        return ConnectionCreated(**self._view(transaction, connection).model_dump(), secret=secret)
+    def _made(self, conn: sqlalchemy.Connection, connection: Connection, secret: str) -> ConnectionCreated:
+        return ConnectionCreated(**self._view(conn, connection).model_dump(), secret=secret)
 
 
 def _texts(networks: Sequence[Any]) -> list[str]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 
 from gateway.errors import NotFound
 from gateway.store import connections, deliveries, executions
@@ -28,35 +28,35 @@ _LOOK = (
 )
 
 
-def explained(transaction: Transaction, what: str) -> list[tuple[RecordedDelivery, list[StoredRequest]]]:
+def explained(conn: sqlalchemy.Connection, what: str) -> list[tuple[RecordedDelivery, list[StoredRequest]]]:
     """Return the deliveries that something is about, the oldest first, each with its execution requests.
 
     That is a delivery's id or that of one of its requests, a commit's id or its beginning, a page about one
     of them, or a connection's id, the address of a repository or of a page in it, which means its newest
     deliveries. Raises `NotFound` where there are none.
     """
-    found = _found(transaction, what)
+    found = _found(conn, what)
     requests: dict[str, list[StoredRequest]] = {delivery.id: [] for delivery in found}
-    for request in executions.of_deliveries(transaction, list(requests)):
+    for request in executions.of_deliveries(conn, list(requests)):
         requests[request.delivery].append(request)
     return [(delivery, requests[delivery.id]) for delivery in found]
 
 
-def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
+def _found(conn: sqlalchemy.Connection, what: str) -> list[RecordedDelivery]:
     asked = _ANCHOR.sub("", what.strip().lower())
     if delivery := _DELIVERY.search(asked):
-        return [deliveries.get(transaction, delivery[0])]
+        return [deliveries.get(conn, delivery[0])]
     if execution := _EXECUTION.search(asked):
-        return [deliveries.get(transaction, executions.get(transaction, execution[0]).delivery)]
-    known = connections.addresses(transaction) if ":" in asked else {}
+        return [deliveries.get(conn, executions.get(conn, execution[0]).delivery)]
+    known = connections.addresses(conn) if ":" in asked else {}
     repository = [one for one, key in known.items() if key == repository_key(asked)]
-    if repository := repository or _named(transaction, what.strip()):
-        return _newest(transaction, repository)
+    if repository := repository or _named(conn, what.strip()):
+        return _newest(conn, repository)
     inside = [one for one, key in known.items() if repository_key(asked).startswith(f"{key}/")]
     if commits := _COMMIT.findall(asked):
         commit = max(reversed(commits), key=len)
-        of_commit = _page(transaction, commit=commit, limit=_OF_A_COMMIT) or deliveries.containing(
-            transaction, commit, limit=_OF_A_COMMIT
+        of_commit = _page(conn, commit=commit, limit=_OF_A_COMMIT) or deliveries.containing(
+            conn, commit, limit=_OF_A_COMMIT
         )
         # Shorter numbers may be others: of a run, or the date in a branch's name.
         if of_commit:
@@ -68,32 +68,30 @@ def _found(transaction: Transaction, what: str) -> list[RecordedDelivery]:
                 f" {_LOOK.format('CONNECTION')}"
             )
     if inside:
-        return _newest(transaction, inside)
+        return _newest(conn, inside)
     raise NotFound(
         f"{what} is no id of a delivery or execution, no id or name of a connection, names no commit,"
         " and is in no connected repository"
     )
 
 
-def _named(transaction: Transaction, text: str) -> list[str]:
+def _named(conn: sqlalchemy.Connection, text: str) -> list[str]:
     """Return the connection with this id or name, or whose page in the dashboard or the API this is."""
     page = text.rpartition("/")[2]
     try:
-        return [connections.find(transaction, page if _CONNECTION.fullmatch(page) else text)]
+        return [connections.find(conn, page if _CONNECTION.fullmatch(page) else text)]
     except NotFound:
         return []
 
 
-def _newest(transaction: Transaction, ids: Sequence[str]) -> list[RecordedDelivery]:
-    pages = (_page(transaction, connection=one, limit=_NEWEST) for one in ids)
+def _newest(conn: sqlalchemy.Connection, ids: Sequence[str]) -> list[RecordedDelivery]:
+    pages = (_page(conn, connection=one, limit=_NEWEST) for one in ids)
     if found := [one for page in pages for one in page]:
         return sorted(found, key=lambda one: one.id)
     raise NotFound(f"no delivery has come for connection {', '.join(ids)}. {_LOOK.format(' and '.join(ids))}")
 
 
 def _page(
-    transaction: Transaction, *, limit: int, connection: str | None = None, commit: str | None = None
+    conn: sqlalchemy.Connection, *, limit: int, connection: str | None = None, commit: str | None = None
 ) -> list[RecordedDelivery]:
-    return deliveries.page(
-        transaction, connection=connection, verdict=None, before=None, limit=limit, commit=commit
-    )
+    return deliveries.page(conn, connection=connection, verdict=None, before=None, limit=limit, commit=commit)

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import sqlalchemy
 from prometheus_client import CONTENT_TYPE_LATEST
-from sqlalchemy import Connection as Transaction
 from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -137,9 +137,9 @@ def _age(moment: datetime | None) -> float:
     return 0 if moment is None else (datetime.now(UTC) - moment).total_seconds()
 
 
-def _check_writable(transaction: Transaction) -> None:
+def _check_writable(conn: sqlalchemy.Connection) -> None:
     """Raise `StoreUnavailable` where a transaction that writes would not be taken."""
-    if transaction.dialect.name == "sqlite":
+    if conn.dialect.name == "sqlite":
         return  # it has taken the lock of a writer when it began
-    if transaction.execute(text("SHOW transaction_read_only")).scalar() == "on":
+    if conn.execute(text("SHOW transaction_read_only")).scalar() == "on":
         raise StoreUnavailable("the database takes no writes: it is a standby, or was made read-only")

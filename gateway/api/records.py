@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import get_args
 
+import sqlalchemy
 import structlog
-from sqlalchemy import Connection as Transaction
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -77,14 +77,14 @@ class Records:
         """`POST /deliveries/{id}/replay`: fetch and plan it again; requests that there are keep their ids."""
         which = request.path_params["id"]
 
-        def replay(transaction: Transaction) -> DeliveryView:
-            delivery = deliveries.get(transaction, which)
+        def replay(conn: sqlalchemy.Connection) -> DeliveryView:
+            delivery = deliveries.get(conn, which)
             if delivery.is_orphan:
                 raise Invalid("its connection was deleted: nothing can be fetched for it any more")
             if all(update.state == "duplicate" for update in delivery.updates):
                 raise Invalid("there is nothing to plan again: none of it was anything new")
-            work_queue.replay(transaction, which, now=datetime.now(UTC))
-            return DeliveryView.of(deliveries.get(transaction, which))
+            work_queue.replay(conn, which, now=datetime.now(UTC))
+            return DeliveryView.of(deliveries.get(conn, which))
 
         view = await self.database.write(replay)
         self.pushes.notify()
@@ -97,10 +97,10 @@ class Records:
         verdict = _one_of(get_args(Verdict), query.get("verdict"), "verdict")
         before = _cursor(query.get("cursor"))
 
-        def look(transaction: Transaction) -> Page[DeliveryView]:
+        def look(conn: sqlalchemy.Connection) -> Page[DeliveryView]:
             found = deliveries.page(
-                transaction,
-                connection=_connection(transaction, query.get("connection")),
+                conn,
+                connection=_connection(conn, query.get("connection")),
                 verdict=verdict,
                 before=before,
                 limit=most + 1,
@@ -115,7 +115,7 @@ class Records:
     async def show_delivery(self, request: Request) -> DeliveryView:
         """`GET /deliveries/{id}`."""
         which = request.path_params["id"]
-        found = await self.database.read(lambda transaction: deliveries.get(transaction, which))
+        found = await self.database.read(lambda conn: deliveries.get(conn, which))
         return DeliveryView.of(found)
 
     async def list_executions(self, request: Request) -> Page[ExecutionView]:
@@ -125,18 +125,18 @@ class Records:
         state = _one_of(get_args(ExecutionState), query.get("state"), "state")
         delivery = query.get("delivery")
 
-        def look(transaction: Transaction) -> Page[ExecutionView]:
+        def look(conn: sqlalchemy.Connection) -> Page[ExecutionView]:
             if delivery is not None:
-                deliveries.get(transaction, delivery)
+                deliveries.get(conn, delivery)
             found, are_older = executions.page(
-                transaction,
-                connection=_connection(transaction, query.get("connection")),
+                conn,
+                connection=_connection(conn, query.get("connection")),
                 delivery=delivery,
                 state=state,
                 before=before,
                 limit=most,
             )
-            views = self.views(transaction, found)
+            views = self.views(conn, found)
             return Page[ExecutionView](items=views, next=str(found[-1].seq) if are_older else None)
 
         return await self.database.read(look)
@@ -145,15 +145,15 @@ class Records:
         """`GET /executions/{id}`."""
         which = request.path_params["id"]
 
-        def look(transaction: Transaction) -> ExecutionView:
-            [view] = self.views(transaction, [executions.get(transaction, which)])
+        def look(conn: sqlalchemy.Connection) -> ExecutionView:
+            [view] = self.views(conn, [executions.get(conn, which)])
             return view
 
         return await self.database.read(look)
 
-    def views(self, transaction: Transaction, requests: Sequence[StoredRequest]) -> list[ExecutionView]:
+    def views(self, conn: sqlalchemy.Connection, requests: Sequence[StoredRequest]) -> list[ExecutionView]:
         """Return requests as they are shown, the pending ones with the reason why they wait."""
-        explained = executions.explained(transaction, requests, has_broker=self.has_broker)
+        explained = executions.explained(conn, requests, has_broker=self.has_broker)
         return [ExecutionView.of(one) for one in explained]
 
     async def drop(self, request: Request) -> ExecutionView:
@@ -173,9 +173,9 @@ class Records:
         if not what.strip():
             raise Invalid("what: name a delivery, an execution, a commit, or a page about one of them")
         return await self.database.read(
-            lambda transaction: [
-                ExplainedView.with_executions(delivery, self.views(transaction, requests))
-                for delivery, requests in explained(transaction, what)
+            lambda conn: [
+                ExplainedView.with_executions(delivery, self.views(conn, requests))
+                for delivery, requests in explained(conn, what)
             ]
         )
 
@@ -204,9 +204,9 @@ class Records:
                 await wakeups.wait(_FOLLOW_SECONDS)
 
 
-def _connection(transaction: Transaction, text: str | None) -> str | None:
+def _connection(conn: sqlalchemy.Connection, text: str | None) -> str | None:
     """Return the id of the connection that a filter names. Raises `NotFound`: a list would seem empty."""
-    return None if text is None else connections.find(transaction, text)
+    return None if text is None else connections.find(conn, text)
 
 
 def _commit(text: str | None) -> str | None:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -266,22 +266,20 @@ class _Way:
         return has_ended and not self.delivery.is_orphan
 
 
-def _overview(transaction: Transaction, records: Records) -> dict[str, Any]:
-    planned, _ = executions.page(
-        transaction, connection=None, delivery=None, state=None, before=None, limit=_FEW
-    )
+def _overview(conn: sqlalchemy.Connection, records: Records) -> dict[str, Any]:
+    planned, _ = executions.page(conn, connection=None, delivery=None, state=None, before=None, limit=_FEW)
     return {
-        "backlog": work_queue.backlog(transaction),
-        "failing": reconciliations.failing(transaction, limit=_FEW + 1),
+        "backlog": work_queue.backlog(conn),
+        "failing": reconciliations.failing(conn, limit=_FEW + 1),
         "few": _FEW,
-        "deliveries": _newest(transaction, connection=None),
-        "executions": records.views(transaction, planned),
-        "outages": outages.current(transaction) if records.has_broker else (),
+        "deliveries": _newest(conn, connection=None),
+        "executions": records.views(conn, planned),
+        "outages": outages.current(conn) if records.has_broker else (),
     }
 
 
-def _newest(transaction: Transaction, connection: str | None) -> list[DeliveryView]:
-    found = deliveries.page(transaction, connection=connection, verdict=None, before=None, limit=_FEW)
+def _newest(conn: sqlalchemy.Connection, connection: str | None) -> list[DeliveryView]:
+    found = deliveries.page(conn, connection=connection, verdict=None, before=None, limit=_FEW)
     return [DeliveryView.of(delivery) for delivery in found]
 
 

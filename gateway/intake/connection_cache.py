@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+import sqlalchemy
 import structlog
-from sqlalchemy import Connection as Transaction
 
 from gateway.crypto.keyring import Vault
 from gateway.errors import NotFound, StoreUnavailable
@@ -112,9 +112,9 @@ class ConnectionCache:
                 reason=f"it has fewer than {MIN_SECRET_BYTES} bytes",
             )
 
-    def _read(self, transaction: Transaction, connection_id: str) -> CachedConnection:
-        connection = connections.get(transaction, connection_id)
-        live = connections.live_secrets(transaction, self._vault, connection_id)
+    def _read(self, conn: sqlalchemy.Connection, connection_id: str) -> CachedConnection:
+        connection = connections.get(conn, connection_id)
+        live = connections.live_secrets(conn, self._vault, connection_id)
         return CachedConnection(
             id=connection.id,
             provider_name=connection.provider,

@@ -12,46 +12,46 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import sqlalchemy
 from pydantic_core import to_json
 from sqlalchemy import JSON, Column, Dialect, Table
-from sqlalchemy import Connection as Transaction
 from sqlalchemy.dialects import postgresql, sqlite
 
 # SQLite takes at most 32,766 bound values in a statement.
 MOST_VALUES = 30_000
 
 
-def insert_rows(transaction: Transaction, table: Table, rows: Sequence[Sequence[Any]]) -> None:
+def insert_rows(conn: sqlalchemy.Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
     """Insert rows whose values stand in the order of the table's columns, less a key that numbers itself.
 
     Columns at the end of the table may be left out: they get their defaults.
     """
-    _run(transaction, _compiled(table, (), transaction.dialect.name, len(rows[0])), rows)
+    _run(conn, _compiled(table, (), conn.dialect.name, len(rows[0])), rows)
 
 
 def upsert_rows(
-    transaction: Transaction, table: Table, key: tuple[str, ...], rows: Sequence[Sequence[Any]]
+    conn: sqlalchemy.Connection, table: Table, key: tuple[str, ...], rows: Sequence[Sequence[Any]]
 ) -> None:
     """Insert rows, or change those that are there by the same key."""
-    _run(transaction, _compiled(table, key, transaction.dialect.name, len(rows[0])), rows)
+    _run(conn, _compiled(table, key, conn.dialect.name, len(rows[0])), rows)
 
 
-def select_pairs(transaction: Transaction, sql: str, pairs: Collection[tuple[str, str]]) -> Sequence[Any]:
+def select_pairs(conn: sqlalchemy.Connection, sql: str, pairs: Collection[tuple[str, str]]) -> Sequence[Any]:
     """Select by pairs: the SQL compares with `first` and `second`, of `{wanted}` before its own table.
 
     Each pair is a look into an index, and must find one row at most. SQLite keeps to the order of a CROSS
     JOIN; it would read the whole table for `(a, b) IN (VALUES ...)`. PostgreSQL would read all rows of each
     connection for two lists, and for a join until it has counted them anew.
     """
-    if transaction.dialect.name == "sqlite":
+    if conn.dialect.name == "sqlite":
         wanted = "WITH wanted (first, second) AS (VALUES " + ", ".join(["(?, ?)"] * len(pairs)) + ") "
         told = wanted + sql.format(wanted="wanted CROSS JOIN ")
-        return transaction.exec_driver_sql(told, tuple(value for pair in pairs for value in pair)).all()
+        return conn.exec_driver_sql(told, tuple(value for pair in pairs for value in pair)).all()
     firsts, seconds = zip(*pairs, strict=True)
     wanted = "unnest(%b::text[], %b::text[]) AS wanted (first, second)"
     found = sql.format(wanted="")
     told = f"SELECT found.* FROM {wanted} CROSS JOIN LATERAL ({found} LIMIT 1) AS found"  # noqa: S608 - ours
-    return transaction.exec_driver_sql(told, (list(firsts), list(seconds))).all()
+    return conn.exec_driver_sql(told, (list(firsts), list(seconds))).all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class _Statement:
     processors: Sequence[tuple[int, Callable[[Any], Any]]]
 
 
-def _run(transaction: Transaction, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
+def _run(conn: sqlalchemy.Connection, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
     """Insert many rows by each statement: one for each row would give the interpreter away for each row."""
-    if transaction.dialect.name != "sqlite":
-        _run_columns(transaction, statement, rows)
+    if conn.dialect.name != "sqlite":
+        _run_columns(conn, statement, rows)
         return
     at_once = MOST_VALUES // statement.width
     for start in range(0, len(rows), at_once):
@@ -84,15 +84,15 @@ def _run(transaction: Transaction, statement: _Statement, rows: Sequence[Sequenc
                 if values[at + index] is not None:
                     values[at + index] = processor(values[at + index])
         sql = statement.head + ", ".join([statement.values] * len(part)) + statement.tail
-        transaction.exec_driver_sql(sql, tuple(values))
+        conn.exec_driver_sql(sql, tuple(values))
 
 
-def _run_columns(transaction: Transaction, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
+def _run_columns(conn: sqlalchemy.Connection, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
     """Insert all rows, as an array for each column."""
     columns = list(map(list, zip(*rows, strict=True)))
     for index, processor in statement.processors:
         columns[index] = [None if value is None else processor(value) for value in columns[index]]
-    transaction.exec_driver_sql(statement.head + statement.values + statement.tail, tuple(columns))
+    conn.exec_driver_sql(statement.head + statement.values + statement.tail, tuple(columns))
 
 
 @cache

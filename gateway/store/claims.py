@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import sqlalchemy
 from sqlalchemy import (
     CTE,
     ColumnElement,
@@ -30,7 +31,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy import Connection as Transaction
 
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.connections import host_of
@@ -131,27 +131,27 @@ class Claims:
     places: int = 0
     silent: SilentHosts = field(default_factory=SilentHosts)
 
-    def claim(self, transaction: Transaction, *, owner: str, now: datetime, until: datetime) -> str | None:
+    def claim(self, conn: sqlalchemy.Connection, *, owner: str, now: datetime, until: datetime) -> str | None:
         """Take the lease on the connection that comes next; None where none does."""
-        if transaction.dialect.name != "sqlite":
+        if conn.dialect.name != "sqlite":
             # One at a time, as SQLite has it anyway: what is counted here is to be true still at the end.
-            transaction.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
+            conn.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
         query = self._next(now).with_for_update(of=leases, skip_locked=True)
-        found = transaction.execute(query).one_or_none()
+        found = conn.execute(query).one_or_none()
         if found is None:
             return None
         connection, project = found
-        transaction.execute(
+        conn.execute(
             update(leases)
             .where(leases.c.connection == connection)
             .values(owner=owner, expires_at=until, process=self.process)
         )
-        upsert_rows(transaction, turns, ("project",), [(project, now)])
+        upsert_rows(conn, turns, ("project",), [(project, now)])
         return str(connection)
 
-    def next(self, transaction: Transaction, *, now: datetime) -> str | None:
+    def next(self, conn: sqlalchemy.Connection, *, now: datetime) -> str | None:
         """Return the connection that a claim would take now."""
-        found: str | None = transaction.execute(self._next(now)).scalar()
+        found: str | None = conn.execute(self._next(now)).scalar()
         return found
 
     def _next(self, now: datetime) -> Select[Any]:
@@ -214,10 +214,10 @@ class Claims:
         )
 
 
-def alive(transaction: Transaction, *, now: datetime) -> list[str]:
+def alive(conn: sqlalchemy.Connection, *, now: datetime) -> list[str]:
     """Return the names of the worker processes that live, as far as they were heard of."""
     heard = select(processes.c.name).where(processes.c.seen_at > now - GONE_AFTER).order_by(processes.c.name)
-    return list(transaction.execute(heard).scalars())
+    return list(conn.execute(heard).scalars())
 
 
 def held_of_host(now: datetime) -> ColumnElement[int]:
@@ -303,12 +303,12 @@ def _ready_since(now: datetime) -> ScalarSelect[datetime]:
     )
 
 
-def beat(transaction: Transaction, process: str, *, now: datetime) -> None:
+def beat(conn: sqlalchemy.Connection, process: str, *, now: datetime) -> None:
     """Tell the other processes that this one lives."""
-    upsert_rows(transaction, processes, ("name",), [(process, now)])
-    transaction.execute(delete(processes).where(processes.c.seen_at < now - _FORGET_AFTER))
+    upsert_rows(conn, processes, ("name",), [(process, now)])
+    conn.execute(delete(processes).where(processes.c.seen_at < now - _FORGET_AFTER))
 
 
-def leave(transaction: Transaction, process: str) -> None:
+def leave(conn: sqlalchemy.Connection, process: str) -> None:
     """Tell the other processes that this one ends: its connections are anybody's from now on."""
-    transaction.execute(delete(processes).where(processes.c.name == process))
+    conn.execute(delete(processes).where(processes.c.name == process))

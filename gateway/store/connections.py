@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 
 from gateway.crypto.keyring import Vault
@@ -75,25 +75,23 @@ class SecretDates:
     last_used_at: datetime | None
 
 
-def add(transaction: Transaction, connection: Connection) -> None:
+def add(conn: sqlalchemy.Connection, connection: Connection) -> None:
     """Keep a new connection, and make it known to the workers and to the reconciler."""
-    transaction.execute(insert(connections).values(**_columns(connection)))
-    transaction.execute(
-        insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at)
-    )
-    transaction.execute(insert(sweeps).values(connection=connection.id, due_at=connection.created_at))
+    conn.execute(insert(connections).values(**_columns(connection)))
+    conn.execute(insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at))
+    conn.execute(insert(sweeps).values(connection=connection.id, due_at=connection.created_at))
 
 
 def add_another(
-    transaction: Transaction, connection: Connection, *, is_named: bool, is_forced: bool
+    conn: sqlalchemy.Connection, connection: Connection, *, is_named: bool, is_forced: bool
 ) -> Connection:
     """Keep a new connection beside those that there are; return it, as it is named.
 
     Without a name of its own (`is_named`) it gets one that is free. Raises `Conflict` where its name is
     taken, and, unless forced, where its repository is connected to its project already.
     """
-    _alone(transaction)
-    same = [one for one in _same_repository(transaction, connection) if one.project == connection.project]
+    _alone(conn)
+    same = [one for one in _same_repository(conn, connection) if one.project == connection.project]
     if same and not is_forced:
         raise Conflict(
             f"{repository_key(connection.url)} is connected to project {connection.project} already, as"
@@ -101,60 +99,60 @@ def add_another(
         )
     name = connection.name
     if is_named:
-        _check_name(transaction, connection)
+        _check_name(conn, connection)
     else:
         tries = [name, f"{name} ({connection.project})"]
-        taken = _taken(transaction, starting=name)
+        taken = _taken(conn, starting=name)
         tries += [f"{tries[1]} {number}" for number in range(2, len(taken) + 3)]
         name = next(one for one in tries if one not in taken)
     kept = replace(connection, name=name)
-    add(transaction, kept)
+    add(conn, kept)
     return kept
 
 
-def _alone(transaction: Transaction) -> None:
+def _alone(conn: sqlalchemy.Connection) -> None:
     """Let nobody else give names until the transaction ends: older duplicates forbid a unique index."""
-    if transaction.dialect.name != "sqlite":
-        transaction.execute(select(func.pg_advisory_xact_lock(Lock.NAMES.value)))
+    if conn.dialect.name != "sqlite":
+        conn.execute(select(func.pg_advisory_xact_lock(Lock.NAMES.value)))
 
 
-def _check_name(transaction: Transaction, connection: Connection) -> None:
+def _check_name(conn: sqlalchemy.Connection, connection: Connection) -> None:
     query = select(connections.c.id).where(
         connections.c.name == connection.name,
         connections.c.id != connection.id,
         connections.c.deleted_at.is_(None),
     )
-    other = transaction.execute(query.limit(1)).scalar()
+    other = conn.execute(query.limit(1)).scalar()
     if other is not None:
         raise Conflict(f"the name {connection.name} is taken, by connection {other}")
 
 
-def _taken(transaction: Transaction, *, starting: str) -> set[str]:
+def _taken(conn: sqlalchemy.Connection, *, starting: str) -> set[str]:
     query = select(connections.c.name).where(
         connections.c.name.startswith(starting, autoescape=True), connections.c.deleted_at.is_(None)
     )
-    return set(transaction.execute(query).scalars())
+    return set(conn.execute(query).scalars())
 
 
-def _same_repository(transaction: Transaction, connection: Connection) -> list[Connection]:
+def _same_repository(conn: sqlalchemy.Connection, connection: Connection) -> list[Connection]:
     key = repository_key(connection.url)
     query = select(connections).where(
         connections.c.host == key.partition("/")[0], connections.c.deleted_at.is_(None)
     )
-    return [_record(row) for row in transaction.execute(query) if repository_key(row.url) == key]
+    return [_record(row) for row in conn.execute(query) if repository_key(row.url) == key]
 
 
-def get(transaction: Transaction, connection_id: str) -> Connection:
+def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
     """Return a connection. Raises `NotFound`, also for one that was deleted."""
     query = select(connections).where(connections.c.id == connection_id, connections.c.deleted_at.is_(None))
-    row = transaction.execute(query).one_or_none()
+    row = conn.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"there is no connection {connection_id}")
     return _record(row)
 
 
 def page(
-    transaction: Transaction, *, after: str | None, limit: int, name: str | None = None
+    conn: sqlalchemy.Connection, *, after: str | None, limit: int, name: str | None = None
 ) -> list[Connection]:
     """Return up to `limit` connections, the oldest first, only those made after the connection `after`.
 
@@ -165,29 +163,25 @@ def page(
         query = query.where(connections.c.name == name)
     if after is not None:
         # A deleted connection still has its row, so the list goes on where it stopped.
-        made_at = transaction.execute(
-            select(connections.c.created_at).where(connections.c.id == after)
-        ).scalar()
+        made_at = conn.execute(select(connections.c.created_at).where(connections.c.id == after)).scalar()
         if made_at is None:
             raise Invalid("cursor is not one that this API has given")
         is_later = connections.c.created_at > made_at
         is_next = and_(connections.c.created_at == made_at, connections.c.id > after)
         query = query.where(or_(is_later, is_next))
     query = query.order_by(connections.c.created_at, connections.c.id).limit(limit)
-    return [_record(row) for row in transaction.execute(query)]
+    return [_record(row) for row in conn.execute(query)]
 
 
-def find(transaction: Transaction, text: str) -> str:
+def find(conn: sqlalchemy.Connection, text: str) -> str:
     """Return the id of the connection with this id, also of a deleted one, or with this name.
 
     Raises `NotFound` where there is none, and `Invalid` where several have the name.
     """
-    if transaction.execute(select(connections.c.id).where(connections.c.id == text)).first() is not None:
+    if conn.execute(select(connections.c.id).where(connections.c.id == text)).first() is not None:
         return text
     named = select(connections.c.id).where(connections.c.name == text, connections.c.deleted_at.is_(None))
-    ids: list[str] = list(
-        transaction.execute(named.order_by(connections.c.created_at, connections.c.id)).scalars()
-    )
+    ids: list[str] = list(conn.execute(named.order_by(connections.c.created_at, connections.c.id)).scalars())
     if not ids:
         raise NotFound(f"there is no connection with the id or the name {text}")
     if len(ids) > 1:
@@ -195,110 +189,106 @@ def find(transaction: Transaction, text: str) -> str:
     return ids[0]
 
 
-def addresses(transaction: Transaction) -> dict[str, str]:
+def addresses(conn: sqlalchemy.Connection) -> dict[str, str]:
     """Return the repository key of each connection by its id, the oldest connection first."""
     query = select(connections.c.id, connections.c.url).where(connections.c.deleted_at.is_(None))
-    rows = transaction.execute(query.order_by(connections.c.created_at))
+    rows = conn.execute(query.order_by(connections.c.created_at))
     return {row.id: repository_key(row.url) for row in rows}
 
 
-def change(transaction: Transaction, connection: Connection) -> None:
+def change(conn: sqlalchemy.Connection, connection: Connection) -> None:
     """Keep what has changed about a connection. Raises `Conflict` where another one has its new name."""
-    if get(transaction, connection.id).name != connection.name:
-        _alone(transaction)
-        _check_name(transaction, connection)
-    transaction.execute(
-        update(connections).where(connections.c.id == connection.id).values(**_columns(connection))
-    )
+    if get(conn, connection.id).name != connection.name:
+        _alone(conn)
+        _check_name(conn, connection)
+    conn.execute(update(connections).where(connections.c.id == connection.id).values(**_columns(connection)))
 
 
-def remove(transaction: Transaction, connection_id: str, *, now: datetime) -> None:
+def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) -> None:
     """Close a connection and forget its secrets; its deliveries and executions stay, to be looked up.
 
     Its pushes that wait end with that as their reason: nobody would fetch them any more.
     """
-    get(transaction, connection_id)
-    transaction.execute(
+    get(conn, connection_id)
+    conn.execute(
         update(ref_updates)
         .where(ref_updates.c.connection == connection_id, ref_updates.c.state == "pending")
         .values(state="failed", reason="the connection was deleted", settled_at=now)
     )
-    transaction.execute(delete(secrets).where(secrets.c.connection == connection_id))
-    transaction.execute(
+    conn.execute(delete(secrets).where(secrets.c.connection == connection_id))
+    conn.execute(
         update(connections)
         .where(connections.c.id == connection_id)
         .values(credentials=None, deleted_at=now, updated_at=now)
     )
 
 
-def claim_repository(transaction: Transaction, connection_id: str, other: OtherRepository) -> None:
+def claim_repository(conn: sqlalchemy.Connection, connection_id: str, other: OtherRepository) -> None:
     """Keep that a delivery names another repository at the connection's address; it is only shown."""
-    transaction.execute(
+    conn.execute(
         update(connections).where(connections.c.id == connection_id).values(other_repository=asdict(other))
     )
 
 
-def relearn(transaction: Transaction, connection_id: str, shown: Mapping[str, str | None]) -> None:
+def relearn(conn: sqlalchemy.Connection, connection_id: str, shown: Mapping[str, str | None]) -> None:
     """Take over the id of the repository that has taken this one's place, where the remote bears it out.
 
     `shown` is where the remote has its refs. Only a remote that has all that the delivery told at our own
     address proves that the delivery is about it.
     """
     query = select(connections.c.other_repository).where(connections.c.id == connection_id)
-    stored = transaction.execute(query).scalar()
+    stored = conn.execute(query).scalar()
     if stored is None:
         return
     other = OtherRepository(**stored)
     if other.refs and all(ref in shown and shown[ref] == after for ref, after in other.refs.items()):
-        transaction.execute(
+        conn.execute(
             update(connections)
             .where(connections.c.id == connection_id)
             .values(repository_id=other.id, other_repository=None)
         )
 
 
-def forget_repository(transaction: Transaction, connection_id: str) -> None:
+def forget_repository(conn: sqlalchemy.Connection, connection_id: str) -> None:
     """Forget the provider's id of the repository: the next delivery that names our address teaches it."""
-    get(transaction, connection_id)
-    transaction.execute(
+    get(conn, connection_id)
+    conn.execute(
         update(connections)
         .where(connections.c.id == connection_id)
         .values(repository_id=None, other_repository=None)
     )
 
 
-def keep_credentials(transaction: Transaction, vault: Vault, connection_id: str, plain: bytes | None) -> None:
+def keep_credentials(
+    conn: sqlalchemy.Connection, vault: Vault, connection_id: str, plain: bytes | None
+) -> None:
     """Keep what opens the connection's remote, sealed; None removes it."""
     sealed = None if plain is None else vault.seal(plain, context=f"credentials of {connection_id}")
-    transaction.execute(
-        update(connections).where(connections.c.id == connection_id).values(credentials=sealed)
-    )
+    conn.execute(update(connections).where(connections.c.id == connection_id).values(credentials=sealed))
 
 
-def credentials(transaction: Transaction, vault: Vault, connection_id: str) -> bytes | None:
+def credentials(conn: sqlalchemy.Connection, vault: Vault, connection_id: str) -> bytes | None:
     """Return what opens the connection's remote, as it was given to `keep_credentials`."""
     query = select(connections.c.credentials).where(connections.c.id == connection_id)
-    sealed = transaction.execute(query).scalar()
+    sealed = conn.execute(query).scalar()
     return None if sealed is None else vault.open(sealed, context=f"credentials of {connection_id}")
 
 
-def rewrap(transaction: Transaction, vault: Vault) -> int:
+def rewrap(conn: sqlalchemy.Connection, vault: Vault) -> int:
     """Seal the keys of all secrets anew, under the present secret key; return how many there are."""
-    sealed = transaction.execute(select(secrets.c.id, secrets.c.connection, secrets.c.sealed)).all()
+    sealed = conn.execute(select(secrets.c.id, secrets.c.connection, secrets.c.sealed)).all()
     for secret, connection, envelope in sealed:
         anew = vault.rewrap(envelope, context=f"connection {connection}")
-        transaction.execute(update(secrets).where(secrets.c.id == secret).values(sealed=anew))
+        conn.execute(update(secrets).where(secrets.c.id == secret).values(sealed=anew))
     having = select(connections.c.id, connections.c.credentials).where(connections.c.credentials.is_not(None))
-    opened = transaction.execute(having).all()
+    opened = conn.execute(having).all()
     for connection, envelope in opened:
         anew = vault.rewrap(envelope, context=f"credentials of {connection}")
-        transaction.execute(
-            update(connections).where(connections.c.id == connection).values(credentials=anew)
-        )
+        conn.execute(update(connections).where(connections.c.id == connection).values(credentials=anew))
     return len(sealed) + len(opened)
 
 
-def secret_dates(transaction: Transaction, connection_ids: Sequence[str]) -> dict[str, list[SecretDates]]:
+def secret_dates(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, list[SecretDates]]:
     """Return when the live secrets of each connection were made and used, the newest first."""
     query = (
         select(secrets.c.connection, secrets.c.created_at, secrets.c.last_used_at)
@@ -306,13 +296,13 @@ def secret_dates(transaction: Transaction, connection_ids: Sequence[str]) -> dic
         .order_by(secrets.c.id.desc())
     )
     found: dict[str, list[SecretDates]] = {connection: [] for connection in connection_ids}
-    for row in transaction.execute(query):
+    for row in conn.execute(query):
         dates = SecretDates(created_at=row.created_at, last_used_at=row.last_used_at)
         found[row.connection].append(dates)
     return {connection: dates[:LIVE_SECRETS] for connection, dates in found.items()}
 
 
-def live_secrets(transaction: Transaction, vault: Vault, connection_id: str) -> list[Secret]:
+def live_secrets(conn: sqlalchemy.Connection, vault: Vault, connection_id: str) -> list[Secret]:
     """Return the live secrets of a connection, the newest first.
 
     One that was sealed with another secret key is passed over, so that a rotation mends the connection.
@@ -326,7 +316,7 @@ def live_secrets(transaction: Transaction, vault: Vault, connection_id: str) -> 
     )
     live: list[Secret] = []
     unopened: SettingError | None = None
-    for row in transaction.execute(query):
+    for row in conn.execute(query):
         try:
             value = vault.open(row.sealed, context=f"connection {connection_id}")
         except SettingError as error:
@@ -339,20 +329,18 @@ def live_secrets(transaction: Transaction, vault: Vault, connection_id: str) -> 
 
 
 def add_secret(
-    transaction: Transaction, vault: Vault, connection_id: str, value: bytes, *, now: datetime
+    conn: sqlalchemy.Connection, vault: Vault, connection_id: str, value: bytes, *, now: datetime
 ) -> None:
     """Make `value` the newest secret; the one before it stays live, older ones are forgotten."""
     sealed = vault.seal(value, context=f"connection {connection_id}")
-    transaction.execute(insert(secrets).values(connection=connection_id, sealed=sealed, created_at=now))
+    conn.execute(insert(secrets).values(connection=connection_id, sealed=sealed, created_at=now))
     live = (
         select(secrets.c.id)
         .where(secrets.c.connection == connection_id)
         .order_by(secrets.c.id.desc())
         .limit(LIVE_SECRETS)
     )
-    transaction.execute(
-        delete(secrets).where(secrets.c.connection == connection_id, secrets.c.id.not_in(live))
-    )
+    conn.execute(delete(secrets).where(secrets.c.connection == connection_id, secrets.c.id.not_in(live)))
 
 
 def host_of(url: str) -> str:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeVar
 
+import sqlalchemy
 import zstandard
-from sqlalchemy import Connection as Transaction
 from sqlalchemy import Row, Text, bindparam, cast, func, select, text, union_all, update
 
 from gateway.errors import NotFound
@@ -170,31 +170,31 @@ class RecordedDelivery:
     updates: tuple[RecordedUpdate, ...]
 
 
-def record(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> list[Receipt]:
+def record(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> list[Receipt]:
     """Keep a batch of arrivals, in their order, and say of each what it is."""
-    judged = decide(transaction, arrivals)
-    write(transaction, judged)
+    judged = decide(conn, arrivals)
+    write(conn, judged)
     return judged.receipts
 
 
-def decide(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> Decision:
+def decide(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> Decision:
     """Decide what each arrival of a batch is, in their order; writes nothing.
 
     A delivery is a duplicate when an accepted one had its provider's id, or when each of its updates was
     recorded before and does not begin where its ref is now: so A→B, B→A, A→B are three, and a redelivery is
     none. `gateway.store.ref_history` has the rules.
     """
-    lock_connections(transaction, {arrival.connection for arrival in arrivals})
-    claimed = _claimed_ids(transaction, arrivals)
+    lock_connections(conn, {arrival.connection for arrival in arrivals})
+    claimed = _claimed_ids(conn, arrivals)
     histories = read_histories(
-        transaction, {(arrival.connection, move.ref) for arrival in arrivals for move in arrival.updates}
+        conn, {(arrival.connection, move.ref) for arrival in arrivals for move in arrival.updates}
     )
     changed: dict[Key, RefHistory] = {}
     looks: dict[str, datetime] = {}
     receipts: list[Receipt] = []
     judged: list[_JudgedMove] = []
     for arrival in arrivals:
-        moves, receipt = _judge(transaction, arrival, claimed, histories)
+        moves, receipt = _judge(conn, arrival, claimed, histories)
         for move in moves:
             if move.placement is not None and move.placement.repeats is None:
                 key = (arrival.connection, move.update.ref)
@@ -208,28 +208,28 @@ def decide(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> Decisio
     return Decision(arrivals, receipts, [_update_row(move) for move in judged], changed, looks)
 
 
-def write(transaction: Transaction, judged: Decision) -> None:
+def write(conn: sqlalchemy.Connection, judged: Decision) -> None:
     """Write what was decided, in the same transaction; reads nothing."""
     # One compressor for the batch: making one costs as much as compressing 8 KB.
     pack = zstandard.ZstdCompressor(level=1).compress
     packed = [pack(arrival.body) for arrival in judged.arrivals]
     rows = list(map(_delivery_row, judged.arrivals, judged.receipts, packed))
-    insert_rows(transaction, deliveries, rows)
+    insert_rows(conn, deliveries, rows)
     if judged.update_rows:
-        insert_rows(transaction, ref_updates, judged.update_rows)
+        insert_rows(conn, ref_updates, judged.update_rows)
     if judged.histories:
-        write_histories(transaction, judged.histories)
+        write_histories(conn, judged.histories)
     for connection, due_at in judged.looks.items():
         its_own = sweeps.c.connection == connection, sweeps.c.due_at > due_at
-        transaction.execute(update(sweeps).where(*its_own).values(due_at=due_at))
-    _learn(transaction, judged.arrivals)
+        conn.execute(update(sweeps).where(*its_own).values(due_at=due_at))
+    _learn(conn, judged.arrivals)
 
 
-def read_histories(transaction: Transaction, keys: Collection[Key]) -> dict[Key, RefHistory]:
+def read_histories(conn: sqlalchemy.Connection, keys: Collection[Key]) -> dict[Key, RefHistory]:
     """Return what is known of refs, each by its connection and name, without the recorded moves."""
     found = {key: RefHistory(exists=False) for key in keys}
     for part in _parts(list(keys)):
-        for connection, ref, *row in select_pairs(transaction, _LATEST, part):
+        for connection, ref, *row in select_pairs(conn, _LATEST, part):
             before, after, generation, delivery, shown, shown_id, gaps = row
             found[connection, ref] = RefHistory(
                 exists=True,
@@ -245,7 +245,7 @@ def read_histories(transaction: Transaction, keys: Collection[Key]) -> dict[Key,
 
 
 def load_moves(
-    transaction: Transaction, wanted: Mapping[Key, set[str]], histories: Mapping[Key, RefHistory]
+    conn: sqlalchemy.Connection, wanted: Mapping[Key, set[str]], histories: Mapping[Key, RefHistory]
 ) -> None:
     """Read the recorded moves of refs to these ids into their histories."""
     ids = sorted({one for its_ids in wanted.values() for one in its_ids})
@@ -260,7 +260,7 @@ def load_moves(
             .where(ref_updates.c.after.in_(part))
             .limit(_MAX_ROWS_OF_AN_ID * len(part))
         )
-        for connection, ref, before, after, generation, delivery, seq, state in transaction.execute(rows):
+        for connection, ref, before, after, generation, delivery, seq, state in conn.execute(rows):
             if after in wanted.get((connection, ref), ()):
                 recorded = Recorded(
                     before=before, after=after, generation=generation, delivery=delivery, seq=seq
@@ -271,7 +271,7 @@ def load_moves(
         histories[key].load(moves[key], its_ids, repetitions[key])
 
 
-def write_histories(transaction: Transaction, histories: Mapping[Key, RefHistory]) -> None:
+def write_histories(conn: sqlalchemy.Connection, histories: Mapping[Key, RefHistory]) -> None:
     """Write what is known of refs, and which recorded moves count as later than they did."""
     plain, whole = [], []
     for (connection, ref), one in histories.items():
@@ -282,34 +282,32 @@ def write_histories(transaction: Transaction, histories: Mapping[Key, RefHistory
             plain.append(row)
         for move in one.promoted:
             if move.seq is not None:
-                executions.promote(
-                    transaction, move.seq, connection=connection, ref=ref, generation=move.generation
-                )
+                executions.promote(conn, move.seq, connection=connection, ref=ref, generation=move.generation)
     for rows in (plain, whole):
         if rows:
-            upsert_rows(transaction, refs, ("connection", "ref"), rows)
+            upsert_rows(conn, refs, ("connection", "ref"), rows)
 
 
-def lock_connections(transaction: Transaction, names: Iterable[str]) -> None:
+def lock_connections(conn: sqlalchemy.Connection, names: Iterable[str]) -> None:
     """Let nobody else judge deliveries of these connections until the transaction ends.
 
     SQLite has one writer anyway. On PostgreSQL several doors write at once; all take the locks in one order,
     so that they never wait for one another in a circle.
     """
-    if transaction.dialect.name != "sqlite":
-        transaction.execute(_LOCK, {"names": sorted(names)})
+    if conn.dialect.name != "sqlite":
+        conn.execute(_LOCK, {"names": sorted(names)})
 
 
-def get(transaction: Transaction, delivery_id: str) -> RecordedDelivery:
+def get(conn: sqlalchemy.Connection, delivery_id: str) -> RecordedDelivery:
     """Return a delivery with its updates. Raises `NotFound`."""
-    row = transaction.execute(_listing().where(deliveries.c.id == delivery_id)).one_or_none()
+    row = conn.execute(_listing().where(deliveries.c.id == delivery_id)).one_or_none()
     if row is None:
         raise NotFound(f"there is no delivery {delivery_id}")
-    return _recorded(transaction, [row])[0]
+    return _recorded(conn, [row])[0]
 
 
 def page(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     *,
     connection: str | None,
     verdict: str | None,
@@ -335,10 +333,10 @@ def page(
             for column in (ref_updates.c.after, ref_updates.c.peeled)
         )
         query = query.where(deliveries.c.id.in_(union_all(*told)))
-    return _recorded(transaction, transaction.execute(query).all())
+    return _recorded(conn, conn.execute(query).all())
 
 
-def containing(transaction: Transaction, commit: str, *, limit: int) -> list[RecordedDelivery]:
+def containing(conn: sqlalchemy.Connection, commit: str, *, limit: int) -> list[RecordedDelivery]:
     """Return up to `limit` deliveries of pushes that list a commit, the newest first.
 
     `commit` is an object id or its beginning. No index holds what pushes list, so only the newest ref updates
@@ -349,12 +347,12 @@ def containing(transaction: Transaction, commit: str, *, limit: int) -> list[Rec
         ref_updates.c.seq > newest - _SEARCHED, cast(ref_updates.c.commits, Text).like(f'%"{commit}%')
     )
     query = _listing().where(deliveries.c.id.in_(listing)).order_by(deliveries.c.id.desc()).limit(limit)
-    return _recorded(transaction, transaction.execute(query).all())
+    return _recorded(conn, conn.execute(query).all())
 
 
-def body(transaction: Transaction, delivery_id: str) -> bytes:
+def body(conn: sqlalchemy.Connection, delivery_id: str) -> bytes:
     """Return the raw body of a delivery, byte for byte as it came. Raises `NotFound`."""
-    packed = transaction.execute(select(deliveries.c.body).where(deliveries.c.id == delivery_id)).scalar()
+    packed = conn.execute(select(deliveries.c.body).where(deliveries.c.id == delivery_id)).scalar()
     if packed is None:
         raise NotFound(f"there is no delivery {delivery_id}")
     return zstandard.decompress(packed)
@@ -399,7 +397,10 @@ class _JudgedMove:
 
 
 def _judge(
-    transaction: Transaction, arrival: NewDelivery, claimed: dict[Key, str], histories: dict[Key, RefHistory]
+    conn: sqlalchemy.Connection,
+    arrival: NewDelivery,
+    claimed: dict[Key, str],
+    histories: dict[Key, RefHistory],
 ) -> tuple[list[_JudgedMove], Receipt]:
     """Decide about one arrival; what is new becomes known to the next one of the same batch."""
     known = arrival.provider_delivery_id and claimed.get((arrival.connection, arrival.provider_delivery_id))
@@ -407,11 +408,11 @@ def _judge(
         told = f"delivery {known} came with the same id"
         moves = [_JudgedMove(arrival, move, None, told) for move in arrival.updates]
         return moves, Receipt(delivery=arrival.id, verdict="duplicate", reason=told)
-    _load_for(transaction, arrival, histories)
+    _load_for(conn, arrival, histories)
     moves = []
     repeated = None
     for move in arrival.updates:
-        placement = _place(transaction, arrival, move, histories[arrival.connection, move.ref])
+        placement = _place(conn, arrival, move, histories[arrival.connection, move.ref])
         reason = f"delivery {placement.repeats} told the same" if placement.repeats is not None else None
         repeated = reason or repeated
         moves.append(_JudgedMove(arrival, move, placement, reason))
@@ -422,17 +423,19 @@ def _judge(
     return moves, Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
 
 
-def _place(transaction: Transaction, arrival: NewDelivery, move: RefUpdate, history: RefHistory) -> Placement:
+def _place(
+    conn: sqlalchemy.Connection, arrival: NewDelivery, move: RefUpdate, history: RefHistory
+) -> Placement:
     if arrival.source == "sweep":
         return history.find(move.after, delivery=arrival.id, now=arrival.received_at)
     if move.kind == "pull_request":
         earlier = [one.delivery for one in history.moves.get(move.after or "", ())]
-        repeats = _with_the_same_body(transaction, arrival, earlier) if move.after != history.after else None
+        repeats = _with_the_same_body(conn, arrival, earlier) if move.after != history.after else None
         return history.tell_head(move.after, delivery=arrival.id, repeats=repeats)
     return history.tell(move, delivery=arrival.id, now=arrival.received_at)
 
 
-def _load_for(transaction: Transaction, arrival: NewDelivery, histories: Mapping[Key, RefHistory]) -> None:
+def _load_for(conn: sqlalchemy.Connection, arrival: NewDelivery, histories: Mapping[Key, RefHistory]) -> None:
     """Read the recorded moves that are needed to place an arrival's updates: none, where each is the next."""
     is_repeated = len({move.ref for move in arrival.updates}) < len(arrival.updates)
     wanted: dict[Key, set[str]] = {}
@@ -443,33 +446,35 @@ def _load_for(transaction: Transaction, arrival: NewDelivery, histories: Mapping
         ):
             wanted.setdefault(key, set()).update(ids)
     if wanted:
-        load_moves(transaction, wanted, histories)
+        load_moves(conn, wanted, histories)
 
 
-def _with_the_same_body(transaction: Transaction, arrival: NewDelivery, earlier: Sequence[str]) -> str | None:
+def _with_the_same_body(
+    conn: sqlalchemy.Connection, arrival: NewDelivery, earlier: Sequence[str]
+) -> str | None:
     """Return which of these deliveries had the very bytes of this one, if any."""
     query = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(earlier))
-    bodies = transaction.execute(query) if earlier else ()
+    bodies = conn.execute(query) if earlier else ()
     return next((one for one, packed in bodies if zstandard.decompress(packed) == arrival.body), None)
 
 
-def _claimed_ids(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> dict[Key, str]:
+def _claimed_ids(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> dict[Key, str]:
     """Return which of the batch's delivery ids an accepted delivery already had, and which one that was."""
     wanted = {(a.connection, a.provider_delivery_id) for a in arrivals if a.provider_delivery_id}
     found: dict[Key, str] = {}
     for part in _parts(list(wanted)):
-        for row in select_pairs(transaction, _CLAIMED, part):
+        for row in select_pairs(conn, _CLAIMED, part):
             found[row[0], row[1]] = row[2]
     return found
 
 
-def _learn(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> None:
+def _learn(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> None:
     """Remember which secret was used last, who asks for a sweep, and the provider's id of the repository."""
     used = {a.secret: a.received_at for a in arrivals if a.secret is not None}
     if used:
-        transaction.execute(_USED, [{"which": secret, "moment": moment} for secret, moment in used.items()])
+        conn.execute(_USED, [{"which": secret, "moment": moment} for secret, moment in used.items()])
     for asking in (a for a in arrivals if a.asks_for_sweep):
-        transaction.execute(
+        conn.execute(
             update(sweeps)
             .where(sweeps.c.connection == asking.connection)
             .values(due_at=asking.received_at, asked=True, asked_by=asking.id)
@@ -477,12 +482,12 @@ def _learn(transaction: Transaction, arrivals: Sequence[NewDelivery]) -> None:
     claiming = {a.connection: a for a in arrivals if a.other_repository is not None}
     for connection, arrival in claiming.items():
         if arrival.other_repository is not None:
-            claim_repository(transaction, connection, arrival.other_repository)
+            claim_repository(conn, connection, arrival.other_repository)
             soon = sweeps.c.connection == connection, sweeps.c.due_at > arrival.received_at
-            transaction.execute(update(sweeps).where(*soon).values(due_at=arrival.received_at))
+            conn.execute(update(sweeps).where(*soon).values(due_at=arrival.received_at))
     taught = {a.connection: a.teaches for a in arrivals if a.teaches is not None}
     for connection, repository in taught.items():
-        transaction.execute(
+        conn.execute(
             update(connections)
             .where(connections.c.id == connection, connections.c.repository_id.is_(None))
             .values(repository_id=repository)
@@ -546,12 +551,12 @@ def _listing() -> Any:
     return select(*columns, *whose, made_at).select_from(proven)
 
 
-def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[RecordedDelivery]:
+def _recorded(conn: sqlalchemy.Connection, rows: Sequence[Row[Any]]) -> list[RecordedDelivery]:
     moves: dict[str, list[RecordedUpdate]] = {row.id: [] for row in rows}
     shown = [column for column in ref_updates.c if column.name != "facts"]
     query = select(*shown).where(ref_updates.c.delivery.in_(list(moves))).order_by(ref_updates.c.seq)
-    attempts = _attempts(transaction, list(moves))
-    for row in transaction.execute(query):
+    attempts = _attempts(conn, list(moves))
+    for row in conn.execute(query):
         moves[row.delivery].append(_recorded_update(row, attempts.get(row.seq, ())))
     return [
         RecordedDelivery(
@@ -576,7 +581,7 @@ def _recorded(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[Record
     ]
 
 
-def _attempts(transaction: Transaction, delivery_ids: Sequence[str]) -> dict[int, list[Attempt]]:
+def _attempts(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> dict[int, list[Attempt]]:
     """Return the earlier ends of the ref updates of these deliveries, by the number of the ref update."""
     query = (
         select(update_attempts)
@@ -585,7 +590,7 @@ def _attempts(transaction: Transaction, delivery_ids: Sequence[str]) -> dict[int
         .order_by(update_attempts.c.ref_update, update_attempts.c.number)
     )
     found: dict[int, list[Attempt]] = {}
-    for row in transaction.execute(query):
+    for row in conn.execute(query):
         attempt = Attempt(
             state=row.state,
             reason=row.reason,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import delete, insert, select, update
 
 from gateway.store import outages
@@ -42,13 +42,13 @@ class StoredEvent(NewEvent):
     reason: str | None = None
 
 
-def add(transaction: Transaction, new: Sequence[NewEvent], *, now: datetime) -> None:
+def add(conn: sqlalchemy.Connection, new: Sequence[NewEvent], *, now: datetime) -> None:
     """Put events into the outbox."""
     if new:
-        transaction.execute(insert(events), [{**asdict(one), "settled_at": now} for one in new])
+        conn.execute(insert(events), [{**asdict(one), "settled_at": now} for one in new])
 
 
-def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
+def pending(conn: sqlalchemy.Connection, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
     """Return events that the broker does not have yet, in order.
 
     Those of the connections in `without` are left out.
@@ -56,11 +56,11 @@ def pending(transaction: Transaction, *, limit: int, without: Collection[str]) -
     query = select(events).order_by(events.c.seq).limit(limit)
     if without:
         query = query.where(events.c.connection.not_in(without))
-    return [StoredEvent(**row) for row in transaction.execute(query).mappings()]
+    return [StoredEvent(**row) for row in conn.execute(query).mappings()]
 
 
 def record(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     *,
     published: Sequence[str],
     refused: Mapping[str, str],
@@ -68,9 +68,9 @@ def record(
 ) -> None:
     """Forget events that were published or can't ever be, and tell why the broker refused others for now."""
     if ended := [*published, *undeliverable]:
-        transaction.execute(delete(events).where(events.c.id.in_(ended)))
+        conn.execute(delete(events).where(events.c.id.in_(ended)))
     for event_id, reason in refused.items():
-        transaction.execute(update(events).where(events.c.id == event_id).values(reason=reason))
+        conn.execute(update(events).where(events.c.id == event_id).values(reason=reason))
 
 
 class EventOutbox:

@@ -7,6 +7,7 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
+import sqlalchemy
 from sqlalchemy import (
     ColumnElement,
     Select,
@@ -20,7 +21,6 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy import Connection as Transaction
 
 from gateway.errors import Invalid, NotFound
 from gateway.store import outages
@@ -97,14 +97,16 @@ OMITTED = b""
 """In place of a body that was left out, since the bodies before it were so large."""
 
 
-def add(transaction: Transaction, requests: Sequence[NewRequest], *, ref_update: int, now: datetime) -> None:
+def add(
+    conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, ref_update: int, now: datetime
+) -> None:
     """Put a ref update's requests into the outbox; one that was there before, by its id, stays as it is.
 
     But for one that was never published: it is pending again, since somebody has asked for a replay.
     """
     ids = [request.id for request in requests]
-    _revive(transaction, requests, now=now)
-    there = set(transaction.execute(select(executions.c.id).where(executions.c.id.in_(ids))).scalars())
+    _revive(conn, requests, now=now)
+    there = set(conn.execute(select(executions.c.id).where(executions.c.id.in_(ids))).scalars())
     new = [request for request in requests if request.id not in there]
     if not new:
         return
@@ -125,46 +127,44 @@ def add(transaction: Transaction, requests: Sequence[NewRequest], *, ref_update:
         }
         for request in new
     ]
-    transaction.execute(insert(executions), rows)
+    conn.execute(insert(executions), rows)
     its_body = select(executions.c.seq, bindparam("its_body")).where(executions.c.id == bindparam("its_id"))
-    transaction.execute(
+    conn.execute(
         insert(execution_bodies).from_select(["execution", "body"], its_body),
         [{"its_id": request.id, "its_body": request.body} for request in new],
     )
 
 
-def _revive(transaction: Transaction, requests: Sequence[NewRequest], *, now: datetime) -> None:
+def _revive(conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, now: datetime) -> None:
     """Make requests pending again that ended unpublished, with what they say now."""
     bodies = {request.id: request.body for request in requests}
     ended = executions.c.id.in_(bodies) & executions.c.state.in_(_ENDED_UNPUBLISHED)
-    for seq, request_id in transaction.execute(select(executions.c.seq, executions.c.id).where(ended)).all():
+    for seq, request_id in conn.execute(select(executions.c.seq, executions.c.id).where(ended)).all():
         mine = executions.c.seq == seq
-        transaction.execute(
-            update(executions).where(mine).values(state="pending", reason=None, planned_at=now)
-        )
+        conn.execute(update(executions).where(mine).values(state="pending", reason=None, planned_at=now))
         body = update(execution_bodies).where(execution_bodies.c.execution == seq)
-        transaction.execute(body.values(body=bodies[request_id]))
+        conn.execute(body.values(body=bodies[request_id]))
 
 
 def supersede(
-    transaction: Transaction, request: NewRequest, *, ref: str, generation: int, commit: str | None
+    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, commit: str | None
 ) -> None:
     """Take back the trigger's requests for earlier moves of a ref, as far as they are not published yet.
 
     They name the request, and its commit, to which the ref has moved. Where a later move has a request
     already, as after webhooks in the wrong order, this one is the superfluous one.
     """
-    later = _of_a_later_move(transaction, request, ref=ref, generation=generation)
+    later = _of_a_later_move(conn, request, ref=ref, generation=generation)
     if later is not None:
         # The later one's commit is in its own request: to read it here would be to read its body.
         reason = f"{ref} had already moved on, to the commit of request {later}"
-        transaction.execute(
+        conn.execute(
             update(executions)
             .where(executions.c.id == request.id, executions.c.state == "pending")
             .values(state="superseded", superseded_by=later, reason=reason)
         )
     _take_back(
-        transaction,
+        conn,
         request,
         ref=ref,
         generation=generation,
@@ -173,15 +173,15 @@ def supersede(
     )
 
 
-def promote(transaction: Transaction, ref_update: int, *, connection: str, ref: str, generation: int) -> None:
+def promote(
+    conn: sqlalchemy.Connection, ref_update: int, *, connection: str, ref: str, generation: int
+) -> None:
     """Let a move count as later than it did: its requests supersede others, no longer the other way round.
 
     Reads nothing: see `Database.write_inline`.
     """
-    transaction.execute(
-        update(ref_updates).where(ref_updates.c.seq == ref_update).values(generation=generation)
-    )
-    transaction.execute(
+    conn.execute(update(ref_updates).where(ref_updates.c.seq == ref_update).values(generation=generation))
+    conn.execute(
         update(executions)
         .where(
             executions.c.ref_update == ref_update,
@@ -200,7 +200,7 @@ def promote(transaction: Transaction, ref_update: int, *, connection: str, ref: 
         )
         .correlate(executions)
     )
-    transaction.execute(
+    conn.execute(
         update(executions)
         .where(
             executions.c.connection == connection,
@@ -217,9 +217,9 @@ def promote(transaction: Transaction, ref_update: int, *, connection: str, ref: 
 
 
 def _take_back(
-    transaction: Transaction, request: NewRequest, *, ref: str, generation: int, by: str, reason: str
+    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, by: str, reason: str
 ) -> None:
-    transaction.execute(
+    conn.execute(
         update(executions)
         .where(
             executions.c.connection == request.connection,
@@ -241,13 +241,13 @@ def _is_of_an_earlier_move(ref: str, generation: int) -> ColumnElement[bool]:
 
 
 def _of_a_later_move(
-    transaction: Transaction, request: NewRequest, *, ref: str, generation: int
+    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int
 ) -> str | None:
     """Return the request that the trigger has for the latest known move of a ref, if that is later."""
     position = select(refs.c.generation, refs.c.delivery).where(
         refs.c.connection == request.connection, refs.c.ref == ref
     )
-    known = transaction.execute(position).one_or_none()
+    known = conn.execute(position).one_or_none()
     if known is None or known.generation <= generation:
         return None
     # Those that were planned last, and those of the present position, however long ago that was.
@@ -267,11 +267,11 @@ def _of_a_later_move(
         .order_by(ref_updates.c.generation.desc())
         .limit(1)
     )
-    return transaction.execute(later).scalar()
+    return conn.execute(later).scalar()
 
 
 def pending(
-    transaction: Transaction, *, limit: int, without: Collection[str], most_bytes: int = READ_BYTES
+    conn: sqlalchemy.Connection, *, limit: int, without: Collection[str], most_bytes: int = READ_BYTES
 ) -> list[StoredRequest]:
     """Return requests that the broker does not have yet, in the order in which they were planned.
 
@@ -280,11 +280,11 @@ def pending(
     query = select(executions).where(executions.c.state == "pending").order_by(executions.c.seq).limit(limit)
     if without:
         query = query.where(executions.c.connection.not_in(without))
-    return _some(transaction, query, most_bytes=most_bytes)
+    return _some(conn, query, most_bytes=most_bytes)
 
 
 def record(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     *,
     published: Sequence[str],
     refused: Mapping[str, str],
@@ -293,43 +293,43 @@ def record(
 ) -> None:
     """Mark requests as published, and tell why the broker refused others, for now or for good."""
     if published:
-        transaction.execute(
+        conn.execute(
             update(executions)
             .where(executions.c.id.in_(published))
             .values(state="published", reason=None, published_at=now)
         )
     for request_id, reason in refused.items():
-        transaction.execute(_still_pending(request_id).values(reason=reason))
+        conn.execute(_still_pending(request_id).values(reason=reason))
     for request_id, reason in undeliverable.items():
-        transaction.execute(_still_pending(request_id).values(state="undeliverable", reason=reason))
+        conn.execute(_still_pending(request_id).values(state="undeliverable", reason=reason))
 
 
-def drop(transaction: Transaction, request_id: str) -> StoredRequest:
+def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
     """Take a pending request back, so that what waits behind it is published. Raises `NotFound`, `Invalid`.
 
     One that is on its way to the broker at this moment may be published all the same, and is recorded so.
     """
     dropped = _still_pending(request_id).values(state="dropped", reason="an operator has dropped it")
-    if transaction.execute(dropped).rowcount == 0:
-        state = get(transaction, request_id).state
+    if conn.execute(dropped).rowcount == 0:
+        state = get(conn, request_id).state
         raise Invalid(f"only a pending execution can be dropped, and this one is {state}")
-    return get(transaction, request_id)
+    return get(conn, request_id)
 
 
 def _still_pending(request_id: str) -> Update:
     return update(executions).where(executions.c.id == request_id, executions.c.state == "pending")
 
 
-def get(transaction: Transaction, request_id: str) -> StoredRequest:
+def get(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
     """Return an execution request. Raises `NotFound`."""
-    found = _records(transaction, select(executions).where(executions.c.id == request_id))
+    found = _records(conn, select(executions).where(executions.c.id == request_id))
     if not found:
         raise NotFound(f"there is no execution {request_id}")
     return found[0]
 
 
 def page(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     *,
     connection: str | None,
     delivery: str | None,
@@ -350,31 +350,31 @@ def page(
         query = query.where(executions.c.state == state)
     if before is not None:
         query = query.where(executions.c.seq < before)
-    sizes = _sizes(transaction, query)[::-1]
+    sizes = _sizes(conn, query)[::-1]
     kept = _affordable(sizes[:limit], READ_BYTES)
-    return _records(transaction, _numbered(kept))[::-1], len(kept) < len(sizes)
+    return _records(conn, _numbered(kept))[::-1], len(kept) < len(sizes)
 
 
-def of_deliveries(transaction: Transaction, delivery_ids: Sequence[str]) -> list[StoredRequest]:
+def of_deliveries(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> list[StoredRequest]:
     """Return the requests of these deliveries, in the order in which they were planned.
 
     With `READ_BYTES` of bodies, the bodies of the others are left out: these are `OMITTED`.
     """
     query = select(executions).where(executions.c.delivery.in_(delivery_ids))
-    sizes = _sizes(transaction, query)
+    sizes = _sizes(conn, query)
     kept = _affordable(sizes, READ_BYTES)
     if len(kept) == len(sizes):
-        return _records(transaction, query)
+        return _records(conn, query)
     rest = _numbered([seq for seq, _ in sizes[len(kept) :]])
-    return _records(transaction, _numbered(kept)) + _records(transaction, rest, with_bodies=False)
+    return _records(conn, _numbered(kept)) + _records(conn, rest, with_bodies=False)
 
 
-def of_update(transaction: Transaction, ref_update: int) -> list[StoredRequest]:
+def of_update(conn: sqlalchemy.Connection, ref_update: int) -> list[StoredRequest]:
     """Return the requests of a ref update, in the order in which they were planned."""
-    return _records(transaction, select(executions).where(executions.c.ref_update == ref_update))
+    return _records(conn, select(executions).where(executions.c.ref_update == ref_update))
 
 
-def refusals(transaction: Transaction, connections: Collection[str]) -> dict[str, StoredRequest]:
+def refusals(conn: sqlalchemy.Connection, connections: Collection[str]) -> dict[str, StoredRequest]:
     """Return, for each connection that has one, its first pending request that the broker has refused."""
     refused = (
         select(executions)
@@ -387,11 +387,11 @@ def refusals(transaction: Transaction, connections: Collection[str]) -> dict[str
         .limit(_MOST_REFUSED)
     )
     # Of each connection the last that is given: the first.
-    return {one.connection: one for one in _records(transaction, refused, with_bodies=False)[::-1]}
+    return {one.connection: one for one in _records(conn, refused, with_bodies=False)[::-1]}
 
 
 def explained(
-    transaction: Transaction, requests: Sequence[StoredRequest], *, has_broker: bool
+    conn: sqlalchemy.Connection, requests: Sequence[StoredRequest], *, has_broker: bool
 ) -> list[StoredRequest]:
     """Return requests with the reason why each pending one waits.
 
@@ -401,8 +401,8 @@ def explained(
     waiting = [one for one in requests if one.state == "pending" and one.reason is None]
     if not waiting or not has_broker:
         return list(requests)
-    outage = next((one for one in outages.current(transaction) if one.what == "request"), None)
-    refused = refusals(transaction, {one.connection for one in waiting})
+    outage = next((one for one in outages.current(conn) if one.what == "request"), None)
+    refused = refusals(conn, {one.connection for one in waiting})
 
     def reason(one: StoredRequest) -> str:
         if outage is not None:
@@ -418,30 +418,30 @@ def explained(
     ]
 
 
-def planned_after(transaction: Transaction, seq: int, *, limit: int) -> list[StoredRequest]:
+def planned_after(conn: sqlalchemy.Connection, seq: int, *, limit: int) -> list[StoredRequest]:
     """Return requests planned after number `seq`, the oldest first: what a follower has not seen."""
     query = select(executions).where(executions.c.seq > seq).order_by(executions.c.seq).limit(limit)
-    return _some(transaction, query, most_bytes=READ_BYTES)
+    return _some(conn, query, most_bytes=READ_BYTES)
 
 
-def last_seq(transaction: Transaction) -> int:
+def last_seq(conn: sqlalchemy.Connection) -> int:
     """Return the number of the newest request, 0 where there is none."""
-    return transaction.execute(select(func.max(executions.c.seq))).scalar() or 0
+    return conn.execute(select(func.max(executions.c.seq))).scalar() or 0
 
 
-def _some(transaction: Transaction, query: Select[Any], *, most_bytes: int) -> list[StoredRequest]:
+def _some(conn: sqlalchemy.Connection, query: Select[Any], *, most_bytes: int) -> list[StoredRequest]:
     """Return the first requests that a query chooses: as many as have so many bytes of bodies."""
-    sizes = _sizes(transaction, query)
+    sizes = _sizes(conn, query)
     kept = _affordable(sizes, most_bytes)
-    return _records(transaction, query if len(kept) == len(sizes) else _numbered(kept))
+    return _records(conn, query if len(kept) == len(sizes) else _numbered(kept))
 
 
-def _sizes(transaction: Transaction, query: Select[Any]) -> list[tuple[int, int]]:
+def _sizes(conn: sqlalchemy.Connection, query: Select[Any]) -> list[tuple[int, int]]:
     """Return the numbers of the requests that a query chooses, and the bytes of their bodies."""
     chosen = query.subquery()
     its_body = chosen.c.seq == execution_bodies.c.execution
     sizes = select(chosen.c.seq, func.length(execution_bodies.c.body))
-    found = transaction.execute(sizes.join_from(chosen, execution_bodies, its_body))
+    found = conn.execute(sizes.join_from(chosen, execution_bodies, its_body))
     return sorted((seq, size) for seq, size in found)
 
 
@@ -461,7 +461,7 @@ def _numbered(numbers: Sequence[int]) -> Select[Any]:
 
 
 def _records(
-    transaction: Transaction, query: Select[Any], *, with_bodies: bool = True
+    conn: sqlalchemy.Connection, query: Select[Any], *, with_bodies: bool = True
 ) -> list[StoredRequest]:
     """Return the requests that a query chooses, the one planned first comes first."""
     # What is chosen stands by itself: for a join beside the conditions PostgreSQL may read all bodies. It is
@@ -470,7 +470,7 @@ def _records(
     body = execution_bodies.c.body if with_bodies else literal(OMITTED).label("body")
     columns = [body if name == "body" else chosen.c[name] for name in _FIELDS]
     its_body = chosen.c.seq == execution_bodies.c.execution
-    rows = transaction.execute(select(*columns).join_from(chosen, execution_bodies, its_body))
+    rows = conn.execute(select(*columns).join_from(chosen, execution_bodies, its_body))
     requests = [StoredRequest(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
     return sorted(requests, key=attrgetter("seq"))
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import delete, insert, select, update
 
 from gateway.store.database import Database, Lock
@@ -22,28 +22,28 @@ class Outage:
     since: datetime
 
 
-def record(transaction: Transaction, what: What, reason: str | None, *, now: datetime) -> None:
+def record(conn: sqlalchemy.Connection, what: What, reason: str | None, *, now: datetime) -> None:
     """Record why nothing is published, or that the outage is over: its beginning stays as it was."""
     mine = outages.c.what == what
     if reason is None:
-        transaction.execute(delete(outages).where(mine))
-    elif transaction.execute(update(outages).where(mine).values(reason=reason)).rowcount == 0:
-        transaction.execute(insert(outages).values(what=what, reason=reason, since=now))
+        conn.execute(delete(outages).where(mine))
+    elif conn.execute(update(outages).where(mine).values(reason=reason)).rowcount == 0:
+        conn.execute(insert(outages).values(what=what, reason=reason, since=now))
 
 
-def current(transaction: Transaction) -> list[Outage]:
+def current(conn: sqlalchemy.Connection) -> list[Outage]:
     """Return the outages that there are, that of requests last."""
-    rows = transaction.execute(select(outages).order_by(outages.c.what)).mappings()
+    rows = conn.execute(select(outages).order_by(outages.c.what)).mappings()
     return [Outage(**row) for row in rows]
 
 
 async def tell(database: Database, lock: Lock, what: What, reason: str | None) -> bool:
     """Record why nothing is published, or that all is well; False where another process is the one to say."""
 
-    def write(transaction: Transaction) -> bool:
-        if not database.may_lead(transaction, lock):
+    def write(conn: sqlalchemy.Connection) -> bool:
+        if not database.may_lead(conn, lock):
             return False
-        record(transaction, what, reason, now=datetime.now(UTC))
+        record(conn, what, reason, now=datetime.now(UTC))
         return True
 
     return await database.write(write)

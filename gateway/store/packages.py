@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import Row, and_, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -60,10 +60,16 @@ def subject(package_id: str, package_format: str) -> str:
 
 
 def use(
-    transaction: Transaction, *, connection: str, commit: str, package_format: str, rules: str, now: datetime
+    conn: sqlalchemy.Connection,
+    *,
+    connection: str,
+    commit: str,
+    package_format: str,
+    rules: str,
+    now: datetime,
 ) -> tuple[KeptPackage, Build] | None:
     """Return the package that a commit gave, and note that it is used; None where none is kept."""
-    row = transaction.execute(
+    row = conn.execute(
         select(package_builds).where(
             package_builds.c.connection == connection,
             package_builds.c.commit == commit,
@@ -75,7 +81,7 @@ def use(
         return None
     which = _is(row.package, row.format)
     # One that is expiring in this very moment is gone once this returns.
-    if not transaction.execute(update(packages).where(which).values(last_used_at=now)).rowcount:
+    if not conn.execute(update(packages).where(which).values(last_used_at=now)).rowcount:
         return None
     build = Build(
         connection=row.connection,
@@ -84,22 +90,22 @@ def use(
         rules=row.rules,
         submodules=tuple(row.submodules),
     )
-    return _record(transaction.execute(select(packages).where(which)).one()), build
+    return _record(conn.execute(select(packages).where(which)).one()), build
 
 
-def keep(transaction: Transaction, package: KeptPackage, build: Build) -> KeptPackage:
+def keep(conn: sqlalchemy.Connection, package: KeptPackage, build: Build) -> KeptPackage:
     """Record a package and what it was built from.
 
     Returns the package as it is kept: where another build was faster, that one's, with its own object.
     """
-    module: Any = sqlite if transaction.dialect.name == "sqlite" else postgresql
+    module: Any = sqlite if conn.dialect.name == "sqlite" else postgresql
     statement = module.insert(packages).values(**asdict(package))
-    transaction.execute(
+    conn.execute(
         statement.on_conflict_do_update(
             index_elements=["id", "format"], set_={"last_used_at": package.last_used_at}
         )
     )
-    transaction.execute(
+    conn.execute(
         delete(package_builds).where(
             package_builds.c.connection == build.connection,
             package_builds.c.commit == build.commit,
@@ -108,13 +114,13 @@ def keep(transaction: Transaction, package: KeptPackage, build: Build) -> KeptPa
     )
     submodules = [dict(one) for one in build.submodules]
     row = {**asdict(build), "submodules": submodules, "package": package.id}
-    transaction.execute(insert(package_builds).values(**row))
-    return get(transaction, package.id, package.format)
+    conn.execute(insert(package_builds).values(**row))
+    return get(conn, package.id, package.format)
 
 
-def get(transaction: Transaction, package_id: str, package_format: str) -> KeptPackage:
+def get(conn: sqlalchemy.Connection, package_id: str, package_format: str) -> KeptPackage:
     """Return a package. Raises `NotFound`."""
-    row = transaction.execute(select(packages).where(_is(package_id, package_format))).one_or_none()
+    row = conn.execute(select(packages).where(_is(package_id, package_format))).one_or_none()
     if row is None:
         raise NotFound(
             f"there is no package {package_id} as {package_format}: packages expire some time after the last"
@@ -123,29 +129,27 @@ def get(transaction: Transaction, package_id: str, package_format: str) -> KeptP
     return _record(row)
 
 
-def forget(transaction: Transaction, package_id: str, package_format: str) -> None:
+def forget(conn: sqlalchemy.Connection, package_id: str, package_format: str) -> None:
     """Forget a package, and what gave it."""
-    transaction.execute(
+    conn.execute(
         delete(package_builds).where(
             package_builds.c.package == package_id, package_builds.c.format == package_format
         )
     )
-    transaction.execute(delete(packages).where(_is(package_id, package_format)))
+    conn.execute(delete(packages).where(_is(package_id, package_format)))
 
 
-def expire(transaction: Transaction, *, before: datetime) -> list[KeptPackage]:
+def expire(conn: sqlalchemy.Connection, *, before: datetime) -> list[KeptPackage]:
     """Forget the packages that no execution was planned with since `before`; return them."""
-    rows = transaction.execute(
-        select(packages).where(packages.c.last_used_at < before).with_for_update()
-    ).all()
+    rows = conn.execute(select(packages).where(packages.c.last_used_at < before).with_for_update()).all()
     for row in rows:
-        forget(transaction, row.id, row.format)
+        forget(conn, row.id, row.format)
     return [_record(row) for row in rows]
 
 
-def objects(transaction: Transaction) -> set[str]:
+def objects(conn: sqlalchemy.Connection) -> set[str]:
     """Return the objects of all packages, by their names in the depot."""
-    return set(transaction.execute(select(packages.c.object)).scalars())
+    return set(conn.execute(select(packages.c.object)).scalars())
 
 
 def is_object(name: str) -> bool:

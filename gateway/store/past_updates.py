@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import select
 
 from gateway.store.deliveries import UpdateState
@@ -30,7 +30,7 @@ class PastUpdate:
 
 
 def page(
-    transaction: Transaction, connection: str, *, since: datetime | None, before: str | None, limit: int
+    conn: sqlalchemy.Connection, connection: str, *, since: datetime | None, before: str | None, limit: int
 ) -> tuple[list[PastUpdate], str | None]:
     """Return the ref updates of up to `limit` accepted deliveries, the newest delivery first.
 
@@ -47,7 +47,7 @@ def page(
         wanted = wanted.where(deliveries.c.id > delivery_ids_since(since))
     if before is not None:
         wanted = wanted.where(deliveries.c.id < before)
-    found = list(transaction.execute(wanted).scalars())
+    found = list(conn.execute(wanted).scalars())
     shown = found[:limit]
     moves = (
         select(*[*UPDATE_COLUMNS, ref_updates.c.facts])
@@ -63,6 +63,6 @@ def page(
             verdicts=row.verdicts or (),
             facts=row.facts,
         )
-        for row in transaction.execute(moves)
+        for row in conn.execute(moves)
     ]
     return past, shown[-1] if len(found) > limit else None

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import sqlalchemy
 from sqlalchemy import ColumnElement, delete, insert, or_, select, update
-from sqlalchemy import Connection as Transaction
 
 from gateway.crypto.keyring import Vault
 from gateway.store.tables import connections, platform_fetches
@@ -41,7 +41,7 @@ class PlatformFetch:
 
 
 def name(
-    transaction: Transaction, vault: Vault, connection: str, platform: Platform | None, token: str | None
+    conn: sqlalchemy.Connection, vault: Vault, connection: str, platform: Platform | None, token: str | None
 ) -> None:
     """Name a connection's platform, or none; without a token the one that is kept stays."""
     values: dict[str, object] = {
@@ -49,13 +49,13 @@ def name(
     }
     if token is not None or platform is None:
         values["platform_token"] = vault.seal(token.encode(), context=_context(connection)) if token else None
-    transaction.execute(update(connections).where(connections.c.id == connection).values(**values))
-    transaction.execute(delete(platform_fetches).where(platform_fetches.c.connection == connection))
+    conn.execute(update(connections).where(connections.c.id == connection).values(**values))
+    conn.execute(delete(platform_fetches).where(platform_fetches.c.connection == connection))
     if platform is not None:
-        transaction.execute(insert(platform_fetches).values(connection=connection, attempts=0))
+        conn.execute(insert(platform_fetches).values(connection=connection, attempts=0))
 
 
-def of(transaction: Transaction, connection_ids: Sequence[str]) -> dict[str, Platform]:
+def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, Platform]:
     """Return the platform of each connection that names one."""
     query = (
         select(
@@ -66,20 +66,22 @@ def of(transaction: Transaction, connection_ids: Sequence[str]) -> dict[str, Pla
     )
     return {
         row.id: Platform(**row.platform, fetched_at=row.fetched_at, reason=row.reason)
-        for row in transaction.execute(query)
+        for row in conn.execute(query)
     }
 
 
-def ask(transaction: Transaction, connection: str, *, now: datetime) -> None:
+def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Have a connection's platform fetch now, where it names one."""
-    transaction.execute(
+    conn.execute(
         update(platform_fetches)
         .where(platform_fetches.c.connection == connection)
         .values(due_at=now, attempts=0)
     )
 
 
-def claim(transaction: Transaction, vault: Vault, *, now: datetime, until: datetime) -> PlatformFetch | None:
+def claim(
+    conn: sqlalchemy.Connection, vault: Vault, *, now: datetime, until: datetime
+) -> PlatformFetch | None:
     """Take a fetch that is due; None where none is."""
     query = (
         select(platform_fetches, connections.c.platform, connections.c.platform_token)
@@ -89,11 +91,11 @@ def claim(transaction: Transaction, vault: Vault, *, now: datetime, until: datet
         .limit(1)
         .with_for_update(skip_locked=True, of=platform_fetches)
     )
-    row = transaction.execute(query).one_or_none()
+    row = conn.execute(query).one_or_none()
     if row is None:
         return None
     mine = platform_fetches.c.connection == row.connection
-    transaction.execute(update(platform_fetches).where(mine).values(due_at=until))
+    conn.execute(update(platform_fetches).where(mine).values(due_at=until))
     return PlatformFetch(
         connection=row.connection,
         **row.platform,
@@ -103,14 +105,14 @@ def claim(transaction: Transaction, vault: Vault, *, now: datetime, until: datet
     )
 
 
-def is_due(transaction: Transaction, *, now: datetime) -> bool:
+def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
     """Say whether a fetch is due: a look that waits for no writer."""
     query = select(platform_fetches.c.connection).where(_is_due(now)).limit(1)
-    return transaction.execute(query).first() is not None
+    return conn.execute(query).first() is not None
 
 
 def record(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     fetch: PlatformFetch,
     *,
     now: datetime,
@@ -122,20 +124,20 @@ def record(
     if reason is None:
         told["fetched_at"] = now
     mine = platform_fetches.c.connection == fetch.connection
-    transaction.execute(update(platform_fetches).where(mine).values(**told))
+    conn.execute(update(platform_fetches).where(mine).values(**told))
     # Unless another push has asked meanwhile.
     still = platform_fetches.c.due_at == fetch.due_at
-    transaction.execute(update(platform_fetches).where(mine, still).values(due_at=next_at))
+    conn.execute(update(platform_fetches).where(mine, still).values(due_at=next_at))
 
 
-def rewrap(transaction: Transaction, vault: Vault) -> int:
+def rewrap(conn: sqlalchemy.Connection, vault: Vault) -> int:
     """Seal the keys of all tokens anew, under the present secret key; return how many there are."""
     query = select(connections.c.id, connections.c.platform_token)
-    sealed = transaction.execute(query.where(connections.c.platform_token.is_not(None))).all()
+    sealed = conn.execute(query.where(connections.c.platform_token.is_not(None))).all()
     for connection, envelope in sealed:
         anew = vault.rewrap(envelope, context=_context(connection))
         which = connections.c.id == connection
-        transaction.execute(update(connections).where(which).values(platform_token=anew))
+        conn.execute(update(connections).where(which).values(platform_token=anew))
     return len(sealed)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import Select, func, or_, select, update
 
 from gateway.store import connections as connection_records
@@ -71,13 +71,13 @@ class ReconciliationState:
     reason: str | None
 
 
-def is_due(transaction: Transaction, *, now: datetime, longest: timedelta = LONGEST) -> bool:
+def is_due(conn: sqlalchemy.Connection, *, now: datetime, longest: timedelta = LONGEST) -> bool:
     """Return whether a sweep is due: a look that waits for no writer."""
-    return any(transaction.execute(query).first() is not None for query in _due(now, longest, per_host=0))
+    return any(conn.execute(query).first() is not None for query in _due(now, longest, per_host=0))
 
 
 def claim(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     *,
     now: datetime,
     until: datetime,
@@ -89,17 +89,17 @@ def claim(
     One that is further ahead than the `longest` delay was put there by a clock that was wrong, and is due.
     At most `per_host` fetches and sweeps of a git host are under way at once; 0 is no limit.
     """
-    if per_host and transaction.dialect.name != "sqlite":
+    if per_host and conn.dialect.name != "sqlite":
         # What is counted here must still be true at the end.
-        transaction.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
+        conn.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
     for query in _due(now, longest, per_host):
-        row = transaction.execute(query.with_for_update(skip_locked=True, of=sweeps)).one_or_none()
+        row = conn.execute(query.with_for_update(skip_locked=True, of=sweeps)).one_or_none()
         if row is not None:
             break
     else:
         return None
     held = update(sweeps).where(sweeps.c.connection == row.connection)
-    transaction.execute(held.values(due_at=until, held_until=until))
+    conn.execute(held.values(due_at=until, held_until=until))
     return Reconciliation(
         connection=row.connection,
         claimed_at=now,
@@ -112,14 +112,14 @@ def claim(
     )
 
 
-def known_refs(transaction: Transaction, connection: str) -> dict[str, str | None]:
+def known_refs(conn: sqlalchemy.Connection, connection: str) -> dict[str, str | None]:
     """Return where each ref of a connection stood last, None for one that was deleted."""
     query = select(refs.c.ref, refs.c.after).where(refs.c.connection == connection)
-    return {row.ref: row.after for row in transaction.execute(query)}
+    return {row.ref: row.after for row in conn.execute(query)}
 
 
 def record(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     sweep: Reconciliation,
     arrival: NewDelivery,
     *,
@@ -135,43 +135,43 @@ def record(
     or later, the longer webhooks have told all that there was. The first sweep only learns where the refs are
     that no webhook has reported: what was there before anything was delivered was not pushed.
     """
-    delivery_records.lock_connections(transaction, [sweep.connection])
+    delivery_records.lock_connections(conn, [sweep.connection])
     moves = {(sweep.connection, move.ref): move for move in arrival.updates}
-    histories = delivery_records.read_histories(transaction, moves)
+    histories = delivery_records.read_histories(conn, moves)
     # What a webhook has told meanwhile was no news to the remote, but the look may have been before it.
     still = {key: one for key, one in histories.items() if one.after == moves[key].before}
     wanted = {key: one.ids_of_interest(moves[key]) for key, one in still.items()}
-    delivery_records.load_moves(transaction, wanted, still)
+    delivery_records.load_moves(conn, wanted, still)
     sightings = _sightings(sweep, moves, still, now=arrival.received_at, confirmed_from=look_again_at)
-    _place(transaction, sweep, sightings.promoted, still, now=arrival.received_at)
+    _place(conn, sweep, sightings.promoted, still, now=arrival.received_at)
     receipt = None
     if sightings.learned:
         learned = {key: still[key] for key in ((sweep.connection, move.ref) for move in sightings.learned)}
         for (_, ref), history in learned.items():
             history.learn(moves[sweep.connection, ref].after)
-        delivery_records.write_histories(transaction, learned)
+        delivery_records.write_histories(conn, learned)
     if sightings.found:
-        [receipt] = delivery_records.record(transaction, [replace(arrival, updates=sightings.found)])
+        [receipt] = delivery_records.record(conn, [replace(arrival, updates=sightings.found)])
     doubtful, has_agreed = _confirm(
-        transaction, sweep, agreeing, now=arrival.received_at, confirmed_from=look_again_at
+        conn, sweep, agreeing, now=arrival.received_at, confirmed_from=look_again_at
     )
     shown = {**agreeing, **{move.ref: move.after for move in arrival.updates}}
-    connection_records.relearn(transaction, sweep.connection, shown)
+    connection_records.relearn(conn, sweep.connection, shown)
     waits = sweep.asked and bool(sightings.unsure)
     if not waits:
-        _answer(transaction, sweep, receipt)
-    agreed = _agreed(transaction, sweep, receipt, has_agreed=has_agreed)
+        _answer(conn, sweep, receipt)
+    agreed = _agreed(conn, sweep, receipt, has_agreed=has_agreed)
     unsure = {**sightings.unsure, **doubtful}
     done: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": unsure or None}
     if not waits:
         done |= {"swept_at": arrival.received_at, "tried_at": sweep.claimed_at}
         done["delivery"] = receipt.delivery if receipt else None
-    transaction.execute(update(sweeps).where(sweeps.c.connection == sweep.connection).values(**done))
+    conn.execute(update(sweeps).where(sweeps.c.connection == sweep.connection).values(**done))
     if unsure and look_again_at is not None:
-        _put_off(transaction, sweep, next_at=look_again_at, asked=waits)
+        _put_off(conn, sweep, next_at=look_again_at, asked=waits)
     else:
         rare = _eased(next_at - arrival.received_at, agreed)
-        _put_off(transaction, sweep, next_at=arrival.received_at + rare, asked=False)
+        _put_off(conn, sweep, next_at=arrival.received_at + rare, asked=False)
     return receipt
 
 
@@ -226,7 +226,7 @@ def _since(
 
 
 def _place(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     sweep: Reconciliation,
     promoted: Sequence[RefUpdate],
     histories: Mapping[Key, RefHistory],
@@ -237,11 +237,11 @@ def _place(
     for move in promoted:
         key = (sweep.connection, move.ref)
         histories[key].promote(move.after, now=now)
-        delivery_records.write_histories(transaction, {key: histories[key]})
+        delivery_records.write_histories(conn, {key: histories[key]})
 
 
 def _confirm(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     sweep: Reconciliation,
     agreeing: Mapping[str, str | None],
     *,
@@ -259,7 +259,7 @@ def _confirm(
     shown: list[str] = []
     doubtful: dict[str, Sequence[str | None]] = {}
     has_agreed = False
-    for row in transaction.execute(query):
+    for row in conn.execute(query):
         if row.ref not in agreeing or agreeing[row.ref] != row.after:
             continue
         since = None
@@ -271,7 +271,7 @@ def _confirm(
         shown.append(row.ref)
         has_agreed = has_agreed or row.delivery is not None
     for start in range(0, len(shown), _PART):
-        transaction.execute(
+        conn.execute(
             update(refs)
             .where(refs.c.connection == sweep.connection, refs.c.ref.in_(shown[start : start + _PART]))
             .values(shown=refs.c.generation, shown_id=refs.c.after)
@@ -279,31 +279,31 @@ def _confirm(
     return doubtful, has_agreed
 
 
-def _answer(transaction: Transaction, sweep: Reconciliation, receipt: Receipt | None) -> None:
+def _answer(conn: sqlalchemy.Connection, sweep: Reconciliation, receipt: Receipt | None) -> None:
     """Tell the delivery that asked what came of it."""
     if sweep.asked_by is None:
         return
     told = f"delivery {receipt.delivery} tells what was found" if receipt else "nothing had moved"
     if sweep.is_first:
         told = "it was the first look at them, so that nobody can tell what has moved"
-    transaction.execute(
+    conn.execute(
         update(deliveries)
         .where(deliveries.c.id == sweep.asked_by)
         .values(reason=f"all refs were compared with the remote's: {told}")
     )
     # Another delivery may have asked meanwhile: its question stays.
     mine = sweeps.c.connection == sweep.connection, sweeps.c.asked_by == sweep.asked_by
-    transaction.execute(update(sweeps).where(*mine).values(asked_by=None))
+    conn.execute(update(sweeps).where(*mine).values(asked_by=None))
 
 
 def _agreed(
-    transaction: Transaction, sweep: Reconciliation, receipt: Receipt | None, *, has_agreed: bool
+    conn: sqlalchemy.Connection, sweep: Reconciliation, receipt: Receipt | None, *, has_agreed: bool
 ) -> int:
     """Return how many looks in a row have borne out what webhooks had told, and found nothing else."""
     if receipt is not None:
         return 0
     query = select(sweeps.c.agreed).where(sweeps.c.connection == sweep.connection)
-    before: int = transaction.execute(query).scalar_one()
+    before: int = conn.execute(query).scalar_one()
     return before + 1 if has_agreed else before
 
 
@@ -313,50 +313,48 @@ def _eased(delay: timedelta, agreed: int) -> timedelta:
     return max(delay, min(rare, _RAREST_DELAY))
 
 
-def fail(transaction: Transaction, sweep: Reconciliation, reason: str, *, next_at: datetime) -> None:
+def fail(conn: sqlalchemy.Connection, sweep: Reconciliation, reason: str, *, next_at: datetime) -> None:
     """Put a sweep off that failed; whoever asked for it is told why."""
     reason = storable(reason)
-    transaction.execute(
+    conn.execute(
         update(sweeps)
         .where(sweeps.c.connection == sweep.connection)
         .values(attempts=sweep.attempts + 1, tried_at=sweep.claimed_at, reason=reason)
     )
-    _put_off(transaction, sweep, next_at=next_at, asked=sweep.asked)
+    _put_off(conn, sweep, next_at=next_at, asked=sweep.asked)
     if sweep.asked_by is not None:
-        transaction.execute(
+        conn.execute(
             update(deliveries)
             .where(deliveries.c.id == sweep.asked_by)
             .values(reason=f"all refs are to be compared with the remote's, which failed so far: {reason}")
         )
 
 
-def ask(transaction: Transaction, connection: str, *, now: datetime) -> None:
+def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Have a connection swept now."""
-    transaction.execute(
-        update(sweeps).where(sweeps.c.connection == connection).values(due_at=now, asked=True)
-    )
+    conn.execute(update(sweeps).where(sweeps.c.connection == connection).values(due_at=now, asked=True))
 
 
-def start_over(transaction: Transaction, connection: str, *, now: datetime) -> None:
+def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Have a connection swept now as if for the first time: it has another remote."""
-    ask(transaction, connection, now=now)
+    ask(conn, connection, now=now)
     anew = {"swept_at": None, "seen": None, "agreed": 0}
-    transaction.execute(update(sweeps).where(sweeps.c.connection == connection).values(**anew))
+    conn.execute(update(sweeps).where(sweeps.c.connection == connection).values(**anew))
     is_it = connections.c.id == connection
-    transaction.execute(update(connections).where(is_it).values(other_repository=None))
+    conn.execute(update(connections).where(is_it).values(other_repository=None))
     # What is known is of the other remote: nothing of it is missing any more, or still to be shown.
     forgotten = {"shown": refs.c.generation, "shown_id": refs.c.after, "gaps": None}
-    transaction.execute(update(refs).where(refs.c.connection == connection).values(**forgotten))
+    conn.execute(update(refs).where(refs.c.connection == connection).values(**forgotten))
 
 
-def give_back(transaction: Transaction, sweep: Reconciliation, *, now: datetime) -> None:
+def give_back(conn: sqlalchemy.Connection, sweep: Reconciliation, *, now: datetime) -> None:
     """Let somebody else do a sweep that was claimed."""
-    _put_off(transaction, sweep, next_at=now, asked=sweep.asked)
+    _put_off(conn, sweep, next_at=now, asked=sweep.asked)
 
 
-def states(transaction: Transaction, of: Sequence[str]) -> dict[str, ReconciliationState]:
+def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, ReconciliationState]:
     """Return how the sweeps of each connection go."""
-    rows = transaction.execute(select(sweeps).where(sweeps.c.connection.in_(of)))
+    rows = conn.execute(select(sweeps).where(sweeps.c.connection.in_(of)))
     return {
         row.connection: ReconciliationState(
             due_at=row.due_at,
@@ -379,9 +377,9 @@ class Failing:
     due_at: datetime
 
 
-def failing(transaction: Transaction, *, limit: int) -> list[Failing]:
+def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
     """Return up to `limit` connections whose last sweep has failed, by name."""
-    rows = transaction.execute(
+    rows = conn.execute(
         select(connections.c.id, connections.c.name, sweeps.c.reason, sweeps.c.due_at)
         .join(sweeps, sweeps.c.connection == connections.c.id)
         .where(sweeps.c.reason.is_not(None), connections.c.deleted_at.is_(None))
@@ -410,12 +408,10 @@ def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:
     ]
 
 
-def _put_off(transaction: Transaction, sweep: Reconciliation, *, next_at: datetime, asked: bool) -> None:
+def _put_off(conn: sqlalchemy.Connection, sweep: Reconciliation, *, next_at: datetime, asked: bool) -> None:
     """Say when the next sweep is due, unless somebody has asked for one since this one was claimed."""
     mine = sweeps.c.connection == sweep.connection
-    transaction.execute(
-        update(sweeps).where(mine, sweeps.c.held_until == sweep.due_at).values(held_until=None)
-    )
-    transaction.execute(
+    conn.execute(update(sweeps).where(mine, sweeps.c.held_until == sweep.due_at).values(held_until=None))
+    conn.execute(
         update(sweeps).where(mine, sweeps.c.due_at == sweep.due_at).values(due_at=next_at, asked=asked)
     )

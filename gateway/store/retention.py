@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import delete, func, or_, select
 
 from gateway.store.ids import delivery_ids_since
@@ -29,26 +29,26 @@ class Step:
     forgotten: int
 
 
-def forget(transaction: Transaction, *, before: datetime, after: str) -> Step | None:
+def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step | None:
     """Look at the next few deliveries behind the id `after` that came before a moment; delete what is over.
 
     A delivery stays while one of its ref updates or requests is pending, or was settled, planned or published
     since that moment, and while a sweep refers to it. None where there is no further one to look at.
     """
-    candidates = _candidates(transaction, before, after)
+    candidates = _candidates(conn, before, after)
     if not candidates:
         return None
-    gone = set(candidates) - _held(transaction, candidates, before)
+    gone = set(candidates) - _held(conn, candidates, before)
     if gone:
         theirs = select(executions.c.seq).where(executions.c.delivery.in_(gone))
-        transaction.execute(delete(execution_bodies).where(execution_bodies.c.execution.in_(theirs)))
-        transaction.execute(delete(executions).where(executions.c.delivery.in_(gone)))
-        transaction.execute(delete(ref_updates).where(ref_updates.c.delivery.in_(gone)))
-        transaction.execute(delete(deliveries).where(deliveries.c.id.in_(gone)))
+        conn.execute(delete(execution_bodies).where(execution_bodies.c.execution.in_(theirs)))
+        conn.execute(delete(executions).where(executions.c.delivery.in_(gone)))
+        conn.execute(delete(ref_updates).where(ref_updates.c.delivery.in_(gone)))
+        conn.execute(delete(deliveries).where(deliveries.c.id.in_(gone)))
     return Step(last=candidates[-1], forgotten=len(gone))
 
 
-def _candidates(transaction: Transaction, before: datetime, after: str) -> list[str]:
+def _candidates(conn: sqlalchemy.Connection, before: datetime, after: str) -> list[str]:
     """Return the ids of the next deliveries, as many as a step takes, at least one if there is one."""
     updates = (
         select(func.count())
@@ -64,7 +64,7 @@ def _candidates(transaction: Transaction, before: datetime, after: str) -> list[
     )
     taken: list[str] = []
     size = moves = 0
-    for delivery, more_size, more_moves in transaction.execute(query):
+    for delivery, more_size, more_moves in conn.execute(query):
         size += more_size
         moves += more_moves
         if taken and (size > _MOST_BYTES or moves > _MOST_UPDATES):
@@ -73,10 +73,10 @@ def _candidates(transaction: Transaction, before: datetime, after: str) -> list[
     return taken
 
 
-def _held(transaction: Transaction, candidates: Sequence[str], before: datetime) -> set[str | None]:
+def _held(conn: sqlalchemy.Connection, candidates: Sequence[str], before: datetime) -> set[str | None]:
     """Return which of these deliveries are not over, or not for long enough, or referred to."""
     # Locked, in one order, so that nobody has one of them planned again meanwhile.
-    moves = transaction.execute(
+    moves = conn.execute(
         select(ref_updates.c.delivery, ref_updates.c.state, ref_updates.c.settled_at)
         .where(ref_updates.c.delivery.in_(candidates))
         .order_by(ref_updates.c.seq)
@@ -93,7 +93,7 @@ def _held(transaction: Transaction, candidates: Sequence[str], before: datetime)
         executions.c.published_at >= before,
     )
     requests = select(executions.c.delivery).where(executions.c.delivery.in_(candidates), recent)
-    held.update(transaction.execute(requests).scalars())
+    held.update(conn.execute(requests).scalars())
     for reference in (sweeps.c.asked_by, sweeps.c.delivery):
-        held.update(transaction.execute(select(reference).where(reference.in_(candidates))).scalars())
+        held.update(conn.execute(select(reference).where(reference.in_(candidates))).scalars())
     return held

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import Row, func, insert, literal, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
@@ -91,7 +91,7 @@ class Postponement:
 
 
 def pending(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     connection: str,
     *,
     limit: int,
@@ -113,7 +113,7 @@ def pending(
         query = query.where(is_ready(connection, now=now))
     if without:
         query = query.where(ref_updates.c.ref.not_in(without))
-    return [pending_update(row) for row in transaction.execute(query)]
+    return [pending_update(row) for row in conn.execute(query)]
 
 
 def pending_update(row: Row[Any]) -> PendingUpdate:
@@ -137,14 +137,14 @@ def pending_update(row: Row[Any]) -> PendingUpdate:
     )
 
 
-def renew(transaction: Transaction, connection: str, *, owner: str, until: datetime) -> None:
+def renew(conn: sqlalchemy.Connection, connection: str, *, owner: str, until: datetime) -> None:
     """Keep the lease for longer. Raises `LeaseLost`."""
-    _as_owner(transaction, connection, owner)
-    transaction.execute(update(leases).where(leases.c.connection == connection).values(expires_at=until))
+    _as_owner(conn, connection, owner)
+    conn.execute(update(leases).where(leases.c.connection == connection).values(expires_at=until))
 
 
 def settle(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     connection: str,
     settlements: Sequence[Settlement],
     *,
@@ -157,10 +157,10 @@ def settle(
     With them goes which updates are put off, each by itself. Raises `LeaseLost` where another worker has the
     connection by now.
     """
-    _as_owner(transaction, connection, owner)
+    _as_owner(conn, connection, owner)
     for settlement in settlements:
         which = settlement.update.seq
-        changed = transaction.execute(
+        changed = conn.execute(
             update(ref_updates)
             .where(ref_updates.c.seq == which, ref_updates.c.state == "pending")
             .values(
@@ -173,31 +173,31 @@ def settle(
             )
         )
         if changed.rowcount and settlement.requests:
-            executions.add(transaction, settlement.requests, ref_update=which, now=now)
-            _supersede(transaction, settlement)
+            executions.add(conn, settlement.requests, ref_update=which, now=now)
+            _supersede(conn, settlement)
         if changed.rowcount:
-            events.add(transaction, settlement.events, now=now)
+            events.add(conn, settlement.events, now=now)
     for one in postponed:
-        transaction.execute(
+        conn.execute(
             update(ref_updates)
             .where(ref_updates.c.seq == one.update.seq, ref_updates.c.state == "pending")
             .values(reason=storable(one.reason), due_at=one.due_at, tries=ref_updates.c.tries + 1)
         )
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
-        platforms.ask(transaction, connection, now=now)
+        platforms.ask(conn, connection, now=now)
 
 
-def _supersede(transaction: Transaction, settlement: Settlement) -> None:
+def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:
     """Leave one request of each `latest` trigger to be published: that of the ref's latest move."""
     latest = [request for request in settlement.requests if request.is_latest_only]
     if not latest:
         return
     # Since the worker read it, the remote may have shown that the move comes later than it was taken for.
     query = select(ref_updates.c.generation).where(ref_updates.c.seq == settlement.update.seq)
-    generation = transaction.execute(query).scalar_one()
+    generation = conn.execute(query).scalar_one()
     for request in latest:
         executions.supersede(
-            transaction,
+            conn,
             request,
             ref=settlement.update.ref,
             generation=generation,
@@ -205,14 +205,14 @@ def _supersede(transaction: Transaction, settlement: Settlement) -> None:
         )
 
 
-def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
+def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None:
     """Have the ref updates of a delivery fetched and planned again, but for those that were duplicates.
 
     How each of them had ended is kept as an attempt.
     """
     moved = ref_updates.c.delivery == delivery, ref_updates.c.state.in_(REPLAYABLE)
     # Locked, so that of two replays at once the second finds nothing left to do.
-    transaction.execute(select(ref_updates.c.seq).where(*moved).with_for_update()).all()
+    conn.execute(select(ref_updates.c.seq).where(*moved).with_for_update()).all()
     earlier = select(func.count()).where(update_attempts.c.ref_update == ref_updates.c.seq)
     ended = select(
         ref_updates.c.seq,
@@ -224,27 +224,27 @@ def replay(transaction: Transaction, delivery: str, *, now: datetime) -> None:
         literal(now, Instant),
     ).where(*moved)
     columns = ["ref_update", "number", "state", "reason", "settled_at", "verdicts", "replayed_at"]
-    transaction.execute(insert(update_attempts).from_select(columns, ended))
+    conn.execute(insert(update_attempts).from_select(columns, ended))
     anew = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None, **_DUE}
-    transaction.execute(update(ref_updates).where(*moved).values(anew))
+    conn.execute(update(ref_updates).where(*moved).values(anew))
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()
-    transaction.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
+    conn.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
 
 
-def release(transaction: Transaction, connection: str, *, owner: str, now: datetime) -> None:
+def release(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
     """Give the connection back, also with more to do; others that wait come first. Raises `LeaseLost`."""
-    _as_owner(transaction, connection, owner)
-    transaction.execute(
+    _as_owner(conn, connection, owner)
+    conn.execute(
         update(leases)
         .where(leases.c.connection == connection)
         .values(owner=None, expires_at=None, attempts=0, due_at=now)
     )
 
 
-def hand_back(transaction: Transaction, connection: str, *, owner: str, now: datetime) -> None:
+def hand_back(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
     """Give the connection back in the middle of a try, which counts neither way. Raises `LeaseLost`."""
-    _as_owner(transaction, connection, owner)
-    transaction.execute(
+    _as_owner(conn, connection, owner)
+    conn.execute(
         update(leases)
         .where(leases.c.connection == connection)
         .values(owner=None, expires_at=None, due_at=now)
@@ -252,7 +252,7 @@ def hand_back(transaction: Transaction, connection: str, *, owner: str, now: dat
 
 
 def postpone(
-    transaction: Transaction,
+    conn: sqlalchemy.Connection,
     connection: str,
     updates: Sequence[PendingUpdate],
     *,
@@ -261,38 +261,38 @@ def postpone(
     reason: str,
 ) -> None:
     """Give the connection back after a try that failed; the updates tell why. Raises `LeaseLost`."""
-    _as_owner(transaction, connection, owner)
-    transaction.execute(
+    _as_owner(conn, connection, owner)
+    conn.execute(
         update(leases)
         .where(leases.c.connection == connection)
         .values(owner=None, expires_at=None, attempts=leases.c.attempts + 1, due_at=due_at)
     )
-    tell(transaction, updates, reason)
+    tell(conn, updates, reason)
 
 
-def tell(transaction: Transaction, updates: Sequence[PendingUpdate], reason: str) -> None:
+def tell(conn: sqlalchemy.Connection, updates: Sequence[PendingUpdate], reason: str) -> None:
     """Let ref updates that are being worked on say how it goes."""
-    transaction.execute(
+    conn.execute(
         update(ref_updates)
         .where(ref_updates.c.seq.in_([one.seq for one in updates]), ref_updates.c.state == "pending")
         .values(reason=storable(reason))
     )
 
 
-def take_over_everything(transaction: Transaction, *, now: datetime) -> None:
+def take_over_everything(conn: sqlalchemy.Connection, *, now: datetime) -> None:
     """End the leases of a process that died: for an embedded store, which only one process works on.
 
     Its work, and the sweeps that it had claimed, are due at once.
     """
-    transaction.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
+    conn.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
     held = sweeps.c.held_until.is_not(None)
-    transaction.execute(update(sweeps).where(held).values(due_at=now, held_until=None))
+    conn.execute(update(sweeps).where(held).values(due_at=now, held_until=None))
 
 
-def take_over(transaction: Transaction, process: str, *, now: datetime) -> None:
+def take_over(conn: sqlalchemy.Connection, process: str, *, now: datetime) -> None:
     """End the leases of the process that went by this name before, and is known to be dead."""
     mine = leases.c.owner.is_not(None), leases.c.process == process
-    transaction.execute(update(leases).where(*mine).values(owner=None, expires_at=now))
+    conn.execute(update(leases).where(*mine).values(owner=None, expires_at=now))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -307,9 +307,9 @@ class Backlog:
     oldest_event: datetime | None = None
 
 
-def backlog(transaction: Transaction) -> Backlog:
+def backlog(conn: sqlalchemy.Connection) -> Backlog:
     """Count what waits; costs by how much that is, however much has ended."""
-    count = transaction.execute(select(func.count()).select_from(ref_updates).where(is_pending)).scalar_one()
+    count = conn.execute(select(func.count()).select_from(ref_updates).where(is_pending)).scalar_one()
     waits = waiting()
     oldest = select(func.min(oldest_arrival(waits))).select_from(waits)
     is_unpublished = tables.executions.c.state == literal_column("'pending'")
@@ -318,37 +318,37 @@ def backlog(transaction: Transaction) -> Backlog:
     first_event = select(tables.events.c.settled_at).order_by(tables.events.c.seq)
     return Backlog(
         updates=count,
-        oldest=transaction.execute(oldest).scalar(),
-        requests=transaction.execute(requests).scalar_one(),
-        events=transaction.execute(select(func.count()).select_from(tables.events)).scalar_one(),
-        oldest_request=transaction.execute(first.limit(1)).scalar(),
-        oldest_event=transaction.execute(first_event.limit(1)).scalar(),
+        oldest=conn.execute(oldest).scalar(),
+        requests=conn.execute(requests).scalar_one(),
+        events=conn.execute(select(func.count()).select_from(tables.events)).scalar_one(),
+        oldest_request=conn.execute(first.limit(1)).scalar(),
+        oldest_event=conn.execute(first_event.limit(1)).scalar(),
     )
 
 
-def attempts(transaction: Transaction, connection: str) -> int:
+def attempts(conn: sqlalchemy.Connection, connection: str) -> int:
     """Return how many tries in a row have failed."""
     query = select(leases.c.attempts).where(leases.c.connection == connection)
-    found: int = transaction.execute(query).scalar_one()
+    found: int = conn.execute(query).scalar_one()
     return found
 
 
-def make_due(transaction: Transaction, connection: str, *, now: datetime) -> None:
+def make_due(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Let a postponed connection, and what was put off of it, be tried now: something has changed."""
-    transaction.execute(
+    conn.execute(
         update(leases).where(leases.c.connection == connection, leases.c.attempts > 0).values(due_at=now)
     )
     put_off = ref_updates.c.connection == connection, ref_updates.c.due_at.is_not(None)
-    transaction.execute(update(ref_updates).where(*put_off, is_pending).values(_DUE))
+    conn.execute(update(ref_updates).where(*put_off, is_pending).values(_DUE))
 
 
-def _as_owner(transaction: Transaction, connection: str, owner: str) -> None:
+def _as_owner(conn: sqlalchemy.Connection, connection: str, owner: str) -> None:
     query = (
         select(leases.c.connection)
         .where(leases.c.connection == connection, leases.c.owner == owner)
         .with_for_update()
     )
-    if transaction.execute(query).one_or_none() is None:
+    if conn.execute(query).one_or_none() is None:
         raise LeaseLost(f"another worker has taken over connection {connection}")
 
 

@@ -271,14 +271,14 @@ def test_what_waits_for_a_worker_is_counted_by_connections_that_one_can_work_on(
     for one in ("storm", "put off", "single", "idle"):
         connection(database, one, created_at=datetime.now(UTC))
     storm = [move("a" * 40, "b" * 40, ref=f"refs/heads/{number}") for number in range(20)]
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(*storm, connection="storm")])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(*storm, connection="storm")])
         for one in ("put off", "single"):
-            deliveries.record(transaction, [arrival(move("a" * 40, "b" * 40), connection=one)])
-        transaction.exec_driver_sql(
+            deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), connection=one)])
+        conn.exec_driver_sql(
             "UPDATE leases SET due_at = now() + interval '1 day' WHERE connection = 'put off'"
         )
-        assert transaction.exec_driver_sql(trigger["metadata"]["query"]).scalar() == 2
+        assert conn.exec_driver_sql(trigger["metadata"]["query"]).scalar() == 2
     database.close()
 
 

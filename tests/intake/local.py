@@ -30,8 +30,8 @@ class Answer(NamedTuple):
 def connect(database: Database, **changes: Any) -> None:
     """Make the connection c1 with its secret."""
     make.connection(database, **changes)
-    with database.writing() as transaction:
-        connections.add_secret(transaction, VAULT, "c1", SECRET, now=make.NOW)
+    with database.writing() as conn:
+        connections.add_secret(conn, VAULT, "c1", SECRET, now=make.NOW)
 
 
 def scope(body: bytes, headers: Mapping[str, str] | None = None, **changes: Any) -> MutableMapping[str, Any]:

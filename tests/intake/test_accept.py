@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVarTuple
 
 import pytest
+import sqlalchemy
 import structlog
-from sqlalchemy import Connection as Transaction
 from sqlalchemy import select
 
 from gateway.errors import StoreUnavailable
@@ -36,12 +36,14 @@ class WatchedDatabase(Database):
         self.batches: list[list[str]] = []
         self.attempts = 0
 
-    async def write_inline(self, decide: Callable[[Transaction], Any], keep: Callable[..., None]) -> Any:
+    async def write_inline(
+        self, decide: Callable[[sqlalchemy.Connection], Any], keep: Callable[..., None]
+    ) -> Any:
         """Note what is recorded, and record it."""
         self.attempts += 1
 
-        def noted(transaction: Transaction) -> Any:
-            judged: Decision = decide(transaction)
+        def noted(conn: sqlalchemy.Connection) -> Any:
+            judged: Decision = decide(conn)
             self.batches.append([one.id for one in judged.arrivals])
             return judged
 
@@ -99,8 +101,8 @@ def numbered(*sizes: int, measure: str = "body") -> list[NewDelivery]:
 
 def kept(database: Database) -> set[str]:
     """Return the ids of the recorded deliveries."""
-    with database.reading() as transaction:
-        return set(transaction.execute(select(deliveries.c.id)).scalars())
+    with database.reading() as conn:
+        return set(conn.execute(select(deliveries.c.id)).scalars())
 
 
 @pytest.mark.parametrize(

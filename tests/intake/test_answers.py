@@ -35,8 +35,8 @@ def refused(status: int, reason: str) -> float:
 
 def kept(database: Database) -> int:
     """Return how many deliveries were recorded."""
-    with database.reading() as transaction:
-        return len(transaction.execute(select(deliveries.c.id)).all())
+    with database.reading() as conn:
+        return len(conn.execute(select(deliveries.c.id)).all())
 
 
 UNSIGNED = {"x-hub-signature-256": "sha256=" + "0" * 64}
@@ -85,8 +85,8 @@ def test_what_is_kept_has_an_id_in_the_answer(
     answer = asked(database, scope(body, headers=headers), body)
     assert (answer.status, answer.body.get("error")) == (status, error)
     assert ("detail" in answer.body) == (error is not None)
-    with database.reading() as transaction:
-        assert transaction.execute(select(deliveries.c.id)).scalar_one() == answer.body["delivery"]
+    with database.reading() as conn:
+        assert conn.execute(select(deliveries.c.id)).scalar_one() == answer.body["delivery"]
 
 
 def test_an_unsigned_ping_leaves_nothing(database: Database) -> None:

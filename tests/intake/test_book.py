@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import sqlalchemy
 import structlog
-from sqlalchemy import Connection as Transaction
 from sqlalchemy import update
 
 from gateway.errors import NotFound
@@ -28,7 +28,7 @@ class CountingDatabase(Database):
 
     looks = 0
 
-    async def look_up(self, work: Callable[[Transaction], T]) -> T:
+    async def look_up(self, work: Callable[[sqlalchemy.Connection], T]) -> T:
         """Count, and look it up."""
         self.looks += 1
         return await super().look_up(work)
@@ -63,8 +63,8 @@ def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) 
         return asyncio.run(book.find("c1")).repository_key
 
     def move(url: str) -> None:
-        with database.writing() as transaction:
-            transaction.execute(update(tables.connections).values(url=url))
+        with database.writing() as conn:
+            conn.execute(update(tables.connections).values(url=url))
 
     first = found()
     move("https://github.example/acme/letters.git")
@@ -89,8 +89,8 @@ def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabas
     clock = Clock()
     book = ConnectionCache(database, VAULT, clock=clock)
     asyncio.run(book.find("c1"))
-    with database.writing() as transaction:
-        connections.remove(transaction, "c1", now=NOW)
+    with database.writing() as conn:
+        connections.remove(conn, "c1", now=NOW)
     clock.now += 2
     for _ in range(2):
         with pytest.raises(NotFound):
@@ -119,9 +119,9 @@ def test_only_so_many_connections_are_remembered(
 def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each connection that has one, as far as it is remembered of which."""
     monkeypatch.setattr("gateway.intake.connection_cache._MOST_KNOWN", 1)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
-            connections.add_secret(transaction, VAULT, name, secret, now=NOW)
+            connections.add_secret(conn, VAULT, name, secret, now=NOW)
     book = ConnectionCache(database, VAULT)
 
     def told(*names: str) -> list[str]:

@@ -124,8 +124,8 @@ def test_whoever_waits_too_long_is_told_so_and_leaves_nothing(database: Database
         await accepter.stop()
 
     asyncio.run(wait())
-    with database.reading() as transaction:
-        kept = {row.id for row in transaction.exec_driver_sql("SELECT id FROM deliveries")}
+    with database.reading() as conn:
+        kept = {row.id for row in conn.exec_driver_sql("SELECT id FROM deliveries")}
     assert "d2" not in kept
     assert "d3" in kept
 

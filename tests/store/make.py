@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import select
 
 from gateway.store import connections
@@ -41,8 +41,8 @@ def made(connection_id: str = "c1", **changes: Any) -> Connection:
 def connection(database: Database, connection_id: str = "c1", **changes: Any) -> Connection:
     """Keep a connection."""
     kept = made(connection_id, **changes)
-    with database.writing() as transaction:
-        connections.add(transaction, kept)
+    with database.writing() as conn:
+        connections.add(conn, kept)
     return kept
 
 
@@ -75,12 +75,12 @@ def arrival(*moves: RefUpdate, **changes: Any) -> NewDelivery:
     return NewDelivery(**values)
 
 
-def rows_of_others(transaction: Transaction, connection_id: str) -> dict[str, list[Any]]:
+def rows_of_others(conn: sqlalchemy.Connection, connection_id: str) -> dict[str, list[Any]]:
     """Return, by table, all that is kept of other connections than this one."""
     kept = {}
     for table in metadata.sorted_tables:
         owner = table.c.id if table.name == "connections" else table.c.get("connection")
         if owner is not None:
-            rows = transaction.execute(select(table).where(owner != connection_id))
+            rows = conn.execute(select(table).where(owner != connection_id))
             kept[table.name] = sorted(map(repr, rows))
     return kept

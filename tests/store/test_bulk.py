@@ -36,17 +36,17 @@ KEYED = Table(
 def tables(url: str) -> Any:
     """Give a database with these tables."""
     database = Database(url)
-    with database.writing() as transaction:
-        METADATA.create_all(transaction)
+    with database.writing() as conn:
+        METADATA.create_all(conn)
     yield database
     database.close()
 
 
 def rows_of(database: Database, table: Table) -> list[tuple[Any, ...]]:
     """Return all rows of a table in the order of its key."""
-    with database.reading() as transaction:
+    with database.reading() as conn:
         query = select(table).order_by(*table.primary_key)
-        return [tuple(row) for row in transaction.execute(query)]
+        return [tuple(row) for row in conn.execute(query)]
 
 
 def row(number: int) -> list[Any]:
@@ -67,27 +67,27 @@ def test_all_rows_are_inserted_in_their_order(
     """Once each, also where a statement takes fewer; keys and what is left out get their defaults."""
     # Four rows of four values in a statement.
     monkeypatch.setattr(bulk_sql, "MOST_VALUES", 19)
-    with tables.writing() as transaction:
-        bulk_sql.insert_rows(transaction, NUMBERED, [row(number) for number in range(count)])
+    with tables.writing() as conn:
+        bulk_sql.insert_rows(conn, NUMBERED, [row(number) for number in range(count)])
     expected = [(number + 1, *row(number), 7) for number in range(count)]
     assert rows_of(tables, NUMBERED) == expected
 
 
 def test_a_value_at_the_end_of_the_table_may_be_given(tables: Database) -> None:
     """Instead of its default."""
-    with tables.writing() as transaction:
-        bulk_sql.insert_rows(transaction, NUMBERED, [[*row(1), 1], [*row(2), 2]])
+    with tables.writing() as conn:
+        bulk_sql.insert_rows(conn, NUMBERED, [[*row(1), 1], [*row(2), 2]])
     assert rows_of(tables, NUMBERED) == [(1, *row(1), 1), (2, *row(2), 2)]
 
 
 def test_rows_that_are_there_by_their_key_are_changed(tables: Database) -> None:
     """The whole key counts, and others stay as they are."""
     key = ("first", "second")
-    with tables.writing() as transaction:
+    with tables.writing() as conn:
         bulk_sql.upsert_rows(
-            transaction, KEYED, key, [["a", "a", [1], NOW], ["a", "b", [2], None], ["b", "a", None, NOW]]
+            conn, KEYED, key, [["a", "a", [1], NOW], ["a", "b", [2], None], ["b", "a", None, NOW]]
         )
-        bulk_sql.upsert_rows(transaction, KEYED, key, [["a", "b", [3], NOW], ["b", "b", [4], None]])
+        bulk_sql.upsert_rows(conn, KEYED, key, [["a", "b", [3], NOW], ["b", "b", [4], None]])
     assert rows_of(tables, KEYED) == [
         ("a", "a", [1], NOW),
         ("a", "b", [3], NOW),
@@ -98,10 +98,10 @@ def test_rows_that_are_there_by_their_key_are_changed(tables: Database) -> None:
 
 def test_a_key_that_is_there_is_no_success_of_an_insert(tables: Database) -> None:
     """Only `upsert_rows` changes what is there."""
-    with tables.writing() as transaction:
-        bulk_sql.insert_rows(transaction, KEYED, [["a", "a", [1], NOW]])
-    with pytest.raises(Exception, match=r"(?i)unique"), tables.writing() as transaction:
-        bulk_sql.insert_rows(transaction, KEYED, [["a", "a", [2], NOW]])
+    with tables.writing() as conn:
+        bulk_sql.insert_rows(conn, KEYED, [["a", "a", [1], NOW]])
+    with pytest.raises(Exception, match=r"(?i)unique"), tables.writing() as conn:
+        bulk_sql.insert_rows(conn, KEYED, [["a", "a", [2], NOW]])
 
 
 def test_pairs_are_found_each_by_both_of_its_values(tables: Database) -> None:
@@ -111,8 +111,8 @@ def test_pairs_are_found_each_by_both_of_its_values(tables: Database) -> None:
         "SELECT keyed.first, keyed.second FROM {wanted}keyed"
         " WHERE keyed.first = wanted.first AND keyed.second = wanted.second"
     )
-    with tables.writing() as transaction:
-        bulk_sql.insert_rows(transaction, KEYED, given)
+    with tables.writing() as conn:
+        bulk_sql.insert_rows(conn, KEYED, given)
         for pairs in ([("a", "b")], [("a", "c"), ("c", "a"), ("b", "b")], [("a", "x"), ("c", "c")]):
-            found = {tuple(one) for one in bulk_sql.select_pairs(transaction, sql, pairs)}
+            found = {tuple(one) for one in bulk_sql.select_pairs(conn, sql, pairs)}
             assert found == {pair for pair in pairs if "x" not in pair}

@@ -23,31 +23,31 @@ LEASE = timedelta(seconds=60)
 
 def claim(database: Database, claims_of: Claims, now: datetime = NOW, owner: str = "w") -> str | None:
     """Claim as a worker of a process does."""
-    with database.writing() as transaction:
-        return claims_of.claim(transaction, owner=owner, now=now, until=now + LEASE)
+    with database.writing() as conn:
+        return claims_of.claim(conn, owner=owner, now=now, until=now + LEASE)
 
 
 def push(database: Database, *connections: str, at: datetime = NOW, times: int = 1) -> None:
     """Record pushes to each of these connections."""
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for one in connections:
             moves = [move(A, B, ref=f"refs/heads/{uuid.uuid4().hex}") for _ in range(times)]
-            deliveries.record(transaction, [arrival(*moves, connection=one, received_at=at)])
+            deliveries.record(conn, [arrival(*moves, connection=one, received_at=at)])
 
 
 def release(database: Database, connection_id: str, now: datetime, owner: str = "w") -> None:
     """Give a connection back with more to do, as at the end of a turn."""
-    with database.writing() as transaction:
-        work_queue.release(transaction, connection_id, owner=owner, now=now)
+    with database.writing() as conn:
+        work_queue.release(conn, connection_id, owner=owner, now=now)
 
 
 def finish(database: Database, connection_id: str, now: datetime = NOW, owner: str = "w") -> None:
     """Carry all that waits to its end, and give the connection back."""
-    with database.writing() as transaction:
-        updates = work_queue.pending(transaction, connection_id, limit=10)
+    with database.writing() as conn:
+        updates = work_queue.pending(conn, connection_id, limit=10)
         ends = [Settlement(update=update, state="planned", reason="") for update in updates]
-        work_queue.settle(transaction, connection_id, ends, owner=owner, now=now)
-        work_queue.release(transaction, connection_id, owner=owner, now=now)
+        work_queue.settle(conn, connection_id, ends, owner=owner, now=now)
+        work_queue.release(conn, connection_id, owner=owner, now=now)
 
 
 def turns(database: Database, count: int) -> list[str | None]:
@@ -64,8 +64,8 @@ def turns(database: Database, count: int) -> list[str | None]:
 
 def beat(database: Database, process: str, now: datetime = NOW) -> None:
     """Let a process be heard of."""
-    with database.writing() as transaction:
-        claims.beat(transaction, process, now=now)
+    with database.writing() as conn:
+        claims.beat(conn, process, now=now)
 
 
 def test_connections_take_turns(database: Database) -> None:
@@ -254,8 +254,8 @@ def test_the_connections_of_a_process_that_is_gone_are_anybodys(database: Databa
     finish(database, "c1", gone)
     push(database, "c1", "c2", at=gone)
     assert claim(database, there, gone) == "c1"
-    with database.writing() as transaction:
-        claims.leave(transaction, "p1")
+    with database.writing() as conn:
+        claims.leave(conn, "p1")
     assert claim(database, there, gone) == "c2"
 
 
@@ -296,17 +296,17 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
     mine, other = Claims(process="p1"), Claims(process="p2")
     claim(database, mine)
     due = NOW + 10 * PATIENCE
-    with database.writing() as transaction:
-        [late] = work_queue.pending(transaction, "c1", limit=2)
+    with database.writing() as conn:
+        [late] = work_queue.pending(conn, "c1", limit=2)
         put_off = Postponement(update=late, due_at=due, reason="a submodule is away")
-        work_queue.settle(transaction, "c1", [], owner="w", now=NOW, postponed=[put_off])
+        work_queue.settle(conn, "c1", [], owner="w", now=NOW, postponed=[put_off])
     release(database, "c1", NOW)
     beat(database, "p1", due)
     later = due - PATIENCE / 2
     assert claim(database, other, due + SECOND) is None
-    with database.writing() as transaction:
+    with database.writing() as conn:
         topic = move(A, B, ref="refs/heads/topic")
-        deliveries.record(transaction, [arrival(topic, id="later", received_at=later)])
+        deliveries.record(conn, [arrival(topic, id="later", received_at=later)])
     assert claim(database, other, later + SECOND) is None
     assert claim(database, mine, later + SECOND) == "c1"
     release(database, "c1", later)
@@ -316,18 +316,18 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
 
 def put_off(database: Database, connection_id: str, due: datetime) -> None:
     """Put the first push that waits off, as for a submodule that is away, and give the connection back."""
-    with database.writing() as transaction:
-        [late, *_] = work_queue.pending(transaction, connection_id, limit=1)
+    with database.writing() as conn:
+        [late, *_] = work_queue.pending(conn, connection_id, limit=1)
         delay = Postponement(update=late, due_at=due, reason="a submodule is away")
-        work_queue.settle(transaction, connection_id, [], owner="w", now=NOW, postponed=[delay])
-        work_queue.release(transaction, connection_id, owner="w", now=NOW)
+        work_queue.settle(conn, connection_id, [], owner="w", now=NOW, postponed=[delay])
+        work_queue.release(conn, connection_id, owner="w", now=NOW)
 
 
 def push_to_main(database: Database, *connections: str, at: datetime = NOW) -> None:
     """Record a push to the main branch of each of these connections."""
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for one in connections:
-            deliveries.record(transaction, [arrival(move(A, B), connection=one, received_at=at)])
+            deliveries.record(conn, [arrival(move(A, B), connection=one, received_at=at)])
 
 
 def test_what_was_put_off_holds_up_no_other_repository(database: Database) -> None:
@@ -374,22 +374,22 @@ def test_the_backlog_tells_how_much_waits_and_since_when(database: Database) -> 
 
 
 def _backlog(database: Database) -> Backlog:
-    with database.reading() as transaction:
-        return work_queue.backlog(transaction)
+    with database.reading() as conn:
+        return work_queue.backlog(conn)
 
 
 def test_a_claim_reads_no_whole_table(database: Database) -> None:
     """It costs by what waits and what is under way, not by how many connections and pushes there are."""
     query = Claims(process="p1", per_project=1, per_host=1)._next(NOW)  # noqa: SLF001 - the very statement
-    with database.reading() as transaction:
-        sql = query.compile(transaction.engine, compile_kwargs={"literal_binds": True})
+    with database.reading() as conn:
+        sql = query.compile(conn.engine, compile_kwargs={"literal_binds": True})
         if database.is_embedded:
-            told = [row[-1] for row in transaction.execute(text(f"EXPLAIN QUERY PLAN {sql}"))]
+            told = [row[-1] for row in conn.execute(text(f"EXPLAIN QUERY PLAN {sql}"))]
             read = {line.split()[1] for line in told if line.startswith("SCAN")}
         else:
             # Of tables as small as these it would read all; with an index at hand it need not.
-            transaction.execute(text("SET LOCAL enable_seqscan = off"))
-            told = [row[-1] for row in transaction.execute(text(f"EXPLAIN {sql}"))]
+            conn.execute(text("SET LOCAL enable_seqscan = off"))
+            told = [row[-1] for row in conn.execute(text(f"EXPLAIN {sql}"))]
             read = {line.split("Seq Scan on ")[1].split()[0] for line in told if "Seq Scan on " in line}
     # Of processes there are never many.
     assert read & set(metadata.tables) <= {"processes"}, told
@@ -404,8 +404,8 @@ def test_who_starts_again_goes_on_with_its_own_work_at_once(database: Database) 
     held = {name: claim(database, Claims(process=name)) for name in names}
     assert len(set(held.values())) == len(names)
     assert claim(database, Claims(process="p1"), NOW + SECOND) is None
-    with database.writing() as transaction:
-        work_queue.take_over(transaction, "p1", now=NOW + SECOND)
+    with database.writing() as conn:
+        work_queue.take_over(conn, "p1", now=NOW + SECOND)
     assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) == held["p1"]
     assert claim(database, Claims(process="p1"), NOW + 2 * SECOND) is None
 
@@ -414,18 +414,18 @@ def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
     """A delay, a lease, a heartbeat and a turn further ahead than there can be count for nothing."""
     ahead = NOW + timedelta(days=365)
     connection(database)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(A, B))])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(A, B))])
         once = Claims(process="once")
-        assert once.claim(transaction, owner="w1", now=ahead, until=ahead + LEASE) == "c1"
-        claims.beat(transaction, "once", now=ahead)
+        assert once.claim(conn, owner="w1", now=ahead, until=ahead + LEASE) == "c1"
+        claims.beat(conn, "once", now=ahead)
         mine = Claims(process="p1")
-        assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
-        updates = work_queue.pending(transaction, "c1", limit=1)
-        work_queue.postpone(transaction, "c1", updates, owner="w2", due_at=ahead, reason="down")
-        assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
-        work_queue.postpone(transaction, "c1", updates, owner="w2", due_at=NOW + LEASE, reason="down")
-        assert mine.claim(transaction, owner="w2", now=NOW, until=NOW + LEASE) is None
+        assert mine.claim(conn, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
+        updates = work_queue.pending(conn, "c1", limit=1)
+        work_queue.postpone(conn, "c1", updates, owner="w2", due_at=ahead, reason="down")
+        assert mine.claim(conn, owner="w2", now=NOW, until=NOW + LEASE) == "c1"
+        work_queue.postpone(conn, "c1", updates, owner="w2", due_at=NOW + LEASE, reason="down")
+        assert mine.claim(conn, owner="w2", now=NOW, until=NOW + LEASE) is None
 
 
 def test_a_silent_host_is_asked_as_others_after_half_an_hour() -> None:
@@ -458,16 +458,16 @@ def test_processes_live_while_they_are_heard_of(database: Database) -> None:
     beat(database, "p1", NOW - SECOND)
     beat(database, "gone", NOW - GONE_AFTER)
     beat(database, "long gone", NOW - 2 * GONE_AFTER)
-    with database.writing() as transaction:
-        assert claims.alive(transaction, now=NOW) == ["p1", "p2"]
-        claims.leave(transaction, "p1")
-        assert claims.alive(transaction, now=NOW) == ["p2"]
+    with database.writing() as conn:
+        assert claims.alive(conn, now=NOW) == ["p1", "p2"]
+        claims.leave(conn, "p1")
+        assert claims.alive(conn, now=NOW) == ["p2"]
     a_day = timedelta(days=1)
 
     def known(now: datetime) -> set[str]:
         beat(database, "p3", now)
-        with database.reading() as transaction:
-            return set(transaction.execute(select(processes.c.name)).scalars())
+        with database.reading() as conn:
+            return set(conn.execute(select(processes.c.name)).scalars())
 
     assert known(NOW - GONE_AFTER + a_day) == {"p2", "p3", "gone"}
     assert known(NOW + a_day) == {"p2", "p3"}
@@ -489,11 +489,11 @@ def test_who_was_served_longest_ago_comes_first(database: Database) -> None:
 
     assert [turn(NOW + number * SECOND) for number in range(5)] == ["a1", "b1", "a2", "b2", "a1"]
     # The last turn of a was now, that of b is still to come: as if b had never had one.
-    with database.writing() as transaction:
+    with database.writing() as conn:
         at = {"a": NOW + 10 * SECOND, "b": NOW + 20 * SECOND}
         for project, claimed_at in at.items():
             changed = turns_of.update().where(turns_of.c.project == project)
-            transaction.execute(changed.values(claimed_at=claimed_at))
+            conn.execute(changed.values(claimed_at=claimed_at))
     assert turn(NOW + 10 * SECOND)[0] == "b"
 
 
@@ -512,8 +512,8 @@ def test_what_is_put_off_for_as_long_as_can_be_stays_put_off(database: Database)
     process = Claims(process="p1")
 
     def until(now: datetime, end: datetime) -> str | None:
-        with database.writing() as transaction:
-            return process.claim(transaction, owner="w", now=now, until=end)
+        with database.writing() as conn:
+            return process.claim(conn, owner="w", now=now, until=end)
 
     assert until(NOW, NOW + LONGEST_DELAY) == "c1"
     assert until(NOW, NOW + LONGEST_DELAY) is None
@@ -529,12 +529,12 @@ def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database)
     connection(database, "other", url="https://other.example/acme/digits.git", created_at=NOW + LEASE)
     push(database, "c1")
     end = NOW + FARTHEST - SECOND
-    with database.writing() as transaction:
-        assert reconciliations.claim(transaction, now=NOW, until=end) is not None
+    with database.writing() as conn:
+        assert reconciliations.claim(conn, now=NOW, until=end) is not None
 
     def next_one(now: datetime) -> str | None:
-        with database.reading() as transaction:
-            return Claims(process="p1", per_host=1).next(transaction, now=now)
+        with database.reading() as conn:
+            return Claims(process="p1", per_host=1).next(conn, now=now)
 
     assert [next_one(now) for now in (NOW - SECOND, NOW, end, end + SECOND)] == ["c1", None, None, "c1"]
     push(database, "other")
@@ -587,8 +587,8 @@ def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database
         assert [one and one[0] for one in held] == ["a", "b", "c", None]
         for name in held[:3]:
             release(database, str(name), NOW)
-    with database.writing() as transaction:
-        looks = [reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) for _ in range(4)]
+    with database.writing() as conn:
+        looks = [reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=1) for _ in range(4)]
     assert sorted(one.connection[0] for one in looks if one is not None) == ["a", "b", "c"]
     assert claim(database, by_host) is None
 
@@ -614,11 +614,11 @@ def test_the_oldest_that_waits_is_found_among_those_of_all_connections(database:
     """By when it arrived, whatever its delivery is called, and whatever has ended before it."""
     for one in ("c0", "c1", "c2"):
         connection(database, one)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for name, one, at in (("d9", "c0", 3), ("d5", "c1", 2), ("d6", "c1", 4), ("d1", "c2", 5)):
             pushed = move(A, B, f"refs/heads/{name}")
             sent = arrival(pushed, id=name, connection=one, received_at=NOW + at * SECOND)
-            deliveries.record(transaction, [sent])
+            deliveries.record(conn, [sent])
     assert _backlog(database).oldest == NOW + 2 * SECOND
     assert None not in [claim(database, Claims(process="p1"), NOW + LEASE) for _ in range(3)]
     finish(database, "c1", NOW + LEASE)

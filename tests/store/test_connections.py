@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 
 from gateway.crypto.keyring import Vault
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
@@ -27,8 +27,8 @@ LATER = NOW + timedelta(minutes=1)
 def add(database: Database, connection_id: str, *, is_forced: bool = False, **changes: Any) -> str:
     """Connect a repository as the API does; return its name."""
     wanted = make.made(connection_id, **changes)
-    with database.writing() as transaction:
-        kept = connections.add_another(transaction, wanted, is_named="name" in changes, is_forced=is_forced)
+    with database.writing() as conn:
+        kept = connections.add_another(conn, wanted, is_named="name" in changes, is_forced=is_forced)
     return kept.name
 
 
@@ -49,29 +49,29 @@ def test_a_name_is_given_once(database: Database) -> None:
     with pytest.raises(Conflict, match="the name digits is taken, by connection c1"):
         add(database, "c2", name="digits", is_forced=True, **elsewhere)
     add(database, "c2", name="other", **elsewhere)
-    with pytest.raises(Conflict, match="taken"), database.writing() as transaction:
-        connections.change(transaction, make.made("c2", name="digits", **elsewhere))
+    with pytest.raises(Conflict, match="taken"), database.writing() as conn:
+        connections.change(conn, make.made("c2", name="digits", **elsewhere))
     make.connection(database, "old", name="digits")
-    with database.writing() as transaction:
-        connections.change(transaction, make.made("old", name="digits", yaml_path="other.yaml"))
-        connections.remove(transaction, "c1", now=NOW)
-        connections.remove(transaction, "old", now=NOW)
-        connections.change(transaction, make.made("c2", name="digits", **elsewhere))
+    with database.writing() as conn:
+        connections.change(conn, make.made("old", name="digits", yaml_path="other.yaml"))
+        connections.remove(conn, "c1", now=NOW)
+        connections.remove(conn, "old", now=NOW)
+        connections.change(conn, make.made("c2", name="digits", **elsewhere))
 
 
 def test_a_deleted_connection_leaves_nothing_pending(database: Database) -> None:
     """Its pushes end with the reason, and no longer count as waiting; a worker that had them goes on well."""
     make.connection(database)
     sent = arrival(move(A, B))
-    with database.writing() as transaction:
-        deliveries.record(transaction, [sent])
-        Claims(process="p1").claim(transaction, owner="w1", now=NOW, until=NOW + timedelta(seconds=60))
-        [update] = work_queue.pending(transaction, "c1", limit=9)
-        connections.remove(transaction, "c1", now=NOW)
-        work_queue.tell(transaction, [update], "fetching")
-        work_queue.release(transaction, "c1", owner="w1", now=NOW)
-        backlog = work_queue.backlog(transaction)
-        [ended] = deliveries.get(transaction, sent.id).updates
+    with database.writing() as conn:
+        deliveries.record(conn, [sent])
+        Claims(process="p1").claim(conn, owner="w1", now=NOW, until=NOW + timedelta(seconds=60))
+        [update] = work_queue.pending(conn, "c1", limit=9)
+        connections.remove(conn, "c1", now=NOW)
+        work_queue.tell(conn, [update], "fetching")
+        work_queue.release(conn, "c1", owner="w1", now=NOW)
+        backlog = work_queue.backlog(conn)
+        [ended] = deliveries.get(conn, sent.id).updates
     assert (backlog.updates, backlog.oldest) == (0, None)
     assert (ended.state, ended.reason, ended.settled_at) == ("failed", "the connection was deleted", NOW)
 
@@ -91,28 +91,28 @@ def test_a_connection_is_kept_as_it_was_made(database: Database) -> None:
         deploy_key="ssh-ed25519 AAAA",
     )
     later = replace(made, name="new", project="faces", yaml_path="other.yaml", follows=(), updated_at=LATER)
-    with database.writing() as transaction:
-        connections.add(transaction, made)
-        assert connections.get(transaction, "c1") == made
-        connections.change(transaction, later)
-        assert connections.get(transaction, "c1") == later
+    with database.writing() as conn:
+        connections.add(conn, made)
+        assert connections.get(conn, "c1") == made
+        connections.change(conn, later)
+        assert connections.get(conn, "c1") == later
 
 
 def test_a_new_connection_is_worked_on_and_swept_from_the_beginning(database: Database) -> None:
     """Without that its pushes would never be fetched."""
     make.connection(database, created_at=LATER)
-    with database.reading() as transaction:
-        assert transaction.execute(leases.select()).one().due_at == LATER
-        assert work_queue.attempts(transaction, "c1") == 0
-        assert transaction.execute(sweeps.select()).one().due_at == LATER
+    with database.reading() as conn:
+        assert conn.execute(leases.select()).one().due_at == LATER
+        assert work_queue.attempts(conn, "c1") == 0
+        assert conn.execute(sweeps.select()).one().due_at == LATER
 
 
 def test_a_name_is_made_up_that_nobody_has(database: Database) -> None:
     """However many there are already; a name with a letter that SQL knows is just a name."""
     for number in range(4):
         add(database, f"c{number}", url=ELSEWHERE.format(number))
-    with database.reading() as transaction:
-        names = [one.name for one in connections.page(transaction, after=None, limit=9)]
+    with database.reading() as conn:
+        names = [one.name for one in connections.page(conn, after=None, limit=9)]
     assert names == [
         "acme/digits",
         "acme/digits (digits)",
@@ -125,8 +125,8 @@ def test_the_same_repository_is_found_among_others_of_its_host(database: Databas
     """Not by its host alone, and not where it was deleted."""
     add(database, "c1")
     add(database, "c2", url=ELSEWHERE.format("other"))
-    with database.writing() as transaction:
-        connections.remove(transaction, "c1", now=NOW)
+    with database.writing() as conn:
+        connections.remove(conn, "c1", now=NOW)
     assert add(database, "c3") == "acme/digits"
     with pytest.raises(Conflict, match=r"\(c3\)"):
         add(database, "c4")
@@ -139,14 +139,14 @@ def test_pages_hold_each_connection_once(database: Database) -> None:
         make.connection(database, name, name=name, created_at=created_at)
 
     def page(after: str | None, limit: int = 2, name: str | None = None) -> list[str]:
-        with database.reading() as transaction:
-            return [one.id for one in connections.page(transaction, after=after, limit=limit, name=name)]
+        with database.reading() as conn:
+            return [one.id for one in connections.page(conn, after=after, limit=limit, name=name)]
 
     assert [page(None), page("b"), page("d"), page("e")] == [["a", "b"], ["c", "d"], ["e"], []]
     assert page(None, limit=9) == ["a", "b", "c", "d", "e"]
     assert [page(None, name="d"), page("d", name="d"), page(None, name="x")] == [["d"], [], []]
-    with database.writing() as transaction:
-        connections.remove(transaction, "b", now=NOW)
+    with database.writing() as conn:
+        connections.remove(conn, "b", now=NOW)
     assert [page("b"), page(None)] == [["c", "d"], ["a", "c"]]
     with pytest.raises(Invalid):
         page("never")
@@ -157,70 +157,70 @@ def test_a_connection_is_found_by_its_id_or_its_name(database: Database) -> None
     for name, created_at in (("c2", NOW), ("c1", NOW), ("c0", LATER)):
         make.connection(database, name, created_at=created_at)
     make.connection(database, "c3", name="only")
-    with database.writing() as transaction:
-        assert connections.find(transaction, "only") == "c3"
-        assert connections.find(transaction, "c2") == "c2"
+    with database.writing() as conn:
+        assert connections.find(conn, "only") == "c3"
+        assert connections.find(conn, "c2") == "c2"
         with pytest.raises(Invalid, match=r"\(c1, c2, c0\)"):
-            connections.find(transaction, "acme/digits")
-        connections.remove(transaction, "c3", now=NOW)
-        assert connections.find(transaction, "c3") == "c3"
+            connections.find(conn, "acme/digits")
+        connections.remove(conn, "c3", now=NOW)
+        assert connections.find(conn, "c3") == "c3"
         for text in ("only", "never"):
             with pytest.raises(NotFound, match=text):
-                connections.find(transaction, text)
+                connections.find(conn, text)
         with pytest.raises(NotFound):
-            connections.get(transaction, "c3")
+            connections.get(conn, "c3")
         with pytest.raises(NotFound):
-            connections.remove(transaction, "c3", now=NOW)
+            connections.remove(conn, "c3", now=NOW)
 
 
 def test_addresses_are_those_of_connections_that_are_not_deleted(database: Database) -> None:
     """By one name of each host, the oldest connection first: that is the one that is meant."""
     for name, created_at in (("c2", NOW), ("c1", LATER), ("c3", NOW)):
         make.connection(database, name, url="git@github.example:acme/digits.git", created_at=created_at)
-    with database.writing() as transaction:
-        connections.remove(transaction, "c3", now=NOW)
-        found = connections.addresses(transaction)
+    with database.writing() as conn:
+        connections.remove(conn, "c3", now=NOW)
+        found = connections.addresses(conn)
     assert list(found.items()) == [(name, "github.example/acme/digits") for name in ("c2", "c1")]
 
 
 def test_a_change_of_a_connection_that_was_deleted_is_refused(database: Database) -> None:
     """Whoever changes it has not seen yet that it is gone."""
     made = make.connection(database)
-    with database.writing() as transaction:
-        connections.remove(transaction, "c1", now=NOW)
+    with database.writing() as conn:
+        connections.remove(conn, "c1", now=NOW)
         with pytest.raises(NotFound):
-            connections.change(transaction, replace(made, yaml_path="other.yaml"))
+            connections.change(conn, replace(made, yaml_path="other.yaml"))
 
 
 def test_a_deleted_connections_secrets_are_forgotten(database: Database, vault: Vault) -> None:
     """Those of its webhook and of its remote, at once."""
     for name in ("c0", "c1", "c2"):
         make.connection(database, name)
-        with database.writing() as transaction:
-            connections.add_secret(transaction, vault, name, b"hook", now=NOW)
-            connections.keep_credentials(transaction, vault, name, b"token")
-    with database.writing() as transaction:
-        connections.remove(transaction, "c1", now=LATER)
-        assert connections.live_secrets(transaction, vault, "c1") == []
-        assert connections.credentials(transaction, vault, "c1") is None
+        with database.writing() as conn:
+            connections.add_secret(conn, vault, name, b"hook", now=NOW)
+            connections.keep_credentials(conn, vault, name, b"token")
+    with database.writing() as conn:
+        connections.remove(conn, "c1", now=LATER)
+        assert connections.live_secrets(conn, vault, "c1") == []
+        assert connections.credentials(conn, vault, "c1") is None
         for name in ("c0", "c2"):
-            assert [one.value for one in connections.live_secrets(transaction, vault, name)] == [b"hook"]
-            assert connections.credentials(transaction, vault, name) == b"token"
-            assert connections.get(transaction, name).has_credentials
-        row = transaction.execute(table.select().where(table.c.id == "c1")).one()
+            assert [one.value for one in connections.live_secrets(conn, vault, name)] == [b"hook"]
+            assert connections.credentials(conn, vault, name) == b"token"
+            assert connections.get(conn, name).has_credentials
+        row = conn.execute(table.select().where(table.c.id == "c1")).one()
     assert (row.deleted_at, row.updated_at) == (LATER, LATER)
 
 
 def test_credentials_can_be_taken_away(database: Database, vault: Vault) -> None:
     """Of an open repository none are needed any more."""
     make.connection(database)
-    with database.writing() as transaction:
-        assert connections.credentials(transaction, vault, "c1") is None
-        connections.keep_credentials(transaction, vault, "c1", b"")
-        assert connections.credentials(transaction, vault, "c1") == b""
-        connections.keep_credentials(transaction, vault, "c1", None)
-        assert connections.credentials(transaction, vault, "c1") is None
-        assert not connections.get(transaction, "c1").has_credentials
+    with database.writing() as conn:
+        assert connections.credentials(conn, vault, "c1") is None
+        connections.keep_credentials(conn, vault, "c1", b"")
+        assert connections.credentials(conn, vault, "c1") == b""
+        connections.keep_credentials(conn, vault, "c1", None)
+        assert connections.credentials(conn, vault, "c1") is None
+        assert not connections.get(conn, "c1").has_credentials
 
 
 def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> None:
@@ -228,15 +228,15 @@ def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> No
     for name in ("c0", "c1", "c2"):
         make.connection(database, name)
     times = [NOW, LATER, LATER + timedelta(minutes=1)]
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for number, now in enumerate(times):
             for name in ("c0", "c1", "c2"):
-                connections.add_secret(transaction, vault, name, f"{name} {number}".encode(), now=now)
-            live = connections.live_secrets(transaction, vault, "c1")
+                connections.add_secret(conn, vault, name, f"{name} {number}".encode(), now=now)
+            live = connections.live_secrets(conn, vault, "c1")
             expected = [f"c1 {one}".encode() for one in range(number, max(-1, number - 2), -1)]
             assert [one.value for one in live] == expected
-        dates = connections.secret_dates(transaction, ["c1", "c2", "none"])
-        kept = transaction.execute(secrets.select().where(secrets.c.connection == "c1")).all()
+        dates = connections.secret_dates(conn, ["c1", "c2", "none"])
+        kept = conn.execute(secrets.select().where(secrets.c.connection == "c1")).all()
     assert {name: [one.created_at for one in found] for name, found in dates.items()} == {
         "c1": times[:0:-1],
         "c2": times[:0:-1],
@@ -248,12 +248,12 @@ def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> No
 def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, vault: Vault) -> None:
     """A rotation of the secret mends the connection; without one the reason is told."""
     make.connection(database)
-    with database.writing() as transaction:
-        connections.add_secret(transaction, Vault("o" * 32), "c1", b"old", now=NOW)
+    with database.writing() as conn:
+        connections.add_secret(conn, Vault("o" * 32), "c1", b"old", now=NOW)
         with pytest.raises(SettingError):
-            connections.live_secrets(transaction, vault, "c1")
-        connections.add_secret(transaction, vault, "c1", b"new", now=NOW)
-        assert [one.value for one in connections.live_secrets(transaction, vault, "c1")] == [b"new"]
+            connections.live_secrets(conn, vault, "c1")
+        connections.add_secret(conn, vault, "c1", b"new", now=NOW)
+        assert [one.value for one in connections.live_secrets(conn, vault, "c1")] == [b"new"]
 
 
 def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
@@ -261,17 +261,17 @@ def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
     old, both, new = Vault("o" * 32), Vault("n" * 32, "o" * 32), Vault("n" * 32)
     for name in ("c2", "c0", "c1", "c3"):
         make.connection(database, name)
-        with database.writing() as transaction:
-            connections.add_secret(transaction, old, name, f"hook of {name}".encode(), now=NOW)
+        with database.writing() as conn:
+            connections.add_secret(conn, old, name, f"hook of {name}".encode(), now=NOW)
             if name != "c0":
-                connections.keep_credentials(transaction, old, name, f"token of {name}".encode())
-    with database.writing() as transaction:
-        assert connections.rewrap(transaction, both) == 7
+                connections.keep_credentials(conn, old, name, f"token of {name}".encode())
+    with database.writing() as conn:
+        assert connections.rewrap(conn, both) == 7
         for name in ("c0", "c1", "c2", "c3"):
-            [secret] = connections.live_secrets(transaction, new, name)
+            [secret] = connections.live_secrets(conn, new, name)
             assert secret.value == f"hook of {name}".encode()
         for name in ("c1", "c2", "c3"):
-            assert connections.credentials(transaction, new, name) == f"token of {name}".encode()
+            assert connections.credentials(conn, new, name) == f"token of {name}".encode()
 
 
 def test_a_name_is_taken_whoever_has_it(database: Database) -> None:
@@ -279,30 +279,30 @@ def test_a_name_is_taken_whoever_has_it(database: Database) -> None:
     for name in ("c1", "c2", "c3"):
         make.connection(database, name, name=name)
     for taken in ("c1", "c3"):
-        with pytest.raises(Conflict, match=f"by connection {taken}"), database.writing() as transaction:
-            connections.change(transaction, make.made("c2", name=taken))
-    with database.writing() as transaction:
-        connections.change(transaction, make.made("c2", name="new"))
-        connections.change(transaction, make.made("c2", name="c2"))
-        assert connections.get(transaction, "c2").name == "c2"
+        with pytest.raises(Conflict, match=f"by connection {taken}"), database.writing() as conn:
+            connections.change(conn, make.made("c2", name=taken))
+    with database.writing() as conn:
+        connections.change(conn, make.made("c2", name="new"))
+        connections.change(conn, make.made("c2", name="c2"))
+        assert connections.get(conn, "c2").name == "c2"
 
 
 def test_what_had_ended_stays_as_it_was_when_its_connection_is_deleted(database: Database) -> None:
     """The history of its pushes can still be looked up."""
     make.connection(database)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for number in range(3):
             sent = arrival(move(A, B, f"refs/heads/{number}"), id=f"d{number}")
-            deliveries.record(transaction, [sent])
-        Claims(process="p1").claim(transaction, owner="w1", now=NOW, until=LATER)
-        updates = work_queue.pending(transaction, "c1", limit=9)
+            deliveries.record(conn, [sent])
+        Claims(process="p1").claim(conn, owner="w1", now=NOW, until=LATER)
+        updates = work_queue.pending(conn, "c1", limit=9)
         settled = [
             Settlement(update=update, state=state, reason="so it is")
             for update, state in zip(updates, REPLAYABLE, strict=True)
         ]
-        work_queue.settle(transaction, "c1", settled, owner="w1", now=NOW)
-        connections.remove(transaction, "c1", now=LATER)
-        found = [deliveries.get(transaction, f"d{number}").updates[0] for number in range(3)]
+        work_queue.settle(conn, "c1", settled, owner="w1", now=NOW)
+        connections.remove(conn, "c1", now=LATER)
+        found = [deliveries.get(conn, f"d{number}").updates[0] for number in range(3)]
     assert [(one.state, one.reason, one.settled_at) for one in found] == [
         (state, "so it is", NOW) for state in REPLAYABLE
     ]
@@ -329,13 +329,13 @@ def test_a_repository_is_learned_anew_where_the_remote_bears_out_all(
     """Somebody else's delivery, of a repository that has some of the same refs, is not enough."""
     make.connection(database, repository_id="17")
     other = replace(OTHER, refs=refs)
-    with database.writing() as transaction:
-        connections.relearn(transaction, "c1", shown)
-        assert connections.get(transaction, "c1").repository_id == "17"
-        connections.claim_repository(transaction, "c1", other)
-        assert connections.get(transaction, "c1").other_repository == other
-        connections.relearn(transaction, "c1", shown)
-        found = connections.get(transaction, "c1")
+    with database.writing() as conn:
+        connections.relearn(conn, "c1", shown)
+        assert connections.get(conn, "c1").repository_id == "17"
+        connections.claim_repository(conn, "c1", other)
+        assert connections.get(conn, "c1").other_repository == other
+        connections.relearn(conn, "c1", shown)
+        found = connections.get(conn, "c1")
     expected = ("18", None) if is_learned else ("17", other)
     assert (found.repository_id, found.other_repository) == expected
 
@@ -343,17 +343,17 @@ def test_a_repository_is_learned_anew_where_the_remote_bears_out_all(
 def test_a_repository_can_be_forgotten(database: Database) -> None:
     """The next delivery that names our address teaches it; of a deleted connection there is none."""
     make.connection(database, repository_id="17")
-    with database.writing() as transaction:
-        connections.claim_repository(transaction, "c1", OTHER)
-        connections.forget_repository(transaction, "c1")
-        found = connections.get(transaction, "c1")
+    with database.writing() as conn:
+        connections.claim_repository(conn, "c1", OTHER)
+        connections.forget_repository(conn, "c1")
+        found = connections.get(conn, "c1")
         assert (found.repository_id, found.other_repository) == (None, None)
-        connections.remove(transaction, "c1", now=NOW)
+        connections.remove(conn, "c1", now=NOW)
         with pytest.raises(NotFound):
-            connections.forget_repository(transaction, "c1")
+            connections.forget_repository(conn, "c1")
 
 
-OF_ONE: dict[str, Callable[[Transaction, Vault], object]] = {
+OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Vault], object]] = {
     "change": lambda t, _: connections.change(t, make.made("c1", name="new", repository_id="17")),
     "remove": lambda t, _: connections.remove(t, "c1", now=LATER),
     "claim": lambda t, _: connections.claim_repository(t, "c1", replace(OTHER, id="19")),
@@ -371,15 +371,15 @@ def test_what_is_done_with_a_connection_leaves_all_others_alone(
     """Secrets, credentials, pushes that wait, and what is known of their repositories."""
     for name in ("c0", "c1", "c2"):
         make.connection(database, name, repository_id=f"of {name}")
-        with database.writing() as transaction:
-            deliveries.record(transaction, [arrival(move(A, B), connection=name)])
+        with database.writing() as conn:
+            deliveries.record(conn, [arrival(move(A, B), connection=name)])
             other = OTHER if name == "c1" else replace(OTHER, refs={})
-            connections.claim_repository(transaction, name, other)
-            connections.keep_credentials(transaction, vault, name, b"token")
+            connections.claim_repository(conn, name, other)
+            connections.keep_credentials(conn, vault, name, b"token")
             for number in range(2):
-                connections.add_secret(transaction, vault, name, b"%d" % number, now=NOW)
-    with database.writing() as transaction:
-        before = make.rows_of_others(transaction, "c1"), make.rows_of_others(transaction, "")
-        OF_ONE[what](transaction, vault)
-        assert make.rows_of_others(transaction, "c1") == before[0]
-        assert make.rows_of_others(transaction, "") != before[1]
+                connections.add_secret(conn, vault, name, b"%d" % number, now=NOW)
+    with database.writing() as conn:
+        before = make.rows_of_others(conn, "c1"), make.rows_of_others(conn, "")
+        OF_ONE[what](conn, vault)
+        assert make.rows_of_others(conn, "c1") == before[0]
+        assert make.rows_of_others(conn, "") != before[1]

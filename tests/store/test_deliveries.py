@@ -26,8 +26,8 @@ from tests.store.make import NOW, A, B, C, arrival, connection, move
 
 def record(database: Database, *arrivals: NewDelivery) -> list[Verdict]:
     """Record a batch; return the verdicts."""
-    with database.writing() as transaction:
-        return [receipt.verdict for receipt in deliveries.record(transaction, arrivals)]
+    with database.writing() as conn:
+        return [receipt.verdict for receipt in deliveries.record(conn, arrivals)]
 
 
 def test_a_new_push_is_accepted(database: Database) -> None:
@@ -35,9 +35,9 @@ def test_a_new_push_is_accepted(database: Database) -> None:
     connection(database)
     sent = arrival(move(A, B))
     assert record(database, sent) == ["accepted"]
-    with database.reading() as transaction:
-        kept = deliveries.get(transaction, sent.id)
-        assert deliveries.body(transaction, sent.id) == sent.body
+    with database.reading() as conn:
+        kept = deliveries.get(conn, sent.id)
+        assert deliveries.body(conn, sent.id) == sent.body
     assert (kept.verdict, kept.received_at, kept.pusher) == ("accepted", NOW, "ada")
     [update] = kept.updates
     assert (update.update, update.state, update.generation) == (move(A, B), "pending", 1)
@@ -79,8 +79,8 @@ def test_there_and_back_and_there_again_are_three_updates(database: Database) ->
     connection(database)
     batch = [arrival(move(A, B)), arrival(move(B, A)), arrival(move(A, B))]
     assert record(database, *batch) == ["accepted"] * 3
-    with database.reading() as transaction:
-        last = deliveries.get(transaction, batch[2].id)
+    with database.reading() as conn:
+        last = deliveries.get(conn, batch[2].id)
     assert last.updates[0].generation == 3
 
 
@@ -90,8 +90,8 @@ def test_a_delivery_with_one_new_ref_is_accepted(database: Database) -> None:
     record(database, arrival(move(A, B)))
     mixed = arrival(move(A, B), move(None, C, "refs/tags/v1"))
     assert record(database, mixed) == ["accepted"]
-    with database.reading() as transaction:
-        kept = deliveries.get(transaction, mixed.id)
+    with database.reading() as conn:
+        kept = deliveries.get(conn, mixed.id)
     assert [update.state for update in kept.updates] == ["duplicate", "pending"]
 
 
@@ -115,14 +115,14 @@ def test_a_failed_write_leaves_the_id_free(database: Database) -> None:
 def test_the_use_of_a_secret_is_remembered(database: Database, vault: Vault) -> None:
     """During a rotation one sees whether the old secret is still in use."""
     connection(database)
-    with database.writing() as transaction:
-        connections.add_secret(transaction, vault, "c1", b"old", now=NOW)
-        connections.add_secret(transaction, vault, "c1", b"new", now=NOW)
-        new, old = connections.live_secrets(transaction, vault, "c1")
+    with database.writing() as conn:
+        connections.add_secret(conn, vault, "c1", b"old", now=NOW)
+        connections.add_secret(conn, vault, "c1", b"new", now=NOW)
+        new, old = connections.live_secrets(conn, vault, "c1")
     later = NOW + timedelta(minutes=1)
     record(database, arrival(move(A, B), secret=old.id, received_at=later))
-    with database.reading() as transaction:
-        used = [secret.last_used_at for secret in connections.secret_dates(transaction, ["c1"])["c1"]]
+    with database.reading() as conn:
+        used = [secret.last_used_at for secret in connections.secret_dates(conn, ["c1"])["c1"]]
     assert used == [None, later]
     assert (new.value, old.value) == (b"new", b"old")
 
@@ -132,8 +132,8 @@ def test_a_delivery_teaches_the_repository_id_once(database: Database) -> None:
     connection(database)
     record(database, arrival(move(A, B), teaches="1"))
     record(database, arrival(move(B, C), teaches="2"))
-    with database.reading() as transaction:
-        assert connections.get(transaction, "c1").repository_id == "1"
+    with database.reading() as conn:
+        assert connections.get(conn, "c1").repository_id == "1"
 
 
 def test_pages_follow_one_another(database: Database) -> None:
@@ -141,9 +141,9 @@ def test_pages_follow_one_another(database: Database) -> None:
     connection(database)
     sent = [arrival(move(A, B), id=f"{number:04}") for number in range(5)]
     record(database, *sent)
-    with database.reading() as transaction:
-        first = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=3)
-        rest = deliveries.page(transaction, connection="c1", verdict=None, before=first[-1].id, limit=3)
+    with database.reading() as conn:
+        first = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=3)
+        rest = deliveries.page(conn, connection="c1", verdict=None, before=first[-1].id, limit=3)
     assert [delivery.id for delivery in first + rest] == ["0004", "0003", "0002", "0001", "0000"]
 
 
@@ -183,14 +183,14 @@ HOUR = timedelta(hours=1)
 
 def receipts(database: Database, *arrivals: NewDelivery) -> list[Receipt]:
     """Record a batch; return the receipts."""
-    with database.writing() as transaction:
-        return deliveries.record(transaction, arrivals)
+    with database.writing() as conn:
+        return deliveries.record(conn, arrivals)
 
 
 def got(database: Database, delivery: str) -> RecordedDelivery:
     """Return a recorded delivery."""
-    with database.reading() as transaction:
-        return deliveries.get(transaction, delivery)
+    with database.reading() as conn:
+        return deliveries.get(conn, delivery)
 
 
 @pytest.fixture
@@ -198,30 +198,30 @@ def three(embedded: Database) -> Database:
     """Give a database with the connections c1, c2 and c3, whose remotes are to be looked at in an hour."""
     for name in ("c1", "c2", "c3"):
         connection(embedded, name)
-    with embedded.writing() as transaction:
-        transaction.execute(update(tables.sweeps).values(due_at=NOW + HOUR))
+    with embedded.writing() as conn:
+        conn.execute(update(tables.sweeps).values(due_at=NOW + HOUR))
     return embedded
 
 
 def due(database: Database) -> dict[str, tuple[datetime, bool]]:
     """Return when each remote is looked at, and whether somebody asked for it."""
     columns = tables.sweeps.c.connection, tables.sweeps.c.due_at, tables.sweeps.c.asked
-    with database.reading() as transaction:
-        return {name: (due_at, asked) for name, due_at, asked in transaction.execute(select(*columns))}
+    with database.reading() as conn:
+        return {name: (due_at, asked) for name, due_at, asked in conn.execute(select(*columns))}
 
 
 def test_each_delivery_is_found_by_its_own_id(three: Database) -> None:
     """With its own body and updates; an id that nobody has is not found."""
     sent = [arrival(move(A, B), id=f"d{n}", connection=f"c{n}", body=b"%d" % n) for n in (1, 2, 3)]
     record(three, *sent)
-    with three.reading() as transaction:
+    with three.reading() as conn:
         for one in sent:
-            found = deliveries.get(transaction, one.id)
+            found = deliveries.get(conn, one.id)
             assert (found.id, found.connection, len(found.updates)) == (one.id, one.connection, 1)
-            assert deliveries.body(transaction, one.id) == one.body
+            assert deliveries.body(conn, one.id) == one.body
         for look in (deliveries.get, deliveries.body):
             with pytest.raises(NotFound, match="there is no delivery d4"):
-                look(transaction, "d4")
+                look(conn, "d4")
 
 
 def test_pages_hold_what_the_filters_say_and_nothing_else(three: Database) -> None:
@@ -236,8 +236,8 @@ def test_pages_hold_what_the_filters_say_and_nothing_else(three: Database) -> No
 
     def page(**filters: Any) -> list[str]:
         every: dict[str, Any] = {"connection": None, "verdict": None, "before": None, "limit": 100}
-        with three.reading() as transaction:
-            return [one.id for one in deliveries.page(transaction, **{**every, **filters})]
+        with three.reading() as conn:
+            return [one.id for one in deliveries.page(conn, **{**every, **filters})]
 
     assert page() == [f"{letter}{n}" for letter in "gfed" for n in (3, 2, 1)]
     assert page(connection="c2") == ["g2", "f2", "e2", "d2"]
@@ -254,8 +254,8 @@ def test_deliveries_are_found_by_the_commit_that_they_brought(three: Database) -
 
     def found(commit: str) -> list[str]:
         every: dict[str, Any] = {"connection": None, "verdict": None, "before": None, "limit": 100}
-        with three.reading() as transaction:
-            return [one.id for one in deliveries.page(transaction, **every, commit=commit)]
+        with three.reading() as conn:
+            return [one.id for one in deliveries.page(conn, **every, commit=commit)]
 
     assert [found(commit) for commit in (B, "b" * 7, "c", D, "d" * 7, E, A)] == [
         ["d1"], ["d1"], ["d2"], ["d2"], ["d2"], ["d3"], [],
@@ -270,25 +270,23 @@ def test_only_the_newest_pushes_are_searched_for_what_they_list(
     walk = [A, B, C, A, C, B]
     moves = [replace(move(old, new), commits=(E, D)) for old, new in pairwise(walk)]
     record(three, *(arrival(one, id=f"d{number}") for number, one in enumerate(moves)))
-    with three.reading() as transaction:
+    with three.reading() as conn:
         for commit in (D, "d" * 7, E):
-            found = deliveries.containing(transaction, commit, limit=100)
+            found = deliveries.containing(conn, commit, limit=100)
             assert [one.id for one in found] == ["d4", "d3", "d2"]
-        assert len(deliveries.containing(transaction, D, limit=1)) == 1
-        assert deliveries.containing(transaction, "de", limit=1) == []
+        assert len(deliveries.containing(conn, D, limit=1)) == 1
+        assert deliveries.containing(conn, "de", limit=1) == []
 
 
 def test_a_delivery_tells_which_secret_proved_it(three: Database, vault: Vault) -> None:
     """By when that was made; only of that secret is it remembered that it is in use."""
     made = [NOW + timedelta(minutes=minute) for minute in range(3)]
-    with three.writing() as transaction:
+    with three.writing() as conn:
         for moment in made:
-            connections.add_secret(transaction, vault, "c1", b"a secret", now=moment)
+            connections.add_secret(conn, vault, "c1", b"a secret", now=moment)
         ids = {
             created_at: number
-            for number, created_at in transaction.execute(
-                select(tables.secrets.c.id, tables.secrets.c.created_at)
-            )
+            for number, created_at in conn.execute(select(tables.secrets.c.id, tables.secrets.c.created_at))
         }
         kept = sorted(ids)
     secret = kept[len(kept) // 2]
@@ -296,8 +294,8 @@ def test_a_delivery_tells_which_secret_proved_it(three: Database, vault: Vault) 
     record(three, sent, arrival(id="unproven"))
     assert got(three, sent.id).secret_made_at == secret
     assert got(three, "unproven").secret_made_at is None
-    with three.reading() as transaction:
-        used = transaction.execute(select(tables.secrets.c.created_at, tables.secrets.c.last_used_at)).all()
+    with three.reading() as conn:
+        used = conn.execute(select(tables.secrets.c.created_at, tables.secrets.c.last_used_at)).all()
     assert {made_at: used_at for made_at, used_at in used if used_at is not None} == {secret: NOW + HOUR}
 
 
@@ -373,8 +371,8 @@ def test_what_a_pull_request_is_stays_with_its_head(three: Database) -> None:
     moves = [head(A), move(None, B), move(None, C, "refs/tags/v1")]
     record(three, arrival(*moves, detail={"pull_request": {"number": "5"}}), arrival(head(A, "6")))
     kept = select(tables.ref_updates.c.ref, tables.ref_updates.c.pull_request)
-    with three.reading() as transaction:
-        assert dict(tuple(row) for row in transaction.execute(kept)) == {
+    with three.reading() as conn:
+        assert dict(tuple(row) for row in conn.execute(kept)) == {
             "refs/pull/5/head": {"number": "5"},
             "refs/heads/main": None,
             "refs/tags/v1": None,
@@ -409,16 +407,16 @@ def test_another_repository_is_remembered_of_its_connection_and_looked_into(thre
     assert due(three) == {"c1": (NOW + HOUR, False), "c2": (NOW, False), "c3": (NOW + HOUR, False)}
     record(three, replace(claiming, id="d2", provider_delivery_id="d2", received_at=NOW + HOUR))
     assert due(three)["c2"] == (NOW, False)
-    with three.reading() as transaction:
-        known = {name: connections.get(transaction, name).other_repository for name in ("c1", "c2", "c3")}
+    with three.reading() as conn:
+        known = {name: connections.get(conn, name).other_repository for name in ("c1", "c2", "c3")}
     assert known == {"c1": None, "c2": other, "c3": None}
 
 
 def test_a_repository_id_is_learned_for_its_connection_only(three: Database) -> None:
     """Others learn their own."""
     record(three, arrival(connection="c2", teaches="1"), arrival(connection="c1"))
-    with three.reading() as transaction:
-        known = [connections.get(transaction, name).repository_id for name in ("c1", "c2", "c3")]
+    with three.reading() as conn:
+        known = [connections.get(conn, name).repository_id for name in ("c1", "c2", "c3")]
     assert known == [None, "1", None]
 
 
@@ -426,16 +424,16 @@ def test_attempts_belong_to_the_update_that_was_replayed(three: Database) -> Non
     """Those beside it have none; a delivery of a deleted connection says so."""
     record(three, *(arrival(move(A, B), id=f"d{n}", connection=f"c{n}") for n in (1, 2, 3)))
     told = [{"trigger": "t", "matched": False, "reason": "no"}]
-    with three.writing() as transaction:
+    with three.writing() as conn:
         claims = Claims(process="p1")
-        while (name := claims.claim(transaction, owner="w1", now=NOW, until=NOW + HOUR)) is not None:
-            [pending] = work_queue.pending(transaction, name, limit=10)
+        while (name := claims.claim(conn, owner="w1", now=NOW, until=NOW + HOUR)) is not None:
+            [pending] = work_queue.pending(conn, name, limit=10)
             end = Settlement(update=pending, state="planned", reason="done", verdicts=told)
-            work_queue.settle(transaction, name, [end], owner="w1", now=NOW)
-        work_queue.replay(transaction, "d2", now=NOW + HOUR)
-        connections.remove(transaction, "c3", now=NOW)
-    with three.reading() as transaction:
-        found = deliveries.page(transaction, connection=None, verdict=None, before=None, limit=10)
+            work_queue.settle(conn, name, [end], owner="w1", now=NOW)
+        work_queue.replay(conn, "d2", now=NOW + HOUR)
+        connections.remove(conn, "c3", now=NOW)
+    with three.reading() as conn:
+        found = deliveries.page(conn, connection=None, verdict=None, before=None, limit=10)
     attempts = {one.id: [list(each.verdicts) for each in one.updates[0].attempts] for one in found}
     assert attempts == {"d1": [], "d2": [told], "d3": []}
     assert {one.id: list(one.updates[0].verdicts) for one in found} == {"d1": told, "d2": [], "d3": told}
@@ -490,7 +488,7 @@ def test_a_delivery_that_moves_a_ref_twice_is_held_against_all_that_is_known(thr
 def test_tens_of_thousands_of_refs_are_looked_up_at_once(three: Database) -> None:
     """As after a push of a whole mirror: no statement gets more values than the database takes."""
     keys = [("c1", f"refs/heads/{number}") for number in range(20_000)]
-    with three.reading() as transaction:
-        found = deliveries.read_histories(transaction, keys)
+    with three.reading() as conn:
+        found = deliveries.read_histories(conn, keys)
     assert found.keys() == set(keys)
     assert not any(history.exists for history in found.values())

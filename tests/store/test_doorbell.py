@@ -67,8 +67,8 @@ def subscriptions(database: Database) -> int:
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
     )
-    with database.reading() as transaction:
-        return int(transaction.execute(text(query)).scalar_one())
+    with database.reading() as conn:
+        return int(conn.execute(text(query)).scalar_one())
 
 
 def test_a_notification_reaches_the_other_process(processes: tuple[Database, Database]) -> None:
@@ -303,7 +303,7 @@ def test_two_processes_tell_by_different_names() -> None:
 
 
 def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever ended it; once it listens again, each notifier notifies, and the next failure is a first one."""
+    """Whatever ended it; once it listens again, each notifier notifies; the next failure is a first one."""
     waits: list[int] = []
 
     def backoff(failures: int, *, first: float, longest: float) -> float:

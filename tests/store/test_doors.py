@@ -32,8 +32,8 @@ def record_at_once(doors: list[Database], batches: list[list[NewDelivery]]) -> l
 
     def record(numbered: tuple[int, list[NewDelivery]]) -> list[Receipt]:
         number, batch = numbered
-        with doors[number % len(doors)].writing() as transaction:
-            return deliveries.record(transaction, batch)
+        with doors[number % len(doors)].writing() as conn:
+            return deliveries.record(conn, batch)
 
     with ThreadPoolExecutor(len(doors)) as threads:
         return [receipt for part in threads.map(record, enumerate(batches)) for receipt in part]
@@ -56,8 +56,8 @@ def test_moves_of_one_ref_are_counted_one_by_one(doors: list[Database]) -> None:
     connection(doors[0])
     moves = [[arrival(move(IDS[number], IDS[number + 1]))] for number in range(40)]
     assert {one.verdict for one in record_at_once(doors, moves)} == {"accepted"}
-    with doors[0].reading() as transaction:
-        found = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=100)
+    with doors[0].reading() as conn:
+        found = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=100)
     numbers = {update.generation: update.update.after for one in found for update in one.updates}
     assert len(numbers) == 40
     assert numbers[max(numbers)] == IDS[40]

@@ -32,46 +32,46 @@ def event(name: str, connection_id: str = "c1") -> NewEvent:
 
 def settle(database: Database, *told: str, owner: str = "w1") -> None:
     """End each pending ref update of the connection, and tell one event of each."""
-    with database.writing() as transaction:
-        Claims(process="p").claim(transaction, owner="w1", now=NOW, until=NOW)
-        updates = work_queue.pending(transaction, "c1", limit=10)
+    with database.writing() as conn:
+        Claims(process="p").claim(conn, owner="w1", now=NOW, until=NOW)
+        updates = work_queue.pending(conn, "c1", limit=10)
         ends = [
             Settlement(update=update, state="planned", reason="", events=(event(name),))
             for update, name in zip(updates, told, strict=True)
         ]
-        work_queue.settle(transaction, "c1", ends, owner=owner, now=NOW)
+        work_queue.settle(conn, "c1", ends, owner=owner, now=NOW)
         # Recorded once more, as by a worker that was taken over: they have ended already.
-        work_queue.settle(transaction, "c1", ends, owner=owner, now=NOW)
+        work_queue.settle(conn, "c1", ends, owner=owner, now=NOW)
 
 
 def pending(database: Database, without: Collection[str] = ()) -> list[StoredEvent]:
     """Return what waits."""
-    with database.reading() as transaction:
-        return events.pending(transaction, limit=10, without=without)
+    with database.reading() as conn:
+        return events.pending(conn, limit=10, without=without)
 
 
 def test_an_event_is_written_with_the_end_that_it_tells_of(database: Database) -> None:
     """Once, in the order of the pushes, and it is no execution."""
     connection(database)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(A, B)), arrival(move(B, C))])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(A, B)), arrival(move(B, C))])
     settle(database, "e1", "e2")
     assert [(one.id, one.settled_at, one.reason) for one in pending(database)] == [
         ("e1", NOW, None),
         ("e2", NOW, None),
     ]
-    with database.reading() as transaction:
-        assert executions.last_seq(transaction) == 0
-        assert executions.pending(transaction, limit=10, without=()) == []
-        backlog = work_queue.backlog(transaction)
+    with database.reading() as conn:
+        assert executions.last_seq(conn) == 0
+        assert executions.pending(conn, limit=10, without=()) == []
+        backlog = work_queue.backlog(conn)
     assert (backlog.requests, backlog.events) == (0, 2)
 
 
 def test_an_end_that_is_not_recorded_tells_nothing(database: Database) -> None:
     """Who has lost the lease has written no event either."""
     connection(database)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(A, B))])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(A, B))])
     with pytest.raises(LeaseLost):
         settle(database, "e1", owner="another")
     assert pending(database) == []
@@ -81,9 +81,9 @@ def test_an_event_is_forgotten_once_the_broker_has_it(database: Database) -> Non
     """One that was refused stays, with the reason."""
     connection(database)
     connection(database, "c2")
-    with database.writing() as transaction:
-        events.add(transaction, [event("e1"), event("e2"), event("e3", "c2")], now=NOW)
-        events.record(transaction, published=["e1"], refused={"e2": "the queue is full"}, undeliverable=())
+    with database.writing() as conn:
+        events.add(conn, [event("e1"), event("e2"), event("e3", "c2")], now=NOW)
+        events.record(conn, published=["e1"], refused={"e2": "the queue is full"}, undeliverable=())
     assert [(one.id, one.reason) for one in pending(database)] == [("e2", "the queue is full"), ("e3", None)]
     assert [one.id for one in pending(database, without=["c1"])] == ["e3"]
 
@@ -92,12 +92,12 @@ def test_a_relay_gets_the_first_events_that_wait(database: Database) -> None:
     """As they were made, in the order in which they are to be told."""
     for name in ("c1", "c2"):
         connection(database, name)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for number in (3, 1, 2):
-            events.add(transaction, [event(f"e{number}", f"c{number % 2 + 1}")], now=NOW)
-        events.add(transaction, [], now=NOW)
-        found = events.pending(transaction, limit=2, without=())
-        assert events.pending(transaction, limit=1, without=["c2"])[0].id == "e2"
+            events.add(conn, [event(f"e{number}", f"c{number % 2 + 1}")], now=NOW)
+        events.add(conn, [], now=NOW)
+        found = events.pending(conn, limit=2, without=())
+        assert events.pending(conn, limit=1, without=["c2"])[0].id == "e2"
     assert found == [
         StoredEvent(**asdict(event(name, "c2")), seq=one.seq, settled_at=NOW)
         for name, one in zip(("e3", "e1"), found, strict=True)
@@ -107,18 +107,18 @@ def test_a_relay_gets_the_first_events_that_wait(database: Database) -> None:
 def test_events_that_can_never_be_told_are_forgotten(database: Database) -> None:
     """Like those that were told; a refusal is that of one event, and nothing else is touched."""
     connection(database)
-    with database.writing() as transaction:
-        events.add(transaction, [event(f"e{number}") for number in range(5)], now=NOW)
-        events.record(transaction, published=[], refused={"e2": "full"}, undeliverable=["e1"])
-        events.record(transaction, published=["e3"], refused={}, undeliverable=["e0"])
+    with database.writing() as conn:
+        events.add(conn, [event(f"e{number}") for number in range(5)], now=NOW)
+        events.record(conn, published=[], refused={"e2": "full"}, undeliverable=["e1"])
+        events.record(conn, published=["e3"], refused={}, undeliverable=["e0"])
     assert [(one.id, one.reason) for one in pending(database)] == [("e2", "full"), ("e4", None)]
 
 
 def test_the_outbox_of_one_process_is_read_and_emptied(database: Database) -> None:
     """As the relay does it; what keeps it from telling is written down beside that of requests."""
     connection(database)
-    with database.writing() as transaction:
-        events.add(transaction, [event("e1"), event("e2"), event("e3", "c1")], now=NOW)
+    with database.writing() as conn:
+        events.add(conn, [event("e1"), event("e2"), event("e3", "c1")], now=NOW)
     outbox = EventOutbox(database)
 
     def taken() -> list[str] | None:
@@ -130,13 +130,11 @@ def test_the_outbox_of_one_process_is_read_and_emptied(database: Database) -> No
     asyncio.run(outbox.record(published=["e1"], refused={"e3": "full"}, undeliverable={"e2": "large"}))
     assert [(one.id, one.reason) for one in pending(database)] == [("e3", "full")]
     assert asyncio.run(outbox.tell("the broker is away")) is True
-    with database.reading() as transaction:
-        assert [(one.what, one.reason) for one in outages.current(transaction)] == [
-            ("event", "the broker is away")
-        ]
+    with database.reading() as conn:
+        assert [(one.what, one.reason) for one in outages.current(conn)] == [("event", "the broker is away")]
     assert asyncio.run(outbox.tell(None)) is True
-    with database.reading() as transaction:
-        assert outages.current(transaction) == []
+    with database.reading() as conn:
+        assert outages.current(conn) == []
 
 
 def test_one_process_relays_events(postgres: Postgres) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 
 from gateway.store import deliveries, executions, outages, work_queue
 from gateway.store.database import Database
@@ -23,29 +23,29 @@ LATEST = replace(REQUEST, is_latest_only=True)
 def push(database: Database, delivery: str, before: str, after: str, **more: str) -> int:
     """Record a push; return the number of its ref update."""
     ref, connection_id = more.get("ref", MAIN), more.get("connection", "c1")
-    with database.writing() as transaction:
+    with database.writing() as conn:
         sent = arrival(move(before, after, ref), id=delivery, connection=connection_id)
-        deliveries.record(transaction, [sent])
-        updates = work_queue.pending(transaction, connection_id, limit=99)
+        deliveries.record(conn, [sent])
+        updates = work_queue.pending(conn, connection_id, limit=99)
     return max(one.seq for one in updates)
 
 
 def plan(database: Database, ref_update: int, *requests: NewRequest) -> None:
     """Put a ref update's requests into the outbox."""
-    with database.writing() as transaction:
-        executions.add(transaction, requests, ref_update=ref_update, now=NOW)
+    with database.writing() as conn:
+        executions.add(conn, requests, ref_update=ref_update, now=NOW)
 
 
 def supersede(database: Database, request: NewRequest, generation: int, ref: str = MAIN) -> None:
     """Let a request of a move count as the ref's latest."""
-    with database.writing() as transaction:
-        executions.supersede(transaction, request, ref=ref, generation=generation, commit=B)
+    with database.writing() as conn:
+        executions.supersede(conn, request, ref=ref, generation=generation, commit=B)
 
 
 def stored(database: Database) -> dict[str, StoredRequest]:
     """Return all requests by their ids."""
-    with database.reading() as transaction:
-        found, _ = executions.page(transaction, limit=99, **ALL)
+    with database.reading() as conn:
+        found, _ = executions.page(conn, limit=99, **ALL)
     return {one.id: one for one in found}
 
 
@@ -87,8 +87,8 @@ def test_a_later_move_takes_back_what_its_trigger_asked_for(two_moves: Database)
 
 def test_what_is_published_is_not_taken_back(two_moves: Database) -> None:
     """The runner has it."""
-    with two_moves.writing() as transaction:
-        executions.record(transaction, published=["d1-a"], refused={}, undeliverable={}, now=LATER)
+    with two_moves.writing() as conn:
+        executions.record(conn, published=["d1-a"], refused={}, undeliverable={}, now=LATER)
     supersede(two_moves, request("d2-a"), generation=2)
     assert (stored(two_moves)["d1-a"].state, stored(two_moves)["d1-a"].published_at) == ("published", LATER)
 
@@ -148,13 +148,13 @@ def test_a_move_that_turns_out_to_be_later_is_run_after_all(two_moves: Database)
     extra = push(two_moves, "d3", C, A)
     plan(two_moves, extra, replace(LATEST, id="d3-c", delivery="d3", trigger="c"))
     every = replace(REQUEST, id="every", delivery="d1", trigger="every")
-    with two_moves.writing() as transaction:
-        first = executions.get(transaction, "d1-a").ref_update
+    with two_moves.writing() as conn:
+        first = executions.get(conn, "d1-a").ref_update
     plan(two_moves, first, every)
     supersede(two_moves, request("d2-a"), generation=2)
     supersede(two_moves, request("d2-b"), generation=2)
-    with two_moves.writing() as transaction:
-        executions.promote(transaction, first, connection="c1", ref=MAIN, generation=9)
+    with two_moves.writing() as conn:
+        executions.promote(conn, first, connection="c1", ref=MAIN, generation=9)
     found = stored(two_moves)
     assert {name: (one.state, one.superseded_by) for name, one in found.items()} == {
         "d1-a": ("pending", None),
@@ -199,11 +199,11 @@ def test_a_dropped_request_that_is_replayed_is_planned_now(database: Database) -
     connection(database)
     ref_update = push(database, "d1", A, B)
     plan(database, ref_update, *(replace(REQUEST, id=f"r{one}") for one in range(3)))
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for one in range(3):
-            executions.drop(transaction, f"r{one}")
+            executions.drop(conn, f"r{one}")
         again = replace(REQUEST, id="r1", body=b"[]")
-        executions.add(transaction, [again], ref_update=ref_update, now=LATER)
+        executions.add(conn, [again], ref_update=ref_update, now=LATER)
     found = stored(database)
     assert [(found[f"r{one}"].state, found[f"r{one}"].body) for one in range(3)] == [
         ("dropped", b"{}"),
@@ -236,39 +236,39 @@ def ids(found: list[StoredRequest]) -> list[str]:
 
 def test_a_relay_gets_the_first_that_wait(five: Database) -> None:
     """In the order in which they were planned, as many as it asks for or can hold, but one at least."""
-    with five.writing() as transaction:
-        executions.record(transaction, published=["r0"], refused={}, undeliverable={}, now=NOW)
+    with five.writing() as conn:
+        executions.record(conn, published=["r0"], refused={}, undeliverable={}, now=NOW)
 
         def pending(limit: int = 9, most_bytes: int = 99, without: tuple[str, ...] = ()) -> list[str]:
-            return ids(executions.pending(transaction, limit=limit, without=without, most_bytes=most_bytes))
+            return ids(executions.pending(conn, limit=limit, without=without, most_bytes=most_bytes))
 
         assert pending() == ["r1", "r2", "r3", "r4"]
         assert pending(limit=2) == ["r1", "r2"]
         assert pending(without=("c1",)) == ["r1", "r3"]
         # The one with which there are enough is the last.
         assert [pending(most_bytes=most) for most in (1, 10, 11)] == [["r1"], ["r1"], ["r1", "r2"]]
-        bodies = [one.body for one in executions.pending(transaction, limit=2, without=())]
+        bodies = [one.body for one in executions.pending(conn, limit=2, without=())]
     assert bodies == [b"0000000001", b"0000000002"]
 
 
 def test_a_follower_gets_what_it_has_not_seen(five: Database) -> None:
     """From a number on, the oldest first; where there is nothing that is the number 0."""
-    with five.reading() as transaction:
-        last = executions.last_seq(transaction)
-        assert ids(executions.planned_after(transaction, last - 3, limit=2)) == ["r2", "r3"]
-        assert executions.planned_after(transaction, last, limit=9) == []
+    with five.reading() as conn:
+        last = executions.last_seq(conn)
+        assert ids(executions.planned_after(conn, last - 3, limit=2)) == ["r2", "r3"]
+        assert executions.planned_after(conn, last, limit=9) == []
 
 
 def test_pages_of_requests_go_back_in_time(five: Database) -> None:
     """Each says whether there are older ones, by whatever it is filtered."""
-    with five.writing() as transaction:
-        executions.drop(transaction, "r3")
+    with five.writing() as conn:
+        executions.drop(conn, "r3")
 
         def page(limit: int = 9, **wanted: str | int) -> tuple[list[str], bool]:
-            found, are_older = executions.page(transaction, limit=limit, **{**ALL, **wanted})  # type: ignore[arg-type]
+            found, are_older = executions.page(conn, limit=limit, **{**ALL, **wanted})  # type: ignore[arg-type]
             return ids(found), are_older
 
-        last = executions.last_seq(transaction)
+        last = executions.last_seq(conn)
         assert page() == (["r4", "r3", "r2", "r1", "r0"], False)
         assert page(limit=5) == page()
         assert page(limit=4) == (["r4", "r3", "r2", "r1"], True)
@@ -278,13 +278,13 @@ def test_pages_of_requests_go_back_in_time(five: Database) -> None:
         assert page(connection="c2") == (["r3", "r1"], False)
         assert page(delivery="of-c1") == (["r4", "r2", "r0"], False)
         assert page(delivery="of-c2") == (["r3", "r1"], False)
-        executions.record(transaction, published=["r0"], refused={}, undeliverable={}, now=NOW)
+        executions.record(conn, published=["r0"], refused={}, undeliverable={}, now=NOW)
         assert page(state="dropped") == (["r3"], False)
         assert page(state="pending") == (["r4", "r2", "r1"], False)
         assert page(state="published") == (["r0"], False)
-        of_first = executions.get(transaction, "r0").ref_update
-        assert ids(executions.of_update(transaction, of_first)) == ["r0", "r2", "r4"]
-        assert ids(executions.of_update(transaction, executions.get(transaction, "r1").ref_update)) == [
+        of_first = executions.get(conn, "r0").ref_update
+        assert ids(executions.of_update(conn, of_first)) == ["r0", "r2", "r4"]
+        assert ids(executions.of_update(conn, executions.get(conn, "r1").ref_update)) == [
             "r1",
             "r3",
         ]
@@ -293,10 +293,10 @@ def test_pages_of_requests_go_back_in_time(five: Database) -> None:
 def test_large_bodies_are_left_out_of_what_is_shown(five: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page has fewer requests then, a delivery has all, some of them without their bodies."""
     monkeypatch.setattr(executions, "READ_BYTES", 20)
-    with five.reading() as transaction:
-        found, are_older = executions.page(transaction, limit=9, **ALL)
+    with five.reading() as conn:
+        found, are_older = executions.page(conn, limit=9, **ALL)
         assert (ids(found), are_older) == (["r4", "r3"], True)
-        shown = executions.of_deliveries(transaction, ["of-c1", "of-c2"])
+        shown = executions.of_deliveries(conn, ["of-c1", "of-c2"])
     assert ids(shown) == ["r0", "r1", "r2", "r3", "r4"]
     assert [one.body == OMITTED for one in shown] == [False, False, True, True, True]
 
@@ -304,33 +304,33 @@ def test_large_bodies_are_left_out_of_what_is_shown(five: Database, monkeypatch:
 def test_what_waits_names_the_refused_request_before_it(five: Database) -> None:
     """Of its own connection, the first one; without a broker nothing waits for anything."""
     told = {"r1": "full", "r2": "no", "r4": "no"}
-    with five.writing() as transaction:
-        executions.record(transaction, published=[], refused=told, undeliverable={}, now=NOW)
-        refused = executions.refusals(transaction, ["c1"])
+    with five.writing() as conn:
+        executions.record(conn, published=[], refused=told, undeliverable={}, now=NOW)
+        refused = executions.refusals(conn, ["c1"])
         assert {name: (one.id, one.body) for name, one in refused.items()} == {"c1": ("r2", OMITTED)}
-        both = executions.refusals(transaction, ["c1", "c2"])
+        both = executions.refusals(conn, ["c1", "c2"])
         assert {name: one.id for name, one in both.items()} == {"c1": "r2", "c2": "r1"}
-        requests, _ = executions.page(transaction, limit=9, **ALL)
+        requests, _ = executions.page(conn, limit=9, **ALL)
 
         def reasons(*, has_broker: bool) -> dict[str, str | None]:
-            found = executions.explained(transaction, requests, has_broker=has_broker)
+            found = executions.explained(conn, requests, has_broker=has_broker)
             assert ids(found) == ids(requests)
             return {one.id: one.reason for one in found}
 
         on_its_way = "it is on its way to the broker, which has not confirmed it yet"
         assert reasons(has_broker=True) == {**told, "r0": on_its_way, "r3": "it waits behind r1: full"}
         assert reasons(has_broker=False) == {**told, "r0": None, "r3": None}
-        outages.record(transaction, "event", "the broker is away", now=NOW)
+        outages.record(conn, "event", "the broker is away", now=NOW)
         assert reasons(has_broker=True)["r0"] == on_its_way
 
 
 def test_a_request_that_was_refused_and_is_published_has_no_reason(five: Database) -> None:
     """The refusal is over; one that was dropped meanwhile keeps its own."""
-    with five.writing() as transaction:
-        executions.record(transaction, published=[], refused={"r1": "full"}, undeliverable={}, now=NOW)
-        executions.drop(transaction, "r3")
+    with five.writing() as conn:
+        executions.record(conn, published=[], refused={"r1": "full"}, undeliverable={}, now=NOW)
+        executions.drop(conn, "r3")
         executions.record(
-            transaction, published=["r1"], refused={"r3": "full"}, undeliverable={"r3": "large"}, now=LATER
+            conn, published=["r1"], refused={"r3": "full"}, undeliverable={"r3": "large"}, now=LATER
         )
     found = stored(five)
     assert (found["r1"].reason, found["r1"].published_at) == (None, LATER)
@@ -360,7 +360,7 @@ def test_the_outbox_of_one_process_is_read_and_emptied(five: Database) -> None:
     assert abs(datetime.now(UTC) - published_at) < timedelta(hours=1)
 
 
-OF_ONE: dict[str, Callable[[Transaction, int], object]] = {
+OF_ONE: dict[str, Callable[[sqlalchemy.Connection, int], object]] = {
     "add": lambda t, mine: executions.add(
         t, [replace(REQUEST, id="new", delivery="c1-d1")], ref_update=mine, now=LATER
     ),
@@ -393,31 +393,31 @@ def test_requests_of_a_connection_leave_those_of_all_others_alone(database: Data
         plan(database, first, replace(new, id=f"{name}-first", delivery=f"{name}-d1"))
         plan(database, second, replace(new, id=f"{name}-second", delivery=f"{name}-d2"))
         plan(database, first, replace(new, id=f"{name}-dropped", delivery=f"{name}-d1"))
-        with database.writing() as transaction:
-            executions.drop(transaction, f"{name}-dropped")
+        with database.writing() as conn:
+            executions.drop(conn, f"{name}-dropped")
         moves[name] = first
-    with database.writing() as transaction:
-        before = rows_of_others(transaction, "c1"), everything(transaction)
-        OF_ONE[what](transaction, moves["c1"])
-        assert rows_of_others(transaction, "c1") == before[0]
-        assert everything(transaction) != before[1]
+    with database.writing() as conn:
+        before = rows_of_others(conn, "c1"), everything(conn)
+        OF_ONE[what](conn, moves["c1"])
+        assert rows_of_others(conn, "c1") == before[0]
+        assert everything(conn) != before[1]
 
 
-def everything(transaction: Transaction) -> object:
+def everything(conn: sqlalchemy.Connection) -> object:
     """Return all requests, with what they say."""
-    found, _ = executions.page(transaction, limit=99, **ALL)
-    return found, rows_of_others(transaction, "")
+    found, _ = executions.page(conn, limit=99, **ALL)
+    return found, rows_of_others(conn, "")
 
 
 def end(database: Database, name: str, state: str) -> None:
     """Let a request end without having been superseded."""
-    with database.writing() as transaction:
+    with database.writing() as conn:
         if state == "dropped":
-            executions.drop(transaction, name)
+            executions.drop(conn, name)
         else:
             published = [name] if state == "published" else []
             never = {name: "large"} if state == "undeliverable" else {}
-            executions.record(transaction, published=published, refused={}, undeliverable=never, now=NOW)
+            executions.record(conn, published=published, refused={}, undeliverable=never, now=NOW)
 
 
 @pytest.mark.parametrize("state", ["published", "dropped", "undeliverable"])
@@ -426,19 +426,19 @@ def test_what_has_ended_is_not_superseded(two_moves: Database, state: str) -> No
     end(two_moves, "d1-a", state)
     supersede(two_moves, request("d2-a"), generation=2)
     supersede(two_moves, request("d1-a"), generation=1)
-    with two_moves.writing() as transaction:
-        first = executions.get(transaction, "d1-a").ref_update
-        second = executions.get(transaction, "d2-a").ref_update
-        executions.promote(transaction, second, connection="c1", ref=MAIN, generation=5)
-        executions.promote(transaction, first, connection="c1", ref=MAIN, generation=9)
+    with two_moves.writing() as conn:
+        first = executions.get(conn, "d1-a").ref_update
+        second = executions.get(conn, "d2-a").ref_update
+        executions.promote(conn, second, connection="c1", ref=MAIN, generation=5)
+        executions.promote(conn, first, connection="c1", ref=MAIN, generation=9)
     assert stored(two_moves)["d1-a"].state == state
 
 
 def test_a_trigger_for_every_push_supersedes_nothing(two_moves: Database) -> None:
     """Also when its move turns out to be the latest one; other refs' moves are not compared with it."""
-    with two_moves.writing() as transaction:
-        first = executions.get(transaction, "d1-a").ref_update
-        second = executions.get(transaction, "d2-a").ref_update
+    with two_moves.writing() as conn:
+        first = executions.get(conn, "d1-a").ref_update
+        second = executions.get(conn, "d2-a").ref_update
     for number, ref_update in enumerate((first, second), start=1):
         every = replace(REQUEST, id=f"every-{number}", delivery=f"d{number}", trigger="every")
         plan(two_moves, ref_update, every)
@@ -446,8 +446,8 @@ def test_a_trigger_for_every_push_supersedes_nothing(two_moves: Database) -> Non
         mine = push(two_moves, f"x{number}", A, B, ref=ref)
         plan(two_moves, mine, replace(LATEST, id=f"x{number}", delivery=f"x{number}", trigger="a"))
     supersede(two_moves, request("d2-a"), generation=2)
-    with two_moves.writing() as transaction:
-        executions.promote(transaction, first, connection="c1", ref=MAIN, generation=9)
+    with two_moves.writing() as conn:
+        executions.promote(conn, first, connection="c1", ref=MAIN, generation=9)
     assert {name: one.state for name, one in stored(two_moves).items()} == {
         "d1-a": "pending",
         "d1-b": "pending",
@@ -466,22 +466,22 @@ def test_a_ref_that_nobody_knows_has_no_later_move(two_moves: Database) -> None:
 def test_what_has_ended_holds_up_nothing(five: Database) -> None:
     """Though it has a reason: the first refusal of a connection is that of a request that waits."""
     end(five, "r0", "undeliverable")
-    with five.writing() as transaction:
-        assert executions.refusals(transaction, ["c1", "c2"]) == {}
-        executions.record(transaction, published=[], refused={"r2": "full"}, undeliverable={}, now=NOW)
-        assert [one.id for one in executions.refusals(transaction, ["c1", "c2"]).values()] == ["r2"]
-        executions.drop(transaction, "r2")
-        assert executions.refusals(transaction, ["c1", "c2"]) == {}
+    with five.writing() as conn:
+        assert executions.refusals(conn, ["c1", "c2"]) == {}
+        executions.record(conn, published=[], refused={"r2": "full"}, undeliverable={}, now=NOW)
+        assert [one.id for one in executions.refusals(conn, ["c1", "c2"]).values()] == ["r2"]
+        executions.drop(conn, "r2")
+        assert executions.refusals(conn, ["c1", "c2"]) == {}
 
 
 def test_a_body_is_kept_and_revived_beside_those_of_others(five: Database) -> None:
     """Each request says what it said, whichever of them is planned again."""
     for name in ("r0", "r2", "r4"):
         end(five, name, "dropped")
-    with five.writing() as transaction:
+    with five.writing() as conn:
         again = replace(REQUEST, id="r2", delivery="of-c1", body=b"again")
-        ref_update = executions.get(transaction, "r2").ref_update
-        executions.add(transaction, [again], ref_update=ref_update, now=LATER)
+        ref_update = executions.get(conn, "r2").ref_update
+        executions.add(conn, [again], ref_update=ref_update, now=LATER)
     found = stored(five)
     assert [found[f"r{number}"].body for number in range(5)] == [
         b"0000000000",
@@ -515,8 +515,8 @@ def test_of_three_moves_the_middle_one_may_turn_out_to_be_the_last(database: Dat
         plan(database, moves[number], request(f"d{number}-a"), request(f"d{number}-b"))
         for trigger in "ab":
             supersede(database, request(f"d{number}-{trigger}"), generation=number + 1)
-    with database.writing() as transaction:
-        executions.promote(transaction, moves[1], connection="c1", ref=MAIN, generation=9)
+    with database.writing() as conn:
+        executions.promote(conn, moves[1], connection="c1", ref=MAIN, generation=9)
     assert {name: (one.state, one.superseded_by) for name, one in stored(database).items()} == {
         "d0-a": ("superseded", "d1-a"),
         "d0-b": ("superseded", "d1-b"),

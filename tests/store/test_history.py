@@ -22,27 +22,27 @@ VERDICTS = ({"trigger": "train@main", "fits": True},)
 def deliver(database: Database, *moves: RefUpdate, at: datetime = NOW, **changes: object) -> NewDelivery:
     """Record a delivery."""
     sent = arrival(*moves, id=delivery_id(at), received_at=at, **changes)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [sent])
+    with database.writing() as conn:
+        deliveries.record(conn, [sent])
     return sent
 
 
 def settle(database: Database, **ends: object) -> None:
     """Settle what waits of c1."""
     values: dict[str, object] = {"state": "planned", "reason": "done", **ends}
-    with database.writing() as transaction:
-        assert Claims(process="p").claim(transaction, owner="w", now=NOW + DAY, until=NOW + 2 * DAY)
-        ended = [Settlement(update=one, **values) for one in work_queue.pending(transaction, "c1", limit=100)]  # type: ignore[arg-type]
-        work_queue.settle(transaction, "c1", ended, owner="w", now=NOW + DAY)
-        work_queue.release(transaction, "c1", owner="w", now=NOW + DAY)
+    with database.writing() as conn:
+        assert Claims(process="p").claim(conn, owner="w", now=NOW + DAY, until=NOW + 2 * DAY)
+        ended = [Settlement(update=one, **values) for one in work_queue.pending(conn, "c1", limit=100)]  # type: ignore[arg-type]
+        work_queue.settle(conn, "c1", ended, owner="w", now=NOW + DAY)
+        work_queue.release(conn, "c1", owner="w", now=NOW + DAY)
 
 
 def page(
     database: Database, *, since: datetime | None = None, before: str | None = None, limit: int = 100
 ) -> tuple[list[PastUpdate], str | None]:
     """Read a page of c1."""
-    with database.reading() as transaction:
-        return past_updates.page(transaction, "c1", since=since, before=before, limit=limit)
+    with database.reading() as conn:
+        return past_updates.page(conn, "c1", since=since, before=before, limit=limit)
 
 
 def told(database: Database, *, since: datetime | None = None, before: str | None = None) -> list[str]:

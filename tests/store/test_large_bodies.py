@@ -28,18 +28,18 @@ def ids(database: Database) -> list[str]:
         )
         for name in ids
     ]
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(None, A), id="d1")])
-        [update] = work_queue.pending(transaction, "c1", limit=1)
-        executions.add(transaction, requests, ref_update=update.seq, now=NOW)
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(None, A), id="d1")])
+        [update] = work_queue.pending(conn, "c1", limit=1)
+        executions.add(conn, requests, ref_update=update.seq, now=NOW)
     return ids
 
 
 def test_a_relay_takes_so_many_bytes_at_once(database: Database, ids: list[str]) -> None:
     """The oldest first; a single one is taken however large it is."""
-    with database.reading() as transaction:
-        taken = executions.pending(transaction, limit=100, without=())
-        one = executions.pending(transaction, limit=100, without=(), most_bytes=1)
+    with database.reading() as conn:
+        taken = executions.pending(conn, limit=100, without=())
+        one = executions.pending(conn, limit=100, without=(), most_bytes=1)
     assert [request.id for request in taken] == ids[:2]
     assert [request.id for request in one] == ids[:1]
 
@@ -47,10 +47,10 @@ def test_a_relay_takes_so_many_bytes_at_once(database: Database, ids: list[str])
 def test_a_page_ends_early_and_says_so(database: Database, ids: list[str]) -> None:
     """The newest first; whoever asks on, sees all."""
     seen, before = [], None
-    with database.reading() as transaction:
+    with database.reading() as conn:
         while True:
             page, are_older = executions.page(
-                transaction, connection="c1", delivery=None, state=None, before=before, limit=50
+                conn, connection="c1", delivery=None, state=None, before=before, limit=50
             )
             seen += [request.id for request in page]
             assert len(page) <= 2
@@ -62,15 +62,15 @@ def test_a_page_ends_early_and_says_so(database: Database, ids: list[str]) -> No
 
 def test_a_follower_gets_them_in_parts(database: Database, ids: list[str]) -> None:
     """It asks for what comes after the last one that it has seen."""
-    with database.reading() as transaction:
-        first = executions.planned_after(transaction, 0, limit=100)
-        second = executions.planned_after(transaction, first[-1].seq, limit=100)
+    with database.reading() as conn:
+        first = executions.planned_after(conn, 0, limit=100)
+        second = executions.planned_after(conn, first[-1].seq, limit=100)
     assert [request.id for request in first + second] == ids[:4]
 
 
 def test_a_delivery_is_explained_whole_with_some_bodies_left_out(database: Database, ids: list[str]) -> None:
     """No request is missing; in place of a body is nothing."""
-    with database.reading() as transaction:
-        found = executions.of_deliveries(transaction, ["d1"])
+    with database.reading() as conn:
+        found = executions.of_deliveries(conn, ["d1"])
     assert [request.id for request in found] == ids
     assert [request.body == OMITTED for request in found] == [False, False, True, True, True]

@@ -31,25 +31,25 @@ PROCESSES = 4
 def claim(database: Database, owner: str, *, seconds: int = 0) -> str | None:
     """Claim as a worker does, so many seconds after NOW."""
     now = NOW + timedelta(seconds=seconds)
-    with database.writing() as transaction:
-        return Claims(process=owner).claim(transaction, owner=owner, now=now, until=now + LEASE)
+    with database.writing() as conn:
+        return Claims(process=owner).claim(conn, owner=owner, now=now, until=now + LEASE)
 
 
 def push(database: Database, *names: str, now: datetime = NOW) -> None:
     """Make connections, and record a push to each."""
     for name in names:
         connection(database, name, created_at=now, updated_at=now)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         pushes = [arrival(move(A, B), connection=name, received_at=now) for name in names]
-        deliveries.record(transaction, pushes)
+        deliveries.record(conn, pushes)
 
 
 def test_a_lease_that_is_renewed_is_not_taken_over(database: Database) -> None:
     """Until a minute after the last renewal."""
     push(database, "c1")
     assert claim(database, "w1") == "c1"
-    with database.writing() as transaction:
-        work_queue.renew(transaction, "c1", owner="w1", until=NOW + timedelta(seconds=100))
+    with database.writing() as conn:
+        work_queue.renew(conn, "c1", owner="w1", until=NOW + timedelta(seconds=100))
     assert claim(database, "w2", seconds=99) is None
     assert claim(database, "w2", seconds=101) == "c1"
 
@@ -68,8 +68,8 @@ def test_who_has_lost_a_lease_changes_nothing_about_it(database: Database, endin
     push(database, "c1")
     claim(database, "w1")
     assert claim(database, "w2", seconds=61) == "c1"
-    with pytest.raises(LeaseLost), database.writing() as transaction:
-        ENDINGS[ending](transaction, "c1", owner="w1")
+    with pytest.raises(LeaseLost), database.writing() as conn:
+        ENDINGS[ending](conn, "c1", owner="w1")
     assert claim(database, "w3", seconds=63) is None
 
 
@@ -125,8 +125,8 @@ class Waits:
 
 def expire(database: Database, now: datetime) -> None:
     """Let a minute pass, as far as leases are concerned."""
-    with database.writing() as transaction:
-        transaction.execute(update(leases).values(expires_at=now - timedelta(seconds=1)))
+    with database.writing() as conn:
+        conn.execute(update(leases).values(expires_at=now - timedelta(seconds=1)))
 
 
 def test_the_heartbeat_of_one_process_keeps_another_away(
@@ -161,8 +161,8 @@ def renewed(database: Database, since: datetime) -> datetime | None:
 
 def expires_at(database: Database) -> datetime:
     """Return until when the lease of the one connection holds."""
-    with database.reading() as transaction:
-        found: datetime = transaction.execute(leases.select()).one().expires_at
+    with database.reading() as conn:
+        found: datetime = conn.execute(leases.select()).one().expires_at
     return found
 
 
@@ -193,8 +193,8 @@ def test_another_process_takes_over_what_hangs_when_its_lease_has_expired(
 
 def settled(database: Database) -> Sequence[deliveries.RecordedUpdate]:
     """Return the updates that have ended."""
-    with database.reading() as transaction:
-        found = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=10)
+    with database.reading() as conn:
+        found = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=10)
     return [one for delivery in found for one in delivery.updates if one.state != "pending"]
 
 

@@ -110,16 +110,16 @@ def test_an_index_is_built_while_others_write(postgres: Postgres) -> None:
     """Concurrently, where there are rows; what an interrupted building has left is built anew."""
     with closing(Database(postgres.database())) as database:
         database.migrate("0007")
-        with database.writing() as transaction:
-            transaction.execute(text("ALTER TABLE ref_updates DISABLE TRIGGER ALL"))
-            transaction.execute(
+        with database.writing() as conn:
+            conn.execute(text("ALTER TABLE ref_updates DISABLE TRIGGER ALL"))
+            conn.execute(
                 text(
                     "INSERT INTO ref_updates"
                     " (connection, delivery, ref, kind, name, action, commits, generation, state)"
                     " VALUES ('c', 'd', 'r', 'branch', 'n', 'create', '[]', 1, 'planned')"
                 )
             )
-            transaction.execute(text("CREATE INDEX ix_ref_updates_peeled ON ref_updates (ref)"))
+            conn.execute(text("CREATE INDEX ix_ref_updates_peeled ON ref_updates (ref)"))
         with statements(database) as seen:
             database.migrate("0008")
         name = "ix_ref_updates_peeled"
@@ -128,8 +128,8 @@ def test_an_index_is_built_while_others_write(postgres: Postgres) -> None:
             f"DROP INDEX CONCURRENTLY IF EXISTS {name}",
             f"CREATE INDEX CONCURRENTLY {name} ON ref_updates (peeled) WHERE peeled IS NOT NULL",
         ]
-        with database.reading() as transaction:
-            assert transaction.execute(text("SHOW lock_timeout")).scalar() == "30s"
+        with database.reading() as conn:
+            assert conn.execute(text("SHOW lock_timeout")).scalar() == "30s"
 
 
 def test_a_second_process_waits_without_a_statement(postgres: Postgres) -> None:
@@ -152,5 +152,5 @@ def test_a_second_process_waits_without_a_statement(postgres: Postgres) -> None:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
                 connection.commit()
                 waiting.result(60)
-        with second.reading() as transaction:
-            assert transaction.execute(text("SELECT usable_since FROM schema_compatibility")).scalar()
+        with second.reading() as conn:
+            assert conn.execute(text("SELECT usable_since FROM schema_compatibility")).scalar()

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection as Transaction
 
 from gateway.store import connections, deliveries, executions, reconciliations, work_queue
 from gateway.store.claims import Claims
@@ -162,7 +162,7 @@ RANDOM_HISTORIES = int(os.environ.get("SOAK_HISTORIES", "0"))
 class World:
     """One branch at a provider, the webhooks on their way, and the gateway's store."""
 
-    transaction: Transaction
+    conn: sqlalchemy.Connection
     connection: str
     chance: random.Random
     now: datetime = NOW
@@ -210,7 +210,7 @@ class World:
             provider_delivery_id=guid,
             received_at=self.now,
         )
-        deliveries.record(self.transaction, [sent])
+        deliveries.record(self.conn, [sent])
 
     def look(self, lag: int) -> None:
         """Compare with a replica that lags by so many moves; do what falls due by itself meanwhile.
@@ -219,10 +219,10 @@ class World:
         more than the grace is no longer served.
         """
         self.now += timedelta(minutes=6)
-        sweep = reconciliations.claim(self.transaction, now=self.now, until=self.now + timedelta(minutes=15))
+        sweep = reconciliations.claim(self.conn, now=self.now, until=self.now + timedelta(minutes=15))
         if sweep is None:
             return
-        known = reconciliations.known_refs(self.transaction, self.connection)
+        known = reconciliations.known_refs(self.conn, self.connection)
         shown = self.line[self._index_shown(lag)]
         moves = differences(known, {REF: shown} if shown is not None else {})
         found = arrival(
@@ -235,7 +235,7 @@ class World:
         )
         moved = {one.ref for one in moves}
         reconciliations.record(
-            self.transaction,
+            self.conn,
             sweep,
             found,
             next_at=self.now + timedelta(minutes=5),
@@ -252,14 +252,14 @@ class World:
     def work(self, most: int) -> None:
         """Plan some of what is pending, each with one request of a trigger that wants the latest only."""
         claims, until = Claims(process="p1"), self.now + timedelta(seconds=60)
-        if claims.claim(self.transaction, owner="w1", now=self.now, until=until) is None:
+        if claims.claim(self.conn, owner="w1", now=self.now, until=until) is None:
             return
-        updates = work_queue.pending(self.transaction, self.connection, limit=most)
+        updates = work_queue.pending(self.conn, self.connection, limit=most)
         ends = [
             Settlement(update=one, state="planned", reason="", requests=_requests(one)) for one in updates
         ]
-        work_queue.settle(self.transaction, self.connection, ends, owner="w1", now=self.now)
-        work_queue.release(self.transaction, self.connection, owner="w1", now=self.now)
+        work_queue.settle(self.conn, self.connection, ends, owner="w1", now=self.now)
+        work_queue.release(self.conn, self.connection, owner="w1", now=self.now)
 
     def rest(self) -> None:
         """Let everything arrive that was not dropped, and the remote show its present state to the end."""
@@ -273,10 +273,10 @@ class World:
 
     def check(self) -> None:
         """Hold the store against what happened."""
-        known = reconciliations.known_refs(self.transaction, self.connection)
+        known = reconciliations.known_refs(self.conn, self.connection)
         every: dict[str, Any] = {"connection": self.connection, "before": None, "limit": 1000}
-        recorded = deliveries.page(self.transaction, verdict=None, **every)
-        requests, _ = executions.page(self.transaction, delivery=None, state=None, **every)
+        recorded = deliveries.page(self.conn, verdict=None, **every)
+        requests, _ = executions.page(self.conn, delivery=None, state=None, **every)
         planned = Counter(
             one.update.after
             for delivery in recorded
@@ -329,7 +329,7 @@ def _live(world: World, events: list[tuple[Any, ...]], *, starts_known: bool, wi
     start = f"{1:040x}"
     world.line.append(start)
     world.arrivals[start] += 1
-    connections.add(world.transaction, made(world.connection))
+    connections.add(world.conn, made(world.connection))
     if starts_known:
         world.look(0)
     for number, (what, *how) in enumerate(events, start=2):
@@ -354,9 +354,9 @@ def _live(world: World, events: list[tuple[Any, ...]], *, starts_known: bool, wi
 
 def _try(database: Database, events: list[tuple[Any, ...]], seed: int, **how: bool) -> None:
     """Live through these events in a transaction that is taken back."""
-    with database.engine.connect() as transaction, transaction.begin() as begun:
+    with database.engine.connect() as conn, conn.begin() as begun:
         try:
-            _live(World(transaction, "c1", random.Random(seed)), events, **how)  # noqa: S311 - no secret
+            _live(World(conn, "c1", random.Random(seed)), events, **how)  # noqa: S311 - no secret
         finally:
             begun.rollback()
 

@@ -17,42 +17,42 @@ def test_each_pending_request_says_why_it_waits(database: Database) -> None:
     """Its own refusal, an outage, or the refused one before it; what has ended keeps its reason."""
     connection(database)
     connection(database, "c2")
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(None, A), id="d1")])
-        [update] = work_queue.pending(transaction, "c1", limit=1)
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(None, A), id="d1")])
+        [update] = work_queue.pending(conn, "c1", limit=1)
         new = [replace(REQUEST, id=f"r{number}", trigger=f"t{number}") for number in range(4)]
         new.append(replace(REQUEST, id="other", connection="c2"))
-        executions.add(transaction, new, ref_update=update.seq, now=NOW)
+        executions.add(conn, new, ref_update=update.seq, now=NOW)
         executions.record(
-            transaction, published=["r0"], refused={"r1": "full"}, undeliverable={"r3": "large"}, now=NOW
+            conn, published=["r0"], refused={"r1": "full"}, undeliverable={"r3": "large"}, now=NOW
         )
 
         def reasons(*, has_broker: bool = True) -> list[str | None]:
-            found = executions.of_deliveries(transaction, ["d1"])
-            told = executions.explained(transaction, found, has_broker=has_broker)
+            found = executions.of_deliveries(conn, ["d1"])
+            told = executions.explained(conn, found, has_broker=has_broker)
             return [one.reason for one in told]
 
         on_its_way = "it is on its way to the broker, which has not confirmed it yet"
         assert reasons() == [None, "full", "it waits behind r1: full", "large", on_its_way]
         assert reasons(has_broker=False) == [None, "full", None, "large", None]
-        outages.record(transaction, "request", "the broker is away", now=NOW)
+        outages.record(conn, "request", "the broker is away", now=NOW)
         assert reasons() == [None, "full", "the broker is away", "large", "the broker is away"]
 
 
 def test_an_outage_begins_once_and_ends(database: Database) -> None:
     """Its reason may change meanwhile; that of events is another one."""
     later = NOW + timedelta(minutes=1)
-    with database.writing() as transaction:
-        outages.record(transaction, "request", None, now=NOW)
-        outages.record(transaction, "request", "it is away", now=NOW)
-        outages.record(transaction, "request", "it refuses us", now=later)
-        outages.record(transaction, "event", "it is away", now=later)
-        assert [(one.what, one.reason, one.since) for one in outages.current(transaction)] == [
+    with database.writing() as conn:
+        outages.record(conn, "request", None, now=NOW)
+        outages.record(conn, "request", "it is away", now=NOW)
+        outages.record(conn, "request", "it refuses us", now=later)
+        outages.record(conn, "event", "it is away", now=later)
+        assert [(one.what, one.reason, one.since) for one in outages.current(conn)] == [
             ("event", "it is away", later),
             ("request", "it refuses us", NOW),
         ]
-        outages.record(transaction, "request", None, now=later)
-        assert [one.what for one in outages.current(transaction)] == ["event"]
+        outages.record(conn, "request", None, now=later)
+        assert [one.what for one in outages.current(conn)] == ["event"]
 
 
 def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Postgres) -> None:
@@ -68,22 +68,22 @@ def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Post
         assert asyncio.run(well.is_leader(Lock.RELAY)) is True
         assert asyncio.run(told(cut_off, "the broker is still away")) is False
         assert asyncio.run(told(well, None)) is True
-        with well.reading() as transaction:
-            assert outages.current(transaction) == []
+        with well.reading() as conn:
+            assert outages.current(conn) == []
 
 
 def test_an_outage_is_that_of_requests_or_of_events(database: Database) -> None:
     """Each ends by itself, and has the reason that was told of it last."""
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for what in ("request", "event"):
-            outages.record(transaction, what, "away", now=NOW)
-        outages.record(transaction, "event", "refused", now=NOW)
-        assert [(one.what, one.reason) for one in outages.current(transaction)] == [
+            outages.record(conn, what, "away", now=NOW)
+        outages.record(conn, "event", "refused", now=NOW)
+        assert [(one.what, one.reason) for one in outages.current(conn)] == [
             ("event", "refused"),
             ("request", "away"),
         ]
-        outages.record(transaction, "event", None, now=NOW)
-        assert [(one.what, one.reason) for one in outages.current(transaction)] == [("request", "away")]
-        outages.record(transaction, "request", "refused", now=NOW)
-        outages.record(transaction, "event", None, now=NOW)
-        assert [(one.what, one.reason) for one in outages.current(transaction)] == [("request", "refused")]
+        outages.record(conn, "event", None, now=NOW)
+        assert [(one.what, one.reason) for one in outages.current(conn)] == [("request", "away")]
+        outages.record(conn, "request", "refused", now=NOW)
+        outages.record(conn, "event", None, now=NOW)
+        assert [(one.what, one.reason) for one in outages.current(conn)] == [("request", "refused")]

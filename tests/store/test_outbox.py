@@ -33,10 +33,10 @@ def databases(postgres: Postgres) -> Iterator[list[Database]]:
             subject="digits",
             body=b"{}",
         )
-        with both[0].writing() as transaction:
-            deliveries.record(transaction, [arrival(move(None, A), id="d1")])
-            [update] = work_queue.pending(transaction, "c1", limit=1)
-            executions.add(transaction, [request], ref_update=update.seq, now=NOW)
+        with both[0].writing() as conn:
+            deliveries.record(conn, [arrival(move(None, A), id="d1")])
+            [update] = work_queue.pending(conn, "c1", limit=1)
+            executions.add(conn, [request], ref_update=update.seq, now=NOW)
         yield both
 
 
@@ -49,8 +49,8 @@ def end_leader(database: Database) -> None:
     """End the connection by which a process leads, as a network would; the process does not know."""
     # Waited for: with the lock still there, the next who asks would be the first one once more.
     end = text("SELECT pg_terminate_backend(pid, 60000) FROM pg_locks WHERE locktype = 'advisory'")
-    with database.reading() as transaction:
-        ended = transaction.execute(end).all()
+    with database.reading() as conn:
+        ended = conn.execute(end).all()
     assert ended == [(True,)]
 
 
@@ -85,6 +85,6 @@ def test_a_refusal_that_is_late_leaves_what_another_has_published(databases: lis
         await outbox.record(published=[], refused={"r1": "no queue takes it"}, undeliverable={})
 
     asyncio.run(scenario())
-    with databases[0].reading() as transaction:
-        kept = transaction.execute(text("SELECT state, reason FROM executions")).one()
+    with databases[0].reading() as conn:
+        kept = conn.execute(text("SELECT state, reason FROM executions")).one()
     assert tuple(kept) == ("published", None)

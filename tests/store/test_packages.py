@@ -55,14 +55,14 @@ def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PackageSto
 def find(database: Database, **changes: Any) -> tuple[KeptPackage, Build] | None:
     """Look for the package of the commit."""
     asked = {"connection": "c1", "commit": A, "package_format": "tar.gz", "rules": "1", "now": NOW, **changes}
-    with database.writing() as transaction:
-        return packages.use(transaction, **asked)
+    with database.writing() as conn:
+        return packages.use(conn, **asked)
 
 
 def keep(database: Database, package: KeptPackage = PACKAGE, build: Build = BUILD) -> KeptPackage:
     """Keep a package."""
-    with database.writing() as transaction:
-        return packages.keep(transaction, package, build)
+    with database.writing() as conn:
+        return packages.keep(conn, package, build)
 
 
 def test_a_package_is_found_by_what_it_was_built_from(database: Database) -> None:
@@ -101,13 +101,13 @@ def test_what_is_used_does_not_expire(database: Database) -> None:
     connection(database)
     keep(database)
     find(database, now=NOW + 10 * DAY)
-    with database.writing() as transaction:
-        assert packages.expire(transaction, before=NOW + 9 * DAY) == []
-        [expired] = packages.expire(transaction, before=NOW + 11 * DAY)
+    with database.writing() as conn:
+        assert packages.expire(conn, before=NOW + 9 * DAY) == []
+        [expired] = packages.expire(conn, before=NOW + 11 * DAY)
     assert expired.id == ID
     assert find(database) is None
-    with database.reading() as transaction, pytest.raises(NotFound, match="packages expire"):
-        packages.get(transaction, ID, "tar.gz")
+    with database.reading() as conn, pytest.raises(NotFound, match="packages expire"):
+        packages.get(conn, ID, "tar.gz")
 
 
 # Before and behind what the commit's package is known by, in the order of texts.
@@ -178,15 +178,15 @@ def test_only_the_package_that_is_lost_is_forgotten(database: Database) -> None:
     ]
     for package, build in [*others, (PACKAGE, BUILD), (PACKAGE, replace(BUILD, commit=B))]:
         keep(database, package, build)
-    with database.writing() as transaction:
-        packages.forget(transaction, ID, "tar.gz")
+    with database.writing() as conn:
+        packages.forget(conn, ID, "tar.gz")
     assert kept(database, others) == others
     assert find(database) is None
     assert find(database, commit=B) is None
-    with database.reading() as transaction:
-        assert {packages.get(transaction, one.id, one.format) == one for one, _ in others} == {True}
+    with database.reading() as conn:
+        assert {packages.get(conn, one.id, one.format) == one for one, _ in others} == {True}
         with pytest.raises(NotFound):
-            packages.get(transaction, ID, "tar.gz")
+            packages.get(conn, ID, "tar.gz")
 
 
 def test_a_use_renews_no_other_package(
@@ -195,9 +195,9 @@ def test_a_use_renews_no_other_package(
     """Or a cache would never shrink."""
     keep(database)
     find(database, now=NOW + 10 * DAY)
-    with database.writing() as transaction:
-        expired = packages.expire(transaction, before=NOW + DAY)
-        left = packages.objects(transaction)
+    with database.writing() as conn:
+        expired = packages.expire(conn, before=NOW + DAY)
+        left = packages.objects(conn)
     # Two of the neighbours are the same package.
     assert {(one.id, one.format) for one in expired} == {
         (one.id, one.format) for one, _ in neighbours if one != PACKAGE
@@ -209,10 +209,10 @@ def test_a_package_expires_when_its_time_is_over_and_not_before(database: Databa
     """One that was used at the very moment from which on packages are kept is kept."""
     connection(database)
     keep(database)
-    with database.writing() as transaction:
-        assert packages.expire(transaction, before=NOW) == []
-        assert packages.expire(transaction, before=NOW + timedelta(microseconds=1)) == [PACKAGE]
-        assert packages.expire(transaction, before=FAR) == []
+    with database.writing() as conn:
+        assert packages.expire(conn, before=NOW) == []
+        assert packages.expire(conn, before=NOW + timedelta(microseconds=1)) == [PACKAGE]
+        assert packages.expire(conn, before=FAR) == []
 
 
 def test_objects_come_back_as_they_went(depot: PackageStorage, tmp_path: Path) -> None:

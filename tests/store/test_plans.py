@@ -13,8 +13,8 @@ from itertools import product
 from typing import Any
 
 import pytest
+import sqlalchemy
 import zstandard
-from sqlalchemy import Connection as Transaction
 from sqlalchemy import event, text
 
 from gateway.crypto.keyring import Vault
@@ -96,9 +96,9 @@ def filled(postgres: Postgres) -> Iterator[Database]:
     """Give a PostgreSQL that has been in use for 180 days."""
     with closing(Database(postgres.database())) as database:
         database.migrate()
-        with database.writing() as transaction:
+        with database.writing() as conn:
             for statement in FILL.split(";\n"):
-                transaction.execute(text(statement))
+                conn.execute(text(statement))
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connected:
             connected.execute(text("VACUUM ANALYZE"))
         yield database
@@ -112,9 +112,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         database.migrate()
         for name in ("c1", "c2", "c3", "c4"):
             connection(database, name)
-        with database.writing() as transaction:
+        with database.writing() as conn:
             deliveries.record(
-                transaction,
+                conn,
                 [
                     arrival(move(A, B), id=delivery_ids_since(BEGIN) + "-of-long-ago", verdict="ignored"),
                     arrival(move(A, C), connection="c2"),
@@ -124,11 +124,11 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 
 @contextmanager
-def explained(database: Database, plans: list[Any]) -> Iterator[Transaction]:
+def explained(database: Database, plans: list[Any]) -> Iterator[sqlalchemy.Connection]:
     """Open a transaction that is taken back; each of its statements puts its text and plan into `plans`."""
-    with database.engine.connect() as transaction:
+    with database.engine.connect() as conn:
 
-        @event.listens_for(transaction, "before_cursor_execute")
+        @event.listens_for(conn, "before_cursor_execute")
         def explain(_connection: Any, cursor: Any, statement: str, parameters: Any, *_more: Any) -> None:
             if database.is_embedded:
                 cursor.execute("EXPLAIN QUERY PLAN " + statement, parameters)
@@ -139,40 +139,38 @@ def explained(database: Database, plans: list[Any]) -> Iterator[Transaction]:
                 plans.append((statement, cursor.fetchone()[0][0]["Plan"]))
                 cursor.execute("ROLLBACK TO explained")
 
-        yield transaction
-        transaction.rollback()
+        yield conn
+        conn.rollback()
 
 
-def accept(transaction: Transaction) -> None:
+def accept(conn: sqlalchemy.Connection) -> None:
     """Take what waits at the door, of many connections."""
-    names = [row[0] for row in transaction.execute(text("SELECT id FROM connections ORDER BY id LIMIT 50"))]
+    names = [row[0] for row in conn.execute(text("SELECT id FROM connections ORDER BY id LIMIT 50"))]
     batch = [arrival(move(A, B, f"refs/heads/{number % 50}")) for number in range(len(names))]
     named = [replace(one, connection=name) for one, name in zip(batch, names, strict=True)]
     asking = replace(arrival(), asks_for_sweep=True, teaches="1")
-    deliveries.record(transaction, [*named, asking])
+    deliveries.record(conn, [*named, asking])
 
 
-def find(transaction: Transaction) -> None:
+def find(conn: sqlalchemy.Connection) -> None:
     """Look up what the door knows of a connection."""
-    connections.get(transaction, "c2")
-    connections.live_secrets(transaction, Vault("k" * 32), "c2")
+    connections.get(conn, "c2")
+    connections.live_secrets(conn, Vault("k" * 32), "c2")
 
 
-def carry(transaction: Transaction) -> None:
+def carry(conn: sqlalchemy.Connection) -> None:
     """Take a connection's pending updates, and settle them with requests that supersede others."""
-    name = Claims(process="p", per_project=4, per_host=8).claim(
-        transaction, owner="w", now=LATER, until=LATER
-    )
+    name = Claims(process="p", per_project=4, per_host=8).claim(conn, owner="w", now=LATER, until=LATER)
     assert name is not None
-    work_queue.renew(transaction, name, owner="w", until=LATER)
-    updates = work_queue.pending(transaction, name, limit=200)
-    work_queue.tell(transaction, updates, "fetching")
+    work_queue.renew(conn, name, owner="w", until=LATER)
+    updates = work_queue.pending(conn, name, limit=200)
+    work_queue.tell(conn, updates, "fetching")
     ends = [
         Settlement(update=one, state="planned", reason="", requests=(latest(one, f"new-{one.seq}"),))
         for one in updates
     ]
-    work_queue.settle(transaction, name, ends[:2], owner="w", now=LATER)
-    work_queue.postpone(transaction, name, updates[2:], owner="w", due_at=LATER, reason="remote down")
+    work_queue.settle(conn, name, ends[:2], owner="w", now=LATER)
+    work_queue.postpone(conn, name, updates[2:], owner="w", due_at=LATER, reason="remote down")
 
 
 def latest(update: work_queue.PendingUpdate, name: str) -> NewRequest:
@@ -190,64 +188,62 @@ def latest(update: work_queue.PendingUpdate, name: str) -> NewRequest:
     )
 
 
-def play(transaction: Transaction) -> None:
+def play(conn: sqlalchemy.Connection) -> None:
     """Read the pages of a dry run, of a busy connection and of one of many."""
     for name in ("c1", "c2"):
-        past_updates.page(transaction, name, since=None, before=None, limit=100)
-        past_updates.page(transaction, name, since=BEGIN + timedelta(days=1), before=SINCE, limit=100)
+        past_updates.page(conn, name, since=None, before=None, limit=100)
+        past_updates.page(conn, name, since=BEGIN + timedelta(days=1), before=SINCE, limit=100)
 
 
-def relay(transaction: Transaction) -> None:
+def relay(conn: sqlalchemy.Connection) -> None:
     """Take what the broker does not have, and mark it as published or refused."""
-    waiting = executions.pending(transaction, limit=512, without=())
-    executions.pending(transaction, limit=512, without=["c1", "c2"])
+    waiting = executions.pending(conn, limit=512, without=())
+    executions.pending(conn, limit=512, without=["c1", "c2"])
     names = [one.id for one in waiting]
     executions.record(
-        transaction,
+        conn,
         published=names[2:],
         refused=dict.fromkeys(names[:1], "full"),
         undeliverable=dict.fromkeys(names[1:2], "too large"),
         now=LATER,
     )
     with suppress(NotFound):  # the small store has none
-        executions.drop(transaction, next(iter(names), "no such"))
+        executions.drop(conn, next(iter(names), "no such"))
 
 
-def reconcile(transaction: Transaction) -> None:
+def reconcile(conn: sqlalchemy.Connection) -> None:
     """Take the sweep that is due, and record what it has found."""
-    assert reconciliations.is_due(transaction, now=LATER)
-    sweep = reconciliations.claim(transaction, now=LATER, until=LATER)
+    assert reconciliations.is_due(conn, now=LATER)
+    sweep = reconciliations.claim(conn, now=LATER, until=LATER)
     assert sweep is not None
     found = arrival(move(None, A, "refs/tags/new"), connection=sweep.connection)
-    reconciliations.known_refs(transaction, sweep.connection)
-    reconciliations.record(
-        transaction, replace(sweep, is_first=False, asked_by=found.id), found, next_at=LATER
-    )
+    reconciliations.known_refs(conn, sweep.connection)
+    reconciliations.record(conn, replace(sweep, is_first=False, asked_by=found.id), found, next_at=LATER)
 
 
-def replay(transaction: Transaction) -> None:
+def replay(conn: sqlalchemy.Connection) -> None:
     """Have a delivery planned again, and look at it."""
-    [one] = deliveries.page(transaction, connection="c2", verdict=None, before=None, limit=1)
-    deliveries.get(transaction, one.id)
-    deliveries.body(transaction, one.id)
-    work_queue.replay(transaction, one.id, now=LATER)
+    [one] = deliveries.page(conn, connection="c2", verdict=None, before=None, limit=1)
+    deliveries.get(conn, one.id)
+    deliveries.body(conn, one.id)
+    work_queue.replay(conn, one.id, now=LATER)
 
 
-def forget(transaction: Transaction) -> None:
+def forget(conn: sqlalchemy.Connection) -> None:
     """Delete what is old, at the beginning and further on."""
     before = NOW - timedelta(days=30)
     for after in (BEGIN, BEGIN + timedelta(days=60)):
-        retention.forget(transaction, before=before, after=delivery_ids_since(after))
+        retention.forget(conn, before=before, after=delivery_ids_since(after))
 
 
-def page_of_deliveries(**filters: Any) -> Callable[[Transaction], object]:
+def page_of_deliveries(**filters: Any) -> Callable[[sqlalchemy.Connection], object]:
     """Return what reads a page."""
-    return lambda transaction: deliveries.page(transaction, **filters, limit=51)
+    return lambda conn: deliveries.page(conn, **filters, limit=51)
 
 
-def page_of_executions(**filters: Any) -> Callable[[Transaction], object]:
+def page_of_executions(**filters: Any) -> Callable[[sqlalchemy.Connection], object]:
     """Return what reads a page."""
-    return lambda transaction: executions.page(transaction, **filters, limit=51)
+    return lambda conn: executions.page(conn, **filters, limit=51)
 
 
 def _name(kind: str, filters: Mapping[str, Any]) -> str:
@@ -257,7 +253,7 @@ def _name(kind: str, filters: Mapping[str, Any]) -> str:
 
 
 SINCE = delivery_ids_since(NOW - timedelta(days=90))
-HOT: dict[str, Callable[[Transaction], object]] = {
+HOT: dict[str, Callable[[sqlalchemy.Connection], object]] = {
     "accept": accept,
     "find": find,
     "carry": carry,
@@ -267,10 +263,8 @@ HOT: dict[str, Callable[[Transaction], object]] = {
     "forget": forget,
     "play": play,
     "backlog": work_queue.backlog,
-    "platforms": lambda transaction: platforms.is_due(transaction, now=LATER),
-    "follow": lambda transaction: executions.planned_after(
-        transaction, executions.last_seq(transaction) - 3, limit=100
-    ),
+    "platforms": lambda conn: platforms.is_due(conn, now=LATER),
+    "follow": lambda conn: executions.planned_after(conn, executions.last_seq(conn) - 3, limit=100),
 }
 for _one in product(
     (None, "c1", "c2"), (None, "accepted", "ignored", "unreadable"), (None, SINCE), (None, "aaaaaaa", A)
@@ -288,8 +282,8 @@ for _other in product(
 def test_among_hundreds_of_thousands_a_few_rows_are_read(filled: Database, name: str) -> None:
     """PostgreSQL counts the rows that each part of a plan has read, those that it threw away included."""
     plans: list[Any] = []
-    with explained(filled, plans) as transaction:
-        HOT[name](transaction)
+    with explained(filled, plans) as conn:
+        HOT[name](conn)
     assert plans
     for statement, plan in plans:
         for node in nodes(plan):
@@ -311,8 +305,8 @@ def nodes(plan: Any) -> Iterator[Any]:
 def test_sqlite_reads_no_large_table_from_end_to_end(embedded: Database, name: str) -> None:
     """But for a page of all there is, which is read from its end, and the index of the few that wait."""
     plans: list[Any] = []
-    with explained(embedded, plans) as transaction:
-        HOT[name](transaction)
+    with explained(embedded, plans) as conn:
+        HOT[name](conn)
     assert plans
     for statement, plan in plans:
         in_order = "LIMIT" in statement and not any("TEMP B-TREE FOR ORDER BY" in line for line in plan)

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import select
 
 from gateway.crypto.keyring import Vault
@@ -26,22 +26,22 @@ def named(database: Database, vault: Vault) -> Database:
     """Give a store whose connections each have a platform, with a token of its own."""
     for name in ALL:
         connection(database, name)
-        with database.writing() as transaction:
-            platforms.name(transaction, vault, name, PLATFORM, f"token of {name}")
+        with database.writing() as conn:
+            platforms.name(conn, vault, name, PLATFORM, f"token of {name}")
     return database
 
 
 def ask(database: Database, *names: str, later: timedelta = timedelta()) -> None:
     """Have platforms fetch, so much later than NOW."""
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for name in names:
-            platforms.ask(transaction, name, now=NOW + later)
+            platforms.ask(conn, name, now=NOW + later)
 
 
 def claim(database: Database, vault: Vault, *, later: timedelta = timedelta()) -> PlatformFetch | None:
     """Take a fetch that is due, so much later than NOW."""
-    with database.writing() as transaction:
-        return platforms.claim(transaction, vault, now=NOW + later, until=NOW + later + LEASE)
+    with database.writing() as conn:
+        return platforms.claim(conn, vault, now=NOW + later, until=NOW + later + LEASE)
 
 
 def claimed(database: Database, vault: Vault, *, later: timedelta = timedelta()) -> PlatformFetch:
@@ -60,19 +60,19 @@ def record(
 ) -> None:
     """Record how a fetch went that ended at NOW."""
     next_at = None if retry_after is None else NOW + retry_after
-    with database.writing() as transaction:
-        platforms.record(transaction, fetch, now=NOW, reason=reason, next_at=next_at)
+    with database.writing() as conn:
+        platforms.record(conn, fetch, now=NOW, reason=reason, next_at=next_at)
 
 
 def of(database: Database, *names: str) -> dict[str, Platform]:
     """Return what is kept of these connections' platforms."""
-    with database.reading() as transaction:
-        return platforms.of(transaction, names)
+    with database.reading() as conn:
+        return platforms.of(conn, names)
 
 
-def tokens(transaction: Transaction) -> dict[str, bytes | None]:
+def tokens(conn: sqlalchemy.Connection) -> dict[str, bytes | None]:
     """Return the sealed token of each connection."""
-    rows = transaction.execute(select(connections.c.id, connections.c.platform_token))
+    rows = conn.execute(select(connections.c.id, connections.c.platform_token))
     return {row.id: row.platform_token for row in rows}
 
 
@@ -113,11 +113,11 @@ def test_a_fetch_is_due_from_its_moment_on(
     named: Database, vault: Vault, *, after: timedelta, expected: bool
 ) -> None:
     """Or where no delay could have put it: a wrong clock did, and must not put it off for ever."""
-    with named.reading() as transaction:
-        assert not platforms.is_due(transaction, now=NOW)
+    with named.reading() as conn:
+        assert not platforms.is_due(conn, now=NOW)
     ask(named, "c1", later=after)
-    with named.reading() as transaction:
-        assert platforms.is_due(transaction, now=NOW) is expected
+    with named.reading() as conn:
+        assert platforms.is_due(conn, now=NOW) is expected
     assert (claim(named, vault) is not None) is expected
 
 
@@ -186,8 +186,8 @@ def test_a_platform_that_moves_keeps_its_token(named: Database, vault: Vault) ->
     """Unless another one is given; the platforms of other connections stay as they are."""
     moved = Platform(url="https://moved.example", project="2")
     for token, expected in ((None, "token of c1"), ("another", "another")):
-        with named.writing() as transaction:
-            platforms.name(transaction, vault, "c1", moved, token)
+        with named.writing() as conn:
+            platforms.name(conn, vault, "c1", moved, token)
         ask(named, "c1")
         fetch = claimed(named, vault)
         assert (fetch.url, fetch.project, fetch.token) == (moved.url, "2", expected)
@@ -198,9 +198,9 @@ def test_a_platform_that_moves_keeps_its_token(named: Database, vault: Vault) ->
 
 def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, vault: Vault) -> None:
     """And is asked no more; those of others are."""
-    with named.writing() as transaction:
-        platforms.name(transaction, vault, "c1", None, None)
-        sealed = tokens(transaction)
+    with named.writing() as conn:
+        platforms.name(conn, vault, "c1", None, None)
+        sealed = tokens(conn)
     assert sealed.pop("c1") is None
     assert None not in sealed.values()
     assert of(named, *ALL) == {"c0": PLATFORM, "c2": PLATFORM}
@@ -212,8 +212,8 @@ def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, vault: Va
 def test_tokens_are_wrapped_anew_each_for_its_connection(named: Database, vault: Vault) -> None:
     """After that the previous secret key is not needed any more."""
     connection(named, "without")
-    with named.writing() as transaction:
-        assert platforms.rewrap(transaction, Vault("n" * 32, "k" * 32)) == 3
+    with named.writing() as conn:
+        assert platforms.rewrap(conn, Vault("n" * 32, "k" * 32)) == 3
     ask(named, *ALL)
     with pytest.raises(SettingError):
         claim(named, vault)

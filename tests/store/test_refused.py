@@ -26,33 +26,33 @@ REQUEST = NewRequest(
 def ref_update(database: Database) -> int:
     """Give the number of a ref update with two pending requests, r1 and r2."""
     connection(database)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(None, A), id="d1")])
-        [update] = work_queue.pending(transaction, "c1", limit=1)
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(None, A), id="d1")])
+        [update] = work_queue.pending(conn, "c1", limit=1)
         both = [REQUEST, replace(REQUEST, id="r2", trigger="second")]
-        executions.add(transaction, both, ref_update=update.seq, now=NOW)
+        executions.add(conn, both, ref_update=update.seq, now=NOW)
     return update.seq
 
 
 def pending(database: Database) -> list[str]:
     """Return the ids of what a relay would publish."""
-    with database.reading() as transaction:
-        return [one.id for one in executions.pending(transaction, limit=10, without=())]
+    with database.reading() as conn:
+        return [one.id for one in executions.pending(conn, limit=10, without=())]
 
 
 def stored(database: Database, name: str) -> StoredRequest:
     """Return a request."""
-    with database.reading() as transaction:
-        return executions.get(transaction, name)
+    with database.reading() as conn:
+        return executions.get(conn, name)
 
 
 @pytest.mark.usefixtures("ref_update")
 def test_what_the_broker_never_takes_ends_with_the_reason(database: Database) -> None:
     """It is not published again; what is published by then stays so."""
-    with database.writing() as transaction:
-        executions.record(transaction, published=["r2"], refused={}, undeliverable={}, now=NOW)
+    with database.writing() as conn:
+        executions.record(conn, published=["r2"], refused={}, undeliverable={}, now=NOW)
         told = {"r1": "it is too large", "r2": "it is too large"}
-        executions.record(transaction, published=[], refused={}, undeliverable=told, now=NOW)
+        executions.record(conn, published=[], refused={}, undeliverable=told, now=NOW)
     assert pending(database) == []
     assert (stored(database, "r1").state, stored(database, "r1").reason) == (
         "undeliverable",
@@ -64,27 +64,25 @@ def test_what_the_broker_never_takes_ends_with_the_reason(database: Database) ->
 @pytest.mark.usefixtures("ref_update")
 def test_a_pending_request_can_be_dropped(database: Database) -> None:
     """Once; one that is on its way meanwhile is published all the same, and says so."""
-    with database.writing() as transaction:
-        assert executions.drop(transaction, "r1").state == "dropped"
+    with database.writing() as conn:
+        assert executions.drop(conn, "r1").state == "dropped"
     assert pending(database) == ["r2"]
-    with database.writing() as transaction:
+    with database.writing() as conn:
         with pytest.raises(Invalid, match="only a pending execution can be dropped, and this one is dropped"):
-            executions.drop(transaction, "r1")
+            executions.drop(conn, "r1")
         with pytest.raises(NotFound):
-            executions.drop(transaction, "r3")
-        executions.record(transaction, published=["r1"], refused={}, undeliverable={}, now=NOW)
+            executions.drop(conn, "r3")
+        executions.record(conn, published=["r1"], refused={}, undeliverable={}, now=NOW)
     assert stored(database, "r1").state == "published"
 
 
 def test_a_replay_makes_them_pending_again(database: Database, ref_update: int) -> None:
     """With what they say now: the commit is the same, the connection's rules may be others."""
-    with database.writing() as transaction:
-        executions.drop(transaction, "r1")
-        executions.record(
-            transaction, published=[], refused={}, undeliverable={"r2": "it is too large"}, now=NOW
-        )
+    with database.writing() as conn:
+        executions.drop(conn, "r1")
+        executions.record(conn, published=[], refused={}, undeliverable={"r2": "it is too large"}, now=NOW)
         again = [replace(REQUEST, body=b"[]"), replace(REQUEST, id="r2", trigger="second", body=b"[2]")]
-        executions.add(transaction, again, ref_update=ref_update, now=NOW)
+        executions.add(conn, again, ref_update=ref_update, now=NOW)
     assert pending(database) == ["r1", "r2"]
     assert [(stored(database, name).body, stored(database, name).reason) for name in ("r1", "r2")] == [
         (b"[]", None),

@@ -34,16 +34,16 @@ def deliver(database: Database, *moves: RefUpdate, days: int = 0, **changes: obj
     """Record a delivery that came so many days after NOW."""
     moment = NOW + days * DAY
     sent = arrival(*moves, id=delivery_id(moment), received_at=moment, **changes)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [sent])
+    with database.writing() as conn:
+        deliveries.record(conn, [sent])
     return sent
 
 
 def settle(database: Database, *, days: int = 0, state: UpdateState = "planned", request: str = "") -> None:
     """Settle what is pending, so many days after NOW; with a request where one is named."""
     moment = NOW + days * DAY
-    with database.writing() as transaction:
-        assert Claims(process="p").claim(transaction, owner="w", now=moment, until=moment + DAY) == "c1"
+    with database.writing() as conn:
+        assert Claims(process="p").claim(conn, owner="w", now=moment, until=moment + DAY) == "c1"
         ends = [
             Settlement(
                 update=one,
@@ -51,10 +51,10 @@ def settle(database: Database, *, days: int = 0, state: UpdateState = "planned",
                 reason="done",
                 requests=asked(request, one.delivery) if request else (),
             )
-            for one in work_queue.pending(transaction, "c1", limit=100)
+            for one in work_queue.pending(conn, "c1", limit=100)
         ]
-        work_queue.settle(transaction, "c1", ends, owner="w", now=moment)
-        work_queue.release(transaction, "c1", owner="w", now=moment)
+        work_queue.settle(conn, "c1", ends, owner="w", now=moment)
+        work_queue.release(conn, "c1", owner="w", now=moment)
 
 
 def asked(name: str, delivery: str) -> tuple[NewRequest]:
@@ -74,8 +74,8 @@ def asked(name: str, delivery: str) -> tuple[NewRequest]:
 
 def publish(database: Database, *names: str, days: int = 0) -> None:
     """Mark requests as published, so many days after NOW."""
-    with database.writing() as transaction:
-        executions.record(transaction, published=names, refused={}, undeliverable={}, now=NOW + days * DAY)
+    with database.writing() as conn:
+        executions.record(conn, published=names, refused={}, undeliverable={}, now=NOW + days * DAY)
 
 
 def sweep(database: Database) -> None:
@@ -86,8 +86,8 @@ def sweep(database: Database) -> None:
 def is_kept(database: Database, delivery: NewDelivery) -> bool:
     """Say whether a delivery is still there."""
     try:
-        with database.reading() as transaction:
-            deliveries.get(transaction, delivery.id)
+        with database.reading() as conn:
+            deliveries.get(conn, delivery.id)
     except NotFound:
         return False
     return True
@@ -95,9 +95,9 @@ def is_kept(database: Database, delivery: NewDelivery) -> bool:
 
 def count(database: Database) -> tuple[int, ...]:
     """Return how many deliveries, ref updates and executions there are."""
-    with database.reading() as transaction:
+    with database.reading() as conn:
         return tuple(
-            transaction.execute(select(func.count()).select_from(table)).scalar_one()
+            conn.execute(select(func.count()).select_from(table)).scalar_one()
             for table in (delivery_table, ref_updates, execution_table)
         )
 
@@ -108,8 +108,8 @@ def test_what_was_settled_long_ago_is_deleted_with_all_that_came_of_it(database:
     deliver(database, verdict="ignored", reason="ping")
     old = deliver(database, move(A, B))
     settle(database)
-    with database.writing() as transaction:
-        work_queue.replay(transaction, old.id, now=NOW)
+    with database.writing() as conn:
+        work_queue.replay(conn, old.id, now=NOW)
     settle(database, request="old")
     young = deliver(database, move(B, C), days=30)
     settle(database, days=30, request="young")
@@ -117,9 +117,9 @@ def test_what_was_settled_long_ago_is_deleted_with_all_that_came_of_it(database:
     sweep(database)
     assert (is_kept(database, old), is_kept(database, young)) == (False, True)
     assert count(database) == (1, 1, 1)
-    with database.reading() as transaction:
-        assert deliveries.body(transaction, young.id) == young.body
-        assert executions.get(transaction, "young").delivery == young.id
+    with database.reading() as conn:
+        assert deliveries.body(conn, young.id) == young.body
+        assert executions.get(conn, "young").delivery == young.id
 
 
 def test_what_is_not_over_stays(database: Database) -> None:
@@ -141,15 +141,15 @@ def test_what_happened_lately_counts_and_not_when_the_delivery_came(database: Da
     settle(database, request="first")
     publish(database, "first", days=190 if event == "published" else 1)
     if event != "published":
-        with database.writing() as transaction:
-            work_queue.replay(transaction, old.id, now=NOW + 190 * DAY)
+        with database.writing() as conn:
+            work_queue.replay(conn, old.id, now=NOW + 190 * DAY)
         settle(database, days=190, request="second" if event == "planned" else "")
     if event == "planned":
         publish(database, "second", days=191)
-        with database.writing() as transaction:
+        with database.writing() as conn:
             # As if the update had been settled long ago: its new request alone is a reason to keep it.
-            transaction.execute(update(ref_updates).values(settled_at=NOW))
-            transaction.execute(update(execution_table).values(published_at=NOW))
+            conn.execute(update(ref_updates).values(settled_at=NOW))
+            conn.execute(update(execution_table).values(published_at=NOW))
     sweep(database)
     assert is_kept(database, old)
 
@@ -159,8 +159,8 @@ def test_what_was_superseded_goes_like_what_was_published(database: Database) ->
     connection(database)
     old = deliver(database, move(A, B))
     settle(database, request="old")
-    with database.writing() as transaction:
-        transaction.execute(update(execution_table).values(state="superseded", superseded_by="another"))
+    with database.writing() as conn:
+        conn.execute(update(execution_table).values(state="superseded", superseded_by="another"))
     sweep(database)
     assert not is_kept(database, old)
 
@@ -177,10 +177,10 @@ def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> No
         arrival(move(A, B)),
         arrival(move(B, A)),
     ]
-    with database.writing() as transaction:
-        told = deliveries.record(transaction, again)
-        last = deliveries.get(transaction, again[2].id)
-        assert reconciliations.known_refs(transaction, "c1") == {"refs/heads/main": A}
+    with database.writing() as conn:
+        told = deliveries.record(conn, again)
+        last = deliveries.get(conn, again[2].id)
+        assert reconciliations.known_refs(conn, "c1") == {"refs/heads/main": A}
     assert [receipt.verdict for receipt in told] == ["duplicate", "duplicate", "accepted"]
     assert last.updates[0].generation == 2
 
@@ -203,10 +203,10 @@ def swept(database: Database, asking: NewDelivery | None = None) -> NewDelivery:
     """End a sweep that, if a delivery has asked for it, finds a new ref; return what is recorded."""
     moves = (move(None, A, "refs/tags/v1"),) if asking else ()
     sent = arrival(*moves, id=delivery_id(NOW), source="sweep", provider_delivery_id=None)
-    with database.writing() as transaction:
-        claimed = reconciliations.claim(transaction, now=LATER, until=LATER + DAY)
+    with database.writing() as conn:
+        claimed = reconciliations.claim(conn, now=LATER, until=LATER + DAY)
         assert claimed is not None
-        reconciliations.record(transaction, replace(claimed, is_first=False), sent, next_at=NOW)
+        reconciliations.record(conn, replace(claimed, is_first=False), sent, next_at=NOW)
     if asking:
         settle(database)
     return sent
@@ -239,8 +239,8 @@ def forgotten(database: Database) -> list[int]:
     found: list[int] = []
     after = ""
     while True:
-        with database.writing() as transaction:
-            step = retention.forget(transaction, before=LATER - KEEP, after=after)
+        with database.writing() as conn:
+            step = retention.forget(conn, before=LATER - KEEP, after=after)
         if step is None:
             return found
         found.append(step.forgotten)
@@ -262,8 +262,8 @@ def test_a_step_takes_as_many_bytes_as_it_may(database: Database, monkeypatch: p
     connection(database)
     for number in range(4):
         deliver(database, body=bytes(range(100)), days=number)
-    with database.reading() as transaction:
-        [size] = set(transaction.execute(select(func.length(delivery_table.c.body))).scalars())
+    with database.reading() as conn:
+        [size] = set(conn.execute(select(func.length(delivery_table.c.body))).scalars())
     monkeypatch.setattr(retention, "_MOST_BYTES", 3 * size)
     assert forgotten(database) == [3, 1]
     for number in range(4):
@@ -284,11 +284,11 @@ def test_what_stays_is_looked_at_once(database: Database) -> None:
     """A step goes on behind the last delivery that it has seen, be it deleted or not."""
     connection(database)
     first, _, third = (deliver(database, move(None, A, f"refs/tags/{day}"), days=day) for day in range(3))
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for after in ("", first.id):
-            step = retention.forget(transaction, before=LATER - KEEP, after=after)
+            step = retention.forget(conn, before=LATER - KEEP, after=after)
             assert step == retention.Step(last=third.id, forgotten=0)
-        assert retention.forget(transaction, before=LATER - KEEP, after=third.id) is None
+        assert retention.forget(conn, before=LATER - KEEP, after=third.id) is None
 
 
 @pytest.mark.parametrize("state", ["planned", "gone", "failed"])
@@ -308,8 +308,8 @@ def test_however_a_request_ended_it_is_deleted_when_it_is_old(database: Database
     connection(database)
     old = deliver(database, move(A, B))
     settle(database, request="old")
-    with database.writing() as transaction:
-        transaction.execute(update(execution_table).values(state=state))
+    with database.writing() as conn:
+        conn.execute(update(execution_table).values(state=state))
     sweep(database)
     assert not is_kept(database, old)
 
@@ -326,8 +326,8 @@ def test_what_happened_is_kept_to_the_moment(
     publish(database, "old")
     table = ref_updates if event == "settled_at" else execution_table
     moment = LATER - KEEP - earlier * timedelta(microseconds=1)
-    with database.writing() as transaction:
-        transaction.execute(update(table).values({event: moment}))
+    with database.writing() as conn:
+        conn.execute(update(table).values({event: moment}))
     sweep(database)
     assert is_kept(database, old) is stays
 
@@ -338,8 +338,8 @@ def test_a_delivery_is_kept_to_the_millisecond(database: Database) -> None:
     moment = LATER - KEEP
     came = [moment, moment - timedelta(milliseconds=1)]
     sent = [arrival(id=delivery_id(one), received_at=one, verdict="ignored") for one in came]
-    with database.writing() as transaction:
-        deliveries.record(transaction, sent)
+    with database.writing() as conn:
+        deliveries.record(conn, sent)
     sweep(database)
     assert [is_kept(database, one) for one in sent] == [True, False]
 

@@ -18,26 +18,26 @@ from gateway.store.tables import metadata
 
 def test_the_migrations_lead_to_the_tables(database: Database) -> None:
     """What the code expects is what the migrations make."""
-    with database.reading() as transaction:
+    with database.reading() as conn:
         # PostgreSQL cannot compare two JSON values, as Alembic would have it do.
         opts = {"compare_server_default": database.is_embedded}
-        context = MigrationContext.configure(transaction, opts=opts)
+        context = MigrationContext.configure(conn, opts=opts)
         assert compare_metadata(context, metadata) == []
 
 
 def test_migrating_twice_changes_nothing(database: Database) -> None:
     """A start finds the schema as the last one left it."""
     database.migrate()
-    with database.reading() as transaction:
-        assert transaction.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
+    with database.reading() as conn:
+        assert conn.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
 
 
 def of_a_later_version(database: Database, *, usable_since: str) -> None:
     """Make the schema a later one, which says itself which code works on it."""
-    with database.writing() as transaction:
-        transaction.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with database.writing() as conn:
+        conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         mark = text("UPDATE schema_compatibility SET usable_since = :since")
-        assert transaction.execute(mark, {"since": usable_since}).rowcount == 1
+        assert conn.execute(mark, {"since": usable_since}).rowcount == 1
 
 
 def test_a_later_schema_that_only_adds_is_used(database: Database) -> None:
@@ -46,8 +46,8 @@ def test_a_later_schema_that_only_adds_is_used(database: Database) -> None:
     with capture_logs() as logs:
         database.migrate()
     assert [log["event"] for log in logs] == ["the schema is of a later version, and works with this one"]
-    with database.reading() as transaction:
-        assert transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+    with database.reading() as conn:
+        assert conn.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
 
 
 @pytest.mark.parametrize("is_marked", [True, False])
@@ -55,12 +55,12 @@ def test_a_database_of_a_later_version_is_refused(database: Database, *, is_mark
     """Where something was taken away, the earlier version says what to do, and changes nothing."""
     of_a_later_version(database, usable_since="9998")
     if not is_marked:
-        with database.writing() as transaction:
-            transaction.execute(text("DROP TABLE schema_compatibility"))
+        with database.writing() as conn:
+            conn.execute(text("DROP TABLE schema_compatibility"))
     with pytest.raises(StoreUnavailable, match=r"later version of Pushgate: its schema is 9999, .* restore"):
         database.migrate()
-    with database.reading() as transaction:
-        assert transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+    with database.reading() as conn:
+        assert conn.execute(text("SELECT version_num FROM alembic_version")).scalar() == "9999"
 
 
 def test_a_migration_that_would_leave_a_reference_to_nothing_is_taken_back(tmp_path: Path) -> None:
@@ -76,31 +76,31 @@ def test_a_migration_that_would_leave_a_reference_to_nothing_is_taken_back(tmp_p
             StoreUnavailable, match="a row of leases refers to one of connections that is not"
         ):
             database.migrate()
-        with database.reading() as transaction:
-            assert transaction.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0001"
+        with database.reading() as conn:
+            assert conn.execute(text("SELECT version_num FROM alembic_version")).scalar() == "0001"
 
 
 def test_connections_from_before_quotas_learn_their_host(url: str) -> None:
     """The one that their URL names, by whichever of its names."""
     database = Database(url)
     database.migrate("0006")
-    with database.writing() as transaction:
-        transaction.exec_driver_sql(
+    with database.writing() as conn:
+        conn.exec_driver_sql(
             "INSERT INTO connections"
             " (id, name, provider, url, project, auth, triggers, yaml_path, created_at, updated_at) VALUES"
             " ('c1', 'n', 'github', 'git@ssh.github.com:acme/digits.git', 'p', '{}', '[]', 'y',"
             " CURRENT_TIMESTAMP, CURRENT_TIMESTAMP)"
         )
     database.migrate()
-    with database.reading() as transaction:
-        assert transaction.execute(text("SELECT host FROM connections")).scalar() == "github.com"
+    with database.reading() as conn:
+        assert conn.execute(text("SELECT host FROM connections")).scalar() == "github.com"
     database.close()
 
 
 def test_sqlite_syncs_each_commit_to_disk(tmp_path: Path) -> None:
     """What was answered with a 2xx survives a power cut."""
     database = Database(f"sqlite:///{tmp_path / 'synced.db'}")
-    with database.reading() as transaction:
-        assert transaction.execute(text("PRAGMA journal_mode")).scalar() == "wal"
-        assert transaction.execute(text("PRAGMA synchronous")).scalar() == 2
-        assert transaction.execute(text("PRAGMA foreign_keys")).scalar() == 1
+    with database.reading() as conn:
+        assert conn.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert conn.execute(text("PRAGMA synchronous")).scalar() == 2
+        assert conn.execute(text("PRAGMA foreign_keys")).scalar() == 1

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 
 from gateway.store import connections, deliveries, reconciliations, work_queue
 from gateway.store.claims import Claims
@@ -30,16 +30,16 @@ def test_only_those_are_failing_whose_last_sweep_has_failed(database: Database) 
     later = NOW + timedelta(minutes=5)
     for which in ("well", "again", "gone", "broken", "also"):
         make.connection(database, which, name=f"acme/{which}")
-    with database.writing() as transaction:
-        while (sweep := reconciliations.claim(transaction, now=NOW, until=later)) is not None:
+    with database.writing() as conn:
+        while (sweep := reconciliations.claim(conn, now=NOW, until=later)) is not None:
             if sweep.connection != "well":
-                reconciliations.fail(transaction, sweep, f"{sweep.connection} hangs", next_at=later)
+                reconciliations.fail(conn, sweep, f"{sweep.connection} hangs", next_at=later)
             if sweep.connection == "again":
                 found = make.arrival(connection="again", source="sweep")
-                reconciliations.record(transaction, sweep, found, next_at=later)
-        connections.remove(transaction, "gone", now=NOW)
-        found_failing = reconciliations.failing(transaction, limit=10)
-        assert reconciliations.failing(transaction, limit=1) == found_failing[:1]
+                reconciliations.record(conn, sweep, found, next_at=later)
+        connections.remove(conn, "gone", now=NOW)
+        found_failing = reconciliations.failing(conn, limit=10)
+        assert reconciliations.failing(conn, limit=1) == found_failing[:1]
     assert found_failing == [
         Failing(connection=which, name=f"acme/{which}", reason=f"{which} hangs", due_at=later)
         for which in ("also", "broken")
@@ -50,17 +50,17 @@ def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
     """Whether it succeeded or not: whoever asked for one knows by that which one was theirs."""
     make.connection(database)
     later = NOW + timedelta(minutes=5)
-    with database.writing() as transaction:
-        assert reconciliations.states(transaction, ["c1"])["c1"].tried_at is None
-        sweep = reconciliations.claim(transaction, now=NOW, until=later)
+    with database.writing() as conn:
+        assert reconciliations.states(conn, ["c1"])["c1"].tried_at is None
+        sweep = reconciliations.claim(conn, now=NOW, until=later)
         assert sweep is not None
-        reconciliations.ask(transaction, "c1", now=NOW + timedelta(seconds=1))
-        reconciliations.fail(transaction, sweep, "it hangs", next_at=later)
-        assert reconciliations.states(transaction, ["c1"])["c1"].tried_at == NOW
-        sweep = reconciliations.claim(transaction, now=later, until=later)
+        reconciliations.ask(conn, "c1", now=NOW + timedelta(seconds=1))
+        reconciliations.fail(conn, sweep, "it hangs", next_at=later)
+        assert reconciliations.states(conn, ["c1"])["c1"].tried_at == NOW
+        sweep = reconciliations.claim(conn, now=later, until=later)
         assert sweep is not None
-        reconciliations.record(transaction, sweep, make.arrival(source="sweep"), next_at=later)
-        assert reconciliations.states(transaction, ["c1"])["c1"].tried_at == later
+        reconciliations.record(conn, sweep, make.arrival(source="sweep"), next_at=later)
+        assert reconciliations.states(conn, ["c1"])["c1"].tried_at == later
 
 
 def look(
@@ -71,11 +71,11 @@ def look(
     is_sure: bool = False,
 ) -> Receipt | None:
     """Do the sweep that is due, as if the remote had shown these moves."""
-    with database.writing() as transaction:
-        sweep = reconciliations.claim(transaction, now=now, until=now + LEASE)
+    with database.writing() as conn:
+        sweep = reconciliations.claim(conn, now=now, until=now + LEASE)
         assert sweep is not None
         return reconciliations.record(
-            transaction,
+            conn,
             sweep,
             found(*moves, now=now),
             next_at=now + EVERY,
@@ -92,21 +92,21 @@ def found(*moves: RefUpdate, now: datetime = NOW) -> NewDelivery:
 def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: Any) -> Receipt:
     """Let a webhook report moves."""
     sent = arrival(*moves, id=delivery_id(now), received_at=now, **changes)
-    with database.writing() as transaction:
-        [receipt] = deliveries.record(transaction, [sent])
+    with database.writing() as conn:
+        [receipt] = deliveries.record(conn, [sent])
     return receipt
 
 
 def state(database: Database) -> ReconciliationState:
     """Return how the connection's sweeps go."""
-    with database.reading() as transaction:
-        return reconciliations.states(transaction, ["c1"])["c1"]
+    with database.reading() as conn:
+        return reconciliations.states(conn, ["c1"])["c1"]
 
 
 def position(database: Database) -> str | None:
     """Return where main is known to be."""
-    with database.reading() as transaction:
-        return reconciliations.known_refs(transaction, "c1")[MAIN]
+    with database.reading() as conn:
+        return reconciliations.known_refs(conn, "c1")[MAIN]
 
 
 @pytest.fixture
@@ -159,17 +159,17 @@ def test_a_webhook_between_two_looks_is_not_repeated(learned: Database) -> None:
 
 def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
     """The look began before it: what differs then is no move from B to C, or back to A."""
-    with learned.writing() as transaction:
-        sweep = reconciliations.claim(transaction, now=after(6), until=after(21))
+    with learned.writing() as conn:
+        sweep = reconciliations.claim(conn, now=after(6), until=after(21))
         assert sweep is not None
     tell(learned, move(A, B), now=after(6.1))
     for shown in (move(A, C), move(A, B)):
-        with learned.writing() as transaction:
+        with learned.writing() as conn:
             looked = found(shown, now=after(6.2))
-            assert reconciliations.record(transaction, sweep, looked, next_at=after(11)) is None
-    with learned.writing() as transaction:
+            assert reconciliations.record(conn, sweep, looked, next_at=after(11)) is None
+    with learned.writing() as conn:
         looked = found(now=after(6.3))
-        reconciliations.record(transaction, sweep, looked, next_at=after(11), agreeing={MAIN: A})
+        reconciliations.record(conn, sweep, looked, next_at=after(11), agreeing={MAIN: A})
     assert position(learned) == B
 
 
@@ -177,12 +177,12 @@ def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
     """However often it shows what was before, until the remote has once shown what a webhook reported."""
     tell(learned, move(A, B), now=after(5))
     for minute in (6, 7, 12, 18, 40):
-        with learned.writing() as transaction:
-            reconciliations.ask(transaction, "c1", now=after(minute))
+        with learned.writing() as conn:
+            reconciliations.ask(conn, "c1", now=after(minute))
         assert look(learned, move(B, A), now=after(minute)) is None
     assert position(learned) == B
-    with learned.writing() as transaction:
-        reconciliations.ask(transaction, "c1", now=after(41))
+    with learned.writing() as conn:
+        reconciliations.ask(conn, "c1", now=after(41))
     look(learned, agreeing={MAIN: B}, now=after(41))
     assert look(learned, move(B, A), now=after(100)) is None
     receipt = look(learned, move(B, A), now=after(101))
@@ -215,8 +215,8 @@ def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: D
     assert look(learned, move(D, B), now=after(3)) is None
     assert look(learned, move(D, B), now=after(4)) is None
     assert position(learned) == B
-    with learned.reading() as transaction:
-        assert [one.after for one in work_queue.pending(transaction, "c1", limit=9)] == [B, D]
+    with learned.reading() as conn:
+        assert [one.after for one in work_queue.pending(conn, "c1", limit=9)] == [B, D]
 
 
 def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
@@ -224,8 +224,8 @@ def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
     asked = tell(learned, now=after(1), asks_for_sweep=True)
     receipt = look(learned, move(A, B), now=after(1))
     assert receipt is not None
-    with learned.reading() as transaction:
-        told = deliveries.get(transaction, asked.delivery).reason
+    with learned.reading() as conn:
+        told = deliveries.get(conn, asked.delivery).reason
     assert (
         told == f"all refs were compared with the remote's: delivery {receipt.delivery} tells what was found"
     )
@@ -237,21 +237,21 @@ def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
     assert look(learned, move(C, B), now=after(4)) is None
     assert state(learned).swept_at == after(3) != swept_at
     assert look(learned, move(C, B), now=after(5)) is not None
-    with learned.reading() as transaction:
-        assert "tells what was found" in (deliveries.get(transaction, asked.delivery).reason or "")
+    with learned.reading() as conn:
+        assert "tells what was found" in (deliveries.get(conn, asked.delivery).reason or "")
 
 
 def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> None:
     """Another delivery asked meanwhile: the look that was under way does not count for it."""
-    with learned.writing() as transaction:
-        sweep = reconciliations.claim(transaction, now=after(6), until=after(21))
+    with learned.writing() as conn:
+        sweep = reconciliations.claim(conn, now=after(6), until=after(21))
         assert sweep is not None
     asked = tell(learned, now=after(6.1), asks_for_sweep=True)
-    with learned.writing() as transaction:
-        reconciliations.record(transaction, sweep, found(now=after(6.2)), next_at=after(11))
-        assert deliveries.get(transaction, asked.delivery).reason is None
-        assert reconciliations.is_due(transaction, now=after(6.2))
-        again = reconciliations.claim(transaction, now=after(6.3), until=after(21.3))
+    with learned.writing() as conn:
+        reconciliations.record(conn, sweep, found(now=after(6.2)), next_at=after(11))
+        assert deliveries.get(conn, asked.delivery).reason is None
+        assert reconciliations.is_due(conn, now=after(6.2))
+        again = reconciliations.claim(conn, now=after(6.3), until=after(21.3))
         assert again is not None
         assert (again.asked, again.asked_by) == (True, asked.delivery)
 
@@ -276,12 +276,12 @@ def test_looks_are_rare_where_webhooks_tell_all(learned: Database) -> None:
 def test_a_sweep_that_is_given_back_is_due_at_once(learned: Database) -> None:
     """With whoever asked for it, and what was seen."""
     look(learned, move(A, B), now=after(6))
-    with learned.writing() as transaction:
-        sweep = reconciliations.claim(transaction, now=after(7), until=after(22))
+    with learned.writing() as conn:
+        sweep = reconciliations.claim(conn, now=after(7), until=after(22))
         assert sweep is not None
-        assert reconciliations.claim(transaction, now=after(8), until=after(23)) is None
-        reconciliations.give_back(transaction, sweep, now=after(8))
-        again = reconciliations.claim(transaction, now=after(8), until=after(23))
+        assert reconciliations.claim(conn, now=after(8), until=after(23)) is None
+        reconciliations.give_back(conn, sweep, now=after(8))
+        again = reconciliations.claim(conn, now=after(8), until=after(23))
     assert again is not None
     [seen] = again.seen.values()
     assert seen[:2] == [A, B]
@@ -291,26 +291,26 @@ def test_a_look_at_a_connection_that_was_deleted_takes_no_place(database: Databa
     """Nobody gives its place back: it was taken until the lease's end."""
     make.connection(database)
     make.connection(database, "c2")
-    with database.writing() as transaction:
-        first = reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1)
+    with database.writing() as conn:
+        first = reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=1)
         assert first is not None
-        assert reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) is None
-        connections.remove(transaction, first.connection, now=NOW)
-        assert reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=1) is not None
+        assert reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=1) is None
+        connections.remove(conn, first.connection, now=NOW)
+        assert reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=1) is not None
 
 
 def test_a_sweep_that_failed_says_why_and_is_tried_again(learned: Database) -> None:
     """On the connection, and on the delivery that asked."""
     asked = tell(learned, now=after(1), asks_for_sweep=True)
-    with learned.writing() as transaction:
-        sweep = reconciliations.claim(transaction, now=after(1), until=after(16))
+    with learned.writing() as conn:
+        sweep = reconciliations.claim(conn, now=after(1), until=after(16))
         assert sweep is not None
-        reconciliations.fail(transaction, sweep, "it hangs", next_at=after(3))
-        assert reconciliations.claim(transaction, now=after(2), until=after(17)) is None
-        again = reconciliations.claim(transaction, now=after(3), until=after(18))
+        reconciliations.fail(conn, sweep, "it hangs", next_at=after(3))
+        assert reconciliations.claim(conn, now=after(2), until=after(17)) is None
+        again = reconciliations.claim(conn, now=after(3), until=after(18))
         assert again is not None
         assert (again.attempts, again.asked_by) == (1, asked.delivery)
-        assert deliveries.get(transaction, asked.delivery).reason == (
+        assert deliveries.get(conn, asked.delivery).reason == (
             "all refs are to be compared with the remote's, which failed so far: it hangs"
         )
     assert state(learned).reason == "it hangs"
@@ -319,12 +319,12 @@ def test_a_sweep_that_failed_says_why_and_is_tried_again(learned: Database) -> N
 def test_a_clock_that_was_ahead_stops_no_sweeps(learned: Database) -> None:
     """What is further ahead than any delay is due; what is put off as long as it may be is not."""
     look(learned, agreeing={MAIN: A}, now=after(5 * 365 * 24 * 60))
-    with learned.writing() as transaction:
-        assert reconciliations.is_due(transaction, now=after(6))
-        sweep = reconciliations.claim(transaction, now=after(6), until=after(21))
+    with learned.writing() as conn:
+        assert reconciliations.is_due(conn, now=after(6))
+        sweep = reconciliations.claim(conn, now=after(6), until=after(21))
         assert sweep is not None
-        reconciliations.fail(transaction, sweep, "later", next_at=after(6 + 24 * 60))
-        assert not reconciliations.is_due(transaction, now=after(7))
+        reconciliations.fail(conn, sweep, "later", next_at=after(6 + 24 * 60))
+        assert not reconciliations.is_due(conn, now=after(7))
 
 
 def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> None:
@@ -332,53 +332,53 @@ def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> Non
     for name in ("one", "two", "three"):
         make.connection(database, name)
     make.connection(database, "elsewhere", url="https://gitlab.example/acme/digits.git")
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(A, B), connection="one")])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(A, B), connection="one")])
         busy = Claims(process="p1", per_host=2)
-        assert busy.claim(transaction, owner="w1", now=NOW, until=NOW + timedelta(seconds=60)) == "one"
-        taken = [reconciliations.claim(transaction, now=NOW, until=NOW + LEASE, per_host=2) for _ in range(3)]
+        assert busy.claim(conn, owner="w1", now=NOW, until=NOW + timedelta(seconds=60)) == "one"
+        taken = [reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=2) for _ in range(3)]
         names = [sweep.connection for sweep in taken if sweep is not None]
         assert len(names) == 2
         assert "elsewhere" in names
-        deliveries.record(transaction, [arrival(move(A, B), connection="two")])
-        assert busy.claim(transaction, owner="w2", now=NOW, until=NOW + timedelta(seconds=60)) is None
+        deliveries.record(conn, [arrival(move(A, B), connection="two")])
+        assert busy.claim(conn, owner="w2", now=NOW, until=NOW + timedelta(seconds=60)) is None
 
 
 def test_another_remote_is_learned_anew(learned: Database) -> None:
     """Nothing that was seen at the old one is waited for."""
     tell(learned, move(A, B), now=after(1))
-    with learned.writing() as transaction:
-        reconciliations.start_over(transaction, "c1", now=after(2))
+    with learned.writing() as conn:
+        reconciliations.start_over(conn, "c1", now=after(2))
     assert look(learned, move(B, A), now=after(2)) is None
     assert position(learned) == A
-    with learned.reading() as transaction:
-        assert [one.after for one in work_queue.pending(transaction, "c1", limit=9)] == [B]
+    with learned.reading() as conn:
+        assert [one.after for one in work_queue.pending(conn, "c1", limit=9)] == [B]
 
 
 def test_a_process_that_died_leaves_its_sweep_to_the_next_start(learned: Database) -> None:
     """Which does it at once; what was only put off stays put off."""
     make.connection(learned, "c2", created_at=after(30))
-    with learned.writing() as transaction:
-        assert reconciliations.claim(transaction, now=after(6), until=after(21)) is not None
-        work_queue.take_over_everything(transaction, now=after(7))
-        again = reconciliations.claim(transaction, now=after(7), until=after(22))
+    with learned.writing() as conn:
+        assert reconciliations.claim(conn, now=after(6), until=after(21)) is not None
+        work_queue.take_over_everything(conn, now=after(7))
+        again = reconciliations.claim(conn, now=after(7), until=after(22))
         assert again is not None
         assert again.connection == "c1"
-        assert not reconciliations.is_due(transaction, now=after(8))
+        assert not reconciliations.is_due(conn, now=after(8))
 
 
 def claimed(database: Database, now: datetime, until: datetime | None = None) -> Reconciliation | None:
     """Claim the sweep that is due."""
-    with database.writing() as transaction:
-        return reconciliations.claim(transaction, now=now, until=until or now + LEASE)
+    with database.writing() as conn:
+        return reconciliations.claim(conn, now=now, until=until or now + LEASE)
 
 
 def failed(database: Database, now: datetime, reason: str = "it hangs") -> Reconciliation:
     """Let the sweep that is due fail; return it."""
     sweep = claimed(database, now)
     assert sweep is not None
-    with database.writing() as transaction:
-        reconciliations.fail(transaction, sweep, reason, next_at=now + GRACE)
+    with database.writing() as conn:
+        reconciliations.fail(conn, sweep, reason, next_at=now + GRACE)
     return sweep
 
 
@@ -387,8 +387,8 @@ def test_the_sweep_that_is_overdue_for_longest_comes_first(database: Database) -
     for number, name in enumerate(("c1", "c2", "c3")):
         make.connection(database, name, created_at=after(-number))
     assert claimed(database, after(-3)) is None
-    with database.reading() as transaction:
-        assert [reconciliations.is_due(transaction, now=after(minutes)) for minutes in (-3, -2)] == [
+    with database.reading() as conn:
+        assert [reconciliations.is_due(conn, now=after(minutes)) for minutes in (-3, -2)] == [
             False,
             True,
         ]
@@ -412,13 +412,13 @@ def test_a_sweep_is_put_off_as_far_as_the_longest_delay(database: Database) -> N
         assert claimed(database, NOW, NOW + end) is not None
 
     def due(now: datetime) -> str | None:
-        with database.writing() as transaction:
-            sweep = reconciliations.claim(transaction, now=now, until=now + GRACE, longest=2 * LEASE)
+        with database.writing() as conn:
+            sweep = reconciliations.claim(conn, now=now, until=now + GRACE, longest=2 * LEASE)
         return None if sweep is None else sweep.connection
 
-    with database.reading() as transaction:
-        assert not reconciliations.is_due(transaction, now=NOW, longest=3 * LEASE)
-        assert reconciliations.is_due(transaction, now=NOW - GRACE, longest=3 * LEASE)
+    with database.reading() as conn:
+        assert not reconciliations.is_due(conn, now=NOW, longest=3 * LEASE)
+        assert reconciliations.is_due(conn, now=NOW - GRACE, longest=3 * LEASE)
     # Taken, it is the turn of the next: both are further ahead than this.
     assert [due(NOW - GRACE), due(NOW - GRACE)] == ["c3", "c2"]
 
@@ -427,8 +427,8 @@ def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
     """Or, after the very first look, that it cannot be told; the connection names no delivery then."""
     asked = tell(learned, now=after(1), asks_for_sweep=True)
     assert look(learned, agreeing={MAIN: A}, now=after(2)) is None
-    with learned.reading() as transaction:
-        reason = deliveries.get(transaction, asked.delivery).reason
+    with learned.reading() as conn:
+        reason = deliveries.get(conn, asked.delivery).reason
     assert reason == "all refs were compared with the remote's: nothing had moved"
     assert state(learned) == ReconciliationState(
         due_at=after(2) + EVERY, tried_at=after(2), swept_at=after(2), delivery=None, reason=None
@@ -444,8 +444,8 @@ def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
     make.connection(database)
     asked = tell(database, asks_for_sweep=True)
     look(database, move(None, A), now=after(1))
-    with database.reading() as transaction:
-        reason = deliveries.get(transaction, asked.delivery).reason or ""
+    with database.reading() as conn:
+        reason = deliveries.get(conn, asked.delivery).reason or ""
     assert reason.endswith("it was the first look at them, so that nobody can tell what has moved")
     assert position(database) == A
 
@@ -454,8 +454,8 @@ def test_failures_of_sweeps_count_in_a_row(learned: Database) -> None:
     """Until one succeeds, which also takes the reason away; who asked is still waited for."""
     assert failed(learned, after(6)).attempts == 0
     assert failed(learned, after(7)).attempts == 1
-    with learned.writing() as transaction:
-        reconciliations.ask(transaction, "c1", now=after(8))
+    with learned.writing() as conn:
+        reconciliations.ask(conn, "c1", now=after(8))
     assert (failed(learned, after(8)).asked, state(learned).reason) == (True, "it hangs")
     assert failed(learned, after(9)).asked
     look(learned, agreeing={MAIN: A}, now=after(10))
@@ -469,13 +469,13 @@ def test_a_sweep_that_is_given_back_frees_its_place_and_keeps_its_question(learn
     """As it was: a sweep that nobody asked for is not taken for one."""
     for is_asked in (False, True):
         if is_asked:
-            with learned.writing() as transaction:
-                reconciliations.ask(transaction, "c1", now=after(6))
+            with learned.writing() as conn:
+                reconciliations.ask(conn, "c1", now=after(6))
         sweep = claimed(learned, after(6))
         assert sweep is not None
-        with learned.writing() as transaction:
-            reconciliations.give_back(transaction, sweep, now=after(6))
-            again = reconciliations.claim(transaction, now=after(6), until=after(6), per_host=1)
+        with learned.writing() as conn:
+            reconciliations.give_back(conn, sweep, now=after(6))
+            again = reconciliations.claim(conn, now=after(6), until=after(6), per_host=1)
         assert again is not None
         assert again.asked is is_asked
 
@@ -484,10 +484,10 @@ def test_a_question_during_a_look_that_fails_is_not_put_off(learned: Database) -
     """The failure is that of the look before; its place at the host is free again."""
     sweep = claimed(learned, after(6))
     assert sweep is not None
-    with learned.writing() as transaction:
-        reconciliations.ask(transaction, "c1", now=after(7))
-        reconciliations.fail(transaction, sweep, "it hangs", next_at=after(60))
-        again = reconciliations.claim(transaction, now=after(7), until=after(22), per_host=1)
+    with learned.writing() as conn:
+        reconciliations.ask(conn, "c1", now=after(7))
+        reconciliations.fail(conn, sweep, "it hangs", next_at=after(60))
+        again = reconciliations.claim(conn, now=after(7), until=after(22), per_host=1)
     assert again is not None
     assert (again.asked, again.attempts) == (True, 1)
 
@@ -497,10 +497,10 @@ def test_a_look_whose_lease_has_ended_leaves_that_of_the_next_alone(learned: Dat
     first, second = claimed(learned, after(6)), claimed(learned, after(21))
     assert first is not None
     assert second is not None
-    with learned.writing() as transaction:
-        reconciliations.fail(transaction, first, "it hangs", next_at=after(22))
-        assert not reconciliations.is_due(transaction, now=after(35))
-        held = transaction.execute(sweeps_table.select()).one()
+    with learned.writing() as conn:
+        reconciliations.fail(conn, first, "it hangs", next_at=after(22))
+        assert not reconciliations.is_due(conn, now=after(35))
+        held = conn.execute(sweeps_table.select()).one()
     assert held.held_until == held.due_at == after(36)
 
 
@@ -516,13 +516,11 @@ def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rar
     now, before = after(5), A
     for one in (B, C, D):
         tell(database, move(before, one), now=now)
-        with database.writing() as transaction:
-            reconciliations.ask(transaction, "c1", now=now)
-            sweep = reconciliations.claim(transaction, now=now, until=now + LEASE)
+        with database.writing() as conn:
+            reconciliations.ask(conn, "c1", now=now)
+            sweep = reconciliations.claim(conn, now=now, until=now + LEASE)
             assert sweep is not None
-            reconciliations.record(
-                transaction, sweep, found(now=now), next_at=now + every, agreeing={MAIN: one}
-            )
+            reconciliations.record(conn, sweep, found(now=now), next_at=now + every, agreeing={MAIN: one})
         before = one
     assert state(database).due_at == now + rare
 
@@ -539,8 +537,8 @@ def test_positions_that_the_remote_shows_are_noted(
     agreeing = {MAIN: A, **dict.fromkeys(names, B), names[0]: C}
     del agreeing[names[2]]
     look(learned, agreeing=agreeing, now=after(6))
-    with learned.reading() as transaction:
-        rows = transaction.execute(refs_table.select()).all()
+    with learned.reading() as conn:
+        rows = conn.execute(refs_table.select()).all()
     shown = {(row.connection, row.ref) for row in rows if row.shown == row.generation}
     assert shown == {("c1", name) for name in (MAIN, names[1], names[3], names[4])}
     assert {row.shown_id for row in rows if (row.connection, row.ref) in shown} == {A, B}
@@ -562,38 +560,38 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
     look(learned, agreeing={MAIN: B}, now=after(6))
     assert state(learned).due_at == after(6) + 2 * EVERY
     other = connections.OtherRepository(id="7", name="acme/digits", delivery="d", refs={})
-    with learned.writing() as transaction:
+    with learned.writing() as conn:
         for name in ("c1", "c2"):
-            connections.claim_repository(transaction, name, other)
-        reconciliations.start_over(transaction, "c1", now=after(7))
-        assert connections.get(transaction, "c1").other_repository is None
-        assert connections.get(transaction, "c2").other_repository == other
-        rows = transaction.execute(refs_table.select()).all()
+            connections.claim_repository(conn, name, other)
+        reconciliations.start_over(conn, "c1", now=after(7))
+        assert connections.get(conn, "c1").other_repository is None
+        assert connections.get(conn, "c2").other_repository == other
+        rows = conn.execute(refs_table.select()).all()
     assert {row.connection: (row.shown, row.shown_id) for row in rows}["c2"] == (None, None)
     sweep = claimed(learned, after(7))
     assert sweep is not None
     assert (sweep.connection, sweep.asked, sweep.is_first, sweep.seen) == ("c1", True, True, {})
-    with learned.writing() as transaction:
-        reconciliations.record(transaction, sweep, found(now=after(7)), next_at=after(7) + EVERY)
+    with learned.writing() as conn:
+        reconciliations.record(conn, sweep, found(now=after(7)), next_at=after(7) + EVERY)
     assert state(learned).due_at == after(7) + EVERY
 
 
 def test_states_are_those_of_the_connections_that_are_named(learned: Database) -> None:
     """Of none that nobody asked about."""
     make.connection(learned, "c2", created_at=after(60))
-    with learned.reading() as transaction:
-        assert sorted(reconciliations.states(transaction, ["c1", "c2", "c3"])) == ["c1", "c2"]
-        assert sorted(reconciliations.states(transaction, ["c2"])) == ["c2"]
-        assert reconciliations.states(transaction, ["c2"])["c2"].due_at == after(60)
+    with learned.reading() as conn:
+        assert sorted(reconciliations.states(conn, ["c1", "c2", "c3"])) == ["c1", "c2"]
+        assert sorted(reconciliations.states(conn, ["c2"])) == ["c2"]
+        assert reconciliations.states(conn, ["c2"])["c2"].due_at == after(60)
 
 
-def _look(transaction: Transaction, sweep: Reconciliation, *moves: RefUpdate) -> None:
+def _look(conn: sqlalchemy.Connection, sweep: Reconciliation, *moves: RefUpdate) -> None:
     reconciliations.record(
-        transaction, sweep, found(*moves, now=after(6)), next_at=after(11), agreeing={"refs/heads/topic": B}
+        conn, sweep, found(*moves, now=after(6)), next_at=after(11), agreeing={"refs/heads/topic": B}
     )
 
 
-OF_ONE: dict[str, Callable[[Transaction, Reconciliation], object]] = {
+OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Reconciliation], object]] = {
     "ask": lambda t, _: reconciliations.ask(t, "c1", now=after(7)),
     "begin anew": lambda t, _: reconciliations.start_over(t, "c1", now=after(7)),
     "give back": lambda t, sweep: reconciliations.give_back(t, sweep, now=after(7)),
@@ -616,20 +614,20 @@ def test_a_sweep_of_a_connection_leaves_all_others_alone(database: Database, wha
         assert first is not None
         main = replace(found(move(None, A)), id=f"{name}-first", connection=name)
         asking = arrival(connection=name, asks_for_sweep=True, received_at=after(5))
-        with database.writing() as transaction:
-            reconciliations.record(transaction, first, main, next_at=after(5))
+        with database.writing() as conn:
+            reconciliations.record(conn, first, main, next_at=after(5))
             topic = move(None, B, "refs/heads/topic")
-            deliveries.record(transaction, [arrival(topic, connection=name), asking])
+            deliveries.record(conn, [arrival(topic, connection=name), asking])
     for _ in range(3):
         sweep = claimed(database, after(6))
         assert sweep is not None
         taken.append(sweep)
     [mine] = [one for one in taken if one.connection == "c1"]
-    with database.writing() as transaction:
-        before = make.rows_of_others(transaction, "c1"), make.rows_of_others(transaction, "")
-        OF_ONE[what](transaction, mine)
-        assert make.rows_of_others(transaction, "c1") == before[0]
-        assert make.rows_of_others(transaction, "") != before[1]
+    with database.writing() as conn:
+        before = make.rows_of_others(conn, "c1"), make.rows_of_others(conn, "")
+        OF_ONE[what](conn, mine)
+        assert make.rows_of_others(conn, "c1") == before[0]
+        assert make.rows_of_others(conn, "") != before[1]
 
 
 def test_without_a_grace_what_waits_for_a_second_look_is_taken_at_once(learned: Database) -> None:
@@ -647,11 +645,11 @@ def test_another_question_during_a_look_stays(learned: Database, second: float) 
     assert sweep is not None
     assert sweep.asked_by == first.delivery
     again = tell(learned, now=after(second), asks_for_sweep=True)
-    with learned.writing() as transaction:
-        reconciliations.record(transaction, sweep, found(now=after(6.2)), next_at=after(11))
-        assert "nothing had moved" in (deliveries.get(transaction, first.delivery).reason or "")
-        assert deliveries.get(transaction, again.delivery).reason is None
-        asked = reconciliations.claim(transaction, now=after(6.3), until=after(21))
+    with learned.writing() as conn:
+        reconciliations.record(conn, sweep, found(now=after(6.2)), next_at=after(11))
+        assert "nothing had moved" in (deliveries.get(conn, first.delivery).reason or "")
+        assert deliveries.get(conn, again.delivery).reason is None
+        asked = reconciliations.claim(conn, now=after(6.3), until=after(21))
     assert asked is not None
     assert asked.asked_by == again.delivery
 
@@ -660,12 +658,12 @@ def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) 
     """Where somebody asked meanwhile, two are under way at once, and each has a place at the host."""
     first = claimed(learned, after(6))
     assert first is not None
-    with learned.writing() as transaction:
-        reconciliations.ask(transaction, "c1", now=after(7))
+    with learned.writing() as conn:
+        reconciliations.ask(conn, "c1", now=after(7))
     assert claimed(learned, after(7), after(20)) is not None
-    with learned.writing() as transaction:
-        reconciliations.fail(transaction, first, "it hangs", next_at=after(60))
-        held = transaction.execute(sweeps_table.select()).one()
+    with learned.writing() as conn:
+        reconciliations.fail(conn, first, "it hangs", next_at=after(60))
+        held = conn.execute(sweeps_table.select()).one()
     assert held.held_until == held.due_at == after(20)
 
 
@@ -675,5 +673,5 @@ def test_the_refs_of_a_connection_are_its_own(database: Database) -> None:
         make.connection(database, name)
         tell(database, move(None, A, f"refs/heads/{number}"), connection=name)
         tell(database, move(A, None, f"refs/heads/{number}"), move(None, B), now=after(1), connection=name)
-    with database.reading() as transaction:
-        assert reconciliations.known_refs(transaction, "c1") == {"refs/heads/1": None, MAIN: B}
+    with database.reading() as conn:
+        assert reconciliations.known_refs(conn, "c1") == {"refs/heads/1": None, MAIN: B}

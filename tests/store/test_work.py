@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection as Transaction
+import sqlalchemy
 from sqlalchemy import text
 
 from gateway.crypto.keyring import Vault
@@ -27,22 +27,20 @@ LATER = NOW + timedelta(seconds=60)
 
 def claim(database: Database, owner: str, now: datetime = NOW) -> str | None:
     """Claim as a worker does."""
-    with database.writing() as transaction:
-        return Claims(process="p1").claim(
-            transaction, owner=owner, now=now, until=now + timedelta(seconds=60)
-        )
+    with database.writing() as conn:
+        return Claims(process="p1").claim(conn, owner=owner, now=now, until=now + timedelta(seconds=60))
 
 
 def push(database: Database, *moves: tuple[str, str], connection_id: str = "c1") -> None:
     """Record pushes."""
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(*one), connection=connection_id) for one in moves])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(*one), connection=connection_id) for one in moves])
 
 
 def pending(database: Database, connection_id: str = "c1") -> list[PendingUpdate]:
     """Return what waits."""
-    with database.reading() as transaction:
-        return work_queue.pending(transaction, connection_id, limit=10)
+    with database.reading() as conn:
+        return work_queue.pending(conn, connection_id, limit=10)
 
 
 def settle(
@@ -52,14 +50,14 @@ def settle(
     postponed: Sequence[Postponement] = (),
 ) -> None:
     """Record ends and delays as the worker `w1`."""
-    with database.writing() as transaction:
-        work_queue.settle(transaction, "c1", ends, owner="w1", now=now, postponed=postponed)
+    with database.writing() as conn:
+        work_queue.settle(conn, "c1", ends, owner="w1", now=now, postponed=postponed)
 
 
 def kept(database: Database) -> tuple[Any, ...]:
     """Return what is kept of the end of the one ref update."""
-    with database.reading() as transaction:
-        row = transaction.execute(ref_updates.select()).one()
+    with database.reading() as conn:
+        row = conn.execute(ref_updates.select()).one()
     return row.state, row.peeled, row.facts, row.settled_at
 
 
@@ -108,9 +106,9 @@ def test_an_expired_lease_is_taken_over(database: Database) -> None:
     claim(database, "w1")
     assert claim(database, "w2", NOW + timedelta(seconds=61)) == "c1"
     [update] = pending(database)
-    with pytest.raises(LeaseLost), database.writing() as transaction:
+    with pytest.raises(LeaseLost), database.writing() as conn:
         work_queue.settle(
-            transaction, "c1", [Settlement(update=update, state="planned", reason="")], owner="w1", now=NOW
+            conn, "c1", [Settlement(update=update, state="planned", reason="")], owner="w1", now=NOW
         )
     assert len(pending(database)) == 1
 
@@ -125,16 +123,16 @@ def test_updates_come_in_order_of_arrival(database: Database) -> None:
 def test_settling_fills_the_outbox_in_one_transaction(database: Database) -> None:
     """The update ends and its request waits, or neither."""
     connection(database)
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(A, B), id=DELIVERY)])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(A, B), id=DELIVERY)])
     claim(database, "w1")
     [update] = pending(database)
     end = Settlement(update=update, state="planned", reason="1 request", requests=(request(),))
     for _ in range(2):
-        with database.writing() as transaction:
-            work_queue.settle(transaction, "c1", [end], owner="w1", now=NOW)
-    with database.reading() as transaction:
-        waiting = executions.pending(transaction, limit=10, without=())
+        with database.writing() as conn:
+            work_queue.settle(conn, "c1", [end], owner="w1", now=NOW)
+    with database.reading() as conn:
+        waiting = executions.pending(conn, limit=10, without=())
     assert [stored.id for stored in waiting] == ["request-1"]
     assert pending(database) == []
 
@@ -144,14 +142,14 @@ def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
-    with database.writing() as transaction:
-        updates = work_queue.pending(transaction, "c1", limit=10)
-        work_queue.postpone(transaction, "c1", updates, owner="w1", due_at=LATER, reason="remote down")
-        assert work_queue.attempts(transaction, "c1") == 1
+    with database.writing() as conn:
+        updates = work_queue.pending(conn, "c1", limit=10)
+        work_queue.postpone(conn, "c1", updates, owner="w1", due_at=LATER, reason="remote down")
+        assert work_queue.attempts(conn, "c1") == 1
     assert claim(database, "w1", LATER - timedelta(seconds=1)) is None
     assert claim(database, "w1", LATER) == "c1"
-    with database.reading() as transaction:
-        [delivery] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=1)
+    with database.reading() as conn:
+        [delivery] = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=1)
     assert delivery.updates[0].reason == "remote down"
 
 
@@ -162,23 +160,23 @@ def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) 
     claim(database, "w1")
     [update] = pending(database)
     told = [{"trigger": "t", "matched": False, "reason": "no"}]
-    with database.writing() as transaction:
+    with database.writing() as conn:
         settled = Settlement(update=update, state="planned", reason="0 execution requests", verdicts=told)
-        work_queue.settle(transaction, "c1", [settled], owner="w1", now=NOW)
-        work_queue.replay(transaction, update.delivery, now=LATER)
-        [again] = deliveries.get(transaction, update.delivery).updates
+        work_queue.settle(conn, "c1", [settled], owner="w1", now=NOW)
+        work_queue.replay(conn, update.delivery, now=LATER)
+        [again] = deliveries.get(conn, update.delivery).updates
     assert (again.state, again.reason, again.settled_at, again.verdicts) == ("pending", None, None, ())
     [first] = again.attempts
     assert (first.state, first.reason, first.settled_at) == ("planned", "0 execution requests", NOW)
     assert (list(first.verdicts), first.replayed_at) == (told, LATER)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         settled = Settlement(update=update, state="gone", reason="it is gone")
-        work_queue.settle(transaction, "c1", [settled], owner="w1", now=LATER)
-        work_queue.replay(transaction, update.delivery, now=LATER)
-        [third] = deliveries.get(transaction, update.delivery).updates
+        work_queue.settle(conn, "c1", [settled], owner="w1", now=LATER)
+        work_queue.replay(conn, update.delivery, now=LATER)
+        [third] = deliveries.get(conn, update.delivery).updates
     assert [attempt.reason for attempt in third.attempts] == ["0 execution requests", "it is gone"]
-    with database.reading() as transaction:
-        numbers = transaction.execute(update_attempts.select()).all()
+    with database.reading() as conn:
+        numbers = conn.execute(update_attempts.select()).all()
     assert sorted(row.number for row in numbers) == [1, 2]
 
 
@@ -193,15 +191,15 @@ def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Datab
     claim(database, "w1")
     [update] = pending(database)
     verdicts = [{"trigger": "t", "matched": True, "reason": ODD, "failure": None}]
-    with database.writing() as transaction:
-        work_queue.tell(transaction, [update], ODD)
-        told = deliveries.get(transaction, update.delivery).updates[0].reason
+    with database.writing() as conn:
+        work_queue.tell(conn, [update], ODD)
+        told = deliveries.get(conn, update.delivery).updates[0].reason
         late = Postponement(update=update, due_at=LATER, reason=ODD)
-        work_queue.settle(transaction, "c1", [], owner="w1", now=NOW, postponed=[late])
-        put_off = deliveries.get(transaction, update.delivery).updates[0].reason
+        work_queue.settle(conn, "c1", [], owner="w1", now=NOW, postponed=[late])
+        put_off = deliveries.get(conn, update.delivery).updates[0].reason
         settled = Settlement(update=update, state="failed", reason=ODD, verdicts=verdicts)
-        work_queue.settle(transaction, "c1", [settled], owner="w1", now=NOW)
-        [found] = deliveries.get(transaction, update.delivery).updates
+        work_queue.settle(conn, "c1", [settled], owner="w1", now=NOW)
+        [found] = deliveries.get(conn, update.delivery).updates
     assert (told, put_off, found.reason) == (SHOWN, SHOWN, SHOWN)
     assert found.verdicts == [{**verdicts[0], "reason": SHOWN}]
 
@@ -211,9 +209,9 @@ def test_text_that_was_kept_before_it_was_escaped_is_shown(database: Database) -
     connection(database)
     push(database, (A, B))
     kept = json.dumps([{"trigger": "t", "matched": True, "reason": "caf\udce9"}])
-    with database.writing() as transaction:
-        transaction.execute(text("UPDATE ref_updates SET verdicts = :kept"), {"kept": kept})
-        [delivery] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=1)
+    with database.writing() as conn:
+        conn.execute(text("UPDATE ref_updates SET verdicts = :kept"), {"kept": kept})
+        [delivery] = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=1)
     assert delivery.updates[0].verdicts[0]["reason"] == r"caf\xe9"
 
 
@@ -221,11 +219,11 @@ def test_a_reader_gets_as_many_updates_as_asked_for_but_for_some_refs(database: 
     """In order of arrival: a storm is read piece by piece, and beside a ref that is being worked on."""
     connection(database)
     moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(one) for one in moves])
-        first = work_queue.pending(transaction, "c1", limit=2)
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(one) for one in moves])
+        first = work_queue.pending(conn, "c1", limit=2)
         assert [one.ref for one in first] == ["refs/heads/main", "refs/heads/topic"]
-        others = work_queue.pending(transaction, "c1", limit=2, without=["refs/heads/main"])
+        others = work_queue.pending(conn, "c1", limit=2, without=["refs/heads/main"])
     assert [one.ref for one in others] == ["refs/heads/topic"]
 
 
@@ -234,13 +232,13 @@ def test_what_one_push_is_put_off_for_holds_back_its_own_ref_only(database: Data
     connection(database)
     connection(database, "c2")
     moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(one) for one in moves])
-        deliveries.record(transaction, [arrival(move(A, B), connection="c2")])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(one) for one in moves])
+        deliveries.record(conn, [arrival(move(A, B), connection="c2")])
 
     def ready(connection_id: str, now: datetime) -> list[int]:
-        with database.reading() as transaction:
-            return [one.seq for one in work_queue.pending(transaction, connection_id, limit=9, now=now)]
+        with database.reading() as conn:
+            return [one.seq for one in work_queue.pending(conn, connection_id, limit=9, now=now)]
 
     first, topic, third = ready("c1", NOW)
     claim(database, "w1")
@@ -265,12 +263,12 @@ def test_something_that_has_changed_makes_what_was_put_off_due(database: Databas
         assert claimed is not None
         [update] = pending(database, claimed)
         late = Postponement(update=update, due_at=LATER, reason="away")
-        with database.writing() as transaction:
-            work_queue.settle(transaction, claimed, [], owner=name, now=NOW, postponed=[late])
-            work_queue.postpone(transaction, claimed, [update], owner=name, due_at=LATER, reason="away")
+        with database.writing() as conn:
+            work_queue.settle(conn, claimed, [], owner=name, now=NOW, postponed=[late])
+            work_queue.postpone(conn, claimed, [update], owner=name, due_at=LATER, reason="away")
     assert claim(database, "w1") is None
-    with database.writing() as transaction:
-        work_queue.make_due(transaction, "c1", now=NOW)
+    with database.writing() as conn:
+        work_queue.make_due(conn, "c1", now=NOW)
     assert pending(database)[0].tries == 0
     assert pending(database, "c2")[0].tries == 1
     assert [claim(database, "w1"), claim(database, "w1")] == ["c1", None]
@@ -281,8 +279,8 @@ def test_what_never_failed_keeps_its_turn_when_something_changes(database: Datab
     for name in ("c1", "c2"):
         connection(database, name, created_at=NOW if name == "c1" else LATER)
         push(database, (A, B), connection_id=name)
-    with database.writing() as transaction:
-        work_queue.make_due(transaction, "c1", now=LATER + timedelta(seconds=1))
+    with database.writing() as conn:
+        work_queue.make_due(conn, "c1", now=LATER + timedelta(seconds=1))
     assert claim(database, "w1", LATER + timedelta(seconds=2)) == "c1"
 
 
@@ -292,22 +290,22 @@ def test_failures_count_in_a_row(database: Database) -> None:
     push(database, (A, B))
 
     def attempts() -> int:
-        with database.reading() as transaction:
-            return work_queue.attempts(transaction, "c1")
+        with database.reading() as conn:
+            return work_queue.attempts(conn, "c1")
 
     for count in (1, 2):
         claim(database, "w1")
-        with database.writing() as transaction:
-            work_queue.postpone(transaction, "c1", [], owner="w1", due_at=NOW, reason="away")
+        with database.writing() as conn:
+            work_queue.postpone(conn, "c1", [], owner="w1", due_at=NOW, reason="away")
         assert attempts() == count
     claim(database, "w1")
-    with database.writing() as transaction:
-        work_queue.hand_back(transaction, "c1", owner="w1", now=NOW + timedelta(seconds=1))
+    with database.writing() as conn:
+        work_queue.hand_back(conn, "c1", owner="w1", now=NOW + timedelta(seconds=1))
     assert attempts() == 2
     assert claim(database, "w2") is None
     assert claim(database, "w2", NOW + timedelta(seconds=1)) == "c1"
-    with database.writing() as transaction:
-        work_queue.release(transaction, "c1", owner="w2", now=NOW)
+    with database.writing() as conn:
+        work_queue.release(conn, "c1", owner="w2", now=NOW)
     assert attempts() == 0
 
 
@@ -320,8 +318,8 @@ def test_an_end_is_kept_with_all_that_is_shown_of_it(database: Database) -> None
     end = Settlement(update=update, state="planned", reason="", peeled=C, facts=b"facts")
     settle(database, end)
     assert kept(database) == ("planned", C, b"facts", NOW)
-    with database.writing() as transaction:
-        work_queue.replay(transaction, update.delivery, now=LATER)
+    with database.writing() as conn:
+        work_queue.replay(conn, update.delivery, now=LATER)
     settle(database, replace(end, peeled=None, facts=None), now=LATER)
     assert kept(database) == ("planned", C, None, LATER)
 
@@ -336,13 +334,13 @@ def test_what_has_ended_is_neither_ended_again_nor_put_off(database: Database, s
     settle(database, Settlement(update=update, state=state, reason="so it is"))
     late = Postponement(update=update, due_at=LATER, reason="away")
     settle(database, Settlement(update=update, state="failed", reason="no"), now=LATER, postponed=[late])
-    with database.writing() as transaction:
-        work_queue.tell(transaction, [update], "fetching")
-        work_queue.make_due(transaction, "c1", now=LATER)
-        [found] = deliveries.get(transaction, update.delivery).updates
+    with database.writing() as conn:
+        work_queue.tell(conn, [update], "fetching")
+        work_queue.make_due(conn, "c1", now=LATER)
+        [found] = deliveries.get(conn, update.delivery).updates
     assert (found.state, found.reason, found.settled_at) == (state, "so it is", NOW)
-    with database.reading() as transaction:
-        assert transaction.execute(ref_updates.select()).one().tries == 0
+    with database.reading() as conn:
+        assert conn.execute(ref_updates.select()).one().tries == 0
 
 
 def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> None:
@@ -351,14 +349,12 @@ def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> Non
     push(database, (A, B), (B, C), (C, A), (A, C))
     claim(database, "w1")
     first, second, third, fourth = pending(database)
-    with database.writing() as transaction:
-        work_queue.tell(transaction, [third], "fetching")
+    with database.writing() as conn:
+        work_queue.tell(conn, [third], "fetching")
     late = Postponement(update=second, due_at=LATER, reason="away")
     settle(database, Settlement(update=first, state="gone", reason="it is gone"), postponed=[late])
-    with database.reading() as transaction:
-        ends = [
-            deliveries.get(transaction, one.delivery).updates[0] for one in (first, second, third, fourth)
-        ]
+    with database.reading() as conn:
+        ends = [deliveries.get(conn, one.delivery).updates[0] for one in (first, second, third, fourth)]
     assert [(one.state, one.reason) for one in ends] == [
         ("gone", "it is gone"),
         ("pending", "away"),
@@ -377,14 +373,14 @@ def test_the_platform_fetches_what_was_planned(
 ) -> None:
     """Not for a branch that was deleted, nor for a commit that is not there."""
     connection(database)
-    with database.writing() as transaction:
-        platforms.name(transaction, vault, "c1", Platform(url="https://app.example", project="p"), "token")
-        deliveries.record(transaction, [arrival(move(A, after))])
+    with database.writing() as conn:
+        platforms.name(conn, vault, "c1", Platform(url="https://app.example", project="p"), "token")
+        deliveries.record(conn, [arrival(move(A, after))])
     claim(database, "w1")
     [update] = pending(database)
     settle(database, Settlement(update=update, state=state, reason=""))
-    with database.reading() as transaction:
-        assert platforms.is_due(transaction, now=NOW) is is_asked
+    with database.reading() as conn:
+        assert platforms.is_due(conn, now=NOW) is is_asked
 
 
 def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Database) -> None:
@@ -392,31 +388,31 @@ def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Databa
     sent = {"d1": ("c0", A, B), "d2": ("c1", A, B), "d3": ("c1", B, C), "d4": ("c2", A, B)}
     for name in ("c0", "c1", "c2"):
         connection(database, name)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for name, (its, before, after) in sent.items():
-            deliveries.record(transaction, [arrival(move(before, after), id=name, connection=its)])
+            deliveries.record(conn, [arrival(move(before, after), id=name, connection=its)])
     for _ in range(3):
         claimed = claim(database, "w1")
         assert claimed is not None
         for update in pending(database, claimed):
             late = Postponement(update=update, due_at=LATER, reason="away")
-            with database.writing() as transaction:
-                work_queue.settle(transaction, claimed, [], owner="w1", now=NOW, postponed=[late])
+            with database.writing() as conn:
+                work_queue.settle(conn, claimed, [], owner="w1", now=NOW, postponed=[late])
                 end = Settlement(update=update, state="failed", reason="no")
-                work_queue.settle(transaction, claimed, [end], owner="w1", now=NOW)
-        with database.writing() as transaction:
-            work_queue.postpone(transaction, claimed, [], owner="w1", due_at=LATER, reason="away")
-    with database.writing() as transaction:
-        work_queue.replay(transaction, "d2", now=NOW)
+                work_queue.settle(conn, claimed, [end], owner="w1", now=NOW)
+        with database.writing() as conn:
+            work_queue.postpone(conn, claimed, [], owner="w1", due_at=LATER, reason="away")
+    with database.writing() as conn:
+        work_queue.replay(conn, "d2", now=NOW)
     assert [(one.delivery, one.tries) for one in pending(database)] == [("d2", 0)]
     assert pending(database, "c0") == pending(database, "c2") == []
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for name in ("c0", "c2"):
-            deliveries.record(transaction, [arrival(move(B, C), connection=name)])
+            deliveries.record(conn, [arrival(move(B, C), connection=name)])
         for name in ("d1", "d3", "d4"):
-            work_queue.replay(transaction, name, now=LATER)
-        attempts = transaction.execute(update_attempts.select()).all()
-        due = {row.connection: row.due_at for row in transaction.execute(leases.select())}
+            work_queue.replay(conn, name, now=LATER)
+        attempts = conn.execute(update_attempts.select()).all()
+        due = {row.connection: row.due_at for row in conn.execute(leases.select())}
     assert [row.number for row in attempts] == [1] * 4
     assert due == dict.fromkeys(("c0", "c1", "c2"), LATER)
 
@@ -426,11 +422,11 @@ def test_a_replay_is_due_at_once_and_no_other_connection_is(database: Database) 
     names = {"d0": "c2", "d1": "c1", "d2": "c0"}
     for delivery, name in names.items():
         connection(database, name, created_at=LATER)
-        with database.writing() as transaction:
-            deliveries.record(transaction, [arrival(move(A, B), id=delivery, connection=name)])
-    with database.writing() as transaction:
-        work_queue.replay(transaction, "d1", now=NOW)
-        due = {row.connection: row.due_at for row in transaction.execute(leases.select())}
+        with database.writing() as conn:
+            deliveries.record(conn, [arrival(move(A, B), id=delivery, connection=name)])
+    with database.writing() as conn:
+        work_queue.replay(conn, "d1", now=NOW)
+        due = {row.connection: row.due_at for row in conn.execute(leases.select())}
     assert due == {"c0": LATER, "c1": NOW, "c2": LATER}
 
 
@@ -440,8 +436,8 @@ def test_who_has_lost_a_lease_is_told_whoever_has_it(database: Database) -> None
     push(database, (A, B))
     claim(database, "w5")
     for name in ("w4", "w6"):
-        with pytest.raises(LeaseLost), database.writing() as transaction:
-            work_queue.release(transaction, "c1", owner=name, now=NOW)
+        with pytest.raises(LeaseLost), database.writing() as conn:
+            work_queue.release(conn, "c1", owner=name, now=NOW)
 
 
 def test_failures_are_those_of_the_connection_that_is_named(database: Database) -> None:
@@ -451,19 +447,19 @@ def test_failures_are_those_of_the_connection_that_is_named(database: Database) 
         push(database, (A, B), connection_id=name)
         for _ in range(count):
             assert claim(database, "w1") is not None
-            with database.writing() as transaction:
-                work_queue.postpone(transaction, name, [], owner="w1", due_at=NOW, reason="away")
+            with database.writing() as conn:
+                work_queue.postpone(conn, name, [], owner="w1", due_at=NOW, reason="away")
         claim(database, "w1")
-    with database.reading() as transaction:
-        assert [work_queue.attempts(transaction, name) for name in ("c0", "c1", "c2")] == [0, 1, 2]
+    with database.reading() as conn:
+        assert [work_queue.attempts(conn, name) for name in ("c0", "c1", "c2")] == [0, 1, 2]
 
 
 def test_an_update_comes_with_what_its_delivery_says(database: Database) -> None:
     """Who pushed, the repository as the payload describes it, and the pull request, if it is of one."""
     connection(database)
     push(database, (A, B))
-    with database.writing() as transaction:
-        deliveries.record(transaction, [arrival(move(B, C), repository=None, pusher=None)])
+    with database.writing() as conn:
+        deliveries.record(conn, [arrival(move(B, C), repository=None, pusher=None)])
     first, second = pending(database)
     assert (first.repository, first.pusher, first.received_at) == ({"full_name": "acme/digits"}, "ada", NOW)
     assert (second.repository, second.pusher, second.pull_request) == ({}, None, None)
@@ -480,10 +476,10 @@ def test_a_process_that_starts_again_frees_what_it_held(database: Database) -> N
     second = claim(database, "w2")
     assert first is not None
     assert second is not None
-    with database.writing() as transaction:
-        work_queue.postpone(transaction, first, [], owner="w1", due_at=LATER, reason="away")
-        work_queue.take_over_everything(transaction, now=NOW)
-        held = transaction.execute(leases.select().order_by(leases.c.owner)).all()
+    with database.writing() as conn:
+        work_queue.postpone(conn, first, [], owner="w1", due_at=LATER, reason="away")
+        work_queue.take_over_everything(conn, now=NOW)
+        held = conn.execute(leases.select().order_by(leases.c.owner)).all()
     assert {row.owner for row in held} == {None}
     assert {row.connection: row.expires_at for row in held} == {first: None, second: NOW}
     assert [claim(database, "w3"), claim(database, "w3")] == [second, None]
@@ -494,46 +490,45 @@ def test_the_backlog_counts_what_the_broker_has_not(database: Database) -> None:
     connection(database)
     push(database, (A, B), (B, C))
     updates = pending(database)
-    with database.writing() as transaction:
+    with database.writing() as conn:
         for number, (update, now) in enumerate(zip(updates, (NOW, LATER), strict=True)):
             new = replace(request(number), delivery=update.delivery)
-            executions.add(transaction, [new], ref_update=update.seq, now=now)
-            events.add(transaction, [event(f"e{number}", update.delivery)], now=now)
-        backlog = work_queue.backlog(transaction)
+            executions.add(conn, [new], ref_update=update.seq, now=now)
+            events.add(conn, [event(f"e{number}", update.delivery)], now=now)
+        backlog = work_queue.backlog(conn)
         assert (backlog.requests, backlog.events) == (2, 2)
         assert (backlog.oldest_request, backlog.oldest_event) == (NOW, NOW)
-        executions.record(transaction, published=["request-0"], refused={}, undeliverable={}, now=NOW)
-        events.record(transaction, published=["e0"], refused={}, undeliverable=())
+        executions.record(conn, published=["request-0"], refused={}, undeliverable={}, now=NOW)
+        events.record(conn, published=["e0"], refused={}, undeliverable=())
         dropped = replace(request(2), delivery=updates[0].delivery)
-        executions.add(transaction, [dropped], ref_update=updates[0].seq, now=NOW)
-        executions.drop(transaction, dropped.id)
-        backlog = work_queue.backlog(transaction)
+        executions.add(conn, [dropped], ref_update=updates[0].seq, now=NOW)
+        executions.drop(conn, dropped.id)
+        backlog = work_queue.backlog(conn)
     assert (backlog.requests, backlog.events) == (1, 1)
     assert (backlog.oldest_request, backlog.oldest_event) == (LATER, LATER)
 
 
-def _settle(transaction: Transaction) -> None:
-    [update] = work_queue.pending(transaction, "c1", limit=9)
+def _settle(conn: sqlalchemy.Connection) -> None:
+    [update] = work_queue.pending(conn, "c1", limit=9)
     new = replace(request(), delivery=update.delivery)
     end = Settlement(update=update, state="planned", reason="", requests=(new,))
-    work_queue.settle(transaction, "c1", [end], owner="w", now=LATER)
+    work_queue.settle(conn, "c1", [end], owner="w", now=LATER)
 
 
-def _put_off(transaction: Transaction) -> None:
+def _put_off(conn: sqlalchemy.Connection) -> None:
     late = [
-        Postponement(update=one, due_at=LATER, reason="")
-        for one in work_queue.pending(transaction, "c1", limit=9)
+        Postponement(update=one, due_at=LATER, reason="") for one in work_queue.pending(conn, "c1", limit=9)
     ]
-    work_queue.settle(transaction, "c1", [], owner="w", now=LATER, postponed=late)
+    work_queue.settle(conn, "c1", [], owner="w", now=LATER, postponed=late)
 
 
-def _replay(transaction: Transaction) -> None:
-    _settle(transaction)
-    [one] = deliveries.page(transaction, connection="c1", verdict=None, before=None, limit=9)
-    work_queue.replay(transaction, one.id, now=LATER)
+def _replay(conn: sqlalchemy.Connection) -> None:
+    _settle(conn)
+    [one] = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=9)
+    work_queue.replay(conn, one.id, now=LATER)
 
 
-OF_ONE: dict[str, Callable[[Transaction], object]] = {
+OF_ONE: dict[str, Callable[[sqlalchemy.Connection], object]] = {
     "renew": lambda t: work_queue.renew(t, "c1", owner="w", until=LATER + timedelta(hours=1)),
     "release": lambda t: work_queue.release(t, "c1", owner="w", now=LATER),
     "hand back": lambda t: work_queue.hand_back(t, "c1", owner="w", now=LATER),
@@ -552,21 +547,21 @@ def test_work_on_a_connection_leaves_all_others_alone(database: Database, what: 
     for name in ("c0", "c1", "c2"):
         connection(database, name)
         push(database, (A, B), connection_id=name)
-        with database.writing() as transaction:
+        with database.writing() as conn:
             mine = Claims(process="p1")
-            assert mine.claim(transaction, owner="w", now=NOW, until=LATER) == name
+            assert mine.claim(conn, owner="w", now=NOW, until=LATER) == name
             late = [
                 Postponement(update=one, due_at=NOW - timedelta(seconds=1), reason="away")
-                for one in work_queue.pending(transaction, name, limit=9)
+                for one in work_queue.pending(conn, name, limit=9)
             ]
-            work_queue.settle(transaction, name, [], owner="w", now=NOW, postponed=late)
-            work_queue.postpone(transaction, name, (), owner="w", due_at=NOW, reason="away")
-            assert mine.claim(transaction, owner="w", now=NOW, until=LATER) == name
-    with database.writing() as transaction:
-        before = rows_of_others(transaction, "c1"), rows_of_others(transaction, "")
-        OF_ONE[what](transaction)
-        assert rows_of_others(transaction, "c1") == before[0]
-        assert rows_of_others(transaction, "") != before[1]
+            work_queue.settle(conn, name, [], owner="w", now=NOW, postponed=late)
+            work_queue.postpone(conn, name, (), owner="w", due_at=NOW, reason="away")
+            assert mine.claim(conn, owner="w", now=NOW, until=LATER) == name
+    with database.writing() as conn:
+        before = rows_of_others(conn, "c1"), rows_of_others(conn, "")
+        OF_ONE[what](conn)
+        assert rows_of_others(conn, "c1") == before[0]
+        assert rows_of_others(conn, "") != before[1]
 
 
 def test_of_a_latest_trigger_the_request_of_the_latest_move_stays(database: Database) -> None:
@@ -578,8 +573,8 @@ def test_of_a_latest_trigger_the_request_of_the_latest_move_stays(database: Data
         new = replace(request(number), delivery=update.delivery, is_latest_only=number == 1)
         settle(database, Settlement(update=update, state="planned", reason="", requests=(new,), peeled=A))
     assert states(database) == {"request-0": "superseded", "request-1": "pending"}
-    with database.reading() as transaction:
-        reason = executions.get(transaction, "request-0").reason
+    with database.reading() as conn:
+        reason = executions.get(conn, "request-0").reason
     assert reason == f"refs/heads/main has moved on to {A}, which has the request request-1"
 
 
@@ -594,8 +589,8 @@ def test_which_move_is_the_latest_is_read_when_it_ends(database: Database) -> No
         for one in (first, second)
     }
     settle(database, Settlement(update=second, state="planned", reason="", requests=(requests[second.seq],)))
-    with database.writing() as transaction:
-        executions.promote(transaction, first.seq, connection="c1", ref=first.ref, generation=9)
+    with database.writing() as conn:
+        executions.promote(conn, first.seq, connection="c1", ref=first.ref, generation=9)
     settle(database, Settlement(update=first, state="planned", reason="", requests=(requests[first.seq],)))
     assert states(database) == {requests[first.seq].id: "pending", requests[second.seq].id: "superseded"}
 
@@ -603,8 +598,8 @@ def test_which_move_is_the_latest_is_read_when_it_ends(database: Database) -> No
 def states(database: Database) -> dict[str, str]:
     """Return the states of all requests."""
     every: dict[str, Any] = dict.fromkeys(("connection", "delivery", "state", "before"))
-    with database.reading() as transaction:
-        found, _ = executions.page(transaction, limit=9, **every)
+    with database.reading() as conn:
+        found, _ = executions.page(conn, limit=9, **every)
     return {one.id: one.state for one in found}
 
 

@@ -44,7 +44,7 @@ from gateway.packages.archive import Expiry, Packages
 from gateway.packages.builder import Packer
 from gateway.packages.storage import PackageStorage
 from gateway.packages.tree import TreeReader
-from gateway.plan.manifest import LARGEST
+from gateway.plan.manifest import MAX_MANIFEST_BYTES
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
@@ -167,7 +167,7 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
         requests=Notifier(),
         git=git,
         mirrors=Mirrors(git, settings.data_dir / "mirrors"),
-        reader=CommitReader(git, manifest_limit=LARGEST, signers=settings.signers_file),
+        reader=CommitReader(git, manifest_limit=MAX_MANIFEST_BYTES, signers=settings.signers_file),
         depot=PackageStorage(settings.packages),
         tickets=Tickets(opened.vault.ticket_key(), valid=timedelta(days=settings.package_url_days)),
         topology=Topology(

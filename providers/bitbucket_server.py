@@ -27,7 +27,7 @@ BODY_IS_SIGNED = True
 
 _PING = "diagnostics:ping"
 _MODIFIED = "repo:modified"
-_LONGEST_PING = 1024
+_MAX_PING = 1024
 _ACTIONS: Mapping[str, PullRequestAction] = {
     "pr:opened": "opened",
     "pr:from_ref_updated": "updated",
@@ -93,7 +93,7 @@ def verify(
     signatures.check_secrets(secrets)
     event, signature = headers.get("x-event-key", ""), headers.get("x-hub-signature")
     if event == _PING and signature is None:
-        if len(body) > _LONGEST_PING:
+        if len(body) > _MAX_PING:
             raise Unverified(f"an unsigned {_PING} of {len(body)} bytes: Bitbucket's own is tiny")
         return VerifiedRequest(event=event, id=None, secret=None, content=b"")
     secret = signatures.verify_hmac_hex(

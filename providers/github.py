@@ -30,7 +30,7 @@ BODY_IS_SIGNED = True
 
 # A push lists at most this many commits and does not say how many there are:
 # https://docs.github.com/en/webhooks/webhook-events-and-payloads#push
-_MOST_COMMITS = 2048
+_MAX_COMMITS = 2048
 _CHANGES: Mapping[str, RepositoryAction] = {"renamed": "renamed", "transferred": "transferred"}
 
 
@@ -133,7 +133,7 @@ def _push(delivery: VerifiedRequest) -> Event:
         peeled=wire.head_commit if wire.ref.startswith("refs/tags/") else None,
         forced=wire.forced,
         commits=ids(wire.commits),
-        truncated=None if wire.commits is None else len(wire.commits) >= _MOST_COMMITS,
+        truncated=None if wire.commits is None else len(wire.commits) >= _MAX_COMMITS,
     )
     return pushed(
         repository=described(wire.repository),

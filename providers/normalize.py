@@ -23,7 +23,7 @@ _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _KINDS: Mapping[str, RefKind] = {"heads": "branch", "tags": "tag"}
 # https://git-scm.com/docs/git-check-ref-format: what no name of a ref may hold
 _FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|[/.]$")
-_LONGEST_REF = 1024
+_MAX_REF_LENGTH = 1024
 # Azure DevOps writes the organisation there; whatever it is, it is not to be shown.
 _USER_IN_HTTP_URL = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
 
@@ -38,7 +38,7 @@ def object_id(value: str) -> str | None:
 
 def check_ref(ref: str) -> str:
     """Return `ref` if git would take it as the full name of a ref, else raise `Malformed`."""
-    if not ref.startswith("refs/") or len(ref) > _LONGEST_REF or _FORBIDDEN_IN_REF.search(ref):
+    if not ref.startswith("refs/") or len(ref) > _MAX_REF_LENGTH or _FORBIDDEN_IN_REF.search(ref):
         raise Malformed(f"{ref[:80]!r} is not the full name of a ref")
     return ref
 

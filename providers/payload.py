@@ -20,7 +20,7 @@ from typing_extensions import TypedDict  # pydantic reads typing's own only from
 from providers.errors import Malformed, Undecodable
 from providers.model import VerifiedRequest
 
-_MOST_FORM_FIELDS = 16
+_MAX_FORM_FIELDS = 16
 # What is decoded at once: meanwhile no other thread runs.
 _PIECE = 64 * 1024
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -139,9 +139,9 @@ def form_payload(body: bytes) -> bytes:
 
     Raises `Undecodable` where there is no such field or more than one.
     """
-    fields = body.split(b"&", _MOST_FORM_FIELDS)
-    if len(fields) > _MOST_FORM_FIELDS:
-        raise Undecodable(f"the form has more than {_MOST_FORM_FIELDS} fields")
+    fields = body.split(b"&", _MAX_FORM_FIELDS)
+    if len(fields) > _MAX_FORM_FIELDS:
+        raise Undecodable(f"the form has more than {_MAX_FORM_FIELDS} fields")
     pairs = (field.partition(b"=") for field in fields)
     payloads = [value for name, _, value in pairs if _unquote(name) == b"payload"]
     if len(payloads) != 1:

@@ -41,7 +41,8 @@ def test_facts_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = PlanInputs(yaml_path="valohai.yaml", commit=COMMIT)
     packed = pack(facts)
     assert packed is not None
-    for name, size in (("_LARGEST", len(packed)), ("_LARGEST_UNPACKED", len(zstandard.decompress(packed)))):
+    unpacked = len(zstandard.decompress(packed))
+    for name, size in (("_MAX_PACKED_BYTES", len(packed)), ("_MAX_UNPACKED_BYTES", unpacked)):
         with monkeypatch.context() as patch:
             patch.setattr(f"gateway.worker.plan_inputs.{name}", size)
             assert pack(facts) == packed

@@ -512,7 +512,7 @@ def test_many_pushes_behind_one_that_takes_long_hold_up_no_other_ref(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where they are more than are looked at together."""
-    monkeypatch.setattr("gateway.worker.worker._AT_ONCE", 2)
+    monkeypatch.setattr("gateway.worker.worker._BATCH_SIZE", 2)
     steps = Hanging(database)
     pushed(database, "slow", "slow", "slow")
     ended = lambda: all(state == "planned" for state, _ in states(database).values())  # noqa: E731
@@ -996,7 +996,7 @@ def test_large_requests_are_recorded_before_more_are_planned(
     database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that they do not fill the memory together."""
-    monkeypatch.setattr("gateway.worker.worker._MOST_BYTES", 8)
+    monkeypatch.setattr("gateway.worker.worker._MAX_BYTES", 8)
     steps = Timed(database, clock, body=b"4444")
     pushed(database, *BRANCHES)
     asyncio.run(worked(database, steps, lambda: len(steps.planned) == 5))

@@ -40,7 +40,7 @@ from providers.model import RefKind
 
 # A large commit takes seconds to be planned: a page ends after so many, and the next one goes on.
 _PAGE_SECONDS = 10.0
-_LONGEST_VALUE = 10_000
+_MAX_VALUE_LENGTH = 10_000
 
 
 class Rules(RequestBody):
@@ -271,7 +271,7 @@ def _compared(
 def _shown(value: Any) -> Any:
     """Return a value, or what it begins with: nobody reads megabytes of a difference."""
     text = json.dumps(value, ensure_ascii=False)
-    return value if len(text) <= _LONGEST_VALUE else shortened(text, _LONGEST_VALUE)
+    return value if len(text) <= _MAX_VALUE_LENGTH else shortened(text, _MAX_VALUE_LENGTH)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -37,7 +37,7 @@ _STATUS: dict[type[PushgateError], tuple[int, str]] = {
     Disconnected: (400, "disconnected"),
 }
 
-_MOST = 200
+_MAX_LIMIT = 200
 
 bodies = BodyReader(limit=1024 * 1024)
 
@@ -59,8 +59,8 @@ async def read(request: Request, model: type[Model]) -> Model:
 def limit(request: Request) -> int:
     """Return how many items a page may have: 1 to 200, 50 where none is named."""
     text = request.query_params.get("limit", "50")
-    if not re.fullmatch(r"[1-9][0-9]{0,2}", text, re.ASCII) or int(text) > _MOST:
-        raise Invalid(f"limit must be a number from 1 to {_MOST}")
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text, re.ASCII) or int(text) > _MAX_LIMIT:
+        raise Invalid(f"limit must be a number from 1 to {_MAX_LIMIT}")
     return int(text)
 
 

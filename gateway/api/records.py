@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 _FOLLOW_SECONDS = 1.0
 _KEEPALIVE_EVERY = 15
-_LONGEST_NUMBER = 18
+_MAX_CURSOR_DIGITS = 18
 _DELIVERY = re.compile(r"[0-9a-f-]{36}")
 _BEGINNING_OF_AN_ID = re.compile(r"[0-9a-f]{7,64}")
 
@@ -230,6 +230,6 @@ def _cursor(text: str | None) -> str | None:
 def _number(text: str | None, name: str) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_CURSOR_DIGITS):
         raise Invalid(f"{name} is not one that this API has given")
     return int(text)

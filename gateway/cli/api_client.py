@@ -12,12 +12,12 @@ from urllib.request import ProxyHandler, Request, build_opener
 from gateway.errors import PushgateError
 from gateway.http_client import BROKEN_OFF, NoRedirects, reason
 
-_SECONDS = 30.0
+_REQUEST_TIMEOUT = 30.0
 # The most that a page of the API may have.
 _PAGE = 200
 # A stream says every 15 seconds or so that it is still there.
 _SILENCE = 60.0
-_PATIENCE = 60.0
+_START_TIMEOUT = 60.0
 _PAUSE = 0.5
 _AWAY = (502, 503, 504)
 
@@ -68,7 +68,9 @@ class Client:
         """Return the answer to a request with a JSON body; parts of the query that are None are left out."""
         return self._ask(method, path + _query(query), json.dumps(body or {}).encode())
 
-    def executions(self, *, interrupted: Callable[[str], None], patience: float = _PATIENCE) -> Iterator[Any]:
+    def executions(
+        self, *, interrupted: Callable[[str], None], patience: float = _START_TIMEOUT
+    ) -> Iterator[Any]:
         """Yield execution requests as they are planned, until interrupted.
 
         Where the gateway ends the stream, as when it is restarted, `interrupted` is called with the reason,
@@ -100,7 +102,7 @@ class Client:
             time.sleep(_PAUSE)
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
-        with self._open(method, path, body, _SECONDS) as answer:
+        with self._open(method, path, body, _REQUEST_TIMEOUT) as answer:
             text = answer.read()
         try:
             return json.loads(text) if text else None
@@ -158,7 +160,7 @@ def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int
         raise ApiError(f"{url} is not a webhook URL: it begins with http:// or https://")
     try:
         request = Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310 - checked above
-        with _opener.open(request, timeout=_SECONDS) as answer:
+        with _opener.open(request, timeout=_REQUEST_TIMEOUT) as answer:
             return answer.status, _json(answer.read())
     except HTTPError as error:
         with error:

@@ -30,7 +30,7 @@ app = typer.Typer()
 
 _POLL_SECONDS = 0.1
 # A comparison of refs that has begun takes no longer than its lease: see gateway/worker/reconciler.py.
-_LONGEST_LOOK = 900.0
+_MAX_LOOK_SECONDS = 900.0
 
 
 @app.command()
@@ -265,7 +265,7 @@ def _tried(client: Client, which: str, asked_at: str, wait: float) -> Any:
         if sweep["tried_at"] is not None and datetime.fromisoformat(sweep["tried_at"]) >= asked:
             return sweep
         has_begun = datetime.fromisoformat(sweep["due_at"]) > asked
-        if time.monotonic() - started > (_LONGEST_LOOK if has_begun else wait):
+        if time.monotonic() - started > (_MAX_LOOK_SECONDS if has_begun else wait):
             return None
         time.sleep(_POLL_SECONDS)
 

@@ -31,7 +31,7 @@ from gateway.fetch.credentials import take_login
 from gateway.plan.triggers import read_triggers
 from gateway.text.validation import describe
 
-_MOST_BYTES = 16 * 1024 * 1024
+_MAX_BYTES = 16 * 1024 * 1024
 _RULES = {"url", "project", "triggers", "yaml_path", "follows", "package_format"}
 _BOOLEAN = "tag:yaml.org,2002:bool"
 
@@ -128,8 +128,8 @@ class Change:
 
 def read_file(text: bytes) -> list[WantedConnection]:
     """Read a connections file. Raises `Invalid` with one sentence that says where it is wrong."""
-    if len(text) > _MOST_BYTES:
-        raise Invalid(f"the file has more than {_MOST_BYTES} bytes")
+    if len(text) > _MAX_BYTES:
+        raise Invalid(f"the file has more than {_MAX_BYTES} bytes")
     try:
         wanted = _File.model_validate(yaml.load(text, _Loader)).connections  # noqa: S506 - a SafeLoader
     except ValidationError as error:

@@ -4,7 +4,7 @@ import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-_LONGEST_NUMBER = 12
+_MAX_EXPIRY_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Tickets:
         expected = self._sign(subject, ticket.expires)
         is_ours = hmac.compare_digest(expected.encode(), ticket.signature.encode())
         expires = ticket.expires
-        is_number = expires.isascii() and expires.isdigit() and len(expires) <= _LONGEST_NUMBER
+        is_number = expires.isascii() and expires.isdigit() and len(expires) <= _MAX_EXPIRY_DIGITS
         return is_ours and is_number and now.timestamp() < int(expires)
 
     def _sign(self, subject: str, expires: str) -> str:

@@ -26,7 +26,7 @@ from gateway.fetch.urls import check_url, is_address, known_as, target
 from gateway.threads import NAMES
 
 _RESOLVE_SECONDS = 15
-_MOST_ADDRESSES = 4
+_MAX_ADDRESSES = 4
 # Where clouds answer machines about themselves; link-local addresses are refused as a whole.
 # https://learn.microsoft.com/en-us/azure/virtual-network/what-is-ip-address-168-63-129-16
 _METADATA = frozenset(
@@ -94,7 +94,7 @@ class Access:
         folder.mkdir(mode=0o700)
         try:
             if scheme == "ssh":
-                commands = self._ssh(remote, addresses[:_MOST_ADDRESSES], folder)
+                commands = self._ssh(remote, addresses[:_MAX_ADDRESSES], folder)
                 yield Granted(options=(), environments=[{"GIT_SSH_COMMAND": one} for one in commands])
                 return
             options: list[str] = []

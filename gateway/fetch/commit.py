@@ -14,12 +14,12 @@ from gateway.fetch.git import Git, GitFailed, GitTimedOut, LimitReached, OutputT
 from gateway.fetch.limits import GitLimits
 from gateway.text.escape import decode
 
-_LARGEST_COMMIT = 1024 * 1024
+_MAX_COMMIT_BYTES = 1024 * 1024
 _SUBMODULE = b"160000"
 # Who can push chooses how much differs: a small tree can name more paths than any memory holds, and git keeps
 # all of them before it tells the first. The index of ten million objects fits in beside them.
 # With about a hundred bytes beside each path.
-_LARGEST_PATHS = 12 * 1024 * 1024
+_MAX_PATHS_BYTES = 12 * 1024 * 1024
 _PATHS_LIMITS = GitLimits(memory=768 * 1024 * 1024, cpu=30)
 _PATHS_SECONDS = 30.0
 _REGULAR_FILES = {"100644", "100755"}
@@ -154,7 +154,7 @@ class CommitReader:
         if peeled.endswith(" missing"):
             raise ObjectUnusable(f"{object_id} is a {itself.split()[1]}, and leads to no commit")
         commit_id, _, size = peeled.split()
-        if int(size) > _LARGEST_COMMIT:
+        if int(size) > _MAX_COMMIT_BYTES:
             raise ObjectUnusable(f"the commit object {commit_id} has {size} bytes: too large to be read")
         return commit_id, await self._git.run("cat-file", "commit", commit_id, mirror=mirror)
 
@@ -175,7 +175,7 @@ class CommitReader:
     async def paths(self, mirror: Path, commit_id: str, since: Base) -> Paths:
         """Return what a commit that the mirror has changed. Raises `GitFailed`."""
         told = await self._git.run(
-            "cat-file", "commit", commit_id, mirror=mirror, output_limit=_LARGEST_COMMIT
+            "cat-file", "commit", commit_id, mirror=mirror, output_limit=_MAX_COMMIT_BYTES
         )
         parents = tuple(_fields(told.partition(b"\n\n")[0]).get("parent", ()))
         return await self._paths(mirror, commit_id, parents, since)
@@ -198,7 +198,7 @@ class CommitReader:
                 *options,
                 *trees,
                 mirror=mirror,
-                output_limit=_LARGEST_PATHS,
+                output_limit=_MAX_PATHS_BYTES,
                 limits=_PATHS_LIMITS,
                 timeout=_PATHS_SECONDS,
             )

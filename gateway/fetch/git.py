@@ -43,8 +43,8 @@ _NOISE = re.compile(
     r"|offending .*|remove with:|ssh-keygen .*",
     re.IGNORECASE,
 )
-_MOST_LINES = 6
-_LONGEST_LINE = 300
+_MAX_LINES = 6
+_MAX_LINE_LENGTH = 300
 _BETWEEN_LINES = " | "
 _STDERR_LIMIT = 64 * 1024
 # As large as a pipe may be for everybody: git reads on while we work on what it has said.
@@ -418,15 +418,15 @@ def explain(errors: bytes, returncode: int, secrets: Sequence[str]) -> str:
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     lines = [line.replace(_BETWEEN_LINES, " ") for line in lines if not _PROGRESS.search(line)]
     told = [line for line in lines if not _NOISE.fullmatch(line)] or lines
-    shown = [printable(_shortened(line)) for line in told[-_MOST_LINES:]]
+    shown = [printable(_shortened(line)) for line in told[-_MAX_LINES:]]
     return _BETWEEN_LINES.join(shown) or f"git ended with status {returncode}"
 
 
 def _shortened(line: str) -> str:
     """Return both ends of a long line: git puts the URL before the reason, and servers the reason first."""
-    if len(line) <= _LONGEST_LINE:
+    if len(line) <= _MAX_LINE_LENGTH:
         return line
-    half = _LONGEST_LINE // 2
+    half = _MAX_LINE_LENGTH // 2
     return f"{line[:half]}…{line[-half:]}"
 
 

@@ -21,9 +21,9 @@ log = structlog.get_logger()
 _EVERY_SECONDS = 300.0
 # Somebody may still read from a mirror that was fetched just now.
 _IDLE_SECONDS = 600.0
-_MOST_PACKS = 20
+_MAX_PACKS = 20
 # Git spreads loose objects over 256 folders; one of them tells how many there are in all.
-_MOST_IN_ONE_FOLDER = 8
+_MAX_IN_ONE_FOLDER = 8
 # Git writes to a pack all the time that it receives one.
 _HALF_FETCHED_SECONDS = 3600.0
 # With less, hardly a fetch could end.
@@ -131,7 +131,7 @@ def _remove(left: Path) -> None:
 def _needs_packing(mirror: Path) -> bool:
     packs = sum(1 for _ in (mirror / "objects" / "pack").glob("*.pack"))
     loose = sum(1 for _ in (mirror / "objects" / "17").glob("*"))
-    return packs > _MOST_PACKS or loose > _MOST_IN_ONE_FOLDER
+    return packs > _MAX_PACKS or loose > _MAX_IN_ONE_FOLDER
 
 
 def _size(folder: Path) -> int:

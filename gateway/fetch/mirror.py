@@ -32,9 +32,9 @@ _SHA256_DIGITS = 64
 _OBJECT_ID = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
 _NAMED = 10
 _NOT_FOUND = re.compile(r"not found|error: 404", re.IGNORECASE)
-_LARGEST_ANSWER = 8 * 1024 * 1024
+_MAX_ANSWER_BYTES = 8 * 1024 * 1024
 # About half a million refs.
-_LARGEST_REFS = 64 * 1024 * 1024
+_MAX_REFS_BYTES = 64 * 1024 * 1024
 _EVERYTHING = ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
 _FETCH = (
     "fetch",
@@ -144,7 +144,7 @@ class Mirrors:
         Peeled tags stand beside them under the tag's name and `^{}`. Raises `RemoteUnavailable`.
         """
         try:
-            told = await self._ask(remote, *_LIST_REFS, output_limit=_LARGEST_REFS)
+            told = await self._ask(remote, *_LIST_REFS, output_limit=_MAX_REFS_BYTES)
         except GitFailed as error:
             raise remote_failure(error) from error
         return _refs(told, remote.url)
@@ -305,7 +305,7 @@ class Mirrors:
         behind: Sequence[str] = (),
         mirror: Path | None = None,
         progress: Progress | None = None,
-        output_limit: int = _LARGEST_ANSWER,
+        output_limit: int = _MAX_ANSWER_BYTES,
     ) -> bytes:
         """Run a git command with the remote's URL, and what stands `behind` that; return its output.
 

@@ -11,9 +11,9 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # Providers give up after 10 to 30 seconds themselves.
-_SECONDS = 30.0
+_BODY_TIMEOUT = 30.0
 _LOOK_SECONDS = 1.0
-_MOST_HELD = 256 * 1024 * 1024
+_MAX_HELD_BYTES = 256 * 1024 * 1024
 
 
 class TooLarge(PushgateError):
@@ -35,7 +35,7 @@ class Disconnected(PushgateError):
 class BodyReader:
     """Reads bodies of at most `limit` bytes each."""
 
-    def __init__(self, *, limit: int, seconds: float = _SECONDS) -> None:
+    def __init__(self, *, limit: int, seconds: float = _BODY_TIMEOUT) -> None:
         """Hold nothing yet; `seconds` is how long a body may take to arrive."""
         self._limit = limit
         self._seconds = seconds
@@ -94,7 +94,7 @@ class BodyReader:
         self._held += size
         try:
             while more:
-                if self._held > _MOST_HELD:
+                if self._held > _MAX_HELD_BYTES:
                     raise TooMuch("too much is being received at once")
                 message = await receive()
                 more = message.get("more_body", False)

@@ -22,9 +22,9 @@ from providers.signatures import MIN_SECRET_BYTES, is_weak
 log = structlog.get_logger()
 
 # How long another process may go on with what it knew before a change was made in this one.
-_SECONDS = 2.0
-_MOST_KNOWN = 50_000
-_PATIENCE = 4.0
+_CACHE_TTL = 2.0
+_MAX_KNOWN = 50_000
+_LOOKUP_TIMEOUT = 4.0
 
 Network = IPv4Network | IPv6Network
 
@@ -74,13 +74,13 @@ class ConnectionCache:
         self._known: dict[str, tuple[float, CachedConnection]] = {}
         self._warned: set[str] = set()
 
-    async def find(self, connection_id: str, *, seconds: float = _PATIENCE) -> CachedConnection:
+    async def find(self, connection_id: str, *, seconds: float = _LOOKUP_TIMEOUT) -> CachedConnection:
         """Return a connection.
 
         Raises `NotFound`, or `StoreUnavailable` where it can't be looked up within so many seconds.
         """
         entry = self._known.get(connection_id)
-        if entry is not None and self._clock() - entry[0] < _SECONDS:
+        if entry is not None and self._clock() - entry[0] < _CACHE_TTL:
             return entry[1]
         started = self._clock()
         try:
@@ -91,7 +91,7 @@ class ConnectionCache:
             raise
         except TimeoutError:
             raise StoreUnavailable("the database does not answer in time") from None
-        if len(self._known) >= _MOST_KNOWN:
+        if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
         self._known[connection_id] = (started, known)
         self._warn(known)
@@ -104,7 +104,7 @@ class ConnectionCache:
     def _warn(self, known: CachedConnection) -> None:
         """Log once of a connection that its secret was made before weak ones were refused."""
         if known.id not in self._warned and any(map(is_weak, known.secrets)):
-            if len(self._warned) < _MOST_KNOWN:
+            if len(self._warned) < _MAX_KNOWN:
                 self._warned.add(known.id)
             log.warning(
                 "a webhook secret can be guessed: rotate it",

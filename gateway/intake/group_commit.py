@@ -22,14 +22,14 @@ from gateway.store.deliveries import NewDelivery, Receipt
 log = structlog.get_logger()
 
 # What one transaction takes at most: enough to share the sync, small enough to bound the wait of the first.
-_MOST_ARRIVALS = 128
-_MOST_BYTES = 16 * 1024 * 1024
-_MOST_MOVES = 10_000
+_MAX_ARRIVALS = 128
+_MAX_BYTES = 16 * 1024 * 1024
+_MAX_MOVES = 10_000
 
 _ACCEPT = STAGE.labels("accept")
 
 # A request gets its answer before its provider gives up, which the first do after 10 seconds.
-_SECONDS = 4.5
+_ANSWER_TIMEOUT = 4.5
 _CHECK_SECONDS = 0.25
 
 # For how long one failure to write makes the door unready; long enough to be seen by a probe.
@@ -78,7 +78,7 @@ class DeliveryWriter:
         if self._writer is not None:
             await self._writer
 
-    async def accept(self, arrival: NewDelivery, *, seconds: float = _SECONDS) -> Receipt:
+    async def accept(self, arrival: NewDelivery, *, seconds: float = _ANSWER_TIMEOUT) -> Receipt:
         """Record a delivery within so many seconds; it is on disk when this returns.
 
         Raises `StoreUnavailable` where it could not be recorded; then nothing of it was, its id included. One
@@ -120,7 +120,7 @@ class DeliveryWriter:
         """
         batch: list[_Waiting] = []
         size = updates = 0
-        while self._waiting and len(batch) < _MOST_ARRIVALS and size < _MOST_BYTES and updates < _MOST_MOVES:
+        while self._waiting and len(batch) < _MAX_ARRIVALS and size < _MAX_BYTES and updates < _MAX_MOVES:
             waiting = self._waiting.popleft()
             if waiting.is_given_up:
                 continue

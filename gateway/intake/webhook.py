@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 # Larger bodies keep the event loop busy for too long: verified and parsed in a thread.
 _LARGE = 256 * 1024
-_MOST_IN_FLIGHT = 2048
+_MAX_IN_FLIGHT = 2048
 # What all looks into the store and the writing of a delivery may take: providers give up after 10 seconds.
 _STORE_SECONDS = 4.5
 _MAX_LOGGED = 100
@@ -144,7 +144,7 @@ class WebhookEndpoint:
         """Return the connection and the headers of a request whose body is worth reading."""
         if scope["method"] != "POST":
             raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"))
-        if self._in_flight > _MOST_IN_FLIGHT:
+        if self._in_flight > _MAX_IN_FLIGHT:
             raise _unavailable("overload", "too many requests at once")
         known = await self._find(scope["path_params"]["connection"])
         headers = _headers(scope)

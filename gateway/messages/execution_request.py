@@ -15,7 +15,7 @@ TYPE = "dev.pushgate.execution.requested.v1"
 VERSION = "1.2"
 """Of the schema: the second number grows with each field that is added."""
 
-LARGEST_REQUEST = 2 * 1024 * 1024
+MAX_REQUEST_BYTES = 2 * 1024 * 1024
 """Bytes of a message's body: RabbitMQ 4 refuses messages of more than 16 MiB, and earlier ones suffer."""
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pushgate.dev")

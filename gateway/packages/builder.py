@@ -26,10 +26,10 @@ Format = Literal["tar.gz", "tar.zst"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 _PART = 512 * 1024
-_LONGEST_TARGET = 4096
+_MAX_LINK_TARGET_BYTES = 4096
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md#the-pointer
 _POINTER = b"version https://git-lfs.github.com/spec/"
-_LARGEST_POINTER = 1024
+_MAX_POINTER_BYTES = 1024
 _NAMED = 10
 _GZIP_LEVEL = 2
 _ZSTD_LEVEL = 3
@@ -96,7 +96,7 @@ class Packer:
             with open_objects(self.git, path) as objects:
                 contents = objects.read([entry.id for entry in links])
                 for entry, (size, content) in zip(links, contents, strict=True):
-                    if size > _LONGEST_TARGET:
+                    if size > _MAX_LINK_TARGET_BYTES:
                         raise ObjectUnusable(f"the link {shown(entry.path)} leads to a name of {size} bytes")
                     targets[entry.path] = b"".join(content)
         return targets
@@ -140,7 +140,7 @@ def _write_file(
     sink.write(tar.header(entry.path, kind="file", mode=mode, size=size))
     for part in content:
         sink.write(part)
-        if size < _LARGEST_POINTER and part.startswith(_POINTER):
+        if size < _MAX_POINTER_BYTES and part.startswith(_POINTER):
             pointers.append(entry.path)
     sink.write(tar.padding(size))
 

@@ -19,7 +19,7 @@ _SMALL = (
 )
 # So many are asked at a time, and once more before the answers end, so that git is never idle. Two times as
 # many, of 64 digits, fit into a pipe of 64 KB: nobody ever waits for somebody who waits.
-_AT_ONCE = 250
+_BATCH_SIZE = 250
 
 
 class Objects:
@@ -36,9 +36,9 @@ class Objects:
         Raises `GitFailed` where there is no such object.
         """
         for number, one in enumerate(ids):
-            if number % _AT_ONCE == 0:
-                ahead = number + _AT_ONCE if number else 0
-                asked = "".join(f"{each}\n" for each in ids[ahead : number + 2 * _AT_ONCE])
+            if number % _BATCH_SIZE == 0:
+                ahead = number + _BATCH_SIZE if number else 0
+                asked = "".join(f"{each}\n" for each in ids[ahead : number + 2 * _BATCH_SIZE])
                 self._questions.write(asked.encode())
                 self._questions.flush()
             told = self._answers.readline().split()

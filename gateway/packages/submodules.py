@@ -18,7 +18,7 @@ from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.fetch.urls import check_url, is_ssh, target
 
 FILE = b".gitmodules"
-_LARGEST = 1024 * 1024
+_MAX_GITMODULES_BYTES = 1024 * 1024
 _RELATIVE = ("./", "../")
 _ROOT = re.compile(r"(?P<root>[a-z]+://[^/]+/|[^/:]+:)(?P<path>.*)")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -81,7 +81,7 @@ async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, Modu
     Raises `ObjectUnusable` where it cannot be read as a configuration, `GitFailed` for a broken mirror.
     """
     try:
-        text = await git.run("cat-file", "blob", blob, mirror=mirror, output_limit=_LARGEST)
+        text = await git.run("cat-file", "blob", blob, mirror=mirror, output_limit=_MAX_GITMODULES_BYTES)
     except OutputTooLarge as error:
         raise ObjectUnusable(".gitmodules is too large to be read") from error
     try:
@@ -95,7 +95,7 @@ async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, Modu
             "-z",
             mirror=mirror,
             stdin=text.removeprefix(_BYTE_ORDER_MARK),
-            output_limit=2 * _LARGEST,
+            output_limit=2 * _MAX_GITMODULES_BYTES,
         )
     except GitTimedOut:
         raise

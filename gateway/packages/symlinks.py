@@ -6,7 +6,7 @@ from gateway.errors import ObjectUnusable
 from gateway.packages.tree import shown
 
 # As many links as Linux follows on one path: path_resolution(7).
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 
 
 def check_links(links: Mapping[bytes, bytes]) -> None:
@@ -40,7 +40,7 @@ def _leaves(path: bytes, links: Mapping[bytes, bytes]) -> bool:
         target = links.get(b"/".join(at))
         if target is not None:
             followed += 1
-            if followed > _MOST_LINKS:
+            if followed > _MAX_LINKS:
                 return False
             if target.startswith(b"/"):
                 return True

@@ -15,8 +15,8 @@ TIME = 315_619_200
 Kind = Literal["file", "link", "folder"]
 
 _FLAGS: dict[Kind, bytes] = {"file": b"0", "link": b"2", "folder": b"5"}
-_LONGEST_NAME = 100
-_LARGEST_SIZE = 8**11 - 1
+_MAX_NAME_LENGTH = 100
+_MAX_OCTAL_SIZE = 8**11 - 1
 _OWNER = b"\x000000000\x000000000\x00"
 _TIME = b"\x00%011o\x00" % TIME
 _MAGIC = b"ustar\x0000".ljust(255, b"\0")
@@ -27,17 +27,17 @@ def header(path: bytes, *, kind: Kind, mode: int, size: int = 0, target: bytes =
     """Return what stands before the `size` bytes of a file, or all there is of a link or a folder."""
     name = path + b"/" if kind == "folder" else path
     records = b""
-    if len(name) > _LONGEST_NAME:
+    if len(name) > _MAX_NAME_LENGTH:
         records += _record(b"path", name)
-    if len(target) > _LONGEST_NAME:
+    if len(target) > _MAX_NAME_LENGTH:
         records += _record(b"linkpath", target)
-    if size > _LARGEST_SIZE:
+    if size > _MAX_OCTAL_SIZE:
         records += _record(b"size", b"%d" % size)
     before = b""
     if records:
         before = _block(b"PaxHeader", b"x", 0o644, len(records), b"") + records + padding(len(records))
-    told = size if size <= _LARGEST_SIZE else 0
-    return before + _block(name[:_LONGEST_NAME], _FLAGS[kind], mode, told, target[:_LONGEST_NAME])
+    told = size if size <= _MAX_OCTAL_SIZE else 0
+    return before + _block(name[:_MAX_NAME_LENGTH], _FLAGS[kind], mode, told, target[:_MAX_NAME_LENGTH])
 
 
 def padding(size: int) -> bytes:

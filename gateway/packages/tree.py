@@ -7,7 +7,7 @@ from pathlib import Path
 from gateway.errors import Invalid, ObjectUnusable, RemoteRefuses, RemoteUnavailable
 from gateway.fetch.git import Git, OutputTooLarge
 from gateway.packages.submodules import FILE, read_modules, submodule_url
-from gateway.packages.vhignore import LARGEST, Rules
+from gateway.packages.vhignore import MAX_RULES_BYTES, Rules
 from gateway.text.escape import decode, printable
 from gateway.threads import PLANNING
 
@@ -16,9 +16,9 @@ _REGULAR = 0o100000
 _KIND = 0o170000
 _EXECUTABLE = 0o100
 # About 400,000 files.
-_LARGEST_LISTING = 32 * 1024 * 1024
-_DEEPEST = 10
-_MOST_SUBMODULES = 100
+_MAX_LISTING_BYTES = 32 * 1024 * 1024
+_MAX_DEPTH = 10
+_MAX_SUBMODULES = 100
 
 Fetch = Callable[[str, str], Awaitable[Path]]
 """Brings a commit (the second) of a URL (the first) into a mirror, and returns where that is."""
@@ -114,12 +114,12 @@ class TreeReader:
                 "--end-of-options",
                 part.commit,
                 mirror=part.mirror,
-                output_limit=_LARGEST_LISTING,
+                output_limit=_MAX_LISTING_BYTES,
             )
         except OutputTooLarge as error:
             raise ObjectUnusable(
                 f"the commit {part.commit} has too many files for a package: the list of their names has"
-                f" more than {_LARGEST_LISTING} bytes"
+                f" more than {_MAX_LISTING_BYTES} bytes"
             ) from error
         return await PLANNING.run(_parsed, told)
 
@@ -128,9 +128,13 @@ class TreeReader:
         if mode & _KIND != _REGULAR:
             return Rules(b"")
         try:
-            text = await self._git.run("cat-file", "blob", blob, mirror=part.mirror, output_limit=LARGEST)
+            text = await self._git.run(
+                "cat-file", "blob", blob, mirror=part.mirror, output_limit=MAX_RULES_BYTES
+            )
         except OutputTooLarge as error:
-            raise ObjectUnusable(f".vhignore is larger than {LARGEST} bytes: write fewer rules") from error
+            raise ObjectUnusable(
+                f".vhignore is larger than {MAX_RULES_BYTES} bytes: write fewer rules"
+            ) from error
         return Rules(text)
 
     async def _modules(
@@ -157,9 +161,9 @@ class TreeReader:
             if not module.is_checked_out:
                 tree.leave_empty(whole, commit, why="with `update = none` in .gitmodules")
                 continue
-            if part.depth == _DEEPEST or len(tree.modules) == _MOST_SUBMODULES:
+            if part.depth == _MAX_DEPTH or len(tree.modules) == _MAX_SUBMODULES:
                 raise ObjectUnusable(
-                    f"submodule {name}: at most {_MOST_SUBMODULES} submodules, {_DEEPEST} deep, are packed"
+                    f"submodule {name}: at most {_MAX_SUBMODULES} submodules, {_MAX_DEPTH} deep, are packed"
                 )
             try:
                 url = submodule_url(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-LARGEST = 64 * 1024
+MAX_RULES_BYTES = 64 * 1024
 """Bytes of the largest `.vhignore` that is read."""
 
 _SPECIAL = frozenset(b"*?[\\")

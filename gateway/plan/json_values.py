@@ -8,8 +8,8 @@ from typing import Any
 from gateway.errors import PlanError
 
 _BYTES_OF_A_VALUE = 16
-_MOST_NAMES = 20
-_LONGEST_NAME = 100
+_MAX_NAMES = 20
+_MAX_NAME_LENGTH = 100
 
 
 def plain(value: Any, owner: str) -> Any:
@@ -47,8 +47,8 @@ def weight(value: Any) -> int:
 def listed(names: Iterable[str]) -> str:
     """Return the first names of a list, and how many more there are: a valohai.yaml may have thousands."""
     known = list(names)
-    shown = [shortened(name, _LONGEST_NAME) for name in known[:_MOST_NAMES]]
-    more = [f"and {len(known) - _MOST_NAMES} more"] if len(known) > _MOST_NAMES else []
+    shown = [shortened(name, _MAX_NAME_LENGTH) for name in known[:_MAX_NAMES]]
+    more = [f"and {len(known) - _MAX_NAMES} more"] if len(known) > _MAX_NAMES else []
     return ", ".join([*shown, *more]) or "none"
 
 

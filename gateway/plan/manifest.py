@@ -17,20 +17,20 @@ from valohai_yaml.validation import get_validator
 
 from gateway.errors import PlanError
 
-LARGEST = 256 * 1024
+MAX_MANIFEST_BYTES = 256 * 1024
 """Bytes."""
 
 # Each item costs the platform's validator a millisecond, however small it is.
-_MOST_ITEMS = 1000
-_DEEPEST = 40
+_MAX_ITEMS = 1000
+_MAX_DEPTH = 40
 # What aliases may unfold to, in characters; a value counts for its text and as many more. It bounds the
 # parser's work (a second and a half), and not what is made of the items: a pipeline copies its steps.
-_LARGEST_UNFOLDED = 4 * LARGEST
+_MAX_UNFOLDED_BYTES = 4 * MAX_MANIFEST_BYTES
 _CHARACTERS_OF_A_VALUE = 16
 # Python turns digits into a number in time that grows with their square, `1:59:59…` of YAML 1.1 too.
 _LONG_NUMBER = re.compile(r"[-+]?[0-9.][0-9a-fA-Fx_.:]{99,}")
-_MOST_VIOLATIONS = 20
-_LONGEST_MESSAGE = 300
+_MAX_VIOLATIONS = 20
+_MAX_MESSAGE_LENGTH = 300
 # valohai-yaml formats `pass-as` with str.format: anything but these would be a way into its objects.
 _PASS_AS_FIELDS = ("{name}", "{value}", "{v}")
 
@@ -51,8 +51,8 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
 
     Top-level items of a kind that nobody knows are passed over, as the platform does.
     """
-    if len(text) > LARGEST:
-        raise PlanError(f"{path} has {len(text)} bytes; at most {LARGEST} are read")
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise PlanError(f"{path} has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are read")
     try:
         text.decode()
         _check_bounds(text, path)
@@ -92,8 +92,8 @@ def _check_bounds(text: bytes, path: str) -> None:
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, _CHARACTERS_OF_A_VALUE))
-            if len(open_nodes) > _DEEPEST:
-                raise PlanError(f"{path}{_at(event.start_mark)}: nested more than {_DEEPEST} levels deep")
+            if len(open_nodes) > _MAX_DEPTH:
+                raise PlanError(f"{path}{_at(event.start_mark)}: nested more than {_MAX_DEPTH} levels deep")
             continue
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, size = open_nodes.pop()
@@ -107,7 +107,7 @@ def _check_bounds(text: bytes, path: str) -> None:
             unfolded[anchor] = size
         outer, total = open_nodes[-1]
         open_nodes[-1] = (outer, total + size)
-        if total + size > _LARGEST_UNFOLDED:
+        if total + size > _MAX_UNFOLDED_BYTES:
             raise PlanError(f"{path}{_at(event.start_mark)}: it unfolds to too much")
 
 
@@ -145,10 +145,10 @@ def _check_items(document: yaml.Node | None, items: Any, path: str) -> None:
     """
     if not isinstance(items, list):
         raise PlanError(f"{path}{_at(_mark(document, ()))}: it has to be a list of steps and other items")
-    if len(items) > _MOST_ITEMS:
-        raise PlanError(f"{path} has {len(items)} items; at most {_MOST_ITEMS} are read")
+    if len(items) > _MAX_ITEMS:
+        raise PlanError(f"{path} has {len(items)} items; at most {_MAX_ITEMS} are read")
     # Each violation holds a copy of the value's text, so only a few of a thousand are made.
-    violations = list(islice(get_validator().iter_errors(items), _MOST_VIOLATIONS + 1))
+    violations = list(islice(get_validator().iter_errors(items), _MAX_VIOLATIONS + 1))
     if violations:
         raise PlanError(_first_violation(violations, document, path))
     seen: set[tuple[str, str]] = set()
@@ -168,7 +168,7 @@ def _first_violation(violations: Sequence[Any], document: yaml.Node | None, path
     """Return the first violation of the schema, where it stands and how many more there are."""
     first = _innermost(violations[0])
     further = len(violations) - 1
-    count = f"{further} or more" if further == _MOST_VIOLATIONS else f"{further} more"
+    count = f"{further} or more" if further == _MAX_VIOLATIONS else f"{further} more"
     place = "/".join(str(part) for part in first.absolute_path)
     where = f"{path}{_at(_mark(document, first.absolute_path))}: {place + ': ' if place else ''}"
     return f"{where}{_one_line(first.message)}{f' (and {count})' if further else ''}"
@@ -218,4 +218,4 @@ def _at_byte(text: bytes, position: int) -> str:
 
 def _one_line(error: object) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST_MESSAGE else f"{text[: _LONGEST_MESSAGE - 1]}…"
+    return text if len(text) <= _MAX_MESSAGE_LENGTH else f"{text[: _MAX_MESSAGE_LENGTH - 1]}…"

@@ -10,15 +10,15 @@ from valohai_yaml.pipelines.conversion import PipelineConverter
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
-from gateway.messages.execution_request import LARGEST_REQUEST, PipelineExecution
+from gateway.messages.execution_request import MAX_REQUEST_BYTES, PipelineExecution
 from gateway.plan.json_values import listed, plain, refuse_unknown, weight
 from gateway.plan.manifest import Manifest
 from gateway.plan.step import checked_value
 from gateway.plan.triggers import Trigger
 
-_MOST_NODES = 200
+_MAX_NODES = 200
 # Each edge is checked against all nodes.
-_MOST_EDGES = 2000
+_MAX_EDGES = 2000
 
 
 def resolve_pipeline(
@@ -28,10 +28,10 @@ def resolve_pipeline(
     owner = f"pipeline {pipeline.name}"
     known = {parameter.name: parameter for parameter in pipeline.parameters}
     refuse_unknown("parameter", given=trigger.parameters, known=known, owner=owner)
-    if len(pipeline.nodes) > _MOST_NODES:
-        raise PlanError(f"{owner} has {len(pipeline.nodes)} nodes; at most {_MOST_NODES} can be")
-    if len(pipeline.edges) > _MOST_EDGES:
-        raise PlanError(f"{owner} has {len(pipeline.edges)} edges; at most {_MOST_EDGES} can be")
+    if len(pipeline.nodes) > _MAX_NODES:
+        raise PlanError(f"{owner} has {len(pipeline.nodes)} nodes; at most {_MAX_NODES} can be")
+    if len(pipeline.edges) > _MAX_EDGES:
+        raise PlanError(f"{owner} has {len(pipeline.edges)} edges; at most {_MAX_EDGES} can be")
     given: dict[str, Any] = dict(trigger.parameters)
     try:
         _check_size(pipeline, manifest, owner)
@@ -74,9 +74,9 @@ def _check_size(pipeline: Pipeline, manifest: Manifest, owner: str) -> None:
             step = step or manifest.tasks[task].step
         own = weight(node.serialize())
         total += own + of("step", step, manifest.steps) + of("task", task, manifest.tasks)
-        if total > LARGEST_REQUEST:
+        if total > MAX_REQUEST_BYTES:
             raise PlanError(
-                f"{owner}: its message would have more than {LARGEST_REQUEST} bytes, because each of its"
+                f"{owner}: its message would have more than {MAX_REQUEST_BYTES} bytes, because each of its"
                 f" {len(pipeline.nodes)} nodes holds a copy of its step: shorten the steps"
             )
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gateway.errors import PlanError
 from gateway.messages.execution_request import (
-    LARGEST_REQUEST,
+    MAX_REQUEST_BYTES,
     Commit,
     ExecutionRequest,
     MergeGroup,
@@ -24,7 +24,7 @@ from gateway.messages.execution_request import (
 )
 from gateway.plan.globs import fits
 from gateway.plan.json_values import listed, shortened
-from gateway.plan.manifest import LARGEST, Manifest, read_manifest
+from gateway.plan.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
 from gateway.plan.pipeline import resolve_pipeline
 from gateway.plan.step import resolve_step
 from gateway.plan.task import resolve_task
@@ -32,10 +32,10 @@ from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, TriggerM
 from providers.model import Action, RefKind, merge_queue_base
 
 # All requests of a ref update are made, and kept, at once: connections have up to a hundred triggers.
-_LARGEST_PLAN = 4 * LARGEST_REQUEST
+_MAX_PLAN_BYTES = 4 * MAX_REQUEST_BYTES
 # Names in a valohai.yaml may be of any length, and reasons are shown in lists and sent as events.
-_LONGEST_FAILURE = 1000
-_LONGEST_REASON = 4000
+_MAX_FAILURE_LENGTH = 1000
+_MAX_REASON_LENGTH = 4000
 
 # Where a provider shows a commit, behind the repository's own page.
 _COMMIT_PAGES: Mapping[str, str] = {
@@ -158,10 +158,10 @@ def plan(
     try:
         manifest = _manifest(commit, connection.yaml_path)
     except PlanError as error:
-        reason = shortened(str(error), _LONGEST_FAILURE)
+        reason = shortened(str(error), _MAX_FAILURE_LENGTH)
         failures = {trigger.name: reason for trigger in matched}
         return Plan(requests=(), verdicts=verdicts, reason=reason, failures=failures)
-    left = _LARGEST_PLAN
+    left = _MAX_PLAN_BYTES
     for trigger in matched:
         try:
             _check_room(left)
@@ -169,13 +169,13 @@ def plan(
             left -= _checked_size(request)
             requests.append(request)
         except PlanError as error:
-            failures[trigger.name] = shortened(str(error), _LONGEST_FAILURE)
+            failures[trigger.name] = shortened(str(error), _MAX_FAILURE_LENGTH)
     told = [f"trigger {name}: {failure}" for name, failure in failures.items()]
     done = f"{len(requests)} execution request{'s' if len(requests) != 1 else ''}"
     return Plan(
         requests=tuple(requests),
         verdicts=verdicts,
-        reason=shortened("; ".join([*told, done] if requests or not failures else told), _LONGEST_REASON),
+        reason=shortened("; ".join([*told, done] if requests or not failures else told), _MAX_REASON_LENGTH),
         failures=failures,
     )
 
@@ -192,14 +192,14 @@ def _nothing(verdicts: Sequence[TriggerMatch]) -> str:
     if not verdicts:
         return "fetched; the connection has no triggers"
     told = "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
-    return shortened(f"no trigger matched: {told}", _LONGEST_REASON)
+    return shortened(f"no trigger matched: {told}", _MAX_REASON_LENGTH)
 
 
 def _manifest(commit: CommitFacts, path: str) -> Manifest:
     if commit.manifest_size is None:
         raise PlanError(f"the commit has no file {path}")
     if commit.manifest is None:
-        raise PlanError(f"{path} has {commit.manifest_size} bytes; at most {LARGEST} are read")
+        raise PlanError(f"{path} has {commit.manifest_size} bytes; at most {MAX_MANIFEST_BYTES} are read")
     return _read_manifest(commit.manifest, path)
 
 
@@ -252,16 +252,16 @@ def _request(
 def _check_room(left: int) -> None:
     """Raise `PlanError` where the requests of this ref update are too large already."""
     if left <= 0:
-        raise PlanError(f"the requests before it have more than {_LARGEST_PLAN} bytes together")
+        raise PlanError(f"the requests before it have more than {_MAX_PLAN_BYTES} bytes together")
 
 
 def _checked_size(request: ExecutionRequest) -> int:
     """Return the bytes of a request. Raises `PlanError` where a broker might refuse so many."""
     size = len(request.model_dump_json().encode())
-    if size > LARGEST_REQUEST:
+    if size > MAX_REQUEST_BYTES:
         raise PlanError(
             f"the message for {request.execution.kind} {request.execution.name} would have {size} bytes;"
-            f" at most {LARGEST_REQUEST} are sent"
+            f" at most {MAX_REQUEST_BYTES} are sent"
         )
     return size
 

@@ -13,7 +13,7 @@ from gateway.messages.execution_request import ParameterValue, StepExecution
 from gateway.plan.json_values import listed, plain, refuse_unknown
 from gateway.plan.triggers import Atom, Trigger
 
-_LONGEST_COMMAND = 1024 * 1024
+_MAX_COMMAND_LENGTH = 1024 * 1024
 
 
 def resolve_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = frozenset()) -> StepExecution:
@@ -123,8 +123,10 @@ def _command(step: Step, parameters: Mapping[str, ParameterValue]) -> list[str]:
         _longest_argument(step.parameters[name], value) for name, value in parameters.items()
     )
     holes = sum(command.count("{") for command in commands)
-    if holes * longest > _LONGEST_COMMAND:
-        raise PlanError(f"step {step.name}: its command would have more than {_LONGEST_COMMAND} characters")
+    if holes * longest > _MAX_COMMAND_LENGTH:
+        raise PlanError(
+            f"step {step.name}: its command would have more than {_MAX_COMMAND_LENGTH} characters"
+        )
     try:
         built: list[str] = step.build_command(dict(parameters))
     except Exception as error:

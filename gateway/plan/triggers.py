@@ -31,8 +31,8 @@ Happening = Literal["push", "tag", "pull_request", "merge_group"]
 Atom = str | int | float | bool
 Value = Atom | list[Atom]
 
-_MOST_TRIGGERS = 100
-_LONGEST_NAME_SHOWN = 80
+_MAX_TRIGGERS = 100
+_MAX_NAME_SHOWN_LENGTH = 80
 # What pydantic says of these is about its own models.
 _PROBLEMS = {
     "missing": "is needed",
@@ -185,12 +185,12 @@ def read_triggers(given: Iterable[Any]) -> tuple[Trigger, ...]:
             trigger = Trigger.model_validate(one)
         except ValidationError as error:
             what = describe(error, Trigger, words=_PROBLEMS)
-            raise Invalid(f"trigger {str(name)[:_LONGEST_NAME_SHOWN]}: {what}") from None
+            raise Invalid(f"trigger {str(name)[:_MAX_NAME_SHOWN_LENGTH]}: {what}") from None
         if any(trigger.name == other.name for other in triggers):
             raise Invalid(f"trigger {name}: there are two of this name")
         triggers.append(trigger)
-        if len(triggers) > _MOST_TRIGGERS:
-            raise Invalid(f"a connection has at most {_MOST_TRIGGERS} triggers")
+        if len(triggers) > _MAX_TRIGGERS:
+            raise Invalid(f"a connection has at most {_MAX_TRIGGERS} triggers")
     return tuple(triggers)
 
 

@@ -35,10 +35,10 @@ LANE_PREFIX = "lane"
 PARTITION_HEADER = "ce-partitionkey"
 
 # A routing key is at most 255 bytes, the prefix and two dots are 21: https://www.rabbitmq.com/docs/publishers
-_LONGEST_WORD = 117
+_MAX_WORD_LENGTH = 117
 # With `lane.`, a lane of 32 bytes and its dot: 38 fewer for two words.
-_LONGEST_LANE = 32
-_LONGEST_IN_A_LANE = 98
+_MAX_LANE_LENGTH = 32
+_MAX_WORD_LENGTH_IN_A_LANE = 98
 # What ends a word of a topic, what stands for other words, and what nobody could type in a binding.
 _NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f\x7f]+")
 
@@ -97,8 +97,8 @@ def routing_key(stored: Stored) -> str:
         return f"{stored.name}.{_word(stored.project)}"
     if stored.lane is None:
         return f"{ROUTING_PREFIX}.{_word(stored.project)}.{_word(stored.target)}"
-    words = [_word(word, _LONGEST_IN_A_LANE) for word in (stored.project, stored.target)]
-    return ".".join([LANE_PREFIX, _word(stored.lane, _LONGEST_LANE), ROUTING_PREFIX, *words])
+    words = [_word(word, _MAX_WORD_LENGTH_IN_A_LANE) for word in (stored.project, stored.target)]
+    return ".".join([LANE_PREFIX, _word(stored.lane, _MAX_LANE_LENGTH), ROUTING_PREFIX, *words])
 
 
 def traceparent(stored: Stored) -> str:
@@ -112,5 +112,5 @@ def traceparent(stored: Stored) -> str:
     return f"00-{trace}-{span}-01"
 
 
-def _word(name: str, longest: int = _LONGEST_WORD) -> str:
+def _word(name: str, longest: int = _MAX_WORD_LENGTH) -> str:
     return _NOT_IN_A_WORD.sub("_", name).encode()[:longest].decode(errors="ignore") or "_"

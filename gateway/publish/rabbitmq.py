@@ -47,7 +47,7 @@ _CLOSE_SECONDS = 5.0
 _CONFIRM_SECONDS = 30.0
 _HEARTBEAT_SECONDS = 15
 _PORTS = {"amqp": 5672, "amqps": 5671}
-_LONGEST_REASON = 300
+_MAX_REASON_LENGTH = 300
 # https://www.rabbitmq.com/amqp-0-9-1-reference#domain.reply-code
 _CONTENT_TOO_LARGE = 311
 _DEFAULT_TOPOLOGY = Topology()
@@ -261,7 +261,7 @@ class RabbitMQ:
         text = " ".join(str(error).split()) or type(error).__name__
         for password in filter(None, (broker.password for broker in self._brokers)):
             text = text.replace(password, "***")
-        return text[:_LONGEST_REASON]
+        return text[:_MAX_REASON_LENGTH]
 
 
 class _Link:

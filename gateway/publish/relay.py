@@ -41,7 +41,7 @@ log = structlog.get_logger()
 # Measured: 64 messages under way at once is the best window of aio-pika.
 _WINDOW = 64
 # At the end of each batch the window drains: 512 requests at once were measured to be 7 % slower.
-_AT_ONCE = 1024
+_BATCH_SIZE = 1024
 # After so long a batch makes way for the next: one connection's backlog is not to keep the others waiting,
 # and a relay that has lost its lead sends nothing more (gateway/store/executions.py waits for that).
 _BATCH_SECONDS = 0.5
@@ -49,12 +49,12 @@ _POLL_SECONDS = 1.0
 # For how long an ending relay waits for the confirms of what it has sent.
 _FLUSH_SECONDS = 5.0
 _FIRST_DELAY = 0.5
-_LONGEST_DELAY = 30.0
+_MAX_DELAY = 30.0
 # From so many refused connections on nothing is taken: a query leaves theirs out by name.
-_MOST_HELD = 10_000
-_MOST_NAMED = 10
+_MAX_HELD = 10_000
+_MAX_NAMED = 10
 # After so many lost connections with one message alone on its way, that message is taken to be the cause.
-_MOST_LOSSES = 3
+_MAX_LOSSES = 3
 _COUNTED = {"request": PUBLISHED, "event": EVENTS_PUBLISHED}
 _PUBLISH = STAGE.labels("planned to published")
 
@@ -103,7 +103,7 @@ class _Delay:
 
     def failed(self) -> float:
         """Return the seconds until the next try."""
-        seconds = backoff(self._failures, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+        seconds = backoff(self._failures, first=_FIRST_DELAY, longest=_MAX_DELAY)
         self._failures += 1
         self._until = time.monotonic() + seconds
         return seconds
@@ -193,9 +193,9 @@ class Relay:
     async def _batch(self) -> bool:
         """Publish one batch; say whether there may be more that can be published now."""
         held = {connection for connection, delay in self._held.items() if not delay.is_over}
-        if len(held) >= _MOST_HELD:
+        if len(held) >= _MAX_HELD:
             return False
-        requests = await self._outbox.pending(limit=_AT_ONCE, without=held)
+        requests = await self._outbox.pending(limit=_BATCH_SIZE, without=held)
         if requests is None:
             # Whoever relays now tells of outages as well: what this process has told may not hold any more.
             self._shown = "unknown"
@@ -204,7 +204,7 @@ class Relay:
         for request in requests:
             lanes.setdefault(request.connection, []).append(request)
         size = sum(len(request.body) for request in requests)
-        is_more = len(requests) == _AT_ONCE or size >= READ_BYTES
+        is_more = len(requests) == _BATCH_SIZE or size >= READ_BYTES
         if not is_more:
             # Who has nothing pending any more, a deleted connection perhaps, has nothing to wait for.
             self._held = {name: delay for name, delay in self._held.items() if name in held or name in lanes}
@@ -296,7 +296,7 @@ class Relay:
         """
         losses = self._suspects.get(request.id, 0) + is_alone
         self._suspects[request.id] = losses
-        return losses >= _MOST_LOSSES
+        return losses >= _MAX_LOSSES
 
     def _give_up(self, request: Stored, reason: str) -> None:
         """End a message that the broker will never take; the next one of its connection is sent."""
@@ -337,7 +337,7 @@ class Relay:
         _COUNTED[self._what].inc(len(self._published))
         UNDELIVERABLE.labels(self._what).inc(len(self._undeliverable))
         if self._published:
-            named = self._published[:_MOST_NAMED]
+            named = self._published[:_MAX_NAMED]
             log.info("messages published", what=self._what, count=len(self._published), ids=named)
         self._published, self._refused, self._undeliverable = [], {}, {}
 

@@ -36,7 +36,7 @@ _HEARD = _ENDING | {signal.SIGCHLD}
 # The exit status of a process that no new start would help; uvicorn has the same.
 _CANNOT_START = 3
 _FIRST_DELAY = 0.2
-_LONGEST_DELAY = 30.0
+_MAX_DELAY = 30.0
 # A process that has lived for so many seconds did not die of its start.
 _STEADY = 60.0
 _ASLEEP = 3600.0
@@ -117,7 +117,7 @@ class _Supervisor:
             return True
         if now - place.started_at > _STEADY:
             place.failures = 0
-        delay = backoff(place.failures, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+        delay = backoff(place.failures, first=_FIRST_DELAY, longest=_MAX_DELAY)
         log.error(
             "a process died",
             process=place.number,

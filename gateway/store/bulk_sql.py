@@ -18,7 +18,7 @@ from sqlalchemy import JSON, Column, Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 # SQLite takes at most 32,766 bound values in a statement.
-MOST_VALUES = 30_000
+MAX_VALUES = 30_000
 
 
 def insert_rows(conn: sqlalchemy.Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
@@ -73,7 +73,7 @@ def _run(conn: sqlalchemy.Connection, statement: _Statement, rows: Sequence[Sequ
     if conn.dialect.name != "sqlite":
         _run_columns(conn, statement, rows)
         return
-    at_once = MOST_VALUES // statement.width
+    at_once = MAX_VALUES // statement.width
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
         values: list[Any] = []

@@ -1,7 +1,7 @@
 """Sharing the work out: which process works on which connection, and who comes next.
 
 - A connection stays with the process that worked on it last, and so has its mirror, while that process lives.
-  What has waited for a busy one for `PATIENCE` is anybody's.
+  What has waited for a busy one for `MIRROR_AFFINITY` is anybody's.
 - Projects take turns, and within a project its connections: who has the fewest workers now comes first, then
   who was served longest ago. A storm in one of them does not hold up the others.
 - At most so many connections of a project, and of a git host, are worked on at once, over all processes.
@@ -37,13 +37,13 @@ from gateway.store.connections import host_of
 from gateway.store.database import Lock
 from gateway.store.tables import connections, deliveries, leases, processes, ref_updates, sweeps, turns
 
-PATIENCE = timedelta(seconds=10)
+MIRROR_AFFINITY = timedelta(seconds=10)
 """So long work waits for the process that has its mirror."""
 
 GONE_AFTER = timedelta(seconds=15)
 """A process without a heartbeat for so long is gone; three are due in this time (`worker.heartbeat`)."""
 
-FARTHEST = timedelta(minutes=20)
+MAX_LEASE_AHEAD = timedelta(minutes=20)
 """No lease and no delay of the worker reaches further ahead; what does was set by a clock that was wrong."""
 
 # Nobody looks at what was gone so long ago.
@@ -53,13 +53,13 @@ _FORGET_AFTER = timedelta(days=1)
 is_pending = ref_updates.c.state == literal_column("'pending'")
 
 
-LONGEST_DELAY = timedelta(minutes=15)
+MAX_DELAY = timedelta(minutes=15)
 """What failed is tried again by then. A time beyond it is from a clock that was wrong, and does not count."""
 
 # Longer than the longest pause between two tries.
 _SILENT_FOR = timedelta(minutes=30)
 # Hosts that are known to answer: each claim looks through them.
-_MOST_ANSWERING = 1000
+_MAX_ANSWERING = 1000
 
 RESERVED = 2
 """Places beside the usual ones, for hosts that hold none: one for any, one for those that answer."""
@@ -78,7 +78,7 @@ def is_ready(connection: ColumnElement[str] | str, *, now: datetime) -> ColumnEl
             _postponed.c.state == literal_column("'pending'"),
             _postponed.c.due_at.is_not(None),
             _postponed.c.connection == connection,
-            _postponed.c.due_at.between(now, now + LONGEST_DELAY),
+            _postponed.c.due_at.between(now, now + MAX_DELAY),
         )
         # Else it would be joined with all connections, and hold back refs of this name in each of them.
         .correlate_except(_postponed)
@@ -102,7 +102,7 @@ class SilentHosts:
         if answers:
             self._since.pop(host, None)
             self._answering[host] = None
-            if len(self._answering) > _MOST_ANSWERING:
+            if len(self._answering) > _MAX_ANSWERING:
                 del self._answering[next(iter(self._answering))]
         else:
             self._since[host] = now
@@ -179,8 +179,8 @@ class Claims:
             .join_from(waits, leases, leases.c.connection == waits.c.connection)
             .join(connections, connections.c.id == leases.c.connection)
             .outerjoin(turns, turns.c.project == connections.c.project)
-            .where(or_(leases.c.due_at <= now, leases.c.due_at > now + LONGEST_DELAY))
-            .where(or_(leases.c.owner.is_(None), ~leases.c.expires_at.between(now, now + LONGEST_DELAY)))
+            .where(or_(leases.c.due_at <= now, leases.c.due_at > now + MAX_DELAY))
+            .where(or_(leases.c.owner.is_(None), ~leases.c.expires_at.between(now, now + MAX_DELAY)))
             .where(self._may_have(now), ready.exists())
             .order_by(of_project, _last_turn(now).nulls_first(), leases.c.due_at)
             .limit(1)
@@ -205,12 +205,12 @@ class Claims:
         others = select(processes.c.name).where(
             processes.c.name != self.process,
             processes.c.seen_at > now - GONE_AFTER,
-            processes.c.seen_at < now + FARTHEST,
+            processes.c.seen_at < now + MAX_LEASE_AHEAD,
         )
         return or_(
             leases.c.process.is_(None),
             leases.c.process.not_in(others),
-            (leases.c.due_at <= now - PATIENCE) & (_ready_since(now) <= now - PATIENCE),
+            (leases.c.due_at <= now - MIRROR_AFFINITY) & (_ready_since(now) <= now - MIRROR_AFFINITY),
         )
 
 
@@ -227,7 +227,7 @@ def held_of_host(now: datetime) -> ColumnElement[int]:
     looks = (
         select(others.c.host)
         .join_from(sweeps, others)
-        .where(sweeps.c.held_until >= now, sweeps.c.held_until < now + FARTHEST)
+        .where(sweeps.c.held_until >= now, sweeps.c.held_until < now + MAX_LEASE_AHEAD)
         .where(others.c.deleted_at.is_(None))
         .cte("looks")
     )
@@ -248,7 +248,7 @@ def _held(now: datetime) -> Select[Any]:
     return (
         select(others.c.project, others.c.host, leases.c.process)
         .join_from(leases, others)
-        .where(leases.c.owner.is_not(None), leases.c.expires_at.between(now, now + LONGEST_DELAY))
+        .where(leases.c.owner.is_not(None), leases.c.expires_at.between(now, now + MAX_DELAY))
     )
 
 

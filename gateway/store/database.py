@@ -60,7 +60,7 @@ _DISCREET: Mapping[str, Any] = {
     "json_deserializer": _from_json,
 }
 # A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
-_PATIENCE = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+_KEEPALIVES = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 # So does the server notice that we are gone, with our machine: until then nobody else leads. They are set on
 # each new connection, because a pooler such as PgBouncer refuses them as options of its start.
 _LIMITS: Mapping[str, str] = {
@@ -70,7 +70,11 @@ _LIMITS: Mapping[str, str] = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
-_OVER_THE_NETWORK: Mapping[str, Any] = {**_DISCREET, "pool_pre_ping": True, "connect_args": _PATIENCE}
+_OVER_THE_NETWORK: Mapping[str, Any] = {
+    **_DISCREET,
+    "pool_pre_ping": True,
+    "connect_args": _KEEPALIVES,
+}
 _WRONG_URL = "the setting database_url (PUSHGATE_DATABASE_URL) is wrong"
 _GOOD_URLS = "postgresql://user:password@host/name, or sqlite:////folder/file.db"
 _DRIVERS = {
@@ -316,7 +320,7 @@ class Database:
         """
         driver: Any = self.engine.dialect.dbapi
         _, given = self.engine.dialect.create_connect_args(self.url)
-        arguments = {**given, **_PATIENCE, "autocommit": True}
+        arguments = {**given, **_KEEPALIVES, "autocommit": True}
         try:
             async with await driver.AsyncConnection.connect(**arguments) as connection:
                 for channel in channels:

@@ -15,7 +15,7 @@ from sqlalchemy import Row, Text, bindparam, cast, func, select, text, union_all
 
 from gateway.errors import NotFound
 from gateway.store import executions
-from gateway.store.bulk_sql import MOST_VALUES, insert_rows, select_pairs, upsert_rows
+from gateway.store.bulk_sql import MAX_VALUES, insert_rows, select_pairs, upsert_rows
 from gateway.store.connections import OtherRepository, claim_repository
 from gateway.store.ref_history import Placement, Recorded, RefHistory, dump_gaps, load_gaps
 from gateway.store.tables import (
@@ -603,4 +603,4 @@ def _attempts(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> dict[
 
 
 def _parts(keys: list[T]) -> Iterator[list[T]]:
-    return (keys[start : start + MOST_VALUES // 2] for start in range(0, len(keys), MOST_VALUES // 2))
+    return (keys[start : start + MAX_VALUES // 2] for start in range(0, len(keys), MAX_VALUES // 2))

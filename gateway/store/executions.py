@@ -85,7 +85,7 @@ class StoredRequest:
 _RECENT = 200
 
 # A connection has one: those behind it are not tried.
-_MOST_REFUSED = 1000
+_MAX_REFUSED = 1000
 _ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
 
 _FIELDS = tuple(field.name for field in fields(StoredRequest))
@@ -384,7 +384,7 @@ def refusals(conn: sqlalchemy.Connection, connections: Collection[str]) -> dict[
             executions.c.reason.is_not(None),
         )
         .order_by(executions.c.seq.desc())
-        .limit(_MOST_REFUSED)
+        .limit(_MAX_REFUSED)
     )
     # Of each connection the last that is given: the first.
     return {one.connection: one for one in _records(conn, refused, with_bodies=False)[::-1]}

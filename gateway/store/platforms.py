@@ -15,7 +15,7 @@ from gateway.crypto.keyring import Vault
 from gateway.store.tables import connections, platform_fetches
 
 # No delay and no lease of a platform's fetches reaches further ahead.
-_FARTHEST = timedelta(minutes=20)
+_MAX_DUE_AHEAD = timedelta(minutes=20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ def rewrap(conn: sqlalchemy.Connection, vault: Vault) -> int:
 
 def _is_due(now: datetime) -> ColumnElement[bool]:
     """Return the condition of a fetch that is due: also one that a wrong clock has put off too far."""
-    return or_(platform_fetches.c.due_at <= now, platform_fetches.c.due_at > now + _FARTHEST)
+    return or_(platform_fetches.c.due_at <= now, platform_fetches.c.due_at > now + _MAX_DUE_AHEAD)
 
 
 def _context(connection: str) -> str:

@@ -25,13 +25,13 @@ from gateway.store.tables import connections, deliveries, refs, sweeps
 from gateway.text.escape import storable
 from providers.model import RefUpdate
 
-RAREST = 12
+MAX_INTERVAL_FACTOR = 12
 """So many times the ordinary delay there is at most between two sweeps."""
 
-LONGEST = timedelta(hours=30)
+MAX_DELAY = timedelta(hours=30)
 """How far ahead a sweep is put off at most, with any settings."""
 
-_RAREST_DELAY = timedelta(days=1)
+_MAX_EASED_DELAY = timedelta(days=1)
 _PART = 5000
 _NONE: Mapping[str, str | None] = {}
 
@@ -71,7 +71,7 @@ class ReconciliationState:
     reason: str | None
 
 
-def is_due(conn: sqlalchemy.Connection, *, now: datetime, longest: timedelta = LONGEST) -> bool:
+def is_due(conn: sqlalchemy.Connection, *, now: datetime, longest: timedelta = MAX_DELAY) -> bool:
     """Return whether a sweep is due: a look that waits for no writer."""
     return any(conn.execute(query).first() is not None for query in _due(now, longest, per_host=0))
 
@@ -81,7 +81,7 @@ def claim(
     *,
     now: datetime,
     until: datetime,
-    longest: timedelta = LONGEST,
+    longest: timedelta = MAX_DELAY,
     per_host: int = 0,
 ) -> Reconciliation | None:
     """Take the sweep that is overdue for longest; None where none is due.
@@ -309,8 +309,8 @@ def _agreed(
 
 def _eased(delay: timedelta, agreed: int) -> timedelta:
     """Return the delay before the next look: twice as long after each that agreed, up to a limit."""
-    rare = delay * min(1 << min(agreed, 8), RAREST)
-    return max(delay, min(rare, _RAREST_DELAY))
+    rare = delay * min(1 << min(agreed, 8), MAX_INTERVAL_FACTOR)
+    return max(delay, min(rare, _MAX_EASED_DELAY))
 
 
 def fail(conn: sqlalchemy.Connection, sweep: Reconciliation, reason: str, *, next_at: datetime) -> None:

@@ -16,9 +16,9 @@ from gateway.store.ids import delivery_ids_since
 from gateway.store.tables import deliveries, execution_bodies, executions, ref_updates, sweeps
 
 # What one step deletes at most, unless a single delivery is larger.
-_MOST_DELIVERIES = 200
-_MOST_UPDATES = 500
-_MOST_BYTES = 16 * 1024 * 1024
+_MAX_DELIVERIES = 200
+_MAX_UPDATES = 500
+_MAX_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,14 +60,14 @@ def _candidates(conn: sqlalchemy.Connection, before: datetime, after: str) -> li
         select(deliveries.c.id, func.length(deliveries.c.body), updates)
         .where(deliveries.c.id > after, deliveries.c.id < delivery_ids_since(before))
         .order_by(deliveries.c.id)
-        .limit(_MOST_DELIVERIES)
+        .limit(_MAX_DELIVERIES)
     )
     taken: list[str] = []
     size = moves = 0
     for delivery, more_size, more_moves in conn.execute(query):
         size += more_size
         moves += more_moves
-        if taken and (size > _MOST_BYTES or moves > _MOST_UPDATES):
+        if taken and (size > _MAX_BYTES or moves > _MAX_UPDATES):
             break
         taken.append(delivery)
     return taken

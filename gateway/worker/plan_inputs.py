@@ -17,9 +17,9 @@ from gateway.store.connections import Connection
 from gateway.store.work_queue import PendingUpdate
 from providers.model import merge_queue_base
 
-_LARGEST = 64 * 1024
+_MAX_PACKED_BYTES = 64 * 1024
 # What is unpacked again for a dry run: zeros by the megabyte are packed into a few bytes.
-_LARGEST_UNPACKED = 4 * 1024 * 1024
+_MAX_UNPACKED_BYTES = 4 * 1024 * 1024
 _LEVEL = 3
 
 
@@ -104,10 +104,10 @@ def pack(facts: PlanInputs) -> bytes | None:
         "yaml_path": facts.yaml_path,
     }
     raw = json.dumps(told).encode()
-    if len(raw) > _LARGEST_UNPACKED:
+    if len(raw) > _MAX_UNPACKED_BYTES:
         return None
     packed = zstandard.compress(raw, _LEVEL)
-    return packed if len(packed) <= _LARGEST else None
+    return packed if len(packed) <= _MAX_PACKED_BYTES else None
 
 
 def unpack(packed: bytes) -> PlanInputs:

@@ -30,11 +30,11 @@ log = structlog.get_logger()
 
 _POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 120.0
-_LARGEST_ANSWER = 8 * 1024 * 1024
+_MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _LEASE = timedelta(seconds=180)
 _FIRST_DELAY = 2.0
-_LONGEST_DELAY = 900.0
-_MOST_TRIES = 20
+_MAX_DELAY = 900.0
+_MAX_TRIES = 20
 
 
 class PlatformError(PushgateError):
@@ -78,8 +78,8 @@ class PlatformFetcher:
         try:
             commits = await PLATFORMS.run(_ask, fetch)
         except PlatformError as error:
-            is_over = fetch.attempts + 1 >= _MOST_TRIES
-            delay = backoff(fetch.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+            is_over = fetch.attempts + 1 >= _MAX_TRIES
+            delay = backoff(fetch.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
             next_at = None if is_over else _now() + timedelta(seconds=delay)
             log.warning(
                 "platform did not fetch",
@@ -106,7 +106,7 @@ def _ask(fetch: PlatformFetch) -> int:
     request = Request(url, data=b"{}", headers=headers, method="POST")  # noqa: S310 - checked when it was named
     try:
         with _opener.open(request, timeout=_ANSWER_SECONDS) as answer:
-            text = answer.read(_LARGEST_ANSWER)
+            text = answer.read(_MAX_ANSWER_BYTES)
     except HTTPError as error:
         error.close()
         raise PlatformError(

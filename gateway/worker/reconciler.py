@@ -36,7 +36,7 @@ _POLL_SECONDS = 1.0
 # A sweep that has not ended by then was that of a process that died.
 _LEASE = timedelta(minutes=15)
 _FIRST_DELAY = 15.0
-_LONGEST_DELAY = 3600.0
+_MAX_DELAY = 3600.0
 _PEELED = "^{}"
 
 
@@ -93,8 +93,8 @@ class Reconciler:
     async def _claim(self) -> Reconciliation | None:
         now = self.clock()
         longest = _LEASE + max(
-            timedelta(seconds=_LONGEST_DELAY * 1.5),
-            timedelta(seconds=self.every * reconciliations.RAREST * 1.1),
+            timedelta(seconds=_MAX_DELAY * 1.5),
+            timedelta(seconds=self.every * reconciliations.MAX_INTERVAL_FACTOR * 1.1),
         )
         if not await self.database.read(partial(reconciliations.is_due, now=now, longest=longest)):
             return None
@@ -128,7 +128,7 @@ class Reconciler:
                 self.notify()
 
     async def _fail(self, sweep: Reconciliation, reason: str) -> None:
-        delay = backoff(sweep.attempts, first=_FIRST_DELAY, longest=_LONGEST_DELAY)
+        delay = backoff(sweep.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
         next_at = self.clock() + timedelta(seconds=delay)
         log.warning(
             "sweep failed", connection=sweep.connection, next_try_at=next_at.isoformat(), reason=reason

@@ -25,7 +25,7 @@ from gateway.errors import (
     StoreUnavailable,
 )
 from gateway.metrics import SETTLED, STAGE
-from gateway.store.claims import LONGEST_DELAY
+from gateway.store.claims import MAX_DELAY
 from gateway.store.connections import Connection
 from gateway.store.notify import Waiter
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement
@@ -37,16 +37,16 @@ _RENEW_SECONDS = 20.0
 _POLL_SECONDS = 1.0
 _TELL_SECONDS = 2.0
 # Of requests that are planned, and wait in memory to be recorded together.
-_MOST_BYTES = 16 * 1024 * 1024
+_MAX_BYTES = 16 * 1024 * 1024
 # How many ref updates of a connection one fetch serves, and for how long they are planned before it is the
 # turn of others: the rest finds what it needs in the mirror.
-_AT_ONCE = 200
+_BATCH_SIZE = 200
 _TURN_SECONDS = 10.0
 # A submodule may be on a host that hangs: after so long the updates of other refs are planned beside it.
 _SLOW_SECONDS = 5.0
-_MOST_SLOW = 3
+_MAX_SLOW = 3
 _FIRST_DELAY = 1.0
-_PATIENCE = timedelta(seconds=10)
+_COMMIT_GRACE = timedelta(seconds=10)
 # A remote that has not answered for so long is given up; the reason stays on each of its ref updates.
 _GIVE_UP_AFTER = timedelta(days=3)
 
@@ -151,7 +151,7 @@ class Worker:
     turn: float = _TURN_SECONDS
     poll: float = _POLL_SECONDS
     slow: float = _SLOW_SECONDS
-    patience: timedelta = _PATIENCE
+    patience: timedelta = _COMMIT_GRACE
 
     async def run(self) -> None:
         """Work until cancelled. Whatever fails is told on the delivery or in the log, and work goes on."""
@@ -215,9 +215,9 @@ class Worker:
             while True:
                 connection = await self._connection(connection_id)
                 updates = await self.queue.pending(
-                    connection_id, now=_now(), limit=_AT_ONCE, without=list(slow)
+                    connection_id, now=_now(), limit=_BATCH_SIZE, without=list(slow)
                 )
-                if updates and away is None and len(slow) < _MOST_SLOW:
+                if updates and away is None and len(slow) < _MAX_SLOW:
                     try:
                         await self._carry(connection, updates, slow)
                     except FetchError as error:
@@ -228,7 +228,7 @@ class Worker:
                 ended = [slow.pop(ref).result() for ref, planning in list(slow.items()) if planning.done()]
                 await self._record(connection, ended)
         except _Deleted:
-            left = await self.queue.pending(connection_id, limit=_AT_ONCE)
+            left = await self.queue.pending(connection_id, limit=_BATCH_SIZE)
             ends = [_end(update, "the connection was deleted") for update in left]
             await self.queue.settle(connection_id, ends, owner=self.name, now=_now())
         finally:
@@ -306,7 +306,7 @@ class Worker:
                 held_back[waiting[update.ref]].append(update)
                 continue
             is_over = time.monotonic() > until or _is_much(outcomes)
-            if (outcomes and is_over) or len(slow) == _MOST_SLOW:
+            if (outcomes and is_over) or len(slow) == _MAX_SLOW:
                 break
             planning = asyncio.create_task(self._outcome(connection, update, failed.get(update.seq)))
             slow[update.ref] = planning
@@ -383,7 +383,7 @@ class Worker:
         given_up = [_given_up(update, reason) for update in updates if _is_over(update)]
         await self._record(connection, given_up)
         attempts = await self.queue.attempts(connection.id)
-        delay = backoff(attempts, first=_FIRST_DELAY, longest=LONGEST_DELAY.total_seconds())
+        delay = backoff(attempts, first=_FIRST_DELAY, longest=MAX_DELAY.total_seconds())
         log.warning(
             "fetch postponed",
             connection=connection.id,
@@ -399,7 +399,7 @@ class Worker:
 def _is_much(outcomes: Sequence[Outcome]) -> bool:
     """Say whether what was planned is so large that it is recorded before more is planned."""
     settled = (one for one in outcomes if isinstance(one, Settlement))
-    return sum(len(request.body) for one in settled for request in one.requests) > _MOST_BYTES
+    return sum(len(request.body) for one in settled for request in one.requests) > _MAX_BYTES
 
 
 def _end(update: PendingUpdate, reason: str) -> Settlement:
@@ -418,7 +418,7 @@ def _later(update: PendingUpdate, reason: str) -> Outcome:
     """Put an update off, or give it up where it has waited for too long."""
     if _is_over(update):
         return _given_up(update, reason)
-    delay = backoff(update.tries, first=_FIRST_DELAY, longest=LONGEST_DELAY.total_seconds())
+    delay = backoff(update.tries, first=_FIRST_DELAY, longest=MAX_DELAY.total_seconds())
     return Postponement(update=update, due_at=_now() + timedelta(seconds=delay), reason=reason)
 
 

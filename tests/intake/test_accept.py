@@ -108,10 +108,10 @@ def kept(database: Database) -> set[str]:
 @pytest.mark.parametrize(
     ("limit", "measure", "sizes", "batches"),
     [
-        ("_MOST_ARRIVALS", "body", [1, 1, 1, 1, 1, 1, 1], [3, 3, 1]),
+        ("_MAX_ARRIVALS", "body", [1, 1, 1, 1, 1, 1, 1], [3, 3, 1]),
         *(
             (limit, measure, sizes, batches)
-            for limit, measure in (("_MOST_BYTES", "body"), ("_MOST_MOVES", "updates"))
+            for limit, measure in (("_MAX_BYTES", "body"), ("_MAX_MOVES", "updates"))
             for sizes, batches in (
                 ([1, 2, 1, 1, 1, 1], [2, 3, 1]),
                 ([1, 1, 5, 1], [3, 1]),

@@ -288,7 +288,7 @@ def test_only_so_many_requests_are_served_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One more is told to come again, and each that ends makes room for one, however it has ended."""
-    monkeypatch.setattr("gateway.intake.webhook._MOST_IN_FLIGHT", 2)
+    monkeypatch.setattr("gateway.intake.webhook._MAX_IN_FLIGHT", 2)
     connect(database)
 
     async def statuses() -> Sequence[int]:

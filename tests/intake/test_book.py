@@ -102,7 +102,7 @@ def test_only_so_many_connections_are_remembered(
     database: CountingDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as fit are looked up once; one more makes room for itself."""
-    monkeypatch.setattr("gateway.intake.connection_cache._MOST_KNOWN", 2)
+    monkeypatch.setattr("gateway.intake.connection_cache._MAX_KNOWN", 2)
     book = ConnectionCache(database, VAULT, clock=Clock())
 
     def looks(*names: str) -> int:
@@ -118,7 +118,7 @@ def test_only_so_many_connections_are_remembered(
 
 def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each connection that has one, as far as it is remembered of which."""
-    monkeypatch.setattr("gateway.intake.connection_cache._MOST_KNOWN", 1)
+    monkeypatch.setattr("gateway.intake.connection_cache._MAX_KNOWN", 1)
     with database.writing() as conn:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
             connections.add_secret(conn, VAULT, name, secret, now=NOW)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import PlanError
-from gateway.plan.manifest import LARGEST, Manifest, read_manifest
+from gateway.plan.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
 from tests.plan.facts import MANIFEST
 
 STEP = "- step:\n    name: a\n    image: b\n    command: c\n"
@@ -97,15 +97,16 @@ def test_what_is_wrong_is_told_with_its_place(text: bytes | str, reason: str) ->
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? ", "[{a: "])
 def test_depth_is_refused_before_it_can_harm_the_process(opening: str) -> None:
     """A hundred thousand levels, cut to what a file may have, would overrun libyaml's recursive composer."""
-    told = refusal((opening * 100_000)[:LARGEST])
+    told = refusal((opening * 100_000)[:MAX_MANIFEST_BYTES])
     assert "nested more than 40 levels deep" in told
 
 
 def test_a_file_may_have_256_kib() -> None:
     """One byte less or none is read, one more is not."""
-    assert read_manifest(b"#" * LARGEST, path="v").steps == {}
+    assert read_manifest(b"#" * MAX_MANIFEST_BYTES, path="v").steps == {}
     assert (
-        refusal(b"#" * (LARGEST + 1)) == f"valohai.yaml has {LARGEST + 1} bytes; at most {LARGEST} are read"
+        refusal(b"#" * (MAX_MANIFEST_BYTES + 1))
+        == f"valohai.yaml has {MAX_MANIFEST_BYTES + 1} bytes; at most {MAX_MANIFEST_BYTES} are read"
     )
 
 

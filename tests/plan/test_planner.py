@@ -19,7 +19,7 @@ from gateway.messages.execution_request import (
     execution_id,
     schema,
 )
-from gateway.plan.manifest import LARGEST, read_manifest
+from gateway.plan.manifest import MAX_MANIFEST_BYTES, read_manifest
 from gateway.plan.planner import Plan, plan
 from gateway.plan.triggers import PullRequestFacts, TriggerMatch, read_triggers
 from tests.plan.facts import AFTER, BEFORE, COMMIT, CONNECTION, HEAD, MANIFEST, UPDATE, planned, trigger
@@ -381,7 +381,7 @@ def test_a_missing_manifest_is_a_reason() -> None:
         triggers=read_triggers([trigger()]),
     )
     assert (large.reason, large.failed) == (
-        f"valohai.yaml has 300000 bytes; at most {LARGEST} are read",
+        f"valohai.yaml has 300000 bytes; at most {MAX_MANIFEST_BYTES} are read",
         True,
     )
 

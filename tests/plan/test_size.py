@@ -6,9 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from gateway.messages.execution_request import LARGEST_REQUEST
+from gateway.messages.execution_request import MAX_REQUEST_BYTES
 from gateway.plan.json_values import weight
-from gateway.plan.manifest import LARGEST
+from gateway.plan.manifest import MAX_MANIFEST_BYTES
 from tests.plan.facts import HEAD, planned, trigger
 
 MIB = 1024 * 1024
@@ -82,7 +82,7 @@ def test_a_large_pipeline_is_planned() -> None:
         f"      - {{name: p{number}, type: integer, default: {number}}}\n" for number in range(20)
     )
     [request] = planned(RUN, manifest=f"{step}{PIPELINE}").requests
-    assert len(request.model_dump_json()) < LARGEST_REQUEST
+    assert len(request.model_dump_json()) < MAX_REQUEST_BYTES
 
 
 def test_a_step_that_is_too_large_as_json_is_refused() -> None:
@@ -93,7 +93,7 @@ def test_a_step_that_is_too_large_as_json_is_refused() -> None:
         plan = planned(trigger(), manifest=f"{HEAD}    command: c\n{inputs}")
     assert plan.requests == ()
     assert "trigger t: the message for step train would have" in plan.reason
-    assert f"at most {LARGEST_REQUEST} are sent" in plan.reason
+    assert f"at most {MAX_REQUEST_BYTES} are sent" in plan.reason
 
 
 def test_the_requests_of_one_push_are_bounded_together() -> None:
@@ -151,5 +151,5 @@ def test_a_whole_file_of_small_values_is_read() -> None:
     """The bound on what aliases unfold to is none on what people write out."""
     step = f"{HEAD}    command: c\n    parameters:\n"
     text = step + "".join(f"      - {{name: p{number:05}, optional: true}}\n" for number in range(5800))
-    assert LARGEST - 40_000 < len(text) <= LARGEST
+    assert MAX_MANIFEST_BYTES - 40_000 < len(text) <= MAX_MANIFEST_BYTES
     assert len(planned(trigger(), manifest=text).requests) == 1

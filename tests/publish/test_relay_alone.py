@@ -444,7 +444,7 @@ def test_a_bug_while_reading_ends_no_relay(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_backlog_is_published_without_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch that was full is followed by the next one at once."""
-    monkeypatch.setattr("gateway.publish.relay._AT_ONCE", 2)
+    monkeypatch.setattr("gateway.publish.relay._BATCH_SIZE", 2)
     publisher, outbox = Scripted(), Asked("a/1", "a/2", "b/1", "b/2", "b/3")
 
     async def scenario() -> None:
@@ -483,7 +483,7 @@ def test_with_too_many_refused_connections_nothing_is_taken(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """Until the first of them may be tried again."""
-    monkeypatch.setattr("gateway.publish.relay._MOST_HELD", most)
+    monkeypatch.setattr("gateway.publish.relay._MAX_HELD", most)
     publisher, outbox = Scripted(), Asked("a/1", "b/1")
     publisher.answers = {name: [Unroutable("no queue")] for name in ("a/1", "b/1")}
 

@@ -66,7 +66,7 @@ def test_all_rows_are_inserted_in_their_order(
 ) -> None:
     """Once each, also where a statement takes fewer; keys and what is left out get their defaults."""
     # Four rows of four values in a statement.
-    monkeypatch.setattr(bulk_sql, "MOST_VALUES", 19)
+    monkeypatch.setattr(bulk_sql, "MAX_VALUES", 19)
     with tables.writing() as conn:
         bulk_sql.insert_rows(conn, NUMBERED, [row(number) for number in range(count)])
     expected = [(number + 1, *row(number), 7) for number in range(count)]

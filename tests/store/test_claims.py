@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select, text
 
 from gateway.store import claims, deliveries, reconciliations, work_queue
-from gateway.store.claims import FARTHEST, GONE_AFTER, LONGEST_DELAY, PATIENCE, Claims, SilentHosts
+from gateway.store.claims import GONE_AFTER, MAX_DELAY, MAX_LEASE_AHEAD, MIRROR_AFFINITY, Claims, SilentHosts
 from gateway.store.database import Database
 from gateway.store.tables import metadata, processes
 from gateway.store.tables import turns as turns_of
@@ -267,7 +267,7 @@ def test_what_waits_long_for_a_busy_process_is_anybodys(database: Database) -> N
     assert claim(database, here) == "c1"
     given_back = NOW + SECOND
     release(database, "c1", given_back)
-    later = given_back + PATIENCE
+    later = given_back + MIRROR_AFFINITY
     beat(database, "p1", later)
     assert claim(database, there, later - SECOND) is None
     assert claim(database, there, later) == "c1"
@@ -282,7 +282,7 @@ def test_a_push_does_not_count_as_waiting_from_before_it_came(database: Database
     assert claim(database, here) == "c1"
     finish(database, "c1")
     push(database, "c2")
-    much_later = NOW + 100 * PATIENCE
+    much_later = NOW + 100 * MIRROR_AFFINITY
     beat(database, "p1", much_later)
     push(database, "c1", at=much_later)
     assert claim(database, there, much_later) == "c2"
@@ -295,14 +295,14 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
     push(database, "c1")
     mine, other = Claims(process="p1"), Claims(process="p2")
     claim(database, mine)
-    due = NOW + 10 * PATIENCE
+    due = NOW + 10 * MIRROR_AFFINITY
     with database.writing() as conn:
         [late] = work_queue.pending(conn, "c1", limit=2)
         put_off = Postponement(update=late, due_at=due, reason="a submodule is away")
         work_queue.settle(conn, "c1", [], owner="w", now=NOW, postponed=[put_off])
     release(database, "c1", NOW)
     beat(database, "p1", due)
-    later = due - PATIENCE / 2
+    later = due - MIRROR_AFFINITY / 2
     assert claim(database, other, due + SECOND) is None
     with database.writing() as conn:
         topic = move(A, B, ref="refs/heads/topic")
@@ -310,8 +310,8 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
     assert claim(database, other, later + SECOND) is None
     assert claim(database, mine, later + SECOND) == "c1"
     release(database, "c1", later)
-    beat(database, "p1", due + PATIENCE)
-    assert claim(database, other, due + PATIENCE) == "c1"
+    beat(database, "p1", due + MIRROR_AFFINITY)
+    assert claim(database, other, due + MIRROR_AFFINITY) == "c1"
 
 
 def put_off(database: Database, connection_id: str, due: datetime) -> None:
@@ -337,13 +337,13 @@ def test_what_was_put_off_holds_up_no_other_repository(database: Database) -> No
     push_to_main(database, "c1")
     mine = Claims(process="p1")
     claim(database, mine)
-    put_off(database, "c1", NOW + 10 * PATIENCE)
+    put_off(database, "c1", NOW + 10 * MIRROR_AFFINITY)
     push_to_main(database, "c2")
     assert claim(database, mine) == "c2"
     release(database, "c2", NOW)
     # The other process takes it over once it has waited for long.
-    beat(database, "p1", NOW + PATIENCE)
-    assert claim(database, Claims(process="p2"), NOW + PATIENCE) == "c2"
+    beat(database, "p1", NOW + MIRROR_AFFINITY)
+    assert claim(database, Claims(process="p2"), NOW + MIRROR_AFFINITY) == "c2"
 
 
 def test_times_of_a_clock_that_ran_ahead_do_not_count(database: Database) -> None:
@@ -441,7 +441,7 @@ def test_a_silent_host_is_asked_as_others_after_half_an_hour() -> None:
 
 def test_of_very_many_hosts_those_that_answered_last_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The list goes into each claim, so it has an end; who has fallen silent is not on it."""
-    monkeypatch.setattr(claims, "_MOST_ANSWERING", 2)
+    monkeypatch.setattr(claims, "_MAX_ANSWERING", 2)
     silent = SilentHosts()
     for host in ("a", "b", "a", "c"):
         silent.note(f"https://{host}.example/x.git", answers=True, now=NOW)
@@ -515,10 +515,10 @@ def test_what_is_put_off_for_as_long_as_can_be_stays_put_off(database: Database)
         with database.writing() as conn:
             return process.claim(conn, owner="w", now=now, until=end)
 
-    assert until(NOW, NOW + LONGEST_DELAY) == "c1"
-    assert until(NOW, NOW + LONGEST_DELAY) is None
-    assert until(NOW - SECOND, NOW + LONGEST_DELAY) == "c1"
-    release(database, "c1", NOW + LONGEST_DELAY)
+    assert until(NOW, NOW + MAX_DELAY) == "c1"
+    assert until(NOW, NOW + MAX_DELAY) is None
+    assert until(NOW - SECOND, NOW + MAX_DELAY) == "c1"
+    release(database, "c1", NOW + MAX_DELAY)
     assert claim(database, process, NOW) is None
     assert claim(database, process, NOW - SECOND) == "c1"
 
@@ -528,7 +528,7 @@ def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database)
     connection(database, created_at=NOW - SECOND)
     connection(database, "other", url="https://other.example/acme/digits.git", created_at=NOW + LEASE)
     push(database, "c1")
-    end = NOW + FARTHEST - SECOND
+    end = NOW + MAX_LEASE_AHEAD - SECOND
     with database.writing() as conn:
         assert reconciliations.claim(conn, now=NOW, until=end) is not None
 
@@ -596,7 +596,12 @@ def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database
 @pytest.mark.parametrize("other", ["p0", "p2"])
 @pytest.mark.parametrize(
     ("seen", "is_left"),
-    [(FARTHEST - SECOND, True), (FARTHEST, False), (-GONE_AFTER, False), (SECOND - GONE_AFTER, True)],
+    [
+        (MAX_LEASE_AHEAD - SECOND, True),
+        (MAX_LEASE_AHEAD, False),
+        (-GONE_AFTER, False),
+        (SECOND - GONE_AFTER, True),
+    ],
 )
 def test_a_connection_is_left_to_a_process_that_lives(
     database: Database, other: str, seen: timedelta, *, is_left: bool

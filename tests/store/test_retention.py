@@ -214,8 +214,8 @@ def swept(database: Database, asking: NewDelivery | None = None) -> NewDelivery:
 
 def test_steps_are_small_and_none_is_left_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each deletes a few deliveries, less where they are large, and the next goes on behind it."""
-    monkeypatch.setattr(retention, "_MOST_DELIVERIES", 3)
-    monkeypatch.setattr(retention, "_MOST_UPDATES", 4)
+    monkeypatch.setattr(retention, "_MAX_DELIVERIES", 3)
+    monkeypatch.setattr(retention, "_MAX_UPDATES", 4)
     connection(database)
     many = [move(None, A, f"refs/tags/v{number}") for number in range(10)]
     for day, sent in enumerate(([], [], [], [move(A, B)], many, [], [move(B, C)])):
@@ -227,7 +227,7 @@ def test_steps_are_small_and_none_is_left_out(database: Database, monkeypatch: p
 
 def test_bodies_count(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step deletes no more bytes than one batch at the door may bring."""
-    monkeypatch.setattr(retention, "_MOST_BYTES", 100)
+    monkeypatch.setattr(retention, "_MAX_BYTES", 100)
     connection(database)
     for number in range(4):
         deliver(database, body=bytes(range(60 + number)))
@@ -249,7 +249,7 @@ def forgotten(database: Database) -> list[int]:
 
 def test_a_step_takes_as_much_as_it_may(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the limit of ref updates, and no more."""
-    monkeypatch.setattr(retention, "_MOST_UPDATES", 4)
+    monkeypatch.setattr(retention, "_MAX_UPDATES", 4)
     connection(database)
     for day, number in enumerate((2, 2, 3, 2)):
         deliver(database, *(move(None, A, f"refs/tags/{day}-{one}") for one in range(number)), days=day)
@@ -264,11 +264,11 @@ def test_a_step_takes_as_many_bytes_as_it_may(database: Database, monkeypatch: p
         deliver(database, body=bytes(range(100)), days=number)
     with database.reading() as conn:
         [size] = set(conn.execute(select(func.length(delivery_table.c.body))).scalars())
-    monkeypatch.setattr(retention, "_MOST_BYTES", 3 * size)
+    monkeypatch.setattr(retention, "_MAX_BYTES", 3 * size)
     assert forgotten(database) == [3, 1]
     for number in range(4):
         deliver(database, body=bytes(range(100)), days=number)
-    monkeypatch.setattr(retention, "_MOST_BYTES", 3 * size - 1)
+    monkeypatch.setattr(retention, "_MAX_BYTES", 3 * size - 1)
     assert forgotten(database) == [2, 2]
 
 

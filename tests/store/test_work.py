@@ -245,8 +245,8 @@ def test_what_one_push_is_put_off_for_holds_back_its_own_ref_only(database: Data
     settle(database, postponed=[Postponement(update=pending(database)[0], due_at=LATER, reason="away")])
     assert ready("c1", NOW) == ready("c1", LATER) == [topic]
     assert ready("c1", LATER + timedelta(seconds=1)) == [first, topic, third]
-    assert ready("c1", LATER - claims.LONGEST_DELAY) == [topic]
-    assert ready("c1", LATER - claims.LONGEST_DELAY - timedelta(seconds=1)) == [first, topic, third]
+    assert ready("c1", LATER - claims.MAX_DELAY) == [topic]
+    assert ready("c1", LATER - claims.MAX_DELAY - timedelta(seconds=1)) == [first, topic, third]
     assert len(ready("c2", NOW)) == 1
     assert [one.tries for one in pending(database)] == [1, 0, 0]
     settle(database, postponed=[Postponement(update=pending(database)[0], due_at=LATER, reason="away")])

@@ -281,7 +281,7 @@ def _build_worker(parts: _Parts) -> _Work:
         *(worker.run for worker in _workers(parts, remotes, process, packing)),
         Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run,
         PlatformFetcher(database=database, vault=parts.vault, wakeups=parts.requests.subscribe()).run,
-        partial(run_daily, expiry.sweep, of="packages"),
+        partial(run_daily, expiry.run, of="packages"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
     ]
@@ -289,7 +289,7 @@ def _build_worker(parts: _Parts) -> _Work:
         runs.append(Heartbeat(database=database, process=process).run)
     if settings.keep_days:
         retention = Retention(database=database, keep=timedelta(days=settings.keep_days))
-        runs.append(partial(run_daily, retention.sweep, of="old deliveries"))
+        runs.append(partial(run_daily, retention.run, of="old deliveries"))
     return _Work(process=process, runs=runs)
 
 

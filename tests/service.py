@@ -168,10 +168,15 @@ class Service:
     def fetched(self, connection: Any) -> list[Any]:
         """Fetch by hand, after the first look; return the updates that were found."""
         path = f"/connections/{connection['id']}"
-        before = wait_for(lambda: self.api.get(path)["sweep"]["swept_at"], "the first look has ended")
+        before = wait_for(
+            lambda: self.api.get(path)["reconciliation"]["reconciled_at"], "the first look has ended"
+        )
         self.api.send("POST", f"{path}/fetch", {})
-        wait_for(lambda: self.api.get(path)["sweep"]["swept_at"] != before, "the remote was looked at")
-        found = self.api.get(path)["sweep"]["delivery"]
+        wait_for(
+            lambda: self.api.get(path)["reconciliation"]["reconciled_at"] != before,
+            "the remote was looked at",
+        )
+        found = self.api.get(path)["reconciliation"]["delivery"]
         return list(self.settled(found)["updates"]) if found else []
 
     def _address(self, start: int) -> str | None:

@@ -194,7 +194,7 @@ def test_fetch_tells_of_the_look_that_it_asked_for(service: Service, githost: Gi
     """Not of the failure before, which was repaired meanwhile; by the connection's name as well."""
     connection = service.connect(githost.url("acme/late.git"), name="late")
     path = f"/connections/{connection['id']}"
-    wait_for(lambda: service.api.get(path)["sweep"]["reason"], "the first look has failed")
+    wait_for(lambda: service.api.get(path)["reconciliation"]["reason"], "the first look has failed")
     assert run("fetch", "late", service=service).returncode == 1
     done = run("fetch", "late", "--json", service=service)
     assert (done.returncode, json.loads(done.stdout)["delivery"]) == (1, None)

@@ -75,7 +75,7 @@ def test_fetch_now_finds_what_no_webhook_told(browser: Browser, tmp_path: Path, 
     with Service(tmp_path / "data", RECONCILE_GRACE="0") as service, visit(browser, service) as page:
         connection = service.connect(project.url, "train@main")
         path = f"/connections/{connection['id']}"
-        wait_for(lambda: service.api.get(path)["sweep"]["swept_at"], "the first look has ended")
+        wait_for(lambda: service.api.get(path)["reconciliation"]["reconciled_at"], "the first look has ended")
         pushed = project.push("Second", {"train.py": "print(2)\n"})
         page.goto(path)
         page.get_by_role("button", name="Fetch now").click()
@@ -189,11 +189,14 @@ def test_another_site_can_do_nothing_in_somebodys_name(
     """Its form comes with the cookie, where both are on one host, and is refused."""
     connection = service.connect(project.url)
     path = f"/connections/{connection['id']}"
-    due = wait_for(lambda: (found := service.api.get(path)["sweep"])["swept_at"] and found["due_at"], "swept")
+    due = wait_for(
+        lambda: (found := service.api.get(path)["reconciliation"])["reconciled_at"] and found["due_at"],
+        "reconciled",
+    )
     with visit(browser, service) as page, elsewhere() as other:
         page.goto(f"{other}/?{service.url}{path}/fetch")
         expect(page.get_by_role("alert")).to_contain_text("a page of another site has sent this")
-    assert service.api.get(path)["sweep"]["due_at"] == due
+    assert service.api.get(path)["reconciliation"]["due_at"] == due
 
 
 def test_what_somebody_reads_is_not_taken_away(browser: Browser, service: Service, project: Project) -> None:
@@ -327,7 +330,7 @@ EVERY_KIND = """\
       - {name: second, type: execution, step: train}
     edges: []
 - task:
-    name: sweep
+    name: reconciliation
     step: train
     type: grid_search
     parameters:
@@ -371,7 +374,12 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
     """Without any script: from the overview, each page and file that can be reached."""
     everything = [
         {"name": name, "branches": ["*"], "tags": ["*"], "run": {kind: name}}
-        for kind, name in (("step", "train"), ("pipeline", "nightly"), ("task", "sweep"), ("step", "missing"))
+        for kind, name in (
+            ("step", "train"),
+            ("pipeline", "nightly"),
+            ("task", "sweep"),
+            ("step", "missing"),
+        )
     ]
     connection = service.connect(project.url, triggers=everything)
     pushed = project.push("Every kind of execution", {"valohai.yaml": EVERY_KIND})

@@ -178,7 +178,10 @@ def test_nothing_is_written_fetched_or_published(
     """The store is the same, byte for byte of its rows, and nobody has asked the git host."""
     connection = connected(service, project)
     pushed(service, project, connection, {"train.py": "print(2)\n"})
-    wait_for(lambda: service.api.get(f"/connections/{connection['id']}")["sweep"]["swept_at"], "looked at")
+    wait_for(
+        lambda: service.api.get(f"/connections/{connection['id']}")["reconciliation"]["reconciled_at"],
+        "looked at",
+    )
     wait_for(lambda: is_at_rest(service.data), "the worker has given the repository back")
     before, visits = everything(service.data), list(githost.visits)
     told = played(service, tmp_path, file_of(project.url, TRAIN.replace("main", "dev"), project="other"))

@@ -52,9 +52,9 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
         connection = service.connect(url.replace("http://", "http://ada:s3cret-of-ada@"))
         assert (connection["url"], connection["access"]) == (url, "login")
         path = f"/connections/{connection['id']}"
-        wait_for(lambda: service.api.get(path)["sweep"]["swept_at"], "the remote was looked at")
+        wait_for(lambda: service.api.get(path)["reconciliation"]["reconciled_at"], "the remote was looked at")
         service.api.send("PATCH", path, {"credentials": None})
-        wait_for(lambda: service.api.get(path)["sweep"]["reason"], "the remote refuses us")
+        wait_for(lambda: service.api.get(path)["reconciliation"]["reason"], "the remote refuses us")
         shown = json.dumps(service.api.get("/connections")) + json.dumps(service.log())
         kept = b"".join(file.read_bytes() for file in service.data.rglob("*") if file.is_file())
     assert "s3cret-of-ada" not in shown
@@ -130,21 +130,23 @@ def test_host_keys_are_changed_without_touching_the_deploy_key(service: Service,
     path = f"/connections/{made['id']}"
     ssh.authorize(made["deploy_key"])
 
-    def swept() -> bool:
-        sweep = service.api.get(path)["sweep"]
-        return sweep["reason"] is None and sweep["swept_at"] is not None
+    def reconciled() -> bool:
+        reconciliation = service.api.get(path)["reconciliation"]
+        return reconciliation["reason"] is None and reconciliation["reconciled_at"] is not None
 
     def refused() -> bool:
-        return "give the connection the new host_keys" in str(service.api.get(path)["sweep"]["reason"])
+        return "give the connection the new host_keys" in str(
+            service.api.get(path)["reconciliation"]["reason"]
+        )
 
     service.api.send("POST", path + "/fetch", {})
-    wait_for(swept, "the deploy key opens the repository")
+    wait_for(reconciled, "the deploy key opens the repository")
     ssh.change_host_key()
     service.api.send("POST", path + "/fetch", {})
     wait_for(refused, "the other host key is refused")
     changed = service.api.send("PATCH", path, {"credentials": {"host_keys": ssh.known_hosts}})
     assert changed["deploy_key"] == made["deploy_key"]
-    wait_for(swept, "the new host key is accepted")
+    wait_for(reconciled, "the new host key is accepted")
     with pytest.raises(ApiError, match="none of them is of"):
         service.api.send(
             "PATCH", path, {"credentials": {"host_keys": ssh.known_hosts.replace("127.", "128.")}}

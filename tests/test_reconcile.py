@@ -15,7 +15,7 @@ ANY_BRANCH = {"name": "train", "branches": ["*"], "run": {"step": "train"}}
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """Give a gateway that sweeps only when it is asked to, and at the start."""
+    """Give a gateway that reconciliations only when it is asked to, and at the start."""
     with Service(tmp_path / "data", RECONCILE_GRACE="0") as service:
         yield service
 
@@ -23,13 +23,13 @@ def service(tmp_path: Path) -> Iterator[Service]:
 def connect(service: Service, url: str, **more: Any) -> Any:
     """Connect a repository, and wait until its refs are known."""
     made = service.connect(url, **{"triggers": [ANY_BRANCH], **more})
-    wait_for(lambda: sweep(service, made)["swept_at"], "the first sweep has ended")
+    wait_for(lambda: reconciliation(service, made)["reconciled_at"], "the first reconciliation has ended")
     return made
 
 
-def sweep(service: Service, connection: Any) -> Any:
-    """Return how a connection's sweeps go."""
-    return service.api.get(f"/connections/{connection['id']}")["sweep"]
+def reconciliation(service: Service, connection: Any) -> Any:
+    """Return how a connection's reconciliations go."""
+    return service.api.get(f"/connections/{connection['id']}")["reconciliation"]
 
 
 def commits(service: Service) -> list[str]:
@@ -64,8 +64,10 @@ def test_a_push_that_no_webhook_told_is_recovered(service: Service, project: Pro
     assert service.fetched(connection) == []
 
 
-def test_the_webhook_that_comes_after_the_sweep_is_a_duplicate(service: Service, project: Project) -> None:
-    """And the other way round a sweep finds nothing new."""
+def test_the_webhook_that_comes_after_the_reconciliation_is_a_duplicate(
+    service: Service, project: Project
+) -> None:
+    """And the other way round a reconciliation finds nothing new."""
     connection = connect(service, project.url)
     second = project.push("Second", {"train.py": "print(2)\n"})
     service.fetched(connection)
@@ -110,7 +112,8 @@ def test_a_delivery_without_refs_has_the_remote_looked_at(service: Service, proj
     wait_for(lambda: commits(service) == [second], "the push is found and planned")
     reason = service.api.get(f"/deliveries/{answer['delivery']}")["reason"]
     assert reason == (
-        f"all refs were compared with the remote's: delivery {sweep(service, connection)['delivery']}"
+        "all refs were compared with the remote's: delivery"
+        f" {reconciliation(service, connection)['delivery']}"
         " tells what was found"
     )
 
@@ -128,8 +131,8 @@ def test_a_remote_that_cannot_be_asked_is_a_reason(
         "azure-devops",
         b'{"subscriptionId": "s1", "notificationId": 8, "id": "e2", "eventType": "git.push", "resource": {}}',
     )
-    wait_for(lambda: sweep(service, connection)["reason"], "the sweep has failed")
-    assert "there is no such repository" in sweep(service, connection)["reason"]
+    wait_for(lambda: reconciliation(service, connection)["reason"], "the reconciliation has failed")
+    assert "there is no such repository" in reconciliation(service, connection)["reason"]
     assert "failed so far" in service.api.get(f"/deliveries/{answer['delivery']}")["reason"]
     done = run_pushgate("fetch", connection["id"], service=service)
     assert done.returncode == 1
@@ -146,8 +149,8 @@ def test_a_remote_that_shows_nothing_at_all_deletes_nothing(
     ours.rename(ours.with_suffix(".kept"))
     empty.rename(ours)
     service.api.send("POST", f"/connections/{connection['id']}/fetch", {})
-    wait_for(lambda: sweep(service, connection)["reason"], "the sweep has failed")
-    assert "no branch and no tag" in sweep(service, connection)["reason"]
+    wait_for(lambda: reconciliation(service, connection)["reason"], "the reconciliation has failed")
+    assert "no branch and no tag" in reconciliation(service, connection)["reason"]
 
 
 def test_another_url_is_learned_anew(
@@ -156,9 +159,12 @@ def test_another_url_is_learned_anew(
     """The branches of another repository are no pushes."""
     connection = connect(service, project.url)
     other = Project(githost, tmp_path, "acme/other")
-    before = sweep(service, connection)["swept_at"]
+    before = reconciliation(service, connection)["reconciled_at"]
     service.api.send("PATCH", f"/connections/{connection['id']}", {"url": other.url})
-    wait_for(lambda: sweep(service, connection)["swept_at"] not in {None, before}, "the new remote is known")
+    wait_for(
+        lambda: reconciliation(service, connection)["reconciled_at"] not in {None, before},
+        "the new remote is known",
+    )
     second = other.push("Second", {"train.py": "print(2)\n"})
     assert [update["after"] for update in service.fetched(connection)] == [second]
     assert commits(service) == [second]
@@ -178,7 +184,7 @@ def test_fetch_tells_what_it_found(service: Service, project: Project) -> None:
     assert "main" in found.stdout
 
 
-def test_sweeps_come_by_themselves(tmp_path: Path, project: Project) -> None:
+def test_reconciliations_come_by_themselves(tmp_path: Path, project: Project) -> None:
     """Nobody has to ask."""
     with Service(tmp_path / "data", RECONCILE_EVERY="10", RECONCILE_GRACE="0") as service:
         connect(service, project.url)

@@ -21,7 +21,7 @@ from gateway.store.connections import Connection, OtherRepository
 from gateway.store.database import Database
 from gateway.store.ids import delivery_id
 from gateway.store.notify import Notifier
-from gateway.store.tables import sweeps as sweep_table
+from gateway.store.tables import reconciliations as reconciliations_table
 from gateway.worker.reconciler import Reconciler, differences
 from tests.service import WAIT_SECONDS
 from tests.store import make
@@ -75,9 +75,9 @@ class Gateway:
         )
 
     def look(self, *, after: float = 0) -> bool:
-        """Do the sweep that is due so many seconds later; return whether one was."""
+        """Do the reconciliation that is due so many seconds later; return whether one was."""
         self.now += timedelta(seconds=after)
-        return asyncio.run(self.reconciler().sweep_next())
+        return asyncio.run(self.reconciler().reconcile_next())
 
     def tell(self, before: str | None, after: str | None) -> None:
         """Let a webhook report a move of main."""
@@ -86,12 +86,12 @@ class Gateway:
             deliveries.record(conn, [sent])
 
     def ask(self) -> None:
-        """Ask for a sweep now."""
+        """Ask for a reconciliation now."""
         with self.database.writing() as conn:
             reconciliations.ask(conn, "c1", now=self.now)
 
     def state(self) -> reconciliations.ReconciliationState:
-        """Return how the connection's sweeps go."""
+        """Return how the connection's reconciliations go."""
         with self.database.reading() as conn:
             return reconciliations.states(conn, ["c1"])["c1"]
 
@@ -197,7 +197,7 @@ def test_a_look_that_is_cancelled_is_given_back(gateway: Gateway) -> None:
         await asyncio.Event().wait()
 
     async def begin_and_end() -> None:
-        task = asyncio.create_task(gateway.reconciler().sweep_next())
+        task = asyncio.create_task(gateway.reconciler().reconcile_next())
         await began.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -211,7 +211,7 @@ def test_a_look_that_is_cancelled_is_given_back(gateway: Gateway) -> None:
 
 
 def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Gateway) -> None:
-    """Otherwise the gateway would sweep on, and never end."""
+    """Otherwise the gateway would reconciliation on, and never end."""
     began = asyncio.Event()
 
     async def hang() -> None:
@@ -258,7 +258,7 @@ def test_whatever_fails_is_told_on_the_connection(gateway: Gateway, error: Excep
     assert gateway.state().reason is None
 
 
-def test_a_sweep_whose_connection_is_deleted_meanwhile_ends(gateway: Gateway) -> None:
+def test_a_reconciliation_whose_connection_is_deleted_meanwhile_ends(gateway: Gateway) -> None:
     """Nothing is recorded of it."""
 
     async def delete() -> None:
@@ -304,14 +304,14 @@ def test_a_repository_that_was_made_again_is_learned_where_the_remote_agrees(
 def due(gateway: Gateway) -> datetime:
     """Return when the next look is due."""
     with gateway.database.reading() as conn:
-        found: datetime = conn.execute(sweep_table.select()).one().due_at
+        found: datetime = conn.execute(reconciliations_table.select()).one().due_at
     return found
 
 
 def put_off(gateway: Gateway, **values: Any) -> None:
-    """Change how the sweeps of the connection go."""
+    """Change how the reconciliations of the connection go."""
     with gateway.database.writing() as conn:
-        conn.execute(sweep_table.update().values(**values))
+        conn.execute(reconciliations_table.update().values(**values))
 
 
 def test_looks_come_at_the_interval_and_not_all_at_once(gateway: Gateway) -> None:
@@ -329,7 +329,7 @@ def test_without_a_grace_one_look_is_enough(gateway: Gateway) -> None:
     """For those who have no webhooks at all."""
     gateway.remote.shown = {MAIN: B}
     gateway.now += timedelta(seconds=331)
-    assert asyncio.run(dataclasses.replace(gateway.reconciler(), grace=0).sweep_next())
+    assert asyncio.run(dataclasses.replace(gateway.reconciler(), grace=0).reconcile_next())
     assert (gateway.position(), gateway.rung) == (B, [gateway.now])
 
 
@@ -341,7 +341,12 @@ def test_what_was_recovered_is_a_delivery_like_any_other(gateway: Gateway) -> No
     with gateway.database.reading() as conn:
         [found] = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=10)
         body = json.loads(deliveries.body(conn, found.id))
-    assert (found.source, found.event, found.verdict, found.pusher) == ("sweep", "sweep", "accepted", None)
+    assert (found.source, found.event, found.verdict, found.pusher) == (
+        "reconciliation",
+        "reconciliation",
+        "accepted",
+        None,
+    )
     assert found.received_at == gateway.now
     assert body == {"updates": [{"ref": MAIN, "before": A, "after": B}]}
 
@@ -368,10 +373,10 @@ def test_a_look_of_a_process_that_died_is_done_by_another(gateway: Gateway) -> N
         await asyncio.Event().wait()
 
     async def die() -> None:
-        task = asyncio.create_task(gateway.reconciler().sweep_next())
+        task = asyncio.create_task(gateway.reconciler().reconcile_next())
         await began.wait()
         with gateway.database.reading() as conn:
-            row = conn.execute(sweep_table.select()).one()
+            row = conn.execute(reconciliations_table.select()).one()
         task.cancel()
         await asyncio.wait({task})
         # As if nobody had given it back.
@@ -398,9 +403,9 @@ def test_a_long_interval_is_not_taken_for_a_wrong_clock(gateway: Gateway) -> Non
     """Connections whose webhooks arrive are looked at twelve times more rarely than the interval says."""
     put_off(gateway, due_at=gateway.now + timedelta(hours=13))
     reconciler = dataclasses.replace(gateway.reconciler(), every=3600)
-    assert not asyncio.run(reconciler.sweep_next())
+    assert not asyncio.run(reconciler.reconcile_next())
     put_off(gateway, due_at=gateway.now + timedelta(hours=14))
-    assert asyncio.run(reconciler.sweep_next())
+    assert asyncio.run(reconciler.reconcile_next())
 
 
 def test_a_host_is_asked_by_so_many_at_once(gateway: Gateway) -> None:
@@ -411,7 +416,7 @@ def test_a_host_is_asked_by_so_many_at_once(gateway: Gateway) -> None:
         gateway.remote.asked = None
         for per_host in (1, 2):
             reconciler = dataclasses.replace(gateway.reconciler(), per_host=per_host)
-            others.append(await reconciler.sweep_next())
+            others.append(await reconciler.reconcile_next())
 
     make.connection(gateway.database, "c2")
     put_off(gateway, due_at=gateway.now)

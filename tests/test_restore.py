@@ -43,8 +43,8 @@ def learned(service: Service, connection: Any) -> Any:
     """Wait until the remote's refs were compared with what is known, and return how that went."""
 
     def looked() -> Any:
-        sweep = service.api.get(f"/connections/{connection['id']}")["sweep"]
-        return sweep if sweep["swept_at"] else None
+        reconciliation = service.api.get(f"/connections/{connection['id']}")["reconciliation"]
+        return reconciliation if reconciliation["reconciled_at"] else None
 
     return wait_for(looked, "the refs are known")
 

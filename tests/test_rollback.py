@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.store import migrations
+from gateway.store.migrations import USABLE_SINCE
 from tests.service import Project, Service
 
 ROOT = Path(__file__).parent.parent
@@ -58,6 +59,8 @@ def test_the_version_before_works_on_this_schema(
 ) -> None:
     """It starts, carries a push to its end, and leaves what this version goes on with."""
     data, settings = tmp_path / "data", {"SECRET_KEY": "s" * 32}
+    if NEWEST.name.startswith(USABLE_SINCE):
+        pytest.skip("the newest migration is the one from which on they only add")
     if kind == "postgresql":
         settings["DATABASE_URL"] = request.getfixturevalue("postgres").database()
     rolled_back = Before(data, **settings)

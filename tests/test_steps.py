@@ -287,7 +287,7 @@ NOTHING_TOLD: dict[str, Any] = {"repository": {}, "before": None, "action": "cre
 def test_the_remote_is_asked_for_its_default_branch_where_a_new_branch_needs_it(
     changes: dict[str, Any], branch: str | None
 ) -> None:
-    """Bitbucket's payloads and sweeps do not tell it."""
+    """Bitbucket's payloads and reconciliations do not tell it."""
     rooms = Rooms()
     planned(rooms, replace(PUSH, **changes), WITH_PATHS)
     assert rooms.bases == [Base(before=changes.get("before", A), default_branch=branch)]

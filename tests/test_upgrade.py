@@ -125,7 +125,7 @@ def in_flight(revision: str, project: Project, commit: str) -> Iterator[tuple[st
     dead = {"owner": "a worker that died", "expires_at": now + SOON}
     yield "leases", {"connection": name, "attempts": 0, "due_at": now, **dead}
     if revision >= "0002":
-        yield "sweeps", {"connection": name, "due_at": now, "asked": True, "asked_by": f"{name}-1"}
+        yield "reconciliations", {"connection": name, "due_at": now, "asked": True, "asked_by": f"{name}-1"}
 
 
 def earlier_revisions(conn: sqlalchemy.Connection) -> list[str]:
@@ -177,8 +177,9 @@ def test_what_earlier_versions_left_in_flight_is_carried_to_its_end(
 
         assert told(project.first, second) == {"duplicate"}
         for asking in (f"{name}-1" for name in names if name >= "of-0002"):
-            wait_for(partial(_was_compared, service, asking), "the sweep that it asked for is done")
-        # Only now: a sweep that is asked for waits for no webhook, and would have found this push first.
+            wait_for(partial(_was_compared, service, asking), "the reconciliation that it asked for is done")
+        # Only now: a reconciliation that is asked for waits for no webhook, and would have found this push
+        # first.
         third = project.push("The third model", {"train.py": "print(3)\n"})
         assert told(second, third) == {"accepted"}
 

@@ -225,7 +225,7 @@ class Api:
             return None  # it was sealed with another secret key: to rotate it is what mends that
 
     async def fetch(self, request: Request) -> ConnectionView:
-        """`POST /connections/{id}/fetch`: compare all refs with the remote's now; `sweep` tells of it."""
+        """`POST /connections/{id}/fetch`: compare all refs with the remote now; see `reconciliation`."""
         which = request.path_params["id"]
         now = datetime.now(UTC)
 

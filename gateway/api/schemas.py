@@ -144,7 +144,7 @@ class ReconciliationView(BaseModel):
 
     due_at: datetime
     tried_at: datetime | None
-    swept_at: datetime | None
+    reconciled_at: datetime | None
     delivery: str | None
     reason: str | None
 
@@ -189,7 +189,7 @@ class ConnectionView(BaseModel):
     package_format: str
     repository_id: str | None
     other_repository: OtherRepositoryView | None
-    sweep: ReconciliationView
+    reconciliation: ReconciliationView
     platform: PlatformView | None
     secrets: list[SecretView]
     created_at: datetime
@@ -200,7 +200,7 @@ class ConnectionView(BaseModel):
         cls,
         connection: Connection,
         secrets: list[SecretDates],
-        sweep: ReconciliationState,
+        reconciliation: ReconciliationState,
         platform: Platform | None,
         *,
         base_url: str,
@@ -223,7 +223,7 @@ class ConnectionView(BaseModel):
             package_format=connection.package_format,
             repository_id=connection.repository_id,
             other_repository=_other_repository(connection),
-            sweep=ReconciliationView(**asdict(sweep)),
+            reconciliation=ReconciliationView(**asdict(reconciliation)),
             platform=PlatformView(**asdict(platform)) if platform else None,
             secrets=[
                 SecretView(created_at=secret.created_at, last_used_at=secret.last_used_at)

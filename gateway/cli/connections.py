@@ -140,14 +140,16 @@ def _made(client: Client, made: Any, wait: float) -> str:
     """Return what the first look at the repository of a new connection found, after some seconds at most."""
     name, project = f"[bold]{escape(made['name'])}[/bold]", f"[bold]{escape(made['project'])}[/bold]"
     with err.status("looking at the repository"):
-        sweep = _tried(client, made["id"], made["sweep"]["due_at"], wait)
-    if sweep is None:
+        reconciliation = _tried(client, made["id"], made["reconciliation"]["due_at"], wait)
+    if reconciliation is None:
         told = f"The repository has not been looked at yet: `pushgate fetch {made['id']}` says how that goes."
-    elif sweep["reason"] is None:
+    elif reconciliation["reason"] is None:
         refs = client.get(f"/connections/{made['id']}/refs")["items"]
         told = f"Its repository can be read: it has {len(refs)} branches and tags."
     else:
-        told = f"[yellow]Warning:[/yellow] its repository cannot be read: {escape(sweep['reason'])}\n"
+        told = (
+            f"[yellow]Warning:[/yellow] its repository cannot be read: {escape(reconciliation['reason'])}\n"
+        )
         if made["deploy_key"] is not None:
             told += "Add the deploy key below to it; "
         told += f"`pushgate fetch {made['id']}` looks again. Until it can be read, pushes wait."
@@ -231,21 +233,21 @@ def fetch(
     """Fetch a repository now: compare all its refs with the remote's, and take what no webhook has told."""
     client = client_of(data)
     which = connection_id(client, connection)
-    asked = client.send("POST", f"/connections/{part(which)}/fetch", {})["sweep"]
+    asked = client.send("POST", f"/connections/{part(which)}/fetch", {})["reconciliation"]
     with err.status("asking the remote for its refs"):
-        sweep = _tried(client, which, asked["due_at"], wait)
-    if sweep is None:
+        reconciliation = _tried(client, which, asked["due_at"], wait)
+    if reconciliation is None:
         raise ApiError(
             f"no worker has looked at the remote within {wait:g} s: is a process with the role all or worker"
             " running, and does it have time? The look is still asked for"
         )
-    found = client.get(f"/deliveries/{sweep['delivery']}") if sweep["delivery"] else None
+    found = client.get(f"/deliveries/{reconciliation['delivery']}") if reconciliation["delivery"] else None
     if as_json:
-        print_json({"sweep": sweep, "delivery": found})
-        if sweep["reason"]:
+        print_json({"reconciliation": reconciliation, "delivery": found})
+        if reconciliation["reason"]:
             raise typer.Exit(1)
-    elif sweep["reason"]:
-        raise ApiError(sweep["reason"])
+    elif reconciliation["reason"]:
+        raise ApiError(reconciliation["reason"])
     elif found is None:
         out.print("Nothing has moved since the last delivery or fetch.")
     else:
@@ -261,10 +263,13 @@ def _tried(client: Client, which: str, asked_at: str, wait: float) -> Any:
     """
     asked, started = datetime.fromisoformat(asked_at), time.monotonic()
     while True:
-        sweep = client.get(f"/connections/{part(which)}")["sweep"]
-        if sweep["tried_at"] is not None and datetime.fromisoformat(sweep["tried_at"]) >= asked:
-            return sweep
-        has_begun = datetime.fromisoformat(sweep["due_at"]) > asked
+        reconciliation = client.get(f"/connections/{part(which)}")["reconciliation"]
+        if (
+            reconciliation["tried_at"] is not None
+            and datetime.fromisoformat(reconciliation["tried_at"]) >= asked
+        ):
+            return reconciliation
+        has_begun = datetime.fromisoformat(reconciliation["due_at"]) > asked
         if time.monotonic() - started > (_MAX_LOOK_SECONDS if has_begun else wait):
             return None
         time.sleep(_POLL_SECONDS)

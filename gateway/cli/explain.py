@@ -12,12 +12,16 @@ from gateway.text.sentences import WAITS
 def told(delivery: Mapping[str, Any]) -> Tree:
     """Return a delivery's whole way, for a terminal."""
     tree = Tree(f"[bold]delivery {delivery['id']}[/bold]")
-    source = "by a look at the remote" if delivery["source"] == "sweep" else f"from {delivery['provider']}"
+    source = (
+        "by a look at the remote"
+        if delivery["source"] == "reconciliation"
+        else f"from {delivery['provider']}"
+    )
     told = f"{source}: {delivery['event']}, for connection {delivery['connection']}"
     tree.add(f"received {delivery['received_at']} {escape(told)}")
     if delivery["secret_made_at"] is not None:
         tree.add(f"verified with the secret that was made {delivery['secret_made_at']}")
-    elif delivery["source"] != "sweep":
+    elif delivery["source"] != "reconciliation":
         tree.add("verified with a secret that is kept no more")
     tree.add(coloured(delivery["verdict"]) + _because(delivery))
     for update in delivery["updates"]:

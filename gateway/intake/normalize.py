@@ -88,7 +88,7 @@ def _record(
         body=body,
         updates=_updates(event) if ours else (),
         detail=_detail(event),
-        asks_for_sweep=ours and event.all_refs,
+        asks_for_reconciliation=ours and event.all_refs,
         teaches=repository.id if learns and repository else None,
         other_repository=None if ours else _replacement(known, repository, event, delivery=its_id),
     )

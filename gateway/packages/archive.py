@@ -193,7 +193,7 @@ class Expiry:
     folder: Path
     keep: timedelta
 
-    async def sweep(self, now: datetime) -> None:
+    async def run(self, now: datetime) -> None:
         """Remove what has expired by `now`."""
         # The record goes first. Whoever wants the package from now on builds it under another object's name.
         expired = await self.database.write(partial(packages.expire, before=now - self.keep))
@@ -218,7 +218,7 @@ def _remove_parts(folder: Path, before: float) -> None:
             if path.stat().st_mtime < before:
                 path.unlink()
         except FileNotFoundError:
-            continue  # another process sweeps as well
+            continue  # another process removes them as well
 
 
 def _now() -> datetime:

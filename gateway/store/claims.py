@@ -35,7 +35,15 @@ from sqlalchemy import (
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.connections import host_of
 from gateway.store.database import Lock
-from gateway.store.tables import connections, deliveries, leases, processes, ref_updates, sweeps, turns
+from gateway.store.tables import (
+    connections,
+    deliveries,
+    leases,
+    processes,
+    reconciliations,
+    ref_updates,
+    turns,
+)
 
 MIRROR_AFFINITY = timedelta(seconds=10)
 """So long work waits for the process that has its mirror."""
@@ -221,13 +229,13 @@ def alive(conn: sqlalchemy.Connection, *, now: datetime) -> list[str]:
 
 
 def held_of_host(now: datetime) -> ColumnElement[int]:
-    """Return how many fetches and sweeps are under way at the host of the connection that is selected."""
+    """Return how many fetches and reconciliations are running at the selected connection's host."""
     fetches = _held(now).cte("fetches")
-    others = connections.alias("swept")
+    others = connections.alias("reconciled")
     looks = (
         select(others.c.host)
-        .join_from(sweeps, others)
-        .where(sweeps.c.held_until >= now, sweeps.c.held_until < now + MAX_LEASE_AHEAD)
+        .join_from(reconciliations, others)
+        .where(reconciliations.c.held_until >= now, reconciliations.c.held_until < now + MAX_LEASE_AHEAD)
         .where(others.c.deleted_at.is_(None))
         .cte("looks")
     )

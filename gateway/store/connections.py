@@ -11,7 +11,7 @@ from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 from gateway.crypto.keyring import Vault
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store.database import Lock
-from gateway.store.tables import connections, leases, ref_updates, secrets, sweeps
+from gateway.store.tables import connections, leases, reconciliations, ref_updates, secrets
 from providers.clone_urls import repository_key
 
 LIVE_SECRETS = 2
@@ -79,7 +79,7 @@ def add(conn: sqlalchemy.Connection, connection: Connection) -> None:
     """Keep a new connection, and make it known to the workers and to the reconciler."""
     conn.execute(insert(connections).values(**_columns(connection)))
     conn.execute(insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at))
-    conn.execute(insert(sweeps).values(connection=connection.id, due_at=connection.created_at))
+    conn.execute(insert(reconciliations).values(connection=connection.id, due_at=connection.created_at))
 
 
 def add_another(

@@ -21,10 +21,10 @@ from gateway.store.ref_history import Placement, Recorded, RefHistory, dump_gaps
 from gateway.store.tables import (
     connections,
     deliveries,
+    reconciliations,
     ref_updates,
     refs,
     secrets,
-    sweeps,
     update_attempts,
 )
 from providers.model import RefUpdate
@@ -67,8 +67,8 @@ class NewDelivery:
     """A verified delivery as the door brings it.
 
     `detail` is what an event tells that is no ref update; `teaches` is a repository id that the connection
-    lacks; `asks_for_sweep` says that something was pushed, but not what; `other_repository` is what it says
-    to be at the connection's address instead of its repository.
+    lacks; `asks_for_reconciliation` is True where the delivery does not name what was pushed;
+    `other_repository` names the repository that is at the connection's address in place of its own.
     """
 
     id: str
@@ -87,7 +87,7 @@ class NewDelivery:
     updates: tuple[RefUpdate, ...]
     teaches: str | None = None
     detail: Mapping[str, Any] | None = None
-    asks_for_sweep: bool = False
+    asks_for_reconciliation: bool = False
     other_repository: OtherRepository | None = None
 
 
@@ -220,8 +220,8 @@ def write(conn: sqlalchemy.Connection, judged: Decision) -> None:
     if judged.histories:
         write_histories(conn, judged.histories)
     for connection, due_at in judged.looks.items():
-        its_own = sweeps.c.connection == connection, sweeps.c.due_at > due_at
-        conn.execute(update(sweeps).where(*its_own).values(due_at=due_at))
+        its_own = reconciliations.c.connection == connection, reconciliations.c.due_at > due_at
+        conn.execute(update(reconciliations).where(*its_own).values(due_at=due_at))
     _learn(conn, judged.arrivals)
 
 
@@ -426,7 +426,7 @@ def _judge(
 def _place(
     conn: sqlalchemy.Connection, arrival: NewDelivery, move: RefUpdate, history: RefHistory
 ) -> Placement:
-    if arrival.source == "sweep":
+    if arrival.source == "reconciliation":
         return history.find(move.after, delivery=arrival.id, now=arrival.received_at)
     if move.kind == "pull_request":
         earlier = [one.delivery for one in history.moves.get(move.after or "", ())]
@@ -469,22 +469,22 @@ def _claimed_ids(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -
 
 
 def _learn(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> None:
-    """Remember which secret was used last, who asks for a sweep, and the provider's id of the repository."""
+    """Record which secret was used, which deliveries ask for a reconciliation, and repository ids."""
     used = {a.secret: a.received_at for a in arrivals if a.secret is not None}
     if used:
         conn.execute(_USED, [{"which": secret, "moment": moment} for secret, moment in used.items()])
-    for asking in (a for a in arrivals if a.asks_for_sweep):
+    for asking in (a for a in arrivals if a.asks_for_reconciliation):
         conn.execute(
-            update(sweeps)
-            .where(sweeps.c.connection == asking.connection)
+            update(reconciliations)
+            .where(reconciliations.c.connection == asking.connection)
             .values(due_at=asking.received_at, asked=True, asked_by=asking.id)
         )
     claiming = {a.connection: a for a in arrivals if a.other_repository is not None}
     for connection, arrival in claiming.items():
         if arrival.other_repository is not None:
             claim_repository(conn, connection, arrival.other_repository)
-            soon = sweeps.c.connection == connection, sweeps.c.due_at > arrival.received_at
-            conn.execute(update(sweeps).where(*soon).values(due_at=arrival.received_at))
+            soon = reconciliations.c.connection == connection, reconciliations.c.due_at > arrival.received_at
+            conn.execute(update(reconciliations).where(*soon).values(due_at=arrival.received_at))
     taught = {a.connection: a.teaches for a in arrivals if a.teaches is not None}
     for connection, repository in taught.items():
         conn.execute(

@@ -1,7 +1,7 @@
-"""Sweeps: when a connection's refs are compared with the remote's, and what came of it.
+"""Reconciliations: when a connection's refs are compared with the remote's, and what came of it.
 
-Every connection has one row. Whoever takes a sweep that is due puts its next one off by a lease, so that one
-process sweeps at a time, and another takes over from one that died.
+Every connection has one row. A process that claims a due reconciliation postpones the next one by a lease, so
+that one process reconciles at a time, and another takes over when that process dies.
 
 What a first look finds is taken only once a second one has confirmed it: the first may have come between a
 push and its webhook, or to a replica that lags. `gateway.store.ref_history` decides what a sighting means.
@@ -21,15 +21,15 @@ from gateway.store.claims import held_of_host
 from gateway.store.database import Lock
 from gateway.store.deliveries import Key, NewDelivery, Receipt
 from gateway.store.ref_history import RefHistory, is_order_assumed, load_gaps
-from gateway.store.tables import connections, deliveries, refs, sweeps
+from gateway.store.tables import connections, deliveries, reconciliations, refs
 from gateway.text.escape import storable
 from providers.model import RefUpdate
 
 MAX_INTERVAL_FACTOR = 12
-"""So many times the ordinary delay there is at most between two sweeps."""
+"""So many times the ordinary delay there is at most between two reconciliations."""
 
 MAX_DELAY = timedelta(hours=30)
-"""How far ahead a sweep is put off at most, with any settings."""
+"""How far ahead a reconciliation is put off at most, with any settings."""
 
 _MAX_EASED_DELAY = timedelta(days=1)
 _PART = 5000
@@ -38,7 +38,7 @@ _NONE: Mapping[str, str | None] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciliation:
-    """A sweep that was claimed, until `due_at`.
+    """A reconciliation that was claimed, until `due_at`.
 
     `asked` says that somebody waits for it, `asked_by` which delivery said that something was pushed but not
     what. `is_first` says that nothing is known of the remote yet, so that its refs are learned and not taken
@@ -58,21 +58,21 @@ class Reconciliation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconciliationState:
-    """How a connection's sweeps go.
+    """How a connection's reconciliations go.
 
-    `delivery` records what the last one that succeeded has found, if anything; `reason` tells what keeps a
-    sweep from succeeding since; `tried_at` is when the last one that has ended, however it did, began.
+    `delivery` is the one that recorded what the last successful reconciliation found, if anything. `reason`
+    is why none has succeeded since. `tried_at` is when the last one that has ended began.
     """
 
     due_at: datetime
     tried_at: datetime | None
-    swept_at: datetime | None
+    reconciled_at: datetime | None
     delivery: str | None
     reason: str | None
 
 
 def is_due(conn: sqlalchemy.Connection, *, now: datetime, longest: timedelta = MAX_DELAY) -> bool:
-    """Return whether a sweep is due: a look that waits for no writer."""
+    """Return whether a reconciliation is due: a look that waits for no writer."""
     return any(conn.execute(query).first() is not None for query in _due(now, longest, per_host=0))
 
 
@@ -84,21 +84,21 @@ def claim(
     longest: timedelta = MAX_DELAY,
     per_host: int = 0,
 ) -> Reconciliation | None:
-    """Take the sweep that is overdue for longest; None where none is due.
+    """Take the reconciliation that is overdue for longest; None where none is due.
 
     One that is further ahead than the `longest` delay was put there by a clock that was wrong, and is due.
-    At most `per_host` fetches and sweeps of a git host are under way at once; 0 is no limit.
+    At most `per_host` fetches and reconciliations of a git host are under way at once; 0 is no limit.
     """
     if per_host and conn.dialect.name != "sqlite":
         # What is counted here must still be true at the end.
         conn.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
     for query in _due(now, longest, per_host):
-        row = conn.execute(query.with_for_update(skip_locked=True, of=sweeps)).one_or_none()
+        row = conn.execute(query.with_for_update(skip_locked=True, of=reconciliations)).one_or_none()
         if row is not None:
             break
     else:
         return None
-    held = update(sweeps).where(sweeps.c.connection == row.connection)
+    held = update(reconciliations).where(reconciliations.c.connection == row.connection)
     conn.execute(held.values(due_at=until, held_until=until))
     return Reconciliation(
         connection=row.connection,
@@ -107,7 +107,7 @@ def claim(
         asked=row.asked,
         asked_by=row.asked_by,
         attempts=row.attempts,
-        is_first=row.swept_at is None,
+        is_first=row.reconciled_at is None,
         seen=row.seen or {},
     )
 
@@ -120,58 +120,67 @@ def known_refs(conn: sqlalchemy.Connection, connection: str) -> dict[str, str | 
 
 def record(
     conn: sqlalchemy.Connection,
-    sweep: Reconciliation,
+    reconciliation: Reconciliation,
     arrival: NewDelivery,
     *,
     next_at: datetime,
     look_again_at: datetime | None = None,
     agreeing: Mapping[str, str | None] = _NONE,
 ) -> Receipt | None:
-    """End a sweep: keep what it found, less what deliveries have told meanwhile; None where nothing is left.
+    """End a reconciliation: record what it found, except what deliveries have reported since it began.
 
-    `arrival` has a ref update for each ref that was not where it is known to be when the sweep began,
-    `agreeing` the refs that were, with their positions. What has to be confirmed by a second look is left to
-    one at `look_again_at`; without that, nothing has to be. `next_at` is when the next sweep is due,
-    or later, the longer webhooks have told all that there was. The first sweep only learns where the refs are
-    that no webhook has reported: what was there before anything was delivered was not pushed.
+    Return None where nothing is left to record. `arrival` has a ref update for each ref that was not at its
+    known position when the reconciliation began; `agreeing` has the other refs, with their positions. A move
+    that needs a second look is left to one at `look_again_at`; None means that no move needs one. `next_at`
+    is when the next reconciliation is due at the earliest: it is postponed further while webhooks report
+    every move. The first reconciliation only learns the positions of refs that no webhook has reported: they
+    were not pushed.
     """
-    delivery_records.lock_connections(conn, [sweep.connection])
-    moves = {(sweep.connection, move.ref): move for move in arrival.updates}
+    delivery_records.lock_connections(conn, [reconciliation.connection])
+    moves = {(reconciliation.connection, move.ref): move for move in arrival.updates}
     histories = delivery_records.read_histories(conn, moves)
     # What a webhook has told meanwhile was no news to the remote, but the look may have been before it.
     still = {key: one for key, one in histories.items() if one.after == moves[key].before}
     wanted = {key: one.ids_of_interest(moves[key]) for key, one in still.items()}
     delivery_records.load_moves(conn, wanted, still)
-    sightings = _sightings(sweep, moves, still, now=arrival.received_at, confirmed_from=look_again_at)
-    _place(conn, sweep, sightings.promoted, still, now=arrival.received_at)
+    sightings = _sightings(
+        reconciliation, moves, still, now=arrival.received_at, confirmed_from=look_again_at
+    )
+    _place(conn, reconciliation, sightings.promoted, still, now=arrival.received_at)
     receipt = None
     if sightings.learned:
-        learned = {key: still[key] for key in ((sweep.connection, move.ref) for move in sightings.learned)}
+        learned = {
+            key: still[key] for key in ((reconciliation.connection, move.ref) for move in sightings.learned)
+        }
         for (_, ref), history in learned.items():
-            history.learn(moves[sweep.connection, ref].after)
+            history.learn(moves[reconciliation.connection, ref].after)
         delivery_records.write_histories(conn, learned)
     if sightings.found:
         [receipt] = delivery_records.record(conn, [replace(arrival, updates=sightings.found)])
     doubtful, has_agreed = _confirm(
-        conn, sweep, agreeing, now=arrival.received_at, confirmed_from=look_again_at
+        conn, reconciliation, agreeing, now=arrival.received_at, confirmed_from=look_again_at
     )
     shown = {**agreeing, **{move.ref: move.after for move in arrival.updates}}
-    connection_records.relearn(conn, sweep.connection, shown)
-    waits = sweep.asked and bool(sightings.unsure)
+    connection_records.relearn(conn, reconciliation.connection, shown)
+    waits = reconciliation.asked and bool(sightings.unsure)
     if not waits:
-        _answer(conn, sweep, receipt)
-    agreed = _agreed(conn, sweep, receipt, has_agreed=has_agreed)
+        _answer(conn, reconciliation, receipt)
+    agreed = _agreed(conn, reconciliation, receipt, has_agreed=has_agreed)
     unsure = {**sightings.unsure, **doubtful}
     done: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": unsure or None}
     if not waits:
-        done |= {"swept_at": arrival.received_at, "tried_at": sweep.claimed_at}
+        done |= {"reconciled_at": arrival.received_at, "tried_at": reconciliation.claimed_at}
         done["delivery"] = receipt.delivery if receipt else None
-    conn.execute(update(sweeps).where(sweeps.c.connection == sweep.connection).values(**done))
+    conn.execute(
+        update(reconciliations)
+        .where(reconciliations.c.connection == reconciliation.connection)
+        .values(**done)
+    )
     if unsure and look_again_at is not None:
-        _put_off(conn, sweep, next_at=look_again_at, asked=waits)
+        _put_off(conn, reconciliation, next_at=look_again_at, asked=waits)
     else:
         rare = _eased(next_at - arrival.received_at, agreed)
-        _put_off(conn, sweep, next_at=arrival.received_at + rare, asked=False)
+        _put_off(conn, reconciliation, next_at=arrival.received_at + rare, asked=False)
     return receipt
 
 
@@ -186,7 +195,7 @@ class _Sightings:
 
 
 def _sightings(
-    sweep: Reconciliation,
+    reconciliation: Reconciliation,
     moves: Mapping[Key, RefUpdate],
     histories: Mapping[Key, RefHistory],
     *,
@@ -197,15 +206,17 @@ def _sightings(
     for key, history in histories.items():
         move = moves[key]
         means = history.sighting(move.after, now=now)
-        if means == "lagging" or (sweep.is_first and history.is_awaited(now=now)):
+        if means == "lagging" or (reconciliation.is_first and history.is_awaited(now=now)):
             continue
-        if sweep.is_first and not history.is_only_reported:
+        if reconciliation.is_first and not history.is_only_reported:
             told.learned.append(move)
             continue
         # Who asked does not wait for what nobody has heard of before; to go back is another matter.
         is_new = means == "moved" and move.after is not None and not history.knows(move.after)
-        is_sure = sweep.asked and is_new
-        since = None if is_sure else _since(sweep, move.ref, (move.before, move.after), confirmed_from)
+        is_sure = reconciliation.asked and is_new
+        since = (
+            None if is_sure else _since(reconciliation, move.ref, (move.before, move.after), confirmed_from)
+        )
         if since is not None and now < since:
             told.unsure[move.ref] = [move.before, move.after, since.isoformat()]
         elif means == "promoted":
@@ -216,10 +227,13 @@ def _sightings(
 
 
 def _since(
-    sweep: Reconciliation, ref: str, move: tuple[str | None, str | None], confirmed_from: datetime | None
+    reconciliation: Reconciliation,
+    ref: str,
+    move: tuple[str | None, str | None],
+    confirmed_from: datetime | None,
 ) -> datetime | None:
     """Return from when on a look confirms a move: not before, be it asked for meanwhile."""
-    *seen, since = sweep.seen.get(ref) or (None,)
+    *seen, since = reconciliation.seen.get(ref) or (None,)
     if confirmed_from is None or since is None or tuple(seen) != move:
         return confirmed_from
     return min(confirmed_from, datetime.fromisoformat(since))
@@ -227,7 +241,7 @@ def _since(
 
 def _place(
     conn: sqlalchemy.Connection,
-    sweep: Reconciliation,
+    reconciliation: Reconciliation,
     promoted: Sequence[RefUpdate],
     histories: Mapping[Key, RefHistory],
     *,
@@ -235,14 +249,14 @@ def _place(
 ) -> None:
     """Let the remote decide about positions whose order was assumed."""
     for move in promoted:
-        key = (sweep.connection, move.ref)
+        key = (reconciliation.connection, move.ref)
         histories[key].promote(move.after, now=now)
         delivery_records.write_histories(conn, {key: histories[key]})
 
 
 def _confirm(
     conn: sqlalchemy.Connection,
-    sweep: Reconciliation,
+    reconciliation: Reconciliation,
     agreeing: Mapping[str, str | None],
     *,
     now: datetime,
@@ -255,7 +269,7 @@ def _confirm(
     """
     unseen = or_(refs.c.shown.is_(None), refs.c.shown != refs.c.generation)
     columns = (refs.c.ref, refs.c.after, refs.c.delivery, refs.c.shown, refs.c.shown_id, refs.c.gaps)
-    query = select(*columns).where(refs.c.connection == sweep.connection, unseen)
+    query = select(*columns).where(refs.c.connection == reconciliation.connection, unseen)
     shown: list[str] = []
     doubtful: dict[str, Sequence[str | None]] = {}
     has_agreed = False
@@ -264,7 +278,7 @@ def _confirm(
             continue
         since = None
         if is_order_assumed(load_gaps(row.gaps), shown=row.shown, shown_id=row.shown_id):
-            since = _since(sweep, row.ref, (row.after, row.after), confirmed_from)
+            since = _since(reconciliation, row.ref, (row.after, row.after), confirmed_from)
         if since is not None and now < since:
             doubtful[row.ref] = [row.after, row.after, since.isoformat()]
             continue
@@ -273,36 +287,41 @@ def _confirm(
     for start in range(0, len(shown), _PART):
         conn.execute(
             update(refs)
-            .where(refs.c.connection == sweep.connection, refs.c.ref.in_(shown[start : start + _PART]))
+            .where(
+                refs.c.connection == reconciliation.connection, refs.c.ref.in_(shown[start : start + _PART])
+            )
             .values(shown=refs.c.generation, shown_id=refs.c.after)
         )
     return doubtful, has_agreed
 
 
-def _answer(conn: sqlalchemy.Connection, sweep: Reconciliation, receipt: Receipt | None) -> None:
+def _answer(conn: sqlalchemy.Connection, reconciliation: Reconciliation, receipt: Receipt | None) -> None:
     """Tell the delivery that asked what came of it."""
-    if sweep.asked_by is None:
+    if reconciliation.asked_by is None:
         return
     told = f"delivery {receipt.delivery} tells what was found" if receipt else "nothing had moved"
-    if sweep.is_first:
+    if reconciliation.is_first:
         told = "it was the first look at them, so that nobody can tell what has moved"
     conn.execute(
         update(deliveries)
-        .where(deliveries.c.id == sweep.asked_by)
+        .where(deliveries.c.id == reconciliation.asked_by)
         .values(reason=f"all refs were compared with the remote's: {told}")
     )
     # Another delivery may have asked meanwhile: its question stays.
-    mine = sweeps.c.connection == sweep.connection, sweeps.c.asked_by == sweep.asked_by
-    conn.execute(update(sweeps).where(*mine).values(asked_by=None))
+    mine = (
+        reconciliations.c.connection == reconciliation.connection,
+        reconciliations.c.asked_by == reconciliation.asked_by,
+    )
+    conn.execute(update(reconciliations).where(*mine).values(asked_by=None))
 
 
 def _agreed(
-    conn: sqlalchemy.Connection, sweep: Reconciliation, receipt: Receipt | None, *, has_agreed: bool
+    conn: sqlalchemy.Connection, reconciliation: Reconciliation, receipt: Receipt | None, *, has_agreed: bool
 ) -> int:
     """Return how many looks in a row have borne out what webhooks had told, and found nothing else."""
     if receipt is not None:
         return 0
-    query = select(sweeps.c.agreed).where(sweeps.c.connection == sweep.connection)
+    query = select(reconciliations.c.agreed).where(reconciliations.c.connection == reconciliation.connection)
     before: int = conn.execute(query).scalar_one()
     return before + 1 if has_agreed else before
 
@@ -313,33 +332,39 @@ def _eased(delay: timedelta, agreed: int) -> timedelta:
     return max(delay, min(rare, _MAX_EASED_DELAY))
 
 
-def fail(conn: sqlalchemy.Connection, sweep: Reconciliation, reason: str, *, next_at: datetime) -> None:
-    """Put a sweep off that failed; whoever asked for it is told why."""
+def fail(
+    conn: sqlalchemy.Connection, reconciliation: Reconciliation, reason: str, *, next_at: datetime
+) -> None:
+    """Put a reconciliation off that failed; whoever asked for it is told why."""
     reason = storable(reason)
     conn.execute(
-        update(sweeps)
-        .where(sweeps.c.connection == sweep.connection)
-        .values(attempts=sweep.attempts + 1, tried_at=sweep.claimed_at, reason=reason)
+        update(reconciliations)
+        .where(reconciliations.c.connection == reconciliation.connection)
+        .values(attempts=reconciliation.attempts + 1, tried_at=reconciliation.claimed_at, reason=reason)
     )
-    _put_off(conn, sweep, next_at=next_at, asked=sweep.asked)
-    if sweep.asked_by is not None:
+    _put_off(conn, reconciliation, next_at=next_at, asked=reconciliation.asked)
+    if reconciliation.asked_by is not None:
         conn.execute(
             update(deliveries)
-            .where(deliveries.c.id == sweep.asked_by)
+            .where(deliveries.c.id == reconciliation.asked_by)
             .values(reason=f"all refs are to be compared with the remote's, which failed so far: {reason}")
         )
 
 
 def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
-    """Have a connection swept now."""
-    conn.execute(update(sweeps).where(sweeps.c.connection == connection).values(due_at=now, asked=True))
+    """Have a connection reconciled now."""
+    conn.execute(
+        update(reconciliations)
+        .where(reconciliations.c.connection == connection)
+        .values(due_at=now, asked=True)
+    )
 
 
 def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
-    """Have a connection swept now as if for the first time: it has another remote."""
+    """Have a connection reconciled now as if for the first time: it has another remote."""
     ask(conn, connection, now=now)
-    anew = {"swept_at": None, "seen": None, "agreed": 0}
-    conn.execute(update(sweeps).where(sweeps.c.connection == connection).values(**anew))
+    anew = {"reconciled_at": None, "seen": None, "agreed": 0}
+    conn.execute(update(reconciliations).where(reconciliations.c.connection == connection).values(**anew))
     is_it = connections.c.id == connection
     conn.execute(update(connections).where(is_it).values(other_repository=None))
     # What is known is of the other remote: nothing of it is missing any more, or still to be shown.
@@ -347,19 +372,19 @@ def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -
     conn.execute(update(refs).where(refs.c.connection == connection).values(**forgotten))
 
 
-def give_back(conn: sqlalchemy.Connection, sweep: Reconciliation, *, now: datetime) -> None:
-    """Let somebody else do a sweep that was claimed."""
-    _put_off(conn, sweep, next_at=now, asked=sweep.asked)
+def give_back(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *, now: datetime) -> None:
+    """Let somebody else do a reconciliation that was claimed."""
+    _put_off(conn, reconciliation, next_at=now, asked=reconciliation.asked)
 
 
 def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, ReconciliationState]:
-    """Return how the sweeps of each connection go."""
-    rows = conn.execute(select(sweeps).where(sweeps.c.connection.in_(of)))
+    """Return how the reconciliations of each connection go."""
+    rows = conn.execute(select(reconciliations).where(reconciliations.c.connection.in_(of)))
     return {
         row.connection: ReconciliationState(
             due_at=row.due_at,
             tried_at=row.tried_at,
-            swept_at=row.swept_at,
+            reconciled_at=row.reconciled_at,
             delivery=row.delivery,
             reason=row.reason,
         )
@@ -378,11 +403,11 @@ class Failing:
 
 
 def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
-    """Return up to `limit` connections whose last sweep has failed, by name."""
+    """Return up to `limit` connections whose last reconciliation has failed, by name."""
     rows = conn.execute(
-        select(connections.c.id, connections.c.name, sweeps.c.reason, sweeps.c.due_at)
-        .join(sweeps, sweeps.c.connection == connections.c.id)
-        .where(sweeps.c.reason.is_not(None), connections.c.deleted_at.is_(None))
+        select(connections.c.id, connections.c.name, reconciliations.c.reason, reconciliations.c.due_at)
+        .join(reconciliations, reconciliations.c.connection == connections.c.id)
+        .where(reconciliations.c.reason.is_not(None), connections.c.deleted_at.is_(None))
         .order_by(connections.c.name, connections.c.id)
         .limit(limit)
     )
@@ -390,28 +415,36 @@ def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
 
 
 def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:
-    """Return what finds a sweep that is due; second, one that a wrong clock has put off too far.
+    """Return what finds a reconciliation that is due; second, one that a wrong clock has put off too far.
 
     Two queries, because each of them finds it by the index.
     """
     query = (
-        select(sweeps)
-        .join(connections, connections.c.id == sweeps.c.connection)
+        select(reconciliations)
+        .join(connections, connections.c.id == reconciliations.c.connection)
         .where(connections.c.deleted_at.is_(None))
         .limit(1)
     )
     if per_host:
         query = query.where(held_of_host(now) < per_host)
     return [
-        query.where(sweeps.c.due_at <= now).order_by(sweeps.c.due_at),
-        query.where(sweeps.c.due_at > now + longest).order_by(sweeps.c.due_at.desc()),
+        query.where(reconciliations.c.due_at <= now).order_by(reconciliations.c.due_at),
+        query.where(reconciliations.c.due_at > now + longest).order_by(reconciliations.c.due_at.desc()),
     ]
 
 
-def _put_off(conn: sqlalchemy.Connection, sweep: Reconciliation, *, next_at: datetime, asked: bool) -> None:
-    """Say when the next sweep is due, unless somebody has asked for one since this one was claimed."""
-    mine = sweeps.c.connection == sweep.connection
-    conn.execute(update(sweeps).where(mine, sweeps.c.held_until == sweep.due_at).values(held_until=None))
+def _put_off(
+    conn: sqlalchemy.Connection, reconciliation: Reconciliation, *, next_at: datetime, asked: bool
+) -> None:
+    """Set when the next reconciliation is due, unless one was requested since this one was claimed."""
+    mine = reconciliations.c.connection == reconciliation.connection
     conn.execute(
-        update(sweeps).where(mine, sweeps.c.due_at == sweep.due_at).values(due_at=next_at, asked=asked)
+        update(reconciliations)
+        .where(mine, reconciliations.c.held_until == reconciliation.due_at)
+        .values(held_until=None)
+    )
+    conn.execute(
+        update(reconciliations)
+        .where(mine, reconciliations.c.due_at == reconciliation.due_at)
+        .values(due_at=next_at, asked=asked)
     )

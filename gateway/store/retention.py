@@ -13,7 +13,7 @@ import sqlalchemy
 from sqlalchemy import delete, func, or_, select
 
 from gateway.store.ids import delivery_ids_since
-from gateway.store.tables import deliveries, execution_bodies, executions, ref_updates, sweeps
+from gateway.store.tables import deliveries, execution_bodies, executions, reconciliations, ref_updates
 
 # What one step deletes at most, unless a single delivery is larger.
 _MAX_DELIVERIES = 200
@@ -33,7 +33,7 @@ def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step
     """Look at the next few deliveries behind the id `after` that came before a moment; delete what is over.
 
     A delivery stays while one of its ref updates or requests is pending, or was settled, planned or published
-    since that moment, and while a sweep refers to it. None where there is no further one to look at.
+    since that moment, and while a reconciliation refers to it. None where there is no further one to look at.
     """
     candidates = _candidates(conn, before, after)
     if not candidates:
@@ -94,6 +94,6 @@ def _held(conn: sqlalchemy.Connection, candidates: Sequence[str], before: dateti
     )
     requests = select(executions.c.delivery).where(executions.c.delivery.in_(candidates), recent)
     held.update(conn.execute(requests).scalars())
-    for reference in (sweeps.c.asked_by, sweeps.c.delivery):
+    for reference in (reconciliations.c.asked_by, reconciliations.c.delivery):
         held.update(conn.execute(select(reference).where(reference.in_(candidates))).scalars())
     return held

@@ -305,27 +305,27 @@ turns = Table(
 )
 
 # When a connection's refs are next compared with the remote's, who asked for it, and what was found last.
-# `swept_at` is when the last comparison that succeeded ended, `tried_at` when the last that ended began.
+# `reconciled_at` is when the last comparison that succeeded ended, `tried_at` when the last that ended began.
 # `held_until` is set while somebody compares; `seen` is what a second look is to confirm; `agreed` counts the
 # looks in a row that bore out what webhooks had reported.
-sweeps = Table(
-    "sweeps",
+reconciliations = Table(
+    "reconciliations",
     metadata,
     Column("connection", ForeignKey("connections.id"), primary_key=True),
     Column("due_at", Instant, nullable=False),
     Column("asked", Boolean, nullable=False, server_default=text("false")),
     Column("asked_by", ForeignKey("deliveries.id"), index=True),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
-    Column("swept_at", Instant),
+    Column("reconciled_at", Instant),
     Column("tried_at", Instant),
     Column("delivery", ForeignKey("deliveries.id"), index=True),
     Column("reason", Text),
     Column("held_until", Instant),
     Column("seen", JSON),
     Column("agreed", Integer, nullable=False, server_default=text("0")),
-    Index("ix_sweeps_due_at", "due_at"),
+    Index("ix_reconciliations_due_at", "due_at"),
     Index(
-        "ix_sweeps_held",
+        "ix_reconciliations_held",
         "held_until",
         sqlite_where=text("held_until IS NOT NULL"),
         postgresql_where=text("held_until IS NOT NULL"),

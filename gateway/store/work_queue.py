@@ -17,7 +17,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
-from gateway.store.tables import Instant, deliveries, leases, ref_updates, sweeps, update_attempts
+from gateway.store.tables import Instant, deliveries, leases, reconciliations, ref_updates, update_attempts
 from gateway.text.escape import storable
 from providers.model import Action, RefKind
 
@@ -282,11 +282,11 @@ def tell(conn: sqlalchemy.Connection, updates: Sequence[PendingUpdate], reason: 
 def take_over_everything(conn: sqlalchemy.Connection, *, now: datetime) -> None:
     """End the leases of a process that died: for an embedded store, which only one process works on.
 
-    Its work, and the sweeps that it had claimed, are due at once.
+    Its work, and the reconciliations that it had claimed, are due at once.
     """
     conn.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
-    held = sweeps.c.held_until.is_not(None)
-    conn.execute(update(sweeps).where(held).values(due_at=now, held_until=None))
+    held = reconciliations.c.held_until.is_not(None)
+    conn.execute(update(reconciliations).where(held).values(due_at=now, held_until=None))
 
 
 def take_over(conn: sqlalchemy.Connection, process: str, *, now: datetime) -> None:

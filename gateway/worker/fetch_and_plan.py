@@ -152,7 +152,7 @@ class FetchAndPlan:
     async def _base(self, connection: Connection, update: PendingUpdate) -> Base:
         branch = base_branch(update)
         if update.before is None and update.kind == "branch" and branch is None:
-            # Bitbucket's payloads, hooks of one's own and sweeps tell none; a new branch is compared with it.
+            # Bitbucket's payloads, self-hosted hooks and reconciliations do not name the default branch.
             branch = await self.mirrors.default_branch(await self.remotes.of(connection))
         return Base(before=update.before, default_branch=branch)
 

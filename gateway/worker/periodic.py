@@ -1,4 +1,4 @@
-"""What is looked after once a day: the one loop around each such task."""
+"""Daily tasks: the loop around each of them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,19 +14,19 @@ _EVERY = timedelta(days=1)
 _AFTER_FAILURE = timedelta(hours=1)
 
 
-async def run_daily(sweep: Callable[[datetime], Awaitable[None]], *, of: str) -> None:
-    """Sweep now, and then once a day until cancelled; again in an hour where it failed.
+async def run_daily(task: Callable[[datetime], Awaitable[None]], *, of: str) -> None:
+    """Run a task now, and then once a day until cancelled; after a failure, again in an hour.
 
-    `of` tells in the log what is looked after.
+    `of` names in the log what the task is about.
     """
     while True:
         rest = _AFTER_FAILURE
         try:
-            await sweep(datetime.now(UTC))
+            await task(datetime.now(UTC))
             rest = _EVERY
         except (StoreUnavailable, OSError) as error:
-            log.warning("a daily sweep has to wait", of=of, reason=str(error))
+            log.warning("a daily task has to wait", of=of, reason=str(error))
         except Exception:
-            # A bug of ours: nothing else is to end with it.
-            log.exception("a daily sweep failed", of=of)
+            # A bug of ours must end nothing else.
+            log.exception("a daily task failed", of=of)
         await asyncio.sleep(rest.total_seconds())

@@ -1,7 +1,7 @@
 """The reconciler: compares the remote's real refs with what was delivered, and recovers missed pushes.
 
 Providers drop webhooks: more than three tags in one push, a payload that is too large, an outage of ours.
-What a sweep finds is recorded as a delivery of its own, and goes the way that all deliveries go. A second
+What a reconciliation finds is recorded as a delivery of its own and handled like any other. A second
 look that has to confirm it is put off until it is due; nobody waits for it here.
 """
 
@@ -33,7 +33,7 @@ from providers.normalize import ref_update
 log = structlog.get_logger()
 
 _POLL_SECONDS = 1.0
-# A sweep that has not ended by then was that of a process that died.
+# A reconciliation that has not ended by then was that of a process that died.
 _LEASE = timedelta(minutes=15)
 _FIRST_DELAY = 15.0
 _MAX_DELAY = 3600.0
@@ -53,7 +53,7 @@ def _now() -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciler:
-    """Sweeps connections, `every` so many seconds each, and rarely where webhooks tell all that there is.
+    """Reconcile each connection every `every` seconds, and rarely where webhooks report every move.
 
     A move that no delivery has told is looked at again after `grace` seconds, because its webhook may be on
     its way, or the remote a replica that lags; with 0 it is not. Any number may run side by side, together
@@ -71,24 +71,24 @@ class Reconciler:
     clock: Callable[[], datetime] = _now
 
     async def run(self) -> None:
-        """Sweep until cancelled. Whatever fails is told on the connection, and sweeping goes on."""
+        """Reconcile until cancelled. Whatever fails is told on the connection, and reconciling goes on."""
         while True:
             try:
-                if await self.sweep_next():
+                if await self.reconcile_next():
                     continue
             except StoreUnavailable:
                 pass  # which the database logs, for all tasks at once
             except Exception:
-                # A bug of ours: the sweep is tried again when its lease is over.
+                # A bug of ours: the reconciliation is tried again when its lease is over.
                 log.exception("the reconciler failed")
             await self.wakeups.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
 
-    async def sweep_next(self) -> bool:
-        """Do the sweep that is due, if there is one; return whether there was."""
-        sweep = await self._claim()
-        if sweep is not None:
-            await self._sweep(sweep)
-        return sweep is not None
+    async def reconcile_next(self) -> bool:
+        """Do the reconciliation that is due, if there is one; return whether there was."""
+        reconciliation = await self._claim()
+        if reconciliation is not None:
+            await self._reconcile(reconciliation)
+        return reconciliation is not None
 
     async def _claim(self) -> Reconciliation | None:
         now = self.clock()
@@ -103,39 +103,50 @@ class Reconciler:
         )
         return await self.database.write(claim)
 
-    async def _sweep(self, sweep: Reconciliation) -> None:
+    async def _reconcile(self, reconciliation: Reconciliation) -> None:
         try:
-            connection = await self.database.read(partial(connections.get, connection_id=sweep.connection))
-            receipt = await self._compare(connection, sweep)
+            connection = await self.database.read(
+                partial(connections.get, connection_id=reconciliation.connection)
+            )
+            receipt = await self._compare(connection, reconciliation)
         except NotFound:
-            return  # it was deleted meanwhile, and is swept no more
+            return  # it was deleted meanwhile, and is reconciled no more
         except asyncio.CancelledError:
-            # An error in its place would be taken for one of the sweep, and sweeping would never end.
+            # Any other error here would look like a failed reconciliation, and the loop would never end.
             with suppress(StoreUnavailable):
-                await self.database.write(partial(reconciliations.give_back, sweep=sweep, now=self.clock()))
+                await self.database.write(
+                    partial(reconciliations.give_back, reconciliation=reconciliation, now=self.clock())
+                )
             raise
         except FetchError as error:
-            await self._fail(sweep, str(error))
+            await self._fail(reconciliation, str(error))
         except StoreUnavailable:
             raise
         except Exception as error:
             # A bug of ours, or of what lies beneath: told where people look, not only in the log.
-            log.exception("sweep failed", connection=sweep.connection)
-            await self._fail(sweep, f"internal error ({type(error).__name__}): see the log")
+            log.exception("reconciliation failed", connection=reconciliation.connection)
+            await self._fail(reconciliation, f"internal error ({type(error).__name__}): see the log")
         else:
             if receipt is not None and receipt.verdict == "accepted":
-                log.info("missed pushes recovered", connection=sweep.connection, delivery=receipt.delivery)
+                log.info(
+                    "missed pushes recovered", connection=reconciliation.connection, delivery=receipt.delivery
+                )
                 self.notify()
 
-    async def _fail(self, sweep: Reconciliation, reason: str) -> None:
-        delay = backoff(sweep.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
+    async def _fail(self, reconciliation: Reconciliation, reason: str) -> None:
+        delay = backoff(reconciliation.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
         next_at = self.clock() + timedelta(seconds=delay)
         log.warning(
-            "sweep failed", connection=sweep.connection, next_try_at=next_at.isoformat(), reason=reason
+            "reconciliation failed",
+            connection=reconciliation.connection,
+            next_try_at=next_at.isoformat(),
+            reason=reason,
         )
-        await self.database.write(partial(reconciliations.fail, sweep=sweep, reason=reason, next_at=next_at))
+        await self.database.write(
+            partial(reconciliations.fail, reconciliation=reconciliation, reason=reason, next_at=next_at)
+        )
 
-    async def _compare(self, connection: Connection, sweep: Reconciliation) -> Receipt | None:
+    async def _compare(self, connection: Connection, reconciliation: Reconciliation) -> Receipt | None:
         known = await self.database.read(partial(reconciliations.known_refs, connection=connection.id))
         remote = await self.remotes.refs(connection)
         if not remote and any(known.values()):
@@ -147,8 +158,8 @@ class Reconciler:
         arrival = NewDelivery(
             id=delivery_id(now),
             connection=connection.id,
-            source="sweep",
-            event="sweep",
+            source="reconciliation",
+            event="reconciliation",
             provider_delivery_id=None,
             received_at=now,
             verdict="accepted",
@@ -162,7 +173,7 @@ class Reconciler:
         )
         ending = partial(
             reconciliations.record,
-            sweep=sweep,
+            reconciliation=reconciliation,
             arrival=arrival,
             next_at=now + timedelta(seconds=self.every * random.uniform(0.9, 1.1)),  # noqa: S311 - spreads
             look_again_at=now + timedelta(seconds=self.grace) if self.grace else None,

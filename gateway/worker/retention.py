@@ -23,7 +23,7 @@ class Retention:
     database: Database
     keep: timedelta
 
-    async def sweep(self, now: datetime) -> None:
+    async def run(self, now: datetime) -> None:
         """Delete what is old by `now`; nothing, while another process is the one that does."""
         if not await self.database.is_leader(Lock.RETENTION):
             return

@@ -273,7 +273,7 @@ def test_a_push_that_tells_no_refs_asks_for_all_of_them(
     """Of the own repository; what is about another one asks for nothing."""
     arrival, status = said(Event(kind="push", all_refs=all_refs, repository=repository, note="a note"))
     is_asking = all_refs and repository is not OTHER
-    assert (arrival.asks_for_sweep, status) == (is_asking, 202)
+    assert (arrival.asks_for_reconciliation, status) == (is_asking, 202)
     assert arrival.verdict == ("accepted" if is_asking else "ignored")
     if is_asking:
         assert arrival.reason == ("it doesn't say which refs moved: all are being compared with the remote's")

@@ -16,7 +16,7 @@ from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
 from gateway.store.deliveries import REPLAYABLE
 from gateway.store.tables import connections as table
-from gateway.store.tables import leases, secrets, sweeps
+from gateway.store.tables import leases, reconciliations, secrets
 from gateway.store.work_queue import Settlement
 from tests.store import make
 from tests.store.make import NOW, A, B, arrival, move
@@ -98,13 +98,13 @@ def test_a_connection_is_kept_as_it_was_made(database: Database) -> None:
         assert connections.get(conn, "c1") == later
 
 
-def test_a_new_connection_is_worked_on_and_swept_from_the_beginning(database: Database) -> None:
+def test_a_new_connection_is_worked_on_and_reconciled_from_the_beginning(database: Database) -> None:
     """Without that its pushes would never be fetched."""
     make.connection(database, created_at=LATER)
     with database.reading() as conn:
         assert conn.execute(leases.select()).one().due_at == LATER
         assert work_queue.attempts(conn, "c1") == 0
-        assert conn.execute(sweeps.select()).one().due_at == LATER
+        assert conn.execute(reconciliations.select()).one().due_at == LATER
 
 
 def test_a_name_is_made_up_that_nobody_has(database: Database) -> None:

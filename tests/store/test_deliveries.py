@@ -199,13 +199,17 @@ def three(embedded: Database) -> Database:
     for name in ("c1", "c2", "c3"):
         connection(embedded, name)
     with embedded.writing() as conn:
-        conn.execute(update(tables.sweeps).values(due_at=NOW + HOUR))
+        conn.execute(update(tables.reconciliations).values(due_at=NOW + HOUR))
     return embedded
 
 
 def due(database: Database) -> dict[str, tuple[datetime, bool]]:
     """Return when each remote is looked at, and whether somebody asked for it."""
-    columns = tables.sweeps.c.connection, tables.sweeps.c.due_at, tables.sweeps.c.asked
+    columns = (
+        tables.reconciliations.c.connection,
+        tables.reconciliations.c.due_at,
+        tables.reconciliations.c.asked,
+    )
     with database.reading() as conn:
         return {name: (due_at, asked) for name, due_at, asked in conn.execute(select(*columns))}
 
@@ -395,7 +399,7 @@ def test_a_remote_is_looked_at_soon_where_the_order_of_moves_was_assumed(three: 
 
 def test_who_asks_has_the_remote_looked_at_now(three: Database) -> None:
     """Its own, and nobody else's."""
-    record(three, arrival(connection="c2", asks_for_sweep=True), arrival(connection="c1"))
+    record(three, arrival(connection="c2", asks_for_reconciliation=True), arrival(connection="c1"))
     assert due(three) == {"c1": (NOW + HOUR, False), "c2": (NOW, True), "c3": (NOW + HOUR, False)}
 
 

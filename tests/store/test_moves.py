@@ -219,8 +219,10 @@ class World:
         more than the grace is no longer served.
         """
         self.now += timedelta(minutes=6)
-        sweep = reconciliations.claim(self.conn, now=self.now, until=self.now + timedelta(minutes=15))
-        if sweep is None:
+        reconciliation = reconciliations.claim(
+            self.conn, now=self.now, until=self.now + timedelta(minutes=15)
+        )
+        if reconciliation is None:
             return
         known = reconciliations.known_refs(self.conn, self.connection)
         shown = self.line[self._index_shown(lag)]
@@ -230,13 +232,13 @@ class World:
             id=delivery_id(self.now),
             connection=self.connection,
             provider_delivery_id=None,
-            source="sweep",
+            source="reconciliation",
             received_at=self.now,
         )
         moved = {one.ref for one in moves}
         reconciliations.record(
             self.conn,
-            sweep,
+            reconciliation,
             found,
             next_at=self.now + timedelta(minutes=5),
             look_again_at=self.now + GRACE,

@@ -376,9 +376,7 @@ def test_a_depot_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
         PackageStorage((tmp_path / "file" / "folder").as_uri())
 
 
-def test_the_sweep_removes_what_nobody_needs(
-    database: Database, depot: PackageStorage, tmp_path: Path
-) -> None:
+def test_expiry_removes_what_nobody_needs(database: Database, depot: PackageStorage, tmp_path: Path) -> None:
     """Expired packages, and what processes that died have left; nothing else."""
     connection(database)
     now = datetime.now(UTC)
@@ -393,7 +391,7 @@ def test_the_sweep_removes_what_nobody_needs(
     (tmp_path / "packing").mkdir()
     (tmp_path / "packing" / "half.part").touch()
     expiry = Expiry(database=database, depot=depot, folder=tmp_path / "packing", keep=30 * DAY)
-    run(expiry.sweep(now + 34 * DAY))
+    run(expiry.run(now + 34 * DAY))
     assert sorted(run(depot.names(before=FAR))) == [kept.object, "somebody/elses.tar.gz"]
     assert list((tmp_path / "packing").iterdir()) == []
 

@@ -56,8 +56,8 @@ INSERT INTO connections (id, name, provider, url, project, auth, triggers, yaml_
     SELECT 'c' || n, 'acme', 'github', 'https://host.example/' || n, 'p', '{{}}', '[]', 'valohai.yaml',
         '{BEGIN}', '{BEGIN}' FROM generate_series(1, {CONNECTIONS}) AS n;
 INSERT INTO leases (connection, attempts, due_at) SELECT id, 0, created_at FROM connections;
-INSERT INTO sweeps (connection, due_at) SELECT id, '{LATER}' FROM connections;
-UPDATE sweeps SET due_at = '{NOW}' WHERE connection = 'c3';
+INSERT INTO reconciliations (connection, due_at) SELECT id, '{LATER}' FROM connections;
+UPDATE reconciliations SET due_at = '{NOW}' WHERE connection = 'c3';
 INSERT INTO platform_fetches (connection, attempts, due_at)
     SELECT id, 0, CASE WHEN id = 'c4' THEN timestamptz '{NOW}' END FROM connections;
 CREATE TEMPORARY TABLE push ON COMMIT DROP AS
@@ -148,7 +148,7 @@ def accept(conn: sqlalchemy.Connection) -> None:
     names = [row[0] for row in conn.execute(text("SELECT id FROM connections ORDER BY id LIMIT 50"))]
     batch = [arrival(move(A, B, f"refs/heads/{number % 50}")) for number in range(len(names))]
     named = [replace(one, connection=name) for one, name in zip(batch, names, strict=True)]
-    asking = replace(arrival(), asks_for_sweep=True, teaches="1")
+    asking = replace(arrival(), asks_for_reconciliation=True, teaches="1")
     deliveries.record(conn, [*named, asking])
 
 
@@ -212,13 +212,15 @@ def relay(conn: sqlalchemy.Connection) -> None:
 
 
 def reconcile(conn: sqlalchemy.Connection) -> None:
-    """Take the sweep that is due, and record what it has found."""
+    """Take the reconciliation that is due, and record what it has found."""
     assert reconciliations.is_due(conn, now=LATER)
-    sweep = reconciliations.claim(conn, now=LATER, until=LATER)
-    assert sweep is not None
-    found = arrival(move(None, A, "refs/tags/new"), connection=sweep.connection)
-    reconciliations.known_refs(conn, sweep.connection)
-    reconciliations.record(conn, replace(sweep, is_first=False, asked_by=found.id), found, next_at=LATER)
+    reconciliation = reconciliations.claim(conn, now=LATER, until=LATER)
+    assert reconciliation is not None
+    found = arrival(move(None, A, "refs/tags/new"), connection=reconciliation.connection)
+    reconciliations.known_refs(conn, reconciliation.connection)
+    reconciliations.record(
+        conn, replace(reconciliation, is_first=False, asked_by=found.id), found, next_at=LATER
+    )
 
 
 def replay(conn: sqlalchemy.Connection) -> None:

@@ -78,9 +78,9 @@ def publish(database: Database, *names: str, days: int = 0) -> None:
         executions.record(conn, published=names, refused={}, undeliverable={}, now=NOW + days * DAY)
 
 
-def sweep(database: Database) -> None:
+def clean_up(database: Database) -> None:
     """Delete what is old."""
-    asyncio.run(Retention(database=database, keep=KEEP).sweep(LATER))
+    asyncio.run(Retention(database=database, keep=KEEP).run(LATER))
 
 
 def is_kept(database: Database, delivery: NewDelivery) -> bool:
@@ -114,7 +114,7 @@ def test_what_was_settled_long_ago_is_deleted_with_all_that_came_of_it(database:
     young = deliver(database, move(B, C), days=30)
     settle(database, days=30, request="young")
     publish(database, "old", "young", days=19)
-    sweep(database)
+    clean_up(database)
     assert (is_kept(database, old), is_kept(database, young)) == (False, True)
     assert count(database) == (1, 1, 1)
     with database.reading() as conn:
@@ -128,7 +128,7 @@ def test_what_is_not_over_stays(database: Database) -> None:
     planned = deliver(database, move(A, B))
     settle(database, request="unpublished")
     pending = deliver(database, move(B, C))
-    sweep(database)
+    clean_up(database)
     assert (is_kept(database, planned), is_kept(database, pending)) == (True, True)
     assert count(database) == (2, 2, 1)
 
@@ -150,7 +150,7 @@ def test_what_happened_lately_counts_and_not_when_the_delivery_came(database: Da
             # As if the update had been settled long ago: its new request alone is a reason to keep it.
             conn.execute(update(ref_updates).values(settled_at=NOW))
             conn.execute(update(execution_table).values(published_at=NOW))
-    sweep(database)
+    clean_up(database)
     assert is_kept(database, old)
 
 
@@ -161,7 +161,7 @@ def test_what_was_superseded_goes_like_what_was_published(database: Database) ->
     settle(database, request="old")
     with database.writing() as conn:
         conn.execute(update(execution_table).values(state="superseded", superseded_by="another"))
-    sweep(database)
+    clean_up(database)
     assert not is_kept(database, old)
 
 
@@ -170,7 +170,7 @@ def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> No
     connection(database)
     deliver(database, move(A, B), provider_delivery_id="guid")
     settle(database)
-    sweep(database)
+    clean_up(database)
     assert count(database) == (0, 0, 0)
     again = [
         arrival(move(A, B), provider_delivery_id="guid"),
@@ -185,24 +185,24 @@ def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> No
     assert last.updates[0].generation == 2
 
 
-def test_what_a_sweep_refers_to_stays(database: Database) -> None:
+def test_what_a_reconciliation_refers_to_stays(database: Database) -> None:
     """Who has asked for one that is still due, and what the last one has found."""
     connection(database)
-    asking = deliver(database, asks_for_sweep=True)
-    sweep(database)
+    asking = deliver(database, asks_for_reconciliation=True)
+    clean_up(database)
     assert is_kept(database, asking)
     found = swept(database, asking)
-    sweep(database)
+    clean_up(database)
     assert (is_kept(database, asking), is_kept(database, found)) == (False, True)
     swept(database)
-    sweep(database)
+    clean_up(database)
     assert not is_kept(database, found)
 
 
 def swept(database: Database, asking: NewDelivery | None = None) -> NewDelivery:
-    """End a sweep that, if a delivery has asked for it, finds a new ref; return what is recorded."""
+    """End a reconciliation that, if a delivery has asked for it, finds a new ref; return what is recorded."""
     moves = (move(None, A, "refs/tags/v1"),) if asking else ()
-    sent = arrival(*moves, id=delivery_id(NOW), source="sweep", provider_delivery_id=None)
+    sent = arrival(*moves, id=delivery_id(NOW), source="reconciliation", provider_delivery_id=None)
     with database.writing() as conn:
         claimed = reconciliations.claim(conn, now=LATER, until=LATER + DAY)
         assert claimed is not None
@@ -298,7 +298,7 @@ def test_however_an_update_ended_it_is_deleted_when_it_is_old(database: Database
     old = deliver(database, move(A, B))
     repeated = deliver(database, move(A, B))
     settle(database, state=state)
-    sweep(database)
+    clean_up(database)
     assert (is_kept(database, old), is_kept(database, repeated)) == (False, False)
 
 
@@ -310,7 +310,7 @@ def test_however_a_request_ended_it_is_deleted_when_it_is_old(database: Database
     settle(database, request="old")
     with database.writing() as conn:
         conn.execute(update(execution_table).values(state=state))
-    sweep(database)
+    clean_up(database)
     assert not is_kept(database, old)
 
 
@@ -328,7 +328,7 @@ def test_what_happened_is_kept_to_the_moment(
     moment = LATER - KEEP - earlier * timedelta(microseconds=1)
     with database.writing() as conn:
         conn.execute(update(table).values({event: moment}))
-    sweep(database)
+    clean_up(database)
     assert is_kept(database, old) is stays
 
 
@@ -340,7 +340,7 @@ def test_a_delivery_is_kept_to_the_millisecond(database: Database) -> None:
     sent = [arrival(id=delivery_id(one), received_at=one, verdict="ignored") for one in came]
     with database.writing() as conn:
         deliveries.record(conn, sent)
-    sweep(database)
+    clean_up(database)
     assert [is_kept(database, one) for one in sent] == [True, False]
 
 
@@ -351,13 +351,13 @@ def test_one_process_deletes(postgres: Postgres) -> None:
         second.migrate()
         connection(second)
         with closing(Database(url)) as first:
-            sweep(first)
+            clean_up(first)
             old = deliver(second, verdict="ignored")
-            sweep(second)
+            clean_up(second)
             assert is_kept(second, old)
 
         def is_deleted() -> bool:
-            sweep(second)
+            clean_up(second)
             return not is_kept(second, old)
 
         # The server takes its time to see that the first one's connection has ended.

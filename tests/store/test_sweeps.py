@@ -14,8 +14,8 @@ from gateway.store.database import Database
 from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.ids import delivery_id
 from gateway.store.reconciliations import Failing, Reconciliation, ReconciliationState
+from gateway.store.tables import reconciliations as reconciliations_table
 from gateway.store.tables import refs as refs_table
-from gateway.store.tables import sweeps as sweeps_table
 from providers.model import RefUpdate
 from tests.store import make
 from tests.store.make import NOW, A, B, C, arrival, move
@@ -25,18 +25,20 @@ D = "d" * 40
 EVERY, GRACE, LEASE = timedelta(minutes=5), timedelta(seconds=10), timedelta(minutes=15)
 
 
-def test_only_those_are_failing_whose_last_sweep_has_failed(database: Database) -> None:
+def test_only_those_are_failing_whose_last_reconciliation_has_failed(database: Database) -> None:
     """By name; not those that answer again, and none that was deleted."""
     later = NOW + timedelta(minutes=5)
     for which in ("well", "again", "gone", "broken", "also"):
         make.connection(database, which, name=f"acme/{which}")
     with database.writing() as conn:
-        while (sweep := reconciliations.claim(conn, now=NOW, until=later)) is not None:
-            if sweep.connection != "well":
-                reconciliations.fail(conn, sweep, f"{sweep.connection} hangs", next_at=later)
-            if sweep.connection == "again":
-                found = make.arrival(connection="again", source="sweep")
-                reconciliations.record(conn, sweep, found, next_at=later)
+        while (reconciliation := reconciliations.claim(conn, now=NOW, until=later)) is not None:
+            if reconciliation.connection != "well":
+                reconciliations.fail(
+                    conn, reconciliation, f"{reconciliation.connection} hangs", next_at=later
+                )
+            if reconciliation.connection == "again":
+                found = make.arrival(connection="again", source="reconciliation")
+                reconciliations.record(conn, reconciliation, found, next_at=later)
         connections.remove(conn, "gone", now=NOW)
         found_failing = reconciliations.failing(conn, limit=10)
         assert reconciliations.failing(conn, limit=1) == found_failing[:1]
@@ -52,14 +54,14 @@ def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
     later = NOW + timedelta(minutes=5)
     with database.writing() as conn:
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at is None
-        sweep = reconciliations.claim(conn, now=NOW, until=later)
-        assert sweep is not None
+        reconciliation = reconciliations.claim(conn, now=NOW, until=later)
+        assert reconciliation is not None
         reconciliations.ask(conn, "c1", now=NOW + timedelta(seconds=1))
-        reconciliations.fail(conn, sweep, "it hangs", next_at=later)
+        reconciliations.fail(conn, reconciliation, "it hangs", next_at=later)
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at == NOW
-        sweep = reconciliations.claim(conn, now=later, until=later)
-        assert sweep is not None
-        reconciliations.record(conn, sweep, make.arrival(source="sweep"), next_at=later)
+        reconciliation = reconciliations.claim(conn, now=later, until=later)
+        assert reconciliation is not None
+        reconciliations.record(conn, reconciliation, make.arrival(source="reconciliation"), next_at=later)
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at == later
 
 
@@ -70,13 +72,13 @@ def look(
     agreeing: Mapping[str, str | None] | None = None,
     is_sure: bool = False,
 ) -> Receipt | None:
-    """Do the sweep that is due, as if the remote had shown these moves."""
+    """Do the reconciliation that is due, as if the remote had shown these moves."""
     with database.writing() as conn:
-        sweep = reconciliations.claim(conn, now=now, until=now + LEASE)
-        assert sweep is not None
+        reconciliation = reconciliations.claim(conn, now=now, until=now + LEASE)
+        assert reconciliation is not None
         return reconciliations.record(
             conn,
-            sweep,
+            reconciliation,
             found(*moves, now=now),
             next_at=now + EVERY,
             look_again_at=None if is_sure else now + GRACE,
@@ -86,7 +88,9 @@ def look(
 
 def found(*moves: RefUpdate, now: datetime = NOW) -> NewDelivery:
     """Return what a look has found."""
-    return arrival(*moves, id=delivery_id(now), source="sweep", provider_delivery_id=None, received_at=now)
+    return arrival(
+        *moves, id=delivery_id(now), source="reconciliation", provider_delivery_id=None, received_at=now
+    )
 
 
 def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: Any) -> Receipt:
@@ -98,7 +102,7 @@ def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: 
 
 
 def state(database: Database) -> ReconciliationState:
-    """Return how the connection's sweeps go."""
+    """Return how the connection's reconciliations go."""
     with database.reading() as conn:
         return reconciliations.states(conn, ["c1"])["c1"]
 
@@ -160,16 +164,16 @@ def test_a_webhook_between_two_looks_is_not_repeated(learned: Database) -> None:
 def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
     """The look began before it: what differs then is no move from B to C, or back to A."""
     with learned.writing() as conn:
-        sweep = reconciliations.claim(conn, now=after(6), until=after(21))
-        assert sweep is not None
+        reconciliation = reconciliations.claim(conn, now=after(6), until=after(21))
+        assert reconciliation is not None
     tell(learned, move(A, B), now=after(6.1))
     for shown in (move(A, C), move(A, B)):
         with learned.writing() as conn:
             looked = found(shown, now=after(6.2))
-            assert reconciliations.record(conn, sweep, looked, next_at=after(11)) is None
+            assert reconciliations.record(conn, reconciliation, looked, next_at=after(11)) is None
     with learned.writing() as conn:
         looked = found(now=after(6.3))
-        reconciliations.record(conn, sweep, looked, next_at=after(11), agreeing={MAIN: A})
+        reconciliations.record(conn, reconciliation, looked, next_at=after(11), agreeing={MAIN: A})
     assert position(learned) == B
 
 
@@ -221,7 +225,7 @@ def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: D
 
 def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
     """And is told; to go back is confirmed first, while the question stays."""
-    asked = tell(learned, now=after(1), asks_for_sweep=True)
+    asked = tell(learned, now=after(1), asks_for_reconciliation=True)
     receipt = look(learned, move(A, B), now=after(1))
     assert receipt is not None
     with learned.reading() as conn:
@@ -229,13 +233,13 @@ def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
     assert (
         told == f"all refs were compared with the remote's: delivery {receipt.delivery} tells what was found"
     )
-    asked = tell(learned, now=after(2), asks_for_sweep=True)
-    swept_at = state(learned).swept_at
+    asked = tell(learned, now=after(2), asks_for_reconciliation=True)
+    reconciled_at = state(learned).reconciled_at
     tell(learned, move(B, C), now=after(2.5))
     look(learned, agreeing={MAIN: C}, now=after(3))
-    asked = tell(learned, now=after(4), asks_for_sweep=True)
+    asked = tell(learned, now=after(4), asks_for_reconciliation=True)
     assert look(learned, move(C, B), now=after(4)) is None
-    assert state(learned).swept_at == after(3) != swept_at
+    assert state(learned).reconciled_at == after(3) != reconciled_at
     assert look(learned, move(C, B), now=after(5)) is not None
     with learned.reading() as conn:
         assert "tells what was found" in (deliveries.get(conn, asked.delivery).reason or "")
@@ -244,11 +248,11 @@ def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
 def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> None:
     """Another delivery asked meanwhile: the look that was under way does not count for it."""
     with learned.writing() as conn:
-        sweep = reconciliations.claim(conn, now=after(6), until=after(21))
-        assert sweep is not None
-    asked = tell(learned, now=after(6.1), asks_for_sweep=True)
+        reconciliation = reconciliations.claim(conn, now=after(6), until=after(21))
+        assert reconciliation is not None
+    asked = tell(learned, now=after(6.1), asks_for_reconciliation=True)
     with learned.writing() as conn:
-        reconciliations.record(conn, sweep, found(now=after(6.2)), next_at=after(11))
+        reconciliations.record(conn, reconciliation, found(now=after(6.2)), next_at=after(11))
         assert deliveries.get(conn, asked.delivery).reason is None
         assert reconciliations.is_due(conn, now=after(6.2))
         again = reconciliations.claim(conn, now=after(6.3), until=after(21.3))
@@ -273,14 +277,14 @@ def test_looks_are_rare_where_webhooks_tell_all(learned: Database) -> None:
     assert state(learned).due_at == now + EVERY
 
 
-def test_a_sweep_that_is_given_back_is_due_at_once(learned: Database) -> None:
+def test_a_reconciliation_that_is_given_back_is_due_at_once(learned: Database) -> None:
     """With whoever asked for it, and what was seen."""
     look(learned, move(A, B), now=after(6))
     with learned.writing() as conn:
-        sweep = reconciliations.claim(conn, now=after(7), until=after(22))
-        assert sweep is not None
+        reconciliation = reconciliations.claim(conn, now=after(7), until=after(22))
+        assert reconciliation is not None
         assert reconciliations.claim(conn, now=after(8), until=after(23)) is None
-        reconciliations.give_back(conn, sweep, now=after(8))
+        reconciliations.give_back(conn, reconciliation, now=after(8))
         again = reconciliations.claim(conn, now=after(8), until=after(23))
     assert again is not None
     [seen] = again.seen.values()
@@ -299,13 +303,13 @@ def test_a_look_at_a_connection_that_was_deleted_takes_no_place(database: Databa
         assert reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=1) is not None
 
 
-def test_a_sweep_that_failed_says_why_and_is_tried_again(learned: Database) -> None:
+def test_a_reconciliation_that_failed_says_why_and_is_tried_again(learned: Database) -> None:
     """On the connection, and on the delivery that asked."""
-    asked = tell(learned, now=after(1), asks_for_sweep=True)
+    asked = tell(learned, now=after(1), asks_for_reconciliation=True)
     with learned.writing() as conn:
-        sweep = reconciliations.claim(conn, now=after(1), until=after(16))
-        assert sweep is not None
-        reconciliations.fail(conn, sweep, "it hangs", next_at=after(3))
+        reconciliation = reconciliations.claim(conn, now=after(1), until=after(16))
+        assert reconciliation is not None
+        reconciliations.fail(conn, reconciliation, "it hangs", next_at=after(3))
         assert reconciliations.claim(conn, now=after(2), until=after(17)) is None
         again = reconciliations.claim(conn, now=after(3), until=after(18))
         assert again is not None
@@ -316,14 +320,14 @@ def test_a_sweep_that_failed_says_why_and_is_tried_again(learned: Database) -> N
     assert state(learned).reason == "it hangs"
 
 
-def test_a_clock_that_was_ahead_stops_no_sweeps(learned: Database) -> None:
+def test_a_clock_that_was_ahead_stops_no_reconciliations(learned: Database) -> None:
     """What is further ahead than any delay is due; what is put off as long as it may be is not."""
     look(learned, agreeing={MAIN: A}, now=after(5 * 365 * 24 * 60))
     with learned.writing() as conn:
         assert reconciliations.is_due(conn, now=after(6))
-        sweep = reconciliations.claim(conn, now=after(6), until=after(21))
-        assert sweep is not None
-        reconciliations.fail(conn, sweep, "later", next_at=after(6 + 24 * 60))
+        reconciliation = reconciliations.claim(conn, now=after(6), until=after(21))
+        assert reconciliation is not None
+        reconciliations.fail(conn, reconciliation, "later", next_at=after(6 + 24 * 60))
         assert not reconciliations.is_due(conn, now=after(7))
 
 
@@ -337,7 +341,7 @@ def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> Non
         busy = Claims(process="p1", per_host=2)
         assert busy.claim(conn, owner="w1", now=NOW, until=NOW + timedelta(seconds=60)) == "one"
         taken = [reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=2) for _ in range(3)]
-        names = [sweep.connection for sweep in taken if sweep is not None]
+        names = [reconciliation.connection for reconciliation in taken if reconciliation is not None]
         assert len(names) == 2
         assert "elsewhere" in names
         deliveries.record(conn, [arrival(move(A, B), connection="two")])
@@ -355,7 +359,7 @@ def test_another_remote_is_learned_anew(learned: Database) -> None:
         assert [one.after for one in work_queue.pending(conn, "c1", limit=9)] == [B]
 
 
-def test_a_process_that_died_leaves_its_sweep_to_the_next_start(learned: Database) -> None:
+def test_a_process_that_died_leaves_its_reconciliation_to_the_next_start(learned: Database) -> None:
     """Which does it at once; what was only put off stays put off."""
     make.connection(learned, "c2", created_at=after(30))
     with learned.writing() as conn:
@@ -368,21 +372,21 @@ def test_a_process_that_died_leaves_its_sweep_to_the_next_start(learned: Databas
 
 
 def claimed(database: Database, now: datetime, until: datetime | None = None) -> Reconciliation | None:
-    """Claim the sweep that is due."""
+    """Claim the reconciliation that is due."""
     with database.writing() as conn:
         return reconciliations.claim(conn, now=now, until=until or now + LEASE)
 
 
 def failed(database: Database, now: datetime, reason: str = "it hangs") -> Reconciliation:
-    """Let the sweep that is due fail; return it."""
-    sweep = claimed(database, now)
-    assert sweep is not None
+    """Let the reconciliation that is due fail; return it."""
+    reconciliation = claimed(database, now)
+    assert reconciliation is not None
     with database.writing() as conn:
-        reconciliations.fail(conn, sweep, reason, next_at=now + GRACE)
-    return sweep
+        reconciliations.fail(conn, reconciliation, reason, next_at=now + GRACE)
+    return reconciliation
 
 
-def test_the_sweep_that_is_overdue_for_longest_comes_first(database: Database) -> None:
+def test_the_reconciliation_that_is_overdue_for_longest_comes_first(database: Database) -> None:
     """From the moment on at which it is due."""
     for number, name in enumerate(("c1", "c2", "c3")):
         make.connection(database, name, created_at=after(-number))
@@ -393,7 +397,12 @@ def test_the_sweep_that_is_overdue_for_longest_comes_first(database: Database) -
             True,
         ]
     taken = [claimed(database, NOW) for _ in range(4)]
-    assert [sweep and sweep.connection for sweep in taken] == ["c3", "c2", "c1", None]
+    assert [reconciliation and reconciliation.connection for reconciliation in taken] == [
+        "c3",
+        "c2",
+        "c1",
+        None,
+    ]
     assert taken[0] == Reconciliation(
         connection="c3",
         claimed_at=NOW,
@@ -405,7 +414,7 @@ def test_the_sweep_that_is_overdue_for_longest_comes_first(database: Database) -
     )
 
 
-def test_a_sweep_is_put_off_as_far_as_the_longest_delay(database: Database) -> None:
+def test_a_reconciliation_is_put_off_as_far_as_the_longest_delay(database: Database) -> None:
     """What is further ahead is due, the furthest first: only a clock that was wrong has put it there."""
     for name, end in (("c1", LEASE), ("c2", 2 * LEASE), ("c3", 3 * LEASE)):
         make.connection(database, name)
@@ -413,8 +422,8 @@ def test_a_sweep_is_put_off_as_far_as_the_longest_delay(database: Database) -> N
 
     def due(now: datetime) -> str | None:
         with database.writing() as conn:
-            sweep = reconciliations.claim(conn, now=now, until=now + GRACE, longest=2 * LEASE)
-        return None if sweep is None else sweep.connection
+            reconciliation = reconciliations.claim(conn, now=now, until=now + GRACE, longest=2 * LEASE)
+        return None if reconciliation is None else reconciliation.connection
 
     with database.reading() as conn:
         assert not reconciliations.is_due(conn, now=NOW, longest=3 * LEASE)
@@ -425,24 +434,24 @@ def test_a_sweep_is_put_off_as_far_as_the_longest_delay(database: Database) -> N
 
 def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
     """Or, after the very first look, that it cannot be told; the connection names no delivery then."""
-    asked = tell(learned, now=after(1), asks_for_sweep=True)
+    asked = tell(learned, now=after(1), asks_for_reconciliation=True)
     assert look(learned, agreeing={MAIN: A}, now=after(2)) is None
     with learned.reading() as conn:
         reason = deliveries.get(conn, asked.delivery).reason
     assert reason == "all refs were compared with the remote's: nothing had moved"
     assert state(learned) == ReconciliationState(
-        due_at=after(2) + EVERY, tried_at=after(2), swept_at=after(2), delivery=None, reason=None
+        due_at=after(2) + EVERY, tried_at=after(2), reconciled_at=after(2), delivery=None, reason=None
     )
-    # The question is answered: the next sweep has nobody who waits for it.
-    sweep = claimed(learned, after(8))
-    assert sweep is not None
-    assert (sweep.asked, sweep.asked_by, sweep.is_first) == (False, None, False)
+    # The question is answered: the next reconciliation has nobody who waits for it.
+    reconciliation = claimed(learned, after(8))
+    assert reconciliation is not None
+    assert (reconciliation.asked, reconciliation.asked_by, reconciliation.is_first) == (False, None, False)
 
 
 def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
     """What had moved before it, nobody knows."""
     make.connection(database)
-    asked = tell(database, asks_for_sweep=True)
+    asked = tell(database, asks_for_reconciliation=True)
     look(database, move(None, A), now=after(1))
     with database.reading() as conn:
         reason = deliveries.get(conn, asked.delivery).reason or ""
@@ -450,7 +459,7 @@ def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
     assert position(database) == A
 
 
-def test_failures_of_sweeps_count_in_a_row(learned: Database) -> None:
+def test_failures_of_reconciliations_count_in_a_row(learned: Database) -> None:
     """Until one succeeds, which also takes the reason away; who asked is still waited for."""
     assert failed(learned, after(6)).attempts == 0
     assert failed(learned, after(7)).attempts == 1
@@ -465,16 +474,18 @@ def test_failures_of_sweeps_count_in_a_row(learned: Database) -> None:
     assert not failed(learned, after(21)).asked
 
 
-def test_a_sweep_that_is_given_back_frees_its_place_and_keeps_its_question(learned: Database) -> None:
-    """As it was: a sweep that nobody asked for is not taken for one."""
+def test_a_reconciliation_that_is_given_back_frees_its_place_and_keeps_its_question(
+    learned: Database,
+) -> None:
+    """As it was: a reconciliation that nobody asked for is not taken for one."""
     for is_asked in (False, True):
         if is_asked:
             with learned.writing() as conn:
                 reconciliations.ask(conn, "c1", now=after(6))
-        sweep = claimed(learned, after(6))
-        assert sweep is not None
+        reconciliation = claimed(learned, after(6))
+        assert reconciliation is not None
         with learned.writing() as conn:
-            reconciliations.give_back(conn, sweep, now=after(6))
+            reconciliations.give_back(conn, reconciliation, now=after(6))
             again = reconciliations.claim(conn, now=after(6), until=after(6), per_host=1)
         assert again is not None
         assert again.asked is is_asked
@@ -482,25 +493,25 @@ def test_a_sweep_that_is_given_back_frees_its_place_and_keeps_its_question(learn
 
 def test_a_question_during_a_look_that_fails_is_not_put_off(learned: Database) -> None:
     """The failure is that of the look before; its place at the host is free again."""
-    sweep = claimed(learned, after(6))
-    assert sweep is not None
+    reconciliation = claimed(learned, after(6))
+    assert reconciliation is not None
     with learned.writing() as conn:
         reconciliations.ask(conn, "c1", now=after(7))
-        reconciliations.fail(conn, sweep, "it hangs", next_at=after(60))
+        reconciliations.fail(conn, reconciliation, "it hangs", next_at=after(60))
         again = reconciliations.claim(conn, now=after(7), until=after(22), per_host=1)
     assert again is not None
     assert (again.asked, again.attempts) == (True, 1)
 
 
 def test_a_look_whose_lease_has_ended_leaves_that_of_the_next_alone(learned: Database) -> None:
-    """Two may do the same sweep, where the first one hung: the second one keeps its place and its time."""
+    """Two may do the same one after the first one hung: the second keeps its place and its time."""
     first, second = claimed(learned, after(6)), claimed(learned, after(21))
     assert first is not None
     assert second is not None
     with learned.writing() as conn:
         reconciliations.fail(conn, first, "it hangs", next_at=after(22))
         assert not reconciliations.is_due(conn, now=after(35))
-        held = conn.execute(sweeps_table.select()).one()
+        held = conn.execute(reconciliations_table.select()).one()
     assert held.held_until == held.due_at == after(36)
 
 
@@ -518,9 +529,11 @@ def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rar
         tell(database, move(before, one), now=now)
         with database.writing() as conn:
             reconciliations.ask(conn, "c1", now=now)
-            sweep = reconciliations.claim(conn, now=now, until=now + LEASE)
-            assert sweep is not None
-            reconciliations.record(conn, sweep, found(now=now), next_at=now + every, agreeing={MAIN: one})
+            reconciliation = reconciliations.claim(conn, now=now, until=now + LEASE)
+            assert reconciliation is not None
+            reconciliations.record(
+                conn, reconciliation, found(now=now), next_at=now + every, agreeing={MAIN: one}
+            )
         before = one
     assert state(database).due_at == now + rare
 
@@ -568,11 +581,16 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
         assert connections.get(conn, "c2").other_repository == other
         rows = conn.execute(refs_table.select()).all()
     assert {row.connection: (row.shown, row.shown_id) for row in rows}["c2"] == (None, None)
-    sweep = claimed(learned, after(7))
-    assert sweep is not None
-    assert (sweep.connection, sweep.asked, sweep.is_first, sweep.seen) == ("c1", True, True, {})
+    reconciliation = claimed(learned, after(7))
+    assert reconciliation is not None
+    assert (
+        reconciliation.connection,
+        reconciliation.asked,
+        reconciliation.is_first,
+        reconciliation.seen,
+    ) == ("c1", True, True, {})
     with learned.writing() as conn:
-        reconciliations.record(conn, sweep, found(now=after(7)), next_at=after(7) + EVERY)
+        reconciliations.record(conn, reconciliation, found(now=after(7)), next_at=after(7) + EVERY)
     assert state(learned).due_at == after(7) + EVERY
 
 
@@ -585,43 +603,43 @@ def test_states_are_those_of_the_connections_that_are_named(learned: Database) -
         assert reconciliations.states(conn, ["c2"])["c2"].due_at == after(60)
 
 
-def _look(conn: sqlalchemy.Connection, sweep: Reconciliation, *moves: RefUpdate) -> None:
+def _look(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *moves: RefUpdate) -> None:
     reconciliations.record(
-        conn, sweep, found(*moves, now=after(6)), next_at=after(11), agreeing={"refs/heads/topic": B}
+        conn, reconciliation, found(*moves, now=after(6)), next_at=after(11), agreeing={"refs/heads/topic": B}
     )
 
 
 OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Reconciliation], object]] = {
     "ask": lambda t, _: reconciliations.ask(t, "c1", now=after(7)),
     "begin anew": lambda t, _: reconciliations.start_over(t, "c1", now=after(7)),
-    "give back": lambda t, sweep: reconciliations.give_back(t, sweep, now=after(7)),
-    "fail": lambda t, sweep: reconciliations.fail(t, sweep, "it hangs", next_at=after(7)),
+    "give back": lambda t, reconciliation: reconciliations.give_back(t, reconciliation, now=after(7)),
+    "fail": lambda t, reconciliation: reconciliations.fail(t, reconciliation, "it hangs", next_at=after(7)),
     "agree": _look,
-    "find": lambda t, sweep: _look(t, sweep, move(A, B)),
-    "see": lambda t, sweep: reconciliations.record(
-        t, sweep, found(move(A, B), now=after(6)), next_at=after(11), look_again_at=after(7)
+    "find": lambda t, reconciliation: _look(t, reconciliation, move(A, B)),
+    "see": lambda t, reconciliation: reconciliations.record(
+        t, reconciliation, found(move(A, B), now=after(6)), next_at=after(11), look_again_at=after(7)
     ),
 }
 
 
 @pytest.mark.parametrize("what", OF_ONE)
-def test_a_sweep_of_a_connection_leaves_all_others_alone(database: Database, what: str) -> None:
-    """Those that are swept at the same moment, and for which somebody waits as well."""
+def test_a_reconciliation_of_a_connection_leaves_all_others_alone(database: Database, what: str) -> None:
+    """Those that are reconciled at the same moment, and for which somebody waits as well."""
     taken = []
     for name in ("c0", "c1", "c2"):
         make.connection(database, name)
         first = claimed(database, NOW)
         assert first is not None
         main = replace(found(move(None, A)), id=f"{name}-first", connection=name)
-        asking = arrival(connection=name, asks_for_sweep=True, received_at=after(5))
+        asking = arrival(connection=name, asks_for_reconciliation=True, received_at=after(5))
         with database.writing() as conn:
             reconciliations.record(conn, first, main, next_at=after(5))
             topic = move(None, B, "refs/heads/topic")
             deliveries.record(conn, [arrival(topic, connection=name), asking])
     for _ in range(3):
-        sweep = claimed(database, after(6))
-        assert sweep is not None
-        taken.append(sweep)
+        reconciliation = claimed(database, after(6))
+        assert reconciliation is not None
+        taken.append(reconciliation)
     [mine] = [one for one in taken if one.connection == "c1"]
     with database.writing() as conn:
         before = make.rows_of_others(conn, "c1"), make.rows_of_others(conn, "")
@@ -640,13 +658,13 @@ def test_without_a_grace_what_waits_for_a_second_look_is_taken_at_once(learned: 
 @pytest.mark.parametrize("second", [6.1, 0.5], ids=["later", "earlier"])
 def test_another_question_during_a_look_stays(learned: Database, second: float) -> None:
     """Whichever of the two deliveries has the later id: only the one that was answered is done with."""
-    first = tell(learned, now=after(1), asks_for_sweep=True)
-    sweep = claimed(learned, after(6))
-    assert sweep is not None
-    assert sweep.asked_by == first.delivery
-    again = tell(learned, now=after(second), asks_for_sweep=True)
+    first = tell(learned, now=after(1), asks_for_reconciliation=True)
+    reconciliation = claimed(learned, after(6))
+    assert reconciliation is not None
+    assert reconciliation.asked_by == first.delivery
+    again = tell(learned, now=after(second), asks_for_reconciliation=True)
     with learned.writing() as conn:
-        reconciliations.record(conn, sweep, found(now=after(6.2)), next_at=after(11))
+        reconciliations.record(conn, reconciliation, found(now=after(6.2)), next_at=after(11))
         assert "nothing had moved" in (deliveries.get(conn, first.delivery).reason or "")
         assert deliveries.get(conn, again.delivery).reason is None
         asked = reconciliations.claim(conn, now=after(6.3), until=after(21))
@@ -663,7 +681,7 @@ def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) 
     assert claimed(learned, after(7), after(20)) is not None
     with learned.writing() as conn:
         reconciliations.fail(conn, first, "it hangs", next_at=after(60))
-        held = conn.execute(sweeps_table.select()).one()
+        held = conn.execute(reconciliations_table.select()).one()
     assert held.held_until == held.due_at == after(20)
 
 

@@ -7,7 +7,7 @@ code of that revision, and of each later one, works on the newest schema, and ma
 from alembic import op
 from sqlalchemy import text
 
-USABLE_SINCE = "0012"
+USABLE_SINCE = "0014"
 """The oldest revision whose code works on the newest schema: raise it where a migration takes away."""
 
 LOCK_MS = 30_000

@@ -29,12 +29,12 @@ import uvloop
 
 from bench import servers, shares
 from bench.report import Row
-from demo.github import push_payload
 from gateway.crypto.keyring import Vault
 from gateway.store.database import Database
 from providers import github
-from tests.postgres import Postgres
-from tests.service import Command, wait_for
+from testing.github import push_payload
+from testing.postgres import Postgres
+from testing.service import Command, wait_for
 
 _CLIENTS = 64
 # So many that two processes have full batches as well.

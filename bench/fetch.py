@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Row
-from demo.githost import ENVIRONMENT, GitHost, WorkTree, git
-from demo.github import push_payload
-from tests.service import VALOHAI_YAML, Command
+from testing.git_host import ENVIRONMENT, GitHost, WorkTree, git
+from testing.github import push_payload
+from testing.service import VALOHAI_YAML, Command
 
 _COMMITS = 20_000
 _FILES = 5_000

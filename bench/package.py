@@ -17,10 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import Row
-from demo.githost import ENVIRONMENT, git
 from gateway.fetch.git import Git
 from gateway.packages.builder import Packer
 from gateway.packages.tree import TreeReader
+from testing.git_host import ENVIRONMENT, git
 
 _FILES = 2_000
 _FILE = 50_000

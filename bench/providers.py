@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.report import Row
 from providers import PROVIDERS
-from tests.providers.corpus import NOW, Case, cases
+from testing.corpus import NOW, Case, cases
 
 _KB, _MB = 1024, 1024 * 1024
 _ROUNDS = 35

@@ -18,7 +18,6 @@ import aio_pika
 import structlog
 
 from bench.report import Row
-from demo.githost import GitHost
 from gateway.publish.cloudevents import message, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
@@ -30,8 +29,9 @@ from gateway.store.deliveries import NewDelivery
 from gateway.store.executions import NewRequest, Outbox
 from gateway.store.notify import Notifier
 from providers.normalize import ref_update
-from tests.broker import Broker
-from tests.service import Command, Project
+from testing.broker import Broker
+from testing.git_host import GitHost
+from testing.service import Command, Project
 
 _CONNECTIONS = 64
 _EACH = 128

@@ -11,7 +11,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from demo.github import REPOSITORY_ID
 from gateway.crypto.keyring import Vault
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
@@ -22,6 +21,7 @@ from gateway.store import connections
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import NewDelivery, Receipt
+from testing.github import REPOSITORY_ID
 
 CONNECTION = "c" * 24
 KEY = "k" * 32

@@ -21,8 +21,8 @@ from typing import IO, Any
 from rich.console import Console
 from rich.markup import escape
 
-from demo.githost import GitHost, WorkTree
-from demo.github import push_payload
+from testing.git_host import GitHost, WorkTree
+from testing.github import push_payload
 
 FULL_NAME = "acme/digits"
 FILES = {

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from demo.githost import GitHost
 from gateway.store.database import Database
-from tests.broker import Broker
-from tests.postgres import Postgres
-from tests.service import Project, Service
+from testing.broker import Broker
+from testing.git_host import GitHost
+from testing.postgres import Postgres
+from testing.service import Project, Service
 
 # What the README asks for is all there is: no `python`, which developers' machines have and Debian has not.
 os.environ["PATH"] = os.pathsep.join(

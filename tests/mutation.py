@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 COPIES = ROOT / "build" / "mutation"
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
-OURS = {"bench", "demo", "gateway", "providers", "tests"}
+OURS = {"bench", "demo", "gateway", "providers", "testing", "tests"}
 # Mutants that any test would notice (such as `+` for `^`): they would only flatter the result.
 EASY = re.compile(
     r"core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|Mod_Mul|BitOr_BitAnd|BitAnd_BitOr)"

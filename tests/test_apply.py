@@ -8,7 +8,7 @@ import pytest
 
 from gateway.cli.connections_file import read_file
 from gateway.errors import Invalid
-from tests.service import Service, run_pushgate
+from testing.service import Service, run_pushgate
 
 KNOWN = "a secret that the provider knows"
 FROM_A_FILE = "a secret from a file"

@@ -12,7 +12,7 @@ import pytest
 from starlette.requests import Request
 
 from gateway.api.auth import AdminToken, TooManyTries, WrongToken
-from tests.service import Service, run_pushgate
+from testing.service import Service, run_pushgate
 
 STRONG = "a token that is long enough for all"
 WEAK = "short"

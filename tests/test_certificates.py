@@ -4,7 +4,7 @@ import ssl
 import subprocess
 from pathlib import Path
 
-from tests.certificate import make_certificate
+from testing.certificate import make_certificate
 
 PAGE = Path(__file__).parent.parent / "docs" / "operate.md"
 

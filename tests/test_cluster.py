@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from demo.githost import GitHost
 from gateway.cli.api_client import ApiError
-from tests.broker import Broker
-from tests.postgres import Postgres, end_all_connections
+from testing.broker import Broker
+from testing.git_host import GitHost
+from testing.postgres import Postgres, end_all_connections
+from testing.service import Project, Service, run_pushgate, wait_for
 from tests.publish.runner import Runner
-from tests.service import Project, Service, run_pushgate, wait_for
 
 PUSHES_A_ROUND = 3
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from demo.githost import GitHost
 from gateway.cli.api_client import ApiError
 from gateway.cli.output import escape, print_json
 from providers import PROVIDERS
-from tests.service import ADMIN_TOKEN, PUSHGATE, WAIT_SECONDS, Project, Service, wait_for
-from tests.service import run_pushgate as run
+from testing.git_host import GitHost
+from testing.service import ADMIN_TOKEN, PUSHGATE, WAIT_SECONDS, Project, Service, wait_for
+from testing.service import run_pushgate as run
 
 
 def answer(*arguments: str, service: Service, variables: Mapping[str, str] | None = None) -> Any:

@@ -22,9 +22,9 @@ from starlette.responses import Response
 from gateway.cli.api_client import ApiError, post_webhook
 from gateway.dashboard.sessions import VALID, Sessions
 from providers import generic
-from tests.browser import running_browser, sign_in, visit
-from tests.postgres import Postgres
-from tests.service import ADMIN_TOKEN, Project, Service, wait_for
+from testing.browser import running_browser, sign_in, visit
+from testing.postgres import Postgres
+from testing.service import ADMIN_TOKEN, Project, Service, wait_for
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 # Nobody waits for so long but on a machine that is busy with much else.

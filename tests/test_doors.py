@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli.api_client import ApiError
-from tests.postgres import Postgres
-from tests.service import Command, Project, Service, run_pushgate, wait_for
+from testing.postgres import Postgres
+from testing.service import Command, Project, Service, run_pushgate, wait_for
 
 WORKERS = 3
 

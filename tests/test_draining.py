@@ -12,12 +12,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from demo.github import push_payload
-from tests.broker import Broker
-from tests.postgres import Postgres
+from testing.broker import Broker
+from testing.github import push_payload
+from testing.postgres import Postgres
+from testing.service import Project, Service, wait_for
 from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
-from tests.service import Project, Service, wait_for
 
 
 def test_a_confirm_that_comes_while_the_process_ends_is_written_down(

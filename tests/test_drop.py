@@ -1,6 +1,6 @@
 """An operator drops an execution that no broker takes: by command, and in the dashboard."""
 
-from tests.service import Project, Service, run_pushgate
+from testing.service import Project, Service, run_pushgate
 
 
 def test_an_execution_is_dropped_by_a_command_and_comes_back_by_a_replay(

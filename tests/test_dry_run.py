@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from demo.githost import GitHost
-from tests.postgres import Postgres
-from tests.service import VALOHAI_YAML, Project, Service, run_pushgate, wait_for
+from testing.git_host import GitHost
+from testing.postgres import Postgres
+from testing.service import VALOHAI_YAML, Project, Service, run_pushgate, wait_for
 
 KEY = "k" * 32
 DEEP = VALOHAI_YAML.replace("python:3.12", "python:3.13")

@@ -10,11 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from demo.githost import GitHost
 from gateway.settings import read_settings
 from gateway.store.database import Database
-from tests.postgres import Postgres
-from tests.service import PUSHGATE, Command, Project, Service, run_pushgate
+from testing.git_host import GitHost
+from testing.postgres import Postgres
+from testing.service import PUSHGATE, Command, Project, Service, run_pushgate
 
 # A locale that knows no more than ASCII, and a Python that takes it at its word.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -13,9 +13,9 @@ import aio_pika
 import jsonschema
 from aio_pika.abc import AbstractIncomingMessage
 
-from tests.broker import Broker
+from testing.broker import Broker
+from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
-from tests.service import Project, Service, wait_for
 
 BOTH = "push.fetched, delivery.failed"
 

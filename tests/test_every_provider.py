@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from demo.githost import GitHost
 from gateway.cli.api_client import ApiError, post_webhook
 from gateway.data_dir import open_data
 from gateway.settings import Settings
 from gateway.store import connections
 from providers import PROVIDERS
-from tests.providers.corpus import Case, cases
-from tests.service import Project, Service, run_pushgate, wait_for
+from testing.corpus import Case, cases
+from testing.git_host import GitHost
+from testing.service import Project, Service, run_pushgate, wait_for
 
 TRIGGER = {"name": "train", "branches": ["main"], "run": {"step": "train"}}
 

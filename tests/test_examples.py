@@ -13,9 +13,9 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from tests.broker import Broker
+from testing.broker import Broker
+from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
-from tests.service import Project, Service, wait_for
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TRAIN = "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n"

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from tests.broker import Broker
-from tests.service import Project, Service, run_pushgate, wait_for
+from testing.broker import Broker
+from testing.service import Project, Service, run_pushgate, wait_for
 
 
 def test_the_whole_way_is_told(service: Service, project: Project) -> None:

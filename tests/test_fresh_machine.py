@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from testing.service import Command, Project, wait_for
 from tests.matrix import MINIMAL_PATH, interpreters
-from tests.service import Command, Project, wait_for
 
 ROOT = Path(__file__).parent.parent
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from demo.githost import GitHost
-from demo.github import push_payload
-from tests.fetch.packing import add_submodule
-from tests.fetch.serving import gits_about, hanging
-from tests.service import Project, Service, wait_for
+from testing.git_host import GitHost
+from testing.github import push_payload
+from testing.http_remotes import gits_about, hanging
+from testing.packing import add_submodule
+from testing.service import Project, Service, wait_for
 
 MAIN = "refs/heads/main"
 GATEWAY = Path(__file__).parent.parent / "gateway"

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from gateway.api.health import Health
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.store.database import Database
-from tests.postgres import Postgres, end_all_connections
-from tests.service import Project, Service, wait_for
+from testing.postgres import Postgres, end_all_connections
+from testing.service import Project, Service, wait_for
 
 
 @pytest.fixture

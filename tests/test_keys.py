@@ -17,9 +17,9 @@ from gateway.server.server import serve
 from gateway.settings import Settings
 from gateway.store import connections
 from gateway.worker.fetch_and_plan import Remotes
-from tests.descriptors import open_files
-from tests.service import Service, run_pushgate
-from tests.store import make
+from testing import records
+from testing.descriptors import open_files
+from testing.service import Service, run_pushgate
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def settings(tmp_path: Path) -> Settings:
     """Give the settings of a data folder that keeps one secret."""
     settings = Settings(data_dir=tmp_path / "data")
     with open_data(settings) as opened:
-        make.connection(opened.database)
+        records.connection(opened.database)
         with opened.database.writing() as conn:
             connections.keep_credentials(conn, opened.vault, "c1", b"the secret")
     return settings

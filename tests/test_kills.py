@@ -14,9 +14,9 @@ from collections import defaultdict
 from pathlib import Path
 
 from gateway.cli.api_client import ApiError
-from tests.broker import Broker
+from testing.broker import Broker
+from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
-from tests.service import Project, Service, wait_for
 
 ROUNDS = int(os.environ.get("SOAK_ROUNDS", "4"))
 PUSHES = 6

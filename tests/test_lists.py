@@ -17,8 +17,8 @@ from gateway.crypto.keyring import Vault
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.store.database import Database
 from gateway.store.notify import Notifier
-from tests.service import Project, Service, run_pushgate
-from tests.store.make import NOW, connection
+from testing.records import NOW, connection
+from testing.service import Project, Service, run_pushgate
 
 OPENAPI = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_text())
 

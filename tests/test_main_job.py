@@ -12,9 +12,9 @@ from aio_pika.abc import AbstractIncomingMessage
 
 from gateway.messages.execution_request import schema
 from gateway.publish.topology import Topology
-from tests.broker import Broker
+from testing.broker import Broker
+from testing.service import Command, Project, Service, wait_for
 from tests.publish.runner import Runner
-from tests.service import Command, Project, Service, wait_for
 
 CHANGED = {"train.py": "print(2)\n"}
 

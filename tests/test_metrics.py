@@ -6,10 +6,10 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from demo.github import push_payload
-from tests.broker import Broker
-from tests.postgres import Postgres
-from tests.service import Project, Service, wait_for
+from testing.broker import Broker
+from testing.github import push_payload
+from testing.postgres import Postgres
+from testing.service import Project, Service, wait_for
 
 
 def metrics(service: Service) -> tuple[str, dict[tuple[str, ...], float]]:

@@ -10,7 +10,7 @@ import pytest
 from openapi_spec_validator import validate
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 
-from tests.service import Project, Service
+from testing.service import Project, Service
 
 IN_DOCS = Path(__file__).parents[1] / "docs" / "openapi.json"
 

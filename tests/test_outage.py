@@ -6,8 +6,8 @@ import uuid
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from tests.broker import Broker
-from tests.service import ADMIN_TOKEN, Project, Service, run_pushgate, wait_for
+from testing.broker import Broker
+from testing.service import ADMIN_TOKEN, Project, Service, run_pushgate, wait_for
 from tests.test_metrics import metrics
 
 NOWHERE = "amqp://127.0.0.1:1/"

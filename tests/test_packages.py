@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from demo.githost import GitHost, WorkTree
 from gateway.store.database import Database
 from gateway.store.tables import leases, packages
-from tests.fetch.packing import add_submodule
-from tests.service import ADMIN_TOKEN, Project, Service, wait_for
-from tests.store.objects import S3
+from testing.git_host import GitHost, WorkTree
+from testing.object_store import S3
+from testing.packing import add_submodule
+from testing.service import ADMIN_TOKEN, Project, Service, wait_for
 
 TRAIN = {"train.py": "print(2)\n", "notes.txt": "not for runners\n", ".vhignore": "*.txt\n"}
 BEARER = {"Authorization": f"Bearer {ADMIN_TOKEN}"}

@@ -10,8 +10,8 @@ import zstandard
 from gateway.plan.triggers import PullRequestFacts
 from gateway.store.work_queue import PendingUpdate
 from gateway.worker.plan_inputs import PlanInputs, base_branch, connection_facts, pack, unpack, update_facts
+from testing.records import NOW, made
 from tests.plan.facts import COMMIT
-from tests.store.make import NOW, made
 
 
 def test_facts_come_back_as_they_were() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.cli.api_client import ApiError
-from tests.service import Project, Service, wait_for
+from testing.service import Project, Service, wait_for
 
 PROJECT = "0185b1a5-7e6b-4ba5-8e1a-3f6f3f1b7c11"
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import GitHost
 from gateway.cli.api_client import ApiError
-from tests.fetch.ssh import SshHost
-from tests.service import Project, Service, run_pushgate, wait_for
+from testing.git_host import GitHost
+from testing.service import Project, Service, run_pushgate, wait_for
+from testing.ssh import SshHost
 
 
 @pytest.fixture

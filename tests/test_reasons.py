@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import GitHost
-from tests.ports import free_ports
-from tests.service import VALOHAI_YAML, Project, Service, wait_for
+from testing.git_host import GitHost
+from testing.ports import free_ports
+from testing.service import VALOHAI_YAML, Project, Service, wait_for
 
 NO_COMMAND = "- step:\n    name: train\n    image: python\n"
 BROKEN_YAML = "- step:\n    name: train\n   image: python\n"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from demo.githost import GitHost
-from tests.service import Project, Service, run_pushgate, wait_for
+from testing.git_host import GitHost
+from testing.service import Project, Service, run_pushgate, wait_for
 from tests.test_every_provider import TRIGGER, deliver
 
 ANY_BRANCH = {"name": "train", "branches": ["*"], "run": {"step": "train"}}

@@ -23,9 +23,9 @@ from gateway.store.ids import delivery_id
 from gateway.store.notify import Notifier
 from gateway.store.tables import reconciliations as reconciliations_table
 from gateway.worker.reconciler import Reconciler, differences
-from tests.service import WAIT_SECONDS
-from tests.store import make
-from tests.store.make import NOW, A, B, C, arrival, move
+from testing import records
+from testing.records import NOW, A, B, C, arrival, move
+from testing.service import WAIT_SECONDS
 
 MAIN = "refs/heads/main"
 ANY_SECONDS = 10.0
@@ -106,7 +106,7 @@ def gateway(tmp_path: Path, migrated: Path) -> Iterator[Gateway]:
     """Give a gateway that has looked once, at a remote with main at A."""
     shutil.copyfile(migrated, tmp_path / "test.db")
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
-    make.connection(database)
+    records.connection(database)
     gateway = Gateway(database, Remote({MAIN: A}))
     assert gateway.look()
     yield gateway
@@ -286,7 +286,7 @@ def test_a_repository_that_was_made_again_is_learned_where_the_remote_agrees(
     """Only a remote that has what the delivery reports proves that it is about it."""
     other = OtherRepository(id="2", name="acme/digits", delivery="d1", refs={MAIN: claimed})
     with gateway.database.writing() as conn:
-        connections.change(conn, make.made(repository_id="1"))
+        connections.change(conn, records.made(repository_id="1"))
         sent = arrival(verdict="ignored", received_at=gateway.now, other_repository=other)
         deliveries.record(conn, [sent])
     gateway.remote.shown = {MAIN: B}
@@ -418,7 +418,7 @@ def test_a_host_is_asked_by_so_many_at_once(gateway: Gateway) -> None:
             reconciler = dataclasses.replace(gateway.reconciler(), per_host=per_host)
             others.append(await reconciler.reconcile_next())
 
-    make.connection(gateway.database, "c2")
+    records.connection(gateway.database, "c2")
     put_off(gateway, due_at=gateway.now)
     gateway.remote.asked = other
     assert gateway.look()
@@ -540,6 +540,6 @@ def test_looks_that_are_due_follow_one_another(gateway: Gateway, monkeypatch: py
         await asyncio.wait({task})
 
     for name in ("c2", "c3"):
-        make.connection(gateway.database, name)
+        records.connection(gateway.database, name)
     put_off(gateway, due_at=gateway.now)
     asyncio.run(run())

@@ -15,9 +15,9 @@ from gateway.errors import SettingError
 from gateway.settings import Settings
 from gateway.store import claims
 from gateway.store.database import Database
-from tests.postgres import Postgres
-from tests.service import Project, Service, run_pushgate, wait_for
-from tests.store import make
+from testing import records
+from testing.postgres import Postgres
+from testing.service import Project, Service, run_pushgate, wait_for
 
 
 def copy(source: Path, target: Path) -> None:
@@ -105,7 +105,7 @@ def test_workers_on_other_machines_are_told_of(postgres: Postgres, tmp_path: Pat
     )
     assert learn_anew(settings) == 0
     with closing(Database(url)) as database:
-        make.connection(database)
+        records.connection(database)
         now = datetime.now(UTC)
         with database.writing() as conn:
             claims.beat(conn, "worker-0:/data", now=now)

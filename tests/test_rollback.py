@@ -12,7 +12,7 @@ import pytest
 
 from gateway.store import migrations
 from gateway.store.migrations import USABLE_SINCE
-from tests.service import Project, Service
+from testing.service import Project, Service
 
 ROOT = Path(__file__).parent.parent
 NEWEST = max((Path(migrations.__file__).parent / "versions").glob("[0-9]*.py"))

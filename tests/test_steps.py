@@ -27,8 +27,8 @@ from gateway.store.connections import Connection
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.worker.fetch_and_plan import Announcer, FetchAndPlan, Remotes
 from gateway.worker.plan_inputs import unpack
+from testing.records import NOW, A, B, C, made
 from tests.plan.facts import COMMIT, MANIFEST
-from tests.store.make import NOW, A, B, C, made
 
 PUSH = PendingUpdate(
     seq=1,

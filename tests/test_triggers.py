@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from tests.service import Project, Service, wait_for
+from testing.service import Project, Service, wait_for
 
 MANIFEST = """\
 - step:

@@ -24,9 +24,9 @@ from sqlalchemy import MetaData, Table, insert, text
 from gateway.crypto.keyring import Vault
 from gateway.store.database import Database
 from gateway.store.migrate import migrations
-from tests.broker import Broker
+from testing.broker import Broker
+from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
-from tests.service import Project, Service, wait_for
 
 KEY, SECRET = "s" * 32, "the webhook secret"
 SOON = timedelta(seconds=2)

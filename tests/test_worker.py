@@ -36,8 +36,8 @@ from gateway.store.tables import leases, ref_updates
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
 from gateway.worker.fetch_and_plan import Announcer
 from gateway.worker.worker import _RENEW_SECONDS, LEASE, Steps, Worker
-from tests.service import WAIT_SECONDS, wait_for
-from tests.store.make import arrival, connection, move
+from testing.records import arrival, connection, move
+from testing.service import WAIT_SECONDS, wait_for
 
 CLAIMS = Claims(process="p")
 

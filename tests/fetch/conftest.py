@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from demo.githost import ENVIRONMENT, GitHost, WorkTree
 from gateway.fetch.commit import Base, Commit, CommitReader
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import Git, Progress
 from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors, Wanted
+from testing.git_host import ENVIRONMENT, GitHost, WorkTree
 
 T = TypeVar("T")
 

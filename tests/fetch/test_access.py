@@ -11,16 +11,16 @@ from typing import Any
 import asyncssh
 import pytest
 
-from demo.githost import GitHost, WorkTree
 from gateway.errors import RemoteUnavailable
 from gateway.fetch.access import is_forbidden
 from gateway.fetch.credentials import Credentials, Login, Remote, SshKey, make_deploy_key
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Wanted
-from tests.certificate import make_certificate
+from testing.certificate import make_certificate
+from testing.git_host import GitHost, WorkTree
+from testing.service import wait_for
+from testing.ssh import SshHost
 from tests.fetch.conftest import Fetching, make_fetching
-from tests.fetch.ssh import SshHost
-from tests.service import wait_for
 
 OURS = make_deploy_key("github", comment="ours")
 RSA = make_deploy_key("azure-devops", comment="rsa")

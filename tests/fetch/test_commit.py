@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import ENVIRONMENT, WorkTree
 from gateway.fetch.commit import CommitReader, Paths
 from gateway.fetch.credentials import Remote
 from gateway.plan.triggers import MoveFacts, Run, Trigger, match
+from testing.git_host import ENVIRONMENT, WorkTree
+from testing.packing import add_submodule
+from testing.service import Project, Service, run_pushgate
 from tests.fetch.conftest import Fetching
-from tests.fetch.packing import add_submodule
-from tests.service import Project, Service, run_pushgate
 
 MAIN = "refs/heads/main"
 

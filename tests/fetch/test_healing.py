@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import ENVIRONMENT, GitHost, WorkTree
 from gateway.errors import LocalFailure
 from gateway.fetch.commit import Paths
 from gateway.fetch.credentials import make_deploy_key
 from gateway.fetch.housekeeping import disk_trouble
+from testing.git_host import ENVIRONMENT, GitHost, WorkTree
+from testing.service import Project, Service, wait_for
+from testing.ssh import SshHost
 from tests.fetch.conftest import Fetching, make_fetching
-from tests.fetch.ssh import SshHost
 from tests.fetch.test_access import fetch
-from tests.service import Project, Service, wait_for
 from tests.test_health import probe
 
 MAIN = "refs/heads/main"

@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from demo.githost import WorkTree, git
 from gateway.fetch.housekeeping import Housekeeper
+from testing.git_host import WorkTree, git
 from tests.fetch.conftest import Fetching
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import GitHost, WorkTree
 from gateway.errors import LocalFailure, ObjectUnusable
 from gateway.fetch.commit import Paths
 from gateway.fetch.git import GitFailed, LimitReached, OutputTooLarge
 from gateway.fetch.limits import GitLimits, machine_failure
 from gateway.packages.git_objects import open_objects
 from gateway.settings import git_memory
+from testing.git_host import GitHost, WorkTree
+from testing.service import Project, Service
 from tests.fetch.conftest import Fetching, make_fetching, mktree
-from tests.service import Project, Service
 
 MAIN, BOMB = "refs/heads/main", "refs/heads/bomb"
 YAML = {"valohai.yaml": "- step: {}\n"}

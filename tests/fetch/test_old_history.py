@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import ENVIRONMENT, GitHost
 from gateway.errors import ObjectUnusable
 from gateway.fetch.git import TOLERATED
+from testing.git_host import ENVIRONMENT, GitHost
+from testing.packing import Packing
 from tests.fetch.conftest import Fetching
-from tests.fetch.packing import Packing
 
 MAIN = "refs/heads/main"
 PERSON = b"Ada Byron <ada@example.org> 1700000000 +0000"

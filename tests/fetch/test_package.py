@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import ENVIRONMENT, WorkTree
 from gateway.errors import ObjectUnusable
 from gateway.fetch.git import GitFailed
 from gateway.packages.builder import FORMATS, Format, Packer, Stopped
 from gateway.packages.tree import Entry, Tree
-from tests.archives import extract
+from testing.archives import extract
+from testing.git_host import ENVIRONMENT, WorkTree
+from testing.packing import Packing, names, untarred
 from tests.fetch.conftest import Fetching, make_fetching
-from tests.fetch.packing import Packing, names, untarred
 
 LONG = "/".join(["a folder with a rather long name, which is longer than tar likes"] * 6) + "/file"
 FILES = {

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from demo.githost import ENVIRONMENT
 from gateway.packages.vhignore import Rules
+from testing.git_host import ENVIRONMENT
 
 # Few letters, so that patterns and paths meet; every character that means something to git.
 _WORDS = (

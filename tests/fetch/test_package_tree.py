@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import GitHost, WorkTree
 from gateway.errors import Invalid, ObjectUnusable, RemoteUnavailable
 from gateway.packages.submodules import submodule_url
 from gateway.packages.symlinks import check_links
 from gateway.packages.tree import shown
+from testing.git_host import GitHost, WorkTree
+from testing.packing import Packing, add_submodule, names
 from tests.fetch.conftest import Fetching
-from tests.fetch.packing import Packing, add_submodule, names
 
 BASE = "https://host.example/group/project.git"
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from demo.githost import GitHost
 from gateway.errors import FetchError, LocalFailure, ObjectUnusable, RemoteRefuses, RemoteUnavailable
 from gateway.fetch.git import GitFailed, explain
 from gateway.fetch.reasons import remote_failure
+from testing.git_host import GitHost
+from testing.http_remotes import answering
 from tests.fetch.conftest import Fetching
-from tests.fetch.serving import answering
 
 MAIN = "refs/heads/main"
 NOT_THERE = "there is no such repository"

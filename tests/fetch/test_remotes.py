@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 import pytest
 from structlog.testing import capture_logs
 
-from demo.githost import ENVIRONMENT, GitHost, WorkTree
 from gateway.errors import RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.worker.reconciler import differences
+from testing.git_host import ENVIRONMENT, GitHost, WorkTree
+from testing.http_remotes import answering, serving
 from tests.fetch.conftest import Fetching
-from tests.fetch.serving import answering, serving
 
 MAIN = "refs/heads/main"
 

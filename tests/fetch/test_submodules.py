@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from demo.githost import GitHost, WorkTree
 from gateway.fetch.credentials import Login, Remote, make_deploy_key
 from gateway.packages.submodules import Submodules
+from testing.git_host import GitHost, WorkTree
+from testing.service import Project, Service
+from testing.ssh import SshHost
 from tests.fetch.conftest import Fetching
-from tests.fetch.ssh import SshHost
-from tests.service import Project, Service
 
 KEY = make_deploy_key("github", comment="test")
 LOGIN = Login(user="ada", password="secret-of-ada")

@@ -29,8 +29,8 @@ from providers.clone_urls import is_about, repository_key
 from providers.errors import Malformed, Unverified
 from providers.model import Repository, VerifiedRequest
 from providers.payload import form_payload
+from testing.corpus import NOW, SECRET, cases
 from tests.plan.facts import COMMIT, CONNECTION, MANIFEST, UPDATE
-from tests.providers.corpus import NOW, SECRET, cases
 
 if TYPE_CHECKING:
     from gateway.intake.group_commit import DeliveryWriter

@@ -19,7 +19,9 @@ from gateway.publish.topology import Topology
 from gateway.settings import PREFIX, Settings, read_settings
 from gateway.store import deliveries
 from gateway.store.database import Database
-from tests.broker import Broker
+from testing.broker import Broker
+from testing.postgres import Postgres
+from testing.records import arrival, connection, move
 from tests.helm.chart import (
     NAMES,
     SCHEMA,
@@ -32,9 +34,7 @@ from tests.helm.chart import (
     render,
     value_sets,
 )
-from tests.postgres import Postgres
 from tests.publish.runner import remove
-from tests.store.make import arrival, connection, move
 
 SECRETS = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
 PLACEHOLDERS = {"database_url": "postgresql://user:password@host/database", "amqp_url": "amqp://host/"}

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from gateway.settings import read_settings
+from testing.service import ADMIN_TOKEN, PUSHGATE, Service
 from tests.helm.chart import (
     CHART,
     NAMES,
@@ -25,7 +26,6 @@ from tests.helm.chart import (
     render,
     value_sets,
 )
-from tests.service import ADMIN_TOKEN, PUSHGATE, Service
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

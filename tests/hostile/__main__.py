@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.githost import GitHost
+from testing.git_host import GitHost
+from testing.service import Command, Project, Service
 from tests.hostile import attacks
 from tests.hostile.attacks import Attack, Count
 from tests.hostile.healthy import Pusher, Pushes
-from tests.service import Command, Project, Service
 
 _SECONDS = float(os.environ.get("HOSTILE_SECONDS", "600"))
 _WITHIN = float(os.environ.get("HOSTILE_WITHIN", "10"))

@@ -14,11 +14,11 @@ from itertools import count as counting
 from pathlib import Path
 from typing import Any
 
-from demo.githost import ENVIRONMENT, GitHost, WorkTree
-from demo.github import push_payload
 from gateway.cli.api_client import ApiError
+from testing.git_host import ENVIRONMENT, GitHost, WorkTree
+from testing.github import push_payload
+from testing.service import VALOHAI_YAML, Service
 from tests.intake import attacks
-from tests.service import VALOHAI_YAML, Service
 
 _MIB = 1024 * 1024
 _SENDERS = 4

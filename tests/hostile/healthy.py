@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.error import URLError
 
 from gateway.cli.api_client import ApiError
-from tests.service import Project, Service
+from testing.service import Project, Service
 
 _BETWEEN_PUSHES = 1.0
 

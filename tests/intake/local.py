@@ -13,7 +13,7 @@ from gateway.intake.webhook import WebhookEndpoint
 from gateway.store import connections
 from gateway.store.database import Database
 from providers.signatures import hmac_hex
-from tests.store import make
+from testing import records
 
 SECRET = b"a secret of this connection"
 VAULT = Vault("k" * 32)
@@ -29,9 +29,9 @@ class Answer(NamedTuple):
 
 def connect(database: Database, **changes: Any) -> None:
     """Make the connection c1 with its secret."""
-    make.connection(database, **changes)
+    records.connection(database, **changes)
     with database.writing() as conn:
-        connections.add_secret(conn, VAULT, "c1", SECRET, now=make.NOW)
+        connections.add_secret(conn, VAULT, "c1", SECRET, now=records.NOW)
 
 
 def scope(body: bytes, headers: Mapping[str, str] | None = None, **changes: Any) -> MutableMapping[str, Any]:

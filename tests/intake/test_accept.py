@@ -19,7 +19,7 @@ from gateway.metrics import REGISTRY
 from gateway.store.database import Database
 from gateway.store.deliveries import Decision, NewDelivery, Receipt
 from gateway.store.tables import deliveries
-from tests.store.make import A, B, arrival, connection, move
+from testing.records import A, B, arrival, connection, move
 
 Ts = TypeVarTuple("Ts")
 # Nothing here takes so long, unless something is broken.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gateway.intake.client_address import client_address
-from tests.service import Project, Service, run_pushgate
+from testing.service import Project, Service, run_pushgate
 
 
 def test_source_networks_are_kept(service: Service, project: Project) -> None:

@@ -10,7 +10,6 @@ import pytest
 import structlog
 from sqlalchemy import select
 
-from demo.github import push_payload
 from gateway.crypto.keyring import Vault
 from gateway.intake import normalize
 from gateway.intake.body import BodyReader, TooMuch, TooSlow
@@ -21,8 +20,9 @@ from gateway.metrics import REGISTRY
 from gateway.store.database import Database
 from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.tables import deliveries
+from testing.github import push_payload
+from testing.records import A, B, C
 from tests.intake.local import VAULT, Answer, answered, asked, connect, opened, scope
-from tests.store.make import A, B, C
 
 URL = "https://github.example/acme/digits.git"
 

@@ -25,8 +25,8 @@ from providers.model import (
     VerifiedRequest,
 )
 from providers.signatures import hmac_hex
-from tests.providers.corpus import NOW, SECRET, Case, cases
-from tests.store.make import A, B, move
+from testing.corpus import NOW, SECRET, Case, cases
+from testing.records import A, B, move
 
 CASES = {str(case): case for case in cases()}
 SIGNED = "sha256=" + hmac_hex(b"{}", SECRET)

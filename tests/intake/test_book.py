@@ -17,8 +17,8 @@ from gateway.store import connections, tables
 from gateway.store.database import Database
 from providers import PROVIDERS
 from providers.model import Repository
+from testing.records import NOW, connection
 from tests.intake.local import VAULT
-from tests.store.make import NOW, connection
 
 T = TypeVar("T")
 

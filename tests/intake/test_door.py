@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from demo.github import push_payload
 from providers.signatures import hmac_hex
-from tests.service import Service, run_pushgate
+from testing.github import push_payload
+from testing.service import Service, run_pushgate
 
 URL = "https://github.example/acme/digits.git"
 A, B, C = "a" * 40, "b" * 40, "c" * 40

@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from providers import PROVIDERS
-from tests.providers.corpus import Case, cases
-from tests.service import Service
+from testing.corpus import Case, cases
+from testing.service import Service
 
 FORM = "application/x-www-form-urlencoded"
 STATUSES = {200, 202, 400, 401, 404, 405, 413, 415, 503}

@@ -13,8 +13,8 @@ import uvicorn
 
 from gateway.intake.body import Receive, Scope, Send
 from gateway.server.http_limits import ClientLimits, LimitedHttp, limited
+from testing.service import Service, wait_for
 from tests.intake import attacks
-from tests.service import Service, wait_for
 
 MIB = 1024 * 1024
 HOOK = "/hooks/" + "0" * 24

@@ -17,10 +17,10 @@ from gateway.errors import StoreUnavailable
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.store.database import Database
+from testing import records
+from testing.postgres import Postgres
+from testing.service import Service, wait_for
 from tests.intake.local import VAULT, asked, connect, scope
-from tests.postgres import Postgres
-from tests.service import Service, wait_for
-from tests.store import make
 
 # The promise is 5 seconds, the first providers give up after 10; a machine that is busy takes some itself.
 PATIENCE = 15.0
@@ -111,15 +111,15 @@ def test_whoever_waits_too_long_is_told_so_and_leaves_nothing(database: Database
         accepter = DeliveryWriter(database, notify=lambda: None)
         accepter.start()
         with database.writing():
-            first = asyncio.create_task(accepter.accept(make.arrival(id="d1"), seconds=0.1))
+            first = asyncio.create_task(accepter.accept(records.arrival(id="d1"), seconds=0.1))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            second = asyncio.create_task(accepter.accept(make.arrival(id="d2"), seconds=0.1))
+            second = asyncio.create_task(accepter.accept(records.arrival(id="d2"), seconds=0.1))
             for late in (first, second):
                 with pytest.raises(StoreUnavailable, match="in time"):
                     await late
             assert not accepter.healthy
-        third = await accepter.accept(make.arrival(id="d3"), seconds=PATIENCE)
+        third = await accepter.accept(records.arrival(id="d3"), seconds=PATIENCE)
         assert third.delivery == "d3"
         await accepter.stop()
 

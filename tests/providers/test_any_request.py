@@ -11,7 +11,7 @@ from providers import PROVIDERS, github
 from providers.errors import Malformed, ProviderError, Undecodable, Unverified
 from providers.model import Event, Provider, VerifiedRequest
 from providers.payload import form_payload
-from tests.providers.corpus import NOW, SECRET, cases
+from testing.corpus import NOW, SECRET, cases
 
 EVENTS = {
     name: sorted({case.event for case in cases() if case.provider_name == name} | {"", "nonsense"})

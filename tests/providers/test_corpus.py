@@ -4,7 +4,7 @@ import pytest
 
 from providers import PROVIDERS
 from providers.errors import Unverified
-from tests.providers.corpus import CORPUS, Case, cases, told
+from testing.corpus import CORPUS, Case, cases, told
 
 CASES = cases()
 FEWEST_CASES = 8

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from providers import github
-from tests.archives import extract
-from tests.providers.corpus import NOW, SECRET
+from testing.archives import extract
+from testing.corpus import NOW, SECRET
 
 EXAMPLES = "@octokit/webhooks-examples@7.6.1"
 METHODS = "@octokit/webhooks-methods@6.0.0"

@@ -12,7 +12,7 @@ from providers import PROVIDERS
 from providers.errors import Malformed
 from providers.model import Actor, Event, RefUpdate, Repository, VerifiedRequest
 from providers.normalize import is_from_fork
-from tests.providers.corpus import Case, cases, told
+from testing.corpus import Case, cases, told
 
 GONE = object()
 # JSON as text, since Python's own encoder would not write some of it.

@@ -27,7 +27,7 @@ from providers import (
 )
 from providers.errors import Unverified
 from providers.model import Provider, VerifiedRequest
-from tests.providers.corpus import NOW, SECRET
+from testing.corpus import NOW, SECRET
 
 WHSEC = b"whsec_dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
 NEWER_WHSEC = b"whsec_" + base64.b64encode(b"another key of thirty-two bytes!")

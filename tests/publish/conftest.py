@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from gateway.publish.topology import Topology
-from tests.broker import Broker
+from testing.broker import Broker
 from tests.publish.runner import remove
 
 _MOST_PARTITIONS = 4

@@ -12,7 +12,7 @@ from gateway.publish.relay import Publisher, Relay
 from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
 from gateway.store.notify import Notifier
-from tests.service import WAIT_SECONDS
+from testing.service import WAIT_SECONDS
 
 PLANNED_AT = datetime(2026, 11, 23, 9, 0, 0, tzinfo=UTC)
 

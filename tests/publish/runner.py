@@ -8,8 +8,8 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 
 from gateway.publish.topology import Topology
-from tests.broker import Broker
-from tests.service import WAIT_SECONDS
+from testing.broker import Broker
+from testing.service import WAIT_SECONDS
 
 
 class Runner:

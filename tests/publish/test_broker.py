@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 START_A_NODE = """
-from tests.broker import Broker
+from testing.broker import Broker
 with Broker() as broker:
     print(broker.folder, broker.port, flush=True)
     input()

@@ -17,11 +17,11 @@ from gateway.publish.cloudevents import Stored
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest
-from tests.broker import Broker
+from testing.broker import Broker
+from testing.service import wait_for
 from tests.publish.outbox import MemoryOutbox
 from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner
-from tests.service import wait_for
 
 # Of the relay.
 WINDOW = 64

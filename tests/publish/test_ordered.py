@@ -13,10 +13,10 @@ from gateway.errors import PublishError
 from gateway.publish.cloudevents import PARTITION_HEADER, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
-from tests.broker import Broker
+from testing.broker import Broker
+from testing.service import WAIT_SECONDS
 from tests.publish.outbox import MemoryOutbox, request
 from tests.publish.runner import Runner, remove
-from tests.service import WAIT_SECONDS
 
 PARTITIONS = 3
 CONNECTIONS = 12

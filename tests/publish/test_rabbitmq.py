@@ -16,7 +16,7 @@ from gateway.errors import BrokerUnavailable, Interrupted, PublishError, Setting
 from gateway.publish.cloudevents import routing_key, traceparent
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.topology import Topology
-from tests.broker import Broker
+from testing.broker import Broker
 from tests.publish.outbox import PLANNED_AT, event, request
 from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner

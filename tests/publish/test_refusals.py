@@ -11,7 +11,7 @@ from gateway.errors import Ambiguous, BrokerUnavailable, Interrupted, Undelivera
 from gateway.publish.cloudevents import Stored
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
-from tests.broker import Broker
+from testing.broker import Broker
 from tests.publish.outbox import MemoryOutbox, request
 from tests.publish.runner import Runner
 

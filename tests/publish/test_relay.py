@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
-from tests.broker import Broker
+from testing.broker import Broker
 from tests.publish.outbox import MemoryOutbox
 from tests.publish.proxy import Proxy
 from tests.publish.runner import Runner

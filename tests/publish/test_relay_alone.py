@@ -25,8 +25,8 @@ from gateway.publish.cloudevents import Stored
 from gateway.publish.relay import Relay
 from gateway.store.executions import StoredRequest
 from gateway.store.notify import Notifier
+from testing.service import wait_for
 from tests.publish.outbox import MemoryOutbox
-from tests.service import wait_for
 
 NEVER = 3600.0
 

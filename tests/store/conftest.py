@@ -9,7 +9,7 @@ import pytest
 
 from gateway.crypto.keyring import Vault
 from gateway.store.database import Database
-from tests.postgres import Postgres
+from testing.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

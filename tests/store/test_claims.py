@@ -15,7 +15,7 @@ from gateway.store.database import Database
 from gateway.store.tables import metadata, processes
 from gateway.store.tables import turns as turns_of
 from gateway.store.work_queue import Backlog, Postponement, Settlement
-from tests.store.make import NOW, A, B, arrival, connection, move
+from testing.records import NOW, A, B, arrival, connection, move
 
 SECOND = timedelta(seconds=1)
 LEASE = timedelta(seconds=60)

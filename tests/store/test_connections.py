@@ -18,15 +18,15 @@ from gateway.store.deliveries import REPLAYABLE
 from gateway.store.tables import connections as table
 from gateway.store.tables import leases, reconciliations, secrets
 from gateway.store.work_queue import Settlement
-from tests.store import make
-from tests.store.make import NOW, A, B, arrival, move
+from testing import records
+from testing.records import NOW, A, B, arrival, move
 
 LATER = NOW + timedelta(minutes=1)
 
 
 def add(database: Database, connection_id: str, *, is_forced: bool = False, **changes: Any) -> str:
     """Connect a repository as the API does; return its name."""
-    wanted = make.made(connection_id, **changes)
+    wanted = records.made(connection_id, **changes)
     with database.writing() as conn:
         kept = connections.add_another(conn, wanted, is_named="name" in changes, is_forced=is_forced)
     return kept.name
@@ -50,18 +50,18 @@ def test_a_name_is_given_once(database: Database) -> None:
         add(database, "c2", name="digits", is_forced=True, **elsewhere)
     add(database, "c2", name="other", **elsewhere)
     with pytest.raises(Conflict, match="taken"), database.writing() as conn:
-        connections.change(conn, make.made("c2", name="digits", **elsewhere))
-    make.connection(database, "old", name="digits")
+        connections.change(conn, records.made("c2", name="digits", **elsewhere))
+    records.connection(database, "old", name="digits")
     with database.writing() as conn:
-        connections.change(conn, make.made("old", name="digits", yaml_path="other.yaml"))
+        connections.change(conn, records.made("old", name="digits", yaml_path="other.yaml"))
         connections.remove(conn, "c1", now=NOW)
         connections.remove(conn, "old", now=NOW)
-        connections.change(conn, make.made("c2", name="digits", **elsewhere))
+        connections.change(conn, records.made("c2", name="digits", **elsewhere))
 
 
 def test_a_deleted_connection_leaves_nothing_pending(database: Database) -> None:
     """Its pushes end with the reason, and no longer count as waiting; a worker that had them goes on well."""
-    make.connection(database)
+    records.connection(database)
     sent = arrival(move(A, B))
     with database.writing() as conn:
         deliveries.record(conn, [sent])
@@ -81,7 +81,7 @@ ELSEWHERE = "https://github.example/acme/{}.git"
 
 def test_a_connection_is_kept_as_it_was_made(database: Database) -> None:
     """Also after each change of it."""
-    made = make.made(
+    made = records.made(
         auth={"header": "X-Token"},
         triggers=[{"name": "train"}],
         repository_id="17",
@@ -100,7 +100,7 @@ def test_a_connection_is_kept_as_it_was_made(database: Database) -> None:
 
 def test_a_new_connection_is_worked_on_and_reconciled_from_the_beginning(database: Database) -> None:
     """Without that its pushes would never be fetched."""
-    make.connection(database, created_at=LATER)
+    records.connection(database, created_at=LATER)
     with database.reading() as conn:
         assert conn.execute(leases.select()).one().due_at == LATER
         assert work_queue.attempts(conn, "c1") == 0
@@ -136,7 +136,7 @@ def test_pages_hold_each_connection_once(database: Database) -> None:
     """The oldest first, by their ids where they were made at once; a deleted one still marks the place."""
     made = {"b": NOW, "a": NOW, "d": LATER, "c": NOW, "e": LATER}
     for name, created_at in made.items():
-        make.connection(database, name, name=name, created_at=created_at)
+        records.connection(database, name, name=name, created_at=created_at)
 
     def page(after: str | None, limit: int = 2, name: str | None = None) -> list[str]:
         with database.reading() as conn:
@@ -155,8 +155,8 @@ def test_pages_hold_each_connection_once(database: Database) -> None:
 def test_a_connection_is_found_by_its_id_or_its_name(database: Database) -> None:
     """A deleted one by its id only; where several have a name, they are told in the order they were made."""
     for name, created_at in (("c2", NOW), ("c1", NOW), ("c0", LATER)):
-        make.connection(database, name, created_at=created_at)
-    make.connection(database, "c3", name="only")
+        records.connection(database, name, created_at=created_at)
+    records.connection(database, "c3", name="only")
     with database.writing() as conn:
         assert connections.find(conn, "only") == "c3"
         assert connections.find(conn, "c2") == "c2"
@@ -176,7 +176,7 @@ def test_a_connection_is_found_by_its_id_or_its_name(database: Database) -> None
 def test_addresses_are_those_of_connections_that_are_not_deleted(database: Database) -> None:
     """By one name of each host, the oldest connection first: that is the one that is meant."""
     for name, created_at in (("c2", NOW), ("c1", LATER), ("c3", NOW)):
-        make.connection(database, name, url="git@github.example:acme/digits.git", created_at=created_at)
+        records.connection(database, name, url="git@github.example:acme/digits.git", created_at=created_at)
     with database.writing() as conn:
         connections.remove(conn, "c3", now=NOW)
         found = connections.addresses(conn)
@@ -185,7 +185,7 @@ def test_addresses_are_those_of_connections_that_are_not_deleted(database: Datab
 
 def test_a_change_of_a_connection_that_was_deleted_is_refused(database: Database) -> None:
     """Whoever changes it has not seen yet that it is gone."""
-    made = make.connection(database)
+    made = records.connection(database)
     with database.writing() as conn:
         connections.remove(conn, "c1", now=NOW)
         with pytest.raises(NotFound):
@@ -195,7 +195,7 @@ def test_a_change_of_a_connection_that_was_deleted_is_refused(database: Database
 def test_a_deleted_connections_secrets_are_forgotten(database: Database, vault: Vault) -> None:
     """Those of its webhook and of its remote, at once."""
     for name in ("c0", "c1", "c2"):
-        make.connection(database, name)
+        records.connection(database, name)
         with database.writing() as conn:
             connections.add_secret(conn, vault, name, b"hook", now=NOW)
             connections.keep_credentials(conn, vault, name, b"token")
@@ -213,7 +213,7 @@ def test_a_deleted_connections_secrets_are_forgotten(database: Database, vault: 
 
 def test_credentials_can_be_taken_away(database: Database, vault: Vault) -> None:
     """Of an open repository none are needed any more."""
-    make.connection(database)
+    records.connection(database)
     with database.writing() as conn:
         assert connections.credentials(conn, vault, "c1") is None
         connections.keep_credentials(conn, vault, "c1", b"")
@@ -226,7 +226,7 @@ def test_credentials_can_be_taken_away(database: Database, vault: Vault) -> None
 def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> None:
     """The newest first; the dates are of the same two, and older ones are forgotten."""
     for name in ("c0", "c1", "c2"):
-        make.connection(database, name)
+        records.connection(database, name)
     times = [NOW, LATER, LATER + timedelta(minutes=1)]
     with database.writing() as conn:
         for number, now in enumerate(times):
@@ -247,7 +247,7 @@ def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> No
 
 def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, vault: Vault) -> None:
     """A rotation of the secret mends the connection; without one the reason is told."""
-    make.connection(database)
+    records.connection(database)
     with database.writing() as conn:
         connections.add_secret(conn, Vault("o" * 32), "c1", b"old", now=NOW)
         with pytest.raises(SettingError):
@@ -260,7 +260,7 @@ def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
     """Webhook secrets and credentials, of each connection its own."""
     old, both, new = Vault("o" * 32), Vault("n" * 32, "o" * 32), Vault("n" * 32)
     for name in ("c2", "c0", "c1", "c3"):
-        make.connection(database, name)
+        records.connection(database, name)
         with database.writing() as conn:
             connections.add_secret(conn, old, name, f"hook of {name}".encode(), now=NOW)
             if name != "c0":
@@ -277,19 +277,19 @@ def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
 def test_a_name_is_taken_whoever_has_it(database: Database) -> None:
     """Be it an older or a newer connection; its own name is free for each."""
     for name in ("c1", "c2", "c3"):
-        make.connection(database, name, name=name)
+        records.connection(database, name, name=name)
     for taken in ("c1", "c3"):
         with pytest.raises(Conflict, match=f"by connection {taken}"), database.writing() as conn:
-            connections.change(conn, make.made("c2", name=taken))
+            connections.change(conn, records.made("c2", name=taken))
     with database.writing() as conn:
-        connections.change(conn, make.made("c2", name="new"))
-        connections.change(conn, make.made("c2", name="c2"))
+        connections.change(conn, records.made("c2", name="new"))
+        connections.change(conn, records.made("c2", name="c2"))
         assert connections.get(conn, "c2").name == "c2"
 
 
 def test_what_had_ended_stays_as_it_was_when_its_connection_is_deleted(database: Database) -> None:
     """The history of its pushes can still be looked up."""
-    make.connection(database)
+    records.connection(database)
     with database.writing() as conn:
         for number in range(3):
             sent = arrival(move(A, B, f"refs/heads/{number}"), id=f"d{number}")
@@ -327,7 +327,7 @@ def test_a_repository_is_learned_anew_where_the_remote_bears_out_all(
     database: Database, refs: dict[str, str | None], shown: dict[str, str | None], *, is_learned: bool
 ) -> None:
     """Somebody else's delivery, of a repository that has some of the same refs, is not enough."""
-    make.connection(database, repository_id="17")
+    records.connection(database, repository_id="17")
     other = replace(OTHER, refs=refs)
     with database.writing() as conn:
         connections.relearn(conn, "c1", shown)
@@ -342,7 +342,7 @@ def test_a_repository_is_learned_anew_where_the_remote_bears_out_all(
 
 def test_a_repository_can_be_forgotten(database: Database) -> None:
     """The next delivery that names our address teaches it; of a deleted connection there is none."""
-    make.connection(database, repository_id="17")
+    records.connection(database, repository_id="17")
     with database.writing() as conn:
         connections.claim_repository(conn, "c1", OTHER)
         connections.forget_repository(conn, "c1")
@@ -354,7 +354,7 @@ def test_a_repository_can_be_forgotten(database: Database) -> None:
 
 
 OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Vault], object]] = {
-    "change": lambda t, _: connections.change(t, make.made("c1", name="new", repository_id="17")),
+    "change": lambda t, _: connections.change(t, records.made("c1", name="new", repository_id="17")),
     "remove": lambda t, _: connections.remove(t, "c1", now=LATER),
     "claim": lambda t, _: connections.claim_repository(t, "c1", replace(OTHER, id="19")),
     "relearn": lambda t, _: connections.relearn(t, "c1", OTHER.refs),
@@ -370,7 +370,7 @@ def test_what_is_done_with_a_connection_leaves_all_others_alone(
 ) -> None:
     """Secrets, credentials, pushes that wait, and what is known of their repositories."""
     for name in ("c0", "c1", "c2"):
-        make.connection(database, name, repository_id=f"of {name}")
+        records.connection(database, name, repository_id=f"of {name}")
         with database.writing() as conn:
             deliveries.record(conn, [arrival(move(A, B), connection=name)])
             other = OTHER if name == "c1" else replace(OTHER, refs={})
@@ -379,7 +379,7 @@ def test_what_is_done_with_a_connection_leaves_all_others_alone(
             for number in range(2):
                 connections.add_secret(conn, vault, name, b"%d" % number, now=NOW)
     with database.writing() as conn:
-        before = make.rows_of_others(conn, "c1"), make.rows_of_others(conn, "")
+        before = records.rows_of_others(conn, "c1"), records.rows_of_others(conn, "")
         OF_ONE[what](conn, vault)
-        assert make.rows_of_others(conn, "c1") == before[0]
-        assert make.rows_of_others(conn, "") != before[1]
+        assert records.rows_of_others(conn, "c1") == before[0]
+        assert records.rows_of_others(conn, "") != before[1]

@@ -25,10 +25,10 @@ from gateway.errors import SettingError, StoreUnavailable
 from gateway.store import database as module
 from gateway.store.database import Database, Lock
 from gateway.store.tables import connections, leases, refs
-from tests.descriptors import open_files
-from tests.postgres import Postgres, end_all_connections
-from tests.service import wait_for
-from tests.store.make import NOW, connection
+from testing.descriptors import open_files
+from testing.postgres import Postgres, end_all_connections
+from testing.records import NOW, connection
+from testing.service import wait_for
 
 # Safety bound: what waits for so long waits for ever.
 SECONDS = 20.0

@@ -21,7 +21,7 @@ from gateway.store.database import Database
 from gateway.store.deliveries import NewDelivery, Receipt, RecordedDelivery, Verdict
 from gateway.store.work_queue import Settlement
 from providers.model import RefUpdate
-from tests.store.make import NOW, A, B, C, arrival, connection, move
+from testing.records import NOW, A, B, C, arrival, connection, move
 
 
 def record(database: Database, *arrivals: NewDelivery) -> list[Verdict]:

@@ -18,9 +18,9 @@ from gateway.store.executions import NewRequest
 from gateway.store.notify import Notifier, PostgresBridge, Subscription
 from gateway.store.work_queue import PendingUpdate, Settlement, WorkQueue
 from gateway.worker.worker import Worker
-from tests.postgres import Postgres, end_all_connections
-from tests.service import wait_for
-from tests.store.make import A, B, arrival, connection, move
+from testing.postgres import Postgres, end_all_connections
+from testing.records import A, B, arrival, connection, move
+from testing.service import wait_for
 
 # Nothing polls for so long that it could be what wakes somebody here.
 NEVER = 3600.0

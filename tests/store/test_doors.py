@@ -8,8 +8,8 @@ import pytest
 from gateway.store import deliveries
 from gateway.store.database import Database
 from gateway.store.deliveries import NewDelivery, Receipt
-from tests.postgres import Postgres
-from tests.store.make import arrival, connection, move
+from testing.postgres import Postgres
+from testing.records import arrival, connection, move
 
 IDS = [f"{number:040x}" for number in range(1, 42)]
 

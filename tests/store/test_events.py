@@ -12,9 +12,9 @@ from gateway.store.claims import Claims
 from gateway.store.database import Database, Lock
 from gateway.store.events import EventOutbox, NewEvent, StoredEvent
 from gateway.store.work_queue import LeaseLost, Settlement
-from tests.postgres import Postgres
-from tests.service import wait_for
-from tests.store.make import NOW, A, B, C, arrival, connection, move
+from testing.postgres import Postgres
+from testing.records import NOW, A, B, C, arrival, connection, move
+from testing.service import wait_for
 
 
 def event(name: str, connection_id: str = "c1") -> NewEvent:

@@ -11,8 +11,8 @@ import sqlalchemy
 from gateway.store import deliveries, executions, outages, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import OMITTED, NewRequest, Outbox, StoredRequest
-from tests.service import wait_for
-from tests.store.make import NOW, A, B, C, arrival, connection, move, rows_of_others
+from testing.records import NOW, A, B, C, arrival, connection, move, rows_of_others
+from testing.service import wait_for
 from tests.store.test_refused import REQUEST
 
 LATER = NOW + timedelta(minutes=1)

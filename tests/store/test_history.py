@@ -12,7 +12,7 @@ from gateway.store.ids import delivery_id
 from gateway.store.past_updates import PastUpdate
 from gateway.store.work_queue import Settlement
 from providers.model import RefUpdate
-from tests.store.make import NOW, A, B, C, arrival, connection, move
+from testing.records import NOW, A, B, C, arrival, connection, move
 
 DAY = timedelta(days=1)
 MILLISECOND = timedelta(milliseconds=1)

@@ -5,7 +5,7 @@ import pytest
 from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import OMITTED, READ_BYTES, NewRequest
-from tests.store.make import NOW, A, arrival, connection, move
+from testing.records import NOW, A, arrival, connection, move
 
 LARGE = b" " * (READ_BYTES // 2)
 

@@ -20,9 +20,9 @@ from gateway.store.tables import leases
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
 from gateway.worker import worker
 from gateway.worker.worker import Worker
-from tests.postgres import Postgres
-from tests.service import wait_for
-from tests.store.make import NOW, A, B, arrival, connection, move
+from testing.postgres import Postgres
+from testing.records import NOW, A, B, arrival, connection, move
+from testing.service import wait_for
 
 LEASE = timedelta(seconds=60)
 PROCESSES = 4

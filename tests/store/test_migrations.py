@@ -17,8 +17,8 @@ from sqlalchemy import Connection, event, text
 from gateway.store import migrations
 from gateway.store.database import Database, Lock
 from gateway.store.migrations import USABLE_SINCE
-from tests.postgres import Postgres
-from tests.service import wait_for
+from testing.postgres import Postgres
+from testing.service import wait_for
 
 VERSIONS = Path(migrations.__file__).parent / "versions"
 # An index of these may take minutes.

@@ -21,8 +21,8 @@ from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_id
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.worker.reconciler import differences
-from tests.postgres import Postgres
-from tests.store.make import NOW, arrival, made, move
+from testing.postgres import Postgres
+from testing.records import NOW, arrival, made, move
 
 REF = "refs/heads/main"
 GRACE = timedelta(seconds=10)

@@ -8,8 +8,8 @@ from datetime import timedelta
 from gateway.store import deliveries, executions, outages, work_queue
 from gateway.store.database import Database, Lock
 from gateway.store.executions import Outbox
-from tests.postgres import Postgres
-from tests.store.make import NOW, A, arrival, connection, move
+from testing.postgres import Postgres
+from testing.records import NOW, A, arrival, connection, move
 from tests.store.test_refused import REQUEST
 
 

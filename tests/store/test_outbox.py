@@ -10,9 +10,9 @@ from sqlalchemy import text
 from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest, Outbox
-from tests.postgres import Postgres
-from tests.service import wait_for
-from tests.store.make import NOW, A, arrival, connection, move
+from testing.postgres import Postgres
+from testing.records import NOW, A, arrival, connection, move
+from testing.service import wait_for
 
 
 @pytest.fixture

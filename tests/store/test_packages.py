@@ -20,8 +20,8 @@ from gateway.packages.storage import PackageStorage
 from gateway.store import packages
 from gateway.store.database import Database
 from gateway.store.packages import Build, KeptPackage
-from tests.store.make import NOW, A, B, connection
-from tests.store.objects import S3, run
+from testing.object_store import S3, run
+from testing.records import NOW, A, B, connection
 
 ID = "1" * 64
 PACKAGE = KeptPackage(

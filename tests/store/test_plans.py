@@ -35,8 +35,8 @@ from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_ids_since
 from gateway.store.tables import metadata
 from gateway.store.work_queue import Settlement
-from tests.postgres import Postgres
-from tests.store.make import NOW, A, B, C, arrival, connection, move
+from testing.postgres import Postgres
+from testing.records import NOW, A, B, C, arrival, connection, move
 
 DELIVERIES = 200_000
 CONNECTIONS = 2_000

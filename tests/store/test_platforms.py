@@ -13,7 +13,7 @@ from gateway.store import platforms
 from gateway.store.database import Database
 from gateway.store.platforms import Platform, PlatformFetch
 from gateway.store.tables import connections
-from tests.store.make import NOW, connection
+from testing.records import NOW, connection
 
 TICK = timedelta(microseconds=1)
 LEASE = timedelta(minutes=2)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gateway.store.ids import delivery_id
 from gateway.store.ref_history import Placement, RefHistory, dump_gaps, load_gaps
 from providers.normalize import ref_update
-from tests.store.make import NOW, move
+from testing.records import NOW, move
 
 IDS = [f"{number:040x}" for number in range(1, 12)]
 

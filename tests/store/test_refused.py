@@ -8,7 +8,7 @@ from gateway.errors import Invalid, NotFound
 from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest, StoredRequest
-from tests.store.make import NOW, A, arrival, connection, move
+from testing.records import NOW, A, arrival, connection, move
 
 REQUEST = NewRequest(
     id="r1",

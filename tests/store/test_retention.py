@@ -21,9 +21,9 @@ from gateway.store.tables import ref_updates
 from gateway.store.work_queue import Settlement
 from gateway.worker.retention import Retention
 from providers.model import RefUpdate
-from tests.postgres import Postgres
-from tests.service import wait_for
-from tests.store.make import NOW, A, B, C, arrival, connection, move
+from testing.postgres import Postgres
+from testing.records import NOW, A, B, C, arrival, connection, move
+from testing.service import wait_for
 
 DAY = timedelta(days=1)
 KEEP = 180 * DAY

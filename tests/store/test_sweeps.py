@@ -17,8 +17,8 @@ from gateway.store.reconciliations import Failing, Reconciliation, Reconciliatio
 from gateway.store.tables import reconciliations as reconciliations_table
 from gateway.store.tables import refs as refs_table
 from providers.model import RefUpdate
-from tests.store import make
-from tests.store.make import NOW, A, B, C, arrival, move
+from testing import records
+from testing.records import NOW, A, B, C, arrival, move
 
 MAIN = "refs/heads/main"
 D = "d" * 40
@@ -29,7 +29,7 @@ def test_only_those_are_failing_whose_last_reconciliation_has_failed(database: D
     """By name; not those that answer again, and none that was deleted."""
     later = NOW + timedelta(minutes=5)
     for which in ("well", "again", "gone", "broken", "also"):
-        make.connection(database, which, name=f"acme/{which}")
+        records.connection(database, which, name=f"acme/{which}")
     with database.writing() as conn:
         while (reconciliation := reconciliations.claim(conn, now=NOW, until=later)) is not None:
             if reconciliation.connection != "well":
@@ -37,7 +37,7 @@ def test_only_those_are_failing_whose_last_reconciliation_has_failed(database: D
                     conn, reconciliation, f"{reconciliation.connection} hangs", next_at=later
                 )
             if reconciliation.connection == "again":
-                found = make.arrival(connection="again", source="reconciliation")
+                found = records.arrival(connection="again", source="reconciliation")
                 reconciliations.record(conn, reconciliation, found, next_at=later)
         connections.remove(conn, "gone", now=NOW)
         found_failing = reconciliations.failing(conn, limit=10)
@@ -50,7 +50,7 @@ def test_only_those_are_failing_whose_last_reconciliation_has_failed(database: D
 
 def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
     """Whether it succeeded or not: whoever asked for one knows by that which one was theirs."""
-    make.connection(database)
+    records.connection(database)
     later = NOW + timedelta(minutes=5)
     with database.writing() as conn:
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at is None
@@ -61,7 +61,7 @@ def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at == NOW
         reconciliation = reconciliations.claim(conn, now=later, until=later)
         assert reconciliation is not None
-        reconciliations.record(conn, reconciliation, make.arrival(source="reconciliation"), next_at=later)
+        reconciliations.record(conn, reconciliation, records.arrival(source="reconciliation"), next_at=later)
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at == later
 
 
@@ -116,7 +116,7 @@ def position(database: Database) -> str | None:
 @pytest.fixture
 def learned(database: Database) -> Database:
     """Give a store whose one connection has main at A, from a first look."""
-    make.connection(database)
+    records.connection(database)
     look(database, move(None, A))
     return database
 
@@ -293,8 +293,8 @@ def test_a_reconciliation_that_is_given_back_is_due_at_once(learned: Database) -
 
 def test_a_look_at_a_connection_that_was_deleted_takes_no_place(database: Database) -> None:
     """Nobody gives its place back: it was taken until the lease's end."""
-    make.connection(database)
-    make.connection(database, "c2")
+    records.connection(database)
+    records.connection(database, "c2")
     with database.writing() as conn:
         first = reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=1)
         assert first is not None
@@ -334,8 +334,8 @@ def test_a_clock_that_was_ahead_stops_no_reconciliations(learned: Database) -> N
 def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> None:
     """Both count for both, also those of other connections; another host has places of its own."""
     for name in ("one", "two", "three"):
-        make.connection(database, name)
-    make.connection(database, "elsewhere", url="https://gitlab.example/acme/digits.git")
+        records.connection(database, name)
+    records.connection(database, "elsewhere", url="https://gitlab.example/acme/digits.git")
     with database.writing() as conn:
         deliveries.record(conn, [arrival(move(A, B), connection="one")])
         busy = Claims(process="p1", per_host=2)
@@ -361,7 +361,7 @@ def test_another_remote_is_learned_anew(learned: Database) -> None:
 
 def test_a_process_that_died_leaves_its_reconciliation_to_the_next_start(learned: Database) -> None:
     """Which does it at once; what was only put off stays put off."""
-    make.connection(learned, "c2", created_at=after(30))
+    records.connection(learned, "c2", created_at=after(30))
     with learned.writing() as conn:
         assert reconciliations.claim(conn, now=after(6), until=after(21)) is not None
         work_queue.take_over_everything(conn, now=after(7))
@@ -389,7 +389,7 @@ def failed(database: Database, now: datetime, reason: str = "it hangs") -> Recon
 def test_the_reconciliation_that_is_overdue_for_longest_comes_first(database: Database) -> None:
     """From the moment on at which it is due."""
     for number, name in enumerate(("c1", "c2", "c3")):
-        make.connection(database, name, created_at=after(-number))
+        records.connection(database, name, created_at=after(-number))
     assert claimed(database, after(-3)) is None
     with database.reading() as conn:
         assert [reconciliations.is_due(conn, now=after(minutes)) for minutes in (-3, -2)] == [
@@ -417,7 +417,7 @@ def test_the_reconciliation_that_is_overdue_for_longest_comes_first(database: Da
 def test_a_reconciliation_is_put_off_as_far_as_the_longest_delay(database: Database) -> None:
     """What is further ahead is due, the furthest first: only a clock that was wrong has put it there."""
     for name, end in (("c1", LEASE), ("c2", 2 * LEASE), ("c3", 3 * LEASE)):
-        make.connection(database, name)
+        records.connection(database, name)
         assert claimed(database, NOW, NOW + end) is not None
 
     def due(now: datetime) -> str | None:
@@ -450,7 +450,7 @@ def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
 
 def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
     """What had moved before it, nobody knows."""
-    make.connection(database)
+    records.connection(database)
     asked = tell(database, asks_for_reconciliation=True)
     look(database, move(None, A), now=after(1))
     with database.reading() as conn:
@@ -522,7 +522,7 @@ def test_a_look_whose_lease_has_ended_leaves_that_of_the_next_alone(learned: Dat
 )
 def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rare: timedelta) -> None:
     """Unless they are set to be rarer: what webhooks had told so far is no promise."""
-    make.connection(database)
+    records.connection(database)
     look(database, move(None, A))
     now, before = after(5), A
     for one in (B, C, D):
@@ -544,7 +544,7 @@ def test_positions_that_the_remote_shows_are_noted(
     """However many, and only those: a ref that the remote has elsewhere was not shown."""
     monkeypatch.setattr(reconciliations, "_PART", 2)
     names = [f"refs/heads/{number}" for number in range(5)]
-    make.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
+    records.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
     tell(learned, *(move(None, B, name) for name in names), now=after(1))
     tell(learned, move(None, B, names[0]), now=after(1), connection="c2")
     agreeing = {MAIN: A, **dict.fromkeys(names, B), names[0]: C}
@@ -567,7 +567,7 @@ def test_looks_are_rare_only_where_webhooks_tell_something(learned: Database) ->
 
 def test_another_remote_has_its_own_beginning(learned: Database) -> None:
     """What the old one had agreed on, or what else was at its address, counts for nothing; others stay."""
-    make.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
+    records.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
     tell(learned, move(A, B), now=after(1))
     tell(learned, move(A, B), now=after(1), connection="c2")
     look(learned, agreeing={MAIN: B}, now=after(6))
@@ -596,7 +596,7 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
 
 def test_states_are_those_of_the_connections_that_are_named(learned: Database) -> None:
     """Of none that nobody asked about."""
-    make.connection(learned, "c2", created_at=after(60))
+    records.connection(learned, "c2", created_at=after(60))
     with learned.reading() as conn:
         assert sorted(reconciliations.states(conn, ["c1", "c2", "c3"])) == ["c1", "c2"]
         assert sorted(reconciliations.states(conn, ["c2"])) == ["c2"]
@@ -627,7 +627,7 @@ def test_a_reconciliation_of_a_connection_leaves_all_others_alone(database: Data
     """Those that are reconciled at the same moment, and for which somebody waits as well."""
     taken = []
     for name in ("c0", "c1", "c2"):
-        make.connection(database, name)
+        records.connection(database, name)
         first = claimed(database, NOW)
         assert first is not None
         main = replace(found(move(None, A)), id=f"{name}-first", connection=name)
@@ -642,10 +642,10 @@ def test_a_reconciliation_of_a_connection_leaves_all_others_alone(database: Data
         taken.append(reconciliation)
     [mine] = [one for one in taken if one.connection == "c1"]
     with database.writing() as conn:
-        before = make.rows_of_others(conn, "c1"), make.rows_of_others(conn, "")
+        before = records.rows_of_others(conn, "c1"), records.rows_of_others(conn, "")
         OF_ONE[what](conn, mine)
-        assert make.rows_of_others(conn, "c1") == before[0]
-        assert make.rows_of_others(conn, "") != before[1]
+        assert records.rows_of_others(conn, "c1") == before[0]
+        assert records.rows_of_others(conn, "") != before[1]
 
 
 def test_without_a_grace_what_waits_for_a_second_look_is_taken_at_once(learned: Database) -> None:
@@ -688,7 +688,7 @@ def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) 
 def test_the_refs_of_a_connection_are_its_own(database: Database) -> None:
     """Where they stood last, deleted ones included."""
     for number, name in enumerate(("c0", "c1", "c2")):
-        make.connection(database, name)
+        records.connection(database, name)
         tell(database, move(None, A, f"refs/heads/{number}"), connection=name)
         tell(database, move(A, None, f"refs/heads/{number}"), move(None, B), now=after(1), connection=name)
     with database.reading() as conn:

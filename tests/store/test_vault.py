@@ -8,7 +8,7 @@ import pytest
 from gateway.crypto import keyring as module
 from gateway.crypto.keyring import Vault, read_key, secret_key_file, sync_folder, write_key
 from gateway.errors import SettingError
-from tests.descriptors import open_files
+from testing.descriptors import open_files
 
 # What a vault of an earlier version has sealed: what is in databases must be opened by later versions.
 KEPT = bytes.fromhex(

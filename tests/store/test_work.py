@@ -20,7 +20,7 @@ from gateway.store.executions import NewRequest
 from gateway.store.platforms import Platform
 from gateway.store.tables import leases, ref_updates, update_attempts
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement
-from tests.store.make import NOW, A, B, C, arrival, connection, move, rows_of_others
+from testing.records import NOW, A, B, C, arrival, connection, move, rows_of_others
 
 LATER = NOW + timedelta(seconds=60)
 

@@ -14,7 +14,7 @@ from typing import Self
 
 import psycopg
 
-from tests.ports import free_ports
+from testing.ports import free_ports
 
 _START_SECONDS = 60.0
 # PostgreSQL refuses to run as root; Debian's package makes this user.

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.service import ADMIN_TOKEN, Service
+from testing.service import ADMIN_TOKEN, Service
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 

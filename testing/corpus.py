@@ -5,7 +5,7 @@ that is not at its default). An optional `case.json` has `secrets` and `auth` wh
 ones, and which of the `secrets` fits as `secret` (null: sent unsigned). A new case adds no Python: write its
 body and, but for usual settings, its case.json, let
 
-    python -m tests.providers.corpus tests/corpus/github/new-case push
+    python -m testing.corpus tests/corpus/github/new-case push
 
 sign it and say what it is taken to mean, and read that with care before it is committed.
 """

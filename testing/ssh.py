@@ -10,8 +10,8 @@ from typing import Any, Self
 
 import asyncssh
 
-from demo.githost import ENVIRONMENT
-from tests.ports import free_ports
+from testing.git_host import ENVIRONMENT
+from testing.ports import free_ports
 
 
 class SshHost:

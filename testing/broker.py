@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.certificate import make_certificate
-from tests.ports import free_ports
+from testing.certificate import make_certificate
+from testing.ports import free_ports
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0

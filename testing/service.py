@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from demo.githost import GitHost, WorkTree
-from demo.github import push_payload
 from gateway.cli.api_client import Client, post_webhook
 from gateway.cli.main import main
 from providers import github
+from testing.git_host import GitHost, WorkTree
+from testing.github import push_payload
 
 T = TypeVar("T")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import zstandard
 
-from demo.githost import ENVIRONMENT, WorkTree
 from gateway.fetch.credentials import Remote
 from gateway.packages.builder import Format, Packed, Packer
 from gateway.packages.submodules import Submodules
 from gateway.packages.tree import Tree, TreeReader
+from testing.git_host import ENVIRONMENT, WorkTree
 from tests.fetch.conftest import Fetching
 
 MAIN = "refs/heads/main"

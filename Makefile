@@ -29,14 +29,14 @@ test: $(VENV)/.dev ## every test; installs RabbitMQ from Debian when it is missi
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
 # A clone, a virtual environment and an ordinary user for each, below build/matrix.
-# MATRIX="3.11.2 3.13" chooses; PYTEST="tests/test_keys.py" runs less.
+# MATRIX="3.11.2 3.13" chooses; PYTEST="tests/cli/test_keys.py" runs less.
 matrix: $(BIN)/python ## the tests with every supported Python on this machine, from a fresh clone
 	@tests/require-programs
 	@$(BIN)/python -m tests.matrix $(PYTEST)
 
 soak: $(VENV)/.dev ## a thousand kills under load, and thousands of branch histories: half an hour
 	@tests/require-programs
-	@SOAK_ROUNDS=1000 SOAK_HISTORIES=1000 $(BIN)/python -m pytest tests/test_kills.py tests/store/test_moves.py -s $(PYTEST)
+	@SOAK_ROUNDS=1000 SOAK_HISTORIES=1000 $(BIN)/python -m pytest tests/system/test_kills.py tests/store/test_moves.py -s $(PYTEST)
 
 # MODULE=gateway/intake/body.py; ARGS="--sample 40" for some of the mutants, or the tests that are to find them.
 mutate: $(VENV)/.mutate ## change one MODULE in many ways, and see that its tests notice: up to an hour

@@ -21,7 +21,7 @@ from typing import Any
 from providers import PROVIDERS
 from providers.model import Event, Provider, VerifiedRequest
 
-CORPUS = Path(__file__).parent.parent / "corpus"
+CORPUS = Path(__file__).parents[1] / "tests" / "corpus"
 NOW = datetime.fromtimestamp(1_700_000_000, UTC)
 SECRET = b"It's a Secret to Everybody"
 

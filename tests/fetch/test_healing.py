@@ -16,9 +16,9 @@ from gateway.fetch.housekeeping import disk_trouble
 from testing.git_host import ENVIRONMENT, GitHost, WorkTree
 from testing.service import Project, Service, wait_for
 from testing.ssh import SshHost
+from tests.api.test_health import probe
 from tests.fetch.conftest import Fetching, make_fetching
 from tests.fetch.test_access import fetch
-from tests.test_health import probe
 
 MAIN = "refs/heads/main"
 KEY = make_deploy_key("github", comment="test")

@@ -8,7 +8,7 @@ import pytest
 
 from testing.git_host import GitHost
 from testing.service import Project, Service, run_pushgate, wait_for
-from tests.test_every_provider import TRIGGER, deliver
+from tests.system.test_every_provider import TRIGGER, deliver
 
 ANY_BRANCH = {"name": "train", "branches": ["*"], "run": {"step": "train"}}
 

@@ -12,7 +12,7 @@ from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 
 from testing.service import Project, Service
 
-IN_DOCS = Path(__file__).parents[1] / "docs" / "openapi.json"
+IN_DOCS = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
 def test_the_document_is_valid_and_the_one_in_docs(service: Service) -> None:

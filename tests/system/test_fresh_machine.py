@@ -12,7 +12,7 @@ import pytest
 from testing.service import Command, Project, wait_for
 from tests.matrix import MINIMAL_PATH, interpreters
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

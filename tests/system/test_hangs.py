@@ -12,7 +12,7 @@ from testing.packing import add_submodule
 from testing.service import Project, Service, wait_for
 
 MAIN = "refs/heads/main"
-GATEWAY = Path(__file__).parent.parent / "gateway"
+GATEWAY = Path(__file__).parents[2] / "gateway"
 
 
 def test_nothing_uses_the_event_loops_own_threads() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from testing.certificate import make_certificate
 
-PAGE = Path(__file__).parent.parent / "docs" / "operate.md"
+PAGE = Path(__file__).parents[2] / "docs" / "operate.md"
 
 
 def verified(authority: Path, certificate: Path) -> str:

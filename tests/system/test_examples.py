@@ -17,7 +17,7 @@ from testing.broker import Broker
 from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAIN = "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n"
 RECIPES = ["runner_aio_pika", "runner_faststream", "runner_kombu", "runner_pika"]
 

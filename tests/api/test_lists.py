@@ -20,7 +20,7 @@ from gateway.store.notify import Notifier
 from testing.records import NOW, connection
 from testing.service import Project, Service, run_pushgate
 
-OPENAPI = json.loads((Path(__file__).parents[1] / "docs" / "openapi.json").read_text())
+OPENAPI = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_text())
 
 
 @pytest.fixture

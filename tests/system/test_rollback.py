@@ -14,7 +14,7 @@ from gateway.store import migrations
 from gateway.store.migrations import USABLE_SINCE
 from testing.service import Project, Service
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NEWEST = max((Path(migrations.__file__).parent / "versions").glob("[0-9]*.py"))
 
 

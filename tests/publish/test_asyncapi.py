@@ -22,7 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)
     from asyncapi3.models import AsyncAPI3
 
-IN_DOCS = Path(__file__).parents[1] / "docs" / "asyncapi.json"
+IN_DOCS = Path(__file__).parents[2] / "docs" / "asyncapi.json"
 DOCUMENT = document(topology=Topology())
 
 

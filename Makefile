@@ -1,65 +1,68 @@
-# Everything a developer or CI runs. `make` alone tells what there is.
+# Everything that a developer or CI runs. `make` without a target lists the targets.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run check test matrix soak hostile fuzz mutate bench format lock clean
+.PHONY: help demo run check test matrix soak hostile fuzz mutate bench documents format lock clean
 
-help: ## what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: $(VENV)/.runtime ## the main job once, on this machine, told step by step
+demo: $(VENV)/.runtime ## one push from the webhook to the runner, on this machine, explained step by step
 	@$(BIN)/python -m demo
 
-run: $(VENV)/.runtime ## start the gateway on this machine, with its data in ./.pushgate
+run: $(VENV)/.runtime ## run the gateway on this machine, with its data in ./.pushgate
 	@$(BIN)/pushgate serve --data .pushgate
 
-check: $(VENV)/.dev ## ruff, mypy strict, import directions: seconds
+check: $(VENV)/.dev ## ruff, mypy strict, import directions: half a minute
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-# Three at a time, also on two cores: mostly a test waits, for git, a broker, a time that the gateway leaves.
-# Each of the three has a PostgreSQL and a RabbitMQ of its own. PYTEST="-n 0 -s" is one at a time, and talks.
-test: $(VENV)/.dev ## every test; installs RabbitMQ from Debian when it is missing
+# Three tests at a time, even on two cores, because a test mostly waits: for git, for a broker, for a delay.
+# Each of the three has a PostgreSQL and a RabbitMQ of its own. PYTEST="-n 0 -s" runs one at a time, with output.
+test: $(VENV)/.dev ## run every test; installs RabbitMQ, PostgreSQL and Chromium from Debian where they are missing
 	@tests/require-programs
 	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(PYTEST)
 
-# A clone, a virtual environment and an ordinary user for each, below build/matrix.
-# MATRIX="3.11.2 3.13" chooses; PYTEST="tests/cli/test_keys.py" runs less.
-matrix: $(BIN)/python ## the tests with every supported Python on this machine, from a fresh clone
+# For each Python: a clone, a virtual environment and an ordinary user, below build/matrix.
+# MATRIX="3.11.2 3.13" selects versions; PYTEST="tests/cli/test_keys.py" selects tests.
+matrix: $(BIN)/python ## run the tests with every supported Python on this machine, each from a fresh clone
 	@tests/require-programs
 	@$(BIN)/python -m tests.matrix $(PYTEST)
 
-soak: $(VENV)/.dev ## a thousand kills under load, and thousands of branch histories: half an hour
+soak: $(VENV)/.dev ## kill the gateway a thousand times under load, and try thousands of branch histories: half an hour
 	@tests/require-programs
 	@SOAK_ROUNDS=1000 SOAK_HISTORIES=1000 $(BIN)/python -m pytest tests/system/test_kills.py tests/store/test_moves.py -s $(PYTEST)
 
-# MODULE=gateway/intake/body.py; ARGS="--sample 40" for some of the mutants, or the tests that are to find them.
-mutate: $(VENV)/.mutate ## change one MODULE in many ways, and see that its tests notice: up to an hour
+# MODULE=gateway/intake/body.py selects the module; ARGS is "--sample 40" for some of the mutants, or the tests to run.
+mutate: $(VENV)/.mutate ## change one MODULE in many ways, and report changes that its tests miss: up to an hour
 	@tests/require-programs
 	@$(BIN)/python -m tests.mutation $(MODULE) $(ARGS)
 
-# In a file system namespace of its own, in which anybody may mount the small disk that is to be full.
-hostile: $(VENV)/.dev ## attacks beside pushes that must go on: ten minutes, or HOSTILE_SECONDS=120
+# Runs in a mount namespace of its own, in which any user may mount the small disk that the attack fills.
+hostile: $(VENV)/.dev ## attack the gateway while pushes must go on: ten minutes, or HOSTILE_SECONDS=120
 	@tests/require-programs
 	@space="unshare --user --map-root-user --mount"; [ "$$(id -u)" != 0 ] || space="unshare --mount"; \
 	  $$space true 2>/dev/null || space=; $$space $(BIN)/python -m tests.hostile
 
-fuzz: $(VENV)/.dev ## ten minutes of coverage-guided fuzzing: findings are in build/fuzz
+fuzz: $(VENV)/.dev ## fuzz for ten minutes, guided by coverage; findings are in build/fuzz
 	@$(BIN)/python -m tests.fuzz --seconds 600
 
-bench: $(VENV)/.dev ## what it costs, as ratios: build/bench.json
+bench: $(VENV)/.dev ## measure costs as ratios; results are in build/bench.json
 	@$(BIN)/python -m bench
 
-format: $(VENV)/.dev ## let ruff write the layout
+documents: $(VENV)/.dev ## write the OpenAPI, AsyncAPI and JSON Schema documents in docs/
+	@$(BIN)/python -m testing.documents
+
+format: $(VENV)/.dev ## fix and format the code with ruff
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-lock: $(VENV)/.dev ## pin what pyproject.toml asks for, with hashes
+lock: $(VENV)/.dev ## pin the dependencies of pyproject.toml, with hashes
 	@$(PIP) install uv
 	@for group in build dev mutate; do \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
@@ -67,20 +70,20 @@ lock: $(VENV)/.dev ## pin what pyproject.toml asks for, with hashes
 	    $$(test $$group = mutate && echo --constraint requirements/dev.txt) \
 	    --group $$group pyproject.toml --output-file requirements/$$group.txt; done
 
-clean: ## remove what make made
+clean: ## remove what make created
 	@rm -rf $(VENV) .pushgate build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	@./bootstrap "$(PYTHON)" "$(VENV)"
 
 $(VENV)/.runtime: $(BIN)/python requirements/build.txt pyproject.toml
-	@echo "Installing what Pushgate runs on ..."
+	@echo "Installing the dependencies of Pushgate ..."
 	@$(PIP) install --require-hashes --requirement requirements/build.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
-	@echo "Installing what the tests and checks need ..."
+	@echo "Installing the dependencies of tests and checks ..."
 	@$(PIP) install --require-hashes --requirement requirements/dev.txt
 	@touch $@
 

@@ -56,11 +56,13 @@ from gateway.store.events import EventOutbox
 from gateway.store.executions import Outbox
 from gateway.store.notify import Notifier, PostgresBridge
 from gateway.store.work_queue import WorkQueue
-from gateway.worker.fetch_and_plan import Announcer, FetchAndPlan, Remotes
+from gateway.worker.announcer import Announcer
+from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.heartbeat import Heartbeat
 from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
 from gateway.worker.reconciler import Reconciler
+from gateway.worker.remotes import Remotes
 from gateway.worker.retention import Retention
 from gateway.worker.worker import Worker
 

@@ -3,64 +3,26 @@
 The one place that knows both rooms: facts of git go in at one side, settlements come out at the other.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
-from gateway.crypto.keyring import Vault
-from gateway.errors import FetchError, Gone, ObjectUnusable, RemoteUnavailable, SettingError
+from gateway.errors import FetchError, Gone, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.commit import Base, Commit, CommitReader
-from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.fetch.reasons import local_failures
 from gateway.messages.execution_request import ExecutionRequest
 from gateway.packages.archive import Packages
-from gateway.plan.outcome import event, event_name
 from gateway.plan.planner import CommitFacts
 from gateway.plan.triggers import Trigger, TriggerMatch, ask_for_paths, read_triggers
-from gateway.store import connections
 from gateway.store.connections import Connection
-from gateway.store.database import Database
-from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.threads import PLANNING
-from gateway.worker.plan_inputs import (
-    PlanInputs,
-    base_branch,
-    connection_facts,
-    pack,
-    plan_update,
-    update_facts,
-)
+from gateway.worker.plan_inputs import PlanInputs, base_branch, pack, plan_update
+from gateway.worker.remotes import Remotes
 from providers import PROVIDERS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remotes:
-    """The remotes of connections, with the credentials that the store keeps for them."""
-
-    mirrors: Mirrors
-    database: Database
-    vault: Vault
-
-    async def of(self, connection: Connection) -> Remote:
-        """Return a connection's remote, ready to be fetched from. Raises `RemoteUnavailable`."""
-        try:
-            kept = await self.database.read(
-                partial(connections.credentials, vault=self.vault, connection_id=connection.id)
-            )
-        except SettingError as error:
-            raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error
-        credentials, host_keys = from_json(kept)
-        return Remote(url=connection.url, credentials=credentials, host_keys=host_keys)
-
-    async def refs(self, connection: Connection) -> dict[str, str]:
-        """See `Mirrors.remote_refs`."""
-        with local_failures():
-            return await self.mirrors.remote_refs(await self.of(connection))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,37 +123,6 @@ class FetchAndPlan:
         wanted, remote = Wanted(ref=ref, id=object_id), await self.remotes.of(connection)
         if not await self.mirrors.contains(connection=connection.id, remote=remote, wanted=wanted):
             raise Gone(f"the remote's {ref} does not contain {object_id}, and the delivery is not signed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Announcer:
-    """Says what is told of how a ref update ended: the events of these names, and no others."""
-
-    names: Collection[str]
-
-    def __call__(self, connection: Connection, settlement: Settlement) -> Settlement:
-        """Return the settlement with its event, if it has one that somebody asked for."""
-        name = event_name(settlement.state, settlement.update.after)
-        if name is None or name not in self.names:
-            return settlement
-        made = event(
-            name,
-            connection=connection_facts(connection, settlement.update),
-            update=update_facts(settlement.update),
-            state=settlement.state,
-            reason=settlement.reason,
-            triggers=tuple(request.trigger for request in settlement.requests),
-        )
-        told = NewEvent(
-            id=made.id,
-            connection=made.connection,
-            delivery=made.delivery,
-            name=name,
-            project=made.project,
-            subject=f"{made.repository.name or made.repository.url}@{made.commit or made.ref.name}",
-            body=made.model_dump_json().encode(),
-        )
-        return replace(settlement, events=(told,))
 
 
 def _commit_facts(commit: Commit) -> CommitFacts:

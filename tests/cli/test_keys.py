@@ -16,7 +16,7 @@ from gateway.fetch.mirror import Mirrors
 from gateway.server.server import serve
 from gateway.settings import Settings
 from gateway.store import connections
-from gateway.worker.fetch_and_plan import Remotes
+from gateway.worker.remotes import Remotes
 from testing import records
 from testing.descriptors import open_files
 from testing.service import Service, run_pushgate

@@ -34,7 +34,7 @@ from gateway.store.executions import NewRequest
 from gateway.store.notify import Notifier
 from gateway.store.tables import leases, ref_updates
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
-from gateway.worker.fetch_and_plan import Announcer
+from gateway.worker.announcer import Announcer
 from gateway.worker.worker import _RENEW_SECONDS, LEASE, Steps, Worker
 from testing.records import arrival, connection, move
 from testing.service import WAIT_SECONDS, wait_for

@@ -25,8 +25,10 @@ from gateway.messages.execution_request import Package
 from gateway.packages.archive import Ready
 from gateway.store.connections import Connection
 from gateway.store.work_queue import PendingUpdate, Settlement
-from gateway.worker.fetch_and_plan import Announcer, FetchAndPlan, Remotes
+from gateway.worker.announcer import Announcer
+from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.plan_inputs import unpack
+from gateway.worker.remotes import Remotes
 from testing.records import NOW, A, B, C, made
 from tests.plan.facts import COMMIT, MANIFEST
 

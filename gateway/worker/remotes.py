@@ -1,0 +1,38 @@
+"""The remotes of connections, with their credentials."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from gateway.crypto.keyring import Vault
+from gateway.errors import RemoteUnavailable, SettingError
+from gateway.fetch.credentials import Remote, from_json
+from gateway.fetch.mirror import Mirrors
+from gateway.fetch.reasons import local_failures
+from gateway.store import connections
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remotes:
+    """The remotes of connections, with the credentials that the store keeps for them."""
+
+    mirrors: Mirrors
+    database: Database
+    vault: Vault
+
+    async def of(self, connection: Connection) -> Remote:
+        """Return a connection's remote, ready to be fetched from. Raises `RemoteUnavailable`."""
+        try:
+            kept = await self.database.read(
+                partial(connections.credentials, vault=self.vault, connection_id=connection.id)
+            )
+        except SettingError as error:
+            raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error
+        credentials, host_keys = from_json(kept)
+        return Remote(url=connection.url, credentials=credentials, host_keys=host_keys)
+
+    async def refs(self, connection: Connection) -> dict[str, str]:
+        """See `Mirrors.remote_refs`."""
+        with local_failures():
+            return await self.mirrors.remote_refs(await self.of(connection))

@@ -5,7 +5,6 @@ count even then.
 """
 
 import json
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,17 +17,17 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Vault
-from gateway.errors import PushgateError, StoreUnavailable
+from gateway.errors import PushgateError
 from gateway.http_client import BROKEN_OFF, NoRedirects, reason
 from gateway.store import platforms
 from gateway.store.database import Database
 from gateway.store.notify import Waiter
 from gateway.store.platforms import PlatformFetch
 from gateway.threads import PLATFORMS
+from gateway.worker.polling import poll
 
 log = structlog.get_logger()
 
-_POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 120.0
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _LEASE = timedelta(seconds=180)
@@ -54,18 +53,13 @@ class PlatformFetcher:
 
     async def run(self) -> None:
         """Work until cancelled. Whatever fails is told on the connection, and tried again."""
-        while True:
-            try:
-                fetch = await self._claim()
-                if fetch is not None:
-                    await self._fetch(fetch)
-                    continue
-            except StoreUnavailable:
-                pass  # which the database logs, for all tasks at once
-            except Exception:
-                # A bug of ours: the fetch is tried again when its lease is over.
-                log.exception("a platform fetch failed")
-            await self.wakeups.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+        await poll(self._fetch_next, wakeups=self.wakeups, failure="the platform fetcher failed")
+
+    async def _fetch_next(self) -> bool:
+        fetch = await self._claim()
+        if fetch is not None:
+            await self._fetch(fetch)
+        return fetch is not None
 
     async def _claim(self) -> PlatformFetch | None:
         now = _now()

@@ -26,13 +26,13 @@ from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.ids import delivery_id
 from gateway.store.notify import Waiter
 from gateway.store.reconciliations import Reconciliation
+from gateway.worker.polling import poll
 from providers.errors import Malformed
 from providers.model import RefUpdate
 from providers.normalize import ref_update
 
 log = structlog.get_logger()
 
-_POLL_SECONDS = 1.0
 # A reconciliation that has not ended by then was that of a process that died.
 _LEASE = timedelta(minutes=15)
 _FIRST_DELAY = 15.0
@@ -72,16 +72,7 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled. Whatever fails is told on the connection, and reconciling goes on."""
-        while True:
-            try:
-                if await self.reconcile_next():
-                    continue
-            except StoreUnavailable:
-                pass  # which the database logs, for all tasks at once
-            except Exception:
-                # A bug of ours: the reconciliation is tried again when its lease is over.
-                log.exception("the reconciler failed")
-            await self.wakeups.wait(_POLL_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+        await poll(self.reconcile_next, wakeups=self.wakeups, failure="the reconciler failed")
 
     async def reconcile_next(self) -> bool:
         """Do the reconciliation that is due, if there is one; return whether there was."""

@@ -4,7 +4,6 @@ It knows the order of the steps and what becomes of each failure. How a step is 
 """
 
 import asyncio
-import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,12 +28,12 @@ from gateway.store.claims import MAX_DELAY
 from gateway.store.connections import Connection
 from gateway.store.notify import Waiter
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement
+from gateway.worker.polling import POLL_SECONDS, poll
 
 log = structlog.get_logger()
 
 LEASE = timedelta(seconds=60)
 _RENEW_SECONDS = 20.0
-_POLL_SECONDS = 1.0
 _TELL_SECONDS = 2.0
 # Of requests that are planned, and wait in memory to be recorded together.
 _MAX_BYTES = 16 * 1024 * 1024
@@ -134,12 +133,12 @@ class Steps(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """One worker. `notify` is called when there is something to publish; any number may run side by side.
+    """One worker; any number may run side by side.
 
-    `announce` adds to each end of a ref update what is to be told of it.
-    After `turn` seconds a connection with more to do waits for its next turn; `poll` is how many seconds it
-    looks for work by itself, `slow` those after which an update no longer holds up other refs, `patience` how
-    long a commit may be missing, because a webhook can be faster than the provider's own replication.
+    `notify` is called when there is something to publish. `announce` adds the event to a settlement. After
+    `turn` seconds a connection with more to do waits for its next turn. `poll_seconds` is the interval of
+    polling for work. After `slow` seconds an update no longer delays those of other refs. `patience` is how
+    long a commit may be missing, because a webhook can arrive before the provider has replicated the commit.
     """
 
     name: str
@@ -149,28 +148,33 @@ class Worker:
     notify: Callable[[], None]
     announce: Callable[[Connection, Settlement], Settlement] = lambda _connection, settlement: settlement
     turn: float = _TURN_SECONDS
-    poll: float = _POLL_SECONDS
+    poll_seconds: float = POLL_SECONDS
     slow: float = _SLOW_SECONDS
     patience: timedelta = _COMMIT_GRACE
 
     async def run(self) -> None:
-        """Work until cancelled. Whatever fails is told on the delivery or in the log, and work goes on."""
-        while True:
-            connection_id = None
-            try:
-                connection_id = await self.queue.claim(owner=self.name, now=_now(), until=_now() + LEASE)
-                if connection_id is not None:
-                    await self._under_lease(connection_id)
-                    continue
-            except LeaseLost as error:
-                log.warning("work handed over", connection=connection_id, reason=str(error))
-                continue
-            except StoreUnavailable:
-                pass  # which the database logs, for all tasks at once
-            except Exception:
-                # A bug of ours: the lease expires, and the connection is tried again then.
-                log.exception("the worker failed", connection=connection_id)
-            await self.wakeups.wait(self.poll * random.uniform(0.8, 1.2))  # noqa: S311 - spreads polls
+        """Work until cancelled. Record failures on the delivery or in the log, and go on."""
+        await poll(
+            self._work_next, wakeups=self.wakeups, failure="the worker failed", seconds=self.poll_seconds
+        )
+
+    async def _work_next(self) -> bool:
+        """Work on a connection that has due updates, if there is one; return whether there was."""
+        connection_id = None
+        try:
+            connection_id = await self.queue.claim(owner=self.name, now=_now(), until=_now() + LEASE)
+            if connection_id is None:
+                return False
+            await self._under_lease(connection_id)
+        except LeaseLost as error:
+            log.warning("work handed over", connection=connection_id, reason=str(error))
+        except StoreUnavailable:
+            raise
+        except Exception:
+            # A bug of ours: the lease expires, and the connection is tried again then.
+            log.exception("the worker failed", connection=connection_id)
+            return False
+        return True
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""
@@ -224,7 +228,9 @@ class Worker:
                         away = (connection, updates, str(error))
                 if not slow:
                     break
-                await asyncio.wait(slow.values(), timeout=self.poll, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    slow.values(), timeout=self.poll_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
                 ended = [slow.pop(ref).result() for ref, planning in list(slow.items()) if planning.done()]
                 await self._record(connection, ended)
         except _Deleted:

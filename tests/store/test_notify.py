@@ -173,7 +173,7 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
             steps=OneRequest(),
             wakeups=wakeups.subscribe(),
             notify=planned.notify,
-            poll=NEVER,
+            poll_seconds=NEVER,
         )
         async with (
             wired(door, pushes=pushes, requests=requests),

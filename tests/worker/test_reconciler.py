@@ -486,7 +486,7 @@ def test_a_failure_at_the_store_ends_no_reconciler(
         task.cancel()
         await asyncio.wait({task})
 
-    monkeypatch.setattr("gateway.worker.reconciler._POLL_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.worker.polling.POLL_SECONDS", 0.01)
     gateway.now += timedelta(seconds=331)
     with closing(Failing(str(gateway.database.url))) as database, capture_logs() as logs:
         asyncio.run(run(database))
@@ -523,7 +523,7 @@ def test_every_difference_is_found_and_an_odd_ref_hides_none() -> None:
 
 def test_looks_that_are_due_follow_one_another(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a pause between them, however many there are."""
-    monkeypatch.setattr("gateway.worker.reconciler._POLL_SECONDS", 3600)
+    monkeypatch.setattr("gateway.worker.polling.POLL_SECONDS", 3600)
 
     async def run() -> None:
         three = asyncio.Event()

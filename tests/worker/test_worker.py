@@ -410,7 +410,7 @@ def states(database: Database) -> dict[str, tuple[str, str | None]]:
 async def worked(database: Database, steps: Steps, until: Callable[[], object], **more: Any) -> None:
     """Let a worker work until something is so."""
     notifier = Notifier()
-    given = {"queue": WorkQueue(database, CLAIMS), "notify": notifier.notify, "poll": 0.05, **more}
+    given = {"queue": WorkQueue(database, CLAIMS), "notify": notifier.notify, "poll_seconds": 0.05, **more}
     worker = Worker(name="w", steps=steps, wakeups=notifier.subscribe(), **given)
     running = asyncio.create_task(worker.run())
     try:
@@ -587,7 +587,7 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
             steps=Asking(),
             wakeups=pushes.subscribe(),
             notify=requests.notify,
-            poll=hour,
+            poll_seconds=hour,
         )
         accepter.start()
         running = asyncio.create_task(worker.run())
@@ -677,7 +677,7 @@ def test_a_failure_at_the_store_ends_no_worker(
     queue = Troubled(database, claim=error)
     with capture_logs() as logs:
         done = lambda: states(database)["main"][0] == "planned" and is_released(database)  # noqa: E731
-        asyncio.run(worked(database, Scripted(), done, queue=queue, poll=poll))
+        asyncio.run(worked(database, Scripted(), done, queue=queue, poll_seconds=poll))
     failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
     assert failures == logged
 
@@ -828,7 +828,7 @@ def test_three_pushes_that_take_long_are_the_most_of_a_connection(database: Data
 
     async def scenario() -> None:
         working = asyncio.create_task(
-            worked(database, steps, lambda: len(steps.planned) == 4, slow=0.01, poll=0.01)
+            worked(database, steps, lambda: len(steps.planned) == 4, slow=0.01, poll_seconds=0.01)
         )
         await asyncio.to_thread(wait_for, lambda: len(steps.began) == 3, "three have begun")
         # Many looks at the queue later it is still so.
@@ -868,7 +868,7 @@ def test_an_outage_waits_for_the_push_that_takes_long(database: Database) -> Non
 
     async def scenario() -> None:
         done = lambda: states(database).get("main") == ("pending", "no answer")  # noqa: E731
-        working = asyncio.create_task(worked(database, steps, done, slow=0.01, poll=0.01))
+        working = asyncio.create_task(worked(database, steps, done, slow=0.01, poll_seconds=0.01))
         await asyncio.to_thread(wait_for, lambda: steps.began, "the slow one has begun")
         with database.writing() as conn:
             push = move("a" * 40, "b" * 40, ref="refs/heads/main")
@@ -1055,7 +1055,7 @@ def test_a_remote_that_is_away_is_tried_again_after_twice_the_time(database: Dat
     steps = Failing(RemoteUnavailable("no answer"))
     reasons = lambda: {reason for _, reason in states(database).values()} == {"no answer"}  # noqa: E731
     with capture_logs() as logs:
-        asyncio.run(worked(database, steps, reasons, poll=3600))
+        asyncio.run(worked(database, steps, reasons, poll_seconds=3600))
     [line] = [one for one in logs if one["event"] == "fetch postponed"]
     assert (line["waiting"], line["failed_tries"]) == (2, tries + 1)
     delay = 2**tries
@@ -1072,7 +1072,7 @@ def test_an_outage_of_less_than_three_days_is_no_end(database: Database, *, whol
     error = RemoteUnavailable("no answer")
     steps = Failing(error) if whole else Scripted(main=[error])
     pushed(database, "main", received_at=datetime.now(UTC) - timedelta(days=3) + timedelta(hours=1))
-    asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll=3600))
+    asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll_seconds=3600))
     assert states(database)["main"] == ("pending", "no answer")
 
 
@@ -1083,7 +1083,7 @@ def test_what_one_push_alone_needs_is_looked_for_after_twice_the_time(database: 
         conn.execute(ref_updates.update().values(tries=4))
     steps = Scripted(main=[RemoteUnavailable("no answer")])
     with capture_logs() as logs:
-        asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll=3600))
+        asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll_seconds=3600))
     [line] = [one for one in logs if one["event"] == "push postponed"]
     assert line["failed_tries"] == 5
     wait = datetime.fromisoformat(line["next_try_at"]) - datetime.now(UTC)
@@ -1098,7 +1098,7 @@ def test_a_connection_that_is_deleted_ends_what_takes_long(database: Database) -
     async def scenario() -> None:
         end = ("failed", "the connection was deleted")
         ended = lambda: states(database)["slow"] == end and is_released(database)  # noqa: E731
-        working = asyncio.create_task(worked(database, steps, ended, slow=0.01, poll=0.01))
+        working = asyncio.create_task(worked(database, steps, ended, slow=0.01, poll_seconds=0.01))
         await asyncio.to_thread(wait_for, lambda: steps.began, "it has begun")
         with database.writing() as conn:
             connections.remove(conn, "c1", now=datetime.now(UTC))

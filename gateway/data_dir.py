@@ -86,14 +86,15 @@ def _check_weak_token(database: Database) -> None:
 
 
 @contextmanager
-def occupied(settings: Settings) -> Iterator[None]:
-    """Be the only process that works on the data folder, until the block, or the process, ends.
+def locked(settings: Settings) -> Iterator[None]:
+    """Hold the lock of the data folder until the block, or the process, ends.
 
-    Mirrors, and the embedded database, have one process that looks after them. Raises `SettingError`.
+    Mirrors and the embedded database may have only one process that works on them. Raises `SettingError`
+    where another process holds the lock.
     """
     with (settings.data_dir / "occupied.lock").open("ab") as lock:
         try:
-            # The kernel lets go of it when the process dies, whatever it dies of.
+            # The kernel releases the lock when the process dies, for any reason.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingError(
@@ -126,7 +127,7 @@ def rotate_key(settings: Settings) -> int:
         raise SettingError(
             f"there is no secret key in {settings.data_dir}: name the gateway's data folder with --data"
         )
-    with occupied(settings):
+    with locked(settings):
         _make_new_key(settings.data_dir)
         count = _rewrap(settings)
         (settings.data_dir / _PREVIOUS).unlink()
@@ -139,7 +140,7 @@ def learn_anew(settings: Settings) -> int:
     For a database that was restored: what was pushed since its back-up looks like missed pushes. Returns how
     many connections there are. Raises `SettingError` while a gateway works on the database.
     """
-    with open_data(settings) as opened, occupied(settings), opened.database.writing() as conn:
+    with open_data(settings) as opened, locked(settings), opened.database.writing() as conn:
         now = datetime.now(UTC)
         working = claims.alive(conn, now=now)
         if working:

@@ -15,7 +15,7 @@ import structlog
 import uvicorn
 
 from gateway.app import Service
-from gateway.data_dir import DataDir, occupied
+from gateway.data_dir import DataDir, locked
 from gateway.server.http_limits import ClientLimits, allow_open_files, limited
 from gateway.server.listener import listen
 from gateway.settings import Settings
@@ -92,7 +92,7 @@ def serve(settings: Settings, opened: DataDir, *, listener: socket.socket | None
     """
     works_here = settings.role != "web" or opened.database.is_embedded
     # The service closes the database when it ends, but not where it never begins.
-    with opened, occupied(settings) if works_here else nullcontext(), listener or listen(settings) as bound:
+    with opened, locked(settings) if works_here else nullcontext(), listener or listen(settings) as bound:
         # Where any free port was asked for, it is known only now.
         port = bound.getsockname()[1]
         _serve(Service(settings.model_copy(update={"port": port}), opened), bound)

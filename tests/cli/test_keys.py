@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from gateway.crypto.keyring import write_key
-from gateway.data_dir import occupied, open_data, rotate_key
+from gateway.data_dir import locked, open_data, rotate_key
 from gateway.errors import RemoteUnavailable, SettingError, StoreUnavailable
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
@@ -116,7 +116,7 @@ def test_what_fails_leaves_no_database_open(settings: Settings) -> None:
     with pytest.raises(SettingError):
         rotate_key(wrong)
     assert open_files(settings.data_dir) == set()
-    with occupied(settings), pytest.raises(SettingError, match="a gateway runs"):
+    with locked(settings), pytest.raises(SettingError, match="a gateway runs"):
         serve(settings, open_data(settings))
     assert open_files(settings.data_dir) == set()
     with open_data(settings) as opened, opened.database.writing() as conn:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -134,7 +135,7 @@ def retry_after(error: Exception) -> dict[str, str]:
     """Return the header that says when to try again, where that may help."""
     if isinstance(error, TooManyTries):
         return {"retry-after": str(error.seconds)}
-    return {"retry-after": "5"} if status_of(error)[0] == 503 else {}  # noqa: PLR2004
+    return {"retry-after": "5"} if status_of(error)[0] == HTTPStatus.SERVICE_UNAVAILABLE else {}
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -147,8 +148,9 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 def headers_of_refusal(request: Request, error: HTTPException) -> dict[str, str]:
     """Return the headers that the routing's refusal of a request has, with all methods that are allowed."""
     headers = dict(error.headers or {})
-    # What is mounted knows its methods.
-    if error.status_code == 405 and not isinstance(request.scope.get("route"), Mount):  # noqa: PLR2004
+    # A mounted application names its methods itself.
+    is_mounted = isinstance(request.scope.get("route"), Mount)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and not is_mounted:
         headers["Allow"] = ", ".join(_allowed(request))
     return headers
 

@@ -6,6 +6,7 @@ https://spec.openapis.org/oas/v3.1.1.html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel
@@ -148,7 +149,7 @@ def _parameters(one: Operation) -> Iterator[dict[str, Any]]:
 
 
 def _answer(one: Operation, names: dict[Any, Any]) -> dict[str, Any]:
-    if one.status == 204:  # noqa: PLR2004 - nothing to tell
+    if one.status == HTTPStatus.NO_CONTENT:
         return {"description": "done"}
     schema = {"type": "string"} if one.answer is None else names[one.answer, "serialization"]
     return {"description": "as asked", "content": {kind: {"schema": schema} for kind in one.media_types}}

@@ -4,6 +4,7 @@ import sys
 import time
 import uuid
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Annotated
 
 import typer
@@ -56,7 +57,7 @@ def send(
         out.print(f"{status} {coloured(verdict)} in {took:.0f} ms" + (f": {escape(told)}" if told else ""))
         if answer.get("delivery"):
             out.print(f"delivery {answer['delivery']}")
-    if status >= 400:  # noqa: PLR2004 - the error statuses of HTTP
+    if status >= HTTPStatus.BAD_REQUEST:
         raise typer.Exit(1)
 
 

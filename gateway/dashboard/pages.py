@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -172,7 +173,7 @@ class Pages:
         """Answer what the routing refuses: to a browser as a page, to programs as JSON."""
         if not (isinstance(error, HTTPException) and _is_for_browsers(request)):
             return await on_http_error(request, error)
-        detail = _NO_PAGE if error.status_code == 404 else error.detail  # noqa: PLR2004
+        detail = _NO_PAGE if error.status_code == HTTPStatus.NOT_FOUND else error.detail
         answer = self._failed(error.status_code, error.detail.lower(), detail)
         answer.headers.update(headers_of_refusal(request, error))
         return answer

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,23 @@ keys = typer.Typer(help="The secret key under which all secrets are sealed.", no
 
 Config = Annotated[Path | None, typer.Option("--config", help="A YAML file with settings.")]
 SecretsDir = Annotated[Path | None, typer.Option("--secrets-dir", help="A folder with one file per setting.")]
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        sys.stdout.write(f"pushgate {version('pushgate')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    """Take the options that come before a command."""
 
 
 @app.command("serve")

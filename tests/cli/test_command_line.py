@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,12 @@ def answer(*arguments: str, service: Service, variables: Mapping[str, str] | Non
     done = run(*arguments, "--json", service=service, variables=variables)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_version_prints_the_installed_version() -> None:
+    """Without a gateway."""
+    done = subprocess.run([PUSHGATE, "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"pushgate {version('pushgate')}\n")
 
 
 def test_the_whole_way_by_commands(service: Service, project: Project, tmp_path: Path) -> None:

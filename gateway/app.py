@@ -19,11 +19,12 @@ from starlette.routing import BaseRoute, Route
 
 from gateway.api.auth import AdminToken
 from gateway.api.connections import Api
+from gateway.api.deliveries import Deliveries
 from gateway.api.dry_run import DryRun
 from gateway.api.endpoints import on_bug, on_error, on_http_error
+from gateway.api.executions import Executions
 from gateway.api.health import Health
 from gateway.api.packages import PackageFiles
-from gateway.api.records import Records
 from gateway.api.specifications import Contract
 from gateway.crypto.keyring import Vault
 from gateway.crypto.signed_tokens import Tickets
@@ -207,18 +208,17 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
         allow_http=settings.fetch_allow_http,
         hosts=settings.fetch_hosts,
     )
-    records = Records(
-        database=database,
-        pushes=parts.pushes,
-        requests=parts.requests,
-        is_closing=is_closing,
-        has_broker=settings.amqp_url is not None,
+    has_broker = settings.amqp_url is not None
+    deliveries = Deliveries(database=database, pushes=parts.pushes, has_broker=has_broker)
+    executions = Executions(
+        database=database, requests=parts.requests, is_closing=is_closing, has_broker=has_broker
     )
     files = PackageFiles(database=database, depot=parts.depot, tickets=parts.tickets, token=token)
     operations = [
         *api.operations(),
         *DryRun(database=database, mirrors=parts.mirrors, reader=parts.reader).operations(),
-        *records.operations(),
+        *deliveries.operations(),
+        *executions.operations(),
         *files.operations(),
     ]
     contract = Contract(
@@ -229,7 +229,8 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
     )
     pages = Pages(
         api=api,
-        records=records,
+        deliveries=deliveries,
+        executions=executions,
         sessions=Sessions(parts.vault.session_key(), token=parts.admin_token, base_url=settings.base_url),
         renderer=Renderer(settings.base_url),
         token=token,

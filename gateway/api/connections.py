@@ -10,19 +10,12 @@ import sqlalchemy
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.endpoints import limit, read
+from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
+from gateway.api.query import limit
 from gateway.api.remote_access import changed_opening, opening
-from gateway.api.schemas import (
-    ConnectionChange,
-    ConnectionCreated,
-    ConnectionView,
-    NewConnection,
-    NewPlatform,
-    NewSecret,
-    Page,
-    RefView,
-)
+from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret, Page
+from gateway.api.views import ConnectionCreated, ConnectionView, RefView
 from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
 from gateway.crypto.keyring import Vault
 from gateway.errors import Invalid, SettingError

@@ -16,8 +16,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 
-from gateway.api.endpoints import limit, read
+from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
+from gateway.api.query import limit
 from gateway.api.schemas import Follows, Line, PackageFormat, Page, RequestBody, Url, YamlPath
 from gateway.errors import FetchError, Invalid
 from gateway.fetch.commit import Base, CommitReader

@@ -1,7 +1,6 @@
 """What every answer of the API has in common: JSON, a Bearer token, and errors as `{error, detail}`."""
 
 import json
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import TypeVar
@@ -14,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match, Mount, Route
 
 from gateway.api.auth import AdminToken, TooManyTries, WrongToken
+from gateway.api.query import refuse_nul, refuse_unknown
 from gateway.errors import Conflict, Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 from gateway.text.escape import storable
@@ -38,8 +38,6 @@ _STATUS: dict[type[PushgateError], tuple[int, str]] = {
     Disconnected: (400, "disconnected"),
 }
 
-_MAX_LIMIT = 200
-
 bodies = BodyReader(limit=1024 * 1024)
 
 
@@ -55,35 +53,6 @@ async def read(request: Request, model: type[Model]) -> Model:
         return model.model_validate_json(body or b"{}")
     except ValidationError as error:
         raise Invalid(describe(error, model)) from None
-
-
-def limit(request: Request) -> int:
-    """Return how many items a page may have: 1 to 200, 50 where none is named."""
-    text = request.query_params.get("limit", "50")
-    if not re.fullmatch(r"[1-9][0-9]{0,2}", text, re.ASCII) or int(text) > _MAX_LIMIT:
-        raise Invalid(f"limit must be a number from 1 to {_MAX_LIMIT}")
-    return int(text)
-
-
-def refuse_nul(request: Request) -> None:
-    """Refuse an address with a NUL character: no record holds one, and PostgreSQL takes none to look for."""
-    told = (*request.path_params.values(), *request.query_params.values())
-    if any("\0" in text for text in told):
-        raise Invalid("the address holds a NUL character")
-
-
-def refuse_unknown(request: Request, known: Sequence[str]) -> None:
-    """Refuse a query with a parameter that is not known, or that is named twice.
-
-    A filter that was ignored would answer with what nobody asked for. Raises `Invalid`.
-    """
-    given = [name for name, _ in request.query_params.multi_items()]
-    for name in given:
-        if name not in known:
-            names = f"known here: {', '.join(known)}" if known else "this address takes none"
-            raise Invalid(f"there is no query parameter {name}; {names}")
-        if given.count(name) > 1:
-            raise Invalid(f"the query parameter {name} is given more than once")
 
 
 def answering(endpoint: Answering, status: int, query: Sequence[str]) -> Endpoint:

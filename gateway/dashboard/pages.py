@@ -17,16 +17,17 @@ from starlette.staticfiles import StaticFiles
 
 from gateway.api.auth import AdminToken, WrongToken
 from gateway.api.connections import Api
+from gateway.api.deliveries import Deliveries
 from gateway.api.endpoints import (
     headers_of_refusal,
     on_http_error,
-    refuse_nul,
-    refuse_unknown,
     retry_after,
     status_of,
 )
-from gateway.api.records import Records
-from gateway.api.schemas import DeliveryView, ExecutionView, ExplainedView, UpdateView
+from gateway.api.executions import Executions
+from gateway.api.executions import views as execution_views
+from gateway.api.query import refuse_nul, refuse_unknown
+from gateway.api.views import DeliveryView, ExecutionView, ExplainedView, UpdateView
 from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
 from gateway.errors import Invalid, PushgateError
@@ -51,7 +52,8 @@ class Pages:
     """The pages and what they work with."""
 
     api: Api
-    records: Records
+    deliveries: Deliveries
+    executions: Executions
     sessions: Sessions
     renderer: Renderer
     token: AdminToken
@@ -59,7 +61,11 @@ class Pages:
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes; what tells of records, or does something, is for those who have signed in."""
-        offered = [*self.api.operations(), *self.records.operations()]
+        offered = [
+            *self.api.operations(),
+            *self.deliveries.operations(),
+            *self.executions.operations(),
+        ]
         api = {one.path: one.query for one in offered if one.method == "GET"}
         table: list[tuple[str, str, Page]] = [
             ("/", "GET", self.overview),
@@ -85,7 +91,7 @@ class Pages:
 
     async def overview(self, _request: Request) -> Response:
         """`GET /`: what waits where, what is broken, what is new."""
-        found = await self.api.database.read(partial(_overview, records=self.records))
+        found = await self.api.database.read(partial(_overview, has_broker=self.has_broker))
         return self.renderer.page("overview.html", has_broker=self.has_broker, **found)
 
     async def list_connections(self, request: Request) -> Response:
@@ -107,39 +113,39 @@ class Pages:
 
     async def list_deliveries(self, request: Request) -> Response:
         """`GET /deliveries`: with the query of the API."""
-        page = await self.records.list_deliveries(request)
+        page = await self.deliveries.list_deliveries(request)
         return await API.run(
             self.renderer.page, "deliveries.html", page=page, query=dict(request.query_params)
         )
 
     async def show_delivery(self, request: Request) -> Response:
         """`GET /deliveries/{id}`: its whole way."""
-        explained = await self.records.explained(request.path_params["id"])
+        explained = await self.deliveries.explained(request.path_params["id"])
         return await self._explained(explained, what=None)
 
     async def replay(self, request: Request) -> Response:
         """`POST /deliveries/{id}/replay`."""
-        await self.records.replay(request)
+        await self.deliveries.replay(request)
         return self.renderer.redirect(f"/deliveries/{request.path_params['id']}")
 
     async def list_executions(self, request: Request) -> Response:
         """`GET /executions`: with the query of the API."""
-        page = await self.records.list_executions(request)
+        page = await self.executions.list_executions(request)
         return self.renderer.page("executions.html", page=page, query=dict(request.query_params))
 
     async def show_execution(self, request: Request) -> Response:
         """`GET /executions/{id}`: with the message that the runners get."""
-        return self.renderer.page("execution.html", execution=await self.records.show_execution(request))
+        return self.renderer.page("execution.html", execution=await self.executions.show_execution(request))
 
     async def drop(self, request: Request) -> Response:
         """`POST /executions/{id}/drop`."""
-        await self.records.drop(request)
+        await self.executions.drop(request)
         return self.renderer.redirect(f"/executions/{request.path_params['id']}")
 
     async def explain(self, request: Request) -> Response:
         """`GET /explain?what=`: why a push did, or did not, run, by whatever somebody has at hand."""
         what = request.query_params.get("what", "")
-        return await self._explained(await self.records.explained(what), what=what)
+        return await self._explained(await self.deliveries.explained(what), what=what)
 
     async def _explained(self, items: Sequence[ExplainedView], *, what: str | None) -> Response:
         """Show deliveries with their ways; in a thread, since of a large one even a part takes its time."""
@@ -267,15 +273,15 @@ class _Way:
         return has_ended and not self.delivery.is_orphan
 
 
-def _overview(conn: sqlalchemy.Connection, records: Records) -> dict[str, Any]:
+def _overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> dict[str, Any]:
     planned, _ = executions.page(conn, connection=None, delivery=None, state=None, before=None, limit=_FEW)
     return {
         "backlog": work_queue.backlog(conn),
         "failing": reconciliations.failing(conn, limit=_FEW + 1),
         "few": _FEW,
         "deliveries": _newest(conn, connection=None),
-        "executions": records.views(conn, planned),
-        "outages": outages.current(conn) if records.has_broker else (),
+        "executions": execution_views(conn, planned, has_broker=has_broker),
+        "outages": outages.current(conn) if has_broker else (),
     }
 
 

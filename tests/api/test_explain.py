@@ -65,7 +65,10 @@ def test_a_number_in_a_page_is_no_commit_where_nothing_was_told_of_one(
     other = run_pushgate("explain", f"{project.url.removesuffix('.git')}/commit/{'d' * 40}", service=service)
     assert (other.returncode, f"no delivery has told of {'d' * 40}" in other.stderr) == (1, True)
     nothing = run_pushgate("explain", " ", service=service)
-    assert (nothing.returncode, "name a delivery, an execution, a commit" in nothing.stderr) == (1, True)
+    assert (nothing.returncode, "give the id of a delivery or execution, a commit" in nothing.stderr) == (
+        1,
+        True,
+    )
 
 
 def explained(service: Service, what: str) -> str:

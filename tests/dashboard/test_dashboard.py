@@ -548,7 +548,7 @@ def test_what_was_delivered_to_a_deleted_connection_stays_as_it_is(
     path = f"/deliveries/{answer['delivery']}"
     before = service.settled(answer["delivery"])
     service.api.send("DELETE", f"/connections/{connection['id']}")
-    with pytest.raises(ApiError, match="its connection was deleted"):
+    with pytest.raises(ApiError, match="the connection of this delivery was deleted"):
         service.api.send("POST", f"{path}/replay")
     assert service.api.get(path) == {**before, "is_orphan": True, "secret_made_at": None}
     _, text, _ = got(service.url + path, signed_in(service))
@@ -562,7 +562,7 @@ def test_what_was_nothing_new_cannot_be_replayed(service: Service, project: Proj
     body = project.payload(None, project.first)
     service.deliver(connection, body)
     for answer in (service.deliver(connection, body)[1], service.deliver(connection, b'{"ref": 1}')[1]):
-        with pytest.raises(ApiError, match="none of it was anything new"):
+        with pytest.raises(ApiError, match="none of its ref updates was new"):
             service.api.send("POST", f"/deliveries/{answer['delivery']}/replay")
         _, text, _ = got(f"{service.url}/deliveries/{answer['delivery']}", signed_in(service))
         assert "Replay" not in text

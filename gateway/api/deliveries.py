@@ -1,0 +1,122 @@
+"""The REST API under /api/v1: deliveries, and the explanation of what became of them."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import get_args
+
+import sqlalchemy
+from starlette.requests import Request
+
+from gateway.api import executions
+from gateway.api.explain import explained
+from gateway.api.openapi import Operation
+from gateway.api.query import choice, connection_filter, limit
+from gateway.api.schemas import Page
+from gateway.api.views import DeliveryView, ExplainedView
+from gateway.errors import Invalid
+from gateway.store import deliveries, work_queue
+from gateway.store.database import Database
+from gateway.store.deliveries import Verdict
+from gateway.store.notify import Notifier
+
+_DELIVERY_ID = re.compile(r"[0-9a-f-]{36}")
+_COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deliveries:
+    """The endpoints for deliveries. `pushes` wakes the workers."""
+
+    database: Database
+    pushes: Notifier
+    has_broker: bool
+
+    def operations(self) -> list[Operation]:
+        """Return the operations on deliveries."""
+        return [
+            Operation(
+                method="GET",
+                path="/deliveries",
+                endpoint=self.list_deliveries,
+                query=("connection", "verdict", "commit", "limit", "cursor"),
+            ),
+            Operation(method="GET", path="/deliveries/{id}", endpoint=self.show_delivery),
+            Operation(method="POST", path="/deliveries/{id}/replay", endpoint=self.replay, status=202),
+            Operation(method="GET", path="/explain", endpoint=self.explain, query=("what",)),
+        ]
+
+    async def list_deliveries(self, request: Request) -> Page[DeliveryView]:
+        """`GET /deliveries`: list deliveries, newest first."""
+        query, max_items = request.query_params, limit(request)
+        commit = _commit(query.get("commit"))
+        verdict = choice(get_args(Verdict), query.get("verdict"), "verdict")
+        before = _cursor(query.get("cursor"))
+
+        def read_page(conn: sqlalchemy.Connection) -> Page[DeliveryView]:
+            found = deliveries.page(
+                conn,
+                connection=connection_filter(conn, query.get("connection")),
+                verdict=verdict,
+                before=before,
+                limit=max_items + 1,
+                commit=commit,
+            )
+            # Built here, off the event loop: a delivery may have thousands of ref updates.
+            views = [DeliveryView.of(delivery) for delivery in found[:max_items]]
+            return Page[DeliveryView](items=views, next=views[-1].id if len(found) > max_items else None)
+
+        return await self.database.read(read_page)
+
+    async def show_delivery(self, request: Request) -> DeliveryView:
+        """`GET /deliveries/{id}`: return a delivery with its ref updates."""
+        delivery_id = request.path_params["id"]
+        found = await self.database.read(lambda conn: deliveries.get(conn, delivery_id))
+        return DeliveryView.of(found)
+
+    async def replay(self, request: Request) -> DeliveryView:
+        """`POST /deliveries/{id}/replay`: fetch and plan it again; existing requests keep their ids."""
+        delivery_id = request.path_params["id"]
+
+        def replay(conn: sqlalchemy.Connection) -> DeliveryView:
+            delivery = deliveries.get(conn, delivery_id)
+            if delivery.is_orphan:
+                raise Invalid("the connection of this delivery was deleted: nothing can be fetched for it")
+            if all(update.state == "duplicate" for update in delivery.updates):
+                raise Invalid("this delivery has nothing to plan again: none of its ref updates was new")
+            work_queue.replay(conn, delivery_id, now=datetime.now(UTC))
+            return DeliveryView.of(deliveries.get(conn, delivery_id))
+
+        view = await self.database.write(replay)
+        self.pushes.notify()
+        return view
+
+    async def explain(self, request: Request) -> Page[ExplainedView]:
+        """`GET /explain?what=`: find the deliveries that an id, commit or URL refers to, oldest first."""
+        items = await self.explained(request.query_params.get("what", ""))
+        return Page[ExplainedView](items=items, next=None)
+
+    async def explained(self, what: str) -> list[ExplainedView]:
+        """Return the deliveries that `what` refers to, with their execution requests."""
+        if not what.strip():
+            raise Invalid("what: give the id of a delivery or execution, a commit, or a URL")
+        return await self.database.read(
+            lambda conn: [
+                ExplainedView.with_executions(
+                    delivery, executions.views(conn, requests, has_broker=self.has_broker)
+                )
+                for delivery, requests in explained(conn, what)
+            ]
+        )
+
+
+def _commit(text: str | None) -> str | None:
+    if text is not None and not _COMMIT_PREFIX.fullmatch(text.lower()):
+        raise Invalid("commit must be 7 to 64 hex digits: an object id or its beginning")
+    return text.lower() if text is not None else None
+
+
+def _cursor(text: str | None) -> str | None:
+    if text is not None and not _DELIVERY_ID.fullmatch(text):
+        raise Invalid("cursor is not a value that this API has returned")
+    return text

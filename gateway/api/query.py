@@ -1,0 +1,66 @@
+"""Query parameters of the REST API: checks that answer a wrong parameter with a sentence."""
+
+import re
+from collections.abc import Sequence
+
+import sqlalchemy
+from starlette.requests import Request
+
+from gateway.errors import Invalid
+from gateway.store import connections
+
+_MAX_LIMIT = 200
+_MAX_CURSOR_DIGITS = 18
+
+
+def limit(request: Request) -> int:
+    """Return how many items a page may have: 1 to 200, by default 50."""
+    text = request.query_params.get("limit", "50")
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text, re.ASCII) or int(text) > _MAX_LIMIT:
+        raise Invalid(f"limit must be a number from 1 to {_MAX_LIMIT}")
+    return int(text)
+
+
+def connection_filter(conn: sqlalchemy.Connection, text: str | None) -> str | None:
+    """Return the id of the connection that a filter names.
+
+    Raises `NotFound` for an unknown connection, because an empty list would look like an answer.
+    """
+    return None if text is None else connections.find(conn, text)
+
+
+def choice(known: tuple[str, ...], text: str | None, name: str) -> str | None:
+    """Return the value of a parameter that takes only known words. Raises `Invalid`."""
+    if text is not None and text not in known:
+        raise Invalid(f"{name} must be one of {', '.join(known)}")
+    return text
+
+
+def number(text: str | None, name: str) -> int | None:
+    """Return a position that this API has given out before. Raises `Invalid`."""
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_CURSOR_DIGITS):
+        raise Invalid(f"{name} is not a value that this API has returned")
+    return int(text)
+
+
+def refuse_nul(request: Request) -> None:
+    """Refuse a URL with a NUL character: no record contains one, and PostgreSQL refuses it in a query."""
+    values = (*request.path_params.values(), *request.query_params.values())
+    if any("\0" in text for text in values):
+        raise Invalid("the URL contains a NUL character")
+
+
+def refuse_unknown(request: Request, known: Sequence[str]) -> None:
+    """Refuse a query with an unknown or a repeated parameter.
+
+    If a filter were ignored, the answer would hold more than the client has selected. Raises `Invalid`.
+    """
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            names = f"known parameters: {', '.join(known)}" if known else "this path has no query parameters"
+            raise Invalid(f"unknown query parameter {name}; {names}")
+        if given.count(name) > 1:
+            raise Invalid(f"the query parameter {name} is given more than once")

@@ -1,0 +1,338 @@
+"""The bodies of answers of the REST API: how stored records are shown."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from gateway.store.connections import Connection, SecretDates
+from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
+from gateway.store.executions import OMITTED, StoredRequest
+from gateway.store.platforms import Platform
+from gateway.store.reconciliations import ReconciliationState
+from providers.model import RefKind
+
+
+class SecretView(BaseModel):
+    """A live secret, without its value."""
+
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+class ReconciliationView(BaseModel):
+    """How the comparison with the remote's refs goes.
+
+    `delivery` records what the last one has found, if anything; `reason` tells what keeps it from succeeding;
+    `tried_at` is when the last one that has ended, with or without success, began.
+    """
+
+    due_at: datetime
+    tried_at: datetime | None
+    reconciled_at: datetime | None
+    delivery: str | None
+    reason: str | None
+
+
+class PlatformView(BaseModel):
+    """A platform that fetches by itself: `reason` tells why its last fetch has failed, if it has."""
+
+    url: str
+    project: str
+    fetched_at: datetime | None
+    reason: str | None
+
+
+class OtherRepositoryView(BaseModel):
+    """A repository that has taken the place of the connection's own, as the delivery says."""
+
+    id: str
+    name: str | None
+    delivery: str
+
+
+class ConnectionView(BaseModel):
+    """A connection as it is shown.
+
+    `secrets` are the live ones, the newest first. `access` says what opens the repository, if anything;
+    `deploy_key` is the public half of its key.
+    """
+
+    id: str
+    name: str
+    provider: str
+    url: str
+    project: str
+    hook_url: str
+    auth: dict[str, str]
+    triggers: list[dict[str, Any]]
+    yaml_path: str
+    follows: list[str]
+    networks: list[str]
+    access: Literal["ssh key", "login", "none"]
+    deploy_key: str | None
+    package_format: str
+    repository_id: str | None
+    other_repository: OtherRepositoryView | None
+    reconciliation: ReconciliationView
+    platform: PlatformView | None
+    secrets: list[SecretView]
+    created_at: datetime
+    updated_at: datetime
+
+    @classmethod
+    def of(
+        cls,
+        connection: Connection,
+        secrets: list[SecretDates],
+        reconciliation: ReconciliationState,
+        platform: Platform | None,
+        *,
+        base_url: str,
+    ) -> "ConnectionView":
+        """Show a connection; nothing that is secret is in it."""
+        return cls(
+            id=connection.id,
+            name=connection.name,
+            provider=connection.provider,
+            url=connection.url,
+            project=connection.project,
+            hook_url=f"{base_url}/hooks/{connection.id}",
+            auth=dict(connection.auth),
+            triggers=[dict(trigger) for trigger in connection.triggers],
+            yaml_path=connection.yaml_path,
+            follows=list(connection.follows),
+            networks=list(connection.networks),
+            access=_access(connection),
+            deploy_key=connection.deploy_key,
+            package_format=connection.package_format,
+            repository_id=connection.repository_id,
+            other_repository=_other_repository(connection),
+            reconciliation=ReconciliationView(**asdict(reconciliation)),
+            platform=PlatformView(**asdict(platform)) if platform else None,
+            secrets=[
+                SecretView(created_at=secret.created_at, last_used_at=secret.last_used_at)
+                for secret in secrets
+            ],
+            created_at=connection.created_at,
+            updated_at=connection.updated_at,
+        )
+
+
+def _other_repository(connection: Connection) -> OtherRepositoryView | None:
+    other = connection.other_repository
+    if other is None:
+        return None
+    return OtherRepositoryView(id=other.id, name=other.name, delivery=other.delivery)
+
+
+def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:
+    if connection.deploy_key is not None:
+        return "ssh key"
+    return "login" if connection.has_credentials else "none"
+
+
+class ConnectionCreated(ConnectionView):
+    """A new connection, or one with a new secret: the only answers that ever hold a secret.
+
+    `warnings` name what was given and left out, such as a line of host_keys that holds no key.
+    """
+
+    secret: str
+    warnings: list[str] = []
+
+
+class VerdictView(BaseModel):
+    """What a trigger said to a ref update; `reason` names the condition that decided.
+
+    `failure` tells why there is no request although it matched.
+    """
+
+    trigger: str
+    matched: bool
+    reason: str
+    failure: str | None = None
+
+
+class AttemptView(BaseModel):
+    """How a ref update had ended, until it was replayed at `replayed_at`."""
+
+    state: str
+    reason: str | None
+    settled_at: datetime | None
+    verdicts: list[VerdictView]
+    replayed_at: datetime
+
+
+class UpdateView(BaseModel):
+    """A ref update as it is shown; its execution requests name its `id`.
+
+    `attempts` are its ends from before it was replayed, the first one first.
+    """
+
+    id: int
+    ref: str
+    kind: RefKind
+    name: str
+    before: str | None
+    after: str | None
+    action: Literal["create", "update", "delete"]
+    peeled: str | None
+    forced: bool | None
+    commits: list[str]
+    truncated: bool | None
+    total: int | None
+    state: str
+    reason: str | None
+    settled_at: datetime | None
+    verdicts: list[VerdictView]
+    attempts: list[AttemptView]
+
+    @classmethod
+    def of(cls, recorded: RecordedUpdate) -> "UpdateView":
+        """Show a ref update."""
+        update = recorded.update
+        return cls(
+            id=recorded.seq,
+            ref=update.ref,
+            kind=update.kind,
+            name=update.name,
+            before=update.before,
+            after=update.after,
+            action=update.action,
+            peeled=update.peeled,
+            forced=update.forced,
+            commits=list(update.commits),
+            truncated=update.truncated,
+            total=update.total,
+            state=recorded.state,
+            reason=recorded.reason,
+            settled_at=recorded.settled_at,
+            verdicts=_verdicts(recorded.verdicts),
+            attempts=[
+                AttemptView(
+                    state=attempt.state,
+                    reason=attempt.reason,
+                    settled_at=attempt.settled_at,
+                    verdicts=_verdicts(attempt.verdicts),
+                    replayed_at=attempt.replayed_at,
+                )
+                for attempt in recorded.attempts
+            ],
+        )
+
+
+def _verdicts(recorded: Sequence[Mapping[str, Any]]) -> list[VerdictView]:
+    return [VerdictView(**verdict) for verdict in recorded]
+
+
+class DeliveryView(BaseModel):
+    """A delivery as it is shown, with the `name` of its connection; an orphan's connection was deleted."""
+
+    id: str
+    connection: str
+    name: str
+    is_orphan: bool
+    provider: str
+    event: str
+    provider_delivery_id: str | None
+    source: str
+    received_at: datetime
+    verdict: str
+    reason: str | None
+    pusher: str | None
+    repository: dict[str, Any] | None
+    detail: dict[str, Any] | None
+    secret_made_at: datetime | None
+    updates: list[UpdateView]
+
+    @classmethod
+    def of(cls, recorded: RecordedDelivery) -> "DeliveryView":
+        """Show a delivery."""
+        return cls(
+            id=recorded.id,
+            connection=recorded.connection,
+            name=recorded.name,
+            is_orphan=recorded.is_orphan,
+            provider=recorded.provider,
+            event=recorded.event,
+            provider_delivery_id=recorded.provider_delivery_id,
+            source=recorded.source,
+            received_at=recorded.received_at,
+            verdict=recorded.verdict,
+            reason=recorded.reason,
+            pusher=recorded.pusher,
+            repository=dict(recorded.repository) if recorded.repository else None,
+            detail=dict(recorded.detail) if recorded.detail else None,
+            secret_made_at=recorded.secret_made_at,
+            updates=[UpdateView.of(update) for update in recorded.updates],
+        )
+
+
+class ExecutionView(BaseModel):
+    """An execution request as it is shown; `message` is what the runners get.
+
+    `is_outline` says that it is not whole, because this answer would be too large: `GET /executions/{id}` is.
+    """
+
+    id: str
+    connection: str
+    delivery: str
+    ref_update: int
+    trigger: str
+    state: str
+    reason: str | None
+    superseded_by: str | None
+    lane: str | None
+    message: dict[str, Any]
+    is_outline: bool = False
+    planned_at: datetime
+    published_at: datetime | None
+
+    @classmethod
+    def of(cls, stored: StoredRequest) -> "ExecutionView":
+        """Show an execution request."""
+        return cls(
+            id=stored.id,
+            connection=stored.connection,
+            delivery=stored.delivery,
+            ref_update=stored.ref_update,
+            trigger=stored.trigger,
+            state=stored.state,
+            reason=stored.reason,
+            superseded_by=stored.superseded_by,
+            lane=stored.lane,
+            message=_outline(stored) if stored.body == OMITTED else json.loads(stored.body),
+            is_outline=stored.body == OMITTED,
+            planned_at=stored.planned_at,
+            published_at=stored.published_at,
+        )
+
+
+def _outline(stored: StoredRequest) -> dict[str, Any]:
+    """Return what is known of a message without its body."""
+    known = {"id": stored.id, "project": stored.project, "trigger": stored.trigger}
+    return {**known, "execution": {"name": stored.target}, "package": None, "submodules": []}
+
+
+class ExplainedView(DeliveryView):
+    """A delivery and all that came of it: its execution requests, in the order in which they were planned."""
+
+    executions: list[ExecutionView]
+
+    @classmethod
+    def with_executions(
+        cls, recorded: RecordedDelivery, requests: Sequence[ExecutionView]
+    ) -> "ExplainedView":
+        """Show them together."""
+        return cls(**dict(DeliveryView.of(recorded)), executions=list(requests))
+
+
+class RefView(BaseModel):
+    """Where a ref is; no id where it was deleted."""
+
+    ref: str
+    id: str | None

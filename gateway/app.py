@@ -41,8 +41,9 @@ from gateway.fetch.mirror import Mirrors
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.webhook import WebhookEndpoint
-from gateway.packages.archive import Expiry, Packages
+from gateway.packages.archive import Packages
 from gateway.packages.builder import Packer
+from gateway.packages.expiry import Expiry
 from gateway.packages.storage import PackageStorage
 from gateway.packages.tree import TreeReader
 from gateway.plan.manifest import MAX_MANIFEST_BYTES

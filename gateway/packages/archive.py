@@ -1,4 +1,4 @@
-"""Each commit's package: built once, kept, and named by a URL; and the expiry of what is not used."""
+"""Each commit's package: built once, stored, and reachable at a URL."""
 
 import asyncio
 import secrets
@@ -31,10 +31,7 @@ from gateway.threads import FILES, PACKING
 log = structlog.get_logger()
 
 RULES = "2"
-"""Our way to pack. Another one gives other tars of the same commits, so it gets another name."""
-
-# What is half made, or was left by a process that died, is younger than this, or nobody's.
-_LEFT_BEHIND = timedelta(days=1)
+"""The version of our packing rules. Other rules make other tars of the same commits, so they get a new name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,43 +179,6 @@ class Packages:
         if kept.object != name:
             await self.depot.delete(name)
         return kept, build
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expiry:
-    """Removes packages that no execution was planned with for `keep`, and what dead processes have left."""
-
-    database: Database
-    depot: PackageStorage
-    folder: Path
-    keep: timedelta
-
-    async def run(self, now: datetime) -> None:
-        """Remove what has expired by `now`."""
-        # The record goes first. Whoever wants the package from now on builds it under another object's name.
-        expired = await self.database.write(partial(packages.expire, before=now - self.keep))
-        for one in expired:
-            await self.depot.delete(one.object)
-            log.info(
-                "package expired", package=one.id, size=one.size, last_used_at=one.last_used_at.isoformat()
-            )
-        left = now - _LEFT_BEHIND
-        names = await self.depot.names(before=left)
-        known = await self.database.read(packages.objects)
-        for name in names:
-            if name not in known and packages.is_object(name):
-                await self.depot.delete(name)
-        await self.depot.discard_unfinished(before=left)
-        await FILES.run(_remove_parts, self.folder, left.timestamp())
-
-
-def _remove_parts(folder: Path, before: float) -> None:
-    for path in folder.glob("*.part"):
-        try:
-            if path.stat().st_mtime < before:
-                path.unlink()
-        except FileNotFoundError:
-            continue  # another process removes them as well
 
 
 def _now() -> datetime:

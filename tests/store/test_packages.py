@@ -15,7 +15,7 @@ import pytest
 
 from gateway.crypto.signed_tokens import Tickets
 from gateway.errors import NotFound, PackageStorageUnavailable, SettingError
-from gateway.packages.archive import Expiry
+from gateway.packages.expiry import Expiry
 from gateway.packages.storage import PackageStorage
 from gateway.store import packages
 from gateway.store.database import Database

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from gateway.errors import FetchError, LocalFailure
+from gateway.fetch import git_config
 from gateway.fetch.access import Access, Granted
 from gateway.fetch.credentials import Remote, secrets_of
 from gateway.fetch.limits import GitLimits, machine_failure
@@ -50,77 +51,8 @@ _STDERR_LIMIT = 64 * 1024
 # As large as a pipe may be for everybody: git reads on while we work on what it has said.
 _TALK_BUFFER = 1024 * 1024
 _LOCAL = "this machine cannot fetch, from whatever remote"
-_MAX_THREADS = 4
 # For so long a git that has closed its output may take to end.
 _END_SECONDS = 0.2
-_KEPT_VARIABLES = (
-    # An operator's network: how to get out, and whose certificates to trust.
-    "HTTPS_PROXY",
-    "https_proxy",
-    "NO_PROXY",
-    "no_proxy",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-)
-# https://git-scm.com/docs/git-fsck#_fsck_messages: what `git clone` takes, and old, widely used
-# repositories contain. It is harmless in a bare mirror: commits, trees and .gitmodules are read by code that
-# expects anything. Still refused are names that would lead a checkout out of its folder or into its own
-# repository. A git that does not know one of these says so in a warning.
-TOLERATED = (
-    "badDate",
-    "badDateOverflow",
-    "badEmail",
-    "badFilemode",
-    "badGpgsig",
-    "badHeaderContinuation",
-    "badName",
-    "badObjectSha1",
-    "badParentSha1",
-    "badTagName",
-    "badTimezone",
-    "badTree",
-    "badTreeSha1",
-    "badType",
-    "duplicateEntries",
-    "emptyName",
-    "extraHeaderEntry",
-    "gitattributesBlob",
-    "gitattributesLarge",
-    "gitattributesLineLength",
-    "gitattributesMissing",
-    "gitattributesSymlink",
-    "gitignoreSymlink",
-    "gitmodulesBlob",
-    "gitmodulesLarge",
-    "gitmodulesMissing",
-    "gitmodulesName",
-    "gitmodulesParse",
-    "gitmodulesPath",
-    "gitmodulesUpdate",
-    "gitmodulesUrl",
-    "largePathname",
-    "mailmapSymlink",
-    "missingAuthor",
-    "missingCommitter",
-    "missingEmail",
-    "missingNameBeforeEmail",
-    "missingObject",
-    "missingSpaceBeforeDate",
-    "missingSpaceBeforeEmail",
-    "missingTag",
-    "missingTagEntry",
-    "missingTaggerEntry",
-    "missingTree",
-    "missingType",
-    "missingTypeEntry",
-    "multipleAuthors",
-    "nulInCommit",
-    "nullSha1",
-    "treeNotSorted",
-    "unknownType",
-    "zeroPaddedDate",
-    "zeroPaddedFilemode",
-)
 
 
 Progress = Callable[[str], None]
@@ -174,8 +106,8 @@ class Git:
         """Use the git that is found on PATH."""
         self._timeout = timeout
         self._limits = limits
-        self._environment = _environment(home)
-        self._options = _options(allow_http=allow_http)
+        self._environment = git_config.environment(home)
+        self._options = git_config.options(allow_http=allow_http)
         self._access = Access(home, allow_http=allow_http, hosts=hosts)
 
     async def run(
@@ -202,7 +134,7 @@ class Git:
             runs = [
                 _Run(
                     ["git", *self._options, *granted.options, *where, *arguments],
-                    environment={**self._environment, **environment},
+                    environment={**self._environment, **variables},
                     stdin=stdin,
                     output_limit=output_limit,
                     limits=limits.within(self._limits) if limits else self._limits,
@@ -210,7 +142,7 @@ class Git:
                     progress=progress,
                     secrets=secrets_of(remote.credentials if remote else None),
                 )
-                for environment in granted.environments
+                for variables in granted.environments
             ]
             for run in runs[:-1]:
                 try:
@@ -428,55 +360,3 @@ def _shortened(line: str) -> str:
         return line
     half = _MAX_LINE_LENGTH // 2
     return f"{line[:half]}…{line[-half:]}"
-
-
-def _environment(home: Path) -> dict[str, str]:
-    return {
-        **{name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ},
-        "PATH": os.environ.get("PATH", os.defpath),
-        "HOME": str(home),
-        "XDG_CONFIG_HOME": str(home),
-        "LC_ALL": "C.UTF-8",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "false",
-        "SSH_ASKPASS": "false",
-        "GIT_SSH_COMMAND": "false",
-        "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_LITERAL_PATHSPECS": "1",
-    }
-
-
-def _options(*, allow_http: bool) -> list[str]:
-    # Debian's git is linked with GnuTLS, which does not know OpenSSL's variable.
-    authorities = os.environ.get("SSL_CERT_FILE")
-    settings = {
-        **({"http.sslCAInfo": authorities} if authorities else {}),
-        "core.hooksPath": os.devnull,
-        "core.fsmonitor": "false",
-        "credential.helper": "",
-        "protocol.allow": "never",
-        "protocol.https.allow": "always",
-        "protocol.ssh.allow": "always",
-        "protocol.http.allow": "always" if allow_http else "never",
-        # The connection's URL and nowhere else: a renamed repository is told, not followed.
-        "http.followRedirects": "false",
-        "http.lowSpeedLimit": "1000",
-        "http.lowSpeedTime": "60",
-        "transfer.fsckObjects": "true",
-        "transfer.bundleURI": "false",
-        "fetch.recurseSubmodules": "false",
-        "submodule.recurse": "false",
-        # What git maps of packs, and the memory of its threads, is to fit into its limit on any machine.
-        "core.packedGitWindowSize": "32m",
-        "core.packedGitLimit": "256m",
-        "pack.windowMemory": "256m",
-        "pack.threads": str(min(_MAX_THREADS, os.cpu_count() or 1)),
-        "gc.auto": "0",
-        "maintenance.auto": "false",
-        **{f"fetch.fsck.{problem}": "ignore" for problem in TOLERATED},
-    }
-    return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

@@ -31,7 +31,7 @@ from gateway.threads import FILES, PACKING
 log = structlog.get_logger()
 
 RULES = "2"
-"""The version of our packing rules. Other rules make other tars of the same commits, so they get a new name."""
+"""The version of the packing rules. Packages that other rules made have another name."""
 
 
 @dataclass(frozen=True, slots=True)

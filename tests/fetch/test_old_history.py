@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ObjectUnusable
-from gateway.fetch.git import TOLERATED
+from gateway.fetch.git_config import TOLERATED
 from testing.git_host import ENVIRONMENT, GitHost
 from testing.packing import Packing
 from tests.fetch.conftest import Fetching

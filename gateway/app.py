@@ -315,7 +315,7 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
         base_url=settings.base_url,
         url_valid=timedelta(days=settings.package_url_days),
     )
-    steps = FetchAndPlan(mirrors=parts.mirrors, remotes=remotes, reader=parts.reader, packages=packages)
+    stages = FetchAndPlan(mirrors=parts.mirrors, remotes=remotes, reader=parts.reader, packages=packages)
     claims = Claims(
         process=process,
         per_project=settings.fetches_per_project,
@@ -327,7 +327,7 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
         Worker(
             name=f"{name}-{number}",
             queue=WorkQueue(parts.database, claims),
-            steps=steps,
+            stages=stages,
             wakeups=parts.pushes.subscribe(),
             notify=parts.requests.notify,
             announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),

@@ -102,7 +102,7 @@ def test_claims_at_the_same_moment_never_get_the_same_connection(processes: Sequ
 
 
 class Waits:
-    """Steps whose fetch begins, and ends when it is let go."""
+    """Stages whose fetch begins, and ends when it is let go."""
 
     def __init__(self, name: str) -> None:
         """Plan under this name."""
@@ -137,10 +137,10 @@ def test_the_heartbeat_of_one_process_keeps_another_away(
     push(processes[0], "c1", now=datetime.now(UTC))
 
     async def scenario() -> tuple[datetime, datetime]:
-        steps = Waits("w1")
-        running = asyncio.create_task(working(processes[0], steps).run())
+        stages = Waits("w1")
+        running = asyncio.create_task(working(processes[0], stages).run())
         async with asyncio.timeout(30):
-            await steps.began.wait()
+            await stages.began.wait()
             first = await asyncio.to_thread(expires_at, processes[1])
             later = await asyncio.to_thread(
                 wait_for, lambda: renewed(processes[1], first), "the lease is renewed"
@@ -198,13 +198,13 @@ def settled(database: Database) -> Sequence[deliveries.RecordedUpdate]:
     return [one for delivery in found for one in delivery.updates if one.state != "pending"]
 
 
-def working(database: Database, steps: Waits) -> Worker:
+def working(database: Database, stages: Waits) -> Worker:
     """Return a worker of a process."""
     notifier = Notifier()
     return Worker(
-        name=steps.name,
-        queue=WorkQueue(database, Claims(process=steps.name)),
-        steps=steps,
+        name=stages.name,
+        queue=WorkQueue(database, Claims(process=stages.name)),
+        stages=stages,
         wakeups=notifier.subscribe(),
         notify=notifier.notify,
     )

@@ -130,7 +130,7 @@ def test_the_wire_leaves_no_connection(processes: tuple[Database, Database]) -> 
 
 
 class OneRequest:
-    """Steps that ask for one execution at each push."""
+    """Stages that ask for one execution at each push."""
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
@@ -170,7 +170,7 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
         working = Worker(
             name="w",
             queue=WorkQueue(back, Claims(process="back")),
-            steps=OneRequest(),
+            stages=OneRequest(),
             wakeups=wakeups.subscribe(),
             notify=planned.notify,
             poll_seconds=NEVER,

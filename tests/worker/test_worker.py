@@ -35,7 +35,7 @@ from gateway.store.notify import Notifier
 from gateway.store.tables import leases, ref_updates
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
 from gateway.worker.announcer import Announcer
-from gateway.worker.worker import _RENEW_SECONDS, LEASE, Steps, Worker
+from gateway.worker.worker import _RENEW_SECONDS, LEASE, Stages, Worker
 from testing.records import arrival, connection, move
 from testing.service import WAIT_SECONDS, wait_for
 
@@ -52,7 +52,7 @@ def database(tmp_path: Path, migrated: Path) -> Iterator[Database]:
 
 
 class SlowRemote:
-    """Steps whose fetch tells how far it has come, and ends once that is seen."""
+    """Stages whose fetch tells how far it has come, and ends once that is seen."""
 
     def __init__(self, database: Database) -> None:
         """Look into this store."""
@@ -94,12 +94,12 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: p
         return found if found.updates[0].state != "pending" else None
 
     async def scenario() -> tuple[str, str | None]:
-        steps = SlowRemote(database)
+        stages = SlowRemote(database)
         notifier = Notifier()
         worker = Worker(
             name="w",
             queue=WorkQueue(database, CLAIMS),
-            steps=steps,
+            stages=stages,
             wakeups=notifier.subscribe(),
             notify=notifier.notify,
         )
@@ -107,9 +107,9 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: p
         found = await asyncio.to_thread(wait_for, settled, "the update has ended")
         running.cancel()
         await asyncio.wait({running})
-        return steps.seen, found.updates[0].reason
+        return stages.seen, found.updates[0].reason
 
-    monkeypatch.setattr("gateway.worker.worker._TELL_SECONDS", 0.02)
+    monkeypatch.setattr("gateway.worker.worker._PROGRESS_SECONDS", 0.02)
     assert asyncio.run(scenario()) == (
         "fetching: receiving objects 45 %, 12.00 MiB",
         "fetched for acme/digits",
@@ -117,7 +117,7 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: p
 
 
 class NeverEnds:
-    """Steps whose fetch begins, and hangs."""
+    """Stages whose fetch begins, and hangs."""
 
     def __init__(self) -> None:
         """Begin."""
@@ -147,13 +147,13 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
         work_queue.postpone(conn, "c1", (), owner="w", due_at=now, reason="no answer")
 
     async def scenario() -> str | None:
-        steps, notifier, queue = NeverEnds(), Notifier(), WorkQueue(database, CLAIMS)
+        stages, notifier, queue = NeverEnds(), Notifier(), WorkQueue(database, CLAIMS)
         worker = Worker(
-            name="w", queue=queue, steps=steps, wakeups=notifier.subscribe(), notify=notifier.notify
+            name="w", queue=queue, stages=stages, wakeups=notifier.subscribe(), notify=notifier.notify
         )
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):
-            await steps.began.wait()
+            await stages.began.wait()
             assert await queue.claim(owner="other", now=datetime.now(UTC), until=now) is None
             running.cancel()
             await asyncio.wait({running})
@@ -166,7 +166,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
 
 
 class Refusing:
-    """Steps of which one fails: a remote that is away, or one that has no such commit any more."""
+    """Stages of which one fails: a remote that is away, or one that has no such commit any more."""
 
     def __init__(self, error: FetchError) -> None:
         """Fail so."""
@@ -212,7 +212,7 @@ def test_what_is_gone_or_given_up_is_told(
         worker = Worker(
             name="w",
             queue=WorkQueue(database, Claims(process="p")),
-            steps=Refusing(error),
+            stages=Refusing(error),
             wakeups=notifier.subscribe(),
             notify=notifier.notify,
             announce=Announcer(names=("delivery.failed",)),
@@ -233,7 +233,7 @@ def test_what_is_gone_or_given_up_is_told(
 
 
 class InOrder:
-    """Steps that tell of which connections updates were planned, in that order."""
+    """Stages that tell of which connections updates were planned, in that order."""
 
     def __init__(self, most: int) -> None:
         """Be done after so many."""
@@ -269,21 +269,21 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
         deliveries.record(conn, others)
 
     async def scenario() -> list[str]:
-        steps, notifier = InOrder(len(storm) + 2), Notifier()
+        stages, notifier = InOrder(len(storm) + 2), Notifier()
         worker = Worker(
             name="w",
             queue=WorkQueue(database, CLAIMS),
-            steps=steps,
+            stages=stages,
             wakeups=notifier.subscribe(),
             notify=notifier.notify,
             turn=0,
         )
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):
-            await steps.done.wait()
+            await stages.done.wait()
         running.cancel()
         await asyncio.wait({running})
-        return steps.planned
+        return stages.planned
 
     planned = asyncio.run(scenario())
     assert sorted(planned[:3]) == ["c1", "c2", "c3"]
@@ -291,7 +291,7 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
 
 
 class Overtaken:
-    """Steps during whose first fetch somebody changes the connection, or deletes it."""
+    """Stages during whose first fetch somebody changes the connection, or deletes it."""
 
     def __init__(
         self, database: Database, change: Callable[[sqlalchemy.Connection, Connection], None]
@@ -349,22 +349,22 @@ def test_what_is_changed_during_a_fetch_counts(
         return update.reason if update.state != "pending" else None
 
     async def scenario() -> tuple[str, list[str]]:
-        steps, notifier = Overtaken(database, change), Notifier()
+        stages, notifier = Overtaken(database, change), Notifier()
         queue = WorkQueue(database, CLAIMS)
         worker = Worker(
-            name="w", queue=queue, steps=steps, wakeups=notifier.subscribe(), notify=notifier.notify
+            name="w", queue=queue, stages=stages, wakeups=notifier.subscribe(), notify=notifier.notify
         )
         running = asyncio.create_task(worker.run())
         reason = await asyncio.to_thread(wait_for, settled, "the update has ended")
         running.cancel()
         await asyncio.wait({running})
-        return reason, steps.urls
+        return reason, stages.urls
 
     assert asyncio.run(scenario()) == (ended, urls)
 
 
 class Scripted:
-    """Steps in which each ref fails as it is told, as often as it is told; afterwards nothing runs for it."""
+    """Stages in which each ref raises its given errors, one at each try; afterwards nothing runs for it."""
 
     def __init__(self, **failing: Sequence[Exception]) -> None:
         """Take the failures by the short names of the refs."""
@@ -407,11 +407,11 @@ def states(database: Database) -> dict[str, tuple[str, str | None]]:
     return {one.update.name: (one.state, one.reason) for one in updates}
 
 
-async def worked(database: Database, steps: Steps, until: Callable[[], object], **more: Any) -> None:
+async def worked(database: Database, stages: Stages, until: Callable[[], object], **more: Any) -> None:
     """Let a worker work until something is so."""
     notifier = Notifier()
     given = {"queue": WorkQueue(database, CLAIMS), "notify": notifier.notify, "poll_seconds": 0.05, **more}
-    worker = Worker(name="w", steps=steps, wakeups=notifier.subscribe(), **given)
+    worker = Worker(name="w", stages=stages, wakeups=notifier.subscribe(), **given)
     running = asyncio.create_task(worker.run())
     try:
         await asyncio.to_thread(wait_for, until, "the worker is done")
@@ -423,19 +423,19 @@ async def worked(database: Database, steps: Steps, until: Callable[[], object], 
 def test_a_refusal_is_the_end_of_its_own_push_only(database: Database) -> None:
     """Whether it is found out by the fetch or while planning; the others go on at once."""
     refused = ObjectUnusable("git refuses it")
-    steps = Scripted(bad=[refused])
+    stages = Scripted(bad=[refused])
     pushed(database, "bad", "main")
-    asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned"))
+    asyncio.run(worked(database, stages, lambda: states(database)["main"][0] == "planned"))
     assert states(database) == {"bad": ("failed", "git refuses it"), "main": ("planned", "nothing runs")}
-    assert steps.planned == ["main"]
+    assert stages.planned == ["main"]
 
 
 def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -> None:
     """Such as that of a submodule's host. Its own ref keeps its order, other refs go on, also later ones."""
     away = RemoteUnavailable("submodule lib: no answer")
-    steps = Scripted(topic=[away] * 1000)
+    stages = Scripted(topic=[away] * 1000)
     pushed(database, "topic", "topic", "main")
-    asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned"))
+    asyncio.run(worked(database, stages, lambda: states(database)["main"][0] == "planned"))
     with database.reading() as conn:
         waiting = work_queue.pending(conn, "c1", limit=10)
         ready = work_queue.pending(conn, "c1", limit=10, now=datetime.now(UTC))
@@ -446,12 +446,12 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
     assert [(one.name, one.tries) for one in waiting] == [("topic", 1), ("topic", 0)]
     assert ready == []
     reason = "submodule lib: no answer"
-    assert states(database)["topic"] == ("pending", f"waits for the push before it: {reason}")
+    assert states(database)["topic"] == ("pending", f"waiting for the previous push: {reason}")
     # One that comes while the other is put off finds the connection free.
     with database.writing() as conn:
         later = move("a" * 40, "b" * 40, ref="refs/heads/later")
         deliveries.record(conn, [arrival(later, received_at=datetime.now(UTC))])
-    asyncio.run(worked(database, steps, lambda: states(database)["later"][0] == "planned"))
+    asyncio.run(worked(database, stages, lambda: states(database)["later"][0] == "planned"))
     with database.writing() as conn:
         work_queue.make_due(conn, "c1", now=datetime.now(UTC))
         assert len(work_queue.pending(conn, "c1", limit=10, now=datetime.now(UTC))) == 2
@@ -459,29 +459,29 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
 
 def test_what_was_put_off_is_tried_again(database: Database) -> None:
     """And then ends; what came after it on its ref follows in its order."""
-    steps = Scripted(topic=[RemoteUnavailable("no answer")])
+    stages = Scripted(topic=[RemoteUnavailable("no answer")])
     pushed(database, "topic", "topic")
-    asyncio.run(worked(database, steps, lambda: len(steps.planned) == 3))
-    assert steps.planned == ["topic", "topic", "topic"]
-    asyncio.run(worked(database, steps, lambda: states(database)["topic"][0] == "planned"))
+    asyncio.run(worked(database, stages, lambda: len(stages.planned) == 3))
+    assert stages.planned == ["topic", "topic", "topic"]
+    asyncio.run(worked(database, stages, lambda: states(database)["topic"][0] == "planned"))
 
 
 def test_a_commit_that_is_not_yet_there_is_looked_for_again(database: Database) -> None:
     """A webhook can be faster than the provider's replication: gone is only what stays away."""
-    steps = Scripted(late=[Gone("no such commit")], never=[Gone("it is gone")] * 1000)
+    stages = Scripted(late=[Gone("no such commit")], never=[Gone("it is gone")] * 1000)
     pushed(database, "late", "never")
     done = lambda: states(database)["late"][0] == "planned"  # noqa: E731
-    asyncio.run(worked(database, steps, done, patience=timedelta(minutes=10)))
+    asyncio.run(worked(database, stages, done, patience=timedelta(minutes=10)))
     assert states(database)["never"] == ("pending", "it is gone")
-    assert steps.planned.count("late") == 2
+    assert stages.planned.count("late") == 2
     with database.writing() as conn:
         work_queue.make_due(conn, "c1", now=datetime.now(UTC))
     ended = lambda: states(database)["never"] == ("gone", "it is gone")  # noqa: E731
-    asyncio.run(worked(database, steps, ended, patience=timedelta(0)))
+    asyncio.run(worked(database, stages, ended, patience=timedelta(0)))
 
 
 class Hanging(Scripted):
-    """Steps that hang over one ref, until they may go on."""
+    """Stages that hang over one ref, until they may go on."""
 
     def __init__(self, database: Database) -> None:
         """Begin."""
@@ -501,11 +501,11 @@ class Hanging(Scripted):
 
 def test_a_push_that_takes_long_holds_up_its_own_ref_only(database: Database) -> None:
     """As where a submodule's host hangs: what comes meanwhile for other refs is carried to its end."""
-    steps = Hanging(database)
+    stages = Hanging(database)
     pushed(database, "slow", "slow", "topic")
     ended = lambda: all(state == "planned" for state, _ in states(database).values())  # noqa: E731
-    asyncio.run(worked(database, steps, ended, slow=0.05))
-    assert steps.planned == ["topic", "main", "slow", "slow"]
+    asyncio.run(worked(database, stages, ended, slow=0.05))
+    assert stages.planned == ["topic", "main", "slow", "slow"]
 
 
 def test_many_pushes_behind_one_that_takes_long_hold_up_no_other_ref(
@@ -513,15 +513,15 @@ def test_many_pushes_behind_one_that_takes_long_hold_up_no_other_ref(
 ) -> None:
     """Also where they are more than are looked at together."""
     monkeypatch.setattr("gateway.worker.worker._BATCH_SIZE", 2)
-    steps = Hanging(database)
+    stages = Hanging(database)
     pushed(database, "slow", "slow", "slow")
     ended = lambda: all(state == "planned" for state, _ in states(database).values())  # noqa: E731
-    asyncio.run(worked(database, steps, ended, slow=0.05))
-    assert steps.planned == ["main", "slow", "slow", "slow"]
+    asyncio.run(worked(database, stages, ended, slow=0.05))
+    assert stages.planned == ["main", "slow", "slow", "slow"]
 
 
 class Failing(Scripted):
-    """Steps for which the remote is away for a while."""
+    """Stages for which the remote is away for a while."""
 
     def __init__(self, *errors: Exception) -> None:
         """Fail so often."""
@@ -539,27 +539,29 @@ class Failing(Scripted):
 
 def test_after_a_success_failures_are_counted_from_the_start(database: Database) -> None:
     """An outage of last week does not make the next one's first pause long."""
-    steps = Failing(RemoteUnavailable("no answer"))
+    stages = Failing(RemoteUnavailable("no answer"))
 
     def attempts() -> int:
         with database.reading() as conn:
             return work_queue.attempts(conn, "c1")
 
     pushed(database, "main")
-    asyncio.run(worked(database, steps, attempts))
-    asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned" and attempts() == 0))
+    asyncio.run(worked(database, stages, attempts))
+    asyncio.run(
+        worked(database, stages, lambda: states(database)["main"][0] == "planned" and attempts() == 0)
+    )
 
 
 @pytest.mark.parametrize(
-    "steps",
+    "stages",
     [Failing(*[RemoteUnavailable("no answer")] * 1000), Scripted(main=[RemoteUnavailable("no answer")])],
 )
-def test_pushes_that_are_given_up_are_counted_and_logged(database: Database, steps: Steps) -> None:
+def test_pushes_that_are_given_up_are_counted_and_logged(database: Database, stages: Stages) -> None:
     """Like all others that end."""
     counted = SETTLED.labels("failed")._value.get()  # noqa: SLF001 - there is no other way to read it
     pushed(database, "main", received_at=datetime.now(UTC) - timedelta(days=4))
     with capture_logs() as logs:
-        asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "failed"))
+        asyncio.run(worked(database, stages, lambda: states(database)["main"][0] == "failed"))
     reason = "given up after 3 days: no answer"
     assert [(one["state"], one["reason"]) for one in logs if one["event"] == "push settled"] == [
         ("failed", reason)
@@ -584,7 +586,7 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
         worker = Worker(
             name="w",
             queue=WorkQueue(database, CLAIMS),
-            steps=Asking(),
+            stages=Asking(),
             wakeups=pushes.subscribe(),
             notify=requests.notify,
             poll_seconds=hour,
@@ -746,17 +748,17 @@ def test_a_lease_outlives_two_renewals_that_come_late() -> None:
 def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> None:
     """Its lease expires by itself."""
     pushed(database, "main")
-    steps = NeverEnds()
+    stages = NeverEnds()
     queue = Troubled(database, hand_back=StoreUnavailable("away"))
 
     async def scenario() -> bool:
         notifier = Notifier()
         worker = Worker(
-            name="w", queue=queue, steps=steps, wakeups=notifier.subscribe(), notify=notifier.notify
+            name="w", queue=queue, stages=stages, wakeups=notifier.subscribe(), notify=notifier.notify
         )
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):
-            await steps.began.wait()
+            await stages.began.wait()
         running.cancel()
         await asyncio.wait({running})
         return running.cancelled()
@@ -790,7 +792,7 @@ def test_it_is_noted_whether_a_git_host_answers(
 
 
 class Gated(Scripted):
-    """Steps in which each push waits for its gate, and that say which have begun."""
+    """Stages in which each push waits for its gate, and that say which have begun."""
 
     def __init__(self, *errors: FetchError) -> None:
         """Let fetches after the first fail so often."""
@@ -823,61 +825,61 @@ class Gated(Scripted):
 
 def test_three_pushes_that_take_long_are_the_most_of_a_connection(database: Database) -> None:
     """A fourth one waits until one of them has ended: each holds memory and a place at its host."""
-    steps = Gated()
+    stages = Gated()
     pushed(database, "one", "two", "three", "four")
 
     async def scenario() -> None:
         working = asyncio.create_task(
-            worked(database, steps, lambda: len(steps.planned) == 4, slow=0.01, poll_seconds=0.01)
+            worked(database, stages, lambda: len(stages.planned) == 4, slow=0.01, poll_seconds=0.01)
         )
-        await asyncio.to_thread(wait_for, lambda: len(steps.began) == 3, "three have begun")
+        await asyncio.to_thread(wait_for, lambda: len(stages.began) == 3, "three have begun")
         # Many looks at the queue later it is still so.
         for _ in range(10):
             await asyncio.to_thread(states, database)
-        assert steps.began == ["one", "two", "three"]
-        steps.open("two")
-        await asyncio.to_thread(wait_for, lambda: len(steps.began) == 4, "the fourth has begun")
-        assert steps.planned == ["two"]
-        steps.open("one", "three", "four")
+        assert stages.began == ["one", "two", "three"]
+        stages.open("two")
+        await asyncio.to_thread(wait_for, lambda: len(stages.began) == 4, "the fourth has begun")
+        assert stages.planned == ["two"]
+        stages.open("one", "three", "four")
         await working
 
     asyncio.run(scenario())
-    assert 0 not in steps.fetches, "nothing is fetched where nothing is wanted"
+    assert 0 not in stages.fetches, "nothing is fetched where nothing is wanted"
 
 
 def test_what_waits_behind_a_push_that_takes_long_says_so_at_once(database: Database) -> None:
     """In one transaction for all that wait, however many there are."""
-    steps, queue = Gated(), Troubled(database)
-    steps.open("topic")
+    stages, queue = Gated(), Troubled(database)
+    stages.open("topic")
     pushed(database, "slow", *["slow"] * 20, "topic")
 
     async def scenario() -> None:
         ended = lambda: states(database)["topic"][0] == "planned"  # noqa: E731
-        await worked(database, steps, ended, slow=0.01, queue=queue)
+        await worked(database, stages, ended, slow=0.01, queue=queue)
 
     asyncio.run(scenario())
     [(behind, reason)] = queue.told
-    assert (len(behind), reason) == (20, "waits for the push before it: it takes long")
+    assert (len(behind), reason) == (20, "waiting for the previous push: planning is slow")
     assert states(database)["slow"] == ("pending", reason)
 
 
 def test_an_outage_waits_for_the_push_that_takes_long(database: Database) -> None:
     """What was begun is carried to its end; what cannot be fetched is tried again later, and says why."""
-    steps = Gated(*[RemoteUnavailable("no answer")] * 1000)
+    stages = Gated(*[RemoteUnavailable("no answer")] * 1000)
     pushed(database, "slow")
 
     async def scenario() -> None:
         done = lambda: states(database).get("main") == ("pending", "no answer")  # noqa: E731
-        working = asyncio.create_task(worked(database, steps, done, slow=0.01, poll_seconds=0.01))
-        await asyncio.to_thread(wait_for, lambda: steps.began, "the slow one has begun")
+        working = asyncio.create_task(worked(database, stages, done, slow=0.01, poll_seconds=0.01))
+        await asyncio.to_thread(wait_for, lambda: stages.began, "the slow one has begun")
         with database.writing() as conn:
             push = move("a" * 40, "b" * 40, ref="refs/heads/main")
             deliveries.record(conn, [arrival(push, received_at=datetime.now(UTC))])
-        await asyncio.to_thread(wait_for, lambda: len(steps.fetches) == 2, "the remote is away")
+        await asyncio.to_thread(wait_for, lambda: len(stages.fetches) == 2, "the remote is away")
         for _ in range(10):
             await asyncio.to_thread(states, database)
-        assert len(steps.fetches) == 2
-        steps.open("slow", "main")
+        assert len(stages.fetches) == 2
+        stages.open("slow", "main")
         await working
 
     asyncio.run(scenario())
@@ -895,30 +897,30 @@ def test_a_worker_that_is_ended_ends_what_takes_long(database: Database) -> None
             finally:
                 stopped.append(update.name)
 
-    steps = Stopped()
+    stages = Stopped()
     pushed(database, "slow")
-    asyncio.run(worked(database, steps, lambda: steps.began, slow=0.01))
+    asyncio.run(worked(database, stages, lambda: stages.began, slow=0.01))
     assert stopped == ["slow"]
 
 
 def test_a_store_that_is_away_while_planning_is_the_end_of_no_push(database: Database) -> None:
     """It stays pending, and its lease is left to expire."""
-    steps, queue = Scripted(main=[StoreUnavailable("away")]), Troubled(database)
+    stages, queue = Scripted(main=[StoreUnavailable("away")]), Troubled(database)
     pushed(database, "main")
-    asyncio.run(worked(database, steps, lambda: steps.planned and len(queue.leases) > 2, queue=queue))
+    asyncio.run(worked(database, stages, lambda: stages.planned and len(queue.leases) > 2, queue=queue))
     assert states(database)["main"] == ("pending", None)
 
 
 def test_a_bug_in_planning_is_the_end_of_its_own_push(database: Database) -> None:
     """With the error's name for whoever looks, and the rest in the log."""
-    steps = Scripted(odd=[ValueError("secret")])
+    stages = Scripted(odd=[ValueError("secret")])
     pushed(database, "odd", "main")
-    asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned"))
+    asyncio.run(worked(database, stages, lambda: states(database)["main"][0] == "planned"))
     assert states(database)["odd"] == ("failed", "internal error (ValueError): see the log")
 
 
 class Clock:
-    """The worker's clock, which only the steps move."""
+    """The worker's clock, which only the stages move."""
 
     def __init__(self) -> None:
         """Begin anywhere."""
@@ -930,7 +932,7 @@ class Clock:
 
 
 class Timed(Scripted):
-    """Steps that take time by the worker's clock, ask for requests, and look what is recorded meanwhile."""
+    """Stages that take time by the worker's clock, ask for requests, and look what is recorded meanwhile."""
 
     def __init__(
         self, database: Database, clock: Clock, *, plan_seconds: float = 0, body: bytes = b""
@@ -986,21 +988,21 @@ BRANCHES = ("b1", "b2", "b3", "b4", "b5")
 
 def test_what_is_planned_in_a_turn_is_recorded_at_its_end(database: Database, clock: Clock) -> None:
     """The push that is being planned when the turn ends is carried to its end; the rest has another turn."""
-    steps = Timed(database, clock, plan_seconds=5)
+    stages = Timed(database, clock, plan_seconds=5)
     pushed(database, *BRANCHES)
-    asyncio.run(worked(database, steps, lambda: len(steps.planned) == 5))
-    assert steps.recorded == [0, 0, 0, 3, 3]
+    asyncio.run(worked(database, stages, lambda: len(stages.planned) == 5))
+    assert stages.recorded == [0, 0, 0, 3, 3]
 
 
 def test_large_requests_are_recorded_before_more_are_planned(
     database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that they do not fill the memory together."""
-    monkeypatch.setattr("gateway.worker.worker._MAX_BYTES", 8)
-    steps = Timed(database, clock, body=b"4444")
+    monkeypatch.setattr("gateway.worker.outcomes._MAX_BYTES", 8)
+    stages = Timed(database, clock, body=b"4444")
     pushed(database, *BRANCHES)
-    asyncio.run(worked(database, steps, lambda: len(steps.planned) == 5))
-    assert steps.recorded == [0, 0, 0, 3, 3]
+    asyncio.run(worked(database, stages, lambda: len(stages.planned) == 5))
+    assert stages.recorded == [0, 0, 0, 3, 3]
 
 
 def test_the_stages_of_a_push_are_measured(database: Database, clock: Clock) -> None:
@@ -1013,8 +1015,8 @@ def test_the_stages_of_a_push_are_measured(database: Database, clock: Clock) -> 
     before = sums()
     pushed(database, "main", received_at=datetime.now(UTC) - timedelta(hours=1))
     with capture_logs() as logs:
-        steps = Timed(database, clock, plan_seconds=3)
-        asyncio.run(worked(database, steps, lambda: states(database)["main"][0] == "planned"))
+        stages = Timed(database, clock, plan_seconds=3)
+        asyncio.run(worked(database, stages, lambda: states(database)["main"][0] == "planned"))
     fetch, plan, whole = [round(after - was) for was, after in zip(before, sums(), strict=True)]
     assert (fetch, plan, whole // 60) == (7, 3, 60)
     [line] = [one for one in logs if one["event"] == "push settled"]
@@ -1052,10 +1054,10 @@ def test_a_remote_that_is_away_is_tried_again_after_twice_the_time(database: Dat
     pushed(database, "main", "topic")
     with database.writing() as conn:
         conn.execute(leases.update().values(attempts=tries))
-    steps = Failing(RemoteUnavailable("no answer"))
+    stages = Failing(RemoteUnavailable("no answer"))
     reasons = lambda: {reason for _, reason in states(database).values()} == {"no answer"}  # noqa: E731
     with capture_logs() as logs:
-        asyncio.run(worked(database, steps, reasons, poll_seconds=3600))
+        asyncio.run(worked(database, stages, reasons, poll_seconds=3600))
     [line] = [one for one in logs if one["event"] == "fetch postponed"]
     assert (line["waiting"], line["failed_tries"]) == (2, tries + 1)
     delay = 2**tries
@@ -1070,9 +1072,9 @@ def test_a_remote_that_is_away_is_tried_again_after_twice_the_time(database: Dat
 def test_an_outage_of_less_than_three_days_is_no_end(database: Database, *, whole: bool) -> None:
     """Whether the repository is away or what one push alone needs."""
     error = RemoteUnavailable("no answer")
-    steps = Failing(error) if whole else Scripted(main=[error])
+    stages = Failing(error) if whole else Scripted(main=[error])
     pushed(database, "main", received_at=datetime.now(UTC) - timedelta(days=3) + timedelta(hours=1))
-    asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll_seconds=3600))
+    asyncio.run(worked(database, stages, lambda: states(database)["main"][1], poll_seconds=3600))
     assert states(database)["main"] == ("pending", "no answer")
 
 
@@ -1081,9 +1083,9 @@ def test_what_one_push_alone_needs_is_looked_for_after_twice_the_time(database: 
     pushed(database, "main")
     with database.writing() as conn:
         conn.execute(ref_updates.update().values(tries=4))
-    steps = Scripted(main=[RemoteUnavailable("no answer")])
+    stages = Scripted(main=[RemoteUnavailable("no answer")])
     with capture_logs() as logs:
-        asyncio.run(worked(database, steps, lambda: states(database)["main"][1], poll_seconds=3600))
+        asyncio.run(worked(database, stages, lambda: states(database)["main"][1], poll_seconds=3600))
     [line] = [one for one in logs if one["event"] == "push postponed"]
     assert line["failed_tries"] == 5
     wait = datetime.fromisoformat(line["next_try_at"]) - datetime.now(UTC)
@@ -1092,14 +1094,14 @@ def test_what_one_push_alone_needs_is_looked_for_after_twice_the_time(database: 
 
 def test_a_connection_that_is_deleted_ends_what_takes_long(database: Database) -> None:
     """And all that waits of it, each with the reason."""
-    steps = Gated()
+    stages = Gated()
     pushed(database, "slow", "slow")
 
     async def scenario() -> None:
         end = ("failed", "the connection was deleted")
         ended = lambda: states(database)["slow"] == end and is_released(database)  # noqa: E731
-        working = asyncio.create_task(worked(database, steps, ended, slow=0.01, poll_seconds=0.01))
-        await asyncio.to_thread(wait_for, lambda: steps.began, "it has begun")
+        working = asyncio.create_task(worked(database, stages, ended, slow=0.01, poll_seconds=0.01))
+        await asyncio.to_thread(wait_for, lambda: stages.began, "it has begun")
         with database.writing() as conn:
             connections.remove(conn, "c1", now=datetime.now(UTC))
             # As a delivery leaves it that was accepted at the same moment.
@@ -1107,4 +1109,4 @@ def test_a_connection_that_is_deleted_ends_what_takes_long(database: Database) -
         await working
 
     asyncio.run(scenario())
-    assert steps.planned == []
+    assert stages.planned == []

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy
 from starlette.requests import Request
@@ -20,7 +21,7 @@ from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
 from gateway.crypto.keyring import Vault
 from gateway.errors import Invalid, SettingError
 from gateway.fetch.credentials import take_login
-from gateway.fetch.urls import check_platform, check_url
+from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.triggers import read_triggers
 from gateway.store import connections, platforms, reconciliations, work_queue
@@ -286,7 +287,7 @@ class Api:
         if wanted is None:
             platforms.name(conn, self.vault, which, None, None)
             return
-        check_platform(wanted.url, allow_http=self.allow_http)
+        _check_platform(wanted.url, allow_http=self.allow_http)
         platform = Platform(url=wanted.url, project=wanted.project)
         token = wanted.token.get_secret_value() if wanted.token else None
         kept = platforms.of(conn, [which]).get(which)
@@ -307,3 +308,12 @@ def _texts(networks: Sequence[Any]) -> list[str]:
 
 def _checked_triggers(wanted: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [trigger.model_dump(mode="json") for trigger in read_triggers(wanted)]
+
+
+def _check_platform(url: str, *, allow_http: bool) -> None:
+    """Raise `Invalid` for a platform's URL that is malformed or would expose the platform's token."""
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not (parts.scheme == "http" and allow_http):
+        raise Invalid("platform: url must begin with https://")
+    if not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise Invalid("platform: url must be scheme and host, without user, query or fragment")

@@ -27,15 +27,6 @@ def check_url(url: str, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
         raise Invalid(f"url: the host {host} is not one of those that PUSHGATE_FETCH_HOSTS allows")
 
 
-def check_platform(url: str, *, allow_http: bool) -> None:
-    """Raise `Invalid` for the address of a platform that is none, or that a token is not to be sent to."""
-    parts = urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and allow_http):
-        raise Invalid("platform: its url begins with https://")
-    if not parts.hostname or parts.username or parts.query or parts.fragment:
-        raise Invalid("platform: its url is scheme and host, without user, query or fragment")
-
-
 def target(url: str) -> tuple[str, str, int]:
     """Return scheme, host in lower case and port of a URL that `check_url` has let pass."""
     scp_like = _SCP_LIKE.fullmatch(url)

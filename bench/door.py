@@ -29,7 +29,7 @@ import uvloop
 
 from bench import servers, shares
 from bench.report import Row
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.store.database import Database
 from providers import github
 from testing.github import push_payload
@@ -104,7 +104,7 @@ def _round(kind: str, requests: Sequence[bytes], *database: str) -> _Load:
 def _workers_round(workers: int, requests: Sequence[bytes], url: str) -> _Load:
     """Load `pushgate serve --role web` with so many processes, each with its share of a core."""
     database = Database(url)
-    servers.prepare(database, Vault(servers.KEY))
+    servers.prepare(database, Keyring(servers.KEY))
     database.close()
     settings = {"DATABASE_URL": url, "SECRET_KEY": servers.KEY, "ROLE": "web", "WORKERS": str(workers)}
     with ExitStack() as stack:

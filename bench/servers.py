@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.webhook import WebhookEndpoint
@@ -40,7 +40,7 @@ def bare() -> Starlette:
     return Starlette(routes=[Route("/hooks/{connection}", _bare, methods=["POST"])])
 
 
-def prepare(database: Database, vault: Vault) -> None:
+def prepare(database: Database, keyring: Keyring) -> None:
     """Make the tables, and the one connection that all requests are for."""
     database.migrate()
     now = datetime.now(UTC)
@@ -62,7 +62,7 @@ def prepare(database: Database, vault: Vault) -> None:
                 updated_at=now,
             ),
         )
-        connections.add_secret(conn, vault, CONNECTION, SECRET, now=now)
+        connections.add_secret(conn, keyring, CONNECTION, SECRET, now=now)
 
 
 class _Unstored(DeliveryWriter):
@@ -74,8 +74,8 @@ class _Unstored(DeliveryWriter):
 
 def door(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Starlette:
     """Return the door as `gateway.app` puts it together, with one connection and no worker."""
-    database, vault = Database(url), Vault(KEY)
-    prepare(database, vault)
+    database, keyring = Database(url), Keyring(KEY)
+    prepare(database, keyring)
     accepter = accepts(database, notify=lambda: None)
 
     @asynccontextmanager
@@ -85,7 +85,7 @@ def door(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Starlet
         await accepter.stop()
         await database.aclose()
 
-    endpoint = WebhookEndpoint(ConnectionCache(database, vault), accepter, body_limit=25 * 1024 * 1024)
+    endpoint = WebhookEndpoint(ConnectionCache(database, keyring), accepter, body_limit=25 * 1024 * 1024)
     return Starlette(routes=[Route("/hooks/{connection}", endpoint)], lifespan=lifespan)
 
 

@@ -26,8 +26,8 @@ from gateway.api.executions import Executions
 from gateway.api.health import Health
 from gateway.api.packages import PackageFiles
 from gateway.api.specifications import Contract
-from gateway.crypto.keyring import Vault
-from gateway.crypto.signed_tokens import Tickets
+from gateway.crypto.keyring import Keyring
+from gateway.crypto.signed_tokens import SignedTokens
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.rendering import Renderer
 from gateway.dashboard.sessions import Sessions
@@ -138,7 +138,7 @@ class _Parts:
 
     settings: Settings
     database: Database
-    vault: Vault
+    keyring: Keyring
     admin_token: str
     pushes: Notifier
     requests: Notifier
@@ -146,7 +146,7 @@ class _Parts:
     mirrors: Mirrors
     reader: CommitReader
     depot: PackageStorage
-    tickets: Tickets
+    signed_tokens: SignedTokens
     topology: Topology
 
 
@@ -165,7 +165,7 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
     return _Parts(
         settings=settings,
         database=opened.database,
-        vault=opened.vault,
+        keyring=opened.keyring,
         admin_token=opened.admin_token,
         pushes=Notifier(),
         requests=Notifier(),
@@ -173,7 +173,9 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
         mirrors=Mirrors(git, settings.data_dir / "mirrors"),
         reader=CommitReader(git, manifest_limit=MAX_MANIFEST_BYTES, signers=settings.signers_file),
         depot=PackageStorage(settings.packages),
-        tickets=Tickets(opened.vault.ticket_key(), valid=timedelta(days=settings.package_url_days)),
+        signed_tokens=SignedTokens(
+            opened.keyring.package_url_key(), valid=timedelta(days=settings.package_url_days)
+        ),
         topology=Topology(
             exchange=settings.amqp_exchange,
             queue=settings.amqp_queue,
@@ -195,14 +197,14 @@ class _Web:
 def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[[], bool]) -> _Web:
     """Build the webhook endpoint, the REST API and the dashboard."""
     settings, database = parts.settings, parts.database
-    book = ConnectionCache(database, parts.vault)
+    book = ConnectionCache(database, parts.keyring)
     door = WebhookEndpoint(
         book, accepter, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
     )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
     api = Api(
         database=database,
-        vault=parts.vault,
+        keyring=parts.keyring,
         book=book,
         pushes=parts.pushes,
         base_url=settings.base_url,
@@ -214,7 +216,7 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
     executions = Executions(
         database=database, requests=parts.requests, is_closing=is_closing, has_broker=has_broker
     )
-    files = PackageFiles(database=database, depot=parts.depot, tickets=parts.tickets, token=token)
+    files = PackageFiles(database=database, depot=parts.depot, signed_tokens=parts.signed_tokens, token=token)
     operations = [
         *api.operations(),
         *DryRun(database=database, mirrors=parts.mirrors, reader=parts.reader).operations(),
@@ -232,7 +234,7 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
         api=api,
         deliveries=deliveries,
         executions=executions,
-        sessions=Sessions(parts.vault.session_key(), token=parts.admin_token, base_url=settings.base_url),
+        sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=settings.base_url),
         renderer=Renderer(settings.base_url),
         token=token,
         has_broker=settings.amqp_url is not None,
@@ -272,7 +274,7 @@ def _build_worker(parts: _Parts) -> _Work:
     settings, database = parts.settings, parts.database
     # Mirrors lie in the data folder: whoever starts there again has them, and goes by the same name.
     process = f"{socket.gethostname()}:{settings.data_dir}"
-    remotes = Remotes(mirrors=parts.mirrors, database=database, vault=parts.vault)
+    remotes = Remotes(mirrors=parts.mirrors, database=database, keyring=parts.keyring)
     packing = settings.data_dir / "packing"
     packing.mkdir(mode=0o700, exist_ok=True)
     expiry = Expiry(
@@ -284,7 +286,7 @@ def _build_worker(parts: _Parts) -> _Work:
     runs: list[Callable[[], Coroutine[Any, Any, None]]] = [
         *(worker.run for worker in _workers(parts, remotes, process, packing)),
         Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run,
-        PlatformFetcher(database=database, vault=parts.vault, wakeups=parts.requests.subscribe()).run,
+        PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
         partial(run_daily, expiry.run, of="packages"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
@@ -310,7 +312,7 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
             most=settings.package_max_bytes,
             most_unpacked=settings.package_max_unpacked_bytes,
         ),
-        tickets=parts.tickets,
+        signed_tokens=parts.signed_tokens,
         folder=packing,
         base_url=settings.base_url,
         url_valid=timedelta(days=settings.package_url_days),

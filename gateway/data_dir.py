@@ -13,7 +13,7 @@ from typing import Self
 
 import structlog
 
-from gateway.crypto.keyring import Vault, read_key, secret_key_file, sync_folder, write_key
+from gateway.crypto.keyring import Keyring, read_key, secret_key_file, sync_folder, write_key
 from gateway.errors import SettingError
 from gateway.settings import MIN_TOKEN_LENGTH, Settings
 from gateway.store import claims, connections, platforms, reconciliations
@@ -33,7 +33,7 @@ class DataDir:
     """
 
     database: Database
-    vault: Vault
+    keyring: Keyring
     admin_token: str
     fresh_token: str | None
 
@@ -59,8 +59,8 @@ def open_data(settings: Settings) -> DataDir:
         previous = _previous_key(settings)
     except OSError as error:
         raise SettingError(f"the data folder {settings.data_dir} cannot be used: {error.strerror}") from error
-    vault = Vault(secret_key, previous)
-    token = settings.admin_token.get_secret_value() if settings.admin_token else vault.admin_token()
+    keyring = Keyring(secret_key, previous)
+    token = settings.admin_token.get_secret_value() if settings.admin_token else keyring.admin_token()
     database = Database(settings.database)
     try:
         if len(token) < MIN_TOKEN_LENGTH:
@@ -71,7 +71,7 @@ def open_data(settings: Settings) -> DataDir:
         raise
     return DataDir(
         database=database,
-        vault=vault,
+        keyring=keyring,
         admin_token=token,
         fresh_token=token if is_new and settings.admin_token is None else None,
     )
@@ -156,7 +156,7 @@ def learn_anew(settings: Settings) -> int:
 
 def _rewrap(settings: Settings) -> int:
     with open_data(settings) as opened, opened.database.writing() as conn:
-        return connections.rewrap(conn, opened.vault) + platforms.rewrap(conn, opened.vault)
+        return connections.rewrap(conn, opened.keyring) + platforms.rewrap(conn, opened.keyring)
 
 
 def _make_new_key(folder: Path) -> None:

@@ -18,7 +18,7 @@ from gateway.api.remote_access import changed_opening, opening
 from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret, Page
 from gateway.api.views import ConnectionCreated, ConnectionView, RefView
 from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid, SettingError
 from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
@@ -45,7 +45,7 @@ class Api:
     """
 
     database: Database
-    vault: Vault
+    keyring: Keyring
     book: ConnectionCache
     pushes: Notifier
     base_url: str
@@ -123,11 +123,11 @@ class Api:
             connections.add_another(
                 conn, connection, is_named=wanted.name is not None, is_forced=wanted.force
             )
-            connections.keep_credentials(conn, self.vault, connection.id, opened.sealable)
+            connections.keep_credentials(conn, self.keyring, connection.id, opened.sealable)
             if wanted.platform is not None:
                 self._name_platform(conn, connection.id, wanted.platform)
             for secret in scheme.secrets:
-                connections.add_secret(conn, self.vault, connection.id, secret.encode(), now=now)
+                connections.add_secret(conn, self.keyring, connection.id, secret.encode(), now=now)
             kept = connections.get(conn, connection.id)
             made = self._made(conn, kept, scheme.secrets[-1])
             return made.model_copy(update={"warnings": opened.warnings})
@@ -156,7 +156,7 @@ class Api:
         now = datetime.now(UTC)
         old = await self.database.read(partial(connections.get, connection_id=which))
         kept = await self.database.read(
-            partial(connections.credentials, vault=self.vault, connection_id=which)
+            partial(connections.credentials, keyring=self.keyring, connection_id=which)
         )
         opened = await API.run(changed_opening, old, kept, given)
         if opened is not None:
@@ -166,7 +166,7 @@ class Api:
             changed = replace(connections.get(conn, which), **wanted, updated_at=now)
             connections.change(conn, changed)
             if opened is not None:
-                connections.keep_credentials(conn, self.vault, which, opened.sealable)
+                connections.keep_credentials(conn, self.keyring, which, opened.sealable)
             if "platform" in given.model_fields_set:
                 self._name_platform(conn, which, given.platform)
             work_queue.make_due(conn, which, now=now)
@@ -205,7 +205,7 @@ class Api:
             secret = given or new_secret(connection.provider, newest=newest)
             if secret.encode() != newest:
                 check_secret(connection.provider, secret)
-                connections.add_secret(conn, self.vault, which, secret.encode(), now=now)
+                connections.add_secret(conn, self.keyring, which, secret.encode(), now=now)
             return self._made(conn, connection, secret)
 
         made = await self.database.write(rotate)
@@ -214,7 +214,7 @@ class Api:
 
     def _newest_secret(self, conn: sqlalchemy.Connection, which: str) -> bytes | None:
         try:
-            return connections.live_secrets(conn, self.vault, which)[0].value
+            return connections.live_secrets(conn, self.keyring, which)[0].value
         except SettingError:
             return None  # it was sealed with another secret key: to rotate it is what mends that
 
@@ -285,7 +285,7 @@ class Api:
     def _name_platform(self, conn: sqlalchemy.Connection, which: str, wanted: NewPlatform | None) -> None:
         """Keep the platform that fetches for a connection. Raises `Invalid`."""
         if wanted is None:
-            platforms.name(conn, self.vault, which, None, None)
+            platforms.name(conn, self.keyring, which, None, None)
             return
         _check_platform(wanted.url, allow_http=self.allow_http)
         platform = Platform(url=wanted.url, project=wanted.project)
@@ -296,7 +296,7 @@ class Api:
                 "platform: a token is needed, for its header Authorization: Token …; a kept one goes"
                 " to its own address only"
             )
-        platforms.name(conn, self.vault, which, platform, token)
+        platforms.name(conn, self.keyring, which, platform, token)
 
     def _made(self, conn: sqlalchemy.Connection, connection: Connection, secret: str) -> ConnectionCreated:
         return ConnectionCreated(**self._view(conn, connection).model_dump(), secret=secret)

@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from gateway.api.auth import AdminToken
 from gateway.api.endpoints import guarded, problem
 from gateway.api.openapi import Operation
-from gateway.crypto.signed_tokens import Ticket, Tickets
+from gateway.crypto.signed_tokens import SignedToken, SignedTokens
 from gateway.packages.storage import PackageStorage
 from gateway.store import packages
 from gateway.store.database import Database
@@ -32,7 +32,7 @@ class PackageFiles:
 
     database: Database
     depot: PackageStorage
-    tickets: Tickets
+    signed_tokens: SignedTokens
     token: AdminToken
 
     def operations(self) -> list[Operation]:
@@ -55,8 +55,8 @@ class PackageFiles:
         if "signature" not in query:
             return await guarded(self._send, self.token)(request)
         subject = packages.subject(request.path_params["id"], query.get("format", ""))
-        ticket = Ticket(query.get("expires", ""), query["signature"])
-        if not self.tickets.holds(subject, ticket, now=datetime.now(UTC)):
+        signed_token = SignedToken(query.get("expires", ""), query["signature"])
+        if not self.signed_tokens.is_valid(subject, signed_token, now=datetime.now(UTC)):
             return problem(403, "not allowed", "this URL's signature is not ours, or its time is over")
         return await self._send(request)
 

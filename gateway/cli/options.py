@@ -35,12 +35,12 @@ def connection_id(client: Client, text: str) -> str:
 
 def derived_token(data: Path | None) -> str:
     """Return the admin token that is made of the key in the data folder. Raises `ApiError`."""
-    from gateway.crypto.keyring import Vault, read_key  # noqa: PLC0415 - the same
+    from gateway.crypto.keyring import Keyring, read_key  # noqa: PLC0415 - the same
     from gateway.settings import data_home  # noqa: PLC0415 - whoever brings a token starts without it
 
     folder = data or path_in("PUSHGATE_DATA_DIR") or data_home()
     try:
-        return Vault(read_key(folder / "secret.key")).admin_token()
+        return Keyring(read_key(folder / "secret.key")).admin_token()
     except OSError:
         raise ApiError(
             f"there is no admin token: set PUSHGATE_ADMIN_TOKEN, or name the gateway's data folder with"

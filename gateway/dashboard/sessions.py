@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.crypto.signed_tokens import Ticket, Tickets
+from gateway.crypto.signed_tokens import SignedToken, SignedTokens
 
 VALID = timedelta(hours=12)
 # Browsers trust these as they trust HTTPS: https://w3c.github.io/webappsec-secure-contexts/#localhost
@@ -19,7 +19,7 @@ class Sessions:
 
     def __init__(self, key: bytes, *, token: str, base_url: str) -> None:
         """Sign with this key. `base_url` is what the dashboard's addresses begin with, for browsers."""
-        self._tickets = Tickets(key, valid=VALID)
+        self._signed_tokens = SignedTokens(key, valid=VALID)
         # Of the token, so that whoever changes it ends all sessions.
         self._subject = f"session {hashlib.sha256(token.encode()).hexdigest()}"
         self._host = urlsplit(base_url).netloc
@@ -31,8 +31,8 @@ class Sessions:
 
     def begin(self, answer: Response, *, now: datetime) -> None:
         """Have the browser that gets this answer signed in."""
-        ticket = self._tickets.issue(self._subject, now=now)
-        self._set(answer, f"{ticket.expires}.{ticket.signature}", seconds=int(VALID.total_seconds()))
+        token = self._signed_tokens.issue(self._subject, now=now)
+        self._set(answer, f"{token.expires}.{token.signature}", seconds=int(VALID.total_seconds()))
 
     def end(self, answer: Response) -> None:
         """Have the browser that gets this answer signed in no more."""
@@ -41,7 +41,7 @@ class Sessions:
     def holds(self, request: Request, *, now: datetime) -> bool:
         """Say whether a request comes from a browser that is signed in."""
         expires, _, signature = request.cookies.get(self._cookie, "").partition(".")
-        return self._tickets.holds(self._subject, Ticket(expires, signature), now=now)
+        return self._signed_tokens.is_valid(self._subject, SignedToken(expires, signature), now=now)
 
     def comes_from_here(self, request: Request) -> bool:
         """Say whether a page of ours sent a request, and not one elsewhere that bets on the cookie.

@@ -10,7 +10,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import sqlalchemy
 import structlog
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, StoreUnavailable
 from gateway.store import connections
 from gateway.store.database import Database
@@ -65,11 +65,11 @@ class ConnectionCache:
     """Connections by id, as they were at most two seconds ago."""
 
     def __init__(
-        self, database: Database, vault: Vault, *, clock: Callable[[], float] = time.monotonic
+        self, database: Database, keyring: Keyring, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Begin empty."""
         self._database = database
-        self._vault = vault
+        self._keyring = keyring
         self._clock = clock
         self._known: dict[str, tuple[float, CachedConnection]] = {}
         self._warned: set[str] = set()
@@ -114,7 +114,7 @@ class ConnectionCache:
 
     def _read(self, conn: sqlalchemy.Connection, connection_id: str) -> CachedConnection:
         connection = connections.get(conn, connection_id)
-        live = connections.live_secrets(conn, self._vault, connection_id)
+        live = connections.live_secrets(conn, self._keyring, connection_id)
         return CachedConnection(
             id=connection.id,
             provider_name=connection.provider,

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import structlog
 
-from gateway.crypto.signed_tokens import Tickets
+from gateway.crypto.signed_tokens import SignedTokens
 from gateway.errors import ObjectUnusable, PackageStorageUnavailable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
@@ -52,7 +52,7 @@ class Packages:
     mirrors: Mirrors
     reader: TreeReader
     packer: Packer
-    tickets: Tickets
+    signed_tokens: SignedTokens
     folder: Path
     base_url: str
     url_valid: timedelta
@@ -69,8 +69,8 @@ class Packages:
         except PackageStorageUnavailable as error:
             raise RemoteUnavailable(f"the package cannot be kept: {error}") from error
         if url is None:
-            ticket = self.tickets.issue(packages.subject(kept.id, kept.format), now=_now())
-            query = urlencode({"format": kept.format, **asdict(ticket)})
+            signed_token = self.signed_tokens.issue(packages.subject(kept.id, kept.format), now=_now())
+            query = urlencode({"format": kept.format, **asdict(signed_token)})
             url = f"{self.base_url}/api/v1/packages/{kept.id}?{query}"
         return Ready(
             Package(id=kept.id, url=url, sha256=kept.sha256, size=kept.size, format=kept.format),

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store.database import Lock
 from gateway.store.tables import connections, leases, reconciliations, ref_updates, secrets
@@ -260,30 +260,30 @@ def forget_repository(conn: sqlalchemy.Connection, connection_id: str) -> None:
 
 
 def keep_credentials(
-    conn: sqlalchemy.Connection, vault: Vault, connection_id: str, plain: bytes | None
+    conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str, plain: bytes | None
 ) -> None:
     """Keep what opens the connection's remote, sealed; None removes it."""
-    sealed = None if plain is None else vault.seal(plain, context=f"credentials of {connection_id}")
+    sealed = None if plain is None else keyring.seal(plain, context=f"credentials of {connection_id}")
     conn.execute(update(connections).where(connections.c.id == connection_id).values(credentials=sealed))
 
 
-def credentials(conn: sqlalchemy.Connection, vault: Vault, connection_id: str) -> bytes | None:
+def credentials(conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str) -> bytes | None:
     """Return what opens the connection's remote, as it was given to `keep_credentials`."""
     query = select(connections.c.credentials).where(connections.c.id == connection_id)
     sealed = conn.execute(query).scalar()
-    return None if sealed is None else vault.open(sealed, context=f"credentials of {connection_id}")
+    return None if sealed is None else keyring.open(sealed, context=f"credentials of {connection_id}")
 
 
-def rewrap(conn: sqlalchemy.Connection, vault: Vault) -> int:
+def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the keys of all secrets anew, under the present secret key; return how many there are."""
     sealed = conn.execute(select(secrets.c.id, secrets.c.connection, secrets.c.sealed)).all()
     for secret, connection, envelope in sealed:
-        anew = vault.rewrap(envelope, context=f"connection {connection}")
+        anew = keyring.rewrap(envelope, context=f"connection {connection}")
         conn.execute(update(secrets).where(secrets.c.id == secret).values(sealed=anew))
     having = select(connections.c.id, connections.c.credentials).where(connections.c.credentials.is_not(None))
     opened = conn.execute(having).all()
     for connection, envelope in opened:
-        anew = vault.rewrap(envelope, context=f"credentials of {connection}")
+        anew = keyring.rewrap(envelope, context=f"credentials of {connection}")
         conn.execute(update(connections).where(connections.c.id == connection).values(credentials=anew))
     return len(sealed) + len(opened)
 
@@ -302,7 +302,7 @@ def secret_dates(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> 
     return {connection: dates[:LIVE_SECRETS] for connection, dates in found.items()}
 
 
-def live_secrets(conn: sqlalchemy.Connection, vault: Vault, connection_id: str) -> list[Secret]:
+def live_secrets(conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str) -> list[Secret]:
     """Return the live secrets of a connection, the newest first.
 
     One that was sealed with another secret key is passed over, so that a rotation mends the connection.
@@ -318,7 +318,7 @@ def live_secrets(conn: sqlalchemy.Connection, vault: Vault, connection_id: str) 
     unopened: SettingError | None = None
     for row in conn.execute(query):
         try:
-            value = vault.open(row.sealed, context=f"connection {connection_id}")
+            value = keyring.open(row.sealed, context=f"connection {connection_id}")
         except SettingError as error:
             unopened = error
         else:
@@ -329,10 +329,10 @@ def live_secrets(conn: sqlalchemy.Connection, vault: Vault, connection_id: str) 
 
 
 def add_secret(
-    conn: sqlalchemy.Connection, vault: Vault, connection_id: str, value: bytes, *, now: datetime
+    conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str, value: bytes, *, now: datetime
 ) -> None:
     """Make `value` the newest secret; the one before it stays live, older ones are forgotten."""
-    sealed = vault.seal(value, context=f"connection {connection_id}")
+    sealed = keyring.seal(value, context=f"connection {connection_id}")
     conn.execute(insert(secrets).values(connection=connection_id, sealed=sealed, created_at=now))
     live = (
         select(secrets.c.id)

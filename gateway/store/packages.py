@@ -55,7 +55,7 @@ class Build:
 
 
 def subject(package_id: str, package_format: str) -> str:
-    """Return what the ticket of a package's URL is for."""
+    """Return the subject of the signed token in the URL of a package."""
     return f"{package_id}\n{package_format}"
 
 

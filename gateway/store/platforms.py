@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 import sqlalchemy
 from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.store.tables import connections, platform_fetches
 
 # No delay and no lease of a platform's fetches reaches further ahead.
@@ -41,14 +41,19 @@ class PlatformFetch:
 
 
 def name(
-    conn: sqlalchemy.Connection, vault: Vault, connection: str, platform: Platform | None, token: str | None
+    conn: sqlalchemy.Connection,
+    keyring: Keyring,
+    connection: str,
+    platform: Platform | None,
+    token: str | None,
 ) -> None:
     """Name a connection's platform, or none; without a token the one that is kept stays."""
     values: dict[str, object] = {
         "platform": {"url": platform.url, "project": platform.project} if platform else None
     }
     if token is not None or platform is None:
-        values["platform_token"] = vault.seal(token.encode(), context=_context(connection)) if token else None
+        sealed = keyring.seal(token.encode(), context=_context(connection)) if token else None
+        values["platform_token"] = sealed
     conn.execute(update(connections).where(connections.c.id == connection).values(**values))
     conn.execute(delete(platform_fetches).where(platform_fetches.c.connection == connection))
     if platform is not None:
@@ -80,7 +85,7 @@ def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
 
 
 def claim(
-    conn: sqlalchemy.Connection, vault: Vault, *, now: datetime, until: datetime
+    conn: sqlalchemy.Connection, keyring: Keyring, *, now: datetime, until: datetime
 ) -> PlatformFetch | None:
     """Take a fetch that is due; None where none is."""
     query = (
@@ -99,7 +104,7 @@ def claim(
     return PlatformFetch(
         connection=row.connection,
         **row.platform,
-        token=vault.open(row.platform_token, context=_context(row.connection)).decode(),
+        token=keyring.open(row.platform_token, context=_context(row.connection)).decode(),
         attempts=row.attempts,
         due_at=until,
     )
@@ -130,12 +135,12 @@ def record(
     conn.execute(update(platform_fetches).where(mine, still).values(due_at=next_at))
 
 
-def rewrap(conn: sqlalchemy.Connection, vault: Vault) -> int:
+def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the keys of all tokens anew, under the present secret key; return how many there are."""
     query = select(connections.c.id, connections.c.platform_token)
     sealed = conn.execute(query.where(connections.c.platform_token.is_not(None))).all()
     for connection, envelope in sealed:
-        anew = vault.rewrap(envelope, context=_context(connection))
+        anew = keyring.rewrap(envelope, context=_context(connection))
         which = connections.c.id == connection
         conn.execute(update(connections).where(which).values(platform_token=anew))
     return len(sealed)

@@ -16,7 +16,7 @@ from urllib.request import Request, build_opener
 import structlog
 
 from gateway.backoff import backoff
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import PushgateError
 from gateway.http_client import BROKEN_OFF, NoRedirects, reason
 from gateway.store import platforms
@@ -48,7 +48,7 @@ class PlatformFetcher:
     """Has platforms fetch what was pushed; any number may run side by side."""
 
     database: Database
-    vault: Vault
+    keyring: Keyring
     wakeups: Waiter
 
     async def run(self) -> None:
@@ -65,7 +65,7 @@ class PlatformFetcher:
         now = _now()
         if not await self.database.read(partial(platforms.is_due, now=now)):
             return None
-        claim = partial(platforms.claim, vault=self.vault, now=now, until=now + _LEASE)
+        claim = partial(platforms.claim, keyring=self.keyring, now=now, until=now + _LEASE)
         return await self.database.write(claim)
 
     async def _fetch(self, fetch: PlatformFetch) -> None:

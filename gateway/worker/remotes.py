@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import RemoteUnavailable, SettingError
 from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.mirror import Mirrors
@@ -19,13 +19,13 @@ class Remotes:
 
     mirrors: Mirrors
     database: Database
-    vault: Vault
+    keyring: Keyring
 
     async def of(self, connection: Connection) -> Remote:
         """Return a connection's remote, ready to be fetched from. Raises `RemoteUnavailable`."""
         try:
             kept = await self.database.read(
-                partial(connections.credentials, vault=self.vault, connection_id=connection.id)
+                partial(connections.credentials, keyring=self.keyring, connection_id=connection.id)
             )
         except SettingError as error:
             raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error

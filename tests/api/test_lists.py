@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from gateway.api.connections import Api
 from gateway.cli.api_client import ApiError
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.store.database import Database
 from gateway.store.notify import Notifier
@@ -34,11 +34,11 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def page(database: Database, query: str) -> Any:
     """Return a page of connections as the API answers it."""
-    vault = Vault("k" * 32)
+    keyring = Keyring("k" * 32)
     api = Api(
         database=database,
-        vault=vault,
-        book=ConnectionCache(database, vault),
+        keyring=keyring,
+        book=ConnectionCache(database, keyring),
         pushes=Notifier(),
         base_url="http://127.0.0.1:8080",
         allow_http=False,

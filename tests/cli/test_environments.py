@@ -129,8 +129,8 @@ def test_a_key_that_is_no_text_is_told(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / "secret.key").write_bytes(b"\xff" * 64)
-    assert "secret.key holds no key" in start(data, {})
-    assert "secret.key holds no key" in run_pushgate("keys", "token", "--data", data).stderr
+    assert "secret.key does not hold a key" in start(data, {})
+    assert "secret.key does not hold a key" in run_pushgate("keys", "token", "--data", data).stderr
 
 
 @pytest.mark.parametrize("name", ["SIGNERS_FILE", "AMQP_CA_FILE", "AMQP_CERT_FILE", "AMQP_KEY_FILE"])

@@ -29,14 +29,14 @@ def settings(tmp_path: Path) -> Settings:
     with open_data(settings) as opened:
         records.connection(opened.database)
         with opened.database.writing() as conn:
-            connections.keep_credentials(conn, opened.vault, "c1", b"the secret")
+            connections.keep_credentials(conn, opened.keyring, "c1", b"the secret")
     return settings
 
 
 def kept(settings: Settings) -> bytes | None:
     """Return the secret, as a service with these settings reads it."""
     with open_data(settings) as opened, opened.database.reading() as conn:
-        return connections.credentials(conn, opened.vault, "c1")
+        return connections.credentials(conn, opened.keyring, "c1")
 
 
 def _before(_folder: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_wrong_secret_key_is_a_reason(settings: Settings, tmp_path: Path) -> N
     git = Git(home=tmp_path / "home", allow_http=False, timeout=30)
     mirrors = Mirrors(git, tmp_path / "mirrors")
     with open_data(settings.model_copy(update={"secret_key": SecretStr("x" * 64)})) as opened:
-        remotes = Remotes(mirrors=mirrors, database=opened.database, vault=opened.vault)
+        remotes = Remotes(mirrors=mirrors, database=opened.database, keyring=opened.keyring)
         with opened.database.reading() as conn:
             connection = connections.get(conn, "c1")
         with pytest.raises(RemoteUnavailable, match="credentials of c1 was sealed with another"):

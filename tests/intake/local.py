@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.webhook import WebhookEndpoint
@@ -16,7 +16,7 @@ from providers.signatures import hmac_hex
 from testing import records
 
 SECRET = b"a secret of this connection"
-VAULT = Vault("k" * 32)
+KEYRING = Keyring("k" * 32)
 
 
 class Answer(NamedTuple):
@@ -31,7 +31,7 @@ def connect(database: Database, **changes: Any) -> None:
     """Make the connection c1 with its secret."""
     records.connection(database, **changes)
     with database.writing() as conn:
-        connections.add_secret(conn, VAULT, "c1", SECRET, now=records.NOW)
+        connections.add_secret(conn, KEYRING, "c1", SECRET, now=records.NOW)
 
 
 def scope(body: bytes, headers: Mapping[str, str] | None = None, **changes: Any) -> MutableMapping[str, Any]:
@@ -70,13 +70,13 @@ async def answered(door: WebhookEndpoint, given: MutableMapping[str, Any], *part
 
 @asynccontextmanager
 async def opened(
-    database: Database, *, vault: Vault = VAULT, **changes: Any
+    database: Database, *, keyring: Keyring = KEYRING, **changes: Any
 ) -> AsyncIterator[WebhookEndpoint]:
     """Open a door that takes bodies of 10,000 bytes; end its writer with the block."""
     accepter = DeliveryWriter(database, notify=lambda: None)
     accepter.start()
     try:
-        yield WebhookEndpoint(ConnectionCache(database, vault), accepter, body_limit=10_000, **changes)
+        yield WebhookEndpoint(ConnectionCache(database, keyring), accepter, body_limit=10_000, **changes)
     finally:
         await accepter.stop()
 

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from sqlalchemy import select
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.intake import normalize
 from gateway.intake.body import BodyReader, TooMuch, TooSlow
 from gateway.intake.connection_cache import ConnectionCache
@@ -22,7 +22,7 @@ from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.tables import deliveries
 from testing.github import push_payload
 from testing.records import A, B, C
-from tests.intake.local import VAULT, Answer, answered, asked, connect, opened, scope
+from tests.intake.local import KEYRING, Answer, answered, asked, connect, opened, scope
 
 URL = "https://github.example/acme/digits.git"
 
@@ -186,7 +186,7 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
 
     async def ask(book: Database) -> Answer:
         door = WebhookEndpoint(
-            ConnectionCache(book, VAULT), DeliveryWriter(database, notify=lambda: None), body_limit=10_000
+            ConnectionCache(book, KEYRING), DeliveryWriter(database, notify=lambda: None), body_limit=10_000
         )
         return await answered(door, scope(b"{}"), b"{}")
 
@@ -208,7 +208,7 @@ def test_a_secret_that_another_key_has_sealed_is_told_in_the_log(database: Datab
     connect(database)
     before = refused(503, "secret key")
     with structlog.testing.capture_logs() as lines:
-        answer = asked(database, scope(b"{}"), vault=Vault("x" * 32))
+        answer = asked(database, scope(b"{}"), keyring=Keyring("x" * 32))
     assert answer.status == 503
     assert refused(503, "secret key") == before + 1
     assert [(line["event"], line["connection"]) for line in lines] == [("a connection cannot be used", "c1")]
@@ -253,7 +253,7 @@ def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> No
     async def ask() -> float:
         accepter = PatientAccepter(database, notify=lambda: None)
         accepter.start()
-        door = WebhookEndpoint(ConnectionCache(database, VAULT), accepter, body_limit=10_000)
+        door = WebhookEndpoint(ConnectionCache(database, KEYRING), accepter, body_limit=10_000)
         answer = await answered(door, scope(b"{}"), b"{}")
         await accepter.stop()
         assert answer.status == 202

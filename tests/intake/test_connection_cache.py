@@ -18,7 +18,7 @@ from gateway.store.database import Database
 from providers import PROVIDERS
 from providers.model import Repository
 from testing.records import NOW, connection
-from tests.intake.local import VAULT
+from tests.intake.local import KEYRING
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def database(migrated: Path, tmp_path: Path) -> Iterator[CountingDatabase]:
 def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) -> None:
     """So long a change that another process made may go unnoticed; one of this process never does."""
     clock = Clock()
-    book = ConnectionCache(database, VAULT, clock=clock)
+    book = ConnectionCache(database, KEYRING, clock=clock)
 
     def found() -> str:
         return asyncio.run(book.find("c1")).repository_key
@@ -87,7 +87,7 @@ def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) 
 def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabase) -> None:
     """It is not found any more, and its secrets are no longer in memory."""
     clock = Clock()
-    book = ConnectionCache(database, VAULT, clock=clock)
+    book = ConnectionCache(database, KEYRING, clock=clock)
     asyncio.run(book.find("c1"))
     with database.writing() as conn:
         connections.remove(conn, "c1", now=NOW)
@@ -103,7 +103,7 @@ def test_only_so_many_connections_are_remembered(
 ) -> None:
     """As many as fit are looked up once; one more makes room for itself."""
     monkeypatch.setattr("gateway.intake.connection_cache._MAX_KNOWN", 2)
-    book = ConnectionCache(database, VAULT, clock=Clock())
+    book = ConnectionCache(database, KEYRING, clock=Clock())
 
     def looks(*names: str) -> int:
         before = database.looks
@@ -121,8 +121,8 @@ def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pyt
     monkeypatch.setattr("gateway.intake.connection_cache._MAX_KNOWN", 1)
     with database.writing() as conn:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
-            connections.add_secret(conn, VAULT, name, secret, now=NOW)
-    book = ConnectionCache(database, VAULT)
+            connections.add_secret(conn, KEYRING, name, secret, now=NOW)
+    book = ConnectionCache(database, KEYRING)
 
     def told(*names: str) -> list[str]:
         with structlog.testing.capture_logs() as lines:

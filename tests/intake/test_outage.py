@@ -20,7 +20,7 @@ from gateway.store.database import Database
 from testing import records
 from testing.postgres import Postgres
 from testing.service import Service, wait_for
-from tests.intake.local import VAULT, asked, connect, scope
+from tests.intake.local import KEYRING, asked, connect, scope
 
 # The promise is 5 seconds, the first providers give up after 10; a machine that is busy takes some itself.
 PATIENCE = 15.0
@@ -136,7 +136,7 @@ def test_a_connection_that_cannot_be_looked_up_in_time_is_503(database: Database
     release = threading.Event()
 
     async def look() -> None:
-        book = ConnectionCache(database, VAULT)
+        book = ConnectionCache(database, KEYRING)
         busy = [asyncio.create_task(database.read(lambda _: release.wait(PATIENCE * 10))) for _ in range(20)]
         await asyncio.sleep(0)
         assert (await book.find("c1", seconds=PATIENCE)).id == "c1"

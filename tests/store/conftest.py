@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.store.database import Database
 from testing.postgres import Postgres
 
@@ -66,6 +66,6 @@ def embedded(tmp_path: Path, migrated: Path) -> Iterator[Database]:
 
 
 @pytest.fixture
-def vault() -> Vault:
-    """Give a vault."""
-    return Vault("k" * 32)
+def keyring() -> Keyring:
+    """Return a keyring."""
+    return Keyring("k" * 32)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store import connections, deliveries, work_queue
 from gateway.store.claims import Claims
@@ -192,38 +192,38 @@ def test_a_change_of_a_connection_that_was_deleted_is_refused(database: Database
             connections.change(conn, replace(made, yaml_path="other.yaml"))
 
 
-def test_a_deleted_connections_secrets_are_forgotten(database: Database, vault: Vault) -> None:
+def test_a_deleted_connections_secrets_are_forgotten(database: Database, keyring: Keyring) -> None:
     """Those of its webhook and of its remote, at once."""
     for name in ("c0", "c1", "c2"):
         records.connection(database, name)
         with database.writing() as conn:
-            connections.add_secret(conn, vault, name, b"hook", now=NOW)
-            connections.keep_credentials(conn, vault, name, b"token")
+            connections.add_secret(conn, keyring, name, b"hook", now=NOW)
+            connections.keep_credentials(conn, keyring, name, b"token")
     with database.writing() as conn:
         connections.remove(conn, "c1", now=LATER)
-        assert connections.live_secrets(conn, vault, "c1") == []
-        assert connections.credentials(conn, vault, "c1") is None
+        assert connections.live_secrets(conn, keyring, "c1") == []
+        assert connections.credentials(conn, keyring, "c1") is None
         for name in ("c0", "c2"):
-            assert [one.value for one in connections.live_secrets(conn, vault, name)] == [b"hook"]
-            assert connections.credentials(conn, vault, name) == b"token"
+            assert [one.value for one in connections.live_secrets(conn, keyring, name)] == [b"hook"]
+            assert connections.credentials(conn, keyring, name) == b"token"
             assert connections.get(conn, name).has_credentials
         row = conn.execute(table.select().where(table.c.id == "c1")).one()
     assert (row.deleted_at, row.updated_at) == (LATER, LATER)
 
 
-def test_credentials_can_be_taken_away(database: Database, vault: Vault) -> None:
+def test_credentials_can_be_taken_away(database: Database, keyring: Keyring) -> None:
     """Of an open repository none are needed any more."""
     records.connection(database)
     with database.writing() as conn:
-        assert connections.credentials(conn, vault, "c1") is None
-        connections.keep_credentials(conn, vault, "c1", b"")
-        assert connections.credentials(conn, vault, "c1") == b""
-        connections.keep_credentials(conn, vault, "c1", None)
-        assert connections.credentials(conn, vault, "c1") is None
+        assert connections.credentials(conn, keyring, "c1") is None
+        connections.keep_credentials(conn, keyring, "c1", b"")
+        assert connections.credentials(conn, keyring, "c1") == b""
+        connections.keep_credentials(conn, keyring, "c1", None)
+        assert connections.credentials(conn, keyring, "c1") is None
         assert not connections.get(conn, "c1").has_credentials
 
 
-def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> None:
+def test_the_two_newest_secrets_are_live(database: Database, keyring: Keyring) -> None:
     """The newest first; the dates are of the same two, and older ones are forgotten."""
     for name in ("c0", "c1", "c2"):
         records.connection(database, name)
@@ -231,8 +231,8 @@ def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> No
     with database.writing() as conn:
         for number, now in enumerate(times):
             for name in ("c0", "c1", "c2"):
-                connections.add_secret(conn, vault, name, f"{name} {number}".encode(), now=now)
-            live = connections.live_secrets(conn, vault, "c1")
+                connections.add_secret(conn, keyring, name, f"{name} {number}".encode(), now=now)
+            live = connections.live_secrets(conn, keyring, "c1")
             expected = [f"c1 {one}".encode() for one in range(number, max(-1, number - 2), -1)]
             assert [one.value for one in live] == expected
         dates = connections.secret_dates(conn, ["c1", "c2", "none"])
@@ -245,20 +245,20 @@ def test_the_two_newest_secrets_are_live(database: Database, vault: Vault) -> No
     assert len(kept) == 2
 
 
-def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, vault: Vault) -> None:
+def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, keyring: Keyring) -> None:
     """A rotation of the secret mends the connection; without one the reason is told."""
     records.connection(database)
     with database.writing() as conn:
-        connections.add_secret(conn, Vault("o" * 32), "c1", b"old", now=NOW)
+        connections.add_secret(conn, Keyring("o" * 32), "c1", b"old", now=NOW)
         with pytest.raises(SettingError):
-            connections.live_secrets(conn, vault, "c1")
-        connections.add_secret(conn, vault, "c1", b"new", now=NOW)
-        assert [one.value for one in connections.live_secrets(conn, vault, "c1")] == [b"new"]
+            connections.live_secrets(conn, keyring, "c1")
+        connections.add_secret(conn, keyring, "c1", b"new", now=NOW)
+        assert [one.value for one in connections.live_secrets(conn, keyring, "c1")] == [b"new"]
 
 
 def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
     """Webhook secrets and credentials, of each connection its own."""
-    old, both, new = Vault("o" * 32), Vault("n" * 32, "o" * 32), Vault("n" * 32)
+    old, both, new = Keyring("o" * 32), Keyring("n" * 32, "o" * 32), Keyring("n" * 32)
     for name in ("c2", "c0", "c1", "c3"):
         records.connection(database, name)
         with database.writing() as conn:
@@ -353,20 +353,20 @@ def test_a_repository_can_be_forgotten(database: Database) -> None:
             connections.forget_repository(conn, "c1")
 
 
-OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Vault], object]] = {
+OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Keyring], object]] = {
     "change": lambda t, _: connections.change(t, records.made("c1", name="new", repository_id="17")),
     "remove": lambda t, _: connections.remove(t, "c1", now=LATER),
     "claim": lambda t, _: connections.claim_repository(t, "c1", replace(OTHER, id="19")),
     "relearn": lambda t, _: connections.relearn(t, "c1", OTHER.refs),
     "forget": lambda t, _: connections.forget_repository(t, "c1"),
-    "credentials": lambda t, vault: connections.keep_credentials(t, vault, "c1", b"new"),
-    "secret": lambda t, vault: connections.add_secret(t, vault, "c1", b"new", now=LATER),
+    "credentials": lambda t, keyring: connections.keep_credentials(t, keyring, "c1", b"new"),
+    "secret": lambda t, keyring: connections.add_secret(t, keyring, "c1", b"new", now=LATER),
 }
 
 
 @pytest.mark.parametrize("what", OF_ONE)
 def test_what_is_done_with_a_connection_leaves_all_others_alone(
-    database: Database, vault: Vault, what: str
+    database: Database, keyring: Keyring, what: str
 ) -> None:
     """Secrets, credentials, pushes that wait, and what is known of their repositories."""
     for name in ("c0", "c1", "c2"):
@@ -375,11 +375,11 @@ def test_what_is_done_with_a_connection_leaves_all_others_alone(
             deliveries.record(conn, [arrival(move(A, B), connection=name)])
             other = OTHER if name == "c1" else replace(OTHER, refs={})
             connections.claim_repository(conn, name, other)
-            connections.keep_credentials(conn, vault, name, b"token")
+            connections.keep_credentials(conn, keyring, name, b"token")
             for number in range(2):
-                connections.add_secret(conn, vault, name, b"%d" % number, now=NOW)
+                connections.add_secret(conn, keyring, name, b"%d" % number, now=NOW)
     with database.writing() as conn:
         before = records.rows_of_others(conn, "c1"), records.rows_of_others(conn, "")
-        OF_ONE[what](conn, vault)
+        OF_ONE[what](conn, keyring)
         assert records.rows_of_others(conn, "c1") == before[0]
         assert records.rows_of_others(conn, "") != before[1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event, select, update
 from sqlalchemy.exc import IntegrityError
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound
 from gateway.store import connections, deliveries, tables, work_queue
 from gateway.store.claims import Claims
@@ -112,13 +112,13 @@ def test_a_failed_write_leaves_the_id_free(database: Database) -> None:
     assert record(database, arrival(move(A, B), provider_delivery_id="guid")) == ["accepted"]
 
 
-def test_the_use_of_a_secret_is_remembered(database: Database, vault: Vault) -> None:
+def test_the_use_of_a_secret_is_remembered(database: Database, keyring: Keyring) -> None:
     """During a rotation one sees whether the old secret is still in use."""
     connection(database)
     with database.writing() as conn:
-        connections.add_secret(conn, vault, "c1", b"old", now=NOW)
-        connections.add_secret(conn, vault, "c1", b"new", now=NOW)
-        new, old = connections.live_secrets(conn, vault, "c1")
+        connections.add_secret(conn, keyring, "c1", b"old", now=NOW)
+        connections.add_secret(conn, keyring, "c1", b"new", now=NOW)
+        new, old = connections.live_secrets(conn, keyring, "c1")
     later = NOW + timedelta(minutes=1)
     record(database, arrival(move(A, B), secret=old.id, received_at=later))
     with database.reading() as conn:
@@ -282,12 +282,12 @@ def test_only_the_newest_pushes_are_searched_for_what_they_list(
         assert deliveries.containing(conn, "de", limit=1) == []
 
 
-def test_a_delivery_tells_which_secret_proved_it(three: Database, vault: Vault) -> None:
+def test_a_delivery_tells_which_secret_proved_it(three: Database, keyring: Keyring) -> None:
     """By when that was made; only of that secret is it remembered that it is in use."""
     made = [NOW + timedelta(minutes=minute) for minute in range(3)]
     with three.writing() as conn:
         for moment in made:
-            connections.add_secret(conn, vault, "c1", b"a secret", now=moment)
+            connections.add_secret(conn, keyring, "c1", b"a secret", now=moment)
         ids = {
             created_at: number
             for number, created_at in conn.execute(select(tables.secrets.c.id, tables.secrets.c.created_at))

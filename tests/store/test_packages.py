@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway.crypto.signed_tokens import Tickets
+from gateway.crypto.signed_tokens import SignedTokens
 from gateway.errors import NotFound, PackageStorageUnavailable, SettingError
 from gateway.packages.expiry import Expiry
 from gateway.packages.storage import PackageStorage
@@ -396,23 +396,25 @@ def test_expiry_removes_what_nobody_needs(database: Database, depot: PackageStor
     assert list((tmp_path / "packing").iterdir()) == []
 
 
-def test_a_ticket_is_good_for_one_package_and_one_time() -> None:
+def test_a_signed_token_is_valid_for_one_package_and_until_it_expires() -> None:
     """Nothing of it can be changed."""
-    tickets = Tickets(b"k" * 32, valid=DAY)
-    ticket = tickets.issue(packages.subject(ID, "tar.gz"), now=NOW)
+    tokens = SignedTokens(b"k" * 32, valid=DAY)
+    token = tokens.issue(packages.subject(ID, "tar.gz"), now=NOW)
 
-    def holds(*, of: str = ID, form: str = "tar.gz", later: timedelta = timedelta(), **changes: str) -> bool:
-        return tickets.holds(packages.subject(of, form), replace(ticket, **changes), now=NOW + later)
+    def is_valid(
+        *, of: str = ID, form: str = "tar.gz", later: timedelta = timedelta(), **changes: str
+    ) -> bool:
+        return tokens.is_valid(packages.subject(of, form), replace(token, **changes), now=NOW + later)
 
-    assert holds()
-    assert not holds(later=DAY)
-    assert not holds(expires=str(int(ticket.expires) + 1))
-    assert not holds(signature="0" * 64)
-    assert not holds(signature="ü")
-    assert not holds(of="2" * 64)
-    assert not holds(form="tar.zst")
-    other = Tickets(b"x" * 32, valid=DAY)
-    assert not other.holds(packages.subject(ID, "tar.gz"), ticket, now=NOW)
+    assert is_valid()
+    assert not is_valid(later=DAY)
+    assert not is_valid(expires=str(int(token.expires) + 1))
+    assert not is_valid(signature="0" * 64)
+    assert not is_valid(signature="ü")
+    assert not is_valid(of="2" * 64)
+    assert not is_valid(form="tar.zst")
+    other = SignedTokens(b"x" * 32, valid=DAY)
+    assert not other.is_valid(packages.subject(ID, "tar.gz"), token, now=NOW)
 
 
 async def read(depot: PackageStorage, start: int, end: int) -> bytes:

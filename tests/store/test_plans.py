@@ -17,7 +17,7 @@ import sqlalchemy
 import zstandard
 from sqlalchemy import event, text
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound
 from gateway.store import (
     connections,
@@ -155,7 +155,7 @@ def accept(conn: sqlalchemy.Connection) -> None:
 def find(conn: sqlalchemy.Connection) -> None:
     """Look up what the door knows of a connection."""
     connections.get(conn, "c2")
-    connections.live_secrets(conn, Vault("k" * 32), "c2")
+    connections.live_secrets(conn, Keyring("k" * 32), "c2")
 
 
 def carry(conn: sqlalchemy.Connection) -> None:

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import select
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.errors import SettingError
 from gateway.store import platforms
 from gateway.store.database import Database
@@ -22,12 +22,12 @@ ALL = ("c0", "c1", "c2")
 
 
 @pytest.fixture
-def named(database: Database, vault: Vault) -> Database:
+def named(database: Database, keyring: Keyring) -> Database:
     """Give a store whose connections each have a platform, with a token of its own."""
     for name in ALL:
         connection(database, name)
         with database.writing() as conn:
-            platforms.name(conn, vault, name, PLATFORM, f"token of {name}")
+            platforms.name(conn, keyring, name, PLATFORM, f"token of {name}")
     return database
 
 
@@ -38,15 +38,15 @@ def ask(database: Database, *names: str, later: timedelta = timedelta()) -> None
             platforms.ask(conn, name, now=NOW + later)
 
 
-def claim(database: Database, vault: Vault, *, later: timedelta = timedelta()) -> PlatformFetch | None:
+def claim(database: Database, keyring: Keyring, *, later: timedelta = timedelta()) -> PlatformFetch | None:
     """Take a fetch that is due, so much later than NOW."""
     with database.writing() as conn:
-        return platforms.claim(conn, vault, now=NOW + later, until=NOW + later + LEASE)
+        return platforms.claim(conn, keyring, now=NOW + later, until=NOW + later + LEASE)
 
 
-def claimed(database: Database, vault: Vault, *, later: timedelta = timedelta()) -> PlatformFetch:
+def claimed(database: Database, keyring: Keyring, *, later: timedelta = timedelta()) -> PlatformFetch:
     """Take the fetch that is due, so much later than NOW."""
-    fetch = claim(database, vault, later=later)
+    fetch = claim(database, keyring, later=later)
     assert fetch is not None
     return fetch
 
@@ -76,11 +76,11 @@ def tokens(conn: sqlalchemy.Connection) -> dict[str, bytes | None]:
     return {row.id: row.platform_token for row in rows}
 
 
-def test_only_who_was_asked_fetches_and_once(named: Database, vault: Vault) -> None:
+def test_only_who_was_asked_fetches_and_once(named: Database, keyring: Keyring) -> None:
     """With the connection's own token; the others are asked by their own pushes."""
-    assert claim(named, vault) is None
+    assert claim(named, keyring) is None
     ask(named, "c1")
-    assert claimed(named, vault) == PlatformFetch(
+    assert claimed(named, keyring) == PlatformFetch(
         connection="c1",
         url="https://platform.example",
         project="1",
@@ -88,15 +88,15 @@ def test_only_who_was_asked_fetches_and_once(named: Database, vault: Vault) -> N
         attempts=0,
         due_at=NOW + LEASE,
     )
-    assert claim(named, vault) is None
+    assert claim(named, keyring) is None
 
 
-def test_who_has_waited_longest_is_first(named: Database, vault: Vault) -> None:
+def test_who_has_waited_longest_is_first(named: Database, keyring: Keyring) -> None:
     """None is left out, whatever the order of the connections."""
     for minutes, name in ((-3, "c1"), (-1, "c0"), (-2, "c2")):
         ask(named, name, later=timedelta(minutes=minutes))
-    assert [claimed(named, vault).connection for _ in range(3)] == ["c1", "c2", "c0"]
-    assert claim(named, vault) is None
+    assert [claimed(named, keyring).connection for _ in range(3)] == ["c1", "c2", "c0"]
+    assert claim(named, keyring) is None
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_who_has_waited_longest_is_first(named: Database, vault: Vault) -> None:
     ],
 )
 def test_a_fetch_is_due_from_its_moment_on(
-    named: Database, vault: Vault, *, after: timedelta, expected: bool
+    named: Database, keyring: Keyring, *, after: timedelta, expected: bool
 ) -> None:
     """Or where no delay could have put it: a wrong clock did, and must not put it off for ever."""
     with named.reading() as conn:
@@ -118,31 +118,31 @@ def test_a_fetch_is_due_from_its_moment_on(
     ask(named, "c1", later=after)
     with named.reading() as conn:
         assert platforms.is_due(conn, now=NOW) is expected
-    assert (claim(named, vault) is not None) is expected
+    assert (claim(named, keyring) is not None) is expected
 
 
-def test_a_fetch_whose_process_died_is_taken_again(named: Database, vault: Vault) -> None:
+def test_a_fetch_whose_process_died_is_taken_again(named: Database, keyring: Keyring) -> None:
     """Once its lease is over."""
     ask(named, "c1")
-    claimed(named, vault)
-    assert claim(named, vault, later=LEASE - TICK) is None
-    assert claimed(named, vault, later=LEASE).connection == "c1"
+    claimed(named, keyring)
+    assert claim(named, keyring, later=LEASE - TICK) is None
+    assert claimed(named, keyring, later=LEASE).connection == "c1"
 
 
-def test_failures_are_counted_until_a_fetch_succeeds(named: Database, vault: Vault) -> None:
+def test_failures_are_counted_until_a_fetch_succeeds(named: Database, keyring: Keyring) -> None:
     """The reason is shown meanwhile, and when it was last fetched stays known."""
     ask(named, "c0", "c2")
     ask(named, "c1", later=-timedelta(minutes=1))
     for attempts in range(3):
-        fetch = claimed(named, vault)
+        fetch = claimed(named, keyring)
         assert (fetch.connection, fetch.attempts) == ("c1", attempts)
         record(named, fetch, "it is away", retry_after=-timedelta(minutes=1))
     assert of(named, "c1")["c1"].reason == "it is away"
     assert of(named, "c1")["c1"].fetched_at is None
-    fetch = claimed(named, vault)
+    fetch = claimed(named, keyring)
     record(named, fetch, retry_after=-timedelta(minutes=1))
     assert of(named, "c1")["c1"] == Platform(url=PLATFORM.url, project="1", fetched_at=NOW)
-    fetch = claimed(named, vault)
+    fetch = claimed(named, keyring)
     assert (fetch.connection, fetch.attempts) == ("c1", 0)
     record(named, fetch, "it is away", retry_after=timedelta(minutes=1))
     assert of(named, "c1")["c1"] == Platform(
@@ -150,84 +150,86 @@ def test_failures_are_counted_until_a_fetch_succeeds(named: Database, vault: Vau
     )
     # Of the others nothing has changed: they are due as before, and nothing is told of them.
     assert of(named, "c0", "c2") == {"c0": PLATFORM, "c2": PLATFORM}
-    assert {claimed(named, vault).connection for _ in range(2)} == {"c0", "c2"}
+    assert {claimed(named, keyring).connection for _ in range(2)} == {"c0", "c2"}
 
 
-def test_a_push_begins_the_count_anew(named: Database, vault: Vault) -> None:
+def test_a_push_begins_the_count_anew(named: Database, keyring: Keyring) -> None:
     """It is a new reason to try, and at once."""
     ask(named, "c1")
-    record(named, claimed(named, vault), "it is away", retry_after=timedelta(minutes=10))
-    assert claim(named, vault) is None
+    record(named, claimed(named, keyring), "it is away", retry_after=timedelta(minutes=10))
+    assert claim(named, keyring) is None
     ask(named, "c1")
-    assert claimed(named, vault).attempts == 0
+    assert claimed(named, keyring).attempts == 0
 
 
-def test_what_is_done_is_not_due_again(named: Database, vault: Vault) -> None:
+def test_what_is_done_is_not_due_again(named: Database, keyring: Keyring) -> None:
     """Nor what is not to be tried again."""
     ask(named, "c1")
-    record(named, claimed(named, vault))
-    assert claim(named, vault, later=LEASE) is None
+    record(named, claimed(named, keyring))
+    assert claim(named, keyring, later=LEASE) is None
     ask(named, "c1")
-    record(named, claimed(named, vault), "it refuses us")
-    assert claim(named, vault, later=LEASE) is None
+    record(named, claimed(named, keyring), "it refuses us")
+    assert claim(named, keyring, later=LEASE) is None
 
 
 @pytest.mark.parametrize("later", [timedelta(), 2 * LEASE])
-def test_a_push_during_a_fetch_asks_for_another_one(named: Database, vault: Vault, later: timedelta) -> None:
+def test_a_push_during_a_fetch_asks_for_another_one(
+    named: Database, keyring: Keyring, later: timedelta
+) -> None:
     """The fetch may not have seen it, be it in time or after its lease."""
     ask(named, "c1")
-    fetch = claimed(named, vault)
+    fetch = claimed(named, keyring)
     ask(named, "c1", later=later)
     record(named, fetch)
-    assert claimed(named, vault, later=later).connection == "c1"
+    assert claimed(named, keyring, later=later).connection == "c1"
 
 
-def test_a_platform_that_moves_keeps_its_token(named: Database, vault: Vault) -> None:
+def test_a_platform_that_moves_keeps_its_token(named: Database, keyring: Keyring) -> None:
     """Unless another one is given; the platforms of other connections stay as they are."""
     moved = Platform(url="https://moved.example", project="2")
     for token, expected in ((None, "token of c1"), ("another", "another")):
         with named.writing() as conn:
-            platforms.name(conn, vault, "c1", moved, token)
+            platforms.name(conn, keyring, "c1", moved, token)
         ask(named, "c1")
-        fetch = claimed(named, vault)
+        fetch = claimed(named, keyring)
         assert (fetch.url, fetch.project, fetch.token) == (moved.url, "2", expected)
     assert of(named, *ALL) == {"c0": PLATFORM, "c1": moved, "c2": PLATFORM}
     ask(named, "c0", "c2")
-    assert {claimed(named, vault).token for _ in range(2)} == {"token of c0", "token of c2"}
+    assert {claimed(named, keyring).token for _ in range(2)} == {"token of c0", "token of c2"}
 
 
-def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, vault: Vault) -> None:
+def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, keyring: Keyring) -> None:
     """And is asked no more; those of others are."""
     with named.writing() as conn:
-        platforms.name(conn, vault, "c1", None, None)
+        platforms.name(conn, keyring, "c1", None, None)
         sealed = tokens(conn)
     assert sealed.pop("c1") is None
     assert None not in sealed.values()
     assert of(named, *ALL) == {"c0": PLATFORM, "c2": PLATFORM}
     ask(named, *ALL)
-    assert {claimed(named, vault).connection for _ in range(2)} == {"c0", "c2"}
-    assert claim(named, vault) is None
+    assert {claimed(named, keyring).connection for _ in range(2)} == {"c0", "c2"}
+    assert claim(named, keyring) is None
 
 
-def test_tokens_are_wrapped_anew_each_for_its_connection(named: Database, vault: Vault) -> None:
+def test_tokens_are_wrapped_anew_each_for_its_connection(named: Database, keyring: Keyring) -> None:
     """After that the previous secret key is not needed any more."""
     connection(named, "without")
     with named.writing() as conn:
-        assert platforms.rewrap(conn, Vault("n" * 32, "k" * 32)) == 3
+        assert platforms.rewrap(conn, Keyring("n" * 32, "k" * 32)) == 3
     ask(named, *ALL)
     with pytest.raises(SettingError):
-        claim(named, vault)
-    new = Vault("n" * 32)
+        claim(named, keyring)
+    new = Keyring("n" * 32)
     fetches = [claimed(named, new) for _ in range(3)]
     assert {(one.connection, one.token) for one in fetches} == {(name, f"token of {name}") for name in ALL}
 
 
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
-def test_two_processes_take_two_fetches(named: Database, vault: Vault) -> None:
+def test_two_processes_take_two_fetches(named: Database, keyring: Keyring) -> None:
     """On a server neither waits for the other."""
     ask(named, "c1", "c2")
     with ExitStack() as stack:
         both = [stack.enter_context(named.writing()) for _ in range(2)]
         both[1].exec_driver_sql("SET LOCAL lock_timeout = 1000")
-        found = [platforms.claim(one, vault, now=NOW, until=NOW + LEASE) for one in both]
+        found = [platforms.claim(one, keyring, now=NOW, until=NOW + LEASE) for one in both]
     assert {one.connection for one in found if one} == {"c1", "c2"}

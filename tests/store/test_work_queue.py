@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy import text
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.store import claims, deliveries, events, executions, platforms, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
@@ -369,12 +369,12 @@ def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> Non
     ids=["planned", "deleted", "gone"],
 )
 def test_the_platform_fetches_what_was_planned(
-    database: Database, vault: Vault, after: str | None, state: UpdateState, is_asked: bool
+    database: Database, keyring: Keyring, after: str | None, state: UpdateState, is_asked: bool
 ) -> None:
     """Not for a branch that was deleted, nor for a commit that is not there."""
     connection(database)
     with database.writing() as conn:
-        platforms.name(conn, vault, "c1", Platform(url="https://app.example", project="p"), "token")
+        platforms.name(conn, keyring, "c1", Platform(url="https://app.example", project="p"), "token")
         deliveries.record(conn, [arrival(move(A, after))])
     claim(database, "w1")
     [update] = pending(database)

@@ -168,7 +168,7 @@ def test_a_weak_secret_from_before_goes_on(tmp_path: Path) -> None:
             service.api.send("POST", path, {"secret": "short"})
     opened = open_data(Settings(data_dir=tmp_path / "data"))
     with opened.database.writing() as conn:
-        connections.add_secret(conn, opened.vault, connection["id"], b"short", now=datetime.now(UTC))
+        connections.add_secret(conn, opened.keyring, connection["id"], b"short", now=datetime.now(UTC))
     opened.database.close()
     with service:
         assert service.deliver({**connection, "secret": "short"}, b"{}", event="ping")[0] == 200

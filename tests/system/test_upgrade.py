@@ -21,7 +21,7 @@ import zstandard
 from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, Table, insert, text
 
-from gateway.crypto.keyring import Vault
+from gateway.crypto.keyring import Keyring
 from gateway.store.database import Database
 from gateway.store.migrate import migrations
 from testing.broker import Broker
@@ -55,7 +55,7 @@ def in_flight(revision: str, project: Project, commit: str) -> Iterator[tuple[st
             "updated_at": now,
         },
     )
-    sealed = Vault(KEY).seal(SECRET.encode(), context=f"connection {name}")
+    sealed = Keyring(KEY).seal(SECRET.encode(), context=f"connection {name}")
     yield "secrets", {"connection": name, "sealed": sealed, "created_at": now}
     moves = [(None, project.first, "planned"), (project.first, commit, "pending")]
     for number, (before, after, state) in enumerate(moves):

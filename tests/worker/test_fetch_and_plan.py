@@ -324,7 +324,7 @@ def test_credentials_that_cannot_be_opened_are_a_reason() -> None:
             raise SettingError("the secret key is another one")
 
     anything: Any = Closed()
-    remotes = Remotes(mirrors=anything, database=anything, vault=anything)
+    remotes = Remotes(mirrors=anything, database=anything, keyring=anything)
     with pytest.raises(RemoteUnavailable, match="the secret key is another one"):
         asyncio.run(remotes.of(made()))
 

@@ -120,7 +120,7 @@ class Packages:
         except GitFailed as error:
             for mirror in (connection.id, *submodules.mirrors_used):
                 await self.mirrors.discard(mirror)
-            raise RemoteUnavailable(f"a mirror was broken and is fetched anew (git: {error})") from error
+            raise RemoteUnavailable(f"a mirror was broken and is fetched again (git: {error})") from error
         finally:
             path.unlink(missing_ok=True)
         log.info(

@@ -1,1 +1,1 @@
-"""What happens behind the webhook: fetch, plan, reconcile, clean up."""
+"""The background work: fetch, plan, reconcile, clean up."""

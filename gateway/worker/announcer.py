@@ -12,16 +12,16 @@ from gateway.worker.plan_inputs import connection_facts, update_facts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announcer:
-    """Says what is told of how a ref update ended: the events of these names, and no others."""
+    """Adds events to settlements: those of the given names, and no others."""
 
     names: Collection[str]
 
     def __call__(self, connection: Connection, settlement: Settlement) -> Settlement:
-        """Return the settlement with its event, if it has one that somebody asked for."""
+        """Return the settlement, with its event if that is one of `names`."""
         name = event_name(settlement.state, settlement.update.after)
         if name is None or name not in self.names:
             return settlement
-        made = event(
+        message = event(
             name,
             connection=connection_facts(connection, settlement.update),
             update=update_facts(settlement.update),
@@ -29,13 +29,14 @@ class Announcer:
             reason=settlement.reason,
             triggers=tuple(request.trigger for request in settlement.requests),
         )
-        told = NewEvent(
-            id=made.id,
-            connection=made.connection,
-            delivery=made.delivery,
+        repository = message.repository.name or message.repository.url
+        new = NewEvent(
+            id=message.id,
+            connection=message.connection,
+            delivery=message.delivery,
             name=name,
-            project=made.project,
-            subject=f"{made.repository.name or made.repository.url}@{made.commit or made.ref.name}",
-            body=made.model_dump_json().encode(),
+            project=message.project,
+            subject=f"{repository}@{message.commit or message.ref.name}",
+            body=message.model_dump_json().encode(),
         )
-        return replace(settlement, events=(told,))
+        return replace(settlement, events=(new,))

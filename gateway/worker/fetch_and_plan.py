@@ -1,6 +1,6 @@
-"""What the worker does with ref updates between the store and the store: fetch the commit, then plan it.
+"""The worker's two stages: fetch the commit of a ref update, then plan it.
 
-The one place that knows both rooms: facts of git go in at one side, settlements come out at the other.
+The only place where the rooms `fetch` and `plan` meet: facts of git go in, settlements come out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from providers import PROVIDERS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchAndPlan:
-    """The steps of `gateway.worker.worker`, with real mirrors."""
+    """The stages of `gateway.worker.worker`, with real mirrors."""
 
     mirrors: Mirrors
     remotes: Remotes
@@ -37,7 +37,7 @@ class FetchAndPlan:
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Progress
     ) -> dict[int, FetchError]:
-        """Bring what was pushed into the connection's mirror; return what could not be, by its update."""
+        """Fetch the pushed commits into the connection's mirror; return the failures, by update."""
         wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
         with local_failures():
             failed = await self.mirrors.update(
@@ -49,7 +49,7 @@ class FetchAndPlan:
         return {update.seq: failed[update.after] for update in updates if update.after in failed}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Read the commit, and settle the ref update with what its triggers ask for."""
+        """Read the commit, and settle the ref update with the requests of its triggers."""
         with local_failures():
             return await self._plan(connection, update)
 
@@ -72,23 +72,22 @@ class FetchAndPlan:
             raise RemoteUnavailable(f"the commit cannot be read: {error}") from error
         except GitFailed as error:
             await self.mirrors.discard(connection.id)
-            raise RemoteUnavailable(f"the mirror was broken and is fetched anew (git: {error})") from error
+            raise RemoteUnavailable(f"the mirror was broken and is fetched again (git: {error})") from error
         if not PROVIDERS[connection.provider].BODY_IS_SIGNED:
-            asked = update.pull_request
-            await self._believe(
-                connection, f"refs/heads/{asked['source']}" if asked else update.ref, update.after
-            )
+            pull_request = update.pull_request
+            ref = f"refs/heads/{pull_request['source']}" if pull_request else update.ref
+            await self._verify(connection, ref, update.after)
         facts = _commit_facts(commit)
-        # Parsing a valohai.yaml takes up to half a second: not on the event loop.
+        # Parsing a valohai.yaml takes up to half a second, too long for the event loop.
         planned = await PLANNING.run(plan_update, connection, update, facts, triggers)
-        kept = await PLANNING.run(pack, PlanInputs(yaml_path=connection.yaml_path, commit=facts))
+        packed_facts = await PLANNING.run(pack, PlanInputs(yaml_path=connection.yaml_path, commit=facts))
         settlement = Settlement(
             update=update,
             state="failed" if planned.failed else "planned",
             reason=planned.reason,
-            verdicts=_told(planned.verdicts, planned.failures),
+            verdicts=_verdicts(planned.verdicts, planned.failures),
             peeled=commit.id if commit.id != update.after else None,
-            facts=kept,
+            facts=packed_facts,
         )
         if not planned.requests:
             return settlement
@@ -96,9 +95,9 @@ class FetchAndPlan:
         try:
             ready = await self.packages.ready(connection, commit.id, remote)
         except ObjectUnusable as error:
-            # Under no rules is there a package of it: nothing is kept to be planned again.
-            failures = {**planned.failures, **{one.trigger: str(error) for one in planned.requests}}
-            verdicts = _told(planned.verdicts, failures)
+            # No other triggers would make a package possible: no facts are stored for a dry run.
+            failures = {**planned.failures, **{request.trigger: str(error) for request in planned.requests}}
+            verdicts = _verdicts(planned.verdicts, failures)
             return replace(settlement, state="failed", reason=str(error), verdicts=verdicts, facts=None)
         code = {"package": ready.package, "submodules": ready.submodules}
         by_name = {trigger.name: trigger for trigger in triggers}
@@ -106,7 +105,7 @@ class FetchAndPlan:
             settlement,
             reason="; ".join([settlement.reason, *ready.warnings]),
             requests=tuple(
-                _stored(request.model_copy(update=code), by_name[request.trigger])
+                _new_request(request.model_copy(update=code), by_name[request.trigger])
                 for request in planned.requests
             ),
         )
@@ -114,12 +113,13 @@ class FetchAndPlan:
     async def _base(self, connection: Connection, update: PendingUpdate) -> Base:
         branch = base_branch(update)
         if update.before is None and update.kind == "branch" and branch is None:
-            # Bitbucket's payloads, self-hosted hooks and reconciliations do not name the default branch.
+            # Payloads of Bitbucket and of self-hosted hooks, and reconciliations, do not name the default
+            # branch.
             branch = await self.mirrors.default_branch(await self.remotes.of(connection))
         return Base(before=update.before, default_branch=branch)
 
-    async def _believe(self, connection: Connection, ref: str, object_id: str) -> None:
-        """Compare an unsigned delivery with the remote: raises `Gone` where that does not bear it out."""
+    async def _verify(self, connection: Connection, ref: str, object_id: str) -> None:
+        """Compare an unsigned delivery with the remote. Raises `Gone` if the ref lacks the commit."""
         wanted, remote = Wanted(ref=ref, id=object_id), await self.remotes.of(connection)
         if not await self.mirrors.contains(connection=connection.id, remote=remote, wanted=wanted):
             raise Gone(f"the remote's {ref} does not contain {object_id}, and the delivery is not signed")
@@ -139,11 +139,11 @@ def _commit_facts(commit: Commit) -> CommitFacts:
     )
 
 
-def _told(verdicts: Sequence[TriggerMatch], failures: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{**asdict(one), "failure": failures.get(one.trigger)} for one in verdicts]
+def _verdicts(matches: Sequence[TriggerMatch], failures: Mapping[str, str]) -> list[dict[str, Any]]:
+    return [{**asdict(match), "failure": failures.get(match.trigger)} for match in matches]
 
 
-def _stored(request: ExecutionRequest, trigger: Trigger) -> NewRequest:
+def _new_request(request: ExecutionRequest, trigger: Trigger) -> NewRequest:
     return NewRequest(
         id=request.id,
         connection=request.connection,

@@ -1,4 +1,4 @@
-"""Tells the other processes on a database that this one lives, so that they leave its connections to it."""
+"""The heartbeat of a process: while it beats, other processes leave its connections to it."""
 
 import asyncio
 import contextlib
@@ -14,26 +14,26 @@ from gateway.store.database import Database
 
 log = structlog.get_logger()
 
-_EVERY = claims.GONE_AFTER / 3
+_INTERVAL = claims.GONE_AFTER / 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """The heartbeat of one process, by the name under which it claims."""
+    """The heartbeat of one process; `process` is the name under which it claims connections."""
 
     database: Database
     process: str
 
     async def run(self) -> None:
-        """Tell until cancelled; then tell that it is over."""
+        """Record a heartbeat regularly until cancelled; then record that the process has left."""
         try:
             while True:
-                # The database logs it, for all tasks at once.
+                # The database logs an outage once for all tasks.
                 with contextlib.suppress(StoreUnavailable):
                     await self.database.write(
                         partial(claims.beat, process=self.process, now=datetime.now(UTC))
                     )
-                await asyncio.sleep(_EVERY.total_seconds())
+                await asyncio.sleep(_INTERVAL.total_seconds())
         finally:
             await self._leave()
 
@@ -41,4 +41,4 @@ class Heartbeat:
         try:
             await self.database.write(partial(claims.leave, process=self.process))
         except StoreUnavailable as error:
-            log.warning("the others will notice that this process has ended", reason=str(error))
+            log.warning("the heartbeat is left to expire", reason=str(error))

@@ -1,4 +1,4 @@
-"""Daily tasks: the loop around each of them."""
+"""The loop around daily tasks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,23 +10,23 @@ from gateway.errors import StoreUnavailable
 
 log = structlog.get_logger()
 
-_EVERY = timedelta(days=1)
+_INTERVAL = timedelta(days=1)
 _AFTER_FAILURE = timedelta(hours=1)
 
 
 async def run_daily(task: Callable[[datetime], Awaitable[None]], *, of: str) -> None:
-    """Run a task now, and then once a day until cancelled; after a failure, again in an hour.
+    """Run a task now, and then once a day until cancelled. After a failure, run it again in an hour.
 
-    `of` names in the log what the task is about.
+    `of` is the task's subject in the log.
     """
     while True:
-        rest = _AFTER_FAILURE
+        pause = _AFTER_FAILURE
         try:
             await task(datetime.now(UTC))
-            rest = _EVERY
+            pause = _INTERVAL
         except (StoreUnavailable, OSError) as error:
-            log.warning("a daily task has to wait", of=of, reason=str(error))
+            log.warning("a daily task is retried in an hour", of=of, reason=str(error))
         except Exception:
-            # A bug of ours must end nothing else.
+            # A bug in one task must not end the others.
             log.exception("a daily task failed", of=of)
-        await asyncio.sleep(rest.total_seconds())
+        await asyncio.sleep(pause.total_seconds())

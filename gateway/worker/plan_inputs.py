@@ -1,7 +1,7 @@
-"""Between the store's records and the planner: for the worker that settles, and for the dry run.
+"""The planner's inputs, made from the store's records: for the worker and for the dry run.
 
-Both plan by the same code from the same facts. The worker reads what there is to know of a commit from the
-mirror; it is kept with the ref update, so that who plays that again needs no mirror, and sees what it saw.
+Both plan with the same code from the same facts. The worker reads the facts of a commit from the mirror and
+stores them with the ref update. A dry run therefore needs no mirror, and plans from what the worker read.
 """
 
 import json
@@ -18,14 +18,14 @@ from gateway.store.work_queue import PendingUpdate
 from providers.model import merge_queue_base
 
 _MAX_PACKED_BYTES = 64 * 1024
-# What is unpacked again for a dry run: zeros by the megabyte are packed into a few bytes.
+# Limits the memory of a dry run: megabytes of zeros are packed into a few bytes.
 _MAX_UNPACKED_BYTES = 4 * 1024 * 1024
 _LEVEL = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanInputs:
-    """What a ref update was planned from; the manifest is the one that was at `yaml_path`."""
+    """The facts that a ref update was planned from; the manifest was read at `yaml_path`."""
 
     yaml_path: str
     commit: CommitFacts
@@ -34,7 +34,7 @@ class PlanInputs:
 def plan_update(
     connection: Connection, update: PendingUpdate, commit: CommitFacts, triggers: Sequence[Trigger]
 ) -> Plan:
-    """Say what a ref update asks for. Takes up to half a second: not for the event loop."""
+    """Plan a ref update. Takes up to half a second: do not call it on the event loop."""
     return plan(
         connection=connection_facts(connection, update),
         update=update_facts(update),
@@ -44,7 +44,7 @@ def plan_update(
 
 
 def connection_facts(connection: Connection, update: PendingUpdate) -> ConnectionFacts:
-    """Return what planning needs to know of a connection, with what the update's payload tells of it."""
+    """Return the planner's facts of a connection, completed from the update's payload."""
     return ConnectionFacts(
         id=connection.id,
         project=connection.project,
@@ -59,7 +59,7 @@ def connection_facts(connection: Connection, update: PendingUpdate) -> Connectio
 
 
 def update_facts(update: PendingUpdate) -> UpdateFacts:
-    """Return what planning needs to know of a ref update."""
+    """Return the planner's facts of a ref update."""
     return UpdateFacts(
         delivery=update.delivery,
         ref=update.ref,
@@ -77,24 +77,24 @@ def update_facts(update: PendingUpdate) -> UpdateFacts:
 def base_branch(update: PendingUpdate) -> str | None:
     """Return the branch that a new branch, a pull request or a merge group is compared with.
 
-    It is the one that the last two want to go into; None where nobody tells.
+    For the last two it is their target branch. None if the payload names no branch.
     """
     if update.kind == "merge_group":
         return merge_queue_base(update.name)
-    asked = update.pull_request
-    branch: str | None = asked["target"] if asked else update.repository.get("default_branch")
+    pull_request = update.pull_request
+    branch: str | None = pull_request["target"] if pull_request else update.repository.get("default_branch")
     return branch
 
 
 def pack(facts: PlanInputs) -> bytes | None:
-    """Return the facts as they are kept; None where they are too large, as when too many paths have changed.
+    """Return the facts in their stored form; None if they are too large, as when too many paths have changed.
 
-    A path need not be UTF-8, nor a manifest: lone surrogates and latin-1 bring their bytes through JSON.
+    Paths and manifests may be other bytes than UTF-8: lone surrogates and latin-1 carry them through JSON.
     """
     commit = asdict(facts.commit)
-    told = {
+    packable = {
         **{name: commit[name] for name in ("id", "author", "message")},
-        # An earlier version, which reads this as well, takes paths that nobody has read for too many.
+        # An earlier version of Pushgate reads this as well, and takes unread paths for too many to list.
         "paths": commit["paths"] or (),
         "paths_complete": facts.commit.paths is not None and facts.commit.paths_complete,
         "paths_read": facts.commit.paths is not None,
@@ -103,7 +103,7 @@ def pack(facts: PlanInputs) -> bytes | None:
         "manifest": None if facts.commit.manifest is None else facts.commit.manifest.decode("latin-1"),
         "yaml_path": facts.yaml_path,
     }
-    raw = json.dumps(told).encode()
+    raw = json.dumps(packable).encode()
     if len(raw) > _MAX_UNPACKED_BYTES:
         return None
     packed = zstandard.compress(raw, _LEVEL)
@@ -111,28 +111,28 @@ def pack(facts: PlanInputs) -> bytes | None:
 
 
 def unpack(packed: bytes) -> PlanInputs:
-    """Return the facts that `pack` was given."""
-    told = json.loads(zstandard.decompress(packed))
-    manifest = told["manifest"]
+    """Return the facts that `pack` packed."""
+    facts = json.loads(zstandard.decompress(packed))
+    manifest = facts["manifest"]
     return PlanInputs(
-        yaml_path=told["yaml_path"],
+        yaml_path=facts["yaml_path"],
         commit=CommitFacts(
-            id=told["id"],
-            author=told["author"],
-            message=told["message"],
-            committed_at=datetime.fromisoformat(told["committed_at"]),
-            paths=tuple(told["paths"]) if told.get("paths_read", True) else None,
-            paths_complete=told["paths_complete"],
+            id=facts["id"],
+            author=facts["author"],
+            message=facts["message"],
+            committed_at=datetime.fromisoformat(facts["committed_at"]),
+            paths=tuple(facts["paths"]) if facts.get("paths_read", True) else None,
+            paths_complete=facts["paths_complete"],
             manifest=None if manifest is None else manifest.encode("latin-1"),
-            manifest_size=told["manifest_size"],
-            signature=told["signature"],
+            manifest_size=facts["manifest_size"],
+            signature=facts["signature"],
         ),
     )
 
 
 def _pull_request(update: PendingUpdate) -> PullRequestFacts | None:
-    told = update.pull_request
-    if told is None:
+    pull_request = update.pull_request
+    if pull_request is None:
         return None
-    named = {name: told[name] for name in ("number", "source", "target", "from_fork")}
-    return PullRequestFacts(**named)
+    fields = {name: pull_request[name] for name in ("number", "source", "target", "from_fork")}
+    return PullRequestFacts(**fields)

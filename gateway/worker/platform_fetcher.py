@@ -1,7 +1,7 @@
-"""Platforms that fetch by themselves: told after each push, as somebody's click on "Fetch repository" would.
+"""Triggers "Fetch repository" on the platforms of connections after each push.
 
-`POST /api/v0/projects/{uuid}/fetch/` answers 201 with the commits that it knows now, and with errors, which
-count even then.
+`POST /api/v0/projects/{uuid}/fetch/` answers 201 with the platform's commits, and with errors: the fetch has
+failed if there are any, even though the status is 201.
 """
 
 import json
@@ -45,14 +45,14 @@ _opener = build_opener(NoRedirects())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlatformFetcher:
-    """Has platforms fetch what was pushed; any number may run side by side."""
+    """Makes platforms fetch what was pushed; any number may run side by side."""
 
     database: Database
     keyring: Keyring
     wakeups: Waiter
 
     async def run(self) -> None:
-        """Work until cancelled. Whatever fails is told on the connection, and tried again."""
+        """Work until cancelled. Record failures on the connection, and retry them."""
         await poll(self._fetch_next, wakeups=self.wakeups, failure="the platform fetcher failed")
 
     async def _fetch_next(self) -> bool:
@@ -70,26 +70,26 @@ class PlatformFetcher:
 
     async def _fetch(self, fetch: PlatformFetch) -> None:
         try:
-            commits = await PLATFORMS.run(_ask, fetch)
+            commits = await PLATFORMS.run(_request_fetch, fetch)
         except PlatformError as error:
             is_over = fetch.attempts + 1 >= _MAX_TRIES
             delay = backoff(fetch.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
             next_at = None if is_over else _now() + timedelta(seconds=delay)
             log.warning(
-                "platform did not fetch",
+                "platform fetch failed",
                 connection=fetch.connection,
                 reason=str(error),
                 next_try_at=next_at.isoformat() if next_at is not None else None,
             )
-            ending = partial(platforms.record, reason=str(error), next_at=next_at)
+            record = partial(platforms.record, reason=str(error), next_at=next_at)
         else:
-            log.info("platform has fetched", connection=fetch.connection, commits=commits)
-            ending = partial(platforms.record, reason=None, next_at=None)
-        await self.database.write(partial(ending, fetch=fetch, now=_now()))
+            log.info("platform fetched", connection=fetch.connection, commits=commits)
+            record = partial(platforms.record, reason=None, next_at=None)
+        await self.database.write(partial(record, fetch=fetch, now=_now()))
 
 
-def _ask(fetch: PlatformFetch) -> int:
-    """Have the platform fetch; return how many commits it names. Raises `PlatformError`."""
+def _request_fetch(fetch: PlatformFetch) -> int:
+    """Make the platform fetch; return how many commits it lists. Raises `PlatformError`."""
     url = f"{fetch.url.rstrip('/')}/api/v0/projects/{quote(fetch.project, safe='')}/fetch/"
     headers = {
         "authorization": f"Token {fetch.token}",
@@ -97,7 +97,7 @@ def _ask(fetch: PlatformFetch) -> int:
         "content-type": "application/json",
         "user-agent": "pushgate",
     }
-    request = Request(url, data=b"{}", headers=headers, method="POST")  # noqa: S310 - checked when it was named
+    request = Request(url, data=b"{}", headers=headers, method="POST")  # noqa: S310 - the API has checked the URL
     try:
         with _opener.open(request, timeout=_ANSWER_SECONDS) as answer:
             text = answer.read(_MAX_ANSWER_BYTES)
@@ -109,18 +109,18 @@ def _ask(fetch: PlatformFetch) -> int:
     except BROKEN_OFF as error:
         raise PlatformError(f"the platform at {request.host} cannot be reached: {reason(error)}") from error
     except ValueError:
-        # Not with its cause, which may show the token.
-        raise PlatformError("the platform cannot be asked: its token holds what no header can") from None
+        # Without its cause, which may show the token.
+        raise PlatformError("the platform's token has characters that no HTTP header may have") from None
     try:
-        told = json.loads(text)
+        answered = json.loads(text)
     except ValueError as error:
-        raise PlatformError("the platform's answer is no JSON: is its address right?") from error
-    if not isinstance(told, Mapping):
-        raise PlatformError("the platform's answer is not the documented one: is its address right?")
-    errors = [str(one) for one in told.get("errors") or []]
+        raise PlatformError("the platform's answer is not JSON: is its URL right?") from error
+    if not isinstance(answered, Mapping):
+        raise PlatformError("the platform's answer has an unknown format: is its URL right?")
+    errors = [str(error) for error in answered.get("errors") or []]
     if errors:
         raise PlatformError(f"the platform could not fetch: {'; '.join(errors)[:500]}")
-    return len(told.get("commits") or [])
+    return len(answered.get("commits") or [])
 
 
 def _now() -> datetime:

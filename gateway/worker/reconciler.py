@@ -1,8 +1,8 @@
-"""The reconciler: compares the remote's real refs with what was delivered, and recovers missed pushes.
+"""The reconciler: compares the remote's refs with what was delivered, and recovers missed pushes.
 
-Providers drop webhooks: more than three tags in one push, a payload that is too large, an outage of ours.
-What a reconciliation finds is recorded as a delivery of its own and handled like any other. A second
-look that has to confirm it is put off until it is due; nobody waits for it here.
+Webhooks get lost: providers drop them for more than three tags in one push or for a payload that is too
+large, and Pushgate may be down. A reconciliation records what it finds as a delivery of its own, which is
+then handled like any other. A second look, to confirm the first, is scheduled; no task waits for it.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from providers.normalize import ref_update
 
 log = structlog.get_logger()
 
-# A reconciliation that has not ended by then was that of a process that died.
+# A reconciliation that has not ended by then belongs to a process that died.
 _LEASE = timedelta(minutes=15)
 _FIRST_DELAY = 15.0
 _MAX_DELAY = 3600.0
@@ -41,10 +41,10 @@ _PEELED = "^{}"
 
 
 class Remotes(Protocol):
-    """Asks remotes for their refs."""
+    """Reads the refs of remotes."""
 
     async def refs(self, connection: Connection) -> dict[str, str]:
-        """Return the remote's branches and tags with the ids they are at; raises `FetchError`."""
+        """Return the remote's branches and tags with their ids. Raises `FetchError`."""
 
 
 def _now() -> datetime:
@@ -53,12 +53,12 @@ def _now() -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciler:
-    """Reconcile each connection every `every` seconds, and rarely where webhooks report every move.
+    """Reconciles each connection every `every` seconds, less often if webhooks report every move.
 
-    A move that no delivery has told is looked at again after `grace` seconds, because its webhook may be on
-    its way, or the remote a replica that lags; with 0 it is not. Any number may run side by side, together
-    with the workers at most `per_host` at a git host; 0 is no limit. `notify` is called when something was
-    recovered.
+    A second look confirms an undelivered move after `grace` seconds, because its webhook may be on its way,
+    or the remote may be a lagging replica; 0 disables the second look. Any number of reconcilers may run side
+    by side. Together with the workers they use at most `per_host` connections to a git host; 0 is no limit.
+    `notify` is called after missed pushes were recovered.
     """
 
     database: Database
@@ -71,11 +71,11 @@ class Reconciler:
     clock: Callable[[], datetime] = _now
 
     async def run(self) -> None:
-        """Reconcile until cancelled. Whatever fails is told on the connection, and reconciling goes on."""
+        """Reconcile until cancelled. Record failures on the connection, and go on."""
         await poll(self.reconcile_next, wakeups=self.wakeups, failure="the reconciler failed")
 
     async def reconcile_next(self) -> bool:
-        """Do the reconciliation that is due, if there is one; return whether there was."""
+        """Do the next due reconciliation, if there is one; return whether there was."""
         reconciliation = await self._claim()
         if reconciliation is not None:
             await self._reconcile(reconciliation)
@@ -101,9 +101,9 @@ class Reconciler:
             )
             receipt = await self._compare(connection, reconciliation)
         except NotFound:
-            return  # it was deleted meanwhile, and is reconciled no more
+            return  # the connection was deleted meanwhile
         except asyncio.CancelledError:
-            # Any other error here would look like a failed reconciliation, and the loop would never end.
+            # If another error left this block, the cancellation would be lost, and the loop would never end.
             with suppress(StoreUnavailable):
                 await self.database.write(
                     partial(reconciliations.give_back, reconciliation=reconciliation, now=self.clock())
@@ -114,7 +114,7 @@ class Reconciler:
         except StoreUnavailable:
             raise
         except Exception as error:
-            # A bug of ours, or of what lies beneath: told where people look, not only in the log.
+            # A bug of ours or of a library: users see it on the connection, not only in the log.
             log.exception("reconciliation failed", connection=reconciliation.connection)
             await self._fail(reconciliation, f"internal error ({type(error).__name__}): see the log")
         else:
@@ -141,12 +141,14 @@ class Reconciler:
         known = await self.database.read(partial(reconciliations.known_refs, connection=connection.id))
         remote = await self.remotes.refs(connection)
         if not remote and any(known.values()):
-            raise FetchError("the remote shows no branch and no tag at all; nothing is concluded from that")
+            raise FetchError(
+                "the remote shows no branches or tags at all; ignored, because that may be a fault"
+            )
         moves = differences(known, remote)
         moved = {move.ref for move in moves}
         now = self.clock()
         body = {"updates": [{"ref": move.ref, "before": move.before, "after": move.after} for move in moves]}
-        arrival = NewDelivery(
+        new = NewDelivery(
             id=delivery_id(now),
             connection=connection.id,
             source="reconciliation",
@@ -165,7 +167,7 @@ class Reconciler:
         ending = partial(
             reconciliations.record,
             reconciliation=reconciliation,
-            arrival=arrival,
+            arrival=new,
             next_at=now + timedelta(seconds=self.every * random.uniform(0.9, 1.1)),  # noqa: S311 - spreads
             look_again_at=now + timedelta(seconds=self.grace) if self.grace else None,
             agreeing={
@@ -178,17 +180,17 @@ class Reconciler:
 
 
 def differences(known: Mapping[str, str | None], remote: Mapping[str, str]) -> tuple[RefUpdate, ...]:
-    """Return how the remote's refs differ from what is known of them."""
+    """Return the moves that lead from the `known` refs to those of the remote."""
     moves: list[RefUpdate] = []
     for ref in sorted(known.keys() | remote.keys()):
         before, after, peeled = known.get(ref), remote.get(ref), remote.get(ref + _PEELED)
-        # Bitbucket Cloud tells the commit of an annotated tag, not the tag.
+        # Bitbucket Cloud reports the commit of an annotated tag, not the tag object.
         if ref.endswith(_PEELED) or before == after or (before is not None and before == peeled):
             continue
         try:
             move = ref_update(ref=ref, before=before, after=after, peeled=peeled)
         except Malformed as error:
-            log.warning("the remote shows a ref that git would not take", reason=str(error))
+            log.warning("ignored a ref with a name that git does not allow", reason=str(error))
             continue
         if move is not None:
             moves.append(move)

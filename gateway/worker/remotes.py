@@ -15,24 +15,24 @@ from gateway.store.database import Database
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remotes:
-    """The remotes of connections, with the credentials that the store keeps for them."""
+    """Builds the remotes of connections with the stored credentials."""
 
     mirrors: Mirrors
     database: Database
     keyring: Keyring
 
     async def of(self, connection: Connection) -> Remote:
-        """Return a connection's remote, ready to be fetched from. Raises `RemoteUnavailable`."""
+        """Return a connection's remote with its credentials. Raises `RemoteUnavailable`."""
         try:
-            kept = await self.database.read(
+            stored = await self.database.read(
                 partial(connections.credentials, keyring=self.keyring, connection_id=connection.id)
             )
         except SettingError as error:
             raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error
-        credentials, host_keys = from_json(kept)
+        credentials, host_keys = from_json(stored)
         return Remote(url=connection.url, credentials=credentials, host_keys=host_keys)
 
     async def refs(self, connection: Connection) -> dict[str, str]:
-        """See `Mirrors.remote_refs`."""
+        """Return the remote's branches and tags with their ids. Raises `FetchError`."""
         with local_failures():
             return await self.mirrors.remote_refs(await self.of(connection))

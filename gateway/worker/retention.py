@@ -1,4 +1,4 @@
-"""Retention: deletes what was settled long ago, in steps so small that no accept waits for one of them."""
+"""Retention: deletes old deliveries, in batches so small that accepting new ones never waits for a batch."""
 
 import asyncio
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from gateway.store.database import Database, Lock
 
 log = structlog.get_logger()
 
-# Between two steps others write: a thousand deliveries a second are deleted at most.
+# Others write between two batches. At most a thousand deliveries a second are deleted.
 _PAUSE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """Deletes deliveries, with all that came of them, when nothing has happened to them for `keep`."""
+    """Deletes deliveries, with all that resulted from them, once nothing has changed on them for `keep`."""
 
     database: Database
     keep: timedelta
 
     async def run(self, now: datetime) -> None:
-        """Delete what is old by `now`; nothing, while another process is the one that does."""
+        """Delete what is too old at `now`. Do nothing if another process is the leader."""
         if not await self.database.is_leader(Lock.RETENTION):
             return
-        before, after, forgotten = now - self.keep, "", 0
+        before, after, deleted = now - self.keep, "", 0
         while True:
-            step = await self.database.write(partial(retention.forget, before=before, after=after))
-            if step is None:
+            batch = await self.database.write(partial(retention.forget, before=before, after=after))
+            if batch is None:
                 break
-            after = step.last
-            forgotten += step.forgotten
+            after = batch.last
+            deleted += batch.forgotten
             await asyncio.sleep(_PAUSE_SECONDS)
-        if forgotten:
-            log.info("old deliveries deleted", count=forgotten, received_before=before.isoformat())
+        if deleted:
+            log.info("old deliveries deleted", count=deleted, received_before=before.isoformat())

@@ -150,7 +150,7 @@ def test_a_remote_that_shows_nothing_at_all_deletes_nothing(
     empty.rename(ours)
     service.api.send("POST", f"/connections/{connection['id']}/fetch", {})
     wait_for(lambda: reconciliation(service, connection)["reason"], "the reconciliation has failed")
-    assert "no branch and no tag" in reconciliation(service, connection)["reason"]
+    assert "no branches or tags" in reconciliation(service, connection)["reason"]
 
 
 def test_another_url_is_learned_anew(

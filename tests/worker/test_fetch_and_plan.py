@@ -192,7 +192,7 @@ def test_a_deletion_runs_nothing() -> None:
         (
             GitFailed("bad object"),
             RemoteUnavailable,
-            "the mirror was broken and is fetched anew (git: bad object)",
+            "the mirror was broken and is fetched again (git: bad object)",
             ["c1"],
         ),
     ],

@@ -83,7 +83,7 @@ def test_a_push_has_the_platform_fetch(service: Service, project: Project, platf
         ((201, {"commits": [], "errors": ["no access to the repository"]}), "no access to the repository"),
         ((503, {}), "answers 503"),
         ((302, {}), "answers 302"),
-        ((201, "text"), "not the documented one"),
+        ((201, "text"), "has an unknown format"),
     ],
 )
 def test_what_fails_there_is_told_and_tried_again(
@@ -103,7 +103,7 @@ def test_a_platform_needs_a_token_and_https(service: Service, project: Project) 
     """One sentence says what is missing."""
     with pytest.raises(ApiError, match="a token is needed"):
         service.connect(project.url, platform={"url": "https://app.example", "project": PROJECT})
-    with pytest.raises(ApiError, match="begins with https"):
+    with pytest.raises(ApiError, match="must begin with https"):
         service.connect(project.url, platform={"url": "ftp://app.example", "project": PROJECT, "token": "x"})
 
 
@@ -126,8 +126,10 @@ def test_a_token_that_no_header_can_hold_is_told_and_not_shown(
     named = {"url": platform.url, "project": PROJECT, "token": "t0ken\nof ☃"}
     connection = service.connect(project.url, platform=named)
     service.deliver(connection, project.payload(None, project.first))
-    wait_for(lambda: "cannot be asked" in str(shown(service, connection)["reason"]), "the reason is told")
-    line, *_ = [line for line in service.log() if line["event"] == "platform did not fetch"]
+    wait_for(
+        lambda: "no HTTP header may have" in str(shown(service, connection)["reason"]), "the reason is told"
+    )
+    line, *_ = [line for line in service.log() if line["event"] == "platform fetch failed"]
     assert datetime.fromisoformat(line["next_try_at"]).tzinfo is not None
     assert "t0ken" not in json.dumps(service.api.get("/connections")) + json.dumps(service.log())
 

@@ -443,7 +443,7 @@ def test_an_empty_remote_is_believed_where_nothing_is_known(gateway: Gateway) ->
     """A repository without a push is none that has lost its mind; also where all branches were deleted."""
     gateway.remote.shown = {}
     gateway.look(after=331)
-    assert "no branch and no tag" in (gateway.state().reason or "")
+    assert "no branches or tags" in (gateway.state().reason or "")
     assert gateway.position() == A
     gateway.tell(A, None)
     gateway.look(after=15)

@@ -1007,10 +1007,10 @@ def test_large_requests_are_recorded_before_more_are_planned(
 
 def test_the_stages_of_a_push_are_measured(database: Database, clock: Clock) -> None:
     """In seconds for the metrics, and in milliseconds in the log."""
-    stages = ("fetch", "plan", "received to planned")
+    names = ("fetch", "plan", "received to planned")
 
     def sums() -> list[float]:
-        return [STAGE.labels(stage)._sum.get() for stage in stages]  # noqa: SLF001
+        return [STAGE.labels(stage)._sum.get() for stage in names]  # noqa: SLF001
 
     before = sums()
     pushed(database, "main", received_at=datetime.now(UTC) - timedelta(hours=1))

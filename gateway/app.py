@@ -262,11 +262,11 @@ class _Work:
         """Take over what a process that died here had begun."""
         now = datetime.now(UTC)
         if database.is_embedded:
-            await database.write(partial(work_queue.take_over_everything, now=now))
+            await database.write(work_queue.take_over_everything, now=now)
             return
         # A server that is away, or only reads, will be back: until then leases expire by themselves.
         with suppress(StoreUnavailable):
-            await database.write(partial(work_queue.take_over, process=self.process, now=now))
+            await database.write(work_queue.take_over, process=self.process, now=now)
 
 
 def _build_worker(parts: _Parts) -> _Work:

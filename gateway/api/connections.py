@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -154,10 +153,8 @@ class Api:
         if "triggers" in wanted:
             wanted["triggers"] = _checked_triggers(wanted["triggers"])
         now = datetime.now(UTC)
-        old = await self.database.read(partial(connections.get, connection_id=which))
-        kept = await self.database.read(
-            partial(connections.credentials, keyring=self.keyring, connection_id=which)
-        )
+        old = await self.database.read(connections.get, connection_id=which)
+        kept = await self.database.read(connections.credentials, keyring=self.keyring, connection_id=which)
         opened = await API.run(changed_opening, old, kept, given)
         if opened is not None:
             wanted["deploy_key"] = opened.deploy_key

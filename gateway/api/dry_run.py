@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,18 +110,16 @@ class DryRun:
         wanted = (await read(request, Rules)).model_dump(exclude_none=True)
         if "url" in wanted:
             wanted["url"] = take_login(wanted["url"], "")[0]
-        connection = await self.database.read(partial(connections.get, connection_id=which))
+        connection = await self.database.read(connections.get, connection_id=which)
         rules = replace(connection, **wanted)
         until = time.monotonic() + _PAGE_SECONDS
         triggers = read_triggers(rules.triggers)
         past, rest = await self.database.read(
-            partial(
-                past_updates.page,
-                connection=which,
-                since=_moment(query.get("since")),
-                before=query.get("cursor"),
-                limit=limit(request),
-            )
+            past_updates.page,
+            connection=which,
+            since=_moment(query.get("since")),
+            before=query.get("cursor"),
+            limit=limit(request),
         )
         played: list[PlayedUpdate] = []
         for one in past:
@@ -130,7 +127,7 @@ class DryRun:
                 return Page[PlayedUpdate](items=played, next=played[-1].delivery)
             # One at a time: what each was planned from, and its requests, may be megabytes.
             facts = await self._facts(rules, triggers, one)
-            requests = await self.database.read(partial(executions.of_update, ref_update=one.update.seq))
+            requests = await self.database.read(executions.of_update, ref_update=one.update.seq)
             played.append(await PLANNING.run(_played, rules, triggers, one, facts, requests))
         return Page[PlayedUpdate](items=played, next=rest)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import get_args
 
 import sqlalchemy
@@ -95,7 +94,7 @@ class Executions:
 
     async def drop(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/drop`: withdraw a pending request; requests behind it are published."""
-        dropped = await self.database.write(partial(executions.drop, request_id=request.path_params["id"]))
+        dropped = await self.database.write(executions.drop, request_id=request.path_params["id"])
         log.info("execution dropped", id=dropped.id, connection=dropped.connection)
         self.requests.notify()
         return ExecutionView.of(dropped)
@@ -117,7 +116,7 @@ class Executions:
         yield f": following\nid: {seen}\n\n".encode()
         quiet = 0
         while not self.is_closing():
-            found = await self.database.read(partial(executions.planned_after, seq=seen, limit=100))
+            found = await self.database.read(executions.planned_after, seq=seen, limit=100)
             for stored in found:
                 seen = stored.seq
                 yield sse(event="execution", event_id=str(seen), data=ExecutionView.of(stored))

@@ -111,13 +111,13 @@ class Health:
         Otherwise the requests of whoever asks again and again would wait in line while the database hangs.
         """
         if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self.database.write(_check_writable, probes=True))
+            self._looking = asyncio.create_task(self.database.write_probe(_check_writable))
         await asyncio.shield(self._looking)
 
     async def metrics(self, _request: Request) -> Response:
         """`GET /metrics`: what was counted on this port, and what waits in the store."""
         try:
-            backlog = await self.database.read(work_queue.backlog, probes=True)
+            backlog = await self.database.read_probe(work_queue.backlog)
         except StoreUnavailable:
             # Nobody knows; what the process itself has counted is told all the same.
             for gauge in _OF_THE_STORE:

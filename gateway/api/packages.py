@@ -8,7 +8,6 @@ import base64
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -63,7 +62,7 @@ class PackageFiles:
     async def _send(self, request: Request) -> Response:
         which = request.path_params["id"]
         wanted = request.query_params.get("format", "tar.gz")
-        kept = await self.database.read(partial(packages.get, package_id=which, package_format=wanted))
+        kept = await self.database.read(packages.get, package_id=which, package_format=wanted)
         headers = _headers(kept)
         if _matches(request.headers.get("if-none-match"), headers["etag"]):
             return Response(status_code=304, headers=headers)

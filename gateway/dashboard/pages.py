@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
@@ -91,7 +90,7 @@ class Pages:
 
     async def overview(self, _request: Request) -> Response:
         """`GET /`: what waits where, what is broken, what is new."""
-        found = await self.api.database.read(partial(_overview, has_broker=self.has_broker))
+        found = await self.api.database.read(_overview, has_broker=self.has_broker)
         return self.renderer.page("overview.html", has_broker=self.has_broker, **found)
 
     async def list_connections(self, request: Request) -> Response:
@@ -103,7 +102,7 @@ class Pages:
         """`GET /connections/{id}`: how it is set, how its remote answers, and its newest deliveries."""
         which = request.path_params["id"]
         shown = await self.api.show_connection(request)
-        views = await self.api.database.read(partial(_newest, connection=which))
+        views = await self.api.database.read(_newest, connection=which)
         return self.renderer.page("connection.html", connection=shown, deliveries=views)
 
     async def fetch(self, request: Request) -> Response:

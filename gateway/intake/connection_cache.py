@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import sqlalchemy
@@ -85,7 +84,7 @@ class ConnectionCache:
         started = self._clock()
         try:
             async with asyncio.timeout(seconds):
-                known = await self._database.look_up(partial(self._read, connection_id=connection_id))
+                known = await self._database.look_up(self._read, connection_id=connection_id)
         except NotFound:
             self.forget(connection_id)
             raise

@@ -6,7 +6,6 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -81,14 +80,12 @@ class Packages:
     async def _kept(self, connection: Connection, commit: str) -> tuple[KeptPackage, Build] | None:
         """Return a package that was built before, if its file is still there."""
         found = await self.database.write(
-            partial(
-                packages.use,
-                connection=connection.id,
-                commit=commit,
-                package_format=connection.package_format,
-                rules=RULES,
-                now=_now(),
-            )
+            packages.use,
+            connection=connection.id,
+            commit=commit,
+            package_format=connection.package_format,
+            rules=RULES,
+            now=_now(),
         )
         if found is None:
             return None
@@ -96,7 +93,7 @@ class Packages:
         if await self.depot.size(kept.object) == kept.size:
             return found
         log.warning("package lost, and built anew", package=kept.id, object=kept.object)
-        await self.database.write(partial(packages.forget, package_id=kept.id, package_format=kept.format))
+        await self.database.write(packages.forget, package_id=kept.id, package_format=kept.format)
         return None
 
     async def _build(self, connection: Connection, commit: str, remote: Remote) -> tuple[KeptPackage, Build]:
@@ -175,7 +172,7 @@ class Packages:
             rules=RULES,
             submodules=[{"path": one.path, "url": one.url, "commit": one.commit} for one in modules],
         )
-        kept = await self.database.write(partial(packages.keep, package=package, build=build))
+        kept = await self.database.write(packages.keep, package=package, build=build)
         if kept.object != name:
             await self.depot.delete(name)
         return kept, build

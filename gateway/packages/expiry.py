@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -30,7 +29,7 @@ class Expiry:
     async def run(self, now: datetime) -> None:
         """Remove what has expired by `now`."""
         # The record goes first: a later request for the package builds it under another object name.
-        expired = await self.database.write(partial(packages.expire, before=now - self.keep))
+        expired = await self.database.write(packages.expire, before=now - self.keep)
         for package in expired:
             await self.depot.delete(package.object)
             log.info(

@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from enum import IntEnum, unique
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from psycopg import OperationalError as ConnectionLost
 from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
@@ -33,6 +33,7 @@ from gateway.text.escape import storable
 from gateway.threads import FILES
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _THREADS = 4
 # One for readiness, one for what the metrics count.
@@ -145,15 +146,15 @@ class Database:
         ):
             yield connection
 
-    async def write(self, work: Callable[[Connection], T], *, probes: bool = False) -> T:
-        """Do `work` in a transaction of its own, off the event loop; on the threads of the probes, or not."""
+    async def write(
+        self, work: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` with these arguments in a transaction of its own, off the event loop."""
+        return await self._run(self._threads, self.writing, lambda conn: work(conn, *args, **kwargs))
 
-        def transaction() -> T:
-            with self.writing() as connection:
-                return work(connection)
-
-        threads = self._probes if probes else self._threads
-        return await asyncio.get_running_loop().run_in_executor(threads, transaction)
+    async def write_probe(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` as `write` does, on the threads of the health probes."""
+        return await self._run(self._probes, self.writing, work)
 
     async def write_inline(
         self, decide: Callable[[Connection], T], keep: Callable[[Connection, T], None]
@@ -237,24 +238,33 @@ class Database:
             self._inline.close()
             self._inline = None
 
-    async def read(self, work: Callable[[Connection], T], *, probes: bool = False) -> T:
-        """Do `work`, which writes nothing, off the event loop; see `write`."""
+    async def read(
+        self, work: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work`, which writes nothing, with these arguments, off the event loop."""
+        return await self._run(self._threads, self.reading, lambda conn: work(conn, *args, **kwargs))
 
+    async def read_probe(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` as `read` does, on the threads of the health probes."""
+        return await self._run(self._probes, self.reading, work)
+
+    async def look_up(
+        self, work: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `work` as `read` does, on threads that run nothing long: a client is waiting."""
+        return await self._run(self._lookups, self.reading, lambda conn: work(conn, *args, **kwargs))
+
+    async def _run(
+        self,
+        threads: ThreadPoolExecutor,
+        begin: Callable[[], AbstractContextManager[Connection]],
+        work: Callable[[Connection], T],
+    ) -> T:
         def transaction() -> T:
-            with self.reading() as connection:
+            with begin() as connection:
                 return work(connection)
 
-        threads = self._probes if probes else self._threads
         return await asyncio.get_running_loop().run_in_executor(threads, transaction)
-
-    async def look_up(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` as `read` does, for somebody who waits: on threads that nothing long runs on."""
-
-        def transaction() -> T:
-            with self.reading() as connection:
-                return work(connection)
-
-        return await asyncio.get_running_loop().run_in_executor(self._lookups, transaction)
 
     async def is_leader(self, lock: Lock, *, for_seconds: float = 0.0) -> bool:
         """Say whether this process has held a lock for so long, at least.

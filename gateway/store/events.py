@@ -6,7 +6,6 @@ An event is written in the transaction that ends its ref update, and removed onc
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from functools import partial
 
 import sqlalchemy
 from sqlalchemy import delete, insert, select, update
@@ -84,15 +83,13 @@ class EventOutbox:
         """See `pending`; None while another process is the one that relays events."""
         if not await self._database.is_leader(Lock.EVENTS, for_seconds=TAKE_OVER_SECONDS):
             return None
-        return await self._database.read(partial(pending, limit=limit, without=without))
+        return await self._database.read(pending, limit=limit, without=without)
 
     async def record(
         self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
     ) -> None:
         """See `record`."""
-        await self._database.write(
-            partial(record, published=published, refused=refused, undeliverable=undeliverable)
-        )
+        await self._database.write(record, published=published, refused=refused, undeliverable=undeliverable)
 
     async def tell(self, outage: str | None) -> bool:
         """See `Outbox.tell`."""

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from functools import partial
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -493,14 +492,19 @@ class Outbox:
         """
         if not await self._database.is_leader(Lock.RELAY, for_seconds=TAKE_OVER_SECONDS):
             return None
-        return await self._database.read(partial(pending, limit=limit, without=without))
+        return await self._database.read(pending, limit=limit, without=without)
 
     async def record(
         self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
     ) -> None:
         """See `record`."""
-        told = partial(record, published=published, refused=refused, undeliverable=undeliverable)
-        await self._database.write(partial(told, now=datetime.now(UTC)))
+        await self._database.write(
+            record,
+            published=published,
+            refused=refused,
+            undeliverable=undeliverable,
+            now=datetime.now(UTC),
+        )
 
     async def tell(self, outage: str | None) -> bool:
         """Record why nothing is published, or that all is well; False where another process relays."""

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import sqlalchemy
@@ -362,9 +361,9 @@ class WorkQueue:
 
     async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
         """See `Claims.claim`. Looks first without waiting for the writers: mostly there is nothing."""
-        if await self._database.read(partial(self._claims.next, now=now)) is None:
+        if await self._database.read(self._claims.next, now=now) is None:
             return None
-        return await self._database.write(partial(self._claims.claim, owner=owner, now=now, until=until))
+        return await self._database.write(self._claims.claim, owner=owner, now=now, until=until)
 
     def note(self, url: str, *, answers: bool, now: datetime) -> None:
         """See `SilentHosts.note`."""
@@ -372,26 +371,27 @@ class WorkQueue:
 
     async def connection(self, connection: str) -> Connection:
         """See `connections.get`."""
-        return await self._database.read(partial(connections.get, connection_id=connection))
+        return await self._database.read(connections.get, connection_id=connection)
 
     async def pending(
         self, connection: str, *, limit: int, now: datetime | None = None, without: Collection[str] = ()
     ) -> list[PendingUpdate]:
         """See `pending`."""
-        asked = partial(pending, connection=connection, now=now, limit=limit, without=without)
-        return await self._database.read(asked)
+        return await self._database.read(
+            pending, connection=connection, now=now, limit=limit, without=without
+        )
 
     async def attempts(self, connection: str) -> int:
         """See `attempts`."""
-        return await self._database.read(partial(attempts, connection=connection))
+        return await self._database.read(attempts, connection=connection)
 
     async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
         """See `tell`."""
-        await self._database.write(partial(tell, updates=updates, reason=reason))
+        await self._database.write(tell, updates=updates, reason=reason)
 
     async def renew(self, connection: str, *, owner: str, until: datetime) -> None:
         """See `renew`."""
-        await self._database.write(partial(renew, connection=connection, owner=owner, until=until))
+        await self._database.write(renew, connection=connection, owner=owner, until=until)
 
     async def settle(
         self,
@@ -403,16 +403,22 @@ class WorkQueue:
         postponed: Sequence[Postponement] = (),
     ) -> None:
         """See `settle`."""
-        call = partial(settle, connection=connection, settlements=settlements)
-        await self._database.write(partial(call, owner=owner, now=now, postponed=postponed))
+        await self._database.write(
+            settle,
+            connection=connection,
+            settlements=settlements,
+            owner=owner,
+            now=now,
+            postponed=postponed,
+        )
 
     async def release(self, connection: str, *, owner: str, now: datetime) -> None:
         """See `release`."""
-        await self._database.write(partial(release, connection=connection, owner=owner, now=now))
+        await self._database.write(release, connection=connection, owner=owner, now=now)
 
     async def hand_back(self, connection: str, *, owner: str, now: datetime) -> None:
         """See `hand_back`."""
-        await self._database.write(partial(hand_back, connection=connection, owner=owner, now=now))
+        await self._database.write(hand_back, connection=connection, owner=owner, now=now)
 
     async def postpone(
         self,
@@ -424,5 +430,6 @@ class WorkQueue:
         reason: str,
     ) -> None:
         """See `postpone`."""
-        call = partial(postpone, connection=connection, updates=updates)
-        await self._database.write(partial(call, owner=owner, due_at=due_at, reason=reason))
+        await self._database.write(
+            postpone, connection=connection, updates=updates, owner=owner, due_at=due_at, reason=reason
+        )

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 
@@ -30,15 +29,13 @@ class Heartbeat:
             while True:
                 # The database logs an outage once for all tasks.
                 with contextlib.suppress(StoreUnavailable):
-                    await self.database.write(
-                        partial(claims.beat, process=self.process, now=datetime.now(UTC))
-                    )
+                    await self.database.write(claims.beat, process=self.process, now=datetime.now(UTC))
                 await asyncio.sleep(_INTERVAL.total_seconds())
         finally:
             await self._leave()
 
     async def _leave(self) -> None:
         try:
-            await self.database.write(partial(claims.leave, process=self.process))
+            await self.database.write(claims.leave, process=self.process)
         except StoreUnavailable as error:
             log.warning("the heartbeat is left to expire", reason=str(error))

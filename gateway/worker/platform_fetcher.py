@@ -63,7 +63,7 @@ class PlatformFetcher:
 
     async def _claim(self) -> PlatformFetch | None:
         now = _now()
-        if not await self.database.read(partial(platforms.is_due, now=now)):
+        if not await self.database.read(platforms.is_due, now=now):
             return None
         claim = partial(platforms.claim, keyring=self.keyring, now=now, until=now + _LEASE)
         return await self.database.write(claim)
@@ -85,7 +85,7 @@ class PlatformFetcher:
         else:
             log.info("platform fetched", connection=fetch.connection, commits=commits)
             record = partial(platforms.record, reason=None, next_at=None)
-        await self.database.write(partial(record, fetch=fetch, now=_now()))
+        await self.database.write(record, fetch=fetch, now=_now())
 
 
 def _request_fetch(fetch: PlatformFetch) -> int:

@@ -87,7 +87,7 @@ class Reconciler:
             timedelta(seconds=_MAX_DELAY * 1.5),
             timedelta(seconds=self.every * reconciliations.MAX_INTERVAL_FACTOR * 1.1),
         )
-        if not await self.database.read(partial(reconciliations.is_due, now=now, longest=longest)):
+        if not await self.database.read(reconciliations.is_due, now=now, longest=longest):
             return None
         claim = partial(
             reconciliations.claim, now=now, until=now + _LEASE, longest=longest, per_host=self.per_host
@@ -96,9 +96,7 @@ class Reconciler:
 
     async def _reconcile(self, reconciliation: Reconciliation) -> None:
         try:
-            connection = await self.database.read(
-                partial(connections.get, connection_id=reconciliation.connection)
-            )
+            connection = await self.database.read(connections.get, connection_id=reconciliation.connection)
             receipt = await self._compare(connection, reconciliation)
         except NotFound:
             return  # the connection was deleted meanwhile
@@ -106,7 +104,7 @@ class Reconciler:
             # If another error left this block, the cancellation would be lost, and the loop would never end.
             with suppress(StoreUnavailable):
                 await self.database.write(
-                    partial(reconciliations.give_back, reconciliation=reconciliation, now=self.clock())
+                    reconciliations.give_back, reconciliation=reconciliation, now=self.clock()
                 )
             raise
         except FetchError as error:
@@ -134,11 +132,11 @@ class Reconciler:
             reason=reason,
         )
         await self.database.write(
-            partial(reconciliations.fail, reconciliation=reconciliation, reason=reason, next_at=next_at)
+            reconciliations.fail, reconciliation=reconciliation, reason=reason, next_at=next_at
         )
 
     async def _compare(self, connection: Connection, reconciliation: Reconciliation) -> Receipt | None:
-        known = await self.database.read(partial(reconciliations.known_refs, connection=connection.id))
+        known = await self.database.read(reconciliations.known_refs, connection=connection.id)
         remote = await self.remotes.refs(connection)
         if not remote and any(known.values()):
             raise FetchError(

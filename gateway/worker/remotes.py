@@ -1,7 +1,6 @@
 """The remotes of connections, with their credentials."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import RemoteUnavailable, SettingError
@@ -25,7 +24,7 @@ class Remotes:
         """Return a connection's remote with its credentials. Raises `RemoteUnavailable`."""
         try:
             stored = await self.database.read(
-                partial(connections.credentials, keyring=self.keyring, connection_id=connection.id)
+                connections.credentials, keyring=self.keyring, connection_id=connection.id
             )
         except SettingError as error:
             raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error

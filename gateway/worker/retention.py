@@ -3,7 +3,6 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 
 import structlog
 
@@ -29,7 +28,7 @@ class Retention:
             return
         before, after, deleted = now - self.keep, "", 0
         while True:
-            batch = await self.database.write(partial(retention.forget, before=before, after=after))
+            batch = await self.database.write(retention.forget, before=before, after=after)
             if batch is None:
                 break
             after = batch.last

@@ -4,10 +4,9 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
-import sqlalchemy
 import structlog
 from sqlalchemy import update
 
@@ -28,10 +27,10 @@ class CountingDatabase(Database):
 
     looks = 0
 
-    async def look_up(self, work: Callable[[sqlalchemy.Connection], T]) -> T:
+    async def look_up(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Count, and look it up."""
         self.looks += 1
-        return await super().look_up(work)
+        return await super().look_up(work, *args, **kwargs)
 
 
 class Clock:

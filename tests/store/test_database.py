@@ -359,14 +359,14 @@ def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
             for _ in range(8):
                 tasks.create_task(embedded.read(wait))
             await asyncio.sleep(0)
-            assert await embedded.read(names, probes=True) == []
-            assert await embedded.write(names, probes=True) == []
+            assert await embedded.read_probe(names) == []
+            assert await embedded.write_probe(names) == []
             assert await embedded.look_up(names) == []
             release.set()
         release.clear()
         async with asyncio.timeout(SECONDS / 2), asyncio.TaskGroup() as tasks:
             for _ in range(4):
-                tasks.create_task(embedded.read(wait, probes=True))
+                tasks.create_task(embedded.read_probe(wait))
             await asyncio.sleep(0)
             assert await embedded.read(names) == []
             assert await embedded.write(names) == []
@@ -374,10 +374,10 @@ def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
         release.clear()
         async with asyncio.timeout(SECONDS / 2), asyncio.TaskGroup() as tasks:
             # Long counts for the metrics, and one look-up that hangs.
-            tasks.create_task(embedded.read(wait, probes=True))
+            tasks.create_task(embedded.read_probe(wait))
             tasks.create_task(embedded.look_up(wait))
             await asyncio.sleep(0)
-            assert await embedded.read(names, probes=True) == []
+            assert await embedded.read_probe(names) == []
             assert await embedded.look_up(names) == []
             release.set()
 
@@ -397,7 +397,7 @@ def test_what_is_under_way_ends_before_the_database_is_closed(embedded: Database
 
     ways: dict[str, Callable[[], Awaitable[None]]] = {
         "read": partial(embedded.read, work),
-        "probe": partial(embedded.read, work, probes=True),
+        "probe": partial(embedded.read_probe, work),
         "look_up": partial(embedded.look_up, work),
         "write_inline": partial(embedded.write_inline, work, lambda _transaction, _nothing: None),
     }

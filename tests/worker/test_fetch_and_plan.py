@@ -320,7 +320,7 @@ def test_credentials_that_cannot_be_opened_are_a_reason() -> None:
     """Such as with another secret key: it is tried again, and says why."""
 
     class Closed:
-        async def read(self, _work: object) -> bytes:
+        async def read(self, _work: object, **_arguments: object) -> bytes:
             raise SettingError("the secret key is another one")
 
     anything: Any = Closed()

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import sqlalchemy
 from structlog.testing import capture_logs
 
 from gateway.errors import RemoteUnavailable, StoreUnavailable
@@ -221,10 +220,10 @@ def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Ga
     class Away(Database):
         """Cannot be written any more once the look has begun."""
 
-        async def write(self, work: Callable[[sqlalchemy.Connection], T], *, probes: bool = False) -> T:
+        async def write(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
             if began.is_set():
                 raise StoreUnavailable("the database does not answer")
-            return await super().write(work, probes=probes)
+            return await super().write(work, *args, **kwargs)
 
     async def begin_and_end(database: Database) -> None:
         reconciler = dataclasses.replace(gateway.reconciler(), database=database)
@@ -468,10 +467,10 @@ def test_a_failure_at_the_store_ends_no_reconciler(
     errors = [error]
 
     class Failing(Database):
-        async def read(self, work: Callable[[sqlalchemy.Connection], T], *, probes: bool = False) -> T:
+        async def read(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
             if errors:
                 raise errors.pop()
-            return await super().read(work, probes=probes)
+            return await super().read(work, *args, **kwargs)
 
     async def run(database: Database) -> None:
         ended = asyncio.Event()

@@ -1,14 +1,11 @@
 """A request's body, read from the stream under a cap on its size, its time, and what all bodies hold."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from gateway.errors import PushgateError
+from starlette.types import Message, Receive, Scope
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from gateway.errors import PushgateError
 
 # Providers give up after 10 to 30 seconds themselves.
 _BODY_TIMEOUT = 30.0
@@ -111,7 +108,7 @@ class BodyReader:
         return TooLarge(f"the body is larger than {self._limit} bytes")
 
 
-def _chunk(message: MutableMapping[str, Any]) -> bytes:
+def _chunk(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
         raise Disconnected("the client went away before its body was complete")
     chunk: bytes = message.get("body", b"")

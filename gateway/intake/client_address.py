@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from gateway.intake.body import Scope
+from starlette.types import Scope
 
 # Some proxies add the port: 192.0.2.1:4711, [2001:db8::1]:4711
 _WITH_PORT = re.compile(r"(?P<v4>[0-9.]+):\d+|\[(?P<v6>[^\]]+)\](:\d+)?")

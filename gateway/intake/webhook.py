@@ -10,18 +10,10 @@ from datetime import UTC, datetime
 
 import structlog
 from pydantic_core import to_json
+from starlette.types import Receive, Scope, Send
 
 from gateway.errors import NotFound, SettingError, StoreUnavailable
-from gateway.intake.body import (
-    BodyReader,
-    Disconnected,
-    Receive,
-    Scope,
-    Send,
-    TooLarge,
-    TooMuch,
-    TooSlow,
-)
+from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 from gateway.intake.client_address import client_address
 from gateway.intake.connection_cache import CachedConnection, ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter

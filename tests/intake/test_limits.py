@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 import uvicorn
+from starlette.types import Receive, Scope, Send
 
-from gateway.intake.body import Receive, Scope, Send
 from gateway.server.http_limits import ClientLimits, LimitedHttp, limited
 from testing.service import Service, wait_for
 from tests.intake import attacks

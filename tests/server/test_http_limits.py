@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import structlog
 import uvicorn
+from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from gateway.intake.body import Receive, Scope, Send
 from gateway.metrics import REGISTRY
 from gateway.server.http_limits import ClientLimits, allow_open_files, limited
 

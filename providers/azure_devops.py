@@ -12,7 +12,14 @@ from datetime import datetime
 from typing_extensions import TypedDict
 
 from providers import signatures
-from providers.model import Event, PullRequestAction, Repository, RepositoryChange, VerifiedRequest
+from providers.model import (
+    Event,
+    PullRequestAction,
+    Repository,
+    RepositoryChange,
+    SetupGuide,
+    VerifiedRequest,
+)
 from providers.normalize import actor, pull_request, pushed, ref_update, repository
 from providers.payload import CommitId, Id, Items, Lenient, Payload, Text, nested, read
 
@@ -20,6 +27,20 @@ HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activity
 ID_HEADERS: tuple[str, ...] = ()
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False
+COMMIT_PAGE: str | None = "commit"
+AUTH_OPTIONS = frozenset({"user", "header", "value"})
+HAS_SIGNING_SECRETS = False
+TOKEN_USERS: Mapping[str, str] = {"": "token"}
+# https://learn.microsoft.com/en-us/azure/devops/repos/git/use-ssh-keys-to-authenticate
+RSA_KEYS_ONLY = True
+SETUP = SetupGuide(
+    place="Project settings → Service hooks → + → Web Hooks, “Code pushed”: the repository, the webhook URL",
+    credential="The secret is the password of the Basic authentication; “Resource details to send” is All.",
+    events="Code pushed. For pull requests, add one subscription each for created, updated and merge"
+    " attempted.",
+    limitation="after a 401 or 404, Azure DevOps puts the subscription on probation and drops events: check"
+    " the subscription's status.",
+)
 
 _HEADS = "refs/heads/"
 # What the "Test" button sends is about the sample project Fabrikam, for no subscription or for this project.

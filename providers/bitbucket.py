@@ -11,7 +11,15 @@ from typing_extensions import TypedDict
 
 from providers import signatures
 from providers.errors import Malformed
-from providers.model import Event, PullRequestAction, RefUpdate, Repository, RepositoryChange, VerifiedRequest
+from providers.model import (
+    Event,
+    PullRequestAction,
+    RefUpdate,
+    Repository,
+    RepositoryChange,
+    SetupGuide,
+    VerifiedRequest,
+)
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update, repository
 from providers.payload import CommitId, Id, Items, Lenient, Payload, Text, nested, read
 
@@ -29,6 +37,19 @@ HEADERS = frozenset(
 ID_HEADERS: tuple[str, ...] = ("x-request-uuid",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
+COMMIT_PAGE: str | None = "commits"
+AUTH_OPTIONS: frozenset[str] = frozenset()
+HAS_SIGNING_SECRETS = False
+# https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/
+# https://support.atlassian.com/bitbucket-cloud/docs/using-access-tokens/
+TOKEN_USERS: Mapping[str, str] = {"ATATT": "x-bitbucket-api-token-auth", "": "x-token-auth"}
+RSA_KEYS_ONLY = False
+SETUP = SetupGuide(
+    place="Repository settings → Webhooks → Add webhook: the webhook URL",
+    credential="The secret goes into “Secret”.",
+    events="Repository push. For pull requests also Created, Updated, Merged and Declined.",
+    limitation="Bitbucket drops payloads over 256 KB without an error; reconciliation recovers their pushes.",
+)
 
 _PREFIXES: Mapping[str, str] = {"branch": "refs/heads/", "tag": "refs/tags/"}
 _ACTIONS: Mapping[str, PullRequestAction] = {

@@ -15,6 +15,7 @@ from providers.model import (
     Repository,
     RepositoryAction,
     RepositoryChange,
+    SetupGuide,
     VerifiedRequest,
 )
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_updates, repository
@@ -24,6 +25,18 @@ HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"
 ID_HEADERS: tuple[str, ...] = ("x-request-id",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
+COMMIT_PAGE: str | None = "commits"
+AUTH_OPTIONS: frozenset[str] = frozenset()
+HAS_SIGNING_SECRETS = False
+TOKEN_USERS: Mapping[str, str] = {"": "token"}
+RSA_KEYS_ONLY = False
+SETUP = SetupGuide(
+    place="Repository settings → Webhooks → Create webhook: the webhook URL",
+    credential="The secret goes into “Secret”; set the authentication to None.",
+    events="Repository: Push. For pull requests also Opened, Source branch updated, Merged, Declined and"
+    " Deleted.",
+    limitation="“Test connection” is not signed: it checks the URL, not the secret. Push to test both.",
+)
 
 _PING = "diagnostics:ping"
 _MODIFIED = "repo:modified"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from providers import signatures
-from providers.model import Event, VerifiedRequest
+from providers.model import Event, SetupGuide, VerifiedRequest
 from providers.normalize import actor, pushed, ref_updates
 from providers.payload import Items, Lenient, Move, Payload, Text, nested, read
 
@@ -17,6 +17,18 @@ HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timest
 ID_HEADERS: tuple[str, ...] = ("webhook-id",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
+COMMIT_PAGE: str | None = None
+AUTH_OPTIONS: frozenset[str] = frozenset()
+HAS_SIGNING_SECRETS = True
+TOKEN_USERS: Mapping[str, str] = {"": "token"}
+RSA_KEYS_ONLY = False
+SETUP = SetupGuide(
+    place="On the git server: pushgate hook-script --url URL --secret-file FILE >"
+    " REPOSITORY/hooks/post-receive",
+    credential="The secret goes into that FILE on the git server, mode 0600; make the hook executable.",
+    events="every push reports all its refs.",
+    limitation="the hook needs curl and openssl; reconciliation recovers the pushes that it cannot report.",
+)
 
 
 class _Push(Payload):

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.model import Event, VerifiedRequest
+from providers.model import Event, SetupGuide, VerifiedRequest
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update
 from providers.payload import CommitId, Commits, Count, Id, Lenient, Payload, Text, ids, nested, read
 
@@ -28,6 +28,18 @@ HEADERS = frozenset(
 ID_HEADERS: tuple[str, ...] = ("x-gitea-delivery", "x-forgejo-delivery")
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
+COMMIT_PAGE: str | None = "commit"
+AUTH_OPTIONS: frozenset[str] = frozenset()
+HAS_SIGNING_SECRETS = False
+TOKEN_USERS: Mapping[str, str] = {"": "token"}
+RSA_KEYS_ONLY = False
+SETUP = SetupGuide(
+    place="Settings → Webhooks → Add webhook → Gitea or Forgejo: the webhook URL, content type"
+    " application/json",
+    credential="The secret goes into “Secret”.",
+    events="Push and Delete. For pull requests also Pull request and Pull request synchronized.",
+    limitation="a failed delivery is not retried; reconciliation recovers its push.",
+)
 
 
 class _Push(Payload):

@@ -9,7 +9,14 @@ from datetime import datetime
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described
-from providers.model import Event, PullRequestAction, RepositoryAction, RepositoryChange, VerifiedRequest
+from providers.model import (
+    Event,
+    PullRequestAction,
+    RepositoryAction,
+    RepositoryChange,
+    SetupGuide,
+    VerifiedRequest,
+)
 from providers.normalize import actor, is_from_fork, merge_group, pull_request, pushed, ref_update
 from providers.payload import CommitId, Commits, Id, Lenient, Payload, Text, ids, is_form, nested, read
 
@@ -27,6 +34,18 @@ HEADERS = frozenset(
 ID_HEADERS: tuple[str, ...] = ("x-github-delivery",)
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
+COMMIT_PAGE: str | None = "commit"
+AUTH_OPTIONS: frozenset[str] = frozenset()
+HAS_SIGNING_SECRETS = False
+TOKEN_USERS: Mapping[str, str] = {"": "x-access-token"}
+RSA_KEYS_ONLY = False
+SETUP = SetupGuide(
+    place="Settings → Webhooks → Add webhook: the webhook URL, content type application/json",
+    credential="The secret goes into “Secret”.",
+    events="Pushes. For pull requests also Pull requests, for a merge queue Merge groups, for renames"
+    " Repositories.",
+    limitation="a push of more than 3 tags or 5,000 branches sends no webhook; reconciliation recovers it.",
+)
 
 # A push lists at most this many commits and does not say how many there are:
 # https://docs.github.com/en/webhooks/webhook-events-and-payloads#push

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from providers import model, normalize, signatures
-from providers.model import Event, VerifiedRequest
+from providers.model import Event, SetupGuide, VerifiedRequest
 from providers.payload import (
     CommitId,
     Commits,
@@ -41,6 +41,20 @@ HEADERS = frozenset(
 ID_HEADERS: tuple[str, ...] = ("webhook-id", "idempotency-key")
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False  # a signing token signs it, but the plain token does not
+COMMIT_PAGE: str | None = "-/commit"
+AUTH_OPTIONS = frozenset({"token", "signing_token"})
+# https://docs.gitlab.com/user/project/integrations/webhooks/#signing-tokens
+HAS_SIGNING_SECRETS = True
+TOKEN_USERS: Mapping[str, str] = {"": "oauth2"}
+RSA_KEYS_ONLY = False
+SETUP = SetupGuide(
+    place="Settings → Webhooks → Add new webhook: the webhook URL",
+    credential="A secret that begins with whsec_ goes into “Signing token”, any other into “Secret token”."
+    " Before GitLab 19.0 there is only the latter: connect with --secret and a secret of your own.",
+    events="Push events and Tag push events. For merge requests also Merge request events.",
+    limitation="a push of more than 3 refs sends no webhook; reconciliation recovers it. After four failures"
+    " GitLab disables the webhook.",
+)
 
 _CHANGES: Mapping[str, model.RepositoryAction] = {
     "project_rename": "renamed",

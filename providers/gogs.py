@@ -8,7 +8,7 @@ from datetime import datetime
 
 from providers import signatures
 from providers.github_like import AnyEvent, HubRepository, described, pull_request_action, verify_document
-from providers.model import Event, RefUpdate, VerifiedRequest
+from providers.model import Event, RefUpdate, SetupGuide, VerifiedRequest
 from providers.normalize import actor, is_from_fork, pull_request, pushed, ref_update
 from providers.payload import CommitId, Commits, Id, Lenient, Payload, Text, ids, nested, read
 
@@ -16,6 +16,17 @@ HEADERS = frozenset({"content-type", "user-agent", "x-gogs-delivery", "x-gogs-ev
 ID_HEADERS: tuple[str, ...] = ("x-gogs-delivery",)
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
+COMMIT_PAGE: str | None = "commit"
+AUTH_OPTIONS: frozenset[str] = frozenset()
+HAS_SIGNING_SECRETS = False
+TOKEN_USERS: Mapping[str, str] = {"": "token"}
+RSA_KEYS_ONLY = False
+SETUP = SetupGuide(
+    place="Settings → Webhooks → Add a new webhook → Gogs: the webhook URL, content type application/json",
+    credential="The secret goes into “Secret”.",
+    events="Let me choose: Create, Delete and Push. For pull requests also Pull request.",
+    limitation="Gogs reports tags by Create and Delete only, so select all three events.",
+)
 
 _PREFIXES: Mapping[str, str] = {"branch": "refs/heads/", "tag": "refs/tags/"}
 

@@ -136,8 +136,32 @@ class Event:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetupGuide:
+    """How to set up the webhook at the provider: the short form of docs/providers/.
+
+    `place` is the page with the settings, `credential` where the secret goes, `events` the events to select,
+    and `limitation` the limit of the provider that users meet first.
+    """
+
+    place: str
+    credential: str
+    events: str
+    limitation: str
+
+    def lines(self) -> list[str]:
+        """Return the steps, for a terminal."""
+        return [
+            f"1. {self.place}.",
+            f"2. {self.credential}",
+            f"3. Events: {self.events}",
+            "4. Push a commit, then check that it arrives: pushgate deliveries",
+            f"Limitation: {self.limitation}",
+        ]
+
+
 class Provider(Protocol):
-    """What a provider's module offers. Every function is pure."""
+    """The facts and functions that each provider's module declares. Every function is pure."""
 
     HEADERS: frozenset[str]
     """The lower-case names of the headers that may be kept with a delivery; none ever carries a secret."""
@@ -152,6 +176,24 @@ class Provider(Protocol):
     BODY_IS_SIGNED: bool
     """Whether a proven sender proves the body too. Where it doesn't, whoever sees one request can send any
     other, so refs are compared with the remote's before anything is executed."""
+
+    COMMIT_PAGE: str | None
+    """The path of a commit's page below the repository's page, without the id; None where it has no page."""
+
+    AUTH_OPTIONS: frozenset[str]
+    """The options that a connection's `auth` may hold; empty where the scheme needs only the secret."""
+
+    HAS_SIGNING_SECRETS: bool
+    """Whether a secret that begins with `whsec_` is a base64 key of the Standard Webhooks scheme."""
+
+    TOKEN_USERS: Mapping[str, str]
+    """The user name to send with an access token, by the token's prefix; the empty prefix fits any token."""
+
+    RSA_KEYS_ONLY: bool
+    """Whether the provider accepts only RSA keys as deploy keys."""
+
+    SETUP: SetupGuide
+    """How to set up the webhook; `pushgate connect` prints it."""
 
     def verify(
         self,

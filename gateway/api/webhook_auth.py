@@ -6,17 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gateway.errors import Invalid
+from providers import PROVIDERS
 from providers.signatures import MIN_SECRET_BYTES, SIGNING_PREFIX, is_weak, signing_key
-
-# What `auth` may hold, and which of it is secret.
-_OPTIONS: Mapping[str, frozenset[str]] = {
-    "azure-devops": frozenset({"user", "header", "value"}),
-    "gitlab": frozenset({"token", "signing_token"}),
-}
-
-
-# Those that take a secret which begins with whsec_ for the key of a Standard Webhooks signature.
-_SIGN_WITH_A_KEY = frozenset({"generic", "gitlab"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,27 +19,28 @@ class Scheme:
 
 
 def new_secret(provider: str, *, newest: bytes | None = None) -> str:
-    """Return a fresh webhook secret in the provider's form; one of the same kind as the `newest` of before.
+    """Return a fresh webhook secret in the provider's form, of the kind of the `newest` secret before it.
 
-    A plain token of GitLab's stays one: beside a signing token it would no longer be enough, and the rotation
-    would refuse deliveries until the provider has the new secret.
+    A provider with plain tokens and signing tokens, such as GitLab, gets another plain token after a plain
+    token: beside a signing token, a plain token no longer suffices, and every delivery would be refused until
+    the provider has the new secret.
     """
-    was_plain = newest is not None and not newest.startswith(SIGNING_PREFIX)
-    if provider in _SIGN_WITH_A_KEY and not (provider == "gitlab" and was_plain):
+    facts = PROVIDERS[provider]
+    is_plain = newest is not None and not newest.startswith(SIGNING_PREFIX)
+    if facts.HAS_SIGNING_SECRETS and not (is_plain and "signing_token" in facts.AUTH_OPTIONS):
         # https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
-        # https://docs.gitlab.com/user/project/integrations/webhooks/#signing-tokens
         return SIGNING_PREFIX.decode() + base64.b64encode(secrets.token_bytes(32)).decode()
     return secrets.token_hex(32)
 
 
 def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> Scheme:
     """Return the scheme of a new connection; without any secret, one is made. Raises `Invalid`."""
-    unknown = set(auth) - _OPTIONS.get(provider, frozenset())
+    unknown = set(auth) - PROVIDERS[provider].AUTH_OPTIONS
     if unknown:
         raise Invalid(f"auth: {provider} has no option {', '.join(sorted(unknown))}")
     if not all(auth.values()):
         raise Invalid("auth: an option without a value proves nothing")
-    if provider == "gitlab" and auth:
+    if "token" in auth or "signing_token" in auth:
         if secret is not None:
             raise Invalid("auth: give either `secret`, or `auth` with token and signing_token")
         if "signing_token" in auth and not auth["signing_token"].startswith("whsec_"):
@@ -69,7 +61,7 @@ def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> S
 
 def check_secret(provider: str, secret: str) -> None:
     """Refuse a secret that can be guessed, or proves nothing. Raises `Invalid`, without the secret."""
-    if provider in _SIGN_WITH_A_KEY and signing_key(secret.encode()) is None:
+    if PROVIDERS[provider].HAS_SIGNING_SECRETS and signing_key(secret.encode()) is None:
         raise Invalid("a secret that begins with whsec_ goes on in base64, as its provider shows it")
     if is_weak(secret.encode()):
         raise Invalid(

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import typer
 
 from gateway.cli.api_client import ApiError, Client, part
-from gateway.cli.options import AsJson, Data, client_of, connection_id
+from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id
 from gateway.cli.output import (
     DELIVERY_COLUMNS,
     change_line,
@@ -24,7 +24,6 @@ from gateway.cli.output import (
     print_json,
     print_list,
 )
-from gateway.cli.setup_guides import GUIDES
 
 app = typer.Typer()
 
@@ -36,7 +35,7 @@ _MAX_LOOK_SECONDS = 900.0
 @app.command()
 def connect(
     url: Annotated[str, typer.Argument(help="The repository's clone URL.")],
-    provider: Annotated[str, typer.Option(help=f"One of: {', '.join(GUIDES)}.")],
+    provider: Annotated[str, typer.Option(help=f"One of: {', '.join(PROVIDER_NAMES)}.")],
     project: Annotated[str, typer.Option(help="The platform's project.")],
     name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
     trigger: Annotated[
@@ -131,8 +130,10 @@ def connect(
     if made["deploy_key"] is not None:
         out.print("\nDeploy key, to be added to the repository (read access is enough):")
         out.print(escape(made["deploy_key"]), soft_wrap=True)
+    from providers import PROVIDERS  # noqa: PLC0415 - the other commands start without them
+
     out.print("\nNext:")
-    for line in GUIDES[provider].lines():
+    for line in PROVIDERS[provider].SETUP.lines():
         out.print(f"  {line}", soft_wrap=True)
 
 

@@ -8,6 +8,19 @@ import typer
 
 from gateway.cli.api_client import ApiError, Client
 
+# As in providers.PROVIDERS, which takes half a second to import.
+PROVIDER_NAMES = (
+    "github",
+    "gitlab",
+    "bitbucket",
+    "bitbucket-server",
+    "azure-devops",
+    "gitea",
+    "forgejo",
+    "gogs",
+    "generic",
+)
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print what the API answers, for machines.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The data folder.", show_default=False)]
 File = Annotated[

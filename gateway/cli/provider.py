@@ -10,9 +10,8 @@ from typing import Annotated
 import typer
 
 from gateway.cli.api_client import ApiError, post_webhook
-from gateway.cli.options import AsJson
+from gateway.cli.options import PROVIDER_NAMES, AsJson
 from gateway.cli.output import coloured, escape, out, print_json
-from gateway.cli.setup_guides import GUIDES
 
 app = typer.Typer()
 
@@ -23,7 +22,7 @@ def send(
     payload: Annotated[
         typer.FileBinaryRead, typer.Argument(help="The payload: a file, or - for standard input.")
     ],
-    provider: Annotated[str, typer.Option(help=f"Whom to play: {', '.join(GUIDES)}.")],
+    provider: Annotated[str, typer.Option(help=f"The provider to send as: {', '.join(PROVIDER_NAMES)}.")],
     secret: Annotated[str, typer.Option(help="The connection's secret.", envvar="WEBHOOK_SECRET")],
     event: Annotated[str, typer.Option(help="The provider's name of the event.")] = "push",
     delivery: Annotated[str | None, typer.Option(help="The delivery's id, if not a new one.")] = None,

@@ -30,20 +30,13 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.errors import Invalid
+from providers import PROVIDERS
 
-# https://learn.microsoft.com/en-us/azure/devops/repos/git/use-ssh-keys-to-authenticate
-_ONLY_RSA = frozenset({"azure-devops"})
 _RSA_BITS = 4096
 _SHORTEST_RSA = 2048
 _BLOCK = re.compile(r"-----BEGIN (?P<kind>[A-Z0-9 ]+)-----(?P<body>.*?)-----END (?P=kind)-----", re.DOTALL)
 _ENCRYPTED = re.compile(r"ENCRYPTED")
 _BASE64_WIDTH = 64
-# What providers take as the user name where the password is a token; most take any.
-_TOKEN_USERS = {"bitbucket": "x-token-auth", "github": "x-access-token", "gitlab": "oauth2"}
-# At Bitbucket that depends on how the token begins:
-# https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/
-# https://support.atlassian.com/bitbucket-cloud/docs/using-access-tokens/
-_BITBUCKET_USERS = {"ATATT": "x-bitbucket-api-token-auth"}
 # By which a token is known that was written where a user name goes.
 # https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/
 # https://docs.gitlab.com/security/tokens/#token-prefixes
@@ -97,7 +90,7 @@ class Remote:
 
 def make_deploy_key(provider: str, *, comment: str) -> SshKey:
     """Make a fresh deploy key: Ed25519, or RSA of 4,096 bits where the provider takes nothing else."""
-    if provider in _ONLY_RSA:
+    if PROVIDERS[provider].RSA_KEYS_ONLY:
         return _key(generate_private_key(public_exponent=65537, key_size=_RSA_BITS), comment)
     return _key(Ed25519PrivateKey.generate(), comment)
 
@@ -128,8 +121,8 @@ def read_private_key(pasted: str, provider: str, *, comment: str) -> SshKey:
         )
     if isinstance(key, RSAPrivateKey) and key.key_size < _SHORTEST_RSA:
         raise Invalid(f"private_key: an RSA key of {key.key_size} bits is too weak; take {_RSA_BITS}")
-    if provider in _ONLY_RSA and not isinstance(key, RSAPrivateKey):
-        raise Invalid("private_key: Azure DevOps takes only RSA keys: ssh-keygen -t rsa -b 4096")
+    if PROVIDERS[provider].RSA_KEYS_ONLY and not isinstance(key, RSAPrivateKey):
+        raise Invalid(f"private_key: {provider} accepts only RSA keys: ssh-keygen -t rsa -b 4096")
     return _key(key, comment)
 
 
@@ -204,9 +197,8 @@ def make_login(user: str | None, password: str, provider: str) -> Login:
 
 
 def _token_user(password: str, provider: str) -> str:
-    if provider == "bitbucket" and (user := _BITBUCKET_USERS.get(password[:5])):
-        return user
-    return _TOKEN_USERS.get(provider, "token")
+    users = PROVIDERS[provider].TOKEN_USERS
+    return users[max((prefix for prefix in users if password.startswith(prefix)), key=len)]
 
 
 def _is_token(user: str) -> bool:

@@ -29,6 +29,7 @@ from gateway.plan.pipeline import resolve_pipeline
 from gateway.plan.step import resolve_step
 from gateway.plan.task import resolve_task
 from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, TriggerMatch, branch_of, match
+from providers import PROVIDERS
 from providers.model import Action, RefKind, merge_queue_base
 
 # All requests of a ref update are made, and kept, at once: connections have up to a hundred triggers.
@@ -36,18 +37,6 @@ _MAX_PLAN_BYTES = 4 * MAX_REQUEST_BYTES
 # Names in a valohai.yaml may be of any length, and reasons are shown in lists and sent as events.
 _MAX_FAILURE_LENGTH = 1000
 _MAX_REASON_LENGTH = 4000
-
-# Where a provider shows a commit, behind the repository's own page.
-_COMMIT_PAGES: Mapping[str, str] = {
-    "github": "commit",
-    "gitlab": "-/commit",
-    "bitbucket": "commits",
-    "bitbucket-server": "commits",
-    "azure-devops": "commit",
-    "gitea": "commit",
-    "forgejo": "commit",
-    "gogs": "commit",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,7 +312,7 @@ def _not_there(kind: str, name: str | None, known: Iterable[str], path: str) -> 
 
 def _commit_url(provider: str, web_url: str | None, commit: str) -> str | None:
     # What a payload calls a web address may be no such thing, and people click on it.
-    page = _COMMIT_PAGES.get(provider)
+    page = PROVIDERS[provider].COMMIT_PAGE
     if page is None or web_url is None or not web_url.startswith(("https://", "http://")):
         return None
     # Bitbucket Data Center's page of a repository ends in /browse, and a commit's does not go through it.

@@ -434,7 +434,7 @@ def test_connect_says_what_to_do_at_the_provider(service: Service, provider: str
     assert done.returncode == 0
     told = done.stdout[done.stdout.index("Next:") :].splitlines()
     assert [line.strip()[:2] for line in told[1:5]] == ["1.", "2.", "3.", "4."]
-    assert told[5].strip().startswith("Mind: ")
+    assert told[5].strip().startswith("Limitation: ")
 
 
 def test_two_gateways_on_one_data_folder_are_refused(service: Service, project: Project) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, get_args
 
 import pytest
@@ -22,6 +23,7 @@ from providers.model import (
     PullRequestAction,
     Repository,
     RepositoryChange,
+    SetupGuide,
     VerifiedRequest,
 )
 from providers.signatures import hmac_hex
@@ -122,16 +124,22 @@ def test_an_id_is_learned_only_beside_a_name_that_fits(repository: Any, taught: 
     assert [update.ref for update in arrival.updates] == ["refs/heads/main"]
 
 
-class Says:
-    """A provider whose deliveries all say the same."""
+class FakeProvider:
+    """A provider whose deliveries all hold the same event."""
 
+    COMMIT_PAGE: str | None = None
+    AUTH_OPTIONS: frozenset[str] = frozenset()
+    HAS_SIGNING_SECRETS = False
+    TOKEN_USERS: Mapping[str, str] = MappingProxyType({"": "token"})
+    RSA_KEYS_ONLY = False
+    SETUP = SetupGuide(place="", credential="", events="", limitation="")
     HEADERS = frozenset({"x-kept"})
     ID_HEADERS: tuple[str, ...] = ()
     MEDIA_TYPES = frozenset({"application/json", "text/json"})
     BODY_IS_SIGNED = True
 
     def __init__(self, event: Event | Exception) -> None:
-        """Take what they say, or what is wrong with them."""
+        """Let every delivery hold this event, or raise this error."""
         self._event = event
 
     def verify(
@@ -143,17 +151,17 @@ class Says:
         auth: Mapping[str, str],  # noqa: ARG002
         now: datetime,  # noqa: ARG002
     ) -> VerifiedRequest:
-        """Take everything for proven, by the second secret."""
+        """Accept everything, as verified by the second secret."""
         return VerifiedRequest(event="an event", id="d1", secret=1, content=body)
 
     def parse(self, delivery: VerifiedRequest) -> Event:  # noqa: ARG002
-        """Return what all deliveries say."""
+        """Return the event, or raise the error."""
         if isinstance(self._event, Exception):
             raise self._event
         return self._event
 
     def sign(self, *, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG002
-        """Prove nothing."""
+        """Return no headers."""
         return {}
 
 
@@ -169,7 +177,7 @@ def said(
     known = CachedConnection(
         id="cn_1",
         provider_name="github",
-        provider=Says(event),
+        provider=FakeProvider(event),
         auth={},
         secrets=(b"new", b"old"),
         secret_ids=(8, 7),

@@ -134,7 +134,7 @@ def rotate_key(settings: Settings) -> int:
     return count
 
 
-def learn_anew(settings: Settings) -> int:
+def learn_refs(settings: Settings) -> int:
     """Have the next reconciliation of every connection only learn where the remote's refs are.
 
     For a database that was restored: what was pushed since its back-up looks like missed pushes. Returns how

@@ -1,1 +1,1 @@
-"""The commands that ask a running gateway over its REST API, or play a provider's part."""
+"""The command line: the service's commands, and clients of its REST API."""

@@ -1,4 +1,4 @@
-"""The command line's side of the REST API: requests over HTTP, answers as plain JSON, errors as sentences."""
+"""The client of the REST API: HTTP requests, answers as plain JSON, errors as sentences."""
 
 import json
 import time
@@ -13,34 +13,34 @@ from gateway.errors import PushgateError
 from gateway.http_client import BROKEN_OFF, NoRedirects, reason
 
 _REQUEST_TIMEOUT = 30.0
-# The most that a page of the API may have.
+# The largest page that the API allows.
 _PAGE = 200
-# A stream says every 15 seconds or so that it is still there.
-_SILENCE = 60.0
+# A stream sends a comment about every 15 seconds.
+_STREAM_TIMEOUT = 60.0
 _START_TIMEOUT = 60.0
 _PAUSE = 0.5
 _AWAY = (502, 503, 504)
 
 
 class ApiError(PushgateError):
-    """The gateway could not be asked, or refused."""
+    """The gateway could not be reached, or refused the request."""
 
 
 class Unreachable(ApiError):
-    """The gateway does not answer, or its answer broke off."""
+    """The gateway does not answer, or its answer ended too early."""
 
 
-# An admin token goes to the named address, not by way of a proxy that the environment happens to name.
+# An admin token goes directly to the given address, never through a proxy named in the environment.
 _opener = build_opener(NoRedirects(), ProxyHandler({}))
 
 
 class Client:
-    """Talks to one gateway."""
+    """A client of one gateway."""
 
     def __init__(self, url: str, token: str) -> None:
-        """`url` is what the gateway's addresses begin with, such as http://127.0.0.1:8080."""
+        """Take the base URL of the gateway, such as http://127.0.0.1:8080."""
         if not url.startswith(("http://", "https://")):
-            raise ApiError(f"{url} is not the address of a gateway: it begins with http:// or https://")
+            raise ApiError(f"{url} is not the URL of a gateway: it must begin with http:// or https://")
         self._url = url.rstrip("/")
         self._headers = {
             "authorization": f"Bearer {token}",
@@ -73,27 +73,29 @@ class Client:
     ) -> Iterator[Any]:
         """Yield execution requests as they are planned, until interrupted.
 
-        Where the gateway ends the stream, as when it is restarted, `interrupted` is called with the reason,
-        and the stream goes on where it ended. Raises `ApiError` where that fails for `patience` seconds.
+        When the gateway ends the stream, such as at a restart, `interrupted` is called with the reason, and
+        the stream resumes where it ended. Raises `ApiError` when that fails for `patience` seconds.
         """
         seen: str | None = None
         last_heard: float | None = None
         while True:
             event: dict[str, str] = {}
             try:
-                with self._open("GET", "/executions/stream", None, _SILENCE, last_event=seen) as answer:
+                with self._open(
+                    "GET", "/executions/stream", None, _STREAM_TIMEOUT, last_event=seen
+                ) as answer:
                     for line in answer:
                         last_heard = time.monotonic()
                         name, _, value = line.decode().rstrip("\r\n").partition(": ")
                         if name:
                             event[name] = value
                             continue
-                        # An event ends with an empty line: one that is cut off before that is sent again.
+                        # An event ends with an empty line: an event that is cut off earlier is sent again.
                         if "data" in event:
                             yield json.loads(event["data"])
                         seen = event.get("id", seen)
                         event = {}
-                reason = f"the gateway at {self._url} has ended the stream."
+                reason = f"The gateway at {self._url} ended the stream."
             except Unreachable as error:
                 if last_heard is None or time.monotonic() - last_heard > patience:
                     raise
@@ -107,13 +109,13 @@ class Client:
         try:
             return json.loads(text) if text else None
         except ValueError:
-            raise ApiError(f"what answers at {self._url} is no gateway: is its address right?") from None
+            raise ApiError(f"the server at {self._url} is not a gateway: check its URL") from None
 
     @contextmanager
     def _open(
         self, method: str, path: str, body: bytes | None, timeout: float, *, last_event: str | None = None
     ) -> Iterator[Any]:
-        """Give the answer; what goes wrong with it, also while it is read, is one sentence."""
+        """Yield the answer; turn every error, also while it is read, into one sentence."""
         headers = {**self._headers, **({"last-event-id": last_event} if last_event else {})}
         try:
             request = Request(f"{self._url}/api/v1{path}", body, headers, method=method)  # noqa: S310
@@ -121,16 +123,16 @@ class Client:
         except HTTPError as error:
             with error:
                 detail = _json(error.read()).get("detail")
-            # A 502 to 504 is a proxy's, or that of a gateway whose database is away.
+            # A 502 to 504 comes from a proxy, or from a gateway whose database is unavailable.
             kind = Unreachable if error.code in _AWAY else ApiError
             raise kind(detail or f"the gateway answered {error.code}") from error
         except BROKEN_OFF as error:
             raise self._broken_off(error) from error
         except ValueError:
-            # Not with its cause, which may show the token.
+            # Without its cause, which may contain the token.
             raise ApiError(
-                f"the gateway at {self._url} cannot be asked: its address, or the admin token, holds what no"
-                " request can"
+                f"cannot send a request to {self._url}: the URL or the admin token contains characters that"
+                " HTTP does not allow"
             ) from None
         with answer:
             try:
@@ -140,7 +142,7 @@ class Client:
 
     def _broken_off(self, error: Exception) -> "Unreachable":
         return Unreachable(
-            f"the gateway at {self._url} cannot be reached: {reason(error)}. Is `pushgate serve` running?"
+            f"cannot reach the gateway at {self._url}: {reason(error)}. Is `pushgate serve` running?"
         )
 
 
@@ -155,9 +157,9 @@ def part(identifier: str) -> str:
 
 
 def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, Any]]:
-    """Post a delivery as a provider would; return the status and the answer, whatever it is."""
+    """Post a delivery as a provider would; return the status and the answer, of any status."""
     if not url.startswith(("http://", "https://")):
-        raise ApiError(f"{url} is not a webhook URL: it begins with http:// or https://")
+        raise ApiError(f"{url} is not a webhook URL: it must begin with http:// or https://")
     try:
         request = Request(url, data=body, headers=dict(headers), method="POST")  # noqa: S310 - checked above
         with _opener.open(request, timeout=_REQUEST_TIMEOUT) as answer:
@@ -166,15 +168,18 @@ def post_webhook(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int
         with error:
             return error.code, _json(error.read())
     except BROKEN_OFF as error:
-        raise ApiError(f"{url} cannot be reached: {reason(error)}") from error
+        raise ApiError(f"cannot reach {url}: {reason(error)}") from error
     except ValueError as error:
-        raise ApiError(f"{url} cannot be asked so: its address or a header holds what none can") from error
+        raise ApiError(
+            f"cannot send a request to {url}: the URL or a header contains characters that HTTP does not"
+            " allow"
+        ) from error
 
 
 def _json(text: bytes) -> Mapping[str, Any]:
-    """Return the object that an answer is; what is none, and so not ours, is told as its detail."""
+    """Return the JSON object of an answer; text that is not a JSON object becomes the detail of an error."""
     try:
-        told = json.loads(text)
+        answer = json.loads(text)
     except ValueError:
-        told = None
-    return told if isinstance(told, dict) else {"detail": text.decode("utf-8", "replace")[:200]}
+        answer = None
+    return answer if isinstance(answer, dict) else {"detail": text.decode("utf-8", "replace")[:200]}

@@ -1,4 +1,4 @@
-"""Why did my push (not) run? A delivery's whole way, as the REST API explains it, drawn as a tree."""
+"""Why did my push (not) run? The REST API's explanation of a delivery, drawn as a tree."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,20 +9,17 @@ from gateway.cli.output import coloured, escape, ref_move, short
 from gateway.text.sentences import WAITS
 
 
-def told(delivery: Mapping[str, Any]) -> Tree:
-    """Return a delivery's whole way, for a terminal."""
+def delivery_tree(delivery: Mapping[str, Any]) -> Tree:
+    """Return the explanation of a delivery, for a terminal."""
     tree = Tree(f"[bold]delivery {delivery['id']}[/bold]")
-    source = (
-        "by a look at the remote"
-        if delivery["source"] == "reconciliation"
-        else f"from {delivery['provider']}"
-    )
-    told = f"{source}: {delivery['event']}, for connection {delivery['connection']}"
-    tree.add(f"received {delivery['received_at']} {escape(told)}")
+    is_found = delivery["source"] == "reconciliation"
+    source = "by reconciliation" if is_found else f"from {delivery['provider']}"
+    event = f"{source}: {delivery['event']}, for connection {delivery['connection']}"
+    tree.add(f"received {delivery['received_at']} {escape(event)}")
     if delivery["secret_made_at"] is not None:
-        tree.add(f"verified with the secret that was made {delivery['secret_made_at']}")
-    elif delivery["source"] != "reconciliation":
-        tree.add("verified with a secret that is kept no more")
+        tree.add(f"verified with the secret created {delivery['secret_made_at']}")
+    elif not is_found:
+        tree.add("verified with a secret that is no longer stored")
     tree.add(coloured(delivery["verdict"]) + _because(delivery))
     for update in delivery["updates"]:
         _add_update(tree, update, delivery["executions"])
@@ -39,43 +36,44 @@ def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) ->
     when = f" {update['settled_at']}" if update["settled_at"] is not None else ""
     why = _because(update)
     if update["state"] == "pending" and not why:
-        why = ": no worker has come to it yet"
+        why = ": waiting for a worker"
     branch.add(f"{'fetched, and ' if is_read else ''}{coloured(update['state'])}{when}{why}")
     for attempt in update["attempts"]:
-        told = f"{coloured(attempt['state'])} {attempt['settled_at']}{_because(attempt)}"
-        branch.add(f"before it was replayed {attempt['replayed_at']}: {told}")
-    mine = [one for one in executions if one["ref_update"] == update["id"]]
+        outcome = f"{coloured(attempt['state'])} {attempt['settled_at']}{_because(attempt)}"
+        branch.add(f"before the replay {attempt['replayed_at']}: {outcome}")
+    requests = [execution for execution in executions if execution["ref_update"] == update["id"]]
     for verdict in update["verdicts"]:
         sign = "[green]✓[/green]" if verdict["matched"] else "[red]✗[/red]"
         trigger = branch.add(f"{sign} trigger {escape(verdict['trigger'])}: {escape(verdict['reason'])}")
         if verdict["failure"] is not None:
             trigger.add(f"[red]no request[/red]: {escape(verdict['failure'])}")
-        for one in mine:
-            if one["trigger"] == verdict["trigger"]:
-                _add_execution(trigger, one)
-    judged = {verdict["trigger"] for verdict in update["verdicts"]}
-    for one in mine:
-        if one["trigger"] not in judged:
-            # It was planned again since, under other rules.
-            _add_execution(branch.add(f"trigger {escape(one['trigger'])}, as it was before"), one)
+        for execution in requests:
+            if execution["trigger"] == verdict["trigger"]:
+                _add_execution(trigger, execution)
+    evaluated = {verdict["trigger"] for verdict in update["verdicts"]}
+    for execution in requests:
+        if execution["trigger"] not in evaluated:
+            # The ref update was planned again since, under other rules.
+            former = branch.add(f"trigger {escape(execution['trigger'])}, under earlier rules")
+            _add_execution(former, execution)
 
 
-def _add_execution(tree: Tree, one: Mapping[str, Any]) -> None:
-    execution = tree.add(f"execution {one['id']}, planned {one['planned_at']}")
-    package = one["message"]["package"]
+def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
+    branch = tree.add(f"execution {execution['id']}, planned {execution['planned_at']}")
+    package = execution["message"]["package"]
     if package is not None:
-        modules = len(one["message"]["submodules"])
+        modules = len(execution["message"]["submodules"])
         more = f", with {modules} submodules" if modules else ""
-        execution.add(f"packaged: {package['format']} of {package['size']} bytes{more}, {package['id']}")
-    lane = f" in lane {one['lane']}" if one["lane"] is not None else ""
-    if one["published_at"] is not None:
-        told = f"{coloured(one['state'])}{lane}, and confirmed by the broker {one['published_at']}"
-    elif one["state"] == "pending" and one["reason"] is None:
-        told = f"{coloured('pending')}{lane}: {WAITS}"
+        branch.add(f"packaged: {package['format']} of {package['size']} bytes{more}, {package['id']}")
+    lane = f" in lane {execution['lane']}" if execution["lane"] is not None else ""
+    state = f"{coloured(execution['state'])}{lane}"
+    if execution["published_at"] is not None:
+        branch.add(f"{state}, confirmed by the broker {execution['published_at']}")
+    elif execution["state"] == "pending" and execution["reason"] is None:
+        branch.add(f"{state}: {WAITS}")
     else:
-        told = f"{coloured(one['state'])}{lane}{_because(one)}"
-    execution.add(told)
+        branch.add(f"{state}{_because(execution)}")
 
 
-def _because(told: Mapping[str, Any]) -> str:
-    return f": {escape(told['reason'])}" if told["reason"] else ""
+def _because(record: Mapping[str, Any]) -> str:
+    return f": {escape(record['reason'])}" if record["reason"] else ""

@@ -1,4 +1,4 @@
-"""The command `pushgate`: the service's own commands here, those of its clients from `gateway.commands`."""
+"""The command `pushgate`: the service's own commands, and the client commands of the other modules."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import connections, dry_run, provider, records
+from gateway.cli import connections, deliveries, dry_run, executions, provider
 from gateway.cli.options import AsJson, Data, derived_token, path_in
 from gateway.cli.output import err, escape, out, print_json
 from gateway.errors import PushgateError, SettingError
@@ -25,10 +25,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-keys = typer.Typer(help="The secret key under which all secrets are sealed.", no_args_is_help=True)
+keys = typer.Typer(help="Manage the secret key that encrypts all stored secrets.", no_args_is_help=True)
 
 Config = Annotated[Path | None, typer.Option("--config", help="A YAML file with settings.")]
-SecretsDir = Annotated[Path | None, typer.Option("--secrets-dir", help="A folder with one file per setting.")]
+SecretsDir = Annotated[
+    Path | None, typer.Option("--secrets-dir", help="A folder with one file for each setting.")
+]
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -45,44 +47,45 @@ def options(
         typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version),
     ] = False,
 ) -> None:
-    """Take the options that come before a command."""
+    """Accept the options that precede a command."""
 
 
 @app.command("serve")
 def serve_command(
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port to listen on; 0 for any free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on; 0 for any free port.")] = None,
     role: Annotated[
-        str | None, typer.Option(help="all; web: door and API; worker: what is behind it.")
+        str | None,
+        typer.Option(help="web (webhooks, API, dashboard), worker (fetch, plan, publish), or all."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Door processes that share the port; more than one need PostgreSQL.")
+        int | None, typer.Option(help="Web processes that share the port; more than 1 require PostgreSQL.")
     ] = None,
     data: Data = None,
     config: Config = None,
     secrets_dir: SecretsDir = None,
 ) -> None:
-    """Run the gateway: door, workers and relay, until SIGTERM or Ctrl-C."""
+    """Run the gateway until SIGTERM or Ctrl-C."""
     named = {"host": host, "port": port, "data_dir": data, "role": role, "workers": workers}
     settings = _settings(named, config, secrets_dir)
-    from gateway import logs  # noqa: PLC0415 - the client commands start without it
+    from gateway import logs  # noqa: PLC0415 - client commands start without it
 
     logs.configure(settings.log_format)
     if settings.workers > 1:
-        from gateway.server.supervisor import supervise  # noqa: PLC0415 - the client commands start without it
+        from gateway.server.supervisor import supervise  # noqa: PLC0415 - client commands start without it
 
         sys.exit(supervise(settings))
     from gateway.data_dir import open_data  # noqa: PLC0415 - the same
-    from gateway.server.server import serve  # noqa: PLC0415 - the client commands start without the service
+    from gateway.server.server import serve  # noqa: PLC0415 - client commands start without the service
 
     opened = open_data(settings)
-    # A start without a terminal writes into a log, where no secret belongs.
+    # Without a terminal, standard error is usually a log, where no secret belongs.
     if opened.fresh_token is not None and err.is_terminal:
         err.print(
-            f"Admin token, for the dashboard and the API, shown this once: [bold]{opened.fresh_token}[/bold]",
+            f"Admin token for the dashboard and the API (shown only once): [bold]{opened.fresh_token}[/bold]",
             soft_wrap=True,
         )
-        err.print("On this machine the commands find it by themselves, with the same --data.")
+        err.print("Commands on this machine find it automatically, given the same --data.")
     serve(settings, opened)
 
 
@@ -92,8 +95,8 @@ def migrate(
     config: Config = None,
     secrets_dir: SecretsDir = None,
 ) -> None:
-    """Bring the database up to date, and end: for those who do that before a new version starts."""
-    from gateway.data_dir import open_data  # noqa: PLC0415 - the client commands start without the service
+    """Upgrade the database schema and exit."""
+    from gateway.data_dir import open_data  # noqa: PLC0415 - client commands start without the service
 
     open_data(_settings({"data_dir": data}, config, secrets_dir)).database.close()
     out.print("The database is up to date.")
@@ -103,27 +106,30 @@ def migrate(
 def restore(
     learn: Annotated[
         bool,
-        typer.Option("--learn", help="Take the present refs of every remote as known; run nothing for them."),
+        typer.Option(
+            "--learn",
+            help="Record the current refs of every remote as known; execute nothing.",
+        ),
     ] = False,
     data: Data = None,
     config: Config = None,
     secrets_dir: SecretsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prepare a database that was restored from a back-up, before the gateway starts on it."""
+    """Prepare a database that was restored from a backup, before the gateway starts on it."""
     if not learn:
         raise SettingError(
-            "restore needs --learn: then what was pushed since the back-up is not run a second time. Without"
-            " this command it is, under new ids; docs/restore.md tells when to want which"
+            "restore requires --learn: pushes since the backup are then not executed a second time. If you"
+            " start the gateway without this command, they are, with new ids; see docs/restore.md"
         )
-    from gateway.data_dir import learn_anew  # noqa: PLC0415 - the client commands start without the service
+    from gateway.data_dir import learn_refs  # noqa: PLC0415 - client commands start without the service
 
-    count = learn_anew(_settings({"data_dir": data}, config, secrets_dir))
+    count = learn_refs(_settings({"data_dir": data}, config, secrets_dir))
     if as_json:
         print_json({"connections": count})
     else:
         out.print(
-            f"{count} connections learn where their refs are when the gateway starts; nothing is run for it."
+            f"{count} connections record their current refs when the gateway starts; nothing is executed."
         )
 
 
@@ -134,32 +140,34 @@ def rotate_command(
     secrets_dir: SecretsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Change the secret key. Stop a gateway that runs on this data folder before, and start it after."""
-    from gateway.data_dir import rotate_key  # noqa: PLC0415 - the client commands start without the service
+    """Change the secret key. Stop the gateway of this data folder first, and start it afterwards."""
+    from gateway.data_dir import rotate_key  # noqa: PLC0415 - client commands start without the service
 
     count = rotate_key(_settings({"data_dir": data}, config, secrets_dir))
     if as_json:
         print_json({"secrets": count})
     else:
-        out.print(f"{count} secrets are sealed under the new key. Start the gateway again; an admin token")
-        out.print("that was made of the key is another one now.")
+        out.print(
+            f"{count} secrets are encrypted under the new key. Start the gateway again. If the admin token"
+        )
+        out.print("was derived from the key, it has changed: run `pushgate keys token`.")
 
 
 @keys.command("token")
 def token_command(data: Data = None) -> None:
-    """Print the admin token that belongs to the key in the data folder, for clients on other machines."""
+    """Print the admin token derived from the key in the data folder, for clients on other machines."""
     sys.stdout.write(f"{derived_token(data)}\n")
 
 
-for commands in (connections, dry_run, records, provider):
+for commands in (connections, dry_run, deliveries, executions, provider):
     app.add_typer(commands.app)
 app.add_typer(keys, name="keys")
 
 
 def main() -> None:
-    """Run the command; what goes wrong is one sentence on standard error, and exit status 1."""
+    """Run the command; print an error as one sentence on standard error, and exit with status 1."""
     for stream in (sys.stdout, sys.stderr):
-        # Not every locale has the characters of our trees and names.
+        # Not every locale can encode the characters of our trees and names.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
@@ -168,18 +176,18 @@ def main() -> None:
         err.print(f"[red]pushgate:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except BrokenPipeError:
-        # Whoever read our output has seen enough.
+        # The reader of our output has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # A full disk, a file that nobody may read: it is this machine's.
+        # A problem of this machine, such as a full disk or an unreadable file.
         err.print(f"[red]pushgate:[/red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 
 
 def _settings(named: Mapping[str, Any], config: Path | None, secrets_dir: Path | None) -> "Settings":
-    """Return the settings of the service; of `named`, what the command line has named."""
-    from gateway.settings import read_settings  # noqa: PLC0415 - the client commands start without them
+    """Return the settings of the service; options of the command line that are None were not given."""
+    from gateway.settings import read_settings  # noqa: PLC0415 - client commands start without them
 
     return read_settings(
         given={name: value for name, value in named.items() if value is not None},

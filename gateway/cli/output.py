@@ -1,4 +1,4 @@
-"""How the command line shows things: tables, lines, colours; and JSON for machines."""
+"""Output of the command line: tables, lines and colours for people, JSON for programs."""
 
 import json
 import re
@@ -16,13 +16,13 @@ from gateway.text.escape import printable
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 if not out.is_terminal:
-    # Whoever searches what comes out of a pipe finds each row and each sentence on one line.
+    # In a pipe each row and each sentence stays on one line, so that it can be searched.
     out.width = 100_000
 
-# What a terminal may obey, and JSON allows in a string as it is: controls, and marks that turn text around.
+# Characters that a terminal may obey and JSON allows unescaped: controls, and marks that reverse text.
 _TERMINAL_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
-DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "what became of it"]
+DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "result"]
 _CHANGES = {
     "create": ("+", "green"),
     "change": ("~", "yellow"),
@@ -50,21 +50,21 @@ _COLOURS = {
 
 
 def escape(text: str) -> str:
-    """Return text of somebody else's for the terminal: neither markup of rich's nor a control sequence."""
+    """Escape foreign text for the terminal: neither rich markup nor a control sequence remains."""
     return markup.escape("\n".join(map(printable, text.split("\n"))))
 
 
-def nothing(what: str, *filters: str | None) -> str:
-    """Return what an empty list says."""
-    if any(one is not None for one in filters):
+def empty_list(what: str, *filters: str | None) -> str:
+    """Return the text for an empty list."""
+    if any(value is not None for value in filters):
         return f"No {what} match these filters."
-    return f"There are no {what} yet."
+    return f"No {what} yet."
 
 
 def print_list(
     answer: Any, columns: list[str], row: Callable[[Any], list[str]], *, empty: str, as_json: bool
 ) -> None:
-    """Print a list as a table, or as JSON; `empty` is what an empty one says."""
+    """Print a list as a table, or as JSON; `empty` is printed for an empty list."""
     if as_json:
         print_json(answer)
         return
@@ -72,22 +72,22 @@ def print_list(
         out.print(empty)
         return
     table = Table(*columns, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for one in answer["items"]:
-        table.add_row(*row(one))
-    # Narrow terminals fold the last column; ids stay whole, to be copied.
+    for item in answer["items"]:
+        table.add_row(*row(item))
+    # Narrow terminals fold the other columns; ids stay whole, so that they can be copied.
     table.columns[0].no_wrap = True
     out.print(table)
 
 
 def change_line(change: Any) -> str:
-    """Return what `apply` does to a connection, field by field."""
+    """Return the change that `apply` makes to a connection, field by field."""
     lines = [coloured_change(change["action"], change["name"])]
     lines += [field_line(field, values, indent=4) for field, values in change["fields"].items()]
     return "\n".join(lines)
 
 
 def coloured_change(change: str, name: str) -> str:
-    """Return the name of what changes, with a sign for how."""
+    """Return the name of a changed item, with a sign for the kind of change."""
     sign, colour = _CHANGES[change]
     return f"[{colour}]{sign} {escape(name)}[/{colour}]"
 
@@ -98,15 +98,20 @@ def field_line(field: str, values: Mapping[str, Any], *, indent: int) -> str:
     return f"{' ' * indent}{escape(field)}: [red]{escape(old)}[/red] → [green]{escape(new)}[/green]"
 
 
-def delivery_row(one: Any) -> list[str]:
+def delivery_row(delivery: Any) -> list[str]:
     """Return a delivery as a row of `DELIVERY_COLUMNS`."""
     moves = [
         f"{move['name']} {short(move['before'])}→{short(move['after'])} {coloured(move['state'])}"
         + (f": {escape(move['reason'])}" if move["reason"] else "")
-        for move in one["updates"]
+        for move in delivery["updates"]
     ]
-    told = "\n".join(moves) or escape(one["reason"] or "")
-    return [one["id"], local_time(one["received_at"]), escape(one["event"]), coloured(one["verdict"]), told]
+    return [
+        delivery["id"],
+        local_time(delivery["received_at"]),
+        escape(delivery["event"]),
+        coloured(delivery["verdict"]),
+        "\n".join(moves) or escape(delivery["reason"] or ""),
+    ]
 
 
 def print_facts(facts: dict[str, str]) -> None:
@@ -116,19 +121,19 @@ def print_facts(facts: dict[str, str]) -> None:
         out.print(f"  {name.ljust(width)}  {escape(value)}", soft_wrap=True)
 
 
-def execution_line(one: Any) -> str:
+def execution_line(execution: Any) -> str:
     """Return an execution request on one line."""
-    message = one["message"]
+    message = execution["message"]
     where = f"{message['ref']['name']} {short(message['commit']['id'])}"
     command = " && ".join(message["execution"].get("command", ()))
     return (
-        f"{local_time(one['planned_at'])}  [bold]{escape(message['project'])}[/bold]"
-        f"  {escape(message['execution']['name'])}  {escape(where)}  {escape(command)}  {one['id']}"
+        f"{local_time(execution['planned_at'])}  [bold]{escape(message['project'])}[/bold]"
+        f"  {escape(message['execution']['name'])}  {escape(where)}  {escape(command)}  {execution['id']}"
     )
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
-    """Print for machines, and for people whose terminal must not obey what somebody has pushed."""
+    """Print JSON; pushed text is escaped, so that a terminal does not obey it."""
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
     text = json.dumps(value, indent=indent, ensure_ascii=not is_unicode)
     sys.stdout.write(_TERMINAL_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
@@ -136,7 +141,7 @@ def print_json(value: Any, indent: int | None = 2) -> None:
 
 
 def coloured(word: str) -> str:
-    """Return a word in the colour that it has everywhere."""
+    """Return a word in its colour."""
     colour = _COLOURS.get(word)
     return f"[{colour}]{word}[/{colour}]" if colour else escape(word)
 
@@ -147,16 +152,16 @@ def names_of(triggers: list[Any]) -> str:
 
 
 def short(object_id: str | None) -> str:
-    """Return the beginning of an object id, as people know it."""
+    """Return the first 10 digits of an object id."""
     return object_id[:10] if object_id else "∅"
 
 
 def ref_move(update: Mapping[str, Any]) -> str:
-    """Return what moved, and from where to where."""
+    """Return the name of a ref with its old and new object id."""
     what = escape(f"{update['kind'].replace('_', ' ')} {update['name']}")
     return f"[bold]{what}[/bold] {short(update['before'])} → {short(update['after'])}"
 
 
 def local_time(instant: str) -> str:
-    """Return an instant in the time zone of whoever reads."""
+    """Return an instant in the local time zone."""
     return datetime.fromisoformat(instant).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -97,7 +97,7 @@ def test_the_rules_in_force_make_no_difference(service: Service, project: Projec
     told = played(service, tmp_path, file_of(project.url, TRAIN.replace("run:", "policy: latest, run:")))
     assert changes(told) == [("same", "train", {})] * 2
     text = run_plan(service, tmp_path, file_of(project.url, TRAIN)).stdout
-    assert text == "digits: 2 the same, of 2 ref updates\nNothing was changed: this was a dry run.\n"
+    assert text == "digits: 2 unchanged, of 2 ref updates\nNothing was changed: this was a dry run.\n"
 
 
 def test_each_request_that_would_differ_is_told(service: Service, project: Project, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_each_request_that_would_differ_is_told(service: Service, project: Proje
         "  + paths: train: branch main fits, and so does the changed path train.py",
         "  ! none: valohai.yaml has no step none; its steps: train",
         "  - old: train: there is no trigger of this name",
-        "digits: 1 new, 1 gone, 1 changed, 1 impossible, of 1 ref updates",
+        "digits: 1 new, 1 gone, 1 changed, 1 failed, of 1 ref updates",
     ):
         assert line in seen
 
@@ -203,7 +203,7 @@ def test_no_mirror_is_needed(service: Service, project: Project, tmp_path: Path)
         "deep/valohai.yaml of its commit is not kept, only valohai.yaml is;"
         " and the process that was asked has no mirror of the repository"
     )
-    assert "1 could not be played: deep/valohai.yaml" in run_plan(service, tmp_path, elsewhere).stdout
+    assert "1 could not be simulated: deep/valohai.yaml" in run_plan(service, tmp_path, elsewhere).stdout
     assert changes(played(service, tmp_path, file_of(project.url, TRAIN))) == [("same", "train", {})]
 
 
@@ -304,7 +304,7 @@ def test_a_file_that_could_not_be_applied_is_not_played(
     played = run_plan(service, tmp_path, text)
     applied = run_pushgate("apply", "--dry-run", "-f", tmp_path / "connections.yaml", service=service)
     assert (played.returncode, played.stderr) == (1, applied.stderr)
-    assert "digits: provider can't be changed" in played.stderr
+    assert "digits: provider cannot be changed" in played.stderr
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_the_whole_way_is_told(service: Service, project: Project) -> None:
     for line in (
         f"delivery {answer['delivery']}",
         "from github: push",
-        "verified with the secret that was made",
+        "verified with the secret created",
         f"branch main {project.first[:10]} → {pushed[:10]}",
         "fetched, and planned 20",
         "Z: 1 execution request",
@@ -150,7 +150,7 @@ def test_a_confirmed_request_is_told_as_such(tmp_path: Path, project: Project, b
 
         when = wait_for(published, "the broker has confirmed it")
         text = explained(service, answer["delivery"])
-    assert f"published in lane fast, and confirmed by the broker {when}" in text
+    assert f"published in lane fast, confirmed by the broker {when}" in text
 
 
 def test_what_kept_a_trigger_from_its_request_is_told_at_it(service: Service, project: Project) -> None:
@@ -177,7 +177,7 @@ def test_a_request_of_earlier_rules_is_still_told(service: Service, project: Pro
     service.settled(answer["delivery"])
     text = explained(service, answer["delivery"])
     assert "fetched; the connection has no triggers" in text
-    assert "trigger train@main, as it was before" in text
+    assert "trigger train@main, under earlier rules" in text
     assert service.api.get("/executions")["items"][0]["id"] in text
 
 

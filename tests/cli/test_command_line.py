@@ -134,7 +134,7 @@ def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, proj
     assert len(seen) == len(set(seen))
     service.kill()
     follower.join(WAIT_SECONDS)
-    assert "cannot be reached" in str(ended[0])
+    assert "cannot reach the gateway" in str(ended[0])
 
 
 def test_a_delivery_is_shown_whole(service: Service, project: Project) -> None:
@@ -164,12 +164,12 @@ def test_connect_says_whether_the_repository_can_be_read(
     """It makes the connection all the same, since a remote may be out of reach for a while."""
     done = run(*CONNECT_TO, project.url, service=service)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Its repository can be read: it has 1 branches and tags." in done.stdout
+    assert "The repository can be read: it has 1 branches and tags." in done.stdout
     missing = githost.url("acme/missing.git")
     done = run(*CONNECT_TO, missing, service=service)
     assert done.returncode == 0
-    assert "Warning: its repository cannot be read: " in done.stdout
-    assert "Made a connection from acme/missing" in done.stdout
+    assert "Warning: the repository cannot be read: " in done.stdout
+    assert "Connected acme/missing" in done.stdout
 
 
 def test_connect_warns_of_a_webhook_url_that_the_provider_cannot_reach(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_connect_warns_of_a_webhook_url_that_the_provider_cannot_reach(tmp_path:
         done = run(*CONNECT_TO, "git@github.com:acme/digits.git", "--wait=0", service=service)
         assert "Warning: github.com cannot reach 127.0.0.1" in done.stderr
         assert "PUSHGATE_PUBLIC_URL" in done.stderr
-        assert "has not been looked at yet" in done.stdout
+        assert "has not been read yet" in done.stdout
 
 
 def test_a_secret_of_the_environment_is_not_taken_for_a_new_connection(
@@ -208,7 +208,7 @@ def test_fetch_tells_of_the_look_that_it_asked_for(service: Service, githost: Gi
     githost.create("acme/late.git")
     done = run("fetch", "late", service=service)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Nothing has moved" in done.stdout
+    assert "No ref has moved" in done.stdout
     done = run("fetch", "nope", service=service)
     assert (done.returncode, "there is no connection nope" in done.stderr) == (1, True)
 
@@ -219,7 +219,7 @@ def test_fetch_ends_where_no_worker_runs(tmp_path: Path) -> None:
         connection = service.connect("https://github.example/acme/digits.git")
         done = run("fetch", connection["id"], "--wait=0.2", service=service)
     assert done.returncode == 1
-    assert "no worker has looked at the remote within 0.2 s" in done.stderr
+    assert "no worker has begun within 0.2 s" in done.stderr
 
 
 def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tmp_path: Path) -> None:
@@ -293,8 +293,8 @@ def test_a_gateway_that_does_not_run_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        pytest.param(b"content-length: 100\r\n\r\n{", "cannot be reached", id="killed in the middle of it"),
-        pytest.param(b"content-length: 6\r\n\r\n<html>", "is no gateway", id="another server"),
+        pytest.param(b"content-length: 100\r\n\r\n{", "cannot reach", id="killed in the middle of it"),
+        pytest.param(b"content-length: 6\r\n\r\n<html>", "is not a gateway", id="another server"),
     ],
 )
 def test_an_answer_that_is_none_of_a_gateway_is_told(answer: bytes, told: str) -> None:
@@ -421,7 +421,7 @@ def test_the_first_start_at_a_terminal_shows_the_token(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     with os.fdopen(ours, encoding="utf-8") as seen, first_start(tmp_path / "data", theirs):
         os.close(theirs)
-        told = next(line for line in seen if "shown this once" in line)
+        told = next(line for line in seen if "shown only once" in line)
     token = run("keys", "token", "--data", tmp_path / "data").stdout.strip()
     assert token in told
 
@@ -454,13 +454,17 @@ CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
 @pytest.mark.parametrize(
     ("arguments", "variables", "told"),
     [
-        (("connections",), {"PUSHGATE_URL": "http://[::1"}, "cannot be asked"),
-        (("connections",), {"PUSHGATE_ADMIN_TOKEN": "the\nsecret ☃"}, "cannot be asked"),
-        (("send", "http://[", "/dev/null", "--provider", "github", "--secret", "x"), {}, "cannot be asked"),
+        (("connections",), {"PUSHGATE_URL": "http://[::1"}, "cannot send a request to"),
+        (("connections",), {"PUSHGATE_ADMIN_TOKEN": "the\nsecret ☃"}, "cannot send a request to"),
+        (
+            ("send", "http://[", "/dev/null", "--provider", "github", "--secret", "x"),
+            {},
+            "cannot send a request to",
+        ),
         (
             ("send", "http://h/ä", "/dev/null", "--provider", "github", "--secret", "x", "--event", "a\nb"),
             {},
-            "cannot be asked",
+            "cannot send a request to",
         ),
         (
             ("connect", "u", "--provider", "github", "--project", "p", "--private-key", "EMPTY"),
@@ -475,7 +479,7 @@ CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
         ((*CONNECT, "--host-keys", "EMPTY"), {}, "is empty"),
         (("serve", "--host", ""), {}, "the setting host"),
         (("send", "http://h", "/dev/null", "--provider", "generic", "--secret", "whsec_%"), {}, "not whsec_"),
-        (("executions", "--follow", "--state", "pending"), {}, "leave out --connection"),
+        (("executions", "--follow", "--state", "pending"), {}, "omit --connection"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

@@ -123,7 +123,7 @@ def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("connections: [", "not YAML"),
+        ("connections: [", "not valid YAML"),
         ("{}", "connections: Field required"),
         ("connections: [{name: a}]", "connections.0.provider: Field required"),
         (TWO + "    colour: red\n", "connections.1.colour: there is no such field$"),
@@ -138,13 +138,13 @@ def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
         (TWO.replace("{step: train}", "{stpe: train}"), "run.stpe: there is no such field; do you mean step"),
         (TWO.replace("branches:", "branch:"), "branch: there is no such field; do you mean branches"),
         ("[]", "^the file: "),
-        (TWO.replace("name: letters", "name: digits"), "two connections of the name 'digits'"),
+        (TWO.replace("name: letters", "name: digits"), "two connections have the name 'digits'"),
         (TWO.replace("{step: train}", "{}"), "digits: "),
         (TWO.replace("{env: DIGITS_SECRET}", "plain"), "connections.0.secret"),
         (TWO.replace("{env: DIGITS_SECRET}", "{env: A, file: b}"), "name either a variable"),
-        (TWO + "    yaml_path: 2020-13-45\n", "the file is not YAML: month must be in 1..12"),
-        ("[" * 20_000, "the file is not YAML: "),
-        ("connections: \udcff", "the file is not YAML: "),
+        (TWO + "    yaml_path: 2020-13-45\n", "the file is not valid YAML: month must be in 1..12"),
+        ("[" * 20_000, "the file is not valid YAML: "),
+        ("connections: \udcff", "the file is not valid YAML: "),
     ],
 )
 def test_a_wrong_file_is_one_sentence(text: str, told: str) -> None:
@@ -159,7 +159,7 @@ def test_a_missing_secret_stops_before_anything_is_done(service: Service, tmp_pa
     file.write_text(TWO)
     done = run_pushgate("apply", "-f", str(file), service=service)
     assert done.returncode == 1
-    assert "the variable DIGITS_SECRET holds no secret" in done.stderr
+    assert "the variable DIGITS_SECRET contains no secret" in done.stderr
     assert connections(service) == {}
 
 
@@ -169,4 +169,4 @@ def test_the_provider_of_a_connection_stays(service: Service, tmp_path: Path) ->
     file = tmp_path / "connections.yaml"
     file.write_text(file.read_text().replace("provider: github", "provider: gitea"))
     done = run_pushgate("apply", "-f", str(file), service=service, variables={"DIGITS_SECRET": KNOWN})
-    assert (done.returncode, "provider can't be changed" in done.stderr) == (1, True)
+    assert (done.returncode, "provider cannot be changed" in done.stderr) == (1, True)

@@ -39,7 +39,7 @@ def test_a_locale_without_utf8_changes_nothing(tmp_path: Path, monkeypatch: pyte
             service=service,
         )
         assert (told.returncode, told.stderr) == (0, "")
-        assert "Its repository can be read" in told.stdout
+        assert "The repository can be read" in told.stdout
         [made] = service.api.get("/connections")["items"]
         service.api.send("PATCH", f"/connections/{made['id']}", {"name": "büro"})
         fresh = service.api.send("POST", f"/connections/{made['id']}/rotate-secret")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from gateway.data_dir import learn_anew
+from gateway.data_dir import learn_refs
 from gateway.errors import SettingError
 from gateway.settings import Settings
 from gateway.store import claims
@@ -103,15 +103,15 @@ def test_workers_on_other_machines_are_told_of(postgres: Postgres, tmp_path: Pat
     settings = Settings(
         data_dir=tmp_path / "data", database_url=SecretStr(url), secret_key=SecretStr("k" * 64)
     )
-    assert learn_anew(settings) == 0
+    assert learn_refs(settings) == 0
     with closing(Database(url)) as database:
         records.connection(database)
         now = datetime.now(UTC)
         with database.writing() as conn:
             claims.beat(conn, "worker-0:/data", now=now)
         with pytest.raises(SettingError, match="such as worker-0:/data: stop them first"):
-            learn_anew(settings)
+            learn_refs(settings)
         with database.writing() as conn:
             claims.leave(conn, "worker-0:/data")
             claims.beat(conn, "worker-1:/data", now=now - timedelta(minutes=1))
-        assert learn_anew(settings) == 1
+        assert learn_refs(settings) == 1

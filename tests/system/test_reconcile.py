@@ -176,7 +176,7 @@ def test_fetch_tells_what_it_found(service: Service, project: Project) -> None:
     nothing = run_pushgate("fetch", connection["id"], service=service)
     assert (nothing.returncode, nothing.stdout) == (
         0,
-        "Nothing has moved since the last delivery or fetch.\n",
+        "No ref has moved since the last delivery or reconciliation.\n",
     )
     project.push("Second", {"train.py": "print(2)\n"})
     found = run_pushgate("fetch", connection["id"], service=service)

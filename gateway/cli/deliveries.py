@@ -1,0 +1,92 @@
+"""The commands about deliveries: list, show, explain."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.api_client import Client, part
+from gateway.cli.options import AsJson, Data, Limit, OfConnection, client_of
+from gateway.cli.output import (
+    DELIVERY_COLUMNS,
+    delivery_row,
+    empty_list,
+    out,
+    print_facts,
+    print_json,
+    print_list,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+def deliveries(
+    delivery: Annotated[str | None, typer.Argument(help="Show this delivery in full, by its id.")] = None,
+    connection: OfConnection = None,
+    verdict: Annotated[
+        str | None, typer.Option(help="Only this verdict: accepted, duplicate, ignored or unreadable.")
+    ] = None,
+    limit: Limit = 20,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """List deliveries, newest first, or show one."""
+    client = client_of(data)
+    if delivery is not None:
+        shown = client.get(f"/deliveries/{part(delivery)}")
+        if as_json:
+            print_json(shown)
+        else:
+            _show(client, shown)
+        return
+    answer = client.get("/deliveries", connection=connection, verdict=verdict, limit=limit)
+    empty = empty_list("deliveries", connection, verdict)
+    print_list(answer, DELIVERY_COLUMNS, delivery_row, empty=empty, as_json=as_json)
+
+
+def _show(client: Client, delivery: Any) -> None:
+    """Print a delivery with everything that is stored about it, and its explanation."""
+    from gateway.cli.explain import delivery_tree  # noqa: PLC0415 - the lists start without it
+
+    repository = delivery["repository"] or {}
+    is_orphan = ", deleted" if delivery["is_orphan"] else ""
+    facts = {
+        "connection": f"{delivery['name']} ({delivery['connection']}{is_orphan})",
+        "provider": delivery["provider"],
+        "event": delivery["event"],
+        "id at the provider": delivery["provider_delivery_id"],
+        "pushed by": delivery["pusher"],
+        **{f"repository {name}": str(value) for name, value in repository.items() if value is not None},
+        "detail": json.dumps(delivery["detail"], ensure_ascii=False) if delivery["detail"] else None,
+    }
+    for update in delivery["updates"]:
+        commits = f", {len(update['commits'])} commits listed" if update["commits"] else ""
+        forced = ", forced" if update["forced"] else ""
+        ids = f"{update['before'] or '∅'} → {update['after'] or '∅'}"
+        facts[update["ref"]] = f"{update['action']} {ids}{forced}{commits}"
+    print_facts({name: value for name, value in facts.items() if value})
+    for explained in client.get("/explain", what=delivery["id"])["items"]:
+        out.print(delivery_tree(explained))
+
+
+@app.command()
+def explain(
+    what: Annotated[
+        str,
+        typer.Argument(
+            help="The id of a delivery or execution, a commit or its first digits, or a URL: of one of their"
+            " pages, or of a repository."
+        ),
+    ],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain why a push did, or did not, run: each step from the webhook to the broker."""
+    from gateway.cli.explain import delivery_tree  # noqa: PLC0415 - the other commands start without it
+
+    answer = client_of(data).get("/explain", what=what)
+    if as_json:
+        print_json(answer)
+    else:
+        out.print(*map(delivery_tree, answer["items"]), sep="\n")

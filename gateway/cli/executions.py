@@ -1,0 +1,90 @@
+"""The commands about execution requests: list, show, follow, drop."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gateway.cli.api_client import ApiError, part
+from gateway.cli.options import AsJson, Data, Limit, OfConnection, client_of
+from gateway.cli.output import (
+    coloured,
+    empty_list,
+    err,
+    escape,
+    execution_line,
+    local_time,
+    out,
+    print_json,
+    print_list,
+    short,
+)
+
+app = typer.Typer()
+
+_COLUMNS = ["id", "planned", "project", "what", "state"]
+
+
+@app.command()
+def executions(
+    execution: Annotated[str | None, typer.Argument(help="Show this execution request in full.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Print new requests as they are planned.")
+    ] = False,
+    connection: OfConnection = None,
+    delivery: Annotated[str | None, typer.Option("--delivery", help="Only those of this delivery.")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(help="Only this state: pending, published, superseded, undeliverable or dropped."),
+    ] = None,
+    limit: Limit = 20,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """List execution requests, newest first; show one; or follow new ones."""
+    client = client_of(data)
+    if execution is not None:
+        print_json(client.get(f"/executions/{part(execution)}"))
+        return
+    if follow:
+        if {connection, delivery, state} != {None}:
+            raise ApiError("--follow prints all new requests: omit --connection, --delivery and --state")
+        for planned in client.executions(interrupted=_report_interruption):
+            if as_json:
+                print_json(planned, indent=None)
+            else:
+                out.print(execution_line(planned))
+        return
+    answer = client.get("/executions", connection=connection, delivery=delivery, state=state, limit=limit)
+    empty = empty_list("executions", connection, delivery, state)
+    print_list(answer, _COLUMNS, _row, empty=empty, as_json=as_json)
+
+
+def _row(execution: Any) -> list[str]:
+    message = execution["message"]
+    what = f"{message['execution']['name']} at {message['ref']['name']} {short(message['commit']['id'])}"
+    reason = f": {escape(execution['reason'])}" if execution["reason"] else ""
+    return [
+        execution["id"],
+        local_time(execution["planned_at"]),
+        escape(message["project"]),
+        escape(what),
+        coloured(execution["state"]) + reason,
+    ]
+
+
+@app.command()
+def drop(
+    execution: Annotated[str, typer.Argument(help="The id of a pending execution request.")],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drop a pending execution request that the broker does not accept; requests behind it are published."""
+    dropped = client_of(data).send("POST", f"/executions/{part(execution)}/drop", {})
+    if as_json:
+        print_json(dropped)
+    else:
+        out.print(f"{coloured('dropped')} {dropped['id']}; to publish it after all, replay its delivery")
+
+
+def _report_interruption(reason: str) -> None:
+    err.print(f"[yellow]pushgate:[/yellow] {escape(reason)} Reconnecting …", soft_wrap=True)

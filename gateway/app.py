@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from gateway.api.auth import AdminToken
-from gateway.api.connections import Api
+from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
 from gateway.api.dry_run import DryRun
 from gateway.api.endpoints import on_bug, on_error, on_http_error
@@ -197,15 +197,15 @@ class _Web:
 def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[[], bool]) -> _Web:
     """Build the webhook endpoint, the REST API and the dashboard."""
     settings, database = parts.settings, parts.database
-    book = ConnectionCache(database, parts.keyring)
-    door = WebhookEndpoint(
-        book, accepter, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
+    cache = ConnectionCache(database, parts.keyring)
+    webhook = WebhookEndpoint(
+        cache, accepter, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
     )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
-    api = Api(
+    connections = Connections(
         database=database,
         keyring=parts.keyring,
-        book=book,
+        cache=cache,
         pushes=parts.pushes,
         base_url=settings.base_url,
         allow_http=settings.fetch_allow_http,
@@ -218,7 +218,7 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
     )
     files = PackageFiles(database=database, depot=parts.depot, signed_tokens=parts.signed_tokens, token=token)
     operations = [
-        *api.operations(),
+        *connections.operations(),
         *DryRun(database=database, mirrors=parts.mirrors, reader=parts.reader).operations(),
         *deliveries.operations(),
         *executions.operations(),
@@ -231,7 +231,7 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
         operations=operations,
     )
     pages = Pages(
-        api=api,
+        connections=connections,
         deliveries=deliveries,
         executions=executions,
         sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=settings.base_url),
@@ -242,7 +242,7 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
     return _Web(
         routes=[
             # First, because a request is held against one route after the other.
-            Route("/hooks/{connection}", door),
+            Route("/hooks/{connection}", webhook),
             *(operation.route(token) for operation in operations),
             *contract.routes(),
             *pages.routes(),

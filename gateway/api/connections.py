@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
 from gateway.api.query import limit
-from gateway.api.remote_access import changed_opening, opening
+from gateway.api.remote_access import changed_access, remote_access
 from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret, Page
 from gateway.api.views import ConnectionCreated, ConnectionView, RefView
 from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
@@ -26,7 +26,7 @@ from gateway.plan.triggers import read_triggers
 from gateway.store import connections, platforms, reconciliations, work_queue
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.ids import connection_id
+from gateway.store.ids import connection_id as new_connection_id
 from gateway.store.notify import Notifier
 from gateway.store.platforms import Platform
 from gateway.threads import API
@@ -37,23 +37,23 @@ _SHOWN_REFS = ("refs/heads/", "refs/tags/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Api:
-    """The API's endpoints and what they work with.
+class Connections:
+    """The endpoints for connections.
 
-    `pushes` wakes the workers; `base_url` is what webhook URLs begin with.
+    `pushes` wakes the workers; webhook URLs begin with `base_url`.
     """
 
     database: Database
     keyring: Keyring
-    book: ConnectionCache
+    cache: ConnectionCache
     pushes: Notifier
     base_url: str
     allow_http: bool
     hosts: tuple[str, ...]
 
     def operations(self) -> list[Operation]:
-        """Return what can be asked."""
-        one = "/connections/{id}"
+        """Return the operations on connections."""
+        path = "/connections/{id}"
         return [
             Operation(
                 method="GET",
@@ -68,40 +68,45 @@ class Api:
                 status=201,
                 body=NewConnection,
             ),
-            Operation(method="GET", path=one, endpoint=self.show_connection),
-            Operation(method="PATCH", path=one, endpoint=self.change_connection, body=ConnectionChange),
-            Operation(method="DELETE", path=one, endpoint=self.delete_connection, status=204),
+            Operation(method="GET", path=path, endpoint=self.show_connection),
+            Operation(method="PATCH", path=path, endpoint=self.change_connection, body=ConnectionChange),
+            Operation(method="DELETE", path=path, endpoint=self.delete_connection, status=204),
             Operation(
-                method="POST", path=f"{one}/rotate-secret", endpoint=self.rotate_secret, body=NewSecret
+                method="POST", path=f"{path}/rotate-secret", endpoint=self.rotate_secret, body=NewSecret
             ),
-            Operation(method="POST", path=f"{one}/fetch", endpoint=self.fetch, status=202),
-            Operation(method="POST", path=f"{one}/forget-repository", endpoint=self.forget_repository),
-            Operation(method="GET", path=f"{one}/refs", endpoint=self.list_refs),
+            Operation(method="POST", path=f"{path}/fetch", endpoint=self.fetch, status=202),
+            Operation(method="POST", path=f"{path}/forget-repository", endpoint=self.forget_repository),
+            Operation(method="GET", path=f"{path}/refs", endpoint=self.list_refs),
         ]
 
     async def list_connections(self, request: Request) -> Page[ConnectionView]:
-        """`GET /connections`: the oldest first."""
-        query, most = request.query_params, limit(request)
+        """`GET /connections`: list connections, oldest first."""
+        query, max_items = request.query_params, limit(request)
 
-        def look(conn: sqlalchemy.Connection) -> Page[ConnectionView]:
-            found = connections.page(conn, after=query.get("cursor"), limit=most + 1, name=query.get("name"))
-            views = self._views(conn, found[:most])
-            return Page[ConnectionView](items=views, next=views[-1].id if len(found) > most else None)
+        def read_page(conn: sqlalchemy.Connection) -> Page[ConnectionView]:
+            found = connections.page(
+                conn, after=query.get("cursor"), limit=max_items + 1, name=query.get("name")
+            )
+            views = self._views(conn, found[:max_items])
+            return Page[ConnectionView](items=views, next=views[-1].id if len(found) > max_items else None)
 
-        return await self.database.read(look)
+        return await self.database.read(read_page)
 
     async def make_connection(self, request: Request) -> ConnectionCreated:
-        """`POST /connections`: works also while the remote is out of reach. Shows the secret this once."""
+        """`POST /connections`: connect a repository. The secret is shown only in this answer.
+
+        The remote need not be reachable.
+        """
         wanted = await read(request, NewConnection)
         if wanted.provider not in PROVIDERS:
-            raise Invalid(f"provider: {wanted.provider!r} is none of {', '.join(PROVIDERS)}")
+            raise Invalid(f"provider: unknown provider {wanted.provider!r}; choose {', '.join(PROVIDERS)}")
         scheme = read_scheme(wanted.provider, wanted.secret, wanted.auth)
         name = wanted.name or repository_key(wanted.url).partition("/")[2]
         url = self._checked(take_login(wanted.url, wanted.provider)[0])
-        opened = await API.run(opening, wanted, name=name)
+        access = await API.run(remote_access, wanted, name=name)
         now = datetime.now(UTC)
         connection = Connection(
-            id=connection_id(),
+            id=new_connection_id(),
             name=name,
             provider=wanted.provider,
             url=url,
@@ -114,7 +119,7 @@ class Api:
             created_at=now,
             updated_at=now,
             networks=_texts(wanted.networks),
-            deploy_key=opened.deploy_key,
+            deploy_key=access.deploy_key,
             package_format=wanted.package_format,
         )
 
@@ -122,108 +127,110 @@ class Api:
             connections.add_another(
                 conn, connection, is_named=wanted.name is not None, is_forced=wanted.force
             )
-            connections.keep_credentials(conn, self.keyring, connection.id, opened.sealable)
+            connections.keep_credentials(conn, self.keyring, connection.id, access.sealable)
             if wanted.platform is not None:
                 self._name_platform(conn, connection.id, wanted.platform)
             for secret in scheme.secrets:
                 connections.add_secret(conn, self.keyring, connection.id, secret.encode(), now=now)
             kept = connections.get(conn, connection.id)
             made = self._made(conn, kept, scheme.secrets[-1])
-            return made.model_copy(update={"warnings": opened.warnings})
+            return made.model_copy(update={"warnings": access.warnings})
 
         made = await self.database.write(make)
         self.pushes.notify()
         return made
 
     async def show_connection(self, request: Request) -> ConnectionView:
-        """`GET /connections/{id}`."""
-        which = request.path_params["id"]
-        return await self.database.read(lambda conn: self._view(conn, connections.get(conn, which)))
+        """`GET /connections/{id}`: return a connection."""
+        connection_id = request.path_params["id"]
+        return await self.database.read(lambda conn: self._view(conn, connections.get(conn, connection_id)))
 
     async def change_connection(self, request: Request) -> ConnectionView:
-        """`PATCH /connections/{id}`: what is left out stays; work that was put off is tried again now."""
-        which = request.path_params["id"]
+        """`PATCH /connections/{id}`: change the given fields; postponed work is retried now."""
+        connection_id = request.path_params["id"]
         given = await read(request, ConnectionChange)
         wanted = given.model_dump(exclude_none=True, exclude={"credentials", "platform"})
         if "url" in wanted:
-            # Another repository has another id; the next delivery teaches it.
+            # Another repository has another id; the next delivery sets it.
             wanted |= {"url": self._checked(take_login(wanted["url"], "")[0]), "repository_id": None}
         if "networks" in wanted:
             wanted["networks"] = _texts(wanted["networks"])
         if "triggers" in wanted:
             wanted["triggers"] = _checked_triggers(wanted["triggers"])
         now = datetime.now(UTC)
-        old = await self.database.read(connections.get, connection_id=which)
-        kept = await self.database.read(connections.credentials, keyring=self.keyring, connection_id=which)
-        opened = await API.run(changed_opening, old, kept, given)
-        if opened is not None:
-            wanted["deploy_key"] = opened.deploy_key
+        old = await self.database.read(connections.get, connection_id=connection_id)
+        kept = await self.database.read(
+            connections.credentials, keyring=self.keyring, connection_id=connection_id
+        )
+        access = await API.run(changed_access, old, kept, given)
+        if access is not None:
+            wanted["deploy_key"] = access.deploy_key
 
         def change(conn: sqlalchemy.Connection) -> ConnectionView:
-            changed = replace(connections.get(conn, which), **wanted, updated_at=now)
+            changed = replace(connections.get(conn, connection_id), **wanted, updated_at=now)
             connections.change(conn, changed)
-            if opened is not None:
-                connections.keep_credentials(conn, self.keyring, which, opened.sealable)
+            if access is not None:
+                connections.keep_credentials(conn, self.keyring, connection_id, access.sealable)
             if "platform" in given.model_fields_set:
-                self._name_platform(conn, which, given.platform)
-            work_queue.make_due(conn, which, now=now)
+                self._name_platform(conn, connection_id, given.platform)
+            work_queue.make_due(conn, connection_id, now=now)
             if "url" in wanted:
-                reconciliations.start_over(conn, which, now=now)
-            elif opened is not None:
-                reconciliations.ask(conn, which, now=now)
-            return self._view(conn, connections.get(conn, which))
+                reconciliations.start_over(conn, connection_id, now=now)
+            elif access is not None:
+                reconciliations.ask(conn, connection_id, now=now)
+            return self._view(conn, connections.get(conn, connection_id))
 
         view = await self.database.write(change)
-        self.book.forget(which)
+        self.cache.forget(connection_id)
         self.pushes.notify()
         return view
 
     async def delete_connection(self, request: Request) -> Response:
-        """`DELETE /connections/{id}`: what it delivered can still be looked up."""
-        which = request.path_params["id"]
+        """`DELETE /connections/{id}`: delete a connection; its deliveries stay readable."""
+        connection_id = request.path_params["id"]
         now = datetime.now(UTC)
-        await self.database.write(lambda conn: connections.remove(conn, which, now=now))
-        self.book.forget(which)
+        await self.database.write(lambda conn: connections.remove(conn, connection_id, now=now))
+        self.cache.forget(connection_id)
         self.pushes.notify()
         return Response(status_code=204)
 
     async def rotate_secret(self, request: Request) -> ConnectionCreated:
-        """`POST /connections/{id}/rotate-secret`: the secret before it stays live until the next rotation.
+        """`POST /connections/{id}/rotate-secret`: set a new secret; the previous one stays valid.
 
-        To give the newest secret again changes nothing.
+        The previous secret is valid until the next rotation. Sending the newest secret again changes nothing.
         """
-        which = request.path_params["id"]
+        connection_id = request.path_params["id"]
         given = (await read(request, NewSecret)).secret
         now = datetime.now(UTC)
 
         def rotate(conn: sqlalchemy.Connection) -> ConnectionCreated:
-            connection = connections.get(conn, which)
-            newest = self._newest_secret(conn, which)
+            connection = connections.get(conn, connection_id)
+            newest = self._newest_secret(conn, connection_id)
             secret = given or new_secret(connection.provider, newest=newest)
             if secret.encode() != newest:
                 check_secret(connection.provider, secret)
-                connections.add_secret(conn, self.keyring, which, secret.encode(), now=now)
+                connections.add_secret(conn, self.keyring, connection_id, secret.encode(), now=now)
             return self._made(conn, connection, secret)
 
         made = await self.database.write(rotate)
-        self.book.forget(which)
+        self.cache.forget(connection_id)
         return made
 
-    def _newest_secret(self, conn: sqlalchemy.Connection, which: str) -> bytes | None:
+    def _newest_secret(self, conn: sqlalchemy.Connection, connection_id: str) -> bytes | None:
         try:
-            return connections.live_secrets(conn, self.keyring, which)[0].value
+            return connections.live_secrets(conn, self.keyring, connection_id)[0].value
         except SettingError:
-            return None  # it was sealed with another secret key: to rotate it is what mends that
+            return None  # it was sealed under another secret key: the rotation repairs that
 
     async def fetch(self, request: Request) -> ConnectionView:
-        """`POST /connections/{id}/fetch`: compare all refs with the remote now; see `reconciliation`."""
-        which = request.path_params["id"]
+        """`POST /connections/{id}/fetch`: reconcile now; `reconciliation` has the result."""
+        connection_id = request.path_params["id"]
         now = datetime.now(UTC)
 
         def ask(conn: sqlalchemy.Connection) -> ConnectionView:
-            connection = connections.get(conn, which)
-            reconciliations.ask(conn, which, now=now)
-            work_queue.make_due(conn, which, now=now)
+            connection = connections.get(conn, connection_id)
+            reconciliations.ask(conn, connection_id, now=now)
+            work_queue.make_due(conn, connection_id, now=now)
             return self._view(conn, connection)
 
         view = await self.database.write(ask)
@@ -231,30 +238,30 @@ class Api:
         return view
 
     async def forget_repository(self, request: Request) -> ConnectionView:
-        """`POST /connections/{id}/forget-repository`: the next delivery teaches the repository's id anew.
+        """`POST /connections/{id}/forget-repository`: forget the repository's id; the next delivery sets it.
 
-        For a repository that was deleted and made again at the same address.
+        For a repository that was deleted and created again at the same URL.
         """
-        which = request.path_params["id"]
+        connection_id = request.path_params["id"]
         now = datetime.now(UTC)
 
         def forget(conn: sqlalchemy.Connection) -> ConnectionView:
-            connections.forget_repository(conn, which)
-            reconciliations.ask(conn, which, now=now)
-            return self._view(conn, connections.get(conn, which))
+            connections.forget_repository(conn, connection_id)
+            reconciliations.ask(conn, connection_id, now=now)
+            return self._view(conn, connections.get(conn, connection_id))
 
         view = await self.database.write(forget)
-        self.book.forget(which)
+        self.cache.forget(connection_id)
         self.pushes.notify()
         return view
 
     async def list_refs(self, request: Request) -> Page[RefView]:
-        """`GET /connections/{id}/refs`: where each branch and tag is, as far as anybody has told."""
-        which = request.path_params["id"]
+        """`GET /connections/{id}/refs`: list the known position of each branch and tag."""
+        connection_id = request.path_params["id"]
 
         def look(conn: sqlalchemy.Connection) -> dict[str, str | None]:
-            connections.get(conn, which)
-            return reconciliations.known_refs(conn, which)
+            connections.get(conn, connection_id)
+            return reconciliations.known_refs(conn, connection_id)
 
         known = await self.database.read(look)
         views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if ref.startswith(_SHOWN_REFS)]
@@ -279,21 +286,23 @@ class Api:
             for one in found
         ]
 
-    def _name_platform(self, conn: sqlalchemy.Connection, which: str, wanted: NewPlatform | None) -> None:
+    def _name_platform(
+        self, conn: sqlalchemy.Connection, connection_id: str, wanted: NewPlatform | None
+    ) -> None:
         """Keep the platform that fetches for a connection. Raises `Invalid`."""
         if wanted is None:
-            platforms.name(conn, self.keyring, which, None, None)
+            platforms.name(conn, self.keyring, connection_id, None, None)
             return
         _check_platform(wanted.url, allow_http=self.allow_http)
         platform = Platform(url=wanted.url, project=wanted.project)
         token = wanted.token.get_secret_value() if wanted.token else None
-        kept = platforms.of(conn, [which]).get(which)
+        kept = platforms.of(conn, [connection_id]).get(connection_id)
         if token is None and (kept is None or kept.url != platform.url):
             raise Invalid(
                 "platform: a token is needed, for its header Authorization: Token …; a kept one goes"
                 " to its own address only"
             )
-        platforms.name(conn, self.keyring, which, platform, token)
+        platforms.name(conn, self.keyring, connection_id, platform, token)
 
     def _made(self, conn: sqlalchemy.Connection, connection: Connection, secret: str) -> ConnectionCreated:
         return ConnectionCreated(**self._view(conn, connection).model_dump(), secret=secret)

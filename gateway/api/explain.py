@@ -1,4 +1,4 @@
-"""Why did my push (not) run? From whatever somebody has at hand to the deliveries that it is about."""
+"""Why did my push (not) run? Find the deliveries that an id, a commit or a URL refers to."""
 
 import re
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ from providers.clone_urls import repository_key
 _DELIVERY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _EXECUTION = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CONNECTION = re.compile(r"[0-9a-f]{24}")
-# In a page's address, or in what somebody has copied from a terminal: the longest, of equals the last.
+# In a URL, or in text copied from a terminal: the longest match counts; of equal lengths, the last.
 _COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{7,64}(?![0-9a-f])")
-# What stands behind a page's address names a place in it, or how to show it.
+# The query and the fragment of a URL name a place in the page, or how to show it.
 _ANCHOR = re.compile(r"[#?].*")
 _WHOLE = (40, 64)
-# Of a commit, and of a repository.
-_OF_A_COMMIT, _NEWEST = 20, 5
-_LOOK = (
-    "The webhook's page at the provider lists what it sent, and the answers; a 401 also stands in the"
-    " gateway's log. To look at the remote now: pushgate fetch {}"
+_MAX_OF_COMMIT = 20
+_MAX_OF_REPOSITORY = 5
+_NEXT_STEPS = (
+    "Check the webhook's page at the provider, which lists its requests and the answers; the gateway logs"
+    " each 401. To compare the remote's refs now, run pushgate fetch {}"
 )
 
 
 def explained(conn: sqlalchemy.Connection, what: str) -> list[tuple[RecordedDelivery, list[StoredRequest]]]:
-    """Return the deliveries that something is about, the oldest first, each with its execution requests.
+    """Return the deliveries that `what` refers to, oldest first, each with its execution requests.
 
-    That is a delivery's id or that of one of its requests, a commit's id or its beginning, a page about one
-    of them, or a connection's id, the address of a repository or of a page in it, which means its newest
-    deliveries. Raises `NotFound` where there are none.
+    `what` is the id of a delivery or of one of its requests, a commit's id or its beginning, or the URL of a
+    page about one of them. The id of a connection, and the URL of a repository or of a page in it, refer to
+    the connection's newest deliveries. Raises `NotFound` where no delivery is found.
     """
     found = _found(conn, what)
     requests: dict[str, list[StoredRequest]] = {delivery.id: [] for delivery in found}
@@ -43,40 +43,37 @@ def explained(conn: sqlalchemy.Connection, what: str) -> list[tuple[RecordedDeli
 
 
 def _found(conn: sqlalchemy.Connection, what: str) -> list[RecordedDelivery]:
-    asked = _ANCHOR.sub("", what.strip().lower())
-    if delivery := _DELIVERY.search(asked):
+    text = _ANCHOR.sub("", what.strip().lower())
+    if delivery := _DELIVERY.search(text):
         return [deliveries.get(conn, delivery[0])]
-    if execution := _EXECUTION.search(asked):
+    if execution := _EXECUTION.search(text):
         return [deliveries.get(conn, executions.get(conn, execution[0]).delivery)]
-    known = connections.addresses(conn) if ":" in asked else {}
-    repository = [one for one, key in known.items() if key == repository_key(asked)]
+    known = connections.addresses(conn) if ":" in text else {}
+    repository = [connection for connection, key in known.items() if key == repository_key(text)]
     if repository := repository or _named(conn, what.strip()):
         return _newest(conn, repository)
-    inside = [one for one, key in known.items() if repository_key(asked).startswith(f"{key}/")]
-    if commits := _COMMIT.findall(asked):
+    inside = [connection for connection, key in known.items() if repository_key(text).startswith(f"{key}/")]
+    if commits := _COMMIT.findall(text):
         commit = max(reversed(commits), key=len)
-        of_commit = _page(conn, commit=commit, limit=_OF_A_COMMIT) or deliveries.containing(
-            conn, commit, limit=_OF_A_COMMIT
+        of_commit = _page(conn, commit=commit, limit=_MAX_OF_COMMIT) or deliveries.containing(
+            conn, commit, limit=_MAX_OF_COMMIT
         )
-        # Shorter numbers may be others: of a run, or the date in a branch's name.
+        # A short number may be something else, such as a run's number or the date in a branch's name.
         if of_commit:
             return of_commit[::-1]
         if not inside or len(commit) in _WHOLE:
             raise NotFound(
-                f"no delivery has told of {commit}; of a push whose webhook lists none of its commits,"
-                f" or that was found by a look at the remote, only the newest commit is known."
-                f" {_LOOK.format('CONNECTION')}"
+                f"no delivery contains commit {commit}. Only the newest commit is known of a push that"
+                f" reconciliation found, or whose webhook lists no commits."
+                f" {_NEXT_STEPS.format('CONNECTION')}"
             )
     if inside:
         return _newest(conn, inside)
-    raise NotFound(
-        f"{what} is no id of a delivery or execution, no id or name of a connection, names no commit,"
-        " and is in no connected repository"
-    )
+    raise NotFound(f"No delivery, execution, commit or repository matches {what!r}")
 
 
 def _named(conn: sqlalchemy.Connection, text: str) -> list[str]:
-    """Return the connection with this id or name, or whose page in the dashboard or the API this is."""
+    """Return the connection with this id or name, or with this page in the dashboard or the API."""
     page = text.rpartition("/")[2]
     try:
         return [connections.find(conn, page if _CONNECTION.fullmatch(page) else text)]
@@ -85,10 +82,10 @@ def _named(conn: sqlalchemy.Connection, text: str) -> list[str]:
 
 
 def _newest(conn: sqlalchemy.Connection, ids: Sequence[str]) -> list[RecordedDelivery]:
-    pages = (_page(conn, connection=one, limit=_NEWEST) for one in ids)
-    if found := [one for page in pages for one in page]:
-        return sorted(found, key=lambda one: one.id)
-    raise NotFound(f"no delivery has come for connection {', '.join(ids)}. {_LOOK.format(' and '.join(ids))}")
+    pages = (_page(conn, connection=connection, limit=_MAX_OF_REPOSITORY) for connection in ids)
+    if found := [delivery for page in pages for delivery in page]:
+        return sorted(found, key=lambda delivery: delivery.id)
+    raise NotFound(f"no deliveries for connection {', '.join(ids)}. {_NEXT_STEPS.format(' and '.join(ids))}")
 
 
 def _page(

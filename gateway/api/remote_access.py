@@ -1,4 +1,4 @@
-"""From what the API takes to what opens a remote."""
+"""From the credentials of an API request to the access to a remote."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteAccess:
-    """A clone URL without anything secret, and what opens it."""
+    """A clone URL without secrets, and the credentials for it."""
 
     url: str
     credentials: Credentials | None
@@ -36,19 +36,19 @@ class RemoteAccess:
 
     @property
     def deploy_key(self) -> str | None:
-        """The public half, to paste at the provider."""
+        """The public key, to paste at the provider."""
         return self.credentials.public if isinstance(self.credentials, SshKey) else None
 
     @property
     def sealable(self) -> bytes | None:
-        """What has to be kept sealed, if anything."""
+        """What must be stored encrypted, or None."""
         return as_json(self.credentials, self.host_keys) if self.credentials or self.host_keys else None
 
 
-def opening(wanted: NewConnection, *, name: str) -> RemoteAccess:
-    """Return what opens a new connection; for ssh a deploy key is made where nothing is given.
+def remote_access(wanted: NewConnection, *, name: str) -> RemoteAccess:
+    """Return the access for a new connection; for ssh a deploy key is generated where none is given.
 
-    Making an RSA key takes a second. Raises `Invalid` with one sentence.
+    Generating an RSA key takes a second. Raises `Invalid` with one sentence.
     """
     bare, pasted = take_login(wanted.url, wanted.provider)
     given = _given(wanted.credentials, pasted, url=bare, provider=wanted.provider, name=name)
@@ -58,11 +58,11 @@ def opening(wanted: NewConnection, *, name: str) -> RemoteAccess:
     return RemoteAccess(url=bare, credentials=given, host_keys=host_keys, warnings=warnings)
 
 
-def changed_opening(old: Connection, kept: bytes | None, wanted: ConnectionChange) -> RemoteAccess | None:
-    """Return what opens a connection from now on; None where that stays as it is.
+def changed_access(old: Connection, kept: bytes | None, wanted: ConnectionChange) -> RemoteAccess | None:
+    """Return the access of a changed connection, or None where it stays unchanged.
 
-    `kept` is what `Opening.sealable` was. What is left out stays, host keys as well; but a password is sent
-    nowhere else than to the host that it was given for. See `opening`.
+    `kept` is the stored `RemoteAccess.sealable`. Omitted fields stay unchanged, host keys included; but a
+    password is sent only to the host that it was given for. See `remote_access`.
     """
     old_credentials, old_host_keys = from_json(kept)
     bare, pasted = take_login(wanted.url or old.url, old.provider)
@@ -71,9 +71,7 @@ def changed_opening(old: Connection, kept: bytes | None, wanted: ConnectionChang
     given = _given(wanted.credentials, pasted, url=bare, provider=old.provider, name=old.name)
     stays = given is None and not is_forgotten and is_ssh(bare) == is_ssh(old.url)
     if stays and isinstance(old_credentials, Login) and target(bare) != target(old.url):
-        raise Invalid(
-            "url: a password is kept for another host; give credentials with this URL, or null to forget it"
-        )
+        raise Invalid("url: the stored password is for another host; give credentials, or null to delete it")
     if stays and not is_named:
         return None
     credentials = old_credentials if stays else given
@@ -89,7 +87,7 @@ def _host_keys(
 ) -> tuple[str | None, list[str]]:
     if not is_ssh(url):
         if wanted is not None and wanted.host_keys:
-            raise Invalid("host_keys: they are for ssh URLs; https has certificates")
+            raise Invalid("host_keys: only ssh URLs have host keys; https uses certificates")
         return None, []
     if wanted is None or "host_keys" not in wanted.model_fields_set:
         return before, []
@@ -97,7 +95,7 @@ def _host_keys(
         return None, []
     taken, unreadable = read_host_keys(wanted.host_keys, known_as=known_as(url))
     warnings = [
-        f"host_keys: line {number} is left out: it holds no key that ssh knows" for number in unreadable
+        f"host_keys: line {number} is ignored: it contains no key that ssh supports" for number in unreadable
     ]
     for warning in warnings:
         log.warning(warning, url=url)
@@ -110,13 +108,13 @@ def _given(
     if wanted is None or not wanted.is_some:
         return pasted
     if pasted is not None:
-        raise Invalid("credentials: they stand in the URL and beside it; give them once")
+        raise Invalid("credentials: give them either in the URL or in `credentials`, not both")
     if wanted.password is not None:
         if is_ssh(url):
-            raise Invalid("credentials: user and password are for https; an ssh URL is opened by a key")
+            raise Invalid("credentials: user and password are for https; an ssh URL requires a key")
         return make_login(wanted.user, wanted.password.get_secret_value(), provider)
     if not is_ssh(url):
-        raise Invalid("credentials: a key opens ssh URLs only; https takes user and password, or a token")
+        raise Invalid("credentials: a key is for ssh URLs; https requires user and password, or a token")
     if wanted.private_key is not None:
         return read_private_key(wanted.private_key.get_secret_value(), provider, comment=_comment(name))
     return make_deploy_key(provider, comment=_comment(name))

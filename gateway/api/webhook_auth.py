@@ -1,4 +1,4 @@
-"""A connection's way to be proven: from what the API takes to live secrets and public options."""
+"""How a connection's webhooks are verified: from an API request to valid secrets and public options."""
 
 import base64
 import secrets
@@ -12,7 +12,7 @@ from providers.signatures import MIN_SECRET_BYTES, SIGNING_PREFIX, is_weak, sign
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """`secrets` are live from the start, the last one is the newest; `auth` is what may be shown."""
+    """`secrets` are valid from the start, the newest last; `auth` contains no secret."""
 
     secrets: tuple[str, ...]
     auth: Mapping[str, str]
@@ -34,24 +34,24 @@ def new_secret(provider: str, *, newest: bytes | None = None) -> str:
 
 
 def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> Scheme:
-    """Return the scheme of a new connection; without any secret, one is made. Raises `Invalid`."""
+    """Return the scheme of a new connection; a missing secret is generated. Raises `Invalid`."""
     unknown = set(auth) - PROVIDERS[provider].AUTH_OPTIONS
     if unknown:
         raise Invalid(f"auth: {provider} has no option {', '.join(sorted(unknown))}")
     if not all(auth.values()):
-        raise Invalid("auth: an option without a value proves nothing")
+        raise Invalid("auth: an option must not be empty")
     if "token" in auth or "signing_token" in auth:
         if secret is not None:
             raise Invalid("auth: give either `secret`, or `auth` with token and signing_token")
         if "signing_token" in auth and not auth["signing_token"].startswith("whsec_"):
-            raise Invalid("auth: a signing_token begins with whsec_")
+            raise Invalid("auth: a signing_token must begin with whsec_")
         given = tuple(auth[key] for key in ("token", "signing_token") if key in auth)
-        for one in given:
-            check_secret(provider, one)
+        for given_secret in given:
+            check_secret(provider, given_secret)
         return Scheme(secrets=given, auth={})
     if "header" in auth or "value" in auth:
         if secret is not None or "user" in auth or not {"header", "value"} <= set(auth):
-            raise Invalid("auth: a custom header is {header, value}, in place of `secret` and user")
+            raise Invalid("auth: give a custom header as {header, value}, without `secret` and user")
         check_secret(provider, auth["value"])
         return Scheme(secrets=(auth["value"],), auth={"header": auth["header"].lower()})
     if secret is not None:
@@ -60,11 +60,11 @@ def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> S
 
 
 def check_secret(provider: str, secret: str) -> None:
-    """Refuse a secret that can be guessed, or proves nothing. Raises `Invalid`, without the secret."""
+    """Refuse a weak or malformed secret. Raises `Invalid`, without the secret."""
     if PROVIDERS[provider].HAS_SIGNING_SECRETS and signing_key(secret.encode()) is None:
-        raise Invalid("a secret that begins with whsec_ goes on in base64, as its provider shows it")
+        raise Invalid("a secret that begins with whsec_ must continue in base64, as the provider shows it")
     if is_weak(secret.encode()):
         raise Invalid(
-            f"a secret has at least {MIN_SECRET_BYTES} bytes, because whoever guesses it can have commits"
-            " executed; leave it out, and one is made"
+            f"a secret must have at least {MIN_SECRET_BYTES} bytes, because anybody who guesses it can have"
+            " commits executed; omit it to have one generated"
         )

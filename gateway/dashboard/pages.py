@@ -1,4 +1,4 @@
-"""The dashboard: what the REST API tells, as pages for people who have signed in."""
+"""The pages of the dashboard: the records of the REST API, for people who have signed in."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.api.auth import AdminToken, WrongToken
-from gateway.api.connections import Api
+from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
 from gateway.api.endpoints import (
     headers_of_refusal,
@@ -36,21 +36,21 @@ from gateway.threads import API
 
 Page = Callable[[Request], Awaitable[Response]]
 
-# The newest deliveries and executions on the overview.
-_FEW = 10
-# The ref updates of a delivery on its page.
-_MANY = 100
-_FIELDS = 10
-# Anybody may send one to sign in, and it is decoded before anything is proven.
+# How many of the newest deliveries and executions the overview shows.
+_MAX_NEWEST = 10
+# How many ref updates the page of a delivery shows.
+_MAX_UPDATES = 100
+_MAX_FIELDS = 10
+# The sign-in form is decoded before the token is checked, so anybody can send it: keep it small.
 _forms = BodyReader(limit=32 * 1024)
-_NO_PAGE = "There is no page at this address."
+_NO_PAGE = "No page exists at this URL."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pages:
-    """The pages and what they work with."""
+    """The handlers of the pages."""
 
-    api: Api
+    connections: Connections
     deliveries: Deliveries
     executions: Executions
     sessions: Sessions
@@ -59,13 +59,13 @@ class Pages:
     has_broker: bool
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes; what tells of records, or does something, is for those who have signed in."""
+        """Return the routes; all but those to sign in, sign out and load static files require a session."""
         offered = [
-            *self.api.operations(),
+            *self.connections.operations(),
             *self.deliveries.operations(),
             *self.executions.operations(),
         ]
-        api = {one.path: one.query for one in offered if one.method == "GET"}
+        api = {operation.path: operation.query for operation in offered if operation.method == "GET"}
         table: list[tuple[str, str, Page]] = [
             ("/", "GET", self.overview),
             ("/connections", "GET", self._filtered(self.list_connections, api["/connections"])),
@@ -81,101 +81,104 @@ class Pages:
         ]
         return [
             *(Route(path, self._signed_in(page), methods=[method]) for path, method, page in table),
-            Route("/sign-in", self._told(self.sign_in), methods=["POST"]),
-            Route("/sign-out", self._told(self.sign_out), methods=["POST"]),
-            # Where the address bar stands after a token that was refused.
-            Route("/sign-in", self._told(self.begin), methods=["GET"]),
+            Route("/sign-in", self._with_errors(self.sign_in), methods=["POST"]),
+            Route("/sign-out", self._with_errors(self.sign_out), methods=["POST"]),
+            # The URL in the address bar after a refused token.
+            Route("/sign-in", self._with_errors(self.begin), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
 
     async def overview(self, _request: Request) -> Response:
-        """`GET /`: what waits where, what is broken, what is new."""
-        found = await self.api.database.read(_overview, has_broker=self.has_broker)
+        """`GET /`: show pending work, failures, and the newest records."""
+        found = await self.connections.database.read(_overview, has_broker=self.has_broker)
         return self.renderer.page("overview.html", has_broker=self.has_broker, **found)
 
     async def list_connections(self, request: Request) -> Response:
-        """`GET /connections`: with the query of the API."""
-        page = await self.api.list_connections(request)
+        """`GET /connections`: list connections, with the query parameters of the API."""
+        page = await self.connections.list_connections(request)
         return self.renderer.page("connections.html", page=page, query=dict(request.query_params))
 
     async def show_connection(self, request: Request) -> Response:
-        """`GET /connections/{id}`: how it is set, how its remote answers, and its newest deliveries."""
-        which = request.path_params["id"]
-        shown = await self.api.show_connection(request)
-        views = await self.api.database.read(_newest, connection=which)
+        """`GET /connections/{id}`: show its settings, the state of its remote, and its newest deliveries."""
+        connection = request.path_params["id"]
+        shown = await self.connections.show_connection(request)
+        views = await self.connections.database.read(_newest, connection=connection)
         return self.renderer.page("connection.html", connection=shown, deliveries=views)
 
     async def fetch(self, request: Request) -> Response:
-        """`POST /connections/{id}/fetch`: the button that nobody has to press any more."""
-        await self.api.fetch(request)
+        """`POST /connections/{id}/fetch`: reconcile now."""
+        await self.connections.fetch(request)
         return self.renderer.redirect(f"/connections/{request.path_params['id']}")
 
     async def list_deliveries(self, request: Request) -> Response:
-        """`GET /deliveries`: with the query of the API."""
+        """`GET /deliveries`: list deliveries, with the query parameters of the API."""
         page = await self.deliveries.list_deliveries(request)
         return await API.run(
             self.renderer.page, "deliveries.html", page=page, query=dict(request.query_params)
         )
 
     async def show_delivery(self, request: Request) -> Response:
-        """`GET /deliveries/{id}`: its whole way."""
+        """`GET /deliveries/{id}`: show a delivery and what became of it."""
         explained = await self.deliveries.explained(request.path_params["id"])
         return await self._explained(explained, what=None)
 
     async def replay(self, request: Request) -> Response:
-        """`POST /deliveries/{id}/replay`."""
+        """`POST /deliveries/{id}/replay`: replay a delivery."""
         await self.deliveries.replay(request)
         return self.renderer.redirect(f"/deliveries/{request.path_params['id']}")
 
     async def list_executions(self, request: Request) -> Response:
-        """`GET /executions`: with the query of the API."""
+        """`GET /executions`: list execution requests, with the query parameters of the API."""
         page = await self.executions.list_executions(request)
         return self.renderer.page("executions.html", page=page, query=dict(request.query_params))
 
     async def show_execution(self, request: Request) -> Response:
-        """`GET /executions/{id}`: with the message that the runners get."""
+        """`GET /executions/{id}`: show an execution request with its message."""
         return self.renderer.page("execution.html", execution=await self.executions.show_execution(request))
 
     async def drop(self, request: Request) -> Response:
-        """`POST /executions/{id}/drop`."""
+        """`POST /executions/{id}/drop`: drop an execution request."""
         await self.executions.drop(request)
         return self.renderer.redirect(f"/executions/{request.path_params['id']}")
 
     async def explain(self, request: Request) -> Response:
-        """`GET /explain?what=`: why a push did, or did not, run, by whatever somebody has at hand."""
+        """`GET /explain?what=`: show why a push did, or did not, run, by an id, a commit or a URL."""
         what = request.query_params.get("what", "")
         return await self._explained(await self.deliveries.explained(what), what=what)
 
     async def _explained(self, items: Sequence[ExplainedView], *, what: str | None) -> Response:
-        """Show deliveries with their ways; in a thread, since of a large one even a part takes its time."""
+        """Render deliveries in a thread, because even a part of a large delivery takes long to render."""
         return await API.run(
-            self.renderer.page, "explained.html", items=[_Way.of(delivery) for delivery in items], what=what
+            self.renderer.page,
+            "explained.html",
+            items=[_Explanation.of(delivery) for delivery in items],
+            what=what,
         )
 
     async def sign_in(self, request: Request) -> Response:
-        """`POST /sign-in`: with the admin token, and on to where somebody wanted to go."""
+        """`POST /sign-in`: begin a session, and redirect to the page that was requested."""
         form = await _form(request)
-        further = _inside(form.get("next", ""))
+        target = _inside(form.get("next", ""))
         try:
             self.token.check(request, form.get("token", "").strip())
         except WrongToken:
-            return self._asked_to_sign_in(request, further, is_refused=True)
-        answer = self.renderer.redirect(further)
+            return self._sign_in_page(request, target, is_refused=True)
+        answer = self.renderer.redirect(target)
         self.sessions.begin(answer, now=datetime.now(UTC))
         return answer
 
     async def begin(self, _request: Request) -> Response:
-        """`GET /sign-in`: on to the overview, which asks for it."""
+        """`GET /sign-in`: redirect to the overview, which shows the sign-in form."""
         return self.renderer.redirect("/")
 
     async def sign_out(self, _request: Request) -> Response:
-        """`POST /sign-out`."""
+        """`POST /sign-out`: delete the session cookie."""
         answer = self.renderer.redirect("/")
         self.sessions.end(answer)
         return answer
 
     async def on_http_error(self, request: Request, error: Exception) -> Response:
-        """Answer what the routing refuses: to a browser as a page, to programs as JSON."""
+        """Answer an error of the routing: a page for browsers, JSON for programs."""
         if not (isinstance(error, HTTPException) and _is_for_browsers(request)):
             return await on_http_error(request, error)
         detail = _NO_PAGE if error.status_code == HTTPStatus.NOT_FOUND else error.detail
@@ -184,7 +187,7 @@ class Pages:
         return answer
 
     def _filtered(self, page: Page, query: Sequence[str]) -> Page:
-        """Return the page, which refuses filters that it does not know."""
+        """Return the page with a check that refuses unknown filters."""
 
         async def checked(request: Request) -> Response:
             refuse_unknown(request, query)
@@ -193,27 +196,25 @@ class Pages:
         return checked
 
     def _signed_in(self, page: Page) -> Page:
-        """Return the page, for those who have signed in; all others are asked to."""
+        """Return the page with a check of the session; without a session the sign-in form is shown."""
 
         async def checked(request: Request) -> Response:
             if self.sessions.holds(request, now=datetime.now(UTC)):
                 return await page(request)
             query = f"?{request.url.query}" if request.url.query else ""
             path = request.url.path
-            # What was to be done is shown first: it is done when it is asked for again.
-            wanted = f"{path}{query}" if request.method == "GET" else path.rpartition("/")[0]
-            return self._asked_to_sign_in(request, wanted, is_refused=False)
+            # After the sign-in the page of the record is shown; the user repeats the action there.
+            target = f"{path}{query}" if request.method == "GET" else path.rpartition("/")[0]
+            return self._sign_in_page(request, target, is_refused=False)
 
-        return self._told(checked)
+        return self._with_errors(checked)
 
-    def _told(self, page: Page) -> Page:
-        """Return the page, closed to what another site sends; what goes wrong is told as a page, too."""
+    def _with_errors(self, page: Page) -> Page:
+        """Return the page, which refuses forms of other sites (CSRF) and shows errors as pages."""
 
         async def answered(request: Request) -> Response:
             if request.method == "POST" and not self.sessions.comes_from_here(request):
-                return self._failed(
-                    403, "not from here", "a page of another site has sent this: nothing was done"
-                )
+                return self._failed(403, "refused", "another site sent this form: nothing was changed")
             try:
                 refuse_nul(request)
                 return await page(request)
@@ -224,10 +225,10 @@ class Pages:
 
         return answered
 
-    def _asked_to_sign_in(self, request: Request, wanted: str, *, is_refused: bool) -> Response:
-        elsewhere = None if self.sessions.comes_by(request) else self.renderer.base_url
+    def _sign_in_page(self, request: Request, target: str, *, is_refused: bool) -> Response:
+        elsewhere = None if self.sessions.would_keep_cookie(request) else self.renderer.base_url
         return self.renderer.page(
-            "sign-in.html", 401, next=wanted, is_refused=is_refused, elsewhere=elsewhere
+            "sign-in.html", 401, next=target, is_refused=is_refused, elsewhere=elsewhere
         )
 
     def _failed(self, status: int, title: str, detail: str) -> Response:
@@ -235,10 +236,10 @@ class Pages:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Way:
-    """A delivery as its page shows it: of thousands of ref updates the first, and how many more there are.
+class _Explanation:
+    """A delivery as its page shows it: its first ref updates, and how many `more` it has.
 
-    `requests` are the execution requests of each by its id.
+    `requests` maps the id of a ref update to its execution requests.
     """
 
     delivery: ExplainedView
@@ -247,37 +248,37 @@ class _Way:
     requests: Mapping[int, Sequence[ExecutionView]]
 
     @classmethod
-    def of(cls, delivery: ExplainedView) -> "_Way":
-        """Sort out what came of which ref update."""
+    def of(cls, delivery: ExplainedView) -> "_Explanation":
+        """Group the execution requests by ref update."""
         requests: dict[int, list[ExecutionView]] = {}
         for execution in delivery.executions:
             requests.setdefault(execution.ref_update, []).append(execution)
-        updates = delivery.updates[:_MANY]
+        updates = delivery.updates[:_MAX_UPDATES]
         return cls(
             delivery=delivery, updates=updates, more=len(delivery.updates) - len(updates), requests=requests
         )
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether something of it is still to come."""
-        states = {one.state for one in self.delivery.updates} | {
-            one.state for one in self.delivery.executions
-        }
-        return "pending" in states
+        """Whether a ref update or an execution request is pending."""
+        updates = {update.state for update in self.delivery.updates}
+        return "pending" in updates | {execution.state for execution in self.delivery.executions}
 
     @property
     def can_be_replayed(self) -> bool:
-        """Whether to plan it again would do anything."""
+        """Whether a replay would plan anything."""
         has_ended = any(update.state in deliveries.REPLAYABLE for update in self.delivery.updates)
         return has_ended and not self.delivery.is_orphan
 
 
 def _overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> dict[str, Any]:
-    planned, _ = executions.page(conn, connection=None, delivery=None, state=None, before=None, limit=_FEW)
+    planned, _ = executions.page(
+        conn, connection=None, delivery=None, state=None, before=None, limit=_MAX_NEWEST
+    )
     return {
         "backlog": work_queue.backlog(conn),
-        "failing": reconciliations.failing(conn, limit=_FEW + 1),
-        "few": _FEW,
+        "failing": reconciliations.failing(conn, limit=_MAX_NEWEST + 1),
+        "few": _MAX_NEWEST,
         "deliveries": _newest(conn, connection=None),
         "executions": execution_views(conn, planned, has_broker=has_broker),
         "outages": outages.current(conn) if has_broker else (),
@@ -285,12 +286,12 @@ def _overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> dict[str, Any
 
 
 def _newest(conn: sqlalchemy.Connection, connection: str | None) -> list[DeliveryView]:
-    found = deliveries.page(conn, connection=connection, verdict=None, before=None, limit=_FEW)
+    found = deliveries.page(conn, connection=connection, verdict=None, before=None, limit=_MAX_NEWEST)
     return [DeliveryView.of(delivery) for delivery in found]
 
 
 def _is_for_browsers(request: Request) -> bool:
-    """Return whether somebody looks at the answer: the door and the API answer JSON, whoever asks."""
+    """Return whether a browser shows the answer; webhooks and the API always get JSON."""
     is_for_programs = request.url.path.startswith(("/api/", "/hooks/"))
     return not is_for_programs and "text/html" in request.headers.get("accept", "")
 
@@ -299,13 +300,13 @@ async def _form(request: Request) -> dict[str, str]:
     """Return the fields of a form; of several with one name, the first. Raises `Invalid`."""
     body = await _forms.read(request.scope, request.receive)
     try:
-        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_FIELDS)
+        fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=_MAX_FIELDS)
     except ValueError:
-        raise Invalid("the form has more fields than any of ours") from None
+        raise Invalid("the form has too many fields") from None
     return {name: values[0] for name, values in fields.items()}
 
 
 def _inside(path: str) -> str:
-    """Return a path of the dashboard as it is, and the overview's for what would lead elsewhere."""
+    """Return a path of the dashboard unchanged, and `/` for any URL that leads elsewhere."""
     is_path = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
     return path if is_path else "/"

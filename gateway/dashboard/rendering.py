@@ -1,7 +1,7 @@
-"""Pages as browsers get them: HTML of templates, addresses, and the headers that say what a page may do.
+"""Rendering of the dashboard's pages: templates, links, and the headers that restrict what a page may do.
 
-Pages are rendered here and work without a script. Ours brings what is shown up to date; there is none of
-others, no style within a page and nothing from elsewhere, so that browsers can be told to take nothing else.
+Pages are rendered here and work without scripts. The only script refreshes the page. There are no foreign
+scripts, no inline styles and no resources of other hosts, so the Content-Security-Policy forbids them.
 """
 
 import hashlib
@@ -25,17 +25,17 @@ _HEADERS = {
         " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
-    # With none at all, browsers would not say either where a form was sent from.
+    # With no-referrer, browsers would also omit the origin of a form.
     "referrer-policy": "same-origin",
     "cache-control": "no-store",
 }
 
 
 class Renderer:
-    """Makes the pages of a gateway whose addresses, for browsers, begin with `base_url`."""
+    """Renders the pages of a gateway that browsers reach at `base_url`."""
 
     def __init__(self, base_url: str) -> None:
-        """Load the templates as they are asked for."""
+        """Set up the templates; each is loaded when it is first used."""
         self.base_url = base_url
         self._root = urlsplit(base_url).path
         self._templates = Environment(
@@ -50,33 +50,33 @@ class Renderer:
         self._templates.globals |= {"href": self._href, "asset": _asset, "waits": WAITS, "section": None}
 
     def page(self, template: str, status: int = 200, **facts: Any) -> Response:
-        """Return the page that a template makes of these facts."""
+        """Return the page that a template renders from these facts."""
         text = self._templates.get_template(template).render(now=datetime.now(UTC), **facts)
         return HTMLResponse(text, status, _HEADERS)
 
     def redirect(self, path: str) -> Response:
-        """Send the browser on to another page, which it gets anew."""
+        """Redirect the browser to another page, which it requests with GET."""
         return RedirectResponse(self._href(path), 303, _HEADERS)
 
     def _href(self, path: str, /, **query: str | None) -> str:
-        """Return the address of a page, below what the public URL begins with."""
+        """Return the link to a page, below the path of the public URL."""
         given = urlencode({name: value for name, value in query.items() if value})
         return f"{self._root}{path}{'?' if given else ''}{given}"
 
 
 @lru_cache
 def _asset(name: str) -> str:
-    """Return the address of a file under static/, a new one for each version of it."""
+    """Return the path of a file under static/; it changes with the file's content."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()
     return f"/static/{name}?v={digest[:12]}"
 
 
 def _duration(span: timedelta) -> str:
-    """Return a span of time as people say it: 80 ms, 4.2 s, 3.0 min, 12 h, 3 days."""
+    """Return a duration as text: 80 ms, 4.2 s, 3.0 min, 12 h, 3 days."""
     seconds = max(span.total_seconds(), 0.0)
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    for size, unit, most in ((1, "s", 60), (60, "min", 60), (3600, "h", 48)):
-        if seconds < size * most:
+    for size, unit, maximum in ((1, "s", 60), (60, "min", 60), (3600, "h", 48)):
+        if seconds < size * maximum:
             return f"{seconds / size:.1f} {unit}" if seconds < size * 10 else f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86_400:.0f} days"

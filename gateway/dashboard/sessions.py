@@ -1,4 +1,4 @@
-"""Who has signed in to the dashboard: a cookie proves it, nothing is kept, and so every replica knows."""
+"""Sessions of the dashboard: a signed cookie, and no stored state, so that every replica accepts it."""
 
 import hashlib
 from datetime import datetime, timedelta
@@ -10,54 +10,54 @@ from starlette.responses import Response
 from gateway.crypto.signed_tokens import SignedToken, SignedTokens
 
 VALID = timedelta(hours=12)
-# Browsers trust these as they trust HTTPS: https://w3c.github.io/webappsec-secure-contexts/#localhost
+# Browsers treat these hosts as secure, like HTTPS: https://w3c.github.io/webappsec-secure-contexts/#localhost
 _THIS_MACHINE = {"localhost", "127.0.0.1"}
 
 
 class Sessions:
-    """Begins, checks and ends sessions; they end by themselves after `VALID`, and with the admin token."""
+    """Begins, checks and ends sessions. A session expires after `VALID`, and when the admin token changes."""
 
     def __init__(self, key: bytes, *, token: str, base_url: str) -> None:
-        """Sign with this key. `base_url` is what the dashboard's addresses begin with, for browsers."""
+        """Sign with this key. `base_url` is the URL at which browsers reach the dashboard."""
         self._signed_tokens = SignedTokens(key, valid=VALID)
-        # Of the token, so that whoever changes it ends all sessions.
+        # A hash of the token, so that a new token ends all sessions.
         self._subject = f"session {hashlib.sha256(token.encode()).hexdigest()}"
         self._host = urlsplit(base_url).netloc
-        # Browsers take a cookie of the second name only from the host itself, by HTTPS, for all of its paths.
+        # Browsers accept a __Host- cookie only over HTTPS, from the host itself, and for all its paths.
         self._is_secure = base_url.startswith("https://")
-        # Ports of a host share their cookies: the name tells the gateways on them apart.
+        # All ports of a host share their cookies: the name distinguishes gateways on one host.
         name = f"pushgate-{hashlib.sha256(base_url.encode()).hexdigest()[:8]}"
         self._cookie = f"__Host-{name}" if self._is_secure else name
 
     def begin(self, answer: Response, *, now: datetime) -> None:
-        """Have the browser that gets this answer signed in."""
+        """Set the session cookie on this answer."""
         token = self._signed_tokens.issue(self._subject, now=now)
         self._set(answer, f"{token.expires}.{token.signature}", seconds=int(VALID.total_seconds()))
 
     def end(self, answer: Response) -> None:
-        """Have the browser that gets this answer signed in no more."""
+        """Delete the session cookie on this answer."""
         self._set(answer, "", seconds=0)
 
     def holds(self, request: Request, *, now: datetime) -> bool:
-        """Say whether a request comes from a browser that is signed in."""
+        """Return whether a request carries a valid session cookie."""
         expires, _, signature = request.cookies.get(self._cookie, "").partition(".")
         return self._signed_tokens.is_valid(self._subject, SignedToken(expires, signature), now=now)
 
     def comes_from_here(self, request: Request) -> bool:
-        """Say whether a page of ours sent a request, and not one elsewhere that bets on the cookie.
+        """Return whether a page of the dashboard sent a request, rather than a page of another site (CSRF).
 
-        https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site; by HTTP browsers send
-        only the header Origin, and programs neither.
+        https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site; over HTTP, browsers send
+        only the header Origin; programs send neither.
         """
         site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
         if site is not None:
             return site in {"same-origin", "none"}
         return origin is None or origin.partition("://")[2] in {self._host, request.headers.get("host")}
 
-    def comes_by(self, request: Request) -> bool:
-        """Say whether a browser that asks so will keep a session: at the gateway's address, or its machine.
+    def would_keep_cookie(self, request: Request) -> bool:
+        """Return whether the browser would accept the session cookie: at the public URL, or on this machine.
 
-        Where the address is by HTTPS, one that asks elsewhere by HTTP drops the cookie without a word.
+        Where the public URL is HTTPS, browsers silently drop the cookie at another address over HTTP.
         """
         host = request.headers.get("host", "")
         return not self._is_secure or host == self._host or host.partition(":")[0] in _THIS_MACHINE
@@ -70,6 +70,6 @@ class Sessions:
             path="/",
             secure=self._is_secure,
             httponly=True,
-            # Not strict: who follows a link from a chat to a delivery is signed in there, too.
+            # Not strict: a link from a chat to a delivery opens with the session.
             samesite="lax",
         )

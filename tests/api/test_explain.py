@@ -39,17 +39,23 @@ def test_the_whole_way_is_told(service: Service, project: Project) -> None:
     assert json.loads(found.stdout)["items"][0]["executions"][0]["id"] == execution["id"]
 
 
-def test_a_commit_that_nobody_told_of_is_said_so(service: Service) -> None:
-    """With where to look."""
+def test_an_unknown_commit_is_reported_as_unknown(service: Service) -> None:
+    """With the next steps."""
     done = run_pushgate("explain", "deadbeef", service=service)
-    assert (done.returncode, "no delivery has told of deadbeef" in done.stderr) == (1, True)
+    assert (done.returncode, "no delivery contains commit deadbeef" in done.stderr) == (1, True)
     elsewhere = run_pushgate("explain", "https://git.example/acme/other", service=service)
-    assert (elsewhere.returncode, "is in no connected repository" in elsewhere.stderr) == (1, True)
+    assert (
+        elsewhere.returncode,
+        "repository matches 'https://git.example/acme/other'" in elsewhere.stderr,
+    ) == (1, True)
     nothing = run_pushgate("explain", "what?", service=service)
-    assert (nothing.returncode, "names no commit" in nothing.stderr) == (1, True)
+    assert (
+        nothing.returncode,
+        "No delivery, execution, commit or repository matches 'what?'" in nothing.stderr,
+    ) == (1, True)
 
 
-def test_a_number_in_a_page_is_no_commit_where_nothing_was_told_of_one(
+def test_a_number_in_a_url_is_no_commit_unless_a_delivery_contains_it(
     service: Service, project: Project
 ) -> None:
     """A run's page, or a date in a branch's name: then it is about the repository."""
@@ -63,7 +69,7 @@ def test_a_number_in_a_page_is_no_commit_where_nothing_was_told_of_one(
     behind = f"/commit/{project.first}?run=12345678#diff-{'ab' * 32}"
     assert answer["delivery"] in explained(service, project.url.removesuffix(".git") + behind)
     other = run_pushgate("explain", f"{project.url.removesuffix('.git')}/commit/{'d' * 40}", service=service)
-    assert (other.returncode, f"no delivery has told of {'d' * 40}" in other.stderr) == (1, True)
+    assert (other.returncode, f"no delivery contains commit {'d' * 40}" in other.stderr) == (1, True)
     nothing = run_pushgate("explain", " ", service=service)
     assert (nothing.returncode, "give the id of a delivery or execution, a commit" in nothing.stderr) == (
         1,
@@ -82,7 +88,7 @@ def test_a_repository_is_explained_by_its_newest_deliveries(service: Service, pr
     """By its URL, written in whatever way, and by any page in it that names no commit."""
     connection = service.connect(project.url, "train@main")
     nothing = run_pushgate("explain", project.url, service=service)
-    assert f"no delivery has come for connection {connection['id']}" in nothing.stderr
+    assert f"no deliveries for connection {connection['id']}" in nothing.stderr
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     answers = [service.deliver(connection, project.payload(project.first, pushed))[1] for _ in range(2)]
     service.settled(answers[0]["delivery"])

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import event
 from starlette.requests import Request
 
-from gateway.api.connections import Api
+from gateway.api.connections import Connections
 from gateway.cli.api_client import ApiError
 from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
@@ -35,10 +35,10 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def page(database: Database, query: str) -> Any:
     """Return a page of connections as the API answers it."""
     keyring = Keyring("k" * 32)
-    api = Api(
+    api = Connections(
         database=database,
         keyring=keyring,
-        book=ConnectionCache(database, keyring),
+        cache=ConnectionCache(database, keyring),
         pushes=Notifier(),
         base_url="http://127.0.0.1:8080",
         allow_http=False,

@@ -242,7 +242,7 @@ def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tm
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--provider=cvs",), "provider: 'cvs' is none of"),
+        (("--provider=cvs",), "provider: unknown provider 'cvs'"),
         (("--provider=github", "--trigger=@main"), "trigger"),
         (("--provider=github", "--secret="), "secret"),
         (("--provider=github", "--yaml-path=/valohai.yaml"), "yaml_path: it is a path inside the repository"),

@@ -43,20 +43,18 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
     connection = service.connect(project.url, "train@main", "other@dev")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     with visit(browser, service) as page:
-        expect(page.get_by_text("Nothing was delivered yet.")).to_be_visible()
+        expect(page.get_by_text("No deliveries yet.")).to_be_visible()
         _, answer = service.deliver(connection, project.payload(project.first, pushed))
         table = page.get_by_role("region", name="Newest deliveries")
         expect(table).to_contain_text(f"branch main {project.first[:10]} → {pushed[:10]} planned")
         expect(page.get_by_role("region", name="Newest executions")).to_contain_text("step train")
-        expect(page.get_by_role("list", name="What waits where")).to_contain_text(
-            "1 not confirmed by a broker"
-        )
+        expect(page.get_by_role("list", name="Pending work")).to_contain_text("1 not confirmed by a broker")
         table.locator("time").click()
         expect(page).to_have_url(f"{service.url}/deliveries/{answer['delivery']}")
         way = page.get_by_role("article")
         for told in (
             "from github: push, for connection acme/digits, pushed by ada",
-            "verified with the secret that was made",
+            "verified with the secret created",
             "accepted",
             "1 execution request",
             "trigger train@main: branch main fits",
@@ -80,7 +78,7 @@ def test_fetch_now_finds_what_no_webhook_told(browser: Browser, tmp_path: Path, 
         page.goto(path)
         page.get_by_role("button", name="Fetch now").click()
         expect(page).to_have_url(service.url + path)
-        expect(page.get_by_role("main")).to_contain_text("found by a look at the remote")
+        expect(page.get_by_role("main")).to_contain_text("found by reconciliation")
         expect(page.get_by_role("table")).to_contain_text(f"→ {pushed[:10]} planned")
 
 
@@ -103,7 +101,7 @@ def test_a_delivery_is_replayed(browser: Browser, service: Service, project: Pro
 def test_why_it_did_not_run_is_asked_by_the_commit(
     browser: Browser, service: Service, project: Project
 ) -> None:
-    """From any page; and what nobody has told of is said to be so."""
+    """From any page; and an unknown commit is reported as unknown."""
     connection = service.connect(project.url, "train@dev")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
@@ -114,7 +112,7 @@ def test_why_it_did_not_run_is_asked_by_the_commit(
         expect(page.get_by_role("article")).to_contain_text("trigger train@dev: branch main does not fit dev")
         page.get_by_role("searchbox").fill("deadbeef")
         page.get_by_role("button", name="Explain").click()
-        expect(page.get_by_role("alert")).to_contain_text("no delivery has told of deadbeef")
+        expect(page.get_by_role("alert")).to_contain_text("no delivery contains commit deadbeef")
 
 
 def test_an_outage_is_told_and_ends(browser: Browser, service: Service, project: Project) -> None:
@@ -124,7 +122,7 @@ def test_an_outage_is_told_and_ends(browser: Browser, service: Service, project:
         assert port is not None
         service.kill()
         status = page.get_by_role("status")
-        expect(status).to_contain_text("What is shown may be old")
+        expect(status).to_contain_text("This page may be outdated")
         service.start(port)
         expect(status).to_be_empty()
         service.deliver(service.connect(project.url), project.payload(None, project.first))
@@ -195,7 +193,7 @@ def test_another_site_can_do_nothing_in_somebodys_name(
     )
     with visit(browser, service) as page, elsewhere() as other:
         page.goto(f"{other}/?{service.url}{path}/fetch")
-        expect(page.get_by_role("alert")).to_contain_text("a page of another site has sent this")
+        expect(page.get_by_role("alert")).to_contain_text("another site sent this form")
     assert service.api.get(path)["reconciliation"]["due_at"] == due
 
 
@@ -215,7 +213,7 @@ def test_what_somebody_reads_is_not_taken_away(browser: Browser, service: Servic
         expect(other).to_be_focused()
         main.evaluate("main => getSelection().selectAllChildren(main)")
         service.deliver(connection, project.payload(None, project.first, "refs/heads/three"))
-        expect(status).to_contain_text("There is something newer")
+        expect(status).to_contain_text("Newer content is available")
         expect(status).to_be_in_viewport()
         expect(main).not_to_contain_text("branch three")
         main.evaluate("() => getSelection().removeAllRanges()")
@@ -223,7 +221,7 @@ def test_what_somebody_reads_is_not_taken_away(browser: Browser, service: Servic
         expect(status).to_be_empty()
         page.get_by_role("searchbox").fill("abc")
         page.context.clear_cookies()
-        expect(status).to_contain_text("you have signed out")
+        expect(status).to_contain_text("you are signed out")
         expect(page.get_by_role("searchbox")).to_have_value("abc")
 
 
@@ -267,7 +265,7 @@ def test_a_replay_shows_how_it_had_ended_before(browser: Browser, service: Servi
         page.get_by_role("button", name="Replay").click()
         article = page.get_by_role("article")
         expect(article).to_contain_text("the connection has no triggers")
-        expect(article).to_contain_text("before it was replayed")
+        expect(article).to_contain_text("before the replay")
         expect(article).to_contain_text(first["reason"])
         when = article.locator(f"time[datetime='{datetime.fromisoformat(first['settled_at']).isoformat()}']")
         expect(when).to_be_visible()
@@ -277,7 +275,7 @@ def test_an_address_that_leads_nowhere_is_a_page_for_browsers(browser: Browser, 
     """And JSON for programs, and wherever programs ask."""
     with visit(browser, service) as page:
         page.goto("/nope")
-        expect(page.get_by_role("alert")).to_have_text("There is no page at this address.")
+        expect(page.get_by_role("alert")).to_have_text("No page exists at this URL.")
     html = {"accept": "text/html,application/xhtml+xml"}
     for path, headers in (("/nope", {}), ("/api/v1/nope", html), ("/hooks/nope/nope", html)):
         status, text, _ = got(service.url + path, "", **headers)
@@ -422,7 +420,7 @@ def test_below_another_address_links_stay_below_it(tmp_path: Path) -> None:
     """Where a proxy gives Pushgate a folder of a host; and by HTTPS the cookie is the host's own."""
     with Service(tmp_path / "data", PUBLIC_URL="https://ci.example/pushgate") as service:
         _, text, _ = got(service.url, "", host="10.0.0.1:8080")
-        assert "By HTTP elsewhere browsers keep no session" in text
+        assert "Browsers keep no session for this address over HTTP" in text
         for host in ("ci.example", "localhost:8080"):
             assert "By HTTP elsewhere" not in got(service.url, "", host=host)[1]
         links = _Links()
@@ -552,7 +550,7 @@ def test_what_was_delivered_to_a_deleted_connection_stays_as_it_is(
         service.api.send("POST", f"{path}/replay")
     assert service.api.get(path) == {**before, "is_orphan": True, "secret_made_at": None}
     _, text, _ = got(service.url + path, signed_in(service))
-    assert "acme/digits, which was deleted" in text
+    assert "acme/digits (deleted)" in text
     assert "Replay" not in text
 
 

@@ -64,10 +64,10 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
 @pytest.mark.parametrize(
     ("url", "credentials", "told"),
     [
-        ("https://git.example/a/b.git", {"private_key": "x"}, "a key opens ssh URLs only"),
+        ("https://git.example/a/b.git", {"private_key": "x"}, "a key is for ssh URLs"),
         ("git@git.example:a/b.git", {"user": "a", "password": "b"}, "are for https"),
         ("git@git.example:a/b.git", {"private_key": "x"}, "private_key: it is none"),
-        ("https://a:b@git.example/a/b.git", {"password": "b"}, "give them once"),
+        ("https://a:b@git.example/a/b.git", {"password": "b"}, "not both"),
         ("https://git.example/a/b.git", {"user": "a"}, "a user comes with a password"),
     ],
 )
@@ -103,7 +103,7 @@ def test_a_password_is_sent_to_no_other_host(service: Service, tmp_path: Path) -
         url = host.create("acme/closed.git")
         path = f"/connections/{service.connect(url, credentials={'user': 'ada', 'password': 's'})['id']}"
     for other in ("https://git.example/a/b.git", "http://127.0.0.1:9/acme/closed.git"):
-        with pytest.raises(ApiError, match="a password is kept for another host"):
+        with pytest.raises(ApiError, match="the stored password is for another host"):
             service.api.send("PATCH", path, {"url": other})
     assert service.api.get(path)["url"] == url
     moved = service.api.send("PATCH", path, {"url": url.replace("closed.git", "moved.git")})
@@ -118,7 +118,7 @@ def test_an_odd_line_of_host_keys_is_left_out_and_named(service: Service, ssh: S
     """The others count; the answer says which line it was."""
     host_keys = f"{ssh.known_hosts}\n[127.0.0.1]:{ssh.port} ssh-dss AAAAB3NzaC1kc3M="
     made = service.connect(ssh.url("acme/digits.git"), credentials={"host_keys": host_keys})
-    assert made["warnings"] == ["host_keys: line 2 is left out: it holds no key that ssh knows"]
+    assert made["warnings"] == ["host_keys: line 2 is ignored: it contains no key that ssh supports"]
     path = f"/connections/{made['id']}"
     assert "warnings" not in service.api.get(path)
 

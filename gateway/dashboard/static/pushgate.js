@@ -1,17 +1,17 @@
-// Brings what is shown up to date, and tells times as the reader's clock does. All pages work without it.
+// Refreshes the page and shows times in the reader's time zone. All pages work without this script.
 "use strict";
 
 const EVERY_SECONDS = 3;
-const PATIENCE_SECONDS = 10;
+const TIMEOUT_SECONDS = 10;
 
-function tellTimes(root) {
+function localizeTimes(root) {
   for (const time of root.querySelectorAll("time")) {
     time.title = time.dateTime;
     time.textContent = new Date(time.dateTime).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
   }
 }
 
-// Somebody copies what is selected, or is about to press what has the focus.
+// A refresh would disturb a reader who has selected text, or focused a button.
 function isInUse(shown) {
   const selection = getSelection();
   const isSelected = !selection.isCollapsed && shown.contains(selection.anchorNode);
@@ -19,7 +19,7 @@ function isInUse(shown) {
   return isSelected || (shown.contains(focused) && focused.localName !== "summary");
 }
 
-// Each of the details in `root` by its summary, and by which one of those with the same summary it is.
+// The details elements in `root`, by their summary and their number among those with an equal summary.
 function detailsOf(root) {
   const found = new Map();
   for (const details of root.querySelectorAll("details")) {
@@ -36,7 +36,7 @@ function pairsOf(shown, fresh) {
   return [...detailsOf(fresh)].filter(([key]) => before.has(key)).map(([key, details]) => [before.get(key), details]);
 }
 
-// What was open stays open, at the place to which it was scrolled, and with the focus if it had that.
+// Replace the content. Open details stay open, and keep their scroll positions and the focus.
 function replace(shown, fresh) {
   const focused = document.activeElement;
   const kept = pairsOf(shown, fresh).map(([old, details]) => ({
@@ -51,37 +51,37 @@ function replace(shown, fresh) {
   }
 }
 
-function tell(text) {
+function announce(text) {
   const live = document.getElementById("live");
   if (live.textContent !== text) live.textContent = text;
 }
 
-async function bringUpToDate(shown) {
+async function refresh(shown) {
   let answer, text;
   try {
-    answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_SECONDS * 1000) });
+    answer = await fetch(location.href, { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_SECONDS * 1000) });
     text = await answer.text();
   } catch {
-    return tell("What is shown may be old: the gateway does not answer. Trying again …");
+    return announce("This page may be outdated: the gateway does not answer. Retrying …");
   }
-  if (answer.status === 401) return tell("What is shown may be old: you have signed out. Load the page again to sign in.");
+  if (answer.status === 401) return announce("This page may be outdated: you are signed out. Reload the page to sign in.");
   const fresh = new DOMParser().parseFromString(text, "text/html").querySelector("main");
-  if (!answer.ok || !fresh) return tell(`What is shown may be old: the gateway answered ${answer.status}. Trying again …`);
-  tellTimes(fresh);
+  if (!answer.ok || !fresh) return announce(`This page may be outdated: the gateway answered ${answer.status}. Retrying …`);
+  localizeTimes(fresh);
   for (const [old, details] of pairsOf(shown, fresh)) details.open = old.open;
   if (fresh.innerHTML !== shown.innerHTML) {
-    if (isInUse(shown)) return tell("There is something newer: it is shown once nothing here is selected or focused.");
+    if (isInUse(shown)) return announce("Newer content is available: it appears when nothing here is selected or focused.");
     replace(shown, fresh);
   }
   shown.toggleAttribute("data-live", fresh.hasAttribute("data-live"));
-  tell("");
+  announce("");
 }
 
-async function goOn() {
+async function poll() {
   const shown = document.querySelector("main[data-live]");
-  if (shown && !document.hidden) await bringUpToDate(shown);
-  setTimeout(goOn, EVERY_SECONDS * 1000);
+  if (shown && !document.hidden) await refresh(shown);
+  setTimeout(poll, EVERY_SECONDS * 1000);
 }
 
-tellTimes(document);
-setTimeout(goOn, EVERY_SECONDS * 1000);
+localizeTimes(document);
+setTimeout(poll, EVERY_SECONDS * 1000);

@@ -22,12 +22,13 @@ from gateway.publish.cloudevents import message, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
-from gateway.store import connections, deliveries, executions, work_queue
+from gateway.store import accept, connections, executions, work_queue
+from gateway.store.accept import NewDelivery
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery
-from gateway.store.executions import NewRequest, Outbox
+from gateway.store.executions import NewRequest
 from gateway.store.notify import Notifier
+from gateway.store.outbox import Outbox
 from providers.normalize import ref_update
 from testing.broker import Broker
 from testing.git_host import GitHost
@@ -113,7 +114,7 @@ def _pushed(conn: Any, connection: str, now: datetime) -> int:
         body=b"",
         updates=(move,),
     )
-    deliveries.record(conn, [arrival])
+    accept.record(conn, [arrival])
     return work_queue.pending(conn, connection, limit=1)[0].seq
 
 

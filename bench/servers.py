@@ -18,9 +18,9 @@ from gateway.intake.webhook import WebhookEndpoint
 from gateway.server.http_limits import ClientLimits, limited
 from gateway.server.server import prepare_interpreter
 from gateway.store import connections
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery, Receipt
 from testing.github import REPOSITORY_ID
 
 CONNECTION = "c" * 24

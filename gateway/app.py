@@ -55,8 +55,8 @@ from gateway.store import work_queue
 from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
 from gateway.store.events import EventOutbox
-from gateway.store.executions import Outbox
 from gateway.store.notify import Notifier, PostgresBridge
+from gateway.store.outbox import Outbox
 from gateway.store.work_queue import WorkQueue
 from gateway.worker.announcer import Announcer
 from gateway.worker.fetch_and_plan import FetchAndPlan

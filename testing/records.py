@@ -8,9 +8,9 @@ import sqlalchemy
 from sqlalchemy import select
 
 from gateway.store import connections
+from gateway.store.accept import NewDelivery
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery
 from gateway.store.tables import metadata
 from providers.model import RefUpdate
 from providers.normalize import ref_update

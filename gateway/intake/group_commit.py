@@ -15,9 +15,9 @@ import structlog
 
 from gateway.errors import StoreUnavailable
 from gateway.metrics import STAGE
-from gateway.store import deliveries
+from gateway.store import accept
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery, Receipt
 
 log = structlog.get_logger()
 
@@ -152,8 +152,8 @@ class DeliveryWriter:
     async def _record(self, arrivals: Sequence[NewDelivery]) -> Sequence[Receipt | StoreUnavailable]:
         """Record a batch. Whatever one delivery does, it does not end those beside it."""
         try:
-            judge = partial(deliveries.decide, arrivals=arrivals)
-            return (await self._database.write_inline(judge, deliveries.write)).receipts
+            judge = partial(accept.decide, arrivals=arrivals)
+            return (await self._database.write_inline(judge, accept.write)).receipts
         except StoreUnavailable as error:
             return [error] * len(arrivals)
         except Exception as error:

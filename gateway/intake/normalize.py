@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from gateway.intake.connection_cache import CachedConnection
+from gateway.store.accept import NewDelivery
 from gateway.store.connections import OtherRepository
-from gateway.store.deliveries import NewDelivery, Verdict
+from gateway.store.deliveries import Verdict
 from gateway.store.ids import delivery_id
 from providers.errors import Malformed, Undecodable
 from providers.model import Event, RefUpdate, Repository, VerifiedRequest

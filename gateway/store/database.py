@@ -5,86 +5,51 @@ gives the event loop away while it waits; nothing here blocks that, and nothing 
 """
 
 import asyncio
-import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from enum import IntEnum, unique
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from psycopg import OperationalError as ConnectionLost
-from sqlalchemy import URL, Connection, Engine, RootTransaction, create_engine, event, make_url, text
+from sqlalchemy import Connection, RootTransaction, text
 from sqlalchemy.exc import (
-    ArgumentError,
     DatabaseError,
     DBAPIError,
     InternalError,
     OperationalError,
     ProgrammingError,
 )
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from gateway.errors import SettingError, StoreUnavailable
 from gateway.logs import Condition
+from gateway.store import engine
+from gateway.store.engine import BUSY_MS, KEEPALIVES, WRONG_URL, read_url
 from gateway.store.migrate import migrate_embedded, migrate_server, present_revision
-from gateway.text.escape import storable
 from gateway.threads import FILES
 
 T = TypeVar("T")
+
+
 P = ParamSpec("P")
 
+
 _THREADS = 4
+
+
 # One for readiness, one for what the metrics count.
 _PROBES = 2
+
+
 # One for each door's look at a connection, which must not wait for long work either.
 _LOOKUPS = 2
-_BUSY_MS = 10_000
+
+
 # Providers give up after 10 seconds, and lose the event: what they wait for has to fail before.
 _INLINE_SECONDS = 3.0
-# As Python's encoder writes them; half of a pair that is a character as well.
-_ESCAPED_SURROGATE = b"\\ud"
-
-
-def _from_json(text: str | bytes) -> Any:
-    """Return a JSON value as it can be shown, also one that was kept before `storable` was applied."""
-    value = json.loads(text)
-    is_suspect = _ESCAPED_SURROGATE in (text.encode() if isinstance(text, str) else text)
-    return storable(value) if is_suspect else value
-
-
-# Bound values are webhook bodies and sealed secrets: never in an error's text.
-_DISCREET: Mapping[str, Any] = {
-    "hide_parameters": True,
-    "json_serializer": lambda value: json.dumps(storable(value)),
-    "json_deserializer": _from_json,
-}
-# A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
-_KEEPALIVES = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-# So does the server notice that we are gone, with our machine: until then nobody else leads. They are set on
-# each new connection, because a pooler such as PgBouncer refuses them as options of its start.
-_LIMITS: Mapping[str, str] = {
-    "statement_timeout": "60000",
-    "lock_timeout": "30000",
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "3",
-}
-_OVER_THE_NETWORK: Mapping[str, Any] = {
-    **_DISCREET,
-    "pool_pre_ping": True,
-    "connect_args": _KEEPALIVES,
-}
-_WRONG_URL = "the setting database_url (PUSHGATE_DATABASE_URL) is wrong"
-_GOOD_URLS = "postgresql://user:password@host/name, or sqlite:////folder/file.db"
-_DRIVERS = {
-    "sqlite": "sqlite",
-    "sqlite+pysqlite": "sqlite",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "postgresql+psycopg": "postgresql+psycopg",
-}
 
 
 @unique
@@ -104,10 +69,10 @@ class Database:
 
     def __init__(self, url: str) -> None:
         """Connect lazily: nothing is opened before the first transaction. Raises `SettingError`."""
-        self.url = _read_url(url)
-        self.engine = _engine(self.url)
+        self.url = read_url(url)
+        self.engine = engine.create(self.url)
         # For the hot path, which runs on the event loop.
-        self._async_engine = None if self.is_embedded else _async_engine(self.url)
+        self._async_engine = None if self.is_embedded else engine.create_async(self.url)
         # SQLite has one writer at a time and lets the others poll; a lock lets them queue instead.
         self._writers = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
@@ -210,7 +175,7 @@ class Database:
                         with connection.begin():
                             return work(connection)
                     finally:
-                        _set_patience(connection, _BUSY_MS / 1000)
+                        _set_patience(connection, BUSY_MS / 1000)
             finally:
                 self._writers.release()
 
@@ -330,7 +295,7 @@ class Database:
         """
         driver: Any = self.engine.dialect.dbapi
         _, given = self.engine.dialect.create_connect_args(self.url)
-        arguments = {**given, **_KEEPALIVES, "autocommit": True}
+        arguments = {**given, **KEEPALIVES, "autocommit": True}
         try:
             async with await driver.AsyncConnection.connect(**arguments) as connection:
                 for channel in channels:
@@ -380,7 +345,7 @@ class Database:
         except (DBAPIError, ConnectionLost, TimeoutError) as error:
             if isinstance(error, ProgrammingError) and error.statement is None:
                 # No statement was sent: it is an option of the URL.
-                raise SettingError(f"{_WRONG_URL}: {_first_line(error)}") from error
+                raise SettingError(f"{WRONG_URL}: {_first_line(error)}") from error
             reason = _outage(error)
             if reason is None:
                 raise
@@ -452,69 +417,3 @@ def _outage(error: Exception) -> str | None:
 def _first_line(error: Exception) -> str:
     original = getattr(error, "orig", None) or error
     return str(original).strip().partition("\n")[0]
-
-
-def _read_url(text: str) -> URL:
-    """Return the URL of a database that Pushgate can use. Raises `SettingError`, without a password in it."""
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise SettingError(f"{_WRONG_URL}: it cannot be read; write {_GOOD_URLS}") from None
-    if url.drivername not in _DRIVERS:
-        raise SettingError(f"{_WRONG_URL}: Pushgate cannot use {url.drivername}; write {_GOOD_URLS}")
-    if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
-        raise SettingError(f"{_WRONG_URL}: it names no file; write {_GOOD_URLS}")
-    # As everybody else writes it; the driver is our affair.
-    return url.set(drivername=_DRIVERS[url.drivername])
-
-
-def _limit(engine: Engine, limits: Mapping[str, str]) -> None:
-    """Have each new connection to PostgreSQL bring these settings of its session."""
-    settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
-
-    @event.listens_for(engine, "connect")
-    def _configure(dbapi_connection: Any, _record: Any) -> None:
-        # Outside a transaction: its end could take the settings back.
-        dbapi_connection.autocommit = True
-        cursor = dbapi_connection.cursor()
-        cursor.execute(f"SELECT {settings}")
-        cursor.close()
-        dbapi_connection.autocommit = False
-
-
-def _async_engine(url: URL) -> AsyncEngine:
-    engine = create_async_engine(url, **_OVER_THE_NETWORK)
-    _limit(engine.sync_engine, _LIMITS)
-    return engine
-
-
-def _engine(url: URL) -> Engine:
-    if url.get_backend_name() != "sqlite":
-        engine = create_engine(url, pool_size=10, **_OVER_THE_NETWORK)
-        # Each statement is planned for its values: a plan for any state of a row could not use the indexes of
-        # the few that are pending.
-        _limit(engine, {**_LIMITS, "plan_cache_mode": "force_custom_plan"})
-        return engine
-    engine = create_engine(
-        url, **_DISCREET, connect_args={"check_same_thread": False, "timeout": _BUSY_MS / 1000}
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(dbapi_connection: Any, _record: Any) -> None:
-        # We begin transactions ourselves: Python's sqlite3 would begin them late and never IMMEDIATE.
-        dbapi_connection.isolation_level = None
-        cursor = dbapi_connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        # 32 MB. SQLite's own 2 MB would read the indexes of the hot path again and again.
-        cursor.execute("PRAGMA cache_size = -32768")
-        cursor.execute("PRAGMA temp_store = MEMORY")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        reads_only = connection.get_execution_options().get("reads_only", False)
-        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
-
-    return engine

@@ -12,7 +12,7 @@ from sqlalchemy import delete, insert, select, update
 
 from gateway.store import outages
 from gateway.store.database import Database, Lock
-from gateway.store.executions import TAKE_OVER_SECONDS
+from gateway.store.outbox import TAKE_OVER_SECONDS
 from gateway.store.tables import events
 
 

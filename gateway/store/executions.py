@@ -1,34 +1,33 @@
-"""Execution requests: what was planned, and whether the broker has it. This table is the outbox."""
+"""Execution requests: what was planned, and whether the broker has confirmed it. This table is the outbox."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from operator import attrgetter
 from typing import Any, Literal
 
 import sqlalchemy
 from sqlalchemy import (
-    ColumnElement,
     Select,
     Update,
     bindparam,
-    exists,
     func,
     insert,
     literal,
     select,
-    union_all,
     update,
 )
 
 from gateway.errors import Invalid, NotFound
 from gateway.store import outages
-from gateway.store.database import Database, Lock
-from gateway.store.tables import execution_bodies, executions, ref_updates, refs
+from gateway.store.tables import execution_bodies, executions
 
 ExecutionState = Literal["pending", "published", "superseded", "undeliverable", "dropped"]
+
+
 """Superseded is what a later commit of its ref has made superfluous before it was published; undeliverable
 what the broker refuses for good; dropped what an operator has taken back before it was published."""
+
 
 _ENDED_UNPUBLISHED = ("undeliverable", "dropped")
 
@@ -80,19 +79,25 @@ class StoredRequest:
     superseded_by: str | None = None
 
 
-# How many of a connection's requests are looked at for one of a later move.
-_RECENT = 200
-
 # A connection has one: those behind it are not tried.
 _MAX_REFUSED = 1000
+
+
 _ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
+
 
 _FIELDS = tuple(field.name for field in fields(StoredRequest))
 
+
 READ_BYTES = 8 * 1024 * 1024
+
+
 """How many bytes of bodies are read at once, but for the last: of large ones there may be hundreds."""
 
+
 OMITTED = b""
+
+
 """In place of a body that was left out, since the bodies before it were so large."""
 
 
@@ -143,130 +148,6 @@ def _revive(conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, now:
         conn.execute(update(executions).where(mine).values(state="pending", reason=None, planned_at=now))
         body = update(execution_bodies).where(execution_bodies.c.execution == seq)
         conn.execute(body.values(body=bodies[request_id]))
-
-
-def supersede(
-    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, commit: str | None
-) -> None:
-    """Take back the trigger's requests for earlier moves of a ref, as far as they are not published yet.
-
-    They name the request, and its commit, to which the ref has moved. Where a later move has a request
-    already, as after webhooks in the wrong order, this one is the superfluous one.
-    """
-    later = _of_a_later_move(conn, request, ref=ref, generation=generation)
-    if later is not None:
-        # The later one's commit is in its own request: to read it here would be to read its body.
-        reason = f"{ref} had already moved on, to the commit of request {later}"
-        conn.execute(
-            update(executions)
-            .where(executions.c.id == request.id, executions.c.state == "pending")
-            .values(state="superseded", superseded_by=later, reason=reason)
-        )
-    _take_back(
-        conn,
-        request,
-        ref=ref,
-        generation=generation,
-        by=later or request.id,
-        reason=f"{ref} has moved on to {commit}, which has the request {request.id}",
-    )
-
-
-def promote(
-    conn: sqlalchemy.Connection, ref_update: int, *, connection: str, ref: str, generation: int
-) -> None:
-    """Let a move count as later than it did: its requests supersede others, no longer the other way round.
-
-    Reads nothing: see `Database.write_inline`.
-    """
-    conn.execute(update(ref_updates).where(ref_updates.c.seq == ref_update).values(generation=generation))
-    conn.execute(
-        update(executions)
-        .where(
-            executions.c.ref_update == ref_update,
-            executions.c.policy == "latest",
-            executions.c.state == "superseded",
-        )
-        .values(state="pending", superseded_by=None, reason=None)
-    )
-    mine = executions.alias("mine")
-    its_request = (
-        select(mine.c.id)
-        .where(
-            mine.c.ref_update == ref_update,
-            mine.c.policy == "latest",
-            mine.c.trigger == executions.c.trigger,
-        )
-        .correlate(executions)
-    )
-    conn.execute(
-        update(executions)
-        .where(
-            executions.c.connection == connection,
-            executions.c.state == "pending",
-            _is_of_an_earlier_move(ref, generation),
-            its_request.exists(),
-        )
-        .values(
-            state="superseded",
-            superseded_by=its_request.limit(1).scalar_subquery(),
-            reason=f"{ref} turned out to be at another commit",
-        )
-    )
-
-
-def _take_back(
-    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, by: str, reason: str
-) -> None:
-    conn.execute(
-        update(executions)
-        .where(
-            executions.c.connection == request.connection,
-            executions.c.trigger == request.trigger,
-            executions.c.state == "pending",
-            _is_of_an_earlier_move(ref, generation),
-        )
-        .values(state="superseded", superseded_by=by, reason=reason)
-    )
-
-
-def _is_of_an_earlier_move(ref: str, generation: int) -> ColumnElement[bool]:
-    """Asked from the few requests that are pending: a list of all earlier moves may be long."""
-    return exists().where(
-        ref_updates.c.seq == executions.c.ref_update,
-        ref_updates.c.ref == ref,
-        ref_updates.c.generation < generation,
-    )
-
-
-def _of_a_later_move(
-    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int
-) -> str | None:
-    """Return the request that the trigger has for the latest known move of a ref, if that is later."""
-    position = select(refs.c.generation, refs.c.delivery).where(
-        refs.c.connection == request.connection, refs.c.ref == ref
-    )
-    known = conn.execute(position).one_or_none()
-    if known is None or known.generation <= generation:
-        return None
-    # Those that were planned last, and those of the present position, however long ago that was.
-    newest = select(executions.c.seq).where(executions.c.connection == request.connection)
-    recent = newest.order_by(executions.c.seq.desc()).limit(_RECENT).subquery()
-    present = select(executions.c.seq).where(executions.c.delivery == known.delivery)
-    later = (
-        select(executions.c.id)
-        .join(ref_updates, ref_updates.c.seq == executions.c.ref_update)
-        .where(
-            executions.c.seq.in_(union_all(select(recent.c.seq), present)),
-            executions.c.connection == request.connection,
-            executions.c.trigger == request.trigger,
-            ref_updates.c.ref == ref,
-            ref_updates.c.generation > generation,
-        )
-        .order_by(ref_updates.c.generation.desc())
-        .limit(1)
-    )
-    return conn.execute(later).scalar()
 
 
 def pending(
@@ -472,40 +353,3 @@ def _records(
     rows = conn.execute(select(*columns).join_from(chosen, execution_bodies, its_body))
     requests = [StoredRequest(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
     return sorted(requests, key=attrgetter("seq"))
-
-
-# Longer than a relay goes on sending after it has asked for requests: see gateway/publish/relay.py.
-TAKE_OVER_SECONDS = 2.0
-
-
-class Outbox:
-    """The functions above as the relay calls them."""
-
-    def __init__(self, database: Database) -> None:
-        """Relay from this database."""
-        self._database = database
-
-    async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredRequest] | None:
-        """See `pending`; None while another process is the one that relays, or may be at its last batch.
-
-        One that lost its lock with its connection to the database does not know until it asks again.
-        """
-        if not await self._database.is_leader(Lock.RELAY, for_seconds=TAKE_OVER_SECONDS):
-            return None
-        return await self._database.read(pending, limit=limit, without=without)
-
-    async def record(
-        self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
-    ) -> None:
-        """See `record`."""
-        await self._database.write(
-            record,
-            published=published,
-            refused=refused,
-            undeliverable=undeliverable,
-            now=datetime.now(UTC),
-        )
-
-    async def tell(self, outage: str | None) -> bool:
-        """Record why nothing is published, or that all is well; False where another process relays."""
-        return await outages.tell(self._database, Lock.RELAY, "request", outage)

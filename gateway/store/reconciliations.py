@@ -15,12 +15,14 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import Select, func, or_, select, update
 
+from gateway.store import accept
 from gateway.store import connections as connection_records
-from gateway.store import deliveries as delivery_records
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.claims import held_of_host
 from gateway.store.database import Lock
-from gateway.store.deliveries import Key, NewDelivery, Receipt
-from gateway.store.ref_history import RefHistory, is_order_assumed, load_gaps
+from gateway.store.histories import Key, load_moves, lock_connections, read_histories, write_histories
+from gateway.store.ref_gaps import is_order_assumed, load_gaps
+from gateway.store.ref_history import RefHistory
 from gateway.store.tables import connections, deliveries, reconciliations, refs
 from gateway.text.escape import storable
 from providers.model import RefUpdate
@@ -136,13 +138,13 @@ def record(
     every move. The first reconciliation only learns the positions of refs that no webhook has reported: they
     were not pushed.
     """
-    delivery_records.lock_connections(conn, [reconciliation.connection])
+    lock_connections(conn, [reconciliation.connection])
     moves = {(reconciliation.connection, move.ref): move for move in arrival.updates}
-    histories = delivery_records.read_histories(conn, moves)
+    histories = read_histories(conn, moves)
     # What a webhook has told meanwhile was no news to the remote, but the look may have been before it.
     still = {key: one for key, one in histories.items() if one.after == moves[key].before}
     wanted = {key: one.ids_of_interest(moves[key]) for key, one in still.items()}
-    delivery_records.load_moves(conn, wanted, still)
+    load_moves(conn, wanted, still)
     sightings = _sightings(
         reconciliation, moves, still, now=arrival.received_at, confirmed_from=look_again_at
     )
@@ -154,9 +156,9 @@ def record(
         }
         for (_, ref), history in learned.items():
             history.learn(moves[reconciliation.connection, ref].after)
-        delivery_records.write_histories(conn, learned)
+        write_histories(conn, learned)
     if sightings.found:
-        [receipt] = delivery_records.record(conn, [replace(arrival, updates=sightings.found)])
+        [receipt] = accept.record(conn, [replace(arrival, updates=sightings.found)])
     doubtful, has_agreed = _confirm(
         conn, reconciliation, agreeing, now=arrival.received_at, confirmed_from=look_again_at
     )
@@ -251,7 +253,7 @@ def _place(
     for move in promoted:
         key = (reconciliation.connection, move.ref)
         histories[key].promote(move.after, now=now)
-        delivery_records.write_histories(conn, {key: histories[key]})
+        write_histories(conn, {key: histories[key]})
 
 
 def _confirm(

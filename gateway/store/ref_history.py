@@ -6,46 +6,36 @@ are known of a ref are kept as one line, by rising generations, and where a move
 position changes that. docs/decisions.md has the model and its limits.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
 from gateway.store.ids import delivery_ids_since
+from gateway.store.ref_gaps import Gap
 from providers.model import RefUpdate
 
 IN_FLIGHT = timedelta(hours=1)
+
+
 """How late a webhook is expected at most, and how far a replica lags behind."""
 
+
 ROOM = 4096
+
+
 """How many generations are kept free for the moves that are missing in a gap."""
+
 
 # The oldest gaps of a ref beyond these are closed: what is still missing there is not expected any more.
 _MAX_GAPS = 32
 
+
 Sighting = Literal["confirmed", "lagging", "promoted", "moved"]
+
+
 """What the remote's present value of a ref means: it is the known position, it is a position from before,
 it is a reported one whose place in the line was only assumed, or the ref has moved without a webhook."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Gap:
-    """Moves that are missing between `start` and `end`; generations between `low` and `high` are free.
-
-    `start` counts only where `is_start_known`. With `is_planned` the move `high` leads to `end` and was found
-    by a reconciliation; without it, nothing has reported how the ref came to `end` yet. `is_guess` says that
-    the order of the moves beside the gap was assumed.
-    """
-
-    low: int
-    high: int
-    start: str | None
-    is_start_known: bool
-    end: str | None
-    is_planned: bool
-    is_guess: bool
-    made_at: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -212,7 +202,7 @@ class RefHistory:
     ) -> Placement:
         """Place a move that has two ends."""
         exact = next(
-            (gap for gap in self._newest_first() if _is_from(gap, before) and gap.end == after), None
+            (gap for gap in self._newest_first() if gap.begins_at(before) and gap.end == after), None
         )
         if exact is not None:
             return self._close(exact, after)
@@ -238,7 +228,7 @@ class RefHistory:
             if gap.end == after:
                 return self._fill_top(gap, before)
         for gap in self._newest_first():
-            if _is_from(gap, before):
+            if gap.begins_at(before):
                 return self._fill_bottom(gap, after)
         recent = int((now - IN_FLIGHT).timestamp())
         for gap in self._newest_first():
@@ -292,7 +282,7 @@ class RefHistory:
         """
         recent = int((now - IN_FLIGHT).timestamp())
         return next(
-            (gap for gap in self._newest_first() if _is_from(gap, value) and gap.made_at > recent), None
+            (gap for gap in self._newest_first() if gap.begins_at(value) and gap.made_at > recent), None
         )
 
     def _known_way_on(self) -> tuple[Gap, Gap] | None:
@@ -317,7 +307,7 @@ class RefHistory:
         self._drop(gap)
         if gap.is_planned:
             return Placement(generation=gap.high, repeats=self._delivery_of(after, gap.high))
-        return Placement(generation=_between(gap))
+        return Placement(generation=gap.middle)
 
     def _fill_top(self, gap: Gap, before: str | None) -> Placement:
         """Place a move that leads to where a gap ends."""
@@ -341,7 +331,7 @@ class RefHistory:
 
     def _fill_inside(self, gap: Gap, before: str | None, after: str | None) -> Placement:
         """Place a move that fits neither end of a gap, and is assumed to belong into it."""
-        generation = _between(gap)
+        generation = gap.middle
         low = Gap(
             low=gap.low,
             high=generation,
@@ -369,7 +359,7 @@ class RefHistory:
             return self.repetitions.get((before, after))
         # Deletes cannot be looked up. One from a position that the ref has left is a repetition of it.
         left = self.moves.get(before or "", ())
-        if before != self.after and left and not any(_is_from(gap, before) for gap in self.gaps):
+        if before != self.after and left and not any(gap.begins_at(before) for gap in self.gaps):
             return max(left, key=lambda one: one.generation).delivery
         return None
 
@@ -384,7 +374,7 @@ class RefHistory:
             (
                 gap
                 for gap in self._newest_first()
-                if _is_from(gap, value)
+                if gap.begins_at(value)
                 and (gap.high > seen or gap.is_guess or self._may_follow_position(gap, value))
             ),
             None,
@@ -486,31 +476,3 @@ class RefHistory:
     def _trim(self) -> None:
         del self.gaps[:-_MAX_GAPS]
         self.is_rewritten = True
-
-
-def is_order_assumed(gaps: Iterable[Gap], *, shown: int | None, shown_id: str | None) -> bool:
-    """Return whether it was assumed that the ref has left the position that the remote showed last."""
-    return shown is not None and any(_is_from(gap, shown_id) and gap.high > shown for gap in gaps)
-
-
-def dump_gaps(gaps: Iterable[Gap]) -> str | None:
-    """Return gaps as they are stored; None where there are none."""
-    rows = [
-        [gap.low, gap.high, gap.start, gap.is_start_known, gap.end, gap.is_planned, gap.is_guess, gap.made_at]
-        for gap in gaps
-    ]
-    return json.dumps(rows, separators=(",", ":")) if rows else None
-
-
-def load_gaps(stored: str | None) -> list[Gap]:
-    """Return gaps from their stored form."""
-    names = ("low", "high", "start", "is_start_known", "end", "is_planned", "is_guess", "made_at")
-    return [Gap(**dict(zip(names, row, strict=True))) for row in json.loads(stored)] if stored else []
-
-
-def _is_from(gap: Gap, value: str | None) -> bool:
-    return gap.is_start_known and gap.start == value
-
-
-def _between(gap: Gap) -> int:
-    return (gap.low + gap.high) // 2

@@ -9,7 +9,7 @@ import sqlalchemy
 from sqlalchemy import Row, func, insert, literal, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.store import connections, events, executions, platforms, tables
+from gateway.store import connections, events, executions, platforms, supersession, tables
 from gateway.store.claims import Claims, is_pending, is_ready, oldest_arrival, waiting
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -195,7 +195,7 @@ def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:
     query = select(ref_updates.c.generation).where(ref_updates.c.seq == settlement.update.seq)
     generation = conn.execute(query).scalar_one()
     for request in latest:
-        executions.supersede(
+        supersession.supersede(
             conn,
             request,
             ref=settlement.update.ref,

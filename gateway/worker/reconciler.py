@@ -20,9 +20,9 @@ import structlog
 from gateway.backoff import backoff
 from gateway.errors import FetchError, NotFound, StoreUnavailable
 from gateway.store import connections, reconciliations
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.connections import Connection
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.ids import delivery_id
 from gateway.store.notify import Waiter
 from gateway.store.reconciliations import Reconciliation

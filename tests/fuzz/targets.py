@@ -23,7 +23,7 @@ from gateway.packages.vhignore import Rules
 from gateway.plan.manifest import read_manifest
 from gateway.plan.planner import plan
 from gateway.plan.triggers import MoveFacts, match, parse_trigger, read_triggers
-from gateway.store.deliveries import NewDelivery, Receipt
+from gateway.store.accept import NewDelivery, Receipt
 from providers import PROVIDERS
 from providers.clone_urls import is_about, repository_key
 from providers.errors import Malformed, Unverified

@@ -17,7 +17,7 @@ from gateway.cli.connections_file import WantedConnection, read_file
 from gateway.plan.triggers import Trigger
 from gateway.publish.topology import Topology
 from gateway.settings import PREFIX, Settings, read_settings
-from gateway.store import deliveries
+from gateway.store import accept
 from gateway.store.database import Database
 from testing.broker import Broker
 from testing.postgres import Postgres
@@ -272,9 +272,9 @@ def test_what_waits_for_a_worker_is_counted_by_connections_that_one_can_work_on(
         connection(database, one, created_at=datetime.now(UTC))
     storm = [move("a" * 40, "b" * 40, ref=f"refs/heads/{number}") for number in range(20)]
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(*storm, connection="storm")])
+        accept.record(conn, [arrival(*storm, connection="storm")])
         for one in ("put off", "single"):
-            deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), connection=one)])
+            accept.record(conn, [arrival(move("a" * 40, "b" * 40), connection=one)])
         conn.exec_driver_sql(
             "UPDATE leases SET due_at = now() + interval '1 day' WHERE connection = 'put off'"
         )

@@ -17,8 +17,8 @@ from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.webhook import WebhookEndpoint
 from gateway.metrics import REGISTRY
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.tables import deliveries
 from testing.github import push_payload
 from testing.records import A, B, C

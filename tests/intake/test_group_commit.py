@@ -16,8 +16,8 @@ from sqlalchemy import select
 from gateway.errors import StoreUnavailable
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.metrics import REGISTRY
+from gateway.store.accept import Decision, NewDelivery, Receipt
 from gateway.store.database import Database
-from gateway.store.deliveries import Decision, NewDelivery, Receipt
 from gateway.store.tables import deliveries
 from testing.records import A, B, arrival, connection, move
 

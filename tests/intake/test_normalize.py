@@ -11,7 +11,7 @@ import pytest
 
 from gateway.intake.connection_cache import CachedConnection
 from gateway.intake.normalize import receive_delivery
-from gateway.store.deliveries import NewDelivery
+from gateway.store.accept import NewDelivery
 from providers import PROVIDERS
 from providers.clone_urls import repository_key
 from providers.errors import Malformed, Undecodable

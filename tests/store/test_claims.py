@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import select, text
 
-from gateway.store import claims, deliveries, reconciliations, work_queue
+from gateway.store import accept, claims, reconciliations, work_queue
 from gateway.store.claims import GONE_AFTER, MAX_DELAY, MAX_LEASE_AHEAD, MIRROR_AFFINITY, Claims, SilentHosts
 from gateway.store.database import Database
 from gateway.store.tables import metadata, processes
@@ -32,7 +32,7 @@ def push(database: Database, *connections: str, at: datetime = NOW, times: int =
     with database.writing() as conn:
         for one in connections:
             moves = [move(A, B, ref=f"refs/heads/{uuid.uuid4().hex}") for _ in range(times)]
-            deliveries.record(conn, [arrival(*moves, connection=one, received_at=at)])
+            accept.record(conn, [arrival(*moves, connection=one, received_at=at)])
 
 
 def release(database: Database, connection_id: str, now: datetime, owner: str = "w") -> None:
@@ -306,7 +306,7 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
     assert claim(database, other, due + SECOND) is None
     with database.writing() as conn:
         topic = move(A, B, ref="refs/heads/topic")
-        deliveries.record(conn, [arrival(topic, id="later", received_at=later)])
+        accept.record(conn, [arrival(topic, id="later", received_at=later)])
     assert claim(database, other, later + SECOND) is None
     assert claim(database, mine, later + SECOND) == "c1"
     release(database, "c1", later)
@@ -327,7 +327,7 @@ def push_to_main(database: Database, *connections: str, at: datetime = NOW) -> N
     """Record a push to the main branch of each of these connections."""
     with database.writing() as conn:
         for one in connections:
-            deliveries.record(conn, [arrival(move(A, B), connection=one, received_at=at)])
+            accept.record(conn, [arrival(move(A, B), connection=one, received_at=at)])
 
 
 def test_what_was_put_off_holds_up_no_other_repository(database: Database) -> None:
@@ -415,7 +415,7 @@ def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
     ahead = NOW + timedelta(days=365)
     connection(database)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(A, B))])
+        accept.record(conn, [arrival(move(A, B))])
         once = Claims(process="once")
         assert once.claim(conn, owner="w1", now=ahead, until=ahead + LEASE) == "c1"
         claims.beat(conn, "once", now=ahead)
@@ -623,7 +623,7 @@ def test_the_oldest_that_waits_is_found_among_those_of_all_connections(database:
         for name, one, at in (("d9", "c0", 3), ("d5", "c1", 2), ("d6", "c1", 4), ("d1", "c2", 5)):
             pushed = move(A, B, f"refs/heads/{name}")
             sent = arrival(pushed, id=name, connection=one, received_at=NOW + at * SECOND)
-            deliveries.record(conn, [sent])
+            accept.record(conn, [sent])
     assert _backlog(database).oldest == NOW + 2 * SECOND
     assert None not in [claim(database, Claims(process="p1"), NOW + LEASE) for _ in range(3)]
     finish(database, "c1", NOW + LEASE)

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.store import deliveries
+from gateway.store import accept, deliveries
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery, Receipt
 from testing.postgres import Postgres
 from testing.records import arrival, connection, move
 
@@ -33,7 +33,7 @@ def record_at_once(doors: list[Database], batches: list[list[NewDelivery]]) -> l
     def record(numbered: tuple[int, list[NewDelivery]]) -> list[Receipt]:
         number, batch = numbered
         with doors[number % len(doors)].writing() as conn:
-            return deliveries.record(conn, batch)
+            return accept.record(conn, batch)
 
     with ThreadPoolExecutor(len(doors)) as threads:
         return [receipt for part in threads.map(record, enumerate(batches)) for receipt in part]

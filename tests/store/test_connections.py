@@ -10,7 +10,7 @@ import sqlalchemy
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
-from gateway.store import connections, deliveries, work_queue
+from gateway.store import accept, connections, deliveries, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
@@ -64,7 +64,7 @@ def test_a_deleted_connection_leaves_nothing_pending(database: Database) -> None
     records.connection(database)
     sent = arrival(move(A, B))
     with database.writing() as conn:
-        deliveries.record(conn, [sent])
+        accept.record(conn, [sent])
         Claims(process="p1").claim(conn, owner="w1", now=NOW, until=NOW + timedelta(seconds=60))
         [update] = work_queue.pending(conn, "c1", limit=9)
         connections.remove(conn, "c1", now=NOW)
@@ -293,7 +293,7 @@ def test_what_had_ended_stays_as_it_was_when_its_connection_is_deleted(database:
     with database.writing() as conn:
         for number in range(3):
             sent = arrival(move(A, B, f"refs/heads/{number}"), id=f"d{number}")
-            deliveries.record(conn, [sent])
+            accept.record(conn, [sent])
         Claims(process="p1").claim(conn, owner="w1", now=NOW, until=LATER)
         updates = work_queue.pending(conn, "c1", limit=9)
         settled = [
@@ -372,7 +372,7 @@ def test_what_is_done_with_a_connection_leaves_all_others_alone(
     for name in ("c0", "c1", "c2"):
         records.connection(database, name, repository_id=f"of {name}")
         with database.writing() as conn:
-            deliveries.record(conn, [arrival(move(A, B), connection=name)])
+            accept.record(conn, [arrival(move(A, B), connection=name)])
             other = OTHER if name == "c1" else replace(OTHER, refs={})
             connections.claim_repository(conn, name, other)
             connections.keep_credentials(conn, keyring, name, b"token")

@@ -14,11 +14,12 @@ from sqlalchemy.exc import IntegrityError
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound
-from gateway.store import connections, deliveries, tables, work_queue
+from gateway.store import accept, connections, deliveries, histories, tables, work_queue
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.claims import Claims
 from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery, Receipt, RecordedDelivery, Verdict
+from gateway.store.deliveries import RecordedDelivery, Verdict
 from gateway.store.work_queue import Settlement
 from providers.model import RefUpdate
 from testing.records import NOW, A, B, C, arrival, connection, move
@@ -27,7 +28,7 @@ from testing.records import NOW, A, B, C, arrival, connection, move
 def record(database: Database, *arrivals: NewDelivery) -> list[Verdict]:
     """Record a batch; return the verdicts."""
     with database.writing() as conn:
-        return [receipt.verdict for receipt in deliveries.record(conn, arrivals)]
+        return [receipt.verdict for receipt in accept.record(conn, arrivals)]
 
 
 def test_a_new_push_is_accepted(database: Database) -> None:
@@ -184,7 +185,7 @@ HOUR = timedelta(hours=1)
 def receipts(database: Database, *arrivals: NewDelivery) -> list[Receipt]:
     """Record a batch; return the receipts."""
     with database.writing() as conn:
-        return deliveries.record(conn, arrivals)
+        return accept.record(conn, arrivals)
 
 
 def got(database: Database, delivery: str) -> RecordedDelivery:
@@ -493,6 +494,6 @@ def test_tens_of_thousands_of_refs_are_looked_up_at_once(three: Database) -> Non
     """As after a push of a whole mirror: no statement gets more values than the database takes."""
     keys = [("c1", f"refs/heads/{number}") for number in range(20_000)]
     with three.reading() as conn:
-        found = deliveries.read_histories(conn, keys)
+        found = histories.read_histories(conn, keys)
     assert found.keys() == set(keys)
     assert not any(history.exists for history in found.values())

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import pytest
 
-from gateway.store import deliveries, events, executions, outages, work_queue
+from gateway.store import accept, events, executions, outages, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database, Lock
 from gateway.store.events import EventOutbox, NewEvent, StoredEvent
@@ -54,7 +54,7 @@ def test_an_event_is_written_with_the_end_that_it_tells_of(database: Database) -
     """Once, in the order of the pushes, and it is no execution."""
     connection(database)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(A, B)), arrival(move(B, C))])
+        accept.record(conn, [arrival(move(A, B)), arrival(move(B, C))])
     settle(database, "e1", "e2")
     assert [(one.id, one.settled_at, one.reason) for one in pending(database)] == [
         ("e1", NOW, None),
@@ -71,7 +71,7 @@ def test_an_end_that_is_not_recorded_tells_nothing(database: Database) -> None:
     """Who has lost the lease has written no event either."""
     connection(database)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(A, B))])
+        accept.record(conn, [arrival(move(A, B))])
     with pytest.raises(LeaseLost):
         settle(database, "e1", owner="another")
     assert pending(database) == []

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy
 
-from gateway.store import deliveries, executions, outages, work_queue
+from gateway.store import accept, executions, outages, supersession, work_queue
 from gateway.store.database import Database
-from gateway.store.executions import OMITTED, NewRequest, Outbox, StoredRequest
+from gateway.store.executions import OMITTED, NewRequest, StoredRequest
+from gateway.store.outbox import Outbox
 from testing.records import NOW, A, B, C, arrival, connection, move, rows_of_others
 from testing.service import wait_for
 from tests.store.test_refused import REQUEST
@@ -25,7 +26,7 @@ def push(database: Database, delivery: str, before: str, after: str, **more: str
     ref, connection_id = more.get("ref", MAIN), more.get("connection", "c1")
     with database.writing() as conn:
         sent = arrival(move(before, after, ref), id=delivery, connection=connection_id)
-        deliveries.record(conn, [sent])
+        accept.record(conn, [sent])
         updates = work_queue.pending(conn, connection_id, limit=99)
     return max(one.seq for one in updates)
 
@@ -39,7 +40,7 @@ def plan(database: Database, ref_update: int, *requests: NewRequest) -> None:
 def supersede(database: Database, request: NewRequest, generation: int, ref: str = MAIN) -> None:
     """Let a request of a move count as the ref's latest."""
     with database.writing() as conn:
-        executions.supersede(conn, request, ref=ref, generation=generation, commit=B)
+        supersession.supersede(conn, request, ref=ref, generation=generation, commit=B)
 
 
 def stored(database: Database) -> dict[str, StoredRequest]:
@@ -154,7 +155,7 @@ def test_a_move_that_turns_out_to_be_later_is_run_after_all(two_moves: Database)
     supersede(two_moves, request("d2-a"), generation=2)
     supersede(two_moves, request("d2-b"), generation=2)
     with two_moves.writing() as conn:
-        executions.promote(conn, first, connection="c1", ref=MAIN, generation=9)
+        supersession.promote(conn, first, connection="c1", ref=MAIN, generation=9)
     found = stored(two_moves)
     assert {name: (one.state, one.superseded_by) for name, one in found.items()} == {
         "d1-a": ("pending", None),
@@ -367,10 +368,10 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection, int], object]] = {
     "revive": lambda t, mine: executions.add(
         t, [replace(LATEST, id="c1-dropped")], ref_update=mine, now=LATER
     ),
-    "supersede": lambda t, _: executions.supersede(
+    "supersede": lambda t, _: supersession.supersede(
         t, replace(LATEST, id="c1-second"), ref=MAIN, generation=2, commit=C
     ),
-    "promote": lambda t, mine: executions.promote(t, mine, connection="c1", ref=MAIN, generation=9),
+    "promote": lambda t, mine: supersession.promote(t, mine, connection="c1", ref=MAIN, generation=9),
     "drop": lambda t, _: executions.drop(t, "c1-first"),
     "record": lambda t, _: executions.record(
         t, published=["c1-first"], refused={"c1-second": "full"}, undeliverable={}, now=LATER
@@ -429,8 +430,8 @@ def test_what_has_ended_is_not_superseded(two_moves: Database, state: str) -> No
     with two_moves.writing() as conn:
         first = executions.get(conn, "d1-a").ref_update
         second = executions.get(conn, "d2-a").ref_update
-        executions.promote(conn, second, connection="c1", ref=MAIN, generation=5)
-        executions.promote(conn, first, connection="c1", ref=MAIN, generation=9)
+        supersession.promote(conn, second, connection="c1", ref=MAIN, generation=5)
+        supersession.promote(conn, first, connection="c1", ref=MAIN, generation=9)
     assert stored(two_moves)["d1-a"].state == state
 
 
@@ -447,7 +448,7 @@ def test_a_trigger_for_every_push_supersedes_nothing(two_moves: Database) -> Non
         plan(two_moves, mine, replace(LATEST, id=f"x{number}", delivery=f"x{number}", trigger="a"))
     supersede(two_moves, request("d2-a"), generation=2)
     with two_moves.writing() as conn:
-        executions.promote(conn, first, connection="c1", ref=MAIN, generation=9)
+        supersession.promote(conn, first, connection="c1", ref=MAIN, generation=9)
     assert {name: one.state for name, one in stored(two_moves).items()} == {
         "d1-a": "pending",
         "d1-b": "pending",
@@ -516,7 +517,7 @@ def test_of_three_moves_the_middle_one_may_turn_out_to_be_the_last(database: Dat
         for trigger in "ab":
             supersede(database, request(f"d{number}-{trigger}"), generation=number + 1)
     with database.writing() as conn:
-        executions.promote(conn, moves[1], connection="c1", ref=MAIN, generation=9)
+        supersession.promote(conn, moves[1], connection="c1", ref=MAIN, generation=9)
     assert {name: (one.state, one.superseded_by) for name, one in stored(database).items()} == {
         "d0-a": ("superseded", "d1-a"),
         "d0-b": ("superseded", "d1-b"),

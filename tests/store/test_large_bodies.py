@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.store import deliveries, executions, work_queue
+from gateway.store import accept, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import OMITTED, READ_BYTES, NewRequest
 from testing.records import NOW, A, arrival, connection, move
@@ -29,7 +29,7 @@ def ids(database: Database) -> list[str]:
         for name in ids
     ]
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(None, A), id="d1")])
+        accept.record(conn, [arrival(move(None, A), id="d1")])
         [update] = work_queue.pending(conn, "c1", limit=1)
         executions.add(conn, requests, ref_update=update.seq, now=NOW)
     return ids

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from gateway.errors import FetchError
-from gateway.store import deliveries, work_queue
+from gateway.store import accept, deliveries, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -41,7 +41,7 @@ def push(database: Database, *names: str, now: datetime = NOW) -> None:
         connection(database, name, created_at=now, updated_at=now)
     with database.writing() as conn:
         pushes = [arrival(move(A, B), connection=name, received_at=now) for name in names]
-        deliveries.record(conn, pushes)
+        accept.record(conn, pushes)
 
 
 def test_a_lease_that_is_renewed_is_not_taken_over(database: Database) -> None:

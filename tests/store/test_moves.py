@@ -14,7 +14,7 @@ import sqlalchemy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.store import connections, deliveries, executions, reconciliations, work_queue
+from gateway.store import accept, connections, deliveries, executions, reconciliations, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
@@ -210,7 +210,7 @@ class World:
             provider_delivery_id=guid,
             received_at=self.now,
         )
-        deliveries.record(self.conn, [sent])
+        accept.record(self.conn, [sent])
 
     def look(self, lag: int) -> None:
         """Compare with a replica that lags by so many moves; do what falls due by itself meanwhile.

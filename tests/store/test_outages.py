@@ -5,9 +5,9 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 
-from gateway.store import deliveries, executions, outages, work_queue
+from gateway.store import accept, executions, outages, work_queue
 from gateway.store.database import Database, Lock
-from gateway.store.executions import Outbox
+from gateway.store.outbox import Outbox
 from testing.postgres import Postgres
 from testing.records import NOW, A, arrival, connection, move
 from tests.store.test_refused import REQUEST
@@ -18,7 +18,7 @@ def test_each_pending_request_says_why_it_waits(database: Database) -> None:
     connection(database)
     connection(database, "c2")
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(None, A), id="d1")])
+        accept.record(conn, [arrival(move(None, A), id="d1")])
         [update] = work_queue.pending(conn, "c1", limit=1)
         new = [replace(REQUEST, id=f"r{number}", trigger=f"t{number}") for number in range(4)]
         new.append(replace(REQUEST, id="other", connection="c2"))

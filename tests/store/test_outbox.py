@@ -7,9 +7,10 @@ from contextlib import ExitStack, closing
 import pytest
 from sqlalchemy import text
 
-from gateway.store import deliveries, executions, work_queue
+from gateway.store import accept, executions, work_queue
 from gateway.store.database import Database
-from gateway.store.executions import NewRequest, Outbox
+from gateway.store.executions import NewRequest
+from gateway.store.outbox import Outbox
 from testing.postgres import Postgres
 from testing.records import NOW, A, arrival, connection, move
 from testing.service import wait_for
@@ -34,7 +35,7 @@ def databases(postgres: Postgres) -> Iterator[list[Database]]:
             body=b"{}",
         )
         with both[0].writing() as conn:
-            deliveries.record(conn, [arrival(move(None, A), id="d1")])
+            accept.record(conn, [arrival(move(None, A), id="d1")])
             [update] = work_queue.pending(conn, "c1", limit=1)
             executions.add(conn, [request], ref_update=update.seq, now=NOW)
         yield both

@@ -4,10 +4,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from gateway.store import deliveries, past_updates, work_queue
+from gateway.store import accept, past_updates, work_queue
+from gateway.store.accept import NewDelivery
 from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery
 from gateway.store.ids import delivery_id
 from gateway.store.past_updates import PastUpdate
 from gateway.store.work_queue import Settlement
@@ -23,7 +23,7 @@ def deliver(database: Database, *moves: RefUpdate, at: datetime = NOW, **changes
     """Record a delivery."""
     sent = arrival(*moves, id=delivery_id(at), received_at=at, **changes)
     with database.writing() as conn:
-        deliveries.record(conn, [sent])
+        accept.record(conn, [sent])
     return sent
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import event, text
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound
 from gateway.store import (
+    accept,
     connections,
     deliveries,
     executions,
@@ -113,7 +114,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
         for name in ("c1", "c2", "c3", "c4"):
             connection(database, name)
         with database.writing() as conn:
-            deliveries.record(
+            accept.record(
                 conn,
                 [
                     arrival(move(A, B), id=delivery_ids_since(BEGIN) + "-of-long-ago", verdict="ignored"),
@@ -143,13 +144,13 @@ def explained(database: Database, plans: list[Any]) -> Iterator[sqlalchemy.Conne
         conn.rollback()
 
 
-def accept(conn: sqlalchemy.Connection) -> None:
+def record(conn: sqlalchemy.Connection) -> None:
     """Take what waits at the door, of many connections."""
     names = [row[0] for row in conn.execute(text("SELECT id FROM connections ORDER BY id LIMIT 50"))]
     batch = [arrival(move(A, B, f"refs/heads/{number % 50}")) for number in range(len(names))]
     named = [replace(one, connection=name) for one, name in zip(batch, names, strict=True)]
     asking = replace(arrival(), asks_for_reconciliation=True, teaches="1")
-    deliveries.record(conn, [*named, asking])
+    accept.record(conn, [*named, asking])
 
 
 def find(conn: sqlalchemy.Connection) -> None:
@@ -256,7 +257,7 @@ def _name(kind: str, filters: Mapping[str, Any]) -> str:
 
 SINCE = delivery_ids_since(NOW - timedelta(days=90))
 HOT: dict[str, Callable[[sqlalchemy.Connection], object]] = {
-    "accept": accept,
+    "accept": record,
     "find": find,
     "carry": carry,
     "relay": relay,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from gateway.store import connections, deliveries, reconciliations, work_queue
+from gateway.store import accept, connections, deliveries, reconciliations, work_queue
+from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery, Receipt
 from gateway.store.ids import delivery_id
 from gateway.store.reconciliations import Failing, Reconciliation, ReconciliationState
 from gateway.store.tables import reconciliations as reconciliations_table
@@ -97,7 +97,7 @@ def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: 
     """Let a webhook report moves."""
     sent = arrival(*moves, id=delivery_id(now), received_at=now, **changes)
     with database.writing() as conn:
-        [receipt] = deliveries.record(conn, [sent])
+        [receipt] = accept.record(conn, [sent])
     return receipt
 
 
@@ -337,14 +337,14 @@ def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> Non
         records.connection(database, name)
     records.connection(database, "elsewhere", url="https://gitlab.example/acme/digits.git")
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(A, B), connection="one")])
+        accept.record(conn, [arrival(move(A, B), connection="one")])
         busy = Claims(process="p1", per_host=2)
         assert busy.claim(conn, owner="w1", now=NOW, until=NOW + timedelta(seconds=60)) == "one"
         taken = [reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=2) for _ in range(3)]
         names = [reconciliation.connection for reconciliation in taken if reconciliation is not None]
         assert len(names) == 2
         assert "elsewhere" in names
-        deliveries.record(conn, [arrival(move(A, B), connection="two")])
+        accept.record(conn, [arrival(move(A, B), connection="two")])
         assert busy.claim(conn, owner="w2", now=NOW, until=NOW + timedelta(seconds=60)) is None
 
 
@@ -635,7 +635,7 @@ def test_a_reconciliation_of_a_connection_leaves_all_others_alone(database: Data
         with database.writing() as conn:
             reconciliations.record(conn, first, main, next_at=after(5))
             topic = move(None, B, "refs/heads/topic")
-            deliveries.record(conn, [arrival(topic, connection=name), asking])
+            accept.record(conn, [arrival(topic, connection=name), asking])
     for _ in range(3):
         reconciliation = claimed(database, after(6))
         assert reconciliation is not None

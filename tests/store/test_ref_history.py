@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.store.ids import delivery_id
-from gateway.store.ref_history import Placement, RefHistory, dump_gaps, load_gaps
+from gateway.store.ref_gaps import dump_gaps, load_gaps
+from gateway.store.ref_history import Placement, RefHistory
 from providers.normalize import ref_update
 from testing.records import NOW, move
 

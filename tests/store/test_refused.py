@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.errors import Invalid, NotFound
-from gateway.store import deliveries, executions, work_queue
+from gateway.store import accept, executions, work_queue
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest, StoredRequest
 from testing.records import NOW, A, arrival, connection, move
@@ -27,7 +27,7 @@ def ref_update(database: Database) -> int:
     """Give the number of a ref update with two pending requests, r1 and r2."""
     connection(database)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(None, A), id="d1")])
+        accept.record(conn, [arrival(move(None, A), id="d1")])
         [update] = work_queue.pending(conn, "c1", limit=1)
         both = [REQUEST, replace(REQUEST, id="r2", trigger="second")]
         executions.add(conn, both, ref_update=update.seq, now=NOW)

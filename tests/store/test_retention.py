@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import func, select, update
 
 from gateway.errors import NotFound
-from gateway.store import deliveries, executions, reconciliations, retention, work_queue
+from gateway.store import accept, deliveries, executions, reconciliations, retention, work_queue
+from gateway.store.accept import NewDelivery
 from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.deliveries import NewDelivery, UpdateState
+from gateway.store.deliveries import UpdateState
 from gateway.store.executions import NewRequest
 from gateway.store.ids import delivery_id
 from gateway.store.tables import deliveries as delivery_table
@@ -35,7 +36,7 @@ def deliver(database: Database, *moves: RefUpdate, days: int = 0, **changes: obj
     moment = NOW + days * DAY
     sent = arrival(*moves, id=delivery_id(moment), received_at=moment, **changes)
     with database.writing() as conn:
-        deliveries.record(conn, [sent])
+        accept.record(conn, [sent])
     return sent
 
 
@@ -178,7 +179,7 @@ def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> No
         arrival(move(B, A)),
     ]
     with database.writing() as conn:
-        told = deliveries.record(conn, again)
+        told = accept.record(conn, again)
         last = deliveries.get(conn, again[2].id)
         assert reconciliations.known_refs(conn, "c1") == {"refs/heads/main": A}
     assert [receipt.verdict for receipt in told] == ["duplicate", "duplicate", "accepted"]
@@ -339,7 +340,7 @@ def test_a_delivery_is_kept_to_the_millisecond(database: Database) -> None:
     came = [moment, moment - timedelta(milliseconds=1)]
     sent = [arrival(id=delivery_id(one), received_at=one, verdict="ignored") for one in came]
     with database.writing() as conn:
-        deliveries.record(conn, sent)
+        accept.record(conn, sent)
     clean_up(database)
     assert [is_kept(database, one) for one in sent] == [True, False]
 

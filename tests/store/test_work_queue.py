@@ -11,7 +11,7 @@ import sqlalchemy
 from sqlalchemy import text
 
 from gateway.crypto.keyring import Keyring
-from gateway.store import claims, deliveries, events, executions, platforms, work_queue
+from gateway.store import accept, claims, deliveries, events, executions, platforms, supersession, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.deliveries import UpdateState
@@ -34,7 +34,7 @@ def claim(database: Database, owner: str, now: datetime = NOW) -> str | None:
 def push(database: Database, *moves: tuple[str, str], connection_id: str = "c1") -> None:
     """Record pushes."""
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(*one), connection=connection_id) for one in moves])
+        accept.record(conn, [arrival(move(*one), connection=connection_id) for one in moves])
 
 
 def pending(database: Database, connection_id: str = "c1") -> list[PendingUpdate]:
@@ -124,7 +124,7 @@ def test_settling_fills_the_outbox_in_one_transaction(database: Database) -> Non
     """The update ends and its request waits, or neither."""
     connection(database)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(A, B), id=DELIVERY)])
+        accept.record(conn, [arrival(move(A, B), id=DELIVERY)])
     claim(database, "w1")
     [update] = pending(database)
     end = Settlement(update=update, state="planned", reason="1 request", requests=(request(),))
@@ -220,7 +220,7 @@ def test_a_reader_gets_as_many_updates_as_asked_for_but_for_some_refs(database: 
     connection(database)
     moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(one) for one in moves])
+        accept.record(conn, [arrival(one) for one in moves])
         first = work_queue.pending(conn, "c1", limit=2)
         assert [one.ref for one in first] == ["refs/heads/main", "refs/heads/topic"]
         others = work_queue.pending(conn, "c1", limit=2, without=["refs/heads/main"])
@@ -233,8 +233,8 @@ def test_what_one_push_is_put_off_for_holds_back_its_own_ref_only(database: Data
     connection(database, "c2")
     moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(one) for one in moves])
-        deliveries.record(conn, [arrival(move(A, B), connection="c2")])
+        accept.record(conn, [arrival(one) for one in moves])
+        accept.record(conn, [arrival(move(A, B), connection="c2")])
 
     def ready(connection_id: str, now: datetime) -> list[int]:
         with database.reading() as conn:
@@ -375,7 +375,7 @@ def test_the_platform_fetches_what_was_planned(
     connection(database)
     with database.writing() as conn:
         platforms.name(conn, keyring, "c1", Platform(url="https://app.example", project="p"), "token")
-        deliveries.record(conn, [arrival(move(A, after))])
+        accept.record(conn, [arrival(move(A, after))])
     claim(database, "w1")
     [update] = pending(database)
     settle(database, Settlement(update=update, state=state, reason=""))
@@ -390,7 +390,7 @@ def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Databa
         connection(database, name)
     with database.writing() as conn:
         for name, (its, before, after) in sent.items():
-            deliveries.record(conn, [arrival(move(before, after), id=name, connection=its)])
+            accept.record(conn, [arrival(move(before, after), id=name, connection=its)])
     for _ in range(3):
         claimed = claim(database, "w1")
         assert claimed is not None
@@ -408,7 +408,7 @@ def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Databa
     assert pending(database, "c0") == pending(database, "c2") == []
     with database.writing() as conn:
         for name in ("c0", "c2"):
-            deliveries.record(conn, [arrival(move(B, C), connection=name)])
+            accept.record(conn, [arrival(move(B, C), connection=name)])
         for name in ("d1", "d3", "d4"):
             work_queue.replay(conn, name, now=LATER)
         attempts = conn.execute(update_attempts.select()).all()
@@ -423,7 +423,7 @@ def test_a_replay_is_due_at_once_and_no_other_connection_is(database: Database) 
     for delivery, name in names.items():
         connection(database, name, created_at=LATER)
         with database.writing() as conn:
-            deliveries.record(conn, [arrival(move(A, B), id=delivery, connection=name)])
+            accept.record(conn, [arrival(move(A, B), id=delivery, connection=name)])
     with database.writing() as conn:
         work_queue.replay(conn, "d1", now=NOW)
         due = {row.connection: row.due_at for row in conn.execute(leases.select())}
@@ -459,7 +459,7 @@ def test_an_update_comes_with_what_its_delivery_says(database: Database) -> None
     connection(database)
     push(database, (A, B))
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move(B, C), repository=None, pusher=None)])
+        accept.record(conn, [arrival(move(B, C), repository=None, pusher=None)])
     first, second = pending(database)
     assert (first.repository, first.pusher, first.received_at) == ({"full_name": "acme/digits"}, "ada", NOW)
     assert (second.repository, second.pusher, second.pull_request) == ({}, None, None)
@@ -590,7 +590,7 @@ def test_which_move_is_the_latest_is_read_when_it_ends(database: Database) -> No
     }
     settle(database, Settlement(update=second, state="planned", reason="", requests=(requests[second.seq],)))
     with database.writing() as conn:
-        executions.promote(conn, first.seq, connection="c1", ref=first.ref, generation=9)
+        supersession.promote(conn, first.seq, connection="c1", ref=first.ref, generation=9)
     settle(database, Settlement(update=first, state="planned", reason="", requests=(requests[first.seq],)))
     assert states(database) == {requests[first.seq].id: "pending", requests[second.seq].id: "superseded"}
 

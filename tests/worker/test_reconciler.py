@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.errors import RemoteUnavailable, StoreUnavailable
-from gateway.store import connections, deliveries, reconciliations
+from gateway.store import accept, connections, deliveries, reconciliations
 from gateway.store.connections import Connection, OtherRepository
 from gateway.store.database import Database
 from gateway.store.ids import delivery_id
@@ -82,7 +82,7 @@ class Gateway:
         """Let a webhook report a move of main."""
         sent = arrival(move(before, after), id=delivery_id(self.now), received_at=self.now)
         with self.database.writing() as conn:
-            deliveries.record(conn, [sent])
+            accept.record(conn, [sent])
 
     def ask(self) -> None:
         """Ask for a reconciliation now."""
@@ -287,7 +287,7 @@ def test_a_repository_that_was_made_again_is_learned_where_the_remote_agrees(
     with gateway.database.writing() as conn:
         connections.change(conn, records.made(repository_id="1"))
         sent = arrival(verdict="ignored", received_at=gateway.now, other_repository=other)
-        deliveries.record(conn, [sent])
+        accept.record(conn, [sent])
     gateway.remote.shown = {MAIN: B}
     assert gateway.look()
     with gateway.database.reading() as conn:
@@ -431,7 +431,7 @@ def test_where_webhooks_tell_all_there_is_looks_are_rare(gateway: Gateway, *, is
     told = dataclasses.replace(move(A if is_agreed else None, B), ref=ref)
     sent = arrival(told, received_at=gateway.now)
     with gateway.database.writing() as conn:
-        deliveries.record(conn, [sent])
+        accept.record(conn, [sent])
     gateway.remote.shown = {MAIN: A, ref: B}
     gateway.look(after=331)
     wait = (due(gateway) - gateway.now).total_seconds()

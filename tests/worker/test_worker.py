@@ -25,7 +25,7 @@ from gateway.errors import (
 )
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.metrics import SETTLED, STAGE
-from gateway.store import connections, deliveries, events, work_queue
+from gateway.store import accept, connections, deliveries, events, work_queue
 from gateway.store.claims import Claims
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -86,7 +86,7 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: p
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+        accept.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
 
     def settled() -> deliveries.RecordedDelivery | None:
         with database.reading() as conn:
@@ -142,7 +142,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+        accept.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
         assert CLAIMS.claim(conn, owner="w", now=now, until=now + timedelta(seconds=60)) == "c1"
         work_queue.postpone(conn, "c1", (), owner="w", due_at=now, reason="no answer")
 
@@ -201,7 +201,7 @@ def test_what_is_gone_or_given_up_is_told(
     long_ago = datetime.now(UTC) - timedelta(days=4)
     connection(database, created_at=long_ago, updated_at=long_ago)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=long_ago)])
+        accept.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=long_ago)])
 
     def told() -> list[StoredEvent]:
         with database.reading() as conn:
@@ -264,9 +264,9 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
     for one in ("c1", "c2", "c3"):
         connection(database, one, created_at=now, updated_at=now)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(*storm, received_at=now)])
+        accept.record(conn, [arrival(*storm, received_at=now)])
         others = [arrival(push, connection=one, received_at=now) for one in ("c2", "c3")]
-        deliveries.record(conn, others)
+        accept.record(conn, others)
 
     async def scenario() -> list[str]:
         stages, notifier = InOrder(len(storm) + 2), Notifier()
@@ -341,7 +341,7 @@ def test_what_is_changed_during_a_fetch_counts(
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
     with database.writing() as conn:
-        deliveries.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
+        accept.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
 
     def settled() -> str | None:
         with database.reading() as conn:
@@ -396,7 +396,7 @@ def pushed(database: Database, *names: str, received_at: datetime | None = None)
     with database.writing() as conn:
         for number, name in enumerate(names):
             push = move(f"{number:040x}", f"{number + 1:040x}", ref=f"refs/heads/{name}")
-            deliveries.record(conn, [arrival(push, received_at=received_at or now)])
+            accept.record(conn, [arrival(push, received_at=received_at or now)])
 
 
 def states(database: Database) -> dict[str, tuple[str, str | None]]:
@@ -450,7 +450,7 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
     # One that comes while the other is put off finds the connection free.
     with database.writing() as conn:
         later = move("a" * 40, "b" * 40, ref="refs/heads/later")
-        deliveries.record(conn, [arrival(later, received_at=datetime.now(UTC))])
+        accept.record(conn, [arrival(later, received_at=datetime.now(UTC))])
     asyncio.run(worked(database, stages, lambda: states(database)["later"][0] == "planned"))
     with database.writing() as conn:
         work_queue.make_due(conn, "c1", now=datetime.now(UTC))
@@ -493,7 +493,7 @@ class Hanging(Scripted):
         if update.name == "slow" and "slow" not in self.planned:
             with self._database.writing() as conn:
                 push = move("a" * 40, "b" * 40, ref="refs/heads/main")
-                deliveries.record(conn, [arrival(push, received_at=datetime.now(UTC))])
+                accept.record(conn, [arrival(push, received_at=datetime.now(UTC))])
             main_ended = lambda: states(self._database)["main"][0] == "planned"  # noqa: E731
             await asyncio.to_thread(wait_for, main_ended, "the push to main has ended")
         return await super().plan(connection, update)
@@ -712,7 +712,7 @@ def test_who_has_lost_the_lease_stops_its_fetch(database: Database, monkeypatch:
     connection(database, "c2", created_at=now, updated_at=now)
     with database.writing() as conn:
         later = now + timedelta(milliseconds=1)
-        deliveries.record(
+        accept.record(
             conn,
             [arrival(move("a" * 40, "b" * 40, "refs/heads/other"), connection="c2", received_at=later)],
         )
@@ -874,7 +874,7 @@ def test_an_outage_waits_for_the_push_that_takes_long(database: Database) -> Non
         await asyncio.to_thread(wait_for, lambda: stages.began, "the slow one has begun")
         with database.writing() as conn:
             push = move("a" * 40, "b" * 40, ref="refs/heads/main")
-            deliveries.record(conn, [arrival(push, received_at=datetime.now(UTC))])
+            accept.record(conn, [arrival(push, received_at=datetime.now(UTC))])
         await asyncio.to_thread(wait_for, lambda: len(stages.fetches) == 2, "the remote is away")
         for _ in range(10):
             await asyncio.to_thread(states, database)

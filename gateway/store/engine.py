@@ -1,0 +1,140 @@
+"""SQLAlchemy engines for SQLite and PostgreSQL, with the options that Pushgate needs."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+)
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from gateway.errors import SettingError
+from gateway.text.escape import storable
+
+BUSY_MS = 10_000
+
+
+# As Python's encoder writes them; half of a pair that is a character as well.
+_ESCAPED_SURROGATE = b"\\ud"
+
+
+def _from_json(text: str | bytes) -> Any:
+    """Return a JSON value as it can be shown, also one that was kept before `storable` was applied."""
+    value = json.loads(text)
+    is_suspect = _ESCAPED_SURROGATE in (text.encode() if isinstance(text, str) else text)
+    return storable(value) if is_suspect else value
+
+
+# Bound values are webhook bodies and sealed secrets: never in an error's text.
+_DISCREET: Mapping[str, Any] = {
+    "hide_parameters": True,
+    "json_serializer": lambda value: json.dumps(storable(value)),
+    "json_deserializer": _from_json,
+}
+
+
+# A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
+KEEPALIVES = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+
+
+# So does the server notice that we are gone, with our machine: until then nobody else leads. They are set on
+# each new connection, because a pooler such as PgBouncer refuses them as options of its start.
+_LIMITS: Mapping[str, str] = {
+    "statement_timeout": "60000",
+    "lock_timeout": "30000",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+
+
+_OVER_THE_NETWORK: Mapping[str, Any] = {
+    **_DISCREET,
+    "pool_pre_ping": True,
+    "connect_args": KEEPALIVES,
+}
+
+
+WRONG_URL = "the setting database_url (PUSHGATE_DATABASE_URL) is wrong"
+
+
+_GOOD_URLS = "postgresql://user:password@host/name, or sqlite:////folder/file.db"
+
+
+_DRIVERS = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+
+def read_url(text: str) -> URL:
+    """Return the URL of a database that Pushgate can use. Raises `SettingError`, without a password in it."""
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):
+        raise SettingError(f"{WRONG_URL}: it cannot be read; write {_GOOD_URLS}") from None
+    if url.drivername not in _DRIVERS:
+        raise SettingError(f"{WRONG_URL}: Pushgate cannot use {url.drivername}; write {_GOOD_URLS}")
+    if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
+        raise SettingError(f"{WRONG_URL}: it names no file; write {_GOOD_URLS}")
+    # As everybody else writes it; the driver is our affair.
+    return url.set(drivername=_DRIVERS[url.drivername])
+
+
+def _limit(engine: Engine, limits: Mapping[str, str]) -> None:
+    """Have each new connection to PostgreSQL bring these settings of its session."""
+    settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
+
+    @event.listens_for(engine, "connect")
+    def _configure(dbapi_connection: Any, _record: Any) -> None:
+        # Outside a transaction: its end could take the settings back.
+        dbapi_connection.autocommit = True
+        cursor = dbapi_connection.cursor()
+        cursor.execute(f"SELECT {settings}")
+        cursor.close()
+        dbapi_connection.autocommit = False
+
+
+def create_async(url: URL) -> AsyncEngine:
+    """Return an engine for the event loop, of PostgreSQL."""
+    engine = create_async_engine(url, **_OVER_THE_NETWORK)
+    _limit(engine.sync_engine, _LIMITS)
+    return engine
+
+
+def create(url: URL) -> Engine:
+    """Return an engine for threads."""
+    if url.get_backend_name() != "sqlite":
+        engine = create_engine(url, pool_size=10, **_OVER_THE_NETWORK)
+        # Each statement is planned for its values: a plan for any state of a row could not use the indexes of
+        # the few that are pending.
+        _limit(engine, {**_LIMITS, "plan_cache_mode": "force_custom_plan"})
+        return engine
+    engine = create_engine(
+        url, **_DISCREET, connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1000}
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(dbapi_connection: Any, _record: Any) -> None:
+        # We begin transactions ourselves: Python's sqlite3 would begin them late and never IMMEDIATE.
+        dbapi_connection.isolation_level = None
+        cursor = dbapi_connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        # 32 MB. SQLite's own 2 MB would read the indexes of the hot path again and again.
+        cursor.execute("PRAGMA cache_size = -32768")
+        cursor.execute("PRAGMA temp_store = MEMORY")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reads_only = connection.get_execution_options().get("reads_only", False)
+        connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+    return engine

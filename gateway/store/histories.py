@@ -1,0 +1,117 @@
+"""Read and write the histories of refs, which `gateway.store.ref_history` interprets."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+import sqlalchemy
+from sqlalchemy import select, text
+
+from gateway.store import supersession
+from gateway.store.bulk_sql import MAX_VALUES, select_pairs, upsert_rows
+from gateway.store.ref_gaps import dump_gaps, load_gaps
+from gateway.store.ref_history import Recorded, RefHistory
+from gateway.store.tables import (
+    ref_updates,
+    refs,
+)
+
+_LATEST = (
+    "SELECT connection, ref, before, after, generation, delivery, shown, shown_id, gaps FROM {wanted}refs"
+    " WHERE connection = first AND ref = second"
+)
+
+
+# A repetition is a row as well: so many rows of an id are looked at, and no more, however often it came.
+_MAX_ROWS_OF_AN_ID = 200
+
+
+_LOCK = text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(name, 0))"
+    " FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS given (name, place) ORDER BY place"
+)
+
+
+Key = tuple[str, str]
+
+
+T = TypeVar("T")
+
+
+def read_histories(conn: sqlalchemy.Connection, keys: Collection[Key]) -> dict[Key, RefHistory]:
+    """Return what is known of refs, each by its connection and name, without the recorded moves."""
+    found = {key: RefHistory(exists=False) for key in keys}
+    for part in parts(list(keys)):
+        for connection, ref, *row in select_pairs(conn, _LATEST, part):
+            before, after, generation, delivery, shown, shown_id, gaps = row
+            found[connection, ref] = RefHistory(
+                exists=True,
+                before=before,
+                after=after,
+                generation=generation,
+                delivery=delivery,
+                shown=shown,
+                shown_id=shown_id,
+                gaps=load_gaps(gaps),
+            )
+    return found
+
+
+def load_moves(
+    conn: sqlalchemy.Connection, wanted: Mapping[Key, set[str]], histories: Mapping[Key, RefHistory]
+) -> None:
+    """Read the recorded moves of refs to these ids into their histories."""
+    ids = sorted({one for its_ids in wanted.values() for one in its_ids})
+    moves: dict[Key, list[Recorded]] = {key: [] for key in wanted}
+    repetitions: dict[Key, list[Recorded]] = {key: [] for key in wanted}
+    for part in parts(ids):
+        rows = (
+            select(
+                *(ref_updates.c[name] for name in ("connection", "ref", "before", "after")),
+                *(ref_updates.c[name] for name in ("generation", "delivery", "seq", "state")),
+            )
+            .where(ref_updates.c.after.in_(part))
+            .limit(_MAX_ROWS_OF_AN_ID * len(part))
+        )
+        for connection, ref, before, after, generation, delivery, seq, state in conn.execute(rows):
+            if after in wanted.get((connection, ref), ()):
+                recorded = Recorded(
+                    before=before, after=after, generation=generation, delivery=delivery, seq=seq
+                )
+                found = repetitions if state == "duplicate" else moves
+                found[connection, ref].append(recorded)
+    for key, its_ids in wanted.items():
+        histories[key].load(moves[key], its_ids, repetitions[key])
+
+
+def write_histories(conn: sqlalchemy.Connection, histories: Mapping[Key, RefHistory]) -> None:
+    """Write what is known of refs, and which recorded moves count as later than they did."""
+    plain, whole = [], []
+    for (connection, ref), one in histories.items():
+        row = (connection, ref, one.before, one.after, one.generation, one.delivery)
+        if one.is_rewritten:
+            whole.append((*row, one.shown, one.shown_id, dump_gaps(one.gaps)))
+        else:
+            plain.append(row)
+        for move in one.promoted:
+            if move.seq is not None:
+                supersession.promote(
+                    conn, move.seq, connection=connection, ref=ref, generation=move.generation
+                )
+    for rows in (plain, whole):
+        if rows:
+            upsert_rows(conn, refs, ("connection", "ref"), rows)
+
+
+def lock_connections(conn: sqlalchemy.Connection, names: Iterable[str]) -> None:
+    """Let nobody else judge deliveries of these connections until the transaction ends.
+
+    SQLite has one writer anyway. On PostgreSQL several doors write at once; all take the locks in one order,
+    so that they never wait for one another in a circle.
+    """
+    if conn.dialect.name != "sqlite":
+        conn.execute(_LOCK, {"names": sorted(names)})
+
+
+def parts(keys: list[T]) -> Iterator[list[T]]:
+    """Return parts of a list of keys, each small enough for the bound values of one statement."""
+    return (keys[start : start + MAX_VALUES // 2] for start in range(0, len(keys), MAX_VALUES // 2))

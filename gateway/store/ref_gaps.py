@@ -1,0 +1,53 @@
+"""The gaps of a ref's history: where moves are missing. Pure: no database, no clock."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class Gap:
+    """Moves that are missing between `start` and `end`; generations between `low` and `high` are free.
+
+    `start` counts only where `is_start_known`. With `is_planned` the move `high` leads to `end` and was found
+    by a reconciliation; without it, nothing has reported how the ref came to `end` yet. `is_guess` says that
+    the order of the moves beside the gap was assumed.
+    """
+
+    low: int
+    high: int
+    start: str | None
+    is_start_known: bool
+    end: str | None
+    is_planned: bool
+    is_guess: bool
+    made_at: int
+
+    @property
+    def middle(self) -> int:
+        """Return the generation in the middle of the gap."""
+        return (self.low + self.high) // 2
+
+    def begins_at(self, value: str | None) -> bool:
+        """Return whether the gap is known to begin where the ref was at `value`."""
+        return self.is_start_known and self.start == value
+
+
+def is_order_assumed(gaps: Iterable[Gap], *, shown: int | None, shown_id: str | None) -> bool:
+    """Return whether it was assumed that the ref has left the position that the remote showed last."""
+    return shown is not None and any(gap.begins_at(shown_id) and gap.high > shown for gap in gaps)
+
+
+def dump_gaps(gaps: Iterable[Gap]) -> str | None:
+    """Return gaps as they are stored; None where there are none."""
+    rows = [
+        [gap.low, gap.high, gap.start, gap.is_start_known, gap.end, gap.is_planned, gap.is_guess, gap.made_at]
+        for gap in gaps
+    ]
+    return json.dumps(rows, separators=(",", ":")) if rows else None
+
+
+def load_gaps(stored: str | None) -> list[Gap]:
+    """Return gaps from their stored form."""
+    names = ("low", "high", "start", "is_start_known", "end", "is_planned", "is_guess", "made_at")
+    return [Gap(**dict(zip(names, row, strict=True))) for row in json.loads(stored)] if stored else []

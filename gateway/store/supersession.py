@@ -1,0 +1,140 @@
+"""Supersede the pending requests of earlier commits, for triggers with `policy: latest`."""
+
+import sqlalchemy
+from sqlalchemy import (
+    ColumnElement,
+    exists,
+    select,
+    union_all,
+    update,
+)
+
+from gateway.store.executions import NewRequest
+from gateway.store.tables import executions, ref_updates, refs
+
+# How many of a connection's requests are looked at for one of a later move.
+_RECENT = 200
+
+
+def supersede(
+    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, commit: str | None
+) -> None:
+    """Take back the trigger's requests for earlier moves of a ref, as far as they are not published yet.
+
+    They name the request, and its commit, to which the ref has moved. Where a later move has a request
+    already, as after webhooks in the wrong order, this one is the superfluous one.
+    """
+    later = _of_a_later_move(conn, request, ref=ref, generation=generation)
+    if later is not None:
+        # The later one's commit is in its own request: to read it here would be to read its body.
+        reason = f"{ref} had already moved on, to the commit of request {later}"
+        conn.execute(
+            update(executions)
+            .where(executions.c.id == request.id, executions.c.state == "pending")
+            .values(state="superseded", superseded_by=later, reason=reason)
+        )
+    _take_back(
+        conn,
+        request,
+        ref=ref,
+        generation=generation,
+        by=later or request.id,
+        reason=f"{ref} has moved on to {commit}, which has the request {request.id}",
+    )
+
+
+def promote(
+    conn: sqlalchemy.Connection, ref_update: int, *, connection: str, ref: str, generation: int
+) -> None:
+    """Let a move count as later than it did: its requests supersede others, no longer the other way round.
+
+    Reads nothing: see `Database.write_inline`.
+    """
+    conn.execute(update(ref_updates).where(ref_updates.c.seq == ref_update).values(generation=generation))
+    conn.execute(
+        update(executions)
+        .where(
+            executions.c.ref_update == ref_update,
+            executions.c.policy == "latest",
+            executions.c.state == "superseded",
+        )
+        .values(state="pending", superseded_by=None, reason=None)
+    )
+    mine = executions.alias("mine")
+    its_request = (
+        select(mine.c.id)
+        .where(
+            mine.c.ref_update == ref_update,
+            mine.c.policy == "latest",
+            mine.c.trigger == executions.c.trigger,
+        )
+        .correlate(executions)
+    )
+    conn.execute(
+        update(executions)
+        .where(
+            executions.c.connection == connection,
+            executions.c.state == "pending",
+            _is_of_an_earlier_move(ref, generation),
+            its_request.exists(),
+        )
+        .values(
+            state="superseded",
+            superseded_by=its_request.limit(1).scalar_subquery(),
+            reason=f"{ref} turned out to be at another commit",
+        )
+    )
+
+
+def _take_back(
+    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, by: str, reason: str
+) -> None:
+    conn.execute(
+        update(executions)
+        .where(
+            executions.c.connection == request.connection,
+            executions.c.trigger == request.trigger,
+            executions.c.state == "pending",
+            _is_of_an_earlier_move(ref, generation),
+        )
+        .values(state="superseded", superseded_by=by, reason=reason)
+    )
+
+
+def _is_of_an_earlier_move(ref: str, generation: int) -> ColumnElement[bool]:
+    """Asked from the few requests that are pending: a list of all earlier moves may be long."""
+    return exists().where(
+        ref_updates.c.seq == executions.c.ref_update,
+        ref_updates.c.ref == ref,
+        ref_updates.c.generation < generation,
+    )
+
+
+def _of_a_later_move(
+    conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int
+) -> str | None:
+    """Return the request that the trigger has for the latest known move of a ref, if that is later."""
+    position = select(refs.c.generation, refs.c.delivery).where(
+        refs.c.connection == request.connection, refs.c.ref == ref
+    )
+    known = conn.execute(position).one_or_none()
+    if known is None or known.generation <= generation:
+        return None
+    # Those that were planned last, and those of the present position, however long ago that was.
+    newest = select(executions.c.seq).where(executions.c.connection == request.connection)
+    recent = newest.order_by(executions.c.seq.desc()).limit(_RECENT).subquery()
+    present = select(executions.c.seq).where(executions.c.delivery == known.delivery)
+    later = (
+        select(executions.c.id)
+        .join(ref_updates, ref_updates.c.seq == executions.c.ref_update)
+        .where(
+            executions.c.seq.in_(union_all(select(recent.c.seq), present)),
+            executions.c.connection == request.connection,
+            executions.c.trigger == request.trigger,
+            ref_updates.c.ref == ref,
+            ref_updates.c.generation > generation,
+        )
+        .order_by(ref_updates.c.generation.desc())
+        .limit(1)
+    )
+    return conn.execute(later).scalar()

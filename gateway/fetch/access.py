@@ -1,7 +1,7 @@
-"""What one run of git needs to reach one remote, and nothing beyond that run.
+"""Grants one run of git access to one remote, for the duration of that run.
 
-The address that was checked is the address that is connected to. Keys and passwords lie in files of mode 0600
-in a folder of our own while git runs; they are never an argument or a variable.
+Git connects to the address that was checked. While git runs, keys and passwords are in files of mode 0600 in
+a folder of our own; they are never in an argument or an environment variable.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from gateway.threads import NAMES
 
 _RESOLVE_SECONDS = 15
 _MAX_ADDRESSES = 4
-# Where clouds answer machines about themselves; link-local addresses are refused as a whole.
+# Metadata services of clouds. Link-local addresses are refused as a whole.
 # https://learn.microsoft.com/en-us/azure/virtual-network/what-is-ip-address-168-63-129-16
 _METADATA = frozenset(
     map(ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
 )
 _THIS_NETWORK = ip_network("0.0.0.0/8")
-# Both hold an IPv4 address in their last 32 bits: https://www.rfc-editor.org/rfc/rfc8215
+# Networks with an IPv4 address in the last 32 bits: https://www.rfc-editor.org/rfc/rfc8215
 _NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 _ASKPASS = """#!/bin/sh
 case $1 in
@@ -47,9 +47,9 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Granted:
-    """The options with which git reaches a remote, and the environments, to be tried in turn.
+    """The options for git, and the environments to try in turn.
 
-    There is more than one for ssh, which is told one address of several.
+    Only ssh has more than one: each environment names one address of the host.
     """
 
     options: Sequence[str]
@@ -57,13 +57,13 @@ class Granted:
 
 
 class Access:
-    """Grants access to remotes on `hosts`, or on any; with files in `home`.
+    """Grants access to remotes on `hosts`, or on any host if it is empty. Its files are in `home`.
 
     `allow_http` is for tests and demonstrations: it allows http and the addresses of this machine.
     """
 
     def __init__(self, home: Path, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
-        """Write what is the same for all remotes, and remove what processes that were killed have left."""
+        """Write the files that all remotes share, and remove leftovers of killed processes."""
         self._home = home
         self._allow_http = allow_http
         self._hosts = hosts
@@ -80,33 +80,33 @@ class Access:
 
     @asynccontextmanager
     async def granted(self, remote: Remote) -> AsyncIterator[Granted]:
-        """Give access to a remote while the block lasts. Raises `RemoteUnavailable`."""
+        """Grant access to a remote within the block. Raises `RemoteUnavailable`."""
         try:
-            # Also what was fine when the connection was made: the settings may have changed since.
+            # Checked again because the settings may have changed since the connection was made.
             check_url(remote.url, allow_http=self._allow_http, hosts=self._hosts)
         except Invalid as error:
             raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from None
         scheme, host, port = target(remote.url)
         addresses = [] if _is_proxied(scheme, host) else await self._addresses(host, port)
         if not all(path.exists() for path in (self._granted, self._published, self._askpass)):
-            self._set_up()  # somebody has removed them while we run
+            self._set_up()  # the files were removed while we run
         folder = self._granted / secrets.token_hex(8)
         folder.mkdir(mode=0o700)
         try:
             if scheme == "ssh":
                 commands = self._ssh(remote, addresses[:_MAX_ADDRESSES], folder)
-                yield Granted(options=(), environments=[{"GIT_SSH_COMMAND": one} for one in commands])
+                yield Granted(options=(), environments=[{"GIT_SSH_COMMAND": command} for command in commands])
                 return
             options: list[str] = []
             if addresses and not is_address(host):
-                pinned = ",".join(f"[{one}]" if one.version == 6 else str(one) for one in addresses)  # noqa: PLR2004
+                pinned = ",".join(f"[{ip}]" if isinstance(ip, IPv6Address) else str(ip) for ip in addresses)
                 options = ["-c", f"http.curloptResolve={host}:{port}:{pinned}"]
             yield Granted(options=options, environments=[self._login(remote, folder)])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
-        """Return where a host is. All its addresses have to be such as may be fetched from."""
+        """Return the addresses of a host. Raises `RemoteUnavailable` if one of them is forbidden."""
         try:
             async with asyncio.timeout(_RESOLVE_SECONDS):
                 found = await NAMES.run(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
@@ -117,7 +117,9 @@ class Access:
         addresses = list(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
         for address in addresses:
             if is_forbidden(address, allow_loopback=self._allow_http):
-                raise RemoteUnavailable(f"the host {host} is at {address}, which Pushgate never fetches from")
+                raise RemoteUnavailable(
+                    f"the host {host} has the address {address}, which Pushgate never fetches from"
+                )
         return addresses
 
     def _login(self, remote: Remote, folder: Path) -> dict[str, str]:
@@ -128,7 +130,7 @@ class Access:
         return {"GIT_ASKPASS": str(self._askpass), "PUSHGATE_LOGIN": str(folder)}
 
     def _ssh(self, remote: Remote, addresses: Sequence[Address], folder: Path) -> list[str]:
-        """Return an ssh command for each address: one key; host keys are published, given, or pinned."""
+        """Return an ssh command for each address, with the published, given or pinned host keys."""
         known, checking = self._pinned, "accept-new"
         if remote.host_keys:
             known, checking = folder / "known_hosts", "yes"
@@ -150,16 +152,16 @@ class Access:
             _write(folder / "key", remote.credentials.private, mode=0o600)
             options["IdentityFile"] = _in_ssh_config(folder / "key")
         words = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-        # Git gives this line to a shell.
+        # Git passes this line to a shell.
         return [
             shlex.join(["ssh", "-F", "none", *words, "-o", f"HostName={address}"]) for address in addresses
         ]
 
 
 def is_forbidden(address: Address, *, allow_loopback: bool) -> bool:
-    """Say whether an address is one that nobody's repository is at, or that must not be asked for one.
+    """Return whether an address must not be connected to: no repository is there, or it is dangerous.
 
-    Private networks are allowed: that is where self-hosted servers are.
+    Private networks are allowed, because self-hosted servers are there.
     """
     if isinstance(address, IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
@@ -174,39 +176,39 @@ def is_forbidden(address: Address, *, allow_loopback: bool) -> bool:
 
 
 def _is_proxied(scheme: str, host: str) -> bool:
-    """Say whether a proxy, the operator's own guard, resolves the name instead of us.
+    """Return whether a proxy of the operator resolves the name instead of us.
 
-    An address is checked in any case: https://curl.se/docs/manpage.html#--noproxy knows networks as well.
+    Addresses are always checked here: NO_PROXY may list networks (https://curl.se/docs/manpage.html#--noproxy).
     """
     environment = os.environ
     if scheme != "https" or not (environment.get("https_proxy") or environment.get("HTTPS_PROXY")):
         return False
     direct = re.split(r"[\s,]+", environment.get("no_proxy") or environment.get("NO_PROXY") or "")
-    names = [one.lower().strip(".") for one in direct if one]
+    names = [name.lower().strip(".") for name in direct if name]
     is_direct = "*" in direct or any(("." + host.rstrip(".")).endswith("." + name) for name in names)
     return not is_direct and not is_address(host)
 
 
 def _own_folder(owner: object, home: Path) -> Path:
-    """Make a folder that is `owner`'s while it lives, and remove those whose owners live no more.
+    """Make a folder that exists as long as `owner`, and remove the folders of dead processes.
 
-    Processes may share `home`. Each holds a lock in its folder, which the kernel takes from a process however
-    that ends.
+    Processes may share `home`. Each holds a lock in its folder, which the kernel releases however the process
+    ends.
     """
-    start = os.open(home / "access.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    startup_lock = os.open(home / "access.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        # One at a time, so that no folder is seen before its lock is held.
-        fcntl.flock(start, fcntl.LOCK_EX)
-        for left in home.glob("access-*"):
-            if not _is_owned(left):
-                shutil.rmtree(left, ignore_errors=True)
+        # One process at a time, so that no other process sees a folder before its lock is held.
+        fcntl.flock(startup_lock, fcntl.LOCK_EX)
+        for leftover in home.glob("access-*"):
+            if not _is_owned(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)
         folder = home / f"access-{secrets.token_hex(8)}"
         folder.mkdir(mode=0o700)
         lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX)
     finally:
-        os.close(start)
-    weakref.finalize(owner, _leave, folder, lock)
+        os.close(startup_lock)
+    weakref.finalize(owner, _remove_own, folder, lock)
     return folder
 
 
@@ -224,19 +226,19 @@ def _is_owned(folder: Path) -> bool:
     return False
 
 
-def _leave(folder: Path, lock: int) -> None:
+def _remove_own(folder: Path, lock: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     os.close(lock)
 
 
 def _in_ssh_config(path: Path) -> str:
-    """Return a path as ssh's configuration takes it: in quotes, and with its % doubled."""
+    """Return a path in the syntax of ssh's configuration: quoted, with each % doubled."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{text}"'
 
 
 def _write(path: Path, text: str, *, mode: int) -> None:
-    """Write a file that nobody else could read at any moment, whole or not at all."""
+    """Write a file atomically; no other user can read it at any moment."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
         file.write(text)

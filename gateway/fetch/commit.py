@@ -1,4 +1,4 @@
-"""Reading one commit from a mirror: who, when, what changed, and its valohai.yaml."""
+"""Reads one commit from a mirror: its author, time, changed paths and valohai.yaml."""
 
 import asyncio
 import contextlib
@@ -16,17 +16,17 @@ from gateway.text.escape import decode
 
 _MAX_COMMIT_BYTES = 1024 * 1024
 _SUBMODULE = b"160000"
-# Who can push chooses how much differs: a small tree can name more paths than any memory holds, and git keeps
-# all of them before it tells the first. The index of ten million objects fits in beside them.
-# With about a hundred bytes beside each path.
+# An attacker who can push chooses how much differs: a small tree can name more paths than any memory holds,
+# and git keeps all of them before it prints the first. The memory limit leaves room for the index of ten
+# million objects. Git prints about a hundred bytes beside each path.
 _MAX_PATHS_BYTES = 12 * 1024 * 1024
 _PATHS_LIMITS = GitLimits(memory=768 * 1024 * 1024, cpu=30)
 _PATHS_SECONDS = 30.0
 _REGULAR_FILES = {"100644", "100755"}
 _SSH_SIGNATURE = "-----BEGIN SSH SIGNATURE-----"
 _PERSON = re.compile(r"(?P<person>.*>) (?P<seconds>-?\d{1,12}) [+-]\d{4}")
-# Of what people write text in. Python knows other names as well, under which text becomes something else
-# (utf-7, unicode_escape) or every decoding is an error (undefined).
+# Encodings that people write text in. Python has further codecs that turn text into something else (utf-7,
+# unicode_escape) or that fail on any input (undefined).
 _ENCODING = re.compile(
     r"utf-?8|us-ascii|ascii|latin-?\d+|iso[-_]?8859[-_]\d+|(windows|cp)-?\d+|koi8-?[ru]|mac-?roman"
     r"|euc[-_]?(jp|kr)|(shift[-_]?|s)jis|iso-2022-(jp|kr)|gbk|gb2312|gb18030|big5",
@@ -38,7 +38,7 @@ Signature = Literal["valid", "unknown", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Paths:
-    """The paths that a push has changed; `complete` is False where they were too many to list."""
+    """The paths that a push changed; `complete` is False if they were too many to list."""
 
     names: tuple[str, ...]
     complete: bool
@@ -46,7 +46,7 @@ class Paths:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """What a commit is compared with: where its ref was before, or, for a new branch, the default branch."""
+    """What a commit is compared with: the ref's previous commit, or the default branch for a new branch."""
 
     before: str | None
     default_branch: str | None
@@ -54,13 +54,12 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A commit as git has it.
+    """A commit as it is in git.
 
-    `author` and `committer` are names with addresses; times are aware UTC. `paths` is None where nobody has
-    asked for them.
-    `signature` is `valid` where one of the operator's allowed signers made it, with an ssh key, and `unknown`
-    where nobody here can tell who did.
-    `manifest_size` is None where the commit has no valohai.yaml, `manifest` also where it is too large.
+    `author` and `committer` are names with addresses; times are aware UTC. `paths` is None if they were not
+    requested. `signature` is `valid` if one of the operator's allowed signers signed with an ssh key, and
+    `unknown` if the signer cannot be determined. `manifest_size` is None if the commit has no valohai.yaml;
+    `manifest` is None then, and if the file is too large.
     """
 
     id: str
@@ -76,7 +75,7 @@ class Commit:
 
 
 class CommitReader:
-    """Reads commits. `manifest_limit` is the most bytes that are read of a valohai.yaml.
+    """Reads commits. `manifest_limit` is the size in bytes of the largest valohai.yaml that is read.
 
     `signers` is a file of allowed signers: https://man.openbsd.org/ssh-keygen.1#ALLOWED_SIGNERS
     """
@@ -88,11 +87,10 @@ class CommitReader:
         self._manifest_limit = manifest_limit
 
     async def read(self, mirror: Path, *, object_id: str, yaml_path: str, paths_since: Base | None) -> Commit:
-        """Return the commit that an object id leads to, through an annotated tag if need be.
+        """Return the commit that an object id leads to, through an annotated tag if there is one.
 
-        Changed paths are read where `paths_since` says since when.
-
-        Raises `Gone` where the mirror does not have it, `ObjectUnusable` where it is no commit.
+        Changed paths are read if `paths_since` is given. Raises `Gone` if the mirror does not have the
+        object, `ObjectUnusable` if it does not lead to a commit.
         """
         commit_id, raw = await self._commit(mirror, object_id)
         head, _, message = raw.partition(b"\n\n")
@@ -120,11 +118,11 @@ class CommitReader:
         )
 
     async def manifest(self, mirror: Path, commit_id: str, yaml_path: str) -> tuple[bytes | None, int | None]:
-        """Return the valohai.yaml of a commit that the mirror has, and its size, as a `Commit` tells them.
+        """Return the valohai.yaml of a commit that the mirror has, and its size, as in `Commit`.
 
-        A link is not followed: it is no such file.
+        A symbolic link does not count as a valohai.yaml and is not followed.
         """
-        told = await self._git.run(
+        output = await self._git.run(
             "ls-tree",
             "-z",
             "-l",
@@ -135,8 +133,8 @@ class CommitReader:
             yaml_path,
             mirror=mirror,
         )
-        # mode, type, id and size, then a tab and the path; nothing where there is no such file
-        mode, _, blob, size = told.partition(b"\t")[0].decode().split() or ("", "", "", "0")
+        # Mode, type, id and size, then a tab and the path; empty if there is no such file.
+        mode, _, blob, size = output.partition(b"\t")[0].decode().split() or ("", "", "", "0")
         if mode not in _REGULAR_FILES:
             return None, None
         if int(size) > self._manifest_limit:
@@ -144,26 +142,29 @@ class CommitReader:
         return await self._git.run("cat-file", "blob", blob, mirror=mirror), int(size)
 
     async def _commit(self, mirror: Path, object_id: str) -> tuple[str, bytes]:
-        asked = f"{object_id}\n{object_id}^{{commit}}\n".encode()
+        queries = f"{object_id}\n{object_id}^{{commit}}\n".encode()
         kinds = await self._git.run(
-            "cat-file", "--batch-check=%(objectname) %(objecttype) %(objectsize)", mirror=mirror, stdin=asked
+            "cat-file",
+            "--batch-check=%(objectname) %(objecttype) %(objectsize)",
+            mirror=mirror,
+            stdin=queries,
         )
         itself, peeled, _ = kinds.decode().split("\n")
         if itself.endswith(" missing"):
             raise Gone(f"the remote no longer has {object_id}")
         if peeled.endswith(" missing"):
-            raise ObjectUnusable(f"{object_id} is a {itself.split()[1]}, and leads to no commit")
+            raise ObjectUnusable(f"{object_id} is a {itself.split()[1]} and does not lead to a commit")
         commit_id, _, size = peeled.split()
         if int(size) > _MAX_COMMIT_BYTES:
-            raise ObjectUnusable(f"the commit object {commit_id} has {size} bytes: too large to be read")
+            raise ObjectUnusable(f"the commit object {commit_id} is too large ({size} bytes)")
         return commit_id, await self._git.run("cat-file", "commit", commit_id, mirror=mirror)
 
     async def _signature(self, mirror: Path, commit_id: str, fields: Mapping[str, list[str]]) -> Signature:
-        made = fields.get("gpgsig") or fields.get("gpgsig-sha256")
-        if made is None:
+        signature = fields.get("gpgsig") or fields.get("gpgsig-sha256")
+        if signature is None:
             return "none"
-        # Only ssh signatures: gpg would be another program, with trust of its own, on untrusted bytes.
-        if self._signers is None or not made[0].startswith(_SSH_SIGNATURE):
+        # Only ssh signatures: gpg is another program, with a trust model of its own, on untrusted bytes.
+        if self._signers is None or not signature[0].startswith(_SSH_SIGNATURE):
             return "unknown"
         allowed = ("-c", f"gpg.ssh.allowedSignersFile={self._signers}")
         try:
@@ -173,11 +174,11 @@ class CommitReader:
         return "valid"
 
     async def paths(self, mirror: Path, commit_id: str, since: Base) -> Paths:
-        """Return what a commit that the mirror has changed. Raises `GitFailed`."""
-        told = await self._git.run(
+        """Return the paths that a commit in the mirror changed. Raises `GitFailed`."""
+        output = await self._git.run(
             "cat-file", "commit", commit_id, mirror=mirror, output_limit=_MAX_COMMIT_BYTES
         )
-        parents = tuple(_fields(told.partition(b"\n\n")[0]).get("parent", ()))
+        parents = tuple(_fields(output.partition(b"\n\n")[0]).get("parent", ()))
         return await self._paths(mirror, commit_id, parents, since)
 
     async def _changed(
@@ -190,9 +191,9 @@ class CommitReader:
         try:
             base = await self._base(mirror, commit_id, parents, since)
             if base is not None and not await self._has(mirror, base):
-                return Paths((), complete=False)  # the history of a shallow remote ends at this commit
+                return Paths((), complete=False)  # a shallow remote's history ends at this commit
             trees = (base, commit_id) if base else ("--root", commit_id)
-            told = await self._git.run(
+            output = await self._git.run(
                 *("-c", "core.packedGitLimit=128m"),
                 "diff-tree",
                 *options,
@@ -204,7 +205,7 @@ class CommitReader:
             )
         except (OutputTooLarge, LimitReached, GitTimedOut):
             return Paths((), complete=False)
-        return Paths(_paths_in(told), complete=True)
+        return Paths(_paths_in(output), complete=True)
 
     async def _base(self, mirror: Path, commit_id: str, parents: tuple[str, ...], since: Base) -> str | None:
         if since.before is not None and await self._has(mirror, since.before):
@@ -212,29 +213,29 @@ class CommitReader:
         if since.default_branch:
             branch = f"refs/heads/{since.default_branch}"
             try:
-                told = await self._git.run(
+                output = await self._git.run(
                     "merge-base", "--end-of-options", branch, commit_id, mirror=mirror, timeout=_PATHS_SECONDS
                 )
             except (LimitReached, GitTimedOut):
                 raise
             except GitFailed:
-                told = b""  # no such branch here, or no common history: the parent will do
-            found = told.decode().strip()
+                output = b""  # no such branch, or no common history: compare with the parent
+            found = output.decode().strip()
             if found and found != commit_id:
                 return found
         return parents[0] if parents else None
 
     async def _has(self, mirror: Path, object_id: str) -> bool:
-        told = await self._git.run(
+        output = await self._git.run(
             "cat-file", "--batch-check", mirror=mirror, stdin=f"{object_id}^{{commit}}\n".encode()
         )
-        return not told.endswith(b" missing\n")
+        return not output.endswith(b" missing\n")
 
 
 def _paths_in(listed: bytes) -> tuple[str, ...]:
-    """Return the paths of `git diff-tree --raw -z`; that of a submodule ends in `/`, as a folder's does.
+    """Return the paths of `git diff-tree --raw -z`; the path of a submodule ends in `/`, like a folder's.
 
-    So it fits patterns for the folder, for what is in it, and for its name.
+    It then matches patterns for the folder, for its contents and for its name.
     """
     # :old-mode new-mode old-id new-id status, NUL, path, NUL
     parts = listed.split(b"\0")
@@ -245,9 +246,9 @@ def _paths_in(listed: bytes) -> tuple[str, ...]:
 
 
 def _fields(head: bytes) -> dict[str, list[str]]:
-    """Return the header lines of a commit object; a line that begins with a blank goes on with the last.
+    """Return the header fields of a commit object, without continuation lines, which begin with a space.
 
-    The bytes come as latin-1 text, which loses none of them: their encoding is one of the fields.
+    The values are latin-1 text, which keeps every byte: the real encoding is one of the fields.
     """
     fields: dict[str, list[str]] = {}
     for line in head.decode("latin-1").split("\n"):
@@ -258,7 +259,7 @@ def _fields(head: bytes) -> dict[str, list[str]]:
 
 
 def _person(line: str) -> tuple[str, datetime]:
-    """Return name with address, and the time; what old tools wrote badly does not make a commit unusable."""
+    """Return the name with the address, and the time; accept malformed lines, which old tools wrote."""
     found = _PERSON.fullmatch(line)
     if found is None:
         return line, datetime.fromtimestamp(0, UTC)

@@ -1,7 +1,7 @@
-"""What opens a private repository: deploy keys, made or pasted, and user names with passwords or tokens.
+"""Credentials of private repositories: deploy keys, and user names with passwords or tokens.
 
-Pure: nothing here is written anywhere. Whoever keeps them seals `as_json`; `gateway.fetch.access` hands them
-to git.
+Pure: nothing is written anywhere. The store encrypts the result of `as_json`; `gateway.fetch.access` passes
+credentials to git.
 """
 
 import json
@@ -37,16 +37,17 @@ _SHORTEST_RSA = 2048
 _BLOCK = re.compile(r"-----BEGIN (?P<kind>[A-Z0-9 ]+)-----(?P<body>.*?)-----END (?P=kind)-----", re.DOTALL)
 _ENCRYPTED = re.compile(r"ENCRYPTED")
 _BASE64_WIDTH = 64
-# By which a token is known that was written where a user name goes.
+_LOCKED = "private_key: it has a passphrase, which nobody could enter here; paste a key without one"
+# Prefixes that identify a token in the place of a user name.
 # https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/
 # https://docs.gitlab.com/security/tokens/#token-prefixes
 _TOKENS = re.compile(r"(gh[opsu]_|github_pat_|gl(pat|dt|cbt|rt|oas)-|ATBB|ATCTT|ATATT|BBDC-)\w")
-# Tokens of Azure DevOps, Gitea and Gogs have no prefix; no user name is as long and has digits.
+# Tokens of Azure DevOps, Gitea and Gogs have no prefix; user names are not so long and with digits.
 _TOKEN_LIKE = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{32,}")
-# What people write as the password of a token, where a program insists on one.
+# Placeholders for the password beside a token, for programs that insist on a password.
 _NO_PASSWORD = frozenset({"", "x", "x-oauth-basic"})
 _SHORTEST_SECRET = 4
-# https://www.rfc-editor.org/rfc/rfc5656#section-10.1: the required curves, and all that OpenSSH knows.
+# https://www.rfc-editor.org/rfc/rfc5656#section-10.1: the required curves; OpenSSH supports no others.
 _SSH_CURVES = (SECP256R1, SECP384R1, SECP521R1)
 
 PrivateKey = Ed25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey
@@ -54,13 +55,13 @@ PrivateKey = Ed25519PrivateKey | RSAPrivateKey | EllipticCurvePrivateKey
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SshKey:
-    """A private key without a passphrase, in OpenSSH's own format, and its public half."""
+    """A private key without a passphrase, in OpenSSH's format, and its public key."""
 
     private: str
     public: str
 
     def __repr__(self) -> str:
-        """Show nothing that is secret."""
+        """Show nothing secret."""
         return f"SshKey(public={self.public!r})"
 
 
@@ -72,7 +73,7 @@ class Login:
     password: str
 
     def __repr__(self) -> str:
-        """Show nothing that is secret."""
+        """Show nothing secret."""
         return f"Login(user={self.user!r})"
 
 
@@ -81,7 +82,7 @@ Credentials = SshKey | Login
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """A repository to fetch from. `host_keys` are lines as in known_hosts, the only ones that then count."""
+    """A repository to fetch from. `host_keys` are known_hosts lines; if given, no others count."""
 
     url: str
     credentials: Credentials | None = None
@@ -89,58 +90,54 @@ class Remote:
 
 
 def make_deploy_key(provider: str, *, comment: str) -> SshKey:
-    """Make a fresh deploy key: Ed25519, or RSA of 4,096 bits where the provider takes nothing else."""
+    """Generate a deploy key: Ed25519, or RSA of 4,096 bits if the provider accepts nothing else."""
     if PROVIDERS[provider].RSA_KEYS_ONLY:
         return _key(generate_private_key(public_exponent=65537, key_size=_RSA_BITS), comment)
     return _key(Ed25519PrivateKey.generate(), comment)
 
 
 def read_private_key(pasted: str, provider: str, *, comment: str) -> SshKey:
-    """Return the private key that somebody pasted, mended and proven. Raises `Invalid` with one sentence."""
+    """Return a pasted private key, repaired and validated. Raises `Invalid` with one sentence."""
     pem = mend_private_key(pasted)
     kind = pem.split("\n", 1)[0]
     try:
         load = load_ssh_private_key if "OPENSSH" in kind else load_pem_private_key
         key = load(pem.encode(), password=None)
     except TypeError:
-        raise Invalid(
-            "private_key: it has a passphrase, which nobody could type in here; paste a key without one"
-        ) from None
+        raise Invalid(_LOCKED) from None
     except (ValueError, UnsupportedAlgorithm):
         if _ENCRYPTED.search(pem):
-            raise Invalid(
-                "private_key: it has a passphrase, which nobody could type in here; paste a key without one"
-            ) from None
-        raise Invalid("private_key: it is damaged, or cut off; paste the whole file") from None
+            raise Invalid(_LOCKED) from None
+        raise Invalid("private_key: it is damaged or incomplete; paste the whole file") from None
     if not isinstance(key, PrivateKey):
-        raise Invalid("private_key: keys are Ed25519, ECDSA or RSA")
+        raise Invalid("private_key: it must be an Ed25519, ECDSA or RSA key")
     if isinstance(key, EllipticCurvePrivateKey) and not isinstance(key.curve, _SSH_CURVES):
         raise Invalid(
-            f"private_key: ssh knows no ECDSA keys on the curve {key.curve.name}, only on NIST P-256, P-384"
-            " and P-521; take an Ed25519 key: ssh-keygen -t ed25519"
+            f"private_key: ssh does not support ECDSA keys on the curve {key.curve.name}, only on NIST P-256,"
+            " P-384 and P-521; use an Ed25519 key: ssh-keygen -t ed25519"
         )
     if isinstance(key, RSAPrivateKey) and key.key_size < _SHORTEST_RSA:
-        raise Invalid(f"private_key: an RSA key of {key.key_size} bits is too weak; take {_RSA_BITS}")
+        raise Invalid(f"private_key: an RSA key of {key.key_size} bits is too weak; use {_RSA_BITS} bits")
     if PROVIDERS[provider].RSA_KEYS_ONLY and not isinstance(key, RSAPrivateKey):
         raise Invalid(f"private_key: {provider} accepts only RSA keys: ssh-keygen -t rsa -b 4096")
     return _key(key, comment)
 
 
 def mend_private_key(pasted: str) -> str:
-    r"""Return a pasted key as it was before it went through forms, JSON and indentation.
+    r"""Return a pasted key in its original form, before forms, JSON and indentation changed it.
 
-    Mended are a literal `\\n`, CRLF, quotes, indentation, lost line breaks and a missing last one. Raises
-    `Invalid` where there is no private key in it.
+    Repair a literal `\\n`, CRLF, quotes, indentation, lost line breaks and a missing last line break. Raises
+    `Invalid` if the text has no private key.
     """
     text = pasted.replace("\\r", "").replace("\\n", "\n").replace("\r", "\n")
     blocks = list(_BLOCK.finditer(text))
-    # openssl writes the parameters of a curve before the key, and some files begin with a certificate.
+    # openssl writes a curve's parameters before the key, and some files begin with a certificate.
     found = next((block for block in blocks if block["kind"].endswith("PRIVATE KEY")), None)
     if found is None and not blocks:
-        told = "that is a public key; the private one is needed" if "ssh-" in text[:20] else "it is none"
-        raise Invalid(f"private_key: {told}; it begins with -----BEGIN … PRIVATE KEY-----")
+        problem = "it is a public key" if "ssh-" in text[:20] else "it is not a private key"
+        raise Invalid(f"private_key: {problem}; a private key begins with -----BEGIN … PRIVATE KEY-----")
     if found is None:
-        raise Invalid(f"private_key: it is a {blocks[0]['kind'].lower()}; the private key is needed")
+        raise Invalid(f"private_key: it is a {blocks[0]['kind'].lower()}; paste the private key")
     kind = found["kind"]
     lines = [line.strip().strip("'\"\\").strip() for line in found["body"].strip().split("\n")]
     headers = [line for line in lines if ":" in line]
@@ -153,9 +150,9 @@ def mend_private_key(pasted: str) -> str:
 
 
 def take_login(url: str, provider: str) -> tuple[str, Login | None]:
-    """Return an https URL without the credentials that were pasted inside it, and those credentials.
+    """Return an https URL without the credentials in it, and those credentials.
 
-    A user name alone is no credential, but for a token, which some providers take in its place.
+    A user name alone is not a credential, unless it is a token, which some providers accept in its place.
     """
     try:
         parts = urlsplit(url)
@@ -175,9 +172,9 @@ def take_login(url: str, provider: str) -> tuple[str, Login | None]:
 
 
 def without_user(url: str) -> str:
-    """Return an https URL without a bare user name, as Azure DevOps and Bitbucket offer it; else unchanged.
+    """Return an https URL without a bare user name, which Azure DevOps and Bitbucket put into it.
 
-    A token in its place is a credential, and stays for `check_url` to refuse.
+    Other URLs are unchanged. A token in the place of the user name is a credential: `check_url` refuses it.
     """
     try:
         parts = urlsplit(url)
@@ -190,9 +187,11 @@ def without_user(url: str) -> str:
 
 
 def make_login(user: str | None, password: str, provider: str) -> Login:
-    """Return a login; where there is only a token, with the user name that the provider expects beside it."""
+    """Return a login. For a token without a user name, use the user name that the provider expects."""
     if not password or not f"{user or ''}{password}".isprintable():
-        raise Invalid("credentials: user and password are one line each, and the password is not empty")
+        raise Invalid(
+            "credentials: user and password must be one line each, and the password must not be empty"
+        )
     return Login(user=user or _token_user(password, provider), password=password)
 
 
@@ -202,12 +201,12 @@ def _token_user(password: str, provider: str) -> str:
 
 
 def _is_token(user: str) -> bool:
-    """Return whether what stands where a user name goes is a token."""
+    """Return whether a user name is in fact a token."""
     return bool(_TOKENS.match(user) or _TOKEN_LIKE.fullmatch(user))
 
 
 def secrets_of(credentials: Credentials | None) -> tuple[str, ...]:
-    """Return the words that must not be repeated to anybody, in the forms in which they are sent."""
+    """Return the secret words, in every form in which git sends them, for redaction."""
     if not isinstance(credentials, Login) or len(credentials.password) < _SHORTEST_SECRET:
         return ()
     basic = b64encode(f"{credentials.user}:{credentials.password}".encode()).decode()
@@ -215,25 +214,25 @@ def secrets_of(credentials: Credentials | None) -> tuple[str, ...]:
 
 
 def as_json(credentials: Credentials | None, host_keys: str | None) -> bytes:
-    """Return everything that has to be kept sealed."""
-    kept: dict[str, str | None] = {"host_keys": host_keys}
+    """Return everything that must be stored encrypted."""
+    fields: dict[str, str | None] = {"host_keys": host_keys}
     if isinstance(credentials, SshKey):
-        kept |= {"private": credentials.private, "public": credentials.public}
+        fields |= {"private": credentials.private, "public": credentials.public}
     elif isinstance(credentials, Login):
-        kept |= {"user": credentials.user, "password": credentials.password}
-    return json.dumps(kept).encode()
+        fields |= {"user": credentials.user, "password": credentials.password}
+    return json.dumps(fields).encode()
 
 
-def from_json(kept: bytes | None) -> tuple[Credentials | None, str | None]:
-    """Return what `as_json` was given."""
-    if kept is None:
+def from_json(stored: bytes | None) -> tuple[Credentials | None, str | None]:
+    """Return the credentials and host keys that `as_json` serialized."""
+    if stored is None:
         return None, None
-    found = json.loads(kept)
-    if "private" in found:
-        return SshKey(private=found["private"], public=found["public"]), found["host_keys"]
-    if "password" in found:
-        return Login(user=found["user"], password=found["password"]), found["host_keys"]
-    return None, found["host_keys"]
+    fields = json.loads(stored)
+    if "private" in fields:
+        return SshKey(private=fields["private"], public=fields["public"]), fields["host_keys"]
+    if "password" in fields:
+        return Login(user=fields["user"], password=fields["password"]), fields["host_keys"]
+    return None, fields["host_keys"]
 
 
 def _key(key: PrivateKey, comment: str) -> SshKey:

@@ -1,8 +1,9 @@
-"""The one place that starts git.
+"""The only module that starts git.
 
-A repository is anybody's who can push to it, so nothing of it is ever executed: no hook, filter, helper or
-config of its own; no config of this machine's user; no prompt. Every run has limits on its time, its output,
-and what it may use of this machine, and ends together with every process that it started.
+Anybody who can push controls a repository's content, so nothing of it is ever executed: no hook, filter,
+helper or configuration of the repository, no configuration of this machine's user, no prompt. Every run has
+limits on its time, its output and its use of this machine, and ends together with all processes that it
+started.
 """
 
 import asyncio
@@ -30,15 +31,15 @@ from gateway.text.escape import printable
 from gateway.threads import GIT
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
-# As git says it: Receiving objects, 45% (450/1000), 12.00 MiB | 3.00 MiB/s, with a colon for the first comma.
+# Git's format: Receiving objects, 45% (450/1000), 12.00 MiB | 3.00 MiB/s, with a colon for the first comma.
 _PROGRESS = re.compile(r"(?P<what>[A-Z][a-z]+ [a-z]+): +(?P<percent>\d+)% \(\d+/\d+\)(?P<size>, [\d.]+ \w+)?")
-# What git and ssh say beside the reason: advice, progress, and that there was an error.
+# Output of git and ssh beside the reason: advice, progress, and the fact that there was an error.
 _NOISE = re.compile(
     r"fatal: could not read from remote repository\.?|please make sure you have the correct access rights"
     r"|and the repository exists\.?|hint: .*|from \S+|post git-upload-pack .*|cloning into .*"
     r"|warning: (permanently added|skipping unknown msg id|redirecting to) .*"
     r"|remote: (enumerating|counting|compressing|total|finding|resolving) .*|(remote:)?[\s=@*#-]*|\*\* .*"
-    # The picture that ssh draws around a host key that has changed: its last lines say so, without our paths.
+    # The banner of ssh about a changed host key: its last lines say the same without our paths.
     r"|@ .*|it is possible that someone .*|someone could be eavesdropping .*|it is also possible that .*"
     r"|the fingerprint for the .*|sha256:\S+|please contact your system .*|add correct host key .*"
     r"|offending .*|remove with:|ssh-keygen .*",
@@ -48,50 +49,50 @@ _MAX_LINES = 6
 _MAX_LINE_LENGTH = 300
 _BETWEEN_LINES = " | "
 _STDERR_LIMIT = 64 * 1024
-# As large as a pipe may be for everybody: git reads on while we work on what it has said.
+# The largest pipe that unprivileged processes may have: git reads ahead while we work on its output.
 _TALK_BUFFER = 1024 * 1024
-_LOCAL = "this machine cannot fetch, from whatever remote"
-# For so long a git that has closed its output may take to end.
+_LOCAL = "this machine cannot fetch from any remote"
+# How long git may take to exit after it has closed its output.
 _END_SECONDS = 0.2
 
 
 Progress = Callable[[str], None]
-"""Is told how far a command has come, such as "receiving objects 45 %, 12.00 MiB"."""
+"""Called with how far a command has come, such as "receiving objects 45 %, 12.00 MiB"."""
 
 
 _NO_ACCESS = Granted(options=(), environments=[{}])
-# Of ssh, before anything was sent.
+# Printed by ssh before anything was sent.
 _NOT_CONNECTED = re.compile(r"ssh: connect to (host|address) ")
 
 
 class GitFailed(FetchError):
-    """Git ended with an error; the message is git's own, without credentials."""
+    """Git exited with an error; the message is git's own, without credentials."""
 
     @property
     def lines(self) -> list[str]:
-        """What was said, line by line."""
+        """Return the lines of git's message."""
         return str(self).split(_BETWEEN_LINES)
 
 
 class GitTimedOut(GitFailed):
-    """Git took longer than it may."""
+    """Git exceeded its time limit."""
 
 
 class OutputTooLarge(GitFailed):
-    """Git had more to say than is read."""
+    """Git printed more than the limit of its output."""
 
 
 class LimitReached(GitFailed):
-    """Git needed more than it may use. The repository is sound, and the same run would fail again."""
+    """Git exceeded a resource limit. The repository is sound, and the same run would fail again."""
 
 
 _DEFAULT_LIMITS = GitLimits()
 
 
 class Git:
-    """Starts git. `home` is an empty folder of ours, `timeout` the seconds that a run may take.
+    """Starts git. `home` is an empty folder of ours; `timeout` is the time limit of a run in seconds.
 
-    `hosts`, where there are any, are the only ones that it is ever sent to.
+    `hosts`, if there are any, are the only hosts that git may connect to.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Git:
         hosts: tuple[str, ...] = (),
         limits: GitLimits = _DEFAULT_LIMITS,
     ) -> None:
-        """Use the git that is found on PATH."""
+        """Use the git on PATH."""
         self._timeout = timeout
         self._limits = limits
         self._environment = git_config.environment(home)
@@ -123,11 +124,11 @@ class Git:
     ) -> bytes:
         """Run git and return its output.
 
-        `arguments` are ours: what comes from outside stands behind `--end-of-options` or in `stdin`.
-        `progress` is told, in another thread, how far a command with `--progress` has come. `remote` is what
-        git has to reach for it. `limits` and `timeout` are for a run that is to have less than others.
-        Raises `GitFailed`, and `LocalFailure` where it is not git's fault; when cancelled, git and all its
-        children are gone before this returns.
+        `arguments` are ours: untrusted values go after `--end-of-options` or into `stdin`. `progress` is
+        called, in another thread, with the progress of a command with `--progress`. `remote` is the remote
+        that git connects to. `limits` and `timeout` can only lower the usual ones. Raises `GitFailed`, or
+        `LocalFailure` if this machine is the cause. When cancelled, git and all its children have ended
+        before this returns.
         """
         where = [f"--git-dir={mirror}"] if mirror is not None else []
         async with self._access.granted(remote) if remote else nullcontext(_NO_ACCESS) as granted:
@@ -164,13 +165,13 @@ class Git:
 
     @contextlib.contextmanager
     def talk(self, *arguments: str, mirror: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-        """Start a git that answers questions, in a thread; give the pipes to and from it.
+        """Start a git that answers queries; yield the pipes to and from it. Call it in a thread.
 
-        It is ended with the block, or when its time is over: then its answers end.
+        Git ends with the block, or at its time limit: then its output ends.
         """
         command = ["git", *self._options, f"--git-dir={mirror}", *arguments]
         with tempfile.TemporaryFile() as errors:
-            with _own_failures():
+            with _local_failures():
                 process = subprocess.Popen(  # noqa: S603 - the arguments are ours, as in run
                     self._limits.wrap(command),
                     bufsize=_TALK_BUFFER,
@@ -180,9 +181,11 @@ class Git:
                     env=self._environment,
                     start_new_session=True,
                 )
-            assert process.stdin is not None  # noqa: S101 - both are pipes, as asked for above
-            assert process.stdout is not None  # noqa: S101 - the same
-            with contextlib.suppress(OSError):  # where all pipes together may have no more, it works as well
+            assert process.stdin is not None  # noqa: S101 - both are pipes, see above
+            assert process.stdout is not None  # noqa: S101 - as above
+            with contextlib.suppress(
+                OSError
+            ):  # all pipes together have a limit; a smaller pipe works as well
                 fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _TALK_BUFFER)
             alarm = threading.Timer(self._timeout, os.killpg, (process.pid, signal.SIGKILL))
             alarm.start()
@@ -192,9 +195,9 @@ class Git:
                 if alarm.finished.is_set():
                     raise GitTimedOut(f"git took longer than {self._timeout:g} seconds") from error
                 _check_end(process, errors, self._limits)
-                raise GitFailed(f"git ended in the middle of its answers: {error}") from error
+                raise GitFailed(f"git ended in the middle of its output: {error}") from error
             finally:
-                # Before the exit status is taken: afterwards the number may be somebody else's.
+                # Before the exit status is taken: afterwards another process may get the process id.
                 alarm.cancel()
                 alarm.join()
                 _end_group(process)
@@ -204,7 +207,7 @@ class Git:
 
 
 class _Run:
-    """One process group, from its start to its end."""
+    """One process group from its start to its end."""
 
     def __init__(
         self,
@@ -229,12 +232,12 @@ class _Run:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End the run soon; from any thread."""
+        """End the run soon. May be called from any thread."""
         self._stopped.set()
 
     def to_the_end(self) -> bytes:
-        """Run, and return the output; raises `GitFailed`, and `LocalFailure`."""
-        with _own_failures(), tempfile.TemporaryFile() as stdin:
+        """Run, and return the output. Raises `GitFailed` or `LocalFailure`."""
+        with _local_failures(), tempfile.TemporaryFile() as stdin:
             stdin.write(self._stdin)
             stdin.seek(0)
             process = subprocess.Popen(  # noqa: S603 - the arguments are ours, see Git.run
@@ -250,24 +253,24 @@ class _Run:
             self._complete(process, output)
             return bytes(output)
         finally:
-            # An error keeps the frames that it came through until the garbage collector comes.
+            # An exception keeps its frames, and so this memory, until the garbage collector runs.
             output.clear()
 
     def _complete(self, process: subprocess.Popen[bytes], output: bytearray) -> None:
-        """Read all that it says until it has ended; raises `GitFailed`, and `LocalFailure`."""
+        """Read all output until git has ended. Raises `GitFailed` or `LocalFailure`."""
         try:
             errors = self._read(process, output)
         finally:
             _end_group(process)
         if process.returncode != 0:
-            told = explain(errors, process.returncode, self._secrets)
-            _raise_cause(process.returncode, errors.decode("utf-8", "replace"), told, self._limits)
-            raise GitFailed(told)
+            message = explain(errors, process.returncode, self._secrets)
+            _raise_cause(process.returncode, errors.decode("utf-8", "replace"), message, self._limits)
+            raise GitFailed(message)
 
     def _read(self, process: subprocess.Popen[bytes], output: bytearray) -> bytes:
-        """Read into `output`, and return what it says of errors."""
-        assert process.stdout is not None  # noqa: S101 - both are pipes, as asked for above
-        assert process.stderr is not None  # noqa: S101 - the same
+        """Read standard output into `output`, and return the standard error."""
+        assert process.stdout is not None  # noqa: S101 - both are pipes, see above
+        assert process.stderr is not None  # noqa: S101 - as above
         errors = bytearray()
         deadline = time.monotonic() + self._timeout
         with selectors.DefaultSelector() as selector, process.stdout, process.stderr:
@@ -284,43 +287,43 @@ class _Run:
                         selector.unregister(key.fileobj)
                     key.data.extend(chunk)
                     if self._progress is not None and key.data is errors:
-                        _tell_progress(chunk, self._progress)
+                        _report_progress(chunk, self._progress)
                 if len(output) > self._output_limit:
-                    raise OutputTooLarge(f"git said more than {self._output_limit} bytes")
+                    raise OutputTooLarge(f"git printed more than {self._output_limit} bytes")
                 del errors[:-_STDERR_LIMIT]
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
             if self._stopped.is_set() or time.monotonic() > deadline:
-                raise GitTimedOut("git closed its output and did not end")
+                raise GitTimedOut("git closed its output but did not exit")
             time.sleep(0.0005)
         return bytes(errors)
 
 
-def _tell_progress(said: bytes, progress: Progress) -> None:
-    for found in _PROGRESS.finditer(said.decode("utf-8", "replace")):
+def _report_progress(output: bytes, progress: Progress) -> None:
+    for found in _PROGRESS.finditer(output.decode("utf-8", "replace")):
         progress(f"{found['what'].lower()} {found['percent']} %{found['size'] or ''}")
 
 
 @contextlib.contextmanager
-def _own_failures() -> Iterator[None]:
-    """Raise `LocalFailure` where this machine has no room, files or processes left for a git."""
+def _local_failures() -> Iterator[None]:
+    """Raise `LocalFailure` if this machine has no space, files or processes left to start git."""
     try:
         yield
     except OSError as error:
         raise LocalFailure(f"{_LOCAL}: git cannot be started ({error.strerror})") from error
 
 
-def _raise_cause(status: int, errors: str, told: str, limits: GitLimits) -> None:
-    """Raise `LimitReached` or `LocalFailure` where that is why git failed; it said what is `told`."""
+def _raise_cause(status: int, errors: str, message: str, limits: GitLimits) -> None:
+    """Raise `LimitReached` or `LocalFailure` if that is why git failed; `message` is git's explanation."""
     exceeded = limits.exceeded(status, errors)
     if exceeded is not None:
         raise LimitReached(exceeded)
     failure = machine_failure(status, errors)
     if failure is not None:
-        raise LocalFailure(f"{_LOCAL}: {failure} (git: {told})")
+        raise LocalFailure(f"{_LOCAL}: {failure} (git: {message})")
 
 
 def _check_end(process: subprocess.Popen[bytes], errors: IO[bytes], limits: GitLimits) -> None:
-    """Raise the cause, as `_raise_cause` does, where a git that answers has ended by itself."""
+    """Raise the cause, as `_raise_cause` does, if a git that answers queries has ended by itself."""
     until = time.monotonic() + _END_SECONDS
     while (ended := os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
         if time.monotonic() > until:
@@ -328,34 +331,34 @@ def _check_end(process: subprocess.Popen[bytes], errors: IO[bytes], limits: GitL
         time.sleep(0.005)
     status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
     errors.seek(0)
-    said = errors.read(_STDERR_LIMIT)
-    _raise_cause(status, said.decode("utf-8", "replace"), explain(said, status, ()), limits)
+    output = errors.read(_STDERR_LIMIT)
+    _raise_cause(status, output.decode("utf-8", "replace"), explain(output, status, ()), limits)
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of the process group, then take the exit status, which frees the group's number."""
+    """Kill the rest of the process group, then take the exit status, which frees the group's id."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def explain(errors: bytes, returncode: int, secrets: Sequence[str]) -> str:
-    """Return what git and ssh said, on one line, without noise and without credentials.
+    """Return the messages of git and ssh on one line, without noise and without credentials.
 
-    A remote may repeat what it was sent.
+    The messages may contain credentials, because a remote may repeat what it received.
     """
     text = _CREDENTIALS.sub("", errors.decode("utf-8", "replace"))
     for secret in secrets:
         text = text.replace(secret, "***")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
     lines = [line.replace(_BETWEEN_LINES, " ") for line in lines if not _PROGRESS.search(line)]
-    told = [line for line in lines if not _NOISE.fullmatch(line)] or lines
-    shown = [printable(_shortened(line)) for line in told[-_MAX_LINES:]]
+    relevant = [line for line in lines if not _NOISE.fullmatch(line)] or lines
+    shown = [printable(_shortened(line)) for line in relevant[-_MAX_LINES:]]
     return _BETWEEN_LINES.join(shown) or f"git ended with status {returncode}"
 
 
 def _shortened(line: str) -> str:
-    """Return both ends of a long line: git puts the URL before the reason, and servers the reason first."""
+    """Return both ends of a long line: git puts the reason at the end, and servers put it first."""
     if len(line) <= _MAX_LINE_LENGTH:
         return line
     half = _MAX_LINE_LENGTH // 2

@@ -1,6 +1,6 @@
-"""The ssh host keys of the large providers, as they publish them, and those that come with a connection.
+"""The published ssh host keys of the large providers, and the host keys of a connection.
 
-A test compares the fingerprints of the published ones:
+A test compares the published keys with these fingerprints:
 https://docs.github.com/en/authentication/keeping-your-account-and-data-secure/githubs-ssh-key-fingerprints
 https://docs.gitlab.com/user/gitlab_com/#ssh-host-keys-fingerprints
 https://support.atlassian.com/bitbucket-cloud/docs/configure-ssh-and-two-step-verification/
@@ -32,15 +32,15 @@ II1edf7mWWbWVf0nBmly21+nZcmCTISQBtdcyPaEno7fFQMDD26/s0lfKob4Kw8H
 """
 
 _MARKERS = frozenset({"@cert-authority", "@revoked"})
-# Hashed names and patterns can be of any host.
+# Hashed names and patterns may stand for any host.
 _ANY_NAME = re.compile(r"\||[*?]")
 
 
 def read_host_keys(text: str, *, known_as: str) -> tuple[str, list[int]]:
-    """Return lines as in known_hosts, proven: each holds a key, and one at least is of this host.
+    """Return the valid known_hosts lines of a text, and the numbers of the lines without a readable key.
 
-    Lines that hold no key that we can read are left out, as ssh does; their numbers are returned beside.
-    https://man.openbsd.org/sshd.8#SSH_KNOWN_HOSTS_FILE_FORMAT. Raises `Invalid` with one sentence.
+    Like ssh, leave out lines without a readable key. Raises `Invalid`, with one sentence, if no line is for
+    this host. The format: https://man.openbsd.org/sshd.8#SSH_KNOWN_HOSTS_FILE_FORMAT
     """
     lines: list[str] = []
     unreadable: list[int] = []
@@ -54,17 +54,15 @@ def read_host_keys(text: str, *, known_as: str) -> tuple[str, list[int]]:
             lines.append(line.strip())
             names += hosts.lower().split(",")
         elif words[0] == "@revoked":
-            # Left out, it would let in what it is there to keep out.
+            # Without this line ssh would accept the key that it revokes.
             raise Invalid(f"host_keys: line {number} revokes a key that cannot be read")
         else:
             unreadable.append(number)
     if not lines and unreadable:
-        raise Invalid("host_keys: each line is a host, a type and a key, as ssh-keyscan prints")
+        raise Invalid("host_keys: each line must have a host, a type and a key, as ssh-keyscan prints them")
     if not any(name == known_as or _ANY_NAME.search(name) for name in names):
-        odd = f" (line {unreadable[0]} cannot be read)" if unreadable else ""
-        raise Invalid(
-            f"host_keys: none of them is of {known_as}{odd}; ssh-keyscan prints the lines of a host"
-        )
+        unread = f" (line {unreadable[0]} cannot be read)" if unreadable else ""
+        raise Invalid(f"host_keys: no line is for {known_as}{unread}; ssh-keyscan prints the lines of a host")
     return "\n".join([*lines, ""]), unreadable
 
 

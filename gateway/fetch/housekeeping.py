@@ -1,4 +1,4 @@
-"""Keeps the mirrors quick and within their budget: packs what fetches have left, removes what is not used."""
+"""Keeps mirrors fast and within their disk budget: repacks them, and removes unused ones."""
 
 import asyncio
 import contextlib
@@ -19,14 +19,14 @@ from gateway.threads import FILES
 log = structlog.get_logger()
 
 _EVERY_SECONDS = 300.0
-# Somebody may still read from a mirror that was fetched just now.
+# A task may still be reading from a mirror that was fetched just now.
 _IDLE_SECONDS = 600.0
 _MAX_PACKS = 20
-# Git spreads loose objects over 256 folders; one of them tells how many there are in all.
+# Git spreads loose objects evenly over 256 folders, so one folder is enough for an estimate.
 _MAX_IN_ONE_FOLDER = 8
-# Git writes to a pack all the time that it receives one.
+# Git keeps writing to a pack while it receives one, so an older file belongs to a fetch that died.
 _HALF_FETCHED_SECONDS = 3600.0
-# With less, hardly a fetch could end.
+# With less free space most fetches would fail.
 _LEAST_ROOM = 16 * 1024 * 1024
 _TASKS = (
     ("repack", "-d", "-q", "--geometric=2", "--no-write-bitmap-index"),
@@ -38,7 +38,7 @@ _TASKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Housekeeper:
-    """Looks after the mirrors. `budget` is how many bytes they may have together, `idle` in seconds."""
+    """Tidies mirrors. `budget` is their total size in bytes; those used in the last `idle` seconds stay."""
 
     git: Git
     mirrors: Mirrors
@@ -46,29 +46,29 @@ class Housekeeper:
     idle: float = _IDLE_SECONDS
 
     async def run(self) -> None:
-        """Tidy up every few minutes until cancelled."""
+        """Tidy up every five minutes until cancelled."""
         while True:
             try:
                 await self.tidy()
             except OSError as error:
-                log.warning("mirrors cannot be looked after", reason=str(error))
+                log.warning("mirrors cannot be tidied up", reason=str(error))
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def tidy(self) -> None:
-        """Remove what killed processes have left, pack what needs it, and keep to the budget."""
+        """Remove leftovers of killed processes, repack where needed, and evict until the budget fits."""
         for connection in self.mirrors.connections():
             await self._tend(connection)
         await self._evict()
 
     async def _tend(self, connection: str) -> None:
         mirror = self.mirrors.path(connection)
-        left = [*mirror.parent.glob(f"{mirror.name}.*.new"), *await FILES.run(_half_fetched, mirror)]
-        if not left and not await FILES.run(_needs_packing, mirror):
+        leftovers = [*mirror.parent.glob(f"{mirror.name}.*.new"), *await FILES.run(_half_fetched, mirror)]
+        if not leftovers and not await FILES.run(_needs_packing, mirror):
             return
         async with self.mirrors.locked(connection):
-            # Under the lock nobody is fetching: what is half made is from somebody who died.
-            for half_made in left:
-                await FILES.run(_remove, half_made)
+            # Nothing fetches while we hold the lock: unfinished files belong to processes that died.
+            for leftover in leftovers:
+                await FILES.run(_remove, leftover)
             if not await FILES.run(_needs_packing, mirror):
                 return
             started = time.monotonic()
@@ -81,7 +81,7 @@ class Housekeeper:
         log.info("mirror packed", connection=connection, seconds=round(time.monotonic() - started, 1))
 
     async def _evict(self) -> None:
-        """Remove the mirrors that were used least recently until the others fit into the budget."""
+        """Remove the least recently used mirrors until the others fit into the budget."""
         sizes = await FILES.run(self._sizes)
         held = sum(sizes.values())
         for connection in sorted(sizes, key=self.mirrors.used_at):
@@ -96,11 +96,11 @@ class Housekeeper:
             log.warning("mirrors in use are larger than their budget", bytes=held, budget=self.budget)
 
     def _sizes(self) -> dict[str, int]:
-        return {one: _size(self.mirrors.path(one)) for one in self.mirrors.connections()}
+        return {connection: _size(self.mirrors.path(connection)) for connection in self.mirrors.connections()}
 
 
 def disk_trouble(folder: Path) -> str | None:
-    """Return why nothing can be fetched into a folder: too little room, a quota, or no right to write."""
+    """Return why nothing can be fetched into a folder (disk full, quota, no permission), or None."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -111,7 +111,7 @@ def disk_trouble(folder: Path) -> str | None:
 
 
 def _half_fetched(mirror: Path) -> list[Path]:
-    """Return what git has written and not finished, for so long that it is no fetch that goes on."""
+    """Return git's unfinished files that are too old to belong to a running fetch."""
     before = time.time() - _HALF_FETCHED_SECONDS
     found = []
     for path in (mirror / "objects").glob("**/tmp_*"):
@@ -121,11 +121,11 @@ def _half_fetched(mirror: Path) -> list[Path]:
     return found
 
 
-def _remove(left: Path) -> None:
-    if left.is_dir():
-        shutil.rmtree(left, ignore_errors=True)
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir():
+        shutil.rmtree(leftover, ignore_errors=True)
     else:
-        left.unlink(missing_ok=True)
+        leftover.unlink(missing_ok=True)
 
 
 def _needs_packing(mirror: Path) -> bool:
@@ -135,7 +135,7 @@ def _needs_packing(mirror: Path) -> bool:
 
 
 def _size(folder: Path) -> int:
-    """Return how many bytes of the disk a folder holds; what vanishes meanwhile holds none."""
+    """Return how many bytes of the disk a folder uses; ignore files that vanish meanwhile."""
     total = 0
     for path, _, names in os.walk(folder):
         for name in names:

@@ -1,7 +1,7 @@
-"""What one git process may use of this machine, and how to tell that a limit ended it.
+"""Limits on what one git process may use of this machine, and how to recognize that a limit ended it.
 
 A shell sets the limits and then becomes git: they hold from git's first instruction on, and for all of its
-children. Python could set them between fork and exec, but code there can deadlock where there are threads.
+children. Python could set them between fork and exec, but code there can deadlock in a process with threads.
 """
 
 import re
@@ -10,13 +10,14 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# Core dumps of a process that was ended would fill the disk. CPU time has a soft limit, for its own signal.
+# Core dumps of killed processes would fill the disk. CPU time gets a soft limit, which has a signal of its
+# own.
 _SCRIPT = 'ulimit -c 0 && ulimit -v "$1" && ulimit -f "$2" && ulimit -S -t "$3" && shift 3 && exec "$@"'
 # POSIX: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/ulimit.html
 _FILE_BLOCK = 512
 _KIB = 1024
 
-# What the remote says comes with these words in front: its disk, for example, is not ours.
+# Messages of the remote begin with these words. They say nothing about this machine, such as about its disk.
 _REMOTE_SAYS = re.compile(r"^(remote:|fatal: remote error:).*", re.MULTILINE)
 _MEMORY = re.compile(r"out of memory|cannot allocate memory|mmap failed", re.IGNORECASE)
 _FILE_SIZE = re.compile(r"file too large", re.IGNORECASE)
@@ -26,7 +27,7 @@ _MACHINE = re.compile(
     r"|fork failed|resource temporarily unavailable|input/output error|read-only file system",
     re.IGNORECASE,
 )
-# A shell that cannot find git, or not execute it: git itself never ends so.
+# The shell's exit status if it cannot find or execute git. Git itself never exits with these.
 _NOT_STARTED = (126, 127)
 
 
@@ -34,8 +35,8 @@ _NOT_STARTED = (126, 127)
 class GitLimits:
     """Address space and file size in bytes, CPU time in seconds.
 
-    There is none for the number of processes: RLIMIT_NPROC counts all processes of a user on the machine, and
-    those of root not at all. How many processes and threads git starts is bounded by how it is called.
+    The number of processes has no limit: RLIMIT_NPROC counts all processes of a user on the machine, and does
+    not count those of root. Git's arguments bound how many processes and threads it starts.
     """
 
     memory: int = 4 * 1024**3
@@ -43,7 +44,7 @@ class GitLimits:
     file_size: int = 20 * 1024**3
 
     def within(self, others: "GitLimits") -> "GitLimits":
-        """Return the smaller one of each limit."""
+        """Return the smaller value of each limit."""
         return GitLimits(
             memory=min(self.memory, others.memory),
             cpu=min(self.cpu, others.cpu),
@@ -51,14 +52,14 @@ class GitLimits:
         )
 
     def wrap(self, command: Sequence[str]) -> list[str]:
-        """Return a command that runs this one under the limits."""
+        """Return the command that runs `command` under the limits."""
         memory = _allowed(self.memory, resource.RLIMIT_AS) // _KIB
         file_size = _allowed(self.file_size, resource.RLIMIT_FSIZE) // _FILE_BLOCK
         cpu = _allowed(self.cpu, resource.RLIMIT_CPU)
-        return ["/bin/sh", "-c", _SCRIPT, "sh", *(str(one) for one in (memory, file_size, cpu)), *command]
+        return ["/bin/sh", "-c", _SCRIPT, "sh", *(str(limit) for limit in (memory, file_size, cpu)), *command]
 
     def exceeded(self, status: int, errors: str) -> str | None:
-        """Return which limit ended git, by its exit status and its messages; None where none did."""
+        """Return the limit that ended git, by its exit status and messages; None if it was not a limit."""
         text = _REMOTE_SAYS.sub("", errors)
         signals = _signals(status, text)
         if signal.SIGXCPU in signals:
@@ -68,27 +69,27 @@ class GitLimits:
         if _MEMORY.search(text) and not _MACHINE.search(text):
             return f"git needed more than {self.memory} bytes of memory (PUSHGATE_GIT_MAX_MEMORY_BYTES)"
         if signal.SIGSEGV in signals:
-            return "git crashed: its stack is too small, as for folders nested thousands deep"
+            return "git crashed with a stack overflow, as with folders that are nested thousands deep"
         return None
 
 
 def machine_failure(status: int, errors: str) -> str | None:
-    """Return how this machine kept git from working; None if it did not. See `GitLimits.exceeded`."""
+    """Return how this machine prevented git from working, or None. Arguments as of `GitLimits.exceeded`."""
     text = _REMOTE_SAYS.sub("", errors)
     if status in _NOT_STARTED:
         return "git cannot be started"
     if signal.SIGKILL in _signals(status, text):
-        return "git was killed, most likely because the memory of the machine ran out"
+        return "git was killed, most likely because the machine ran out of memory"
     found = _MACHINE.search(text)
     return found[0].lower() if found else None
 
 
 def _allowed(wanted: int, kind: int) -> int:
-    """Return the limit that can be set: one that the gateway itself runs under cannot be raised."""
-    _, most = resource.getrlimit(kind)
-    return wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    """Return the limit that can be set: a process cannot raise the hard limit that it runs under."""
+    _, hard_limit = resource.getrlimit(kind)
+    return wanted if hard_limit == resource.RLIM_INFINITY else min(wanted, hard_limit)
 
 
 def _signals(status: int, text: str) -> set[int]:
-    """Return the signals that git or its children died of."""
+    """Return the signals that ended git or its children."""
     return {-status, *(int(number) for number in _DIED.findall(text))}

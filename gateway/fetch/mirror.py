@@ -1,6 +1,6 @@
-"""Mirrors: one bare clone per connection, updated by fetches of exactly what was pushed.
+"""Mirrors: one bare clone per connection, updated by fetches of exactly the pushed commits.
 
-A mirror is a cache. It may be deleted at any time, and is made anew when it is missing or broken.
+A mirror is a cache. It may be deleted at any time, and is cloned again when it is missing or broken.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 _LOCK_POLL_SECONDS = 0.05
 _SHA256_DIGITS = 64
 _OBJECT_ID = re.compile(rb"[0-9a-f]{40}|[0-9a-f]{64}")
-_NAMED = 10
+_MAX_NAMED_REFS = 10
 _NOT_FOUND = re.compile(r"not found|error: 404", re.IGNORECASE)
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 # About half a million refs.
@@ -44,16 +44,16 @@ _FETCH = (
     "--no-write-fetch-head",
     "--no-auto-maintenance",
     "--no-recurse-submodules",
-    # A remote that is itself a shallow clone: its history is shorter, and no less usable.
+    # The remote may itself be a shallow clone, which is just as usable.
     "--update-shallow",
 )
 
-# Git's own words: what it says of a remote, and of its own repository.
+# Git's messages about the remote and about its own repository.
 _NOT_THERE = re.compile(
     r"not our ref|unadvertised object|couldn't find remote ref|no such remote ref", re.IGNORECASE
 )
 _REF_CONFLICT = re.compile(r"cannot lock ref|exists; cannot create|refname conflict", re.IGNORECASE)
-# Left by a git that was killed: under our own lock there is no other.
+# A lock file of a git that was killed: while we hold our own lock, no other git runs.
 _STALE_LOCK = re.compile(r"\.lock': File exists|another git process seems to be running", re.IGNORECASE)
 _BROKEN = re.compile(
     r"not a git repository|corrupt|bad object|unable to read|missing (blob|tree|commit)|bad tree"
@@ -67,7 +67,7 @@ _DAMAGED_IN_A_ROW = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """An object that was pushed, and the full name of the ref it was pushed to."""
+    """A pushed object, and the full name of the ref that it was pushed to."""
 
     ref: str
     id: str
@@ -77,28 +77,28 @@ class Mirrors:
     """The mirrors in one folder."""
 
     def __init__(self, git: Git, folder: Path) -> None:
-        """Keep the mirrors in `folder`, which is made if need be."""
+        """Keep the mirrors in `folder`, which is created if it is missing."""
         self._git = git
         self._folder = folder
-        # URLs that are answered only with `.git` behind them.
+        # URLs that the host answers only with `.git` appended.
         self._suffixed: set[str] = set()
 
     def path(self, connection: str) -> Path:
-        """Return where a connection's mirror is, or would be."""
+        """Return the path of a connection's mirror, whether or not it exists."""
         return self._folder / f"{connection}.git"
 
     def connections(self) -> list[str]:
-        """Return the connections that have a mirror, or the beginnings of one."""
+        """Return the connections that have a mirror or an unfinished one."""
         return sorted({found.name.partition(".git")[0] for found in self._folder.glob("*.git*")})
 
     async def update(
         self, *, connection: str, remote: Remote, wanted: Sequence[Wanted], progress: Progress | None = None
     ) -> dict[str, FetchError]:
-        """Bring the wanted objects into the mirror, with at most one fetch where all goes well.
+        """Fetch the wanted objects into the mirror, with at most one fetch if all goes well.
 
-        What the remote does not have is not there afterwards; that is no error here. Returns what kept single
-        objects, by their ids, from being fetched while others could be. `progress` is told, in another
-        thread, how a fetch goes. Raises `FetchError` with a reason where nothing could be fetched.
+        An object that the remote does not have is no error here: it is missing afterwards. Return the errors
+        of single objects, by their ids, if others could be fetched. `progress` is called, in another thread,
+        with the progress of a fetch. Raises `FetchError` with a reason if nothing could be fetched.
         """
         if not wanted:
             return {}
@@ -106,7 +106,7 @@ class Mirrors:
             mirror = self.path(connection)
             try:
                 if await self._is_usable(mirror, wanted):
-                    return await self._bring(mirror, remote, wanted, progress)
+                    return await self._fetch_missing(mirror, remote, wanted, progress)
             except LocalFailure:
                 await FILES.run(_remove_leftovers, mirror)
                 raise
@@ -114,14 +114,14 @@ class Mirrors:
                 if not _is_broken(error):
                     await FILES.run(_remove_leftovers, mirror)
                     raise remote_failure(error) from error
-                log.warning("mirror is broken and is made anew", connection=connection, reason=str(error))
+                log.warning("mirror is broken and is cloned again", connection=connection, reason=str(error))
             try:
-                return await self._make(mirror, remote, wanted, progress)
+                return await self._clone(mirror, remote, wanted, progress)
             except GitFailed as error:
                 raise remote_failure(error) from error
 
     async def contains(self, *, connection: str, remote: Remote, wanted: Wanted) -> bool:
-        """Say whether the remote's ref, as it is now, is or contains an object that the mirror has.
+        """Return whether the remote's ref now is or contains an object that the mirror has.
 
         Raises `RemoteUnavailable`.
         """
@@ -139,52 +139,53 @@ class Mirrors:
             raise remote_failure(error) from error
 
     async def remote_refs(self, remote: Remote) -> dict[str, str]:
-        """Return the branches and tags of the remote, by their full names; an annotated tag's own object.
+        """Return the branches and tags of the remote with their ids, by their full names.
 
-        Peeled tags stand beside them under the tag's name and `^{}`. Raises `RemoteUnavailable`.
+        An annotated tag has the id of the tag object; its commit is under the tag's name and `^{}`. Raises
+        `RemoteUnavailable`.
         """
         try:
-            told = await self._ask(remote, *_LIST_REFS, output_limit=_MAX_REFS_BYTES)
+            output = await self._ask(remote, *_LIST_REFS, output_limit=_MAX_REFS_BYTES)
         except GitFailed as error:
             raise remote_failure(error) from error
-        return _refs(told, remote.url)
+        return _refs(output, remote.url)
 
     async def default_branch(self, remote: Remote) -> str | None:
-        """Return the short name of the branch that the remote's HEAD is; None where it has none.
+        """Return the short name of the branch that the remote's HEAD points to, or None.
 
         Raises `RemoteUnavailable`.
         """
         try:
-            told = await self._ask(remote, "ls-remote", "--symref", behind=("HEAD",))
+            output = await self._ask(remote, "ls-remote", "--symref", behind=("HEAD",))
         except GitFailed as error:
             raise remote_failure(error) from error
-        found = re.match(rb"ref: refs/heads/([^\t\n]+)\tHEAD", told)
+        found = re.match(rb"ref: refs/heads/([^\t\n]+)\tHEAD", output)
         name = decode(found[1]) if found else None
         return None if name is None or has_surrogates(name) else name
 
     async def discard(self, connection: str) -> None:
-        """Remove a mirror that turned out to be broken; the next update makes it anew."""
+        """Remove a broken mirror; the next update clones it again."""
         async with self.locked(connection):
             await FILES.run(shutil.rmtree, self.path(connection), ignore_errors=True)
 
     async def missing(self, mirror: Path, ids: Sequence[str]) -> list[str]:
-        """Return which of these objects a mirror does not have."""
-        asked = "".join(f"{one}\n" for one in ids).encode()
-        told = await self._git.run("cat-file", "--batch-check=%(objectname)", mirror=mirror, stdin=asked)
-        lines = told.decode().split("\n")[:-1]
-        return [one for one, line in zip(ids, lines, strict=True) if line.endswith(" missing")]
+        """Return those of the objects that a mirror does not have."""
+        queries = "".join(f"{object_id}\n" for object_id in ids).encode()
+        output = await self._git.run("cat-file", "--batch-check=%(objectname)", mirror=mirror, stdin=queries)
+        lines = output.decode().split("\n")[:-1]
+        return [object_id for object_id, line in zip(ids, lines, strict=True) if line.endswith(" missing")]
 
     async def _is_usable(self, mirror: Path, wanted: Sequence[Wanted]) -> bool:
-        """Say whether there is a mirror for ids of this length."""
+        """Return whether there is a mirror whose ids have this length."""
         if not await FILES.run((mirror / "HEAD").exists):
             return False
-        told = await self._git.run("rev-parse", "--show-object-format", mirror=mirror)
-        return told.decode().strip() == _object_format(wanted)
+        output = await self._git.run("rev-parse", "--show-object-format", mirror=mirror)
+        return output.decode().strip() == _object_format(wanted)
 
-    async def _make(
+    async def _clone(
         self, mirror: Path, remote: Remote, wanted: Sequence[Wanted], progress: Progress | None
     ) -> dict[str, FetchError]:
-        """Clone under another name, so that a mirror is there whole or not at all."""
+        """Clone under a temporary name, so that a mirror is complete or does not exist."""
         fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}.new")
         try:
             await self._git.run(
@@ -195,14 +196,14 @@ class Mirrors:
                 f"--object-format={_object_format(wanted)}",
                 str(fresh),
             )
-            failed = await self._bring(fresh, remote, wanted, progress, everything=True)
+            failed = await self._fetch_missing(fresh, remote, wanted, progress, everything=True)
             await FILES.run(shutil.rmtree, mirror, ignore_errors=True)
             await FILES.run(os.rename, fresh, mirror)
             return failed
         finally:
             await FILES.run(shutil.rmtree, fresh, ignore_errors=True)
 
-    async def _bring(
+    async def _fetch_missing(
         self,
         mirror: Path,
         remote: Remote,
@@ -211,15 +212,16 @@ class Mirrors:
         *,
         everything: bool = False,
     ) -> dict[str, FetchError]:
-        """Fetch what is missing: by its id, or, where the remote or our own refs object, all that there is.
+        """Fetch missing objects by their ids; if the remote or our own refs reject that, fetch everything.
 
-        The newest id of each ref is kept under the ref: a mirror without refs would download all again.
+        The newest id of each ref is stored under the ref: a mirror without refs would download everything
+        again.
         """
-        ids = list(dict.fromkeys(one.id for one in wanted))
+        ids = list(dict.fromkeys(item.id for item in wanted))
         absent = await self.missing(mirror, ids)
         if not absent:
             return {}
-        newest = {one.ref: one.id for one in wanted}
+        newest = {item.ref: item.id for item in wanted}
         is_repeated = False
         try:
             if not everything:
@@ -229,7 +231,7 @@ class Mirrors:
                 command = (*_FETCH, "--prune")
                 await self._ask(remote, *command, behind=_EVERYTHING, mirror=mirror, progress=progress)
         except GitFailed as error:
-            if not _may_be_had_apart(error):
+            if not _is_about_some_refs(error):
                 raise
             if not everything and len(absent) == 1:
                 return {absent[0]: remote_failure(error)}
@@ -237,13 +239,14 @@ class Mirrors:
             log.warning("a fetch failed and is repeated ref by ref", mirror=mirror.name, reason=str(error))
             if everything:
                 await self._fetch_default_branch(mirror, remote, progress)
-        # Pushed, and pushed over before we looked: no ref leads there any more, but its id may still be had.
+        # Overwritten by a later push before this fetch: no ref leads there, but the id may still be
+        # available.
         apart = await self.missing(mirror, absent)
         places = {newest[ref]: ref for ref in newest} if is_repeated else {}
         return await self._fetch_apart(mirror, remote, apart, places, progress)
 
     async def _fetch_default_branch(self, mirror: Path, remote: Remote, progress: Progress | None) -> None:
-        """Fetch the branch that new branches are compared with, if it can be had."""
+        """Fetch the branch that new branches are compared with, if that is possible."""
         branch = await self.default_branch(remote)
         if branch is not None:
             with contextlib.suppress(GitFailed):
@@ -257,22 +260,23 @@ class Mirrors:
         places: Mapping[str, str],
         progress: Progress | None,
     ) -> dict[str, FetchError]:
-        """Fetch each object by itself, to its ref in `places` or to one of ours; return what failed."""
+        """Fetch each object by itself, to its ref in `places` or to a ref of ours; return the failures."""
         failed: dict[str, FetchError] = {}
         damaged = 0
-        for one in ids:
+        for object_id in ids:
             try:
-                specs = [f"+{one}:{places[one]}"] if one in places else []
+                specs = [f"+{object_id}:{places[object_id]}"] if object_id in places else []
                 if not (specs and await self._fetched(mirror, remote, specs, progress)):
-                    await self._fetched(mirror, remote, [f"+{one}:refs/pushgate/{one}"], progress, ours=True)
+                    specs = [f"+{object_id}:refs/pushgate/{object_id}"]
+                    await self._fetched(mirror, remote, specs, progress, ours=True)
                 damaged = 0
             except GitFailed as error:
-                if not _may_be_had_apart(error):
+                if not _is_about_some_refs(error):
                     raise
-                failed[one] = remote_failure(error)
-                damaged = 0 if isinstance(failed[one], ObjectUnusable) else damaged + 1
+                failed[object_id] = remote_failure(error)
+                damaged = 0 if isinstance(failed[object_id], ObjectUnusable) else damaged + 1
                 if damaged == _DAMAGED_IN_A_ROW:
-                    # It is the remote that is broken, and not what was pushed.
+                    # The remote is broken, not the pushed objects.
                     raise
         return failed
 
@@ -285,7 +289,7 @@ class Mirrors:
         *,
         ours: bool = False,
     ) -> bool:
-        """Fetch; say whether the remote had it and our refs took it. Refs of our own naming always do."""
+        """Fetch; return whether the remote had the objects and no ref conflicted; refs of `ours` cannot."""
         try:
             await self._ask(remote, *_FETCH, behind=specs, mirror=mirror, progress=progress)
         except GitFailed as error:
@@ -307,10 +311,10 @@ class Mirrors:
         progress: Progress | None = None,
         output_limit: int = _MAX_ANSWER_BYTES,
     ) -> bytes:
-        """Run a git command with the remote's URL, and what stands `behind` that; return its output.
+        """Run a git command with the remote's URL, followed by the arguments `behind`; return its output.
 
-        GitLab redirects a URL without `.git` to the one with it. No redirect is followed, but this one place
-        on the same host is tried.
+        GitLab redirects a URL without `.git` to the URL with it. No redirect is followed, but the URL with
+        `.git`, on the same host, is tried.
         """
 
         async def run(url: str) -> bytes:
@@ -334,24 +338,24 @@ class Mirrors:
                 raise
             redirected = error
         try:
-            told = await run(_with_suffix(remote.url))
+            output = await run(_with_suffix(remote.url))
         except GitFailed as error:
-            # Nothing there: what the remote said of the URL as it is tells more.
+            # Not found there either: the error of the original URL is more useful.
             raise redirected if _NOT_FOUND.search(own_words(error)) else error from None
         self._suffixed.add(remote.url)
-        return told
+        return output
 
     def used_at(self, connection: str) -> float:
-        """Return when a mirror was used last, in seconds since 1970."""
+        """Return the time of a mirror's last use, in seconds since 1970."""
         try:
             return (self._folder / f"{connection}.lock").stat().st_mtime
         except FileNotFoundError:
-            return 0.0  # somebody has removed the locks
+            return 0.0  # the lock files were removed
 
     @asynccontextmanager
     async def locked(self, connection: str) -> AsyncIterator[None]:
-        """Hold the connection's lock, which other processes on this folder respect; it tells the last use."""
-        # It is a cache: whoever removes the whole folder, also while we run, loses time and nothing else.
+        """Hold the connection's lock against other processes; its time stamp is that of the last use."""
+        # It is a cache: removing the whole folder, even while we run, costs time and nothing else.
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(
             self._folder / f"{connection}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
@@ -374,19 +378,19 @@ def _with_suffix(url: str) -> str:
 
 
 def _remove_leftovers(mirror: Path) -> None:
-    """Remove what a fetch that failed has left half written: on a full disk that is what fills it.
+    """Remove the unfinished files of a failed fetch, which may be what fills a full disk.
 
-    To be called under the lock, when git has ended.
+    Call it under the lock, after git has ended.
     """
-    for left in (mirror / "objects").glob("**/tmp_*"):
-        with contextlib.suppress(OSError):  # it must not take the place of the reason
-            left.unlink(missing_ok=True)
+    for leftover in (mirror / "objects").glob("**/tmp_*"):
+        with contextlib.suppress(OSError):  # it must not replace the reason of the failure
+            leftover.unlink(missing_ok=True)
 
 
 def _refs(listed: bytes, url: str) -> dict[str, str]:
-    """Return the refs of `git ls-remote`, less those that no delivery, message or database could name.
+    """Return the refs of `git ls-remote`, without those whose names are not UTF-8, which nothing could store.
 
-    A name may hold any bytes but a few, also U+2028 and the like: only a line feed ends a line.
+    Names may contain almost any bytes, including U+2028: only a line feed ends a line.
     """
     refs: dict[str, str] = {}
     odd: list[str] = []
@@ -398,17 +402,19 @@ def _refs(listed: bytes, url: str) -> dict[str, str]:
         else:
             refs[ref] = object_id.decode()
     if odd:
-        log.warning("refs passed over: their names are no UTF-8", url=url, count=len(odd), refs=odd[:_NAMED])
+        log.warning(
+            "refs passed over: their names are no UTF-8", url=url, count=len(odd), refs=odd[:_MAX_NAMED_REFS]
+        )
     return refs
 
 
 def _is_broken(error: GitFailed) -> bool:
-    """Say whether it is our mirror that is broken."""
+    """Return whether our mirror is broken."""
     return bool(_BROKEN.search(own_words(error)) or _STALE_LOCK.search(str(error)))
 
 
-def _may_be_had_apart(error: GitFailed) -> bool:
-    """Say whether a fetch failed over some of what was fetched, so that other refs may still be had."""
+def _is_about_some_refs(error: GitFailed) -> bool:
+    """Return whether only some of the refs made a fetch fail, so that others may succeed."""
     if _is_broken(error):
         return False
     return is_about_objects(error) or bool(_REF_CONFLICT.search(own_words(error)))

@@ -1,7 +1,7 @@
-"""What keeps a remote from being fetched, out of what git, curl, ssh and the remote itself have said.
+"""Finds out from the messages of git, curl, ssh and the remote why a remote cannot be fetched.
 
-Only phrases of these programs decide. Names of repositories, hosts, refs and files are taken out before:
-anybody may call a repository `openssl`. What the remote says counts only where the programs say nothing.
+Only phrases of these programs decide. Names of repositories, hosts, refs and files are removed first, because
+a repository may be called `openssl`. Messages of the remote count only if the programs give no reason.
 """
 
 import re
@@ -20,12 +20,12 @@ from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 
 _NAMES = re.compile(r"\w[\w+.-]*://\S+|(?<!\w)'[^']*'(?!\w)|\"[^\"]*\"|\S+@\S+|\brefs/\S+")
 _NAMES_BEHIND = re.compile(r"(\bhost:|\bhostname|\bconnect to(?: host)?|\bkey for) +\S+", re.IGNORECASE)
-# What the other side says, or git in its words.
+# Messages of the remote, or git's messages in its words.
 _OF_THE_REMOTE = re.compile(r"^(remote|error): |remote error:|upload-pack:|remote side", re.IGNORECASE)
 _OF_GIT = re.compile(r"^error: ")
 
 _HTTP = r"(?:returned error:|rpc failed; http) "
-# A disk, a quota, memory, descriptors, folders that were removed: of this machine, whatever was fetched.
+# Failures of this machine, which do not depend on the remote: disk, quota, memory, descriptors, lost folders.
 _LOCAL = re.compile(
     r"no space left on device|disk quota exceeded|read-only file system|too many open files"
     r"|cannot allocate memory|out of memory|input/output error|cannot fork|resource temporarily unavailable"
@@ -33,9 +33,9 @@ _LOCAL = re.compile(
     r"|(?:unable|failed|could not|cannot)\b[^|]*(?:permission denied|no such file or directory)",
     re.IGNORECASE,
 )
-_NOT_THERE = "there is no such repository, or we may not see it"
-_REFUSED = "it refuses us"
-# In this order; the flag says whether the remote's own words count as well.
+_NOT_THERE = "the repository does not exist, or the credentials give no access to it"
+_REFUSED = "access was denied"
+# Tried in this order; the flag is whether the remote's own messages count as well.
 _DENIED = (
     r"(?:permission|access)(?: to\b[^|]*)? denied|authentication failed|unauthori[sz]ed|not authori[sz]ed"
     r"|forbidden"
@@ -56,7 +56,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"connection refused|failed to connect|couldn't connect|no route to host|network is unreachable",
         False,
         RemoteUnavailable,
-        "it cannot be reached",
+        "the host cannot be reached",
     ),
     (
         r"timed out|timeout was reached|operation too slow",
@@ -68,19 +68,19 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"host key verification failed|host key .*has changed|no .*host key is known",
         False,
         RemoteUnavailable,
-        "its host key is not the one that is known; if that is right, give the connection the new host_keys",
+        "its host key has changed; if that is expected, set the connection's new host_keys",
     ),
     (
         r"no matching .*found|unable to negotiate",
         False,
         RemoteUnavailable,
-        "it and ssh on this machine have no algorithm in common",
+        "it has no algorithm in common with ssh on this machine",
     ),
     (
         _HTTP + r"30\d|url base from redirection",
         False,
         RemoteRefuses,
-        "it answers with another address: put the new URL into the connection",
+        "it redirects to another URL: set the connection's URL to the new one",
     ),
     (
         _HTTP + r"40[13]\b|authentication failed|could not read (?:username|password)|permission denied"
@@ -95,9 +95,9 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         RemoteRefuses,
         _NOT_THERE,
     ),
-    (_HTTP + r"407\b|response 407", False, RemoteUnavailable, "the proxy on the way refuses us"),
-    (_HTTP + r"429\b", False, RemoteUnavailable, "it was asked too often"),
-    (_HTTP + r"\d{3}", False, RemoteUnavailable, "its server answers with an error"),
+    (_HTTP + r"407\b|response 407", False, RemoteUnavailable, "the proxy denied access"),
+    (_HTTP + r"429\b", False, RemoteUnavailable, "it received too many requests"),
+    (_HTTP + r"\d{3}", False, RemoteUnavailable, "its server returned an error"),
     (
         r"(?<![\w./-])(?:certificates?|ssl(?:_\w+)?|tls(?:v[\d.]+)?|gnutls_\w+)(?![\w/-]|\.\w)",
         False,
@@ -110,7 +110,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         RemoteRefuses,
         "its protocol is not allowed",
     ),
-    (r"fsck error", False, ObjectUnusable, "what it sent is refused: git finds it dangerous"),
+    (r"fsck error", False, ObjectUnusable, "git rejects its objects as dangerous"),
     (r"repository corruption", True, RemoteUnavailable, "its repository is damaged"),
     (
         r"not found|does not exist|could not be found|no such (?:project|repository)",
@@ -128,25 +128,25 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         _BROKEN_OFF,
         False,
         RemoteUnavailable,
-        "the connection broke off",
+        "the connection was lost",
     ),
     (
         _DAMAGED,
         False,
         RemoteUnavailable,
-        "what it sent is damaged",
+        "it sent damaged data",
     ),
 )
 
 
 def own_words(error: GitFailed) -> str:
-    """Return what git and its helpers said, without names and without what the remote said."""
+    """Return the messages of git and its helpers, without names and without the messages of the remote."""
     own = (line for line in error.lines if _OF_GIT.match(line) or not _OF_THE_REMOTE.search(line))
     return _without_names(own)
 
 
 def is_about_objects(error: GitFailed) -> bool:
-    """Return whether a fetch failed over what it was to bring, of which other refs may be free."""
+    """Return whether some of the fetched objects made a fetch fail, so that other refs may succeed."""
     if isinstance(error, LimitReached):
         return True
     own = own_words(error)
@@ -155,34 +155,34 @@ def is_about_objects(error: GitFailed) -> bool:
 
 
 def is_redirect(error: GitFailed) -> bool:
-    """Return whether the remote answered with another address."""
+    """Return whether the remote answered with a redirect."""
     return re.search(_HTTP + r"30\d", own_words(error), re.IGNORECASE) is not None
 
 
 @contextmanager
 def local_failures() -> Iterator[None]:
-    """Raise `LocalFailure` for what files, folders and processes of this machine cannot do in the block."""
+    """Raise `LocalFailure` for each `OSError` in the block: files, folders or processes of this machine."""
     try:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise LocalFailure(
-            f"this machine cannot fetch, from whatever remote: {error.strerror or error}{where}"
+            f"this machine cannot fetch from any remote: {error.strerror or error}{where}"
         ) from error
 
 
 def remote_failure(error: GitFailed) -> FetchError:
-    """Return the error that tells why a remote cannot be fetched, with what git said."""
+    """Return the error with the reason why a remote cannot be fetched, and with git's message."""
     if isinstance(error, LimitReached):
-        return ObjectUnusable(f"what was pushed cannot be fetched: {error}")
+        return ObjectUnusable(f"the pushed commit cannot be fetched: {error}")
     if isinstance(error, GitTimedOut):
         return RemoteSilent(f"the remote cannot be fetched: {error}")
     own, everything = own_words(error), _without_names(error.lines)
     if _LOCAL.search(own):
-        return LocalFailure(f"this machine cannot fetch, from whatever remote (git: {error})")
-    for pattern, counts_remote, kind, told in _PHRASES:
+        return LocalFailure(f"this machine cannot fetch from any remote (git: {error})")
+    for pattern, counts_remote, kind, reason in _PHRASES:
         if re.search(pattern, everything if counts_remote else own, re.IGNORECASE):
-            return kind(f"the remote cannot be fetched: {told} (git: {error})")
+            return kind(f"the remote cannot be fetched: {reason} (git: {error})")
     return RemoteUnavailable(f"the remote cannot be fetched (git: {error})")
 
 

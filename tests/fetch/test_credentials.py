@@ -116,8 +116,8 @@ def test_any_mixture_is_mended(indent: str, end: str, quote: str, *, last: bool)
 @pytest.mark.parametrize(
     ("pasted", "provider", "told"),
     [
-        ("", "github", "it is none"),
-        ("hello", "github", "it is none"),
+        ("", "github", "it is not a private key"),
+        ("hello", "github", "it is not a private key"),
         (KEY.public, "github", "public key"),
         ("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----", "github", "it is a certificate"),
         (KEY.private.replace("b3Bl", "xxxx", 1), "github", "damaged"),
@@ -180,7 +180,9 @@ def test_a_key_on_a_curve_that_ssh_does_not_know_is_refused(
 ) -> None:
     """In a sentence that names the curve and says what to take instead."""
     key = ec.generate_private_key(curve).private_bytes(Encoding.PEM, kind, NoEncryption())
-    with pytest.raises(Invalid, match=f"no ECDSA keys on the curve {curve.name}.*ssh-keygen -t ed25519"):
+    with pytest.raises(
+        Invalid, match=f"does not support ECDSA keys on the curve {curve.name}.*ssh-keygen -t ed25519"
+    ):
         read_private_key(key.decode(), "github", comment="x")
 
 
@@ -213,7 +215,7 @@ def test_a_token_in_place_of_a_user_name_is_not_dropped(token: str) -> None:
     """Also one of Azure DevOps or Gitea, which has no prefix by which it could be known."""
     _, login = take_login(f"https://{token}@host.example/a/b", "bitbucket")
     assert login == make_login(None, token, "bitbucket")
-    with pytest.raises(Invalid, match="take the user name and the password out"):
+    with pytest.raises(Invalid, match="remove the user name and the password"):
         check_url(without_user(f"https://{token}@host.example/a/b"), allow_http=False, hosts=())
 
 
@@ -316,10 +318,10 @@ def test_one_odd_line_does_not_cost_the_other_host_keys(odd: str) -> None:
         (HOST_KEY, "a host, a type and a key"),
         ("git.example ssh-ed25519 AAAA", "a host, a type and a key"),
         (f"git.example {HOST_KEY}\n@revoked", "line 2 revokes a key that cannot be read"),
-        (f"other.example {HOST_KEY}\ngit.example ssh-dss AA", r"none of them is of git.example \(line 2"),
-        (f"other.example {HOST_KEY}", "none of them is of git.example"),
-        (f"[git.example]:2222 {HOST_KEY}", "none of them is of git.example"),
-        ("# nothing\n", "none of them is of git.example"),
+        (f"other.example {HOST_KEY}\ngit.example ssh-dss AA", r"no line is for git.example \(line 2"),
+        (f"other.example {HOST_KEY}", "no line is for git.example"),
+        (f"[git.example]:2222 {HOST_KEY}", "no line is for git.example"),
+        ("# nothing\n", "no line is for git.example"),
     ],
 )
 def test_host_keys_that_cannot_work_are_refused(pasted: str, told: str) -> None:

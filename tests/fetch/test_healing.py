@@ -126,7 +126,7 @@ def test_a_file_in_the_way_is_a_reason_on_the_push(service: Service, project: Pr
     reason = wait_for(
         lambda: service.api.get(f"/deliveries/{answer['delivery']}")["updates"][0]["reason"], "it is told"
     )
-    assert reason.startswith("this machine cannot fetch, from whatever remote: File exists")
+    assert reason.startswith("this machine cannot fetch, from any remote: File exists")
     mirrors.unlink()
     [update] = service.settled(answer["delivery"])["updates"]
     assert update["state"] == "planned"

@@ -10,10 +10,10 @@ from testing.http_remotes import answering
 from tests.fetch.conftest import Fetching
 
 MAIN = "refs/heads/main"
-NOT_THERE = "there is no such repository"
-REFUSED = "it refuses us"
+NOT_THERE = "the repository does not exist"
+REFUSED = "access was denied"
 TLS = "its certificate is not trusted, or TLS failed"
-ERROR = "its server answers with an error"
+ERROR = "its server returned an error"
 
 
 SAID: dict[tuple[type[FetchError], str], list[str]] = {
@@ -32,13 +32,13 @@ SAID: dict[tuple[type[FetchError], str], list[str]] = {
         "git@tls.example: Permission denied (publickey).",
         "Received disconnect from 192.0.2.1 port 22:2: Too many authentication failures",
     ],
-    (RemoteUnavailable, "it was asked too often"): [
+    (RemoteUnavailable, "it received too many requests"): [
         "fatal: unable to access 'https://h/a/': The requested URL returned error: 429",
     ],
     (RemoteUnavailable, "its host name cannot be resolved"): [
         "fatal: unable to access 'https://ssl.example/a/': Could not resolve host: ssl.example",
     ],
-    (RemoteUnavailable, "it cannot be reached"): [
+    (RemoteUnavailable, "the host cannot be reached"): [
         "ssh: connect to host tls.example port 22: Connection refused",
     ],
     (RemoteUnavailable, TLS): [
@@ -46,10 +46,10 @@ SAID: dict[tuple[type[FetchError], str], list[str]] = {
         "fatal: unable to access 'https://h/a/': OpenSSL/3.0.2: error:0A00010B:SSL routines::wrong version",
         "fatal: unable to access 'https://h/a/': gnutls_handshake() failed: Handshake failed",
     ],
-    (RemoteUnavailable, "have no algorithm in common"): [
+    (RemoteUnavailable, "has no algorithm in common"): [
         "Unable to negotiate with 192.0.2.1 port 22: no matching host key type found. Their offer: ssh-rsa",
     ],
-    (RemoteUnavailable, "the connection broke off"): [
+    (RemoteUnavailable, "the connection was lost"): [
         "kex_exchange_identification: Connection closed by remote host | Connection closed by tls.example",
         "remote: fatal: write error: No space left on device | fatal: early EOF",
     ],
@@ -61,7 +61,7 @@ SAID: dict[tuple[type[FetchError], str], list[str]] = {
     (RemoteUnavailable, "its repository is damaged"): [
         "fatal: git upload-pack: aborting due to possible repository corruption on the remote side.",
     ],
-    (ObjectUnusable, "git finds it dangerous"): [
+    (ObjectUnusable, "git rejects its objects as dangerous"): [
         "error: object d1: hasDotgit: contains '.git' | fatal: fsck error in packed object",
     ],
     (RemoteUnavailable, "cannot be fetched (git: fatal"): [

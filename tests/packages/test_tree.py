@@ -80,8 +80,8 @@ def test_a_submodule_of_no_url_is_an_empty_folder(packing: Packing, tree: WorkTr
     [
         ("file:///etc", r"submodule x cannot be fetched from .file:///etc.: it must be https"),
         ("ext::sh -c id", "submodule x cannot be fetched from"),
-        ("https://ada:s3cret@host.example/x.git", "take the user name and the password out of it"),
-        ("https://ghp_0123456789@host.example/x.git", "take the user name and the password out of it"),
+        ("https://ada:s3cret@host.example/x.git", "remove the user name and the password from it"),
+        ("https://ghp_0123456789@host.example/x.git", "remove the user name and the password from it"),
         ("../../../../x.git", "its relative URL leads out of the host"),
         ("/srv/x.git", "it must be https"),
     ],
@@ -109,7 +109,7 @@ def test_a_submodule_that_is_not_there_is_told(
     for module_url, error, reason in (
         ("../none.git", ObjectUnusable, r"submodule x \(.*/acme/none.git\): .*no such repository"),
         ("../../lib.git", ObjectUnusable, f"its remote has no commit {'d' * 40}"),
-        ("http://127.0.0.1:9/x.git", RemoteUnavailable, r"submodule x .*it cannot be reached"),
+        ("http://127.0.0.1:9/x.git", RemoteUnavailable, r"submodule x .*the host cannot be reached"),
     ):
         add_submodule(tree, path="x", url=module_url, commit="d" * 40)
         commit = tree.commit("Another", {})

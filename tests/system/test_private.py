@@ -35,7 +35,7 @@ def test_a_deploy_key_that_is_pasted_at_the_provider_opens_the_repository(
     _, answer = service.deliver(made, body)
     which = answer["delivery"]
     wait_for(
-        lambda: "it refuses us" in str(service.api.get(f"/deliveries/{which}")["updates"][0]["reason"]),
+        lambda: "access was denied" in str(service.api.get(f"/deliveries/{which}")["updates"][0]["reason"]),
         "the reason is told",
     )
     ssh.authorize(made["deploy_key"])
@@ -66,7 +66,7 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
     [
         ("https://git.example/a/b.git", {"private_key": "x"}, "a key is for ssh URLs"),
         ("git@git.example:a/b.git", {"user": "a", "password": "b"}, "are for https"),
-        ("git@git.example:a/b.git", {"private_key": "x"}, "private_key: it is none"),
+        ("git@git.example:a/b.git", {"private_key": "x"}, "private_key: it is not a private key"),
         ("https://a:b@git.example/a/b.git", {"password": "b"}, "not both"),
         ("https://git.example/a/b.git", {"user": "a"}, "a user comes with a password"),
     ],
@@ -147,7 +147,7 @@ def test_host_keys_are_changed_without_touching_the_deploy_key(service: Service,
     changed = service.api.send("PATCH", path, {"credentials": {"host_keys": ssh.known_hosts}})
     assert changed["deploy_key"] == made["deploy_key"]
     wait_for(reconciled, "the new host key is accepted")
-    with pytest.raises(ApiError, match="none of them is of"):
+    with pytest.raises(ApiError, match="no line is for"):
         service.api.send(
             "PATCH", path, {"credentials": {"host_keys": ssh.known_hosts.replace("127.", "128.")}}
         )

@@ -96,7 +96,7 @@ def test_a_remote_that_is_down_is_tried_again(service: Service, tmp_path: Path) 
         lambda: service.api.get(f"/deliveries/{answer['delivery']}")["updates"][0]["reason"],
         "the reason is shown",
     )
-    assert reason.startswith("the remote cannot be fetched: it cannot be reached")
+    assert reason.startswith("the remote cannot be fetched: the host cannot be reached")
     with GitHost(tmp_path / "git", port=port):
         [update] = service.settled(answer["delivery"])["updates"]
         assert update["state"] == "planned"

@@ -35,16 +35,16 @@ _LOCAL = re.compile(
 )
 _NOT_THERE = "the repository does not exist, or the credentials give no access to it"
 _REFUSED = "access was denied"
-# Tried in this order; the flag is whether the remote's own messages count as well.
 _DENIED = (
     r"(?:permission|access)(?: to\b[^|]*)? denied|authentication failed|unauthori[sz]ed|not authori[sz]ed"
     r"|forbidden"
 )
-_BROKEN_OFF = (
+_INTERRUPTED = (
     r"early eof|unexpected disconnect|hung up|connection (?:closed|reset|was reset|aborted)|transfer closed"
     r"|empty reply"
 )
 _DAMAGED = r"index-pack failed|invalid index-pack output|bad pack|did not send"
+# Tried in this order; the flag is whether the remote's own messages count as well.
 _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
     (
         r"could not resolve|name or service not known|failure in name resolution",
@@ -68,7 +68,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"host key verification failed|host key .*has changed|no .*host key is known",
         False,
         RemoteUnavailable,
-        "its host key has changed; if that is expected, set the connection's new host_keys",
+        "its host key does not match the known one; if that is expected, set the connection's new host_keys",
     ),
     (
         r"no matching .*found|unable to negotiate",
@@ -125,7 +125,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         _REFUSED,
     ),
     (
-        _BROKEN_OFF,
+        _INTERRUPTED,
         False,
         RemoteUnavailable,
         "the connection was lost",
@@ -150,7 +150,7 @@ def is_about_objects(error: GitFailed) -> bool:
     if isinstance(error, LimitReached):
         return True
     own = own_words(error)
-    is_cut = isinstance(error, GitTimedOut) or re.search(_BROKEN_OFF, own, re.IGNORECASE)
+    is_cut = isinstance(error, GitTimedOut) or re.search(_INTERRUPTED, own, re.IGNORECASE)
     return bool(re.search("fsck error", own) or (not is_cut and re.search(_DAMAGED, own, re.IGNORECASE)))
 
 

@@ -81,7 +81,7 @@ def test_a_host_key_is_pinned_on_first_use(
     ssh.change_host_key()
     second = tree.commit("Second", {"a": "c"})
     tree.push()
-    with pytest.raises(RemoteUnavailable, match="its host key is not the one that is known"):
+    with pytest.raises(RemoteUnavailable, match="its host key does not match the known one"):
         fetch(fetching, url, second, credentials=OURS)
 
 

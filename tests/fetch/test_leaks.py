@@ -75,7 +75,7 @@ def test_a_password_does_not_follow_a_redirect(tmp_path: Path, githost: GitHost)
     answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
     with answering(answer.encode()) as (port, _):
         remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=LOGIN)
-        with pytest.raises(RemoteUnavailable, match="another address"):
+        with pytest.raises(RemoteUnavailable, match="another URL"):
             fetch(make_fetching(tmp_path), remote)
     assert githost.visits == []
 

@@ -118,7 +118,7 @@ def test_a_git_that_is_missing_is_a_failure_of_this_machine(
     monkeypatch.setenv("PATH", str(tmp_path))
     without = make_fetching(tmp_path)
     with pytest.raises(
-        LocalFailure, match=r"this machine cannot fetch, .*: git cannot be started .*not found"
+        LocalFailure, match=r"this machine cannot fetch from any remote: git cannot be started .*not found"
     ):
         without.update("http://127.0.0.1:9/a.git", (MAIN, "d" * 40))
     with pytest.raises(LocalFailure), open_objects(without.git, tmp_path) as objects:

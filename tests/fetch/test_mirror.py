@@ -221,7 +221,7 @@ def test_a_remote_that_points_elsewhere_is_not_followed(fetching: Fetching, gith
     """The connection's URL, and nowhere else."""
     target = githost.url("acme/digits.git")
     answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
-    with answering(answer.encode()) as (port, _), pytest.raises(RemoteUnavailable, match="another address"):
+    with answering(answer.encode()) as (port, _), pytest.raises(RemoteUnavailable, match="another URL"):
         fetching.update(f"http://127.0.0.1:{port}/a/b.git", (MAIN, "d" * 40))
 
 

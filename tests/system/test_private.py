@@ -135,9 +135,7 @@ def test_host_keys_are_changed_without_touching_the_deploy_key(service: Service,
         return reconciliation["reason"] is None and reconciliation["reconciled_at"] is not None
 
     def refused() -> bool:
-        return "give the connection the new host_keys" in str(
-            service.api.get(path)["reconciliation"]["reason"]
-        )
+        return "set the connection's new host_keys" in str(service.api.get(path)["reconciliation"]["reason"])
 
     service.api.send("POST", path + "/fetch", {})
     wait_for(reconciled, "the deploy key opens the repository")

@@ -447,7 +447,7 @@ def test_attempts_belong_to_the_update_that_was_replayed(three: Database) -> Non
 
 def test_a_batch_of_any_size_is_known_in_full(three: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Although a statement takes only so many values: no id, no ref and no move is missed."""
-    monkeypatch.setattr(deliveries, "MAX_VALUES", 6)
+    monkeypatch.setattr(histories, "MAX_VALUES", 6)
 
     def walk(old: str, new: str) -> list[NewDelivery]:
         return [

@@ -127,7 +127,7 @@ def test_a_later_move_is_found_however_much_was_planned_since(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The request for the ref's present position is looked up by that; of later moves the latest is named."""
-    monkeypatch.setattr(executions, "_RECENT", 2)
+    monkeypatch.setattr(supersession, "_RECENT", 2)
     connection(database)
     moves = [push(database, f"d{number}", *ends) for number, ends in enumerate([(A, B), (B, C), (C, A)])]
     for number in (1, 2):

@@ -33,10 +33,8 @@ _CLAIMED = (
     " WHERE connection = first AND provider_delivery_id = second AND verdict = 'accepted'"
 )
 
-
 # A burst of webhooks in the wrong order is complete by then.
 _LOOK_AFTER = timedelta(seconds=5)
-
 
 _USED = update(secrets).where(secrets.c.id == bindparam("which")).values(last_used_at=bindparam("moment"))
 

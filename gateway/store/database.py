@@ -33,20 +33,15 @@ from gateway.threads import FILES
 
 T = TypeVar("T")
 
-
 P = ParamSpec("P")
 
-
 _THREADS = 4
-
 
 # One for readiness, one for what the metrics count.
 _PROBES = 2
 
-
 # One for each door's look at a connection, which must not wait for long work either.
 _LOOKUPS = 2
-
 
 # Providers give up after 10 seconds, and lose the event: what they wait for has to fail before.
 _INLINE_SECONDS = 3.0

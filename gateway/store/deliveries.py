@@ -21,18 +21,11 @@ from providers.model import RefUpdate
 
 Verdict = Literal["accepted", "duplicate", "ignored", "unreadable"]
 
-
 UpdateState = Literal["pending", "planned", "gone", "failed", "duplicate"]
-
-
 """A ref update waits as `pending`; the other four are ends, each with its reason."""
 
-
 REPLAYABLE: Sequence[UpdateState] = ("planned", "gone", "failed")
-
-
 """The ends of what was something new: to plan it again may end otherwise."""
-
 
 # Of the newest ref updates, so many are searched for a commit that their pushes list: takes below a second.
 _SEARCHED = 100_000

@@ -15,7 +15,6 @@ from gateway.text.escape import storable
 
 BUSY_MS = 10_000
 
-
 # As Python's encoder writes them; half of a pair that is a character as well.
 _ESCAPED_SURROGATE = b"\\ud"
 
@@ -34,10 +33,8 @@ _DISCREET: Mapping[str, Any] = {
     "json_deserializer": _from_json,
 }
 
-
 # A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
 KEEPALIVES = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
-
 
 # So does the server notice that we are gone, with our machine: until then nobody else leads. They are set on
 # each new connection, because a pooler such as PgBouncer refuses them as options of its start.
@@ -49,19 +46,15 @@ _LIMITS: Mapping[str, str] = {
     "tcp_keepalives_count": "3",
 }
 
-
 _OVER_THE_NETWORK: Mapping[str, Any] = {
     **_DISCREET,
     "pool_pre_ping": True,
     "connect_args": KEEPALIVES,
 }
 
-
 WRONG_URL = "the setting database_url (PUSHGATE_DATABASE_URL) is wrong"
 
-
 _GOOD_URLS = "postgresql://user:password@host/name, or sqlite:////folder/file.db"
-
 
 _DRIVERS = {
     "sqlite": "sqlite",

@@ -23,11 +23,8 @@ from gateway.store import outages
 from gateway.store.tables import execution_bodies, executions
 
 ExecutionState = Literal["pending", "published", "superseded", "undeliverable", "dropped"]
-
-
 """Superseded is what a later commit of its ref has made superfluous before it was published; undeliverable
 what the broker refuses for good; dropped what an operator has taken back before it was published."""
-
 
 _ENDED_UNPUBLISHED = ("undeliverable", "dropped")
 
@@ -82,22 +79,14 @@ class StoredRequest:
 # A connection has one: those behind it are not tried.
 _MAX_REFUSED = 1000
 
-
 _ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
-
 
 _FIELDS = tuple(field.name for field in fields(StoredRequest))
 
-
 READ_BYTES = 8 * 1024 * 1024
-
-
 """How many bytes of bodies are read at once, but for the last: of large ones there may be hundreds."""
 
-
 OMITTED = b""
-
-
 """In place of a body that was left out, since the bodies before it were so large."""
 
 

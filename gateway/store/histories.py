@@ -20,19 +20,15 @@ _LATEST = (
     " WHERE connection = first AND ref = second"
 )
 
-
 # A repetition is a row as well: so many rows of an id are looked at, and no more, however often it came.
 _MAX_ROWS_OF_AN_ID = 200
-
 
 _LOCK = text(
     "SELECT pg_advisory_xact_lock(hashtextextended(name, 0))"
     " FROM unnest(CAST(:names AS text[])) WITH ORDINALITY AS given (name, place) ORDER BY place"
 )
 
-
 Key = tuple[str, str]
-
 
 T = TypeVar("T")
 

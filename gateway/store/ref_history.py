@@ -16,24 +16,15 @@ from gateway.store.ref_gaps import Gap
 from providers.model import RefUpdate
 
 IN_FLIGHT = timedelta(hours=1)
-
-
 """How late a webhook is expected at most, and how far a replica lags behind."""
 
-
 ROOM = 4096
-
-
 """How many generations are kept free for the moves that are missing in a gap."""
-
 
 # The oldest gaps of a ref beyond these are closed: what is still missing there is not expected any more.
 _MAX_GAPS = 32
 
-
 Sighting = Literal["confirmed", "lagging", "promoted", "moved"]
-
-
 """What the remote's present value of a ref means: it is the known position, it is a position from before,
 it is a reported one whose place in the line was only assumed, or the ref has moved without a webhook."""
 

@@ -152,7 +152,7 @@ class DeliveryWriter:
     async def _record(self, arrivals: Sequence[NewDelivery]) -> Sequence[Receipt | StoreUnavailable]:
         """Record a batch. Whatever one delivery does, it does not end those beside it."""
         try:
-            judge = partial(accept.decide, arrivals=arrivals)
+            judge = partial(accept.decide, batch=arrivals)
             return (await self._database.write_inline(judge, accept.write)).receipts
         except StoreUnavailable as error:
             return [error] * len(arrivals)

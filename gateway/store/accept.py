@@ -27,13 +27,13 @@ from gateway.store.tables import (
 )
 from providers.model import RefUpdate
 
-# By pairs, as `select_pairs` has them.
+# Keyed by pairs: see `select_pairs`.
 _CLAIMED = (
     "SELECT connection, provider_delivery_id, id FROM {wanted}deliveries"
     " WHERE connection = first AND provider_delivery_id = second AND verdict = 'accepted'"
 )
 
-# A burst of webhooks in the wrong order is complete by then.
+# By then, a burst of webhooks in the wrong order is complete.
 _LOOK_AFTER = timedelta(seconds=5)
 
 _USED = update(secrets).where(secrets.c.id == bindparam("which")).values(last_used_at=bindparam("moment"))
@@ -41,11 +41,11 @@ _USED = update(secrets).where(secrets.c.id == bindparam("which")).values(last_us
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewDelivery:
-    """A verified delivery as the door brings it.
+    """A verified delivery that is not stored yet.
 
-    `detail` is what an event tells that is no ref update; `teaches` is a repository id that the connection
-    lacks; `asks_for_reconciliation` is True where the delivery does not name what was pushed;
-    `other_repository` names the repository that is at the connection's address in place of its own.
+    `detail` holds the facts of an event beside its ref updates; `teaches` is a repository id that the
+    connection lacks; `asks_for_reconciliation` is True if the delivery does not name what was pushed;
+    `other_repository` is the repository that has taken the place of the connection's own at its address.
     """
 
     id: str
@@ -70,7 +70,7 @@ class NewDelivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What became of an arrival, once it is durable."""
+    """The outcome of a delivery, once it is durable."""
 
     delivery: str
     verdict: Verdict
@@ -79,129 +79,125 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A batch that was judged, and what is to be written of it.
+    """A batch of deliveries with their outcomes, and the rows to write.
 
-    `histories` are those of the refs that have changed; `looks` are the connections whose remote should be
-    asked, because the order of their moves was only assumed.
+    `histories` are the changed histories of refs; `looks` names the connections whose remote should be read,
+    and when, because the order of their moves was only assumed.
     """
 
-    arrivals: Sequence[NewDelivery]
+    batch: Sequence[NewDelivery]
     receipts: list[Receipt]
     update_rows: list[tuple[Any, ...]]
     histories: Mapping[Key, RefHistory]
     looks: Mapping[str, datetime]
 
 
-def record(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> list[Receipt]:
-    """Keep a batch of arrivals, in their order, and say of each what it is."""
-    judged = decide(conn, arrivals)
-    write(conn, judged)
-    return judged.receipts
+def record(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> list[Receipt]:
+    """Store a batch of deliveries in order, and return the outcome of each."""
+    decision = decide(conn, batch)
+    write(conn, decision)
+    return decision.receipts
 
 
-def decide(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> Decision:
-    """Decide what each arrival of a batch is, in their order; writes nothing.
+def decide(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> Decision:
+    """Decide the outcome of each delivery of a batch, in order. Write nothing.
 
-    A delivery is a duplicate when an accepted one had its provider's id, or when each of its updates was
-    recorded before and does not begin where its ref is now: so A→B, B→A, A→B are three, and a redelivery is
-    none. `gateway.store.ref_history` has the rules.
+    A delivery is a duplicate if an accepted delivery had the same provider id, or if each of its updates was
+    recorded before and does not begin at the present position of its ref. So A→B, B→A, A→B are three moves,
+    and a redelivery adds none. `gateway.store.ref_history` has the rules.
     """
-    lock_connections(conn, {arrival.connection for arrival in arrivals})
-    claimed = _claimed_ids(conn, arrivals)
-    histories = read_histories(
-        conn, {(arrival.connection, move.ref) for arrival in arrivals for move in arrival.updates}
-    )
+    lock_connections(conn, {new.connection for new in batch})
+    claimed = _claimed_ids(conn, batch)
+    histories = read_histories(conn, {(new.connection, move.ref) for new in batch for move in new.updates})
     changed: dict[Key, RefHistory] = {}
     looks: dict[str, datetime] = {}
     receipts: list[Receipt] = []
-    judged: list[_JudgedMove] = []
-    for arrival in arrivals:
-        moves, receipt = _judge(conn, arrival, claimed, histories)
+    placed: list[_PlacedUpdate] = []
+    for new in batch:
+        moves, receipt = _decide_one(conn, new, claimed, histories)
         for move in moves:
             if move.placement is not None and move.placement.repeats is None:
-                key = (arrival.connection, move.update.ref)
+                key = (new.connection, move.update.ref)
                 changed[key] = histories[key]
                 if move.placement.is_guess:
-                    looks[arrival.connection] = arrival.received_at + _LOOK_AFTER
-        judged += moves
+                    looks[new.connection] = new.received_at + _LOOK_AFTER
+        placed += moves
         receipts.append(receipt)
-    # Whatever a repetition told of the gaps is kept as well.
+    # A repetition may also have changed the gaps.
     changed |= {key: history for key, history in histories.items() if history.is_rewritten}
-    return Decision(arrivals, receipts, [_update_row(move) for move in judged], changed, looks)
+    return Decision(batch, receipts, [_update_row(move) for move in placed], changed, looks)
 
 
-def write(conn: sqlalchemy.Connection, judged: Decision) -> None:
-    """Write what was decided, in the same transaction; reads nothing."""
-    # One compressor for the batch: making one costs as much as compressing 8 KB.
+def write(conn: sqlalchemy.Connection, decision: Decision) -> None:
+    """Write a decision in the transaction that made it. Read nothing."""
+    # One compressor for the batch: to create it costs as much as to compress 8 KB.
     pack = zstandard.ZstdCompressor(level=1).compress
-    packed = [pack(arrival.body) for arrival in judged.arrivals]
-    rows = list(map(_delivery_row, judged.arrivals, judged.receipts, packed))
+    packed = [pack(new.body) for new in decision.batch]
+    rows = list(map(_delivery_row, decision.batch, decision.receipts, packed))
     insert_rows(conn, deliveries, rows)
-    if judged.update_rows:
-        insert_rows(conn, ref_updates, judged.update_rows)
-    if judged.histories:
-        write_histories(conn, judged.histories)
-    for connection, due_at in judged.looks.items():
-        its_own = reconciliations.c.connection == connection, reconciliations.c.due_at > due_at
-        conn.execute(update(reconciliations).where(*its_own).values(due_at=due_at))
-    _learn(conn, judged.arrivals)
+    if decision.update_rows:
+        insert_rows(conn, ref_updates, decision.update_rows)
+    if decision.histories:
+        write_histories(conn, decision.histories)
+    for connection, due_at in decision.looks.items():
+        later = reconciliations.c.connection == connection, reconciliations.c.due_at > due_at
+        conn.execute(update(reconciliations).where(*later).values(due_at=due_at))
+    _learn(conn, decision.batch)
 
 
 @dataclass(frozen=True, slots=True)
-class _JudgedMove:
-    """A ref update of an arrival, and its place; None for one of a delivery that came before."""
+class _PlacedUpdate:
+    """A ref update of a new delivery, and its place; None if the delivery is a duplicate by its id."""
 
-    arrival: NewDelivery
+    new: NewDelivery
     update: RefUpdate
     placement: Placement | None
     reason: str | None
 
 
-def _judge(
+def _decide_one(
     conn: sqlalchemy.Connection,
-    arrival: NewDelivery,
+    new: NewDelivery,
     claimed: dict[Key, str],
     histories: dict[Key, RefHistory],
-) -> tuple[list[_JudgedMove], Receipt]:
-    """Decide about one arrival; what is new becomes known to the next one of the same batch."""
-    known = arrival.provider_delivery_id and claimed.get((arrival.connection, arrival.provider_delivery_id))
-    if arrival.verdict == "accepted" and known:
-        told = f"delivery {known} came with the same id"
-        moves = [_JudgedMove(arrival, move, None, told) for move in arrival.updates]
-        return moves, Receipt(delivery=arrival.id, verdict="duplicate", reason=told)
-    _load_for(conn, arrival, histories)
+) -> tuple[list[_PlacedUpdate], Receipt]:
+    """Decide the outcome of one delivery, and add it to the histories for the rest of the batch."""
+    known = new.provider_delivery_id and claimed.get((new.connection, new.provider_delivery_id))
+    if new.verdict == "accepted" and known:
+        same_id = f"delivery {known} had the same id"
+        moves = [_PlacedUpdate(new, move, None, same_id) for move in new.updates]
+        return moves, Receipt(delivery=new.id, verdict="duplicate", reason=same_id)
+    _load_for(conn, new, histories)
     moves = []
     repeated = None
-    for move in arrival.updates:
-        placement = _place(conn, arrival, move, histories[arrival.connection, move.ref])
-        reason = f"delivery {placement.repeats} told the same" if placement.repeats is not None else None
+    for move in new.updates:
+        placement = _place(conn, new, move, histories[new.connection, move.ref])
+        reason = f"delivery {placement.repeats} reported the same" if placement.repeats is not None else None
         repeated = reason or repeated
-        moves.append(_JudgedMove(arrival, move, placement, reason))
+        moves.append(_PlacedUpdate(new, move, placement, reason))
     if repeated and all(move.reason for move in moves):
-        return moves, Receipt(delivery=arrival.id, verdict="duplicate", reason=repeated)
-    if arrival.verdict == "accepted" and arrival.provider_delivery_id:
-        claimed[arrival.connection, arrival.provider_delivery_id] = arrival.id
-    return moves, Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
+        return moves, Receipt(delivery=new.id, verdict="duplicate", reason=repeated)
+    if new.verdict == "accepted" and new.provider_delivery_id:
+        claimed[new.connection, new.provider_delivery_id] = new.id
+    return moves, Receipt(delivery=new.id, verdict=new.verdict, reason=new.reason)
 
 
-def _place(
-    conn: sqlalchemy.Connection, arrival: NewDelivery, move: RefUpdate, history: RefHistory
-) -> Placement:
-    if arrival.source == "reconciliation":
-        return history.find(move.after, delivery=arrival.id, now=arrival.received_at)
+def _place(conn: sqlalchemy.Connection, new: NewDelivery, move: RefUpdate, history: RefHistory) -> Placement:
+    if new.source == "reconciliation":
+        return history.find(move.after, delivery=new.id, now=new.received_at)
     if move.kind == "pull_request":
         earlier = [one.delivery for one in history.moves.get(move.after or "", ())]
-        repeats = _with_the_same_body(conn, arrival, earlier) if move.after != history.after else None
-        return history.tell_head(move.after, delivery=arrival.id, repeats=repeats)
-    return history.tell(move, delivery=arrival.id, now=arrival.received_at)
+        repeats = _with_the_same_body(conn, new, earlier) if move.after != history.after else None
+        return history.tell_head(move.after, delivery=new.id, repeats=repeats)
+    return history.tell(move, delivery=new.id, now=new.received_at)
 
 
-def _load_for(conn: sqlalchemy.Connection, arrival: NewDelivery, histories: Mapping[Key, RefHistory]) -> None:
-    """Read the recorded moves that are needed to place an arrival's updates: none, where each is the next."""
-    is_repeated = len({move.ref for move in arrival.updates}) < len(arrival.updates)
+def _load_for(conn: sqlalchemy.Connection, new: NewDelivery, histories: Mapping[Key, RefHistory]) -> None:
+    """Read the recorded moves that are needed to place a delivery's updates, if any."""
+    is_repeated = len({move.ref for move in new.updates}) < len(new.updates)
     wanted: dict[Key, set[str]] = {}
-    for move in arrival.updates:
-        key = (arrival.connection, move.ref)
+    for move in new.updates:
+        key = (new.connection, move.ref)
         if (is_repeated or histories[key].needs_moves(move)) and (
             ids := histories[key].ids_of_interest(move)
         ):
@@ -210,18 +206,18 @@ def _load_for(conn: sqlalchemy.Connection, arrival: NewDelivery, histories: Mapp
         load_moves(conn, wanted, histories)
 
 
-def _with_the_same_body(
-    conn: sqlalchemy.Connection, arrival: NewDelivery, earlier: Sequence[str]
-) -> str | None:
-    """Return which of these deliveries had the very bytes of this one, if any."""
+def _with_the_same_body(conn: sqlalchemy.Connection, new: NewDelivery, earlier: Sequence[str]) -> str | None:
+    """Return the id of an earlier delivery with exactly the same body, if any."""
     query = select(deliveries.c.id, deliveries.c.body).where(deliveries.c.id.in_(earlier))
     bodies = conn.execute(query) if earlier else ()
-    return next((one for one, packed in bodies if zstandard.decompress(packed) == arrival.body), None)
+    return next(
+        (earlier_id for earlier_id, packed in bodies if zstandard.decompress(packed) == new.body), None
+    )
 
 
-def _claimed_ids(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> dict[Key, str]:
-    """Return which of the batch's delivery ids an accepted delivery already had, and which one that was."""
-    wanted = {(a.connection, a.provider_delivery_id) for a in arrivals if a.provider_delivery_id}
+def _claimed_ids(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> dict[Key, str]:
+    """Return the accepted delivery, if any, of each provider id in the batch."""
+    wanted = {(a.connection, a.provider_delivery_id) for a in batch if a.provider_delivery_id}
     found: dict[Key, str] = {}
     for part in parts(list(wanted)):
         for row in select_pairs(conn, _CLAIMED, part):
@@ -229,24 +225,24 @@ def _claimed_ids(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -
     return found
 
 
-def _learn(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> None:
-    """Record which secret was used, which deliveries ask for a reconciliation, and repository ids."""
-    used = {a.secret: a.received_at for a in arrivals if a.secret is not None}
+def _learn(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> None:
+    """Record the use of secrets, the requested reconciliations and new repository ids."""
+    used = {a.secret: a.received_at for a in batch if a.secret is not None}
     if used:
         conn.execute(_USED, [{"which": secret, "moment": moment} for secret, moment in used.items()])
-    for asking in (a for a in arrivals if a.asks_for_reconciliation):
+    for asking in (a for a in batch if a.asks_for_reconciliation):
         conn.execute(
             update(reconciliations)
             .where(reconciliations.c.connection == asking.connection)
             .values(due_at=asking.received_at, asked=True, asked_by=asking.id)
         )
-    claiming = {a.connection: a for a in arrivals if a.other_repository is not None}
-    for connection, arrival in claiming.items():
-        if arrival.other_repository is not None:
-            claim_repository(conn, connection, arrival.other_repository)
-            soon = reconciliations.c.connection == connection, reconciliations.c.due_at > arrival.received_at
-            conn.execute(update(reconciliations).where(*soon).values(due_at=arrival.received_at))
-    taught = {a.connection: a.teaches for a in arrivals if a.teaches is not None}
+    claiming = {a.connection: a for a in batch if a.other_repository is not None}
+    for connection, new in claiming.items():
+        if new.other_repository is not None:
+            claim_repository(conn, connection, new.other_repository)
+            later = reconciliations.c.connection == connection, reconciliations.c.due_at > new.received_at
+            conn.execute(update(reconciliations).where(*later).values(due_at=new.received_at))
+    taught = {a.connection: a.teaches for a in batch if a.teaches is not None}
     for connection, repository in taught.items():
         conn.execute(
             update(connections)
@@ -255,37 +251,37 @@ def _learn(conn: sqlalchemy.Connection, arrivals: Sequence[NewDelivery]) -> None
         )
 
 
-def _delivery_row(arrival: NewDelivery, receipt: Receipt, packed: bytes) -> tuple[Any, ...]:
+def _delivery_row(new: NewDelivery, receipt: Receipt, packed: bytes) -> tuple[Any, ...]:
     """Return the values in the order of the table's columns."""
     return (
-        arrival.id,
-        arrival.connection,
-        arrival.source,
-        arrival.event,
-        arrival.provider_delivery_id,
-        arrival.received_at,
+        new.id,
+        new.connection,
+        new.source,
+        new.event,
+        new.provider_delivery_id,
+        new.received_at,
         receipt.verdict,
         receipt.reason,
-        arrival.pusher,
-        arrival.repository,
-        arrival.detail,
-        arrival.headers,
-        arrival.secret,
+        new.pusher,
+        new.repository,
+        new.detail,
+        new.headers,
+        new.secret,
         packed,
     )
 
 
-def _update_row(judged: _JudgedMove) -> tuple[Any, ...]:
-    """Return the values in the order of the table's columns, less the number that the database gives.
+def _update_row(placed: _PlacedUpdate) -> tuple[Any, ...]:
+    """Return the values in the order of the table's columns, without the number that the database assigns.
 
-    What becomes of it later stands in the columns behind these.
+    The columns after these hold the settlement.
     """
-    arrival, move, placement = judged.arrival, judged.update, judged.placement
-    # One of the same batch may have put the move further on.
+    new, move, placement = placed.new, placed.update, placed.placement
+    # A later delivery of the same batch may have raised the generation of the move.
     place = (placement.recorded or placement).generation if placement is not None else 0
     return (
-        arrival.connection,
-        arrival.id,
+        new.connection,
+        new.id,
         move.ref,
         move.kind,
         move.name,
@@ -298,7 +294,7 @@ def _update_row(judged: _JudgedMove) -> tuple[Any, ...]:
         move.truncated,
         move.total,
         place,
-        "pending" if judged.reason is None else "duplicate",
-        judged.reason,
-        (arrival.detail or {}).get("pull_request") if move.kind == "pull_request" else None,
+        "pending" if placed.reason is None else "duplicate",
+        placed.reason,
+        (new.detail or {}).get("pull_request") if move.kind == "pull_request" else None,
     )

@@ -22,18 +22,18 @@ from providers.model import RefUpdate
 Verdict = Literal["accepted", "duplicate", "ignored", "unreadable"]
 
 UpdateState = Literal["pending", "planned", "gone", "failed", "duplicate"]
-"""A ref update waits as `pending`; the other four are ends, each with its reason."""
+"""A ref update waits as `pending`; the other four states are final, and each has a reason."""
 
 REPLAYABLE: Sequence[UpdateState] = ("planned", "gone", "failed")
-"""The ends of what was something new: to plan it again may end otherwise."""
+"""The final states of new ref updates: a replay may end in another state."""
 
-# Of the newest ref updates, so many are searched for a commit that their pushes list: takes below a second.
+# How many of the newest ref updates are searched for a commit that a push lists: takes less than a second.
 _SEARCHED = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """How a ref update had ended, until it was replayed at `replayed_at`."""
+    """How a ref update had ended before the replay at `replayed_at`."""
 
     state: UpdateState
     reason: str | None
@@ -44,9 +44,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedUpdate:
-    """A ref update as it is kept, and what became of it. `generation` counts the moves of its ref.
+    """A stored ref update and its settlement. `generation` is its place among the moves of its ref.
 
-    `attempts` are its ends from before it was replayed, the first one first.
+    `attempts` are the settlements before each replay, the oldest first.
     """
 
     seq: int
@@ -63,9 +63,9 @@ class RecordedUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedDelivery:
-    """A delivery as it is kept. `secret_made_at` tells which secret proved its sender, while that lives.
+    """A stored delivery. `secret_made_at` identifies the secret that verified it, as long as that exists.
 
-    `name` is that of its connection, and `is_orphan` says that the connection was deleted.
+    `name` is the name of its connection; `is_orphan` is True if the connection was deleted.
     """
 
     id: str
@@ -87,10 +87,10 @@ class RecordedDelivery:
 
 
 def get(conn: sqlalchemy.Connection, delivery_id: str) -> RecordedDelivery:
-    """Return a delivery with its updates. Raises `NotFound`."""
+    """Return a delivery with its updates. Raise `NotFound`."""
     row = conn.execute(_listing().where(deliveries.c.id == delivery_id)).one_or_none()
     if row is None:
-        raise NotFound(f"there is no delivery {delivery_id}")
+        raise NotFound(f"no delivery has the id {delivery_id}")
     return _recorded(conn, [row])[0]
 
 
@@ -103,9 +103,9 @@ def page(
     limit: int,
     commit: str | None = None,
 ) -> list[RecordedDelivery]:
-    """Return up to `limit` deliveries, the newest first, only those older than the id `before`.
+    """Return up to `limit` deliveries, the newest first, that are older than the id `before`.
 
-    `commit` is the beginning, or the whole, of an object id that a ref was moved to, also by way of a tag.
+    `commit` is an object id, or its beginning, to which a ref was moved, directly or through a tag.
     """
     query = _listing().order_by(deliveries.c.id.desc()).limit(limit)
     if connection is not None:
@@ -115,20 +115,20 @@ def page(
     if before is not None:
         query = query.where(deliveries.c.id < before)
     if commit is not None:
-        # Not LIKE: only a range is found by the index on either database.
-        told = (
+        # Not LIKE: only a range uses the index on both databases.
+        moved_to = (
             select(ref_updates.c.delivery).where(column.between(commit, commit + "g"))
             for column in (ref_updates.c.after, ref_updates.c.peeled)
         )
-        query = query.where(deliveries.c.id.in_(union_all(*told)))
+        query = query.where(deliveries.c.id.in_(union_all(*moved_to)))
     return _recorded(conn, conn.execute(query).all())
 
 
 def containing(conn: sqlalchemy.Connection, commit: str, *, limit: int) -> list[RecordedDelivery]:
     """Return up to `limit` deliveries of pushes that list a commit, the newest first.
 
-    `commit` is an object id or its beginning. No index holds what pushes list, so only the newest ref updates
-    are searched.
+    `commit` is an object id or its beginning. The lists of commits are not indexed, so only the newest
+    ref updates are searched.
     """
     newest = select(func.max(ref_updates.c.seq)).scalar_subquery()
     listing = select(ref_updates.c.delivery).where(
@@ -139,15 +139,15 @@ def containing(conn: sqlalchemy.Connection, commit: str, *, limit: int) -> list[
 
 
 def body(conn: sqlalchemy.Connection, delivery_id: str) -> bytes:
-    """Return the raw body of a delivery, byte for byte as it came. Raises `NotFound`."""
+    """Return the raw body of a delivery, byte for byte as received. Raise `NotFound`."""
     packed = conn.execute(select(deliveries.c.body).where(deliveries.c.id == delivery_id)).scalar()
     if packed is None:
-        raise NotFound(f"there is no delivery {delivery_id}")
+        raise NotFound(f"no delivery has the id {delivery_id}")
     return zstandard.decompress(packed)
 
 
 def _recorded_update(row: Row[Any], attempts: Sequence[Attempt]) -> RecordedUpdate:
-    """Return the ref update that a row of `ref_updates` holds."""
+    """Return the ref update in a row of `ref_updates`."""
     return RecordedUpdate(
         seq=row.seq,
         connection=row.connection,
@@ -177,9 +177,9 @@ def _recorded_update(row: Row[Any], attempts: Sequence[Attempt]) -> RecordedUpda
 def _listing() -> Any:
     columns = [column for column in deliveries.c if column.name not in {"body", "headers", "secret"}]
     made_at = secrets.c.created_at.label("secret_made_at")
-    proven = deliveries.join(connections).outerjoin(secrets, secrets.c.id == deliveries.c.secret)
+    source = deliveries.join(connections).outerjoin(secrets, secrets.c.id == deliveries.c.secret)
     whose = connections.c.provider, connections.c.name, connections.c.deleted_at
-    return select(*columns, *whose, made_at).select_from(proven)
+    return select(*columns, *whose, made_at).select_from(source)
 
 
 def _recorded(conn: sqlalchemy.Connection, rows: Sequence[Row[Any]]) -> list[RecordedDelivery]:
@@ -213,7 +213,7 @@ def _recorded(conn: sqlalchemy.Connection, rows: Sequence[Row[Any]]) -> list[Rec
 
 
 def _attempts(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> dict[int, list[Attempt]]:
-    """Return the earlier ends of the ref updates of these deliveries, by the number of the ref update."""
+    """Return the earlier settlements of the ref updates of these deliveries, by the ref update's number."""
     query = (
         select(update_attempts)
         .join(ref_updates, ref_updates.c.seq == update_attempts.c.ref_update)

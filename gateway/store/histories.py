@@ -20,7 +20,7 @@ _LATEST = (
     " WHERE connection = first AND ref = second"
 )
 
-# A repetition is a row as well: so many rows of an id are looked at, and no more, however often it came.
+# A repetition is a row too. This bounds the rows that are read for an id, however often it was delivered.
 _MAX_ROWS_OF_AN_ID = 200
 
 _LOCK = text(
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 def read_histories(conn: sqlalchemy.Connection, keys: Collection[Key]) -> dict[Key, RefHistory]:
-    """Return what is known of refs, each by its connection and name, without the recorded moves."""
+    """Return the histories of refs by connection and ref name, without the recorded moves."""
     found = {key: RefHistory(exists=False) for key in keys}
     for part in parts(list(keys)):
         for connection, ref, *row in select_pairs(conn, _LATEST, part):
@@ -55,8 +55,8 @@ def read_histories(conn: sqlalchemy.Connection, keys: Collection[Key]) -> dict[K
 def load_moves(
     conn: sqlalchemy.Connection, wanted: Mapping[Key, set[str]], histories: Mapping[Key, RefHistory]
 ) -> None:
-    """Read the recorded moves of refs to these ids into their histories."""
-    ids = sorted({one for its_ids in wanted.values() for one in its_ids})
+    """Read the recorded moves of refs to the wanted ids into their histories."""
+    ids = sorted(set().union(*wanted.values()))
     moves: dict[Key, list[Recorded]] = {key: [] for key in wanted}
     repetitions: dict[Key, list[Recorded]] = {key: [] for key in wanted}
     for part in parts(ids):
@@ -80,15 +80,15 @@ def load_moves(
 
 
 def write_histories(conn: sqlalchemy.Connection, histories: Mapping[Key, RefHistory]) -> None:
-    """Write what is known of refs, and which recorded moves count as later than they did."""
+    """Write the histories of refs, and the recorded moves whose generation was raised."""
     plain, whole = [], []
-    for (connection, ref), one in histories.items():
-        row = (connection, ref, one.before, one.after, one.generation, one.delivery)
-        if one.is_rewritten:
-            whole.append((*row, one.shown, one.shown_id, dump_gaps(one.gaps)))
+    for (connection, ref), history in histories.items():
+        row = (connection, ref, history.before, history.after, history.generation, history.delivery)
+        if history.is_rewritten:
+            whole.append((*row, history.shown, history.shown_id, dump_gaps(history.gaps)))
         else:
             plain.append(row)
-        for move in one.promoted:
+        for move in history.promoted:
             if move.seq is not None:
                 supersession.promote(
                     conn, move.seq, connection=connection, ref=ref, generation=move.generation
@@ -99,10 +99,10 @@ def write_histories(conn: sqlalchemy.Connection, histories: Mapping[Key, RefHist
 
 
 def lock_connections(conn: sqlalchemy.Connection, names: Iterable[str]) -> None:
-    """Let nobody else judge deliveries of these connections until the transaction ends.
+    """Lock connections, so that no other transaction decides on their deliveries until this transaction ends.
 
-    SQLite has one writer anyway. On PostgreSQL several doors write at once; all take the locks in one order,
-    so that they never wait for one another in a circle.
+    SQLite has a single writer. On PostgreSQL several processes write at once; all take the locks in the same
+    order, which rules out deadlocks.
     """
     if conn.dialect.name != "sqlite":
         conn.execute(_LOCK, {"names": sorted(names)})

@@ -7,21 +7,21 @@ from gateway.store import outages
 from gateway.store.database import Database, Lock
 from gateway.store.executions import StoredRequest, pending, record
 
-# Longer than a relay goes on sending after it has asked for requests: see gateway/publish/relay.py.
+# Longer than a relay continues to send after it has read requests: see gateway/publish/relay.py.
 TAKE_OVER_SECONDS = 2.0
 
 
 class Outbox:
-    """The functions above as the relay calls them."""
+    """Pending execution requests, for the one process that leads."""
 
     def __init__(self, database: Database) -> None:
         """Relay from this database."""
         self._database = database
 
     async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredRequest] | None:
-        """See `pending`; None while another process is the one that relays, or may be at its last batch.
+        """Return pending requests; None while another process leads, or may still send its last batch.
 
-        One that lost its lock with its connection to the database does not know until it asks again.
+        A process whose connection to the database broke notices the loss of its lock only at the next call.
         """
         if not await self._database.is_leader(Lock.RELAY, for_seconds=TAKE_OVER_SECONDS):
             return None
@@ -30,7 +30,7 @@ class Outbox:
     async def record(
         self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
     ) -> None:
-        """See `record`."""
+        """Record the broker's answers; see `executions.record`."""
         await self._database.write(
             record,
             published=published,
@@ -40,5 +40,5 @@ class Outbox:
         )
 
     async def tell(self, outage: str | None) -> bool:
-        """Record why nothing is published, or that all is well; False where another process relays."""
+        """Record why nothing is published, None for no outage. Return False if another process leads."""
         return await outages.tell(self._database, Lock.RELAY, "request", outage)

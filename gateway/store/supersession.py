@@ -12,21 +12,21 @@ from sqlalchemy import (
 from gateway.store.executions import NewRequest
 from gateway.store.tables import executions, ref_updates, refs
 
-# How many of a connection's requests are looked at for one of a later move.
+# How many of a connection's newest requests are searched for a request of a later move.
 _RECENT = 200
 
 
 def supersede(
     conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int, commit: str | None
 ) -> None:
-    """Take back the trigger's requests for earlier moves of a ref, as far as they are not published yet.
+    """Supersede the trigger's pending requests for earlier moves of a ref.
 
-    They name the request, and its commit, to which the ref has moved. Where a later move has a request
-    already, as after webhooks in the wrong order, this one is the superfluous one.
+    Their reason names the new request and its commit. If a later move already has a request, as after
+    webhooks in the wrong order, this request is the superseded one.
     """
     later = _of_a_later_move(conn, request, ref=ref, generation=generation)
     if later is not None:
-        # The later one's commit is in its own request: to read it here would be to read its body.
+        # The commit of the later request is only in its body, which is not read here.
         reason = f"{ref} had already moved on, to the commit of request {later}"
         conn.execute(
             update(executions)
@@ -46,9 +46,9 @@ def supersede(
 def promote(
     conn: sqlalchemy.Connection, ref_update: int, *, connection: str, ref: str, generation: int
 ) -> None:
-    """Let a move count as later than it did: its requests supersede others, no longer the other way round.
+    """Raise the generation of a move: its requests now supersede those of the moves before it.
 
-    Reads nothing: see `Database.write_inline`.
+    Read nothing: see `Database.write_inline`.
     """
     conn.execute(update(ref_updates).where(ref_updates.c.seq == ref_update).values(generation=generation))
     conn.execute(
@@ -102,7 +102,7 @@ def _take_back(
 
 
 def _is_of_an_earlier_move(ref: str, generation: int) -> ColumnElement[bool]:
-    """Asked from the few requests that are pending: a list of all earlier moves may be long."""
+    """Return a condition on each pending request: these are few, while the earlier moves may be many."""
     return exists().where(
         ref_updates.c.seq == executions.c.ref_update,
         ref_updates.c.ref == ref,
@@ -113,14 +113,14 @@ def _is_of_an_earlier_move(ref: str, generation: int) -> ColumnElement[bool]:
 def _of_a_later_move(
     conn: sqlalchemy.Connection, request: NewRequest, *, ref: str, generation: int
 ) -> str | None:
-    """Return the request that the trigger has for the latest known move of a ref, if that is later."""
+    """Return the trigger's request for the latest known move of a ref, if that move is later."""
     position = select(refs.c.generation, refs.c.delivery).where(
         refs.c.connection == request.connection, refs.c.ref == ref
     )
     known = conn.execute(position).one_or_none()
     if known is None or known.generation <= generation:
         return None
-    # Those that were planned last, and those of the present position, however long ago that was.
+    # The requests that were planned last, and those of the present position, however old.
     newest = select(executions.c.seq).where(executions.c.connection == request.connection)
     recent = newest.order_by(executions.c.seq.desc()).limit(_RECENT).subquery()
     present = select(executions.c.seq).where(executions.c.delivery == known.delivery)

@@ -96,7 +96,7 @@ def test_a_repository_is_explained_by_its_newest_deliveries(service: Service, pr
     [text] = {explained(service, one) for one in (project.url, project.url.removesuffix(".git"), page)}
     assert text.startswith(f"delivery {answers[0]['delivery']}\n")
     assert f"\ndelivery {answers[1]['delivery']}\n" in text
-    assert f"duplicate: delivery {answers[0]['delivery']} told the same" in text
+    assert f"duplicate: delivery {answers[0]['delivery']} reported the same" in text
 
 
 def test_a_tag_is_found_by_its_commit(service: Service, project: Project) -> None:

@@ -111,7 +111,7 @@ def test_a_connection_is_named_by_its_id_or_its_name(service: Service, project: 
         done = run_pushgate(command, "--connection", "digitz", service=service)
         assert (done.returncode, done.stdout) == (1, "")
         assert "there is no connection with the id or the name digitz" in done.stderr
-    with pytest.raises(ApiError, match="there is no delivery nope"):
+    with pytest.raises(ApiError, match="no delivery has the id nope"):
         service.api.get("/executions", delivery="nope")
     service.api.send("DELETE", f"/connections/{one['id']}")
     assert service.api.get("/deliveries", connection=one["id"])["items"]

@@ -44,7 +44,7 @@ class WatchedDatabase(Database):
 
         def noted(conn: sqlalchemy.Connection) -> Any:
             judged: Decision = decide(conn)
-            self.batches.append([one.id for one in judged.arrivals])
+            self.batches.append([one.id for one in judged.batch])
             return judged
 
         return await super().write_inline(noted, keep)

@@ -225,7 +225,7 @@ def test_each_delivery_is_found_by_its_own_id(three: Database) -> None:
             assert (found.id, found.connection, len(found.updates)) == (one.id, one.connection, 1)
             assert deliveries.body(conn, one.id) == one.body
         for look in (deliveries.get, deliveries.body):
-            with pytest.raises(NotFound, match="there is no delivery d4"):
+            with pytest.raises(NotFound, match="no delivery has the id d4"):
                 look(conn, "d4")
 
 
@@ -308,13 +308,13 @@ def test_a_duplicate_names_the_delivery_that_it_repeats(three: Database) -> None
     """The first one that told it, and not another repetition; by its id or by what it tells."""
     record(three, arrival(move(A, B), id="first", provider_delivery_id="guid"))
     [again] = receipts(three, arrival(move(A, B), id="again", provider_delivery_id="guid"))
-    assert (again.verdict, again.reason) == ("duplicate", "delivery first came with the same id")
+    assert (again.verdict, again.reason) == ("duplicate", "delivery first had the same id")
     [repeated] = got(three, "again").updates
     assert (repeated.state, repeated.reason, repeated.generation) == ("duplicate", again.reason, 0)
     record(three, arrival(move(B, C), id="second"))
     for name in ("third", "fourth"):
         [receipt] = receipts(three, arrival(move(A, B), id=name))
-        assert (receipt.verdict, receipt.reason) == ("duplicate", "delivery first told the same")
+        assert (receipt.verdict, receipt.reason) == ("duplicate", "delivery first reported the same")
         [repeated] = got(three, name).updates
         assert (repeated.state, repeated.reason) == ("duplicate", receipt.reason)
 
@@ -366,7 +366,7 @@ def test_the_head_of_a_pull_request_repeats_only_the_very_same_body(three: Datab
     assert record(three, *sent) == ["accepted"] * 6
     for after, body, repeated in ((B, b"2", "d0"), (B, b"4", "d2"), (C, b"7", "d3"), (A, b"0", "d5")):
         [receipt] = receipts(three, arrival(head(after), body=body))
-        assert receipt.reason == f"delivery {repeated} told the same"
+        assert receipt.reason == f"delivery {repeated} reported the same"
     for body in (b"1", b"3", b"9"):
         assert record(three, arrival(head(B), body=body), arrival(head(A), body=body)) == ["accepted"] * 2
 

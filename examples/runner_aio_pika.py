@@ -1,4 +1,4 @@
-"""The reference runner: plain aio-pika. `python runner_aio_pika.py amqp://… [COUNT]`."""
+"""The reference runner, with aio-pika. `python runner_aio_pika.py amqp://… [COUNT]`."""
 
 import asyncio
 import os
@@ -7,39 +7,39 @@ from pathlib import Path
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
-from execution import Inbox, Unusable, read, tell
+from execution import Inbox, Unusable, log, read
 
 QUEUE = os.environ.get("QUEUE", "pushgate.executions")
 
 
 async def take(message: AbstractIncomingMessage, inbox: Inbox) -> None:
-    """Take one request over, and say so to the broker."""
+    """Store one request, then acknowledge it."""
     try:
         request = read(message.body)
     except Unusable as error:
-        tell(f"rejected for good: {error}")
+        log(f"rejected for good: {error}")
         await message.reject(requeue=False)
     else:
-        inbox.take(request)
+        inbox.add(request)
         await message.ack()
 
 
 async def main(url: str, count: int | None) -> None:
-    """Take requests one by one; end after so many, if a number is given."""
+    """Process requests one by one; stop after `count` requests, if it is given."""
     inbox = Inbox(Path("inbox.db"))
-    await asyncio.to_thread(inbox.work_off)
+    await asyncio.to_thread(inbox.execute_pending)
     connection = await aio_pika.connect_robust(url)
     async with connection:
         channel = await connection.channel()
         queue = await channel.get_queue(QUEUE)
         while count is None or count > 0:
-            # Asked for, not consumed: nothing waits here while an execution runs.
+            # `get` instead of `consume`: no message is held here while an execution runs.
             message = await queue.get(fail=False)
             if message is None:
                 await asyncio.sleep(1)
                 continue
             await take(message, inbox)
-            await asyncio.to_thread(inbox.work_off)
+            await asyncio.to_thread(inbox.execute_pending)
             count = None if count is None else count - 1
 
 

@@ -5,38 +5,39 @@ import os
 import sys
 from pathlib import Path
 
-from execution import Inbox, Unusable, read, tell
+from execution import Inbox, Unusable, log, read
 from faststream import AckPolicy, FastStream
 from faststream.rabbit import RabbitBroker, RabbitMessage, RabbitQueue
 from faststream.rabbit.schemas import Channel
 
-# Pushgate, or an operator, has declared it: it is only looked for.
+# Pushgate or an operator declares the queue; the runner only checks that it exists.
 QUEUE = RabbitQueue(os.environ.get("QUEUE", "pushgate.executions"), declare=False)
 
 
 def application(url: str, count: int | None) -> FastStream:
-    """Return an application that takes requests one by one, and ends after so many, if a number is given."""
+    """Return an application that processes requests one by one, and stops after `count`, if it is given."""
     broker = RabbitBroker(url, default_channel=Channel(prefetch_count=1), logger=None)
     app, inbox = FastStream(broker), Inbox(Path("inbox.db"))
     left, one_at_a_time = [count], asyncio.Lock()
 
     @app.on_startup
     async def begin() -> None:
-        await asyncio.to_thread(inbox.work_off)
+        await asyncio.to_thread(inbox.execute_pending)
 
-    # FastStream brings the next one while an execution runs: it waits here, as long as the queue allows.
+    # FastStream delivers the next message while an execution runs. It waits here for the lock, at most as
+    # long as the consumer time-out of the queue.
     @broker.subscriber(QUEUE, ack_policy=AckPolicy.MANUAL)
     async def take(message: RabbitMessage) -> None:
         async with one_at_a_time:
             try:
                 request = read(message.body)
             except Unusable as error:
-                tell(f"rejected for good: {error}")
+                log(f"rejected for good: {error}")
                 await message.reject(requeue=False)
             else:
-                inbox.take(request)
+                inbox.add(request)
                 await message.ack()
-                await asyncio.to_thread(inbox.work_off)
+                await asyncio.to_thread(inbox.execute_pending)
         if left[0] is not None:
             left[0] -= 1
             if left[0] == 0:

@@ -1,25 +1,25 @@
-"""A runner with kombu, as those who use Celery have it. `python runner_kombu.py amqp://… [COUNT]`."""
+"""A runner with kombu, the AMQP library of Celery. `python runner_kombu.py amqp://… [COUNT]`."""
 
 import os
 import sys
 import time
 from pathlib import Path
 
-from execution import Inbox, Unusable, read, tell
+from execution import Inbox, Unusable, log, read
 from kombu import Connection, Queue
 
-# Pushgate, or an operator, has declared it: it is only looked for.
+# Pushgate or an operator declares the queue; the runner only checks that it exists.
 QUEUE = Queue(os.environ.get("QUEUE", "pushgate.executions"), no_declare=True)
 
 
 def main(url: str, count: int | None) -> None:
-    """Take requests one by one; end after so many, if a number is given."""
+    """Process requests one by one; stop after `count` requests, if it is given."""
     inbox = Inbox(Path("inbox.db"))
-    inbox.work_off()
+    inbox.execute_pending()
     with Connection(url) as connection:
         queue = QUEUE(connection.default_channel)
         while count is None or count > 0:
-            # Asked for, not consumed: nothing waits here while an execution runs.
+            # `get` instead of `consume`: no message is held here while an execution runs.
             message = queue.get()
             if message is None:
                 time.sleep(1)
@@ -27,12 +27,12 @@ def main(url: str, count: int | None) -> None:
             try:
                 request = read(message.body if isinstance(message.body, bytes) else message.body.encode())
             except Unusable as error:
-                tell(f"rejected for good: {error}")
+                log(f"rejected for good: {error}")
                 message.reject(requeue=False)
             else:
-                inbox.take(request)
+                inbox.add(request)
                 message.ack()
-                inbox.work_off()
+                inbox.execute_pending()
             count = None if count is None else count - 1
 
 

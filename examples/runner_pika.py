@@ -1,26 +1,26 @@
-"""A runner with pika, which blocks. `python runner_pika.py amqp://… [COUNT]`."""
+"""A runner with pika, a blocking client. `python runner_pika.py amqp://… [COUNT]`."""
 
 import os
 import sys
 from pathlib import Path
 
 import pika
-from execution import Inbox, Unusable, read, tell
+from execution import Inbox, Unusable, log, read
 
 QUEUE = os.environ.get("QUEUE", "pushgate.executions")
 
 
 def main(url: str, count: int | None) -> None:
-    """Take requests one by one; end after so many, if a number is given."""
+    """Process requests one by one; stop after `count` requests, if it is given."""
     inbox = Inbox(Path("inbox.db"))
-    inbox.work_off()
-    # An execution may take longer than the broker waits for a sign of life: without heartbeats it waits.
+    inbox.execute_pending()
+    # An execution may last longer than the broker's heartbeat time-out, so heartbeats are switched off.
     parameters = pika.URLParameters(url)
     parameters.heartbeat = 0
     with pika.BlockingConnection(parameters) as connection:
         channel = connection.channel()
         while count is None or count > 0:
-            # Asked for, not consumed: nothing waits here while an execution runs.
+            # `get` instead of `consume`: no message is held here while an execution runs.
             method, _, body = channel.basic_get(QUEUE)
             if method is None:
                 connection.sleep(1)
@@ -28,12 +28,12 @@ def main(url: str, count: int | None) -> None:
             try:
                 request = read(body)
             except Unusable as error:
-                tell(f"rejected for good: {error}")
+                log(f"rejected for good: {error}")
                 channel.basic_reject(method.delivery_tag, requeue=False)
             else:
-                inbox.take(request)
+                inbox.add(request)
                 channel.basic_ack(method.delivery_tag)
-                inbox.work_off()
+                inbox.execute_pending()
             count = None if count is None else count - 1
 
 

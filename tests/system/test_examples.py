@@ -99,7 +99,7 @@ def test_a_recipe_runs_what_was_pushed(
         "trained 42 ['--epochs=3']",
     ], done.stderr
     assert f"{execution['id']} ended with status 0" in done.stderr
-    assert "rejected for good: this is no execution request" in done.stderr
+    assert "rejected for good: this is not an execution request" in done.stderr
 
     async def left() -> tuple[int, list[bytes]]:
         async with Runner(broker.url) as runner:

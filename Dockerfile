@@ -1,9 +1,9 @@
-# Pushgate as an image: Python, git, an ssh client, and what requirements/build.txt locks by hash.
-# It runs as 10001, never as root, and writes to /var/lib/pushgate and /tmp only: the rest may be read-only.
+# The image of Pushgate: Python, git, an ssh client, and the dependencies that requirements/build.txt pins by hash.
+# It runs as user 10001, never as root, and writes only to /var/lib/pushgate and /tmp: the rest may be read-only.
 #   docker build --tag pushgate .
 #   docker run --read-only --tmpfs /tmp --init --publish 127.0.0.1:8080:8080 --volume pushgate:/var/lib/pushgate pushgate
 
-# The minor version that the tests run on.
+# The minor version with which the tests run.
 FROM python:3.11.15-slim-trixie@sha256:db3ff2e1800a8581e2c48a27c3995339d47bdf046da21c7627accd3d51053a93 AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 # hadolint ignore=DL3008
@@ -12,45 +12,45 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY requirements/build.txt requirements/build.txt
-# Each file is checked against its hash here. What follows takes these files, and asks no network.
+# Each file is checked against its hash here. The following steps use these files, without the network.
 RUN python -m pip wheel --require-hashes --requirement requirements/build.txt --wheel-dir /wheels
 COPY pyproject.toml README.md LICENSE ./
 COPY providers providers
 COPY gateway gateway
-# The builder and its parts stay behind: the environment gets Pushgate and what that asks for.
+# The build tools are not copied: the environment contains only Pushgate and its dependencies.
 RUN python -m pip install --no-index --find-links /wheels --requirement requirements/build.txt \
     && python -m pip wheel --no-index --no-deps --no-build-isolation --wheel-dir /wheels . \
     && python -m venv --without-pip /opt/pushgate \
     && python -m pip --python /opt/pushgate/bin/python install --no-compile --no-index --find-links /wheels /wheels/pushgate-*.whl
-# What never runs stays behind too: symbols for debuggers, tests, and of Python what installs, teaches and opens windows.
-# What wheels bring in *.libs has been edited, and stays as it is.
+# Remove what never runs: debug symbols, tests, and Python's installers, tutorials and GUI toolkits.
+# The libraries that wheels bundle in *.libs have been patched by their builders, and must not be stripped.
 WORKDIR /usr/local/lib/python3.11
 RUN find /opt/pushgate -name '*.libs' -prune -o -name '*.so' -exec strip --strip-unneeded {} + \
     && find /opt/pushgate -depth -type d -name tests -exec rm -r {} + \
     && find /usr/local -depth -name __pycache__ -exec rm -r {} + \
     && find /usr/local/bin -not -type d -not -regex '.*/python[0-9.]*' -delete \
     && rm -rf /usr/local/include site-packages/* ensurepip idlelib lib2to3 pydoc_data tkinter turtle* lib-dynload/_tkinter.*
-# Bytecode of what a start and the health check load, and of nothing else: where the root is read-only none could be kept.
+# Compile bytecode only for what a start and the health check load; with a read-only root, none can be written later.
 RUN PUSHGATE_DATA_DIR=/tmp/pushgate /opt/pushgate/bin/pushgate migrate \
     && /opt/pushgate/bin/python -c "import gateway.app, psycopg, urllib.request"
 
-# What Python's own image is made of, without pip and its likes, which a layer above could not take away.
+# The base of Python's own image, without pip and similar tools, which a later layer could not remove.
 FROM debian:trixie-20260918-slim@sha256:a99cfc517144bc59b1978475ec53b46ecabec7e43635402ee5b77cc54cd1b20a
 LABEL org.opencontainers.image.title="Pushgate" \
       org.opencontainers.image.description="Verified webhooks of git providers in, execution requests out." \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="docker.io/library/debian:trixie-20260918-slim"
-# git's version is Debian's, for the security fixes. What of it serves, and ssh's helpers for hardware keys, dpkg leaves out.
-# What of it is Perl nothing here calls: a package that holds nothing stands for that, so that dpkg and apt find all in order.
-# ssh refuses to run for a user who has no name.
+# git is Debian's, for its security fixes. dpkg omits git's servers and ssh's helpers for hardware keys.
+# Nothing here runs git's Perl scripts: an empty package replaces Perl, so that dpkg and apt see their dependencies met.
+# ssh refuses to run for a user without a name.
 # hadolint ignore=DL3008
 RUN printf 'path-exclude /usr/%s\n' bin/git-shell bin/scalar lib/git-core/git-daemon lib/git-core/git-http-\[bfp\]\* \
         lib/git-core/git-imap-send lib/git-core/git-shell lib/git-core/scalar lib/openssh/\* share/gitweb/\* \
         > /etc/dpkg/dpkg.cfg.d/pushgate \
     && mkdir --parents /tmp/no-perl/DEBIAN \
     && printf '%s\n' 'Package: pushgate-no-perl' 'Version: 1' 'Architecture: all' 'Provides: perl, liberror-perl' \
-        'Maintainer: Pushgate' 'Description: stands for the Perl that Pushgate never asks git for' > /tmp/no-perl/DEBIAN/control \
+        'Maintainer: Pushgate' 'Description: replaces Perl, which Pushgate never uses' > /tmp/no-perl/DEBIAN/control \
     && dpkg-deb --build /tmp/no-perl /tmp/no-perl.deb \
     && apt-get update \
     && apt-get install --yes --no-install-recommends /tmp/no-perl.deb ca-certificates git openssh-client \
@@ -61,7 +61,7 @@ RUN printf 'path-exclude /usr/%s\n' bin/git-shell bin/scalar lib/git-core/git-da
     && install --directory --owner 10001 --group 10001 --mode 0700 /var/lib/pushgate
 COPY --from=build /usr/local /usr/local
 COPY --from=build /opt/pushgate /opt/pushgate
-# A library that Python or a package lacks here shows now.
+# Fail the build if a library is missing that Python or a package needs.
 RUN ldconfig && /opt/pushgate/bin/python -B -c "import gateway.app, psycopg"
 ENV PATH=/opt/pushgate/bin:$PATH \
     LANG=C.UTF-8 \

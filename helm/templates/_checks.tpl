@@ -6,12 +6,12 @@
 {{- mulf (trimSuffix $unit $text | float64) (default 1 (get $units $unit)) -}}
 {{- end -}}
 
-{{/* Labels that controllers give pods, in JSON: in a template they are refused, or confuse the controller. */}}
+{{/* Labels that controllers set on pods, as JSON. In a template, they are refused, or confuse the controller. */}}
 {{- define "pushgate.controllersLabels" -}}
 {{- list "pod-template-hash" "controller-revision-hash" "statefulset.kubernetes.io/pod-name" "apps.kubernetes.io/pod-index" "job-name" "controller-uid" "batch.kubernetes.io/job-name" "batch.kubernetes.io/controller-uid" "pushgate.dev/metrics" | toJson -}}
 {{- end -}}
 
-{{/* What a schema can't tell. Each sentence says what is wrong and what to do. */}}
+{{/* Checks that a schema cannot express. Each sentence says what is wrong and what to do. */}}
 {{- define "pushgate.checks" -}}
 {{- $values := .Values -}}
 {{- $database := include "pushgate.secret" (dict "root" . "which" "databaseUrl") -}}
@@ -23,7 +23,7 @@
 {{- fail "mode embedded keeps its state in SQLite, which only one pod can use: switch autoscaling off, or set mode: distributed and name a PostgreSQL database in secrets.databaseUrl.existingSecret" -}}
 {{- end -}}
 {{- if $database -}}
-{{- fail "a database is named, but mode embedded uses SQLite: set mode: distributed, or leave the database out" -}}
+{{- fail "a database is named, but mode embedded uses SQLite: set mode: distributed, or remove the database" -}}
 {{- end -}}
 {{- else -}}
 {{- if not $database -}}
@@ -33,7 +33,7 @@
 {{- fail "mode distributed needs one secret key for all pods: name the Secret that holds it in secrets.secretKey.existingSecret" -}}
 {{- end -}}
 {{- if not $values.packages.url -}}
-{{- fail "mode distributed needs an object store, as its pods have no folder in common: set packages.url to s3://, gs:// or az://" -}}
+{{- fail "mode distributed needs an object store, because its pods share no folder: set packages.url to s3://, gs:// or az://" -}}
 {{- end -}}
 {{- end -}}
 {{- if and $values.connections.items (not (include "pushgate.secret" (dict "root" . "which" "adminToken"))) -}}
@@ -43,13 +43,13 @@
 {{- fail "the webhook secrets of connections.items are files: name the Secret that holds them in connections.existingSecret" -}}
 {{- end -}}
 {{- if and $values.externalSecret.enabled (not $values.externalSecret.storeRef.name) -}}
-{{- fail "externalSecret.enabled needs the store's name: set externalSecret.storeRef.name" -}}
+{{- fail "externalSecret.enabled needs the name of the store: set externalSecret.storeRef.name" -}}
 {{- end -}}
 {{- if and $values.rabbitmq.topology (not $values.rabbitmq.enabled) -}}
-{{- fail "rabbitmq.topology describes the cluster of this release: set rabbitmq.enabled too, or settings.amqpDeclare: false where the topology is somebody else's" -}}
+{{- fail "rabbitmq.topology describes the cluster of this release: set rabbitmq.enabled too, or settings.amqpDeclare: false if somebody else owns the topology" -}}
 {{- end -}}
 {{- if gt (add $values.preStopSeconds 15) (int64 $values.terminationGracePeriodSeconds) -}}
-{{- fail "a pod that is to end serves for preStopSeconds, and then needs up to 15 more: raise terminationGracePeriodSeconds" -}}
+{{- fail "a terminating pod serves for preStopSeconds, and then needs up to 15 seconds more: raise terminationGracePeriodSeconds" -}}
 {{- end -}}
 {{- range $component := list "web" "worker" -}}
 {{- $autoscaling := (index $values $component).autoscaling -}}
@@ -68,19 +68,19 @@
 {{- end -}}
 {{- $budget := default 53687091200 $values.settings.mirrorBudget -}}
 {{- if le (include "pushgate.quantity" $values.worker.storage.size | float64) ($budget | float64) -}}
-{{- fail (printf "worker.storage.size (%v) has no room for settings.mirrorBudget (%d bytes) and what else is kept there: raise the one, or lower the other" $values.worker.storage.size (int64 $budget)) -}}
+{{- fail (printf "worker.storage.size (%v) has no room for settings.mirrorBudget (%d bytes) and other files: raise worker.storage.size, or lower settings.mirrorBudget" $values.worker.storage.size (int64 $budget)) -}}
 {{- end -}}
 {{- range $name := list "podLabels" "serviceMonitor.labels" -}}
 {{- $labels := ternary $values.podLabels $values.serviceMonitor.labels (eq $name "podLabels") -}}
 {{- range $label, $_ := $labels -}}
 {{- if or (hasKey (include "pushgate.labels" (dict "root" $ "component" "any") | fromYaml) $label) (has $label (include "pushgate.controllersLabels" . | fromJsonArray)) -}}
-{{- fail (printf "%s: the chart or Kubernetes sets %s itself, and would go by another value: leave it out" $name $label) -}}
+{{- fail (printf "%s: the chart or Kubernetes sets %s itself, and another value would break it: remove it" $name $label) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- range $annotation, $_ := $values.podAnnotations -}}
 {{- if or (hasPrefix "helm.sh/" $annotation) (hasPrefix "checksum/" $annotation) -}}
-{{- fail (printf "podAnnotations: the chart sets %s itself where it is needed: leave it out" $annotation) -}}
+{{- fail (printf "podAnnotations: the chart sets %s itself if it is needed: remove it" $annotation) -}}
 {{- end -}}
 {{- end -}}
 {{- $taken := list "/tmp" "/var/lib/pushgate" "/etc/pushgate/settings" -}}
@@ -99,14 +99,14 @@
 {{- if hasPrefix (printf "%s/" (clean .mountPath)) $file }}{{ $isMounted = true }}{{ end -}}
 {{- end -}}
 {{- if not $isMounted -}}
-{{- fail (printf "settings.%s names %s, which is in no pod: add the Secret or ConfigMap that holds it to mounts" $setting $file) -}}
+{{- fail (printf "settings.%s names %s, which is in no pod: add the Secret or ConfigMap that contains it to mounts" $setting $file) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if and $values.ingress.enabled (not $values.ingress.hosts) -}}
-{{- fail "ingress.enabled without a host would take every host's webhooks: set ingress.hosts" -}}
+{{- fail "ingress.enabled without a host would accept webhooks for every host: set ingress.hosts" -}}
 {{- end -}}
 {{- if and $values.httpRoute.enabled (not $values.httpRoute.parentRefs) -}}
-{{- fail "httpRoute.enabled needs the Gateway that it belongs to: set httpRoute.parentRefs" -}}
+{{- fail "httpRoute.enabled needs its parent Gateway: set httpRoute.parentRefs" -}}
 {{- end -}}
 {{- end -}}

@@ -1,6 +1,6 @@
 {{/*
-What every name begins with. 36 letters at most: the pods of a RabbitmqCluster have a label made of its name, 27 letters,
-and may have 63. Two long names that begin alike stay two.
+The prefix of every name, at most 36 characters: the pods of a RabbitmqCluster have a label that adds 27 characters to its
+name, and a label may have 63. Long names with the same beginning stay distinct.
 */}}
 {{- define "pushgate.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
@@ -14,8 +14,8 @@ and may have 63. Two long names that begin alike stay two.
 {{- end -}}
 
 {{/*
-The name of a Kubernetes object for something of the broker's, whose names may hold anything. Where that is more than
-dots, or too long, a hash keeps two names apart.
+The name of a Kubernetes object for an exchange or queue, whose name may contain any character. If other characters than
+dots are replaced, or the name is too long, a hash keeps names distinct.
 */}}
 {{- define "pushgate.objectName" -}}
 {{- $plain := . | replace "." "-" -}}
@@ -27,7 +27,7 @@ dots, or too long, a hash keeps two names apart.
 {{- end -}}
 {{- end -}}
 
-{{/* What never changes, and so may stand in selectors. Takes {root, component}. */}}
+{{/* Labels that never change, for selectors. Takes {root, component}. */}}
 {{- define "pushgate.selector" -}}
 app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -48,8 +48,8 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- if eq .Values.mode "distributed" }}true{{ end -}}
 {{- end -}}
 
-{{/* The component that has the door, and the one that has mirrors: in embedded mode they are one. */}}
-{{- define "pushgate.door" -}}{{ ternary "web" "all" (eq .Values.mode "distributed") }}{{- end -}}
+{{/* The component with the webhook endpoint, and the component with the mirrors. In embedded mode, both are the same. */}}
+{{- define "pushgate.receiver" -}}{{ ternary "web" "all" (eq .Values.mode "distributed") }}{{- end -}}
 {{- define "pushgate.fetcher" -}}{{ ternary "worker" "all" (eq .Values.mode "distributed") }}{{- end -}}
 
 {{- define "pushgate.fetcherName" -}}
@@ -64,7 +64,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end -}}
 {{- end -}}
 
-{{/* Where the chart makes none, the one that is named is there already. */}}
+{{/* If the chart creates no ServiceAccount, the named one exists already. */}}
 {{- define "pushgate.migrationServiceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
 {{ include "pushgate.fullname" . }}-migrate

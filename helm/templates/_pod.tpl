@@ -1,6 +1,6 @@
 {{/*
 Whether pods run as the image's own user, 10001. OpenShift's restricted policy gives each namespace a range of users, and
-refuses every pod that names another one. Takes the root.
+refuses pods that set a user outside it. Takes the root.
 */}}
 {{- define "pushgate.imageUser" -}}
 {{- $isOpenShift := .Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
@@ -33,7 +33,7 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* What every pod says of itself: no token of the cluster, no variables named after Services. Takes the root. */}}
+{{/* What all pods have in common: no ServiceAccount token, no variables for Services. Takes the root. */}}
 {{- define "pushgate.podCommon" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -58,7 +58,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* Image and rights of every container that runs Pushgate. Takes the root. */}}
+{{/* Image and security context of every container that runs Pushgate. Takes the root. */}}
 {{- define "pushgate.containerCommon" -}}
 image: {{ include "pushgate.image" . | quote }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
@@ -66,13 +66,13 @@ securityContext:
   {{- include "pushgate.containerSecurity" . | nindent 2 }}
 {{- end -}}
 
-{{/* Small containers that end: the migration, connections, the test. */}}
+{{/* Resources of the containers that run once: the migration, the connections, the test. */}}
 {{- define "pushgate.smallResources" -}}
 requests: {cpu: 50m, memory: 128Mi, ephemeral-storage: 16Mi}
 limits: {cpu: "1", memory: 512Mi, ephemeral-storage: 128Mi}
 {{- end -}}
 
-{{/* The files of `mounts`, such as the authority that a database's URL names: where they are, and what they are made of. */}}
+{{/* The files of `mounts`, such as the certificate authority of the database: first the volume mounts, then the volumes. */}}
 {{- define "pushgate.mounts" -}}
 {{- range $index, $mount := .Values.mounts }}
 - {name: mount-{{ $index }}, mountPath: {{ $mount.mountPath | quote }}, readOnly: true}
@@ -89,7 +89,7 @@ limits: {cpu: "1", memory: 512Mi, ephemeral-storage: 128Mi}
 {{- end }}
 {{- end -}}
 
-{{/* Bringing the schema up to date. Takes the root. */}}
+{{/* The container that upgrades the schema. Takes the root. */}}
 {{- define "pushgate.migration" -}}
 name: migrate
 {{ include "pushgate.containerCommon" . }}
@@ -106,7 +106,7 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
-{{/* The labels and annotations of a pod. Takes {root, component, annotations}, of which the chart's own come first. */}}
+{{/* The labels and annotations of a pod. Takes {root, component, annotations}; the chart's own take precedence. */}}
 {{- define "pushgate.podMetadata" -}}
 labels:
   {{- include "pushgate.labels" . | nindent 2 }}
@@ -119,7 +119,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* The pod of a role. Takes {root, component, resources, scratch: whether its data may go with it}. */}}
+{{/* The pod of a role. Takes {root, component, resources, scratch: whether its data is lost with the pod}. */}}
 {{- define "pushgate.pod" -}}
 {{- $root := .root -}}
 {{- $values := .root.Values -}}
@@ -129,7 +129,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "pushgate.serviceAccount" $root }}
   {{- include "pushgate.podCommon" $root | nindent 2 }}
-  # git's own children outlive it when a fetch is cut off; without this nobody would bury them.
+  # The children of git outlive it when a fetch is interrupted; the shared process namespace reaps them.
   shareProcessNamespace: true
   terminationGracePeriodSeconds: {{ int $values.terminationGracePeriodSeconds }}
   {{- if $values.topologySpread.enabled }}

@@ -1,6 +1,6 @@
 {{/*
-Where a secret stands, as {name, key} in JSON, or nothing where there is none. Takes {root, which}. First the Secret
-that is named, then the one that External Secrets makes, then the one that an operator makes beside its cluster.
+The Secret that contains a secret, as {name, key} in JSON, or empty. Takes {root, which}. In order of precedence: the
+named Secret, the one that External Secrets creates, the one that an operator creates with its cluster.
 */}}
 {{- define "pushgate.secret" -}}
 {{- $values := .root.Values -}}
@@ -17,7 +17,7 @@ that is named, then the one that External Secrets makes, then the one that an op
 {{- end -}}
 {{- end -}}
 
-{{/* Variables of the environment for those secrets that there are. Takes {root, which: [...]}. */}}
+{{/* Environment variables for the configured secrets. Takes {root, which: [...]}. */}}
 {{- define "pushgate.secretVariables" -}}
 {{- range .which }}
 {{- $found := include "pushgate.secret" (dict "root" $.root "which" .) }}
@@ -30,7 +30,7 @@ that is named, then the one that External Secrets makes, then the one that an op
 {{- end }}
 {{- end -}}
 
-{{/* Whether the database, or the Secret that tells it, is made by this release, and so isn't there before it. */}}
+{{/* Whether this release creates the database, or the Secret with its URL, so that it does not exist before the release. */}}
 {{- define "pushgate.databaseIsMade" -}}
 {{- if and (eq .Values.mode "distributed") (not .Values.secrets.databaseUrl.existingSecret) }}true{{ end -}}
 {{- if and (eq .Values.mode "distributed") (not .Values.secrets.secretKey.existingSecret) }}true{{ end -}}

@@ -215,7 +215,7 @@ def test_what_external_secrets_makes_is_what_pods_ask_for() -> None:
 
 
 def test_connections_are_a_file_that_the_gateway_reads() -> None:
-    """Written as docs/connect.md tells, with `on` as a bare word, which Helm's YAML takes for a boolean."""
+    """Written as in docs/connect.md, with `on` as a bare word, which Helm's YAML takes for a boolean."""
     (wanted,) = read_file(_config_maps("embedded")["door-pushgate-connections"]["connections.yaml"].encode())
     (trigger,) = wanted.triggers
     assert (

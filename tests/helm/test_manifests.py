@@ -204,7 +204,7 @@ def test_a_workload_that_is_scaled_names_no_number_of_its_own(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_network_policies_deny_by_default(name: str) -> None:
-    """Every pod is picked by a policy for both directions; only git and the door are open to the world."""
+    """Every pod is picked by a policy for both directions; only git and webhooks are open to the world."""
     policies = of_kind(name, "NetworkPolicy")
     if not value_sets()[name].get("networkPolicy", {}).get("enabled", True):
         assert policies == []

@@ -69,7 +69,7 @@ def test_unknown_keys_are_refused_everywhere(section: str) -> None:
 
 
 def test_every_default_has_a_schema() -> None:
-    """The schema knows exactly the keys that values.yaml tells."""
+    """The schema knows exactly the keys that values.yaml contains."""
     assert set(DEFAULTS) | {"global"} == set(SCHEMA["properties"])
 
 
@@ -257,7 +257,7 @@ def test_a_digest_counts_before_a_tag(text: str, image: str) -> None:
     ],
 )
 def test_webhook_urls_begin_with_what_is_exposed(text: str, url: str) -> None:
-    """In the settings, and in what is told after the installation."""
+    """In the settings, and in the notes after the installation."""
     rendered = render(read_values(text))
     settings = yaml.safe_load(rendered["pushgate/templates/settings.yaml"])["data"]["settings.yaml"]
     assert url == yaml.safe_load(settings)["public_url"]
@@ -266,7 +266,7 @@ def test_webhook_urls_begin_with_what_is_exposed(text: str, url: str) -> None:
     assert ("Set publicUrl" in notes) == (".svc:" in url)
 
 
-def test_the_notes_tell_the_next_step() -> None:
+def test_the_notes_contain_the_next_step() -> None:
     """How to test, how to connect the first repository, and what is missing."""
     notes = render(value_sets()["minimal"])["pushgate/templates/NOTES.txt"]
     assert "helm test door --namespace hooks" in notes

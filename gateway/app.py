@@ -145,7 +145,7 @@ class _Parts:
     git: Git
     mirrors: Mirrors
     reader: CommitReader
-    depot: PackageStorage
+    storage: PackageStorage
     signed_tokens: SignedTokens
     topology: Topology
 
@@ -172,7 +172,7 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
         git=git,
         mirrors=Mirrors(git, settings.data_dir / "mirrors"),
         reader=CommitReader(git, manifest_limit=MAX_MANIFEST_BYTES, signers=settings.signers_file),
-        depot=PackageStorage(settings.packages),
+        storage=PackageStorage(settings.packages),
         signed_tokens=SignedTokens(
             opened.keyring.package_url_key(), valid=timedelta(days=settings.package_url_days)
         ),
@@ -216,7 +216,9 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
     executions = Executions(
         database=database, requests=parts.requests, is_closing=is_closing, has_broker=has_broker
     )
-    files = PackageFiles(database=database, depot=parts.depot, signed_tokens=parts.signed_tokens, token=token)
+    files = PackageFiles(
+        database=database, storage=parts.storage, signed_tokens=parts.signed_tokens, token=token
+    )
     operations = [
         *connections.operations(),
         *DryRun(database=database, mirrors=parts.mirrors, reader=parts.reader).operations(),
@@ -279,7 +281,7 @@ def _build_worker(parts: _Parts) -> _Work:
     packing.mkdir(mode=0o700, exist_ok=True)
     expiry = Expiry(
         database=database,
-        depot=parts.depot,
+        storage=parts.storage,
         folder=packing,
         keep=timedelta(days=settings.package_keep_days),
     )
@@ -303,7 +305,7 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
     settings = parts.settings
     packages = Packages(
         database=parts.database,
-        depot=parts.depot,
+        storage=parts.storage,
         mirrors=parts.mirrors,
         reader=TreeReader(parts.git, allow_http=settings.fetch_allow_http, hosts=settings.fetch_hosts),
         packer=Packer(

@@ -30,7 +30,7 @@ class PackageFiles:
     """The endpoint and what it works with."""
 
     database: Database
-    depot: PackageStorage
+    storage: PackageStorage
     signed_tokens: SignedTokens
     token: AdminToken
 
@@ -81,7 +81,7 @@ class PackageFiles:
         headers["content-length"] = str(end - start)
         if request.method == "HEAD":
             return Response(status_code=status, headers=headers)
-        return StreamingResponse(await self.depot.read(kept.object, start, end), status, headers)
+        return StreamingResponse(await self.storage.read(kept.object, start, end), status, headers)
 
 
 def _headers(kept: KeptPackage) -> dict[str, str]:

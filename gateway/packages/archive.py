@@ -35,7 +35,7 @@ RULES = "2"
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A package that runners can get."""
+    """A package that runners can download, with its submodules and warnings."""
 
     package: Package
     submodules: tuple[Submodule, ...]
@@ -44,10 +44,10 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packages:
-    """Makes packages. `folder` holds what is half made; `url_valid` is how long a presigned URL holds."""
+    """Builds packages. `folder` holds unfinished files; `url_valid` is the lifetime of presigned URLs."""
 
     database: Database
-    depot: PackageStorage
+    storage: PackageStorage
     mirrors: Mirrors
     reader: TreeReader
     packer: Packer
@@ -57,28 +57,29 @@ class Packages:
     url_valid: timedelta
 
     async def ready(self, connection: Connection, commit: str, remote: Remote) -> Ready:
-        """Return the package of a commit that the connection's mirror has. Submodules open as `remote` does.
+        """Return the package of a commit that the connection's mirror has; build it if it is not stored.
 
-        Raises `ObjectUnusable` where there can be none, `RemoteUnavailable` where a later try can help.
+        Submodules are fetched with the credentials of `remote`. Raises `ObjectUnusable` if no package is
+        possible, `RemoteUnavailable` if a later try may succeed.
         """
         try:
-            found = await self._kept(connection, commit)
+            found = await self._stored(connection, commit)
             kept, build = found or await self._build(connection, commit, remote)
-            url = await self.depot.presign(kept.object, self.url_valid)
+            url = await self.storage.presign(kept.object, self.url_valid)
         except PackageStorageUnavailable as error:
-            raise RemoteUnavailable(f"the package cannot be kept: {error}") from error
+            raise RemoteUnavailable(f"the package cannot be stored: {error}") from error
         if url is None:
             signed_token = self.signed_tokens.issue(packages.subject(kept.id, kept.format), now=_now())
             query = urlencode({"format": kept.format, **asdict(signed_token)})
             url = f"{self.base_url}/api/v1/packages/{kept.id}?{query}"
         return Ready(
             Package(id=kept.id, url=url, sha256=kept.sha256, size=kept.size, format=kept.format),
-            tuple(Submodule(**one) for one in build.submodules),
+            tuple(Submodule(**submodule) for submodule in build.submodules),
             tuple(kept.warnings),
         )
 
-    async def _kept(self, connection: Connection, commit: str) -> tuple[KeptPackage, Build] | None:
-        """Return a package that was built before, if its file is still there."""
+    async def _stored(self, connection: Connection, commit: str) -> tuple[KeptPackage, Build] | None:
+        """Return a package that was built before, if its file still exists."""
         found = await self.database.write(
             packages.use,
             connection=connection.id,
@@ -90,9 +91,9 @@ class Packages:
         if found is None:
             return None
         kept, _ = found
-        if await self.depot.size(kept.object) == kept.size:
+        if await self.storage.size(kept.object) == kept.size:
             return found
-        log.warning("package lost, and built anew", package=kept.id, object=kept.object)
+        log.warning("package file lost; building it again", package=kept.id, object=kept.object)
         await self.database.write(packages.forget, package_id=kept.id, package_format=kept.format)
         return None
 
@@ -109,11 +110,11 @@ class Packages:
                 fetch=submodules.fetch,
             )
             packed = await self._pack(tree, path, connection.package_format)
-            kept, build = await self._keep(connection, commit, packed, tree.modules, path)
+            kept, build = await self._store(connection, commit, packed, tree.modules, path)
         except GitTimedOut as error:
             raise RemoteUnavailable(f"the package took too long: {error}") from error
         except LimitReached as error:
-            raise ObjectUnusable(f"the package cannot be made: {error}") from error
+            raise ObjectUnusable(f"the package cannot be built: {error}") from error
         except GitFailed as error:
             for mirror in (connection.id, *submodules.mirrors_used):
                 await self.mirrors.discard(mirror)
@@ -121,7 +122,7 @@ class Packages:
         finally:
             path.unlink(missing_ok=True)
         log.info(
-            "package made",
+            "package built",
             connection=connection.id,
             commit=commit,
             package=kept.id,
@@ -134,11 +135,11 @@ class Packages:
         return kept, build
 
     async def _pack(self, tree: Tree, path: Path, package_format: str) -> Packed:
-        known = next((one for one in FORMATS if one == package_format), None)
-        if known is None:
-            raise ObjectUnusable(f"there is no package format {package_format}: {', '.join(FORMATS)}")
+        supported = next((name for name in FORMATS if name == package_format), None)
+        if supported is None:
+            raise ObjectUnusable(f"unknown package format {package_format}; there are {', '.join(FORMATS)}")
         stop = threading.Event()
-        packing = PACKING.run(self.packer.pack, tree, path, package_format=known, stop=stop)
+        packing = PACKING.run(self.packer.pack, tree, path, package_format=supported, stop=stop)
         try:
             return await asyncio.shield(packing)
         except asyncio.CancelledError:
@@ -146,12 +147,12 @@ class Packages:
             await asyncio.wait([packing])
             raise
 
-    async def _keep(
+    async def _store(
         self, connection: Connection, commit: str, packed: Packed, modules: list[Module], path: Path
     ) -> tuple[KeptPackage, Build]:
-        """Put the file into the depot, and record it only then: nobody sees half a package."""
+        """Upload the file and record it only then, so that no reader sees half a package."""
         name = f"{packed.id}/{secrets.token_hex(8)}.{connection.package_format}"
-        await self.depot.put(name, path)
+        await self.storage.put(name, path)
         now = _now()
         package = KeptPackage(
             id=packed.id,
@@ -170,11 +171,13 @@ class Packages:
             commit=commit,
             format=connection.package_format,
             rules=RULES,
-            submodules=[{"path": one.path, "url": one.url, "commit": one.commit} for one in modules],
+            submodules=[
+                {"path": module.path, "url": module.url, "commit": module.commit} for module in modules
+            ],
         )
         kept = await self.database.write(packages.keep, package=package, build=build)
         if kept.object != name:
-            await self.depot.delete(name)
+            await self.storage.delete(name)
         return kept, build
 
 

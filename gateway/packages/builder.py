@@ -1,7 +1,7 @@
-"""Packs a tree into a compressed tar, in one pass: read, hashed, compressed, written, never whole in memory.
+"""Packs a tree into a compressed tar in one pass, in parts: it never holds the whole in memory.
 
-The tar's bytes depend on the tree alone. The compressed bytes also depend on the compressor: a library of
-another version, or the same on another kind of processor, may give others.
+The bytes of the tar depend on the tree alone. The compressed bytes also depend on the compressor: another
+version of its library, or another kind of processor, may give other bytes.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _MAX_LINK_TARGET_BYTES = 4096
 # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md#the-pointer
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _MAX_POINTER_BYTES = 1024
-_NAMED = 10
+_MAX_NAMED_PATHS = 10
 _GZIP_LEVEL = 2
 _ZSTD_LEVEL = 3
 # RFC 1952: deflate, no flags, no time, an unknown system.
@@ -50,14 +50,15 @@ class Packed:
 
 
 class Stopped(Exception):
-    """The packing was called off."""
+    """The packing was cancelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packer:
-    """Packs trees. A package of more than `most` bytes is refused; above `warn_above` there is a warning.
+    """Packs trees. Refuses packages of more than `most` bytes; warns above `warn_above` bytes.
 
-    So is one whose tar has more than `most_unpacked`: of zeros, a few megabytes would fill a runner's disk.
+    Also refuses tars of more than `most_unpacked` bytes: a few compressed megabytes of zeros would fill a
+    runner's disk.
     """
 
     git: Git
@@ -66,9 +67,10 @@ class Packer:
     most_unpacked: int
 
     def pack(self, tree: Tree, path: Path, *, package_format: Format, stop: threading.Event) -> Packed:
-        """Write the package of a tree into a file. Takes long: call it in a thread, and set `stop` to end it.
+        """Write the package of a tree into a file. Slow: call it in a thread, and set `stop` to cancel it.
 
-        Raises `ObjectUnusable` for a tree that cannot be a package, `GitFailed` for a mirror that is broken.
+        Raises `ObjectUnusable` if the tree cannot be a package, `GitFailed` if a mirror is broken, `Stopped`
+        if it was cancelled.
         """
         targets = self._targets(tree)
         check_links(targets)
@@ -78,16 +80,16 @@ class Packer:
             packed = sink.end(files=len(tree.entries))
         warnings = list(tree.warnings)
         if pointers:
-            warnings.append(_told(pointers))
+            warnings.append(_pointer_warning(pointers))
         if packed.size > self.warn_above:
             warnings.append(
                 f"the package has {packed.size} bytes, more than {self.warn_above}: runners will be slow to"
-                " fetch it; name what they do not need in .vhignore"
+                " fetch it; list the files that they do not need in .vhignore"
             )
         return replace(packed, warnings=tuple(warnings))
 
     def _targets(self, tree: Tree) -> dict[bytes, bytes]:
-        """Return where each link leads."""
+        """Return the target of each symbolic link."""
         targets: dict[bytes, bytes] = {}
         for source, path in enumerate(tree.sources):
             links = [entry for entry in tree.entries if entry.source == source and entry.mode == LINK]
@@ -97,14 +99,16 @@ class Packer:
                 contents = objects.read([entry.id for entry in links])
                 for entry, (size, content) in zip(links, contents, strict=True):
                     if size > _MAX_LINK_TARGET_BYTES:
-                        raise ObjectUnusable(f"the link {shown(entry.path)} leads to a name of {size} bytes")
+                        raise ObjectUnusable(
+                            f"the target of the link {shown(entry.path)} is too long ({size} bytes)"
+                        )
                     targets[entry.path] = b"".join(content)
         return targets
 
     def _write(self, tree: Tree, targets: dict[bytes, bytes], sink: "_Sink") -> list[bytes]:
-        """Write all entries in order; return the paths that are LFS pointers."""
+        """Write all entries in order; return the paths of the LFS pointers."""
         pointers: list[bytes] = []
-        # Entries of one mirror mostly lie side by side: a git is started for a submodule, not for a file.
+        # Entries of one mirror are mostly adjacent: one git starts for each submodule, not for each file.
         for source, entries in groupby(tree.entries, key=lambda entry: entry.source):
             self._write_from(tree.sources[source], list(entries), targets, sink, pointers)
         sink.write(tar.END)
@@ -119,7 +123,7 @@ class Packer:
         pointers: list[bytes],
     ) -> None:
         with open_objects(self.git, mirror) as objects:
-            blobs = objects.read([one.id for one in entries if one.mode not in {LINK, GITLINK}])
+            blobs = objects.read([entry.id for entry in entries if entry.mode not in {LINK, GITLINK}])
             for entry in entries:
                 if entry.mode == LINK:
                     sink.write(tar.header(entry.path, kind="link", mode=0o777, target=targets[entry.path]))
@@ -127,9 +131,9 @@ class Packer:
                     sink.write(tar.header(entry.path, kind="folder", mode=0o755))
                 else:
                     _write_file(entry, next(blobs), sink, pointers)
-            # What is behind the last object has to be read as well.
+            # Reading past the last object verifies that there is nothing more.
             if next(blobs, None) is not None:
-                raise GitFailed("the mirror gave more objects than were asked for")
+                raise GitFailed("the mirror returned more objects than requested")
 
 
 def _write_file(
@@ -145,10 +149,10 @@ def _write_file(
     sink.write(tar.padding(size))
 
 
-def _told(pointers: list[bytes]) -> str:
-    names = ", ".join(shown(path) for path in pointers[:_NAMED])
-    more = f", and {len(pointers) - _NAMED} more" if len(pointers) > _NAMED else ""
-    return f"Git LFS pointers, not the files that they stand for: {names}{more}"
+def _pointer_warning(pointers: list[bytes]) -> str:
+    names = ", ".join(shown(path) for path in pointers[:_MAX_NAMED_PATHS])
+    more = f", and {len(pointers) - _MAX_NAMED_PATHS} more" if len(pointers) > _MAX_NAMED_PATHS else ""
+    return f"the package has Git LFS pointers in place of these files: {names}{more}"
 
 
 class _Compressor(Protocol):
@@ -158,7 +162,7 @@ class _Compressor(Protocol):
 
 
 class _Sink:
-    """Takes the tar in small parts, and hashes, compresses and writes it in large ones."""
+    """Accepts the tar in small parts; hashes, compresses and writes it in large ones."""
 
     def __init__(
         self,
@@ -172,7 +176,7 @@ class _Sink:
         self._most = most
         self._most_unpacked = most_unpacked
         self._stop = stop
-        self._gathered = bytearray()
+        self._buffer = bytearray()
         self._tar_hash = hashlib.sha256()
         self._file_hash = hashlib.sha256()
         self._crc = 0
@@ -187,14 +191,14 @@ class _Sink:
             self._compressor = zstandard.ZstdCompressor(level=_ZSTD_LEVEL, write_checksum=True).compressobj()
 
     def write(self, data: bytes) -> None:
-        """Add to the tar. Raises `ObjectUnusable` once the package is too large, `Stopped` when told to."""
-        self._gathered += data
-        if len(self._gathered) >= _PART:
-            self._pass_on()
+        """Append to the tar. Raises `ObjectUnusable` if the package is too large, `Stopped` if cancelled."""
+        self._buffer += data
+        if len(self._buffer) >= _PART:
+            self._flush()
 
     def end(self, *, files: int) -> Packed:
-        """Finish; the file is complete, and flushed to the disk's driver but not synced."""
-        self._pass_on()
+        """Finish the package. The file is complete and flushed, but not synced to the disk."""
+        self._flush()
         self._put(self._compressor.flush())
         if self._is_gzip:
             self._put(self._crc.to_bytes(4, "little") + (self._tar_size % 2**32).to_bytes(4, "little"))
@@ -208,17 +212,17 @@ class _Sink:
             warnings=(),
         )
 
-    def _pass_on(self) -> None:
+    def _flush(self) -> None:
         if self._stop.is_set():
             raise Stopped
-        self._tar_hash.update(self._gathered)
-        self._tar_size += len(self._gathered)
+        self._tar_hash.update(self._buffer)
+        self._tar_size += len(self._buffer)
         if self._tar_size > self._most_unpacked:
             raise _too_large("unpacked, the package", self._most_unpacked)
         if self._is_gzip:
-            self._crc = isal_zlib.crc32(self._gathered, self._crc)
-        self._put(self._compressor.compress(self._gathered))
-        self._gathered.clear()
+            self._crc = isal_zlib.crc32(self._buffer, self._crc)
+        self._put(self._compressor.compress(self._buffer))
+        self._buffer.clear()
 
     def _put(self, data: bytes) -> None:
         self._size += len(data)
@@ -230,6 +234,6 @@ class _Sink:
 
 def _too_large(what: str, most: int) -> ObjectUnusable:
     return ObjectUnusable(
-        f"{what} would have more than {most} bytes, which is the most that is taken: name what runners do not"
-        " need in .vhignore, or keep it in a data store"
+        f"{what} would have more than {most} bytes, which is the limit: list the files that runners do not"
+        " need in .vhignore, or keep them in a data store"
     )

@@ -22,7 +22,7 @@ class Expiry:
     """Removes packages that no execution has used for `keep`, and the leftovers of processes that died."""
 
     database: Database
-    depot: PackageStorage
+    storage: PackageStorage
     folder: Path
     keep: timedelta
 
@@ -31,7 +31,7 @@ class Expiry:
         # The record goes first: a later request for the package builds it under another object name.
         expired = await self.database.write(packages.expire, before=now - self.keep)
         for package in expired:
-            await self.depot.delete(package.object)
+            await self.storage.delete(package.object)
             log.info(
                 "package expired",
                 package=package.id,
@@ -39,12 +39,12 @@ class Expiry:
                 last_used_at=package.last_used_at.isoformat(),
             )
         abandoned_before = now - _ABANDONED_AFTER
-        names = await self.depot.names(before=abandoned_before)
+        names = await self.storage.names(before=abandoned_before)
         known = await self.database.read(packages.objects)
         for name in names:
             if name not in known and packages.is_object(name):
-                await self.depot.delete(name)
-        await self.depot.discard_unfinished(before=abandoned_before)
+                await self.storage.delete(name)
+        await self.storage.discard_unfinished(before=abandoned_before)
         await FILES.run(_remove_parts, self.folder, abandoned_before.timestamp())
 
 

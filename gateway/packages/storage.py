@@ -1,6 +1,6 @@
-"""Where the files of packages lie: a folder, S3, Google Cloud Storage or Azure Blob Storage, by one API.
+"""Storage of package files: a folder, S3, Google Cloud Storage or Azure Blob Storage, behind one API.
 
-Credentials of an object store come from the environment, as its own tools take them: AWS_ACCESS_KEY_ID,
+Credentials of an object store come from the environment, as for its own tools: AWS_ACCESS_KEY_ID,
 AWS_REGION, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME, ... or from the machine's role.
 https://developmentseed.org/obstore/latest/
 """
@@ -25,17 +25,17 @@ _READ_CHUNK = 4 * 1024 * 1024
 _UPLOADS = 2
 _RETRIES = 3
 _RETRY_TIME = timedelta(minutes=1)
-# S3 signs for a week and no longer; so does Google.
+# S3 and Google sign URLs for a week at most.
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
 _MAX_SIGNATURE_AGE = timedelta(days=7)
 _SIGNING = (S3Store, GCSStore, AzureStore)
 
 
 class PackageStorage:
-    """A place for objects. All calls may raise `PackageStorageUnavailable`."""
+    """Stores objects by name. All calls may raise `PackageStorageUnavailable`."""
 
     def __init__(self, url: str) -> None:
-        """Take `file:///folder`, `s3://bucket/folder`, `gs://…`, `az://…`. Raises `SettingError`."""
+        """Open `file:///folder`, `s3://bucket/folder`, `gs://…` or `az://…`. Raises `SettingError`."""
         parts = urlsplit(url)
         self._folder: Path | None = None
         self._store: ObjectStore
@@ -45,7 +45,7 @@ class PackageStorage:
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._store = LocalStore(self._folder, automatic_cleanup=True)
             else:
-                # No client options: they would displace those of the environment, such as AWS_ALLOW_HTTP.
+                # No client options: they would override those of the environment, such as AWS_ALLOW_HTTP.
                 self._store = from_url(
                     url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_TIME}
                 )
@@ -53,14 +53,14 @@ class PackageStorage:
             raise SettingError(f"PUSHGATE_PACKAGES_URL cannot be used: {_first_line(error)}") from error
 
     async def put(self, name: str, path: Path) -> None:
-        """Keep a file's content under a name; it is there whole, and on the disk, or not at all."""
+        """Store a file under a name, atomically; in a folder it is synced to the disk."""
         with _translated():
             await obstore.put_async(self._store, name, path, chunk_size=_CHUNK, max_concurrency=_UPLOADS)
             if self._folder is not None:
                 await FILES.run(_sync, self._folder / name)
 
     async def size(self, name: str) -> int | None:
-        """Return how many bytes an object has, None where there is none."""
+        """Return the size of an object in bytes; None if it does not exist."""
         with _translated():
             try:
                 return (await obstore.head_async(self._store, name))["size"]
@@ -68,15 +68,15 @@ class PackageStorage:
                 return None
 
     async def read(self, name: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """Open the bytes from `start` up to, but not including, `end`; raises `NotFound` before any byte."""
+        """Open the bytes from `start` up to, but not including, `end`. Raises `NotFound` at once."""
         try:
             first = await self._part(name, start, end)
         except FileNotFoundError as error:
-            raise NotFound("the package's file is gone; the next execution builds it anew") from error
+            raise NotFound("the package's file was deleted; the next execution builds it again") from error
         return self._parts(name, first, start + len(first), end)
 
     async def _parts(self, name: str, first: bytes, start: int, end: int) -> AsyncIterator[bytes]:
-        """Ask for each part by itself: a request that lasts as long as a slow client would time out."""
+        """Request each part by itself, because one request for a slow client would time out."""
         yield first
         for at in range(start, end, _READ_CHUNK):
             yield await self._part(name, at, end)
@@ -90,7 +90,7 @@ class PackageStorage:
             )
 
     async def delete(self, name: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object; it need not exist."""
         with _translated():
             try:
                 await obstore.delete_async(self._store, name)
@@ -98,15 +98,15 @@ class PackageStorage:
                 return
 
     async def names(self, *, before: datetime) -> list[str]:
-        """Return the names of all objects that were put there before a moment."""
+        """Return the names of all objects that were stored before a moment."""
         found: list[str] = []
         with _translated():
             async for batch in obstore.list(self._store):
-                found += [one["path"] for one in batch if one["last_modified"] < before]
+                found += [item["path"] for item in batch if item["last_modified"] < before]
         return found
 
     async def discard_unfinished(self, *, before: datetime) -> None:
-        """Remove what killed processes have left of a folder's objects; a bucket's own rules do it there.
+        """Remove unfinished objects of killed processes from a folder; a bucket has lifecycle rules for that.
 
         https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpu-abort-incomplete-mpu-lifecycle-config.html
         """
@@ -115,7 +115,7 @@ class PackageStorage:
                 await FILES.run(_discard, self._folder, before.timestamp())
 
     async def presign(self, name: str, valid: timedelta) -> str | None:
-        """Return a URL by which anybody gets an object, for a week at most; None where it is a folder's."""
+        """Return a URL that gives anybody the object, for a week at most; None if the storage is a folder."""
         if not isinstance(self._store, _SIGNING):
             return None
         with _translated():
@@ -130,13 +130,13 @@ def _translated(*, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
         raise
     except (BaseError, OSError, ValueError) as error:
         raise PackageStorageUnavailable(
-            f"the store of packages cannot be used: {_first_line(error)}"
+            f"the package storage cannot be used: {_first_line(error)}"
         ) from error
 
 
 def _sync(path: Path) -> None:
-    for one in (path, path.parent, path.parent.parent):
-        descriptor = os.open(one, os.O_RDONLY)
+    for item in (path, path.parent, path.parent.parent):
+        descriptor = os.open(item, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -144,12 +144,12 @@ def _sync(path: Path) -> None:
 
 
 def _discard(folder: Path, before: float) -> None:
-    """Remove old files with the names under which obstore writes, such as `object#1`."""
+    """Remove old files with the names of obstore's unfinished writes, such as `object#1`."""
     for path in folder.glob("*/*#*"):
         if path.stat().st_mtime < before:
             path.unlink()
 
 
 def _first_line(error: Exception) -> str:
-    """Return what went wrong, without the query of any URL, which could be a signature."""
+    """Return the first line of an error, without the queries of URLs, which may be signatures."""
     return re.sub(r"\?[^\s\"')]*", "", str(error).strip().partition("\n")[0])[:300]

@@ -1,7 +1,7 @@
-"""What `.gitmodules` says: which submodule comes from where. Who can push writes it: nothing is believed.
+"""Reads `.gitmodules`, and fetches submodules. Anybody who can push writes that file, so it is not trusted.
 
-Git's own parser reads it, without includes. Only https and ssh URLs are taken, of hosts that may be fetched
-from. What else it says (branches, update commands) does not count: the tree records the commit.
+Git's own parser reads it, without includes. Only https and ssh URLs of allowed hosts are accepted. Its other
+settings, such as branches and update commands, are ignored: the tree records the commit.
 https://git-scm.com/docs/gitmodules
 """
 
@@ -29,7 +29,7 @@ _URL_DIGITS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleConfig:
-    """A submodule as `.gitmodules` has it. `is_checked_out` is False where it says `update = none`."""
+    """A submodule in `.gitmodules`. `is_checked_out` is False for `update = none`."""
 
     url: str | None
     is_checked_out: bool
@@ -39,16 +39,16 @@ class Submodules:
     """Fetches the submodules of a connection, each URL into a mirror of its own."""
 
     def __init__(self, mirrors: Mirrors, connection: str, remote: Remote) -> None:
-        """Keep them beside the connection's own mirror, and open them as its `remote` is opened."""
+        """Keep them beside the connection's own mirror, and fetch them with the credentials of `remote`."""
         self._mirrors = mirrors
         self._connection = connection
         self._remote = remote
         self.mirrors_used: list[str] = []
 
     async def fetch(self, url: str, commit: str) -> Path:
-        """Bring a commit into the mirror of a URL, and return where that is.
+        """Fetch a commit into the mirror of a URL; return the path of the mirror.
 
-        Raises `RemoteUnavailable`, and `ObjectUnusable` where the remote has no such commit.
+        Raises `RemoteUnavailable`, or `ObjectUnusable` if the remote does not have the commit.
         """
         name = f"{self._connection}-{sha256(url.encode()).hexdigest()[:_URL_DIGITS]}"
         wanted = Wanted(ref=f"refs/pushgate/{commit}", id=commit)
@@ -64,29 +64,29 @@ class Submodules:
         return mirror
 
     def remote(self, url: str) -> Remote:
-        """Return a submodule's remote: a key opens it wherever it is, a password only at its own place."""
-        ours = target(self._remote.url) == target(url)
+        """Return a submodule's remote: an ssh key is used on any host, a password only on its own host."""
+        is_same_host = target(self._remote.url) == target(url)
         credentials = self._remote.credentials
-        fits = is_ssh(url) if isinstance(credentials, SshKey) else ours
+        is_usable = is_ssh(url) if isinstance(credentials, SshKey) else is_same_host
         return Remote(
             url=url,
-            credentials=credentials if fits else None,
-            host_keys=self._remote.host_keys if ours else None,
+            credentials=credentials if is_usable else None,
+            host_keys=self._remote.host_keys if is_same_host else None,
         )
 
 
 async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, ModuleConfig]:
-    """Return what `.gitmodules` says of each path.
+    """Return the submodules in `.gitmodules`, by path.
 
-    Raises `ObjectUnusable` where it cannot be read as a configuration, `GitFailed` for a broken mirror.
+    Raises `ObjectUnusable` if it is not a valid configuration, `GitFailed` if the mirror is broken.
     """
     try:
         text = await git.run("cat-file", "blob", blob, mirror=mirror, output_limit=_MAX_GITMODULES_BYTES)
     except OutputTooLarge as error:
         raise ObjectUnusable(".gitmodules is too large to be read") from error
     try:
-        # From standard input and without includes: a file that somebody pushed must not name files of this
-        # machine. Git skips a byte order mark in a file, but not in a blob.
+        # From standard input and without includes: a pushed file must not name files of this machine. Git
+        # skips a byte order mark in a file, but not in a blob.
         listed = await git.run(
             "config",
             "--file=-",
@@ -105,8 +105,10 @@ async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, Modu
         found = _BAD_LINE.search(str(error))
         if found is None:
             raise
-        # Git's own message may quote the file: only the line number is repeated.
-        raise ObjectUnusable(f".gitmodules cannot be read: line {found[1]} is no git configuration") from None
+        # Git's own message may quote the file, so only the line number is repeated.
+        raise ObjectUnusable(
+            f".gitmodules cannot be read: line {found[1]} is not valid git configuration"
+        ) from None
     sections: dict[bytes, dict[bytes, bytes]] = {}
     for item in listed.split(b"\0"):
         key, _, value = item.partition(b"\n")
@@ -126,7 +128,7 @@ async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, Modu
 def submodule_url(url: str, *, parent: str, allow_http: bool, hosts: tuple[str, ...]) -> str:
     """Return the URL to fetch a submodule from; one that begins with `./` or `../` is relative to `parent`.
 
-    Raises `Invalid`, with one sentence and without credentials, for a URL that is not to be fetched from.
+    Raises `Invalid`, with one sentence and without credentials, for a URL that must not be fetched from.
     """
     absolute = without_user(_resolved(url, parent) if url.startswith(_RELATIVE) else url)
     try:
@@ -147,6 +149,6 @@ def _resolved(url: str, parent: str) -> str:
             if not folders:
                 raise Invalid(f"{url!r}: its relative URL leads out of the host")
             folders.pop()
-    # In git's short form a path with a slash in front is not one below the home folder.
+    # In git's short form a path that begins with a slash is not below the home folder.
     root = found["root"] + ("/" if found["path"].startswith("/") else "")
     return root + "/".join([*folders, url.rstrip("/")])

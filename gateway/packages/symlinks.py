@@ -1,4 +1,4 @@
-"""Where symbolic links lead. A package is unpacked on other machines: none of its links may leave it."""
+"""Checks symbolic links. Packages are unpacked on other machines, so no link may lead out of its package."""
 
 from collections.abc import Mapping
 
@@ -10,25 +10,25 @@ _MAX_LINKS = 40
 
 
 def check_links(links: Mapping[bytes, bytes]) -> None:
-    """Raise `ObjectUnusable` for the first link that leads out of the tree. `links` are all of its links.
+    """Raise `ObjectUnusable` for the first link that leads out of the tree. `links` has all of its links.
 
-    Links are followed as the kernel would: `a/..` is not where `a` is if `a` is a link. What is not there, or
-    goes in circles, leads nowhere, and so not out.
+    Follow links as the kernel does: `a/..` is not the parent of `a` if `a` is a link. Dangling links and
+    loops do not lead out.
     """
     for path, target in sorted(links.items()):
         if _leaves(path, links):
             raise ObjectUnusable(
-                f"the link {shown(path)} leads out of the tree, to {shown(target)}: remove it, or name it in"
+                f"the link {shown(path)} leads out of the tree, to {shown(target)}: remove it, or list it in"
                 " .vhignore"
             )
 
 
 def _leaves(path: bytes, links: Mapping[bytes, bytes]) -> bool:
-    to_go = path.split(b"/")[::-1]
+    remaining = path.split(b"/")[::-1]
     at: list[bytes] = []
     followed = 0
-    while to_go:
-        step = to_go.pop()
+    while remaining:
+        step = remaining.pop()
         if step in {b"", b"."}:
             continue
         if step == b"..":
@@ -45,5 +45,5 @@ def _leaves(path: bytes, links: Mapping[bytes, bytes]) -> bool:
             if target.startswith(b"/"):
                 return True
             at.pop()
-            to_go += target.split(b"/")[::-1]
+            remaining += target.split(b"/")[::-1]
     return False

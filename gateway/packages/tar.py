@@ -1,8 +1,8 @@
-"""Tar, written by ourselves: the same entries give the same bytes, everywhere and always.
+"""Our own tar writer: equal entries give equal bytes, on every machine and with every version of Python.
 
-POSIX ustar, with a pax header before an entry only where a name is longer than 100 bytes or a file larger
-than 8 GiB: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html. Owner 0, no owner's name, and
-one time for all, so that equal trees are equal packages, whichever commit they come from.
+POSIX ustar, with a pax header before an entry only if a name is longer than 100 bytes or a file larger than
+8 GiB: https://pubs.opengroup.org/onlinepubs/9799919799/utilities/pax.html. Owner 0, no owner name, and one
+time for all entries, so that equal trees of different commits are equal packages.
 """
 
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 BLOCK = 512
 END = bytes(2 * BLOCK)
 TIME = 315_619_200
-"""1980-01-02T00:00:00Z: zip, and so every Python wheel, knows no file that is older than 1980."""
+"""1980-01-02T00:00:00Z: zip files, and so Python wheels, cannot hold files that are older than 1980."""
 
 Kind = Literal["file", "link", "folder"]
 
@@ -20,11 +20,11 @@ _MAX_OCTAL_SIZE = 8**11 - 1
 _OWNER = b"\x000000000\x000000000\x00"
 _TIME = b"\x00%011o\x00" % TIME
 _MAGIC = b"ustar\x0000".ljust(255, b"\0")
-_SUM_OF_THE_SAME = sum(_OWNER) + sum(_TIME) + sum(_MAGIC) + sum(b" " * 8)
+_CONSTANT_SUM = sum(_OWNER) + sum(_TIME) + sum(_MAGIC) + sum(b" " * 8)
 
 
 def header(path: bytes, *, kind: Kind, mode: int, size: int = 0, target: bytes = b"") -> bytes:
-    """Return what stands before the `size` bytes of a file, or all there is of a link or a folder."""
+    """Return the header of a file with `size` bytes, or the whole entry of a link or a folder."""
     name = path + b"/" if kind == "folder" else path
     records = b""
     if len(name) > _MAX_NAME_LENGTH:
@@ -36,17 +36,17 @@ def header(path: bytes, *, kind: Kind, mode: int, size: int = 0, target: bytes =
     before = b""
     if records:
         before = _block(b"PaxHeader", b"x", 0o644, len(records), b"") + records + padding(len(records))
-    told = size if size <= _MAX_OCTAL_SIZE else 0
-    return before + _block(name[:_MAX_NAME_LENGTH], _FLAGS[kind], mode, told, target[:_MAX_NAME_LENGTH])
+    octal_size = size if size <= _MAX_OCTAL_SIZE else 0
+    return before + _block(name[:_MAX_NAME_LENGTH], _FLAGS[kind], mode, octal_size, target[:_MAX_NAME_LENGTH])
 
 
 def padding(size: int) -> bytes:
-    """Return the zeros that fill the last block of `size` bytes."""
+    """Return the zeros that fill the last block after `size` bytes."""
     return bytes(-size % BLOCK)
 
 
 def _record(key: bytes, value: bytes) -> bytes:
-    """Return a record of a pax header: its own length, which counts its own digits, then key and value."""
+    """Return a pax record: its length, which includes the digits of the length, then key and value."""
     rest = len(key) + len(value) + 3
     length = rest + len(str(rest))
     length = rest + len(str(length))
@@ -54,14 +54,14 @@ def _record(key: bytes, value: bytes) -> bytes:
 
 
 def _block(name: bytes, flag: bytes, mode: int, size: int, target: bytes) -> bytes:
-    """Return a header block; its checksum counts its own field as blanks."""
-    told = b"%07o" % mode
+    """Return a header block; its checksum counts the checksum field as spaces."""
+    mode_field = b"%07o" % mode
     length = b"%011o" % size
-    checksum = _SUM_OF_THE_SAME + sum(name) + sum(told) + sum(length) + sum(flag) + sum(target)
+    checksum = _CONSTANT_SUM + sum(name) + sum(mode_field) + sum(length) + sum(flag) + sum(target)
     return b"".join(
         (
             name.ljust(100, b"\0"),
-            told,
+            mode_field,
             _OWNER,
             length,
             _TIME,

@@ -1,4 +1,4 @@
-"""What a package is made of: the entries of a commit and its submodules, less what `.vhignore` names."""
+"""The contents of a package: the entries of a commit and its submodules, without those in `.vhignore`."""
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
@@ -21,12 +21,12 @@ _MAX_DEPTH = 10
 _MAX_SUBMODULES = 100
 
 Fetch = Callable[[str, str], Awaitable[Path]]
-"""Brings a commit (the second) of a URL (the first) into a mirror, and returns where that is."""
+"""Fetches a commit (the second argument) of a URL (the first) into a mirror; returns its path."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file, a link, or the empty folder of a submodule that comes from nowhere. `source` is its mirror."""
+    """A file, a link, or the empty folder of an unpacked submodule. `source` is the index of its mirror."""
 
     path: bytes
     mode: int
@@ -35,7 +35,7 @@ class Entry:
 
     @property
     def is_executable(self) -> bool:
-        """Say whether a file may be executed."""
+        """Return whether a file is executable."""
         return bool(self.mode & _EXECUTABLE)
 
 
@@ -50,7 +50,7 @@ class Module:
 
 @dataclass(slots=True)
 class Tree:
-    """The entries, sorted by the bytes of their paths once all are there; `sources` are mirrors."""
+    """The entries of a package; at the end they are sorted by their paths. `sources` are mirrors."""
 
     entries: list[Entry] = field(default_factory=list)
     sources: list[Path] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A commit that is to be listed, and where it goes."""
+    """A commit to list, and its place in the package."""
 
     mirror: Path
     commit: str
@@ -75,7 +75,7 @@ class _Part:
 
 
 class TreeReader:
-    """Reads trees. Submodules come from the `hosts` that may be fetched from, all where none are named."""
+    """Reads trees. Submodules are fetched only from `hosts`, or from any host if it is empty."""
 
     def __init__(self, git: Git, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
         """Read with this git."""
@@ -86,8 +86,8 @@ class TreeReader:
     async def read(self, mirror: Path, *, commit: str, url: str, fetch: Fetch) -> Tree:
         """Return the tree of a commit that the mirror has.
 
-        Raises `ObjectUnusable` for a tree that cannot be packed, `RemoteUnavailable` where a submodule cannot
-        be fetched just now, `GitFailed` for a mirror that is broken.
+        Raises `ObjectUnusable` if the tree cannot be packed, `RemoteUnavailable` if a submodule cannot be
+        fetched for now, `GitFailed` if a mirror is broken.
         """
         tree = Tree()
         rules: Rules | None = None
@@ -104,9 +104,9 @@ class TreeReader:
         return tree
 
     async def _list(self, part: _Part) -> dict[bytes, tuple[int, str]]:
-        """Return mode and id of each path, in the order of git."""
+        """Return the mode and the id of each path, in git's order."""
         try:
-            told = await self._git.run(
+            output = await self._git.run(
                 "ls-tree",
                 "-r",
                 "-z",
@@ -118,10 +118,10 @@ class TreeReader:
             )
         except OutputTooLarge as error:
             raise ObjectUnusable(
-                f"the commit {part.commit} has too many files for a package: the list of their names has"
-                f" more than {_MAX_LISTING_BYTES} bytes"
+                f"the commit {part.commit} has too many files for a package: the list of their names exceeds"
+                f" {_MAX_LISTING_BYTES} bytes"
             ) from error
-        return await PLANNING.run(_parsed, told)
+        return await PLANNING.run(_parsed, output)
 
     async def _rules(self, part: _Part, listing: dict[bytes, tuple[int, str]]) -> Rules:
         mode, blob = listing.get(b".vhignore", (0, ""))
@@ -145,7 +145,7 @@ class TreeReader:
         links: list[tuple[bytes, str]],
         fetch: Fetch,
     ) -> list[_Part]:
-        """Fetch the submodules of a part; return what is to be listed of them."""
+        """Fetch the submodules of a part; return their parts, which remain to be listed."""
         if not links:
             return []
         mode, blob = listing.get(FILE, (0, ""))
@@ -184,25 +184,25 @@ class TreeReader:
 
 
 def shown(path: bytes) -> str:
-    """Return a path for people and for JSON: what is no text, or would break a line, is escaped."""
+    """Return a path for display and for JSON; escape bytes that are not text and line breaks."""
     return printable(decode(path))
 
 
-def _parsed(told: bytes) -> dict[bytes, tuple[int, str]]:
+def _parsed(output: bytes) -> dict[bytes, tuple[int, str]]:
     listing = {}
-    for line in told.split(b"\0")[:-1]:
+    for line in output.split(b"\0")[:-1]:
         facts, _, path = line.partition(b"\t")
         mode, _, object_id = facts.split(b" ")
         parts = b"/%b/" % path.lower()
         if b"//" in parts or b"/./" in parts or b"/../" in parts or b"/.git/" in parts:
-            raise ObjectUnusable(f"the tree has a name that no folder can hold: {shown(path)}")
+            raise ObjectUnusable(f"the tree has a path that is not allowed in a folder: {shown(path)}")
         listing[path] = (int(mode, 8), object_id.decode())
     _refuse_files_that_are_folders(listing)
     return listing
 
 
 def _refuse_files_that_are_folders(listing: Collection[bytes]) -> None:
-    """Raise `ObjectUnusable` where a path is also a folder of another: git keeps such trees."""
+    """Raise `ObjectUnusable` if a path is also a folder of another path, which git permits in a tree."""
     folders: set[bytes] = set()
     for path in listing:
         folder = path.rpartition(b"/")[0]
@@ -210,13 +210,13 @@ def _refuse_files_that_are_folders(listing: Collection[bytes]) -> None:
             folders.add(folder)
             folder = folder.rpartition(b"/")[0]
     for path in folders & set(listing):
-        raise ObjectUnusable(f"the tree has both a file and a folder of the name {shown(path)}")
+        raise ObjectUnusable(f"the tree has both a file and a folder named {shown(path)}")
 
 
 def _take(
     tree: Tree, part: _Part, listing: dict[bytes, tuple[int, str]], rules: Rules
 ) -> list[tuple[bytes, str]]:
-    """Put the files and links that are not ignored into the tree; return paths and commits of submodules."""
+    """Add the files and links that are not ignored to the tree; return paths and commits of submodules."""
     source = len(tree.sources)
     tree.sources.append(part.mirror)
     submodules = []

@@ -1,8 +1,8 @@
-"""What `.vhignore` names: patterns in git's own syntax, matched as `git check-ignore` matches them.
+"""Matches paths against `.vhignore`: patterns in git's syntax, matched as `git check-ignore` matches them.
 
-Pure: bytes in, verdicts out. Paths are bytes, relative to the root of the tree, with `/` between their parts.
-https://git-scm.com/docs/gitignore#_pattern_format; where that is silent, git is asked: a property test holds
-every verdict against `git check-ignore`.
+Pure: bytes in, results out. Paths are bytes, relative to the root of the tree, with `/` between their parts.
+The syntax: https://git-scm.com/docs/gitignore#_pattern_format. A property test compares every result with
+`git check-ignore`, which decides where the documentation is silent.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_RULES_BYTES = 64 * 1024
-"""Bytes of the largest `.vhignore` that is read."""
+"""The size in bytes of the largest `.vhignore` that is read."""
 
 _SPECIAL = frozenset(b"*?[\\")
 _STAR, _QUESTION, _OPEN, _CLOSE, _BACKSLASH, _SLASH = b"*?[]\\/"
@@ -33,7 +33,7 @@ _CLASSES = {
 
 
 class _NeverMatches(Exception):
-    """A pattern that is not well formed: git keeps it, and matches nothing by it."""
+    """A malformed pattern: git keeps it, but it matches nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +45,16 @@ class _Pattern:
 
 
 class Rules:
-    """The rules of one `.vhignore`. Remembers what it has said of folders: use one for one tree."""
+    """The rules of one `.vhignore`. Results for folders are cached: use an instance for one tree only."""
 
     def __init__(self, text: bytes) -> None:
-        """Read the rules; like git, take any bytes."""
+        """Read the rules; like git, accept any bytes."""
         self._patterns = [pattern for line in _lines(text) if (pattern := _pattern(line)) is not None]
-        self._patterns.reverse()  # the last pattern that matches counts
+        self._patterns.reverse()  # the last matching pattern wins
         self._folders: dict[bytes, bool] = {}
 
     def ignores(self, path: bytes, *, is_folder: bool = False) -> bool:
-        """Say whether a file, link or folder is ignored. Nothing is in that lies in an ignored folder."""
+        """Return whether a file, link or folder is ignored. Everything in an ignored folder is."""
         if not self._patterns:
             return False
         end = path.find(b"/")
@@ -62,16 +62,16 @@ class Rules:
             if self._ignores_folder(path[:end]):
                 return True
             end = path.find(b"/", end + 1)
-        return self._ignores_folder(path) if is_folder else self._judge(path, is_folder=False)
+        return self._ignores_folder(path) if is_folder else self._matches(path, is_folder=False)
 
     def _ignores_folder(self, path: bytes) -> bool:
-        """Say whether a folder is ignored that lies in none that is."""
+        """Return whether a folder is ignored; its parent folders are not."""
         found = self._folders.get(path)
         if found is None:
-            found = self._folders[path] = self._judge(path, is_folder=True)
+            found = self._folders[path] = self._matches(path, is_folder=True)
         return found
 
-    def _judge(self, path: bytes, *, is_folder: bool) -> bool:
+    def _matches(self, path: bytes, *, is_folder: bool) -> bool:
         name = path.rpartition(b"/")[2]
         for pattern in self._patterns:
             if (is_folder or not pattern.folders_only) and pattern.regex.fullmatch(
@@ -88,7 +88,7 @@ def _lines(text: bytes) -> Iterator[bytes]:
 
 
 def _without_trailing_spaces(line: bytes) -> bytes:
-    """Take away the spaces at the end, less one behind a backslash."""
+    """Remove the trailing spaces, except a space after a backslash."""
     bare = line.rstrip(b" ")
     backslashes = len(bare) - len(bare.rstrip(b"\\"))
     return line[: len(bare) + 1] if backslashes % 2 else bare
@@ -111,18 +111,18 @@ def _pattern(line: bytes) -> _Pattern | None:
 def _translate_path(body: bytes) -> bytes:
     """Translate a pattern with a slash in it.
 
-    Git compares what comes before the first special character by itself, and the rest as a pattern of its
-    own: so in `a**/b` the asterisks stand at a beginning, and are any folders.
+    Git compares the text before the first special character literally, and the rest as a pattern of its own.
+    The asterisks of `a**/b` are therefore at the beginning of a pattern, and match any folders.
     """
     plain = next((at for at, byte in enumerate(body) if byte in _SPECIAL), len(body))
     return re.escape(body[:plain]) + _translate(body[plain:])
 
 
 def _translate(body: bytes) -> bytes:
-    """Return a regular expression that takes no more than quadratic time for any pattern and path.
+    """Return a regular expression that takes at most quadratic time for any pattern and path.
 
-    Of several asterisks each but the last may stop at the first place where what follows it is found (as in
-    Python's fnmatch): the next one takes up the rest. The same holds among the `**`.
+    Each asterisk but the last may stop at the first match of the text after it (as in Python's fnmatch),
+    because the next asterisk matches the rest. The same holds for `**`.
     """
     blocks: list[tuple[bytes, list[list[bytes]]]] = [(b"", [[]])]
     for kind, part in _tokens(body):
@@ -175,7 +175,7 @@ def _tokens(body: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _stars(body: bytes, at: int, end: int) -> tuple[tuple[str, bytes], int]:
-    """Return what asterisks mean, and where the pattern goes on."""
+    """Return the token for asterisks, and the position after them."""
     rest = body[end:]
     is_deep = end - at > 1 and (at == 0 or body[at - 1] == _SLASH)
     if is_deep and rest.startswith(b"/"):
@@ -186,7 +186,7 @@ def _stars(body: bytes, at: int, end: int) -> tuple[tuple[str, bytes], int]:
 
 
 def _bracket(body: bytes, at: int) -> tuple[bytes, int]:
-    """Return the class that begins behind a bracket, and where the pattern goes on."""
+    """Return the character class after a bracket, and the position after it."""
     negated = at < len(body) and body[at] in (_BANG, _CARET)
     at += negated
     members: list[bytes] = []

@@ -197,5 +197,5 @@ def test_a_file_that_is_a_folder_as_well_cannot_be_packed(fetching: Fetching, ba
     both = bare.entry(b"a") + bare.entry(b"a", mode=b"40000", of=bare.tree)
     commit = bare.commit(entries=both)
     bare.set_main(commit)
-    with pytest.raises(ObjectUnusable, match=r"both a file and a folder of the name a$"):
+    with pytest.raises(ObjectUnusable, match=r"both a file and a folder named a$"):
         Packing(fetching, fetching.mirrors.path("c1").parent).tree(url, commit)

@@ -223,7 +223,7 @@ def test_lfs_pointers_are_named(packing: Packing, tree: WorkTree, url: str) -> N
     )
     tree.push()
     packed, _ = packing.pack(packing.tree(url, commit))
-    assert packed.warnings == ("Git LFS pointers, not the files that they stand for: model.bin",)
+    assert packed.warnings == ("the package has Git LFS pointers in place of these files: model.bin",)
 
 
 def test_many_lfs_pointers_are_counted(packing: Packing, tree: WorkTree, url: str) -> None:
@@ -296,7 +296,7 @@ def test_a_missing_object_is_an_error(fetching: Fetching, tree: WorkTree, url: s
     packing = Packing(fetching, tmp_path)
     found = packing.tree(url, commit)
     found.entries.append(Entry(b"z", 0o100644, "d" * 40, 0))
-    with pytest.raises(GitFailed, match="does not give " + "d" * 40):
+    with pytest.raises(GitFailed, match="unable to read " + "d" * 40):
         packing.pack(found)
 
 

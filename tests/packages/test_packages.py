@@ -120,7 +120,7 @@ def test_a_package_is_built_once(service: Service, project: Project) -> None:
     service.settled(answer["delivery"])
     assert message(service)["ref"]["name"] == "other"
     assert message(service)["package"]["id"] == first["id"]
-    assert len([line for line in service.log() if line["event"] == "package made"]) == 1
+    assert len([line for line in service.log() if line["event"] == "package built"]) == 1
 
 
 def test_a_lost_file_is_built_anew(service: Service, project: Project) -> None:
@@ -183,7 +183,7 @@ def test_warnings_are_told_with_the_push(service: Service, project: Project) -> 
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1\n"
     ended = push(service, project, connection, {"model.bin": pointer})
     assert ended["state"] == "planned"
-    assert ended["reason"].endswith("Git LFS pointers, not the files that they stand for: model.bin")
+    assert ended["reason"].endswith("the package has Git LFS pointers in place of these files: model.bin")
 
 
 def test_a_bucket_serves_runners_by_itself(tmp_path: Path, project: Project) -> None:
@@ -215,7 +215,7 @@ def test_a_bucket_that_is_down_is_waited_for(
             [found] = service.api.get(f"/deliveries/{answer['delivery']}")["updates"]
             return found["reason"] if found["state"] == "pending" else None
 
-        assert "the package cannot be kept" in wait_for(reason, "the push says why it waits")
+        assert "the package cannot be stored" in wait_for(reason, "the push says why it waits")
 
 
 # Stands before git on PATH: who asks for the files of a package waits while there is a file `hold`.

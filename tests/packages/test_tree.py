@@ -161,7 +161,7 @@ def test_an_error_in_gitmodules_names_its_line_and_repeats_nothing(packing: Pack
     commit = work.commit("First", {".gitmodules": '[submodule "x"]\n\tpath = x\n\ts3cret-%$ = 1\n'})
     with pytest.raises(ObjectUnusable) as caught:
         packing.tree_in(work.folder / ".git", commit)
-    assert str(caught.value) == ".gitmodules cannot be read: line 3 is no git configuration"
+    assert str(caught.value) == ".gitmodules cannot be read: line 3 is not valid git configuration"
 
 
 def test_gitmodules_with_a_byte_order_mark_is_read(
@@ -200,7 +200,7 @@ def test_names_that_no_folder_can_hold_are_refused(packing: Packing, tmp_path: P
         tree_id = packing.mktree(work, f"100644 blob {blob}\t{name}\0")
         outer = packing.mktree(work, f"040000 tree {tree_id}\tdir\0")
         commit = work.git("commit-tree", "-m", "evil", outer)
-        with pytest.raises(ObjectUnusable, match="a name that no folder can hold"):
+        with pytest.raises(ObjectUnusable, match="a path that is not allowed in a folder"):
             packing.tree_in(work.folder / ".git", commit)
 
 

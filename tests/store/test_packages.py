@@ -43,7 +43,7 @@ FAR = NOW + 10_000 * DAY
 
 
 @pytest.fixture(params=["folder", "s3"])
-def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PackageStorage]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PackageStorage]:
     """Give a place for objects; whatever it is, it does the same."""
     if request.param == "folder":
         yield PackageStorage((tmp_path / "depot").as_uri())
@@ -215,21 +215,21 @@ def test_a_package_expires_when_its_time_is_over_and_not_before(database: Databa
         assert packages.expire(conn, before=FAR) == []
 
 
-def test_objects_come_back_as_they_went(depot: PackageStorage, tmp_path: Path) -> None:
+def test_objects_come_back_as_they_went(storage: PackageStorage, tmp_path: Path) -> None:
     """Whole or in part; what is not there is told."""
     content = bytes(range(256)) * 50_000
     (tmp_path / "file").write_bytes(content)
-    run(depot.put("a/b.tar.gz", tmp_path / "file"))
-    assert run(depot.size("a/b.tar.gz")) == len(content)
-    assert run(read(depot, 0, len(content))) == content
-    assert run(read(depot, 1000, 2001)) == content[1000:2001]
-    assert run(depot.names(before=FAR)) == ["a/b.tar.gz"]
-    assert run(depot.names(before=NOW - 100 * DAY)) == []
-    run(depot.delete("a/b.tar.gz"))
-    run(depot.delete("a/b.tar.gz"))
-    assert run(depot.size("a/b.tar.gz")) is None
+    run(storage.put("a/b.tar.gz", tmp_path / "file"))
+    assert run(storage.size("a/b.tar.gz")) == len(content)
+    assert run(read(storage, 0, len(content))) == content
+    assert run(read(storage, 1000, 2001)) == content[1000:2001]
+    assert run(storage.names(before=FAR)) == ["a/b.tar.gz"]
+    assert run(storage.names(before=NOW - 100 * DAY)) == []
+    run(storage.delete("a/b.tar.gz"))
+    run(storage.delete("a/b.tar.gz"))
+    assert run(storage.size("a/b.tar.gz")) is None
     with pytest.raises(NotFound, match="the package's file is gone"):
-        run(read(depot, 0, 1))
+        run(read(storage, 0, 1))
 
 
 def test_a_folder_is_made_for_its_owner_only_and_used_again(tmp_path: Path) -> None:
@@ -258,41 +258,41 @@ def test_what_a_folder_holds_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "fsync", note)
     (tmp_path / "file").write_bytes(b"content")
     run(PackageStorage((tmp_path / "depot").as_uri()).put("a/b.tar.gz", tmp_path / "file"))
-    depot = str(tmp_path / "depot")
-    assert {f"{depot}/a/b.tar.gz", f"{depot}/a", depot} <= set(synced)
+    storage = str(tmp_path / "depot")
+    assert {f"{storage}/a/b.tar.gz", f"{storage}/a", storage} <= set(synced)
 
 
 def test_objects_are_large_and_read_in_parts(tmp_path: Path) -> None:
     """Each part behind the last one, up to the end that was asked for."""
     content = bytes(range(251)) * 40_000
     (tmp_path / "file").write_bytes(content)
-    depot = PackageStorage((tmp_path / "depot").as_uri())
-    run(depot.put("a/b.tar.gz", tmp_path / "file"))
+    storage = PackageStorage((tmp_path / "depot").as_uri())
+    run(storage.put("a/b.tar.gz", tmp_path / "file"))
     for start, end in ((0, len(content)), (123, 9_000_001), (4 * 1024 * 1024, len(content)), (5, 6)):
-        assert run(read(depot, start, end)) == content[start:end]
+        assert run(read(storage, start, end)) == content[start:end]
 
 
 def test_what_is_old_is_so_to_the_moment(tmp_path: Path) -> None:
     """Objects by when they were put there, and what a killed process has left half written."""
-    depot = PackageStorage((tmp_path / "depot").as_uri())
+    storage = PackageStorage((tmp_path / "depot").as_uri())
     (tmp_path / "file").write_bytes(b"content")
     for number, name in enumerate(("old", "now", "new")):
-        run(depot.put(f"a/{name}", tmp_path / "file"))
+        run(storage.put(f"a/{name}", tmp_path / "file"))
         half = tmp_path / "depot" / "a" / f"{name}#1"
         half.touch()
         for path in (half, tmp_path / "depot" / "a" / name):
             os.utime(path, (NOW.timestamp(), NOW.timestamp() + number - 1))
-    assert run(depot.names(before=NOW)) == ["a/old"]
-    run(depot.discard_unfinished(before=NOW))
+    assert run(storage.names(before=NOW)) == ["a/old"]
+    run(storage.discard_unfinished(before=NOW))
     left = sorted(path.name for path in (tmp_path / "depot" / "a").iterdir())
     assert left == ["new", "new#1", "now", "now#1", "old"]
 
 
 def test_a_file_that_is_gone_cannot_be_kept(tmp_path: Path) -> None:
-    """That is an outage of the depot, which is tried again, and no bug."""
-    depot = PackageStorage((tmp_path / "depot").as_uri())
-    with pytest.raises(PackageStorageUnavailable, match="the store of packages cannot be used"):
-        run(depot.put("a", tmp_path / "gone"))
+    """That is an outage of the storage, which is tried again, and no bug."""
+    storage = PackageStorage((tmp_path / "depot").as_uri())
+    with pytest.raises(PackageStorageUnavailable, match="the package storage cannot be used"):
+        run(storage.put("a", tmp_path / "gone"))
 
 
 @pytest.mark.parametrize(("days", "seconds"), [(30, 604_800), (7, 604_800), (6, 518_400)])
@@ -349,9 +349,9 @@ def test_buckets_give_signed_urls(tmp_path: Path) -> None:
     """Which need no credentials; a folder has none to give."""
     (tmp_path / "file").write_bytes(b"content")
     with S3() as s3:
-        depot = PackageStorage(s3.bucket("packages", "folder"))
-        run(depot.put("a", tmp_path / "file"))
-        url = run(depot.presign("a", 30 * DAY))
+        storage = PackageStorage(s3.bucket("packages", "folder"))
+        run(storage.put("a", tmp_path / "file"))
+        url = run(storage.presign("a", 30 * DAY))
         assert url is not None
         assert "X-Amz-Expires=604800" in url
         with urllib.request.urlopen(url) as answer:  # noqa: S310 - on loopback
@@ -359,24 +359,26 @@ def test_buckets_give_signed_urls(tmp_path: Path) -> None:
     assert run(PackageStorage(tmp_path.as_uri()).presign("a", DAY)) is None
 
 
-def test_a_depot_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the credentials that were used."""
     with S3():
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-        depot = PackageStorage("s3://packages")
-        with pytest.raises(PackageStorageUnavailable, match="the store of packages cannot be used") as caught:
-            run(depot.size("a"))
+        storage = PackageStorage("s3://packages")
+        with pytest.raises(PackageStorageUnavailable, match="the package storage cannot be used") as caught:
+            run(storage.size("a"))
     assert "\n" not in str(caught.value)
 
 
-def test_a_depot_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
+def test_a_storage_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
     """As soon as the service starts."""
     (tmp_path / "file").touch()
     with pytest.raises(SettingError, match="PUSHGATE_PACKAGES_URL cannot be used"):
         PackageStorage((tmp_path / "file" / "folder").as_uri())
 
 
-def test_expiry_removes_what_nobody_needs(database: Database, depot: PackageStorage, tmp_path: Path) -> None:
+def test_expiry_removes_what_nobody_needs(
+    database: Database, storage: PackageStorage, tmp_path: Path
+) -> None:
     """Expired packages, and what processes that died have left; nothing else."""
     connection(database)
     now = datetime.now(UTC)
@@ -385,14 +387,14 @@ def test_expiry_removes_what_nobody_needs(database: Database, depot: PackageStor
     left = f"{'6' * 64}/{'0' * 16}.tar.zst"
     (tmp_path / "file").write_bytes(b"content")
     for name in (old.object, kept.object, left, "somebody/elses.tar.gz"):
-        run(depot.put(name, tmp_path / "file"))
+        run(storage.put(name, tmp_path / "file"))
     keep(database, old)
     keep(database, kept, replace(BUILD, commit=B))
     (tmp_path / "packing").mkdir()
     (tmp_path / "packing" / "half.part").touch()
-    expiry = Expiry(database=database, depot=depot, folder=tmp_path / "packing", keep=30 * DAY)
+    expiry = Expiry(database=database, storage=storage, folder=tmp_path / "packing", keep=30 * DAY)
     run(expiry.run(now + 34 * DAY))
-    assert sorted(run(depot.names(before=FAR))) == [kept.object, "somebody/elses.tar.gz"]
+    assert sorted(run(storage.names(before=FAR))) == [kept.object, "somebody/elses.tar.gz"]
     assert list((tmp_path / "packing").iterdir()) == []
 
 
@@ -417,6 +419,6 @@ def test_a_signed_token_is_valid_for_one_package_and_until_it_expires() -> None:
     assert not other.is_valid(packages.subject(ID, "tar.gz"), token, now=NOW)
 
 
-async def read(depot: PackageStorage, start: int, end: int) -> bytes:
+async def read(storage: PackageStorage, start: int, end: int) -> bytes:
     """Read a part of the object."""
-    return b"".join([part async for part in await depot.read("a/b.tar.gz", start, end)])
+    return b"".join([part async for part in await storage.read("a/b.tar.gz", start, end)])

@@ -1,15 +1,16 @@
-"""Sharing the work out: which process works on which connection, and who comes next.
+"""Scheduling: which process works on which connection, and which connection comes next.
 
 - A connection stays with the process that worked on it last, and so has its mirror, while that process lives.
-  What has waited for a busy one for `MIRROR_AFFINITY` is anybody's.
-- Projects take turns, and within a project its connections: who has the fewest workers now comes first, then
-  who was served longest ago. A storm in one of them does not hold up the others.
-- At most so many connections of a project, and of a git host, are worked on at once, over all processes.
-- Hosts that hang do not take up all places of a process: there is one more for a host that holds none, and
-  another for such a host that answered when it was last asked. A host that timed out lately has one place
-  until it answers.
+  Work that has waited for a busy process for `MIRROR_AFFINITY` is open to all processes.
+- Projects take turns, and so do the connections of a project: the project with the fewest workers comes
+  first, then the one that was served longest ago. A storm in one project does not delay the others.
+- The number of connections that are worked on at once is limited for each project and git host, across all
+  processes.
+- Hosts that hang do not occupy all places of a process: one place is reserved for a host that holds none, and
+  another for such a host that answered its last fetch. A host that timed out recently has one place until it
+  answers.
 
-Leases carry all of this, so it holds as well when a process dies: its leases count until they expire.
+Leases carry this state, so it survives the death of a process: its leases count until they expire.
 """
 
 from dataclasses import dataclass, field
@@ -46,31 +47,31 @@ from gateway.store.tables import (
 )
 
 MIRROR_AFFINITY = timedelta(seconds=10)
-"""So long work waits for the process that has its mirror."""
+"""How long work is reserved for the process that holds its mirror."""
 
 GONE_AFTER = timedelta(seconds=15)
-"""A process without a heartbeat for so long is gone; three are due in this time (`worker.heartbeat`)."""
+"""A process without a heartbeat for this time is dead. Three are due in it: see `worker.heartbeat`."""
 
 MAX_LEASE_AHEAD = timedelta(minutes=20)
-"""No lease and no delay of the worker reaches further ahead; what does was set by a clock that was wrong."""
+"""No lease or delay reaches further ahead; a later time was set by a wrong clock."""
 
-# Nobody looks at what was gone so long ago.
+# Rows of processes that died longer ago are deleted.
 _FORGET_AFTER = timedelta(days=1)
 
-# Written out, not bound: only so does a planner know that the index of pending ones will do.
+# A literal, not a bound value: only then can the query planner use the partial index of pending rows.
 is_pending = ref_updates.c.state == literal_column("'pending'")
 
 
 MAX_DELAY = timedelta(minutes=15)
-"""What failed is tried again by then. A time beyond it is from a clock that was wrong, and does not count."""
+"""The longest delay before a retry. A later time was set by a wrong clock, and does not count."""
 
-# Longer than the longest pause between two tries.
+# Longer than the longest delay between two tries.
 _SILENT_FOR = timedelta(minutes=30)
-# Hosts that are known to answer: each claim looks through them.
+# Limits the hosts that are known to answer: each claim compares with all of them.
 _MAX_ANSWERING = 1000
 
 RESERVED = 2
-"""Places beside the usual ones, for hosts that hold none: one for any, one for those that answer."""
+"""Extra places for hosts that hold none: one for any host, one for hosts that answer."""
 
 _postponed = ref_updates.alias("postponed")
 
@@ -78,7 +79,7 @@ _postponed = ref_updates.alias("postponed")
 def is_ready(connection: ColumnElement[str] | str, *, now: datetime) -> ColumnElement[bool]:
     """Return the condition that a pending ref update of a connection may be worked on now.
 
-    One that was put off holds back those of its own ref, which come after it, and no others.
+    A postponed update holds back the later updates of its own ref, and no others.
     """
     held_back = (
         select(_postponed.c.ref)
@@ -88,23 +89,23 @@ def is_ready(connection: ColumnElement[str] | str, *, now: datetime) -> ColumnEl
             _postponed.c.connection == connection,
             _postponed.c.due_at.between(now, now + MAX_DELAY),
         )
-        # Else it would be joined with all connections, and hold back refs of this name in each of them.
+        # Otherwise it would hold back the refs of this name in all connections.
         .correlate_except(_postponed)
     )
     return ref_updates.c.ref.not_in(held_back)
 
 
 class SilentHosts:
-    """The git hosts that timed out lately, and those that did not, as one process knows them."""
+    """The git hosts that timed out recently and those that answered, as observed by one process."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self._since: dict[str, datetime] = {}
-        # As keys, the one that was asked last comes last.
+        # A dict for its order: the host of the latest fetch comes last.
         self._answering: dict[str, None] = {}
 
     def note(self, url: str, *, answers: bool, now: datetime) -> None:
-        """Take down whether the host of a URL has answered."""
+        """Record whether the host of a URL answered."""
         host = host_of(url)
         self._answering.pop(host, None)
         if answers:
@@ -116,21 +117,21 @@ class SilentHosts:
             self._since[host] = now
 
     def lately(self, now: datetime) -> list[str]:
-        """Return those that have not answered since; who is not asked any more is forgotten in time."""
-        # A copy: notes are taken on the event loop, claims are made in threads.
+        """Return the hosts that timed out recently and have not answered since."""
+        # A copy: `note` runs on the event loop, claims run in threads.
         return sorted(host for host, since in list(self._since.items()) if since > now - _SILENT_FOR)
 
     def answering(self) -> list[str]:
-        """Return those that answered when they were last asked; of very many, the ones that were last."""
+        """Return the hosts that answered their last fetch, at most the latest `_MAX_ANSWERING`."""
         return sorted(self._answering)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """The claims of one process, by its name. Of a project and of a host so many at once; 0 is no limit.
+    """The claims of one process, by its name. `per_project` and `per_host` are limits; 0 means no limit.
 
-    With as many as `places` of its own, a process takes one more that is on a host where it does nothing
-    yet, and beyond that only what is on such a host that answers.
+    Once a process holds `places` connections, it takes one more on a host where it holds none, and beyond
+    that one on such a host that answers.
     """
 
     process: str
@@ -140,9 +141,9 @@ class Claims:
     silent: SilentHosts = field(default_factory=SilentHosts)
 
     def claim(self, conn: sqlalchemy.Connection, *, owner: str, now: datetime, until: datetime) -> str | None:
-        """Take the lease on the connection that comes next; None where none does."""
+        """Take the lease on the next connection, and return its id; None if no connection is ready."""
         if conn.dialect.name != "sqlite":
-            # One at a time, as SQLite has it anyway: what is counted here is to be true still at the end.
+            # One claim at a time, as on SQLite: the counts must still be true at the commit.
             conn.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
         query = self._next(now).with_for_update(of=leases, skip_locked=True)
         found = conn.execute(query).one_or_none()
@@ -209,7 +210,7 @@ class Claims:
         return query
 
     def _may_have(self, now: datetime) -> ColumnElement[bool]:
-        """Leave a connection to another process that lives and has its mirror, unless that is too busy."""
+        """Return the condition that no other live process has the mirror, or the work has waited for it."""
         others = select(processes.c.name).where(
             processes.c.name != self.process,
             processes.c.seen_at > now - GONE_AFTER,
@@ -223,13 +224,13 @@ class Claims:
 
 
 def alive(conn: sqlalchemy.Connection, *, now: datetime) -> list[str]:
-    """Return the names of the worker processes that live, as far as they were heard of."""
+    """Return the names of the live worker processes, by their heartbeats."""
     heard = select(processes.c.name).where(processes.c.seen_at > now - GONE_AFTER).order_by(processes.c.name)
     return list(conn.execute(heard).scalars())
 
 
 def held_of_host(now: datetime) -> ColumnElement[int]:
-    """Return how many fetches and reconciliations are running at the selected connection's host."""
+    """Return how many fetches and reconciliations run on the host of the selected connection."""
     fetches = _held(now).cte("fetches")
     others = connections.alias("reconciled")
     looks = (
@@ -251,7 +252,7 @@ def held_of_host(now: datetime) -> ColumnElement[int]:
 
 
 def _held(now: datetime) -> Select[Any]:
-    """Return the project and the host of each connection that is worked on."""
+    """Return the project, host and process of each leased connection."""
     others = connections.alias("worked_on")
     return (
         select(others.c.project, others.c.host, leases.c.process)
@@ -261,14 +262,15 @@ def _held(now: datetime) -> Select[Any]:
 
 
 def _last_turn(now: datetime) -> ColumnElement[datetime | None]:
-    """Return when a project had its turn; one in the future is none."""
+    """Return when a project last had its turn; ignore a time in the future."""
     return case((turns.c.claimed_at <= now, turns.c.claimed_at), else_=None)
 
 
 def waiting() -> CTE:
     """Return the connections that have pending ref updates, in a column `connection`.
 
-    One look into the index for each of them, however many updates it has: a storm costs no more than a push.
+    The cost is one index lookup for each connection, however many updates it has: a storm costs no more than
+    a push.
     """
     first = select(func.min(ref_updates.c.connection).label("connection")).where(is_pending)
     found = first.cte("waiting", recursive=True)
@@ -282,7 +284,7 @@ def waiting() -> CTE:
 
 
 def oldest_arrival(of: FromClause) -> ScalarSelect[datetime]:
-    """Return when the longest waiting ref update of a connection was received; `of` is what names that."""
+    """Return when the oldest pending ref update of the connection in `of` was received."""
     first = (
         select(ref_updates.c.delivery)
         .where(is_pending, ref_updates.c.connection == of.c.connection)
@@ -295,7 +297,7 @@ def oldest_arrival(of: FromClause) -> ScalarSelect[datetime]:
 
 
 def _ready_since(now: datetime) -> ScalarSelect[datetime]:
-    """Return since when the first ref update of a lease's connection that may be worked on waits for that."""
+    """Return since when the first ready ref update of the lease's connection has been ready."""
     first = (
         select(ref_updates.c.seq)
         .where(is_pending, ref_updates.c.connection == leases.c.connection)
@@ -312,11 +314,11 @@ def _ready_since(now: datetime) -> ScalarSelect[datetime]:
 
 
 def beat(conn: sqlalchemy.Connection, process: str, *, now: datetime) -> None:
-    """Tell the other processes that this one lives."""
+    """Record a heartbeat of this process, and delete processes that died long ago."""
     upsert_rows(conn, processes, ("name",), [(process, now)])
     conn.execute(delete(processes).where(processes.c.seen_at < now - _FORGET_AFTER))
 
 
 def leave(conn: sqlalchemy.Connection, process: str) -> None:
-    """Tell the other processes that this one ends: its connections are anybody's from now on."""
+    """Record that this process ends, which opens its connections to all processes."""
     conn.execute(delete(processes).where(processes.c.name == process))

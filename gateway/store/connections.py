@@ -1,4 +1,4 @@
-"""Connections, and the secrets that prove who sends for them."""
+"""Connections and their webhook secrets and credentials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,9 +20,10 @@ LIVE_SECRETS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherRepository:
-    """A repository at a connection's address that has another id than the one that is known.
+    """A repository at a connection's address whose id differs from the known id.
 
-    It was probably deleted and made again. `refs` are where the delivery that says so puts its refs.
+    The repository was probably deleted and created again. `refs` are the positions in the delivery that
+    reported it.
     """
 
     id: str
@@ -35,9 +36,10 @@ class OtherRepository:
 class Connection:
     """One repository connected to Pushgate.
 
-    `auth` holds the parts of its scheme that are no secrets. Webhooks come from `networks` and nowhere else,
-    and only the branches that fit a glob in `follows` count, where there are any. `deploy_key` is a public
-    half. `other_repository` is what has taken the place of its repository, as a delivery says.
+    `auth` holds the parts of the authentication scheme that are not secret. Webhooks are accepted only from
+    `networks`, if any are set; only branches that match a glob in `follows` count, if any are set.
+    `deploy_key` is the public key. `other_repository` is the repository that, by a delivery, has taken its
+    place.
     """
 
     id: str
@@ -69,14 +71,14 @@ class Secret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretDates:
-    """What may be shown of a secret. `last_used_at` tells in a rotation whether the old one is in use."""
+    """The public facts of a secret. In a rotation, `last_used_at` shows whether the old one is in use."""
 
     created_at: datetime
     last_used_at: datetime | None
 
 
 def add(conn: sqlalchemy.Connection, connection: Connection) -> None:
-    """Keep a new connection, and make it known to the workers and to the reconciler."""
+    """Store a new connection, with the rows that workers and the reconciler claim."""
     conn.execute(insert(connections).values(**_columns(connection)))
     conn.execute(insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at))
     conn.execute(insert(reconciliations).values(connection=connection.id, due_at=connection.created_at))
@@ -85,13 +87,13 @@ def add(conn: sqlalchemy.Connection, connection: Connection) -> None:
 def add_another(
     conn: sqlalchemy.Connection, connection: Connection, *, is_named: bool, is_forced: bool
 ) -> Connection:
-    """Keep a new connection beside those that there are; return it, as it is named.
+    """Store a new connection and return it with its final name.
 
-    Without a name of its own (`is_named`) it gets one that is free. Raises `Conflict` where its name is
-    taken, and, unless forced, where its repository is connected to its project already.
+    Unless the name was given (`is_named`), a taken name is replaced by a free name. Raise `Conflict` if a
+    given name is taken or, unless forced, if the repository is already connected to the project.
     """
-    _alone(conn)
-    same = [one for one in _same_repository(conn, connection) if one.project == connection.project]
+    _lock_names(conn)
+    same = [other for other in _same_repository(conn, connection) if other.project == connection.project]
     if same and not is_forced:
         raise Conflict(
             f"{repository_key(connection.url)} is connected to project {connection.project} already, as"
@@ -104,14 +106,14 @@ def add_another(
         tries = [name, f"{name} ({connection.project})"]
         taken = _taken(conn, starting=name)
         tries += [f"{tries[1]} {number}" for number in range(2, len(taken) + 3)]
-        name = next(one for one in tries if one not in taken)
+        name = next(free for free in tries if free not in taken)
     kept = replace(connection, name=name)
     add(conn, kept)
     return kept
 
 
-def _alone(conn: sqlalchemy.Connection) -> None:
-    """Let nobody else give names until the transaction ends: older duplicates forbid a unique index."""
+def _lock_names(conn: sqlalchemy.Connection) -> None:
+    """Lock the names until the transaction ends: older duplicates rule out a unique index."""
     if conn.dialect.name != "sqlite":
         conn.execute(select(func.pg_advisory_xact_lock(Lock.NAMES.value)))
 
@@ -143,7 +145,7 @@ def _same_repository(conn: sqlalchemy.Connection, connection: Connection) -> lis
 
 
 def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
-    """Return a connection. Raises `NotFound`, also for one that was deleted."""
+    """Return a connection. Raise `NotFound`, also for a deleted connection."""
     query = select(connections).where(connections.c.id == connection_id, connections.c.deleted_at.is_(None))
     row = conn.execute(query).one_or_none()
     if row is None:
@@ -154,15 +156,15 @@ def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
 def page(
     conn: sqlalchemy.Connection, *, after: str | None, limit: int, name: str | None = None
 ) -> list[Connection]:
-    """Return up to `limit` connections, the oldest first, only those made after the connection `after`.
+    """Return up to `limit` connections, the oldest first, that were created after the connection `after`.
 
-    Raises `Invalid` where there never was such a connection.
+    Raise `Invalid` if that connection never existed.
     """
     query = select(connections).where(connections.c.deleted_at.is_(None))
     if name is not None:
         query = query.where(connections.c.name == name)
     if after is not None:
-        # A deleted connection still has its row, so the list goes on where it stopped.
+        # A deleted connection keeps its row, so the next page continues after it.
         made_at = conn.execute(select(connections.c.created_at).where(connections.c.id == after)).scalar()
         if made_at is None:
             raise Invalid("cursor is not one that this API has given")
@@ -174,9 +176,9 @@ def page(
 
 
 def find(conn: sqlalchemy.Connection, text: str) -> str:
-    """Return the id of the connection with this id, also of a deleted one, or with this name.
+    """Return the id of the connection, possibly deleted, with this id, or of the connection with this name.
 
-    Raises `NotFound` where there is none, and `Invalid` where several have the name.
+    Raise `NotFound` if there is no match, and `Invalid` if several connections have the name.
     """
     if conn.execute(select(connections.c.id).where(connections.c.id == text)).first() is not None:
         return text
@@ -197,17 +199,17 @@ def addresses(conn: sqlalchemy.Connection) -> dict[str, str]:
 
 
 def change(conn: sqlalchemy.Connection, connection: Connection) -> None:
-    """Keep what has changed about a connection. Raises `Conflict` where another one has its new name."""
+    """Store the changes of a connection. Raise `Conflict` if another connection has its new name."""
     if get(conn, connection.id).name != connection.name:
-        _alone(conn)
+        _lock_names(conn)
         _check_name(conn, connection)
     conn.execute(update(connections).where(connections.c.id == connection.id).values(**_columns(connection)))
 
 
 def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) -> None:
-    """Close a connection and forget its secrets; its deliveries and executions stay, to be looked up.
+    """Close a connection and delete its secrets. Its deliveries and executions stay readable.
 
-    Its pushes that wait end with that as their reason: nobody would fetch them any more.
+    Its pending pushes fail with that reason, because no worker would fetch them.
     """
     get(conn, connection_id)
     conn.execute(
@@ -224,17 +226,17 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
 
 
 def claim_repository(conn: sqlalchemy.Connection, connection_id: str, other: OtherRepository) -> None:
-    """Keep that a delivery names another repository at the connection's address; it is only shown."""
+    """Record the other repository that a delivery names at the connection's address. It is only displayed."""
     conn.execute(
         update(connections).where(connections.c.id == connection_id).values(other_repository=asdict(other))
     )
 
 
 def relearn(conn: sqlalchemy.Connection, connection_id: str, shown: Mapping[str, str | None]) -> None:
-    """Take over the id of the repository that has taken this one's place, where the remote bears it out.
+    """Adopt the id of the repository that has taken this one's place, if the remote confirms it.
 
-    `shown` is where the remote has its refs. Only a remote that has all that the delivery told at our own
-    address proves that the delivery is about it.
+    `shown` are the refs of the remote. Only if it has all refs that the delivery reported, at the
+    connection's own address, is the delivery proven to be about it.
     """
     query = select(connections.c.other_repository).where(connections.c.id == connection_id)
     stored = conn.execute(query).scalar()
@@ -250,7 +252,7 @@ def relearn(conn: sqlalchemy.Connection, connection_id: str, shown: Mapping[str,
 
 
 def forget_repository(conn: sqlalchemy.Connection, connection_id: str) -> None:
-    """Forget the provider's id of the repository: the next delivery that names our address teaches it."""
+    """Clear the provider's id of the repository. The next delivery that names the address sets it."""
     get(conn, connection_id)
     conn.execute(
         update(connections)
@@ -262,34 +264,34 @@ def forget_repository(conn: sqlalchemy.Connection, connection_id: str) -> None:
 def keep_credentials(
     conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str, plain: bytes | None
 ) -> None:
-    """Keep what opens the connection's remote, sealed; None removes it."""
+    """Store the sealed credentials of the connection's remote; None removes them."""
     sealed = None if plain is None else keyring.seal(plain, context=f"credentials of {connection_id}")
     conn.execute(update(connections).where(connections.c.id == connection_id).values(credentials=sealed))
 
 
 def credentials(conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str) -> bytes | None:
-    """Return what opens the connection's remote, as it was given to `keep_credentials`."""
+    """Return the credentials of the connection's remote, as they were passed to `keep_credentials`."""
     query = select(connections.c.credentials).where(connections.c.id == connection_id)
     sealed = conn.execute(query).scalar()
     return None if sealed is None else keyring.open(sealed, context=f"credentials of {connection_id}")
 
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
-    """Seal the keys of all secrets anew, under the present secret key; return how many there are."""
+    """Seal the data keys of all secrets under the current wrapping key; return the number of secrets."""
     sealed = conn.execute(select(secrets.c.id, secrets.c.connection, secrets.c.sealed)).all()
     for secret, connection, envelope in sealed:
-        anew = keyring.rewrap(envelope, context=f"connection {connection}")
-        conn.execute(update(secrets).where(secrets.c.id == secret).values(sealed=anew))
+        rewrapped = keyring.rewrap(envelope, context=f"connection {connection}")
+        conn.execute(update(secrets).where(secrets.c.id == secret).values(sealed=rewrapped))
     having = select(connections.c.id, connections.c.credentials).where(connections.c.credentials.is_not(None))
     opened = conn.execute(having).all()
     for connection, envelope in opened:
-        anew = keyring.rewrap(envelope, context=f"credentials of {connection}")
-        conn.execute(update(connections).where(connections.c.id == connection).values(credentials=anew))
+        rewrapped = keyring.rewrap(envelope, context=f"credentials of {connection}")
+        conn.execute(update(connections).where(connections.c.id == connection).values(credentials=rewrapped))
     return len(sealed) + len(opened)
 
 
 def secret_dates(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, list[SecretDates]]:
-    """Return when the live secrets of each connection were made and used, the newest first."""
+    """Return when the live secrets of each connection were created and last used, the newest first."""
     query = (
         select(secrets.c.connection, secrets.c.created_at, secrets.c.last_used_at)
         .where(secrets.c.connection.in_(connection_ids))
@@ -305,8 +307,8 @@ def secret_dates(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> 
 def live_secrets(conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str) -> list[Secret]:
     """Return the live secrets of a connection, the newest first.
 
-    One that was sealed with another secret key is passed over, so that a rotation mends the connection.
-    Raises `SettingError` where that leaves none.
+    A secret that was sealed with another secret key is skipped, so that a rotation repairs the connection.
+    Raise `SettingError` if that leaves none.
     """
     query = (
         select(secrets)
@@ -331,7 +333,7 @@ def live_secrets(conn: sqlalchemy.Connection, keyring: Keyring, connection_id: s
 def add_secret(
     conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str, value: bytes, *, now: datetime
 ) -> None:
-    """Make `value` the newest secret; the one before it stays live, older ones are forgotten."""
+    """Add `value` as the newest secret. The previous secret stays live; older ones are deleted."""
     sealed = keyring.seal(value, context=f"connection {connection_id}")
     conn.execute(insert(secrets).values(connection=connection_id, sealed=sealed, created_at=now))
     live = (
@@ -344,7 +346,7 @@ def add_secret(
 
 
 def host_of(url: str) -> str:
-    """Return the host of a clone URL, by the one name of those that it has."""
+    """Return the canonical host of a clone URL."""
     return repository_key(url).partition("/")[0]
 
 

@@ -1,6 +1,6 @@
-"""Events: what is told beside execution requests of how ref updates ended. This table is their outbox.
+"""Events: messages about how ref updates ended, beside execution requests. This table is their outbox.
 
-An event is written in the transaction that ends its ref update, and removed once the broker has it.
+An event is written in the transaction that settles its ref update, and deleted after the broker's confirm.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,9 +18,9 @@ from gateway.store.tables import events
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEvent:
-    """An event as it was made. `name` says which, such as push.fetched.
+    """An event that is not stored yet. `name` is its type, such as push.fetched.
 
-    `body` is the JSON of the wire contract, `subject` what the event is about, for people.
+    `body` is the JSON of the wire contract, `subject` a description for people.
     """
 
     id: str
@@ -34,7 +34,7 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEvent(NewEvent):
-    """An event that waits. `seq` is the order of telling, `reason` the broker's last refusal, if any."""
+    """A pending event. `seq` is the order of publishing, `reason` the broker's last refusal, if any."""
 
     seq: int
     settled_at: datetime
@@ -42,16 +42,13 @@ class StoredEvent(NewEvent):
 
 
 def add(conn: sqlalchemy.Connection, new: Sequence[NewEvent], *, now: datetime) -> None:
-    """Put events into the outbox."""
+    """Add events to the outbox."""
     if new:
-        conn.execute(insert(events), [{**asdict(one), "settled_at": now} for one in new])
+        conn.execute(insert(events), [{**asdict(event), "settled_at": now} for event in new])
 
 
 def pending(conn: sqlalchemy.Connection, *, limit: int, without: Collection[str]) -> list[StoredEvent]:
-    """Return events that the broker does not have yet, in order.
-
-    Those of the connections in `without` are left out.
-    """
+    """Return pending events in order, except those of the connections in `without`."""
     query = select(events).order_by(events.c.seq).limit(limit)
     if without:
         query = query.where(events.c.connection.not_in(without))
@@ -65,7 +62,7 @@ def record(
     refused: Mapping[str, str],
     undeliverable: Collection[str],
 ) -> None:
-    """Forget events that were published or can't ever be, and tell why the broker refused others for now."""
+    """Delete events that were published or never can be, and record why the broker refused others."""
     if ended := [*published, *undeliverable]:
         conn.execute(delete(events).where(events.c.id.in_(ended)))
     for event_id, reason in refused.items():
@@ -73,14 +70,14 @@ def record(
 
 
 class EventOutbox:
-    """The functions above as the relay calls them."""
+    """Pending events, for the one process that leads."""
 
     def __init__(self, database: Database) -> None:
         """Relay from this database."""
         self._database = database
 
     async def pending(self, *, limit: int, without: Collection[str]) -> list[StoredEvent] | None:
-        """See `pending`; None while another process is the one that relays events."""
+        """Return pending events; None while another process leads."""
         if not await self._database.is_leader(Lock.EVENTS, for_seconds=TAKE_OVER_SECONDS):
             return None
         return await self._database.read(pending, limit=limit, without=without)

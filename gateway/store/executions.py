@@ -23,19 +23,19 @@ from gateway.store import outages
 from gateway.store.tables import execution_bodies, executions
 
 ExecutionState = Literal["pending", "published", "superseded", "undeliverable", "dropped"]
-"""Superseded is what a later commit of its ref has made superfluous before it was published; undeliverable
-what the broker refuses for good; dropped what an operator has taken back before it was published."""
+"""`superseded`: a later commit of the ref replaced the request before it was published; `undeliverable`: the
+broker refuses it permanently; `dropped`: an operator withdrew it before it was published."""
 
 _ENDED_UNPUBLISHED = ("undeliverable", "dropped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewRequest:
-    """An execution request as the planner made it. `body` is the JSON of the wire contract.
+    """A planned execution request that is not stored yet. `body` is the JSON of the wire contract.
 
-    `target` is the name of the step or pipeline; `subject` what the request is about, for people; `lane` the
-    priority lane that its trigger names, if it names one; `is_latest_only` says that it makes those of
-    earlier commits of its ref superfluous.
+    `target` is the name of the step or pipeline, `subject` a description for people, `lane` the priority lane
+    of its trigger, if any; `is_latest_only` is True if it supersedes the requests of earlier commits of its
+    ref.
     """
 
     id: str
@@ -52,10 +52,10 @@ class NewRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRequest:
-    """An execution request as it is kept and as the relay takes it.
+    """A stored execution request.
 
-    `seq` is the order in which requests were planned, `ref_update` the number of the ref update that a
-    request is for. `reason` is the broker's last refusal, if any.
+    `seq` is the order in which requests were planned, `ref_update` the number of the ref update of the
+    request. `reason` is the broker's last refusal, if any.
     """
 
     seq: int
@@ -76,7 +76,7 @@ class StoredRequest:
     superseded_by: str | None = None
 
 
-# A connection has one: those behind it are not tried.
+# Each connection has at most one refused request: those behind it are not tried.
 _MAX_REFUSED = 1000
 
 _ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
@@ -84,18 +84,18 @@ _ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
 _FIELDS = tuple(field.name for field in fields(StoredRequest))
 
 READ_BYTES = 8 * 1024 * 1024
-"""How many bytes of bodies are read at once, but for the last: of large ones there may be hundreds."""
+"""How many bytes of bodies are read at once, exceeded at most by the last body: hundreds may be large."""
 
 OMITTED = b""
-"""In place of a body that was left out, since the bodies before it were so large."""
+"""Stands for a body that was not read, because the bodies before it reached `READ_BYTES`."""
 
 
 def add(
     conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, ref_update: int, now: datetime
 ) -> None:
-    """Put a ref update's requests into the outbox; one that was there before, by its id, stays as it is.
+    """Add a ref update's requests to the outbox. A request whose id is there already stays unchanged.
 
-    But for one that was never published: it is pending again, since somebody has asked for a replay.
+    The exception is a request that ended unpublished: a replay makes it pending again.
     """
     ids = [request.id for request in requests]
     _revive(conn, requests, now=now)
@@ -129,7 +129,7 @@ def add(
 
 
 def _revive(conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, now: datetime) -> None:
-    """Make requests pending again that ended unpublished, with what they say now."""
+    """Make requests that ended unpublished pending again, with their new bodies."""
     bodies = {request.id: request.body for request in requests}
     ended = executions.c.id.in_(bodies) & executions.c.state.in_(_ENDED_UNPUBLISHED)
     for seq, request_id in conn.execute(select(executions.c.seq, executions.c.id).where(ended)).all():
@@ -142,9 +142,9 @@ def _revive(conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, now:
 def pending(
     conn: sqlalchemy.Connection, *, limit: int, without: Collection[str], most_bytes: int = READ_BYTES
 ) -> list[StoredRequest]:
-    """Return requests that the broker does not have yet, in the order in which they were planned.
+    """Return pending requests in the order in which they were planned.
 
-    Those of the connections in `without` are left out. With `most_bytes` of bodies there are no more.
+    Leave out the connections in `without`. Stop once the bodies have `most_bytes`.
     """
     query = select(executions).where(executions.c.state == "pending").order_by(executions.c.seq).limit(limit)
     if without:
@@ -160,7 +160,7 @@ def record(
     undeliverable: Mapping[str, str],
     now: datetime,
 ) -> None:
-    """Mark requests as published, and tell why the broker refused others, for now or for good."""
+    """Record which requests were published, and why the broker refused others, temporarily or permanently."""
     if published:
         conn.execute(
             update(executions)
@@ -174,9 +174,9 @@ def record(
 
 
 def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
-    """Take a pending request back, so that what waits behind it is published. Raises `NotFound`, `Invalid`.
+    """Withdraw a pending request, so that those behind it are published. Raise `NotFound` or `Invalid`.
 
-    One that is on its way to the broker at this moment may be published all the same, and is recorded so.
+    A request that is being sent at this moment may still be published, and is then recorded as published.
     """
     dropped = _still_pending(request_id).values(state="dropped", reason="an operator has dropped it")
     if conn.execute(dropped).rowcount == 0:
@@ -190,7 +190,7 @@ def _still_pending(request_id: str) -> Update:
 
 
 def get(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
-    """Return an execution request. Raises `NotFound`."""
+    """Return an execution request. Raise `NotFound`."""
     found = _records(conn, select(executions).where(executions.c.id == request_id))
     if not found:
         raise NotFound(f"there is no execution {request_id}")
@@ -206,9 +206,9 @@ def page(
     before: int | None,
     limit: int,
 ) -> tuple[list[StoredRequest], bool]:
-    """Return up to `limit` requests, the newest first, only those planned before number `before`.
+    """Return up to `limit` requests numbered below `before`, the newest first, and whether there are more.
 
-    With `READ_BYTES` of bodies there are no more. Also say whether there are older ones.
+    Stop once the bodies have `READ_BYTES`.
     """
     query = select(executions).order_by(executions.c.seq.desc()).limit(limit + 1)
     if connection is not None:
@@ -227,7 +227,7 @@ def page(
 def of_deliveries(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> list[StoredRequest]:
     """Return the requests of these deliveries, in the order in which they were planned.
 
-    With `READ_BYTES` of bodies, the bodies of the others are left out: these are `OMITTED`.
+    Once the bodies have `READ_BYTES`, the others are `OMITTED`.
     """
     query = select(executions).where(executions.c.delivery.in_(delivery_ids))
     sizes = _sizes(conn, query)
@@ -244,7 +244,7 @@ def of_update(conn: sqlalchemy.Connection, ref_update: int) -> list[StoredReques
 
 
 def refusals(conn: sqlalchemy.Connection, connections: Collection[str]) -> dict[str, StoredRequest]:
-    """Return, for each connection that has one, its first pending request that the broker has refused."""
+    """Return the first refused pending request of each connection, if any."""
     refused = (
         select(executions)
         .where(
@@ -255,17 +255,17 @@ def refusals(conn: sqlalchemy.Connection, connections: Collection[str]) -> dict[
         .order_by(executions.c.seq.desc())
         .limit(_MAX_REFUSED)
     )
-    # Of each connection the last that is given: the first.
+    # In reverse, so that the first request of each connection remains.
     return {one.connection: one for one in _records(conn, refused, with_bodies=False)[::-1]}
 
 
 def explained(
     conn: sqlalchemy.Connection, requests: Sequence[StoredRequest], *, has_broker: bool
 ) -> list[StoredRequest]:
-    """Return requests with the reason why each pending one waits.
+    """Return requests, each pending one with the reason why it waits.
 
-    That is what the broker said of itself, or of an earlier request of its connection, or an outage. Without
-    a broker nothing is to be explained: requests stay in the store.
+    The reason is the broker's refusal of the request or of an earlier one of its connection, or an outage.
+    Without a broker there is no reason: requests stay in the store.
     """
     waiting = [one for one in requests if one.state == "pending" and one.reason is None]
     if not waiting or not has_broker:
@@ -288,25 +288,25 @@ def explained(
 
 
 def planned_after(conn: sqlalchemy.Connection, seq: int, *, limit: int) -> list[StoredRequest]:
-    """Return requests planned after number `seq`, the oldest first: what a follower has not seen."""
+    """Return requests planned after number `seq`, the oldest first."""
     query = select(executions).where(executions.c.seq > seq).order_by(executions.c.seq).limit(limit)
     return _some(conn, query, most_bytes=READ_BYTES)
 
 
 def last_seq(conn: sqlalchemy.Connection) -> int:
-    """Return the number of the newest request, 0 where there is none."""
+    """Return the number of the newest request, 0 if there are no requests."""
     return conn.execute(select(func.max(executions.c.seq))).scalar() or 0
 
 
 def _some(conn: sqlalchemy.Connection, query: Select[Any], *, most_bytes: int) -> list[StoredRequest]:
-    """Return the first requests that a query chooses: as many as have so many bytes of bodies."""
+    """Return the first requests of a query, until their bodies have `most_bytes`."""
     sizes = _sizes(conn, query)
     kept = _affordable(sizes, most_bytes)
     return _records(conn, query if len(kept) == len(sizes) else _numbered(kept))
 
 
 def _sizes(conn: sqlalchemy.Connection, query: Select[Any]) -> list[tuple[int, int]]:
-    """Return the numbers of the requests that a query chooses, and the bytes of their bodies."""
+    """Return the numbers of the requests that a query selects, and the sizes of their bodies in bytes."""
     chosen = query.subquery()
     its_body = chosen.c.seq == execution_bodies.c.execution
     sizes = select(chosen.c.seq, func.length(execution_bodies.c.body))
@@ -315,7 +315,7 @@ def _sizes(conn: sqlalchemy.Connection, query: Select[Any]) -> list[tuple[int, i
 
 
 def _affordable(sizes: Sequence[tuple[int, int]], most_bytes: int) -> list[int]:
-    """Return the first numbers, up to the one with which there are so many bytes."""
+    """Return the first numbers, up to the one with which the sizes reach `most_bytes`."""
     kept, total = [], 0
     for seq, size in sizes:
         if total >= most_bytes:
@@ -332,9 +332,9 @@ def _numbered(numbers: Sequence[int]) -> Select[Any]:
 def _records(
     conn: sqlalchemy.Connection, query: Select[Any], *, with_bodies: bool = True
 ) -> list[StoredRequest]:
-    """Return the requests that a query chooses, the one planned first comes first."""
-    # What is chosen stands by itself: for a join beside the conditions PostgreSQL may read all bodies. It is
-    # sorted here, since SQLite would copy each body to sort them.
+    """Return the requests that a query selects, in the order in which they were planned."""
+    # The selection is a subquery: with a join beside the conditions, PostgreSQL may read all bodies. Python
+    # sorts, because SQLite would copy each body to sort them.
     chosen = query.subquery()
     body = execution_bodies.c.body if with_bodies else literal(OMITTED).label("body")
     columns = [body if name == "body" else chosen.c[name] for name in _FIELDS]

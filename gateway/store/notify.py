@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 _FIRST_DELAY = 0.5
 _MAX_DELAY = 30.0
-# A burst of pushes is passed on so many times a second, not once for each: every time wakes all workers.
+# Limits how often a burst of pushes is passed on, because each notification wakes all workers.
 _PAUSE_SECONDS = 0.05
 
 

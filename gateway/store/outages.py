@@ -1,4 +1,4 @@
-"""Outages of the broker, written down by the process that relays for those who look from another one."""
+"""Outages of the broker, recorded by the process that relays, so that every process can display them."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ class Outage:
 
 
 def record(conn: sqlalchemy.Connection, what: What, reason: str | None, *, now: datetime) -> None:
-    """Record why nothing is published, or that the outage is over: its beginning stays as it was."""
+    """Record why nothing is published, keeping the beginning of the outage; None ends it."""
     mine = outages.c.what == what
     if reason is None:
         conn.execute(delete(outages).where(mine))
@@ -32,13 +32,13 @@ def record(conn: sqlalchemy.Connection, what: What, reason: str | None, *, now: 
 
 
 def current(conn: sqlalchemy.Connection) -> list[Outage]:
-    """Return the outages that there are, that of requests last."""
+    """Return the current outages, the outage of requests last."""
     rows = conn.execute(select(outages).order_by(outages.c.what)).mappings()
     return [Outage(**row) for row in rows]
 
 
 async def tell(database: Database, lock: Lock, what: What, reason: str | None) -> bool:
-    """Record why nothing is published, or that all is well; False where another process is the one to say."""
+    """Record why nothing is published, None for no outage. Return False if another process leads."""
 
     def write(conn: sqlalchemy.Connection) -> bool:
         if not database.may_lead(conn, lock):

@@ -1,4 +1,4 @@
-"""What was planned, and from what: ref updates with the requests that were made of them."""
+"""Past ref updates and the inputs of their plans, for dry runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from gateway.store.work_queue import UPDATE_COLUMNS, PendingUpdate, pending_upda
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastUpdate:
-    """A ref update as the worker had it, and what came of it.
+    """A ref update as the worker read it, and its settlement.
 
-    `facts` is what it was planned from, as it was given to `Settlement`; None where that was not kept. Its
-    requests may be large: `executions.of_update` gives them one ref update at a time.
+    `facts` are the inputs of its plan, as they were passed to `Settlement`; None if they were not stored. Its
+    requests may be large: `executions.of_update` reads them for one ref update at a time.
     """
 
     update: PendingUpdate
@@ -34,8 +34,8 @@ def page(
 ) -> tuple[list[PastUpdate], str | None]:
     """Return the ref updates of up to `limit` accepted deliveries, the newest delivery first.
 
-    Only of those since a moment, and older than the delivery `before`. What an earlier delivery had told is
-    not among them. With them comes the last of the deliveries, where there are older ones.
+    Only deliveries since `since` and older than the delivery `before` count; duplicates are left out. Also
+    return the id of the last delivery if there are older ones.
     """
     wanted = (
         select(deliveries.c.id)

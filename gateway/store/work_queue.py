@@ -26,22 +26,22 @@ UPDATE_COLUMNS = (
     deliveries.c.repository,
     deliveries.c.received_at,
 )
-"""A ref update with what its delivery says of it, without what it was planned from: that may be large."""
+"""A ref update and the facts of its delivery, without `facts`, which may be large."""
 
 
 _DUE: Mapping[str, Any] = {"tries": 0, "due_at": None}
 
 
 class LeaseLost(StoreUnavailable):
-    """Another worker has taken the connection over; what this one was about to record is not recorded."""
+    """Another worker has taken over the connection. Nothing is recorded for this worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PendingUpdate:
-    """A ref update that waits, with what its delivery says of it.
+    """A pending ref update, with the facts of its delivery.
 
-    `generation` counts the moves of its ref; `repository` is the repository as the payload describes it;
-    `tries` are those that have failed over this update alone.
+    `generation` is its place among the moves of its ref; `repository` is the repository as the payload
+    describes it; `tries` counts the failures of this update alone.
     """
 
     seq: int
@@ -63,11 +63,10 @@ class PendingUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:
-    """The end of a ref update, the execution requests that came out of it, and each trigger's verdict.
+    """The final state of a ref update, its execution requests, and the verdict of each trigger.
 
-    A verdict is told with the `failure` that kept its request from being made, if one did.
-    `events` is what is told of it to those who asked for that; `peeled` is the commit that an annotated tag
-    leads to; `facts` is what was planned from.
+    A verdict includes the `failure` that prevented its request, if any. `events` are the events to publish;
+    `peeled` is the commit of an annotated tag; `facts` are the inputs of the plan.
     """
 
     update: PendingUpdate
@@ -82,7 +81,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postponement:
-    """A ref update that cannot be carried to its end before a later try; others of its connection can."""
+    """A ref update that is retried later, while others of its connection proceed."""
 
     update: PendingUpdate
     due_at: datetime
@@ -97,9 +96,9 @@ def pending(
     now: datetime | None = None,
     without: Collection[str] = (),
 ) -> list[PendingUpdate]:
-    """Return the pending ref updates of a connection in order of arrival, but for the refs in `without`.
+    """Return the pending ref updates of a connection in order of arrival, except the refs in `without`.
 
-    With `now`, those that were put off until later, and what waits for them, are left out.
+    With `now`, leave out postponed updates and the updates behind them.
     """
     query = (
         select(*UPDATE_COLUMNS)
@@ -116,7 +115,7 @@ def pending(
 
 
 def pending_update(row: Row[Any]) -> PendingUpdate:
-    """Return the ref update that a row of `UPDATE_COLUMNS` holds."""
+    """Return the ref update in a row of `UPDATE_COLUMNS`."""
     return PendingUpdate(
         seq=row.seq,
         connection=row.connection,
@@ -137,7 +136,7 @@ def pending_update(row: Row[Any]) -> PendingUpdate:
 
 
 def renew(conn: sqlalchemy.Connection, connection: str, *, owner: str, until: datetime) -> None:
-    """Keep the lease for longer. Raises `LeaseLost`."""
+    """Extend the lease. Raise `LeaseLost`."""
     _as_owner(conn, connection, owner)
     conn.execute(update(leases).where(leases.c.connection == connection).values(expires_at=until))
 
@@ -151,17 +150,16 @@ def settle(
     now: datetime,
     postponed: Sequence[Postponement] = (),
 ) -> None:
-    """Record how ref updates ended, and their requests and events, as one: this is what fills the outboxes.
+    """Record settlements with their requests and events in one transaction, which fills the outboxes.
 
-    With them goes which updates are put off, each by itself. Raises `LeaseLost` where another worker has the
-    connection by now.
+    Record the postponed updates with them. Raise `LeaseLost` if another worker has taken over the connection.
     """
     _as_owner(conn, connection, owner)
     for settlement in settlements:
-        which = settlement.update.seq
+        update_seq = settlement.update.seq
         changed = conn.execute(
             update(ref_updates)
-            .where(ref_updates.c.seq == which, ref_updates.c.state == "pending")
+            .where(ref_updates.c.seq == update_seq, ref_updates.c.state == "pending")
             .values(
                 state=settlement.state,
                 reason=storable(settlement.reason),
@@ -172,26 +170,30 @@ def settle(
             )
         )
         if changed.rowcount and settlement.requests:
-            executions.add(conn, settlement.requests, ref_update=which, now=now)
+            executions.add(conn, settlement.requests, ref_update=update_seq, now=now)
             _supersede(conn, settlement)
         if changed.rowcount:
             events.add(conn, settlement.events, now=now)
-    for one in postponed:
+    for postponement in postponed:
         conn.execute(
             update(ref_updates)
-            .where(ref_updates.c.seq == one.update.seq, ref_updates.c.state == "pending")
-            .values(reason=storable(one.reason), due_at=one.due_at, tries=ref_updates.c.tries + 1)
+            .where(ref_updates.c.seq == postponement.update.seq, ref_updates.c.state == "pending")
+            .values(
+                reason=storable(postponement.reason),
+                due_at=postponement.due_at,
+                tries=ref_updates.c.tries + 1,
+            )
         )
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.ask(conn, connection, now=now)
 
 
 def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:
-    """Leave one request of each `latest` trigger to be published: that of the ref's latest move."""
+    """Keep one pending request of each `latest` trigger: that of the ref's latest move."""
     latest = [request for request in settlement.requests if request.is_latest_only]
     if not latest:
         return
-    # Since the worker read it, the remote may have shown that the move comes later than it was taken for.
+    # A reconciliation may have raised the generation since the worker read it.
     query = select(ref_updates.c.generation).where(ref_updates.c.seq == settlement.update.seq)
     generation = conn.execute(query).scalar_one()
     for request in latest:
@@ -205,12 +207,12 @@ def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:
 
 
 def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None:
-    """Have the ref updates of a delivery fetched and planned again, but for those that were duplicates.
+    """Make the settled ref updates of a delivery pending again, except duplicates.
 
-    How each of them had ended is kept as an attempt.
+    Keep each settlement as an attempt.
     """
     moved = ref_updates.c.delivery == delivery, ref_updates.c.state.in_(REPLAYABLE)
-    # Locked, so that of two replays at once the second finds nothing left to do.
+    # The lock lets the second of two simultaneous replays find nothing to do.
     conn.execute(select(ref_updates.c.seq).where(*moved).with_for_update()).all()
     earlier = select(func.count()).where(update_attempts.c.ref_update == ref_updates.c.seq)
     ended = select(
@@ -224,14 +226,14 @@ def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None
     ).where(*moved)
     columns = ["ref_update", "number", "state", "reason", "settled_at", "verdicts", "replayed_at"]
     conn.execute(insert(update_attempts).from_select(columns, ended))
-    anew = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None, **_DUE}
-    conn.execute(update(ref_updates).where(*moved).values(anew))
+    pending_again = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None, **_DUE}
+    conn.execute(update(ref_updates).where(*moved).values(pending_again))
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()
     conn.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
 
 
 def release(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
-    """Give the connection back, also with more to do; others that wait come first. Raises `LeaseLost`."""
+    """Release the lease; remaining work goes to the back of the queue. Raise `LeaseLost`."""
     _as_owner(conn, connection, owner)
     conn.execute(
         update(leases)
@@ -241,7 +243,7 @@ def release(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: da
 
 
 def hand_back(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
-    """Give the connection back in the middle of a try, which counts neither way. Raises `LeaseLost`."""
+    """Release the lease during a try, which counts as neither success nor failure. Raise `LeaseLost`."""
     _as_owner(conn, connection, owner)
     conn.execute(
         update(leases)
@@ -259,7 +261,7 @@ def postpone(
     due_at: datetime,
     reason: str,
 ) -> None:
-    """Give the connection back after a try that failed; the updates tell why. Raises `LeaseLost`."""
+    """Release the lease after a failed try, and record the reason on the updates. Raise `LeaseLost`."""
     _as_owner(conn, connection, owner)
     conn.execute(
         update(leases)
@@ -270,7 +272,7 @@ def postpone(
 
 
 def tell(conn: sqlalchemy.Connection, updates: Sequence[PendingUpdate], reason: str) -> None:
-    """Let ref updates that are being worked on say how it goes."""
+    """Record the progress of ref updates as their reason."""
     conn.execute(
         update(ref_updates)
         .where(ref_updates.c.seq.in_([one.seq for one in updates]), ref_updates.c.state == "pending")
@@ -279,9 +281,9 @@ def tell(conn: sqlalchemy.Connection, updates: Sequence[PendingUpdate], reason: 
 
 
 def take_over_everything(conn: sqlalchemy.Connection, *, now: datetime) -> None:
-    """End the leases of a process that died: for an embedded store, which only one process works on.
+    """End all leases: an embedded store has one process, and its predecessor is dead.
 
-    Its work, and the reconciliations that it had claimed, are due at once.
+    Its work and the reconciliations that it had claimed are due at once.
     """
     conn.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
     held = reconciliations.c.held_until.is_not(None)
@@ -289,14 +291,14 @@ def take_over_everything(conn: sqlalchemy.Connection, *, now: datetime) -> None:
 
 
 def take_over(conn: sqlalchemy.Connection, process: str, *, now: datetime) -> None:
-    """End the leases of the process that went by this name before, and is known to be dead."""
+    """End the leases of the dead process that had this name before."""
     mine = leases.c.owner.is_not(None), leases.c.process == process
     conn.execute(update(leases).where(*mine).values(owner=None, expires_at=now))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What waits in the whole store; the `oldest` say since when the ones that wait longest do."""
+    """The waiting work of the whole store. The `oldest…` fields say since when the oldest items wait."""
 
     updates: int
     oldest: datetime | None
@@ -307,7 +309,7 @@ class Backlog:
 
 
 def backlog(conn: sqlalchemy.Connection) -> Backlog:
-    """Count what waits; costs by how much that is, however much has ended."""
+    """Count the waiting work. The cost depends on that alone, not on the settled records."""
     count = conn.execute(select(func.count()).select_from(ref_updates).where(is_pending)).scalar_one()
     waits = waiting()
     oldest = select(func.min(oldest_arrival(waits))).select_from(waits)
@@ -326,14 +328,14 @@ def backlog(conn: sqlalchemy.Connection) -> Backlog:
 
 
 def attempts(conn: sqlalchemy.Connection, connection: str) -> int:
-    """Return how many tries in a row have failed."""
+    """Return how many consecutive tries have failed."""
     query = select(leases.c.attempts).where(leases.c.connection == connection)
     found: int = conn.execute(query).scalar_one()
     return found
 
 
 def make_due(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
-    """Let a postponed connection, and what was put off of it, be tried now: something has changed."""
+    """Make a postponed connection and its postponed updates due now, after a change of the connection."""
     conn.execute(
         update(leases).where(leases.c.connection == connection, leases.c.attempts > 0).values(due_at=now)
     )
@@ -352,15 +354,15 @@ def _as_owner(conn: sqlalchemy.Connection, connection: str, owner: str) -> None:
 
 
 class WorkQueue:
-    """The functions above as the worker calls them: each in a transaction of its own, off the event loop."""
+    """Runs the functions of this module for the worker, each in its own transaction, off the event loop."""
 
     def __init__(self, database: Database, claims: Claims) -> None:
-        """Take work from this database, as `claims` share it out."""
+        """Claim work from this database by the rules of `claims`."""
         self._database = database
         self._claims = claims
 
     async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
-        """See `Claims.claim`. Looks first without waiting for the writers: mostly there is nothing."""
+        """See `Claims.claim`. Read first, which waits for no writer: usually there is no work."""
         if await self._database.read(self._claims.next, now=now) is None:
             return None
         return await self._database.write(self._claims.claim, owner=owner, now=now, until=until)

@@ -1,1 +1,1 @@
-"""The main job once, on this machine, told step by step: `python -m demo`."""
+"""One push from the webhook to the runner, on this machine, explained step by step: `python -m demo`."""

@@ -1,7 +1,7 @@
 """Push to a repository; a moment later an execution request names exactly that commit.
 
-Nothing here is played but the part of GitHub: a real git server on loopback, a real push, the real gateway
-with its embedded store, and the commands that anybody would type.
+Only GitHub is simulated. The rest is real: a git server on loopback, a push, the gateway with its embedded
+store, and the commands that a user would type.
 """
 
 import json
@@ -44,42 +44,42 @@ out = Console(highlight=False)
 
 
 def main() -> int:
-    """Tell the story; return the exit status."""
+    """Run the demo; return the exit status."""
     began = time.monotonic()
     out.print("[bold]Pushgate: from a git push to an execution request[/bold]\n")
     with tempfile.TemporaryDirectory(prefix="pushgate-demo-") as folder:
         place = Path(folder)
         with GitHost(place / "git") as host:
-            step(1, "A small ML repository, on a git server of its own")
+            step(1, "A small ML repository, on a git server on this machine")
             tree = WorkTree(place / "digits", host.create(f"{FULL_NAME}.git"))
             first = tree.commit("Train on the digits", FILES)
             tree.push()
             url = host.url(f"{FULL_NAME}.git")
-            told(f"{url} has {first[:10]} on main, with a valohai.yaml and its step train")
+            show(f"{url} has {first[:10]} on main, with the step train in its valohai.yaml")
             with gateway(place / "data") as service:
-                tell_the_push(service, place, tree, url, first)
+                demonstrate_push(service, place, tree, url, first)
     out.print(f"\nDone in {time.monotonic() - began:.1f} s. Nothing is left running.")
     out.print(
-        "Next: [bold]make run[/bold] starts the gateway to stay; the README tells how to connect to it."
+        "Next: [bold]make run[/bold] starts the gateway and leaves it running; see README.md to connect."
     )
     return 0
 
 
-def tell_the_push(service: "Gateway", place: Path, tree: WorkTree, url: str, first: str) -> None:
-    """Connect the repository, push, deliver, and show what comes out."""
-    step(3, "The repository is connected: a push to main runs the step train")
+def demonstrate_push(service: "Gateway", place: Path, tree: WorkTree, url: str, first: str) -> None:
+    """Connect the repository, push, deliver, and show the result."""
+    step(3, "Connect the repository: a push to main runs the step train")
     connected = service.pushgate(
         "connect", url, "--provider", "github", "--project", "digits", "--trigger", "train@main"
     )
-    told(f"webhook URL  {connected['hook_url']}")
-    told("secret       " + "•" * 16 + "  (shown once, to whoever connects)")
+    show(f"webhook URL  {connected['hook_url']}")
+    show("secret       " + "•" * 16 + "  (shown only once)")
 
     step(4, "Somebody changes the code and pushes")
     pushed = tree.commit("Train for longer", {"train.py": "print('training for longer')\n"})
     tree.push()
-    told(f"git push     {first[:10]} → {pushed[:10]} on main")
+    show(f"git push     {first[:10]} → {pushed[:10]} on main")
 
-    step(5, "GitHub says so: a signed delivery")
+    step(5, "GitHub sends a signed webhook")
     payload = place / "payload.json"
     payload.write_bytes(
         push_payload(
@@ -93,31 +93,31 @@ def tell_the_push(service: "Gateway", place: Path, tree: WorkTree, url: str, fir
     )
     options = (str(payload), "--provider", "github", "--delivery", "72d3162e-cc78-11e3-81ab-4c9367dc0958")
     answer = service.pushgate("send", connected["hook_url"], *options, secret=connected["secret"])
-    told(f"HTTP {answer['status']} {answer['verdict']}: on disk, and only then answered")
+    show(f"HTTP {answer['status']} {answer['verdict']}: answered only after the delivery is on disk")
 
-    step(6, "Pushgate fetches that commit, reads its valohai.yaml, and asks for the execution")
+    step(6, "Pushgate fetches that commit, reads its valohai.yaml, and requests the execution")
     request = service.first_execution()
     received = service.pushgate("deliveries", answer["delivery"])["received_at"]
     took = datetime.fromisoformat(request["planned_at"]) - datetime.fromisoformat(received)
-    told(f"the execution request was there {took.total_seconds() * 1000:.0f} ms after the delivery\n")
+    show(f"the execution request was ready {took.total_seconds() * 1000:.0f} ms after the delivery\n")
     message = request["message"]
     out.print_json(data=_brief(message), indent=2)
     if message["commit"]["id"] != pushed:
-        raise SystemExit("The request names another commit than the one that was pushed.")
+        raise SystemExit("The request names a different commit from the one that was pushed.")
 
-    step(7, "The same delivery once more, as after a click on Redeliver")
+    step(7, "The same delivery again, as after a click on Redeliver")
     again = service.pushgate("send", connected["hook_url"], *options, secret=connected["secret"])
-    told(f"HTTP {again['status']} {again['verdict']}: {again['reason']}")
+    show(f"HTTP {again['status']} {again['verdict']}: {again['reason']}")
 
-    step(8, "A runner takes the request: it fetches the package, checks its SHA-256, and runs the step")
+    step(8, "A runner receives the request: it fetches the package, checks its SHA-256, and runs the step")
     package = message["package"]
-    told(f"package      {package['id'][:16]}…  {package['size']} bytes, {package['format']}")
-    told("$ python examples/execution.py < request.json\n")
+    show(f"package      {package['id'][:16]}…  {package['size']} bytes, {package['format']}")
+    show("$ python examples/execution.py < request.json\n")
     runner = Path(__file__).parent.parent / "examples" / "execution.py"
     done = subprocess.run(
         [sys.executable, runner],
         input=json.dumps(message),
-        # The step asks for `python`, which its container has and a fresh Debian has not.
+        # The step runs `python`, which its container has and a fresh Debian does not.
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"},
         stdout=subprocess.PIPE,
         text=True,
@@ -129,15 +129,15 @@ def tell_the_push(service: "Gateway", place: Path, tree: WorkTree, url: str, fir
 
 
 class Gateway:
-    """A gateway that runs, and the command line that talks to it."""
+    """A running gateway, and the command line as its client."""
 
     def __init__(self, url: str, data: Path) -> None:
-        """Talk to the gateway at `url`, whose data folder is `data`."""
+        """Use the gateway at `url`, whose data folder is `data`."""
         self._data = data
         self._environment = {**_environment(), "PUSHGATE_URL": url}
 
     def pushgate(self, *arguments: str, secret: str | None = None) -> Any:
-        """Run a command as anybody would, show it, and return what it answers."""
+        """Run a command as a user would, show it, and return its JSON output."""
         out.print(f"    [dim]$ pushgate {escape(shlex.join(_shown(arguments)))}[/dim]", soft_wrap=True)
         options = ["--json"] if arguments[0] == "send" else ["--json", "--data", str(self._data)]
         done = subprocess.run(
@@ -161,13 +161,13 @@ class Gateway:
             )
             if items := json.loads(done.stdout)["items"]:
                 return items[0]
-        raise SystemExit("No execution request came. `pushgate deliveries` would tell why.")
+        raise SystemExit("No execution request was created. `pushgate deliveries` shows why.")
 
 
 @contextmanager
 def gateway(data: Path) -> Iterator[Gateway]:
     """Run the gateway with its embedded store, on a free port, while the block lasts."""
-    step(2, "The gateway starts, with nothing but Python and git: no database, no broker")
+    step(2, "Start the gateway with only Python and git: no database server, no broker")
     out.print("    [dim]$ pushgate serve[/dim]")
     process = subprocess.Popen(
         [*_pushgate(), "serve", "--port", "0", "--data", str(data)],
@@ -177,9 +177,9 @@ def gateway(data: Path) -> Iterator[Gateway]:
         encoding="utf-8",
     )
     try:
-        assert process.stderr is not None  # noqa: S101 - it is a pipe, as asked for above
+        assert process.stderr is not None  # noqa: S101 - it is a pipe, as requested above
         address = _address(process.stderr)
-        told(f"listening on {address}")
+        show(f"listening on {address}")
         yield Gateway(f"http://{address}", data)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -187,27 +187,27 @@ def gateway(data: Path) -> Iterator[Gateway]:
 
 
 def step(number: int, title: str) -> None:
-    """Begin a step of the story."""
+    """Print the title of a step."""
     out.print(f"\n[bold cyan]{number}[/bold cyan]  [bold]{title}[/bold]")
 
 
-def told(text: str) -> None:
-    """Tell what happened."""
+def show(text: str) -> None:
+    """Print what happened."""
     out.print(f"    {escape(text)}", soft_wrap=True)
 
 
 def _address(stderr: IO[str]) -> str:
-    said = []
+    lines = []
     for line in stderr:
-        said.append(line)
+        lines.append(line)
         if line.startswith("{") and (event := json.loads(line))["event"] == "listening":
             address: str = event["address"]
             return address
-    raise SystemExit("The gateway did not start:\n" + "".join(said))
+    raise SystemExit("The gateway did not start:\n" + "".join(lines))
 
 
 def _brief(message: dict[str, Any]) -> dict[str, Any]:
-    """Return the message without the parts that a first look can do without."""
+    """Return the message with only the essential parts of its execution."""
     execution = {key: message["execution"][key] for key in ("kind", "name", "image", "command", "parameters")}
     return {**message, "execution": execution}
 

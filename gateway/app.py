@@ -1,4 +1,4 @@
-"""The composition root: settings in, running service out. Read it from top to bottom to see what runs."""
+"""The composition root: builds the service from the settings. Read from top to bottom to see what runs."""
 
 import asyncio
 import socket
@@ -72,31 +72,31 @@ log = structlog.get_logger()
 
 
 class Service:
-    """Everything that runs in one process, as its role asks: `web`, `worker`, or `all` of it."""
+    """Everything that runs in one process of the role `web`, `worker` or `all`."""
 
     def __init__(self, settings: Settings, opened: DataDir) -> None:
-        """Put the parts together; nothing runs before the application starts."""
+        """Compose the parts; nothing runs before the application starts."""
         self.settings = settings
         self.closing = False
         self._tasks: list[asyncio.Task[None]] = []
         parts = _shared_parts(settings, opened)
         self._database = parts.database
-        self._accepter = DeliveryWriter(parts.database, notify=parts.pushes.notify)
-        self._wire = PostgresBridge(
+        self._writer = DeliveryWriter(parts.database, notify=parts.pushes.notify)
+        self._bridge = PostgresBridge(
             parts.database, {"pushgate_pushes": parts.pushes, "pushgate_requests": parts.requests}
         )
         self._worker = None if settings.role == "web" else _build_worker(parts)
         health = Health(
             database=parts.database,
-            accepter=self._accepter,
+            writer=self._writer,
             is_closing=lambda: self.closing,
             scratch=None if settings.role == "web" else settings.data_dir / "mirrors",
-            has_door=settings.role != "worker",
+            serves_webhooks=settings.role != "worker",
             has_broker=settings.amqp_url is not None,
         )
         web = None
         if settings.role != "worker":
-            web = _build_web(parts, self._accepter, is_closing=lambda: self.closing)
+            web = _build_web(parts, self._writer, is_closing=lambda: self.closing)
         self.application = Starlette(
             routes=[*(web.routes if web else []), *health.routes()],
             exception_handlers={
@@ -106,35 +106,35 @@ class Service:
             },
             lifespan=self._lifespan,
         )
-        # It would send on to the host and scheme that a proxy asks with, out of the public URL.
+        # A redirect would use the host and scheme of the proxy's request instead of the public URL.
         self.application.router.redirect_slashes = False
 
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
-        self._accepter.start()
+        self._writer.start()
         if self._worker is not None:
             await self._worker.take_over(self._database)
             self._tasks = [asyncio.create_task(run()) for run in self._worker.runs]
         if not self._database.is_embedded:
-            self._tasks.append(asyncio.create_task(self._wire.run()))
+            self._tasks.append(asyncio.create_task(self._bridge.run()))
         yield
         self.stop_working()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._accepter.stop()
+        await self._writer.stop()
         await self._database.aclose()
         log.info("ended")
 
     def stop_working(self) -> None:
-        """Claim nothing more, hand back what is under way, and let the relay write down what is confirmed."""
+        """Claim nothing more, release the claimed work, and let the relay record confirmed messages."""
         for task in self._tasks:
-            # Once: a second time would cancel the handing back.
+            # Only once: a second cancellation would interrupt the release.
             if not task.cancelling():
                 task.cancel()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What the web and the worker of a process share. Nothing in it runs by itself."""
+    """The parts that the web and the worker roles share. None of them runs a task."""
 
     settings: Settings
     database: Database
@@ -188,18 +188,18 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Web:
-    """What a process with the role `web` answers, and how pages show an HTTP error."""
+    """The routes of a process with the role `web`, and its handler of HTTP errors."""
 
     routes: Sequence[BaseRoute]
     on_http_error: Callable[[Request, Exception], Awaitable[Response]]
 
 
-def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[[], bool]) -> _Web:
+def _build_web(parts: _Parts, writer: DeliveryWriter, *, is_closing: Callable[[], bool]) -> _Web:
     """Build the webhook endpoint, the REST API and the dashboard."""
     settings, database = parts.settings, parts.database
     cache = ConnectionCache(database, parts.keyring)
     webhook = WebhookEndpoint(
-        cache, accepter, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
+        cache, writer, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
     )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
     connections = Connections(
@@ -243,7 +243,7 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
     )
     return _Web(
         routes=[
-            # First, because a request is held against one route after the other.
+            # First, because routes are matched in this order.
             Route("/hooks/{connection}", webhook),
             *(operation.route(token) for operation in operations),
             *contract.routes(),
@@ -255,26 +255,26 @@ def _build_web(parts: _Parts, accepter: DeliveryWriter, *, is_closing: Callable[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Work:
-    """What a process with the role `worker` runs: each is a loop that ends when it is cancelled."""
+    """The tasks of a process with the role `worker`: each is a loop that runs until it is cancelled."""
 
     process: str
     runs: Sequence[Callable[[], Coroutine[Any, Any, None]]]
 
     async def take_over(self, database: Database) -> None:
-        """Take over what a process that died here had begun."""
+        """Take over the work of a process that died on this data folder."""
         now = datetime.now(UTC)
         if database.is_embedded:
             await database.write(work_queue.take_over_everything, now=now)
             return
-        # A server that is away, or only reads, will be back: until then leases expire by themselves.
+        # An unavailable or read-only server recovers later; until then leases expire by themselves.
         with suppress(StoreUnavailable):
             await database.write(work_queue.take_over, process=self.process, now=now)
 
 
 def _build_worker(parts: _Parts) -> _Work:
-    """Build what happens behind the webhook: fetch and plan, reconciliation, publishing and clean-up."""
+    """Build the worker: fetch and plan, reconciliation, publishing and clean-up."""
     settings, database = parts.settings, parts.database
-    # Mirrors lie in the data folder: whoever starts there again has them, and goes by the same name.
+    # Mirrors are in the data folder: a process that restarts there has them, and takes the same name.
     process = f"{socket.gethostname()}:{settings.data_dir}"
     remotes = Remotes(mirrors=parts.mirrors, database=database, keyring=parts.keyring)
     packing = settings.data_dir / "packing"
@@ -336,7 +336,7 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
             notify=parts.requests.notify,
             announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
         )
-        # Some more, for hosts at which nothing is done yet: see `Claims`.
+        # A few more, reserved for hosts without running work: see `Claims`.
         for number in range(settings.concurrency + RESERVED)
     ]
 
@@ -358,7 +358,7 @@ def _reconcilers(parts: _Parts, remotes: Remotes) -> list[Reconciler]:
 
 
 def _relays(parts: _Parts) -> list[Relay]:
-    """Return what publishes, each over a connection of its own; without a broker there is nothing."""
+    """Return the relays, each with its own connection; without a broker there are none."""
     settings = parts.settings
     if settings.amqp_url is None:
         return []

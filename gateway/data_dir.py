@@ -1,4 +1,4 @@
-"""The data folder and the database behind it: opened, brought up to date, and given another secret key."""
+"""The data folder and its database: opening, schema upgrade, and rotation of the secret key."""
 
 import fcntl
 import os
@@ -21,13 +21,13 @@ from gateway.store.database import Database
 
 log = structlog.get_logger()
 
-# There while a change of the secret key is under way.
+# This file exists while a rotation of the secret key is in progress.
 _PREVIOUS = "secret.key.previous"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataDir:
-    """The data folder and what it holds. `fresh_token` is the admin token, where it was made just now.
+    """The contents of the data folder. `fresh_token` is the admin token, if it was generated now.
 
     As a context manager it closes the database at the end of the block.
     """
@@ -49,7 +49,7 @@ class DataDir:
 
 
 def open_data(settings: Settings) -> DataDir:
-    """Make the data folder if need be, bring the schema up to date. Raises `SettingError`."""
+    """Create the data folder if necessary, and upgrade the schema. Raises `SettingError`."""
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if settings.secret_key is not None:
@@ -58,7 +58,7 @@ def open_data(settings: Settings) -> DataDir:
             secret_key, is_new = secret_key_file(settings.data_dir)
         previous = _previous_key(settings)
     except OSError as error:
-        raise SettingError(f"the data folder {settings.data_dir} cannot be used: {error.strerror}") from error
+        raise SettingError(f"cannot use the data folder {settings.data_dir}: {error.strerror}") from error
     keyring = Keyring(secret_key, previous)
     token = settings.admin_token.get_secret_value() if settings.admin_token else keyring.admin_token()
     database = Database(settings.database)
@@ -78,11 +78,11 @@ def open_data(settings: Settings) -> DataDir:
 
 
 def _check_weak_token(database: Database) -> None:
-    """Refuse a short admin token for a new database, and warn of one that may have been there before."""
+    """Refuse a short admin token for a new database; only warn for an existing database."""
     sentence = f"the admin token (PUSHGATE_ADMIN_TOKEN) has fewer than {MIN_TOKEN_LENGTH} characters"
     if database.is_new():
-        raise SettingError(f"{sentence}: set a longer one, or none, and one is made")
-    log.warning("the admin token can be guessed: set a longer one", reason=sentence)
+        raise SettingError(f"{sentence}: set a longer token, or unset it to have one generated")
+    log.warning("admin token too short: set a longer one", reason=sentence)
 
 
 @contextmanager
@@ -98,13 +98,13 @@ def locked(settings: Settings) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SettingError(
-                f"a gateway runs on the data folder {settings.data_dir}: stop it, or name another folder"
+                f"a gateway runs on the data folder {settings.data_dir}: stop it, or choose another folder"
             ) from None
         yield
 
 
 def _previous_key(settings: Settings) -> str | None:
-    """Return the secret key before the present one, while secrets may still be sealed under it."""
+    """Return the previous secret key, while secrets may still be sealed under it."""
     if settings.secret_key_previous is not None:
         return settings.secret_key_previous.get_secret_value()
     left = settings.data_dir / _PREVIOUS
@@ -112,10 +112,10 @@ def _previous_key(settings: Settings) -> str | None:
 
 
 def rotate_key(settings: Settings) -> int:
-    """Bring all secrets under the present secret key, and in a data folder make a new one before.
+    """Seal all secrets under the present secret key; a key in the data folder is replaced first.
 
-    Each step is durable before the next, so that one can stop anywhere and do it again. Returns how many
-    secrets there are. Raises `SettingError`.
+    Each step is durable before the next, so an interrupted rotation can be repeated. Returns the number of
+    secrets. Raises `SettingError`.
     """
     if settings.secret_key is not None:
         if settings.secret_key_previous is None:
@@ -125,7 +125,7 @@ def rotate_key(settings: Settings) -> int:
         return _rewrap(settings)
     if not (settings.data_dir / "secret.key").exists():
         raise SettingError(
-            f"there is no secret key in {settings.data_dir}: name the gateway's data folder with --data"
+            f"no secret key in {settings.data_dir}: give the gateway's data folder with --data"
         )
     with locked(settings):
         _make_new_key(settings.data_dir)
@@ -135,18 +135,18 @@ def rotate_key(settings: Settings) -> int:
 
 
 def learn_refs(settings: Settings) -> int:
-    """Have the next reconciliation of every connection only learn where the remote's refs are.
+    """Make the next reconciliation of every connection only record the remote's refs.
 
-    For a database that was restored: what was pushed since its back-up looks like missed pushes. Returns how
-    many connections there are. Raises `SettingError` while a gateway works on the database.
+    For a restored database: pushes since its backup would look like missed pushes. Returns the number of
+    connections. Raises `SettingError` while a gateway works on the database.
     """
     with open_data(settings) as opened, locked(settings), opened.database.writing() as conn:
         now = datetime.now(UTC)
         working = claims.alive(conn, now=now)
         if working:
             raise SettingError(
-                f"workers run on this database, such as {working[0]}: stop them first; of one that was killed"
-                f" this is said for {claims.GONE_AFTER.seconds} s more"
+                f"workers run on this database, such as {working[0]}: stop them first; a killed worker counts"
+                f" as running for {claims.GONE_AFTER.seconds} s"
             )
         restored = connections.addresses(conn)
         for connection in restored:
@@ -160,7 +160,7 @@ def _rewrap(settings: Settings) -> int:
 
 
 def _make_new_key(folder: Path) -> None:
-    """Put a new key into the place of the present one, which is kept as the previous."""
+    """Replace the present key by a new key, and keep it as the previous key."""
     present, previous = folder / "secret.key", folder / _PREVIOUS
     try:
         if not previous.exists():
@@ -172,4 +172,4 @@ def _make_new_key(folder: Path) -> None:
             fresh.replace(present)
             sync_folder(folder)
     except OSError as error:
-        raise SettingError(f"the data folder {folder} cannot be used: {error.strerror}") from error
+        raise SettingError(f"cannot use the data folder {folder}: {error.strerror}") from error

@@ -1,8 +1,8 @@
-"""What can go wrong, as one small tree. Every message is a sentence for people, and holds no secret."""
+"""The tree of errors. Every message is a sentence for people, and contains no secret."""
 
 
 class PushgateError(Exception):
-    """Anything that Pushgate itself reports."""
+    """The base class of Pushgate's errors."""
 
 
 class SettingError(PushgateError):
@@ -10,23 +10,23 @@ class SettingError(PushgateError):
 
 
 class StoreUnavailable(PushgateError):
-    """The store cannot be read or written just now."""
+    """The store cannot be read or written at present."""
 
 
 class PackageStorageUnavailable(StoreUnavailable):
-    """The place where packages are kept cannot be read or written just now."""
+    """The package storage cannot be read or written at present."""
 
 
 class NotFound(PushgateError):
-    """There is no such record."""
+    """The record does not exist."""
 
 
 class Invalid(PushgateError):
-    """A request to the API or the command line that cannot be carried out as it is."""
+    """A request to the API or the command line is invalid."""
 
 
 class Conflict(Invalid):
-    """A request that what is there already stands against."""
+    """A request conflicts with an existing record."""
 
 
 class FetchError(PushgateError):
@@ -34,7 +34,7 @@ class FetchError(PushgateError):
 
 
 class RemoteUnavailable(FetchError):
-    """The remote is down, slow, or refuses us for now: a later try can help."""
+    """The remote is down, slow, or refuses us temporarily: a retry may succeed."""
 
 
 class RemoteSilent(RemoteUnavailable):
@@ -42,11 +42,11 @@ class RemoteSilent(RemoteUnavailable):
 
 
 class RemoteRefuses(RemoteUnavailable):
-    """The remote answers, and says that there is no such repository, or not for us."""
+    """The remote answers that the repository does not exist, or denies access to it."""
 
 
 class LocalFailure(FetchError):
-    """This machine cannot fetch just now, as with a full disk; the remote has no part in it."""
+    """This machine cannot fetch at present, for example because its disk is full."""
 
 
 class Gone(FetchError):
@@ -54,32 +54,32 @@ class Gone(FetchError):
 
 
 class ObjectUnusable(FetchError):
-    """The object is there but is nothing that can be executed, and never will be."""
+    """The object exists, but cannot be executed; a retry cannot succeed."""
 
 
 class PlanError(PushgateError):
-    """A commit's valohai.yaml, or a trigger, asks for something that cannot be."""
+    """A commit's valohai.yaml, or a trigger, requests something impossible."""
 
 
 class PublishError(PushgateError):
-    """A message did not reach the broker's safe keeping."""
+    """The broker has not confirmed a message."""
 
 
 class BrokerUnavailable(PublishError):
-    """The broker is out of reach or does not answer in time."""
+    """The broker is unreachable or does not answer in time."""
 
 
 class Interrupted(BrokerUnavailable):
-    """The connection was lost while the message was on its way: nobody knows whether the broker has it."""
+    """The connection was lost before the confirm: it is unknown whether the broker has the message."""
 
 
 class Unroutable(PublishError):
-    """The broker took no responsibility for the message: no queue is bound for it, or the queue is full."""
+    """The broker did not accept the message: no queue is bound for it, or the queue is full."""
 
 
 class Undeliverable(PublishError):
-    """The broker refuses this message, and will refuse it each time: it is too large, for example."""
+    """The broker refuses this message permanently, for example because it is too large."""
 
 
 class Ambiguous(PublishError):
-    """The broker refuses one of the messages that were on their way, and does not say which."""
+    """The broker refuses one of several unconfirmed messages, without naming it."""

@@ -1,21 +1,21 @@
-"""HTTP requests of our own, by the standard library: what all who send them have in common."""
+"""Helpers for outgoing HTTP requests with the standard library."""
 
 from http.client import HTTPException
 from typing import Any
 from urllib.request import HTTPRedirectHandler
 
-# Whoever is asked cannot be reached, or breaks off in the middle of the answer.
+# The server is unreachable, or the answer ends too early.
 BROKEN_OFF = (OSError, HTTPException)
 
 
 class NoRedirects(HTTPRedirectHandler):
-    """A redirect would carry the token to another address."""
+    """Follows no redirect, which would send the token to another address."""
 
     def redirect_request(self, *_arguments: Any) -> None:
-        """Follow none: the redirect itself is the answer, and an error."""
+        """Return None, so that the redirect is raised as an error."""
         return
 
 
 def reason(error: Exception) -> str:
-    """Return what kept an answer from coming, as far as it is told."""
+    """Return the reason of a failed request."""
     return str(getattr(error, "reason", None) or error)

@@ -1,7 +1,7 @@
 """Logs: JSON for machines, readable on a terminal, and never a secret.
 
-What is logged is chosen where it happens: ids, refs, reasons, durations. Bodies, headers and URLs with
-credentials are never passed here; what foreign libraries log goes through the same door.
+Callers choose what is logged: ids, refs, reasons, durations. Bodies, headers and URLs with credentials are
+never passed here. The logs of libraries pass through the same processors.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any, Literal, TextIO, cast
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-# User and password, or a token in their place. Everybody's user on git hosts is no secret.
+# User and password, or a token in their place. The user git@ is no secret.
 _CREDENTIALS = re.compile(r"""(?<=://)(?!git@)[^/\s@"']*@""")
 
 
@@ -37,8 +37,8 @@ def configure(log_format: Literal["auto", "json", "console"]) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        # A line is one write: processes with one standard error do not write into each other's lines, also
-        # where Python is told not to buffer it, as in containers. `PrintLogger` writes a line's end apart.
+        # Each line is one write, so that processes with a common standard error do not mix their lines, even
+        # where Python does not buffer it, as in containers. `PrintLogger` writes the end of line separately.
         logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _StandardError())),
         cache_logger_on_first_use=True,
     )
@@ -55,9 +55,9 @@ def configure(log_format: Literal["auto", "json", "console"]) -> None:
 
 
 class Condition:
-    """A condition that lasts: logged when it begins, once in `every` seconds meanwhile, and when it ends.
+    """A lasting condition: logged when it begins, once in `every` seconds while it lasts, and when it ends.
 
-    Report it here whenever it is met, as often as that is and from any thread.
+    Call `holds` whenever the condition is met, as often as necessary and from any thread.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Condition:
         every: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take what is logged while it holds, and when it is over."""
+        """Take the event that is logged while the condition holds, and the event for its end."""
         self._event = event
         self._over = over
         self._every = every
@@ -79,7 +79,7 @@ class Condition:
         self._logged_at = -every
 
     def holds(self, **facts: Any) -> None:
-        """Log it, unless that was done lately."""
+        """Log the condition, unless it was logged in the last `every` seconds."""
         with self._lock:
             now = self._clock()
             if self._since is None or now - self._met_at > self._every:
@@ -92,7 +92,7 @@ class Condition:
         structlog.get_logger().warning(self._event, **facts, **({"for_s": lasts} if lasts else {}))
 
     def ends(self) -> None:
-        """Log that it is over, where it was not."""
+        """Log the end of the condition, if it held."""
         if self._since is None:
             return
         with self._lock:
@@ -104,7 +104,7 @@ class Condition:
 
 
 class _StandardError:
-    """Standard error, as long as somebody reads it: when nobody does any more, work goes on all the same."""
+    """Standard error; a closed pipe does not stop the process."""
 
     def write(self, text: str) -> None:
         with contextlib.suppress(OSError):
@@ -116,8 +116,8 @@ class _StandardError:
 
 
 def _as_values(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
-    """Bring what is logged to values that JSON has: renderers write Python's own form of all others."""
-    # Its traceback is the console's affair.
+    """Convert values to JSON types, because renderers write others in Python's form."""
+    # The console renderer formats the traceback.
     return {name: value if name == "exc_info" else _as_value(value) for name, value in line.items()}
 
 
@@ -125,12 +125,12 @@ def _as_value(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _as_value(one) for name, one in value.items()}
+        return {str(name): _as_value(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_as_value(one) for one in value]
+        return [_as_value(item) for item in value]
     return value.isoformat() if isinstance(value, date) else str(value)
 
 
 def _redact(_logger: WrappedLogger, _method: str, line: Any) -> Any:
-    """Take the credentials out of every URL, wherever in the line it stands: the last net, not the first."""
+    """Remove the credentials from every URL in a line, as a last line of defence."""
     return _CREDENTIALS.sub("", line)

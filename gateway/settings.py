@@ -1,4 +1,4 @@
-"""The settings: one frozen value, read once, at the start. Unknown and wrong ones are refused by name."""
+"""The settings: one frozen value, read once, at the start. Unknown and wrong settings are refused."""
 
 import os
 import re
@@ -32,16 +32,16 @@ from gateway.text.validation import suggestion
 
 PREFIX = "PUSHGATE_"
 
-# What belongs to the command line as a client, or to the start itself, and is no setting of the service.
+# Variables of the client commands, or of the start itself, which are not settings of the service.
 _NOT_SETTINGS = frozenset({"PUSHGATE_URL", "PUSHGATE_CONFIG", "PUSHGATE_SECRETS_DIR"})
 
 MIB = 1024 * 1024
 
 MIN_TOKEN_LENGTH = 32
-"""Characters of an admin token that nobody can guess."""
+"""The minimum number of characters of an admin token that cannot be guessed."""
 
 
-# What a container may use, by the second and by the first version of control groups.
+# The memory limit of a container, in version 2 and in version 1 of control groups.
 _MEMORY_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -52,13 +52,13 @@ def git_memory(limits: Iterable[Path] = _MEMORY_LIMITS) -> int:
     """Return the memory of one git process: 4 GiB, or less on a small machine or in a small container."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in limits:
-        with suppress(OSError, ValueError):  # there is none: it does not exist, or says "max"
+        with suppress(OSError, ValueError):  # no limit: the file does not exist, or contains "max"
             memory = min(memory, int(path.read_text()))
     return max(1024 * MIB, min(4096 * MIB, memory * 2 // 3))
 
 
 def data_home() -> Path:
-    """Return the data folder of those who name none.
+    """Return the default data folder.
 
     https://specifications.freedesktop.org/basedir-spec/latest/
     """
@@ -67,20 +67,20 @@ def data_home() -> Path:
 
 
 def expanded(path: Path) -> Path:
-    """Return a path with its ~ written out. Raises `SettingError` where nobody knows a home folder."""
+    """Return a path with its ~ expanded. Raises `SettingError` if the home folder is unknown."""
     try:
         return path.expanduser()
     except RuntimeError:
         raise SettingError(
-            f"{path} cannot be found: HOME is not set, and this user has no home folder. Name the data folder"
+            f"cannot expand {path}: HOME is not set, and this user has no home folder. Give the data folder"
             " with --data or PUSHGATE_DATA_DIR, without ~"
         ) from None
 
 
-# A part of a routing key, and of a queue's name.
+# A lane is part of a routing key and of a queue's name.
 Lane = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
 
-# What is published beside execution requests, for those who ask for it.
+# Optional events, published beside execution requests.
 Event = Literal["push.fetched", "delivery.failed"]
 
 
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
                 with value.open("rb") as file:
                     file.read(1)
             except OSError as error:
-                raise ValueError(f"{value} cannot be read: {error.strerror}") from None
+                raise ValueError(f"cannot read {value}: {error.strerror}") from None
         return value
 
     @field_validator("public_url")
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
         if value is not None and not re.fullmatch(r"https?://[^\s?#]+", value):
             raise ValueError("it must begin with http:// or https:// and have no query")
         if value is not None:
-            urlsplit(value)  # raises ValueError for an address that is none
+            urlsplit(value)  # raises ValueError for an invalid URL
         return value.rstrip("/") if value else None
 
     @field_validator("amqp_url")
@@ -171,7 +171,7 @@ class Settings(BaseSettings):
     def _is_amqp(cls, value: SecretStr | None) -> SecretStr | None:
         urls = value.get_secret_value().split(",") if value is not None else []
         if not all(url.strip().startswith(("amqp://", "amqps://")) for url in urls):
-            raise ValueError("it must begin with amqp:// or amqps://, and so must each of several")
+            raise ValueError("it must begin with amqp:// or amqps://; in a list, each URL must")
         return value
 
     @field_validator("packages_url")
@@ -197,13 +197,13 @@ class Settings(BaseSettings):
             return self
         if self.database.startswith("sqlite"):
             raise ValueError(
-                "several processes on one SQLite are no faster than one: leave workers at 1, or set"
+                "several processes on one SQLite database are no faster than one: leave workers at 1, or set"
                 " PUSHGATE_DATABASE_URL to a PostgreSQL database"
             )
         if self.role == "worker":
             raise ValueError(
-                "workers are processes that share the door, and the role worker has none: leave it at 1;"
-                " what one process does at once is the setting concurrency"
+                "workers are processes that serve webhooks, and the role worker serves none: leave it at 1;"
+                " use concurrency to do more work at once"
             )
         return self
 
@@ -217,12 +217,12 @@ class Settings(BaseSettings):
 
     @property
     def packages(self) -> str:
-        """The URL of the place where packages are kept: by default a folder in the data folder."""
+        """The URL of the package storage: by default a folder in the data folder."""
         return self.packages_url or (self.data_dir / "packages").as_uri()
 
     @property
     def base_url(self) -> str:
-        """What webhook URLs begin with."""
+        """The base of webhook URLs and of links."""
         host = "127.0.0.1" if self.host in {"0.0.0.0", "::"} else self.host  # noqa: S104 - compared, not bound
         return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
@@ -230,14 +230,14 @@ class Settings(BaseSettings):
 def read_settings(
     *, given: dict[str, Any], config: Path | None = None, secrets_dir: Path | None = None
 ) -> Settings:
-    """Read the settings: what the command line gave, the environment, a secrets folder, a YAML file.
+    """Read the settings from the command line, the environment, a secrets folder and a YAML file.
 
-    The first of these that names a setting counts. Raises `SettingError` with one sentence that names the
-    setting which is unknown or wrong; never with its value, which may be a secret.
+    The first of these that contains a setting wins. Raises `SettingError` with one sentence that names the
+    unknown or wrong setting, but never its value, which may be a secret.
     """
     _refuse_unknown_variables()
     if config is not None and not config.is_file():
-        raise SettingError(f"there is no settings file {config}")
+        raise SettingError(f"the settings file {config} does not exist")
     if secrets_dir is not None:
         _refuse_unknown_files(secrets_dir)
 
@@ -263,7 +263,7 @@ def read_settings(
     except ValidationError as error:
         raise SettingError(_sentence(error)) from None
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise SettingError(f"the settings cannot be read: {error}") from error
+        raise SettingError(f"cannot read the settings: {error}") from error
 
 
 def _refuse_unknown_variables() -> None:
@@ -273,9 +273,9 @@ def _refuse_unknown_variables() -> None:
 
 
 def _refuse_unknown_files(folder: Path) -> None:
-    """Refuse what bears our prefix and names no setting; others may keep secrets of theirs in the folder."""
+    """Refuse files with our prefix that name no setting; other files in the folder are ignored."""
     if not folder.is_dir():
-        raise SettingError(f"there is no secrets folder {folder}")
+        raise SettingError(f"the secrets folder {folder} does not exist")
     for name in _unknown(path.name for path in folder.iterdir()):
         raise SettingError(f"{name} is in the secrets folder {folder}, but Pushgate has no such setting")
 
@@ -287,7 +287,7 @@ def _unknown(names: Iterable[str]) -> list[str]:
 
 def _sentence(error: ValidationError) -> str:
     problems = error.errors(include_url=False, include_input=False, include_context=False)
-    first = min(problems, key=lambda one: one["type"] != "extra_forbidden")
+    first = min(problems, key=lambda problem: problem["type"] != "extra_forbidden")
     message = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return message

@@ -1,4 +1,4 @@
-"""Who may ask: whoever has the admin token. Wrong tokens are logged, and limited for each client."""
+"""Authentication by the admin token. Wrong tokens are logged, and limited for each client."""
 
 import hmac
 import time
@@ -15,11 +15,11 @@ from gateway.settings import MIN_TOKEN_LENGTH
 
 log = structlog.get_logger()
 
-# Wrong tokens that one client may try at once, and the seconds after which it may try one more.
+# Wrong tokens that one client may try in a burst, and the seconds until it may try another.
 _MAX_TRIES = 10
 _SECONDS_PER_TRY = 6.0
 _MAX_CLIENTS = 10_000
-# What one customer of a provider usually has of IPv6.
+# The IPv6 prefix that a provider usually assigns to one customer.
 _IPV6_PREFIX = 64
 
 
@@ -28,31 +28,31 @@ class WrongToken(PushgateError):
 
 
 class TooManyTries(PushgateError):
-    """The client has tried too many wrong tokens; `seconds` says when it may try again."""
+    """The client has tried too many wrong tokens; it may try again after `seconds`."""
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(f"too many wrong tokens came from this address: try again in {seconds} s")
+        super().__init__(f"too many wrong tokens from this address: try again in {seconds} s")
         self.seconds = seconds
 
 
 class AdminToken:
-    """The admin token, and the clients that have tried others."""
+    """The admin token, and the clients that have sent wrong tokens."""
 
     def __init__(
         self, token: str, *, trusted_proxies: int = 0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Tell clients apart behind so many proxies of ours."""
+        """Take the token, and the number of trusted proxies, behind which clients are distinguished."""
         self.value = token
         self._trusted_proxies = trusted_proxies
         self._clock = clock
-        # The time at which all tries of a client are forgotten, in the order in which clients came last.
+        # The time at which a client's tries are forgotten, ordered by each client's latest try.
         self._forgotten_at: OrderedDict[str, float] = OrderedDict()
 
     def check(self, request: Request, given: str) -> None:
-        """Return where the token is right. Raises `WrongToken`, or `TooManyTries` without having compared it.
+        """Return if the token is right. Raises `WrongToken`, or `TooManyTries`.
 
-        A right token that is too long to be guessed is always taken: otherwise anybody who shares the
-        operator's address, as all do behind a proxy that is not trusted, could keep the operator out.
+        A right token that is too long to guess is always accepted. Otherwise anybody with the operator's
+        address, such as every client behind an untrusted proxy, could lock the operator out.
         """
         is_right = hmac.compare_digest(given.encode(), self.value.encode())
         address = client_address(request.scope, request.headers, trusted_proxies=self._trusted_proxies)
@@ -67,7 +67,7 @@ class AdminToken:
         self._forgotten_at.move_to_end(client)
         if len(self._forgotten_at) > _MAX_CLIENTS:
             self._forgotten_at.popitem(last=False)
-        log.warning("a wrong token was refused", client=str(address), path=request.url.path)
+        log.warning("wrong admin token refused", client=str(address), path=request.url.path)
         raise WrongToken("this is not the admin token")
 
 

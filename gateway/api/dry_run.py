@@ -1,7 +1,7 @@
-"""`POST /connections/{id}/plan`: which requests would differ, had other rules been in force when pushes came.
+"""`POST /connections/{id}/plan`: which requests of past pushes would differ under other rules.
 
-Stored ref updates are planned again, by the code that the worker settles them with, from what the worker
-planned them from. Nothing is fetched, written or published.
+Stored ref updates are planned again, by the worker's code, from the facts that the worker planned from.
+Nothing is fetched, written or published.
 """
 
 import json
@@ -38,13 +38,13 @@ from gateway.threads import FILES, PLANNING
 from gateway.worker.plan_inputs import base_branch, plan_update, unpack
 from providers.model import RefKind
 
-# A large commit takes seconds to be planned: a page ends after so many, and the next one goes on.
+# Planning a large commit takes seconds: a page ends after this time, and the next page continues.
 _PAGE_SECONDS = 10.0
 _MAX_VALUE_LENGTH = 10_000
 
 
 class Rules(RequestBody):
-    """What planning asks of a connection; what is left out is as it is."""
+    """The settings of a connection that planning depends on; omitted ones stay as they are."""
 
     url: Url | None = None
     project: Line | None = None
@@ -55,11 +55,12 @@ class Rules(RequestBody):
 
 
 class RequestChange(BaseModel):
-    """What becomes of a trigger's request for a ref update.
+    """The change of a trigger's request for a ref update.
 
-    `failed` is one that is asked for and cannot be made, where the same was not so before. `execution` is the
-    request's id, `target` what it executes, `reason` the trigger's verdict or what keeps it from being made;
-    `fields` are the values of what differs, `from` and `to`, by its place in the message.
+    `failed` means that the trigger matches but its request cannot be built, and this was not so before.
+    `execution` is the request's id, `target` what it executes, `reason` the trigger's verdict or why the
+    request cannot be built; `fields` maps the path of each differing value in the message to its values
+    `from` and `to`.
     """
 
     change: Literal["new", "gone", "changed", "same", "failed"]
@@ -71,7 +72,7 @@ class RequestChange(BaseModel):
 
 
 class PlayedUpdate(BaseModel):
-    """A stored ref update, and what becomes of its requests; `unplayed` tells why that cannot be said."""
+    """A stored ref update, and the changes of its requests; `unplayed` is why it cannot be simulated."""
 
     delivery: str
     received_at: datetime
@@ -86,14 +87,14 @@ class PlayedUpdate(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """The endpoint and what it works with."""
+    """The endpoint for dry runs."""
 
     database: Database
     mirrors: Mirrors
     reader: CommitReader
 
     def operations(self) -> list[Operation]:
-        """Return what can be asked."""
+        """Return the operation."""
         return [
             Operation(
                 method="POST",
@@ -105,7 +106,7 @@ class DryRun:
         ]
 
     async def play(self, request: Request) -> Page[PlayedUpdate]:
-        """`POST /connections/{id}/plan?since=&limit=&cursor=`: the newest delivery first."""
+        """`POST /connections/{id}/plan?since=&limit=&cursor=`: replan deliveries, newest first."""
         which, query = request.path_params["id"], request.query_params
         wanted = (await read(request, Rules)).model_dump(exclude_none=True)
         if "url" in wanted:
@@ -125,7 +126,7 @@ class DryRun:
         for one in past:
             if played and time.monotonic() > until and played[-1].delivery != one.update.delivery:
                 return Page[PlayedUpdate](items=played, next=played[-1].delivery)
-            # One at a time: what each was planned from, and its requests, may be megabytes.
+            # One at a time: the facts and the requests of an update may be megabytes.
             facts = await self._facts(rules, triggers, one)
             requests = await self.database.read(executions.of_update, ref_update=one.update.seq)
             played.append(await PLANNING.run(_played, rules, triggers, one, facts, requests))
@@ -134,7 +135,7 @@ class DryRun:
     async def _facts(
         self, rules: Connection, triggers: Sequence[Trigger], past: PastUpdate
     ) -> CommitFacts | str:
-        """Return what an update was planned from, or why it cannot be planned again."""
+        """Return the facts that an update was planned from, or why it cannot be planned again."""
         if past.state == "pending":
             return "it has not been planned yet"
         if past.facts is None:
@@ -143,19 +144,19 @@ class DryRun:
         commit, mirror = kept.commit, self.mirrors.path(rules.id)
         lacking = []
         if kept.yaml_path != rules.yaml_path:
-            # Of the manifests of a commit, only the one that was planned from is kept.
-            lacking.append(f"{rules.yaml_path} of its commit is not kept, only {kept.yaml_path} is")
+            # Only the manifest that was planned from is stored.
+            lacking.append(f"{rules.yaml_path} of its commit is not stored, only {kept.yaml_path} is")
         if commit.paths is None and ask_for_paths(triggers):
-            lacking.append("which paths it changed is not kept, because no trigger asked for them")
+            lacking.append("its changed paths are not stored, because no trigger used them")
         if not lacking:
             return commit
-        nowhere = "; ".join(lacking)
+        missing = "; ".join(lacking)
         if not await FILES.run((mirror / "HEAD").exists):
-            return f"{nowhere}; and the process that was asked has no mirror of the repository"
+            return f"{missing}; and the process that answers has no mirror of the repository"
         try:
             return await self._completed(mirror, commit, rules, triggers, past.update)
         except FetchError as error:
-            return f"{nowhere}; and the mirror cannot tell it (git: {error})"
+            return f"{missing}; and the mirror does not contain it (git: {error})"
 
     async def _completed(
         self,
@@ -165,7 +166,7 @@ class DryRun:
         triggers: Sequence[Trigger],
         update: PendingUpdate,
     ) -> CommitFacts:
-        """Return the facts with what other rules ask of the commit, from the mirror."""
+        """Return the facts, completed from the mirror for the other rules."""
         manifest, size = await self.reader.manifest(mirror, commit.id, rules.yaml_path)
         commit = replace(commit, manifest=manifest, manifest_size=size)
         if commit.paths is not None or not ask_for_paths(triggers):
@@ -176,7 +177,8 @@ class DryRun:
 
 
 _NOT_KEPT = (
-    "what it was planned from is not kept: an earlier version planned it, or its changed paths are too many"
+    "the facts it was planned from are not stored: an earlier version planned it, or it changed too many"
+    " paths"
 )
 
 
@@ -214,9 +216,9 @@ def _changes(
     requests: Sequence[StoredRequest],
     planned: Plan,
 ) -> Iterator[RequestChange]:
-    """Yield what becomes of each trigger's request.
+    """Yield the change of each trigger's request.
 
-    One that a later commit took back was made all the same: that is no matter of the rules.
+    A request that a later commit superseded counts as made, because the rules did not cause that.
     """
     before = {request.trigger: request for request in requests}
     failed = {verdict["trigger"]: verdict.get("failure") for verdict in past.verdicts}
@@ -236,7 +238,7 @@ def _changes(
         elif name in planned.failures and failed.get(name) != reason:
             yield RequestChange(change="failed", trigger=name, execution=None, target=None, reason=reason)
     for old in before.values():
-        yield _gone(old, "there is no trigger of this name")
+        yield _gone(old, "no trigger has this name")
 
 
 def _gone(old: StoredRequest, reason: str) -> RequestChange:
@@ -267,17 +269,17 @@ def _compared(
 
 
 def _shown(value: Any) -> Any:
-    """Return a value, or what it begins with: nobody reads megabytes of a difference."""
+    """Return a value, shortened if it is very long."""
     text = json.dumps(value, ensure_ascii=False)
     return value if len(text) <= _MAX_VALUE_LENGTH else shortened(text, _MAX_VALUE_LENGTH)
 
 
 def _moment(text: str | None) -> datetime | None:
-    """Read an instant as RFC 3339 writes it; UTC, where it names no zone."""
+    """Read an RFC 3339 instant; UTC, unless it names a zone."""
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise Invalid("since is an instant such as 2026-11-23T09:00:00Z") from None
+        raise Invalid("since must be an instant such as 2026-11-23T09:00:00Z") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

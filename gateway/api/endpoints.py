@@ -1,4 +1,4 @@
-"""What every answer of the API has in common: JSON, a Bearer token, and errors as `{error, detail}`."""
+"""What all answers of the API share: JSON, a Bearer token, and errors as `{error, detail}`."""
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ from gateway.text.validation import describe
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Answering = Callable[[Request], Awaitable[BaseModel | Response]]
-"""An endpoint that gives what it answers, or a whole answer where that is no model as JSON."""
+"""An endpoint that returns a model, to be answered as JSON, or a complete response."""
 Model = TypeVar("Model", bound=BaseModel)
 
 _STATUS: dict[type[PushgateError], tuple[int, str]] = {
@@ -42,12 +42,12 @@ bodies = BodyReader(limit=1024 * 1024)
 
 
 def problem(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Return an error."""
+    """Return an error response."""
     return JSONResponse({"error": error, "detail": detail}, status, headers)
 
 
 async def read(request: Request, model: type[Model]) -> Model:
-    """Read a JSON body. Raises `Invalid` with the field that is wrong, never with its value."""
+    """Read a JSON body. Raises `Invalid`, which names the wrong field but never its value."""
     body = await bodies.read(request.scope, request.receive)
     try:
         return model.model_validate_json(body or b"{}")
@@ -56,7 +56,7 @@ async def read(request: Request, model: type[Model]) -> Model:
 
 
 def answering(endpoint: Answering, status: int, query: Sequence[str]) -> Endpoint:
-    """Return the endpoint, which takes this query and answers a model as JSON, with this status."""
+    """Return the endpoint with a check of its query parameters and JSON answers with this status."""
 
     async def answered(request: Request) -> Response:
         refuse_nul(request)
@@ -70,7 +70,7 @@ def answering(endpoint: Answering, status: int, query: Sequence[str]) -> Endpoin
 
 
 def guarded(endpoint: Endpoint, token: AdminToken) -> Endpoint:
-    """Return the endpoint behind the Bearer token."""
+    """Return the endpoint with a check of the Bearer token."""
 
     async def checked(request: Request) -> Response:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
@@ -87,7 +87,7 @@ def guarded(endpoint: Endpoint, token: AdminToken) -> Endpoint:
 
 
 def status_of(error: Exception) -> tuple[int, str]:
-    """Return the status of an error that is ours, and its title. Raises the error if it is none."""
+    """Return the status and the title of a Pushgate error. Raises any other error."""
     for kind in type(error).__mro__:
         if kind in _STATUS:
             return _STATUS[kind]
@@ -95,27 +95,27 @@ def status_of(error: Exception) -> tuple[int, str]:
 
 
 async def on_error(_request: Request, error: Exception) -> Response:
-    """Answer an error that is ours."""
+    """Answer a Pushgate error."""
     status, title = status_of(error)
     return problem(status, title, str(error), retry_after(error))
 
 
 def retry_after(error: Exception) -> dict[str, str]:
-    """Return the header that says when to try again, where that may help."""
+    """Return the Retry-After header, where a retry may help."""
     if isinstance(error, TooManyTries):
         return {"retry-after": str(error.seconds)}
     return {"retry-after": "5"} if status_of(error)[0] == HTTPStatus.SERVICE_UNAVAILABLE else {}
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
-    """Answer what the routing refuses: an unknown path, a wrong method."""
+    """Answer an error of the routing: an unknown path or a wrong method."""
     if not isinstance(error, HTTPException):
         raise error
     return problem(error.status_code, error.detail.lower(), error.detail, headers_of_refusal(request, error))
 
 
 def headers_of_refusal(request: Request, error: HTTPException) -> dict[str, str]:
-    """Return the headers that the routing's refusal of a request has, with all methods that are allowed."""
+    """Return the headers of a routing error, with all allowed methods."""
     headers = dict(error.headers or {})
     # A mounted application names its methods itself.
     is_mounted = isinstance(request.scope.get("route"), Mount)
@@ -125,15 +125,15 @@ def headers_of_refusal(request: Request, error: HTTPException) -> dict[str, str]
 
 
 def _allowed(request: Request) -> list[str]:
-    """Return the methods of all routes with the request's path; Starlette names those of the first only."""
+    """Return the methods of all routes with the request's path; Starlette returns only the first route's."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
     fitting = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
     return sorted({method for route in fitting for method in route.methods or ()})
 
 
 async def on_bug(_request: Request, _error: Exception) -> Response:
-    """Answer for a bug of ours; the log has the rest."""
-    return problem(500, "internal error", "the log says more")
+    """Answer an unexpected error; the log contains the traceback."""
+    return problem(500, "internal error", "see the gateway's log")
 
 
 def sse(*, event: str, event_id: str, data: BaseModel) -> bytes:
@@ -142,7 +142,7 @@ def sse(*, event: str, event_id: str, data: BaseModel) -> bytes:
 
 
 def _json(model: BaseModel) -> str:
-    """Return a model as JSON. One string that no encoder takes must not cost the rest of a page."""
+    """Return a model as JSON. A string that cannot be encoded must not fail the rest of a page."""
     try:
         return model.model_dump_json()
     except PydanticSerializationError:

@@ -1,4 +1,4 @@
-"""Health: whether the process lives, has started, and may be sent work."""
+"""Health probes and metrics: whether the process is alive, started and ready."""
 
 import asyncio
 import math
@@ -35,7 +35,7 @@ from gateway.store.database import Database
 from gateway.threads import PROBES
 
 _DISK_SECONDS = 3
-_OF_THE_STORE = (
+_STORE_GAUGES = (
     PENDING_UPDATES,
     OLDEST_PENDING,
     PENDING_REQUESTS,
@@ -47,21 +47,22 @@ _OF_THE_STORE = (
 
 @dataclass(slots=True, kw_only=True)
 class Health:
-    """The probes. An outage of the broker or a git host makes nothing unready: the store keeps the work.
+    """The probes. Outages of the broker or of a git host do not affect readiness: the store keeps the work.
 
-    `scratch` is where mirrors lie, in a process that fetches. Where nothing can be written there, a process
-    that only fetches is not ready. One that `has_door` stays ready, and says so beside: deliveries are kept.
+    `scratch` is the folder of the mirrors, in a process that fetches. If it is not writable, a process that
+    only fetches is not ready. A process that `serves_webhooks` stays ready, because deliveries are stored,
+    and reports the problem in the answer.
     """
 
     database: Database
-    accepter: DeliveryWriter
+    writer: DeliveryWriter
     is_closing: Callable[[], bool]
     scratch: Path | None = None
-    has_door: bool = True
+    serves_webhooks: bool = True
     has_broker: bool = True
     _disk: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, 1, "disk"), init=False)
     _probing: "asyncio.Future[str | None] | None" = field(default=None, init=False)
-    _looking: asyncio.Task[None] | None = field(default=None, init=False)
+    _checking: asyncio.Task[None] | None = field(default=None, init=False)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -73,28 +74,28 @@ class Health:
         ]
 
     async def live(self, _request: Request) -> Response:
-        """`GET /livez`, `GET /startupz`: the process answers, which it does only once it has started."""
+        """`GET /livez`, `GET /startupz`: the process answers, which it does only after its start."""
         return JSONResponse({"status": "ok"})
 
     async def ready(self, _request: Request) -> Response:
-        """`GET /readyz`: deliveries can be stored, and the process is not about to end."""
+        """`GET /readyz`: deliveries can be stored, and the process is not shutting down."""
         if self.is_closing():
             return problem(503, "not ready", "the process is shutting down")
-        if not self.accepter.healthy:
-            return problem(503, "not ready", "deliveries could not be stored of late")
+        if not self.writer.healthy:
+            return problem(503, "not ready", "deliveries could not be stored recently")
         try:
-            await self._look()
+            await self._check_store()
         except StoreUnavailable as error:
             return problem(503, "not ready", str(error))
         trouble = await self._disk_trouble()
         if trouble is None:
             return JSONResponse({"status": "ok"})
-        if not self.has_door:
+        if not self.serves_webhooks:
             return problem(503, "not ready", trouble)
         return JSONResponse({"status": "ok", "fetching": trouble})
 
     async def _disk_trouble(self) -> str | None:
-        """Return why nothing can be fetched to this machine; requests at the same time share one look."""
+        """Return why nothing can be fetched to this machine; concurrent requests share one check."""
         if self.scratch is None:
             return None
         if self._probing is None or self._probing.done():
@@ -105,22 +106,22 @@ class Health:
         except TimeoutError:
             return f"nothing can be fetched: the disk of {self.scratch} does not answer"
 
-    async def _look(self) -> None:
-        """Raise `StoreUnavailable` where nothing can be written; requests at the same time share one look.
+    async def _check_store(self) -> None:
+        """Raise `StoreUnavailable` if nothing can be written; concurrent requests share one check.
 
-        Otherwise the requests of whoever asks again and again would wait in line while the database hangs.
+        Otherwise the probes would queue up while the database hangs.
         """
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self.database.write_probe(_check_writable))
-        await asyncio.shield(self._looking)
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(self.database.write_probe(_check_writable))
+        await asyncio.shield(self._checking)
 
     async def metrics(self, _request: Request) -> Response:
-        """`GET /metrics`: what was counted on this port, and what waits in the store."""
+        """`GET /metrics`: the counters of this port, and the backlog of the store."""
         try:
             backlog = await self.database.read_probe(work_queue.backlog)
         except StoreUnavailable:
-            # Nobody knows; what the process itself has counted is told all the same.
-            for gauge in _OF_THE_STORE:
+            # The backlog is unknown; the counters of the process are exposed nevertheless.
+            for gauge in _STORE_GAUGES:
                 gauge.set(math.nan)
         else:
             PENDING_UPDATES.set(backlog.updates)
@@ -138,8 +139,8 @@ def _age(moment: datetime | None) -> float:
 
 
 def _check_writable(conn: sqlalchemy.Connection) -> None:
-    """Raise `StoreUnavailable` where a transaction that writes would not be taken."""
+    """Raise `StoreUnavailable` if the database refuses writes."""
     if conn.dialect.name == "sqlite":
-        return  # it has taken the lock of a writer when it began
+        return  # the transaction took the write lock when it began
     if conn.execute(text("SHOW transaction_read_only")).scalar() == "on":
-        raise StoreUnavailable("the database takes no writes: it is a standby, or was made read-only")
+        raise StoreUnavailable("the database refuses writes: it is a standby, or set to read-only")

@@ -1,4 +1,4 @@
-"""The operations of the REST API, each told once: for the routing, and for the OpenAPI document.
+"""The operations of the REST API, each declared once for the routing and the OpenAPI document.
 
 https://spec.openapis.org/oas/v3.1.1.html
 """
@@ -25,44 +25,44 @@ _ERROR = {
     "required": ["error", "detail"],
 }
 _QUERY: dict[str, dict[str, Any]] = {
-    "connection": {"description": "only those of this connection, by its id or name"},
-    "name": {"description": "only the connections with exactly this name"},
-    "delivery": {"description": "only those of this delivery, by its id"},
-    "verdict": {"description": "what was said to it", "schema": {"enum": [*get_args(Verdict)]}},
-    "state": {"description": "how far it has come", "schema": {"enum": [*get_args(ExecutionState)]}},
+    "connection": {"description": "only records of this connection, by its id or name"},
+    "name": {"description": "only connections with exactly this name"},
+    "delivery": {"description": "only requests of this delivery, by its id"},
+    "verdict": {"description": "only deliveries with this verdict", "schema": {"enum": [*get_args(Verdict)]}},
+    "state": {"description": "only requests in this state", "schema": {"enum": [*get_args(ExecutionState)]}},
     "commit": {
-        "description": "an object id or its beginning: deliveries that moved a ref to it, or to a tag of it",
+        "description": "an object id or its beginning: only deliveries that moved a ref to it, or to its tag",
         "schema": {"type": "string", "pattern": "^[0-9a-fA-F]{7,64}$"},
     },
     "since": {
-        "description": "only what was received since then",
+        "description": "only deliveries received since then",
         "schema": {"type": "string", "format": "date-time"},
     },
     "what": {
         "required": True,
-        "description": "an id of a delivery or execution, a commit or its beginning, a page, or a URL",
+        "description": "the id of a delivery or execution, a commit or its beginning, or a URL",
     },
     "format": {
-        "description": "of the package's file",
+        "description": "the format of the package file",
         "schema": {"enum": ["tar.gz", "tar.zst"], "default": "tar.gz"},
     },
     "expires": {"description": "of the signed URL that a request's `package` names"},
     "signature": {"description": "of the signed URL that a request's `package` names"},
     "limit": {
-        "description": "how many at most",
+        "description": "the maximum number of items",
         "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
     },
-    "cursor": {"description": "the `next` of the page before"},
+    "cursor": {"description": "the `next` of the previous page"},
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """What can be asked of the REST API, and what answers.
+    """One operation of the REST API, and its endpoint.
 
-    `status` is that of a model which the endpoint gives; `media_types` says as what it answers by itself.
-    `body` is what a request's body is read as, `query` and `headers` what else is read of it. `is_open` says
-    that the endpoint sees for itself who may ask.
+    `status` is the status of a successful answer, `media_types` its content types. `body` is the model of the
+    request's body; `query` and `headers` are the parameters that the endpoint reads. An endpoint with
+    `is_open` checks the authorization itself.
     """
 
     method: str
@@ -76,7 +76,7 @@ class Operation:
     is_open: bool = False
 
     def route(self, token: AdminToken) -> Route:
-        """Return the route, behind the token."""
+        """Return the route, with the check of the token."""
         endpoint = answering(self.endpoint, self.status, self.query)
         return Route(
             _BASE + self.path,
@@ -86,7 +86,7 @@ class Operation:
 
     @property
     def answer(self) -> type[BaseModel] | None:
-        """The model that the endpoint gives; None where it answers by itself."""
+        """The model that the endpoint returns; None where it returns a response."""
         given = get_type_hints(self.endpoint)["return"]
         return given if issubclass(given, BaseModel) else None
 
@@ -94,12 +94,13 @@ class Operation:
 def document(operations: Sequence[Operation], *, version: str) -> dict[str, Any]:
     """Return the OpenAPI document of these operations."""
     models: list[tuple[type[BaseModel], JsonSchemaMode]]
-    models = [(one.answer, "serialization") for one in operations if one.answer is not None]
-    models += [(one.body, "validation") for one in operations if one.body is not None]
+    models = [(each.answer, "serialization") for each in operations if each.answer is not None]
+    models += [(each.body, "validation") for each in operations if each.body is not None]
     names, shapes = models_json_schema(models, ref_template="#/components/schemas/{model}")
     paths: dict[str, dict[str, Any]] = {}
-    for one in operations:
-        paths.setdefault(_BASE + one.path, {})[one.method.lower()] = _told(one, names)
+    for operation in operations:
+        described = _described(operation, names)
+        paths.setdefault(_BASE + operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.1",
         "info": {
@@ -116,40 +117,43 @@ def document(operations: Sequence[Operation], *, version: str) -> dict[str, Any]
     }
 
 
-def _told(one: Operation, names: dict[Any, Any]) -> dict[str, Any]:
-    summary = " ".join((one.endpoint.__doc__ or "").partition("\n\n")[0].split())
-    told: dict[str, Any] = {
-        "operationId": getattr(one.endpoint, "__name__", one.path),
+def _described(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
+    summary = " ".join((operation.endpoint.__doc__ or "").partition("\n\n")[0].split())
+    described: dict[str, Any] = {
+        "operationId": getattr(operation.endpoint, "__name__", operation.path),
         "summary": summary.partition("`: ")[2] or summary,
-        "parameters": list(_parameters(one)),
+        "parameters": list(_parameters(operation)),
         "responses": {
-            str(one.status): _answer(one, names),
+            str(operation.status): _answer(operation, names),
             "default": {
-                "description": "what is wrong, and what to do",
+                "description": "an error: what is wrong, and what to do",
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
             },
         },
     }
-    if one.body is not None:
-        content = {"application/json": {"schema": names[one.body, "validation"]}}
-        is_required = any(field.is_required() for field in one.body.model_fields.values())
-        told["requestBody"] = {"required": is_required, "content": content}
-    if one.is_open:
-        told["security"] = [{"token": []}, {}]
-    return told
+    if operation.body is not None:
+        content = {"application/json": {"schema": names[operation.body, "validation"]}}
+        is_required = any(field.is_required() for field in operation.body.model_fields.values())
+        described["requestBody"] = {"required": is_required, "content": content}
+    if operation.is_open:
+        described["security"] = [{"token": []}, {}]
+    return described
 
 
-def _parameters(one: Operation) -> Iterator[dict[str, Any]]:
-    for name in re.findall(r"{(\w+)}", one.path):
+def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
+    for name in re.findall(r"{(\w+)}", operation.path):
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-    for name in one.query:
+    for name in operation.query:
         yield {"name": name, "in": "query", "schema": {"type": "string"}, **_QUERY[name]}
-    for name in one.headers:
+    for name in operation.headers:
         yield {"name": name, "in": "header", "schema": {"type": "string"}}
 
 
-def _answer(one: Operation, names: dict[Any, Any]) -> dict[str, Any]:
-    if one.status == HTTPStatus.NO_CONTENT:
+def _answer(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
+    if operation.status == HTTPStatus.NO_CONTENT:
         return {"description": "done"}
-    schema = {"type": "string"} if one.answer is None else names[one.answer, "serialization"]
-    return {"description": "as asked", "content": {kind: {"schema": schema} for kind in one.media_types}}
+    schema = {"type": "string"} if operation.answer is None else names[operation.answer, "serialization"]
+    return {
+        "description": "success",
+        "content": {kind: {"schema": schema} for kind in operation.media_types},
+    }

@@ -1,7 +1,7 @@
-"""`GET /packages/{id}`: a package's file, for whoever has the Bearer token or a signed URL of this package.
+"""`GET /packages/{id}`: the file of a package, with the Bearer token or a signed URL of this package.
 
-Ranges as in https://www.rfc-editor.org/rfc/rfc9110#name-range-requests, one at a time: who asks for several
-gets all.
+Ranges as in https://www.rfc-editor.org/rfc/rfc9110#name-range-requests, one at a time: a request for
+several ranges gets the whole file.
 """
 
 import base64
@@ -27,7 +27,7 @@ _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackageFiles:
-    """The endpoint and what it works with."""
+    """The endpoint for package files."""
 
     database: Database
     storage: PackageStorage
@@ -35,7 +35,7 @@ class PackageFiles:
     token: AdminToken
 
     def operations(self) -> list[Operation]:
-        """Return what can be asked. Who brings a signature is judged by it, everybody else by the token."""
+        """Return the operation. A request with a signature is checked by it, any other by the token."""
         return [
             Operation(
                 method="GET",
@@ -49,26 +49,26 @@ class PackageFiles:
         ]
 
     async def get_package(self, request: Request) -> Response:
-        """`GET /packages/{id}`: a package's file, by the token or by the signature of its URL."""
+        """`GET /packages/{id}`: download a package, with the token or a signed URL."""
         query = request.query_params
         if "signature" not in query:
             return await guarded(self._send, self.token)(request)
         subject = packages.subject(request.path_params["id"], query.get("format", ""))
         signed_token = SignedToken(query.get("expires", ""), query["signature"])
         if not self.signed_tokens.is_valid(subject, signed_token, now=datetime.now(UTC)):
-            return problem(403, "not allowed", "this URL's signature is not ours, or its time is over")
+            return problem(403, "not allowed", "the signature of this URL is invalid or has expired")
         return await self._send(request)
 
     async def _send(self, request: Request) -> Response:
-        which = request.path_params["id"]
+        package_id = request.path_params["id"]
         wanted = request.query_params.get("format", "tar.gz")
-        kept = await self.database.read(packages.get, package_id=which, package_format=wanted)
+        kept = await self.database.read(packages.get, package_id=package_id, package_format=wanted)
         headers = _headers(kept)
         if _matches(request.headers.get("if-none-match"), headers["etag"]):
             return Response(status_code=304, headers=headers)
         start, end = 0, kept.size
         status = 200
-        # A range of what the client has an older version of would be of no use to it.
+        # If-Range: a range is of no use to a client that has another version of the file.
         if request.method == "GET" and request.headers.get("if-range", headers["etag"]) == headers["etag"]:
             found = _range(request.headers.get("range"), kept.size)
             if found is not None:
@@ -98,15 +98,15 @@ def _headers(kept: KeptPackage) -> dict[str, str]:
     }
 
 
-def _matches(asked: str | None, etag: str) -> bool:
-    if asked is None:
+def _matches(header: str | None, etag: str) -> bool:
+    if header is None:
         return False
-    return asked.strip() == "*" or etag in {one.strip().removeprefix("W/") for one in asked.split(",")}
+    return header.strip() == "*" or etag in {tag.strip().removeprefix("W/") for tag in header.split(",")}
 
 
-def _range(asked: str | None, size: int) -> tuple[int, int] | None:
-    """Return first byte and the one behind the last; empty where there is no such range, None to send all."""
-    found = _RANGE.fullmatch(asked or "")
+def _range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return the start and the end of a range; empty if it is unsatisfiable, None to send the whole file."""
+    found = _RANGE.fullmatch(header or "")
     if found is None or not (found[1] or found[2]):
         return None
     if not found[1]:

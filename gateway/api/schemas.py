@@ -17,9 +17,9 @@ from gateway.plan.triggers import Glob
 
 
 def _path_inside(path: str) -> str:
-    """Refuse what git would take for a folder, for a place elsewhere, or for a pathspec of its own."""
+    """Refuse a path that git would read as a folder, as outside the repository, or as a pathspec."""
     if {"", ".", ".."} & set(path.split("/")) or path.startswith(":") or not path.isprintable():
-        raise ValueError("it is a path inside the repository, such as valohai.yaml or ml/valohai.yaml")
+        raise ValueError("it must be a path inside the repository, such as valohai.yaml or ml/valohai.yaml")
     return path
 
 
@@ -36,15 +36,15 @@ Item = TypeVar("Item")
 
 
 class RequestBody(BaseModel):
-    """A request's body. A key that is unknown is an error, not a silence."""
+    """The body of a request. An unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class NewCredentials(RequestBody):
-    """What opens a private repository: one of a key to be made, a pasted key, or a password or token.
+    """The credentials of a private repository: a generated key, a pasted key, or a password or token.
 
-    `host_keys` are lines as in known_hosts; where they are given, no other key of the host is accepted.
+    `host_keys` are lines as in known_hosts; if given, no other key of the host is accepted.
     """
 
     deploy_key: bool = False
@@ -58,17 +58,17 @@ class NewCredentials(RequestBody):
         if self.deploy_key + (self.private_key is not None) + (self.password is not None) > 1:
             raise ValueError("give one of deploy_key, private_key, or user and password")
         if self.user is not None and self.password is None:
-            raise ValueError("a user comes with a password or token")
+            raise ValueError("a user requires a password or token")
         return self
 
     @property
     def is_some(self) -> bool:
-        """Say whether there is more than host keys."""
+        """Return whether this contains more than host keys."""
         return self.deploy_key or self.private_key is not None or self.password is not None
 
 
 class NewPlatform(RequestBody):
-    """A platform that fetches by itself after each push: its address, the project's UUID, and a token."""
+    """A platform that fetches after each push: its URL, the project's UUID, and a token."""
 
     url: Url
     project: Line
@@ -76,9 +76,9 @@ class NewPlatform(RequestBody):
 
 
 class NewConnection(RequestBody):
-    """`POST /connections`. Where it `follows` branches, by globs, nothing runs for others.
+    """`POST /connections`. If it `follows` branches, by globs, nothing runs for others.
 
-    `force` connects a repository to a project that it is connected to already: each push runs twice then.
+    `force` connects a repository again to the same project: each push then runs twice.
     """
 
     provider: str
@@ -98,7 +98,7 @@ class NewConnection(RequestBody):
 
 
 class ConnectionChange(RequestBody):
-    """`PATCH /connections/{id}`: what is left out stays; `credentials: null` forgets them."""
+    """`PATCH /connections/{id}`: omitted fields stay; `credentials: null` deletes the credentials."""
 
     url: Url | None = None
     project: Line | None = None
@@ -113,13 +113,13 @@ class ConnectionChange(RequestBody):
 
 
 class NewSecret(RequestBody):
-    """`POST /connections/{id}/rotate-secret`: without a secret, one is made."""
+    """`POST /connections/{id}/rotate-secret`: without a secret, one is generated."""
 
     secret: WebhookSecret | None = None
 
 
 class Page(BaseModel, Generic[Item]):
-    """A part of a list; `next` is the cursor of the part behind it, None at the end."""
+    """One page of a list; `next` is the cursor of the next page, null on the last page."""
 
     items: list[Item]
     next: str | None

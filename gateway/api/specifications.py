@@ -1,4 +1,4 @@
-"""The contracts, for whoever asks: what is published, where to and in which shape; what can be asked."""
+"""The published specifications: JSON Schema of each message, AsyncAPI, and OpenAPI."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SCHEMAS = {SCHEMA: schema(), **{schema_name(name): event_schema(name) for name i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """The documents; they hold nothing that is secret, and need no token."""
+    """The endpoints of the documents, which contain no secrets and need no token."""
 
     topology: Topology
     mode: ContentMode
@@ -42,14 +42,14 @@ class Contract:
         """`GET /schemas/{name}.json`: the JSON Schema of a message's body."""
         name = request.path_params["name"]
         if name not in SCHEMAS:
-            raise NotFound(f"there is no schema {name}; there are {', '.join(SCHEMAS)}")
+            raise NotFound(f"unknown schema {name}: choose {', '.join(SCHEMAS)}")
         return JSONResponse(SCHEMAS[name], media_type="application/schema+json")
 
     async def show_document(self, _request: Request) -> Response:
-        """`GET /asyncapi.json`: what this gateway publishes, as AsyncAPI tells it."""
-        told = document(topology=self.topology, modes=(self.mode,), events=self.events)
-        return JSONResponse(told, media_type="application/vnd.aai.asyncapi+json;version=3.0.0")
+        """`GET /asyncapi.json`: the AsyncAPI document of what this gateway publishes."""
+        described = document(topology=self.topology, modes=(self.mode,), events=self.events)
+        return JSONResponse(described, media_type="application/vnd.aai.asyncapi+json;version=3.0.0")
 
     async def show_operations(self, _request: Request) -> Response:
-        """`GET /openapi.json`: what the REST API can be asked, as OpenAPI tells it."""
+        """`GET /openapi.json`: the OpenAPI document of the REST API."""
         return JSONResponse(openapi.document(self.operations, version=version("pushgate")))

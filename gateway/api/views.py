@@ -17,17 +17,17 @@ from providers.model import RefKind
 
 
 class SecretView(BaseModel):
-    """A live secret, without its value."""
+    """A valid secret, without its value."""
 
     created_at: datetime
     last_used_at: datetime | None
 
 
 class ReconciliationView(BaseModel):
-    """How the comparison with the remote's refs goes.
+    """The state of reconciliation: the comparison with the remote's refs.
 
-    `delivery` records what the last one has found, if anything; `reason` tells what keeps it from succeeding;
-    `tried_at` is when the last one that has ended, with or without success, began.
+    `delivery` records what the last reconciliation found, if anything; `reason` is why it fails; `tried_at`
+    is when the last completed attempt began.
     """
 
     due_at: datetime
@@ -38,7 +38,7 @@ class ReconciliationView(BaseModel):
 
 
 class PlatformView(BaseModel):
-    """A platform that fetches by itself: `reason` tells why its last fetch has failed, if it has."""
+    """A platform that fetches after each push; `reason` is why its last fetch failed, if it did."""
 
     url: str
     project: str
@@ -47,7 +47,7 @@ class PlatformView(BaseModel):
 
 
 class OtherRepositoryView(BaseModel):
-    """A repository that has taken the place of the connection's own, as the delivery says."""
+    """Another repository at the connection's URL, as the delivery reports."""
 
     id: str
     name: str | None
@@ -57,8 +57,8 @@ class OtherRepositoryView(BaseModel):
 class ConnectionView(BaseModel):
     """A connection as it is shown.
 
-    `secrets` are the live ones, the newest first. `access` says what opens the repository, if anything;
-    `deploy_key` is the public half of its key.
+    `secrets` are the valid secrets, newest first. `access` is the kind of credentials; `deploy_key` is the
+    public key.
     """
 
     id: str
@@ -93,7 +93,7 @@ class ConnectionView(BaseModel):
         *,
         base_url: str,
     ) -> "ConnectionView":
-        """Show a connection; nothing that is secret is in it."""
+        """Return the view of a connection, without secrets."""
         return cls(
             id=connection.id,
             name=connection.name,
@@ -136,9 +136,9 @@ def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:
 
 
 class ConnectionCreated(ConnectionView):
-    """A new connection, or one with a new secret: the only answers that ever hold a secret.
+    """A new connection, or a connection with a new secret: the only answers that contain a secret.
 
-    `warnings` name what was given and left out, such as a line of host_keys that holds no key.
+    `warnings` name ignored input, such as a line of host_keys without a key.
     """
 
     secret: str
@@ -146,9 +146,9 @@ class ConnectionCreated(ConnectionView):
 
 
 class VerdictView(BaseModel):
-    """What a trigger said to a ref update; `reason` names the condition that decided.
+    """The verdict of a trigger on a ref update; `reason` names the condition that decided.
 
-    `failure` tells why there is no request although it matched.
+    `failure` is why no request exists although the trigger matched.
     """
 
     trigger: str
@@ -158,7 +158,7 @@ class VerdictView(BaseModel):
 
 
 class AttemptView(BaseModel):
-    """How a ref update had ended, until it was replayed at `replayed_at`."""
+    """The outcome of a ref update before it was replayed at `replayed_at`."""
 
     state: str
     reason: str | None
@@ -168,9 +168,9 @@ class AttemptView(BaseModel):
 
 
 class UpdateView(BaseModel):
-    """A ref update as it is shown; its execution requests name its `id`.
+    """A ref update as it is shown; its execution requests refer to its `id`.
 
-    `attempts` are its ends from before it was replayed, the first one first.
+    `attempts` are its outcomes before replays, oldest first.
     """
 
     id: int
@@ -193,7 +193,7 @@ class UpdateView(BaseModel):
 
     @classmethod
     def of(cls, recorded: RecordedUpdate) -> "UpdateView":
-        """Show a ref update."""
+        """Return the view of a ref update."""
         update = recorded.update
         return cls(
             id=recorded.seq,
@@ -230,7 +230,7 @@ def _verdicts(recorded: Sequence[Mapping[str, Any]]) -> list[VerdictView]:
 
 
 class DeliveryView(BaseModel):
-    """A delivery as it is shown, with the `name` of its connection; an orphan's connection was deleted."""
+    """A delivery as it is shown, with its connection's `name`; the connection of an orphan was deleted."""
 
     id: str
     connection: str
@@ -251,7 +251,7 @@ class DeliveryView(BaseModel):
 
     @classmethod
     def of(cls, recorded: RecordedDelivery) -> "DeliveryView":
-        """Show a delivery."""
+        """Return the view of a delivery."""
         return cls(
             id=recorded.id,
             connection=recorded.connection,
@@ -273,9 +273,9 @@ class DeliveryView(BaseModel):
 
 
 class ExecutionView(BaseModel):
-    """An execution request as it is shown; `message` is what the runners get.
+    """An execution request as it is shown; `message` is the message to the runners.
 
-    `is_outline` says that it is not whole, because this answer would be too large: `GET /executions/{id}` is.
+    With `is_outline` the message is shortened, because the answer would be too large.
     """
 
     id: str
@@ -294,7 +294,7 @@ class ExecutionView(BaseModel):
 
     @classmethod
     def of(cls, stored: StoredRequest) -> "ExecutionView":
-        """Show an execution request."""
+        """Return the view of an execution request."""
         return cls(
             id=stored.id,
             connection=stored.connection,
@@ -313,13 +313,13 @@ class ExecutionView(BaseModel):
 
 
 def _outline(stored: StoredRequest) -> dict[str, Any]:
-    """Return what is known of a message without its body."""
+    """Return the outline of a message whose body was omitted."""
     known = {"id": stored.id, "project": stored.project, "trigger": stored.trigger}
     return {**known, "execution": {"name": stored.target}, "package": None, "submodules": []}
 
 
 class ExplainedView(DeliveryView):
-    """A delivery and all that came of it: its execution requests, in the order in which they were planned."""
+    """A delivery with its execution requests, in the order of planning."""
 
     executions: list[ExecutionView]
 
@@ -327,12 +327,12 @@ class ExplainedView(DeliveryView):
     def with_executions(
         cls, recorded: RecordedDelivery, requests: Sequence[ExecutionView]
     ) -> "ExplainedView":
-        """Show them together."""
+        """Return the view of a delivery with its requests."""
         return cls(**dict(DeliveryView.of(recorded)), executions=list(requests))
 
 
 class RefView(BaseModel):
-    """Where a ref is; no id where it was deleted."""
+    """The position of a ref; null if the ref was deleted."""
 
     ref: str
     id: str | None

@@ -19,7 +19,7 @@ from gateway.intake.connection_cache import CachedConnection, ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.normalize import receive_delivery
 from gateway.metrics import DELIVERIES, REFUSED
-from gateway.threads import DOOR
+from gateway.threads import WEBHOOKS
 from providers.errors import Unverified
 
 log = structlog.get_logger()
@@ -112,7 +112,7 @@ class WebhookEndpoint:
         now = self._clock()
         try:
             if len(body) > _LARGE:
-                arrival, status = await DOOR.run(receive_delivery, known, headers, body, now)
+                arrival, status = await WEBHOOKS.run(receive_delivery, known, headers, body, now)
             else:
                 arrival, status = receive_delivery(known, headers, body, now)
             if arrival.secret is None:

@@ -1,1 +1,1 @@
-"""The process: its socket, its HTTP server, its children."""
+"""The server process: its socket, its HTTP server and its child processes."""

@@ -1,4 +1,4 @@
-"""The socket that the gateway listens on, opened before anything runs: a port that is taken is told first."""
+"""The listening socket, opened before anything else, so that a port in use is reported first."""
 
 import socket
 
@@ -7,7 +7,7 @@ from gateway.settings import Settings
 
 
 def listen(settings: Settings) -> socket.socket:
-    """Listen on the settings' host and port; on any free port where that is 0. Raises `SettingError`."""
+    """Listen on the host and port of the settings; port 0 means any free port. Raises `SettingError`."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host, settings.port), family=family)
@@ -16,5 +16,5 @@ def listen(settings: Settings) -> socket.socket:
         reason = str(error.strerror).partition(" (while")[0]
         raise SettingError(
             f"cannot listen on {settings.host}, port {settings.port}: {reason};"
-            " name another address with --host or another port with --port"
+            " choose another address with --host or another port with --port"
         ) from error

@@ -1,4 +1,4 @@
-"""The HTTP server of one process: uvicorn with limits, and signals that end the service in order."""
+"""The HTTP server of one process: uvicorn with limits, and signals that shut the service down in order."""
 
 import asyncio
 import ctypes
@@ -22,7 +22,7 @@ from gateway.settings import Settings
 
 log = structlog.get_logger()
 
-# How long requests that are under way may take to end after a SIGTERM, in seconds.
+# How long running requests may take to finish after a SIGTERM, in seconds.
 _GRACE = 10
 
 # glibc's names for these are M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX; see mallopt(3).
@@ -32,7 +32,7 @@ _ARENAS = 2
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which tells the service when it has begun to listen and when it is asked to end."""
+    """uvicorn, with hooks for the start and the shutdown of the service."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -53,23 +53,23 @@ class _Server(uvicorn.Server):
             dashboard=f"{settings.base_url}/",
             data=str(settings.data_dir),
             pid=os.getpid(),
-            broker="none: requests stay in the store" if settings.amqp_url is None else "RabbitMQ",
+            broker="none: execution requests stay in the store" if settings.amqp_url is None else "RabbitMQ",
         )
 
     def _end_as_an_orphan(self, sentinel: int) -> None:
-        """End in order, because the supervisor that would have asked for it was killed."""
+        """Shut down, because the supervisor was killed."""
         asyncio.get_running_loop().remove_reader(sentinel)
-        log.error("the supervisor of this process is gone: it ends as well")
+        log.error("supervisor died: this process shuts down")
         self.handle_exit(signal.SIGTERM, None)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # At once: requests under way may take their time to end.
+        # First, because running requests may take long to finish.
         self._service.stop_working()
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGTERM and SIGINT as a wish to end in order; uvicorn itself would then die of them."""
+        """Handle SIGTERM and SIGINT by a shutdown; uvicorn itself would raise them again afterwards."""
         before = {
             number: signal.signal(number, self.handle_exit) for number in uvicorn.server.HANDLED_SIGNALS
         }
@@ -80,20 +80,20 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Nothing else here: a handler runs in the middle of anything, a log line included.
+        # Nothing else here: a signal handler may interrupt anything, even the writing of a log line.
         self._service.closing = True
         super().handle_exit(sig, frame)
 
 
 def serve(settings: Settings, opened: DataDir, *, listener: socket.socket | None = None) -> None:
-    """Run the service until SIGTERM or SIGINT; on a socket of its own, if none is given.
+    """Run the service until SIGTERM or SIGINT; open a socket if none is given.
 
-    Raises `SettingError` where another process works on the data folder, or the port is taken.
+    Raises `SettingError` if another process holds the data folder, or the port is in use.
     """
     works_here = settings.role != "web" or opened.database.is_embedded
-    # The service closes the database when it ends, but not where it never begins.
+    # The service closes the database when it ends; this block does so if it never starts.
     with opened, locked(settings) if works_here else nullcontext(), listener or listen(settings) as bound:
-        # Where any free port was asked for, it is known only now.
+        # With port 0 the actual port is known only now.
         port = bound.getsockname()[1]
         _serve(Service(settings.model_copy(update={"port": port}), opened), bound)
 
@@ -103,7 +103,10 @@ def _serve(service: Service, listener: socket.socket) -> None:
     settings = service.settings
     connections = allow_open_files(settings.http_connections)
     if connections < settings.http_connections:
-        log.warning("fewer HTTP connections than configured: few files may be open", connections=connections)
+        log.warning(
+            "fewer HTTP connections than configured: the limit of open files is too low",
+            connections=connections,
+        )
     config = uvicorn.Config(
         service.application,
         loop="uvloop",
@@ -122,9 +125,9 @@ def _serve(service: Service, listener: socket.socket) -> None:
 
 
 def prepare_interpreter() -> None:
-    """Set the interpreter up for a process that serves the door, once everything is loaded.
+    """Tune the interpreter for a process that serves webhooks, once everything is loaded.
 
-    By itself it would look for garbage among all that was loaded at the start, again and again.
+    By default the garbage collector would scan all objects of the start again and again.
     """
     gc.collect()
     gc.freeze()
@@ -133,10 +136,10 @@ def prepare_interpreter() -> None:
 
 
 def _give_memory_back() -> None:
-    """Have the C library return large blocks to the system as soon as they are free.
+    """Make the C library return large blocks to the system as soon as they are freed.
 
-    By itself glibc takes the largest block that was ever freed, up to 32 MB, for the usual size, and keeps
-    what is smaller; and it keeps a heap for each of several threads. Other C libraries do neither.
+    By default glibc adapts its threshold to the largest block that was ever freed, up to 32 MB, and keeps
+    smaller blocks; it also keeps several heaps for threads. Other C libraries do neither.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -1,11 +1,11 @@
-"""Several door processes on one port: started, started again when they die, and ended together.
+"""Several web processes on one port: started, restarted when they die, and stopped together.
 
-They share one listening socket: what waits in it when a process dies is taken by another. What is done behind
-the door runs in the first of them only: the mirrors of a data folder have one process that looks after them,
-and more work at once is a matter of `concurrency`.
+They share one listening socket: connections that wait in it when a process dies are accepted by another. Only
+the first process runs the worker: the mirrors of a data folder may have only one process that works on them,
+and `concurrency` sets how much it does at once.
 
-Not uvicorn's own supervisor: that one starts a dead process again at once and forever, and knows nothing of
-an application that is built of settings and told when to end.
+uvicorn's own supervisor restarts a dead process immediately and forever, and does not support an application
+that is built from settings and shut down in order.
 """
 
 import multiprocessing
@@ -32,34 +32,34 @@ from gateway.settings import Settings
 log = structlog.get_logger()
 
 _ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
-_HEARD = _ENDING | {signal.SIGCHLD}
-# The exit status of a process that no new start would help; uvicorn has the same.
+_SIGNALS = _ENDING | {signal.SIGCHLD}
+# The exit status of a process that a restart would not help; uvicorn uses the same value.
 _CANNOT_START = 3
 _FIRST_DELAY = 0.2
 _MAX_DELAY = 30.0
-# A process that has lived for so many seconds did not die of its start.
+# A process that has run for this many seconds did not fail at its start.
 _STEADY = 60.0
 _ASLEEP = 3600.0
 
 
 def supervise(settings: Settings) -> int:
-    """Run `settings.workers` processes until SIGTERM or SIGINT; return 0 if all have ended in order, else 1.
+    """Run `settings.workers` processes until SIGTERM or SIGINT; return 0 if all ended in order, else 1.
 
-    Raises `PushgateError` where there is nothing to start them on: no database, no port.
+    Raises `PushgateError` if they cannot start: no database, no port.
     """
-    # Here, once: the schema is brought up to date, and what is wrong with it is told before anything runs.
+    # Upgrade the schema once, and report problems with it before anything runs.
     open_data(settings).database.close()
     with tempfile.TemporaryDirectory(prefix="pushgate-metrics-") as folder, listen(settings) as listener:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-        # Only now: what is counted is counted where that says when the counters are made.
+        # Imported only now, because counters are created where that variable says at import.
         from gateway.server.server import serve  # noqa: PLC0415
 
         return _Supervisor(settings, partial(_run, serve, listener)).run()
 
 
 @dataclass(slots=True, kw_only=True)
-class _Place:
-    """A process that there is to be, and the one there is. Times are of the monotonic clock, in seconds."""
+class _Slot:
+    """A supervised process slot. Times are of the monotonic clock, in seconds."""
 
     number: int
     settings: Settings
@@ -79,80 +79,80 @@ class Serve(Protocol):
 class _Supervisor:
     def __init__(self, settings: Settings, run: Callable[[Settings, int], None]) -> None:
         self._run = run
-        door = settings.model_copy(update={"role": "web"})
-        self._places = [
-            _Place(number=number, settings=settings if number == 0 else door)
+        web = settings.model_copy(update={"role": "web"})
+        self._slots = [
+            _Slot(number=number, settings=settings if number == 0 else web)
             for number in range(settings.workers)
         ]
 
     def run(self) -> int:
-        """Keep a process in each place until told to end."""
-        # They wait until they are asked for: no handler runs in the middle of anything.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+        """Keep a process in each slot until a signal to stop."""
+        # Blocked signals wait for sigtimedwait, so no handler interrupts anything.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         while True:
             now = time.monotonic()
-            for place in self._places:
-                if place.process is None and place.due_at <= now:
-                    self._start(place, now)
-            due = [place.due_at for place in self._places if place.process is None]
-            heard = signal.sigtimedwait(_HEARD, max(0.0, min(due, default=now + _ASLEEP) - now))
-            if heard is not None and heard.si_signo in _ENDING:
+            for slot in self._slots:
+                if slot.process is None and slot.due_at <= now:
+                    self._start(slot, now)
+            due = [slot.due_at for slot in self._slots if slot.process is None]
+            received = signal.sigtimedwait(_SIGNALS, max(0.0, min(due, default=now + _ASLEEP) - now))
+            if received is not None and received.si_signo in _ENDING:
                 return self._end(0)
-            if any(self._is_hopeless(place) for place in self._places):
+            if any(self._is_hopeless(slot) for slot in self._slots):
                 return self._end(1)
 
-    def _start(self, place: _Place, now: float) -> None:
+    def _start(self, slot: _Slot, now: float) -> None:
         process = multiprocessing.get_context("fork").Process(
-            target=self._run, args=(place.settings, place.number), name=f"door {place.number}"
+            target=self._run, args=(slot.settings, slot.number), name=f"web {slot.number}"
         )
         process.start()
-        place.process, place.started_at = process, now
+        slot.process, slot.started_at = process, now
 
-    def _is_hopeless(self, place: _Place) -> bool:
-        """Make room for the next process where one has died; say whether no next one would live."""
-        if place.process is None or place.process.exitcode is None:
+    def _is_hopeless(self, slot: _Slot) -> bool:
+        """Free the slot of a dead process; return whether a restart would not help."""
+        if slot.process is None or slot.process.exitcode is None:
             return False
-        now, status = time.monotonic(), place.process.exitcode
+        now, status = time.monotonic(), slot.process.exitcode
         if status == _CANNOT_START:
             return True
-        if now - place.started_at > _STEADY:
-            place.failures = 0
-        delay = backoff(place.failures, first=_FIRST_DELAY, longest=_MAX_DELAY)
+        if now - slot.started_at > _STEADY:
+            slot.failures = 0
+        delay = backoff(slot.failures, first=_FIRST_DELAY, longest=_MAX_DELAY)
         log.error(
-            "a process died",
-            process=place.number,
-            pid=place.process.pid,
+            "process died",
+            process=slot.number,
+            pid=slot.process.pid,
             reason=f"exit status {status}" if status >= 0 else signal.Signals(-status).name,
             starts_again_in_s=round(delay, 1),
         )
-        place.process.close()
-        place.process = None
-        place.failures += 1
-        place.due_at = now + delay
+        slot.process.close()
+        slot.process = None
+        slot.failures += 1
+        slot.due_at = now + delay
         return False
 
     def _end(self, status: int) -> int:
-        """Ask all to end, and wait for it."""
-        processes = [place.process for place in self._places if place.process is not None]
+        """Stop all processes, and wait for them."""
+        processes = [slot.process for slot in self._slots if slot.process is not None]
         for process in processes:
             process.terminate()
         for process in processes:
             process.join()
-        # Whoever had not begun to listen yet dies of the signal, and leaves nothing undone.
+        # A process that does not listen yet dies of the signal, and leaves no work undone.
         in_order = all(process.exitcode in {0, -signal.SIGTERM} for process in processes)
-        log.info("all processes have ended", in_order=in_order)
+        log.info("all processes ended", in_order=in_order)
         return status if in_order else 1
 
 
 def _run(serve: Serve, listener: socket.socket, settings: Settings, number: int) -> None:
-    """Be one of the processes."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEARD)
+    """Run as one of the processes."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     structlog.contextvars.bind_contextvars(process=number)
     try:
         serve(settings, open_data(settings), listener=listener)
     except SettingError as error:
-        log.error("the process cannot start", reason=str(error))
+        log.error("process cannot start", reason=str(error))
         sys.exit(_CANNOT_START)
     except PushgateError as error:
-        log.error("the process cannot start now", reason=str(error))
+        log.error("process cannot start at present", reason=str(error))
         sys.exit(1)

@@ -145,7 +145,7 @@ def test_each_request_that_would_differ_is_told(service: Service, project: Proje
         "      execution.parameters.epochs: 3 → 9",
         "  + paths: train: branch main fits, and so does the changed path train.py",
         "  ! none: valohai.yaml has no step none; its steps: train",
-        "  - old: train: there is no trigger of this name",
+        "  - old: train: no trigger has this name",
         "digits: 1 new, 1 gone, 1 changed, 1 failed, of 1 ref updates",
     ):
         assert line in seen
@@ -200,8 +200,8 @@ def test_no_mirror_is_needed(service: Service, project: Project, tmp_path: Path)
     told = played(service, tmp_path, elsewhere)
     assert (changes(told), told["totals"]["unplayed"]) == ([], 1)
     assert told["updates"][0]["unplayed"] == (
-        "deep/valohai.yaml of its commit is not kept, only valohai.yaml is;"
-        " and the process that was asked has no mirror of the repository"
+        "deep/valohai.yaml of its commit is not stored, only valohai.yaml is;"
+        " and the process that answers has no mirror of the repository"
     )
     assert "1 could not be simulated: deep/valohai.yaml" in run_plan(service, tmp_path, elsewhere).stdout
     assert changes(played(service, tmp_path, file_of(project.url, TRAIN))) == [("same", "train", {})]
@@ -221,8 +221,8 @@ def test_a_first_trigger_with_paths_reads_them_from_the_mirror(
     shutil.rmtree(service.data / "mirrors" / f"{connection['id']}.git")
     told = played(service, tmp_path, elsewhere)
     nowhere = (
-        "which paths it changed is not kept, because no trigger asked for them;"
-        " and the process that was asked has no mirror of the repository"
+        "its changed paths are not stored, because no trigger used them;"
+        " and the process that answers has no mirror of the repository"
     )
     assert [one["unplayed"] for one in told["updates"]] == [nowhere, nowhere]
 

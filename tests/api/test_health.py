@@ -78,7 +78,7 @@ def test_a_database_that_only_reads_makes_unready(
         connection = service.connect(project.url, "train@main")
         _switch(url, "on")
         status, body = probe(service, "/readyz")
-        assert (status, "takes no writes" in body) == (503, True)
+        assert (status, "refuses writes" in body) == (503, True)
         pushed = project.push("Second", {"train.py": "print(2)\n"})
         body_of_push = project.payload(project.first, pushed)
         assert service.deliver(connection, body_of_push)[0] == 503
@@ -122,15 +122,15 @@ def test_a_process_that_is_about_to_end_is_not_ready(database: Database) -> None
     """Whatever else is well: nothing more is to be sent to it."""
 
     async def scenario() -> list[int]:
-        accepter = DeliveryWriter(database, notify=lambda: None)
-        accepter.start()
+        writer = DeliveryWriter(database, notify=lambda: None)
+        writer.start()
         statuses = []
         closing = threading.Event()
-        health = Health(database=database, accepter=accepter, is_closing=closing.is_set)
+        health = Health(database=database, writer=writer, is_closing=closing.is_set)
         statuses.append((await health.ready(Request({"type": "http"}))).status_code)
         closing.set()
         statuses.append((await health.ready(Request({"type": "http"}))).status_code)
-        await accepter.stop()
+        await writer.stop()
         return statuses
 
     assert asyncio.run(scenario()) == [200, 503]
@@ -140,9 +140,9 @@ def test_work_that_holds_every_thread_of_the_store_makes_nothing_unready(databas
     """A long list on each of them: the probes have threads of their own."""
 
     async def scenario() -> int:
-        accepter = DeliveryWriter(database, notify=lambda: None)
-        accepter.start()
-        health = Health(database=database, accepter=accepter, is_closing=lambda: False)
+        writer = DeliveryWriter(database, notify=lambda: None)
+        writer.start()
+        health = Health(database=database, writer=writer, is_closing=lambda: False)
         free = threading.Event()
         held = [asyncio.create_task(database.read(lambda _: free.wait())) for _ in range(32)]
         try:
@@ -154,6 +154,6 @@ def test_work_that_holds_every_thread_of_the_store_makes_nothing_unready(databas
         finally:
             free.set()
             await asyncio.gather(*held)
-            await accepter.stop()
+            await writer.stop()
 
     assert asyncio.run(scenario()) == 200

@@ -245,9 +245,15 @@ def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tm
         (("--provider=cvs",), "provider: unknown provider 'cvs'"),
         (("--provider=github", "--trigger=@main"), "trigger"),
         (("--provider=github", "--secret="), "secret"),
-        (("--provider=github", "--yaml-path=/valohai.yaml"), "yaml_path: it is a path inside the repository"),
-        (("--provider=github", "--yaml-path=ml/"), "yaml_path: it is a path inside the repository"),
-        (("--provider=github", "--yaml-path=ml/../v.yaml"), "yaml_path: it is a path inside the repository"),
+        (
+            ("--provider=github", "--yaml-path=/valohai.yaml"),
+            "yaml_path: it must be a path inside the repository",
+        ),
+        (("--provider=github", "--yaml-path=ml/"), "yaml_path: it must be a path inside the repository"),
+        (
+            ("--provider=github", "--yaml-path=ml/../v.yaml"),
+            "yaml_path: it must be a path inside the repository",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(service: Service, arguments: tuple[str, ...], told: str) -> None:
@@ -334,7 +340,7 @@ def test_a_wrong_admin_token_is_told(service: Service) -> None:
         ({"PUSHGATE_AMQP_URL": "http://s3cret@x"}, "the setting amqp_url"),
         ({"PUSHGATE_SECRET_KEY": "short"}, "PUSHGATE_SECRET_KEY has 5 characters"),
         ({"PUSHGATE_DATABASE_URL": "postgresql+psycopg://s3cret@x/y"}, "PUSHGATE_SECRET_KEY must be set"),
-        ({"PUSHGATE_CONFIG": "/there/is/none.yaml"}, "there is no settings file /there/is/none.yaml"),
+        ({"PUSHGATE_CONFIG": "/there/is/none.yaml"}, "the settings file /there/is/none.yaml does not exist"),
     ],
 )
 def test_a_wrong_setting_stops_the_start(tmp_path: Path, variables: dict[str, str], told: str) -> None:
@@ -352,7 +358,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = run("serve", "--port", port, "--data", tmp_path / "data")
     assert done.returncode == 1
-    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use; name another" in done.stderr
+    assert f"cannot listen on 127.0.0.1, port {port}: Address already in use; choose another" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -371,14 +377,18 @@ def test_settings_come_from_the_command_line_the_environment_secrets_and_a_file(
     assert settings.fetch_hosts == ("a.example", "b.example")
     assert settings.admin_token is not None
     assert settings.admin_token.get_secret_value() == "token"
-    for text, told in (("prot: 1\n", "no setting prot"), ("[", "cannot be read"), ("[1]", "cannot be read")):
+    for text, told in (
+        ("prot: 1\n", "no setting prot"),
+        ("[", "cannot read the settings"),
+        ("[1]", "cannot read the settings"),
+    ):
         config.write_text(text)
         with pytest.raises(SettingError, match=told):
             read_settings(given={}, config=config)
     (secrets / "pushgate_amdin_token").touch()
     with pytest.raises(SettingError, match="pushgate_amdin_token is in the secrets folder"):
         read_settings(given={}, secrets_dir=secrets)
-    with pytest.raises(SettingError, match="there is no secrets folder"):
+    with pytest.raises(SettingError, match=r"the secrets folder .* does not exist"):
         read_settings(given={}, secrets_dir=tmp_path / "nowhere")
     with pytest.raises(SettingError, match="the setting public_url"):
         read_settings(given={"public_url": "http://["})

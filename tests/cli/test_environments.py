@@ -137,7 +137,7 @@ def test_a_key_that_is_no_text_is_told(tmp_path: Path) -> None:
 def test_a_file_that_a_setting_names_has_to_be_there(tmp_path: Path, name: str) -> None:
     """At the start, not at the first commit or connection that needs it."""
     sentence = start(tmp_path / "data", {f"PUSHGATE_{name}": "/there/is/none"})
-    assert f"PUSHGATE_{name}) is wrong: /there/is/none cannot be read: No such file" in sentence
+    assert f"PUSHGATE_{name}) is wrong: cannot read /there/is/none: No such file" in sentence
 
 
 def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:

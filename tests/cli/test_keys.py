@@ -95,7 +95,7 @@ def test_machines_that_share_a_database_change_over_one_by_one(settings: Setting
 @pytest.mark.parametrize(
     ("variables", "told"),
     [
-        ({}, "there is no secret key in"),
+        ({}, "no secret key in"),
         ({"PUSHGATE_SECRET_KEY": "n" * 64}, "and PUSHGATE_SECRET_KEY_PREVIOUS to the old one"),
     ],
 )

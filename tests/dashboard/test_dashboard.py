@@ -146,7 +146,7 @@ def test_only_the_admin_token_opens_it(browser: Browser, service: Service) -> No
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_label("Admin token")).to_be_visible()
         assert context.cookies() == []
-    [line] = [line for line in service.log() if line["event"] == "a wrong token was refused"]
+    [line] = [line for line in service.log() if line["event"] == "wrong admin token refused"]
     assert (line["client"], line["path"]) == ("127.0.0.1", "/sign-in")
     assert "a guess" not in str(line)
 

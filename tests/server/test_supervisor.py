@@ -79,7 +79,7 @@ def test_one_that_is_killed_is_started_again_and_nothing_acknowledged_is_lost(
     killing.join()
     wait_for(lambda: processes(doors)[1] != before[1], "another process is in the place of the killed one")
     assert {0: before[0], 2: before[2]} == {n: pid for n, pid in processes(doors).items() if n != 1}
-    assert [line["reason"] for line in doors.log() if line["event"] == "a process died"] == ["SIGKILL"]
+    assert [line["reason"] for line in doors.log() if line["event"] == "process died"] == ["SIGKILL"]
     done += answered(doors, project, connection, range(80, 100))
     assert len(done) >= 40
     for delivery in done:
@@ -130,7 +130,7 @@ def test_one_that_dies_again_and_again_is_left_alone_for_longer(doors: Service) 
         pid = processes(doors)[2]
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda pid=pid: processes(doors)[2] != pid, "another process is in its place")  # type: ignore[misc]
-    waited = [line["starts_again_in_s"] for line in doors.log() if line["event"] == "a process died"]
+    waited = [line["starts_again_in_s"] for line in doors.log() if line["event"] == "process died"]
     assert waited == sorted(set(waited))
     assert len(waited) == 3
 
@@ -158,7 +158,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, shared: dict[str, str], do
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--workers", "2"], "several processes on one SQLite are no faster than one"),
+        (["--workers", "2"], "several processes on one SQLite database are no faster than one"),
         (["--workers", "0"], "the setting workers (PUSHGATE_WORKERS) is wrong"),
     ],
 )

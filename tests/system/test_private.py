@@ -68,7 +68,7 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
         ("git@git.example:a/b.git", {"user": "a", "password": "b"}, "are for https"),
         ("git@git.example:a/b.git", {"private_key": "x"}, "private_key: it is not a private key"),
         ("https://a:b@git.example/a/b.git", {"password": "b"}, "not both"),
-        ("https://git.example/a/b.git", {"user": "a"}, "a user comes with a password"),
+        ("https://git.example/a/b.git", {"user": "a"}, "a user requires a password"),
     ],
 )
 def test_credentials_that_do_not_fit_are_refused(

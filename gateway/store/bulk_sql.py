@@ -1,10 +1,10 @@
 """Statements of the hot path, compiled once: SQL text and plain rows, as the driver takes them.
 
-SQLAlchemy prepares each statement anew, at 0.1 ms and more; with a batch of a few deliveries that was most
-of what accepting them cost. The SQL still comes from the tables, for either database.
+SQLAlchemy prepares each statement again, which takes 0.1 ms and more; for a batch of a few deliveries, that
+was most of the cost. The SQL is still compiled from the tables, for either database.
 
-SQLite takes a mark for each value. PostgreSQL takes an array for each column, so that the text is the same
-for any number of rows and stays prepared: a third of the CPU of a mark for each value, as little as COPY.
+SQLite takes a placeholder for each value. PostgreSQL takes an array for each column, so that the text is the
+same for any number of rows and stays prepared: a third of the CPU of single placeholders, as little as COPY.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,9 +22,9 @@ MAX_VALUES = 30_000
 
 
 def insert_rows(conn: sqlalchemy.Connection, table: Table, rows: Sequence[Sequence[Any]]) -> None:
-    """Insert rows whose values stand in the order of the table's columns, less a key that numbers itself.
+    """Insert rows whose values are in the order of the table's columns, without an autoincrement key.
 
-    Columns at the end of the table may be left out: they get their defaults.
+    Columns at the end of the table may be omitted, and get their defaults.
     """
     _run(conn, _compiled(table, (), conn.dialect.name, len(rows[0])), rows)
 
@@ -32,33 +32,33 @@ def insert_rows(conn: sqlalchemy.Connection, table: Table, rows: Sequence[Sequen
 def upsert_rows(
     conn: sqlalchemy.Connection, table: Table, key: tuple[str, ...], rows: Sequence[Sequence[Any]]
 ) -> None:
-    """Insert rows, or change those that are there by the same key."""
+    """Insert rows, or update the rows with the same key."""
     _run(conn, _compiled(table, key, conn.dialect.name, len(rows[0])), rows)
 
 
 def select_pairs(conn: sqlalchemy.Connection, sql: str, pairs: Collection[tuple[str, str]]) -> Sequence[Any]:
-    """Select by pairs: the SQL compares with `first` and `second`, of `{wanted}` before its own table.
+    """Select by pairs: the SQL compares with `first` and `second`, and has `{wanted}` before its own table.
 
-    Each pair is a look into an index, and must find one row at most. SQLite keeps to the order of a CROSS
-    JOIN; it would read the whole table for `(a, b) IN (VALUES ...)`. PostgreSQL would read all rows of each
-    connection for two lists, and for a join until it has counted them anew.
+    Each pair is an index lookup, and must match at most one row. SQLite keeps the order of a CROSS JOIN; for
+    `(a, b) IN (VALUES ...)` it would read the whole table. PostgreSQL would read all rows of each connection
+    for two lists, and for a join until its statistics are up to date.
     """
     if conn.dialect.name == "sqlite":
         wanted = "WITH wanted (first, second) AS (VALUES " + ", ".join(["(?, ?)"] * len(pairs)) + ") "
-        told = wanted + sql.format(wanted="wanted CROSS JOIN ")
-        return conn.exec_driver_sql(told, tuple(value for pair in pairs for value in pair)).all()
+        statement = wanted + sql.format(wanted="wanted CROSS JOIN ")
+        return conn.exec_driver_sql(statement, tuple(value for pair in pairs for value in pair)).all()
     firsts, seconds = zip(*pairs, strict=True)
     wanted = "unnest(%b::text[], %b::text[]) AS wanted (first, second)"
     found = sql.format(wanted="")
-    told = f"SELECT found.* FROM {wanted} CROSS JOIN LATERAL ({found} LIMIT 1) AS found"  # noqa: S608 - ours
-    return conn.exec_driver_sql(told, (list(firsts), list(seconds))).all()
+    statement = f"SELECT found.* FROM {wanted} CROSS JOIN LATERAL ({found} LIMIT 1) AS found"  # noqa: S608 - ours
+    return conn.exec_driver_sql(statement, (list(firsts), list(seconds))).all()
 
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """An insert, cut around the values; and which of a row's the driver wants in another form.
+    """An insert statement, split around the values, and the processors of values that the driver needs.
 
-    `values` stands for one row on SQLite, for all on PostgreSQL.
+    `values` stands for one row on SQLite, for all rows on PostgreSQL.
     """
 
     head: str
@@ -69,7 +69,7 @@ class _Statement:
 
 
 def _run(conn: sqlalchemy.Connection, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
-    """Insert many rows by each statement: one for each row would give the interpreter away for each row."""
+    """Insert many rows with each statement, because each statement gives up the interpreter once."""
     if conn.dialect.name != "sqlite":
         _run_columns(conn, statement, rows)
         return
@@ -88,7 +88,7 @@ def _run(conn: sqlalchemy.Connection, statement: _Statement, rows: Sequence[Sequ
 
 
 def _run_columns(conn: sqlalchemy.Connection, statement: _Statement, rows: Sequence[Sequence[Any]]) -> None:
-    """Insert all rows, as an array for each column."""
+    """Insert all rows, with an array for each column."""
     columns = list(map(list, zip(*rows, strict=True)))
     for index, processor in statement.processors:
         columns[index] = [None if value is None else processor(value) for value in columns[index]]
@@ -102,7 +102,7 @@ def _compiled(table: Table, key: tuple[str, ...], dialect_name: str, width: int)
     paramstyle = "qmark" if is_sqlite else "format"
     dialect: Dialect = module.dialect(paramstyle=paramstyle)
     columns = [column for column in table.columns if column is not table.autoincrement_column][:width]
-    # Inline: nobody asks for the numbers that rows were given.
+    # Inline: the generated numbers of the rows are not needed.
     statement: Any = module.insert(table).inline()
     if key:
         changing = [column.name for column in columns if column.name not in key]
@@ -122,12 +122,12 @@ def _compiled(table: Table, key: tuple[str, ...], dialect_name: str, width: int)
 
 
 def _array(column: Column[Any]) -> str:
-    """Return the mark of a column's values. The driver's binary form takes half the time of its text."""
+    """Return the placeholder of a column's values. The binary form takes half the time of the text form."""
     if isinstance(column.type, JSON):
         return "%b::text[]::json[]"
     return f"%b::{column.type.compile(postgresql.dialect())}[]"  # type: ignore[no-untyped-call]
 
 
 def _as_json(value: Any) -> str:
-    """Return a value as JSON text: in a fifth of the time of Python's own."""
+    """Return a value as JSON text, in a fifth of the time of the standard library."""
     return to_json(value).decode()

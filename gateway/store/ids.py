@@ -1,4 +1,4 @@
-"""New ids. Those of connections cannot be guessed; those of deliveries sort by time."""
+"""New ids. Ids of connections cannot be guessed; ids of deliveries sort by time."""
 
 import secrets
 from datetime import datetime
@@ -20,6 +20,6 @@ def delivery_id(now: datetime) -> str:
 
 
 def delivery_ids_since(moment: datetime) -> str:
-    """Return what all ids since a moment, to the millisecond, sort behind, and all before it do not."""
+    """Return a prefix that sorts before all ids since a moment (in milliseconds) and after all older ids."""
     time = f"{int(moment.timestamp() * 1000):012x}"
     return f"{time[:8]}-{time[8:]}"

@@ -1,7 +1,6 @@
-"""Packages: what is kept, which commit gave it, and when an execution was last asked for with it.
+"""Stored packages, the commits they were built from, and when an execution was last planned with each.
 
-A package that no execution has asked for in a while expires: it is a cache, and is built anew when its commit
-is wanted again.
+Packages are a cache: an unused package expires, and is built again when an execution needs its commit.
 """
 
 import re
@@ -22,9 +21,9 @@ _OBJECT = re.compile(r"[0-9a-f]{64}/[0-9a-f]{16}\.tar\.(gz|zst)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptPackage:
-    """A package that is kept. `id` is the SHA-256 of the tar, `sha256` that of the compressed file.
+    """A stored package. `id` is the SHA-256 of the tar, `sha256` that of the compressed file.
 
-    `size` and `tar_size` are bytes, `object` is its name in the depot. `last_used_at` is when an execution
+    `size` and `tar_size` are bytes; `object` is its name in the storage. `last_used_at` is when an execution
     was last planned with it.
     """
 
@@ -42,9 +41,9 @@ class KeptPackage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
-    """What a package was built from: a commit of a connection, by `rules`, our way to pack.
+    """The source of a package: a commit of a connection, packed by the `rules` of a version of Pushgate.
 
-    `submodules` are those that are part of it: path, url and commit of each.
+    `submodules` are the included submodules: path, url and commit of each.
     """
 
     connection: str
@@ -68,7 +67,7 @@ def use(
     rules: str,
     now: datetime,
 ) -> tuple[KeptPackage, Build] | None:
-    """Return the package that a commit gave, and note that it is used; None where none is kept."""
+    """Return the package of a commit and record its use; None if no package is stored."""
     row = conn.execute(
         select(package_builds).where(
             package_builds.c.connection == connection,
@@ -79,9 +78,9 @@ def use(
     ).one_or_none()
     if row is None:
         return None
-    which = _is(row.package, row.format)
-    # One that is expiring in this very moment is gone once this returns.
-    if not conn.execute(update(packages).where(which).values(last_used_at=now)).rowcount:
+    is_it = _is(row.package, row.format)
+    # A package that expires at this moment is gone when the update returns.
+    if not conn.execute(update(packages).where(is_it).values(last_used_at=now)).rowcount:
         return None
     build = Build(
         connection=row.connection,
@@ -90,13 +89,13 @@ def use(
         rules=row.rules,
         submodules=tuple(row.submodules),
     )
-    return _record(conn.execute(select(packages).where(which)).one()), build
+    return _record(conn.execute(select(packages).where(is_it)).one()), build
 
 
 def keep(conn: sqlalchemy.Connection, package: KeptPackage, build: Build) -> KeptPackage:
     """Record a package and what it was built from.
 
-    Returns the package as it is kept: where another build was faster, that one's, with its own object.
+    Return the stored package: that of another build, with its own object, if that was faster.
     """
     module: Any = sqlite if conn.dialect.name == "sqlite" else postgresql
     statement = module.insert(packages).values(**asdict(package))
@@ -112,14 +111,14 @@ def keep(conn: sqlalchemy.Connection, package: KeptPackage, build: Build) -> Kep
             package_builds.c.format == build.format,
         )
     )
-    submodules = [dict(one) for one in build.submodules]
+    submodules = [dict(submodule) for submodule in build.submodules]
     row = {**asdict(build), "submodules": submodules, "package": package.id}
     conn.execute(insert(package_builds).values(**row))
     return get(conn, package.id, package.format)
 
 
 def get(conn: sqlalchemy.Connection, package_id: str, package_format: str) -> KeptPackage:
-    """Return a package. Raises `NotFound`."""
+    """Return a package. Raise `NotFound`."""
     row = conn.execute(select(packages).where(_is(package_id, package_format))).one_or_none()
     if row is None:
         raise NotFound(
@@ -130,7 +129,7 @@ def get(conn: sqlalchemy.Connection, package_id: str, package_format: str) -> Ke
 
 
 def forget(conn: sqlalchemy.Connection, package_id: str, package_format: str) -> None:
-    """Forget a package, and what gave it."""
+    """Delete the records of a package and its build."""
     conn.execute(
         delete(package_builds).where(
             package_builds.c.package == package_id, package_builds.c.format == package_format
@@ -140,7 +139,7 @@ def forget(conn: sqlalchemy.Connection, package_id: str, package_format: str) ->
 
 
 def expire(conn: sqlalchemy.Connection, *, before: datetime) -> list[KeptPackage]:
-    """Forget the packages that no execution was planned with since `before`; return them."""
+    """Delete the records of packages that were last used before `before`, and return them."""
     rows = conn.execute(select(packages).where(packages.c.last_used_at < before).with_for_update()).all()
     for row in rows:
         forget(conn, row.id, row.format)
@@ -148,12 +147,12 @@ def expire(conn: sqlalchemy.Connection, *, before: datetime) -> list[KeptPackage
 
 
 def objects(conn: sqlalchemy.Connection) -> set[str]:
-    """Return the objects of all packages, by their names in the depot."""
+    """Return the objects of all packages, by their names in the storage."""
     return set(conn.execute(select(packages.c.object)).scalars())
 
 
 def is_object(name: str) -> bool:
-    """Say whether an object of the depot bears the name of a package's; others are none of our business."""
+    """Return whether an object of the storage has the name of a package. Other objects are left alone."""
     return _OBJECT.fullmatch(name) is not None
 
 

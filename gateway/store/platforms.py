@@ -1,7 +1,7 @@
-"""Platforms that fetch by themselves: which, with what token, and when they are next asked to.
+"""Platforms that fetch repositories themselves: their addresses and tokens, and when each fetch is due.
 
-A connection has a row here where it names a platform. It is due when a push was settled, in the transaction
-that settles it, until the platform has fetched.
+A connection that names a platform has a row here. A fetch becomes due in the transaction that settles a push,
+and stays due until the platform has fetched.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 from gateway.crypto.keyring import Keyring
 from gateway.store.tables import connections, platform_fetches
 
-# No delay and no lease of a platform's fetches reaches further ahead.
+# No delay or lease of a platform's fetches reaches further ahead.
 _MAX_DUE_AHEAD = timedelta(minutes=20)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """A platform's address, its project's UUID, and how its fetches go."""
+    """A platform's address, its project's UUID, and the outcome of its last fetch."""
 
     url: str
     project: str
@@ -47,7 +47,7 @@ def name(
     platform: Platform | None,
     token: str | None,
 ) -> None:
-    """Name a connection's platform, or none; without a token the one that is kept stays."""
+    """Set or clear a connection's platform. Without a token, the stored token stays."""
     values: dict[str, object] = {
         "platform": {"url": platform.url, "project": platform.project} if platform else None
     }
@@ -76,7 +76,7 @@ def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, 
 
 
 def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
-    """Have a connection's platform fetch now, where it names one."""
+    """Make the fetch of a connection's platform due now, if it names one."""
     conn.execute(
         update(platform_fetches)
         .where(platform_fetches.c.connection == connection)
@@ -87,7 +87,7 @@ def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
 def claim(
     conn: sqlalchemy.Connection, keyring: Keyring, *, now: datetime, until: datetime
 ) -> PlatformFetch | None:
-    """Take a fetch that is due; None where none is."""
+    """Claim a due fetch; None if no fetch is due."""
     query = (
         select(platform_fetches, connections.c.platform, connections.c.platform_token)
         .join(connections)
@@ -111,7 +111,7 @@ def claim(
 
 
 def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
-    """Say whether a fetch is due: a look that waits for no writer."""
+    """Return whether a fetch is due. It waits for no writer."""
     query = select(platform_fetches.c.connection).where(_is_due(now)).limit(1)
     return conn.execute(query).first() is not None
 
@@ -136,18 +136,18 @@ def record(
 
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
-    """Seal the keys of all tokens anew, under the present secret key; return how many there are."""
+    """Seal the data keys of all tokens under the current wrapping key; return the number of tokens."""
     query = select(connections.c.id, connections.c.platform_token)
     sealed = conn.execute(query.where(connections.c.platform_token.is_not(None))).all()
     for connection, envelope in sealed:
-        anew = keyring.rewrap(envelope, context=_context(connection))
-        which = connections.c.id == connection
-        conn.execute(update(connections).where(which).values(platform_token=anew))
+        rewrapped = keyring.rewrap(envelope, context=_context(connection))
+        is_it = connections.c.id == connection
+        conn.execute(update(connections).where(is_it).values(platform_token=rewrapped))
     return len(sealed)
 
 
 def _is_due(now: datetime) -> ColumnElement[bool]:
-    """Return the condition of a fetch that is due: also one that a wrong clock has put off too far."""
+    """Return the condition of a due fetch, or of one that a wrong clock has postponed too far."""
     return or_(platform_fetches.c.due_at <= now, platform_fetches.c.due_at > now + _MAX_DUE_AHEAD)
 
 

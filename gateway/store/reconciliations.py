@@ -1,10 +1,10 @@
-"""Reconciliations: when a connection's refs are compared with the remote's, and what came of it.
+"""Reconciliations: when a connection's refs are compared with the remote's, and the outcome.
 
 Every connection has one row. A process that claims a due reconciliation postpones the next one by a lease, so
 that one process reconciles at a time, and another takes over when that process dies.
 
-What a first look finds is taken only once a second one has confirmed it: the first may have come between a
-push and its webhook, or to a replica that lags. `gateway.store.ref_history` decides what a sighting means.
+A move that a first look finds counts only after a second look has confirmed it: the first look may have come
+between a push and its webhook, or read a replica that lags. `gateway.store.ref_history` interprets sightings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ from gateway.text.escape import storable
 from providers.model import RefUpdate
 
 MAX_INTERVAL_FACTOR = 12
-"""So many times the ordinary delay there is at most between two reconciliations."""
+"""The longest delay between two reconciliations, as a multiple of the ordinary delay."""
 
 MAX_DELAY = timedelta(hours=30)
-"""How far ahead a reconciliation is put off at most, with any settings."""
+"""The longest delay of a reconciliation, with any settings."""
 
 _MAX_EASED_DELAY = timedelta(days=1)
 _PART = 5000
@@ -40,12 +40,12 @@ _NONE: Mapping[str, str | None] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciliation:
-    """A reconciliation that was claimed, until `due_at`.
+    """A reconciliation that is claimed until `due_at`.
 
-    `asked` says that somebody waits for it, `asked_by` which delivery said that something was pushed but not
-    what. `is_first` says that nothing is known of the remote yet, so that its refs are learned and not taken
-    for pushes. `seen` is how the looks before this one saw refs moved: from where, to where, and from when on
-    a look that sees the same confirms it.
+    `asked` is True if it was requested; `asked_by` is the delivery that reported a push without its refs.
+    `is_first` is True if nothing is known of the remote yet, so that its refs are learned instead of planned.
+    `seen` holds the moves that earlier looks saw, by ref: from where, to where, and from when on a second
+    look confirms the move.
     """
 
     connection: str
@@ -60,10 +60,10 @@ class Reconciliation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconciliationState:
-    """How a connection's reconciliations go.
+    """The state of a connection's reconciliations.
 
-    `delivery` is the one that recorded what the last successful reconciliation found, if anything. `reason`
-    is why none has succeeded since. `tried_at` is when the last one that has ended began.
+    `delivery` records the findings of the last successful reconciliation, if any. `reason` is why none has
+    succeeded since. `tried_at` is the beginning of the last reconciliation that has ended.
     """
 
     due_at: datetime
@@ -74,7 +74,7 @@ class ReconciliationState:
 
 
 def is_due(conn: sqlalchemy.Connection, *, now: datetime, longest: timedelta = MAX_DELAY) -> bool:
-    """Return whether a reconciliation is due: a look that waits for no writer."""
+    """Return whether a reconciliation is due. It waits for no writer."""
     return any(conn.execute(query).first() is not None for query in _due(now, longest, per_host=0))
 
 
@@ -86,10 +86,10 @@ def claim(
     longest: timedelta = MAX_DELAY,
     per_host: int = 0,
 ) -> Reconciliation | None:
-    """Take the reconciliation that is overdue for longest; None where none is due.
+    """Claim the reconciliation that has been overdue longest; None if none is due.
 
-    One that is further ahead than the `longest` delay was put there by a clock that was wrong, and is due.
-    At most `per_host` fetches and reconciliations of a git host are under way at once; 0 is no limit.
+    A due time further ahead than `longest` was set by a wrong clock, and counts as due. At most `per_host`
+    fetches and reconciliations of a git host run at once; 0 means no limit.
     """
     if per_host and conn.dialect.name != "sqlite":
         # What is counted here must still be true at the end.
@@ -115,7 +115,7 @@ def claim(
 
 
 def known_refs(conn: sqlalchemy.Connection, connection: str) -> dict[str, str | None]:
-    """Return where each ref of a connection stood last, None for one that was deleted."""
+    """Return the last known position of each ref of a connection, None for a deleted ref."""
     query = select(refs.c.ref, refs.c.after).where(refs.c.connection == connection)
     return {row.ref: row.after for row in conn.execute(query)}
 
@@ -123,7 +123,7 @@ def known_refs(conn: sqlalchemy.Connection, connection: str) -> dict[str, str | 
 def record(
     conn: sqlalchemy.Connection,
     reconciliation: Reconciliation,
-    arrival: NewDelivery,
+    new: NewDelivery,
     *,
     next_at: datetime,
     look_again_at: datetime | None = None,
@@ -131,7 +131,7 @@ def record(
 ) -> Receipt | None:
     """End a reconciliation: record what it found, except what deliveries have reported since it began.
 
-    Return None where nothing is left to record. `arrival` has a ref update for each ref that was not at its
+    Return None if nothing is left to record. `new` has a ref update for each ref that was not at its
     known position when the reconciliation began; `agreeing` has the other refs, with their positions. A move
     that needs a second look is left to one at `look_again_at`; None means that no move needs one. `next_at`
     is when the next reconciliation is due at the earliest: it is postponed further while webhooks report
@@ -139,16 +139,14 @@ def record(
     were not pushed.
     """
     lock_connections(conn, [reconciliation.connection])
-    moves = {(reconciliation.connection, move.ref): move for move in arrival.updates}
+    moves = {(reconciliation.connection, move.ref): move for move in new.updates}
     histories = read_histories(conn, moves)
-    # What a webhook has told meanwhile was no news to the remote, but the look may have been before it.
+    # Skip refs that a webhook has reported since the look began: the look may be older than the webhook.
     still = {key: one for key, one in histories.items() if one.after == moves[key].before}
     wanted = {key: one.ids_of_interest(moves[key]) for key, one in still.items()}
     load_moves(conn, wanted, still)
-    sightings = _sightings(
-        reconciliation, moves, still, now=arrival.received_at, confirmed_from=look_again_at
-    )
-    _place(conn, reconciliation, sightings.promoted, still, now=arrival.received_at)
+    sightings = _sightings(reconciliation, moves, still, now=new.received_at, confirmed_from=look_again_at)
+    _place(conn, reconciliation, sightings.promoted, still, now=new.received_at)
     receipt = None
     if sightings.learned:
         learned = {
@@ -158,11 +156,11 @@ def record(
             history.learn(moves[reconciliation.connection, ref].after)
         write_histories(conn, learned)
     if sightings.found:
-        [receipt] = accept.record(conn, [replace(arrival, updates=sightings.found)])
+        [receipt] = accept.record(conn, [replace(new, updates=sightings.found)])
     doubtful, has_agreed = _confirm(
-        conn, reconciliation, agreeing, now=arrival.received_at, confirmed_from=look_again_at
+        conn, reconciliation, agreeing, now=new.received_at, confirmed_from=look_again_at
     )
-    shown = {**agreeing, **{move.ref: move.after for move in arrival.updates}}
+    shown = {**agreeing, **{move.ref: move.after for move in new.updates}}
     connection_records.relearn(conn, reconciliation.connection, shown)
     waits = reconciliation.asked and bool(sightings.unsure)
     if not waits:
@@ -171,7 +169,7 @@ def record(
     unsure = {**sightings.unsure, **doubtful}
     done: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": unsure or None}
     if not waits:
-        done |= {"reconciled_at": arrival.received_at, "tried_at": reconciliation.claimed_at}
+        done |= {"reconciled_at": new.received_at, "tried_at": reconciliation.claimed_at}
         done["delivery"] = receipt.delivery if receipt else None
     conn.execute(
         update(reconciliations)
@@ -181,14 +179,14 @@ def record(
     if unsure and look_again_at is not None:
         _put_off(conn, reconciliation, next_at=look_again_at, asked=waits)
     else:
-        rare = _eased(next_at - arrival.received_at, agreed)
-        _put_off(conn, reconciliation, next_at=arrival.received_at + rare, asked=False)
+        rare = _eased(next_at - new.received_at, agreed)
+        _put_off(conn, reconciliation, next_at=new.received_at + rare, asked=False)
     return receipt
 
 
 @dataclass(slots=True)
 class _Sightings:
-    """What the moves of a look mean. `unsure` is what a second look has to confirm."""
+    """The moves of a look, by their meaning. `unsure` are those that a second look must confirm."""
 
     learned: list[RefUpdate] = field(default_factory=list)
     found: tuple[RefUpdate, ...] = ()
@@ -204,28 +202,28 @@ def _sightings(
     now: datetime,
     confirmed_from: datetime | None,
 ) -> _Sightings:
-    told = _Sightings()
+    found = _Sightings()
     for key, history in histories.items():
         move = moves[key]
         means = history.sighting(move.after, now=now)
         if means == "lagging" or (reconciliation.is_first and history.is_awaited(now=now)):
             continue
         if reconciliation.is_first and not history.is_only_reported:
-            told.learned.append(move)
+            found.learned.append(move)
             continue
-        # Who asked does not wait for what nobody has heard of before; to go back is another matter.
+        # A requested reconciliation takes a move to a new commit at once; a move back must be confirmed.
         is_new = means == "moved" and move.after is not None and not history.knows(move.after)
         is_sure = reconciliation.asked and is_new
         since = (
             None if is_sure else _since(reconciliation, move.ref, (move.before, move.after), confirmed_from)
         )
         if since is not None and now < since:
-            told.unsure[move.ref] = [move.before, move.after, since.isoformat()]
+            found.unsure[move.ref] = [move.before, move.after, since.isoformat()]
         elif means == "promoted":
-            told.promoted.append(move)
+            found.promoted.append(move)
         else:
-            told.found = (*told.found, move)
-    return told
+            found.found = (*found.found, move)
+    return found
 
 
 def _since(
@@ -234,7 +232,7 @@ def _since(
     move: tuple[str | None, str | None],
     confirmed_from: datetime | None,
 ) -> datetime | None:
-    """Return from when on a look confirms a move: not before, be it asked for meanwhile."""
+    """Return from when on a look confirms a move; a request in the meantime does not change that."""
     *seen, since = reconciliation.seen.get(ref) or (None,)
     if confirmed_from is None or since is None or tuple(seen) != move:
         return confirmed_from
@@ -249,7 +247,7 @@ def _place(
     *,
     now: datetime,
 ) -> None:
-    """Let the remote decide about positions whose order was assumed."""
+    """Correct positions whose order was assumed, as the remote shows them."""
     for move in promoted:
         key = (reconciliation.connection, move.ref)
         histories[key].promote(move.after, now=now)
@@ -264,10 +262,10 @@ def _confirm(
     now: datetime,
     confirmed_from: datetime | None,
 ) -> tuple[dict[str, Sequence[str | None]], bool]:
-    """Note which positions the remote has shown; return those that a second look has to confirm.
+    """Record the positions that the remote has shown; return those that a second look must confirm.
 
-    A second look is needed where the order of moves was assumed: a replica that lags may show an older one.
-    The flag says whether a webhook had reported one of the positions.
+    A second look is needed if the order of moves was assumed: a replica that lags may show an older position.
+    The flag is True if a webhook had reported one of the positions.
     """
     unseen = or_(refs.c.shown.is_(None), refs.c.shown != refs.c.generation)
     columns = (refs.c.ref, refs.c.after, refs.c.delivery, refs.c.shown, refs.c.shown_id, refs.c.gaps)
@@ -298,18 +296,18 @@ def _confirm(
 
 
 def _answer(conn: sqlalchemy.Connection, reconciliation: Reconciliation, receipt: Receipt | None) -> None:
-    """Tell the delivery that asked what came of it."""
+    """Record the outcome as the reason of the delivery that requested the reconciliation."""
     if reconciliation.asked_by is None:
         return
-    told = f"delivery {receipt.delivery} tells what was found" if receipt else "nothing had moved"
+    outcome = f"delivery {receipt.delivery} has what was found" if receipt else "nothing had moved"
     if reconciliation.is_first:
-        told = "it was the first look at them, so that nobody can tell what has moved"
+        outcome = "this was the first look, so it is unknown what has moved"
     conn.execute(
         update(deliveries)
         .where(deliveries.c.id == reconciliation.asked_by)
-        .values(reason=f"all refs were compared with the remote's: {told}")
+        .values(reason=f"all refs were compared with the remote's: {outcome}")
     )
-    # Another delivery may have asked meanwhile: its question stays.
+    # Another delivery may have requested one meanwhile: its request stays.
     mine = (
         reconciliations.c.connection == reconciliation.connection,
         reconciliations.c.asked_by == reconciliation.asked_by,
@@ -320,7 +318,7 @@ def _answer(conn: sqlalchemy.Connection, reconciliation: Reconciliation, receipt
 def _agreed(
     conn: sqlalchemy.Connection, reconciliation: Reconciliation, receipt: Receipt | None, *, has_agreed: bool
 ) -> int:
-    """Return how many looks in a row have borne out what webhooks had told, and found nothing else."""
+    """Return how many consecutive looks have confirmed the reports of webhooks, and found nothing else."""
     if receipt is not None:
         return 0
     query = select(reconciliations.c.agreed).where(reconciliations.c.connection == reconciliation.connection)
@@ -329,7 +327,7 @@ def _agreed(
 
 
 def _eased(delay: timedelta, agreed: int) -> timedelta:
-    """Return the delay before the next look: twice as long after each that agreed, up to a limit."""
+    """Return the delay before the next look: doubled after each look that agreed, up to a limit."""
     rare = delay * min(1 << min(agreed, 8), MAX_INTERVAL_FACTOR)
     return max(delay, min(rare, _MAX_EASED_DELAY))
 
@@ -337,7 +335,7 @@ def _eased(delay: timedelta, agreed: int) -> timedelta:
 def fail(
     conn: sqlalchemy.Connection, reconciliation: Reconciliation, reason: str, *, next_at: datetime
 ) -> None:
-    """Put a reconciliation off that failed; whoever asked for it is told why."""
+    """Postpone a failed reconciliation, and record why on the delivery that requested it."""
     reason = storable(reason)
     conn.execute(
         update(reconciliations)
@@ -349,12 +347,12 @@ def fail(
         conn.execute(
             update(deliveries)
             .where(deliveries.c.id == reconciliation.asked_by)
-            .values(reason=f"all refs are to be compared with the remote's, which failed so far: {reason}")
+            .values(reason=f"all refs will be compared with the remote's; this has failed so far: {reason}")
         )
 
 
 def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
-    """Have a connection reconciled now."""
+    """Request a reconciliation of a connection now."""
     conn.execute(
         update(reconciliations)
         .where(reconciliations.c.connection == connection)
@@ -363,24 +361,24 @@ def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
 
 
 def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
-    """Have a connection reconciled now as if for the first time: it has another remote."""
+    """Request a first reconciliation of a connection now, because it has another remote."""
     ask(conn, connection, now=now)
-    anew = {"reconciled_at": None, "seen": None, "agreed": 0}
-    conn.execute(update(reconciliations).where(reconciliations.c.connection == connection).values(**anew))
+    unknown = {"reconciled_at": None, "seen": None, "agreed": 0}
+    conn.execute(update(reconciliations).where(reconciliations.c.connection == connection).values(**unknown))
     is_it = connections.c.id == connection
     conn.execute(update(connections).where(is_it).values(other_repository=None))
-    # What is known is of the other remote: nothing of it is missing any more, or still to be shown.
+    # The known positions are those of the other remote: none is missing, and none has still to be shown.
     forgotten = {"shown": refs.c.generation, "shown_id": refs.c.after, "gaps": None}
     conn.execute(update(refs).where(refs.c.connection == connection).values(**forgotten))
 
 
 def give_back(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *, now: datetime) -> None:
-    """Let somebody else do a reconciliation that was claimed."""
+    """Release a claimed reconciliation to other processes."""
     _put_off(conn, reconciliation, next_at=now, asked=reconciliation.asked)
 
 
 def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, ReconciliationState]:
-    """Return how the reconciliations of each connection go."""
+    """Return the state of each connection's reconciliations."""
     rows = conn.execute(select(reconciliations).where(reconciliations.c.connection.in_(of)))
     return {
         row.connection: ReconciliationState(
@@ -396,7 +394,7 @@ def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, Reconcil
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failing:
-    """A connection whose remote does not answer as it should; `due_at` is when it is next looked at."""
+    """A connection whose last reconciliation failed; `due_at` is the time of the next."""
 
     connection: str
     name: str
@@ -417,9 +415,9 @@ def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
 
 
 def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:
-    """Return what finds a reconciliation that is due; second, one that a wrong clock has put off too far.
+    """Return the queries for a due reconciliation, and for one that a wrong clock has postponed too far.
 
-    Two queries, because each of them finds it by the index.
+    These are two queries so that each uses the index.
     """
     query = (
         select(reconciliations)

@@ -1,8 +1,8 @@
-"""Which records are deleted when they are old, and which stay.
+"""Delete old records.
 
-A delivery goes together with its ref updates and their execution requests, or not at all: as long as an
-execution is kept, it can be explained. Where each ref was last seen stays for ever, since that is what a
-repetition is recognized by.
+A delivery is deleted together with its ref updates and their execution requests, or not at all, so that every
+stored execution can be explained. The last position of each ref stays forever, because repetitions are
+recognized by it.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sqlalchemy import delete, func, or_, select
 from gateway.store.ids import delivery_ids_since
 from gateway.store.tables import deliveries, execution_bodies, executions, reconciliations, ref_updates
 
-# What one step deletes at most, unless a single delivery is larger.
+# The limits of one step, unless a single delivery is larger.
 _MAX_DELIVERIES = 200
 _MAX_UPDATES = 500
 _MAX_BYTES = 16 * 1024 * 1024
@@ -23,17 +23,17 @@ _MAX_BYTES = 16 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """The last delivery that a step has looked at, and how many it has deleted."""
+    """The last delivery that a step examined, and the number of deliveries that it deleted."""
 
     last: str
     forgotten: int
 
 
 def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step | None:
-    """Look at the next few deliveries behind the id `after` that came before a moment; delete what is over.
+    """Examine the next deliveries after the id `after` that are older than `before`; delete the expired ones.
 
     A delivery stays while one of its ref updates or requests is pending, or was settled, planned or published
-    since that moment, and while a reconciliation refers to it. None where there is no further one to look at.
+    since `before`, and while a reconciliation refers to it. Return None if no delivery is left to examine.
     """
     candidates = _candidates(conn, before, after)
     if not candidates:
@@ -49,7 +49,7 @@ def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step
 
 
 def _candidates(conn: sqlalchemy.Connection, before: datetime, after: str) -> list[str]:
-    """Return the ids of the next deliveries, as many as a step takes, at least one if there is one."""
+    """Return the ids of the next deliveries within the limits of a step, and at least the first."""
     updates = (
         select(func.count())
         .select_from(ref_updates)
@@ -74,8 +74,8 @@ def _candidates(conn: sqlalchemy.Connection, before: datetime, after: str) -> li
 
 
 def _held(conn: sqlalchemy.Connection, candidates: Sequence[str], before: datetime) -> set[str | None]:
-    """Return which of these deliveries are not over, or not for long enough, or referred to."""
-    # Locked, in one order, so that nobody has one of them planned again meanwhile.
+    """Return the deliveries that are pending, were settled too recently, or are referred to."""
+    # Locked in a fixed order, so that no replay makes one of them pending meanwhile.
     moves = conn.execute(
         select(ref_updates.c.delivery, ref_updates.c.state, ref_updates.c.settled_at)
         .where(ref_updates.c.delivery.in_(candidates))

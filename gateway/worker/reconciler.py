@@ -165,7 +165,7 @@ class Reconciler:
         ending = partial(
             reconciliations.record,
             reconciliation=reconciliation,
-            arrival=new,
+            new=new,
             next_at=now + timedelta(seconds=self.every * random.uniform(0.9, 1.1)),  # noqa: S311 - spreads
             look_again_at=now + timedelta(seconds=self.grace) if self.grace else None,
             agreeing={

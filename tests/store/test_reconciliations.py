@@ -230,9 +230,7 @@ def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
     assert receipt is not None
     with learned.reading() as conn:
         told = deliveries.get(conn, asked.delivery).reason
-    assert (
-        told == f"all refs were compared with the remote's: delivery {receipt.delivery} tells what was found"
-    )
+    assert told == f"all refs were compared with the remote's: delivery {receipt.delivery} has what was found"
     asked = tell(learned, now=after(2), asks_for_reconciliation=True)
     reconciled_at = state(learned).reconciled_at
     tell(learned, move(B, C), now=after(2.5))
@@ -242,7 +240,7 @@ def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
     assert state(learned).reconciled_at == after(3) != reconciled_at
     assert look(learned, move(C, B), now=after(5)) is not None
     with learned.reading() as conn:
-        assert "tells what was found" in (deliveries.get(conn, asked.delivery).reason or "")
+        assert "has what was found" in (deliveries.get(conn, asked.delivery).reason or "")
 
 
 def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> None:
@@ -315,7 +313,7 @@ def test_a_reconciliation_that_failed_says_why_and_is_tried_again(learned: Datab
         assert again is not None
         assert (again.attempts, again.asked_by) == (1, asked.delivery)
         assert deliveries.get(conn, asked.delivery).reason == (
-            "all refs are to be compared with the remote's, which failed so far: it hangs"
+            "all refs will be compared with the remote's; this has failed so far: it hangs"
         )
     assert state(learned).reason == "it hangs"
 
@@ -455,7 +453,7 @@ def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
     look(database, move(None, A), now=after(1))
     with database.reading() as conn:
         reason = deliveries.get(conn, asked.delivery).reason or ""
-    assert reason.endswith("it was the first look at them, so that nobody can tell what has moved")
+    assert reason.endswith("this was the first look, so it is unknown what has moved")
     assert position(database) == A
 
 

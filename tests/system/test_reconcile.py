@@ -114,7 +114,7 @@ def test_a_delivery_without_refs_has_the_remote_looked_at(service: Service, proj
     assert reason == (
         "all refs were compared with the remote's: delivery"
         f" {reconciliation(service, connection)['delivery']}"
-        " tells what was found"
+        " has what was found"
     )
 
 

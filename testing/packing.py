@@ -15,8 +15,8 @@ from gateway.fetch.credentials import Remote
 from gateway.packages.builder import Format, Packed, Packer
 from gateway.packages.submodules import Submodules
 from gateway.packages.tree import Tree, TreeReader
+from testing.fetching import Fetching
 from testing.git_host import ENVIRONMENT, WorkTree
-from tests.fetch.conftest import Fetching
 
 MAIN = "refs/heads/main"
 

@@ -17,10 +17,10 @@ from gateway.fetch.credentials import Credentials, Login, Remote, SshKey, make_d
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Wanted
 from testing.certificate import make_certificate
+from testing.fetching import Fetching, make_fetching
 from testing.git_host import GitHost, WorkTree
 from testing.service import wait_for
 from testing.ssh import SshHost
-from tests.fetch.conftest import Fetching, make_fetching
 
 OURS = make_deploy_key("github", comment="ours")
 RSA = make_deploy_key("azure-devops", comment="rsa")

@@ -9,10 +9,10 @@ import pytest
 from gateway.fetch.commit import CommitReader, Paths
 from gateway.fetch.credentials import Remote
 from gateway.plan.triggers import MoveFacts, Run, Trigger, match
+from testing.fetching import Fetching
 from testing.git_host import ENVIRONMENT, WorkTree
 from testing.packing import add_submodule
 from testing.service import Project, Service, run_pushgate
-from tests.fetch.conftest import Fetching
 
 MAIN = "refs/heads/main"
 

@@ -13,11 +13,11 @@ from gateway.errors import LocalFailure
 from gateway.fetch.commit import Paths
 from gateway.fetch.credentials import make_deploy_key
 from gateway.fetch.housekeeping import disk_trouble
+from testing.fetching import Fetching, make_fetching
 from testing.git_host import ENVIRONMENT, GitHost, WorkTree
 from testing.service import Project, Service, wait_for
 from testing.ssh import SshHost
 from tests.api.test_health import probe
-from tests.fetch.conftest import Fetching, make_fetching
 from tests.fetch.test_access import fetch
 
 MAIN = "refs/heads/main"

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from gateway.fetch.housekeeping import Housekeeper
+from testing.fetching import Fetching
 from testing.git_host import WorkTree, git
-from tests.fetch.conftest import Fetching
 
 
 def housekeeper(fetching: Fetching, *, budget: int = 2**40, idle: float = 0) -> Housekeeper:

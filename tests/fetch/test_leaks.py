@@ -11,11 +11,11 @@ from gateway.errors import RemoteUnavailable
 from gateway.fetch.credentials import Login, Remote, make_deploy_key
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Wanted
+from testing.fetching import Fetching, make_fetching
 from testing.git_host import GitHost, WorkTree
 from testing.http_remotes import answering
 from testing.service import wait_for
 from testing.ssh import SshHost
-from tests.fetch.conftest import Fetching, make_fetching
 
 MAIN = "refs/heads/main"
 KEY = make_deploy_key("github", comment="ours")

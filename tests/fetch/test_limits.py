@@ -15,9 +15,9 @@ from gateway.fetch.git import GitFailed, LimitReached, OutputTooLarge
 from gateway.fetch.limits import GitLimits, machine_failure
 from gateway.packages.git_objects import open_objects
 from gateway.settings import git_memory
+from testing.fetching import Fetching, make_fetching, mktree
 from testing.git_host import GitHost, WorkTree
 from testing.service import Project, Service
-from tests.fetch.conftest import Fetching, make_fetching, mktree
 
 MAIN, BOMB = "refs/heads/main", "refs/heads/bomb"
 YAML = {"valohai.yaml": "- step: {}\n"}
@@ -130,7 +130,7 @@ import asyncio, concurrent.futures.thread, os, resource, sys, tempfile
 from pathlib import Path
 from gateway.errors import LocalFailure
 from gateway.settings import git_memory
-from tests.fetch.conftest import make_fetching
+from testing.fetching import make_fetching
 fetching = make_fetching(Path(sys.argv[1]))
 tempfile.gettempdir()
 async def scenario():

@@ -13,10 +13,10 @@ from gateway.errors import Gone, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.commit import Paths
 from gateway.fetch.credentials import Remote
 from gateway.fetch.mirror import Wanted
+from testing.fetching import Fetching, make_fetching, mktree
 from testing.git_host import GitHost, WorkTree, git
 from testing.http_remotes import answering, gits_about, hanging, serving
 from testing.service import wait_for
-from tests.fetch.conftest import Fetching, make_fetching, mktree
 
 MAIN = "refs/heads/main"
 YAML = {"valohai.yaml": "- step: {}\n"}

@@ -8,9 +8,9 @@ import pytest
 
 from gateway.errors import ObjectUnusable
 from gateway.fetch.git_config import TOLERATED
+from testing.fetching import Fetching
 from testing.git_host import ENVIRONMENT, GitHost
 from testing.packing import Packing
-from tests.fetch.conftest import Fetching
 
 MAIN = "refs/heads/main"
 PERSON = b"Ada Byron <ada@example.org> 1700000000 +0000"

@@ -5,9 +5,9 @@ import pytest
 from gateway.errors import FetchError, LocalFailure, ObjectUnusable, RemoteRefuses, RemoteUnavailable
 from gateway.fetch.git import GitFailed, explain
 from gateway.fetch.reasons import remote_failure
+from testing.fetching import Fetching
 from testing.git_host import GitHost
 from testing.http_remotes import answering
-from tests.fetch.conftest import Fetching
 
 MAIN = "refs/heads/main"
 NOT_THERE = "the repository does not exist"

@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 from gateway.errors import RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.worker.reconciler import differences
+from testing.fetching import Fetching
 from testing.git_host import ENVIRONMENT, GitHost, WorkTree
 from testing.http_remotes import answering, serving
-from tests.fetch.conftest import Fetching
 
 MAIN = "refs/heads/main"
 

@@ -16,9 +16,9 @@ from gateway.fetch.git import GitFailed
 from gateway.packages.builder import FORMATS, Format, Packer, Stopped
 from gateway.packages.tree import Entry, Tree
 from testing.archives import extract
+from testing.fetching import Fetching, make_fetching
 from testing.git_host import ENVIRONMENT, WorkTree
 from testing.packing import Packing, names, untarred
-from tests.fetch.conftest import Fetching, make_fetching
 
 LONG = "/".join(["a folder with a rather long name, which is longer than tar likes"] * 6) + "/file"
 FILES = {

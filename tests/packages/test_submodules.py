@@ -10,10 +10,10 @@ import pytest
 
 from gateway.fetch.credentials import Login, Remote, make_deploy_key
 from gateway.packages.submodules import Submodules
+from testing.fetching import Fetching
 from testing.git_host import GitHost, WorkTree
 from testing.service import Project, Service
 from testing.ssh import SshHost
-from tests.fetch.conftest import Fetching
 
 KEY = make_deploy_key("github", comment="test")
 LOGIN = Login(user="ada", password="secret-of-ada")

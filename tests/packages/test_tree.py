@@ -9,9 +9,9 @@ from gateway.errors import Invalid, ObjectUnusable, RemoteUnavailable
 from gateway.packages.submodules import submodule_url
 from gateway.packages.symlinks import check_links
 from gateway.packages.tree import shown
+from testing.fetching import Fetching
 from testing.git_host import GitHost, WorkTree
 from testing.packing import Packing, add_submodule, names
-from tests.fetch.conftest import Fetching
 
 BASE = "https://host.example/group/project.git"
 

@@ -1,6 +1,6 @@
-"""Run every bench, or those that are named, show the table, and write build/bench.json.
+"""Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
-python -m bench [door] [providers] [fetch] [package] [relay]
+python -m bench [webhook] [providers] [fetch] [package] [relay]
 """
 
 import sys
@@ -8,15 +8,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import door, fetch, package, providers, relay
+from bench import fetch, package, providers, relay, webhook
 from bench.report import show, write
 
-BENCHES = {"door": door, "providers": providers, "fetch": fetch, "package": package, "relay": relay}
+BENCHES = {
+    "webhook": webhook,
+    "providers": providers,
+    "fetch": fetch,
+    "package": package,
+    "relay": relay,
+}
 
 names = sys.argv[1:] or list(BENCHES)
 unknown = [name for name in names if name not in BENCHES]
 if unknown:
-    sys.exit(f"there is no bench {unknown[0]}; there are {', '.join(BENCHES)}")
+    sys.exit(f"there is no benchmark {unknown[0]}; choose from {', '.join(BENCHES)}")
 console = Console(highlight=False)
 with console.status("") as status:
     rows = [row for name in names for row in BENCHES[name].run(status.update)]

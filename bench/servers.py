@@ -1,4 +1,4 @@
-"""What the door's bench loads: `python -m bench.servers bare|door|unstored PORT [DATABASE_URL]`."""
+"""The servers of the webhook benchmark: `python -m bench.servers bare|webhook|unstored PORT [URL]`."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ URL = "https://github.example/acme/digits.git"
 
 
 async def _bare(request: Request) -> Response:
-    """Read the body, and answer: what any Starlette route costs."""
+    """Read the body and answer: the cost of any Starlette route."""
     await request.body()
     return JSONResponse({"status": "accepted"}, 202)
 
@@ -41,7 +41,7 @@ def bare() -> Starlette:
 
 
 def prepare(database: Database, keyring: Keyring) -> None:
-    """Make the tables, and the one connection that all requests are for."""
+    """Create the tables, and the connection to which all requests belong."""
     database.migrate()
     now = datetime.now(UTC)
     with database.writing() as conn:
@@ -56,7 +56,7 @@ def prepare(database: Database, keyring: Keyring) -> None:
                 auth={},
                 triggers=[],
                 yaml_path="valohai.yaml",
-                # As after the first delivery.
+                # As set by the first delivery.
                 repository_id=str(REPOSITORY_ID),
                 created_at=now,
                 updated_at=now,
@@ -66,14 +66,14 @@ def prepare(database: Database, keyring: Keyring) -> None:
 
 
 class _Unstored(DeliveryWriter):
-    """Takes deliveries and keeps none: what the door costs before anything is stored."""
+    """Accept deliveries and store none: the cost of the endpoint without the store."""
 
     async def accept(self, arrival: NewDelivery, *, seconds: float = 0.0) -> Receipt:  # noqa: ARG002
         return Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
 
 
-def door(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Starlette:
-    """Return the door as `gateway.app` puts it together, with one connection and no worker."""
+def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Starlette:
+    """Return the webhook endpoint as `gateway.app` composes it, with one connection and no worker."""
     database, keyring = Database(url), Keyring(KEY)
     prepare(database, keyring)
     accepter = accepts(database, notify=lambda: None)
@@ -94,7 +94,7 @@ if __name__ == "__main__":
     if kind == "bare":
         application = bare()
     else:
-        application = door(sys.argv[3], accepts=_Unstored if kind == "unstored" else DeliveryWriter)
+        application = webhook(sys.argv[3], accepts=_Unstored if kind == "unstored" else DeliveryWriter)
     prepare_interpreter()
     uvicorn.run(
         application,

@@ -1,10 +1,10 @@
-"""The door: verified, durable accepts of an 8 KB push, beside a bare Starlette route that reads the body.
+"""The webhook endpoint: verified, durable accepts of an 8 KB push, against a bare Starlette route.
 
-On SQLite; the same with nothing stored, which tells how far any store could bring it; on PostgreSQL beside
-SQLite; and two processes on PostgreSQL, the real command, beside one, where the kernel lets us give each the
-same share of a core. All are loaded in turn, by the same client, with the same requests: each a push of its
-own, signed beforehand. Server and client have a core each where there are two. PostgreSQL runs on the same
-machine, and syncs each commit.
+The bare route only reads the body. The benchmark measures SQLite; the endpoint with nothing stored, the
+upper limit for any store; PostgreSQL against SQLite; and, with the real command, two processes on
+PostgreSQL against one, if the kernel can give each the same share of a core. The same client loads all of
+them in turn with the same requests, each a different push, signed beforehand. If the machine has two
+cores, server and client have one each. PostgreSQL runs on the same machine, and syncs each commit.
 """
 
 import asyncio
@@ -37,15 +37,15 @@ from testing.postgres import Postgres
 from testing.service import Command, wait_for
 
 _CLIENTS = 64
-# So many that two processes have full batches as well.
+# Enough that two processes have full batches as well.
 _MANY_CLIENTS = 256
-# What each door process may use: so two have as much each, beside PostgreSQL and the client, on two cores.
+# The share of each web process, so that two have as much as one, with PostgreSQL and the client on two cores.
 _SHARE = 0.25
 _REQUESTS = 8_000
 _ROUNDS = 5
 _MOST_SECONDS = 60
 _BODY = 8 * 1024
-# Text that compresses about as commit messages do.
+# Text that compresses about as well as commit messages.
 _WORDS = ("the", "model", "learns", "faster", "with", "fewer", "epochs", "and", "a", "larger", "batch", "fix")
 _MESSAGES = [" ".join(random.choices(_WORDS, k=580)) for _ in range(64)]
 
@@ -63,13 +63,13 @@ def run(progress: Callable[[str], None]) -> list[Row]:
     loads: defaultdict[str, list[_Load]] = defaultdict(list)
     with Postgres(durable=True) as postgres:
         for number in range(_ROUNDS):
-            progress(f"door: round {number + 1} of {_ROUNDS}")
+            progress(f"webhook: round {number + 1} of {_ROUNDS}")
             requests = [_request() for _ in range(_REQUESTS)]
             loads["bare"].append(_round("bare", requests))
-            for name, kind in (("SQLite", "door"), ("unstored", "unstored")):
+            for name, kind in (("SQLite", "webhook"), ("unstored", "unstored")):
                 with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder:
                     loads[name].append(_round(kind, requests, f"sqlite:///{folder}/bench.db"))
-            loads["PostgreSQL"].append(_round("door", requests, postgres.database()))
+            loads["PostgreSQL"].append(_round("webhook", requests, postgres.database()))
             for workers in (1, 2) if shares.is_possible() else ():
                 loads[f"{workers} workers"].append(_workers_round(workers, requests, postgres.database()))
     return _rows(loads)
@@ -77,20 +77,20 @@ def run(progress: Callable[[str], None]) -> list[Row]:
 
 def _rows(loads: Mapping[str, Sequence[_Load]]) -> list[Row]:
     rate = {kind: statistics.median(load.rate for load in those) for kind, those in loads.items()}
-    name = "door: durable accepts per second"
+    name = "webhook: durable accepts per second"
     rows = [Row(name, rate["SQLite"], rate["bare"], aim=0.5, higher_is_better=True)]
-    name = "door: as many per second as no store could exceed: proven and parsed, nothing kept"
+    name = "webhook: the limit for any store, per second: verified and parsed, nothing stored"
     rows.append(Row(name, rate["unstored"], rate["bare"], aim=None, higher_is_better=True))
-    door, bare = (
+    webhook, bare = (
         sorted(one for load in loads[kind] for one in load.latencies) for kind in ("SQLite", "bare")
     )
     for percent in (50, 99):
-        value, other = _percentile(door, percent), _percentile(bare, percent)
-        rows.append(Row(f"door: p{percent} in ms", value, other, aim=None, higher_is_better=False))
-    name = "door on PostgreSQL: durable accepts per second, beside SQLite's"
+        value, other = _percentile(webhook, percent), _percentile(bare, percent)
+        rows.append(Row(f"webhook: p{percent} in ms", value, other, aim=None, higher_is_better=False))
+    name = "webhook on PostgreSQL: durable accepts per second, against SQLite"
     rows.append(Row(name, rate["PostgreSQL"], rate["SQLite"], aim=0.7, higher_is_better=True))
     if "2 workers" in rate:
-        name = f"two door processes on PostgreSQL, beside one, each held to {_SHARE:g} of a core"
+        name = f"two web processes on PostgreSQL, against one, each limited to {_SHARE:g} of a core"
         rows.append(Row(name, rate["2 workers"], rate["1 workers"], aim=1.6, higher_is_better=True))
     return rows
 
@@ -102,7 +102,7 @@ def _round(kind: str, requests: Sequence[bytes], *database: str) -> _Load:
 
 
 def _workers_round(workers: int, requests: Sequence[bytes], url: str) -> _Load:
-    """Load `pushgate serve --role web` with so many processes, each with its share of a core."""
+    """Load `pushgate serve --role web` with `workers` processes, each with its share of a core."""
     database = Database(url)
     servers.prepare(database, Keyring(servers.KEY))
     database.close()
@@ -120,7 +120,7 @@ def _workers_round(workers: int, requests: Sequence[bytes], url: str) -> _Load:
 
 
 def _listening(service: Command, workers: int) -> list[int] | None:
-    """Return the door processes once all of them listen."""
+    """Return the ids of the web processes once all of them listen."""
     pids = [line["pid"] for line in service.log() if line["event"] == "listening"]
     return pids if len(pids) == workers else None
 
@@ -140,7 +140,7 @@ async def _load(port: int, requests: Sequence[bytes], clients: int) -> _Load:
 
 
 class _Client(asyncio.Protocol):
-    """One connection: the next request goes out when the answer to the last has come."""
+    """One connection: sends the next request after the answer to the previous one."""
 
     def __init__(self, waiting: Iterator[bytes], latencies: list[float]) -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -150,7 +150,7 @@ class _Client(asyncio.Protocol):
         self._answer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is one, and no subclass of it
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's has its methods, not its type
         self._next()
 
     def data_received(self, data: bytes) -> None:
@@ -187,7 +187,7 @@ def _server(kind: str, *database: str) -> Iterator[int]:
     process = subprocess.Popen([sys.executable, "-m", "bench.servers", kind, str(port), *database])
     try:
         if len(cores) > 1:
-            # The client keeps to one core, so that the server has the other for itself.
+            # The client stays on one core, so that the server has the other to itself.
             os.sched_setaffinity(0, cores[1:])
         _wait_until_it_listens(port)
         yield port
@@ -208,7 +208,7 @@ def _wait_until_it_listens(port: int) -> None:
 
 
 def _request() -> bytes:
-    """Return a request of about 8 KB: a push of its own, to one of 256 branches."""
+    """Return a request of about 8 KB: a new push to one of 256 branches."""
     after = uuid.uuid4().hex + uuid.uuid4().hex[:8]
     body = push_payload(
         url=servers.URL,

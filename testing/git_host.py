@@ -1,4 +1,4 @@
-"""A small but real git server: `git http-backend` over HTTP on loopback. For the demo, the tests, the bench.
+"""A small but real git server for demo, tests and benchmarks: `git http-backend` over HTTP on loopback.
 
 https://git-scm.com/docs/git-http-backend
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-# Git as a stranger would have it: no config of whoever runs this.
+# No git configuration of the user who runs this.
 ENVIRONMENT = {
     "PATH": os.environ.get("PATH", os.defpath),
     "LC_ALL": "C.UTF-8",
@@ -30,7 +30,7 @@ ENVIRONMENT = {
 
 
 def git(*arguments: str, folder: Path) -> str:
-    """Run git in a folder and return what it says, without the last line feed."""
+    """Run git in a folder and return its output without the last line feed."""
     done = subprocess.run(
         ["git", *arguments],
         cwd=folder,
@@ -44,7 +44,7 @@ def git(*arguments: str, folder: Path) -> str:
 
 
 class WorkTree:
-    """A developer's clone: commit files, push them."""
+    """A developer's clone, in which tests commit files and push them."""
 
     def __init__(self, folder: Path, remote: str, *, object_format: str = "sha1") -> None:
         """Begin a new repository whose `origin` is `remote`."""
@@ -64,11 +64,11 @@ class WorkTree:
         return self.head()
 
     def push(self, *refspecs: str) -> None:
-        """Push, by force if need be; the present branch where nothing is named."""
+        """Push with `--force`; without refspecs, push the current branch."""
         self.git("push", "--quiet", "--force", "origin", *(refspecs or ("HEAD",)))
 
     def head(self) -> str:
-        """Return the id of the present commit."""
+        """Return the id of the current commit."""
         return self.git("rev-parse", "HEAD")
 
     def git(self, *arguments: str) -> str:
@@ -77,9 +77,10 @@ class WorkTree:
 
 
 class GitHost:
-    """Serves the bare repositories of a folder; `credentials`, where given, are asked for by Basic auth.
+    """Serves the bare repositories of a folder; requires `credentials`, if given, by Basic auth.
 
-    `visits` has the path of each request that begins a fetch. While `answers` is cleared, none is answered.
+    `visits` has the path of each request that begins a fetch. While `answers` is cleared, no request is
+    answered.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class GitHost:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     def create(self, name: str, *, object_format: str = "sha1") -> str:
-        """Make an empty bare repository that takes pushes; return its URL."""
+        """Make an empty bare repository that accepts pushes; return its URL."""
         bare = self.folder / name
         options = ("--quiet", "--bare", "--initial-branch=main", f"--object-format={object_format}")
         git("init", *options, str(bare), folder=self.folder)
@@ -118,14 +119,14 @@ class GitHost:
         return f"{self._scheme}://127.0.0.1:{self.port}/{name}"
 
     def __enter__(self) -> Self:
-        """Begin to serve."""
+        """Start to serve."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop serving; nothing is left running."""
+        """Stop serving, and wait for the server's thread."""
         self.answers.set()
         self._server.shutdown()
         self._server.server_close()
@@ -133,7 +134,7 @@ class GitHost:
 
 
 class _Backend(BaseHTTPRequestHandler):
-    """Runs `git http-backend` as the CGI program that it is."""
+    """Runs `git http-backend` as a CGI program."""
 
     host: GitHost
     folder: Path
@@ -153,7 +154,7 @@ class _Backend(BaseHTTPRequestHandler):
         self._run(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
 
     def log_message(self, *_arguments: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
     def _body(self) -> bytes:
         if self.headers.get("transfer-encoding", "").lower() != "chunked":
@@ -166,7 +167,7 @@ class _Backend(BaseHTTPRequestHandler):
         return body
 
     def _run(self, body: bytes) -> None:
-        if not self._may_enter():
+        if not self._is_authorized():
             self._answer(401, {"www-authenticate": 'Basic realm="git"'}, b"")
             return
         path, _, query = self.path.partition("?")
@@ -194,7 +195,7 @@ class _Backend(BaseHTTPRequestHandler):
         status = int(headers.pop("Status", "200").split()[0])
         self._answer(status, headers, content)
 
-    def _may_enter(self) -> bool:
+    def _is_authorized(self) -> bool:
         if self.credentials is None:
             return True
         given = self.headers.get("authorization", "").removeprefix("Basic ")

@@ -1,4 +1,4 @@
-"""A server of the tests' own, for remotes that do not behave as git's do."""
+"""HTTP servers for tests, for remotes that misbehave."""
 
 import socket
 import threading
@@ -9,15 +9,15 @@ from pathlib import Path
 
 @contextmanager
 def serving(handle: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Give the port of a server that hands each connection to `handle`, in a thread, and then closes it.
+    """Yield the port of a server that passes each connection to `handle`, in a thread, and then closes it.
 
-    All of them have ended when the block has.
+    All threads have ended when the block ends.
     """
     threads: list[threading.Thread] = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def take(connection: socket.socket) -> None:
-            # Git may have left by then, of which this thread must not die.
+            # Git may have closed the connection; this thread must survive that.
             with connection, suppress(OSError):
                 handle(connection)
 
@@ -41,20 +41,20 @@ def serving(handle: Callable[[socket.socket], None]) -> Iterator[int]:
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[tuple[int, list[bytes]]]:
-    """Answer each request with the same bytes; give the port, and what was asked."""
-    heard: list[bytes] = []
+    """Answer each request with the same bytes; yield the port and the received requests."""
+    received: list[bytes] = []
 
     def handle(connection: socket.socket) -> None:
-        heard.append(connection.recv(65536))
+        received.append(connection.recv(65536))
         connection.sendall(answer)
 
     with serving(handle) as port:
-        yield port, heard
+        yield port, received
 
 
 @contextmanager
 def hanging() -> Iterator[int]:
-    """Give the port of a server that listens to whatever is asked, and never answers."""
+    """Yield the port of a server that reads requests and never answers."""
 
     def handle(connection: socket.socket) -> None:
         while connection.recv(65536):
@@ -65,13 +65,13 @@ def hanging() -> Iterator[int]:
 
 
 def gits_about(port: int, host: str = "127.0.0.1") -> list[str]:
-    """Return the command lines of git's processes that ask the server at this port."""
+    """Return the command lines of git processes that are connected to the server at this port."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
-            continue  # it has ended meanwhile
+            continue  # the process has ended
         if f"//{host}:{port}/" in line and "git" in line.split(" ")[0]:
             found.append(line)
     return found

@@ -1,4 +1,4 @@
-"""What tests of packages share: commits packed from real mirrors, and unpacked again by Python's own tar."""
+"""Packs commits from real mirrors for tests, and unpacks them with Python's own tar."""
 
 import asyncio
 import gzip
@@ -22,7 +22,7 @@ MAIN = "refs/heads/main"
 
 
 class Packing:
-    """Reads and packs trees, called from tests that know nothing of event loops."""
+    """Reads and packs trees, with synchronous methods for tests."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Packing:
         return self.tree_in(self._fetching.mirrors.path("c1"), commit, url=url)
 
     def tree_in(self, mirror: Path, commit: str, *, url: str = "https://host.example/a/b") -> Tree:
-        """Read the tree of a commit that is there."""
+        """Read the tree of a commit in a mirror."""
         submodules = Submodules(self._fetching.mirrors, "c1", Remote(url=url))
         return asyncio.run(self._reader.read(mirror, commit=commit, url=url, fetch=submodules.fetch))
 
@@ -68,7 +68,7 @@ class Packing:
 
     @staticmethod
     def mktree(work: WorkTree, listing: str) -> str:
-        """Make a tree that no checkout would; return its id."""
+        """Make a tree that a checkout could not make; return its id."""
         done = subprocess.run(
             ["git", "mktree", "-z"],
             cwd=work.folder,
@@ -87,14 +87,14 @@ def names(tree: Tree) -> list[str]:
 
 
 def untarred(content: bytes, package_format: Format) -> bytes:
-    """Return the tar in a package, by libraries other than those that made it."""
+    """Return the tar in a package, decompressed by other libraries than those that compressed it."""
     if package_format == "tar.gz":
         return gzip.decompress(content)
     return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).readall()
 
 
 def add_submodule(work: WorkTree, *, path: str, url: str | None, commit: str) -> None:
-    """Record a submodule without looking at what it is; without a URL, .gitmodules does not name it."""
+    """Record a submodule without checking it; without a URL, .gitmodules does not name it."""
     (work.folder / path).mkdir(parents=True, exist_ok=True)
     work.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{path}")
     if url is not None:

@@ -15,9 +15,9 @@ from testing.ports import free_ports
 
 
 class SshHost:
-    """Serves the bare repositories of a folder to whoever has one of `authorized`, public keys by line.
+    """Serves the bare repositories of a folder to the holders of `authorized`, a list of public keys.
 
-    `options` are asyncssh's own.
+    `options` are passed to asyncssh.
     """
 
     def __init__(self, folder: Path, authorized: list[str], **options: Any) -> None:
@@ -37,22 +37,22 @@ class SshHost:
 
     @property
     def known_hosts(self) -> str:
-        """The line by which the server is known."""
+        """The server's known_hosts line."""
         return f"[127.0.0.1]:{self.port} {self.host_key.export_public_key().decode().strip()}"
 
     def authorize(self, public: str) -> None:
-        """Let one more key in."""
+        """Authorize another key."""
         self.authorized.append(public)
 
     def change_host_key(self) -> None:
-        """Become another host at the same address."""
+        """Listen at the same address with another host key."""
         port = self.port
         self._close()
         self.host_key = asyncssh.generate_private_key("ssh-ed25519")
         self._call(self._listen(port))
 
     def __enter__(self) -> Self:
-        """Begin to serve."""
+        """Start to serve."""
         self._thread.start()
         self._call(self._listen(*free_ports(1)))
         return self
@@ -83,25 +83,25 @@ class SshHost:
         if len(words) != 2 or words[0] != "git-upload-pack":
             process.exit(1)
             return
-        told = {name: value for name, value in process.env.items() if name == "GIT_PROTOCOL"}
+        protocol = {name: value for name, value in process.env.items() if name == "GIT_PROTOCOL"}
         child = await asyncio.create_subprocess_exec(
             "git",
             "upload-pack",
             self.folder / words[1].lstrip("/"),
-            env={**ENVIRONMENT, **told},
+            env={**ENVIRONMENT, **protocol},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         try:
             async with asyncio.TaskGroup() as passing:
-                asking = passing.create_task(_pass(process.stdin, child.stdin))
-                telling = [(child.stdout, process.stdout), (child.stderr, process.stderr)]
-                await asyncio.gather(*(_pass(source, target) for source, target in telling))
-                asking.cancel()
+                incoming = passing.create_task(_pass(process.stdin, child.stdin))
+                outgoing = [(child.stdout, process.stdout), (child.stderr, process.stderr)]
+                await asyncio.gather(*(_pass(source, target) for source, target in outgoing))
+                incoming.cancel()
             process.exit(await child.wait())
         except* (OSError, asyncssh.Error):
-            # Whoever asked has left: nothing of git stays.
+            # The client has disconnected: end git.
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await child.wait()
@@ -110,7 +110,7 @@ class SshHost:
         async def close() -> None:
             self._server.close()
             await self._server.wait_closed()
-            # To close the server is to take no more connections: those that there are remain.
+            # Closing the server only stops new connections; the existing ones remain.
             for connection in tuple(self._connections):
                 connection.abort()
                 await connection.wait_closed()
@@ -123,28 +123,28 @@ class SshHost:
 
 
 class _Guard(asyncssh.SSHServer):
-    """Lets in whoever has one of the keys, as they are when somebody comes."""
+    """Accepts the keys that are authorized at the time of the connection."""
 
     def __init__(self, authorized: list[str], connections: set[asyncssh.SSHServerConnection]) -> None:
         self._authorized = authorized
         self._connections = connections
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        """Note who is there."""
+        """Add the connection."""
         self._connection = conn
         self._connections.add(conn)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncssh calls it so
-        """Forget who has left."""
+        """Remove the connection."""
         self._connections.discard(self._connection)
 
     def public_key_auth_supported(self) -> bool:
-        """Ask for a key."""
+        """Require a key."""
         return True
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Compare a key."""
-        known = [asyncssh.import_public_key(one) for one in self._authorized]
+        """Return whether a key is authorized."""
+        known = [asyncssh.import_public_key(public) for public in self._authorized]
         return username == "git" and key in known
 
 

@@ -67,7 +67,7 @@ def test_a_deploy_key_opens_a_repository(
 
 @pytest.mark.parametrize("key", [make_deploy_key("github", comment="other"), None], ids=["another", "none"])
 def test_another_key_is_refused(fetching: Fetching, ssh: SshHost, pushed: str, key: SshKey | None) -> None:
-    """The reason says that the remote refuses us; no key of this machine's user is tried."""
+    """The reason is that access was denied; no key of this machine's user is tried."""
     with pytest.raises(RemoteUnavailable, match="access was denied"):
         fetch(fetching, ssh.url("acme/digits.git"), pushed, credentials=key)
 
@@ -129,7 +129,7 @@ def test_a_password_opens_a_repository(https: tuple[GitHost, Fetching], tmp_path
 def test_a_wrong_password_is_refused(
     https: tuple[GitHost, Fetching], tmp_path: Path, credentials: Credentials | None
 ) -> None:
-    """Or none at all, where the server asks for one: nobody waits at a prompt, and it is in no error."""
+    """Or a missing one: git does not wait at a prompt, and no error contains the password."""
     host, fetching = https
     commit = _push_locally(host, tmp_path)
     with pytest.raises(RemoteUnavailable, match="access was denied") as caught:
@@ -231,7 +231,7 @@ def _resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 def test_the_address_that_was_checked_is_the_one_that_is_used(
     fetching: Fetching, tree: WorkTree, githost: GitHost, pushed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that only we can resolve is fetched from: git asks nobody for it again."""
+    """A name that only we can resolve is fetched from: git does not resolve it again."""
     _resolve(monkeypatch, "127.0.0.1")
     assert fetch(fetching, f"http://only-here.invalid:{githost.port}/acme/digits.git", pushed)
     assert tree.head() == pushed
@@ -276,7 +276,7 @@ def test_ssh_tries_all_addresses_of_a_host(
 
 
 def test_what_ssh_says_is_not_lost(githost: GitHost, fetching: Fetching, pushed: str) -> None:
-    """A server with none but algorithms that are no longer taken is told as that."""
+    """The reason names a server whose algorithms are all obsolete as such."""
     with SshHost(githost.folder, [OURS.public], mac_algs=["hmac-md5"], encryption_algs=["3des-cbc"]) as host:
         with pytest.raises(RemoteUnavailable, match="no algorithm in common") as caught:
             fetch(fetching, host.url("acme/digits.git"), pushed, credentials=OURS)

@@ -63,7 +63,7 @@ def test_signatures_are_valid_unknown_or_none(
 
 
 def test_the_default_branch_is_the_remotes(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """For those who are not told it by the provider."""
+    """For payloads that do not name it."""
     tree.commit("First", {"a": "b"})
     tree.push("HEAD:refs/heads/trunk", "HEAD:refs/heads/main")
     assert fetching.run(fetching.mirrors.default_branch(Remote(url=url))) == "main"
@@ -140,7 +140,7 @@ def test_a_file_name_that_is_no_utf_8_costs_nobody_anything(service: Service, pr
 
 
 def test_a_new_branch_has_changed_what_differs_from_where_it_left(service: Service, project: Project) -> None:
-    """Also where the payload names no default branch: then the remote is asked."""
+    """Also if the payload names no default branch: the remote's HEAD is read then."""
     trigger = {"name": "t", "branches": ["*"], "paths": ["model/**"], "run": {"step": "train"}}
     connection = service.connect(project.url, provider="generic", triggers=[trigger])
     service.fetched(connection)

@@ -65,7 +65,7 @@ def test_published_host_keys_have_the_published_fingerprints() -> None:
 
 
 def test_deploy_keys_are_ed25519_and_rsa_where_nothing_else_is_taken() -> None:
-    """Azure DevOps knows only RSA."""
+    """Azure DevOps accepts only RSA."""
     assert KEY.public.startswith("ssh-ed25519 ")
     azure = make_deploy_key("azure-devops", comment="pushgate:digits")
     kind, _, comment = azure.public.split(" ")
@@ -107,7 +107,7 @@ def test_a_pasted_key_is_mended(damage: object, pem: str) -> None:
     last=st.booleans(),
 )
 def test_any_mixture_is_mended(indent: str, end: str, quote: str, *, last: bool) -> None:
-    """Whatever comes together."""
+    """Any combination is repaired."""
     lines = [indent + line for line in KEY.private.splitlines()]
     pasted = quote + end.join(lines) + (end if last else "") + quote
     assert read_private_key(pasted, "github", comment="test").public == KEY.public
@@ -178,7 +178,7 @@ def test_a_key_may_stand_behind_something_else(before: str) -> None:
 def test_a_key_on_a_curve_that_ssh_does_not_know_is_refused(
     curve: ec.EllipticCurve, kind: PrivateFormat
 ) -> None:
-    """In a sentence that names the curve and says what to take instead."""
+    """The sentence names the curve and what to use instead."""
     key = ec.generate_private_key(curve).private_bytes(Encoding.PEM, kind, NoEncryption())
     with pytest.raises(
         Invalid, match=f"does not support ECDSA keys on the curve {curve.name}.*ssh-keygen -t ed25519"

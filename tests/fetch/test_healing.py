@@ -91,7 +91,7 @@ def test_a_full_disk_is_told_as_that_and_heals(tree: WorkTree, url: str, tmp_pat
 
 @pytest.mark.parametrize("role", ["all", "worker"])
 def test_a_full_disk_makes_a_worker_unready_and_leaves_the_door_open(tmp_path: Path, role: str) -> None:
-    """A process that takes deliveries keeps them all the same; each says what nothing can be written to."""
+    """A process still stores deliveries; each shows which folder cannot be written to."""
     database = f"sqlite:///{tmp_path / 'store.db'}"
     with (
         small_disk(tmp_path / "data" / "mirrors", "20m") as disk,
@@ -126,7 +126,7 @@ def test_a_file_in_the_way_is_a_reason_on_the_push(service: Service, project: Pr
     reason = wait_for(
         lambda: service.api.get(f"/deliveries/{answer['delivery']}")["updates"][0]["reason"], "it is told"
     )
-    assert reason.startswith("this machine cannot fetch, from any remote: File exists")
+    assert reason.startswith("this machine cannot fetch from any remote: File exists")
     mirrors.unlink()
     [update] = service.settled(answer["delivery"])["updates"]
     assert update["state"] == "planned"

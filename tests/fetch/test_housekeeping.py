@@ -58,7 +58,7 @@ def test_what_a_killed_fetch_has_left_is_removed(fetching: Fetching, tree: WorkT
 
 
 def test_the_least_recently_used_mirrors_go_first(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """Until the others fit; an evicted one is made anew by the next fetch."""
+    """Until the others fit; the next fetch clones an evicted mirror again."""
     first = tree.commit("First", {"data": os.urandom(300_000).hex()})
     tree.push()
     asked = [("refs/heads/main", first)]

@@ -69,7 +69,7 @@ def _fetch_in(folder: Path, remote: Remote, connection: str) -> None:
 
 
 def test_a_password_does_not_follow_a_redirect(tmp_path: Path, githost: GitHost) -> None:
-    """The other host is not even asked."""
+    """The other host gets no request."""
     target = githost.create("acme/digits.git").removesuffix(".git")
     githost.visits.clear()
     answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
@@ -81,7 +81,7 @@ def test_a_password_does_not_follow_a_redirect(tmp_path: Path, githost: GitHost)
 
 
 def test_a_remote_that_repeats_what_it_was_sent_is_not_quoted(tmp_path: Path) -> None:
-    """Git shows its user what a server says; a reason is kept, logged and shown to many."""
+    """Git shows a server's messages to its user; a reason is stored, logged and shown to many."""
     said = "wrong: correct horse/battery, correct%20horse%2Fbattery, YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ=="
     head = f"Content-Type: text/plain\r\nContent-Length: {len(said)}\r\n\r\n{said}"
     ask = f'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="git"\r\n{head}'

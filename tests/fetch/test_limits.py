@@ -1,4 +1,4 @@
-"""What git may use of this machine, and what is told where it wants more."""
+"""The limits on git's use of this machine, and the reasons when git exceeds them."""
 
 import secrets
 import subprocess
@@ -96,7 +96,7 @@ def test_a_limit_that_reading_reaches_is_named(fetching: Fetching, tree: WorkTre
 
 
 def test_a_limit_that_packing_reaches_is_named(tmp_path: Path, tree: WorkTree) -> None:
-    """Also by a git that is asked for one object after the other."""
+    """Also by a git that reads one object after the other."""
     text = secrets.token_hex(4 * MIB)
     tree.commit("Large, and much the same again", {"a": text, "b": f"{text}x"})
     tree.git("-c", "pack.compression=0", "repack", "-adfq")
@@ -114,7 +114,7 @@ def test_a_limit_that_packing_reaches_is_named(tmp_path: Path, tree: WorkTree) -
 def test_a_git_that_is_missing_is_a_failure_of_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is said of the remote, which was not asked."""
+    """The reason does not mention the remote, which was not contacted."""
     monkeypatch.setenv("PATH", str(tmp_path))
     without = make_fetching(tmp_path)
     with pytest.raises(
@@ -192,7 +192,7 @@ def test_a_small_container_gives_git_less_memory(
 def test_failures_of_this_machine_are_told_from_those_of_others(
     status: int, said: str, told: str | None
 ) -> None:
-    """What the remote says of its own disk and memory is not about this machine."""
+    """Messages of the remote about its own disk and memory are not about this machine."""
     failure = machine_failure(status, said)
     assert failure is None if told is None else (failure or "").startswith(told)
     assert GitLimits().exceeded(status, said) is None

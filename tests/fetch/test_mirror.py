@@ -39,7 +39,7 @@ def test_a_push_is_fetched_and_can_be_read(fetching: Fetching, tree: WorkTree, u
 
 
 def test_what_is_there_is_not_fetched_again(fetching: Fetching, tree: WorkTree, githost: GitHost) -> None:
-    """With nothing missing, the remote is not even asked."""
+    """With nothing missing, the remote gets no request."""
     first = tree.commit("First", YAML)
     tree.push()
     fetching.update(githost.url("acme/digits.git"), (MAIN, first))
@@ -127,7 +127,7 @@ def test_repositories_with_sha256_ids_work(fetching: Fetching, githost: GitHost,
 
 
 def test_a_manifest_is_a_regular_file_of_bounded_size(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """A link is not followed, a folder is none, a large one is told by its size, an option is a name."""
+    """A link or a folder does not count, a large file has only a size, and an option is a name."""
     (tree.folder / "link.yaml").symlink_to("/etc/passwd")
     files = {**YAML, "large.yaml": "x" * 1001, "dir/valohai.yaml": "in a folder", "--help": "a file"}
     first = tree.commit("First", files)
@@ -148,7 +148,7 @@ def test_a_manifest_is_a_regular_file_of_bounded_size(fetching: Fetching, tree: 
 
 
 def test_a_broken_mirror_is_made_anew(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """A mirror is a cache: whatever happens to its files, the next fetch mends it."""
+    """A mirror is a cache: the next fetch repairs any damage to its files."""
     first = tree.commit("First", YAML)
     tree.push()
     fetching.update(url, (MAIN, first))
@@ -188,7 +188,7 @@ def test_a_missing_repository_is_told(fetching: Fetching, githost: GitHost) -> N
 
 
 def test_a_remote_that_asks_for_a_password_is_told(fetching: Fetching, tmp_path: Path) -> None:
-    """Nobody is there to type one, so nobody is asked."""
+    """Nobody is there to enter one, so git must not prompt."""
     with (
         GitHost(tmp_path / "private", credentials="ada:secret") as host,
         pytest.raises(RemoteUnavailable, match="access was denied"),
@@ -368,7 +368,7 @@ def test_a_branch_name_that_no_file_can_have_stops_no_other(
 
 
 def test_a_lock_that_a_killed_git_left_is_no_obstacle(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """The mirror is made anew."""
+    """The mirror is cloned again."""
     first = tree.commit("First", YAML)
     tree.push()
     fetching.update(url, (MAIN, first))

@@ -118,7 +118,7 @@ def test_names_of_refs_are_bytes(fetching: Fetching, tree: WorkTree, githost: Gi
 
 
 def test_a_default_branch_may_have_any_name(fetching: Fetching, tree: WorkTree, githost: GitHost) -> None:
-    """With a line separator of another alphabet it is told, without being UTF-8 it is none."""
+    """A Unicode line separator is part of the name; a name that is not UTF-8 counts as none."""
     tree.commit("First", {"a": "b"})
     tree.push("HEAD:refs/heads/a\u2028b")
     bare, url = githost.folder / "acme/digits.git", githost.url("acme/digits.git")

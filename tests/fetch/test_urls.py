@@ -55,7 +55,7 @@ def test_where_a_url_leads(url: str, where: tuple[str, str, int], known: str | N
     ],
 )
 def test_a_host_is_read_alike_by_everybody(url: str) -> None:
-    """By the shell between git and ssh, by the resolver, and by curl, to which the address is told."""
+    """By the shell between git and ssh, by the resolver, and by curl, which gets the address."""
     with pytest.raises(Invalid, match=r"^url: "):
         check_url(url, allow_http=False, hosts=())
 
@@ -69,7 +69,7 @@ def test_a_host_is_read_alike_by_everybody(url: str) -> None:
     ],
 )
 def test_a_url_that_cannot_be_read_is_not_repeated(url: str) -> None:
-    """A part of a password may be in what Python says about it."""
+    """Python's error may contain a part of a password."""
     with pytest.raises(Invalid) as caught:
         check_url(url, allow_http=False, hosts=())
     assert "s3c" not in str(caught.value)

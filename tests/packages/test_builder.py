@@ -245,7 +245,7 @@ def test_large_packages_are_remarked_on_and_larger_ones_refused(
     packed, _ = warned.pack(warned.tree(url, commit))
     assert "more than 1000000: runners will be slow" in packed.warnings[0]
     refused = Packing(fetching, tmp_path, most=1_000_000)
-    with pytest.raises(ObjectUnusable, match="more than 1000000 bytes, which is the most"):
+    with pytest.raises(ObjectUnusable, match="more than 1000000 bytes, which is the limit"):
         refused.pack(refused.tree(url, commit))
 
 
@@ -290,7 +290,7 @@ def test_a_large_file_is_never_whole_in_memory(tree: WorkTree, tmp_path: Path) -
 
 
 def test_a_missing_object_is_an_error(fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path) -> None:
-    """Of a mirror that is broken, and to be made anew."""
+    """The mirror is broken and has to be cloned again."""
     commit = tree.commit("First", {"a": "1"})
     tree.push()
     packing = Packing(fetching, tmp_path)

@@ -201,7 +201,7 @@ def test_a_bucket_serves_runners_by_itself(tmp_path: Path, project: Project) -> 
 def test_a_bucket_that_is_down_is_waited_for(
     tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The push says what it waits for."""
+    """The push shows what it waits for."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

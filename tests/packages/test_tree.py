@@ -58,7 +58,7 @@ def test_submodules_are_part_of_the_tree(
 
 
 def test_an_ignored_submodule_is_not_fetched(packing: Packing, tree: WorkTree, url: str) -> None:
-    """Whatever its URL says."""
+    """Its URL does not matter."""
     add_submodule(tree, path="vendor/x", url="http://127.0.0.1:9/none.git", commit="d" * 40)
     commit = tree.commit("First", {"a": "1", ".vhignore": "vendor/\n"})
     tree.push()
@@ -182,7 +182,7 @@ def test_gitmodules_with_a_byte_order_mark_is_read(
 def test_a_submodule_that_is_never_updated_is_an_empty_folder(
     packing: Packing, tree: WorkTree, url: str
 ) -> None:
-    """`update = none` in .gitmodules is what a checkout keeps to; a warning says so."""
+    """A checkout respects `update = none` in .gitmodules; so does a package, with a warning."""
     add_submodule(tree, path="data", url="http://127.0.0.1:9/none.git", commit="d" * 40)
     tree.git("config", "--file", ".gitmodules", "submodule.data.update", "none")
     commit = tree.commit("First", {})

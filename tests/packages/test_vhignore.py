@@ -1,4 +1,4 @@
-"""`.vhignore` means what git says it means: `git check-ignore` is the referee."""
+"""`.vhignore` follows git: `git check-ignore` is the reference."""
 
 import os
 import shutil
@@ -109,7 +109,7 @@ def ignored_by_us(text: bytes, paths: Sequence[str], *, are_folders: bool) -> se
 @example(lines=["d/", "!d/a"], paths=["d/a", "d"])
 @example(lines=["x\\ ", "y ", "z\\\\ "], paths=["x ", "y", "z\\", "x"])
 def test_rules_are_those_of_git(referee: Path, lines: list[str], paths: list[str]) -> None:
-    """Whatever the rules, and whatever the paths, files and folders alike."""
+    """For any rules and any paths of files and folders."""
     text = "\n".join(lines).encode()
     assert ignored_by_us(text, paths, are_folders=False) == ignored_by_git(referee, text, paths)
     for path in paths:

@@ -1,4 +1,4 @@
-"""What is made of a ref update: between the mirror, the planner and the package, each of the test's own."""
+"""The worker's stages between mirrors, a reader and packages of the tests' own."""
 
 import asyncio
 import errno
@@ -73,7 +73,7 @@ def commit(commit_id: str = B, **changes: Any) -> Commit:
 
 @dataclass
 class Rooms:
-    """Mirrors, a reader and packages that show what the test wants, and remember what was asked of them."""
+    """Mirrors, a reader and packages that return what the test sets, and record their calls."""
 
     shown: Commit = field(default_factory=commit)
     fails: Exception | None = None
@@ -130,7 +130,7 @@ class Rooms:
 
 
 def steps(rooms: Rooms) -> FetchAndPlan:
-    """Return the steps between these rooms."""
+    """Return the stages between these rooms."""
     anything: Any = rooms
     return FetchAndPlan(mirrors=anything, remotes=anything, reader=anything, packages=anything)
 
@@ -149,7 +149,7 @@ def fetched(rooms: Rooms) -> object:
 
 
 def test_what_is_asked_for_is_what_was_pushed() -> None:
-    """A deletion asks for nothing; what could not be fetched is told by its update."""
+    """A deletion fetches nothing; failures are returned by update."""
     refused = ObjectUnusable("git refuses it")
     rooms = Rooms(failed={C: refused})
     updates = [
@@ -169,13 +169,13 @@ def test_what_is_asked_for_is_what_was_pushed() -> None:
 
 @pytest.mark.parametrize("call", [planned, fetched])
 def test_a_full_disk_is_no_fault_of_the_remote(call: Callable[[Rooms], object]) -> None:
-    """Whatever this machine cannot do is told as that."""
+    """Failures of this machine are reported as such."""
     with pytest.raises(LocalFailure, match="No space left"):
         call(Rooms(fails=OSError(errno.ENOSPC, "No space left on device")))
 
 
 def test_a_deletion_runs_nothing() -> None:
-    """It is told what was deleted."""
+    """The reason names what was deleted."""
     found = planned(Rooms(), replace(PUSH, after=None))
     assert (found.state, found.reason, found.requests) == (
         "planned",
@@ -224,7 +224,7 @@ def test_a_push_becomes_a_request_with_its_package() -> None:
 
 
 def test_a_request_without_a_name_of_its_repository_has_the_url() -> None:
-    """As with a hook of one's own."""
+    """As with a self-hosted hook."""
     [request] = planned(Rooms(), replace(PUSH, repository={})).requests
     assert request.subject == f"https://github.example/acme/digits.git@{B}"
 
@@ -245,14 +245,14 @@ def test_a_push_that_no_trigger_wants_is_planned() -> None:
 
 
 def test_a_commit_that_cannot_be_executed_has_failed() -> None:
-    """What is wrong is told, and with the trigger that wanted it."""
+    """The reason says what is wrong, and so does the verdict of the trigger."""
     found = planned(Rooms(shown=commit(manifest=None, manifest_size=None)))
     assert (found.state, found.requests) == ("failed", ())
     assert [bool(one["failure"]) for one in found.verdicts] == [True]
 
 
 def test_a_commit_of_which_no_package_can_be_made_has_failed() -> None:
-    """Each of its triggers says why; it is not planned again from what is kept."""
+    """Each of its triggers has the reason; no facts are stored for a dry run."""
     found = planned(Rooms(package_fails=ObjectUnusable("a name that no file can have")))
     assert (found.state, found.reason) == ("failed", "a name that no file can have")
     assert [one["failure"] for one in found.verdicts] == ["a name that no file can have"]
@@ -289,7 +289,7 @@ NOTHING_TOLD: dict[str, Any] = {"repository": {}, "before": None, "action": "cre
 def test_the_remote_is_asked_for_its_default_branch_where_a_new_branch_needs_it(
     changes: dict[str, Any], branch: str | None
 ) -> None:
-    """Bitbucket's payloads and reconciliations do not tell it."""
+    """Bitbucket's payloads and reconciliations do not name it."""
     rooms = Rooms()
     planned(rooms, replace(PUSH, **changes), WITH_PATHS)
     assert rooms.bases == [Base(before=changes.get("before", A), default_branch=branch)]
@@ -317,7 +317,7 @@ def test_an_unsigned_delivery_is_borne_out_by_the_remote(
 
 
 def test_credentials_that_cannot_be_opened_are_a_reason() -> None:
-    """Such as with another secret key: it is tried again, and says why."""
+    """Such as with another secret key: the push is retried, with the reason."""
 
     class Closed:
         async def read(self, _work: object, **_arguments: object) -> bytes:

@@ -1,4 +1,4 @@
-"""What a ref update was planned from comes back as it was."""
+"""The facts that a ref update was planned from survive packing."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from tests.plan.facts import COMMIT
 
 
 def test_facts_come_back_as_they_were() -> None:
-    """Also a path and a manifest that are no UTF-8, and a manifest that is not there or too large."""
+    """Including a path and a manifest that are not UTF-8, and a manifest that is missing or too large."""
     odd = b"na\xefve.py".decode("utf-8", "surrogateescape")
     for commit in (
         COMMIT,
@@ -31,7 +31,7 @@ def test_facts_come_back_as_they_were() -> None:
 
 
 def test_more_than_can_be_kept_is_not_kept() -> None:
-    """A store of pushes is not filled with the names of all files."""
+    """The names of all files must not fill the store."""
     paths = tuple(hashlib.sha256(bytes(str(number), "ascii")).hexdigest() for number in range(5_000))
     assert pack(PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=paths))) is None
 
@@ -67,7 +67,7 @@ def test_what_an_earlier_version_has_kept_is_read() -> None:
 
 
 def test_an_earlier_version_reads_what_is_kept() -> None:
-    """It takes paths that nobody has read for too many, and so for incomplete."""
+    """It takes unread paths for too many, and so for incomplete."""
     packed = pack(
         PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=None, paths_complete=True))
     )

@@ -1,4 +1,4 @@
-"""A platform that fetches by itself, told after each push."""
+"""Platforms fetch the repository after each push."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ PROJECT = "0185b1a5-7e6b-4ba5-8e1a-3f6f3f1b7c11"
 
 
 class FakePlatform(ThreadingHTTPServer):
-    """Answers as the platform's API documents; `answers` are given in turn, the last one for ever."""
+    """Answers as the platform's API documents; gives `answers` in turn, and then repeats the last."""
 
     def __init__(self) -> None:
         """Listen on a free port."""
@@ -64,7 +64,7 @@ def connect(service: Service, project: Project, platform: FakePlatform) -> Any:
 
 
 def shown(service: Service, connection: Any) -> Any:
-    """Return how the platform's fetches go."""
+    """Return the state of the platform's fetches."""
     return service.api.get(f"/connections/{connection['id']}")["platform"]
 
 
@@ -100,7 +100,7 @@ def test_what_fails_there_is_told_and_tried_again(
 
 
 def test_a_platform_needs_a_token_and_https(service: Service, project: Project) -> None:
-    """One sentence says what is missing."""
+    """One sentence names what is missing."""
     with pytest.raises(ApiError, match="a token is needed"):
         service.connect(project.url, platform={"url": "https://app.example", "project": PROJECT})
     with pytest.raises(ApiError, match="must begin with https"):
@@ -110,7 +110,7 @@ def test_a_platform_needs_a_token_and_https(service: Service, project: Project) 
 def test_a_token_goes_to_its_own_address_only(
     service: Service, project: Project, platform: FakePlatform
 ) -> None:
-    """Another project there keeps it; another address has to bring one."""
+    """Another project of the platform keeps the token; another address needs a new token."""
     connection = connect(service, project, platform)
     path = f"/connections/{connection['id']}"
     other = {"url": platform.url, "project": "another"}
@@ -135,7 +135,7 @@ def test_a_token_that_no_header_can_hold_is_told_and_not_shown(
 
 
 def test_a_platform_can_be_forgotten(service: Service, project: Project, platform: FakePlatform) -> None:
-    """Then nobody is asked any more."""
+    """The platform gets no further requests."""
     connection = connect(service, project, platform)
     service.api.send("PATCH", f"/connections/{connection['id']}", {"platform": None})
     _, answer = service.deliver(connection, project.payload(None, project.first))

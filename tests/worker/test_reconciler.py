@@ -139,7 +139,7 @@ def test_a_fetch_within_the_grace_confirms_nothing(gateway: Gateway) -> None:
 
 
 def test_a_fetch_takes_no_ref_back_to_a_position_that_was_learned(gateway: Gateway) -> None:
-    """No webhook has told of it, and yet it is nothing new: here a replica shows it that lags."""
+    """No webhook reported it, but it is not new: a lagging replica shows it."""
     gateway.tell(A, B)
     gateway.remote.shown = {MAIN: B}
     gateway.look(after=331)
@@ -173,7 +173,7 @@ def test_a_webhook_while_the_remote_answers_is_not_undone(gateway: Gateway) -> N
 
 
 def test_a_fetch_that_is_asked_for_during_a_look_is_done_after_it(gateway: Gateway) -> None:
-    """It wants to know of what was pushed before it was asked for."""
+    """It is expected to find what was pushed before it was requested."""
 
     async def ask() -> None:
         gateway.remote.asked = None
@@ -399,7 +399,7 @@ def test_a_look_that_a_wrong_clock_put_off_is_done_now(
 
 
 def test_a_long_interval_is_not_taken_for_a_wrong_clock(gateway: Gateway) -> None:
-    """Connections whose webhooks arrive are looked at twelve times more rarely than the interval says."""
+    """Connections whose webhooks arrive are reconciled at a twelfth of the configured rate."""
     put_off(gateway, due_at=gateway.now + timedelta(hours=13))
     reconciler = dataclasses.replace(gateway.reconciler(), every=3600)
     assert not asyncio.run(reconciler.reconcile_next())
@@ -426,7 +426,7 @@ def test_a_host_is_asked_by_so_many_at_once(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("is_agreed", [True, False])
 def test_where_webhooks_tell_all_there_is_looks_are_rare(gateway: Gateway, *, is_agreed: bool) -> None:
-    """A look that finds a webhook's push doubles the pause; a pull request's ref says nothing of that."""
+    """A look that agrees with a webhook's push doubles the pause; refs of pull requests do not count."""
     ref = MAIN if is_agreed else "refs/pull/1/head"
     told = dataclasses.replace(move(A if is_agreed else None, B), ref=ref)
     sent = arrival(told, received_at=gateway.now)
@@ -450,7 +450,7 @@ def test_an_empty_remote_is_believed_where_nothing_is_known(gateway: Gateway) ->
 
 
 def test_a_store_that_is_away_is_no_fault_of_the_remote(gateway: Gateway) -> None:
-    """Nothing is told on the connection; the look is left to its lease."""
+    """The connection shows no reason; the look is repeated when its lease expires."""
     gateway.remote.fails = StoreUnavailable("locked")
     with pytest.raises(StoreUnavailable):
         gateway.look(after=331)
@@ -463,7 +463,7 @@ def test_a_store_that_is_away_is_no_fault_of_the_remote(gateway: Gateway) -> Non
 def test_a_failure_at_the_store_ends_no_reconciler(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, error: Exception, logged: list[str]
 ) -> None:
-    """An outage of the store is told by the store, for all together; afterwards it goes on."""
+    """The store logs its outage once for all tasks; afterwards the reconciler continues."""
     errors = [error]
 
     class Failing(Database):
@@ -493,7 +493,7 @@ def test_a_failure_at_the_store_ends_no_reconciler(
 
 
 def test_only_a_move_that_is_new_is_rung_for(gateway: Gateway) -> None:
-    """Nobody is woken by a look that found nothing."""
+    """A look that found nothing wakes no worker."""
     gateway.look(after=331)
     assert gateway.rung == []
 

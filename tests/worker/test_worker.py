@@ -1,4 +1,4 @@
-"""The worker, on a real store: what it tells while it works."""
+"""The worker on a real store, with stages of the tests' own."""
 
 import asyncio
 import json
@@ -52,17 +52,17 @@ def database(tmp_path: Path, migrated: Path) -> Iterator[Database]:
 
 
 class SlowRemote:
-    """Stages whose fetch tells how far it has come, and ends once that is seen."""
+    """Stages whose fetch reports its progress, and ends once the delivery shows it."""
 
     def __init__(self, database: Database) -> None:
-        """Look into this store."""
+        """Read from this store."""
         self._database = database
         self.seen = ""
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
     ) -> dict[int, FetchError]:
-        """Wait until somebody who looks at the delivery reads the progress."""
+        """Wait until the delivery shows the progress."""
         assert connection.id == updates[0].connection
         while not self.seen.startswith("fetching: "):
             progress("receiving objects 3 %, 1.00 MiB")
@@ -82,7 +82,7 @@ def _newest(conn: Any) -> deliveries.RecordedDelivery:
 
 
 def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Percent and bytes, for whoever looks; afterwards the reason is how it ended."""
+    """The delivery shows percent and bytes; afterwards it shows how the update ended."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
     with database.writing() as conn:
@@ -138,7 +138,7 @@ class NeverEnds:
 
 
 def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
-    """Nobody waits for its lease to expire; the tries that failed before still count."""
+    """No worker waits for its lease to expire; earlier failed tries still count."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
     with database.writing() as conn:
@@ -166,7 +166,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
 
 
 class Refusing:
-    """Stages of which one fails: a remote that is away, or one that has no such commit any more."""
+    """Stages that fail: the remote is down, or no longer has the commit."""
 
     def __init__(self, error: FetchError) -> None:
         """Fail so."""
@@ -197,7 +197,7 @@ class Refusing:
 def test_what_is_gone_or_given_up_is_told(
     database: Database, error: FetchError, state: str, reason: str
 ) -> None:
-    """With the same reason that the delivery has."""
+    """The event has the reason of the delivery."""
     long_ago = datetime.now(UTC) - timedelta(days=4)
     connection(database, created_at=long_ago, updated_at=long_ago)
     with database.writing() as conn:
@@ -233,7 +233,7 @@ def test_what_is_gone_or_given_up_is_told(
 
 
 class InOrder:
-    """Stages that tell of which connections updates were planned, in that order."""
+    """Stages that record the connections of planned updates, in order."""
 
     def __init__(self, most: int) -> None:
         """Be done after so many."""
@@ -257,7 +257,7 @@ class InOrder:
 
 
 def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Database) -> None:
-    """The one worker that there is does not stay until all of it is done."""
+    """The only worker does not stay until all updates of a connection are done."""
     now = datetime.now(UTC)
     storm = [move("a" * 40, "b" * 40, ref=f"refs/heads/{number}") for number in range(10)]
     push = move("a" * 40, "b" * 40)
@@ -291,7 +291,7 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
 
 
 class Overtaken:
-    """Stages during whose first fetch somebody changes the connection, or deletes it."""
+    """Stages during whose first fetch the connection is changed or deleted."""
 
     def __init__(
         self, database: Database, change: Callable[[sqlalchemy.Connection, Connection], None]
@@ -337,7 +337,7 @@ def test_what_is_changed_during_a_fetch_counts(
     ended: str,
     urls: list[str],
 ) -> None:
-    """Whoever was told that it is changed, or deleted, finds that nothing of before is planned any more."""
+    """After a change or a deletion was confirmed, nothing is planned by the earlier state."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
     with database.writing() as conn:
@@ -408,7 +408,7 @@ def states(database: Database) -> dict[str, tuple[str, str | None]]:
 
 
 async def worked(database: Database, stages: Stages, until: Callable[[], object], **more: Any) -> None:
-    """Let a worker work until something is so."""
+    """Run a worker until a condition holds."""
     notifier = Notifier()
     given = {"queue": WorkQueue(database, CLAIMS), "notify": notifier.notify, "poll_seconds": 0.05, **more}
     worker = Worker(name="w", stages=stages, wakeups=notifier.subscribe(), **given)
@@ -421,7 +421,7 @@ async def worked(database: Database, stages: Stages, until: Callable[[], object]
 
 
 def test_a_refusal_is_the_end_of_its_own_push_only(database: Database) -> None:
-    """Whether it is found out by the fetch or while planning; the others go on at once."""
+    """Whether the fetch or the planning fails; the other updates continue at once."""
     refused = ObjectUnusable("git refuses it")
     stages = Scripted(bad=[refused])
     pushed(database, "bad", "main")
@@ -431,7 +431,7 @@ def test_a_refusal_is_the_end_of_its_own_push_only(database: Database) -> None:
 
 
 def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -> None:
-    """Such as that of a submodule's host. Its own ref keeps its order, other refs go on, also later ones."""
+    """Such as a submodule's host. The ref keeps its order; other refs continue, and so do later ones."""
     away = RemoteUnavailable("submodule lib: no answer")
     stages = Scripted(topic=[away] * 1000)
     pushed(database, "topic", "topic", "main")
@@ -467,7 +467,7 @@ def test_what_was_put_off_is_tried_again(database: Database) -> None:
 
 
 def test_a_commit_that_is_not_yet_there_is_looked_for_again(database: Database) -> None:
-    """A webhook can be faster than the provider's replication: gone is only what stays away."""
+    """A webhook can be faster than the provider's replication: only a commit that stays missing is gone."""
     stages = Scripted(late=[Gone("no such commit")], never=[Gone("it is gone")] * 1000)
     pushed(database, "late", "never")
     done = lambda: states(database)["late"][0] == "planned"  # noqa: E731
@@ -500,7 +500,7 @@ class Hanging(Scripted):
 
 
 def test_a_push_that_takes_long_holds_up_its_own_ref_only(database: Database) -> None:
-    """As where a submodule's host hangs: what comes meanwhile for other refs is carried to its end."""
+    """As when a submodule's host hangs: updates of other refs are carried to their ends meanwhile."""
     stages = Hanging(database)
     pushed(database, "slow", "slow", "topic")
     ended = lambda: all(state == "planned" for state, _ in states(database).values())  # noqa: E731
@@ -511,7 +511,7 @@ def test_a_push_that_takes_long_holds_up_its_own_ref_only(database: Database) ->
 def test_many_pushes_behind_one_that_takes_long_hold_up_no_other_ref(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where they are more than are looked at together."""
+    """Even if there are more than one batch holds."""
     monkeypatch.setattr("gateway.worker.worker._BATCH_SIZE", 2)
     stages = Hanging(database)
     pushed(database, "slow", "slow", "slow")
@@ -521,7 +521,7 @@ def test_many_pushes_behind_one_that_takes_long_hold_up_no_other_ref(
 
 
 class Failing(Scripted):
-    """Stages for which the remote is away for a while."""
+    """Stages whose remote is down for a while."""
 
     def __init__(self, *errors: Exception) -> None:
         """Fail so often."""
@@ -570,7 +570,7 @@ def test_pushes_that_are_given_up_are_counted_and_logged(database: Database, sta
 
 
 def test_nobody_waits_for_a_poll(database: Database) -> None:
-    """The door rings the worker, and the worker whoever publishes: the polls are for what was missed."""
+    """Intake notifies the worker, and the worker notifies the relay: polls only cover lost notifications."""
     now = datetime.now(UTC)
     connection(database, created_at=now, updated_at=now)
 
@@ -608,10 +608,10 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
 
 
 class Troubled(WorkQueue):
-    """A queue whose calls fail as they are told, as often as they are told; it remembers what was asked."""
+    """A queue whose calls fail once each, as given; it records its calls."""
 
     def __init__(self, database: Database, **failing: Exception) -> None:
-        """Take the failure of each call, which comes once."""
+        """Take the error of each call, which is raised once."""
         super().__init__(database, CLAIMS)
         self.failing = failing
         self.leases: list[tuple[str, timedelta]] = []
@@ -657,7 +657,7 @@ class Troubled(WorkQueue):
 
 
 def is_released(database: Database) -> bool:
-    """Say whether nobody works on the one connection."""
+    """Return whether no worker has the lease of the only connection."""
     with database.reading() as conn:
         return conn.execute(leases.select()).one().owner is None
 
@@ -674,7 +674,7 @@ def is_released(database: Database) -> bool:
 def test_a_failure_at_the_store_ends_no_worker(
     database: Database, error: Exception, poll: float, logged: list[str]
 ) -> None:
-    """A lease that is lost costs no pause; an outage of the store is told by the store, for all together."""
+    """A lost lease costs no pause; the store logs its outage once for all tasks."""
     pushed(database, "main")
     queue = Troubled(database, claim=error)
     with capture_logs() as logs:
@@ -705,7 +705,7 @@ def test_a_failure_while_recording_is_told(database: Database, error: Exception,
 
 
 def test_who_has_lost_the_lease_stops_its_fetch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another worker is at it already; this one goes on with other connections."""
+    """Another worker has taken over; this worker continues with other connections."""
     monkeypatch.setattr("gateway.worker.worker._RENEW_SECONDS", 0.01)
     now = datetime.now(UTC)
     pushed(database, "main")
@@ -778,7 +778,7 @@ def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> No
 def test_it_is_noted_whether_a_git_host_answers(
     database: Database, error: FetchError, answers: list[bool]
 ) -> None:
-    """Hosts that hang get few places; a host that refuses does answer."""
+    """Hosts that hang get few places; a host that denies access counts as answering."""
     pushed(database, "main")
     queue = Troubled(database)
 
@@ -792,7 +792,7 @@ def test_it_is_noted_whether_a_git_host_answers(
 
 
 class Gated(Scripted):
-    """Stages in which each push waits for its gate, and that say which have begun."""
+    """Stages in which each push waits for its gate; they record which have begun."""
 
     def __init__(self, *errors: FetchError) -> None:
         """Let fetches after the first fail so often."""
@@ -824,7 +824,7 @@ class Gated(Scripted):
 
 
 def test_three_pushes_that_take_long_are_the_most_of_a_connection(database: Database) -> None:
-    """A fourth one waits until one of them has ended: each holds memory and a place at its host."""
+    """A fourth waits until one of them has ended: each uses memory and a place at its host."""
     stages = Gated()
     pushed(database, "one", "two", "three", "four")
 
@@ -864,7 +864,7 @@ def test_what_waits_behind_a_push_that_takes_long_says_so_at_once(database: Data
 
 
 def test_an_outage_waits_for_the_push_that_takes_long(database: Database) -> None:
-    """What was begun is carried to its end; what cannot be fetched is tried again later, and says why."""
+    """Updates that were begun are carried to their ends; unfetched ones are retried later, with a reason."""
     stages = Gated(*[RemoteUnavailable("no answer")] * 1000)
     pushed(database, "slow")
 
@@ -912,7 +912,7 @@ def test_a_store_that_is_away_while_planning_is_the_end_of_no_push(database: Dat
 
 
 def test_a_bug_in_planning_is_the_end_of_its_own_push(database: Database) -> None:
-    """With the error's name for whoever looks, and the rest in the log."""
+    """The delivery shows the error's name; the log has the rest."""
     stages = Scripted(odd=[ValueError("secret")])
     pushed(database, "odd", "main")
     asyncio.run(worked(database, stages, lambda: states(database)["main"][0] == "planned"))
@@ -932,7 +932,7 @@ class Clock:
 
 
 class Timed(Scripted):
-    """Stages that take time by the worker's clock, ask for requests, and look what is recorded meanwhile."""
+    """Stages that take time by the worker's clock, make requests, and count what is recorded meanwhile."""
 
     def __init__(
         self, database: Database, clock: Clock, *, plan_seconds: float = 0, body: bytes = b""
@@ -997,7 +997,7 @@ def test_what_is_planned_in_a_turn_is_recorded_at_its_end(database: Database, cl
 def test_large_requests_are_recorded_before_more_are_planned(
     database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that they do not fill the memory together."""
+    """Together they would fill the memory."""
     monkeypatch.setattr("gateway.worker.outcomes._MAX_BYTES", 8)
     stages = Timed(database, clock, body=b"4444")
     pushed(database, *BRANCHES)
@@ -1050,7 +1050,7 @@ def test_whoever_publishes_is_rung_for_if_there_is_something_to_publish(
 
 @pytest.mark.parametrize("tries", [0, 3])
 def test_a_remote_that_is_away_is_tried_again_after_twice_the_time(database: Database, tries: int) -> None:
-    """A second at first; the log tells the operator which try it is, and how many pushes wait for it."""
+    """A second at first; the log has the number of the try and how many pushes wait."""
     pushed(database, "main", "topic")
     with database.writing() as conn:
         conn.execute(leases.update().values(attempts=tries))
@@ -1070,7 +1070,7 @@ def test_a_remote_that_is_away_is_tried_again_after_twice_the_time(database: Dat
 
 @pytest.mark.parametrize("whole", [True, False], ids=["repository", "submodule"])
 def test_an_outage_of_less_than_three_days_is_no_end(database: Database, *, whole: bool) -> None:
-    """Whether the repository is away or what one push alone needs."""
+    """Whether the repository is unavailable, or something that only one push needs."""
     error = RemoteUnavailable("no answer")
     stages = Failing(error) if whole else Scripted(main=[error])
     pushed(database, "main", received_at=datetime.now(UTC) - timedelta(days=3) + timedelta(hours=1))

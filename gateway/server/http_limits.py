@@ -1,8 +1,8 @@
-"""HTTP connections under limits: what clients may send besides bodies, how long it takes, how many there are.
+"""Limits of HTTP connections: their number, their time, and what clients may send besides bodies.
 
-uvicorn with httptools has no such limits of its own: whatever a client sends as headers, trailers or chunk
-extensions is parsed and held. Bytes are counted here before the parser gets them. Bodies have their own
-reader, see `gateway.intake.body`.
+uvicorn with httptools has no such limits: all headers, trailers and chunk extensions of a client are parsed
+and kept. This module counts bytes before the parser gets them. Bodies have their own reader, see
+`gateway.intake.body`.
 """
 
 import asyncio
@@ -25,25 +25,25 @@ log = structlog.get_logger()
 _MAX_HEADERS = 100
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_URL_BYTES = 8 * 1024
-# Data is parsed in pieces of this size, and what is not body is counted before each.
+# Data is parsed in pieces of this size; bytes outside the body are counted before each piece.
 _PIECE = 16 * 1024
-# Requests that a client has sent ahead of the answers; each costs about 3 KB.
+# Requests that a client may send ahead of the answers; each costs about 3 KB.
 _MAX_PIPELINED = 16
-# The rest of a body whose request was answered already: a client that is still sending reads no answer.
+# The rest of a body after its request was answered: a client that still sends does not read the answer.
 _MAX_DISCARDED = 64 * 1024 * 1024
 _DISCARD_SECONDS = 5.0
-# Files and sockets of everything but clients: the store, the broker, git, mirrors.
+# Files and sockets other than clients': the store, the broker, git, mirrors.
 _OTHER_FILES = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientLimits:
-    """What clients may use of a process. Times are in seconds.
+    """The limits of the clients of a process. Times are in seconds.
 
-    `keep_alive` is how long a connection may stay idle between two requests, `headers` how long the headers
-    of a request may take from its first byte, or from the connection's beginning; `body` the same for a whole
-    request, for endpoints that do not read bodies; `stall` how long a client may read nothing of its answer.
-    `check` is the interval of looking for connections whose time is over.
+    `keep_alive` is how long a connection may stay idle between two requests. `headers` is how long headers
+    of a request may take, from its first byte or from the start of the connection. `body` is how long a whole
+    request may take, for endpoints that do not read bodies. `stall` is how long a client may read nothing of
+    its answer. `check` is the interval of the search for expired connections.
     """
 
     connections: int
@@ -64,21 +64,22 @@ _IDLE, _HEADERS, _BODY = _State
 
 
 class Clients:
-    """The open connections of a process: ends those whose time is over, and makes room for new ones."""
+    """The open connections of a process: closes expired connections, and makes room for new ones."""
 
     def __init__(self, limits: ClientLimits) -> None:
-        """Begin without connections."""
+        """Start without connections."""
         self.limits = limits
-        # Connections whose client has to send or to read next, and until when it may; the one that has been
-        # silent for longest comes first. One timer serves all: a timer each costs more than the rest of this.
+        # Connections that wait for their client to send or to read, with their deadlines; the connection that
+        # has been silent for longest comes first. One timer serves all: one timer for each connection would
+        # cost more than the rest of this class.
         self._waiting: dict[LimitedHttp, float] = {}
         self._is_checking = False
         self._full = Condition(
-            "all HTTP connections are in use; the most silent one makes room for a new one"
+            "all HTTP connections are in use; the longest silent connection is closed for a new one"
         )
 
     def wait_for(self, client: "LimitedHttp", deadline: float) -> None:
-        """End the connection at this time of the event loop, unless `has_sent` comes first."""
+        """Close the connection at this time of the event loop, unless `forget` is called first."""
         self._waiting.pop(client, None)
         self._waiting[client] = deadline
         if not self._is_checking:
@@ -86,11 +87,11 @@ class Clients:
             client.loop.call_later(self.limits.check, self._check, client.loop)
 
     def forget(self, client: "LimitedHttp") -> None:
-        """Let the connection take its time: it waits for us, or has ended."""
+        """Remove the deadline of a connection that waits for us, or has ended."""
         self._waiting.pop(client, None)
 
     def make_room(self) -> bool:
-        """End the connection whose client has been silent for longest; return False where all are busy."""
+        """Close the connection whose client has been silent for longest; return False if all are busy."""
         self._full.holds(connections=self.limits.connections)
         silent = next(iter(self._waiting), None)
         if silent is None:
@@ -109,13 +110,13 @@ class Clients:
 
     def _end(self, client: "LimitedHttp") -> None:
         del self._waiting[client]
-        # Not close(): that waits for a client that reads nothing.
+        # Not close(), which waits for a client that reads nothing.
         client.transport.abort()
 
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """Why a request is not parsed any further."""
+    """Why the parsing of a request stopped."""
 
     status: int
     reason: str
@@ -123,32 +124,32 @@ class _Refusal:
 
 
 class _RefusedError(Exception):
-    """A request that is not parsed any further; the connection knows why.
+    """Stops the parsing of a request; the connection holds the reason.
 
-    No connection keeps one: an error holds the frames that it came through, and with them the connection
-    and all that it has read.
+    No connection keeps such an error, because an error references its frames, and through them the connection
+    and all data that it has read.
     """
 
 
 class LimitedHttp(HttpToolsProtocol):
-    """One connection of a client."""
+    """A connection of a client."""
 
     def __init__(self, *, clients: Clients, **given: Any) -> None:
-        """Take what uvicorn gives, and the connections that this one is one of."""
+        """Take uvicorn's arguments, and the set of connections that this connection belongs to."""
         super().__init__(**given)
         self._clients = clients
         self._limits = clients.limits
         self._state = _IDLE
-        # None where a new stage of a request has begun that has no deadline yet.
+        # None if a new stage of a request has begun that has no deadline yet.
         self._deadline: float | None = None
-        # Bytes since the last one of a body, or since the request's first.
+        # Bytes since the last byte of a body, or since the start of the request.
         self._overhead = 0
         self._discarded = 0
         self._refusal: _Refusal | None = None
         self._is_deaf = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin, if there is room."""
+        """Accept the connection, if there is room."""
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections and not self._clients.make_room():
             self._is_deaf = True
@@ -157,24 +158,24 @@ class LimitedHttp(HttpToolsProtocol):
         self._expect(self._limits.headers)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Forget the connection."""
         self._clients.forget(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has come, piece by piece, as long as it keeps to the limits."""
+        """Parse the received data piece by piece, as long as it keeps within the limits."""
         if self._is_deaf:
             return
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
         except httptools.HttpParserUpgrade:
-            # No other protocol is spoken here: the request is answered, and what follows is not read.
+            # No other protocol is supported: the request is answered, and the rest is not read.
             self._is_deaf = True
             self.cycle.keep_alive = False
             self._clients.forget(self)
         except (httptools.HttpParserError, _RefusedError) as error:
-            self._refuse(self._refusal or _Refusal(400, "malformed", f"this is not an HTTP request: {error}"))
+            self._refuse(self._refusal or _Refusal(400, "malformed", f"not a valid HTTP request: {error}"))
         else:
             if self._is_our_turn():
                 self._clients.forget(self)
@@ -200,7 +201,7 @@ class LimitedHttp(HttpToolsProtocol):
         self.parser.feed_data(piece)
 
     def on_message_begin(self) -> None:
-        """Expect the headers of a request."""
+        """Wait for the headers of a request."""
         super().on_message_begin()
         self._state = _HEADERS
         self._overhead = self._discarded = 0
@@ -217,18 +218,20 @@ class LimitedHttp(HttpToolsProtocol):
             raise self._refused(431, "headers", limit)
 
     def on_headers_complete(self) -> None:
-        """Have the request answered. What comes as headers from now on are trailers, which nobody reads."""
+        """Start the answer. Headers from now on are trailers, which are not used."""
         self._check_url()
-        # Of most requests so few bytes came that those of the headers need not be counted.
+        # Most requests have so few bytes that their headers need not be counted.
         if len(self.headers) > _MAX_HEADERS or self._overhead > _MAX_HEADER_BYTES - 2 * _PIECE:
             self._check_headers(self.headers)
         hosts = [name for name, _ in self.headers].count(b"host")
         # https://www.rfc-editor.org/rfc/rfc9112#section-3.2
         if hosts > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
-            raise self._refused(400, "host", "a request has exactly one Host header")
+            raise self._refused(400, "host", "a request must have exactly one Host header")
         if self.parser.should_upgrade() and any(map(_announces_body, self.headers)):
-            # The parser takes whatever follows for the other protocol, and the request for one without body.
-            raise self._refused(400, "upgrade", "a request for another protocol has no body: send HTTP/1.1")
+            # The parser treats what follows as the other protocol, and the request as without a body.
+            raise self._refused(
+                400, "upgrade", "a request for another protocol must not have a body: send HTTP/1.1"
+            )
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise self._refused(400, "pipelined", "too many requests sent ahead of their answers")
         super().on_headers_complete()
@@ -237,7 +240,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._deadline = None
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of the body. Of what comes between its parts as much is fine as there is body."""
+        """Take a part of the body. As many bytes may come between its parts as the body has."""
         self._overhead = max(0, self._overhead - 2 * len(body))
         if self.cycle.response_complete:
             self._discarded += len(body)
@@ -246,7 +249,7 @@ class LimitedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Note that the whole request is here."""
+        """Record that the request is complete."""
         if self.headers:
             self._check_headers([*self.cycle.scope["headers"], *self.headers])
         super().on_message_complete()
@@ -255,7 +258,7 @@ class LimitedHttp(HttpToolsProtocol):
             self._expect(self._limits.keep_alive)
 
     def on_response_complete(self) -> None:
-        """Expect the next request, or first the rest of this one."""
+        """Wait for the rest of this request, or for the next request."""
         has_next = bool(self.pipeline)
         super().on_response_complete()
         if self.transport.is_closing():
@@ -266,41 +269,41 @@ class LimitedHttp(HttpToolsProtocol):
             self._expect(self._limits.keep_alive)
 
     def pause_writing(self) -> None:
-        """Wait until the client reads."""
+        """Wait for the client to read."""
         super().pause_writing()
         self._expect(self._limits.stall)
 
     def resume_writing(self) -> None:
-        """Go on: the client reads."""
+        """Continue, because the client reads."""
         super().resume_writing()
         if self._is_our_turn():
             self._clients.forget(self)
 
     def _is_our_turn(self) -> bool:
-        """Return whether the client has sent and read all that it should have."""
+        """Return whether the client has sent and read everything that is expected of it."""
         is_answering = self._answering() is not None
         return is_answering and self._state is _IDLE and not self.flow.write_paused
 
     def _answering(self) -> RequestResponseCycle | None:
-        """Return the newest request, if it has no whole answer yet."""
+        """Return the newest request, if its answer is incomplete."""
         cycle = cast("RequestResponseCycle | None", self.cycle)
         return cycle if cycle is not None and not cycle.response_complete else None
 
     def _expect(self, seconds: float) -> None:
-        """Wait for the client until then."""
+        """Wait for the client for this time."""
         self._deadline = self.loop.time() + seconds
         self._clients.wait_for(self, self._deadline)
 
     def _refused(self, status: int, reason: str, detail: str) -> _RefusedError:
-        """Note the refusal, and return what to raise; the parser raises an error of its own in its place."""
+        """Record the refusal, and return the error to raise; the parser replaces it by its own error."""
         self._refusal = _Refusal(status, reason, detail)
         return _RefusedError()
 
     def _refuse(self, refused: _Refusal) -> None:
-        """Answer, read nothing more, and close; where another answer is under way, only close."""
+        """Answer, stop reading, and close; if another answer has begun, only close."""
         REFUSED.labels(refused.status, refused.reason).inc()
         self._is_deaf = True
-        # Thousands of them may have come, and the connection stays for some seconds.
+        # There may be thousands of headers, and the connection stays open for some seconds.
         self.headers = []
         running = self._answering()
         is_too_late = self.pipeline or self.transport.is_closing()
@@ -308,12 +311,12 @@ class LimitedHttp(HttpToolsProtocol):
             self.transport.abort()
             return
         if running is not None:
-            # Its endpoint waits for a body that will not come.
+            # Its endpoint waits for a body that will never arrive.
             running.disconnected = True
             running.message_event.set()
         self._answer(refused.status, "bad request", refused.detail)
-        # Closed only when the client closes, or some seconds later: it may be sending still, and a socket
-        # that is closed on unread data takes the answer back.
+        # The connection is closed when the client closes it, or some seconds later: the client may still be
+        # sending, and closing a socket with unread data would discard the answer.
         self.transport.write_eof()
         self._expect(_DISCARD_SECONDS)
 
@@ -329,20 +332,20 @@ def _announces_body(header: tuple[bytes, bytes]) -> bool:
 
 
 def limited(limits: ClientLimits) -> type[asyncio.Protocol]:
-    """Return the protocol for uvicorn, all connections of which are under these limits."""
+    """Return the protocol class for uvicorn; these limits apply to all its connections."""
     clients = Clients(limits)
 
     def connect(**given: Any) -> LimitedHttp:
         return LimitedHttp(clients=clients, **given)
 
-    # uvicorn only calls it.
+    # uvicorn only calls the class.
     return cast("type[asyncio.Protocol]", connect)
 
 
 def allow_open_files(connections: int) -> int:
-    """Let the process open as many files as so many connections need; return for how many that suffices.
+    """Raise the limit of open files for this many connections; return how many connections it allows.
 
-    Many systems let a process begin with 1,024 and allow it far more.
+    Many systems start a process with a limit of 1,024, and allow it far more.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + _OTHER_FILES

@@ -17,7 +17,8 @@ from gateway.store.bulk_sql import insert_rows, select_pairs
 from gateway.store.connections import OtherRepository, claim_repository
 from gateway.store.deliveries import Verdict
 from gateway.store.histories import Key, load_moves, lock_connections, parts, read_histories, write_histories
-from gateway.store.ref_history import Placement, RefHistory
+from gateway.store.ref_history import RefHistory
+from gateway.store.ref_moves import Placement
 from gateway.store.tables import (
     connections,
     deliveries,

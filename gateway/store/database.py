@@ -1,7 +1,7 @@
-"""The one door to the database: transactions that are durable when they end, on SQLite and PostgreSQL.
+"""Access to the database: transactions that are durable when they end, on SQLite and PostgreSQL.
 
 Work on the database is written as plain functions over a SQLAlchemy `Connection`. It runs in a thread, or
-gives the event loop away while it waits; nothing here blocks that, and nothing here knows what is stored.
+yields the event loop while it waits. This module is independent of what is stored.
 """
 
 import asyncio
@@ -37,19 +37,19 @@ P = ParamSpec("P")
 
 _THREADS = 4
 
-# One for readiness, one for what the metrics count.
+# One thread for readiness, one for the metrics.
 _PROBES = 2
 
-# One for each door's look at a connection, which must not wait for long work either.
+# For the webhook endpoint's lookups of connections, which must not wait for long work.
 _LOOKUPS = 2
 
-# Providers give up after 10 seconds, and lose the event: what they wait for has to fail before.
+# Providers give up after 10 seconds and lose the event, so a write that they wait for must fail earlier.
 _INLINE_SECONDS = 3.0
 
 
 @unique
 class Lock(IntEnum):
-    """PostgreSQL's advisory locks, by numbers of our own choice: what one process at a time does."""
+    """Advisory locks of PostgreSQL, for work that one process does at a time. The numbers are arbitrary."""
 
     MIGRATION = 5_074_711
     RELAY = 5_074_712
@@ -63,7 +63,7 @@ class Database:
     """A database by its URL, such as `sqlite:////var/lib/pushgate/pushgate.db` or `postgresql://…`."""
 
     def __init__(self, url: str) -> None:
-        """Connect lazily: nothing is opened before the first transaction. Raises `SettingError`."""
+        """Connect lazily: nothing is opened before the first transaction. Raise `SettingError`."""
         self.url = read_url(url)
         self.engine = engine.create(self.url)
         # For the hot path, which runs on the event loop.
@@ -71,27 +71,27 @@ class Database:
         # SQLite has one writer at a time and lets the others poll; a lock lets them queue instead.
         self._writers = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="store")
-        # A thread of its own: all others may be waiting for the very lock that this commit holds.
+        # A separate thread: all others may wait for the lock that this commit holds.
         self._committer = ThreadPoolExecutor(1, thread_name_prefix="commit")
-        # Threads of their own for the probes: long lists in all others make no process unready.
+        # Separate threads for the probes: long lists in all other threads must not make a process unready.
         self._probes = ThreadPoolExecutor(_PROBES, thread_name_prefix="health")
         self._lookups = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup")
         self._away = Condition("the database does not answer; work waits", over="the database answers again")
         self._inline: Connection | None = None
-        # Connections that hold locks by which one process leads, and since when.
+        # The connections that hold leader locks, and since when.
         self._held: dict[Lock, tuple[Connection, float]] = {}
         self._leading = threading.Lock()
 
     @property
     def is_embedded(self) -> bool:
-        """Say whether this is the SQLite of a single machine."""
+        """Return whether this is the SQLite database of a single machine."""
         return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a transaction that may write; it is on disk when the block ends without an error.
+        """Open a transaction that may write. It is on disk when the block ends without an error.
 
-        Raises `StoreUnavailable` where the database can't be reached or written.
+        Raise `StoreUnavailable` if the database cannot be reached or written.
         """
         alone = self._writers if self.is_embedded else nullcontext()
         with self._translated(), alone, self.engine.begin() as connection:
@@ -99,7 +99,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a transaction that only reads, and so waits for no writer."""
+        """Open a read-only transaction, which waits for no writer."""
         with (
             self._translated(),
             self.engine.connect().execution_options(reads_only=True) as connection,
@@ -119,12 +119,12 @@ class Database:
     async def write_inline(
         self, decide: Callable[[Connection], T], keep: Callable[[Connection, T], None]
     ) -> T:
-        """Do a few short statements of the hot path in a transaction of its own, on the event loop.
+        """Run a few short statements of the hot path in a transaction of their own, on the event loop.
 
-        `decide` reads and returns what `keep` then writes. To hand the interpreter to a thread and back at
-        each statement costs more than the statements do (measured: 1.4 times the accepts). So on SQLite only
-        the commit, which waits for the disk, leaves the event loop; and where another writer is at it, it all
-        waits in a thread, for three seconds at most. Not to be cancelled.
+        `decide` reads and returns what `keep` then writes. To switch to a thread and back for each statement
+        costs more than the statements (without it, 1.4 times as many deliveries are accepted). So on SQLite
+        only the commit, which waits for the disk, leaves the event loop. If another writer is active, all of
+        it waits in a thread, for at most three seconds. Do not cancel it.
         """
 
         def work(connection: Connection) -> T:
@@ -157,7 +157,7 @@ class Database:
         return await self._write_soon(work)
 
     async def _write_soon(self, work: Callable[[Connection], T]) -> T:
-        """Do `work` as `write` does, on SQLite, but wait for other writers for three seconds at most."""
+        """Run `work` as `write` does, on SQLite, but wait at most three seconds for other writers."""
         deadline = time.monotonic() + _INLINE_SECONDS
 
         def transaction() -> T:
@@ -165,23 +165,23 @@ class Database:
                 raise self._unavailable("another transaction has been writing to the database for seconds")
             try:
                 with self._translated(), self.engine.connect() as connection:
-                    _set_patience(connection, deadline - time.monotonic())
+                    _set_busy_timeout(connection, deadline - time.monotonic())
                     try:
                         with connection.begin():
                             return work(connection)
                     finally:
-                        _set_patience(connection, BUSY_MS / 1000)
+                        _set_busy_timeout(connection, BUSY_MS / 1000)
             finally:
                 self._writers.release()
 
-        # Where commits are made: there is none under way, since the one writer of the hot path waits here.
+        # On the thread of the commits, which is idle: the only writer of the hot path waits here.
         return await asyncio.get_running_loop().run_in_executor(self._committer, transaction)
 
     def _begin_at_once(self) -> RootTransaction | None:
-        """Begin to write on the connection that is kept for it; None where another process is writing."""
+        """Begin a transaction on the writing connection; None if another process is writing."""
         if self._inline is None:
             self._inline = self.engine.connect()
-            _set_patience(self._inline, 0)
+            _set_busy_timeout(self._inline, 0)
         try:
             return self._inline.begin()
         except OperationalError:
@@ -189,9 +189,10 @@ class Database:
             return None
 
     def _drop_inline(self) -> None:
-        """End the connection that is kept for writing, and what it has begun: the next write opens another.
+        """Close the writing connection with its transaction; the next write opens another.
 
-        After a commit that failed, as on a full disk, no rollback is sent: it would stay as it is for ever.
+        After a failed commit, as on a full disk, no rollback is sent, and the transaction would stay open
+        forever.
         """
         if self._inline is not None:
             self._inline.invalidate()
@@ -227,10 +228,10 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(threads, transaction)
 
     async def is_leader(self, lock: Lock, *, for_seconds: float = 0.0) -> bool:
-        """Say whether this process has held a lock for so long, at least.
+        """Return whether this process has held a lock for at least `for_seconds`.
 
-        It is taken if nobody has it, of all processes on this database, and held until the connection behind
-        it ends: with this process, or when the server is gone. An embedded database has one process.
+        Take the lock if no process on this database holds it. It is held until its connection ends: with this
+        process, or when the server is gone. An embedded database has one process.
         """
         if self.is_embedded:
             return True
@@ -238,9 +239,9 @@ class Database:
         return held is not None and held >= for_seconds
 
     def may_lead(self, transaction: Connection, lock: Lock) -> bool:
-        """Return whether this process leads, or no other one does, until the transaction ends.
+        """Return whether this process leads, or no other process does, until the transaction ends.
 
-        Nothing is taken for longer: who cannot do the work must not keep it from others.
+        The lock is not held longer: a process that cannot do the work must not keep others from it.
         """
         if self.is_embedded or lock in self._held:
             return True
@@ -248,7 +249,7 @@ class Database:
         return bool(transaction.execute(free, {"key": lock.value}).scalar())
 
     def _hold(self, lock: Lock) -> float | None:
-        """Return for how many seconds the lock has been held; None where another process has it."""
+        """Return for how many seconds this process has held the lock; None if another process holds it."""
         with self._translated(), self._leading:
             if lock in self._held:
                 held, since = self._held[lock]
@@ -270,7 +271,7 @@ class Database:
                     self._held[lock] = (connection, time.monotonic())
                     return 0.0
             except BaseException:
-                # It may hold the lock all the same: it does not go back to where others take it from.
+                # The connection may hold the lock nevertheless, so it must not return to the pool.
                 connection.invalidate()
                 connection.close()
                 raise
@@ -278,15 +279,16 @@ class Database:
             return None
 
     async def notify(self, channel: str, payload: str) -> None:
-        """Tell those who listen on a channel of PostgreSQL."""
-        told = text("SELECT pg_notify(:channel, :payload)").bindparams(channel=channel, payload=payload)
-        await self.write(lambda transaction: transaction.execute(told).close())
+        """Send a notification on a channel of PostgreSQL."""
+        statement = text("SELECT pg_notify(:channel, :payload)").bindparams(channel=channel, payload=payload)
+        await self.write(lambda transaction: transaction.execute(statement).close())
 
     @asynccontextmanager
     async def listening(self, channels: Sequence[str]) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
         """Listen on channels of PostgreSQL, over a connection that ends with the block.
 
-        Gives channel and payload of each notice. Raises `StoreUnavailable` where the server is away.
+        Yield an iterator over channel and payload of each notification. Raise `StoreUnavailable` if the
+        server is not reachable.
         """
         driver: Any = self.engine.dialect.dbapi
         _, given = self.engine.dialect.create_connect_args(self.url)
@@ -300,17 +302,17 @@ class Database:
             raise StoreUnavailable(f"the database does not answer: {_first_line(error)}") from error
 
     def is_new(self) -> bool:
-        """Return whether no version has ever made its tables here."""
-        with self._told_at_start(), self.engine.connect() as connection:
+        """Return whether the database has no tables of any version."""
+        with self._opening(), self.engine.connect() as connection:
             return present_revision(connection) is None
 
     def migrate(self, revision: str = "head") -> None:
-        """Bring the schema to what this code expects, or, in tests, to what an earlier one did.
+        """Migrate the schema to the revision that this code expects, or, in tests, to an earlier one.
 
-        A later schema that is marked as one on which this code works is left as it is. Raises
-        `StoreUnavailable` for any other later one, and where there is no database that could be used.
+        Leave a later schema unchanged if it is marked as compatible with this code. Raise `StoreUnavailable`
+        for any other later schema, and if the database cannot be used.
         """
-        with self._told_at_start(), self._writers, self.engine.connect() as connection:
+        with self._opening(), self._writers, self.engine.connect() as connection:
             if self.is_embedded:
                 migrate_embedded(connection, revision)
             else:
@@ -318,7 +320,7 @@ class Database:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """Raise an outage as `StoreUnavailable`, and log when it begins and ends, for all tasks at once."""
+        """Raise an outage as `StoreUnavailable`, and log its beginning and end once for all tasks."""
         try:
             yield
         except (DBAPIError, ConnectionLost, TimeoutError) as error:
@@ -333,13 +335,13 @@ class Database:
         return StoreUnavailable(reason)
 
     @contextmanager
-    def _told_at_start(self) -> Iterator[None]:
-        """Raise what keeps the database from being opened: an outage, or an option that no driver takes."""
+    def _opening(self) -> Iterator[None]:
+        """Raise an error of opening the database: an outage, or an option that the driver does not accept."""
         try:
             yield
         except (DBAPIError, ConnectionLost, TimeoutError) as error:
             if isinstance(error, ProgrammingError) and error.statement is None:
-                # No statement was sent: it is an option of the URL.
+                # No statement was sent, so an option of the URL is wrong.
                 raise SettingError(f"{WRONG_URL}: {_first_line(error)}") from error
             reason = _outage(error)
             if reason is None:
@@ -348,13 +350,13 @@ class Database:
             raise StoreUnavailable(reason + where) from error
 
     async def aclose(self) -> None:
-        """Close every connection, those of the event loop as well."""
+        """Close all connections, including those of the event loop."""
         if self._async_engine is not None:
             await self._async_engine.dispose()
         await FILES.run(self.close)
 
     def close(self) -> None:
-        """Let the threads end and close every connection of theirs."""
+        """End the threads and close their connections."""
         self._threads.shutdown(wait=True)
         self._probes.shutdown(wait=True)
         self._lookups.shutdown(wait=True)
@@ -370,10 +372,10 @@ class Database:
 async def _write_over_the_network(
     engine: AsyncEngine, decide: Callable[[Connection], T], keep: Callable[[Connection, T], None]
 ) -> T:
-    """Do what `write_inline` does, and give the event loop away at each statement.
+    """Do the work of `write_inline` on PostgreSQL, and yield the event loop at each statement.
 
-    What is written goes out together with the commit, in libpq's pipeline mode, in which SQLAlchemy cannot
-    read: one wait instead of five. https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html
+    The writes are sent together with the commit, in libpq's pipeline mode, in which SQLAlchemy cannot read:
+    one wait instead of five. https://www.psycopg.org/psycopg3/docs/advanced/pipeline.html
     """
     async with engine.connect() as connection:
         decided = await connection.run_sync(decide)
@@ -383,25 +385,25 @@ async def _write_over_the_network(
                 await connection.run_sync(keep, decided)
                 await connection.commit()
         except BaseException:
-            # Who knows how much of it went out: this connection is not used again.
+            # It is unknown how much was sent, so this connection is not used again.
             await connection.invalidate()
             raise
         return decided
 
 
-def _set_patience(connection: Connection, seconds: float) -> None:
-    """Set for how long a connection to SQLite waits for other writers."""
+def _set_busy_timeout(connection: Connection, seconds: float) -> None:
+    """Set how long a connection to SQLite waits for other writers."""
     driver: Any = connection.connection.driver_connection
-    # Not by way of SQLAlchemy, which would begin a transaction, and wait as it did before.
+    # Not through SQLAlchemy, which would begin a transaction with the old time-out.
     driver.execute(f"PRAGMA busy_timeout = {max(0, int(seconds * 1000))}").close()
 
 
 def _outage(error: Exception) -> str | None:
-    """Return why the database cannot be used, in a sentence; None for a bug of ours."""
-    # Internal is what PostgreSQL's driver calls a write to a server that only reads.
+    """Return why the database cannot be used, as a sentence; None if the error is a bug of Pushgate."""
+    # PostgreSQL's driver raises `InternalError` for a write to a read-only server.
     if isinstance(error, (OperationalError, InternalError, ConnectionLost, TimeoutError)):
         return f"the database does not answer: {_first_line(error)}"
-    # None of the kinds that say more: SQLite has it for a file that is damaged, or no database.
+    # SQLite raises the base class for a file that is damaged or not a database.
     if type(error) is DatabaseError:
         return f"the database is damaged: {_first_line(error)}; restore it from a back-up"
     if isinstance(error, DBAPIError) and error.connection_invalidated:

@@ -15,29 +15,29 @@ from gateway.text.escape import storable
 
 BUSY_MS = 10_000
 
-# As Python's encoder writes them; half of a pair that is a character as well.
+# An escaped surrogate in the form of Python's encoder, possibly one of a valid pair.
 _ESCAPED_SURROGATE = b"\\ud"
 
 
 def _from_json(text: str | bytes) -> Any:
-    """Return a JSON value as it can be shown, also one that was kept before `storable` was applied."""
+    """Return a JSON value that can be displayed, even if it was stored before `storable` was applied."""
     value = json.loads(text)
     is_suspect = _ESCAPED_SURROGATE in (text.encode() if isinstance(text, str) else text)
     return storable(value) if is_suspect else value
 
 
-# Bound values are webhook bodies and sealed secrets: never in an error's text.
+# Bound values are webhook bodies and sealed secrets, which must not appear in errors.
 _DISCREET: Mapping[str, Any] = {
     "hide_parameters": True,
     "json_serializer": lambda value: json.dumps(storable(value)),
     "json_deserializer": _from_json,
 }
 
-# A PostgreSQL server that is gone is noticed within seconds, and a statement that hangs ends.
+# The loss of a PostgreSQL server is noticed within seconds, and a statement that hangs is ended.
 KEEPALIVES = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
-# So does the server notice that we are gone, with our machine: until then nobody else leads. They are set on
-# each new connection, because a pooler such as PgBouncer refuses them as options of its start.
+# These let the server notice the loss of a client's machine: until then, no other process can lead. They are
+# set on each new connection, because a pooler such as PgBouncer refuses them as start-up options.
 _LIMITS: Mapping[str, str] = {
     "statement_timeout": "60000",
     "lock_timeout": "30000",
@@ -66,7 +66,7 @@ _DRIVERS = {
 
 
 def read_url(text: str) -> URL:
-    """Return the URL of a database that Pushgate can use. Raises `SettingError`, without a password in it."""
+    """Return the URL of a database that Pushgate can use. Raise `SettingError`, without the password."""
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
@@ -75,17 +75,17 @@ def read_url(text: str) -> URL:
         raise SettingError(f"{WRONG_URL}: Pushgate cannot use {url.drivername}; write {_GOOD_URLS}")
     if url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}:
         raise SettingError(f"{WRONG_URL}: it names no file; write {_GOOD_URLS}")
-    # As everybody else writes it; the driver is our affair.
+    # Users write the usual scheme; the driver is an implementation detail.
     return url.set(drivername=_DRIVERS[url.drivername])
 
 
 def _limit(engine: Engine, limits: Mapping[str, str]) -> None:
-    """Have each new connection to PostgreSQL bring these settings of its session."""
+    """Set these session settings on each new connection to PostgreSQL."""
     settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in limits.items())
 
     @event.listens_for(engine, "connect")
     def _configure(dbapi_connection: Any, _record: Any) -> None:
-        # Outside a transaction: its end could take the settings back.
+        # Outside a transaction, because a rollback would revert the settings.
         dbapi_connection.autocommit = True
         cursor = dbapi_connection.cursor()
         cursor.execute(f"SELECT {settings}")
@@ -94,18 +94,18 @@ def _limit(engine: Engine, limits: Mapping[str, str]) -> None:
 
 
 def create_async(url: URL) -> AsyncEngine:
-    """Return an engine for the event loop, of PostgreSQL."""
+    """Return a PostgreSQL engine for the event loop."""
     engine = create_async_engine(url, **_OVER_THE_NETWORK)
     _limit(engine.sync_engine, _LIMITS)
     return engine
 
 
 def create(url: URL) -> Engine:
-    """Return an engine for threads."""
+    """Return an engine for use in threads."""
     if url.get_backend_name() != "sqlite":
         engine = create_engine(url, pool_size=10, **_OVER_THE_NETWORK)
-        # Each statement is planned for its values: a plan for any state of a row could not use the indexes of
-        # the few that are pending.
+        # Plan each statement for its values: a generic plan could not use the partial indexes of pending
+        # rows.
         _limit(engine, {**_LIMITS, "plan_cache_mode": "force_custom_plan"})
         return engine
     engine = create_engine(
@@ -114,13 +114,13 @@ def create(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(dbapi_connection: Any, _record: Any) -> None:
-        # We begin transactions ourselves: Python's sqlite3 would begin them late and never IMMEDIATE.
+        # Pushgate begins transactions itself: Python's sqlite3 would begin them late and never IMMEDIATE.
         dbapi_connection.isolation_level = None
         cursor = dbapi_connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute("PRAGMA foreign_keys = ON")
-        # 32 MB. SQLite's own 2 MB would read the indexes of the hot path again and again.
+        # 32 MB. With SQLite's default of 2 MB, the indexes of the hot path would be read repeatedly.
         cursor.execute("PRAGMA cache_size = -32768")
         cursor.execute("PRAGMA temp_store = MEMORY")
         cursor.close()

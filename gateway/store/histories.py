@@ -9,7 +9,8 @@ from sqlalchemy import select, text
 from gateway.store import supersession
 from gateway.store.bulk_sql import MAX_VALUES, select_pairs, upsert_rows
 from gateway.store.ref_gaps import dump_gaps, load_gaps
-from gateway.store.ref_history import Recorded, RefHistory
+from gateway.store.ref_history import RefHistory
+from gateway.store.ref_moves import Recorded
 from gateway.store.tables import (
     ref_updates,
     refs,

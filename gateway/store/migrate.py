@@ -1,7 +1,7 @@
-"""Bringing the schema up to date, and saying which code works on it.
+"""Migrate the schema, and record which versions of the code are compatible with it.
 
-Schemas expand and contract: see "Changing the schema" in docs/kubernetes.md. A migration adds, and the
-version before goes on working; what nobody reads any more is taken away by a later version.
+Schemas expand and contract: see "Changing the schema" in docs/kubernetes.md. A migration only adds, so the
+previous version continues to work; a later version removes what no version reads any more.
 """
 
 import time
@@ -21,7 +21,7 @@ from gateway.store.migrations import LOCK_MS, USABLE_SINCE
 log = structlog.get_logger()
 
 _POLL_SECONDS = 0.2
-# One row, in a table by itself: what code that is older than the schema can still read.
+# A table with one row, which code older than the schema can still read.
 _MARK = "schema_compatibility"
 
 
@@ -34,16 +34,16 @@ def migrations(connection: Connection) -> Config:
 
 
 def present_revision(connection: Connection) -> str | None:
-    """Return the schema's revision; None where no version has ever made its tables here."""
+    """Return the schema's revision; None if the database has no tables of any version."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 def migrate_server(connection: Connection, revision: str, *, lock: int) -> None:
     """Migrate PostgreSQL, each migration in a transaction of its own, while others read and write.
 
-    Several processes start at once: the first one migrates, the others find it done, however long the indexes
-    of large tables take. They ask again and again, because the building of an index waits for every statement
-    that has begun, also for one that waits for a lock.
+    Several processes may start at once: the first migrates, and the others wait for it, however long the
+    indexes of large tables take. They poll for the lock, because the building of an index waits for every
+    running statement, including one that waits for a lock.
     """
     key = {"key": lock}
     while not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
@@ -53,21 +53,21 @@ def migrate_server(connection: Connection, revision: str, *, lock: int) -> None:
         connection.execute(text("SET statement_timeout = 0"))
         connection.execute(text(f"SET lock_timeout = {LOCK_MS}"))
         is_behind = _is_behind(connection)
-        # Alembic begins its own transactions only where there is none.
+        # Alembic begins its own transactions only outside of one.
         connection.commit()
         if is_behind:
             _upgrade(connection, revision)
             connection.commit()
     finally:
-        # Its time-outs are not those of the others; with it ends the lock.
+        # This connection has other time-outs than the pool's; closing it releases the lock.
         connection.invalidate()
 
 
 def migrate_embedded(connection: Connection, revision: str) -> None:
-    """Migrate SQLite, where Alembic builds tables anew, also such as others refer to.
+    """Migrate SQLite, where Alembic rebuilds tables, even tables that others reference.
 
-    https://www.sqlite.org/lang_altertable.html#otheralter: references are not looked after meanwhile, which
-    can be said only outside a transaction, and checked before it ends.
+    https://www.sqlite.org/lang_altertable.html#otheralter: foreign keys are off meanwhile, which can be set
+    only outside a transaction, and they are checked before it ends.
     """
     driver: Any = connection.connection.driver_connection
     driver.execute("PRAGMA foreign_keys = OFF")
@@ -81,14 +81,14 @@ def migrate_embedded(connection: Connection, revision: str) -> None:
                         f"the database cannot be brought up to date: a row of {broken[0]} refers to one of"
                         f" {broken[2]} that is not there; nothing was changed"
                     )
-            # Fails now and not later where the file can only be read, or the disk is full.
+            # Fails now instead of later if the file is read-only or the disk is full.
             connection.execute(text("UPDATE alembic_version SET version_num = version_num"))
     finally:
         driver.execute("PRAGMA foreign_keys = ON")
 
 
 def _is_behind(connection: Connection) -> bool:
-    """Return whether migrations are missing. Raise `StoreUnavailable` for a schema of no use to this code."""
+    """Return whether migrations are missing. Raise `StoreUnavailable` for an incompatible schema."""
     scripts = ScriptDirectory.from_config(migrations(connection))
     newest = scripts.get_current_head()
     known = {script.revision for script in scripts.walk_revisions()}
@@ -105,7 +105,7 @@ def _is_behind(connection: Connection) -> bool:
 
 
 def _usable_since(connection: Connection) -> str | None:
-    """Return the oldest revision whose code works on the present schema, as the schema itself says."""
+    """Return the oldest revision whose code works on the present schema, as recorded in the schema."""
     if not inspect(connection).has_table(_MARK):
         return None
     found: str | None = connection.execute(text(f"SELECT usable_since FROM {_MARK}")).scalar()  # noqa: S608
@@ -113,7 +113,7 @@ def _usable_since(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection, revision: str) -> None:
-    """Apply migrations, and mark which code works on what they lead to."""
+    """Apply migrations, and record which code works on the new schema."""
     command.upgrade(migrations(connection), revision)
     if inspect(connection).has_table(_MARK):
         connection.execute(text(f"DELETE FROM {_MARK}"))  # noqa: S608 - a constant

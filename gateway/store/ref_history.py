@@ -13,6 +13,7 @@ from typing import Literal
 
 from gateway.store.ids import delivery_ids_since
 from gateway.store.ref_gaps import Gap
+from gateway.store.ref_moves import Placement, Recorded
 from providers.model import RefUpdate
 
 IN_FLIGHT = timedelta(hours=1)
@@ -27,31 +28,6 @@ _MAX_GAPS = 32
 Sighting = Literal["confirmed", "lagging", "promoted", "moved"]
 """What the remote's present value of a ref means: it is the known position, it is a position from before,
 it is a reported one whose place in the line was only assumed, or the ref has moved without a webhook."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Recorded:
-    """A move that was recorded before; `seq` is its row's, None for one of the present batch."""
-
-    before: str | None
-    after: str | None
-    generation: int
-    delivery: str
-    seq: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Where a reported move belongs. `repeats` is the delivery that reported it before, if one did.
-
-    `is_guess` says that the place was assumed, and that the remote should be asked. `recorded` is the move as
-    the history keeps it from now on: its generation may still rise.
-    """
-
-    generation: int
-    repeats: str | None = None
-    is_guess: bool = False
-    recorded: "Recorded | None" = None
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,6 +1,6 @@
-"""The tables. Columns, keys and indexes; what a row means is told in the module of its record.
+"""The tables: columns, keys and indexes. The module of each record explains its rows.
 
-Portable between SQLite and PostgreSQL. A change here goes with a migration: a test compares the two.
+The tables are portable between SQLite and PostgreSQL. Each change needs a migration: a test compares the two.
 """
 
 from datetime import UTC, datetime
@@ -36,27 +36,27 @@ metadata = MetaData(
 
 
 class Instant(TypeDecorator[datetime]):
-    """An aware UTC time. SQLite has no zones: there it is kept as UTC and comes back as UTC."""
+    """An aware UTC time. SQLite has no time zones, so it stores and returns UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Take aware times only."""
+        """Convert an aware time to the form of the database."""
         if value is None:
             return None
         moment = value.astimezone(UTC)
         return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
-        """Give aware times only."""
+        """Convert a stored time to an aware time."""
         if value is None:
             return None
         found: datetime = value
         return found.replace(tzinfo=UTC) if dialect.name == "sqlite" else found.astimezone(UTC)
 
 
-# SQLite numbers rows by itself only where the key is exactly INTEGER.
+# SQLite assigns numbers to rows only if the key is exactly INTEGER.
 Sequence = BigInteger().with_variant(Integer(), "sqlite")
 
 connections = Table(
@@ -125,7 +125,7 @@ deliveries = Table(
     ),
 )
 
-# `facts` is what the update was planned from, packed by gateway/worker/plan_inputs.py; None where too large.
+# `facts` are the inputs of the plan, packed by gateway/worker/plan_inputs.py; None if they are too large.
 ref_updates = Table(
     "ref_updates",
     metadata,
@@ -175,8 +175,8 @@ ref_updates = Table(
     ),
 )
 
-# How a ref update ended before it was replayed. It goes with its ref update, also where a version of Pushgate
-# deletes that which does not know this table.
+# How a ref update ended before it was replayed. A row is deleted with its ref update, even by a version of
+# Pushgate that is older than this table.
 update_attempts = Table(
     "update_attempts",
     metadata,
@@ -189,8 +189,8 @@ update_attempts = Table(
     Column("replayed_at", Instant, nullable=False),
 )
 
-# `delivery` names the one that told of the latest move, which may have been deleted since. The last columns,
-# which most moves leave as they are, hold what the remote has shown and the gaps in what is known of the ref.
+# `delivery` reported the latest move, and may have been deleted since. The last columns, which most moves
+# leave unchanged, hold the position that the remote has shown and the gaps in the history of the ref.
 refs = Table(
     "refs",
     metadata,
@@ -229,7 +229,7 @@ executions = Table(
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),
 )
 
-# The JSON of the wire contract, apart: SQLite writes a row that changes anew, as a whole.
+# The JSON of the wire contract, in a table of its own, because SQLite rewrites the whole row at each change.
 execution_bodies = Table(
     "execution_bodies",
     metadata,
@@ -237,7 +237,7 @@ execution_bodies = Table(
     Column("body", LargeBinary, nullable=False),
 )
 
-# What is still to be told of how ref updates ended; a row goes once the broker has it.
+# Events that are still to be published; a row is deleted after the broker's confirm.
 events = Table(
     "events",
     metadata,
@@ -253,7 +253,7 @@ events = Table(
     Column("settled_at", Instant, nullable=False),
 )
 
-# Why requests, or events, are not published at present; no row where they are.
+# Why requests or events are not published at present; no row means no outage.
 outages = Table(
     "outages",
     metadata,
@@ -269,8 +269,8 @@ schema_compatibility = Table(
     Column("usable_since", Text, primary_key=True),
 )
 
-# Who works on a connection's pending ref updates, and when the next try is due after one that failed.
-# `process` was the last to work on it, and so has its mirror.
+# Which worker works on a connection's pending ref updates, and when the next try is due after a failure.
+# `process` was the last to work on the connection, and so has its mirror.
 leases = Table(
     "leases",
     metadata,
@@ -288,7 +288,7 @@ leases = Table(
     ),
 )
 
-# The processes that work, and when each was last heard of. An embedded store has one, which need not tell.
+# The worker processes and their last heartbeats. An embedded store has one process, and no heartbeats.
 processes = Table(
     "processes",
     metadata,
@@ -304,10 +304,10 @@ turns = Table(
     Column("claimed_at", Instant, nullable=False),
 )
 
-# When a connection's refs are next compared with the remote's, who asked for it, and what was found last.
-# `reconciled_at` is when the last comparison that succeeded ended, `tried_at` when the last that ended began.
-# `held_until` is set while somebody compares; `seen` is what a second look is to confirm; `agreed` counts the
-# looks in a row that bore out what webhooks had reported.
+# When a connection's refs are next compared with the remote's, what requested it, and what was found last.
+# `reconciled_at` is the end of the last successful comparison, `tried_at` the beginning of the last that
+# ended. `held_until` is set during a comparison; `seen` holds what a second look must confirm; `agreed`
+# counts the consecutive looks that confirmed the reports of webhooks.
 reconciliations = Table(
     "reconciliations",
     metadata,
@@ -332,7 +332,7 @@ reconciliations = Table(
     ),
 )
 
-# When the platform that a connection names is next asked to fetch, and how that went.
+# When the fetch of a connection's platform is due, and the outcome of the last fetch.
 platform_fetches = Table(
     "platform_fetches",
     metadata,
@@ -359,7 +359,7 @@ packages = Table(
     Index("ix_packages_last_used_at", "last_used_at"),
 )
 
-# Which commit of which connection gave which package, by which rules of ours.
+# The commit and the rules from which each package was built.
 package_builds = Table(
     "package_builds",
     metadata,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from gateway.store.ids import delivery_id
 from gateway.store.ref_gaps import dump_gaps, load_gaps
-from gateway.store.ref_history import Placement, RefHistory
+from gateway.store.ref_history import RefHistory
+from gateway.store.ref_moves import Placement
 from providers.normalize import ref_update
 from testing.records import NOW, move
 

@@ -1,0 +1,28 @@
+"""Recorded moves of a ref, and the places of reported moves. Pure: no database, no clock."""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True, kw_only=True)
+class Recorded:
+    """A move that was recorded before; `seq` is its row's, None for one of the present batch."""
+
+    before: str | None
+    after: str | None
+    generation: int
+    delivery: str
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where a reported move belongs. `repeats` is the delivery that reported it before, if one did.
+
+    `is_guess` says that the place was assumed, and that the remote should be asked. `recorded` is the move as
+    the history keeps it from now on: its generation may still rise.
+    """
+
+    generation: int
+    repeats: str | None = None
+    is_guess: bool = False
+    recorded: "Recorded | None" = None

@@ -13,7 +13,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     SecretStr,
-    StringConstraints,
     ValidationError,
     field_validator,
     model_validator,
@@ -28,6 +27,7 @@ from pydantic_settings import (
 )
 
 from gateway.errors import SettingError
+from gateway.messages.names import EventName, Lane
 from gateway.text.validation import suggestion
 
 PREFIX = "PUSHGATE_"
@@ -77,13 +77,6 @@ def expanded(path: Path) -> Path:
         ) from None
 
 
-# A lane is part of a routing key and of a queue's name.
-Lane = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
-
-# Optional events, published beside execution requests.
-Event = Literal["push.fetched", "delivery.failed"]
-
-
 def _names(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
@@ -104,7 +97,7 @@ class Settings(BaseSettings):
     amqp_ordered: int = Field(default=0, ge=0, le=256)
     amqp_declare: bool = True
     amqp_content_mode: Literal["binary", "structured"] = "binary"
-    amqp_events: Annotated[tuple[Event, ...], NoDecode, BeforeValidator(_names)] = ()
+    amqp_events: Annotated[tuple[EventName, ...], NoDecode, BeforeValidator(_names)] = ()
     amqp_ca_file: Path | None = None
     amqp_cert_file: Path | None = None
     amqp_key_file: Path | None = None

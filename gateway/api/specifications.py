@@ -11,13 +11,14 @@ from starlette.routing import Route
 from gateway.api import openapi
 from gateway.api.openapi import Operation
 from gateway.errors import NotFound
-from gateway.messages.events import EVENTS, EventName, event_schema
+from gateway.messages.events import EVENTS, event_schema
 from gateway.messages.execution_request import schema
+from gateway.messages.names import EXECUTION_REQUEST_SCHEMA, EventName, schema_name
 from gateway.publish.asyncapi import document
-from gateway.publish.cloudevents import SCHEMA, ContentMode, schema_name
+from gateway.publish.cloudevents import ContentMode
 from gateway.publish.topology import Topology
 
-SCHEMAS = {SCHEMA: schema(), **{schema_name(name): event_schema(name) for name in EVENTS}}
+SCHEMAS = {EXECUTION_REQUEST_SCHEMA: schema(), **{schema_name(name): event_schema(name) for name in EVENTS}}
 """The JSON Schema of each message's body, by the name under which it is served."""
 
 

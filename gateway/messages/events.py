@@ -9,9 +9,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from gateway.messages.execution_request import MergeGroup, Part, PullRequest, Ref, Repository, schema_of
-
-VERSION = "1.1"
-"""Of the schemas: the second number grows with each field that is added."""
+from gateway.messages.names import EVENT_VERSION, EventName, message_type
 
 
 class Event(Part):
@@ -51,17 +49,10 @@ class DeliveryFailed(Event):
     )
 
 
-EventName = Literal["push.fetched", "delivery.failed"]
-
 EVENTS: dict[EventName, type[Event]] = {"push.fetched": PushFetched, "delivery.failed": DeliveryFailed}
 """The events by name: the type, the schema and the routing key are made of it."""
 
 
-def message_type(name: EventName) -> str:
-    """Return the CloudEvents type of the event with this name."""
-    return f"dev.pushgate.{name}.v1"
-
-
 def event_schema(name: EventName) -> dict[str, Any]:
     """Return the JSON Schema of an event's body."""
-    return schema_of(EVENTS[name], message_type=message_type(name), version=VERSION)
+    return schema_of(EVENTS[name], message_type=message_type(name), version=EVENT_VERSION)

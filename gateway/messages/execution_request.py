@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-TYPE = "dev.pushgate.execution.requested.v1"
-VERSION = "1.2"
-"""Of the schema: the second number grows with each field that is added."""
+from gateway.messages.names import EXECUTION_REQUEST_VERSION, EXECUTION_REQUESTED, message_type
+
+TYPE = message_type(EXECUTION_REQUESTED)
 
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
 """Bytes of a message's body: RabbitMQ 4 refuses messages of more than 16 MiB, and earlier ones suffer."""
@@ -187,7 +187,7 @@ def execution_id(
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the message's body."""
-    return schema_of(ExecutionRequest, message_type=TYPE, version=VERSION)
+    return schema_of(ExecutionRequest, message_type=TYPE, version=EXECUTION_REQUEST_VERSION)
 
 
 def schema_of(model: type[BaseModel], *, message_type: str, version: str) -> dict[str, Any]:

@@ -4,7 +4,8 @@ import json
 import uuid
 from typing import Any
 
-from gateway.messages.events import EVENTS, Event, EventName
+from gateway.messages.events import EVENTS, Event
+from gateway.messages.names import EventName
 from gateway.plan.planner import (
     ConnectionFacts,
     UpdateFacts,

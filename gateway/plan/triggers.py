@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from gateway.errors import Invalid
+from gateway.messages.names import Lane
 from gateway.plan.globs import check_glob, fits
 from gateway.text.escape import printable
 from gateway.text.validation import describe
@@ -93,7 +94,6 @@ Name = Annotated[
 ]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=250), AfterValidator(check_glob)]
 TextGlob = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^!?[^!]")]
-Lane = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}$")]
 PathPattern = Annotated[str, StringConstraints(min_length=1, max_length=250), AfterValidator(_path_pattern)]
 
 

@@ -9,16 +9,16 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from gateway.messages.events import EVENTS, EventName, message_type
-from gateway.messages.execution_request import VERSION, ExecutionRequest, Part
-from gateway.publish.cloudevents import (
-    CONTENT_TYPES,
+from gateway.messages.events import EVENTS
+from gateway.messages.execution_request import TYPE, ExecutionRequest, Part
+from gateway.messages.names import (
+    EXECUTION_REQUEST_VERSION,
+    EXECUTION_REQUESTED,
     LANE_PREFIX,
-    PARTITION_HEADER,
-    ROUTING_PREFIX,
-    TYPE,
-    ContentMode,
+    EventName,
+    message_type,
 )
+from gateway.publish.cloudevents import CONTENT_TYPES, PARTITION_HEADER, ContentMode
 from gateway.publish.topology import Topology
 
 _BINDING = {"bindingVersion": "0.3.0"}
@@ -61,7 +61,7 @@ def document(
         "asyncapi": "3.0.0",
         "info": {
             "title": "Pushgate",
-            "version": VERSION,
+            "version": EXECUTION_REQUEST_VERSION,
             "description": "What Pushgate publishes to RabbitMQ: CloudEvents 1.0, persistent, confirmed, at "
             "least once, a repetition with the same id; those of one connection in the order of its pushes.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
@@ -98,7 +98,7 @@ def document(
 
 
 def _request_channels(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
-    words = f"{ROUTING_PREFIX}.{{project}}.{{target}}"
+    words = f"{EXECUTION_REQUESTED}.{{project}}.{{target}}"
     parameters = {"project": _PROJECT, "target": _TARGET}
     lane: dict[str, Any] = {"description": "the priority lane that the trigger names"}
     if topology.lanes:

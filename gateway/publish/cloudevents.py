@@ -13,6 +13,15 @@ from typing import Literal, TypeAlias
 
 from aio_pika import DeliveryMode, Message
 
+from gateway.messages.execution_request import TYPE
+from gateway.messages.names import (
+    EXECUTION_REQUEST_SCHEMA,
+    EXECUTION_REQUESTED,
+    LANE_PREFIX,
+    MAX_LANE_LENGTH,
+    message_type,
+    schema_name,
+)
 from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
 
@@ -26,10 +35,6 @@ CONTENT_TYPES: Mapping[ContentMode, str] = {
     "binary": "application/json",
     "structured": "application/cloudevents+json",
 }
-TYPE = "dev.pushgate.execution.requested.v1"
-SCHEMA = "execution-request"
-ROUTING_PREFIX = "execution.requested"
-LANE_PREFIX = "lane"
 # By which a broker can keep a connection's requests together, whatever their routing keys say:
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/partitioning.md
 PARTITION_HEADER = "ce-partitionkey"
@@ -37,7 +42,6 @@ PARTITION_HEADER = "ce-partitionkey"
 # A routing key is at most 255 bytes, the prefix and two dots are 21: https://www.rabbitmq.com/docs/publishers
 _MAX_WORD_LENGTH = 117
 # With `lane.`, a lane of 32 bytes and its dot: 38 fewer for two words.
-_MAX_LANE_LENGTH = 32
 _MAX_WORD_LENGTH_IN_A_LANE = 98
 # What ends a word of a topic, what stands for other words, and what nobody could type in a binding.
 _NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f\x7f]+")
@@ -46,9 +50,9 @@ _NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f\x7f]+")
 def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") -> Message:
     """Return the message; what is stored gives the same message, whenever and wherever it is made."""
     if isinstance(stored, StoredEvent):
-        kind, schema, moment = f"dev.pushgate.{stored.name}.v1", schema_name(stored.name), stored.settled_at
+        kind, schema, moment = message_type(stored.name), schema_name(stored.name), stored.settled_at
     else:
-        kind, schema, moment = TYPE, SCHEMA, stored.planned_at
+        kind, schema, moment = TYPE, EXECUTION_REQUEST_SCHEMA, stored.planned_at
     attributes = {
         "specversion": "1.0",
         "id": stored.id,
@@ -82,11 +86,6 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
     )
 
 
-def schema_name(event: str) -> str:
-    """Return the name under which the schema of an event is served and kept."""
-    return event.replace(".", "-")
-
-
 def routing_key(stored: Stored) -> str:
     """Return `execution.requested.<project>.<step or pipeline>`: always four words, of 255 bytes at most.
 
@@ -96,9 +95,9 @@ def routing_key(stored: Stored) -> str:
     if isinstance(stored, StoredEvent):
         return f"{stored.name}.{_word(stored.project)}"
     if stored.lane is None:
-        return f"{ROUTING_PREFIX}.{_word(stored.project)}.{_word(stored.target)}"
+        return f"{EXECUTION_REQUESTED}.{_word(stored.project)}.{_word(stored.target)}"
     words = [_word(word, _MAX_WORD_LENGTH_IN_A_LANE) for word in (stored.project, stored.target)]
-    return ".".join([LANE_PREFIX, _word(stored.lane, _MAX_LANE_LENGTH), ROUTING_PREFIX, *words])
+    return ".".join([LANE_PREFIX, _word(stored.lane, MAX_LANE_LENGTH), EXECUTION_REQUESTED, *words])
 
 
 def traceparent(stored: Stored) -> str:

@@ -16,7 +16,8 @@ from aio_pika.exceptions import (
 )
 
 from gateway.errors import PublishError
-from gateway.publish.cloudevents import LANE_PREFIX, PARTITION_HEADER, ROUTING_PREFIX
+from gateway.messages.names import EXECUTION_REQUESTED, LANE_PREFIX
+from gateway.publish.cloudevents import PARTITION_HEADER
 
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
 _ACCESS_REFUSED = "ACCESS_REFUSED"
@@ -60,7 +61,7 @@ class Topology:
     def queues(self) -> dict[str, str]:
         """The queues that take requests where these are not ordered, and the keys by which they are bound."""
         lanes = {f"{self.queue}.{lane}": f"{LANE_PREFIX}.{lane}.#" for lane in self.lanes}
-        return {self.queue: f"{ROUTING_PREFIX}.#", **lanes}
+        return {self.queue: f"{EXECUTION_REQUESTED}.#", **lanes}
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -12,17 +12,17 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.messages.events import EVENTS, EventName, message_type
-from gateway.messages.execution_request import TYPE as PLANNED_TYPE
-from gateway.publish.cloudevents import TYPE, ContentMode, Stored, message, routing_key, traceparent
-from gateway.settings import Event
+from gateway.messages.events import EVENTS
+from gateway.messages.execution_request import TYPE
+from gateway.messages.names import EXECUTION_REQUESTED, EventName, message_type
+from gateway.publish.cloudevents import ContentMode, Stored, message, routing_key, traceparent
 from tests.publish.outbox import PLANNED_AT, event, request
 
 
 def test_the_types_are_those_of_the_wire_contract() -> None:
-    """Publish does not import plan, and settings neither, so each names them."""
-    assert TYPE == PLANNED_TYPE
-    assert get_args(Event) == get_args(EventName) == tuple(EVENTS)
+    """Each event name has a model, and each message has the type made of its name."""
+    assert TYPE == message_type(EXECUTION_REQUESTED) == "dev.pushgate.execution.requested.v1"
+    assert get_args(EventName) == tuple(EVENTS)
     for name in EVENTS:
         assert message(event(name=name), public_url="https://push.example").type == message_type(name)
 

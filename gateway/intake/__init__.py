@@ -1,1 +1,1 @@
-"""The door: a bounded body, a proven sender, a durable record, and only then an answer."""
+"""The webhook endpoint: read a bounded body, verify the sender, store the delivery, and only then answer."""

@@ -1,4 +1,4 @@
-"""A request's body, read from the stream under a cap on its size, its time, and what all bodies hold."""
+"""Read a request's body under limits on its size, its duration, and the memory that all bodies take."""
 
 import asyncio
 from typing import Any
@@ -7,9 +7,9 @@ from starlette.types import Message, Receive, Scope
 
 from gateway.errors import PushgateError
 
-# Providers give up after 10 to 30 seconds themselves.
+# Providers give up after 10 to 30 seconds.
 _BODY_TIMEOUT = 30.0
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 _MAX_HELD_BYTES = 256 * 1024 * 1024
 
 
@@ -22,42 +22,42 @@ class TooSlow(PushgateError):
 
 
 class TooMuch(PushgateError):
-    """The bodies that are being received hold as much memory as they may."""
+    """The bodies that are being received take all the memory that they may."""
 
 
 class Disconnected(PushgateError):
-    """The client went away before its body was complete."""
+    """The client disconnected before its body was complete."""
 
 
 class BodyReader:
-    """Reads bodies of at most `limit` bytes each."""
+    """Reads request bodies of at most `limit` bytes each."""
 
     def __init__(self, *, limit: int, seconds: float = _BODY_TIMEOUT) -> None:
-        """Hold nothing yet; `seconds` is how long a body may take to arrive."""
+        """Allow `seconds` for a body to arrive."""
         self._limit = limit
         self._seconds = seconds
         self._held = 0
-        # Who reads, since when, and who has been told that it takes too long. One timer looks after all of
-        # them: a timeout of its own costs each request as much as verifying its signature.
+        # The tasks that read, with their start times, and those already cancelled for taking too long. One
+        # timer checks all of them: a timeout for each request would cost as much as verifying its signature.
         self._since: dict[asyncio.Task[Any], float] = {}
         self._overdue: set[asyncio.Task[Any]] = set()
-        self._is_looking = False
+        self._is_checking = False
 
     async def read(self, scope: Scope, receive: Receive) -> bytes:
         """Return the whole body.
 
-        Raises `TooLarge`, at once where the length is announced: the server passes over what the client still
-        sends, see `gateway.server.http_limits`; `TooSlow`, `TooMuch`, `Disconnected`.
+        Raises `TooLarge`, `TooSlow`, `TooMuch` or `Disconnected`. If Content-Length is too large, raises
+        `TooLarge` at once; the server discards what the client still sends (`gateway.server.http_limits`).
         """
-        if _announced(scope) > self._limit:
+        if _content_length(scope) > self._limit:
             raise self._too_large()
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
-        assert task is not None  # noqa: S101 - a coroutine is always run by a task
+        assert task is not None  # noqa: S101 - a coroutine always runs in a task
         self._since[task] = loop.time()
-        if not self._is_looking:
-            self._is_looking = True
-            loop.call_later(_LOOK_SECONDS, self._look, loop)
+        if not self._is_checking:
+            self._is_checking = True
+            loop.call_later(_CHECK_SECONDS, self._check, loop)
         try:
             message = await receive()
             chunk = _chunk(message)
@@ -74,15 +74,15 @@ class BodyReader:
             del self._since[task]
             self._overdue.discard(task)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for task, since in self._since.items():
             if now - since > self._seconds and task not in self._overdue:
                 self._overdue.add(task)
                 task.cancel()
-        self._is_looking = bool(self._since)
-        if self._is_looking:
-            loop.call_later(_LOOK_SECONDS, self._look, loop)
+        self._is_checking = bool(self._since)
+        if self._is_checking:
+            loop.call_later(_CHECK_SECONDS, self._check, loop)
 
     async def _collect(self, first: bytes, receive: Receive) -> bytes:
         chunks = [first]
@@ -92,7 +92,7 @@ class BodyReader:
         try:
             while more:
                 if self._held > _MAX_HELD_BYTES:
-                    raise TooMuch("too much is being received at once")
+                    raise TooMuch("too many bodies are being received at once")
                 message = await receive()
                 more = message.get("more_body", False)
                 chunks.append(_chunk(message))
@@ -110,12 +110,12 @@ class BodyReader:
 
 def _chunk(message: Message) -> bytes:
     if message["type"] == "http.disconnect":
-        raise Disconnected("the client went away before its body was complete")
+        raise Disconnected("the client disconnected before its body was complete")
     chunk: bytes = message.get("body", b"")
     return chunk
 
 
-def _announced(scope: Scope) -> int:
+def _content_length(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
             return int(value) if value.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Where a request comes from: the peer, or whom the trusted proxies in front of us have seen."""
+"""The client's address: the TCP peer, or the address that the trusted proxies have seen."""
 
 import re
 from collections.abc import Mapping
@@ -6,23 +6,23 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from starlette.types import Scope
 
-# Some proxies add the port: 192.0.2.1:4711, [2001:db8::1]:4711
+# Some proxies append the port: 192.0.2.1:4711, [2001:db8::1]:4711
 _WITH_PORT = re.compile(r"(?P<v4>[0-9.]+):\d+|\[(?P<v6>[^\]]+)\](:\d+)?")
 
 Address = IPv4Address | IPv6Address
 
 
 def client_address(scope: Scope, headers: Mapping[str, str], *, trusted_proxies: int) -> Address | None:
-    """Return the address of who sent a request; None where it can't be told.
+    """Return the address of the client, or None if it is unknown.
 
-    Each trusted proxy appends the address that it has seen to `X-Forwarded-For`. What stands there before
-    the entries of so many proxies is whatever the sender liked to write.
+    Each trusted proxy appends the address of its peer to `X-Forwarded-For`. Only as many entries from the
+    right as there are trusted proxies count: the client can forge everything before them.
     """
     if trusted_proxies == 0:
         peer = scope.get("client")
         return _address(peer[0]) if peer else None
-    told = headers.get("x-forwarded-for", "").split(",")
-    return _address(told[-trusted_proxies].strip()) if len(told) >= trusted_proxies else None
+    hops = headers.get("x-forwarded-for", "").split(",")
+    return _address(hops[-trusted_proxies].strip()) if len(hops) >= trusted_proxies else None
 
 
 def _address(text: str) -> Address | None:

@@ -1,4 +1,4 @@
-"""What the door knows of connections: read from the store once, and looked up without it from then on."""
+"""A cache of connections, so that the webhook endpoint rarely reads them from the store."""
 
 import asyncio
 import time
@@ -20,9 +20,9 @@ from providers.signatures import MIN_SECRET_BYTES, is_weak
 
 log = structlog.get_logger()
 
-# How long another process may go on with what it knew before a change was made in this one.
+# How long other processes may use a connection as it was before a change in this process.
 _CACHE_TTL = 2.0
-_MAX_KNOWN = 50_000
+_MAX_CACHED = 50_000
 _LOOKUP_TIMEOUT = 4.0
 
 Network = IPv4Network | IPv6Network
@@ -30,9 +30,10 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedConnection:
-    """A connection as the door needs it. `secrets` and `secret_ids` belong together, the newest first.
+    """A connection as the webhook endpoint needs it.
 
-    Requests come from `networks` and nowhere else, where there are any.
+    `secrets` and `secret_ids` run in parallel, newest first. If `networks` is not empty, requests are
+    accepted only from these networks.
     """
 
     id: str
@@ -46,17 +47,17 @@ class CachedConnection:
     networks: tuple[Network, ...]
 
     def is_about(self, repository: Repository) -> bool:
-        """Say whether a payload's repository is this connection's.
+        """Return whether a payload's repository is this connection's.
 
-        By the provider's own id once a delivery has taught it; before that by clone URL or full name, and by
-        neither where the payload names none. The payload's claim is only compared, never followed.
+        Compare the provider's id once a delivery has supplied it; until then the clone URL or the full name.
+        A payload that names no repository matches. What the payload names is compared, never fetched.
         """
         if self.repository_id is not None and repository.id is not None:
             return self.repository_id == repository.id
         return self.is_at(repository)
 
     def is_at(self, repository: Repository) -> bool:
-        """Return whether a payload's repository has this connection's address, whatever its id."""
+        """Return whether a payload's repository has this connection's address, regardless of its id."""
         return is_about(self.repository_key, repository)
 
 
@@ -66,48 +67,48 @@ class ConnectionCache:
     def __init__(
         self, database: Database, keyring: Keyring, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin empty."""
+        """Start empty."""
         self._database = database
         self._keyring = keyring
         self._clock = clock
-        self._known: dict[str, tuple[float, CachedConnection]] = {}
+        self._cached: dict[str, tuple[float, CachedConnection]] = {}
         self._warned: set[str] = set()
 
     async def find(self, connection_id: str, *, seconds: float = _LOOKUP_TIMEOUT) -> CachedConnection:
         """Return a connection.
 
-        Raises `NotFound`, or `StoreUnavailable` where it can't be looked up within so many seconds.
+        Raises `NotFound`, or `StoreUnavailable` if the lookup takes longer than `seconds`.
         """
-        entry = self._known.get(connection_id)
+        entry = self._cached.get(connection_id)
         if entry is not None and self._clock() - entry[0] < _CACHE_TTL:
             return entry[1]
         started = self._clock()
         try:
             async with asyncio.timeout(seconds):
-                known = await self._database.look_up(self._read, connection_id=connection_id)
+                connection = await self._database.look_up(self._read, connection_id=connection_id)
         except NotFound:
             self.forget(connection_id)
             raise
         except TimeoutError:
             raise StoreUnavailable("the database does not answer in time") from None
-        if len(self._known) >= _MAX_KNOWN:
-            self._known.clear()
-        self._known[connection_id] = (started, known)
-        self._warn(known)
-        return known
+        if len(self._cached) >= _MAX_CACHED:
+            self._cached.clear()
+        self._cached[connection_id] = (started, connection)
+        self._warn(connection)
+        return connection
 
     def forget(self, connection_id: str) -> None:
-        """Look the connection up again next time: it has changed."""
-        self._known.pop(connection_id, None)
+        """Drop a connection that has changed, so that the next request reads it again."""
+        self._cached.pop(connection_id, None)
 
-    def _warn(self, known: CachedConnection) -> None:
-        """Log once of a connection that its secret was made before weak ones were refused."""
-        if known.id not in self._warned and any(map(is_weak, known.secrets)):
-            if len(self._warned) < _MAX_KNOWN:
-                self._warned.add(known.id)
+    def _warn(self, connection: CachedConnection) -> None:
+        """Log once per connection that its secret is weak: it dates from before weak secrets were refused."""
+        if connection.id not in self._warned and any(map(is_weak, connection.secrets)):
+            if len(self._warned) < _MAX_CACHED:
+                self._warned.add(connection.id)
             log.warning(
                 "a webhook secret can be guessed: rotate it",
-                connection=known.id,
+                connection=connection.id,
                 reason=f"it has fewer than {MIN_SECRET_BYTES} bytes",
             )
 

@@ -1,12 +1,13 @@
-"""The webhook door: `POST /hooks/{connection}`.
+"""The webhook endpoint: `POST /hooks/{connection}`.
 
-A bare ASGI application, because this is the hot path. It proves the sender, says what the delivery means,
-has it recorded durably, and only then answers. It knows nothing of git or RabbitMQ.
+A bare ASGI application, because this is the hot path. It verifies the sender, normalizes the delivery, stores
+it durably, and only then answers. It depends on neither git nor RabbitMQ.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 
 import structlog
 from pydantic_core import to_json
@@ -24,10 +25,10 @@ from providers.errors import Unverified
 
 log = structlog.get_logger()
 
-# Larger bodies keep the event loop busy for too long: verified and parsed in a thread.
-_LARGE = 256 * 1024
+# Larger bodies would block the event loop for too long: a thread verifies and parses them.
+_MAX_INLINE_BYTES = 256 * 1024
 _MAX_IN_FLIGHT = 2048
-# What all looks into the store and the writing of a delivery may take: providers give up after 10 seconds.
+# How long all store operations of a request may take together: providers give up after 10 seconds.
 _STORE_SECONDS = 4.5
 _MAX_LOGGED = 100
 _RETRY_AFTER = (b"retry-after", b"5")
@@ -38,7 +39,7 @@ Header = tuple[bytes, bytes]
 
 
 class _Answer(Exception):
-    """An answer that ends the request early; `reason` is what the metrics call it."""
+    """An answer that ends the request early; `reason` is its label in the metrics."""
 
     def __init__(
         self, status: int, error: str, detail: str, *headers: Header, reason: str | None = None
@@ -51,20 +52,20 @@ class _Answer(Exception):
 
 
 class WebhookEndpoint:
-    """Takes the providers' requests."""
+    """Handles the providers' requests."""
 
     def __init__(
         self,
-        book: ConnectionCache,
-        accepter: DeliveryWriter,
+        connections: ConnectionCache,
+        writer: DeliveryWriter,
         *,
         body_limit: int,
         trusted_proxies: int = 0,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        """Wait for requests that came by so many proxies of ours; `clock` gives aware UTC times."""
-        self._book = book
-        self._accepter = accepter
+        """Trust this many proxies in front of the gateway; `clock` returns aware UTC times."""
+        self._connections = connections
+        self._writer = writer
         self._bodies = BodyReader(limit=body_limit)
         self._trusted_proxies = trusted_proxies
         self._clock = clock or (lambda: datetime.now(UTC))
@@ -75,18 +76,18 @@ class WebhookEndpoint:
         self._in_flight += 1
         status: int
         answer: Mapping[str, str | None]
-        headers: tuple[Header, ...]
+        headers: tuple[Header, ...] = ()
         try:
-            status, answer, headers = await self._handle(scope, receive)
+            status, answer = await self._handle(scope, receive)
         except _Answer as early:
             status, answer, headers = early.status, early.body, early.headers
             REFUSED.labels(status, early.reason).inc()
         except Disconnected:
             return
         except Exception:
-            # A bug of ours must not make the provider drop the event: it may try again.
-            log.exception("the door failed", connection=scope["path_params"].get("connection"))
-            failure = _unavailable("internal error", "the delivery could not be taken; the log says why")
+            # A bug here must not make the provider drop the event: with 503 it may retry.
+            log.exception("the webhook endpoint failed", connection=scope["path_params"].get("connection"))
+            failure = _unavailable("internal error", "the delivery could not be accepted; see the log")
             status, answer, headers = failure.status, failure.body, failure.headers
             REFUSED.labels(status, failure.reason).inc()
         finally:
@@ -101,67 +102,65 @@ class WebhookEndpoint:
         )
         await send({"type": "http.response.body", "body": body})
 
-    async def _handle(
-        self, scope: Scope, receive: Receive
-    ) -> tuple[int, Mapping[str, str | None], tuple[Header, ...]]:
+    async def _handle(self, scope: Scope, receive: Receive) -> tuple[int, Mapping[str, str | None]]:
         loop = asyncio.get_running_loop()
         began_at = loop.time()
-        known, headers = await self._admit(scope)
+        connection, headers = await self._admit(scope)
         seconds = _STORE_SECONDS - (loop.time() - began_at)
         body = await self._body(scope, receive)
         now = self._clock()
         try:
-            if len(body) > _LARGE:
-                arrival, status = await WEBHOOKS.run(receive_delivery, known, headers, body, now)
+            if len(body) > _MAX_INLINE_BYTES:
+                delivery, status = await WEBHOOKS.run(receive_delivery, connection, headers, body, now)
             else:
-                arrival, status = receive_delivery(known, headers, body, now)
-            if arrival.secret is None:
-                # Nobody has proven anything, so nothing is kept: Bitbucket Data Center's ping.
-                return status, {"delivery": None, "verdict": "ignored", "reason": arrival.reason}, ()
-            receipt = await self._accepter.accept(arrival, seconds=seconds)
+                delivery, status = receive_delivery(connection, headers, body, now)
+            if delivery.secret is None:
+                # Only Bitbucket Data Center's unsigned ping gets here: unverified, so nothing is stored.
+                return status, {"delivery": None, "verdict": "ignored", "reason": delivery.reason}
+            receipt = await self._writer.accept(delivery, seconds=seconds)
         except Unverified as error:
-            self._log_refusal(known, scope, headers, reason=str(error))
+            self._log_refusal(connection, scope, headers, reason=str(error))
             raise _Answer(401, "not verified", str(error)) from None
         except StoreUnavailable as error:
             raise _unavailable("store", f"the delivery cannot be stored now: {error}") from error
-        DELIVERIES.labels(known.provider_name, receipt.verdict).inc()
-        if arrival.teaches is not None:
-            self._book.forget(known.id)
+        DELIVERIES.labels(connection.provider_name, receipt.verdict).inc()
+        if delivery.teaches is not None:
+            self._connections.forget(connection.id)
         answer = {"delivery": receipt.delivery, "verdict": receipt.verdict, "reason": receipt.reason}
-        if status >= 400:  # noqa: PLR2004 - the client error statuses
+        if status >= HTTPStatus.BAD_REQUEST:
             answer = {"error": "unreadable body", "detail": receipt.reason, **answer}
-        return status, answer, ()
+        return status, answer
 
     async def _admit(self, scope: Scope) -> tuple[CachedConnection, dict[str, str]]:
-        """Return the connection and the headers of a request whose body is worth reading."""
+        """Return the connection and the headers if the body should be read. Raises `_Answer`."""
         if scope["method"] != "POST":
-            raise _Answer(405, "method not allowed", "webhooks are sent by POST", (b"allow", b"POST"))
+            raise _Answer(405, "method not allowed", "send webhooks with POST", (b"allow", b"POST"))
         if self._in_flight > _MAX_IN_FLIGHT:
             raise _unavailable("overload", "too many requests at once")
-        known = await self._find(scope["path_params"]["connection"])
+        connection = await self._find(scope["path_params"]["connection"])
         headers = _headers(scope)
-        if known.networks:
-            self._check_source(known, scope, headers)
+        if connection.networks:
+            self._check_source(connection, scope, headers)
         if headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
             raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed")
-        return known, headers
+        return connection, headers
 
-    def _check_source(self, known: CachedConnection, scope: Scope, headers: Mapping[str, str]) -> None:
+    def _check_source(self, connection: CachedConnection, scope: Scope, headers: Mapping[str, str]) -> None:
         address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
-        if address is None or not any(address in network for network in known.networks):
+        if address is None or not any(address in network for network in connection.networks):
             reason = f"the address {address or 'of the sender'} is not in this connection's networks"
-            self._log_refusal(known, scope, headers, reason=reason)
+            self._log_refusal(connection, scope, headers, reason=reason)
             raise _Answer(401, "not verified", reason, reason="network")
 
     def _log_refusal(
-        self, known: CachedConnection, scope: Scope, headers: Mapping[str, str], *, reason: str
+        self, connection: CachedConnection, scope: Scope, headers: Mapping[str, str], *, reason: str
     ) -> None:
-        """Log what was not verified, with what somebody who looks for it knows of it; nothing is proven."""
+        """Log a refused request, with the client's address and the unverified id of the delivery."""
         address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
-        ids = (headers[name] for name in known.provider.ID_HEADERS if headers.get(name))
+        ids = (headers[name] for name in connection.provider.ID_HEADERS if headers.get(name))
         log.warning(
             "delivery refused",
-            connection=known.id,
+            connection=connection.id,
             reason=reason,
             client=None if address is None else str(address),
             delivery=next(ids, "")[:_MAX_LOGGED] or None,
@@ -169,7 +168,7 @@ class WebhookEndpoint:
 
     async def _find(self, connection_id: str) -> CachedConnection:
         try:
-            return await self._book.find(connection_id)
+            return await self._connections.find(connection_id)
         except NotFound as error:
             raise _Answer(404, "no such connection", str(error)) from None
         except StoreUnavailable as error:
@@ -177,7 +176,7 @@ class WebhookEndpoint:
         except SettingError as error:
             log.error("a connection cannot be used", connection=connection_id, reason=str(error))
             raise _unavailable(
-                "secret key", "this connection's secret cannot be read; the log says why"
+                "secret key", "this connection's secret cannot be read; see the log"
             ) from error
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
@@ -192,7 +191,7 @@ class WebhookEndpoint:
 
 
 def _unavailable(reason: str, detail: str) -> _Answer:
-    # Never 429 or 500: Azure DevOps takes those as a reason to drop events for good.
+    # Never 429 or 500: after these, Azure DevOps drops events for good.
     return _Answer(503, "try again", detail, _RETRY_AFTER, _CLOSE, reason=reason)
 
 
@@ -205,5 +204,5 @@ def _headers(scope: Scope) -> dict[str, str]:
             repeated.setdefault(name, [headers[name]]).append(value)
         else:
             headers[name] = value
-    # RFC 9110, 5.2: a header that was sent twice is a list; for a signature that is never well formed.
+    # RFC 9110, 5.2: a repeated header is a list, which is never a well-formed signature.
     return headers | {name: ", ".join(values) for name, values in repeated.items()}

@@ -194,7 +194,7 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
     answer = asyncio.run(ask(database))
     assert (answer.status, answer.body["detail"]) == (
         503,
-        "the delivery cannot be stored now: the writer of deliveries does not run",
+        "the delivery cannot be stored now: the writer of deliveries is not running",
     )
     with structlog.testing.capture_logs():
         answer = asyncio.run(ask(Database("postgresql://nobody@127.0.0.1:9/nothing")))
@@ -270,7 +270,7 @@ def test_large_bodies_do_not_hold_up_the_others(
 ) -> None:
     """They are verified and parsed in a thread; for small ones that would only cost time."""
     if large is not None:
-        monkeypatch.setattr("gateway.intake.webhook._LARGE", large)
+        monkeypatch.setattr("gateway.intake.webhook._MAX_INLINE_BYTES", large)
     threads: list[threading.Thread] = []
 
     def noted(*given: Any) -> tuple[NewDelivery, int]:

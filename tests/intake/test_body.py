@@ -116,7 +116,7 @@ def test_a_body_is_refused_as_soon_as_it_is_known_to_be_too_large() -> None:
 
 def test_all_bodies_together_hold_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who would hold more is told to come again; and with what one has let go, the next one is read."""
-    monkeypatch.setattr("gateway.intake.body._MOST_HELD", 15)
+    monkeypatch.setattr("gateway.intake.body._MAX_HELD_BYTES", 15)
 
     async def read_two() -> None:
         reader, is_held, may_end = BodyReader(limit=10), asyncio.Event(), asyncio.Event()
@@ -181,7 +181,7 @@ def test_parts_of_any_size_count_fully() -> None:
 
 def test_bodies_may_hold_exactly_as_much_as_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not a byte more, wherever the parts begin."""
-    monkeypatch.setattr("gateway.intake.body._MOST_HELD", 6)
+    monkeypatch.setattr("gateway.intake.body._MAX_HELD_BYTES", 6)
     reader = BodyReader(limit=10)
     assert read(reader, part(b"x" * 4), part(b"x" * 2), part(b"", more=False)) == b"x" * 6
     for sizes in ([7], [6, 1], [2, 5], [4, 2, 1]):
@@ -197,7 +197,7 @@ def test_a_body_of_many_megabytes_is_taken() -> None:
 
 def test_only_bodies_whose_time_is_over_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are looked at again and again; also those that begin after a pause."""
-    monkeypatch.setattr("gateway.intake.body._LOOK_SECONDS", 0.001)
+    monkeypatch.setattr("gateway.intake.body._CHECK_SECONDS", 0.001)
 
     async def never() -> MutableMapping[str, Any]:
         await asyncio.Event().wait()
@@ -215,8 +215,8 @@ def test_only_bodies_whose_time_is_over_are_given_up(monkeypatch: pytest.MonkeyP
         for _ in range(2):
             with pytest.raises(TooSlow):
                 await hurried.read(SCOPE, never)
-            hurried._look(asyncio.get_running_loop())  # noqa: SLF001 - nobody reads: a pause
-            assert not hurried._is_looking  # noqa: SLF001
+            hurried._check(asyncio.get_running_loop())  # noqa: SLF001 - nobody reads: a pause
+            assert not hurried._is_checking  # noqa: SLF001
         may_end.set()
         assert await reading == b"x"
 

@@ -94,14 +94,14 @@ def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabas
     for _ in range(2):
         with pytest.raises(NotFound):
             asyncio.run(book.find("c1"))
-    assert not book._known  # noqa: SLF001 - what is left in memory
+    assert not book._cached  # noqa: SLF001 - what is left in memory
 
 
 def test_only_so_many_connections_are_remembered(
     database: CountingDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many as fit are looked up once; one more makes room for itself."""
-    monkeypatch.setattr("gateway.intake.connection_cache._MAX_KNOWN", 2)
+    monkeypatch.setattr("gateway.intake.connection_cache._MAX_CACHED", 2)
     book = ConnectionCache(database, KEYRING, clock=Clock())
 
     def looks(*names: str) -> int:
@@ -117,7 +117,7 @@ def test_only_so_many_connections_are_remembered(
 
 def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each connection that has one, as far as it is remembered of which."""
-    monkeypatch.setattr("gateway.intake.connection_cache._MAX_KNOWN", 1)
+    monkeypatch.setattr("gateway.intake.connection_cache._MAX_CACHED", 1)
     with database.writing() as conn:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
             connections.add_secret(conn, KEYRING, name, secret, now=NOW)

@@ -108,10 +108,10 @@ def kept(database: Database) -> set[str]:
 @pytest.mark.parametrize(
     ("limit", "measure", "sizes", "batches"),
     [
-        ("_MAX_ARRIVALS", "body", [1, 1, 1, 1, 1, 1, 1], [3, 3, 1]),
+        ("_MAX_DELIVERIES", "body", [1, 1, 1, 1, 1, 1, 1], [3, 3, 1]),
         *(
             (limit, measure, sizes, batches)
-            for limit, measure in (("_MAX_BYTES", "body"), ("_MAX_MOVES", "updates"))
+            for limit, measure in (("_MAX_BYTES", "body"), ("_MAX_UPDATES", "updates"))
             for sizes, batches in (
                 ([1, 2, 1, 1, 1, 1], [2, 3, 1]),
                 ([1, 1, 5, 1], [3, 1]),
@@ -175,7 +175,7 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
             await accepter.stop()
             accepter = DeliveryWriter(database, notify=lambda: None)
             assert not accepter.healthy
-            with pytest.raises(StoreUnavailable, match="does not run"):
+            with pytest.raises(StoreUnavailable, match="is not running"):
                 await accepter.accept(arrival())
             accepter.start()
             assert accepter.healthy
@@ -188,7 +188,7 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
             assert kept(database) == {"d0", "d1", "d2"}
             assert [receipt.delivery for receipt in await asyncio.gather(*tasks)] == ["d0", "d1", "d2"]
             assert not accepter.healthy
-            with pytest.raises(StoreUnavailable, match="does not run"):
+            with pytest.raises(StoreUnavailable, match="is not running"):
                 await accepter.accept(arrival())
 
     asyncio.run(scenario())
@@ -317,7 +317,7 @@ def test_a_store_that_fails_is_asked_once_for_a_batch(
                     with pytest.raises(StoreUnavailable, match="another transaction"):
                         await task
         assert not accepter.healthy
-        monkeypatch.setattr("gateway.intake.group_commit._SECONDS_UNREADY", 0.0)
+        monkeypatch.setattr("gateway.intake.group_commit._UNREADY_SECONDS", 0.0)
         assert accepter.healthy
 
     with structlog.testing.capture_logs() as lines:

@@ -89,9 +89,7 @@ def test_a_repository_of_another_name_is_told_with_what_to_do(name: str, action:
     own = next(iter(event.repository.urls), f"https://host.example/{event.repository.full_name}")
     arrival = received(case, own)
     assert (arrival.verdict, arrival.updates) == ("ignored", ())
-    expected = (
-        f"the repository was {action} to {event.change.full_name}: see that the connection's URL is right"
-    )
+    expected = f"the repository was {action} to {event.change.full_name}: check the connection's URL"
     assert arrival.reason == expected
 
 
@@ -99,9 +97,7 @@ def test_a_new_name_that_is_not_told_is_left_out() -> None:
     """The sentence is whole without it."""
     case = CASES["bitbucket/repository-transferred"]
     nameless = replace(case, body=b"{}", headers={**case.headers, "x-hub-signature": SIGNED})
-    assert (
-        received(nameless).reason == "the repository was transferred: see that the connection's URL is right"
-    )
+    assert received(nameless).reason == "the repository was transferred: check the connection's URL"
 
 
 @pytest.mark.parametrize(
@@ -284,7 +280,9 @@ def test_a_push_that_tells_no_refs_asks_for_all_of_them(
     assert (arrival.asks_for_reconciliation, status) == (is_asking, 202)
     assert arrival.verdict == ("accepted" if is_asking else "ignored")
     if is_asking:
-        assert arrival.reason == ("it doesn't say which refs moved: all are being compared with the remote's")
+        assert arrival.reason == (
+            "the payload does not list the refs that moved: all refs are being compared with the remote's"
+        )
     elif repository is not OTHER:
         assert arrival.reason == "a note"
 
@@ -295,7 +293,7 @@ def test_a_push_that_tells_no_refs_asks_for_all_of_them(
         (OTHER, None, "evil/digits (id 18)", ""),
         (replace(OTHER, id=None), None, "evil/digits", ""),
         (OTHER, "17", "evil/digits (id 18)", " (id 17)"),
-        (replace(OTHER, full_name=None), "17", "one without a name (id 18)", " (id 17)"),
+        (replace(OTHER, full_name=None), "17", "a repository without a name (id 18)", " (id 17)"),
         (
             Repository(urls=("https://github.com/evil/digits.git",)),
             None,
@@ -369,8 +367,8 @@ def test_the_head_of_a_pull_request_moves_like_a_ref(action: PullRequestAction) 
 @pytest.mark.parametrize(
     ("action", "head", "reason"),
     [
-        ("opened", None, "its head commit is not told"),
-        ("updated", None, "its head commit is not told"),
+        ("opened", None, "the payload has no head commit"),
+        ("updated", None, "the payload has no head commit"),
         ("merged", A, "nothing runs"),
         ("closed", A, "nothing runs"),
         ("closed", None, "nothing runs"),

@@ -99,7 +99,7 @@ def test_a_bug_of_ours_is_a_reason_to_try_again(database: Database) -> None:
         status, headers, _ = asked(database, scope(b"{}"), clock=broken)
     assert (status, headers[b"retry-after"], headers[b"connection"]) == (503, b"5", b"close")
     assert [(line["event"], line["connection"], line["exc_info"]) for line in lines] == [
-        ("the door failed", "c1", True)
+        ("the webhook endpoint failed", "c1", True)
     ]
 
 

@@ -1,7 +1,7 @@
-"""Events: what is told of how ref updates ended, beside execution requests. A contract with other teams.
+"""Events: how ref updates ended, published beside execution requests. A contract with other teams.
 
-Fields are added, never taken away or given another meaning; a breaking change is a new type, `….v2`. The
-JSON Schemas made of these models are in docs/ and at the gateway's /schemas/<name>.json.
+Fields may be added, but never removed or given another meaning; a breaking change is a new type, `….v2`. The
+JSON Schemas of these models are in docs/, and the gateway serves them at /schemas/<name>.json.
 """
 
 from typing import Any, Literal
@@ -15,20 +15,24 @@ from gateway.messages.names import EVENT_VERSION, EventName, message_type
 class Event(Part):
     """How a ref update ended."""
 
-    id: str = Field(description="the same in every repetition of this event: drop what you have seen")
+    id: str = Field(description="the same in every repetition of this event: drop ids that you have seen")
     project: str = Field(description="the platform's project")
     connection: str = Field(description="the id of the connection in Pushgate")
     delivery: str = Field(description="the id of the delivery in Pushgate")
     repository: Repository
     ref: Ref
-    commit: str | None = Field(description="the full object id that the ref moved to; null: it was deleted")
-    before: str | None = Field(description="where the ref was before; null for a new one")
+    commit: str | None = Field(
+        description="the full object id that the ref moved to; null if the ref was deleted"
+    )
+    before: str | None = Field(description="where the ref pointed before; null for a new ref")
     pull_request: PullRequest | None = Field(description="null for a push")
-    merge_group: MergeGroup | None = Field(default=None, description="null for all but a merge queue's")
-    pushed_by: str | None = Field(description="who pushed, as the provider says: shown, not proven")
-    requests: int = Field(description="how many execution requests came of it")
-    triggers: tuple[str, ...] = Field(description="the names of the triggers that asked for them")
-    reason: str = Field(description="how it ended, in a sentence for people; not to be parsed")
+    merge_group: MergeGroup | None = Field(default=None, description="null unless a merge queue asked")
+    pushed_by: str | None = Field(
+        description="who pushed, according to the provider: for display, not verified"
+    )
+    requests: int = Field(description="the number of execution requests made")
+    triggers: tuple[str, ...] = Field(description="the names of the triggers that made them")
+    reason: str = Field(description="how it ended, in a sentence for people; do not parse it")
 
 
 class PushFetched(Event):
@@ -40,17 +44,17 @@ class PushFetched(Event):
 
 
 class DeliveryFailed(Event):
-    """A ref update has ended without all that its triggers asked for: the reason tells why."""
+    """A ref update has ended without some or all of its execution requests; `reason` says why."""
 
     model_config = ConfigDict(frozen=True, title="DeliveryFailed")
 
     state: Literal["failed", "gone"] = Field(
-        description="gone: the remote no longer has the commit; failed: everything else, being given up too"
+        description="gone: the remote no longer has the commit; failed: any other failure"
     )
 
 
 EVENTS: dict[EventName, type[Event]] = {"push.fetched": PushFetched, "delivery.failed": DeliveryFailed}
-"""The events by name: the type, the schema and the routing key are made of it."""
+"""The events by name, from which the type, the schema's name and the routing key are derived."""
 
 
 def event_schema(name: EventName) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The execution request: the message to the runners. This is a contract with other teams.
 
-Fields are added, never taken away or given another meaning; a breaking change is a new type, `….v2`. The
-JSON Schema made of these models is in docs/execution-request.schema.json and at the gateway's
+Fields may be added, but never removed or given another meaning; a breaking change is a new type, `….v2`. The
+JSON Schema of these models is in docs/execution-request.schema.json, and the gateway serves it at
 /schemas/execution-request.json.
 """
 
@@ -16,7 +16,7 @@ from gateway.messages.names import EXECUTION_REQUEST_VERSION, EXECUTION_REQUESTE
 TYPE = message_type(EXECUTION_REQUESTED)
 
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
-"""Bytes of a message's body: RabbitMQ 4 refuses messages of more than 16 MiB, and earlier ones suffer."""
+"""Of a message's body: RabbitMQ 4 refuses messages over 16 MiB; earlier versions slow down."""
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pushgate.dev")
 
@@ -32,9 +32,9 @@ class Part(BaseModel):
 class Repository(Part):
     """Where the commit comes from."""
 
-    provider: str = Field(description="github, gitlab, ... as the connection names it")
-    id: str | None = Field(description="the provider's own id of the repository, once it is known")
-    name: str | None = Field(description="the full name, such as owner/name, as the provider told it")
+    provider: str = Field(description="such as github or gitlab, as in the connection")
+    id: str | None = Field(description="the provider's id of the repository, once it is known")
+    name: str | None = Field(description="the full name, such as owner/name, from the provider's payload")
     url: str = Field(description="the clone URL of the connection, without credentials")
 
 
@@ -46,36 +46,36 @@ class Ref(Part):
 
 
 class Commit(Part):
-    """The one commit to be executed."""
+    """The commit to execute."""
 
     id: str = Field(description="the full object id, 40 or 64 hex digits")
-    before: str | None = Field(description="where the ref was before; null for a new one")
-    author: str = Field(description="name and address of the author, as git has it")
+    before: str | None = Field(description="where the ref pointed before; null for a new ref")
+    author: str = Field(description="name and email address of the author, from git")
     message: str = Field(description="the whole message")
     committed_at: AwareDatetime = Field(description="when it was committed, in UTC")
-    url: str | None = Field(description="a page about the commit, to look at; never to fetch from")
+    url: str | None = Field(description="a web page about the commit; do not fetch from it")
     signature: Literal["valid", "unknown", "none"] | None = Field(
-        default=None, description="valid where one of the operator's allowed signers made it"
+        default=None, description="valid if made by one of the operator's allowed signers"
     )
 
 
 class PullRequest(Part):
     """The pull or merge request whose head the commit is."""
 
-    number: str = Field(description="the provider's number of it")
-    source: str = Field(description="the branch that it comes from, by its short name")
-    target: str = Field(description="the branch that it wants to go into")
+    number: str = Field(description="the provider's number for it")
+    source: str = Field(description="the short name of the source branch")
+    target: str = Field(description="the short name of the target branch")
     from_fork: bool | None = Field(description="whether the source is in another repository; null: unknown")
 
 
 class MergeGroup(Part):
-    """A group of the merge queue, whose own branch is `ref`, and `commit.before` what it is built on."""
+    """A group of the merge queue; `ref` is its own branch, and `commit.before` the commit it is based on."""
 
-    base: str = Field(description="the branch that it is to be merged into")
+    base: str = Field(description="the branch into which it will be merged")
 
 
 class StepExecution(Part):
-    """A step as the commit's valohai.yaml defines it, with the trigger's parameters and inputs in place."""
+    """A step as the commit's valohai.yaml defines it, with the trigger's parameters and inputs applied."""
 
     kind: Literal["step"] = "step"
     name: str = Field(description="the step's name")
@@ -83,8 +83,8 @@ class StepExecution(Part):
     command: tuple[str, ...] = Field(description="shell commands, with the parameters filled in")
     parameters: dict[str, ParameterValue] = Field(description="every parameter that has a value")
     inputs: dict[str, tuple[str, ...]] = Field(description="the URLs of each input")
-    outputs: tuple[dict[str, Any], ...] = Field(description="what it says it puts out: name, description")
-    environment: str | None = Field(description="where to run, by the platform's name for it")
+    outputs: tuple[dict[str, Any], ...] = Field(description="the declared outputs: name, description")
+    environment: str | None = Field(description="the platform's name of the environment to run in")
     environment_variables: dict[str, str] = Field(description="plain values; secrets stay with the platform")
     environment_variable_groups: tuple[str, ...] = Field(description="groups of variables, by name")
     mounts: tuple[dict[str, Any], ...] = Field(description="source, destination, readonly, type, options")
@@ -92,19 +92,20 @@ class StepExecution(Part):
     resources: dict[str, Any] = Field(description="cpu and memory with min and max, devices with numbers")
     runtime_config_preset: str | None = Field(description="id or slug of the platform's preset")
     upload_store: str | None = Field(description="the data store for outputs, by name or UUID")
-    autorestart: bool | None = Field(description="start again when a spot instance is taken away")
+    autorestart: bool | None = Field(description="whether to restart after a spot instance is reclaimed")
     stop_condition: str | None = Field(description="an expression over metadata that ends the execution")
-    time_limit: float | None = Field(description="seconds; null for none")
-    no_output_timeout: float | None = Field(description="seconds without output; null for the platform's own")
-    source_path: str | None = Field(description="the source file that the step was made from")
+    time_limit: float | None = Field(description="seconds; null for no limit")
+    no_output_timeout: float | None = Field(
+        description="seconds without output; null for the platform's default"
+    )
+    source_path: str | None = Field(description="the source file from which the step was generated")
     definition: dict[str, Any] = Field(description="the whole step, as valohai.yaml writes it")
 
 
 class PipelineExecution(Part):
     """A pipeline as the commit's valohai.yaml defines it, converted as the platform's own clients do it.
 
-    Nodes hold templates of executions: their commands are not filled in yet, because values can come along
-    the edges.
+    Nodes hold templates of executions: their commands are not filled in yet, because edges can supply values.
     """
 
     kind: Literal["pipeline"] = "pipeline"
@@ -112,7 +113,7 @@ class PipelineExecution(Part):
     nodes: tuple[dict[str, Any], ...] = Field(description="name, type, template, actions, ... of each node")
     edges: tuple[dict[str, Any], ...] = Field(description="source and target: node, type and key of each")
     parameters: dict[str, dict[str, Any]] = Field(description="config and expression of each parameter")
-    reuse_executions: bool = Field(description="whether results of unchanged nodes may be used again")
+    reuse_executions: bool = Field(description="whether results of unchanged nodes may be reused")
     definition: dict[str, Any] = Field(description="the whole pipeline, as valohai.yaml writes it")
 
 
@@ -122,49 +123,51 @@ class TaskExecution(Part):
     kind: Literal["task"] = "task"
     name: str = Field(description="the task's name")
     type: str = Field(description="grid_search, random_search, bayesian_tpe, distributed, manual_search")
-    step: StepExecution = Field(description="the step, with the values that are the same for all")
+    step: StepExecution = Field(description="the step, with the values that all executions share")
     parameters: dict[str, dict[str, Any]] = Field(description="style and rules of each parameter that varies")
     parameter_sets: tuple[dict[str, Any], ...] = Field(description="the sets of a manual search")
     definition: dict[str, Any] = Field(description="the whole task, as valohai.yaml writes it")
 
 
 class Package(Part):
-    """The tree of the commit as an archive, less what .vhignore names."""
+    """The tree of the commit as an archive, without the files that .vhignore excludes."""
 
     id: str = Field(description="the SHA-256 of the uncompressed tar")
-    url: str = Field(description="where to get it")
-    sha256: str = Field(description="of what is behind the URL, 64 hex digits: compare before unpacking")
-    size: int = Field(description="bytes behind the URL")
+    url: str = Field(description="where to download it")
+    sha256: str = Field(description="of the file at the URL, 64 hex digits: compare before unpacking")
+    size: int = Field(description="bytes of the file at the URL")
     format: str = Field(description="such as tar.gz")
 
 
 class Submodule(Part):
     """A submodule that is part of the package."""
 
-    path: str = Field(description="where it lies in the tree")
-    url: str = Field(description="where it comes from, without credentials")
+    path: str = Field(description="its path in the tree")
+    url: str = Field(description="its clone URL, without credentials")
     commit: str = Field(description="the full object id")
 
 
 class ExecutionRequest(Part):
-    """One step or pipeline, at one commit."""
+    """One step, pipeline or task, at one commit."""
 
     model_config = ConfigDict(frozen=True, title="ExecutionRequest")
 
-    id: str = Field(description="the same in every repetition of this request: drop what you have seen")
+    id: str = Field(description="the same in every repetition of this request: drop ids that you have seen")
     project: str = Field(description="the platform's project")
     connection: str = Field(description="the id of the connection in Pushgate")
-    delivery: str = Field(description="the id of the delivery in Pushgate: why this was asked for")
+    delivery: str = Field(description="the id of the delivery in Pushgate that caused this request")
     repository: Repository
     ref: Ref
     commit: Commit
-    pushed_by: str | None = Field(description="who pushed, as the provider says: shown, not proven")
+    pushed_by: str | None = Field(
+        description="who pushed, according to the provider: for display, not verified"
+    )
     trigger: str = Field(description="the name of the connection's trigger")
     execution: Annotated[StepExecution | PipelineExecution | TaskExecution, Field(discriminator="kind")]
-    package: Package | None = Field(default=None, description="the code; null where none was made")
+    package: Package | None = Field(default=None, description="the code; null if no package was built")
     submodules: tuple[Submodule, ...] = Field(default=(), description="with their commits")
     pull_request: PullRequest | None = Field(default=None, description="null for a push")
-    merge_group: MergeGroup | None = Field(default=None, description="null for all but a merge queue's")
+    merge_group: MergeGroup | None = Field(default=None, description="null unless a merge queue asked")
 
 
 def execution_id(
@@ -176,10 +179,10 @@ def execution_id(
     after: str | None,
     trigger: str,
 ) -> str:
-    """Return the id of the request that a trigger makes of one move of a ref: always the same.
+    """Return the id of the request that a trigger makes for one ref update: always the same.
 
-    `generation` counts the moves of the ref, so that A→B, B→A, A→B are three. The JSON list keeps apart
-    what plain joining would let run together.
+    `generation` counts the moves of the ref, so that A→B, B→A, A→B are three. The JSON list keeps the parts
+    apart, which plain joining would not.
     """
     facts = json.dumps([connection, ref, generation, before, after, trigger])
     return str(uuid.uuid5(_NAMESPACE, facts))
@@ -191,7 +194,7 @@ def schema() -> dict[str, Any]:
 
 
 def schema_of(model: type[BaseModel], *, message_type: str, version: str) -> dict[str, Any]:
-    """Return the JSON Schema of the body that messages of a type have."""
+    """Return the JSON Schema of the body of messages of a type."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"https://pushgate.dev/schemas/{message_type}.json",

@@ -1,1 +1,1 @@
-"""From stored execution requests to the broker's confirmed keeping."""
+"""Publish stored execution requests and events to RabbitMQ, until the broker confirms them."""

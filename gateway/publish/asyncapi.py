@@ -1,4 +1,4 @@
-"""The AsyncAPI document: everything that is published, made of the models and the topology that publish it.
+"""The AsyncAPI document: all published messages, generated from the models and the topology.
 
 https://www.asyncapi.com/docs/reference/specification/v3.0.0
 https://github.com/asyncapi/bindings/tree/master/amqp
@@ -46,7 +46,7 @@ def document(
     modes: Sequence[ContentMode] = ("binary", "structured"),
     events: Sequence[EventName] = tuple(EVENTS),
 ) -> dict[str, Any]:
-    """Return the AsyncAPI 3.0 document of a gateway that publishes so."""
+    """Return the AsyncAPI 3.0 document of a gateway with this topology, these content modes and events."""
     names = {_REQUEST: TYPE, **{_EVENTS[event]: message_type(event) for event in events}}
     models: dict[str, type[Part]] = {
         _REQUEST: ExecutionRequest,
@@ -62,8 +62,9 @@ def document(
         "info": {
             "title": "Pushgate",
             "version": EXECUTION_REQUEST_VERSION,
-            "description": "What Pushgate publishes to RabbitMQ: CloudEvents 1.0, persistent, confirmed, at "
-            "least once, a repetition with the same id; those of one connection in the order of its pushes.",
+            "description": "Messages that Pushgate publishes to RabbitMQ: CloudEvents 1.0, persistent and "
+            "confirmed. They are published at least once; a repetition has the same id. The messages of a "
+            "connection are published in the order of its pushes.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": "application/json",
@@ -107,8 +108,8 @@ def _request_channels(topology: Topology, modes: Sequence[ContentMode]) -> dict[
         "executionRequests": {
             "address": words,
             "title": "Execution requests",
-            "description": "One for each trigger that matches a push. One that no queue takes is an error "
-            "that is seen; it waits in the store.",
+            "description": "One for each trigger that matches a push. A request that no queue accepts "
+            "is reported as an error and stays in the store.",
             "messages": _references(_REQUEST, modes),
             "parameters": parameters,
             "bindings": _routed(topology),
@@ -116,7 +117,7 @@ def _request_channels(topology: Topology, modes: Sequence[ContentMode]) -> dict[
         "executionRequestsOfLane": {
             "address": f"{LANE_PREFIX}.{{lane}}.{words}",
             "title": "Execution requests of a priority lane",
-            "description": f"Those of triggers that name a lane; its queue is {topology.queue}.{{lane}}.",
+            "description": f"Requests of triggers that name a lane; its queue is {topology.queue}.{{lane}}.",
             "messages": _references(_REQUEST, modes),
             "parameters": {"lane": lane, **parameters},
             "bindings": _routed(topology),
@@ -128,8 +129,8 @@ def _event_channel(event: EventName, topology: Topology, modes: Sequence[Content
     return {
         "address": f"{event}.{{project}}",
         "title": event,
-        "description": f"{EVENTS[event].__doc__} Published where PUSHGATE_AMQP_EVENTS names {event}. "
-        "Bind a queue of your own: without one, the broker drops it.",
+        "description": f"{EVENTS[event].__doc__} Published if PUSHGATE_AMQP_EVENTS names {event}. "
+        "Bind a queue of your own: without a queue, the broker drops the event.",
         "messages": _references(_EVENTS[event], modes),
         "parameters": {"project": _PROJECT},
         "bindings": _routed(topology),
@@ -137,21 +138,21 @@ def _event_channel(event: EventName, topology: Topology, modes: Sequence[Content
 
 
 def _queues(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
-    """Return the queues to consume from: execution requests, those of each lane, and dead letters."""
+    """Return the queues to consume from: for execution requests, for each lane, and for dead letters."""
     found = {}
     for lane, (queue, key) in zip((None, *topology.lanes), topology.queues.items(), strict=True):
         name = "executions" if lane is None else f"executions-{lane}"
-        told = (
-            f"Takes execution requests{f' of the lane {lane}' if lane else ''}. What is rejected, or fails "
-            f"{topology.delivery_limit} times, goes to {topology.dead_queue}."
+        description = (
+            f"Receives execution requests{f' of the lane {lane}' if lane else ''}. A message that is "
+            f"rejected, or fails {topology.delivery_limit} times, goes to {topology.dead_queue}."
         )
         exchange, arguments = topology.exchange, topology.arguments
         if not topology.ordered:
-            found[name] = _queue(queue, told, modes, exchange=exchange, key=key, arguments=arguments)
+            found[name] = _queue(queue, description, modes, exchange=exchange, key=key, arguments=arguments)
         for number, partition in enumerate(topology.partitions(queue), 1):
             found[f"{name}-{number}"] = _queue(
                 partition,
-                f"{told} One consumer at a time; a connection's requests are always in the same partition.",
+                f"{description} One consumer at a time; each connection's requests stay in one partition.",
                 modes,
                 exchange=topology.hash_exchange(queue),
                 key="1",
@@ -159,7 +160,7 @@ def _queues(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
             )
     found["deadLetters"] = _queue(
         topology.dead_queue,
-        "Keeps what no consumer could take, with the reason in the headers x-death.",
+        "Keeps the messages that consumers rejected or failed on, with the reason in the header x-death.",
         modes,
         exchange=topology.dead_exchange,
         key="#",
@@ -215,7 +216,7 @@ def _message(model: type[Part], kind: str, mode: ContentMode) -> dict[str, Any]:
     data = {"$ref": f"#/components/schemas/{model.__name__}"}
     attributes = _attributes(kind)
     if mode == "binary":
-        headers = {**{f"ce-{name}": told for name, told in attributes.items()}, "traceparent": _TRACE}
+        headers = {**{f"ce-{name}": schema for name, schema in attributes.items()}, "traceparent": _TRACE}
         payload: dict[str, Any] = data
     else:
         headers = {PARTITION_HEADER: attributes["partitionkey"], "traceparent": _TRACE}
@@ -237,13 +238,13 @@ def _attributes(kind: str) -> dict[str, Any]:
     """Return the schemas of the CloudEvents attributes, by their names."""
     return {
         "specversion": {"type": "string", "const": "1.0"},
-        "id": {"type": "string", "description": "the same in every repetition: drop what you have seen"},
+        "id": {"type": "string", "description": "the same in every repetition: drop ids that you have seen"},
         "source": {"type": "string", "format": "uri", "description": "the connection in the REST API"},
         "type": {"type": "string", "const": kind},
         "subject": {"type": "string", "description": "repository and commit"},
-        "time": {"type": "string", "format": "date-time", "description": "when it was planned"},
-        "dataschema": {"type": "string", "format": "uri", "description": "where the data's JSON Schema is"},
-        "partitionkey": {"type": "string", "description": "the connection: what belongs together"},
+        "time": {"type": "string", "format": "date-time", "description": "when the message was planned"},
+        "dataschema": {"type": "string", "format": "uri", "description": "the URL of the data's JSON Schema"},
+        "partitionkey": {"type": "string", "description": "the connection: its messages belong together"},
     }
 
 
@@ -253,15 +254,15 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 def _schemas(models: Iterable[type[Part]]) -> dict[str, Any]:
     """Return the schemas of the models and of their parts, by name."""
-    _, made = models_json_schema(
+    _, definitions = models_json_schema(
         [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
     )
-    schemas: dict[str, Any] = _without_discriminators(made["$defs"])
+    schemas: dict[str, Any] = _without_discriminators(definitions["$defs"])
     return schemas
 
 
 def _without_discriminators(value: Any) -> Any:
-    """Leave out OpenAPI's `discriminator`: AsyncAPI's is another, and each `kind` is a constant anyway."""
+    """Drop OpenAPI's `discriminator`: AsyncAPI's differs, and each `kind` is a constant anyway."""
     if isinstance(value, dict):
-        return {key: _without_discriminators(one) for key, one in value.items() if key != "discriminator"}
-    return [_without_discriminators(one) for one in value] if isinstance(value, list) else value
+        return {key: _without_discriminators(item) for key, item in value.items() if key != "discriminator"}
+    return [_without_discriminators(item) for item in value] if isinstance(value, list) else value

@@ -1,7 +1,7 @@
-"""Execution requests and events as AMQP messages: CloudEvents 1.0, in binary or in structured mode.
+"""Execution requests and events as AMQP messages: CloudEvents 1.0, in binary or structured mode.
 
 https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
-CloudEvents itself has a binding for AMQP 1.0 only; that for 0-9-1, with `ce-` before each attribute:
+CloudEvents itself defines a binding for AMQP 1.0 only. The binding for 0-9-1 prefixes attributes with `ce-`:
 https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md
 """
 
@@ -26,7 +26,7 @@ from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
 
 Stored: TypeAlias = StoredRequest | StoredEvent
-"""What is published."""
+"""A stored message that is to be published."""
 
 ContentMode = Literal["binary", "structured"]
 """Binary: the attributes are headers. Structured: the body is an envelope that holds attributes and data."""
@@ -35,20 +35,20 @@ CONTENT_TYPES: Mapping[ContentMode, str] = {
     "binary": "application/json",
     "structured": "application/cloudevents+json",
 }
-# By which a broker can keep a connection's requests together, whatever their routing keys say:
+# A broker can partition by this header, which keeps a connection's requests together:
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/partitioning.md
 PARTITION_HEADER = "ce-partitionkey"
 
 # A routing key is at most 255 bytes, the prefix and two dots are 21: https://www.rabbitmq.com/docs/publishers
 _MAX_WORD_LENGTH = 117
-# With `lane.`, a lane of 32 bytes and its dot: 38 fewer for two words.
+# `lane.`, a lane of 32 bytes and its dot take 38 bytes from the two words.
 _MAX_WORD_LENGTH_IN_A_LANE = 98
-# What ends a word of a topic, what stands for other words, and what nobody could type in a binding.
+# Characters that end a word of a topic, act as wildcards, or cannot be typed in a binding.
 _NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f\x7f]+")
 
 
 def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") -> Message:
-    """Return the message; what is stored gives the same message, whenever and wherever it is made."""
+    """Return the message: the same for the same stored record, at any time and in any process."""
     if isinstance(stored, StoredEvent):
         kind, schema, moment = message_type(stored.name), schema_name(stored.name), stored.settled_at
     else:
@@ -67,7 +67,7 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
     if mode == "structured":
         headers = {PARTITION_HEADER: stored.connection} | trace
         envelope = {**attributes, "datacontenttype": CONTENT_TYPES["binary"], **trace}
-        # The data is JSON already, and goes in as it is:
+        # The data is JSON already, so it is embedded as it is:
         # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
         body = json.dumps(envelope).encode()[:-1] + b', "data": ' + stored.body + b"}"
     else:
@@ -87,10 +87,10 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
 
 
 def routing_key(stored: Stored) -> str:
-    """Return `execution.requested.<project>.<step or pipeline>`: always four words, of 255 bytes at most.
+    """Return `execution.requested.<project>.<step or pipeline>`: four words, at most 255 bytes.
 
-    For a request of a priority lane, `lane.<lane>.` stands before it, and the last two words are shorter.
-    An event has its name and `.<project>`: `push.fetched.digits`.
+    A request of a priority lane is prefixed with `lane.<lane>.`, and its last two words are cut shorter. The
+    key of an event is its name and the project: `push.fetched.digits`.
     """
     if isinstance(stored, StoredEvent):
         return f"{stored.name}.{_word(stored.project)}"
@@ -107,7 +107,7 @@ def traceparent(stored: Stored) -> str:
     """
     trace = hashlib.sha256(stored.delivery.encode()).hexdigest()[:32]
     span = hashlib.sha256(stored.id.encode()).hexdigest()[:16]
-    # Flag 01, "sampled": with 00 most runners would not record their part of the trace at all.
+    # Flag 01 is "sampled": with 00, most runners would not record their part of the trace.
     return f"00-{trace}-{span}-01"
 
 

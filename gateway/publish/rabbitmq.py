@@ -1,9 +1,9 @@
-"""RabbitMQ: a message is published once the broker has confirmed that it is in its safe keeping.
+"""RabbitMQ: a message counts as published once the broker has confirmed that it has stored it.
 
-A request that no queue takes is an error that is seen, not a loss; an event that no queue takes interests
-nobody, and the broker drops it. Nothing here retries: a lost connection fails everybody who waits on it, at
-once, and `open` makes a new one. That is why this is not aio-pika's robust connection, whose publishes wait
-for a reconnect of unknown length (https://github.com/mosquito/aio-pika/issues/636).
+A request that no queue accepts is an error, not a loss; an event that no queue accepts is dropped by the
+broker. Nothing here retries: a lost connection fails every waiting publish at once, and `open` makes a new
+connection. For this reason aio-pika's robust connection is not used: its publishes wait for a reconnect of
+unknown length (https://github.com/mosquito/aio-pika/issues/636).
 """
 
 import asyncio
@@ -52,14 +52,14 @@ _MAX_REASON_LENGTH = 300
 _CONTENT_TOO_LARGE = 311
 _DEFAULT_TOPOLOGY = Topology()
 
-# They log every failed try of their own accord; the relay tells each outage once.
+# They log every failed attempt; the relay logs each outage once.
 for _name in ("aio_pika", "aiormq"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """Files in PEM form: whose certificates to trust, and the one to show, if the broker wants to see one."""
+    """Files in PEM form: the trusted CAs, and a client certificate for brokers that require one."""
 
     ca: Path | None = None
     certificate: Path | None = None
@@ -68,25 +68,25 @@ class Tls:
     def context(self) -> ssl.SSLContext:
         """Return the context for a connection. Raises `SettingError`."""
         try:
-            made = ssl.create_default_context(cafile=self.ca)
+            context = ssl.create_default_context(cafile=self.ca)
             if self.certificate is not None:
-                made.load_cert_chain(self.certificate, self.key)
+                context.load_cert_chain(self.certificate, self.key)
         except (OSError, ssl.SSLError) as error:
             raise SettingError(f"the broker's TLS files cannot be used: {error}") from error
-        return made
+        return context
 
 
 class _Broker:
-    """One of the broker's addresses; `shown` is what may be told of it."""
+    """One address of the broker; `shown` is the part without secrets, for messages."""
 
     def __init__(self, url: str, tls: Tls) -> None:
         try:
             parts = urlsplit(url)
             self.shown = f"{parts.hostname}:{parts.port or _PORTS[parts.scheme]}"
         except (ValueError, KeyError):
-            # Without the cause: it may quote the URL, and so the password.
+            # Without the cause, which may quote the URL and with it the password.
             raise SettingError(
-                "the AMQP URL cannot be read; special characters in its password have to be percent-encoded"
+                "the AMQP URL cannot be read; percent-encode special characters in its password"
             ) from None
         self.url = url
         self.virtual_host = unquote(parts.path[1:]) or "/"
@@ -95,7 +95,7 @@ class _Broker:
         self._heartbeat = parse_qs(parts.query).get("heartbeat", [str(_HEARTBEAT_SECONDS)])[0]
 
     async def connect(self) -> AbstractConnection:
-        """Connect, and raise what the library does."""
+        """Connect. Raises the library's exceptions."""
         url = aio_pika.connection.make_url(self.url, heartbeat=self._heartbeat)
         connection = aio_pika.Connection(
             url, ssl_context=self.context, client_properties={"connection_name": "pushgate"}
@@ -103,17 +103,17 @@ class _Broker:
         try:
             await connection.connect()
         except BaseException:
-            # aio-pika's own `connect` drops it open, and its finalizer fails on any thread but the loop's.
+            # aio-pika's own `connect` leaves it open, and its finalizer fails on any thread but the loop's.
             await connection.close()
             raise
         return connection
 
 
 class RabbitMQ:
-    """A publisher. Any number of messages may be under way at once; they are sent in the order of the calls.
+    """A publisher. Any number of messages may be in flight; they are sent in the order of the calls.
 
-    `url` may hold several, separated by commas: the nodes of a cluster, tried in turn. `public_url` is what
-    the messages name as their source; `connect_within` and `confirm_within` are in seconds.
+    `url` may hold several URLs, separated by commas: the nodes of a cluster, tried in turn. `public_url` is
+    the source that the messages name; `connect_within` and `confirm_within` are in seconds.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class RabbitMQ:
         connect_within: float = _CONNECT_SECONDS,
         confirm_within: float = _CONFIRM_SECONDS,
     ) -> None:
-        """Connect at `open`. Raises `SettingError` for a URL, or TLS files, that can't be read."""
-        self._brokers = [_Broker(one.strip(), tls or Tls()) for one in url.split(",")]
+        """Prepare to connect. Raises `SettingError` if a URL or a TLS file cannot be read."""
+        self._brokers = [_Broker(node.strip(), tls or Tls()) for node in url.split(",")]
         self._public_url = public_url
         self._topology = topology
         self._mode: ContentMode = mode
@@ -137,10 +137,10 @@ class RabbitMQ:
         self._link: _Link | None = None
 
     async def open(self) -> None:
-        """Be connected, with the topology in place; costs nothing where that is so already.
+        """Connect and establish the topology, unless that is done already.
 
-        Raises `BrokerUnavailable`, or another `PublishError` where the broker will not have us as we are set
-        up and somebody has to look.
+        Raises `BrokerUnavailable`, or another `PublishError` if the broker refuses the configuration, which
+        an operator has to correct.
         """
         link = self._link
         if link is None or not link.is_open:
@@ -156,9 +156,9 @@ class RabbitMQ:
                 raise
 
     async def _connected(self) -> "_Link":
-        """Connect to the first node that takes us: one that starts, or is ill, refuses what another grants.
+        """Connect to the first node that accepts: a starting or failing node may refuse what another grants.
 
-        Raises the first refusal, or, where all are away, what was found out of the last one.
+        Raises the first refusal, or, if no node can be reached, the last node's error.
         """
         failures: list[PublishError] = []
         for _ in self._brokers:
@@ -168,14 +168,14 @@ class RabbitMQ:
                         return await _Link.make(await self._brokers[0].connect(), self._topology)
             except PublishError as error:
                 failures.append(error)
-                # The next try, now or after a lost connection, is at the next node.
+                # The next attempt, now or after a lost connection, goes to the next node.
                 self._brokers.append(self._brokers.pop(0))
-        refusals = [one for one in failures if not isinstance(one, BrokerUnavailable)]
+        refusals = [error for error in failures if not isinstance(error, BrokerUnavailable)]
         raise (refusals or failures[-1:])[0]
 
     @contextmanager
     def _translated(self, broker: _Broker) -> Iterator[None]:
-        """Raise as our errors what goes wrong while something is asked of a broker."""
+        """Translate the library's exceptions into `PublishError`."""
         try:
             yield
         except (ProbableAuthenticationError, AuthenticationError) as error:
@@ -186,25 +186,25 @@ class RabbitMQ:
             ) from error
         except CONNECTION_EXCEPTIONS as error:
             if "Connection.Close" in str(error):
-                # The answer to our Connection.Open, of which aiormq passes on no more than that.
+                # The answer to our Connection.Open; aiormq passes on no more of it.
                 raise PublishError(
                     f"the broker at {broker.shown} does not open the virtual host {broker.virtual_host!r}:"
-                    " it is not there, is down, or is not for this user"
+                    " it does not exist, is down, or this user has no access"
                 ) from error
             raise BrokerUnavailable(
-                f"the broker at {broker.shown} cannot be reached: {self._said(error)}"
+                f"the broker at {broker.shown} cannot be reached: {self._text(error)}"
             ) from error
         except asyncio.CancelledError:
-            if _is_asked_to_end():
+            if _is_cancelled():
                 raise
             raise BrokerUnavailable(f"the broker at {broker.shown} closed the connection") from None
 
     async def publish(self, stored: Stored) -> None:
         """Publish, and return when the broker has confirmed.
 
-        Raises `Unroutable` where it refused this message for now, `Undeliverable` where it always will,
-        `Ambiguous` where it refused this one or another that was on its way, `Interrupted` where the
-        connection was lost meanwhile, and `BrokerUnavailable` where nothing was sent or no answer came.
+        Raises `Unroutable` if the broker refused this message for now, `Undeliverable` if it always will,
+        `Ambiguous` if it refused this message or another in flight, `Interrupted` if the connection was lost
+        meanwhile, and `BrokerUnavailable` if nothing was sent or no answer came.
         """
         link = self._link
         if link is None or not link.is_open:
@@ -220,14 +220,14 @@ class RabbitMQ:
                 within=self._confirm_within,
             )
         except Returned as error:
-            # Where the queue is ours, and somebody has deleted it, the next `open` declares it again.
+            # If the queue is ours and was deleted, the next `open` declares it again.
             link.is_doubtful = not self._topology.passive
-            raise Unroutable(f"no queue takes {key}: bind one to the exchange {exchange}") from error
+            raise Unroutable(f"no queue accepts {key}: bind a queue to the exchange {exchange}") from error
         except DeliveryError as error:
-            raise Unroutable("the broker refused the message: a queue that takes it is full") from error
+            raise Unroutable("the broker refused the message: a queue for it is full") from error
         except TimeoutError as error:
             link.is_open = False
-            why = ": it is in alarm, short of memory or disk" if await link.is_blocked() else ""
+            why = ": it has raised an alarm, short of memory or disk" if await link.is_blocked() else ""
             raise BrokerUnavailable(
                 f"the broker did not confirm within {self._confirm_within:g} s{why}"
             ) from error
@@ -236,28 +236,28 @@ class RabbitMQ:
             raise self._ended(error, is_alone=link.is_alone) from error
 
     def _ended(self, error: BaseException, *, is_alone: bool) -> PublishError:
-        """Return what it means that the channel, or the connection, ended while a message was on its way.
+        """Return the error for a channel or connection that ended while a message was in flight.
 
         https://www.rabbitmq.com/docs/channels#error-handling
         """
-        said = self._said(error)
+        text = self._text(error)
         refusal = error.__cause__ if isinstance(error.__cause__, ChannelClosed) else error
-        # Where it is the exchange that is not there, the next `open` declares it.
+        # If the exchange is missing, the next `open` declares it.
         if not isinstance(refusal, ChannelClosed) or isinstance(refusal, ChannelNotFoundEntity):
-            return Interrupted(f"the connection to the broker was lost: {said}")
+            return Interrupted(f"the connection to the broker was lost: {text}")
         if not is_alone:
-            return Ambiguous(f"the broker refuses a message: {said}")
+            return Ambiguous(f"the broker refuses a message: {text}")
         is_for_good = isinstance(refusal, ChannelPreconditionFailed) or _CONTENT_TOO_LARGE in refusal.args
-        return (Undeliverable if is_for_good else Unroutable)(f"the broker refuses the message: {said}")
+        return (Undeliverable if is_for_good else Unroutable)(f"the broker refuses the message: {text}")
 
     async def close(self) -> None:
-        """Close the connection; whoever waits for a confirm is told that it is lost."""
+        """Close the connection; every publish that waits for a confirm fails."""
         link, self._link = self._link, None
         if link is not None:
             await link.close()
 
-    def _said(self, error: BaseException) -> str:
-        """Return what the broker or the network said, on one line and without our password."""
+    def _text(self, error: BaseException) -> str:
+        """Return the broker's or the network's message, on one line and without the password."""
         text = " ".join(str(error).split()) or type(error).__name__
         for password in filter(None, (broker.password for broker in self._brokers)):
             text = text.replace(password, "***")
@@ -265,17 +265,17 @@ class RabbitMQ:
 
 
 class _Link:
-    """One connection with its one channel, and those who wait on it for a confirm."""
+    """A connection with its single channel, and the publishes that wait for a confirm."""
 
     def __init__(self, connection: AbstractConnection, channel: AbstractChannel, inner: Any) -> None:
         self.is_open = True
         self.is_doubtful = False
         self.is_alone = True
-        """Whether the message that is on its way, or was the last to be, shared that with no other."""
+        """Whether the last message was in flight without any other."""
         self._connection = connection
-        # aio-pika's own publish waits until each message has left the process, which costs a quarter more.
+        # aio-pika's own publish waits until each message has left the process, which takes a quarter longer.
         self._inner = inner
-        # Held, for aio-pika closes a channel that nobody holds.
+        # A reference, because aio-pika closes a channel without references.
         self._channel = channel
         self._waiting: set[asyncio.Timeout] = set()
         self._reason: BaseException | None = None
@@ -284,7 +284,7 @@ class _Link:
 
     @classmethod
     async def make(cls, connection: AbstractConnection, topology: Topology) -> "_Link":
-        """Open the channel, with the topology in place; close the connection where that fails."""
+        """Establish the topology and open the channel; close the connection if that fails."""
         try:
             await topology.establish(connection)
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
@@ -294,12 +294,12 @@ class _Link:
             raise
 
     async def establish(self, topology: Topology) -> None:
-        """Put the topology in place again."""
+        """Establish the topology again."""
         await topology.establish(self._connection)
         self.is_doubtful = False
 
     async def is_blocked(self) -> bool:
-        """Say whether the broker has told us that it takes nothing for now."""
+        """Return whether the broker has blocked the connection for now."""
         try:
             async with asyncio.timeout(0):
                 await self._inner.connection.ready()
@@ -310,7 +310,7 @@ class _Link:
     async def publish(
         self, content: aio_pika.Message, *, exchange: str, key: str, mandatory: bool, within: float
     ) -> None:
-        """Publish and wait for the confirm; raises what the library does, but no stray cancellation."""
+        """Publish and wait for the confirm. Raises the library's exceptions, but no stray cancellation."""
         self.is_alone = not self._waiting
         try:
             async with asyncio.timeout(within) as limit:
@@ -331,7 +331,7 @@ class _Link:
                 raise
             raise ConnectionError(str(self._reason)) from self._reason
         except asyncio.CancelledError:
-            if _is_asked_to_end():
+            if _is_cancelled():
                 raise
             raise ConnectionError("closed") from None
 
@@ -341,7 +341,7 @@ class _Link:
         await _close(self._connection)
 
     def _on_close(self, _closed: object, error: BaseException | None) -> None:
-        """End every wait: a publish that has not left our buffers yet is otherwise told nothing."""
+        """End every wait: a publish that is still in our buffers would otherwise never end."""
         self.is_open = False
         self._reason = self._reason or error or ConnectionError("closed")
         now = asyncio.get_running_loop().time()
@@ -351,7 +351,7 @@ class _Link:
 
 
 async def _close(connection: AbstractConnection) -> None:
-    """Close a connection as far as that can be done: a broker that is gone cannot be told."""
+    """Close a connection; ignore errors, because the broker may be gone."""
     try:
         async with asyncio.timeout(_CLOSE_SECONDS):
             await connection.close()
@@ -359,7 +359,7 @@ async def _close(connection: AbstractConnection) -> None:
         return
 
 
-def _is_asked_to_end() -> bool:
-    """Say whether a cancellation is meant for us; the library also cancels what waits on what it closes."""
+def _is_cancelled() -> bool:
+    """Return whether this task was cancelled; the library also cancels waits on what it closes."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0

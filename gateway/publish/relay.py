@@ -1,15 +1,15 @@
-"""The relay: publishes what was planned, and marks it as published only once the broker has confirmed it.
+"""The relay: publishes the outbox, and marks a message as published only once the broker has confirmed it.
 
-So a request is published at least once, and a repetition has the same id. Requests of one connection are
-published one after the other, in the order in which they were planned: the next is sent when the last is
-confirmed, for a refusal in between would turn them around. Those of different connections share a window.
-A broker that refuses a message closes the channel over it, and whatever was on its way is uncertain: these
-messages are then sent one by one, so that the one at fault is found, and concerns nobody else.
-Events have a relay of their own, so that nobody who takes events too slowly holds up a request.
+A request is therefore published at least once, and a repetition has the same id. Requests of one connection
+are published one after another, in the order in which they were planned: each is sent after the previous
+one is confirmed, because a refusal in between would reorder them. Different connections share a window.
+A broker that refuses a message closes the channel, which leaves all messages in flight uncertain: these are
+then sent one by one, which isolates the message at fault.
+Events have a relay of their own, so that a slow consumer of events does not delay requests.
 
-The store is the queue: nothing waits in memory but the one batch that is under way. Reading the next batch
-and recording the last one while a batch is being published was measured, and is slower: the threads of the
-store and the event loop then take the interpreter from each other.
+The store is the queue: only the current batch is in memory. Reading the next batch and recording the last one
+while a batch is being published was measured, and is slower: the store's threads and the event loop then
+compete for the interpreter.
 """
 
 import asyncio
@@ -38,22 +38,22 @@ from gateway.store.notify import Waiter
 
 log = structlog.get_logger()
 
-# Measured: 64 messages under way at once is the best window of aio-pika.
+# Measured: 64 messages in flight are the best window for aio-pika.
 _WINDOW = 64
-# At the end of each batch the window drains: 512 requests at once were measured to be 7 % slower.
+# The window drains at the end of each batch: batches of 512 requests were measured to be 7 % slower.
 _BATCH_SIZE = 1024
-# After so long a batch makes way for the next: one connection's backlog is not to keep the others waiting,
-# and a relay that has lost its lead sends nothing more (gateway/store/executions.py waits for that).
+# The maximum duration of a batch, so that one connection's backlog does not delay the others, and a relay
+# that has lost its lead stops sending (gateway/store/executions.py waits for that).
 _BATCH_SECONDS = 0.5
 _POLL_SECONDS = 1.0
-# For how long an ending relay waits for the confirms of what it has sent.
+# How long a stopping relay waits for the confirms of what it has sent.
 _FLUSH_SECONDS = 5.0
 _FIRST_DELAY = 0.5
 _MAX_DELAY = 30.0
-# From so many refused connections on nothing is taken: a query leaves theirs out by name.
+# With this many connections on hold, nothing is read: the query excludes each by name.
 _MAX_HELD = 10_000
 _MAX_NAMED = 10
-# After so many lost connections with one message alone on its way, that message is taken to be the cause.
+# A message is taken to be the cause after it was in flight alone for this many lost connections.
 _MAX_LOSSES = 3
 _COUNTED = {"request": PUBLISHED, "event": EVENTS_PUBLISHED}
 _PUBLISH = STAGE.labels("planned to published")
@@ -63,31 +63,31 @@ class Outbox(Protocol):
     """Stored requests, or events. Every call may raise `StoreUnavailable`."""
 
     async def pending(self, *, limit: int, without: Collection[str]) -> Sequence[Stored] | None:
-        """Return what is pending in planned order, but for those of the connections in `without`.
+        """Return pending messages in planned order, except those of the connections in `without`.
 
-        None where another process relays.
+        Returns None if another process relays.
         """
 
     async def record(
         self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
     ) -> None:
-        """Mark ids as published, tell why others were refused, and end those that the broker never takes."""
+        """Record which ids were published, why others were refused, and which are undeliverable."""
 
     async def tell(self, outage: str | None) -> bool:
-        """Record why nothing is published, or that all is well; False where another process relays."""
+        """Record an outage, or None for its end; return False if another process relays."""
 
 
 class Publisher(Protocol):
     """A broker."""
 
     async def open(self) -> None:
-        """Be ready to publish; costs nothing where that is so already. Raises `PublishError`."""
+        """Prepare to publish; a no-op if that is done already. Raises `PublishError`."""
 
     async def publish(self, stored: Stored) -> None:
-        """Return when the broker has the message.
+        """Return when the broker has confirmed the message.
 
-        Raises `Unroutable` where it refused this one, `Undeliverable` where it always will, `Ambiguous` where
-        it refused this one or another, and another `PublishError` where nobody knows.
+        Raises `Unroutable` if the broker refused it, `Undeliverable` if it always will, `Ambiguous` if it
+        refused this message or another, and another `PublishError` if the outcome is unknown.
         """
 
     async def close(self) -> None:
@@ -95,14 +95,14 @@ class Publisher(Protocol):
 
 
 class _Delay:
-    """How long to leave alone what has failed, and how often it has."""
+    """The growing delay after repeated failures."""
 
     def __init__(self) -> None:
         self._failures = 0
         self._until = 0.0
 
     def failed(self) -> float:
-        """Return the seconds until the next try."""
+        """Count a failure; return the seconds until the next attempt."""
         seconds = backoff(self._failures, first=_FIRST_DELAY, longest=_MAX_DELAY)
         self._failures += 1
         self._until = time.monotonic() + seconds
@@ -118,9 +118,9 @@ class _Delay:
 
 
 class Relay:
-    """One relay. A broker that is away is waited for; a refused request holds up only its connection.
+    """A relay. It waits while the broker is unavailable; a refused request delays only its connection.
 
-    `what` is in the outbox: requests, or events, which go the same way.
+    `what` says whether the outbox holds requests or events.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Relay:
         what: Literal["request", "event"] = "request",
         poll: float = _POLL_SECONDS,
     ) -> None:
-        """Nothing is published before `run`. After `poll` seconds without news the outbox is read anyway."""
+        """Publish nothing before `run`. Read the outbox after `poll` seconds even without a notification."""
         self._poll = poll
         self._what = what
         self._outbox = outbox
@@ -141,28 +141,28 @@ class Relay:
         self._window = asyncio.Semaphore(_WINDOW)
         self._held: dict[str, _Delay] = {}
         self._outage: _Delay | None = None
-        self._told: type[Exception] | None = None
+        self._logged: type[Exception] | None = None
         self._is_ending = False
-        # What those who look are told; at first what a process before this one has told, if it did.
+        # The outage on record; at first whatever an earlier process has recorded.
         self._shown: str | None = "unknown"
-        # What the broker has said and the store does not know yet.
+        # The broker's answers that are not in the store yet.
         self._published: list[str] = []
         self._refused: dict[str, str] = {}
         self._undeliverable: dict[str, str] = {}
-        # What was on its way when a channel or a connection ended, and how often one ended over it alone.
+        # Messages in flight when a channel or connection ended, with the number of times each was alone.
         self._suspects: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Relay until cancelled. Nothing that goes wrong ends it.
+        """Relay until cancelled; errors do not end it.
 
-        When cancelled, it waits for the confirms of what it has sent, and writes them down, before it ends.
+        When cancelled, wait for the confirms of the messages in flight, and record them, before returning.
         """
         try:
             while True:
                 try:
-                    # First what an earlier failure kept from being written: it is not to be published again.
+                    # First record what an earlier failure left unrecorded, or it would be published again.
                     await self._record()
-                    # Also with nothing to publish: consumers find their queue from the first start on.
+                    # Also with nothing to publish, so that consumers find their queue from the first start.
                     await self._publisher.open()
                     BROKER_CONNECTED.labels(self._what).set(1)
                     is_more = await self._batch()
@@ -172,7 +172,7 @@ class Relay:
                         await self._show(str(error))
                     await asyncio.sleep(self._failed(error))
                 except Exception:
-                    log.exception("the relay failed; it goes on")
+                    log.exception("the relay failed; it continues")
                     await asyncio.sleep(_POLL_SECONDS)
                 else:
                     await self._show(None)
@@ -191,13 +191,13 @@ class Relay:
             await self._publisher.close()
 
     async def _batch(self) -> bool:
-        """Publish one batch; say whether there may be more that can be published now."""
+        """Publish one batch; return whether more messages may be publishable now."""
         held = {connection for connection, delay in self._held.items() if not delay.is_over}
         if len(held) >= _MAX_HELD:
             return False
         requests = await self._outbox.pending(limit=_BATCH_SIZE, without=held)
         if requests is None:
-            # Whoever relays now tells of outages as well: what this process has told may not hold any more.
+            # The process that relays now records outages too, so this process's record may be stale.
             self._shown = "unknown"
             return False
         lanes: dict[str, list[Stored]] = {}
@@ -206,34 +206,34 @@ class Relay:
         size = sum(len(request.body) for request in requests)
         is_more = len(requests) == _BATCH_SIZE or size >= READ_BYTES
         if not is_more:
-            # Who has nothing pending any more, a deleted connection perhaps, has nothing to wait for.
+            # A connection without pending messages, perhaps a deleted one, needs no delay any more.
             self._held = {name: delay for name, delay in self._held.items() if name in held or name in lanes}
         if not is_more and not held:
             waiting = {request.id for request in requests}
-            self._suspects = {one: losses for one, losses in self._suspects.items() if one in waiting}
+            self._suspects = {id_: losses for id_, losses in self._suspects.items() if id_ in waiting}
         suspects = [lane[0] for lane in lanes.values() if lane[0].id in self._suspects]
-        # An outage ends each lane by itself: what is confirmed until then is recorded, the rest taken again.
+        # An outage ends each lane separately: confirmed messages are recorded, the rest is read again.
         ends = await self._to_the_end(
             asyncio.ensure_future(self._one_by_one(suspects))
             if suspects
             else asyncio.gather(*map(self._publish, lanes.values()), return_exceptions=True)
         )
-        # Over a refusal the broker closes the channel: that is no outage, and what was not sent is sent next.
+        # After a refusal the broker closes the channel. That is not an outage: unsent messages are sent next.
         is_refusal = bool(self._undeliverable) or any(isinstance(end, Ambiguous) for end in ends)
         await self._record()
         for end in ends:
-            if isinstance(end, BaseException) and not (is_refusal and _is_by_the_way(end)):
+            if isinstance(end, BaseException) and not (is_refusal and _is_side_effect(end)):
                 raise end
         return is_more or is_refusal or bool(suspects) or not all(ends)
 
     async def _to_the_end(
         self, publishing: asyncio.Future[list[bool | BaseException]]
     ) -> list[bool | BaseException]:
-        """Wait for a batch; when cancelled, still for the confirms of what was sent, for a while."""
+        """Wait for a batch; when cancelled, wait up to `_FLUSH_SECONDS` for outstanding confirms."""
         try:
             return await asyncio.shield(publishing)
         except asyncio.CancelledError:
-            # Who leaves without a confirm that is on its way will have the message sent again.
+            # A message whose confirm is not received would be sent again.
             self._is_ending = True
             await asyncio.wait([publishing], timeout=_FLUSH_SECONDS)
             publishing.cancel()
@@ -241,9 +241,9 @@ class Relay:
             raise
 
     async def _one_by_one(self, suspects: Sequence[Stored]) -> list[bool | BaseException]:
-        """Publish messages of which one has ended the channel, or the connection: now it shows which."""
+        """Publish each message alone, to find which of them ended the channel or the connection."""
         try:
-            for suspect in sorted(suspects, key=lambda one: self._suspects[one.id]):
+            for suspect in sorted(suspects, key=lambda suspect: self._suspects[suspect.id]):
                 await self._publisher.open()
                 await self._publish([suspect], is_alone=True)
         except PublishError as error:
@@ -251,14 +251,14 @@ class Relay:
         return [True]
 
     async def _publish(self, lane: Sequence[Stored], *, is_alone: bool = False) -> bool:
-        """Publish a connection's requests one after the other, up to the first that is refused.
+        """Publish a connection's requests one after another, up to the first that is refused.
 
-        Return False where time has run out before that. `is_alone` says that nothing else is on its way.
+        Return False if the time ran out before. `is_alone` says that nothing else is in flight.
         """
         until = time.monotonic() + _BATCH_SECONDS
         for request in lane:
             async with self._window:
-                # With a place in the window: by then another relay may lead, and this batch be out of date.
+                # Only with a place in the window: by now another relay may lead, and this batch be stale.
                 if self._is_ending or time.monotonic() > until:
                     return False
                 try:
@@ -272,13 +272,13 @@ class Relay:
                 except (Ambiguous, Interrupted) as error:
                     if not self._is_cause(request, is_alone=is_alone):
                         raise
-                    told = "the connection ends each time that this message is sent alone"
-                    self._refuse(request, f"{told}: {error}")
+                    why = "the connection ends each time this message is sent alone"
+                    self._refuse(request, f"{why}: {error}")
                     break
                 except PublishError:
                     raise
                 except Exception as error:
-                    # A bug of ours, or of the library's: it holds up this connection, and no other.
+                    # A bug, here or in the library: it delays this connection only.
                     log.exception("a message could not be sent", what=self._what, id=request.id)
                     self._refuse(request, f"the message could not be sent ({type(error).__name__})")
                     break
@@ -290,16 +290,16 @@ class Relay:
         return True
 
     def _is_cause(self, request: Stored, *, is_alone: bool) -> bool:
-        """Have a message sent alone the next time; say whether it seems to be why the connection ended.
+        """Mark a message to be sent alone next time; return whether it seems to have ended the connection.
 
-        A broker may go away by chance: only a message that was alone several times is taken to be the cause.
+        A broker may disconnect by chance: only a message that was alone several times counts as the cause.
         """
         losses = self._suspects.get(request.id, 0) + is_alone
         self._suspects[request.id] = losses
         return losses >= _MAX_LOSSES
 
     def _give_up(self, request: Stored, reason: str) -> None:
-        """End a message that the broker will never take; the next one of its connection is sent."""
+        """Give up on an undeliverable message, so that its connection's next message is sent."""
         self._held.pop(request.connection, None)
         self._suspects.pop(request.id, None)
         self._undeliverable[request.id] = reason
@@ -313,7 +313,7 @@ class Relay:
         )
 
     def _refuse(self, request: Stored, reason: str) -> None:
-        """Leave the connection alone for a while; its later requests wait in the store behind this one."""
+        """Put a connection on hold for a while; its later requests wait in the store behind this one."""
         seconds = self._held.setdefault(request.connection, _Delay()).failed()
         if reason == request.reason:
             return
@@ -328,7 +328,7 @@ class Relay:
         )
 
     async def _record(self) -> None:
-        """Write down what the broker has said; what cannot be written now is kept for the next time."""
+        """Record the broker's answers; keep them for the next attempt if the store is unavailable."""
         if not self._published and not self._refused and not self._undeliverable:
             return
         await self._outbox.record(
@@ -342,7 +342,7 @@ class Relay:
         self._published, self._refused, self._undeliverable = [], {}, {}
 
     async def _show(self, outage: str | None) -> None:
-        """Record an outage, or its end, for those who look at executions; the store may be away as well."""
+        """Record an outage or its end, for the API and the dashboard; the store may be unavailable too."""
         if outage == self._shown:
             return
         with suppress(StoreUnavailable):
@@ -350,29 +350,31 @@ class Relay:
                 self._shown = outage
 
     def _failed(self, error: PublishError | StoreUnavailable) -> float:
-        """Say once of each kind of outage that there is one; return for how many seconds to wait."""
+        """Log the start of each kind of outage; return the seconds to wait."""
         if self._outage is None:
             self._outage = _Delay()
-        if self._told is not type(error):
-            self._told = type(error)
+        if self._logged is not type(error):
+            self._logged = type(error)
             if isinstance(error, StoreUnavailable):
-                log.warning("the relay waits for the store", reason=str(error))
+                log.warning("the relay is waiting for the store", reason=str(error))
             else:
                 log.warning(
-                    "the broker is away; messages wait in the store", what=self._what, reason=str(error)
+                    "the broker is unavailable; messages wait in the store",
+                    what=self._what,
+                    reason=str(error),
                 )
         return self._outage.failed()
 
     def _succeeded(self) -> None:
         if self._outage is not None:
-            self._outage = self._told = None
-            log.info("the relay goes on")
+            self._outage = self._logged = None
+            log.info("the relay continues")
 
     def _idle_seconds(self) -> float:
-        """Return for how long there is nothing to do but wait for news."""
+        """Return how long to wait for a notification."""
         return min([self._poll, *(delay.seconds_left for delay in self._held.values())])
 
 
-def _is_by_the_way(error: BaseException) -> bool:
-    """Say whether an error only means that the channel was closed over another message's refusal."""
+def _is_side_effect(error: BaseException) -> bool:
+    """Return whether an error only reflects that another message's refusal closed the channel."""
     return isinstance(error, Ambiguous | BrokerUnavailable) and not isinstance(error, Interrupted)

@@ -1,6 +1,6 @@
-"""What stands at the broker: where requests are published to, who keeps them, and where dead letters go.
+"""The exchanges and queues at the broker: for requests, for lanes, and for dead letters.
 
-Declared by us, or only checked where an operator owns it. Portable from RabbitMQ 3.10 to 4.x.
+Pushgate declares them, or only checks them if an operator owns them. Works with RabbitMQ 3.10 to 4.x.
 """
 
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ from gateway.publish.cloudevents import PARTITION_HEADER
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
 _ACCESS_REFUSED = "ACCESS_REFUSED"
 _TIMEOUT_ARGUMENT = "x-consumer-timeout"
-# A week. RabbitMQ's own half an hour is shorter than many executions.
+# A week. RabbitMQ's default of half an hour is shorter than many executions.
 _CONSUMER_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """A topic exchange, a quorum queue that takes every request, and the same pair for dead letters.
+    """A topic exchange and a quorum queue for requests, and the same pair for dead letters.
 
-    Each of `lanes` has a queue of its own for the requests of its priority. With `ordered`, each of these
-    queues is replaced by so many partitions, of which each hands its messages to one consumer at a time; a
-    consistent-hash exchange sends all requests of a connection to the same one. With `passive` nothing is
-    declared: exchanges and queues have to be there. `delivery_limit` is how often a consumer may fail with a
-    message before it is a dead letter, `max_length` after how many messages a queue refuses more; None for
-    no limit. `consumer_timeout` is for how many milliseconds a consumer may hold a message unacknowledged.
+    Each lane of `lanes` has a queue of its own. If `ordered` is not 0, it is the number of partitions that
+    replace each of these queues: a partition serves one consumer at a time, and a consistent-hash exchange
+    routes all requests of a connection to the same partition. With `passive`, nothing is declared: exchanges
+    and queues must exist. `delivery_limit` is the number of failed deliveries after which a message becomes a
+    dead letter. `max_length` is the number of messages at which a queue refuses more; None means no limit.
+    `consumer_timeout` is the time, in milliseconds, that a consumer may hold a message unacknowledged.
     """
 
     exchange: str = "pushgate"
@@ -49,25 +49,25 @@ class Topology:
 
     @property
     def dead_exchange(self) -> str:
-        """Where the queue's dead letters are published to."""
+        """The exchange to which the queues publish dead letters."""
         return f"{self.exchange}.dead"
 
     @property
     def dead_queue(self) -> str:
-        """Where they are kept."""
+        """The queue that keeps the dead letters."""
         return f"{self.queue}.dead"
 
     @property
     def queues(self) -> dict[str, str]:
-        """The queues that take requests where these are not ordered, and the keys by which they are bound."""
+        """The queues for requests without ordering, with the routing keys that bind them."""
         lanes = {f"{self.queue}.{lane}": f"{LANE_PREFIX}.{lane}.#" for lane in self.lanes}
         return {self.queue: f"{EXECUTION_REQUESTED}.#", **lanes}
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What each of these queues has, but for the time-out of consumers: see `_declare_queue`.
+        """The arguments of each queue, except the consumer time-out, which `_declare_queue` adds.
 
-        Dead letters at least once need the first four: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
+        At-least-once dead-lettering needs the first four: https://www.rabbitmq.com/docs/quorum-queues#dead-lettering
         """
         arguments: dict[str, Any] = {
             "x-queue-type": "quorum",
@@ -80,7 +80,7 @@ class Topology:
 
     @property
     def partition_arguments(self) -> dict[str, Any]:
-        """What a partition of such a queue is declared with.
+        """The arguments of a partition.
 
         https://www.rabbitmq.com/docs/consumers#single-active-consumer
         """
@@ -88,39 +88,39 @@ class Topology:
 
     @property
     def dead_arguments(self) -> dict[str, Any]:
-        """What the queue of dead letters is declared with."""
+        """The arguments of the queue of dead letters."""
         return {"x-queue-type": "quorum"}
 
     def hash_exchange(self, queue: str) -> str:
-        """Return what takes the place of a queue where requests are ordered: it is bound by the same key."""
+        """Return the exchange that replaces a queue if requests are ordered, bound by the same key."""
         return f"{queue}.ordered"
 
     def partition(self, queue: str, number: int) -> str:
-        """Return the name of one of a queue's partitions, which are counted from 1."""
+        """Return the name of a queue's partition; numbers start at 1."""
         return f"{queue}.ordered.{number}"
 
     def partitions(self, queue: str) -> list[str]:
-        """Return the names of all of them."""
+        """Return the names of all partitions of a queue."""
         return [self.partition(queue, number) for number in range(1, self.ordered + 1)]
 
     async def establish(self, connection: AbstractConnection) -> None:
-        """Declare or check everything. Raises `PublishError` with what is wrong."""
+        """Declare or check all exchanges and queues. Raises `PublishError`."""
         try:
             await self._refuse_more_partitions(connection)
             async with connection.channel() as channel:
                 await (self._check(channel) if self.passive else self._declare(connection, channel))
         except ChannelPreconditionFailed as error:
             raise PublishError(
-                f"what stands at the broker differs from what Pushgate declares; delete it first ({error})"
+                f"a queue or exchange differs from what Pushgate declares; delete it first ({error})"
             ) from error
         except ChannelNotFoundEntity as error:
-            raise PublishError(f"what Pushgate publishes to is not there ({error})") from error
+            raise PublishError(f"a queue or exchange that Pushgate uses does not exist ({error})") from error
         except ChannelClosed as error:
-            what = "look for what it publishes to" if self.passive else "declare its queues"
+            what = "check its exchanges and queues" if self.passive else "declare its queues"
             raise PublishError(f"the broker does not let Pushgate {what} ({error})") from error
 
     async def _refuse_more_partitions(self, connection: AbstractConnection) -> None:
-        """Raise where there are more partitions than wanted: they would go on taking requests."""
+        """Raise `PublishError` if the broker has surplus partitions: they would still receive requests."""
         for queue in self.queues:
             surplus = self.partition(queue, self.ordered + 1)
             async with connection.channel() as channel:
@@ -129,7 +129,7 @@ class Topology:
                 except ChannelNotFoundEntity:
                     continue
                 except ChannelClosed as error:
-                    # RabbitMQ 4.3 asks for a right first. Without one this user did not declare it either.
+                    # RabbitMQ 4.3 checks the permission first. A user without it did not declare it either.
                     if _ACCESS_REFUSED in str(error):
                         continue
                     raise
@@ -149,11 +149,11 @@ class Topology:
     async def _declare_queue(
         self, connection: AbstractConnection, name: str, arguments: dict[str, Any]
     ) -> None:
-        """Declare a queue that takes requests, with the time-out where it is new.
+        """Declare a queue for requests, with the consumer time-out if the queue is new.
 
-        The arguments of a queue that is there cannot be changed: one that an earlier version has declared has
-        no time-out, and another version's may have another one. Both are taken as they are, and a policy may
-        set it. RabbitMQ before 3.12 keeps the argument, and heeds it after its upgrade.
+        The arguments of an existing queue cannot be changed: an earlier version declared it without a
+        time-out, another version perhaps with another one. Both are accepted, and a policy may set the
+        time-out. RabbitMQ before 3.12 stores the argument, and applies it after an upgrade.
         """
         wanted = ({**arguments, _TIMEOUT_ARGUMENT: self.consumer_timeout}, arguments)
         for given in wanted:
@@ -165,7 +165,7 @@ class Topology:
                     raise
             else:
                 return
-        # By all that the broker says, what is there differs in the time-out alone.
+        # According to the broker, the existing queue differs in the time-out only.
 
     async def _declare(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
         dead_exchange = await channel.declare_exchange(self.dead_exchange, ExchangeType.TOPIC, durable=True)
@@ -189,7 +189,7 @@ class Topology:
         key: str,
     ) -> None:
         try:
-            # The connection's id is hashed, so the routing key stays free to say what the message is about.
+            # The connection's id is hashed, so that the routing key can describe the message.
             hashed = await channel.declare_exchange(
                 self.hash_exchange(name),
                 ExchangeType.X_CONSISTENT_HASH,
@@ -206,8 +206,9 @@ class Topology:
         for partition in self.partitions(name):
             await self._declare_queue(connection, partition, self.partition_arguments)
             queue = await channel.get_queue(partition, ensure=False)
-            # The key is a weight here.
+            # For this type of exchange, the key is a weight.
             await queue.bind(hashed, "1")
         await hashed.bind(exchange, key)
-        # From before requests were ordered: they would go there as well. No error where it is not bound.
+        # Remove a binding from before requests were ordered, or the queue would receive them as well. This is
+        # not an error if the queue is not bound.
         await (await channel.get_underlay_channel()).queue_unbind(name, exchange.name, key)

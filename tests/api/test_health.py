@@ -49,7 +49,8 @@ def test_an_outage_of_the_broker_makes_nothing_unready(tmp_path: Path, role: str
     with Service(tmp_path / "data", AMQP_URL="amqp://guest:guest@127.0.0.1:9/", ROLE=role) as service:
         if role != "web":
             wait_for(
-                lambda: any("the broker is away" in line["event"] for line in service.log()), "it is noticed"
+                lambda: any("the broker is unavailable" in line["event"] for line in service.log()),
+                "it is noticed",
             )
         assert probe(service, "/readyz")[0] == 200
 

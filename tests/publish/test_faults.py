@@ -28,7 +28,7 @@ WINDOW = 64
 BATCH_SECONDS = 0.5
 CONNECTIONS = 6
 EACH = 4
-AWAY = "the broker is away; messages wait in the store"
+AWAY = "the broker is unavailable; messages wait in the store"
 # What the code under test waits for an answer, in seconds; its own limits are 10 and 30.
 WITHIN = 0.5
 
@@ -120,13 +120,13 @@ def test_wherever_a_connection_is_cut_nothing_is_lost(
             it.proxy.cut_after(**cut)
             plan_many(it.outbox, begin=EACH)
             await it.outbox.until_all_are_published()
-            await until_told(it.logs, "the relay goes on")
+            await until_told(it.logs, "the relay continues")
             messages = await it.runner.rest(topology.queue)
         assert first_times(messages) == in_order(2 * EACH)
         # One of each connection is under way at a time, and only such a one can come again.
         repeats = Counter(message.message_id for message in messages).values()
         assert sum(repeats) - len(repeats) <= CONNECTIONS
-        assert told(it.logs) == [AWAY, "the relay goes on"]
+        assert told(it.logs) == [AWAY, "the relay continues"]
 
     asyncio.run(scenario())
 
@@ -144,10 +144,10 @@ def test_a_frozen_network_is_given_up_and_tried_again(
             await until_told(it.logs, AWAY)
             it.proxy.heal()
             await it.outbox.until_all_are_published()
-            await until_told(it.logs, "the relay goes on")
+            await until_told(it.logs, "the relay continues")
             messages = await it.runner.rest(topology.queue)
         assert first_times(messages) == in_order(2 * EACH)
-        assert told(it.logs) == [AWAY, "the relay goes on"]
+        assert told(it.logs) == [AWAY, "the relay continues"]
         assert it.logs_of(AWAY) == "the broker did not confirm within 0.5 s"
 
     asyncio.run(scenario())
@@ -186,11 +186,11 @@ def test_heartbeats_find_a_frozen_network_where_nothing_is_published(
             it.proxy.freeze()
             await until_told(it.logs, AWAY)
             it.proxy.heal()
-            await until_told(it.logs, "the relay goes on")
+            await until_told(it.logs, "the relay continues")
             plan_many(it.outbox, begin=EACH)
             await it.outbox.until_all_are_published()
             assert first_times(await it.runner.rest(topology.queue)) == in_order(2 * EACH)
-        assert told(it.logs) == [AWAY, "the relay goes on"]
+        assert told(it.logs) == [AWAY, "the relay continues"]
 
     asyncio.run(scenario())
 
@@ -239,11 +239,11 @@ def test_a_broker_in_alarm_is_waited_for(broker: Broker, topology: Topology, res
             finally:
                 await asyncio.to_thread(broker.alarm, resource, on=False)
             await it.outbox.until_all_are_published()
-            await until_told(it.logs, "the relay goes on")
+            await until_told(it.logs, "the relay continues")
             messages = await it.runner.rest(topology.queue)
         assert first_times(messages) == in_order(2 * EACH)
-        assert told(it.logs) == [AWAY, "the relay goes on"]
-        assert "it is in alarm, short of memory or disk" in it.logs_of(AWAY)
+        assert told(it.logs) == [AWAY, "the relay continues"]
+        assert "it has raised an alarm, short of memory or disk" in it.logs_of(AWAY)
 
     asyncio.run(scenario())
 
@@ -266,8 +266,8 @@ def test_another_kind_of_trouble_is_told_as_well(broker: Broker, topology: Topol
                     await asyncio.to_thread(wait_for, lambda: "differs" in str(logs), "it is told")
                     await runner.channel.queue_delete(topology.queue)
                     await outbox.until_all_are_published()
-                    await until_told(logs, "the relay goes on")
-        assert told(logs) == [AWAY, AWAY, "the relay goes on"]
+                    await until_told(logs, "the relay continues")
+        assert told(logs) == [AWAY, AWAY, "the relay continues"]
 
     asyncio.run(scenario())
 

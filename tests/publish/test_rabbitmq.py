@@ -299,7 +299,7 @@ class Guarded:
 def test_a_look_that_is_refused_is_told_as_that(granted: str) -> None:
     """Where the topology is an operator's: it is no broker that is away, and nothing that is missing."""
     establishing = Topology(passive=True).establish(Guarded(but_for=granted))  # type: ignore[arg-type]
-    with pytest.raises(PublishError, match="does not let Pushgate look for") as caught:
+    with pytest.raises(PublishError, match="does not let Pushgate check") as caught:
         asyncio.run(establishing)
     assert not isinstance(caught.value, BrokerUnavailable)
     name = "pushgate.executions" if granted else "pushgate"

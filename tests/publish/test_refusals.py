@@ -167,7 +167,7 @@ def test_a_message_over_which_the_connection_ends_is_found_out() -> None:
             await outbox.until(lambda: "later" in outbox.published())
         assert _states(outbox, ["2/1", "2/2"]) == {"pending"}
         assert outbox.requests["2/1"].reason == (
-            "the connection ends each time that this message is sent alone: the connection was reset by peer"
+            "the connection ends each time this message is sent alone: the connection was reset by peer"
         )
 
     asyncio.run(scenario())

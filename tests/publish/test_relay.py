@@ -152,8 +152,8 @@ def test_a_broker_that_stops_is_waited_for(broker: Broker, topology: Topology) -
             names = [message.message_id for message in await runner.rest(topology.queue)]
         assert names == ["before", "during"]
         told = [log["event"] for log in logs if log["log_level"] == "warning"]
-        assert told == ["the broker is away; messages wait in the store"]
-        assert "the relay goes on" in [log["event"] for log in logs]
+        assert told == ["the broker is unavailable; messages wait in the store"]
+        assert "the relay continues" in [log["event"] for log in logs]
         assert broker.password not in str(logs)
 
     asyncio.run(scenario())
@@ -240,7 +240,7 @@ def test_what_is_confirmed_but_could_not_be_marked_is_not_published_again(
                     outbox.writable = True
                     await outbox.until_all_are_published()
             assert len(await runner.rest(topology.queue)) == len(outbox.requests)
-        assert "the relay waits for the store" in [log["event"] for log in logs]
+        assert "the relay is waiting for the store" in [log["event"] for log in logs]
 
     asyncio.run(scenario())
 

@@ -382,9 +382,9 @@ def test_a_broker_that_is_away_is_told_once_and_until_it_is_back() -> None:
         asyncio.run(scenario())
     assert connected == [0, 1]
     assert [one["event"] for one in logs if one["log_level"] == "warning"] == [
-        "the broker is away; messages wait in the store"
+        "the broker is unavailable; messages wait in the store"
     ]
-    assert [one["event"] for one in logs].count("the relay goes on") == 1
+    assert [one["event"] for one in logs].count("the relay continues") == 1
 
 
 def test_a_store_that_is_away_is_no_outage_of_the_broker() -> None:
@@ -403,7 +403,7 @@ def test_a_store_that_is_away_is_no_outage_of_the_broker() -> None:
         asyncio.run(scenario())
     assert outbox.outages == [None]
     warned = [one["event"] for one in logs if one["log_level"] == "warning"]
-    assert warned == ["the relay waits for the store"]
+    assert warned == ["the relay is waiting for the store"]
 
 
 def test_an_outage_is_told_later_where_the_store_is_away_too() -> None:
@@ -439,7 +439,7 @@ def test_a_bug_while_reading_ends_no_relay(monkeypatch: pytest.MonkeyPatch) -> N
 
     with capture_logs() as logs:
         asyncio.run(scenario())
-    assert [one["event"] for one in logs if one["log_level"] == "error"] == ["the relay failed; it goes on"]
+    assert [one["event"] for one in logs if one["log_level"] == "error"] == ["the relay failed; it continues"]
 
 
 def test_a_backlog_is_published_without_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_a_submodule_that_is_not_there_is_told(
     lib.commit("Lib", {"a": "1"})
     lib.push()
     for module_url, error, reason in (
-        ("../none.git", ObjectUnusable, r"submodule x \(.*/acme/none.git\): .*no such repository"),
+        ("../none.git", ObjectUnusable, r"submodule x \(.*/acme/none.git\): .*the repository does not exist"),
         ("../../lib.git", ObjectUnusable, f"its remote has no commit {'d' * 40}"),
         ("http://127.0.0.1:9/x.git", RemoteUnavailable, r"submodule x .*the host cannot be reached"),
     ):

@@ -228,7 +228,7 @@ def test_objects_come_back_as_they_went(storage: PackageStorage, tmp_path: Path)
     run(storage.delete("a/b.tar.gz"))
     run(storage.delete("a/b.tar.gz"))
     assert run(storage.size("a/b.tar.gz")) is None
-    with pytest.raises(NotFound, match="the package's file is gone"):
+    with pytest.raises(NotFound, match="the package's file was deleted"):
         run(read(storage, 0, 1))
 
 

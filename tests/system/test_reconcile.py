@@ -132,11 +132,11 @@ def test_a_remote_that_cannot_be_asked_is_a_reason(
         b'{"subscriptionId": "s1", "notificationId": 8, "id": "e2", "eventType": "git.push", "resource": {}}',
     )
     wait_for(lambda: reconciliation(service, connection)["reason"], "the reconciliation has failed")
-    assert "there is no such repository" in reconciliation(service, connection)["reason"]
+    assert "the repository does not exist" in reconciliation(service, connection)["reason"]
     assert "failed so far" in service.api.get(f"/deliveries/{answer['delivery']}")["reason"]
     done = run_pushgate("fetch", connection["id"], service=service)
     assert done.returncode == 1
-    assert "there is no such repository" in done.stderr
+    assert "the repository does not exist" in done.stderr
 
 
 def test_a_remote_that_shows_nothing_at_all_deletes_nothing(

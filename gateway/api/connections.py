@@ -276,20 +276,26 @@ class Connections:
         return view
 
     def _views(self, conn: sqlalchemy.Connection, found: Sequence[Connection]) -> list[ConnectionView]:
-        """Show connections, with a fixed number of queries however many they are."""
+        """Return the views of connections, by a number of queries that does not depend on theirs."""
         ids = [connection.id for connection in found]
         dates = connections.secret_dates(conn, ids)
         states = reconciliations.states(conn, ids)
         named = platforms.of(conn, ids)
         return [
-            ConnectionView.of(one, dates[one.id], states[one.id], named.get(one.id), base_url=self.base_url)
-            for one in found
+            ConnectionView.of(
+                connection,
+                dates[connection.id],
+                states[connection.id],
+                named.get(connection.id),
+                base_url=self.base_url,
+            )
+            for connection in found
         ]
 
     def _name_platform(
         self, conn: sqlalchemy.Connection, connection_id: str, wanted: NewPlatform | None
     ) -> None:
-        """Keep the platform that fetches for a connection. Raises `Invalid`."""
+        """Store the platform that fetches for a connection. Raises `Invalid`."""
         if wanted is None:
             platforms.name(conn, self.keyring, connection_id, None, None)
             return
@@ -299,8 +305,8 @@ class Connections:
         kept = platforms.of(conn, [connection_id]).get(connection_id)
         if token is None and (kept is None or kept.url != platform.url):
             raise Invalid(
-                "platform: a token is needed, for its header Authorization: Token …; a kept one goes"
-                " to its own address only"
+                "platform: a token is needed, for its header Authorization: Token …; the stored token is"
+                " sent to its own address only"
             )
         platforms.name(conn, self.keyring, connection_id, platform, token)
 

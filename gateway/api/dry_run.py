@@ -107,29 +107,29 @@ class DryRun:
 
     async def play(self, request: Request) -> Page[PlayedUpdate]:
         """`POST /connections/{id}/plan?since=&limit=&cursor=`: replan deliveries, newest first."""
-        which, query = request.path_params["id"], request.query_params
+        connection_id, query = request.path_params["id"], request.query_params
         wanted = (await read(request, Rules)).model_dump(exclude_none=True)
         if "url" in wanted:
             wanted["url"] = take_login(wanted["url"], "")[0]
-        connection = await self.database.read(connections.get, connection_id=which)
+        connection = await self.database.read(connections.get, connection_id=connection_id)
         rules = replace(connection, **wanted)
         until = time.monotonic() + _PAGE_SECONDS
         triggers = read_triggers(rules.triggers)
         past, rest = await self.database.read(
             past_updates.page,
-            connection=which,
+            connection=connection_id,
             since=_moment(query.get("since")),
             before=query.get("cursor"),
             limit=limit(request),
         )
         played: list[PlayedUpdate] = []
-        for one in past:
-            if played and time.monotonic() > until and played[-1].delivery != one.update.delivery:
+        for past_update in past:
+            if played and time.monotonic() > until and played[-1].delivery != past_update.update.delivery:
                 return Page[PlayedUpdate](items=played, next=played[-1].delivery)
             # One at a time: the facts and the requests of an update may be megabytes.
-            facts = await self._facts(rules, triggers, one)
-            requests = await self.database.read(executions.of_update, ref_update=one.update.seq)
-            played.append(await PLANNING.run(_played, rules, triggers, one, facts, requests))
+            facts = await self._facts(rules, triggers, past_update)
+            requests = await self.database.read(executions.of_update, ref_update=past_update.update.seq)
+            played.append(await PLANNING.run(_played, rules, triggers, past_update, facts, requests))
         return Page[PlayedUpdate](items=played, next=rest)
 
     async def _facts(

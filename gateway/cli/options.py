@@ -40,7 +40,7 @@ def client_of(data: Path | None) -> Client:
 
 def connection_id(client: Client, text: str) -> str:
     """Return the id of the connection with this id or name. Raises `ApiError`."""
-    named = [one["id"] for one in client.items("/connections", name=text) if one["name"] == text]
+    named = [found["id"] for found in client.items("/connections", name=text) if found["name"] == text]
     if len(named) > 1:
         raise ApiError(f"several connections have the name {text}: give the id instead ({', '.join(named)})")
     return named[0] if named else text

@@ -310,8 +310,8 @@ def test_a_file_that_could_not_be_applied_is_not_played(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--since", "yesterday"), "--since yesterday is neither a date"),
-        ((), "pushgate plan only plays, so say --dry-run"),
+        (("--since", "yesterday"), "--since yesterday: give a date"),
+        ((), "plan only simulates and requires --dry-run"),
     ],
 )
 def test_wrong_options_are_one_sentence(

@@ -141,7 +141,7 @@ def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
         (TWO.replace("name: letters", "name: digits"), "two connections have the name 'digits'"),
         (TWO.replace("{step: train}", "{}"), "digits: "),
         (TWO.replace("{env: DIGITS_SECRET}", "plain"), "connections.0.secret"),
-        (TWO.replace("{env: DIGITS_SECRET}", "{env: A, file: b}"), "name either a variable"),
+        (TWO.replace("{env: DIGITS_SECRET}", "{env: A, file: b}"), "give either {env: NAME}"),
         (TWO + "    yaml_path: 2020-13-45\n", "the file is not valid YAML: month must be in 1..12"),
         ("[" * 20_000, "the file is not valid YAML: "),
         ("connections: \udcff", "the file is not valid YAML: "),

@@ -87,7 +87,7 @@ def test_what_was_run_since_the_back_up_is_not_run_again(project: Project, tmp_p
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
-    [(["--learn"], "a gateway runs on the data folder"), ([], "restore needs --learn")],
+    [(["--learn"], "a gateway runs on the data folder"), ([], "restore requires --learn")],
 )
 def test_what_keeps_it_from_working_is_one_sentence(
     service: Service, arguments: list[str], told: str

@@ -19,4 +19,4 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
         "generic": generic,
     }
 )
-"""Every provider by the name that a connection gives it. A new one is a module and a line here."""
+"""The providers by the name that connections use. A new provider is a module and a line here."""

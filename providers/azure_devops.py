@@ -43,12 +43,12 @@ SETUP = SetupGuide(
 )
 
 _HEADS = "refs/heads/"
-# What the "Test" button sends is about the sample project Fabrikam, for no subscription or for this project.
+# The "Test" button sends a payload about the sample project Fabrikam, without a subscription.
 _NO_SUBSCRIPTION = "00000000-0000-0000-0000-000000000000"
 _SAMPLE_PROJECT = "6ce954b1-ce1f-45d1-b94d-e6bf2464ba2c"
 # https://learn.microsoft.com/rest/api/azure/devops/git/pull-requests/get-pull-request#pullrequeststatus
 _ENDS: Mapping[str, PullRequestAction] = {"completed": "merged", "abandoned": "closed"}
-# While it is active, git.pullrequest.merged only says that a merge was tried.
+# While a pull request is active, git.pullrequest.merged only reports that a merge was attempted.
 _ACTIONS: Mapping[str, PullRequestAction] = {
     "git.pullrequest.created": "opened",
     "git.pullrequest.updated": "updated",
@@ -80,7 +80,7 @@ class _Any(Payload):
     id: Lenient[Id] = None
     subscription: Lenient[Id] = nested("subscriptionId", default=None)
     notification: Lenient[Id] = nested("notificationId", default=None)
-    # Neither is told where the subscription's resourceDetailsToSend is minimal or none.
+    # Both are missing if the subscription's resourceDetailsToSend is minimal or none.
     repository: Lenient[_Repository] = nested("resource", "repository", default=None)
     updates: Items[_RefUpdate] | None = nested("resource", "refUpdates", default=None)
     commits: Lenient[Items[_Commit]] = nested("resource", "commits", default=None)
@@ -105,10 +105,10 @@ def verify(
     auth: Mapping[str, str],
     now: datetime,  # noqa: ARG001 - no timestamp is signed
 ) -> VerifiedRequest:
-    """Check the Basic password, or the one custom header that `auth` names by `header`.
+    """Check the Basic password, or the custom header that `auth` names in `header`.
 
-    The Basic user name counts where `auth` has a `user`. Azure DevOps signs nothing; which event it is, and
-    its id, stand in the body.
+    The Basic user name is checked only if `auth` has a `user`. Azure DevOps signs nothing; the event's name
+    and id are in the body.
     """
     if name := auth.get("header"):
         secret = signatures.verify_token(header=name, value=headers.get(name.lower()), secrets=secrets)
@@ -118,14 +118,14 @@ def verify(
     return VerifiedRequest(event="", id=None, secret=secret, content=body)
 
 
-def parse(delivery: VerifiedRequest) -> Event:
-    """Say what Azure DevOps tells by this delivery."""
-    wire = read(_Any, delivery)
-    return replace(_event(wire, delivery), name=wire.event, delivery_id=_delivery_id(wire))
+def parse(request: VerifiedRequest) -> Event:
+    """Return the event that a delivery from Azure DevOps reports."""
+    wire = read(_Any, request)
+    return replace(_event(wire, request), name=wire.event, delivery_id=_delivery_id(wire))
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
-    """Return the headers that Azure DevOps sends where Basic authentication is set."""
+    """Return the headers that Azure DevOps sends with Basic authentication."""
     credentials = base64.b64encode(b"pushgate:" + secret).decode()
     return {
         "content-type": "application/json; charset=utf-8",
@@ -136,13 +136,13 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
 
 
 def _delivery_id(wire: _Any) -> str | None:
-    """Repetitions have all three in common; without the event's own id the others may be too few."""
+    """Return an id from the parts that repetitions share; None without the event's own id."""
     if wire.id is None:
         return None
     return "/".join(part for part in (wire.subscription, wire.notification, wire.id) if part)
 
 
-def _event(wire: _Any, delivery: VerifiedRequest) -> Event:
+def _event(wire: _Any, request: VerifiedRequest) -> Event:
     sample = wire.repository is not None and wire.repository.project_id == _SAMPLE_PROJECT
     if sample or wire.subscription == _NO_SUBSCRIPTION:
         return Event(kind="other", note="a test about the sample project Fabrikam")
@@ -150,7 +150,7 @@ def _event(wire: _Any, delivery: VerifiedRequest) -> Event:
     if wire.event == "git.push":
         return _push(wire, ours)
     if wire.event.startswith("git.pullrequest."):
-        return _pull_request(read(_PullRequest, delivery), wire.event, ours)
+        return _pull_request(read(_PullRequest, request), wire.event, ours)
     if wire.event == "git.repo.renamed" and ours:
         change = RepositoryChange(action="renamed", full_name=ours.full_name)
         return Event(kind="repository", repository=ours, change=change)
@@ -172,13 +172,14 @@ def _push(wire: _Any, ours: Repository | None) -> Event:
     pusher = actor(name=wire.pusher or wire.account, email=wire.account)
     if not wire.updates:
         return Event(kind="push", repository=ours, all_refs=True, pusher=pusher)
-    # The commits are listed for all refs together.
+    # The payload lists the commits of all refs together.
     listed = (wire.commits or ()) if len(wire.updates) == 1 else ()
     commits = tuple(commit["commitId"] for commit in reversed(listed))
-    made = (
-        ref_update(ref=one.ref, before=one.before, after=one.after, commits=commits) for one in wire.updates
+    updates = (
+        ref_update(ref=update.ref, before=update.before, after=update.after, commits=commits)
+        for update in wire.updates
     )
-    return pushed(repository=ours, updates=made, pusher=pusher)
+    return pushed(repository=ours, updates=updates, pusher=pusher)
 
 
 def _pull_request(wire: _PullRequest, event: str, ours: Repository | None) -> Event:

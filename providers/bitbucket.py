@@ -72,7 +72,7 @@ class _Any(Payload):
 
 
 class _Ref(Payload):
-    # Of the older of two refs only the id is needed.
+    # For the older of two refs, only the id is required.
     type: Lenient[Text] = None
     name: Lenient[Text] = None
     id: Text = nested("target", "hash")
@@ -101,9 +101,9 @@ class _PullRequest(Payload):
     id: Id = nested("pullrequest", "id")
     source: Text = nested("pullrequest", "source", "branch", "name")
     target: Text = nested("pullrequest", "destination", "branch", "name")
-    # Most often cut to 12 digits, which then are left out.
+    # Usually cut to 12 digits, and then ignored.
     head: Lenient[CommitId] = nested("pullrequest", "source", "commit", "hash", default=None)
-    # None where the fork was deleted meanwhile.
+    # None if the fork has been deleted.
     source_id: Lenient[Text] = nested("pullrequest", "source", "repository", "uuid", default=None)
     repository: Lenient[_Repository] = None
 
@@ -128,21 +128,21 @@ def verify(
     return VerifiedRequest(event=event, id=id_, secret=secret, content=body)
 
 
-def parse(delivery: VerifiedRequest) -> Event:
-    """Say what Bitbucket Cloud tells by this delivery."""
-    if delivery.event == "repo:push":
-        return _push(read(_Push, delivery))
-    if action := _ACTIONS.get(delivery.event):
-        return _pull_request(read(_PullRequest, delivery), action)
-    wire = read(_Any, delivery)
+def parse(request: VerifiedRequest) -> Event:
+    """Return the event that a delivery from Bitbucket Cloud reports."""
+    if request.event == "repo:push":
+        return _push(read(_Push, request))
+    if action := _ACTIONS.get(request.event):
+        return _pull_request(read(_PullRequest, request), action)
+    wire = read(_Any, request)
     ours = _repository(wire.repository)
-    if delivery.event == "repo:transfer":
+    if request.event == "repo:transfer":
         change = RepositoryChange(action="transferred", full_name=ours.full_name if ours else None)
         return Event(kind="repository", repository=ours, change=change)
-    if delivery.event == "repo:updated" and wire.new_name:
+    if request.event == "repo:updated" and wire.new_name:
         change = RepositoryChange(action="renamed", full_name=wire.new_name)
         return Event(kind="repository", repository=ours, change=change)
-    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
+    return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -157,7 +157,7 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
 
 
 def _repository(wire: _Repository | None) -> Repository | None:
-    """Payloads tell no clone URL and no default branch."""
+    """Return the repository; payloads contain neither clone URL nor default branch."""
     if wire is None:
         return None
     return repository(id=wire.uuid, full_name=wire.full_name, web_url=wire.web_url)
@@ -175,13 +175,13 @@ def _update(change: _Change) -> RefUpdate | None:
     name, kind = _named(change)
     prefix = _PREFIXES.get(kind)
     if prefix is None:
-        return None  # a bookmark or named branch of the time when there was Mercurial
+        return None  # a bookmark or named branch, from the time of Mercurial
     after = change.new.id if change.new else None
     return ref_update(
         ref=prefix + name,
         before=change.old.id if change.old else None,
         after=after,
-        peeled=after if kind == "tag" else None,  # an annotated tag's own id is told nowhere
+        peeled=after if kind == "tag" else None,  # the payload never has an annotated tag's own id
         forced=change.forced,
         commits=tuple(commit["hash"] for commit in reversed(change.commits or ())),
         truncated=change.truncated,
@@ -189,7 +189,7 @@ def _update(change: _Change) -> RefUpdate | None:
 
 
 def _named(change: _Change) -> tuple[str, str]:
-    """Return name and type of what has moved. Raises `Malformed`."""
+    """Return name and type of the ref that has moved. Raises `Malformed`."""
     ref = change.new or change.old
     if ref is None:
         raise Malformed("push.changes: a change has neither old nor new")

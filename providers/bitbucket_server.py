@@ -1,4 +1,4 @@
-"""Bitbucket Data Center, once called Server.
+"""Bitbucket Data Center, formerly called Server.
 
 Events: https://confluence.atlassian.com/bitbucketserver/event-payload-938025882.html
 Signatures: https://confluence.atlassian.com/bitbucketserver/manage-webhooks-938025878.html
@@ -54,7 +54,7 @@ class _Repository(Payload):
     id: Lenient[Id] = None
     slug: Lenient[Text] = None
     project: Lenient[Text] = nested("project", "key", default=None)
-    # `links` is often absent, and `clone` was seen to be no list: Argo CD CVE-2025-59531.
+    # `links` is often absent, and `clone` is not always a list: Argo CD CVE-2025-59531.
     web_url: Lenient[Text] = nested("links", "self", 0, "href", default=None)
     first_url: Lenient[Text] = nested("links", "clone", 0, "href", default=None)
     second_url: Lenient[Text] = nested("links", "clone", 1, "href", default=None)
@@ -101,7 +101,7 @@ def verify(
 ) -> VerifiedRequest:
     """Check X-Hub-Signature over the raw body.
 
-    Data Center does not sign what its "Test connection" button sends: that is let in, without its body.
+    Data Center does not sign the request of its "Test connection" button: accept it, but drop its body.
     """
     signatures.check_secrets(secrets)
     event, signature = headers.get("x-event-key", ""), headers.get("x-hub-signature")
@@ -115,19 +115,19 @@ def verify(
     return VerifiedRequest(event=event, id=headers.get("x-request-id"), secret=secret, content=body)
 
 
-def parse(delivery: VerifiedRequest) -> Event:
-    """Say what Bitbucket Data Center tells by this delivery."""
-    if delivery.event == _PING:
+def parse(request: VerifiedRequest) -> Event:
+    """Return the event that a delivery from Bitbucket Data Center reports."""
+    if request.event == _PING:
         return Event(kind="ping", note="ping")  # its body may be empty
-    if delivery.event == "repo:refs_changed":
-        return _push(read(_Push, delivery))
-    if action := _ACTIONS.get(delivery.event):
-        return _pull_request(read(_PullRequest, delivery), action)
-    if delivery.event == _MODIFIED:
-        return _modified(read(_Modified, delivery))
-    wire = read(_Any, delivery)
+    if request.event == "repo:refs_changed":
+        return _push(read(_Push, request))
+    if action := _ACTIONS.get(request.event):
+        return _pull_request(read(_PullRequest, request), action)
+    if request.event == _MODIFIED:
+        return _modified(read(_Modified, request))
+    wire = read(_Any, request)
     ours = _repository(wire.repository)
-    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
+    return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001

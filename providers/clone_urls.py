@@ -1,4 +1,4 @@
-"""Clone URLs in all their forms, and the one key by which two of them name the same repository."""
+"""Clone URLs in all their forms, and the key that is equal for all URLs of a repository."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 from providers.model import Repository
 
-# The same hosts on the https port, for networks that let nothing else out:
+# SSH on the https port, for networks that block other ports:
 # https://docs.github.com/en/authentication/troubleshooting-ssh/using-ssh-over-the-https-port
 # https://support.atlassian.com/bitbucket-cloud/docs/configure-ssh-and-two-step-verification/
 # https://docs.gitlab.com/user/gitlab_com/#alternative-ssh-port
@@ -18,8 +18,8 @@ _ALIASES = {
 _SCP_LIKE = re.compile(r"(?:(?P<user>[^@/:\s]+)@)?(?P<host>\[[^\]]+\]|[^/:\s]+):(?!//)(?P<path>\S.*)")
 _OLD_AZURE = ".visualstudio.com"
 _OLD_AZURE_SSH = "vs-ssh.visualstudio.com"
-# What stands before a repository's name in the URLs of Azure DevOps, where no name begins with `_`; and what
-# may stand between the two: all refs, or only those that are looked at often.
+# The word before a repository's name in the URLs of Azure DevOps, where no name begins with `_`; and the
+# words that may follow it, for all refs or only frequently used refs.
 # https://learn.microsoft.com/en-us/azure/devops/repos/git/limits
 _AZURE_MARKS = frozenset({"_git", "_ssh"})
 _NOT_IN_AZURE_KEYS = frozenset({"_full", "_optimized"})
@@ -27,11 +27,11 @@ _WORDS_BEFORE_A_SHORT_FORM = 2
 
 
 def repository_key(url: str) -> str:
-    """Return `host/path` in lower case, the same for every way to write a repository's clone URL.
+    """Return `host/path` in lower case, equal for all forms of a repository's clone URL.
 
-    Not part of it: scheme, user, password, port, `.git`, percent-encoding, which of Azure DevOps' three hosts
-    was named, and whether the short form was used for a project's default repository. Return the text of what
-    is not a URL as it is, in lower case.
+    The key omits scheme, user, password, port, `.git`, percent-encoding, which of Azure DevOps' three hosts
+    the URL names, and the short form for a project's default repository. For text that is not a URL, return
+    the text in lower case.
     """
     user, host, path = _parts(url)
     host = _ALIASES.get(host, host)
@@ -44,9 +44,9 @@ def repository_key(url: str) -> str:
 
 
 def is_about(key: str, repository: Repository) -> bool:
-    """Return whether a payload's repository may be the one of a key: by clone URL or by full name.
+    """Return whether a payload's repository may be the one of a key, by clone URL or by full name.
 
-    One that names neither may be any.
+    A payload with neither may be about any repository.
     """
     if not repository.urls and not repository.full_name:
         return True
@@ -56,23 +56,23 @@ def is_about(key: str, repository: Repository) -> bool:
 
 
 def same_repository(key: str, *, full_name: str) -> bool:
-    """Return whether a repository key ends with the full name that a payload tells, such as `owner/name`."""
+    """Return whether a repository key ends with a payload's full name, such as `owner/name`."""
     path = key.partition("/")[2]
     wanted = _without_scm(full_name.strip("/")).lower()
     before, mark, name = path.rpartition("/_git/")
     if mark:
-        # On a server that is not Microsoft's, a collection and a project look alike.
+        # On a self-hosted server, a collection and a project look alike.
         is_short = before.count("/") < _WORDS_BEFORE_A_SHORT_FORM
         return wanted == f"{before.rpartition('/')[2]}/{name}" or (is_short and wanted == f"{name}/{name}")
     return bool(wanted) and (path == wanted or path.endswith("/" + wanted))
 
 
 def _same_place(key: str, other: str) -> bool:
-    """Return whether two keys are equal, or the same path on an Azure DevOps Server of several names."""
+    """Return whether two keys are equal, or have one path on an Azure DevOps Server with several names."""
     if key == other:
         return True
-    one, two = (f"/{text.partition('/')[2]}" for text in (key, other))
-    return all("/_git/" in path for path in (one, two)) and (one.endswith(two) or two.endswith(one))
+    left, right = (f"/{text.partition('/')[2]}" for text in (key, other))
+    return all("/_git/" in path for path in (left, right)) and (left.endswith(right) or right.endswith(left))
 
 
 def _parts(url: str) -> tuple[str, str, str]:
@@ -93,8 +93,8 @@ def _parts(url: str) -> tuple[str, str, str]:
 def _without_scm(path: str) -> str:
     """Return the path without the `scm` of Bitbucket Data Center.
 
-    It writes https://host/scm/PROJECT/repo.git, but ssh://git@host/PROJECT/repo.git; elsewhere somebody may
-    be called that.
+    Its URLs are https://host/scm/PROJECT/repo.git, but ssh://git@host/PROJECT/repo.git; elsewhere `scm` may
+    be an owner.
     """
     words = path.split("/")
     return "/".join(words[1:]) if words[0].lower() == "scm" and len(words) > 2 else path  # noqa: PLR2004
@@ -113,28 +113,28 @@ def _azure_path(user: str, host: str, words: Sequence[str]) -> str:
     elif host == _OLD_AZURE_SSH and "_ssh" in words:
         # https://blogs.msdn.microsoft.com/devops/2017/10/23/vsts-ssh-on-azure-global-network/
         parts.insert(0, user)
-    before, behind = _parted(parts)
-    # The project's own repository is written without repeating its name.
-    if len(before) == 1 and behind:
-        before.append(behind[0])
-    elif len(before) == 2 and not behind:  # noqa: PLR2004 - organisation and project
+    before, after = _parted(parts)
+    # The URL of a project's default repository does not repeat the name.
+    if len(before) == 1 and after:
+        before.append(after[0])
+    elif len(before) == 2 and not after:  # noqa: PLR2004 - organisation and project
         before.append(before[1])
-    return "/".join([*before, *behind])
+    return "/".join([*before, *after])
 
 
 def _azure_server_path(words: Sequence[str]) -> str:
-    """Return [directory/]collection[/project]/_git/repository, without the project where it has that name.
+    """Return [directory/]collection[/project]/_git/repository, without a project of the repository's name.
 
-    How many words stand before a collection nobody can see, so the short form is the one for both.
+    The number of words before a collection is unknown, so both forms map to the short form.
     """
-    before, behind = _parted([word for word in words if word.lower() not in _NOT_IN_AZURE_KEYS])
-    if len(before) > 1 and behind and before[-1].lower() == behind[0].lower():
+    before, after = _parted([word for word in words if word.lower() not in _NOT_IN_AZURE_KEYS])
+    if len(before) > 1 and after and before[-1].lower() == after[0].lower():
         before.pop()
-    return "/".join([*before, "_git", *behind])
+    return "/".join([*before, "_git", *after])
 
 
 def _parted(words: list[str]) -> tuple[list[str], list[str]]:
-    """Return what stands before and what behind the word that announces a repository."""
+    """Return the words before and after the word that precedes a repository."""
     for index, word in enumerate(words):
         if word.lower() in _AZURE_MARKS:
             return words[:index], words[index + 1 :]

@@ -1,8 +1,8 @@
 """Any other git server: Standard Webhooks over a list of ref updates.
 
 The scheme: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
-The body is ours: {"updates": [{"ref", "before", "after"}], "pusher": {"name", "email"}}, zero ids or null for
-"did not exist", the pusher optional. `providers.post_receive` has a hook that sends it.
+The body is Pushgate's own: {"updates": [{"ref", "before", "after"}], "pusher": {"name", "email"}}, with zero
+ids or null for "did not exist"; the pusher is optional. `providers.post_receive` has a hook that sends it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,14 +45,14 @@ def verify(
     auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
     now: datetime,
 ) -> VerifiedRequest:
-    """Check webhook-signature. A secret that begins with `whsec_` is base64, any other is the key itself."""
+    """Check webhook-signature. A secret that begins with `whsec_` is base64; any other is the key itself."""
     secret = signatures.verify_standard(headers=headers, body=body, secrets=secrets, now=now)
     return VerifiedRequest(event="push", id=headers.get("webhook-id"), secret=secret, content=body)
 
 
-def parse(delivery: VerifiedRequest) -> Event:
-    """Say which refs have moved. No updates at all is a ping; it names no repository."""
-    wire = read(_Push, delivery)
+def parse(request: VerifiedRequest) -> Event:
+    """Return the refs that have moved. A body without updates is a ping. The body names no repository."""
+    wire = read(_Push, request)
     if not wire.updates:
         return Event(kind="ping", note="ping")
     return pushed(

@@ -1,4 +1,4 @@
-"""Gitea, and Forgejo, which sends the same under both names.
+"""Gitea, and Forgejo, which sends its headers under both names.
 
 Webhooks: https://docs.gitea.com/usage/webhooks and https://forgejo.org/docs/latest/user/webhooks/
 Payloads: https://github.com/go-gitea/gitea/blob/main/modules/structs/hook.go
@@ -83,22 +83,22 @@ def verify(
     auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
     now: datetime,  # noqa: ARG001 - no timestamp is signed
 ) -> VerifiedRequest:
-    """Check X-Gitea-Signature over the JSON document, also where a form carries it."""
+    """Check X-Gitea-Signature over the JSON document, even if the document is in a form."""
     event, id_ = _header(headers, "event") or "", _header(headers, "delivery")
     header = "X-Gitea-Signature" if "x-gitea-signature" in headers else "X-Forgejo-Signature"
     return verify_document(header=header, headers=headers, body=body, event=event, id=id_, secrets=secrets)
 
 
-def parse(delivery: VerifiedRequest) -> Event:
-    """Say what Gitea tells by this delivery. Its test button sends a push of the newest commit."""
-    if delivery.event == "push":
-        return _push(read(_Push, delivery))
-    if delivery.event in {"create", "delete"}:
-        return _companion(read(_Companion, delivery), delivery.event)
-    if delivery.event == "pull_request":
-        return _pull_request(read(_PullRequest, delivery))
-    ours = described(read(AnyEvent, delivery).repository)
-    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
+def parse(request: VerifiedRequest) -> Event:
+    """Return the event that a delivery from Gitea reports; its test button sends a real push."""
+    if request.event == "push":
+        return _push(read(_Push, request))
+    if request.event in {"create", "delete"}:
+        return _companion(read(_Companion, request), request.event)
+    if request.event == "pull_request":
+        return _pull_request(read(_PullRequest, request))
+    ours = described(read(AnyEvent, request).repository)
+    return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -139,8 +139,8 @@ def _push(wire: _Push) -> Event:
 def _companion(wire: _Companion, event: str) -> Event:
     """Read a `create` or `delete`.
 
-    A new branch comes as `create` and `push`, which tell the same; a deleted one as `delete` alone. Tags come
-    as `push` too, which tells more: https://github.com/go-gitea/gitea/blob/main/services/repository/push.go
+    A new branch is sent as `create` and `push` with equal contents, a deleted branch as `delete`
+    alone. Tags are also sent as `push`, which contains more: https://github.com/go-gitea/gitea/blob/main/services/repository/push.go
     """
     ours = described(wire.repository)
     if wire.ref_type != "branch" or (event == "create" and wire.sha is None):

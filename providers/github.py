@@ -47,7 +47,7 @@ SETUP = SetupGuide(
     limitation="a push of more than 3 tags or 5,000 branches sends no webhook; reconciliation recovers it.",
 )
 
-# A push lists at most this many commits and does not say how many there are:
+# A push lists at most this many commits, without the total number:
 # https://docs.github.com/en/webhooks/webhook-events-and-payloads#push
 _MAX_COMMITS = 2048
 _CHANGES: Mapping[str, RepositoryAction] = {"renamed": "renamed", "transferred": "transferred"}
@@ -72,7 +72,7 @@ class _PullRequest(Payload):
     source: Text = nested("pull_request", "head", "ref")
     target: Text = nested("pull_request", "base", "ref")
     head: Text = nested("pull_request", "head", "sha")
-    # None where the fork was deleted meanwhile.
+    # None if the fork has been deleted.
     source_id: Lenient[Id] = nested("pull_request", "head", "repo", "id", default=None)
     old_target: Lenient[Text] = nested("changes", "base", "ref", "from", default=None)
     repository: Lenient[HubRepository] = None
@@ -95,7 +95,7 @@ def verify(
     auth: Mapping[str, str],  # noqa: ARG001 - GitHub's scheme has no public part
     now: datetime,  # noqa: ARG001 - GitHub signs no timestamp
 ) -> VerifiedRequest:
-    """Check X-Hub-Signature-256 over the raw body; the older SHA-1 header counts for nothing."""
+    """Check X-Hub-Signature-256 over the raw body; ignore the older SHA-1 header."""
     secret = signatures.verify_hmac_hex(
         header="X-Hub-Signature-256",
         value=headers.get("x-hub-signature-256"),
@@ -112,24 +112,24 @@ def verify(
     )
 
 
-def parse(delivery: VerifiedRequest) -> Event:
-    """Say what GitHub tells by this delivery.
+def parse(request: VerifiedRequest) -> Event:
+    """Return the event that a delivery from GitHub reports.
 
-    `create` and `delete` name no commit, and GitHub sends a `push` beside each of them: the push counts.
+    `create` and `delete` name no commit, and GitHub also sends a `push` for each of them: the push counts.
     """
-    if reader := _READERS.get(delivery.event):
-        return reader(delivery)
-    wire = read(AnyEvent, delivery)
+    if reader := _READERS.get(request.event):
+        return reader(request)
+    wire = read(AnyEvent, request)
     ours = described(wire.repository)
-    if delivery.event == "ping":
+    if request.event == "ping":
         return Event(kind="ping", repository=ours, note="ping")
-    if delivery.event == "repository" and (changed := _CHANGES.get(wire.action or "")):
+    if request.event == "repository" and (changed := _CHANGES.get(wire.action or "")):
         change = RepositoryChange(action=changed, full_name=ours.full_name if ours else None)
         return Event(kind="repository", repository=ours, change=change)
-    if delivery.event in {"create", "delete"}:
-        note = f"the push that GitHub sends beside every {delivery.event} event counts"
+    if request.event in {"create", "delete"}:
+        note = f"the push that GitHub sends beside every {request.event} event counts"
         return Event(kind="other", repository=ours, note=note)
-    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
+    return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -143,8 +143,8 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
     }
 
 
-def _push(delivery: VerifiedRequest) -> Event:
-    wire = read(_Push, delivery)
+def _push(request: VerifiedRequest) -> Event:
+    wire = read(_Push, request)
     update = ref_update(
         ref=wire.ref,
         before=wire.before,
@@ -162,8 +162,8 @@ def _push(delivery: VerifiedRequest) -> Event:
     )
 
 
-def _pull_request(delivery: VerifiedRequest) -> Event:
-    wire = read(_PullRequest, delivery)
+def _pull_request(request: VerifiedRequest) -> Event:
+    wire = read(_PullRequest, request)
     ours = described(wire.repository)
     return pull_request(
         repository=ours,
@@ -177,9 +177,9 @@ def _pull_request(delivery: VerifiedRequest) -> Event:
     )
 
 
-def _merge_group(delivery: VerifiedRequest) -> Event:
+def _merge_group(request: VerifiedRequest) -> Event:
     """https://docs.github.com/en/webhooks/webhook-events-and-payloads#merge_group."""
-    wire = read(_MergeGroup, delivery)
+    wire = read(_MergeGroup, request)
     ours = described(wire.repository)
     if wire.action != "checks_requested":
         return Event(kind="other", repository=ours, note=f"merge group {wire.head_ref}: {wire.action}")

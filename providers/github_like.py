@@ -1,4 +1,4 @@
-"""What Gogs took over from GitHub, and Gitea and Forgejo from Gogs."""
+"""The parts of GitHub's payloads that Gogs, Gitea and Forgejo share."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +8,12 @@ from providers.model import PullRequestAction, Repository, VerifiedRequest
 from providers.normalize import repository
 from providers.payload import Id, Lenient, Payload, Text, form_payload, is_form
 
-# Gitea and Gogs list a few commits of a push; a payload of 100 KB is a large one.
+# Gitea and Gogs list only a few commits of a push: a payload of 100 KB is large.
 _MAX_FORM_BYTES = 4 * 1024 * 1024
 
 
 class HubRepository(Payload):
-    """A repository as all of them describe it."""
+    """A repository as all of these providers describe it."""
 
     id: Lenient[Id] = None
     full_name: Lenient[Text] = None
@@ -24,14 +24,14 @@ class HubRepository(Payload):
 
 
 class AnyEvent(Payload):
-    """What is read of an event of no interest."""
+    """The fields that are read of an event without effect."""
 
     action: Lenient[Text] = None
     repository: Lenient[HubRepository] = None
 
 
 def described(wire: HubRepository | None) -> Repository | None:
-    """Return the repository that a payload describes, None where it describes none."""
+    """Return the repository that a payload describes, or None."""
     if wire is None:
         return None
     return repository(
@@ -52,10 +52,10 @@ def verify_document(
     event: str,
     id: str | None,  # noqa: A002 - the field's name
 ) -> VerifiedRequest:
-    """Check the bare hex HMAC in `header` over the JSON document, also where a form carries it.
+    """Check the bare hex HMAC in `header` over the JSON document, even if the document is in a form.
 
-    So Gogs and Gitea sign; GitHub signs the form. So a form has to be decoded before anybody has proven
-    anything: only one of a size that a payload has, and only where there is a signature. Raises `Unverified`.
+    Gogs and Gitea sign the document; GitHub signs the form. A form must therefore be decoded before the
+    sender is verified, so this is limited to forms of plausible size with a signature. Raises `Unverified`.
     """
     content = body
     value = headers.get(header.lower())
@@ -72,10 +72,10 @@ def verify_document(
     return VerifiedRequest(event=event, id=id, secret=secret, content=content)
 
 
-def pull_request_action(told: str, *, merged: bool | None) -> PullRequestAction | None:
-    """Return what Gogs and Gitea call it; None for what is of no interest."""
-    if told in {"opened", "reopened"}:
+def pull_request_action(action: str, *, merged: bool | None) -> PullRequestAction | None:
+    """Return the action of a pull request event of Gogs or Gitea; None if it has no effect."""
+    if action in {"opened", "reopened"}:
         return "opened"
-    if told == "closed":
+    if action == "closed":
         return "merged" if merged else "closed"
-    return "updated" if told == "synchronized" else None
+    return "updated" if action == "synchronized" else None

@@ -24,7 +24,7 @@ from providers.payload import (
     read,
 )
 
-# X-Gitlab-Event-UUID is no id of the delivery: webhooks that one webhook has caused share it.
+# X-Gitlab-Event-UUID does not identify a delivery: webhooks triggered by the same webhook share it.
 HEADERS = frozenset(
     {
         "content-type",
@@ -40,7 +40,7 @@ HEADERS = frozenset(
 )
 ID_HEADERS: tuple[str, ...] = ("webhook-id", "idempotency-key")
 MEDIA_TYPES = frozenset({"application/json"})
-BODY_IS_SIGNED = False  # a signing token signs it, but the plain token does not
+BODY_IS_SIGNED = False  # a signing token signs it; a plain token does not
 COMMIT_PAGE: str | None = "-/commit"
 AUTH_OPTIONS = frozenset({"token", "signing_token"})
 # https://docs.gitlab.com/user/project/integrations/webhooks/#signing-tokens
@@ -132,7 +132,7 @@ def verify(
     auth: Mapping[str, str],  # noqa: ARG001 - GitLab's schemes have no public part
     now: datetime,
 ) -> VerifiedRequest:
-    """Check the signature where a live secret is a signing token (`whsec_`), else X-Gitlab-Token."""
+    """Check the signature if a live secret is a signing token (`whsec_`), else X-Gitlab-Token."""
     token = headers.get("x-gitlab-token")
     secret = signatures.verify_standard_or_token(
         headers=headers, body=body, header="X-Gitlab-Token", token=token, secrets=secrets, now=now
@@ -141,20 +141,20 @@ def verify(
     return VerifiedRequest(event=headers.get("x-gitlab-event", ""), id=id_, secret=secret, content=body)
 
 
-def parse(delivery: VerifiedRequest) -> Event:
-    """Say what GitLab tells by this delivery. Its "Test" button sends a push that looks real, and is one."""
-    if reader := _READERS.get(delivery.event):
-        return reader(delivery)
-    wire = read(_Any, delivery)
+def parse(request: VerifiedRequest) -> Event:
+    """Return the event that a delivery from GitLab reports. Its "Test" button sends a push like any other."""
+    if reader := _READERS.get(request.event):
+        return reader(request)
+    wire = read(_Any, request)
     kinds = [kind for kind in (wire.object_kind, wire.event_name) if kind]
     for kind in kinds:
         if reader := _READERS.get(kind):
-            return reader(delivery)
+            return reader(request)
         if changed := _CHANGES.get(kind):
             ours = normalize.repository(id=wire.project_id, full_name=wire.path_with_namespace)
             change = model.RepositoryChange(action=changed, full_name=wire.path_with_namespace)
             return Event(kind="repository", repository=ours, change=change)
-    note = " ".join(["event", delivery.event or "(none)", *kinds[:1]])
+    note = " ".join(["event", request.event or "(none)", *kinds[:1]])
     return Event(kind="other", repository=_repository(wire), note=note)
 
 
@@ -172,7 +172,7 @@ def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime
 
 
 def _repository(wire: _AboutProject) -> model.Repository | None:
-    """Return the project, told by its own part of the payload, or where older servers tell it."""
+    """Return the project, from its own part of the payload, or from the fields of older servers."""
     project = wire.project or _Project()
     return normalize.repository(
         id=project.id or wire.project_id,
@@ -188,14 +188,14 @@ def _pushed(wire: _Pushed, updates: Sequence[model.RefUpdate | None]) -> Event:
     return normalize.pushed(repository=_repository(wire), updates=updates, pusher=pusher)
 
 
-def _push(delivery: VerifiedRequest) -> Event:
-    wire = read(_Push, delivery)
+def _push(request: VerifiedRequest) -> Event:
+    wire = read(_Push, request)
     listed, total = wire.commits, wire.total_commits_count
     update = normalize.ref_update(
         ref=wire.ref,
         before=wire.before,
         after=wire.after,
-        # Null on a delete; on an annotated tag the commit, where `after` is the tag object.
+        # Null for a delete; for an annotated tag the commit, while `after` is the tag object.
         peeled=wire.checkout_sha if wire.ref.startswith("refs/tags/") else None,
         commits=ids(listed),
         truncated=None if listed is None or total is None else total > len(listed),
@@ -204,16 +204,16 @@ def _push(delivery: VerifiedRequest) -> Event:
     return _pushed(wire, (update,))
 
 
-def _repository_update(delivery: VerifiedRequest) -> Event:
-    """Tell all refs of a push. A system hook sends this too, without the limit that its push events have."""
-    wire = read(_RepositoryUpdate, delivery)
+def _repository_update(request: VerifiedRequest) -> Event:
+    """Return all refs of a push. System hooks send this event too, without the limit of push events."""
+    wire = read(_RepositoryUpdate, request)
     return _pushed(wire, normalize.ref_updates(wire.changes))
 
 
-def _merge_request(delivery: VerifiedRequest) -> Event:
-    wire = read(_MergeRequest, delivery)
+def _merge_request(request: VerifiedRequest) -> Event:
+    wire = read(_MergeRequest, request)
     action = _ACTIONS.get(wire.action or "")
-    # `oldrev` comes only where commits were pushed: other updates are about titles, labels, people.
+    # `oldrev` is present only if commits were pushed: other updates concern titles, labels or people.
     if action == "updated" and not wire.old_head and not wire.old_target:
         action = None
     ours = _repository(wire)
@@ -229,7 +229,7 @@ def _merge_request(delivery: VerifiedRequest) -> Event:
     )
 
 
-# By the header, or, where it says only "System Hook" or what no newer server says, by the body.
+# By the header; or by the body, if the header says only "System Hook" or a name from older servers.
 _READERS: Mapping[str, Callable[[VerifiedRequest], Event]] = {
     **dict.fromkeys(("Push Hook", "Tag Push Hook", "push", "tag_push"), _push),
     **dict.fromkeys(("Merge Request Hook", "merge_request"), _merge_request),

@@ -35,7 +35,7 @@ class _Moved(Payload):
     ref: Text
     sender: Lenient[Text] = nested("sender", "login", default=None)
     email: Lenient[Text] = nested("sender", "email", default=None)
-    # Null was seen: Argo CD CVE-2025-59537. Then it is taken for the connection's.
+    # It can be null (Argo CD CVE-2025-59537), and then counts as the connection's repository.
     repository: Lenient[HubRepository] = None
 
 
@@ -68,23 +68,23 @@ def verify(
     auth: Mapping[str, str],  # noqa: ARG001 - the scheme has no public part
     now: datetime,  # noqa: ARG001 - no timestamp is signed
 ) -> VerifiedRequest:
-    """Check X-Gogs-Signature over the JSON document, also where a form carries it."""
+    """Check X-Gogs-Signature over the JSON document, even if the document is in a form."""
     event, id_ = headers.get("x-gogs-event", ""), headers.get("x-gogs-delivery")
     return verify_document(
         header="X-Gogs-Signature", headers=headers, body=body, event=event, id=id_, secrets=secrets
     )
 
 
-def parse(delivery: VerifiedRequest) -> Event:
-    """Say what Gogs tells by this delivery."""
-    if delivery.event == "push":
-        return _push(read(_Push, delivery))
-    if delivery.event in {"create", "delete"}:
-        return _create_or_delete(read(_CreateOrDelete, delivery), delivery.event)
-    if delivery.event == "pull_request":
-        return _pull_request(read(_PullRequest, delivery))
-    ours = described(read(AnyEvent, delivery).repository)
-    return Event(kind="other", repository=ours, note=f"event {delivery.event or '(none)'}")
+def parse(request: VerifiedRequest) -> Event:
+    """Return the event that a delivery from Gogs reports."""
+    if request.event == "push":
+        return _push(read(_Push, request))
+    if request.event in {"create", "delete"}:
+        return _create_or_delete(read(_CreateOrDelete, request), request.event)
+    if request.event == "pull_request":
+        return _pull_request(read(_PullRequest, request))
+    ours = described(read(AnyEvent, request).repository)
+    return Event(kind="other", repository=ours, note=f"event {request.event or '(none)'}")
 
 
 def sign(*, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:  # noqa: ARG001
@@ -108,7 +108,7 @@ def _moved(wire: _Moved, update: RefUpdate | None) -> Event:
 
 
 def _push(wire: _Push) -> Event:
-    """Only branches; the test of an empty repository has nothing but zero ids."""
+    """Read a `push`, which covers branches only; the test of an empty repository has only zero ids."""
     commits = ids(wire.commits, newest_first=True)
     return _moved(wire, ref_update(ref=wire.ref, before=wire.before, after=wire.after, commits=commits))
 
@@ -116,8 +116,8 @@ def _push(wire: _Push) -> Event:
 def _create_or_delete(wire: _CreateOrDelete, event: str) -> Event:
     """Read a `create` or `delete`.
 
-    Tags come as these alone, with an id where they are new or have moved, and so do deleted branches. A new
-    branch comes as a push too, which alone tells the commit.
+    Tags are sent as these events only, with an id if they are new or have moved; so are deleted branches.
+    A new branch is also sent as a push, and only the push contains the commit.
     """
     prefix = _PREFIXES.get(wire.ref_type)
     if prefix is None or (event == "create" and wire.sha is None):
@@ -129,7 +129,7 @@ def _create_or_delete(wire: _CreateOrDelete, event: str) -> Event:
 
 
 def _pull_request(wire: _PullRequest) -> Event:
-    """Gogs does not tell the head commit."""
+    """Read a pull request; Gogs does not send its head commit."""
     ours = described(wire.repository)
     return pull_request(
         repository=ours,

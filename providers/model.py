@@ -1,7 +1,7 @@
-"""The one vocabulary into which every provider's webhook is brought.
+"""The common model of all providers' webhooks.
 
-Frozen values, made by the functions of `providers.normalize`. Nothing here does I/O, reads a clock, or knows
-any one provider.
+Immutable values, created by the functions of `providers.normalize`. Nothing here does I/O, reads a clock, or
+depends on a particular provider.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,28 +11,28 @@ from typing import Literal, Protocol
 
 Action = Literal["create", "update", "delete"]
 RefKind = Literal["branch", "tag", "pull_request", "merge_group"]
-"""What moved; a pull request's head and a merge group's were not pushed by anybody, but move like a ref."""
+"""The kind of ref. Heads of pull requests and merge groups are not pushed, but are treated as refs."""
 EventKind = Literal["push", "ping", "pull_request", "merge_group", "repository", "other"]
 PullRequestAction = Literal["opened", "updated", "merged", "closed"]
 RepositoryAction = Literal["renamed", "transferred"]
 
 MERGE_QUEUE = "gh-readonly-queue/"
-"""What the branches of GitHub's merge queue begin with; the branch that they are to go into follows."""
+"""The prefix of the branches of GitHub's merge queue; the name of the target branch follows."""
 
 
 def merge_queue_base(name: str) -> str:
-    """Return the branch into which a branch of the merge queue is to be merged."""
+    """Return the target branch of a branch of the merge queue."""
     return name.removeprefix(MERGE_QUEUE).rpartition("/")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedRequest:
-    """One webhook request whose sender is proven. Only a provider's `verify` makes one.
+    """A webhook request with a verified sender. Only a provider's `verify` creates it.
 
-    `id` is the provider's own id of the delivery where a header tells it, else None. `secret` is the index,
-    in the sequence given to `verify`, of the live secret that fitted; None only for the one request that a
-    provider sends unsigned and that has no effect (Bitbucket Data Center's `diagnostics:ping`). `content`
-    is the JSON document, or, where `form` says so, the urlencoded form that holds it in its field `payload`.
+    `id` is the provider's id of the delivery if a header contains it, else None. `secret` is the index, in
+    the sequence given to `verify`, of the live secret that matched; None only for the one request that a
+    provider sends unsigned and that has no effect (Bitbucket Data Center's `diagnostics:ping`). `content` is
+    the JSON document, or, if `form` is true, the urlencoded form with the document in its field `payload`.
     """
 
     event: str
@@ -44,9 +44,9 @@ class VerifiedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repository:
-    """A repository as a payload describes it: shown, and compared, but never fetched from.
+    """A repository as a payload describes it: displayed and compared, but never fetched from.
 
-    Made by `repository`. `id` is the provider's own, the same after a rename or transfer.
+    Created by `repository`. `id` is the provider's, and stays the same after a rename or transfer.
     """
 
     id: str | None = None
@@ -58,7 +58,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """Whoever the payload says pushed."""
+    """The person who pushed, according to the payload."""
 
     name: str
     email: str | None = None
@@ -66,14 +66,14 @@ class Actor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefUpdate:
-    """One branch or tag that a delivery says has moved. Made by `ref_update`.
+    """A branch or tag that has moved, according to a delivery. Created by `ref_update`.
 
     `before` and `after` are object ids of 40 or 64 lower-case hex digits, None for "did not exist". The one
-    exception is a delete whose `before` is None: the ref did exist, but the provider doesn't tell where it
-    stood. On an annotated tag `after` is the tag object and `peeled`, where the provider tells it, the
-    commit; Bitbucket Cloud tells only the commit, as both. `commits` are the ids that the payload lists,
-    oldest first: often cut, so never what changed. `forced` and `truncated` are None where the provider does
-    not say.
+    exception is a delete whose `before` is None: the ref existed, but the payload does not contain its old
+    position. For an annotated tag, `after` is the tag object and `peeled` the commit, if the payload has it;
+    Bitbucket Cloud sends only the commit, as both. `commits` are the ids that the payload lists, oldest
+    first: often truncated, so never a basis for what changed. `forced` and `truncated` are None if the
+    payload does not contain them.
     """
 
     ref: str
@@ -91,11 +91,11 @@ class RefUpdate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequest:
-    """A pull or merge request. Made by `pull_request`.
+    """A pull or merge request. Created by `pull_request`.
 
-    `source` and `target` are short branch names, `head` is the commit of the source branch that it is about.
-    `from_fork` says whether the source branch is in another repository, whose people may not push to this
-    one. `head` and `from_fork` are None where the provider does not say.
+    `source` and `target` are short branch names; `head` is the commit of the source branch. `from_fork` says
+    whether the source branch is in another repository, whose members may not be allowed to push to this one.
+    `head` and `from_fork` are None if the payload does not contain them.
     """
 
     action: PullRequestAction
@@ -108,7 +108,7 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RepositoryChange:
-    """The repository got another name or another owner; `full_name` is the new one where it is told."""
+    """A rename or transfer of the repository; `full_name` is the new name, if the payload contains it."""
 
     action: RepositoryAction
     full_name: str | None
@@ -116,12 +116,11 @@ class RepositoryChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """What a delivery says, in the one vocabulary.
+    """The content of a delivery, in the common model.
 
-    `updates` may be empty: a ping, an event of no interest. `all_refs` says that something was pushed but
-    not which refs: they are to be compared with the remote's. `note` tells people why there is nothing to
-    do, where there is nothing to do. `name` and `delivery_id` go over the delivery's `event` and `id` where
-    the provider tells them in the body instead of a header.
+    `updates` may be empty, as for a ping. `all_refs` marks a push whose payload does not list the refs: all
+    of them must be compared with the remote's. `note` says, for people, why there is nothing to do. `name`
+    and `delivery_id` override the request's `event` and `id` if the provider sends them in the body.
     """
 
     kind: EventKind
@@ -164,18 +163,18 @@ class Provider(Protocol):
     """The facts and functions that each provider's module declares. Every function is pure."""
 
     HEADERS: frozenset[str]
-    """The lower-case names of the headers that may be kept with a delivery; none ever carries a secret."""
+    """The lower-case names of the headers that may be stored with a delivery; none ever contains a secret."""
 
     ID_HEADERS: tuple[str, ...]
-    """The lower-case names of the headers that tell a delivery's id, the first of which counts; none where
-    the body tells it."""
+    """The lower-case names of the headers with a delivery's id, in order of preference; empty if the id is in
+    the body."""
 
     MEDIA_TYPES: frozenset[str]
     """The content types that the provider documents for its webhooks."""
 
     BODY_IS_SIGNED: bool
-    """Whether a proven sender proves the body too. Where it doesn't, whoever sees one request can send any
-    other, so refs are compared with the remote's before anything is executed."""
+    """Whether verification covers the body. If not, anybody who has seen one request can send any other, so
+    refs are compared with the remote's before anything is executed."""
 
     COMMIT_PAGE: str | None
     """The path of a commit's page below the repository's page, without the id; None where it has no page."""
@@ -204,14 +203,14 @@ class Provider(Protocol):
         auth: Mapping[str, str],
         now: datetime,
     ) -> VerifiedRequest:
-        """Prove that the sender knows one of the connection's live secrets, or raise `Unverified`.
+        """Verify that the sender has one of the connection's live secrets, or raise `Unverified`.
 
-        `headers` has lower-case names; a header that was sent twice is joined by ", " (RFC 9110, 5.2) and so
-        is never a well-formed signature. `auth` holds the parts of the scheme that are no secrets.
+        `headers` has lower-case names; a repeated header is joined by ", " (RFC 9110, 5.2), so it is never a
+        well-formed signature. `auth` holds the parts of the scheme that are not secret.
         """
 
-    def parse(self, delivery: VerifiedRequest) -> Event:
-        """Say what a verified delivery means, or raise `Malformed`."""
+    def parse(self, request: VerifiedRequest) -> Event:
+        """Return the event that a verified request reports, or raise `Malformed`."""
 
     def sign(self, *, event: str, body: bytes, secret: bytes, delivery: str, now: datetime) -> dict[str, str]:
-        """Return the headers that the provider would send with this JSON body: `verify`'s counterpart."""
+        """Return the headers that the provider would send with this JSON body: the inverse of `verify`."""

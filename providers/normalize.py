@@ -1,4 +1,4 @@
-"""How the values of `providers.model` are made of what a payload says: checked, or `Malformed`."""
+"""Create the values of `providers.model` from payloads: checked, or raise `Malformed`."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -21,15 +21,15 @@ from providers.payload import Move
 
 _OBJECT_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}", re.ASCII)
 _KINDS: Mapping[str, RefKind] = {"heads": "branch", "tags": "tag"}
-# https://git-scm.com/docs/git-check-ref-format: what no name of a ref may hold
+# Forbidden in the name of a ref: https://git-scm.com/docs/git-check-ref-format
 _FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|[/.]$")
 _MAX_REF_LENGTH = 1024
-# Azure DevOps writes the organisation there; whatever it is, it is not to be shown.
+# Azure DevOps writes the organisation there. Never show it: elsewhere it may be a secret.
 _USER_IN_HTTP_URL = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
 
 
 def object_id(value: str) -> str | None:
-    """Return the object id in lower case, None for the zero id; raise `Malformed` for anything else."""
+    """Return the object id in lower case, or None for the zero id. Raises `Malformed`."""
     lowered = value.lower()
     if not _OBJECT_ID.fullmatch(lowered):
         raise Malformed(f"{value[:80]!r} is not an object id: 40 or 64 hex digits are")
@@ -37,7 +37,7 @@ def object_id(value: str) -> str | None:
 
 
 def check_ref(ref: str) -> str:
-    """Return `ref` if git would take it as the full name of a ref, else raise `Malformed`."""
+    """Return `ref` if git accepts it as the full name of a ref, else raise `Malformed`."""
     if not ref.startswith("refs/") or len(ref) > _MAX_REF_LENGTH or _FORBIDDEN_IN_REF.search(ref):
         raise Malformed(f"{ref[:80]!r} is not the full name of a ref")
     return ref
@@ -55,11 +55,11 @@ def ref_update(
     truncated: bool | None = None,
     total: int | None = None,
 ) -> RefUpdate | None:
-    """Make a ref update of what a payload says; zero ids and None both mean "did not exist".
+    """Create a ref update from a payload; zero ids and None both mean "did not exist".
 
-    `deleted` is for payloads that tell a delete without any id: the update then has neither before nor after.
-    None where nothing moved: a ref that is neither branch nor tag, or one with neither before nor after.
-    Raises `Malformed` where the ref or an id is not what git would take.
+    `deleted` is for payloads that report a delete without any id: it then has neither before nor after.
+    Returns None if nothing moved: a ref that is neither branch nor tag, or has neither before nor after.
+    Raises `Malformed` if git would not accept the ref or an id.
     """
     namespace, _, name = check_ref(ref).removeprefix("refs/").partition("/")
     kind = _KINDS.get(namespace) if name else None
@@ -84,7 +84,7 @@ def ref_update(
 
 
 def ref_updates(moves: Iterable[Move]) -> list[RefUpdate | None]:
-    """Make the ref updates of a payload that tells no more of each; see `ref_update`."""
+    """Create the ref updates of a payload that has only ref, before and after; see `ref_update`."""
     return [ref_update(ref=move.ref, before=move.before, after=move.after) for move in moves]
 
 
@@ -95,7 +95,7 @@ def pushed(
     pusher: Actor | None,
     note: str = "no branch and no tag has moved",
 ) -> Event:
-    """Make the event of a push; `note` tells people why there is nothing to do, where nothing has moved."""
+    """Create the event of a push; `note` says why there is nothing to do if nothing has moved."""
     moved = tuple(filter(None, updates))
     return Event(kind="push", repository=repository, updates=moved, pusher=pusher, note="" if moved else note)
 
@@ -111,9 +111,9 @@ def pull_request(
     head: str | None,
     from_fork: bool | None,
 ) -> Event:
-    """Make the event of a pull request; without an action it is one of no interest, and `note` tells why.
+    """Create the event of a pull request; without an action it has no effect, and `note` says why.
 
-    Raises `Malformed` where a name is none that git would take, or the head is no object id.
+    Raises `Malformed` if git would not accept a name, or the head is not an object id.
     """
     if action is None:
         return Event(kind="other", repository=repository, note=note)
@@ -133,10 +133,10 @@ def pull_request(
 def merge_group(
     *, repository: Repository | None, head_ref: str, head: str, base: str | None, pusher: Actor | None
 ) -> Event:
-    """Make the event of a merge group: the merge queue's branch `head_ref`, whose commit is `head`.
+    """Create the event of a merge group: the merge queue's branch `head_ref`, whose commit is `head`.
 
-    `base` is the commit that it is built on. Its branch is pushed as well, and that push is another update:
-    this one has a ref of its own. Raises `Malformed` where `head_ref` is no such branch, or an id is none.
+    `base` is the commit that it is based on. The branch is also pushed, which is another update: this one has
+    a ref of its own. Raises `Malformed` if `head_ref` is not a branch of the queue, or an id is invalid.
     """
     name = check_ref(head_ref).removeprefix("refs/heads/")
     if not merge_queue_base(name) or not name.startswith(MERGE_QUEUE):
@@ -162,13 +162,13 @@ def repository(
     urls: tuple[str | None, ...] = (),
     default_branch: str | None = None,
 ) -> Repository | None:
-    """Make a repository of what a payload says, None where it says nothing; a bad web address is left out.
+    """Create a repository from a payload, or return None if there is no data; omit an invalid web address.
 
-    Deliveries are mostly about the same few repositories, so the last ones are kept.
+    Deliveries mostly concern the same few repositories, so recent ones are cached.
     """
     if not any((id, full_name, web_url, default_branch, *urls)):
         return None
-    # It becomes a link in the dashboard: no javascript: there.
+    # It becomes a link in the dashboard, so no javascript: URLs.
     is_link = (web_url or "").lower().startswith(("https://", "http://"))
     return Repository(
         id=id,
@@ -180,15 +180,15 @@ def repository(
 
 
 def is_from_fork(*, source_id: str | None, ours: Repository | None) -> bool | None:
-    """Return whether a pull request's source is in another repository; None where either is not named."""
+    """Return whether a pull request's source is in another repository; None if either is unknown."""
     if source_id is None or ours is None or ours.id is None:
         return None
     return source_id != ours.id
 
 
 def actor(*, name: str | None, email: str | None = None) -> Actor | None:
-    """Make an actor of what a payload says, None where it has no name; what is no address is left out."""
+    """Create an actor from a payload, or return None without a name; omit an invalid address."""
     if not name:
         return None
-    # GitLab writes "[REDACTED]" for hidden addresses, Azure DevOps a domain account instead of one.
+    # GitLab sends "[REDACTED]" for hidden addresses; Azure DevOps sends a domain account instead.
     return Actor(name=name, email=email if email and "@" in email else None)

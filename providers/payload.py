@@ -1,4 +1,4 @@
-"""Reading a payload: bytes in, a model of the few fields that matter out, or one documented error."""
+"""Read a payload: bytes in, a model of the few necessary fields out, or a documented error."""
 
 import binascii
 import re
@@ -21,11 +21,11 @@ from providers.errors import Malformed, Undecodable
 from providers.model import VerifiedRequest
 
 _MAX_FORM_FIELDS = 16
-# What is decoded at once: meanwhile no other thread runs.
+# The size of one decoding step, during which no other thread runs.
 _PIECE = 64 * 1024
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-# Half of a surrogate pair, as a provider writes it that cuts a text by UTF-16 units in the middle of an
-# emoji. The first alternatives pass over an escaped backslash and a whole pair.
+# Half of a surrogate pair, from a provider that cuts text by UTF-16 units in the middle of an emoji. The
+# first alternatives skip an escaped backslash and a whole pair.
 _HALF_PAIR = re.compile(
     rb"\\\\|\\u[dD][89aAbB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
 )
@@ -33,7 +33,7 @@ _NO_TEXT = rb"\u0000"
 
 
 class Payload(BaseModel):
-    """A part of a payload: only the fields that are read; everything else is passed over."""
+    """A part of a payload: only the fields that are read; everything else is ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -45,22 +45,22 @@ class _NoneWhereWrong:
 
 class _StopsAtFirstError:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        # A megabyte of wrong items has half a million errors; collecting them takes most of a second.
+        # A megabyte of wrong items has half a million errors, which take most of a second to collect.
         return {**handler(source), "fail_fast": True}
 
 
 def _text(value: Any) -> Any:
-    """Ids are numbers with some providers and versions, text with others; text is what we compare."""
+    """Return an id as text: depending on provider and version, ids are numbers or text."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 T = TypeVar("T")
 
-# A NUL is text in JSON, but not in PostgreSQL; and no name or address is longer.
+# JSON allows NUL in text, PostgreSQL does not; and no name or address is longer.
 Text = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
 Id = Annotated[Text, BeforeValidator(_text)]
 Lenient = Annotated[T | None, _NoneWhereWrong()]
-"""What is shown to people, or merely helps: None where it is missing or not what it should be."""
+"""An optional value: None if it is missing or invalid."""
 Count = Lenient[Annotated[int, Field(ge=0, lt=2**31)]]
 Items = Annotated[tuple[T, ...], _StopsAtFirstError()]
 """A list of any length."""
@@ -68,12 +68,12 @@ CommitId = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$")]
 
 
 def nested(first: str, *rest: str | int, default: Any = ...) -> Any:
-    """Return a field that stands at this path of the payload, and may be missing where a default is given."""
+    """Return a field at this path of the payload, which may be missing if a default is given."""
     return Field(default, validation_alias=AliasPath(first, *rest))
 
 
 class Move(Payload):
-    """A ref that has moved, in the words that most use; None is for "did not exist"."""
+    """A ref that has moved, under the most common field names; None means "did not exist"."""
 
     ref: Text
     before: Text | None
@@ -81,7 +81,7 @@ class Move(Payload):
 
 
 class Commit(TypedDict):
-    """A commit that a push lists. A plain dict: 2,000 models of them would cost more than all the rest."""
+    """A commit in a push. A plain dict, because 2,000 models would cost more than everything else."""
 
     id: CommitId
 
@@ -91,13 +91,13 @@ Commits = Lenient[Items[Commit]]
 Model = TypeVar("Model", bound=Payload)
 
 
-def read(model: type[Model], delivery: VerifiedRequest) -> Model:
-    """Read a delivery's JSON document, taken out of its form where it is in one.
+def read(model: type[Model], request: VerifiedRequest) -> Model:
+    """Read a request's JSON document, extracted from its form if necessary.
 
-    A text with half of a surrogate pair counts as a field of the wrong type, not as broken JSON. Raises
-    `Undecodable` where the document is not JSON, `Malformed` where its shape is not the documented one.
+    Text with half of a surrogate pair counts as a field of the wrong type, not as broken JSON. Raises
+    `Undecodable` if the document is not JSON, `Malformed` if it does not have the documented shape.
     """
-    document = form_payload(delivery.content) if delivery.form else delivery.content
+    document = form_payload(request.content) if request.form else request.content
     try:
         return _validate(model, document)
     except Undecodable:
@@ -119,25 +119,25 @@ def _validate(model: type[Model], document: bytes) -> Model:
 
 
 def ids(commits: tuple[Commit, ...] | None, *, newest_first: bool = False) -> tuple[str, ...]:
-    """Return the ids of the commits that a payload lists, oldest first; none where it lists none."""
+    """Return the ids of the commits that a payload lists, oldest first."""
     listed = tuple(commit["id"] for commit in commits or ())
     return listed[::-1] if newest_first else listed
 
 
 def media_type(headers: Mapping[str, str]) -> str:
-    """Return the lower-case media type of the Content-Type header without its parameters; "" for none."""
+    """Return the lower-case media type of Content-Type without its parameters; "" if there is none."""
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def is_form(headers: Mapping[str, str]) -> bool:
-    """Say whether the body is an urlencoded form."""
+    """Return whether the body is an urlencoded form."""
     return media_type(headers) == "application/x-www-form-urlencoded"
 
 
 def form_payload(body: bytes) -> bytes:
-    """Return the JSON document that a form carries in its one field `payload`.
+    """Return the JSON document in a form's field `payload`.
 
-    Raises `Undecodable` where there is no such field or more than one.
+    Raises `Undecodable` if there is no such field, or more than one.
     """
     fields = body.split(b"&", _MAX_FORM_FIELDS)
     if len(fields) > _MAX_FORM_FIELDS:
@@ -155,7 +155,7 @@ def _unquote(quoted: bytes) -> bytes:
 
 
 def _pieces(quoted: bytes) -> Iterator[bytes]:
-    """Cut percent-encoded bytes into pieces, but no escape in two."""
+    """Cut percent-encoded bytes into pieces, without splitting an escape."""
     start = 0
     while start < len(quoted):
         end = start + _PIECE
@@ -167,10 +167,9 @@ def _pieces(quoted: bytes) -> Iterator[bytes]:
 
 
 def _unquote_piece(quoted: bytes) -> bytes:
-    """Undo percent-encoding by way of quoted-printable, which is the same with another sign.
+    """Undo percent-encoding with the decoder for quoted-printable, which differs in the escape character.
 
-    It has a decoder in C: of 25 MB it takes a tenth of a second where urllib takes four, and gigabytes of
-    memory.
+    That decoder is written in C: 25 MB take a tenth of a second; urllib takes four, and gigabytes of memory.
     """
     if _BROKEN_ESCAPE.search(quoted):
         raise Undecodable("the form has a % that no two hex digits follow")

@@ -1,24 +1,24 @@
-"""The `post-receive` hook for a bare git server: it tells Pushgate what was pushed.
+"""The `post-receive` hook for a bare git server: it reports each push to Pushgate.
 
-Hooks: https://git-scm.com/docs/githooks#post-receive. What it sends is what `providers.generic` reads.
+Hooks: https://git-scm.com/docs/githooks#post-receive. `providers.generic` reads what the hook sends.
 """
 
 from shlex import quote
 
 
 def hook_script(*, url: str, secret_file: str) -> str:
-    """Return the script, for a connection's webhook URL and the path of the file that holds its secret.
+    """Return the script for a connection's webhook URL and the path of the file with its secret.
 
-    POSIX sh with curl and openssl. The secret never becomes an argument of a program, where `ps` would show
-    it. A push waits for one quick try; further ones, over a quarter of an hour, happen behind its back.
+    POSIX sh with curl and openssl. The secret is never an argument of a program, where `ps` would show
+    it. A push waits for one quick attempt; further attempts, over 15 minutes, run in the background.
     """
     return _SCRIPT.replace("@URL@", quote(url)).replace("@SECRET_FILE@", quote(secret_file))
 
 
-# git waits until everybody has closed the hook's output, so the tries in the background have none.
+# git waits until all processes have closed the hook's output, so background attempts have no output.
 _SCRIPT = r"""#!/bin/sh
-# Tells Pushgate what was pushed. Save it as hooks/post-receive of the bare repository and make it executable.
-# Needs curl and openssl. It never makes a push fail: what it cannot tell, it says to whoever pushes.
+# Reports pushes to Pushgate. Save it as hooks/post-receive of the bare repository and make it executable.
+# Needs curl and openssl. It never makes a push fail: it prints its errors to the user who pushes.
 url=@URL@
 secret_file=@SECRET_FILE@  # mode 0600, owned by the user that git runs as
 set -u
@@ -57,8 +57,8 @@ read_key() {
     while [ "${#key}" -lt 128 ]; do key=${key}00; done
 }
 
-# Try once, for at most $1 seconds. 0: told, or refused for good, which is said; 1: worth another try.
-tell() {
+# Try once, for at most $1 seconds. 0: accepted, or refused for good, with a message; 1: try again later.
+report() {
     now=$(date +%s)
     signature=$({ printf '%s.%s.' "$id" "$now"; cat "$body"; } | hmac)
     status=$(curl --silent --output /dev/null --write-out '%{http_code}' --max-time "$1" \
@@ -68,7 +68,7 @@ tell() {
     case $status in
         2??) return 0 ;;
         408 | 429 | 5?? | 000 | '') return 1 ;;
-        *) say "refused with status $status: the push is fine, but Pushgate does not know of it"; return 0 ;;
+        *) say "refused with status $status: the push succeeded, but Pushgate did not record it"; return 0 ;;
     esac
 }
 
@@ -85,14 +85,14 @@ trap 'rm -f "$body"' EXIT
 } | tr -d '\n' >"$body"
 id=$(openssl rand -hex 16)
 
-tell 3 && exit 0
-say "not reached (status ${status:-none}); it is tried again in the background"
+report 3 && exit 0
+say "not reached (status ${status:-none}); retrying in the background"
 trap - EXIT
 (
     trap '' HUP
     for seconds in 5 15 60 180 600; do
         sleep "$seconds"
-        tell 30 && break
+        report 30 && break
     done
     rm -f "$body"
 ) </dev/null >/dev/null 2>&1 &

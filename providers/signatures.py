@@ -1,7 +1,7 @@
-"""Proofs that a sender knows a secret: bytes in, the index of the secret that fitted out.
+"""Verify that a sender has a secret: bytes in, the index of the matching secret out.
 
-Every comparison takes constant time and tries every live secret. Nothing here answers with a bool that a
-caller could forget to look at: a proof that fails is raised as `Unverified`.
+Every comparison takes constant time and tries every live secret. A failed verification raises `Unverified`
+instead of returning a bool, which a caller could forget to check.
 """
 
 import base64
@@ -18,16 +18,16 @@ from providers.errors import Unverified
 SIGNING_PREFIX = b"whsec_"
 
 MIN_SECRET_BYTES = 16
-"""What a secret has at least, so that nobody guesses it."""
+"""The minimum length of a secret, so that it cannot be guessed."""
 
-_SECONDS_APART = 300
-# A rotation has two; each is compared with each live secret's.
+_MAX_CLOCK_SKEW = 300
+# A rotation has two signatures; each is compared with the signature of each live secret.
 _MAX_SIGNATURES = 20
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 
 
 def raw(value: str) -> bytes:
-    """Return a header's bytes for comparison; whatever a client sent, never an encoding error."""
+    """Return a header's bytes for comparison, without ever raising an encoding error."""
     try:
         return value.encode("latin-1")  # as servers decode them
     except UnicodeEncodeError:
@@ -35,7 +35,7 @@ def raw(value: str) -> bytes:
 
 
 def fitting(given: bytes, expected: Sequence[bytes]) -> int | None:
-    """Return the index of the expectation that equals `given`, having compared them all, or None."""
+    """Compare `given` with every candidate; return the index of the equal one, or None."""
     found = None
     for index, candidate in enumerate(expected):
         if hmac.compare_digest(given, candidate):
@@ -44,7 +44,7 @@ def fitting(given: bytes, expected: Sequence[bytes]) -> int | None:
 
 
 def check_secrets(secrets: Sequence[bytes]) -> None:
-    """Raise `Unverified` where there is no secret, or an empty one: nothing is ever open."""
+    """Raise `Unverified` if there is no secret, or an empty one: no connection is ever open."""
     if not secrets or not all(secrets):
         raise Unverified("this connection has no secret, so nothing can be verified: rotate its secret")
 
@@ -59,7 +59,7 @@ def verify_hmac_hex(
 ) -> int:
     """Check a signature of the form `prefix` + lower-case hex HMAC-SHA256 over the raw body.
 
-    Returns the index of the secret that fitted. Raises `Unverified` with a sentence that names the header.
+    Returns the index of the matching secret. Raises `Unverified` with a message that names the header.
     """
     check_secrets(secrets)
     if not value:
@@ -84,7 +84,7 @@ def verify_token(*, header: str, value: str | None, secrets: Sequence[bytes]) ->
 def verify_basic(*, value: str | None, user: str | None, secrets: Sequence[bytes]) -> int:
     """Check an Authorization header of the Basic scheme (RFC 7617): its password is the secret.
 
-    The user name counts only where one is given. Raises `Unverified`.
+    The user name is checked only if one is given. Raises `Unverified`.
     """
     check_secrets(secrets)
     if not value:
@@ -102,9 +102,9 @@ def verify_basic(*, value: str | None, user: str | None, secrets: Sequence[bytes
 
 
 def signing_key(secret: bytes) -> bytes | None:
-    """Return the key that a signing secret stands for, None where it stands for none.
+    """Return the key of a signing secret, or None if it has none.
 
-    `whsec_` announces base64; without it the secret's own bytes are the key.
+    After `whsec_` the key is base64; without that prefix, the secret's own bytes are the key.
     """
     if not secret.startswith(SIGNING_PREFIX):
         return secret or None
@@ -112,12 +112,12 @@ def signing_key(secret: bytes) -> bytes | None:
 
 
 def is_weak(secret: bytes) -> bool:
-    """Return whether a secret is short enough to be guessed; of a signing secret the key counts."""
+    """Return whether a secret is short enough to be guessed; for a signing secret, the key counts."""
     return len(signing_key(secret) or secret) < MIN_SECRET_BYTES
 
 
 def standard_signature(*, key: bytes, id: str, timestamp: str, body: bytes) -> str:  # noqa: A002
-    """Return the one signature of the Standard Webhooks scheme: `v1,` and base64."""
+    """Return the signature of the Standard Webhooks scheme: `v1,` and base64."""
     content = b".".join((raw(id), raw(timestamp), body))
     return "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
 
@@ -125,21 +125,21 @@ def standard_signature(*, key: bytes, id: str, timestamp: str, body: bytes) -> s
 def verify_standard(
     *, headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes], now: datetime
 ) -> int:
-    """Check webhook-id, webhook-timestamp and webhook-signature, of which one signature must fit.
+    """Check webhook-id, webhook-timestamp and webhook-signature, of which one signature must match.
 
-    Returns the index of the secret that fitted. Raises `Unverified`.
+    Returns the index of the matching secret. Raises `Unverified`.
     """
     check_secrets(secrets)
     id_, timestamp, sent = (headers.get(f"webhook-{part}", "") for part in ("id", "timestamp", "signature"))
     if not (id_ and timestamp and sent):
         raise Unverified("no webhook-id, webhook-timestamp and webhook-signature: is the delivery signed?")
-    # A dot in the id would let the same signed bytes be split into other parts.
+    # With a dot in the id, the same signed bytes could be split into other parts.
     if "." in id_ or ", " in sent or sent.count(" ") >= _MAX_SIGNATURES:
         raise Unverified("webhook-id or webhook-signature is not of the form that the scheme prescribes")
     if not _TIMESTAMP.fullmatch(timestamp):
         raise Unverified("webhook-timestamp is not a number of seconds")
-    if abs(now.timestamp() - int(timestamp)) > _SECONDS_APART:
-        raise Unverified(f"webhook-timestamp is over {_SECONDS_APART} s from now: is a clock wrong?")
+    if abs(now.timestamp() - int(timestamp)) > _MAX_CLOCK_SKEW:
+        raise Unverified(f"webhook-timestamp is over {_MAX_CLOCK_SKEW} s from now: is a clock wrong?")
     keys = [signing_key(secret) for secret in secrets]
     expected = [
         raw(standard_signature(key=key, id=id_, timestamp=timestamp, body=body)) if key else b""
@@ -163,10 +163,10 @@ def verify_standard_or_token(
     secrets: Sequence[bytes],
     now: datetime,
 ) -> int:
-    """Check the signature where a live secret is a signing secret (`whsec_`), else the token in `header`.
+    """Check the signature if a live secret is a signing secret (`whsec_`), else the token in `header`.
 
-    The token never makes up for a signature, but where a plain secret is live too, a wrong one is refused.
-    Returns the index of the secret that fitted. Raises `Unverified`.
+    A token never replaces a signature, but if a plain secret is live too, a wrong token is refused.
+    Returns the index of the matching secret. Raises `Unverified`.
     """
     check_secrets(secrets)
     signing = [index for index, secret in enumerate(secrets) if secret.startswith(SIGNING_PREFIX)]
@@ -186,7 +186,7 @@ def verify_standard_or_token(
 
 
 def sign_standard(*, secret: bytes, id: str, body: bytes, now: datetime) -> dict[str, str]:  # noqa: A002
-    """Return the three headers of the Standard Webhooks scheme. Raises ValueError where there is no key."""
+    """Return the three headers of the Standard Webhooks scheme. Raises `ValueError` without a key."""
     key = signing_key(secret)
     if key is None:
         raise ValueError("the secret is not whsec_ and base64")
@@ -196,7 +196,7 @@ def sign_standard(*, secret: bytes, id: str, body: bytes, now: datetime) -> dict
 
 
 def _decode(encoded: bytes) -> bytes | None:
-    """Decode base64, padded or not; None where it is none."""
+    """Decode base64, padded or not; return None if it is invalid."""
     try:
         return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
     except binascii.Error:

@@ -1,4 +1,4 @@
-"""Records as the tests need them; what a test is about, it says, the rest is the same everywhere."""
+"""Records for tests, with default values. Each test passes only the values that matter to it."""
 
 import uuid
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ A, B, C = "a" * 40, "b" * 40, "c" * 40
 
 
 def made(connection_id: str = "c1", **changes: Any) -> Connection:
-    """Return a connection that is not kept yet."""
+    """Return a connection that is not stored yet."""
     values: dict[str, Any] = {
         "id": connection_id,
         "name": "acme/digits",
@@ -39,7 +39,7 @@ def made(connection_id: str = "c1", **changes: Any) -> Connection:
 
 
 def connection(database: Database, connection_id: str = "c1", **changes: Any) -> Connection:
-    """Keep a connection."""
+    """Store a connection."""
     kept = made(connection_id, **changes)
     with database.writing() as conn:
         connections.add(conn, kept)
@@ -54,7 +54,7 @@ def move(before: str | None, after: str | None, ref: str = "refs/heads/main") ->
 
 
 def arrival(*moves: RefUpdate, **changes: Any) -> NewDelivery:
-    """Return a delivery as the door brings it, with an id of its own."""
+    """Return a new delivery with ids of its own."""
     values: dict[str, Any] = {
         "id": str(uuid.uuid4()),
         "connection": "c1",
@@ -76,7 +76,7 @@ def arrival(*moves: RefUpdate, **changes: Any) -> NewDelivery:
 
 
 def rows_of_others(conn: sqlalchemy.Connection, connection_id: str) -> dict[str, list[Any]]:
-    """Return, by table, all that is kept of other connections than this one."""
+    """Return, by table, all rows of other connections."""
     kept = {}
     for table in metadata.sorted_tables:
         owner = table.c.id if table.name == "connections" else table.c.get("connection")

@@ -189,8 +189,8 @@ def _place(conn: sqlalchemy.Connection, new: NewDelivery, move: RefUpdate, histo
     if move.kind == "pull_request":
         earlier = [one.delivery for one in history.moves.get(move.after or "", ())]
         repeats = _with_the_same_body(conn, new, earlier) if move.after != history.after else None
-        return history.tell_head(move.after, delivery=new.id, repeats=repeats)
-    return history.tell(move, delivery=new.id, now=new.received_at)
+        return history.report_head(move.after, delivery=new.id, repeats=repeats)
+    return history.report(move, delivery=new.id, now=new.received_at)
 
 
 def _load_for(conn: sqlalchemy.Connection, new: NewDelivery, histories: Mapping[Key, RefHistory]) -> None:

@@ -124,12 +124,12 @@ def record(
     reason: str | None,
     next_at: datetime | None,
 ) -> None:
-    """Tell how a fetch went: without a reason it is done; without `next_at` it is not tried again."""
-    told: dict[str, object] = {"reason": reason, "attempts": fetch.attempts + 1 if reason else 0}
+    """Record the outcome of a fetch: without `reason` it succeeded; without `next_at` it is not retried."""
+    outcome: dict[str, object] = {"reason": reason, "attempts": fetch.attempts + 1 if reason else 0}
     if reason is None:
-        told["fetched_at"] = now
+        outcome["fetched_at"] = now
     mine = platform_fetches.c.connection == fetch.connection
-    conn.execute(update(platform_fetches).where(mine).values(**told))
+    conn.execute(update(platform_fetches).where(mine).values(**outcome))
     # Unless another push has asked meanwhile.
     still = platform_fetches.c.due_at == fetch.due_at
     conn.execute(update(platform_fetches).where(mine, still).values(due_at=next_at))

@@ -39,7 +39,7 @@ def is_order_assumed(gaps: Iterable[Gap], *, shown: int | None, shown_id: str | 
 
 
 def dump_gaps(gaps: Iterable[Gap]) -> str | None:
-    """Return gaps as they are stored; None where there are none."""
+    """Return the stored form of gaps; None if there are none."""
     rows = [
         [gap.low, gap.high, gap.start, gap.is_start_known, gap.end, gap.is_planned, gap.is_guess, gap.made_at]
         for gap in gaps

@@ -1,9 +1,9 @@
-"""The known position of a ref, and what is known of how the ref got there. Pure: no database, no clock.
+"""The known position of a ref, and the known moves that led there. Pure: no database, no clock.
 
-Webhooks arrive late, twice, in any order or never, and a replica may show a ref as it was. So the moves that
-are known of a ref are kept as one line, by rising generations, and where a move is missing from it there is a
-`Gap`. A move that is reported later is put into the gap that it fits; only what comes after the known
-position changes that. docs/decisions.md has the model and its limits.
+Webhooks arrive late, twice, in any order or never, and a replica may show an old position. The known moves of
+a ref therefore form one line of rising generations, with a `Gap` where moves are missing. A move that is
+reported later fills the gap that it fits; only a move after the known position changes the position.
+docs/decisions.md has the model and its limits.
 """
 
 from collections.abc import Iterable
@@ -17,17 +17,17 @@ from gateway.store.ref_moves import Placement, Recorded
 from providers.model import RefUpdate
 
 IN_FLIGHT = timedelta(hours=1)
-"""How late a webhook is expected at most, and how far a replica lags behind."""
+"""The longest expected delay of a webhook, and the longest lag of a replica."""
 
 ROOM = 4096
-"""How many generations are kept free for the moves that are missing in a gap."""
+"""How many generations are reserved for the missing moves of a gap."""
 
-# The oldest gaps of a ref beyond these are closed: what is still missing there is not expected any more.
+# Older gaps of a ref are closed: their missing moves are no longer expected.
 _MAX_GAPS = 32
 
 Sighting = Literal["confirmed", "lagging", "promoted", "moved"]
-"""What the remote's present value of a ref means: it is the known position, it is a position from before,
-it is a reported one whose place in the line was only assumed, or the ref has moved without a webhook."""
+"""The meaning of the remote's value of a ref: the known position, an earlier position, a reported position
+whose place in the line was only assumed, or a move without a webhook."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class RefHistory:
         return self.exists and self.delivery is None
 
     def needs_moves(self, move: RefUpdate) -> bool:
-        """Return whether a move cannot be placed without the recorded moves: it is not just the next one."""
+        """Return whether a move cannot be placed without the recorded moves: it is not the next move."""
         if not self.exists:
             return False
         return bool(self.gaps) or (
@@ -67,14 +67,14 @@ class RefHistory:
         )
 
     def ids_of_interest(self, move: RefUpdate) -> set[str]:
-        """Return the ids to which the recorded moves are needed to place a move."""
+        """Return the ids whose recorded moves are needed to place a move."""
         starts = (gap.start for gap in self.gaps)
-        return {one for one in (move.before, move.after, *starts) if one is not None} - self.loaded
+        return {commit for commit in (move.before, move.after, *starts) if commit is not None} - self.loaded
 
     def load(
         self, moves: Iterable[Recorded], ids: Iterable[str], repetitions: Iterable[Recorded] = ()
     ) -> None:
-        """Add the recorded moves to these ids, and those that were recorded as repetitions."""
+        """Add the recorded moves to these ids, and the recorded repetitions."""
         for move in moves:
             if move.after is not None:
                 self.moves.setdefault(move.after, []).append(move)
@@ -82,7 +82,7 @@ class RefHistory:
             self.repetitions[move.before, move.after] = move.delivery
         self.loaded.update(ids)
 
-    def tell(self, move: RefUpdate, *, delivery: str, now: datetime) -> Placement:
+    def report(self, move: RefUpdate, *, delivery: str, now: datetime) -> Placement:
         """Place a move that a webhook reports."""
         placement = self._place(move, delivery=delivery, now=now)
         if placement.repeats is not None:
@@ -90,8 +90,8 @@ class RefHistory:
             return placement
         return self._record(move.before, move.after, placement, delivery)
 
-    def tell_head(self, after: str | None, *, delivery: str, repeats: str | None) -> Placement:
-        """Place the head of a pull request, whose provider does not report where it was before."""
+    def report_head(self, after: str | None, *, delivery: str, repeats: str | None) -> Placement:
+        """Place the head of a pull request, whose previous position the provider does not report."""
         if after == self.after and self.exists:
             return Placement(generation=self.generation, repeats=self.delivery)
         if repeats is not None:
@@ -108,7 +108,7 @@ class RefHistory:
         return self._record(before, after, Placement(generation=low + ROOM), delivery)
 
     def sighting(self, value: str | None, *, now: datetime) -> Sighting:
-        """Say what it means that the remote shows the ref at `value`, None where it does not show it."""
+        """Return the meaning of the remote's `value` of the ref, None if the remote does not have the ref."""
         if value == self.after:
             return "confirmed"
         if self._departure(value) is not None:
@@ -118,7 +118,7 @@ class RefHistory:
         return "promoted" if self._is_reported_since(value) else "moved"
 
     def knows(self, value: str) -> bool:
-        """Return whether the ref was at a value before, as far as anything that is kept tells."""
+        """Return whether the ref was at a value before, by the stored history."""
         return (
             bool(self.moves.get(value))
             or value in (self.before, self.shown_id)
@@ -131,27 +131,27 @@ class RefHistory:
         return self.delivery is not None and self.shown is None
 
     def is_awaited(self, *, now: datetime) -> bool:
-        """Return whether the remote has still to show the first position, which was reported lately."""
+        """Return whether the first position was reported recently, and the remote has not shown it yet."""
         return self.is_only_reported and (self.delivery or "") >= delivery_ids_since(now - IN_FLIGHT)
 
     def confirm(self) -> None:
-        """Note that the remote shows the known position."""
+        """Record that the remote shows the known position."""
         self._see()
 
     def promote(self, value: str | None, *, now: datetime) -> None:
-        """Make a known position the present one, because the remote shows it: nothing is planned again."""
+        """Make a known position the present one, because the remote shows it. Nothing is planned again."""
         gap = self._departure(value)
         if gap is not None:
             gap.is_start_known, gap.start = False, None
         low, high = self.generation, self.generation + ROOM
-        # What a first look has learned was never planned: a webhook may still report a push to it.
+        # A position that a first look learned was never planned: a webhook may still report a push to it.
         is_planned = value is None or bool(self.moves.get(value))
         self._add_gap(low, high, self.after, value, now=now, is_planned=is_planned, is_guess=True)
         self._raise(value, high)
         self._see()
 
     def learn(self, value: str | None) -> None:
-        """Take the remote's value as it is: what was there at the first look is nothing that was pushed."""
+        """Adopt the remote's value: the positions of the first look are not pushes."""
         before = self.after
         self.gaps = []
         self._move_to(before, value, self.generation + 1, None)
@@ -167,7 +167,7 @@ class RefHistory:
     def _place_move(
         self, before: str | None, after: str | None, *, delivery: str, now: datetime
     ) -> Placement:
-        """Place a move that has two ends."""
+        """Place a move with a known beginning and end."""
         exact = next(
             (gap for gap in self._newest_first() if gap.begins_at(before) and gap.end == after), None
         )
@@ -209,18 +209,18 @@ class RefHistory:
         return Placement(generation=high, is_guess=True)
 
     def _begin(self, move: RefUpdate, *, delivery: str, now: datetime) -> Placement:
-        """Place the first move that is known of a ref."""
+        """Place the first known move of a ref."""
         if move.before is not None:
             self._add_gap(1 - ROOM, 1, None, move.before, now=now, is_start_known=False)
         self._move_to(move.before, move.after, 1, delivery)
         return Placement(generation=1)
 
     def _delete_from_anywhere(self, delivery: str, *, now: datetime) -> Placement:
-        """Place a delete whose provider does not report where the ref was."""
+        """Place a delete whose previous position the provider does not report."""
         if self.after is None and self.delivery is not None:
             return Placement(generation=self.generation, repeats=self.delivery)
         high = self.generation + 1
-        # It may be older than the position: then the remote still shows that.
+        # The delete may be older than the position, which the remote then still shows.
         self._add_gap(self.generation, high, self.after, None, now=now, is_planned=True)
         self._move_to(None, None, high, delivery)
         return Placement(generation=high)
@@ -232,7 +232,7 @@ class RefHistory:
             self._add_gap(low - ROOM, low, None, before, now=now, is_start_known=False)
         generation = self.generation + 1
         self._move_to(before, after, generation, delivery)
-        # Moves that were reported too early follow this one, up to the end of their part of the line.
+        # Moves that arrived before this move follow it, up to the end of their part of the line.
         while (ahead := self._known_way_on()) is not None:
             gap, following = ahead
             end = following.start
@@ -243,7 +243,7 @@ class RefHistory:
         return Placement(generation=generation)
 
     def _past_departure(self, value: str | None, *, now: datetime) -> Gap | None:
-        """Return the gap, if any, in which the webhook of an older move away from the position may be late.
+        """Return the gap, if any, of an older move away from the position whose webhook may be late.
 
         For a delete or a creation this is the safe assumption: if it is wrong, the next look corrects it.
         """
@@ -253,7 +253,7 @@ class RefHistory:
         )
 
     def _known_way_on(self) -> tuple[Gap, Gap] | None:
-        """Return the gaps around moves that begin at the position and were taken for older, if any."""
+        """Return the gaps around moves that begin at the position but were placed before it, if any."""
         seen = self._seen()
         for gap, following in zip(self.gaps, self.gaps[1:], strict=False):
             is_open = gap.high > seen or following.is_guess
@@ -262,7 +262,7 @@ class RefHistory:
         return None
 
     def _explain_learned(self, before: str | None, *, delivery: str, now: datetime) -> Placement:
-        """Place the push that led to the position that a first look has learned."""
+        """Place the push to the position that a first look learned."""
         generation = self.generation
         if before is not None:
             self._add_gap(generation - ROOM, generation, None, before, now=now, is_start_known=False)
@@ -297,7 +297,7 @@ class RefHistory:
         return Placement(generation=generation)
 
     def _fill_inside(self, gap: Gap, before: str | None, after: str | None) -> Placement:
-        """Place a move that fits neither end of a gap, and is assumed to belong into it."""
+        """Place a move that fits neither end of a gap, and is assumed to belong in it."""
         generation = gap.middle
         low = Gap(
             low=gap.low,
@@ -315,16 +315,16 @@ class RefHistory:
         return Placement(generation=generation, is_guess=True)
 
     def _find_recorded(self, before: str | None, after: str | None) -> str | None:
-        """Return the delivery that has reported this very move."""
+        """Return the delivery that reported exactly this move."""
         if (before, after) == (self.before, self.after) and self.delivery is not None:
             return self.delivery
         if after is not None:
             known = [one for one in self.moves.get(after, ()) if one.before == before]
             if known:
                 return max(known, key=lambda one: one.generation).delivery
-            # A reconciliation had found it with another beginning, and a webhook has reported it since.
+            # A reconciliation found it with another beginning, and a webhook reported it later.
             return self.repetitions.get((before, after))
-        # Deletes cannot be looked up. One from a position that the ref has left is a repetition of it.
+        # Deletes cannot be looked up. A delete from a position that the ref has left is a repetition.
         left = self.moves.get(before or "", ())
         if before != self.after and left and not any(gap.begins_at(before) for gap in self.gaps):
             return max(left, key=lambda one: one.generation).delivery
@@ -335,7 +335,7 @@ class RefHistory:
         return next((one.delivery for one in known if one.generation == generation), self.delivery or "")
 
     def _departure(self, value: str | None) -> Gap | None:
-        """Return the newest gap that begins at `value`, if the order of what follows was only assumed."""
+        """Return the newest gap that begins at `value`, if the order of later moves was only assumed."""
         seen = self._seen()
         return next(
             (
@@ -348,12 +348,12 @@ class RefHistory:
         )
 
     def _may_follow_position(self, gap: Gap, value: str | None) -> bool:
-        """Return whether the move before a gap, to `value`, may be one that leads on from the position."""
+        """Return whether the move before a gap, to `value`, may lead on from the position."""
         known = self.moves.get(value or "", ())
         return any(one.before == self.after and one.generation == gap.low for one in known)
 
     def _lags(self, value: str | None, *, now: datetime) -> bool:
-        """Return whether the ref was at `value` since the remote last showed it, or right then."""
+        """Return whether the ref was at `value` when the remote last showed it, or later."""
         if self.shown == self.generation or not self.exists or self.delivery is None:
             return False
         if self.delivery < delivery_ids_since(now - IN_FLIGHT):
@@ -368,12 +368,12 @@ class RefHistory:
         )
 
     def _is_reported_since(self, value: str | None) -> bool:
-        """Return whether a move to `value` was reported after the known position was, and taken for older."""
+        """Return whether a move to `value` was reported after the known position, but placed before it."""
         since = self.delivery
         return since is not None and any(one.delivery > since for one in self.moves.get(value or "", ()))
 
     def _is_assumed(self) -> bool:
-        """Return whether the known position is one that a sighting brought back."""
+        """Return whether a sighting restored the known position."""
         return any(
             gap.is_guess and gap.high == self.generation and gap.end == self.after for gap in self.gaps
         )

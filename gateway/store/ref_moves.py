@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True, kw_only=True)
 class Recorded:
-    """A move that was recorded before; `seq` is its row's, None for one of the present batch."""
+    """A recorded move. `seq` is the number of its row, None for a move of the present batch."""
 
     before: str | None
     after: str | None
@@ -16,7 +16,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """Where a reported move belongs. `repeats` is the delivery that reported it before, if one did.
+    """The place of a reported move. `repeats` is the delivery that reported it before, if any.
 
     `is_guess` says that the place was assumed, and that the remote should be asked. `recorded` is the move as
     the history keeps it from now on: its generation may still rise.

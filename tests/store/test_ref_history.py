@@ -17,9 +17,9 @@ from testing.records import NOW, move
 IDS = [f"{number:040x}" for number in range(1, 12)]
 
 
-def tell(history: RefHistory, before: str | None, after: str | None) -> Placement:
+def report(history: RefHistory, before: str | None, after: str | None) -> Placement:
     """Report one move."""
-    return history.tell(move(before, after), delivery=delivery_id(NOW), now=NOW)
+    return history.report(move(before, after), delivery=delivery_id(NOW), now=NOW)
 
 
 def learned(value: str | None) -> RefHistory:
@@ -36,13 +36,13 @@ def test_moves_in_any_order_end_at_the_last(start: RefHistory, order: Sequence[i
     history = RefHistory(exists=start.exists, after=start.after, generation=start.generation)
     history.shown, history.shown_id = start.shown, start.shown_id
     walk = list(pairwise(IDS[:5]))
-    told = [tell(history, *walk[number]) for number in order]
+    told = [report(history, *walk[number]) for number in order]
     assert [one.repeats for one in told] == [None] * 4
     assert history.after == IDS[4]
     newest = max((one for one in told if one.recorded), key=lambda one: one.recorded.generation)  # type: ignore[union-attr]
     assert newest.recorded is not None
     assert newest.recorded.after == IDS[4]
-    assert [tell(history, *one).repeats is None for one in walk] == [False] * 4
+    assert [report(history, *one).repeats is None for one in walk] == [False] * 4
 
 
 @given(order=st.permutations(range(8)), again=st.lists(st.integers(0, 7), max_size=8))
@@ -51,9 +51,9 @@ def test_a_long_walk_in_any_order_with_repetitions(order: Sequence[int], again: 
     history = learned(IDS[0])
     walk = list(pairwise(IDS[:9]))
     for count, number in enumerate(order):
-        assert tell(history, *walk[number]).repeats is None
+        assert report(history, *walk[number]).repeats is None
         seen = [one for one in again if one in order[: count + 1]]
-        assert all(tell(history, *walk[one]).repeats is not None for one in seen)
+        assert all(report(history, *walk[one]).repeats is not None for one in seen)
     assert history.after == IDS[8]
 
 
@@ -61,7 +61,7 @@ def test_there_and_back_and_there_again_are_three() -> None:
     """A move that begins at the present position counts, also one that was reported before."""
     history = learned(IDS[0])
     walk = [(IDS[0], IDS[1]), (IDS[1], IDS[0]), (IDS[0], IDS[1])]
-    assert [tell(history, *one).repeats for one in walk] == [None] * 3
+    assert [report(history, *one).repeats for one in walk] == [None] * 3
     assert history.after == IDS[1]
 
 
@@ -71,7 +71,7 @@ def test_what_a_reconciliation_covered_is_planned_unless_it_found_it() -> None:
         history = learned(IDS[0])
         history.find(IDS[2], delivery=delivery_id(NOW), now=NOW)
         walk = [(IDS[0], IDS[1]), (IDS[1], IDS[2])]
-        repeats = {number: tell(history, *walk[number]).repeats is not None for number in order}
+        repeats = {number: report(history, *walk[number]).repeats is not None for number in order}
         assert repeats == {0: False, 1: True}
         assert history.after == IDS[2]
         assert history.gaps[1:] == []
@@ -83,16 +83,16 @@ def test_a_branch_that_was_deleted_and_made_again_counts_again() -> None:
         history = learned(IDS[0])
         gone = ref_update(ref="refs/heads/main", before=before, after=None, deleted=True)
         assert gone is not None
-        assert history.tell(gone, delivery=delivery_id(NOW), now=NOW).repeats is None
+        assert history.report(gone, delivery=delivery_id(NOW), now=NOW).repeats is None
         assert history.after is None
-        assert tell(history, None, IDS[0]).repeats is None
+        assert report(history, None, IDS[0]).repeats is None
         assert history.after == IDS[0]
 
 
 def test_gaps_survive_being_stored() -> None:
     """As they were."""
     history = learned(IDS[0])
-    tell(history, IDS[1], IDS[2])
+    report(history, IDS[1], IDS[2])
     assert len(history.gaps) == 2
     assert load_gaps(dump_gaps(history.gaps)) == history.gaps
     assert dump_gaps([]) is None
@@ -102,5 +102,5 @@ def test_gaps_do_not_grow_without_end() -> None:
     """Where webhooks are lost for good, the oldest ones are closed."""
     history = learned(IDS[0])
     for number in range(200):
-        tell(history, f"{number + 100:040x}", f"{number + 500:040x}")
+        report(history, f"{number + 100:040x}", f"{number + 500:040x}")
     assert len(history.gaps) <= 32

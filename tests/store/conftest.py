@@ -14,14 +14,14 @@ from testing.postgres import Postgres
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Give either kind of database: what holds for one holds for the other."""
+    """Return each kind of database in turn: both must pass every test."""
     made: str = request.param
     return made
 
 
 @pytest.fixture
 def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Give an empty database."""
+    """Return an empty database."""
     if kind == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     made: str = request.getfixturevalue("postgres").database()
@@ -30,7 +30,7 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an SQLite file with the present schema, to be copied: all migrations take half a second."""
+    """Return an SQLite file with the present schema, for copies: all migrations take half a second."""
     path = tmp_path_factory.mktemp("migrated") / "pushgate.db"
     with closing(Database(f"sqlite:///{path}")) as database:
         database.migrate()
@@ -39,7 +39,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def migrated_server(postgres: Postgres) -> str:
-    """Give a PostgreSQL database with the present schema, to be copied."""
+    """Return a PostgreSQL database with the present schema, for copies."""
     url = postgres.database()
     with closing(Database(url)) as database:
         database.migrate()
@@ -48,7 +48,7 @@ def migrated_server(postgres: Postgres) -> str:
 
 @pytest.fixture
 def database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """Give an empty database with the present schema."""
+    """Return an empty database with the present schema."""
     if kind == "sqlite":
         path = shutil.copyfile(request.getfixturevalue("migrated"), tmp_path / "test.db")
         url = f"sqlite:///{path}"
@@ -60,7 +60,7 @@ def database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Itera
 
 @pytest.fixture
 def embedded(tmp_path: Path, migrated: Path) -> Iterator[Database]:
-    """Give an empty SQLite: for what has nothing to do with the kind of the database."""
+    """Return an empty SQLite: for tests that do not depend on the kind of database."""
     with closing(Database(f"sqlite:///{shutil.copy(migrated, tmp_path)}")) as database:
         yield database
 

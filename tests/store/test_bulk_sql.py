@@ -34,7 +34,7 @@ KEYED = Table(
 
 @pytest.fixture
 def tables(url: str) -> Any:
-    """Give a database with these tables."""
+    """Return a database with these tables."""
     database = Database(url)
     with database.writing() as conn:
         METADATA.create_all(conn)

@@ -36,7 +36,7 @@ def push(database: Database, *connections: str, at: datetime = NOW, times: int =
 
 
 def release(database: Database, connection_id: str, now: datetime, owner: str = "w") -> None:
-    """Give a connection back with more to do, as at the end of a turn."""
+    """Return a connection back with more to do, as at the end of a turn."""
     with database.writing() as conn:
         work_queue.release(conn, connection_id, owner=owner, now=now)
 
@@ -384,15 +384,15 @@ def test_a_claim_reads_no_whole_table(database: Database) -> None:
     with database.reading() as conn:
         sql = query.compile(conn.engine, compile_kwargs={"literal_binds": True})
         if database.is_embedded:
-            told = [row[-1] for row in conn.execute(text(f"EXPLAIN QUERY PLAN {sql}"))]
-            read = {line.split()[1] for line in told if line.startswith("SCAN")}
+            plan = [row[-1] for row in conn.execute(text(f"EXPLAIN QUERY PLAN {sql}"))]
+            read = {line.split()[1] for line in plan if line.startswith("SCAN")}
         else:
             # Of tables as small as these it would read all; with an index at hand it need not.
             conn.execute(text("SET LOCAL enable_seqscan = off"))
-            told = [row[-1] for row in conn.execute(text(f"EXPLAIN {sql}"))]
-            read = {line.split("Seq Scan on ")[1].split()[0] for line in told if "Seq Scan on " in line}
+            plan = [row[-1] for row in conn.execute(text(f"EXPLAIN {sql}"))]
+            read = {line.split("Seq Scan on ")[1].split()[0] for line in plan if "Seq Scan on " in line}
     # Of processes there are never many.
-    assert read & set(metadata.tables) <= {"processes"}, told
+    assert read & set(metadata.tables) <= {"processes"}, plan
 
 
 def test_who_starts_again_goes_on_with_its_own_work_at_once(database: Database) -> None:

@@ -15,58 +15,59 @@ IDS = [f"{number:040x}" for number in range(1, 42)]
 
 
 @pytest.fixture
-def doors(postgres: Postgres) -> Iterator[list[Database]]:
-    """Give four processes' views of one database."""
+def processes(postgres: Postgres) -> Iterator[list[Database]]:
+    """Return four processes' views of one database."""
     url = postgres.database()
-    doors = [Database(url) for _ in range(4)]
+    processes = [Database(url) for _ in range(4)]
     with ThreadPoolExecutor(4) as threads:
         # All start at once: one migrates, the others wait for it.
-        list(threads.map(Database.migrate, doors))
-    yield doors
-    for door in doors:
-        door.close()
+        list(threads.map(Database.migrate, processes))
+    yield processes
+    for process in processes:
+        process.close()
 
 
-def record_at_once(doors: list[Database], batches: list[list[NewDelivery]]) -> list[Receipt]:
+def record_at_once(processes: list[Database], batches: list[list[NewDelivery]]) -> list[Receipt]:
     """Record batches by all doors at once."""
 
     def record(numbered: tuple[int, list[NewDelivery]]) -> list[Receipt]:
         number, batch = numbered
-        with doors[number % len(doors)].writing() as conn:
+        with processes[number % len(processes)].writing() as conn:
             return accept.record(conn, batch)
 
-    with ThreadPoolExecutor(len(doors)) as threads:
+    with ThreadPoolExecutor(len(processes)) as threads:
         return [receipt for part in threads.map(record, enumerate(batches)) for receipt in part]
 
 
-def test_one_push_told_to_all_doors_is_accepted_once(doors: list[Database]) -> None:
+def test_one_push_sent_to_all_processes_is_accepted_once(processes: list[Database]) -> None:
     """By the provider's id, and by what it says."""
-    connection(doors[0])
+    connection(processes[0])
     same_id = [[arrival(move(IDS[0], IDS[1]), provider_delivery_id="one")] for _ in range(20)]
     once = ["accepted", *["duplicate"] * 19]
-    assert sorted(one.verdict for one in record_at_once(doors, same_id)) == once
+    assert sorted(one.verdict for one in record_at_once(processes, same_id)) == once
     same_push = [[arrival(move(IDS[1], IDS[2]))] for _ in range(20)]
     assert (
-        sorted(one.verdict for one in record_at_once(doors, same_push)) == ["accepted"] + ["duplicate"] * 19
+        sorted(one.verdict for one in record_at_once(processes, same_push))
+        == ["accepted"] + ["duplicate"] * 19
     )
 
 
-def test_moves_of_one_ref_are_counted_one_by_one(doors: list[Database]) -> None:
-    """Whichever door takes them, in whatever order: no two have the same number, the last one the highest."""
-    connection(doors[0])
+def test_moves_of_one_ref_are_counted_one_by_one(processes: list[Database]) -> None:
+    """In any process and order, no two have the same number, and the last has the highest."""
+    connection(processes[0])
     moves = [[arrival(move(IDS[number], IDS[number + 1]))] for number in range(40)]
-    assert {one.verdict for one in record_at_once(doors, moves)} == {"accepted"}
-    with doors[0].reading() as conn:
+    assert {one.verdict for one in record_at_once(processes, moves)} == {"accepted"}
+    with processes[0].reading() as conn:
         found = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=100)
     numbers = {update.generation: update.update.after for one in found for update in one.updates}
     assert len(numbers) == 40
     assert numbers[max(numbers)] == IDS[40]
 
 
-def test_doors_that_take_many_connections_never_wait_in_a_circle(doors: list[Database]) -> None:
+def test_doors_that_take_many_connections_never_wait_in_a_circle(processes: list[Database]) -> None:
     """Batches name connections in any order; the locks are taken in one."""
     for name in ("a", "b", "c"):
-        connection(doors[0], name)
+        connection(processes[0], name)
     batches = [
         [
             arrival(move(IDS[0], IDS[number + 1]), connection=name)
@@ -74,4 +75,4 @@ def test_doors_that_take_many_connections_never_wait_in_a_circle(doors: list[Dat
         ]
         for number in range(30)
     ]
-    assert len(record_at_once(doors, batches)) == 90
+    assert len(record_at_once(processes, batches)) == 90

@@ -153,7 +153,7 @@ def test_pages_hold_each_connection_once(database: Database) -> None:
 
 
 def test_a_connection_is_found_by_its_id_or_its_name(database: Database) -> None:
-    """A deleted one by its id only; where several have a name, they are told in the order they were made."""
+    """A deleted one by its id only; where several have a name, they are listed by their creation."""
     for name, created_at in (("c2", NOW), ("c1", NOW), ("c0", LATER)):
         records.connection(database, name, created_at=created_at)
     records.connection(database, "c3", name="only")
@@ -246,7 +246,7 @@ def test_the_two_newest_secrets_are_live(database: Database, keyring: Keyring) -
 
 
 def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, keyring: Keyring) -> None:
-    """A rotation of the secret mends the connection; without one the reason is told."""
+    """A rotation of the secret repairs the connection; until then, the error names the reason."""
     records.connection(database)
     with database.writing() as conn:
         connections.add_secret(conn, Keyring("o" * 32), "c1", b"old", now=NOW)
@@ -256,7 +256,7 @@ def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, key
         assert [one.value for one in connections.live_secrets(conn, keyring, "c1")] == [b"new"]
 
 
-def test_all_that_is_sealed_is_sealed_anew(database: Database) -> None:
+def test_every_sealed_value_is_rewrapped(database: Database) -> None:
     """Webhook secrets and credentials, of each connection its own."""
     old, both, new = Keyring("o" * 32), Keyring("n" * 32, "o" * 32), Keyring("n" * 32)
     for name in ("c2", "c0", "c1", "c3"):
@@ -321,9 +321,9 @@ OTHER = OtherRepository(id="18", name="acme/digits", delivery="d1", refs={"refs/
         ({"gone": None}, {}, False),
         ({}, {"main": B}, False),
     ],
-    ids=["all", "deleted", "one is missing", "one differs", "not shown", "told nothing"],
+    ids=["all", "deleted", "one is missing", "one differs", "not shown", "nothing reported"],
 )
-def test_a_repository_is_learned_anew_where_the_remote_bears_out_all(
+def test_a_repository_is_replaced_if_the_remote_confirms_all_refs(
     database: Database, refs: dict[str, str | None], shown: dict[str, str | None], *, is_learned: bool
 ) -> None:
     """Somebody else's delivery, of a repository that has some of the same refs, is not enough."""

@@ -106,19 +106,19 @@ def test_what_is_closed_leaves_no_file_open(tmp_path: Path) -> None:
     assert open_files(tmp_path) == set()
 
 
-def test_a_file_that_is_no_database_is_told_and_closed(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_reported_and_closed(tmp_path: Path) -> None:
     """It is found out when the first connection is set up."""
     (tmp_path / "damaged.db").write_bytes(b"no database " * 1000)
     database = Database(f"sqlite:///{tmp_path / 'damaged.db'}")
-    with pytest.raises(StoreUnavailable, match="is damaged: file is not a database") as told:
+    with pytest.raises(StoreUnavailable, match="is damaged: file is not a database") as raised:
         database.migrate()
     database.close()
     assert open_files(tmp_path) == set()
-    assert "restore it from a back-up" in str(told.value)
-    assert str(told.value).endswith(f"({tmp_path / 'damaged.db'})")
+    assert "restore it from a back-up" in str(raised.value)
+    assert str(raised.value).endswith(f"({tmp_path / 'damaged.db'})")
 
 
-def test_a_server_that_is_away_is_told_and_found_again() -> None:
+def test_a_server_that_is_away_is_reported_and_found_again() -> None:
     """Before the transaction, and in the middle of it, where the commit is not answered."""
     with Postgres() as server:
         database = prepared(server.database())
@@ -144,7 +144,7 @@ def test_a_server_that_is_away_is_told_and_found_again() -> None:
 
 @pytest.fixture
 def embedded(migrated: Path, tmp_path: Path) -> Iterator[Database]:
-    """Give an SQLite database with one connection of a repository."""
+    """Return an SQLite database with one connection of a repository."""
     file = tmp_path / "test.db"
     file.write_bytes(migrated.read_bytes())
     with closing(Database(f"sqlite:///{file}")) as database:
@@ -154,7 +154,7 @@ def embedded(migrated: Path, tmp_path: Path) -> Iterator[Database]:
 
 @pytest.fixture
 def server(postgres: Postgres) -> Iterator[Database]:
-    """Give an empty PostgreSQL database, without tables."""
+    """Return an empty PostgreSQL database, without tables."""
     with closing(Database(postgres.database())) as database:
         yield database
 
@@ -348,7 +348,7 @@ def held_by_a_thread(database: Database, *, seconds: float = SECONDS) -> Iterato
 
 
 def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
-    """Nor do probes keep work waiting, nor either of them the look-ups of the door."""
+    """Probes do not delay work, and neither delays the lookups of the webhook endpoint."""
     release = threading.Event()
 
     def wait(_transaction: Connection) -> bool:
@@ -424,15 +424,15 @@ OUTAGES = [
 
 
 @pytest.mark.parametrize(("error", "reason"), OUTAGES)
-def test_an_outage_is_told_in_a_line(embedded: Database, error: Exception, reason: str) -> None:
+def test_an_outage_is_reported_in_a_line(embedded: Database, error: Exception, reason: str) -> None:
     """Whatever the driver calls it, those who work with the database see one error, with the reason."""
-    with pytest.raises(StoreUnavailable, match=f"the database {reason}") as told, embedded.reading():
+    with pytest.raises(StoreUnavailable, match=f"the database {reason}") as raised, embedded.reading():
         raise error
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("error", "reason"), OUTAGES)
-def test_an_outage_at_the_start_is_told_with_the_file(
+def test_an_outage_at_the_start_is_reported_with_the_file(
     embedded: Database, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     """An operator sees a reason and where to look, not a traceback."""
@@ -441,9 +441,9 @@ def test_an_outage_at_the_start_is_told_with_the_file(
         raise error
 
     monkeypatch.setattr(module, "present_revision", fail)
-    with pytest.raises(StoreUnavailable, match=f"the database {reason}") as told:
+    with pytest.raises(StoreUnavailable, match=f"the database {reason}") as raised:
         embedded.is_new()
-    assert str(told.value).endswith(f"({embedded.url.database})")
+    assert str(raised.value).endswith(f"({embedded.url.database})")
 
 
 @pytest.mark.parametrize(
@@ -464,9 +464,9 @@ def test_a_bug_is_no_outage(embedded: Database, monkeypatch: pytest.MonkeyPatch,
 
 def test_an_error_shows_no_value(embedded: Database) -> None:
     """Values are bodies and sealed secrets, and errors are logged."""
-    with pytest.raises(IntegrityError) as told, embedded.writing() as transaction:
+    with pytest.raises(IntegrityError) as raised, embedded.writing() as transaction:
         transaction.execute(insert(leases).values(connection="a secret", attempts=0, due_at=NOW))
-    assert "a secret" not in str(told.value)
+    assert "a secret" not in str(raised.value)
 
 
 def test_json_that_was_kept_with_half_a_character_can_be_shown(embedded: Database) -> None:
@@ -563,9 +563,9 @@ def test_a_new_database_is_one_without_tables(embedded: Database, tmp_path: Path
 )
 def test_a_url_of_no_use_is_a_wrong_setting(url: str, reason: str) -> None:
     """As soon as it is read, and without its password."""
-    with pytest.raises(SettingError, match=f"PUSHGATE_DATABASE_URL.*{reason}") as told:
+    with pytest.raises(SettingError, match=f"PUSHGATE_DATABASE_URL.*{reason}") as raised:
         Database(url)
-    assert "s3cret" not in str(told.value)
+    assert "s3cret" not in str(raised.value)
 
 
 @pytest.mark.parametrize("url", ["postgresql://host", "postgres://host/", "postgresql+psycopg://host/name"])
@@ -584,11 +584,11 @@ def test_an_option_that_no_driver_takes_is_a_wrong_setting() -> None:
         database.is_new()
 
 
-def test_a_server_that_is_away_at_the_start_is_told() -> None:
+def test_a_server_that_is_away_at_the_start_is_reported() -> None:
     """By the driver's reason; it has no file to name."""
     with (
         closing(Database("postgresql://me@127.0.0.1:9/name")) as database,
-        pytest.raises(StoreUnavailable, match=r"does not answer: .*refused") as told,
+        pytest.raises(StoreUnavailable, match=r"does not answer: .*refused") as raised,
     ):
         database.is_new()
-    assert "(name)" not in str(told.value)
+    assert "(name)" not in str(raised.value)

@@ -52,7 +52,7 @@ def test_the_same_delivery_id_is_a_duplicate(database: Database) -> None:
 
 
 def test_the_same_delivery_id_twice_in_one_batch_is_a_duplicate(database: Database) -> None:
-    """Two copies that wait at the door together are one delivery."""
+    """Two copies in one batch are one delivery."""
     connection(database)
     twice = [arrival(move(A, B), provider_delivery_id="guid") for _ in range(2)]
     assert record(database, *twice) == ["accepted", "duplicate"]
@@ -196,7 +196,7 @@ def got(database: Database, delivery: str) -> RecordedDelivery:
 
 @pytest.fixture
 def three(embedded: Database) -> Database:
-    """Give a database with the connections c1, c2 and c3, whose remotes are to be looked at in an hour."""
+    """Return a database with the connections c1, c2 and c3, whose remotes are to be looked at in an hour."""
     for name in ("c1", "c2", "c3"):
         connection(embedded, name)
     with embedded.writing() as conn:
@@ -305,7 +305,7 @@ def test_a_delivery_tells_which_secret_proved_it(three: Database, keyring: Keyri
 
 
 def test_a_duplicate_names_the_delivery_that_it_repeats(three: Database) -> None:
-    """The first one that told it, and not another repetition; by its id or by what it tells."""
+    """The reason names the first delivery, not another repetition; by its id or by its content."""
     record(three, arrival(move(A, B), id="first", provider_delivery_id="guid"))
     [again] = receipts(three, arrival(move(A, B), id="again", provider_delivery_id="guid"))
     assert (again.verdict, again.reason) == ("duplicate", "delivery first had the same id")
@@ -360,7 +360,7 @@ def head(after: str, number: str = "5") -> RefUpdate:
 
 
 def test_the_head_of_a_pull_request_repeats_only_the_very_same_body(three: Database) -> None:
-    """Where it was before is not told: to come back to a commit is news, a redelivery is not."""
+    """The previous position is not reported: a return to a commit is a new move, a redelivery is not."""
     heads = [(B, b"2"), (A, b"5"), (B, b"4"), (C, b"7"), (B, b"6"), (A, b"8")]
     sent = [arrival(head(after), id=f"d{n}", body=body) for n, (after, body) in enumerate(heads)]
     assert record(three, *sent) == ["accepted"] * 6
@@ -428,20 +428,24 @@ def test_a_repository_id_is_learned_for_its_connection_only(three: Database) -> 
 def test_attempts_belong_to_the_update_that_was_replayed(three: Database) -> None:
     """Those beside it have none; a delivery of a deleted connection says so."""
     record(three, *(arrival(move(A, B), id=f"d{n}", connection=f"c{n}") for n in (1, 2, 3)))
-    told = [{"trigger": "t", "matched": False, "reason": "no"}]
+    verdicts_given = [{"trigger": "t", "matched": False, "reason": "no"}]
     with three.writing() as conn:
         claims = Claims(process="p1")
         while (name := claims.claim(conn, owner="w1", now=NOW, until=NOW + HOUR)) is not None:
             [pending] = work_queue.pending(conn, name, limit=10)
-            end = Settlement(update=pending, state="planned", reason="done", verdicts=told)
+            end = Settlement(update=pending, state="planned", reason="done", verdicts=verdicts_given)
             work_queue.settle(conn, name, [end], owner="w1", now=NOW)
         work_queue.replay(conn, "d2", now=NOW + HOUR)
         connections.remove(conn, "c3", now=NOW)
     with three.reading() as conn:
         found = deliveries.page(conn, connection=None, verdict=None, before=None, limit=10)
     attempts = {one.id: [list(each.verdicts) for each in one.updates[0].attempts] for one in found}
-    assert attempts == {"d1": [], "d2": [told], "d3": []}
-    assert {one.id: list(one.updates[0].verdicts) for one in found} == {"d1": told, "d2": [], "d3": told}
+    assert attempts == {"d1": [], "d2": [verdicts_given], "d3": []}
+    assert {one.id: list(one.updates[0].verdicts) for one in found} == {
+        "d1": verdicts_given,
+        "d2": [],
+        "d3": verdicts_given,
+    }
     assert {one.id: one.is_orphan for one in found} == {"d1": False, "d2": False, "d3": True}
 
 

@@ -89,7 +89,7 @@ def test_an_event_is_forgotten_once_the_broker_has_it(database: Database) -> Non
 
 
 def test_a_relay_gets_the_first_events_that_wait(database: Database) -> None:
-    """As they were made, in the order in which they are to be told."""
+    """Unchanged, in the order in which they are published."""
     for name in ("c1", "c2"):
         connection(database, name)
     with database.writing() as conn:
@@ -104,8 +104,8 @@ def test_a_relay_gets_the_first_events_that_wait(database: Database) -> None:
     ]
 
 
-def test_events_that_can_never_be_told_are_forgotten(database: Database) -> None:
-    """Like those that were told; a refusal is that of one event, and nothing else is touched."""
+def test_events_that_can_never_be_published_are_deleted(database: Database) -> None:
+    """Like published events; a refusal belongs to one event, and no other changes."""
     connection(database)
     with database.writing() as conn:
         events.add(conn, [event(f"e{number}") for number in range(5)], now=NOW)

@@ -55,7 +55,7 @@ ALL: dict[str, None] = dict.fromkeys(("connection", "delivery", "state", "before
 
 @pytest.fixture
 def two_moves(database: Database) -> Database:
-    """Give a store with two moves of main, and requests of two triggers for each."""
+    """Return a store with two moves of main, and requests of two triggers for each."""
     connection(database)
     for name, ends in (("d1", (A, B)), ("d2", (B, C))):
         ref_update = push(database, name, *ends)
@@ -217,7 +217,7 @@ def test_a_dropped_request_that_is_replayed_is_planned_now(database: Database) -
 
 @pytest.fixture
 def five(database: Database) -> Database:
-    """Give five requests: of two connections in turns, two deliveries, with bodies of ten bytes."""
+    """Return five requests: of two connections in turns, two deliveries, with bodies of ten bytes."""
     for name in ("c1", "c2"):
         connection(database, name)
     moves = {name: push(database, f"of-{name}", A, B, connection=name) for name in ("c1", "c2")}
@@ -304,9 +304,9 @@ def test_large_bodies_are_left_out_of_what_is_shown(five: Database, monkeypatch:
 
 def test_what_waits_names_the_refused_request_before_it(five: Database) -> None:
     """Of its own connection, the first one; without a broker nothing waits for anything."""
-    told = {"r1": "full", "r2": "no", "r4": "no"}
+    refused_with = {"r1": "full", "r2": "no", "r4": "no"}
     with five.writing() as conn:
-        executions.record(conn, published=[], refused=told, undeliverable={}, now=NOW)
+        executions.record(conn, published=[], refused=refused_with, undeliverable={}, now=NOW)
         refused = executions.refusals(conn, ["c1"])
         assert {name: (one.id, one.body) for name, one in refused.items()} == {"c1": ("r2", OMITTED)}
         both = executions.refusals(conn, ["c1", "c2"])
@@ -319,8 +319,12 @@ def test_what_waits_names_the_refused_request_before_it(five: Database) -> None:
             return {one.id: one.reason for one in found}
 
         on_its_way = "it is on its way to the broker, which has not confirmed it yet"
-        assert reasons(has_broker=True) == {**told, "r0": on_its_way, "r3": "it waits behind r1: full"}
-        assert reasons(has_broker=False) == {**told, "r0": None, "r3": None}
+        assert reasons(has_broker=True) == {
+            **refused_with,
+            "r0": on_its_way,
+            "r3": "it waits behind r1: full",
+        }
+        assert reasons(has_broker=False) == {**refused_with, "r0": None, "r3": None}
         outages.record(conn, "event", "the broker is away", now=NOW)
         assert reasons(has_broker=True)["r0"] == on_its_way
 

@@ -12,7 +12,7 @@ LARGE = b" " * (READ_BYTES // 2)
 
 @pytest.fixture
 def ids(database: Database) -> list[str]:
-    """Give the ids of five large requests of one delivery, in the order in which they were planned."""
+    """Return the ids of five large requests of one delivery, in the order in which they were planned."""
     connection(database)
     ids = [f"r{number}" for number in range(5)]
     requests = [

@@ -75,7 +75,7 @@ def test_who_has_lost_a_lease_changes_nothing_about_it(database: Database, endin
 
 @pytest.fixture
 def processes(postgres: Postgres) -> Iterator[Sequence[Database]]:
-    """Give several processes' views of one PostgreSQL."""
+    """Return several processes' views of one PostgreSQL."""
     url = postgres.database()
     with ExitStack() as stack:
         views = [stack.enter_context(closing(Database(url))) for _ in range(PROCESSES)]

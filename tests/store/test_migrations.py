@@ -32,7 +32,7 @@ _ADDS = re.compile(
 
 
 def is_an_addition(statement: str) -> bool:
-    """Say whether code that knows nothing of a statement goes on working after it."""
+    """Return whether code that knows nothing of a statement goes on working after it."""
     told = " ".join(statement.split())
     if column := re.fullmatch(_COLUMN, told):
         is_free = "NOT NULL" not in column["column"] or "DEFAULT" in column["column"]

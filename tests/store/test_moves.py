@@ -375,7 +375,7 @@ def _settings(examples: int) -> settings:
 
 @pytest.fixture
 def embedded(tmp_path: Path) -> Iterator[Database]:
-    """Give an empty SQLite."""
+    """Return an empty SQLite."""
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     database.migrate()
     yield database
@@ -415,7 +415,7 @@ def test_moves_back_and_deletes_in_any_order(
 
 @pytest.fixture
 def served(postgres: Postgres) -> Iterator[Database]:
-    """Give an empty PostgreSQL."""
+    """Return an empty PostgreSQL."""
     database = Database(postgres.database())
     database.migrate()
     yield database

@@ -29,7 +29,7 @@ SECONDS = 30
 
 @pytest.fixture
 def processes(postgres: Postgres) -> Iterator[tuple[Database, Database]]:
-    """Give two processes' views of one database."""
+    """Return two processes' views of one database."""
     url = postgres.database()
     one, other = Database(url), Database(url)
     one.migrate()
@@ -211,7 +211,7 @@ class Line(Database):
 
     @asynccontextmanager
     async def listening(self, channels: Sequence[str]) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
-        """Give what the test sends on these channels."""
+        """Return what the test sends on these channels."""
         outcome = self.outcomes.pop(0) if self.outcomes else None
         if outcome is not None:
             raise outcome

@@ -18,7 +18,7 @@ from testing.service import wait_for
 
 @pytest.fixture
 def databases(postgres: Postgres) -> Iterator[list[Database]]:
-    """Give the same database as two processes have it, with one request that waits."""
+    """Return the same database as two processes have it, with one request that waits."""
     url = postgres.database()
     with ExitStack() as stack:
         both = [stack.enter_context(closing(Database(url))) for _ in range(2)]

@@ -44,7 +44,7 @@ FAR = NOW + 10_000 * DAY
 
 @pytest.fixture(params=["folder", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PackageStorage]:
-    """Give a place for objects; whatever it is, it does the same."""
+    """Return a place for objects; whatever it is, it does the same."""
     if request.param == "folder":
         yield PackageStorage((tmp_path / "depot").as_uri())
     else:

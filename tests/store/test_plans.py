@@ -94,7 +94,7 @@ SELECT setval('ref_updates_seq_seq', {DELIVERIES}), setval('executions_seq_seq',
 
 @pytest.fixture(scope="module")
 def filled(postgres: Postgres) -> Iterator[Database]:
-    """Give a PostgreSQL that has been in use for 180 days."""
+    """Return a PostgreSQL that has been in use for 180 days."""
     with closing(Database(postgres.database())) as database:
         database.migrate()
         with database.writing() as conn:
@@ -107,7 +107,7 @@ def filled(postgres: Postgres) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """Give an SQLite store with little in it: its plans don't depend on how much there is."""
+    """Return an SQLite store with little in it: its plans don't depend on how much there is."""
     folder = tmp_path_factory.mktemp("plans")
     with closing(Database(f"sqlite:///{folder / 'pushgate.db'}")) as database:
         database.migrate()
@@ -298,7 +298,7 @@ def test_among_hundreds_of_thousands_a_few_rows_are_read(filled: Database, name:
 
 
 def nodes(plan: Any) -> Iterator[Any]:
-    """Give each node of a plan."""
+    """Return each node of a plan."""
     yield plan
     for below in plan.get("Plans", ()):
         yield from nodes(below)

@@ -23,7 +23,7 @@ ALL = ("c0", "c1", "c2")
 
 @pytest.fixture
 def named(database: Database, keyring: Keyring) -> Database:
-    """Give a store whose connections each have a platform, with a token of its own."""
+    """Return a store whose connections each have a platform, with a token of its own."""
     for name in ALL:
         connection(database, name)
         with database.writing() as conn:

@@ -115,7 +115,7 @@ def position(database: Database) -> str | None:
 
 @pytest.fixture
 def learned(database: Database) -> Database:
-    """Give a store whose one connection has main at A, from a first look."""
+    """Return a store whose one connection has main at A, from a first look."""
     records.connection(database)
     look(database, move(None, A))
     return database

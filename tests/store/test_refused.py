@@ -24,7 +24,7 @@ REQUEST = NewRequest(
 
 @pytest.fixture
 def ref_update(database: Database) -> int:
-    """Give the number of a ref update with two pending requests, r1 and r2."""
+    """Return the number of a ref update with two pending requests, r1 and r2."""
     connection(database)
     with database.writing() as conn:
         accept.record(conn, [arrival(move(None, A), id="d1")])

@@ -85,7 +85,7 @@ def clean_up(database: Database) -> None:
 
 
 def is_kept(database: Database, delivery: NewDelivery) -> bool:
-    """Say whether a delivery is still there."""
+    """Return whether a delivery is still there."""
     try:
         with database.reading() as conn:
             deliveries.get(conn, delivery.id)

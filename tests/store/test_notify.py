@@ -158,14 +158,14 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
     processes: tuple[Database, Database],
 ) -> None:
     """And what is planned there wakes who follows requests here, as the relay does."""
-    door, back = processes
-    connection(door)
+    web, back = processes
+    connection(web)
 
     async def scenario() -> None:
         pushes, requests = Notifier(), Notifier()
         relay = requests.subscribe()
-        accepter = DeliveryWriter(door, notify=pushes.notify)
-        accepter.start()
+        writer = DeliveryWriter(web, notify=pushes.notify)
+        writer.start()
         wakeups, planned = Notifier(), Notifier()
         working = Worker(
             name="w",
@@ -176,18 +176,18 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
             poll_seconds=NEVER,
         )
         async with (
-            wired(door, pushes=pushes, requests=requests),
+            wired(web, pushes=pushes, requests=requests),
             wired(back, pushes=wakeups, requests=planned),
         ):
             await heard(relay)  # the one at the start
             running = asyncio.create_task(working.run())
             for before, after in ((A, B), (B, A)):
-                await accepter.accept(arrival(move(before, after), received_at=datetime.now(UTC)))
+                await writer.accept(arrival(move(before, after), received_at=datetime.now(UTC)))
                 await heard(relay)
             running.cancel()
             await asyncio.wait({running})
-        await accepter.stop()
-        await door.aclose()
+        await writer.stop()
+        await web.aclose()
 
     asyncio.run(scenario())
 

@@ -145,7 +145,7 @@ def explained(database: Database, plans: list[Any]) -> Iterator[sqlalchemy.Conne
 
 
 def record(conn: sqlalchemy.Connection) -> None:
-    """Take what waits at the door, of many connections."""
+    """Record a batch of deliveries of many connections."""
     names = [row[0] for row in conn.execute(text("SELECT id FROM connections ORDER BY id LIMIT 50"))]
     batch = [arrival(move(A, B, f"refs/heads/{number % 50}")) for number in range(len(names))]
     named = [replace(one, connection=name) for one, name in zip(batch, names, strict=True)]
@@ -154,7 +154,7 @@ def record(conn: sqlalchemy.Connection) -> None:
 
 
 def find(conn: sqlalchemy.Connection) -> None:
-    """Look up what the door knows of a connection."""
+    """Look up a connection as the webhook endpoint does."""
     connections.get(conn, "c2")
     connections.live_secrets(conn, Keyring("k" * 32), "c2")
 

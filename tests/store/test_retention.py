@@ -227,7 +227,7 @@ def test_steps_are_small_and_none_is_left_out(database: Database, monkeypatch: p
 
 
 def test_bodies_count(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step deletes no more bytes than one batch at the door may bring."""
+    """A step deletes at most as many bytes as one batch of deliveries may have."""
     monkeypatch.setattr(retention, "_MAX_BYTES", 100)
     connection(database)
     for number in range(4):

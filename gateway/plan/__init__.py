@@ -1,1 +1,1 @@
-"""What a commit is asked to execute. Pure: facts in, execution requests and reasons out."""
+"""Plan what to execute at a commit. Pure: facts in, execution requests and reasons out."""

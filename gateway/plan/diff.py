@@ -1,6 +1,6 @@
-"""What differs between two requests for the same push: of what is to be executed, and for whom.
+"""Compare two requests for the same push: what is to be executed, and for which project.
 
-What was pushed, and when and by whom, is the same for both; and a package is not there before a request is.
+Both requests have the same push, time and pusher; and a package does not exist before its request.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,14 +17,14 @@ _DEFINITION = "execution.definition"
 def differences(old: ExecutionRequest, new: ExecutionRequest) -> Differences:
     """Compare two requests of one trigger for one ref update.
 
-    The definition, which repeats the rest as valohai.yaml writes it, is told where nothing else tells of it.
+    The definition repeats the rest as valohai.yaml writes it, so it is included only if nothing else differs.
     """
-    found = dict(_differing("", _asked(old), _asked(new)))
-    told = {place: values for place, values in found.items() if not place.startswith(_DEFINITION)}
-    return told if any(place.startswith("execution.") for place in told) else found
+    found = dict(_differing("", _compared(old), _compared(new)))
+    rest = {place: values for place, values in found.items() if not place.startswith(_DEFINITION)}
+    return rest if any(place.startswith("execution.") for place in rest) else found
 
 
-def _asked(request: ExecutionRequest) -> dict[str, Any]:
+def _compared(request: ExecutionRequest) -> dict[str, Any]:
     return {
         "project": request.project,
         "repository": {"url": request.repository.url},
@@ -33,9 +33,9 @@ def _asked(request: ExecutionRequest) -> dict[str, Any]:
 
 
 def _differing(place: str, old: Any, new: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Go into objects, and into lists of one length; the rest is compared whole. What isn't there is None."""
+    """Descend into objects and lists of equal length; compare the rest whole. Missing values are None."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        old, new = (dict(enumerate(one)) for one in (old, new))
+        old, new = (dict(enumerate(items)) for items in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         for name in {**old, **new}:
             yield from _differing(f"{place}.{name}" if place else name, old.get(name), new.get(name))

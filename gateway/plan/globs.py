@@ -1,6 +1,6 @@
-"""Globs over the names of branches and tags: `*` and `?` stay within a part of a name, `**` crosses slashes.
+"""Globs over the names of branches and tags: `*` and `?` do not match a slash, `**` does.
 
-Matched without regular expressions, in time that no glob and no name can make grow out of hand.
+Matched without regular expressions, in bounded time for any glob and any name.
 """
 
 import re
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _PIECES = re.compile(r"\*\*+|\*|\?|[^*?]+")
-# No ref may hold these (https://git-scm.com/docs/git-check-ref-format): a glob with one fits nothing.
+# No ref may hold these (https://git-scm.com/docs/git-check-ref-format): such a glob matches nothing.
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:\[\\]")
 
 
 def check_glob(glob: str) -> str:
-    """Return the glob, or raise `ValueError` where it could never fit a name."""
+    """Return the glob, or raise `ValueError` if it can never match a name."""
     bare = glob.removeprefix("!")
     if not bare:
         raise ValueError("a glob is empty")
@@ -27,9 +27,9 @@ def check_glob(glob: str) -> str:
 
 
 def fits(globs: Sequence[str], name: str) -> bool:
-    """Say whether a name fits at least one glob and none of those that begin with `!`.
+    """Return whether a name matches at least one glob and none of those that begin with `!`.
 
-    With exclusions alone, every other name fits.
+    With exclusions only, every other name matches.
     """
     wanted = [glob for glob in globs if not glob.startswith("!")]
     if any(_fits_one(glob[1:], name) for glob in globs if glob.startswith("!")):
@@ -38,7 +38,7 @@ def fits(globs: Sequence[str], name: str) -> bool:
 
 
 def _fits_one(glob: str, name: str) -> bool:
-    """Follow, piece by piece, every position in the name that the glob so far can have reached."""
+    """Track, piece by piece, every position in the name that the glob can have reached."""
     reached = {0}
     for piece in _pieces(glob):
         if piece.startswith("**"):

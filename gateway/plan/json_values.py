@@ -1,4 +1,4 @@
-"""What the step's and the pipeline's conversion share: plain JSON values, and names that have to be known."""
+"""Helpers of the conversion of steps and pipelines: plain JSON values, and checks of names."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ _MAX_NAME_LENGTH = 100
 def plain(value: Any, owner: str) -> Any:
     """Return the value as JSON has it; a date, which YAML 1.1 sees in 2026-01-01, becomes text again.
 
-    Raises `PlanError` for what JSON can't hold: an infinite number, bytes, a key that is no text.
+    Raises `PlanError` for values that JSON cannot hold: an infinite number, bytes, a key that is not text.
     """
     try:
         return json.loads(json.dumps(value, default=_text, allow_nan=False))
@@ -26,26 +26,26 @@ def plain(value: Any, owner: str) -> Any:
 def weight(value: Any) -> int:
     """Return the bytes that a value takes as JSON, and 16 more for each value in it.
 
-    Copying a value costs time for each value in it, however short that is. What is shared counts each time,
-    as it is written each time; and nothing is built.
+    Copying a value takes time for each value in it, however short. A shared value counts each time, because
+    it is written each time. Nothing is serialized as a whole.
     """
     total, waiting = 0, [value]
     while waiting:
-        one = waiting.pop()
+        item = waiting.pop()
         total += _BYTES_OF_A_VALUE
-        if isinstance(one, Mapping):
-            waiting += one.keys()
-            waiting += one.values()
-        elif isinstance(one, list | tuple):
-            waiting += one
+        if isinstance(item, Mapping):
+            waiting += item.keys()
+            waiting += item.values()
+        elif isinstance(item, list | tuple):
+            waiting += item
         else:
-            text = json.dumps(one, ensure_ascii=False, default=str)
+            text = json.dumps(item, ensure_ascii=False, default=str)
             total += len(text.encode("utf-8", "surrogatepass"))
     return total
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the first names of a list, and how many more there are: a valohai.yaml may have thousands."""
+    """Return the first names, and how many more there are: a valohai.yaml may have thousands."""
     known = list(names)
     shown = [shortened(name, _MAX_NAME_LENGTH) for name in known[:_MAX_NAMES]]
     more = [f"and {len(known) - _MAX_NAMES} more"] if len(known) > _MAX_NAMES else []
@@ -53,12 +53,12 @@ def listed(names: Iterable[str]) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """Return a text of at most so many characters."""
+    """Return the text, cut to at most `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def refuse_unknown(what: str, *, given: Mapping[str, Any], known: Mapping[str, Any], owner: str) -> None:
-    """Raise `PlanError` for the first given name that isn't known, and say which are."""
+    """Raise `PlanError` for the first unknown name, with the known names."""
     for name in given:
         if name not in known:
             raise PlanError(f"{owner} has no {what} {name}; it has: {listed(known)}")

@@ -1,7 +1,7 @@
-"""A commit's valohai.yaml: read with the platform's own parser, which is kept from what it can't stand.
+"""Read a commit's valohai.yaml with the platform's own parser, within limits.
 
-The file is anybody's who can push. So its size, its depth and what its aliases unfold to are bounded before
-the parser sees it, and every way in which it can fail becomes a `PlanError` that says where.
+Anybody who can push controls the file. Its size, its depth and the expansion of its aliases are therefore
+limited before the parser runs, and every failure becomes a `PlanError` with the position.
 """
 
 import re
@@ -37,7 +37,7 @@ _PASS_AS_FIELDS = ("{name}", "{value}", "{v}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a valohai.yaml defines that can be executed, by name; `config` is the parser's own view of it."""
+    """The steps, pipelines and tasks of a valohai.yaml by name; `config` is the parser's own object."""
 
     path: str
     steps: Mapping[str, Step]
@@ -47,9 +47,9 @@ class Manifest:
 
 
 def read_manifest(text: bytes, *, path: str) -> Manifest:
-    """Read a valohai.yaml. Raises `PlanError` with line and column, where there are some.
+    """Read a valohai.yaml. Raises `PlanError`, with line and column if known.
 
-    Top-level items of a kind that nobody knows are passed over, as the platform does.
+    Ignore top-level items of unknown kinds, as the platform does.
     """
     if len(text) > MAX_MANIFEST_BYTES:
         raise PlanError(f"{path} has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are read")
@@ -72,7 +72,7 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
         mark = error.problem_mark or error.context_mark
         raise PlanError(f"{path}{_at(mark)}: {error.problem or error.context}") from error
     except Exception as error:
-        # The parser raises whatever its own code stumbles over: IndexError, TypeError, RecursionError, ...
+        # The parser raises many kinds of exceptions: IndexError, TypeError, RecursionError, ...
         raise PlanError(f"{path} is not a valid valohai.yaml: {_one_line(error)}") from error
     for step in config.steps.values():
         _check_templates(step, path)
@@ -86,7 +86,7 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
 
 
 def _check_bounds(text: bytes, path: str) -> None:
-    """Walk over the events, which needs no recursion, and refuse what would unfold without end."""
+    """Walk over the events, without recursion, and refuse excessive depth and alias expansion."""
     unfolded: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
@@ -126,9 +126,9 @@ def _size_of_alias(event: yaml.AliasEvent, unfolded: Mapping[str, int], path: st
 
 
 def _load(text: bytes) -> tuple[yaml.Node | None, Any]:
-    """Return the document with its places in the text, and its plain values.
+    """Return the document with its positions in the text, and its plain values.
 
-    libyaml does what the parser would do with PyYAML's Python code, twenty times as fast.
+    libyaml does what the parser would do with PyYAML's Python code, twenty times faster.
     """
     loader = yaml.CSafeLoader(text)
     try:
@@ -139,9 +139,9 @@ def _load(text: bytes) -> tuple[yaml.Node | None, Any]:
 
 
 def _check_items(document: yaml.Node | None, items: Any, path: str) -> None:
-    """Refuse what breaks the platform's schema, and two items of a kind with one name.
+    """Refuse violations of the platform's schema, and two items of the same kind and name.
 
-    The platform takes the last of two; here nobody could say which one a trigger means.
+    The platform takes the last of two; here a trigger's reference would be ambiguous.
     """
     if not isinstance(items, list):
         raise PlanError(f"{path}{_at(_mark(document, ()))}: it has to be a list of steps and other items")
@@ -157,15 +157,17 @@ def _check_items(document: yaml.Node | None, items: Any, path: str) -> None:
             named = definition.get("name") if isinstance(definition, dict) else None
             if not isinstance(named, str):
                 continue
-            one = ("pipeline" if kind == "blueprint" else kind, named)
-            if one in seen:
+            item_key = ("pipeline" if kind == "blueprint" else kind, named)
+            if item_key in seen:
                 place = _at(_mark(document, (index, kind, "name")))
-                raise PlanError(f"{path}{place}: there are two {one[0]} items of the name {_one_line(named)}")
-            seen.add(one)
+                raise PlanError(
+                    f"{path}{place}: there are two {item_key[0]} items of the name {_one_line(named)}"
+                )
+            seen.add(item_key)
 
 
 def _first_violation(violations: Sequence[Any], document: yaml.Node | None, path: str) -> str:
-    """Return the first violation of the schema, where it stands and how many more there are."""
+    """Return the first violation of the schema, its position and the number of further violations."""
     first = _innermost(violations[0])
     further = len(violations) - 1
     count = f"{further} or more" if further == _MAX_VIOLATIONS else f"{further} more"

@@ -19,7 +19,7 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "events.pushgate.dev")
 
 
 def event_name(state: str, commit: str | None) -> EventName | None:
-    """Return the name of the event that tells of an end; None for a ref that was deleted."""
+    """Return the name of the event for an outcome; None for a deleted ref."""
     if state in {"failed", "gone"}:
         return "delivery.failed"
     return "push.fetched" if commit is not None else None
@@ -34,8 +34,8 @@ def event(
     reason: str,
     triggers: tuple[str, ...],
 ) -> Event:
-    """Return the event that tells how a ref update ended; `triggers` has a name for each request."""
-    told: dict[str, Any] = {
+    """Return the event that reports how a ref update ended; `triggers` has one name per request."""
+    fields: dict[str, Any] = {
         "id": _event_id(name, connection.id, update, reason, triggers),
         "project": connection.project,
         "connection": connection.id,
@@ -53,12 +53,12 @@ def event(
         "state": state,
     }
     model = EVENTS[name]
-    return model(**{field: told[field] for field in model.model_fields})
+    return model(**{field: fields[field] for field in model.model_fields})
 
 
 def _event_id(
     name: EventName, connection: str, update: UpdateFacts, reason: str, triggers: tuple[str, ...]
 ) -> str:
-    """Return the same id for the same end of the same move: what is planned again may end in another way."""
+    """Return an id that is equal for the same outcome of the same move: a replan may end differently."""
     move = [connection, update.ref, update.generation, update.before, update.after]
     return str(uuid.uuid5(_NAMESPACE, json.dumps([name, *move, reason, triggers])))

@@ -1,4 +1,4 @@
-"""The one entry: facts of a connection, a ref update and a commit in, execution requests and reasons out."""
+"""The entry point: facts of connection, ref update and commit in, execution requests and reasons out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +110,7 @@ class Plan:
 
     @property
     def failed(self) -> bool:
-        """Say whether something that was asked for could not be carried out."""
+        """Return whether a matching trigger's request could not be made."""
         return bool(self.failures)
 
 
@@ -121,7 +121,7 @@ def plan(
     commit: CommitFacts,
     triggers: Sequence[Trigger],
 ) -> Plan:
-    """Say what a commit is asked to execute. One trigger's failure leaves the others alone."""
+    """Return the plan for a commit. A trigger's failure does not affect the others."""
     move = MoveFacts(
         kind=update.kind,
         name=update.name,
@@ -159,12 +159,14 @@ def plan(
             requests.append(request)
         except PlanError as error:
             failures[trigger.name] = shortened(str(error), _MAX_FAILURE_LENGTH)
-    told = [f"trigger {name}: {failure}" for name, failure in failures.items()]
+    problems = [f"trigger {name}: {failure}" for name, failure in failures.items()]
     done = f"{len(requests)} execution request{'s' if len(requests) != 1 else ''}"
     return Plan(
         requests=tuple(requests),
         verdicts=verdicts,
-        reason=shortened("; ".join([*told, done] if requests or not failures else told), _MAX_REASON_LENGTH),
+        reason=shortened(
+            "; ".join([*problems, done] if requests or not failures else problems), _MAX_REASON_LENGTH
+        ),
         failures=failures,
     )
 
@@ -180,8 +182,8 @@ def _unfollowed(connection: ConnectionFacts, update: UpdateFacts) -> str | None:
 def _nothing(verdicts: Sequence[TriggerMatch]) -> str:
     if not verdicts:
         return "fetched; the connection has no triggers"
-    told = "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
-    return shortened(f"no trigger matched: {told}", _MAX_REASON_LENGTH)
+    reasons = "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
+    return shortened(f"no trigger matched: {reasons}", _MAX_REASON_LENGTH)
 
 
 def _manifest(commit: CommitFacts, path: str) -> Manifest:
@@ -194,7 +196,7 @@ def _manifest(commit: CommitFacts, path: str) -> Manifest:
 
 @lru_cache(maxsize=64)
 def _read_manifest(text: bytes, path: str) -> Manifest:
-    """Read a valohai.yaml; most commits leave it as it is, and a large one takes a fifth of a second."""
+    """Read a valohai.yaml, cached: few commits change it, and a large one takes a fifth of a second."""
     return read_manifest(text, path=path)
 
 
@@ -266,7 +268,7 @@ def repository_of(connection: ConnectionFacts) -> Repository:
 
 
 def ref_of(update: UpdateFacts) -> Ref:
-    """Return what moved as messages name it: of a pull request the branch that it comes from."""
+    """Return the ref as messages name it; for a pull request, the source branch."""
     if update.pull_request is not None:
         return Ref(name=update.pull_request.source, kind="branch")
     return Ref(name=update.name, kind="tag" if update.kind == "tag" else "branch")
@@ -274,11 +276,14 @@ def ref_of(update: UpdateFacts) -> Ref:
 
 def pull_request_of(update: UpdateFacts) -> PullRequest | None:
     """Return the pull request as messages name it."""
-    asked = update.pull_request
-    if asked is None:
+    pull_request = update.pull_request
+    if pull_request is None:
         return None
     return PullRequest(
-        number=asked.number, source=asked.source, target=asked.target, from_fork=asked.from_fork
+        number=pull_request.number,
+        source=pull_request.source,
+        target=pull_request.target,
+        from_fork=pull_request.from_fork,
     )
 
 

@@ -1,1 +1,1 @@
-"""Text of people and of git, made safe to show and to store, and sentences about wrong input."""
+"""Make text from people and git safe to show and store; describe invalid input."""

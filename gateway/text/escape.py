@@ -1,4 +1,4 @@
-"""Text from git for people, JSON and databases: bytes that are no text are escaped, and nothing is lost."""
+"""Text from git for people, JSON and databases: bytes that are not text are escaped, without loss."""
 
 import re
 from typing import Any
@@ -17,7 +17,7 @@ def decode(raw: bytes) -> str:
 
 def printable(text: str) -> str:
     """Return text for one line: what is no text, or would break the line, is escaped as in Python."""
-    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
 def storable(value: Any) -> Any:
@@ -25,14 +25,14 @@ def storable(value: Any) -> Any:
     if isinstance(value, str):
         return _NOT_STORABLE.sub(lambda found: _escaped(found[0]), value)
     if isinstance(value, dict):
-        return {storable(key): storable(one) for key, one in value.items()}
+        return {storable(key): storable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [storable(one) for one in value]
+        return [storable(item) for item in value]
     return value
 
 
 def has_surrogates(text: str) -> bool:
-    """Return whether text holds what no encoder takes."""
+    """Return whether text contains surrogates, which no encoder accepts."""
     return _SURROGATE.search(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with what people wrote, in a sentence: for every pydantic model that reads their input."""
+"""Describe invalid input in a sentence, for every pydantic model that reads input from people."""
 
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
@@ -25,7 +25,7 @@ def describe(
     of all that was read.
     """
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    problem = min(problems, key=lambda one: one["type"] != _UNKNOWN)
+    problem = min(problems, key=lambda problem: problem["type"] != _UNKNOWN)
     where = ".".join(str(part) for part in problem["loc"]) or whole
     if problem["type"] == _UNKNOWN:
         *path, key = problem["loc"]

@@ -12,13 +12,11 @@ from gateway.messages.execution_request import (
     Commit,
     ExecutionRequest,
     MergeGroup,
-    Package,
     PipelineExecution,
     PullRequest,
     Ref,
     Repository,
     StepExecution,
-    Submodule,
     TaskExecution,
     execution_id,
 )
@@ -57,8 +55,6 @@ class CommitFacts:
     manifest: bytes | None
     manifest_size: int | None
     signature: Literal["valid", "unknown", "none"] | None = None
-    package: Package | None = None
-    submodules: tuple[Submodule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,8 +231,6 @@ def _request(
         pushed_by=update.pusher,
         trigger=trigger.name,
         execution=_execution(trigger, manifest, commit=commit.id),
-        package=commit.package,
-        submodules=commit.submodules,
     )
 
 

@@ -75,7 +75,7 @@ class UpdateFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionFacts:
-    """A connection, with what the payload tells of its repository.
+    """A connection, with the payload's data about its repository.
 
     Where it `follows` branches, globs as in triggers, nothing runs for others.
     """

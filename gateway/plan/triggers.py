@@ -151,8 +151,10 @@ class Trigger(BaseModel):
     def _happenings(cls, given: Any) -> Any:
         if not isinstance(given, dict) or given.get("on"):
             return given
-        told = [happening for happening, key in (("push", "branches"), ("tag", "tags")) if given.get(key)]
-        return {**given, "on": told or ["push"]}
+        happenings = [
+            happening for happening, key in (("push", "branches"), ("tag", "tags")) if given.get(key)
+        ]
+        return {**given, "on": happenings or ["push"]}
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -169,7 +171,7 @@ class Trigger(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerMatch:
-    """What a trigger says to a ref update; `reason` names the condition that decided."""
+    """Whether a trigger matches a ref update; `reason` names the condition that decided."""
 
     trigger: str
     matched: bool
@@ -237,12 +239,12 @@ class MoveFacts:
 
 
 def ask_for_paths(triggers: Sequence[Trigger]) -> bool:
-    """Say whether what has changed matters to any of these triggers."""
+    """Return whether any of these triggers depends on the changed paths."""
     return any(trigger.paths for trigger in triggers)
 
 
 def match(trigger: Trigger, move: MoveFacts) -> TriggerMatch:
-    """Say whether a ref update is one that the trigger is for, and why."""
+    """Return whether a ref update matches the trigger, and why."""
     objections = (check(trigger, move) for check in (_event, _name, _skip, _texts))
     changed = next(iter(_paths(trigger.paths).match_files(move.paths)), None) if trigger.paths else None
     reason = next((objection for objection in objections if objection is not None), None)
@@ -321,7 +323,7 @@ def _skips(message: str) -> str | None:
 
 
 def _fits_text(patterns: Sequence[str], text: str) -> bool:
-    """Say whether a text fits one of the patterns and none that begins with `!`.
+    """Return whether a text matches one of the patterns and none that begins with `!`.
 
     Brackets are what they are: authors are called dependabot[bot], and messages begin with [WIP].
     """

@@ -21,7 +21,7 @@ def describe(
     """Return which field is wrong, and why, without its value.
 
     An unknown key comes first: where a key is misspelt, the one that is missing is only what follows from it.
-    `words` are for types of problems that pydantic tells in the words of its own models, `whole` is the name
+    `words` replace pydantic's messages that refer to its own models, `whole` is the name
     of all that was read.
     """
     problems = error.errors(include_url=False, include_context=False, include_input=False)

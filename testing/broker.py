@@ -24,11 +24,11 @@ from testing.ports import free_ports
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
-# What a client says first (AMQP 0-9-1, 4.2.2), and the type of the frame that answers it.
+# The protocol header of AMQP 0-9-1 (4.2.2), and the type of the frame that answers it.
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
-# Debian's command on PATH insists on another user; the program behind it does not.
+# Debian's command on PATH runs only as another user; the program behind it does not.
 _BEHIND_DEBIANS_WRAPPER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _GUARD = """
 cat >/dev/null
@@ -41,12 +41,12 @@ class Broker:
     """A RabbitMQ node. As a context manager it runs from the beginning to the end of the block.
 
     `url` is the AMQP URL of a user who may do everything and `onlooker_url` of one who may only read;
-    both stay the same when the node is stopped and started again, as does its data. `tls_url` is the way in
-    for those who trust the authority of `certified`, and show its certificate.
+    both stay the same when the node is stopped and started again, as does its data. `tls_url` is for
+    clients that trust the authority of `certified`, and present its certificate.
     """
 
     def __init__(self) -> None:
-        """Choose names and ports; nothing runs before `start` but the guard."""
+        """Choose names and ports. Before `start`, only the guard runs."""
         self.password = secrets.token_hex(16)
         self.port, self.tls_port, self._distribution_port, self._epmd_port = free_ports(4)
         self.url = f"amqp://pushgate:{self.password}@127.0.0.1:{self.port}/"
@@ -74,13 +74,13 @@ class Broker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End, and leave nothing."""
+        """Stop the node, and remove its files."""
         self.close()
 
     def start(self) -> None:
         """Start the node, with the data that it has, and return once it speaks AMQP."""
         if self._epmd is None:
-            # The node starts one that outlives it, unless one answers already.
+            # The node would start an epmd that outlives it, unless one runs already.
             self._epmd = self._run([_epmd(), "-port", str(self._epmd_port), "-address", "127.0.0.1"])
             self._note_groups()
             self._wait(self._epmd, self._epmd_port)
@@ -89,7 +89,7 @@ class Broker:
         self._wait(self._node, self.port, hello=_AMQP_HEADER)
 
     def stop(self) -> None:
-        """Stop the node in order; it keeps its data."""
+        """Stop the node cleanly; it keeps its data."""
         if self._node is not None:
             self._node.terminate()
             self._ended()
@@ -110,22 +110,22 @@ class Broker:
         self._node = self._epmd = None
 
     def alarm(self, resource: str = "memory", *, on: bool) -> None:
-        """Let the node think that its memory, or its disk, is short, or that it is not."""
+        """Raise or clear the node's memory or disk alarm."""
         if resource == "memory":
             self._control("set_vm_memory_high_watermark", "0.000001" if on else "0.6")
         else:
             self._control("set_disk_free_limit", "1000000GB" if on else "1MB")
 
     def largest_message(self, size: int) -> None:
-        """Let channels that are opened from now on refuse larger messages; RabbitMQ 4 refuses 16 MiB."""
+        """Set the message size limit of new channels; RabbitMQ 4 has 16 MiB."""
         self._control("eval", f"application:set_env(rabbit, max_message_size, {size}).")
 
     def topic_permission(self, exchange: str, *, write: str) -> None:
-        """Let the user publish to an exchange by keys that fit this only."""
+        """Allow the user to publish to an exchange only with routing keys that match."""
         self._control("set_topic_permissions", "pushgate", exchange, write, ".*")
 
     def virtual_host_that_is_down(self, name: str) -> None:
-        """Make a virtual host that the node knows of and does not run, as after a failure: error 541."""
+        """Make a virtual host that is defined but not running, as after a failure: error 541."""
         self._control("add_vhost", name)
         self._control("set_permissions", "--vhost", name, "pushgate", ".*", ".*", ".*")
         self._control("eval", f'rabbit_vhost_sup_sup:delete_on_all_nodes(<<"{name}">>).')
@@ -136,7 +136,7 @@ class Broker:
         return dict(line.split("\t", 1) for line in told.splitlines())
 
     def plugin(self, *, on: bool) -> None:
-        """Switch the plugin for consistent hashing on, as it is at first, or off."""
+        """Enable the plugin for consistent hashing (the default), or disable it."""
         self._control("enable" if on else "disable", _PLUGIN, program="rabbitmq-plugins")
 
     def _control(self, *arguments: str, program: str = "rabbitmqctl") -> str:
@@ -153,7 +153,7 @@ class Broker:
         self._note_groups()
 
     def _note_groups(self) -> None:
-        """Tell the guard which process groups are ours, in a file that is never half written."""
+        """Write our process groups atomically to a file, for the guard."""
         running = [str(process.pid) for process in (self._node, self._epmd) if process is not None]
         unfinished = self.folder / "groups.new"
         unfinished.write_text(" ".join(running))
@@ -172,7 +172,7 @@ class Broker:
             )
 
     def _wait(self, process: subprocess.Popen[bytes], port: int, *, hello: bytes = b"") -> None:
-        """Return once the process answers; raise `RuntimeError` with its last words if it can't."""
+        """Return once the process answers; raise `RuntimeError` with its last output if it can't."""
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(port, hello):
             if process.poll() is not None or time.monotonic() > deadline:
@@ -181,7 +181,7 @@ class Broker:
             time.sleep(0.05)
 
     def _write_config(self) -> None:
-        """Write what the node reads: https://www.rabbitmq.com/docs/definitions."""
+        """Write the node's configuration: https://www.rabbitmq.com/docs/definitions."""
         definitions = {
             "vhosts": [{"name": "/"}],
             "users": [
@@ -236,7 +236,7 @@ def _server() -> str:
 
 
 def _epmd() -> str:
-    """Return Erlang's port mapper, which some distributions keep away from PATH."""
+    """Return Erlang's port mapper, which some distributions do not put on PATH."""
     beside_erlang = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
     return str(beside_erlang[-1]) if beside_erlang else _found("epmd")
 

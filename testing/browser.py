@@ -1,4 +1,4 @@
-"""A real browser, Debian's Chromium, as people use the dashboard with it."""
+"""A real browser, Debian's Chromium, for the tests of the dashboard."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
-    """Give a browser; `tests/require-programs` has seen to it that there is one."""
+    """Return a browser; `tests/require-programs` checks that it is installed."""
     program = next(filter(None, map(shutil.which, _PROGRAMS)))
     with sync_playwright() as playwright:
-        # It would look for updates and the like at its maker's, behind the test's back.
+        # Otherwise it would connect to its maker's servers, for updates and the like.
         quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         browser = playwright.chromium.launch(executable_path=program, args=quiet)
         yield browser
@@ -25,7 +25,7 @@ def running_browser() -> Iterator[Browser]:
 
 @contextmanager
 def visit(browser: Browser, service: Service) -> Iterator[Page]:
-    """Give a page of somebody who has signed in. What the browser complains of is an error at the end."""
+    """Yield a page of a signed-in user. Errors in the browser's console fail the test."""
     with browser.new_context(base_url=service.url) as context:
         page = context.new_page()
         complaints: list[str] = []
@@ -45,5 +45,5 @@ def sign_in(page: Page, token: str = ADMIN_TOKEN) -> None:
 
 
 def _wrong(message: str) -> list[str]:
-    # A page that answers 401 or 404, and a gateway that does not answer, are told as well: some ask for it.
+    # The browser also reports answers 401 and 404, and failed connections: some tests cause them.
     return [] if message.startswith("Failed to load resource") else [message]

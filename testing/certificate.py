@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1 whose authority only those trust who are told to."""
+"""A certificate for 127.0.0.1, and its authority, which no client trusts by default."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -51,7 +51,7 @@ def _signed(
         .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
         .add_extension(address, critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        # Python 3.13 and newer refuse a certificate without one, and an authority that may not sign.
+        # Python 3.13 and newer require this, and an authority with the right to sign.
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False)
         .add_extension(_usage(is_authority=is_authority), critical=True)
         .sign(by, SHA256())

@@ -7,7 +7,7 @@ body and, but for usual settings, its case.json, let
 
     python -m testing.corpus tests/corpus/github/new-case push
 
-sign it and say what it is taken to mean, and read that with care before it is committed.
+sign it and write how it is parsed, and review that with care before you commit it.
 """
 
 import json
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def event(self) -> str:
-        """What the delivery's header calls the event."""
+        """The name of the event in the delivery's header."""
         return self.verify().event
 
     def verify(self, **changes: Any) -> VerifiedRequest:
@@ -61,7 +61,7 @@ class Case:
         return self.provider.verify(**(request | changes))
 
     def parse(self, body: bytes | None = None) -> Event:
-        """Say what the delivery means, or what it would mean with another body."""
+        """Parse the delivery, or the delivery with another body."""
         delivery = self.verify()
         if body is not None:
             delivery = VerifiedRequest(
@@ -75,12 +75,12 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """Return every case there is."""
+    """Return all cases."""
     return [_read(body.parent) for body in sorted(CORPUS.glob("*/*/body"))]
 
 
 def told(value: Any) -> Any:
-    """Return a value as JSON holds it, without the fields of dataclasses that are at their defaults."""
+    """Return a value as JSON, without the fields of dataclasses that have their defaults."""
     if is_dataclass(value):
         return {
             one.name: told(getattr(value, one.name))

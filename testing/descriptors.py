@@ -1,4 +1,4 @@
-"""What this process has open: a connection to SQLite that is not closed is a file that stays open."""
+"""Open files of this process: an SQLite connection that is not closed keeps its file open."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ def open_files(folder: Path) -> set[str]:
     for descriptor in Path("/proc/self/fd").iterdir():
         try:
             target = Path(os.readlink(descriptor))  # noqa: PTH115 - a pipe is no path that could be resolved
-        except FileNotFoundError:  # the one by which the folder is read
+        except FileNotFoundError:  # the descriptor with which the folder is read
             continue
         if target.is_relative_to(folder):
             found.add(target.name)

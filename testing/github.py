@@ -19,7 +19,7 @@ def push_payload(
     message: str = "",
     forced: bool = False,
 ) -> bytes:
-    """Return the body of a push event; None for `before` or `after` says that the ref was not there."""
+    """Return the body of a push event; `before` or `after` is None where the ref did not exist."""
     zero = "0" * len(before or after or ZERO)
     old, new = before or zero, after or zero
     owner, _, name = full_name.partition("/")

@@ -1,4 +1,4 @@
-"""An S3 of the tests' own: moto's server, on loopback, with nothing in it."""
+"""An S3 server for tests: moto's, on loopback, empty."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class S3:
-    """Serves while the `with` block lasts, and is what the environment names."""
+    """Serves while the `with` block lasts; the environment variables point to it."""
 
     def __init__(self) -> None:
         """Listen on a free port."""
@@ -24,7 +24,7 @@ class S3:
         self._before: dict[str, str | None] = {}
 
     def bucket(self, name: str, folder: str) -> str:
-        """Make a bucket, whose name only begins with `name`; return the URL of a folder in it."""
+        """Make a bucket whose name begins with `name`; return the URL of a folder in it."""
         name = f"{name}-{secrets.token_hex(4)}"  # moto keeps its buckets from one server to the next
         request = urllib.request.Request(f"{self.url}/{name}", method="PUT")  # noqa: S310 - on loopback
         urllib.request.urlopen(request).close()  # noqa: S310 - on loopback
@@ -49,7 +49,7 @@ class S3:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop, and leave the environment as it was."""
+        """Stop, and restore the environment."""
         for name, value in self._before.items():
             if value is None:
                 del os.environ[name]

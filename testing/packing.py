@@ -87,7 +87,7 @@ def names(tree: Tree) -> list[str]:
 
 
 def untarred(content: bytes, package_format: Format) -> bytes:
-    """Return the tar in a package, decompressed by other libraries than those that compressed it."""
+    """Return the tar in a package, decompressed by a different library than compressed it."""
     if package_format == "tar.gz":
         return gzip.decompress(content)
     return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).readall()

@@ -1,4 +1,4 @@
-"""Ports for servers that are stopped and started again: nobody else is given one of them meanwhile."""
+"""Ports for servers that restart: no other process is given one of them meanwhile."""
 
 import contextlib
 import random
@@ -6,7 +6,7 @@ import socket
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that nobody has; not of the range from which outgoing connections are given theirs."""
+    """Return free ports outside the ephemeral range, from which outgoing connections get theirs."""
     free: list[int] = []
     for port in random.sample(range(10_000, 30_000), 1_000):
         with contextlib.suppress(OSError), socket.socket() as candidate:

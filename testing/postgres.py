@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' and the bench's own: own folder, port and user, and nothing left afterwards."""
+"""A PostgreSQL server for tests and the bench, with its own folder, port and user; it leaves nothing."""
 
 import itertools
 import os
@@ -34,7 +34,7 @@ class Postgres:
         self._server: subprocess.Popen[bytes] | None = None
 
     def database(self, *, like: str = "template1") -> str:
-        """Make a database, empty or with what the one at the URL `like` has; return its URL."""
+        """Make a database, empty or as a copy of the one at the URL `like`; return its URL."""
         name = f"test{next(self._names)}"
         template = f"--template={like.rpartition('/')[2]}"
         self._run("createdb", "--host", "127.0.0.1", "--port", str(self._port), template, name)
@@ -68,11 +68,11 @@ class Postgres:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End, and leave nothing."""
+        """Stop the server, and remove its files."""
         self.close()
 
     def start(self) -> None:
-        """Start, with the data that there is, and return once it answers."""
+        """Start with the present data, and return once the server answers."""
         settings = {
             "port": str(self._port),
             "listen_addresses": "127.0.0.1",
@@ -144,7 +144,7 @@ def _as_user() -> list[str]:
 
 
 def _program(name: str) -> Path:
-    """Return a server program, which Debian keeps away from PATH."""
+    """Return a server program, which Debian does not put on PATH."""
     debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     found = str(debian[-1]) if debian else shutil.which(name)
     if found is None:

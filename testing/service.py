@@ -1,4 +1,4 @@
-"""The real gateway in a process of its own, driven as providers and people drive it."""
+"""The real gateway in its own process, used through its API, its command line and its webhooks."""
 
 import json
 import multiprocessing
@@ -23,7 +23,7 @@ from testing.github import push_payload
 T = TypeVar("T")
 
 PUSHGATE = Path(sys.executable).with_name("pushgate")
-# Nobody waits for so long but on a machine that is busy with much else.
+# Only a busy machine needs this long.
 WAIT_SECONDS = float(os.environ.get("PUSHGATE_TESTS_WAIT_SECONDS", "60"))
 ADMIN_TOKEN = "the admin token of all of these tests"
 
@@ -39,8 +39,8 @@ VALOHAI_YAML = """\
 """
 
 
-# To load what a gateway is made of takes a second, nearly all of its start, and a test run starts hundreds:
-# so one process has loaded it, and each gateway is a copy of that one.
+# Importing the gateway's modules takes a second, nearly all of its start, and a test run starts hundreds:
+# so one process imports them, and each gateway is forked from it.
 _LOADED = multiprocessing.get_context("forkserver")
 _LOADED.set_forkserver_preload(["gateway.server.server", "gateway.data_dir", "pytest", __name__])
 
@@ -56,7 +56,7 @@ class Service:
         self.url = ""
 
     def start(self, port: int = 0) -> None:
-        """Start, on any free port where none is named, and return once it listens."""
+        """Start, on any free port if none is given, and return once it listens."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
         settings = {
             "ADMIN_TOKEN": ADMIN_TOKEN,
@@ -75,7 +75,7 @@ class Service:
     def _launched(
         self, arguments: list[str], environment: dict[str, str]
     ) -> "_Copy | subprocess.Popen[bytes]":
-        """Run the command in a process of its own, and return that."""
+        """Run the command in its own process, and return the process."""
         return _Copy(arguments, environment, self._log)
 
     @property
@@ -88,7 +88,7 @@ class Service:
         return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
 
     def kill(self) -> None:
-        """End it as the kernel would when memory is short: at once, without a last word."""
+        """End it as the kernel would when memory is short: at once, without any clean-up."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -116,7 +116,7 @@ class Service:
 
     @property
     def admin_token(self) -> str:
-        """The token that opens its REST API."""
+        """The admin token of its REST API."""
         return ADMIN_TOKEN
 
     @property
@@ -138,7 +138,7 @@ class Service:
             **more,
         }
         made = self.api.send("POST", "/connections", body)
-        # The port changes when the gateway starts again; what was connected does not.
+        # The port changes when the gateway starts again; the connections do not.
         made["path"] = "/hooks/" + made["id"]
         return made
 
@@ -166,7 +166,7 @@ class Service:
         return wait_for(ended, f"delivery {delivery} is settled")
 
     def fetched(self, connection: Any) -> list[Any]:
-        """Fetch by hand, after the first look; return the updates that were found."""
+        """Request a fetch, after the first look; return the updates that it found."""
         path = f"/connections/{connection['id']}"
         before = wait_for(
             lambda: self.api.get(path)["reconciliation"]["reconciled_at"], "the first look has ended"
@@ -188,7 +188,7 @@ class Service:
 
 
 class Command(Service):
-    """A gateway that is started as people start it, from nothing: for what copies of a process could hide."""
+    """A gateway started in a new interpreter, for faults that a forked process could hide."""
 
     def _launched(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
@@ -196,10 +196,10 @@ class Command(Service):
 
 
 class _Copy:
-    """A copy of the process that has loaded everything, which runs the command; used as a Popen is."""
+    """A fork of the process that has imported everything; runs the command, with the interface of Popen."""
 
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
-        # A daemon in multiprocessing's sense: it ends with the test run, whatever became of the test.
+        # A daemon in multiprocessing's sense: it ends with the test run, however the test ended.
         self._process = _LOADED.Process(target=_run, args=(arguments, environment, log), daemon=True)
         self._process.start()
 
@@ -221,7 +221,7 @@ class _Copy:
 
 
 def _run(arguments: list[str], environment: dict[str, str], log: Path) -> None:
-    """Be the command, with nothing of the process that this is a copy of but what it has loaded."""
+    """Run the command with nothing of the forked process but its imported modules."""
     os.environ.clear()
     os.environ.update(environment)
     with log.open("ab") as written:
@@ -253,7 +253,7 @@ class Project:
         return self.tree.git("rev-parse", name)
 
     def payload(self, before: str | None, after: str | None, ref: str = "refs/heads/main") -> bytes:
-        """Return what GitHub would say of a push."""
+        """Return GitHub's payload of a push."""
         return push_payload(url=self.url, full_name=self.name, ref=ref, before=before, after=after)
 
 
@@ -275,7 +275,7 @@ def run_pushgate(
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = WAIT_SECONDS) -> T:
-    """Return what the condition gives, once it gives something; fail after so many seconds."""
+    """Return the condition's result once it is true; fail after so many seconds."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()

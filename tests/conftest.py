@@ -1,4 +1,4 @@
-"""What tests of all rooms share: a git server, a broker, a gateway."""
+"""Fixtures for all tests: a git server, a broker, a gateway."""
 
 import os
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from testing.git_host import GitHost
 from testing.postgres import Postgres
 from testing.service import Project, Service
 
-# What the README asks for is all there is: no `python`, which developers' machines have and Debian has not.
+# Only what the README requires is on PATH: no `python`, which Debian does not have.
 os.environ["PATH"] = os.pathsep.join(
     [
         str(Path(__file__).parent / "no-python"),
@@ -26,7 +26,7 @@ os.environ["PATH"] = os.pathsep.join(
     ]
 )
 
-# A machine that is busy is slow, and nothing of ours is wrong then: no example fails for its time.
+# No example fails for its duration: on a busy machine that is no fault of ours.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
@@ -47,7 +47,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an SQLite file with the present schema, to be copied: all migrations take half a second."""
+    """Return an SQLite file with the current schema, to be copied: all migrations take half a second."""
     path = tmp_path_factory.mktemp("migrated") / "pushgate.db"
     with closing(Database(f"sqlite:///{path}")) as database:
         database.migrate()

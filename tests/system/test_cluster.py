@@ -1,4 +1,4 @@
-"""Several processes on one PostgreSQL and one RabbitMQ: doors, workers, and all of them killed in turn."""
+"""Web processes and workers on one PostgreSQL and one RabbitMQ, all of them killed in turn."""
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def shared(tmp_path: Path, postgres: Postgres, broker: Broker) -> dict[str, str]
 
 @pytest.fixture
 def cluster(tmp_path: Path, shared: dict[str, str]) -> Iterator[tuple[list[Service], list[Service]]]:
-    """Give three doors and three workers."""
+    """Start three web processes and three workers."""
     with ExitStack() as stack:
         doors = [
             stack.enter_context(Service(tmp_path / f"web{number}", **shared, ROLE="web"))
@@ -60,14 +60,14 @@ async def arrived(broker: Broker, queue: str) -> list[tuple[str, str]]:
 
 
 def deliver(doors: list[Service], connection: Any, body: bytes) -> None:
-    """Deliver to whichever door takes it, again and again, as a load balancer and a provider would."""
+    """Deliver to any web process that accepts, with retries, as a load balancer and a provider would."""
 
     def is_taken() -> bool:
         for door in doors:
             try:
                 status, _ = door.deliver(connection, body)
             except ApiError:
-                continue  # it is dead, or was killed in the middle
+                continue  # the process is dead, or was killed during the request
             if status == 202:
                 return True
         return False
@@ -84,8 +84,8 @@ def test_nothing_is_lost_whatever_dies(
 ) -> None:
     """Under load: workers, doors, the database's connections and the broker are killed, one after the other.
 
-    Each push is published with one id, and those of a repository in their order. A worker that stays away is
-    taken over from when its leases end.
+    Each push is published with one id, and those of a repository in their order. When the
+    leases of a dead worker expire, another takes over.
     """
     doors, workers = cluster
     projects = [Project(githost, tmp_path, f"acme/{name}") for name in ("digits", "faces", "letters")]
@@ -102,7 +102,7 @@ def test_nothing_is_lost_whatever_dies(
         return len(doors[2].api.get("/executions", state="published", limit=200)["items"])
 
     def broker_restarts() -> None:
-        # RabbitMQ 3 writes down later what was declared; a stop in order does so at once.
+        # RabbitMQ 3 persists declarations later; a clean stop does so at once.
         wait_for(lambda: published() > 0, "the queue is in use")
         broker.stop()
         broker.start()
@@ -140,7 +140,7 @@ def test_nothing_is_lost_whatever_dies(
 def test_a_repository_stays_with_its_worker_until_that_ends(
     cluster: tuple[list[Service], list[Service]], project: Project
 ) -> None:
-    """So it is cloned once, by whichever worker was first; when that one ends, another one goes on."""
+    """The first worker clones it, once; when that worker ends, another takes over."""
     doors, workers = cluster
     connection = doors[0].connect(project.url, "train@main")
     before = project.first
@@ -167,7 +167,7 @@ def _settled(worker: Service) -> int:
 
 
 def test_a_worker_has_no_door(tmp_path: Path, shared: dict[str, str]) -> None:
-    """It tells how it is, and nothing else."""
+    """It serves only its health and metrics."""
     with Service(tmp_path / "worker", **shared, ROLE="worker") as worker:
         done = run_pushgate("connections", service=worker)
         assert done.returncode == 1
@@ -175,7 +175,7 @@ def test_a_worker_has_no_door(tmp_path: Path, shared: dict[str, str]) -> None:
 
 
 def test_the_schema_can_be_brought_up_to_date_beforehand(shared: dict[str, str]) -> None:
-    """`pushgate migrate`, as a job before a new version starts; twice is as good as once."""
+    """`pushgate migrate`, as a job before a new version starts; a second run changes nothing."""
     variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
     for _ in range(2):
         done = run_pushgate("migrate", variables=variables)

@@ -1,4 +1,4 @@
-"""Events, from a push to whoever has asked for them, and bound a queue."""
+"""Events, from a push to the consumers that have bound a queue for them."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ BOTH = "push.fetched, delivery.failed"
 
 @contextmanager
 def queue(broker: Broker, exchange: str, *keys: str, **arguments: Any) -> Iterator[str]:
-    """Give a queue that takes messages with these keys, as somebody who is interested would bind it."""
+    """Return a queue bound with these keys, as a consumer of events would bind it."""
     name = f"events-{uuid.uuid4().hex}"
 
     async def bind() -> None:
@@ -54,7 +54,7 @@ def take(broker: Broker, name: str, count: int) -> list[AbstractIncomingMessage]
 
 
 def rest(broker: Broker, name: str) -> list[AbstractIncomingMessage]:
-    """Take what is there, without waiting."""
+    """Take the messages that are there, without waiting."""
 
     async def taken() -> list[AbstractIncomingMessage]:
         async with Runner(broker.url) as runner:
@@ -69,13 +69,13 @@ def gateway(data: Path, broker: Broker, exchange: str, **settings: str) -> Servi
 
 
 def answer(service: Service, path: str) -> Any:
-    """Get what needs no token."""
+    """Get a resource that needs no token."""
     with urllib.request.urlopen(service.url + path) as answered:  # noqa: S310 - our own gateway
         return json.load(answered)
 
 
 def metric(service: Service, name: str) -> float:
-    """Return what the gateway tells Prometheus."""
+    """Return the value of a metric."""
     with urllib.request.urlopen(f"{service.url}/metrics") as answered:  # noqa: S310 - our own gateway
         lines = answered.read().decode().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
@@ -87,7 +87,7 @@ def published(service: Service, count: int) -> Callable[[], bool]:
 
 
 def test_whoever_asks_is_told_how_each_push_ended(tmp_path: Path, project: Project, broker: Broker) -> None:
-    """What was fetched and planned, and what failed: valid by the schemas served, and no execution."""
+    """What was fetched and planned, and what failed: valid by the schemas that the gateway serves."""
     exchange = f"told-{uuid.uuid4().hex}"
     with (
         queue(broker, exchange, "push.fetched.#", "delivery.failed.#") as mine,
@@ -144,7 +144,7 @@ def test_whoever_asks_is_told_how_each_push_ended(tmp_path: Path, project: Proje
 def test_in_structured_mode_requests_and_events_are_envelopes(
     tmp_path: Path, project: Project, broker: Broker
 ) -> None:
-    """One setting for all, and the AsyncAPI document of the gateway says so."""
+    """One setting changes both, and the gateway's AsyncAPI document shows it."""
     exchange = f"structured-{uuid.uuid4().hex}"
     with (
         queue(broker, exchange, "#") as everything,
@@ -177,7 +177,7 @@ def test_in_structured_mode_requests_and_events_are_envelopes(
 def test_an_event_that_nobody_takes_holds_up_nothing(
     tmp_path: Path, project: Project, broker: Broker
 ) -> None:
-    """No queue is bound for it: the broker drops it, and it is not tried again."""
+    """No queue is bound for it: the broker drops it, and the relay does not retry."""
     exchange = f"unbound-{uuid.uuid4().hex}"
     with gateway(tmp_path / "data", broker, exchange, AMQP_EVENTS=BOTH) as service:
         connection = service.connect(project.url, "train@main")
@@ -190,7 +190,7 @@ def test_an_event_that_nobody_takes_holds_up_nothing(
 
 
 def test_a_full_queue_of_events_holds_up_no_request(tmp_path: Path, project: Project, broker: Broker) -> None:
-    """Its events wait, in order, and come once there is room; requests go on meanwhile."""
+    """Events wait in order until there is room; requests are published meanwhile."""
     exchange = f"full-{uuid.uuid4().hex}"
     limit = {"x-max-length": 1, "x-overflow": "reject-publish"}
     commits = [project.first]
@@ -227,7 +227,7 @@ def test_who_has_not_asked_is_told_nothing(tmp_path: Path, project: Project, bro
 
 
 def test_without_a_broker_no_event_is_kept(tmp_path: Path, project: Project) -> None:
-    """Nobody could ever be told."""
+    """No event could be published."""
     with Service(tmp_path / "data", AMQP_EVENTS=BOTH) as service:
         connection = service.connect(project.url, "train@main")
         pushed = project.push("Second", {"train.py": "print(2)\n"})

@@ -1,4 +1,4 @@
-"""Other providers than GitHub, through the real door."""
+"""Providers other than GitHub, through the real webhook endpoint."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ TRIGGER = {"name": "train", "branches": ["main"], "run": {"step": "train"}}
 
 
 def azure_push(url: str, before: str, after: str) -> bytes:
-    """Return what Azure DevOps says of a push to main."""
+    """Return Azure DevOps' payload of a push to main."""
     resource = {
         "refUpdates": [{"name": "refs/heads/main", "oldObjectId": before, "newObjectId": after}],
         "repository": {"id": "d3d1760b", "name": "digits", "remoteUrl": url},
@@ -43,7 +43,7 @@ def deliver(
 
 
 def test_refs_with_odd_names_cost_no_push(service: Service, project: Project, githost: GitHost) -> None:
-    """One that is not UTF-8 and one with a line separator: pushes go on, and so does the look at all refs."""
+    """One that is not UTF-8 and one with a line separator: pushes and reconciliations still work."""
     packed = b"".join(
         project.first.encode() + b" refs/heads/" + name + b"\n"
         for name in sorted([b"gr\xf6\xdfe", "a\u2028b".encode()])
@@ -101,9 +101,9 @@ def test_a_git_server_of_ones_own_tells_by_its_hook(
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
 def test_every_delivery_of_the_corpus_gets_its_answer(service: Service, provider: str) -> None:
-    """Signed: recorded. The same with another secret: 401, and nothing is kept."""
+    """Signed deliveries are recorded. With another secret: 401, and nothing is stored."""
     connection = service.connect("https://example.org/acme/digits.git", provider=provider)
-    # Signed anew, as JSON: the forms and the one empty ping of the corpus are tested where they are verified.
+    # Signed again, as JSON: the corpus' forms and its one empty ping are tested where they are verified.
     own: list[Case] = [
         case for case in cases() if case.provider_name == provider and case.body.startswith(b"{")
     ]
@@ -138,13 +138,13 @@ def test_every_delivery_of_the_corpus_gets_its_answer(service: Service, provider
 def test_a_scheme_that_proves_nothing_is_refused(
     service: Service, provider: str, more: dict[str, Any], told: str
 ) -> None:
-    """There is no connection without a secret, and none with half of one."""
+    """A connection needs a complete secret."""
     with pytest.raises(ApiError, match=told):
         service.connect("https://example.org/a/b.git", provider=provider, **more)
 
 
 def test_gitlab_gets_a_signing_token_and_keeps_a_plain_one_plain(service: Service) -> None:
-    """A rotation of a plain token refuses nothing: both tokens are enough until GitLab has the new one."""
+    """During the rotation of a plain token both tokens are accepted, until GitLab has the new one."""
     body = b'{"object_kind": "note"}'
     made = service.connect("https://example.org/acme/digits.git", provider="gitlab")
     assert len(base64.b64decode(made["secret"].removeprefix("whsec_"), validate=True)) == 32
@@ -160,7 +160,7 @@ def test_gitlab_gets_a_signing_token_and_keeps_a_plain_one_plain(service: Servic
 
 
 def test_a_weak_secret_from_before_goes_on(tmp_path: Path) -> None:
-    """It is live, with a warning in the log; to give it again changes nothing; a new one must be strong."""
+    """It stays valid, with a warning in the log, and can be set again; a new one must be strong."""
     with Service(tmp_path / "data", CONCURRENCY="1") as service:
         connection = service.connect("https://example.org/acme/digits.git", secret="s" * 16)
         path = f"/connections/{connection['id']}/rotate-secret"
@@ -178,7 +178,7 @@ def test_a_weak_secret_from_before_goes_on(tmp_path: Path) -> None:
 
 
 def test_gitlab_with_token_and_signing_token_needs_the_signature(service: Service) -> None:
-    """The plain token alone never suffices where there is a signing token."""
+    """With a signing token, the plain token alone is refused."""
     signing = "whsec_dGVzdHRlc3R0ZXN0dGVzdHRlc3R0ZXN0dGVzdHRlc3Q="
     token = "a plain token of GitLab"
     auth = {"token": token, "signing_token": signing}
@@ -196,7 +196,7 @@ def test_gitlab_with_token_and_signing_token_needs_the_signature(service: Servic
     [("pull-request-opened", "pull_request"), ("repository-renamed", "change")],
 )
 def test_what_is_no_push_is_kept_as_what_it_is(service: Service, case: str, detail: str) -> None:
-    """Pull requests and renames are shown with what they tell, and run nothing."""
+    """Pull requests and renames are shown with their data, and run nothing."""
     [found] = [one for one in cases() if (one.provider_name, one.name) == ("github", case)]
     connection = service.connect("https://github.example/octo-org/octo-repo.git")
     _, answer = deliver(service, connection, "github", found.body, found.event)

@@ -1,4 +1,4 @@
-"""The recipes in examples/, as consumers nobody here wrote: each takes real requests from a real broker."""
+"""The recipes in examples/, as independent consumers: each takes real requests from a real broker."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ RECIPES = ["runner_aio_pika", "runner_faststream", "runner_kombu", "runner_pika"
 
 @pytest.fixture
 def queue() -> str:
-    """Give a name of one's own at the broker that all tests share."""
+    """Return a unique queue name at the shared broker."""
     return f"recipe-{uuid.uuid4().hex}"
 
 
@@ -45,7 +45,7 @@ def run(
     return subprocess.run(
         [sys.executable, EXAMPLES / f"{recipe}.py", broker.url, str(count)],
         cwd=folder,
-        # The step asks for `python`, which its container has and a fresh Debian has not.
+        # The step runs `python`, which its container has and a fresh Debian does not.
         env={**os.environ, "QUEUE": queue, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
@@ -69,7 +69,7 @@ def publish(broker: Broker, queue: str, body: bytes) -> None:
 def test_a_recipe_runs_what_was_pushed(
     recipe: str, service: Service, project: Project, broker: Broker, queue: str, tmp_path: Path
 ) -> None:
-    """In the package's folder, once, however often the request comes; what is none ends as a dead letter."""
+    """In the package's folder, once despite repetitions; an invalid message becomes a dead letter."""
     connection = service.connect(project.url, "train@main")
     files = {
         "train.py": "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n",
@@ -108,7 +108,7 @@ def test_a_recipe_runs_what_was_pushed(
 
     assert asyncio.run(left()) == (0, [b"no request"])
     if recipe != "runner_faststream":
-        # As if it had been killed in the middle of the execution: the broker knows nothing of it any more.
+        # As after a kill during the execution: the broker no longer has the message.
         with closing(sqlite3.connect(tmp_path / "inbox.db")) as inbox, inbox:
             inbox.execute("UPDATE requests SET ended = NULL")
         again = run(recipe, broker, queue, 0, tmp_path)

@@ -1,4 +1,4 @@
-"""What the README asks of a machine is enough: no `python`, no variables, a minimal PATH."""
+"""The README's requirements are sufficient: no `python`, no variables, a minimal PATH."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Command]:
-    """Give a gateway that was started with no variable but a minimal PATH, and its own."""
+    """Start a gateway with only a minimal PATH and its own settings in the environment."""
     for name in os.environ:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", MINIMAL_PATH)
@@ -26,7 +26,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Command
 
 
 def test_a_push_becomes_a_request_with_no_variable_but_path(gateway: Command, project: Project) -> None:
-    """Fetch, plan and package included; nothing looks for a home, a locale or a terminal."""
+    """Fetch, plan and package included; no home, locale or terminal is needed."""
     connection = gateway.connect(project.url, "train@main")
     second = project.push("Second", {"train.py": "print(2)\n"})
     _, answer = gateway.deliver(connection, project.payload(project.first, second))
@@ -37,14 +37,14 @@ def test_a_push_becomes_a_request_with_no_variable_but_path(gateway: Command, pr
 
 
 def test_the_tests_have_no_command_python() -> None:
-    """Whatever the machine has: what asks for it fails here as it does on a fresh Debian."""
+    """A command that needs it fails here as on a fresh Debian, whatever the machine has."""
     done = subprocess.run(["python", "-V"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (127, "")
     assert shutil.which("python") == str(ROOT / "tests" / "no-python" / "python")
 
 
 def test_bootstrap_names_what_is_missing(tmp_path: Path) -> None:
-    """A Python that is too old, or is none, is told in one sentence, and nothing is made."""
+    """One sentence says that Python is too old or missing, and nothing is created."""
     old = tmp_path / "python3"
     old.write_text("#!/bin/sh\nexit 1\n")
     old.chmod(0o755)
@@ -58,7 +58,7 @@ def test_bootstrap_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_matrix_has_the_oldest_and_the_newest_of_each_minor_version(tmp_path: Path) -> None:
-    """Of all that are found, less those that are too old or could make no virtual environment."""
+    """Of all interpreters found, except those too old or unable to make a virtual environment."""
     versions = ["3.9.1", "3.11.2", "3.11.4", "3.11.9", "3.12.0", "3.13.1"]
     for number, version in enumerate(versions):
         program = tmp_path / str(number) / "bin" / "python3"
@@ -71,7 +71,7 @@ def test_the_matrix_has_the_oldest_and_the_newest_of_each_minor_version(tmp_path
 
 
 def test_this_interpreter_is_one_of_the_matrix() -> None:
-    """So that what the tests run on is a version that is promised."""
+    """The tests run on a supported version."""
     assert sys.version_info >= (3, 11)
     folder = Path(sys.base_prefix) / "bin"
     assert f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}" in {

@@ -1,4 +1,4 @@
-"""Git hosts that hang, beside those that answer."""
+"""Git hosts that hang, next to hosts that answer."""
 
 import ast
 from pathlib import Path
@@ -16,7 +16,7 @@ GATEWAY = Path(__file__).parents[2] / "gateway"
 
 
 def test_nothing_uses_the_event_loops_own_threads() -> None:
-    """They are shared by all: what hangs there, hangs everything. See `gateway.threads`."""
+    """All tasks share them: a call that hangs there blocks everything. See `gateway.threads`."""
     found = []
     for path in sorted(GATEWAY.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -33,7 +33,7 @@ def test_nothing_uses_the_event_loops_own_threads() -> None:
 
 
 def test_hosts_that_hang_hold_up_nobody_else(tmp_path: Path, githost: GitHost) -> None:
-    """Not webhooks, probes or metrics, and not the pushes to other hosts, however many wait for one."""
+    """Webhooks, probes, metrics and pushes to other hosts go on, however many pushes wait."""
     project = Project(githost, tmp_path)
     with hanging() as port, Service(tmp_path / "data", FETCH_TIMEOUT="300", CONCURRENCY="2") as service:
         for number in range(8):
@@ -54,7 +54,7 @@ def test_hosts_that_hang_hold_up_nobody_else(tmp_path: Path, githost: GitHost) -
 
 
 def test_a_submodule_that_is_away_holds_up_its_own_push_only(service: Service, project: Project) -> None:
-    """The push says so and waits; one to another branch that comes later runs at once."""
+    """The push waits, with the reason; a later push to another branch runs at once."""
     connection = service.connect(project.url, "train@*")
     project.tree.git("checkout", "--quiet", "-b", "topic")
     add_submodule(project.tree, path="lib", url="http://127.0.0.1:9/acme/lib.git", commit="d" * 40)

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments under load: what was answered with a 202 is published, and has one id.
+"""SIGKILL at random moments under load: each delivery answered with 202 is published, under one id.
 
 `make soak` does a thousand rounds; `make test` a few.
 """
@@ -25,7 +25,7 @@ PUSHES = 6
 def test_killed_again_and_again_nothing_is_lost_and_nothing_has_two_ids(
     tmp_path: Path, project: Project, broker: Broker
 ) -> None:
-    """A consumer counts; the seed is printed, so that a failure can be had again."""
+    """A consumer counts; the seed is printed, so that a failure can be reproduced."""
     seed = int(os.environ.get("SOAK_SEED", uuid.uuid4().int % 10**6))
     print(f"seed {seed}, {ROUNDS} rounds")  # noqa: T201 - pytest shows it where the test fails
     dice = random.Random(seed)  # noqa: S311 - to be had again, not to be secret
@@ -47,7 +47,7 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_has_two_ids(
             try:
                 status, _ = service.deliver(connection, project.payload(before, commit))
             except ApiError:
-                break  # killed in the middle: GitHub would show a failed delivery
+                break  # killed during the request: GitHub would show a failed delivery
             if status == 202:
                 answered.append(commit)
             before = commit

@@ -63,7 +63,7 @@ def test_a_push_becomes_a_message_that_names_its_commit(
     assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
     assert message.headers["ce-id"] == body["id"]
     assert message.headers["ce-specversion"] == "1.0"
-    # The port was the kernel's choice, and PUBLIC_URL is not set.
+    # The kernel chose the port, and PUBLIC_URL is not set.
     assert message.headers["ce-source"] == f"{service.url}/api/v1/connections/{connection['id']}"
 
 
@@ -127,7 +127,7 @@ def test_a_broker_in_alarm_stops_only_the_relay(
 
 
 def test_a_full_queue_stops_only_the_relay(tmp_path: Path, project: Project, broker: Broker) -> None:
-    """The reason is shown at the request, webhooks are still answered, and a consumer makes room."""
+    """The request shows the reason, webhooks are still answered, and a consumer makes room."""
     name = f"full-{uuid.uuid4().hex}"
     topology = Topology(exchange=name, queue=name, max_length=1)
 
@@ -144,7 +144,7 @@ def test_a_full_queue_stops_only_the_relay(tmp_path: Path, project: Project, bro
     with Service(tmp_path / "data", AMQP_URL=broker.url, **settings) as service:
         connection = service.connect(project.url, "train@main")
         before, commits = project.first, list[str]()
-        # The limit is a soft one: a few more may be taken.
+        # The limit is soft: the queue may take a few more.
         for number in range(10):
             after = project.push(f"Number {number}", {"train.py": f"print({number})\n"})
             status, answer = service.deliver(connection, project.payload(before, after))
@@ -162,7 +162,7 @@ def test_a_full_queue_stops_only_the_relay(tmp_path: Path, project: Project, bro
 
 
 def test_a_killed_process_loses_nothing(tmp_path: Path, project: Project, broker: Broker) -> None:
-    """SIGKILL right after the 202; the next start carries the delivery to the end."""
+    """SIGKILL right after the 202; after a restart the delivery is processed."""
     service = Service(tmp_path / "data", AMQP_URL=broker.url)
     with service:
         connection = service.connect(project.url, "train@main")

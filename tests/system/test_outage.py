@@ -1,4 +1,4 @@
-"""An outage of the broker is seen wherever somebody looks: metrics, executions, explain and the dashboard."""
+"""An outage of the broker is shown in metrics, executions, explain and the dashboard."""
 
 import http.client
 import urllib.request
@@ -14,7 +14,7 @@ NOWHERE = "amqp://127.0.0.1:1/"
 
 
 def overview(service: Service) -> str:
-    """Return the dashboard's first page as somebody sees it who has signed in."""
+    """Return the dashboard's first page for a signed-in user."""
     connection = http.client.HTTPConnection(urlsplit(service.url).netloc, timeout=30)
     connection.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN}))
     cookie = str(connection.getresponse().headers["set-cookie"]).partition(";")[0]
@@ -27,7 +27,7 @@ def overview(service: Service) -> str:
 def test_a_broker_that_is_away_is_told_everywhere_and_so_is_its_return(
     tmp_path: Path, project: Project, broker: Broker
 ) -> None:
-    """What waits names the outage as its reason; once it is published, nothing of it is left."""
+    """Waiting requests have the outage as their reason; once published, they no longer show it."""
     name = f"outage-{uuid.uuid4().hex}"
     settings = {"AMQP_EXCHANGE": name, "AMQP_QUEUE": name, "AMQP_EVENTS": "push.fetched"}
     data = tmp_path / "data"
@@ -71,7 +71,7 @@ def test_a_broker_that_is_away_is_told_everywhere_and_so_is_its_return(
 
 
 def test_without_a_broker_nothing_is_out(service: Service, project: Project) -> None:
-    """Requests stay in the store, by choice: no age climbs, and no connection is missed."""
+    """Requests stay in the store, by choice: no age metric grows, and no outage is shown."""
     connection = service.connect(project.url, "train@main")
     _, answer = service.deliver(connection, project.payload(None, project.first))
     service.settled(answer["delivery"])

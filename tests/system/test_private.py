@@ -14,7 +14,7 @@ from testing.ssh import SshHost
 
 @pytest.fixture
 def ssh(githost: GitHost) -> Iterator[SshHost]:
-    """Give an SSH server for the same repositories, which lets nobody in yet."""
+    """Give an SSH server for the same repositories, which has no authorized key yet."""
     with SshHost(githost.folder, []) as host:
         yield host
 
@@ -46,7 +46,7 @@ def test_a_deploy_key_that_is_pasted_at_the_provider_opens_the_repository(
 
 
 def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Service) -> None:
-    """It opens the repository, and is shown nowhere: not by the API, not in the log or the database."""
+    """It is used to fetch, and appears nowhere: not in the API, the log or the database."""
     with GitHost(tmp_path / "closed", credentials="ada:s3cret-of-ada") as host:
         url = host.create("acme/closed.git")
         connection = service.connect(url.replace("http://", "http://ada:s3cret-of-ada@"))
@@ -74,13 +74,13 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
 def test_credentials_that_do_not_fit_are_refused(
     service: Service, url: str, credentials: dict[str, str], told: str
 ) -> None:
-    """When the connection is made, with one sentence."""
+    """The connection is refused with one sentence."""
     with pytest.raises(ApiError, match=told):
         service.connect(url, credentials=credentials)
 
 
 def test_a_new_secret_key_seals_everything_anew(tmp_path: Path, project: Project) -> None:
-    """The webhook's secret and the deploy key are what they were; the old key opens nothing any more."""
+    """The webhook secret and the deploy key are unchanged; the old key decrypts nothing any more."""
     service = Service(tmp_path / "data")
     with service:
         made = service.connect("git@git.example:acme/digits.git")
@@ -98,7 +98,7 @@ def test_a_new_secret_key_seals_everything_anew(tmp_path: Path, project: Project
 
 
 def test_a_password_is_sent_to_no_other_host(service: Service, tmp_path: Path) -> None:
-    """Whoever may change a URL must not learn the password by it; another repository there is fine."""
+    """A user who may change the URL must not learn it; another repository on the same host is fine."""
     with GitHost(tmp_path / "closed", credentials="ada:s3cret-of-ada") as host:
         url = host.create("acme/closed.git")
         path = f"/connections/{service.connect(url, credentials={'user': 'ada', 'password': 's'})['id']}"
@@ -115,7 +115,7 @@ def test_a_password_is_sent_to_no_other_host(service: Service, tmp_path: Path) -
 
 
 def test_an_odd_line_of_host_keys_is_left_out_and_named(service: Service, ssh: SshHost) -> None:
-    """The others count; the answer says which line it was."""
+    """The others are used; the answer names the line."""
     host_keys = f"{ssh.known_hosts}\n[127.0.0.1]:{ssh.port} ssh-dss AAAAB3NzaC1kc3M="
     made = service.connect(ssh.url("acme/digits.git"), credentials={"host_keys": host_keys})
     assert made["warnings"] == ["host_keys: line 2 is ignored: it contains no key that ssh supports"]
@@ -125,7 +125,7 @@ def test_an_odd_line_of_host_keys_is_left_out_and_named(service: Service, ssh: S
 
 @pytest.mark.usefixtures("project")
 def test_host_keys_are_changed_without_touching_the_deploy_key(service: Service, ssh: SshHost) -> None:
-    """That is the way out of a host key that has changed, and it works."""
+    """This is the remedy when a server's host key changes."""
     made = service.connect(ssh.url("acme/digits.git"))
     path = f"/connections/{made['id']}"
     ssh.authorize(made["deploy_key"])
@@ -154,7 +154,7 @@ def test_host_keys_are_changed_without_touching_the_deploy_key(service: Service,
 
 
 def test_a_rotation_mends_a_connection_whose_key_is_lost(tmp_path: Path, project: Project) -> None:
-    """What was sealed with the lost key is passed over; nothing of it is needed to look, or to rotate."""
+    """Secrets encrypted under the lost key are skipped; neither showing nor rotating needs them."""
     service = Service(tmp_path / "data")
     with service:
         made = service.connect(project.url)

@@ -1,4 +1,4 @@
-"""What goes wrong ends as a reason on the delivery, and the gateway goes on."""
+"""Each failure is shown as a reason on the delivery, and the gateway continues."""
 
 import resource
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_a_push_without_triggers_is_fetched_and_nothing_more(service: Service, p
 def test_a_bad_manifest_is_a_reason(
     service: Service, project: Project, files: dict[str, str], told: str
 ) -> None:
-    """With the line and the column, or the steps that there are; and the next good push runs."""
+    """It has the line and column, or the existing steps; the next good push runs."""
     connection = service.connect(project.url, "train@main")
     bad = project.push("Bad", files)
     good = project.push("Good", {"valohai.yaml": VALOHAI_YAML})
@@ -61,7 +61,7 @@ def test_a_commit_without_a_manifest_is_a_reason(service: Service, project: Proj
 
 
 def test_a_commit_that_the_remote_does_not_have_is_gone(service: Service, project: Project) -> None:
-    """It is looked for again for a while, because webhooks can be early; then that is its end."""
+    """The fetch is retried for a while, because webhooks can be early; then the push has failed."""
     connection = service.connect(project.url, "train@main")
     _, answer = service.deliver(connection, project.payload(project.first, "d" * 40))
     [update] = service.settled(answer["delivery"])["updates"]
@@ -69,7 +69,7 @@ def test_a_commit_that_the_remote_does_not_have_is_gone(service: Service, projec
 
 
 def test_a_commit_that_was_pushed_over_still_runs(service: Service, project: Project) -> None:
-    """The branch was forced elsewhere before the worker looked; the pushed id can still be had."""
+    """The branch was forced elsewhere before the worker looked; the pushed id can still be fetched."""
     connection = service.connect(project.url, "train@main")
     lost = project.push("Lost", {"train.py": "print('lost')\n"})
     project.tree.git("reset", "--quiet", "--hard", project.first)
@@ -105,7 +105,7 @@ def test_a_remote_that_is_down_is_tried_again(service: Service, tmp_path: Path) 
 
 
 def test_a_deleted_branch_runs_nothing(service: Service, project: Project) -> None:
-    """And is told as such."""
+    """The reason says that it was deleted."""
     connection = service.connect(project.url, "train@**")
     _, answer = service.deliver(connection, project.payload(project.first, None))
     [update] = service.settled(answer["delivery"])["updates"]
@@ -127,7 +127,7 @@ def test_an_annotated_tag_runs_its_commit(service: Service, project: Project) ->
 
 
 def test_work_for_a_deleted_connection_ends(service: Service, tmp_path: Path) -> None:
-    """What waited for a remote that was down does not wait for ever."""
+    """A push that waits for an unavailable remote ends with its connection."""
     connection = service.connect("http://127.0.0.1:9/acme/digits.git", "train@main")
     with GitHost(tmp_path / "git") as host:
         project = Project(host, tmp_path)
@@ -139,13 +139,13 @@ def test_work_for_a_deleted_connection_ends(service: Service, tmp_path: Path) ->
 
 
 def test_sigterm_ends_with_exit_status_0(service: Service, project: Project) -> None:
-    """In order, and leaves no process of git behind."""
+    """Cleanly, without leaving a git process."""
     service.connect(project.url, "train@main")
     assert service.stop() == 0
 
 
 def test_a_disk_that_is_full_is_a_503_until_there_is_room_again(service: Service, project: Project) -> None:
-    """Nothing is acknowledged meanwhile, and no start is needed after it."""
+    """Nothing is acknowledged meanwhile, and no restart is needed."""
     connection = service.connect(project.url, "train@main")
     pid = next(line["pid"] for line in service.log() if line["event"] == "listening")
     before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_is_a_503_until_there_is_room_again(service: Service
         return status
 
     assert deliver("before") == 202
-    # To the process it looks the same: what it writes behind the end of its files is refused.
+    # The process sees the same error: writes past the end of its files fail.
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, before[1]))
     assert [deliver(f"full-{number}") for number in range(3)] == [503] * 3
     resource.prlimit(pid, resource.RLIMIT_FSIZE, before)

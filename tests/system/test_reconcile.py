@@ -1,4 +1,4 @@
-"""Pushes of which no webhook told, on a real remote, by the real gateway."""
+"""Pushes whose webhook never arrived, on a real remote, with the real gateway."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ ANY_BRANCH = {"name": "train", "branches": ["*"], "run": {"step": "train"}}
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """Give a gateway that reconciliations only when it is asked to, and at the start."""
+    """Start a gateway that reconciles only on request and at its start."""
     with Service(tmp_path / "data", RECONCILE_GRACE="0") as service:
         yield service
 
@@ -28,12 +28,12 @@ def connect(service: Service, url: str, **more: Any) -> Any:
 
 
 def reconciliation(service: Service, connection: Any) -> Any:
-    """Return how a connection's reconciliations go."""
+    """Return the state of a connection's reconciliations."""
     return service.api.get(f"/connections/{connection['id']}")["reconciliation"]
 
 
 def commits(service: Service) -> list[str]:
-    """Return the commits that were asked to be executed, in order."""
+    """Return the commits of all execution requests, in order."""
     items = service.api.get("/executions")["items"]
     return [one["message"]["commit"]["id"] for one in reversed(items)]
 
@@ -46,7 +46,7 @@ def test_what_was_there_before_is_learned_and_not_run(service: Service, project:
 
 
 def test_a_push_that_no_webhook_told_is_recovered(service: Service, project: Project) -> None:
-    """Branches, new ones and tags; once, however often one looks."""
+    """Existing and new branches, and tags; once each, however many reconciliations run."""
     connection = connect(service, project.url)
     second = project.push("Second", {"train.py": "print(2)\n"})
     project.tree.git("tag", "-a", "-m", "one", "v1")
@@ -67,7 +67,7 @@ def test_a_push_that_no_webhook_told_is_recovered(service: Service, project: Pro
 def test_the_webhook_that_comes_after_the_reconciliation_is_a_duplicate(
     service: Service, project: Project
 ) -> None:
-    """And the other way round a reconciliation finds nothing new."""
+    """In the opposite order, the reconciliation finds nothing new."""
     connection = connect(service, project.url)
     second = project.push("Second", {"train.py": "print(2)\n"})
     service.fetched(connection)
@@ -89,7 +89,7 @@ def test_a_branch_that_is_gone_is_told_and_runs_nothing(service: Service, projec
 
 
 def test_pushes_before_the_first_look_run(service: Service, project: Project) -> None:
-    """What a first look has found does not make the webhook of that very push a duplicate."""
+    """A first look that sees the push does not make its webhook a duplicate."""
     project.tree.push("main:refs/heads/new")
     connection = connect(service, project.url)
     payload = project.payload(None, project.first, "refs/heads/new")
@@ -100,7 +100,7 @@ def test_pushes_before_the_first_look_run(service: Service, project: Project) ->
 
 
 def test_a_delivery_without_refs_has_the_remote_looked_at(service: Service, project: Project) -> None:
-    """Azure DevOps with "Resource details to send: None" says only that something was pushed."""
+    """Azure DevOps with "Resource details to send: None" reports only that something was pushed."""
     connection = connect(service, project.url, provider="azure-devops", triggers=[TRIGGER])
     second = project.push("Second", {"train.py": "print(2)\n"})
     body = (
@@ -121,7 +121,7 @@ def test_a_delivery_without_refs_has_the_remote_looked_at(service: Service, proj
 def test_a_remote_that_cannot_be_asked_is_a_reason(
     service: Service, githost: GitHost, tmp_path: Path
 ) -> None:
-    """On the connection; and the delivery that asked for the look has it too."""
+    """The connection has it, and so does the delivery that requested the look."""
     project = Project(githost, tmp_path)
     connection = connect(service, project.url, provider="azure-devops", triggers=[TRIGGER])
     (githost.folder / "acme" / "digits.git").rename(tmp_path / "elsewhere")
@@ -142,7 +142,7 @@ def test_a_remote_that_cannot_be_asked_is_a_reason(
 def test_a_remote_that_shows_nothing_at_all_deletes_nothing(
     service: Service, project: Project, githost: GitHost
 ) -> None:
-    """A server that has lost its mind for a minute must not make every branch new afterwards."""
+    """After a server shows no refs for a minute, its branches must not count as new."""
     connection = connect(service, project.url)
     githost.create("empty.git")
     ours, empty = githost.folder / "acme" / "digits.git", githost.folder / "empty.git"
@@ -156,7 +156,7 @@ def test_a_remote_that_shows_nothing_at_all_deletes_nothing(
 def test_another_url_is_learned_anew(
     service: Service, project: Project, githost: GitHost, tmp_path: Path
 ) -> None:
-    """The branches of another repository are no pushes."""
+    """The branches of the other repository are not pushes."""
     connection = connect(service, project.url)
     other = Project(githost, tmp_path, "acme/other")
     before = reconciliation(service, connection)["reconciled_at"]
@@ -171,7 +171,7 @@ def test_another_url_is_learned_anew(
 
 
 def test_fetch_tells_what_it_found(service: Service, project: Project) -> None:
-    """`pushgate fetch` is the "Fetch repository" of old."""
+    """`pushgate fetch` replaces the former "Fetch repository"."""
     connection = connect(service, project.url)
     nothing = run_pushgate("fetch", connection["id"], service=service)
     assert (nothing.returncode, nothing.stdout) == (
@@ -185,7 +185,7 @@ def test_fetch_tells_what_it_found(service: Service, project: Project) -> None:
 
 
 def test_reconciliations_come_by_themselves(tmp_path: Path, project: Project) -> None:
-    """Nobody has to ask."""
+    """They run without a request."""
     with Service(tmp_path / "data", RECONCILE_EVERY="10", RECONCILE_GRACE="0") as service:
         connect(service, project.url)
         second = project.push("Second", {"train.py": "print(2)\n"})

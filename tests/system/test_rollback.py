@@ -1,7 +1,7 @@
 """The version before works on the schema of the next one: while an upgrade goes on, and after a rollback.
 
 It is the code from before the newest migration, taken from the history; a clone without one skips this, and
-tests/store/test_migrations.py holds each migration to the rule all the same.
+tests/store/test_migrations.py checks each migration in any case.
 """
 
 import subprocess
@@ -19,14 +19,14 @@ NEWEST = max((Path(migrations.__file__).parent / "versions").glob("[0-9]*.py"))
 
 
 def git(*arguments: str) -> bytes:
-    """Return what git says; nothing, where it knows nothing."""
+    """Return git's output, empty if git fails."""
     done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, check=False)
     return done.stdout if done.returncode == 0 else b""
 
 
 @pytest.fixture
 def before(tmp_path: Path) -> Path:
-    """Give the folder with the code from before the newest migration."""
+    """Return the folder with the code from before the newest migration."""
     path = str(NEWEST.relative_to(ROOT))
     added = git("log", "--diff-filter=A", "--format=%H", "-1", "--", path).decode().strip()
     archive = git("archive", f"{added}^", "gateway", "providers") if added else b""
@@ -49,7 +49,7 @@ class Before(Service):
         command = [sys.executable, "-c", "from gateway.cli.main import main; main()", *arguments]
         own = {**environment, "PYTHONPATH": str(self.code)}
         with self._log.open("ab") as log:
-            # Python looks for modules in the present folder first.
+            # Python imports from the current folder first.
             return subprocess.Popen(command, env=own, stderr=log, cwd=self.code)
 
 
@@ -57,7 +57,7 @@ class Before(Service):
 def test_the_version_before_works_on_this_schema(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, project: Project, before: Path
 ) -> None:
-    """It starts, carries a push to its end, and leaves what this version goes on with."""
+    """It starts, processes a push, and leaves data that this version can continue with."""
     data, settings = tmp_path / "data", {"SECRET_KEY": "s" * 32}
     if NEWEST.name.startswith(USABLE_SINCE):
         pytest.skip("the newest migration is the one from which on they only add")

@@ -29,7 +29,7 @@ MANIFEST = """\
 
 
 def opened(project: Project, head: str, *, number: int = 7, fork: bool = False) -> bytes:
-    """Return what GitHub says of a pull request from topic into main."""
+    """Return GitHub's payload of a pull request from topic into main."""
     ours = json.loads(project.payload(None, head))["repository"]
     body = {
         "action": "opened",
@@ -77,7 +77,7 @@ def test_a_pull_request_runs_at_its_head(service: Service, project: Project) -> 
 
 
 def test_a_pull_request_changes_what_its_target_lacks(service: Service, project: Project) -> None:
-    """All its commits count, and none that the target has, whatever the default branch is."""
+    """All its commits count, except those that the target has, whatever the default branch is."""
     project.tree.git("checkout", "--quiet", "-b", "release")
     project.push("Of the release", {"release.txt": "1"})
     project.tree.git("checkout", "--quiet", "-b", "topic")
@@ -135,7 +135,7 @@ def test_a_merge_group_runs_once_at_its_head(service: Service, project: Project)
 
 
 def test_the_latest_commit_takes_back_what_is_not_published(service: Service, project: Project) -> None:
-    """Of its own branch only; what is taken back names its successor."""
+    """Only of its own branch; a superseded request names its successor."""
     trigger = {"name": "train", "branches": ["*"], "policy": "latest", "run": {"step": "train"}}
     connection = service.connect(project.url, triggers=[trigger])
     commits = [project.push(f"Number {number}", {"train.py": str(number)}) for number in range(3)]
@@ -159,7 +159,7 @@ def test_the_latest_commit_takes_back_what_is_not_published(service: Service, pr
 
 
 def test_each_trigger_says_why(service: Service, project: Project) -> None:
-    """The delivery shows it, for those that ran and those that did not."""
+    """The delivery shows the reason of each, whether it ran or not."""
     named = {
         "runs": {"branches": ["main"]},
         "other": {"branches": ["dev"]},
@@ -180,7 +180,7 @@ def test_each_trigger_says_why(service: Service, project: Project) -> None:
 
 
 def test_a_skipped_commit_is_visible(service: Service, project: Project) -> None:
-    """Fetched, and nothing more."""
+    """It is fetched, and runs nothing."""
     connection = service.connect(project.url, "train@main")
     pushed = project.push("Typo [skip ci]", {"train.py": "print(2)\n"})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
@@ -189,7 +189,7 @@ def test_a_skipped_commit_is_visible(service: Service, project: Project) -> None
 
 
 def test_a_task_is_asked_for_with_its_step(service: Service, project: Project) -> None:
-    """What varies stays open, what the trigger fixes is in place."""
+    """Parameters that vary stay open; those that the trigger fixes are set."""
     trigger = {"name": "search", "run": {"task": "search"}, "parameters": {"rate": 0.5}}
     connection = service.connect(project.url, triggers=[trigger])
     pushed = project.push("Search", {"valohai.yaml": MANIFEST})
@@ -205,7 +205,7 @@ def test_a_task_is_asked_for_with_its_step(service: Service, project: Project) -
 
 
 def test_a_delivery_is_planned_again_once_its_trigger_is_mended(service: Service, project: Project) -> None:
-    """What there was is not asked for twice; what is new has the commit that was pushed then."""
+    """Existing requests are not repeated; new ones have the commit of that push."""
     connection = service.connect(project.url, "train@main", "missing@main")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))

@@ -1,8 +1,8 @@
-"""The databases of earlier versions come up under this one, and what was in flight is carried to its end.
+"""This version opens the databases of earlier ones, and completes what was in flight.
 
-Every earlier schema is made by its own migrations, and its rows are written as it has them. To whoever adds a
-migration: the schema that was the newest until then is tried without your doing. Where it holds something
-that can be in flight and is not here yet, add it to `in_flight`, from that revision on.
+Every earlier schema is made by its own migrations, and its rows are written as it has them. If you add a
+migration, the previously newest schema is tested automatically. If that schema holds something new that
+can be in flight, add it to `in_flight`, from that revision on.
 """
 
 import asyncio

@@ -21,23 +21,24 @@ def check_glob(glob: str) -> str:
         raise ValueError(f"{glob} has to be a short name, such as main or v1.0, without refs/")
     if found := _FORBIDDEN.search(bare):
         raise ValueError(
-            f"{glob} holds {found[0]!r}, which no branch or tag can hold; globs know * ** ? and !"
+            f"{glob} contains {found[0]!r}, which no branch or tag can contain;"
+            " globs support only * ** ? and !"
         )
     return glob
 
 
-def fits(globs: Sequence[str], name: str) -> bool:
+def matches(globs: Sequence[str], name: str) -> bool:
     """Return whether a name matches at least one glob and none of those that begin with `!`.
 
     With exclusions only, every other name matches.
     """
     wanted = [glob for glob in globs if not glob.startswith("!")]
-    if any(_fits_one(glob[1:], name) for glob in globs if glob.startswith("!")):
+    if any(_matches_glob(glob[1:], name) for glob in globs if glob.startswith("!")):
         return False
-    return not wanted or any(_fits_one(glob, name) for glob in wanted)
+    return not wanted or any(_matches_glob(glob, name) for glob in wanted)
 
 
-def _fits_one(glob: str, name: str) -> bool:
+def _matches_glob(glob: str, name: str) -> bool:
     """Track, piece by piece, every position in the name that the glob can have reached."""
     reached = {0}
     for piece in _pieces(glob):

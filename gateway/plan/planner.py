@@ -20,7 +20,7 @@ from gateway.messages.execution_request import (
     TaskExecution,
     execution_id,
 )
-from gateway.plan.globs import fits
+from gateway.plan.globs import matches
 from gateway.plan.json_values import listed, shortened
 from gateway.plan.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
 from gateway.plan.pipeline import resolve_pipeline
@@ -170,7 +170,7 @@ def plan(
 def _unfollowed(connection: ConnectionFacts, update: UpdateFacts) -> str | None:
     """Return why nothing runs for a branch; a pull request counts as the branch that it wants to go into."""
     branch = branch_of(update.kind, update.name, update.pull_request)
-    if update.kind == "tag" or fits(connection.follows, branch):
+    if update.kind == "tag" or matches(connection.follows, branch):
         return None
     return f"the connection does not follow branch {branch}, only {', '.join(connection.follows)}"
 

@@ -23,7 +23,7 @@ from pydantic import (
 
 from gateway.errors import Invalid
 from gateway.messages.names import Lane
-from gateway.plan.globs import check_glob, fits
+from gateway.plan.globs import check_glob, matches
 from gateway.text.escape import printable
 from gateway.text.validation import describe
 from providers.model import MERGE_QUEUE, Action, RefKind, merge_queue_base
@@ -83,7 +83,7 @@ def _listed(given: Any) -> Any:
 
 def _path_pattern(given: str) -> str:
     if given.startswith("#") or not given.strip():
-        raise ValueError(f"{given!r} would be a comment in a .gitignore and fits no path")
+        raise ValueError(f"{given!r} would be a comment in a .gitignore and matches no path")
     _paths((given,))
     return given
 
@@ -249,14 +249,14 @@ def match(trigger: Trigger, move: MoveFacts) -> TriggerMatch:
     changed = next(iter(_paths(trigger.paths).match_files(move.paths)), None) if trigger.paths else None
     reason = next((objection for objection in objections if objection is not None), None)
     if reason is None and trigger.paths and changed is None and move.paths_complete:
-        reason = f"no changed path fits {', '.join(trigger.paths)}"
+        reason = f"no changed path matches {', '.join(trigger.paths)}"
     if reason is not None:
         return TriggerMatch(trigger=trigger.name, matched=False, reason=reason)
-    why = f"{_shown_name(move)} fits"
+    why = f"{_shown_name(move)} matches"
     if changed is not None:
         why += f", and so does the changed path {printable(changed)}"
     elif trigger.paths:
-        why += "; too many paths have changed to compare them"
+        why += "; too many paths changed to compare them"
     return TriggerMatch(trigger=trigger.name, matched=True, reason=why)
 
 
@@ -266,11 +266,11 @@ def _event(trigger: Trigger, move: MoveFacts) -> str | None:
     if move.action == "delete":
         return f"the {shown} was deleted: nothing runs"
     if move.kind == "branch" and move.name.startswith(MERGE_QUEUE) and not _names_queue(trigger):
-        return f"{move.name} is a branch of the merge queue, which only `on: [merge_group]` is for"
+        return f"{move.name} is a branch of the merge queue: use `on: [merge_group]` to run its groups"
     if _KINDS[move.kind] not in trigger.on:
-        return f"it is for {' and '.join(trigger.on)}, and this is a {shown}"
+        return f"the trigger runs only on {' and '.join(trigger.on)}, and this is a {shown}"
     if asked is not None and asked.from_fork is not False and not trigger.forks:
-        return "the pull request is, or may be, from a fork, and the trigger does not say `forks`"
+        return "the pull request is, or may be, from a fork, and the trigger does not set `forks`"
     return None
 
 
@@ -288,7 +288,7 @@ def branch_of(kind: RefKind, name: str, pull_request: PullRequestFacts | None) -
 def _name(trigger: Trigger, move: MoveFacts) -> str | None:
     globs = trigger.tags if move.kind == "tag" else trigger.branches
     name = branch_of(move.kind, move.name, move.pull_request)
-    return None if fits(globs, name) else f"{_shown_name(move)} does not fit {', '.join(globs)}"
+    return None if matches(globs, name) else f"{_shown_name(move)} does not match {', '.join(globs)}"
 
 
 def _shown_name(move: MoveFacts) -> str:
@@ -301,14 +301,14 @@ def _shown_name(move: MoveFacts) -> str:
 
 def _skip(_trigger: Trigger, move: MoveFacts) -> str | None:
     marker = _skips(move.message)
-    return f"the commit's message says {marker}" if marker else None
+    return f"the commit's message contains {marker}" if marker else None
 
 
 def _texts(trigger: Trigger, move: MoveFacts) -> str | None:
     texts = (("author", move.author, trigger.authors), ("message", move.message, trigger.messages))
     for what, text, patterns in texts:
-        if not _fits_text(patterns, text):
-            return f"the commit's {what} does not fit {', '.join(patterns)}"
+        if not _matches_text(patterns, text):
+            return f"the commit's {what} does not match {', '.join(patterns)}"
     return None
 
 
@@ -322,7 +322,7 @@ def _skips(message: str) -> str | None:
     return next((line.strip() for line in last if _SKIP_TRAILER.fullmatch(line)), None)
 
 
-def _fits_text(patterns: Sequence[str], text: str) -> bool:
+def _matches_text(patterns: Sequence[str], text: str) -> bool:
     """Return whether a text matches one of the patterns and none that begins with `!`.
 
     Brackets are what they are: authors are called dependabot[bot], and messages begin with [WIP].

@@ -141,9 +141,9 @@ def test_each_request_that_would_differ_is_told(service: Service, project: Proje
     for line in (
         f"branch main {project.first[:10]} → ",
         f"delivery {delivery['id']}",
-        "  ~ train: train: branch main fits",
+        "  ~ train: train: branch main matches",
         "      execution.parameters.epochs: 3 → 9",
-        "  + paths: train: branch main fits, and so does the changed path train.py",
+        "  + paths: train: branch main matches, and so does the changed path train.py",
         "  ! none: valohai.yaml has no step none; its steps: train",
         "  - old: train: no trigger has this name",
         "digits: 1 new, 1 gone, 1 changed, 1 failed, of 1 ref updates",

@@ -28,11 +28,11 @@ def test_the_whole_way_is_told(service: Service, project: Project) -> None:
         f"branch main {project.first[:10]} → {pushed[:10]}",
         "fetched, and planned 20",
         "Z: 1 execution request",
-        "✓ trigger train@main: branch main fits",
+        "✓ trigger train@main: branch main matches",
         f"execution {execution['id']}, planned 20",
         f"packaged: tar.gz of {package['size']} bytes, {package['id']}",
         "pending: no broker has confirmed it yet",
-        "✗ trigger other@dev: branch main does not fit dev",
+        "✗ trigger other@dev: branch main does not match dev",
     ):
         assert line in text
     found = run_pushgate("explain", pushed, "--json", service=service)
@@ -137,7 +137,7 @@ def test_why_there_is_no_package_is_told_beside_the_verdicts(tmp_path: Path, pro
     assert ".vhignore" in update["reason"]
     assert "fetched, and failed" in text
     assert text.endswith(
-        f"✓ trigger train@main: branch main fits\n        └── no request: {update['reason']}\n"
+        f"✓ trigger train@main: branch main matches\n        └── no request: {update['reason']}\n"
     )
 
 
@@ -169,7 +169,7 @@ def test_what_kept_a_trigger_from_its_request_is_told_at_it(service: Service, pr
     assert [one["failure"] for one in update["verdicts"]] == [None, reason]
     lines = explained(service, answer["delivery"]).splitlines()
     assert lines[-1] == f"        └── no request: {reason}"
-    assert lines[-2].startswith(f"    └── ✓ trigger {'missing' * 20}@main: branch main fits")
+    assert lines[-2].startswith(f"    └── ✓ trigger {'missing' * 20}@main: branch main matches")
 
 
 def test_a_request_of_earlier_rules_is_still_told(service: Service, project: Project) -> None:

@@ -149,7 +149,7 @@ def test_a_delivery_is_shown_whole(service: Service, project: Project) -> None:
         "id at the provider guid",
         "pushed by ada",
         f"{project.first} → {pushed}",
-        "trigger other@dev: branch main does not fit dev",
+        "trigger other@dev: branch main does not match dev",
         service.api.get("/executions")["items"][0]["id"],
     ):
         assert told in shown

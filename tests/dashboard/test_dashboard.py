@@ -57,9 +57,9 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
             "verified with the secret created",
             "accepted",
             "1 execution request",
-            "trigger train@main: branch main fits",
+            "trigger train@main: branch main matches",
             "pending: no broker has confirmed it yet",
-            "trigger other@dev: branch main does not fit dev",
+            "trigger other@dev: branch main does not match dev",
         ):
             expect(way).to_contain_text(told)
         way.get_by_role("link", name="execution train").click()
@@ -94,7 +94,7 @@ def test_a_delivery_is_replayed(browser: Browser, service: Service, project: Pro
         mended = [{"name": "mended", "branches": ["main"], "run": {"step": "train"}}]
         service.api.send("PATCH", f"/connections/{connection['id']}", {"triggers": mended})
         page.get_by_role("button", name="Replay").click()
-        expect(page.get_by_role("article")).to_contain_text("trigger mended: branch main fits")
+        expect(page.get_by_role("article")).to_contain_text("trigger mended: branch main matches")
         expect(page.get_by_role("link", name="execution train")).to_be_visible()
 
 
@@ -109,7 +109,9 @@ def test_why_it_did_not_run_is_asked_by_the_commit(
     with visit(browser, service) as page:
         page.get_by_role("searchbox").fill(pushed[:9])
         page.get_by_role("searchbox").press("Enter")
-        expect(page.get_by_role("article")).to_contain_text("trigger train@dev: branch main does not fit dev")
+        expect(page.get_by_role("article")).to_contain_text(
+            "trigger train@dev: branch main does not match dev"
+        )
         page.get_by_role("searchbox").fill("deadbeef")
         page.get_by_role("button", name="Explain").click()
         expect(page.get_by_role("alert")).to_contain_text("no delivery contains commit deadbeef")

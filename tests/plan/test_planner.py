@@ -84,7 +84,7 @@ def test_a_push_asks_for_a_step_at_exactly_its_commit() -> None:
     )
     assert result == Plan(
         requests=(expected,),
-        verdicts=(TriggerMatch(trigger="t", matched=True, reason="branch main fits"),),
+        verdicts=(TriggerMatch(trigger="t", matched=True, reason="branch main matches"),),
         reason="1 execution request",
         failures={},
     )
@@ -116,11 +116,14 @@ def test_no_trigger_matched_says_why_for_each() -> None:
     assert result == Plan(
         requests=(),
         verdicts=(
-            TriggerMatch(trigger="a", matched=False, reason="branch main does not fit dev"),
-            TriggerMatch(trigger="b", matched=False, reason="it is for tag, and this is a branch"),
+            TriggerMatch(trigger="a", matched=False, reason="branch main does not match dev"),
+            TriggerMatch(
+                trigger="b", matched=False, reason="the trigger runs only on tag, and this is a branch"
+            ),
         ),
         reason=(
-            "no trigger matched: a: branch main does not fit dev; b: it is for tag, and this is a branch"
+            "no trigger matched: a: branch main does not match dev;"
+            " b: the trigger runs only on tag, and this is a branch"
         ),
         failures={},
     )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Invalid
-from gateway.plan.globs import fits
+from gateway.plan.globs import matches
 from gateway.plan.triggers import (
     MoveFacts,
     PullRequestFacts,
@@ -112,13 +112,16 @@ def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on
         ),
         (
             {"name": "t", "run": STEP, "branches": ["[v]"]},
-            "trigger t: branches.0: [v] holds '[', which no branch or tag can hold; globs know * ** ? and !",
+            (
+                "trigger t: branches.0: [v] contains '[', which no branch or tag can contain;"
+                " globs support only * ** ? and !"
+            ),
         ),
         ({"name": "t", "run": STEP, "tags": ["!"]}, "trigger t: tags.0: a glob is empty"),
         ({"name": "t", "run": STEP, "paths": ["a\\"]}, "trigger t: paths.0: Invalid git pattern: 'a\\\\'"),
         (
             {"name": "t", "run": STEP, "paths": ["# src"]},
-            "trigger t: paths.0: '# src' would be a comment in a .gitignore and fits no path",
+            "trigger t: paths.0: '# src' would be a comment in a .gitignore and matches no path",
         ),
         (
             {"name": "t", "run": STEP, "parameters": {"lr": {"a": 1}}},
@@ -217,13 +220,13 @@ def test_what_is_written_is_read_back() -> None:
     ("fields", "push", "reason"),
     [
         ({}, {"action": "delete"}, "the branch was deleted: nothing runs"),
-        ({}, {"kind": "tag", "name": "v1"}, "it is for push, and this is a tag"),
-        ({"tags": ["v*"]}, {}, "it is for tag, and this is a branch"),
-        ({"branches": ["dev", "rel/*"]}, {}, "branch main does not fit dev, rel/*"),
-        ({"tags": ["v*"]}, {"kind": "tag", "name": "w1"}, "tag w1 does not fit v*"),
-        ({"paths": ["src/", "*.md"]}, {}, "no changed path fits src/, *.md"),
-        ({"paths": ["*.py", "!train.py"]}, {}, "no changed path fits *.py, !train.py"),
-        ({"paths": ["src/"]}, {"paths": ()}, "no changed path fits src/"),
+        ({}, {"kind": "tag", "name": "v1"}, "the trigger runs only on push, and this is a tag"),
+        ({"tags": ["v*"]}, {}, "the trigger runs only on tag, and this is a branch"),
+        ({"branches": ["dev", "rel/*"]}, {}, "branch main does not match dev, rel/*"),
+        ({"tags": ["v*"]}, {"kind": "tag", "name": "w1"}, "tag w1 does not match v*"),
+        ({"paths": ["src/", "*.md"]}, {}, "no changed path matches src/, *.md"),
+        ({"paths": ["*.py", "!train.py"]}, {}, "no changed path matches *.py, !train.py"),
+        ({"paths": ["src/"]}, {"paths": ()}, "no changed path matches src/"),
     ],
 )
 def test_the_condition_that_failed_is_named(
@@ -236,30 +239,32 @@ def test_the_condition_that_failed_is_named(
 @pytest.mark.parametrize(
     ("fields", "push", "reason"),
     [
-        ({}, {}, "branch main fits"),
-        ({}, {"action": "create", "paths": ()}, "branch main fits"),
-        ({"on": ["tag"]}, {"kind": "tag", "name": "any/thing"}, "tag any/thing fits"),
-        ({"paths": ["*.py"]}, {}, "branch main fits, and so does the changed path train.py"),
-        ({"paths": ["!docs/"]}, {}, "branch main fits, and so does the changed path train.py"),
+        ({}, {}, "branch main matches"),
+        ({}, {"action": "create", "paths": ()}, "branch main matches"),
+        ({"on": ["tag"]}, {"kind": "tag", "name": "any/thing"}, "tag any/thing matches"),
+        ({"paths": ["*.py"]}, {}, "branch main matches, and so does the changed path train.py"),
+        ({"paths": ["!docs/"]}, {}, "branch main matches, and so does the changed path train.py"),
         (
             {"paths": ["src/", "!src/docs/**"]},
             {"paths": ("src/docs/a", "src/b")},
-            "branch main fits, and so does the changed path src/b",
+            "branch main matches, and so does the changed path src/b",
         ),
         (
             {"paths": ["src/"]},
             {"paths_complete": False},
-            "branch main fits; too many paths have changed to compare them",
+            "branch main matches; too many paths changed to compare them",
         ),
     ],
 )
-def test_what_fits_is_told_as_well(fields: dict[str, Any], push: dict[str, Any], reason: str) -> None:
+def test_why_a_push_matches_is_named_as_well(
+    fields: dict[str, Any], push: dict[str, Any], reason: str
+) -> None:
     """So that nobody has to guess why something ran."""
     assert asked(trigger(**fields), **push) == TriggerMatch(trigger="t", matched=True, reason=reason)
 
 
 @pytest.mark.parametrize(
-    ("globs", "fitting", "other"),
+    ("globs", "matching", "other"),
     [
         (["main"], ["main"], ["Main", "main2", "a/main", ""]),
         (["*"], ["main", "a.b"], ["a/b"]),
@@ -275,22 +280,22 @@ def test_what_fits_is_told_as_well(fields: dict[str, Any], push: dict[str, Any],
         (["!r/old", "r/*"], ["r/new"], ["r/old"]),
     ],
 )
-def test_globs(globs: list[str], fitting: list[str], other: list[str]) -> None:
+def test_globs(globs: list[str], matching: list[str], other: list[str]) -> None:
     """`*` stays within a part of the name, `**` doesn't, `!` excludes wherever it stands."""
-    assert [name for name in fitting + other if fits(globs, name)] == fitting
+    assert [name for name in matching + other if matches(globs, name)] == matching
 
 
 NAMES = st.text(alphabet="ab/.", min_size=1, max_size=12)
 
 
 @given(NAMES)
-def test_a_name_fits_itself_and_everything_but_not_its_exclusion(name: str) -> None:
+def test_a_name_matches_itself_and_everything_but_not_its_exclusion(name: str) -> None:
     """A glob without wildcards is the name."""
-    assert fits([name], name)
-    assert fits(["**"], name)
-    assert fits(["*"], name) == ("/" not in name)
-    assert not fits([f"!{name}"], name)
-    assert not fits(["**", f"!{name}"], name)
+    assert matches([name], name)
+    assert matches(["**"], name)
+    assert matches(["*"], name) == ("/" not in name)
+    assert not matches([f"!{name}"], name)
+    assert not matches(["**", f"!{name}"], name)
 
 
 @given(name=NAMES, start=st.integers(0, 12), end=st.integers(0, 12))
@@ -298,15 +303,15 @@ def test_a_piece_can_be_left_to_a_wildcard(name: str, start: int, end: int) -> N
     """`**` stands for any piece of a name, `*` for any without a slash."""
     piece = name[start:end]
     if start <= end:
-        assert fits([f"{name[:start]}**{name[end:]}"], name)
+        assert matches([f"{name[:start]}**{name[end:]}"], name)
         if "/" not in piece:
-            assert fits([f"{name[:start]}*{name[end:]}"], name)
+            assert matches([f"{name[:start]}*{name[end:]}"], name)
 
 
 def test_no_glob_takes_forever() -> None:
     """Backtracking would try more ways than there are atoms."""
-    assert not fits(["*a" * 100 + "b"], "a" * 1000)
-    assert not fits(["**a" * 80 + "b"], "a/" * 500)
+    assert not matches(["*a" * 100 + "b"], "a" * 1000)
+    assert not matches(["**a" * 80 + "b"], "a/" * 500)
 
 
 @given(st.text(max_size=40))
@@ -336,7 +341,7 @@ def test_any_text_is_a_trigger_or_refused(text: str) -> None:
 def test_a_commit_can_say_that_nothing_is_to_run(message: str, marker: str | None) -> None:
     """By a marker anywhere, or by a trailer; the verdict says which."""
     verdict = asked(trigger(), message=message)
-    expected = "branch main fits" if marker is None else f"the commit's message says {marker}"
+    expected = "branch main matches" if marker is None else f"the commit's message contains {marker}"
     assert (verdict.matched, verdict.reason) == (marker is None, expected)
 
 
@@ -364,14 +369,14 @@ def test_who_wrote_what_can_be_a_condition(
 @pytest.mark.parametrize(
     ("fields", "from_fork", "reason"),
     [
-        ({"on": ["push"]}, False, "it is for push, and this is a pull request"),
-        ({"on": ["pull_request"]}, False, "target branch main fits"),
-        ({"on": ["pull_request"], "branches": ["dev"]}, False, "target branch main does not fit dev"),
-        ({"on": ["pull_request"], "forks": True}, True, "target branch main fits"),
+        ({"on": ["push"]}, False, "the trigger runs only on push, and this is a pull request"),
+        ({"on": ["pull_request"]}, False, "target branch main matches"),
+        ({"on": ["pull_request"], "branches": ["dev"]}, False, "target branch main does not match dev"),
+        ({"on": ["pull_request"], "forks": True}, True, "target branch main matches"),
         (
             {"on": ["pull_request"]},
             None,
-            "the pull request is, or may be, from a fork, and the trigger does not say `forks`",
+            "the pull request is, or may be, from a fork, and the trigger does not set `forks`",
         ),
     ],
 )
@@ -389,13 +394,16 @@ QUEUED = "gh-readonly-queue/release/1.x/pr-7-" + "a" * 40
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"on": ["merge_group"]}, "merge group for branch release/1.x fits"),
-        ({"on": ["merge_group"], "branches": ["release/*"]}, "merge group for branch release/1.x fits"),
+        ({"on": ["merge_group"]}, "merge group for branch release/1.x matches"),
+        ({"on": ["merge_group"], "branches": ["release/*"]}, "merge group for branch release/1.x matches"),
         (
             {"on": ["merge_group"], "branches": ["main"]},
-            "merge group for branch release/1.x does not fit main",
+            "merge group for branch release/1.x does not match main",
         ),
-        ({"on": ["push", "pull_request"]}, "it is for push and pull_request, and this is a merge group"),
+        (
+            {"on": ["push", "pull_request"]},
+            "the trigger runs only on push and pull_request, and this is a merge group",
+        ),
     ],
 )
 def test_merge_groups_are_judged_by_the_branch_they_go_into(fields: dict[str, Any], reason: str) -> None:
@@ -419,4 +427,4 @@ def test_a_push_to_the_merge_queue_runs_nothing_unless_it_is_named(
     """Each group's branch is pushed too: with the event it would run twice, and most never asked for it."""
     verdict = asked(trigger(**fields), name=QUEUED, action="create")
     assert verdict.matched == matched
-    assert matched or "only `on: [merge_group]` is for" in verdict.reason
+    assert matched or "is a branch of the merge queue: use `on: [merge_group]`" in verdict.reason

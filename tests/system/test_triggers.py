@@ -172,10 +172,10 @@ def test_each_trigger_says_why(service: Service, project: Project) -> None:
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
     said = {one["trigger"]: (one["matched"], one["reason"]) for one in updates(service, answer)["verdicts"]}
     assert said == {
-        "runs": (True, "branch main fits"),
-        "other": (False, "branch main does not fit dev"),
-        "paths": (False, "no changed path fits data/**"),
-        "author": (False, "the commit's author does not fit *bot*"),
+        "runs": (True, "branch main matches"),
+        "other": (False, "branch main does not match dev"),
+        "paths": (False, "no changed path matches data/**"),
+        "author": (False, "the commit's author does not match *bot*"),
     }
 
 
@@ -184,7 +184,7 @@ def test_a_skipped_commit_is_visible(service: Service, project: Project) -> None
     connection = service.connect(project.url, "train@main")
     pushed = project.push("Typo [skip ci]", {"train.py": "print(2)\n"})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
-    assert "the commit's message says [skip ci]" in updates(service, answer)["reason"]
+    assert "the commit's message contains [skip ci]" in updates(service, answer)["reason"]
     assert service.api.get("/executions")["items"] == []
 
 

@@ -32,7 +32,7 @@ def many_headers(path: str, count: int, *, value: str = "x") -> bytes:
 
 
 def endless_headers(path: str, size: int) -> Iterator[bytes]:
-    """Give headers of so many bytes in all, which never end."""
+    """Yield headers of so many bytes in all, without an end."""
     yield head(path)
     line = b"X-Flood: " + b"x" * 1000 + b"\r\n"
     piece = line * (_PIECE // len(line))
@@ -55,7 +55,7 @@ def endless_url(size: int) -> Iterator[bytes]:
 
 
 def endless_line_ends(size: int) -> Iterator[bytes]:
-    """Give what may stand before a request line, and no request."""
+    """Yield empty lines, which may precede a request line, and no request."""
     for _ in range(size // _PIECE):
         yield b"\r\n" * (_PIECE // 2)
 
@@ -95,7 +95,7 @@ def announced(path: str, size: int, sent: bytes = b"x" * 100) -> bytes:
 
 
 def attack(address: Address, pieces: bytes | Iterable[bytes], *, seconds: float = 30.0) -> bytes:
-    """Send until the gateway takes no more; return its answer, empty where it only closed the connection.
+    """Send until the gateway stops reading; return its answer, empty if it only closed the connection.
 
     Raises `TimeoutError` where it neither answers nor closes within so many seconds.
     """

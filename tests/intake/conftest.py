@@ -1,4 +1,4 @@
-"""A store for tests of the door in this process."""
+"""A store for tests of the webhook endpoint in this process."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from gateway.store.database import Database
 
 @pytest.fixture
 def database(migrated: Path, tmp_path: Path) -> Iterator[Database]:
-    """Give a database without connections."""
+    """Return a database without connections."""
     database = Database(f"sqlite:///{shutil.copy(migrated, tmp_path)}")
     yield database
     database.close()

@@ -1,4 +1,4 @@
-"""A door in this process, and what is sent to it."""
+"""A webhook endpoint in this process, and requests to it."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ KEYRING = Keyring("k" * 32)
 
 
 class Answer(NamedTuple):
-    """An answer of the door."""
+    """An answer of the endpoint."""
 
     status: int
     headers: dict[bytes, bytes]
@@ -53,7 +53,7 @@ def scope(body: bytes, headers: Mapping[str, str] | None = None, **changes: Any)
 
 
 async def answered(door: WebhookEndpoint, given: MutableMapping[str, Any], *parts: bytes) -> Answer:
-    """Send one request to a door, its body in these parts, and return the answer."""
+    """Send one request to an endpoint, its body in these parts, and return the answer."""
     waiting = list(parts)
     sent: list[MutableMapping[str, Any]] = []
 
@@ -72,7 +72,7 @@ async def answered(door: WebhookEndpoint, given: MutableMapping[str, Any], *part
 async def opened(
     database: Database, *, keyring: Keyring = KEYRING, **changes: Any
 ) -> AsyncIterator[WebhookEndpoint]:
-    """Open a door that takes bodies of 10,000 bytes; end its writer with the block."""
+    """Yield an endpoint that takes bodies of 10,000 bytes; its writer stops with the block."""
     accepter = DeliveryWriter(database, notify=lambda: None)
     accepter.start()
     try:
@@ -82,7 +82,7 @@ async def opened(
 
 
 def asked(database: Database, given: MutableMapping[str, Any], body: bytes = b"{}", **changes: Any) -> Answer:
-    """Send one request to a door of its own."""
+    """Send one request to a new endpoint."""
 
     async def ask() -> Answer:
         async with opened(database, **changes) as door:

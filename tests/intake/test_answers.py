@@ -1,4 +1,4 @@
-"""The door in this process: which answer each request gets, and what it has cost by then."""
+"""The webhook endpoint in this process: which answer each request gets, and at what cost."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ URL = "https://github.example/acme/digits.git"
 
 
 def refused(status: int, reason: str) -> float:
-    """Return how many requests were refused so."""
+    """Return how many requests were refused for this reason."""
     labels = {"status": str(status), "reason": reason}
     return REGISTRY.get_sample_value("pushgate_refused_total", labels) or 0.0
 
@@ -56,7 +56,7 @@ UNSIGNED = {"x-hub-signature-256": "sha256=" + "0" * 64}
 def test_what_is_refused_is_counted_by_its_reason_and_not_kept(
     database: Database, changes: dict[str, Any], status: int, reason: str
 ) -> None:
-    """Each with the status by which the provider shows it."""
+    """The answer has the status that the provider will show."""
     connect(database)
     before = refused(status, reason)
     with structlog.testing.capture_logs():
@@ -80,7 +80,7 @@ def test_what_is_refused_is_counted_by_its_reason_and_not_kept(
 def test_what_is_kept_has_an_id_in_the_answer(
     database: Database, body: bytes, headers: dict[str, str], status: int, error: str | None
 ) -> None:
-    """Beside the error, where it could not be read."""
+    """Next to the error, if the delivery could not be read."""
     connect(database)
     answer = asked(database, scope(body, headers=headers), body)
     assert (answer.status, answer.body.get("error")) == (status, error)
@@ -90,7 +90,7 @@ def test_what_is_kept_has_an_id_in_the_answer(
 
 
 def test_an_unsigned_ping_leaves_nothing(database: Database) -> None:
-    """Nobody has proven anything, but the test button of Bitbucket Data Center is answered."""
+    """The sender is not proven, but the test button of Bitbucket Data Center gets its answer."""
     connect(database, provider="bitbucket-server")
     answer = asked(database, scope(b"{}", headers={"x-event-key": "diagnostics:ping"}))
     assert (answer.status, answer.body) == (
@@ -101,7 +101,7 @@ def test_an_unsigned_ping_leaves_nothing(database: Database) -> None:
 
 
 def test_a_signature_that_is_sent_twice_is_none(database: Database) -> None:
-    """Also when both are right: repeated headers are a list."""
+    """Even if both are right: repeated headers arrive as a list."""
     connect(database)
     given = scope(b"{}")
     given["headers"] += [one for one in given["headers"] if one[0] == b"x-hub-signature-256"]
@@ -115,7 +115,7 @@ def test_a_signature_that_is_sent_twice_is_none(database: Database) -> None:
 def test_a_refused_network_is_told_with_the_address(
     database: Database, client: tuple[str, int] | None, told: str
 ) -> None:
-    """In the answer and in the log, with the delivery's id as its provider shows it."""
+    """In the answer and in the log, with the delivery id that the provider shows."""
     connect(database, networks=("192.0.2.0/24",))
     before = refused(401, "network")
     with structlog.testing.capture_logs() as lines:
@@ -128,15 +128,15 @@ def test_a_refused_network_is_told_with_the_address(
 
 
 class FullReader(BodyReader):
-    """A reader that cannot take anything."""
+    """A reader that refuses every body."""
 
     def __init__(self, error: Exception) -> None:
-        """Take the reason."""
+        """Set the error to raise."""
         super().__init__(limit=0)
         self._error = error
 
     async def read(self, *_: Any) -> bytes:
-        """Raise the reason."""
+        """Raise the error."""
         raise self._error
 
 
@@ -144,7 +144,7 @@ class FullReader(BodyReader):
 def test_a_body_that_cannot_be_taken_may_come_again(
     database: Database, error: Exception, reason: str
 ) -> None:
-    """It is 503, never 429 or 500, by which Azure DevOps drops events for good; nothing of it is an error."""
+    """It is 503, never 429 or 500, on which Azure DevOps drops events for good; no error is logged."""
     connect(database)
 
     async def ask() -> Answer:
@@ -161,7 +161,7 @@ def test_a_body_that_cannot_be_taken_may_come_again(
 
 
 def test_who_goes_away_gets_no_answer(database: Database) -> None:
-    """Nor is that a failure of ours."""
+    """Nor does it count as a failure of ours."""
     connect(database)
     sent: list[MutableMapping[str, Any]] = []
 
@@ -181,7 +181,7 @@ def test_who_goes_away_gets_no_answer(database: Database) -> None:
 
 
 def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database: Database) -> None:
-    """Told as that, and not as a failure of the door."""
+    """It is reported as that, and not as a failure of the endpoint."""
     connect(database)
 
     async def ask(book: Database) -> Answer:
@@ -204,7 +204,7 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
 
 
 def test_a_secret_that_another_key_has_sealed_is_told_in_the_log(database: Database) -> None:
-    """The provider may try again once that is repaired."""
+    """The provider may retry once the key is repaired."""
     connect(database)
     before = refused(503, "secret key")
     with structlog.testing.capture_logs() as lines:
@@ -222,7 +222,7 @@ def push(before: str, after: str, repository: int) -> bytes:
 
 
 def test_the_id_that_a_delivery_teaches_counts_at_once(database: Database) -> None:
-    """Although the door knows connections for two seconds: the next one may be about another repository."""
+    """Despite the two-second connection cache: the next delivery may be about another repository."""
     connect(database)
 
     async def ask() -> list[str]:
@@ -236,18 +236,18 @@ def test_the_id_that_a_delivery_teaches_counts_at_once(database: Database) -> No
 
 
 class PatientAccepter(DeliveryWriter):
-    """A writer that remembers for how long it may take."""
+    """A writer that records its time limits."""
 
     seconds = 0.0
 
     async def accept(self, arrival: NewDelivery, *, seconds: float = 0.0) -> Receipt:
-        """Note it, and record."""
+        """Note the limit, and record the delivery."""
         self.seconds = seconds
         return await super().accept(arrival, seconds=seconds)
 
 
 def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> None:
-    """Providers give up after 10 seconds, whatever their delivery has waited for."""
+    """Providers give up after 10 seconds, whatever the delivery waited for."""
     connect(database)
 
     async def ask() -> float:
@@ -268,7 +268,7 @@ def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> No
 def test_large_bodies_do_not_hold_up_the_others(
     database: Database, monkeypatch: pytest.MonkeyPatch, *, size: int, large: int | None, is_inline: bool
 ) -> None:
-    """They are verified and parsed in a thread; for small ones that would only cost time."""
+    """They are verified and parsed in a thread; for small bodies a thread would only cost time."""
     if large is not None:
         monkeypatch.setattr("gateway.intake.webhook._MAX_INLINE_BYTES", large)
     threads: list[threading.Thread] = []
@@ -287,7 +287,7 @@ def test_large_bodies_do_not_hold_up_the_others(
 def test_only_so_many_requests_are_served_at_once(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One more is told to come again, and each that ends makes room for one, however it has ended."""
+    """One more gets a 503, and each request that ends, however it ends, makes room for another."""
     monkeypatch.setattr("gateway.intake.webhook._MAX_IN_FLIGHT", 2)
     connect(database)
 

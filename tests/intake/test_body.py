@@ -1,4 +1,4 @@
-"""Reading bodies: what is slow, and what it costs to look after those that are not."""
+"""Reading bodies: slow ones, and the cost of deadlines for the others."""
 
 import asyncio
 from collections.abc import Callable, MutableMapping
@@ -25,13 +25,13 @@ class CountingLoop(asyncio.SelectorEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        """Count, and do it."""
+        """Count the timer, and set it."""
         self.timers += 1
         return super().call_later(delay, callback, *args, context=context)
 
 
 def test_one_timer_looks_after_all_bodies() -> None:
-    """Also where each is complete before the next one comes."""
+    """Even if each body is complete before the next one comes."""
 
     async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.request", "body": b"x", "more_body": False}
@@ -49,7 +49,7 @@ def test_one_timer_looks_after_all_bodies() -> None:
 
 
 def test_a_body_that_does_not_arrive_is_given_up() -> None:
-    """Its request gets an answer, and the task that reads goes on; one that is cancelled ends as ever."""
+    """Its request gets an answer, and the reading task goes on; a cancelled task ends as usual."""
 
     async def receive() -> MutableMapping[str, Any]:
         await asyncio.Event().wait()
@@ -72,7 +72,7 @@ def test_a_body_that_does_not_arrive_is_given_up() -> None:
 
 
 def read(reader: BodyReader, *messages: MutableMapping[str, Any], announced: int | None = None) -> bytes:
-    """Read a body that arrives in these messages; fail where more is asked for."""
+    """Read a body that arrives in these messages; fail if more are read."""
     waiting = list(messages)
     headers = [] if announced is None else [(b"content-length", str(announced).encode())]
 
@@ -92,7 +92,7 @@ GONE = {"type": "http.disconnect"}
 
 @pytest.mark.parametrize("before", [[], [part(b"{")], [part(b"{"), part(b"}")]], ids=["none", "one", "two"])
 def test_half_a_body_is_never_taken_for_a_whole_one(before: list[MutableMapping[str, Any]]) -> None:
-    """A client that goes away in its middle has sent nothing; what was held of it is free again."""
+    """A client that disconnects in the middle has sent nothing; its memory is free again."""
     reader = BodyReader(limit=10)
     for _ in range(3):
         with pytest.raises(Disconnected):
@@ -102,7 +102,7 @@ def test_half_a_body_is_never_taken_for_a_whole_one(before: list[MutableMapping[
 
 
 def test_a_body_is_refused_as_soon_as_it_is_known_to_be_too_large() -> None:
-    """Where its length is announced, before anything is received; else with the first byte too many."""
+    """With an announced length, before anything is received; otherwise at the first byte too many."""
     reader = BodyReader(limit=10)
     with pytest.raises(TooLarge):
         read(reader, announced=11)
@@ -115,7 +115,7 @@ def test_a_body_is_refused_as_soon_as_it_is_known_to_be_too_large() -> None:
 
 
 def test_all_bodies_together_hold_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who would hold more is told to come again; and with what one has let go, the next one is read."""
+    """A body that would exceed the limit gets a 503; memory that is released admits the next one."""
     monkeypatch.setattr("gateway.intake.body._MAX_HELD_BYTES", 15)
 
     async def read_two() -> None:
@@ -144,7 +144,7 @@ def test_all_bodies_together_hold_only_so_much(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_length_is_announced_by_one_header_only() -> None:
-    """Whatever numbers stand in others; one that is no number announces nothing."""
+    """Other headers with numbers are ignored; a value that is not a number announces nothing."""
     others = [(b"x-number", b"0"), (b"accept", b"0")]
 
     async def receive() -> MutableMapping[str, Any]:
@@ -160,14 +160,14 @@ def test_the_length_is_announced_by_one_header_only() -> None:
 
 
 def test_what_a_message_leaves_out_has_the_defaults_of_asgi() -> None:
-    """No bytes, and nothing more to come."""
+    """Without `body` it is empty, without `more_body` it is the last."""
     assert read(BodyReader(limit=10), {"type": "http.request"}) == b""
     assert read(BodyReader(limit=10), part(b"x"), {"type": "http.request", "body": b"y"}) == b"xy"
     assert read(BodyReader(limit=0), part(b"", more=False)) == b""
 
 
 def test_parts_of_any_size_count_fully() -> None:
-    """Neither the first nor the last one stands for the others, and all that is held is let go again."""
+    """Every part is counted, not only the first or last, and all memory is released again."""
     reader = BodyReader(limit=10)
     for sizes in ([1, 3, 7], [7, 3, 1], [3, 1, 7], [0, 11], [5, 6, 0]):
         with pytest.raises(TooLarge):
@@ -180,7 +180,7 @@ def test_parts_of_any_size_count_fully() -> None:
 
 
 def test_bodies_may_hold_exactly_as_much_as_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not a byte more, wherever the parts begin."""
+    """And not a byte more, wherever the parts are split."""
     monkeypatch.setattr("gateway.intake.body._MAX_HELD_BYTES", 6)
     reader = BodyReader(limit=10)
     assert read(reader, part(b"x" * 4), part(b"x" * 2), part(b"", more=False)) == b"x" * 6
@@ -190,13 +190,13 @@ def test_bodies_may_hold_exactly_as_much_as_is_allowed(monkeypatch: pytest.Monke
 
 
 def test_a_body_of_many_megabytes_is_taken() -> None:
-    """In as many parts as it comes."""
+    """In as many parts as arrive."""
     piece = b"x" * 1_000_000
     assert read(BodyReader(limit=25_000_000), *[part(piece)] * 24, part(piece, more=False)) == piece * 25
 
 
 def test_only_bodies_whose_time_is_over_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are looked at again and again; also those that begin after a pause."""
+    """The others are checked repeatedly, also those that begin after a pause."""
     monkeypatch.setattr("gateway.intake.body._CHECK_SECONDS", 0.001)
 
     async def never() -> MutableMapping[str, Any]:
@@ -228,7 +228,7 @@ def test_only_bodies_whose_time_is_over_are_given_up(monkeypatch: pytest.MonkeyP
 
 
 def test_slow_bodies_cost_a_look_a_second() -> None:
-    """Not one in each turn of the event loop."""
+    """Not one check in each iteration of the event loop."""
 
     async def read_slowly() -> int:
         started = asyncio.Event()

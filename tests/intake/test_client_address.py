@@ -1,4 +1,4 @@
-"""Source networks: who may send, and whom to believe about it."""
+"""Source networks: which addresses may send, and which proxies are trusted."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from testing.service import Project, Service, run_pushgate
 
 
 def test_source_networks_are_kept(service: Service, project: Project) -> None:
-    """A connection that names networks takes nothing from elsewhere, not even with its secret."""
+    """A connection with source networks refuses all other addresses, even with its secret."""
     elsewhere = service.connect(project.url, networks=["192.0.2.0/24", "2001:db8::/32"])
     here = service.connect(project.url, networks=["127.0.0.0/8"])
     body = project.payload(None, project.first)
@@ -20,7 +20,7 @@ def test_source_networks_are_kept(service: Service, project: Project) -> None:
 
 
 def test_a_trusted_proxy_is_believed(tmp_path: Path, project: Project) -> None:
-    """The entry that it has written counts, and nothing that stands before it."""
+    """The entry that the proxy has written counts, and nothing before it."""
     with Service(tmp_path / "data", TRUSTED_PROXIES="1") as service:
         made = service.connect(project.url, networks=["192.0.2.0/24"])
         body = project.payload(None, project.first)
@@ -46,7 +46,7 @@ def test_a_trusted_proxy_is_believed(tmp_path: Path, project: Project) -> None:
     ],
 )
 def test_the_address_is_read_from_the_right(proxies: int, told: str, address: str | None) -> None:
-    """As many entries from the right as there are proxies of ours; None where it can't be told."""
+    """Skip as many entries from the right as we have proxies; None if the address is unknown."""
     scope = {"client": ("127.0.0.1", 4711)}
     found = client_address(scope, {"x-forwarded-for": told}, trusted_proxies=proxies)
     assert (str(found) if found else None) == address
@@ -58,7 +58,7 @@ def test_a_peer_without_an_address_has_none() -> None:
 
 
 def test_a_network_that_is_none_is_refused(service: Service) -> None:
-    """When the connection is made, and the sentence says what is wrong."""
+    """When the connection is made, with a sentence that names the fault."""
     done = run_pushgate(
         "connect", "https://github.example/a/b.git", "--provider", "github", "--project", "p",
         "--network", "192.0.2.1/99", service=service,

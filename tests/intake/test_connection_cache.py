@@ -1,4 +1,4 @@
-"""What the door remembers of connections, for how long, and which repository is theirs."""
+"""The endpoint's connection cache: its contents and lifetime, and the connections' repositories."""
 
 import asyncio
 import shutil
@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 
 class CountingDatabase(Database):
-    """A database that counts how often somebody looks something up."""
+    """A database that counts lookups."""
 
     looks = 0
 
     async def look_up(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Count, and look it up."""
+        """Count the lookup, and do it."""
         self.looks += 1
         return await super().look_up(work, *args, **kwargs)
 
@@ -45,7 +45,7 @@ class Clock:
 
 @pytest.fixture
 def database(migrated: Path, tmp_path: Path) -> Iterator[CountingDatabase]:
-    """Give a database with the connections c1, c2 and c3."""
+    """Return a database with the connections c1, c2 and c3."""
     database = CountingDatabase(f"sqlite:///{shutil.copy(migrated, tmp_path)}")
     for name in ("c1", "c2", "c3"):
         connection(database, name)
@@ -54,7 +54,7 @@ def database(migrated: Path, tmp_path: Path) -> Iterator[CountingDatabase]:
 
 
 def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) -> None:
-    """So long a change that another process made may go unnoticed; one of this process never does."""
+    """Within them a change by another process may go unnoticed; a change by this process never does."""
     clock = Clock()
     book = ConnectionCache(database, KEYRING, clock=clock)
 
@@ -84,7 +84,7 @@ def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) 
 
 
 def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabase) -> None:
-    """It is not found any more, and its secrets are no longer in memory."""
+    """It is no longer found, and its secrets are no longer in memory."""
     clock = Clock()
     book = ConnectionCache(database, KEYRING, clock=clock)
     asyncio.run(book.find("c1"))
@@ -100,7 +100,7 @@ def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabas
 def test_only_so_many_connections_are_remembered(
     database: CountingDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many as fit are looked up once; one more makes room for itself."""
+    """Connections that fit are looked up once; one more replaces another."""
     monkeypatch.setattr("gateway.intake.connection_cache._MAX_CACHED", 2)
     book = ConnectionCache(database, KEYRING, clock=Clock())
 
@@ -116,7 +116,7 @@ def test_only_so_many_connections_are_remembered(
 
 
 def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each connection that has one, as far as it is remembered of which."""
+    """Once for each connection that has one, as long as the cache holds the fact."""
     monkeypatch.setattr("gateway.intake.connection_cache._MAX_CACHED", 1)
     with database.writing() as conn:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
@@ -150,7 +150,7 @@ def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pyt
 def test_the_providers_id_says_which_repository_it_is(
     known: str | None, told: Repository, *, is_ours: bool
 ) -> None:
-    """Once it is known and told; before that the name, where there is one."""
+    """If it is known and sent; before that the name does, if there is one."""
     connection = CachedConnection(
         id="c1",
         provider_name="github",

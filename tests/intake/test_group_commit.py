@@ -1,4 +1,4 @@
-"""The writer of deliveries: what shares a transaction, who learns what, and what a failure ends."""
+"""The writer of deliveries: shared transactions, the result for each request, and failures."""
 
 import asyncio
 import itertools
@@ -22,16 +22,16 @@ from gateway.store.tables import deliveries
 from testing.records import A, B, arrival, connection, move
 
 Ts = TypeVarTuple("Ts")
-# Nothing here takes so long, unless something is broken.
+# Nothing here takes this long unless something is broken.
 PATIENCE = 10.0
 NEVER = 3600.0
 
 
 class WatchedDatabase(Database):
-    """A database that remembers which deliveries each transaction was to record."""
+    """A database that notes the deliveries of each transaction."""
 
     def __init__(self, url: str) -> None:
-        """Begin with none."""
+        """Begin without transactions."""
         super().__init__(url)
         self.batches: list[list[str]] = []
         self.attempts = 0
@@ -39,7 +39,7 @@ class WatchedDatabase(Database):
     async def write_inline(
         self, decide: Callable[[sqlalchemy.Connection], Any], keep: Callable[..., None]
     ) -> Any:
-        """Note what is recorded, and record it."""
+        """Note the deliveries, and record them."""
         self.attempts += 1
 
         def noted(conn: sqlalchemy.Connection) -> Any:
@@ -52,7 +52,7 @@ class WatchedDatabase(Database):
 
 @pytest.fixture
 def database(migrated: Path, tmp_path: Path) -> Iterator[WatchedDatabase]:
-    """Give a database with the connection c1."""
+    """Return a database with the connection c1."""
     database = WatchedDatabase(f"sqlite:///{shutil.copy(migrated, tmp_path)}")
     connection(database)
     yield database
@@ -61,12 +61,12 @@ def database(migrated: Path, tmp_path: Path) -> Iterator[WatchedDatabase]:
 
 @pytest.fixture(autouse=True)
 def check_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look for requests whose time is over more often than usual."""
+    """Check for expired requests more often than usual."""
     monkeypatch.setattr("gateway.intake.group_commit._CHECK_SECONDS", 0.01)
 
 
 def run(database: Database, work: Callable[[DeliveryWriter], Awaitable[None]]) -> int:
-    """Do something with a running writer; return how often it has rung."""
+    """Call something with a running writer; return how often it notified."""
     rung: list[None] = []
 
     async def scenario() -> None:
@@ -83,7 +83,7 @@ def run(database: Database, work: Callable[[DeliveryWriter], Awaitable[None]]) -
 async def begin(
     accepter: DeliveryWriter, *arrivals: NewDelivery, seconds: float = NEVER
 ) -> list[asyncio.Task[Receipt]]:
-    """Begin to record deliveries, in this order, and let the writer take what it takes at once."""
+    """Begin to record deliveries, in this order, until the writer has taken its first batch."""
     tasks = [asyncio.create_task(accepter.accept(one, seconds=seconds)) for one in arrivals]
     for _ in range(3):
         await asyncio.sleep(0)
@@ -128,7 +128,7 @@ def test_one_transaction_takes_only_so_much(
     sizes: Sequence[int],
     batches: Sequence[int],
 ) -> None:
-    """So many deliveries, bytes or ref updates, but one delivery at least; the others follow in order."""
+    """It takes a limited number of deliveries, bytes or ref updates, at least one delivery, in order."""
     monkeypatch.setattr(f"gateway.intake.group_commit.{limit}", 3)
 
     async def accept_all(accepter: DeliveryWriter) -> None:
@@ -140,7 +140,7 @@ def test_one_transaction_takes_only_so_much(
 
 
 def test_deliveries_that_wait_together_share_a_transaction(database: WatchedDatabase) -> None:
-    """Of the usual sizes: one sync to disk for each would be too slow."""
+    """If they have usual sizes: one sync to disk for each would be too slow."""
 
     async def accept_all(accepter: DeliveryWriter) -> None:
         await asyncio.gather(*await begin(accepter, *numbered(*[10_000] * 100)))
@@ -150,7 +150,7 @@ def test_deliveries_that_wait_together_share_a_transaction(database: WatchedData
 
 
 def test_only_something_new_rings(database: Database) -> None:
-    """Workers are not woken for a repetition, nor for what is ignored."""
+    """Workers are not notified of duplicates or ignored deliveries."""
 
     async def accept_all(accepter: DeliveryWriter) -> None:
         for verdict in ("ignored", "unreadable"):
@@ -167,7 +167,7 @@ def test_only_something_new_rings(database: Database) -> None:
 
 
 def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) -> None:
-    """Each request still gets its receipt, and nobody can begin after that."""
+    """Each request still gets its receipt, and later requests are refused."""
 
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE):
@@ -195,7 +195,7 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
 
 
 def test_only_those_whose_time_is_over_are_given_up(database: WatchedDatabase) -> None:
-    """That shows in a probe; the others go on to wait, and are recorded once the database answers again."""
+    """The health probe shows it; the others wait, and are recorded once the database answers again."""
 
     async def wait(accepter: DeliveryWriter) -> None:
         with database.writing():
@@ -216,7 +216,7 @@ def test_only_those_whose_time_is_over_are_given_up(database: WatchedDatabase) -
 
 
 def test_one_that_waits_alone_is_given_up_as_well(database: Database) -> None:
-    """Whether it is being written or not; and its request may be the first after a pause."""
+    """Whether it is being written or not, and also for the first request after a pause."""
 
     async def wait(accepter: DeliveryWriter) -> None:
         for number in range(2):
@@ -230,7 +230,7 @@ def test_one_that_waits_alone_is_given_up_as_well(database: Database) -> None:
 
 
 async def pause(accepter: DeliveryWriter) -> None:
-    """Wait until nothing is left to look after."""
+    """Wait until no timer is left."""
     for _ in range(1000):
         if not accepter._is_checking:  # noqa: SLF001
             return
@@ -256,7 +256,7 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 
 def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many come until it looks."""
+    """However many come before it fires."""
     monkeypatch.setattr("gateway.intake.group_commit._CHECK_SECONDS", NEVER)
 
     async def accept_many() -> int:
@@ -274,7 +274,7 @@ def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: p
 
 
 def test_a_request_that_ends_while_its_delivery_is_written_ends_no_other(database: Database) -> None:
-    """What it has delivered is kept all the same, and those beside it get their receipts."""
+    """Its delivery is stored all the same, and the others in the batch get their receipts."""
 
     async def accept_three(accepter: DeliveryWriter) -> None:
         with database.writing():
@@ -288,7 +288,7 @@ def test_a_request_that_ends_while_its_delivery_is_written_ends_no_other(databas
 
 
 def test_a_delivery_that_cannot_be_recorded_ends_none_beside_it(database: Database) -> None:
-    """It alone is refused, with the kind of its error; the writer goes on and says that something failed."""
+    """Only that delivery is refused, with its type of error; the writer continues and reports a failure."""
 
     async def accept_both(accepter: DeliveryWriter) -> None:
         bad, good = await begin(accepter, arrival(connection="no such one"), arrival(move(A, B), id="d1"))
@@ -307,7 +307,7 @@ def test_a_delivery_that_cannot_be_recorded_ends_none_beside_it(database: Databa
 def test_a_store_that_fails_is_asked_once_for_a_batch(
     database: WatchedDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each request learns the reason, the log has it once, and a probe sees it for some time."""
+    """Each request gets the reason, the log has it once, and the probe shows it for some time."""
     monkeypatch.setattr("gateway.store.database._INLINE_SECONDS", 0.0)
 
     async def fail(accepter: DeliveryWriter) -> None:

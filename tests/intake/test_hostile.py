@@ -1,4 +1,4 @@
-"""Hostile requests over a real socket, for every provider: an answer for each, and the gateway goes on."""
+"""Hostile requests over a real socket, for every provider: each is answered, and the gateway goes on."""
 
 import http.client
 import json
@@ -26,7 +26,7 @@ EVERY_PROVIDER = pytest.mark.parametrize("provider", sorted(PROVIDERS))
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Give one gateway to all; the remotes do not exist, and nobody waits for them."""
+    """Share one gateway; the remotes do not exist, and no test waits for them."""
     folder = tmp_path_factory.mktemp("hostile") / "data"
     with Service(folder, CONCURRENCY="1") as service:
         yield service
@@ -57,7 +57,7 @@ class Sender:
         )
 
     def send(self, body: bytes, *, event: str | None = None, **headers: str) -> tuple[int, Any]:
-        """Sign and send a body; return the status and the answer, which is JSON whatever it is."""
+        """Sign and send a body; return the status and the answer, which is always JSON."""
         own = {name.replace("_", "-"): value for name, value in headers.items()}
         client = http.client.HTTPConnection(*self.address, timeout=30)
         with closing(client):
@@ -73,7 +73,7 @@ class Sender:
             return client.recv(4096)
 
     def still_works(self) -> None:
-        """Send what the provider really sends."""
+        """Send a genuine delivery of the provider."""
         status, answer = self.send(self.case.body)
         assert (status, "delivery" in answer) == (202, True)
 
@@ -120,7 +120,7 @@ def _with(body: bytes, more: bytes) -> bytes:
     ],
 )
 def test_signed_json_of_the_worst_kind(service: Service, provider: str, more: bytes, status: int) -> None:
-    """In a field that nobody reads: it is refused as no JSON, or passed over."""
+    """In an unused field: it is refused as invalid JSON, or ignored."""
     sender = Sender(service, provider)
     answer = sender.send(_with(sender.case.body, more))
     assert answer[0] == status, answer
@@ -134,7 +134,7 @@ def test_signed_json_of_the_worst_kind(service: Service, provider: str, more: by
     ids=["empty", "BOM", "UTF-16", "UTF-32", "null", "a list", "text", "a number"],
 )
 def test_signed_bodies_that_are_no_object(service: Service, provider: str, body: bytes) -> None:
-    """Undecodable is 400, another shape 202; both are kept as unreadable."""
+    """Undecodable is 400, another shape 202; both are stored as unreadable."""
     sender = Sender(service, provider)
     status, answer = sender.send(body)
     assert status == (202 if body in {b"null", b"[]", b'"text"', b"1"} else 400), answer
@@ -144,7 +144,7 @@ def test_signed_bodies_that_are_no_object(service: Service, provider: str, body:
 @EVERY_PROVIDER
 @pytest.mark.parametrize("name", ["--upload-pack=x", "refs/heads/../x", "refs/heads/a\0b", "refs/heads/a b"])
 def test_names_that_no_ref_has(service: Service, provider: str, name: str) -> None:
-    """They never become an argument of git: the payload is unreadable, and no update is made of it."""
+    """They never become an argument of git: the payload is unreadable, and makes no ref update."""
     sender = Sender(service, provider)
     event = sender.case.parse()
     whole, short = event.updates[0].ref, event.updates[0].name
@@ -160,7 +160,7 @@ def test_names_that_no_ref_has(service: Service, provider: str, name: str) -> No
 
 @EVERY_PROVIDER
 def test_a_proof_that_is_sent_twice_proves_nothing(service: Service, provider: str) -> None:
-    """A header that comes twice is never the one that was signed."""
+    """A repeated header is never the signed one."""
     sender = Sender(service, provider)
     body = sender.case.body
     headers = sender.headers(body)
@@ -178,7 +178,7 @@ def test_a_proof_that_is_sent_twice_proves_nothing(service: Service, provider: s
 
 @EVERY_PROVIDER
 def test_a_compressed_body_is_refused(service: Service, provider: str) -> None:
-    """A few bytes could be gigabytes."""
+    """A few bytes could expand to gigabytes."""
     sender = Sender(service, provider)
     assert sender.send(sender.case.body, content_encoding="gzip")[0] == 415
 
@@ -197,7 +197,7 @@ def test_a_compressed_body_is_refused(service: Service, provider: str) -> None:
     ids=["payload twice", "a semicolon", "no payload", "many fields", "not UTF-8", "empty"],
 )
 def test_forms_that_say_two_things(service: Service, provider: str, form: bytes) -> None:
-    """GitHub signs the form as it is; the others its payload, of which there is none."""
+    """GitHub signs the raw form; others sign its payload, which is ambiguous here."""
     sender = Sender(service, provider)
     status, answer = sender.send(form, content_type=FORM)
     assert status == (400 if provider == "github" else 401), answer
@@ -205,7 +205,7 @@ def test_forms_that_say_two_things(service: Service, provider: str, form: bytes)
 
 @pytest.mark.parametrize("provider", ["gitea", "forgejo", "gogs"])
 def test_a_form_is_signed_by_its_payload(service: Service, provider: str) -> None:
-    """Signed as a form it is refused, signed by its payload it is taken."""
+    """A signature over the form is refused, one over its payload is accepted."""
     sender = Sender(service, provider)
     form = urlencode({"payload": sender.case.body.decode()}).encode()
     assert sender.send(form, content_type=FORM)[0] == 401
@@ -217,7 +217,7 @@ def test_a_form_is_signed_by_its_payload(service: Service, provider: str) -> Non
                                  b"content-length: x\r\n", b"transfer-encoding: chunked\r\n",
                                  b"transfer-encoding: gzip, chunked\r\n"])  # fmt: skip
 def test_lengths_that_lie(service: Service, lie: bytes) -> None:
-    """The request ends with a refusal or without an answer, and the next one is served."""
+    """The request is refused or gets no answer, and the next one is served."""
     sender = Sender(service, "github")
     head = f"POST {sender.made['path']} HTTP/1.1\r\nhost: x\r\n".encode() + lie + b"\r\n"
     with socket.create_connection(sender.address, timeout=30) as client:
@@ -228,7 +228,7 @@ def test_lengths_that_lie(service: Service, lie: bytes) -> None:
 
 
 def test_senders_that_never_come_to_an_end_hold_nobody_up(service: Service) -> None:
-    """A hundred that have begun a body and say no more, and others that dribble."""
+    """A hundred clients stop within a body, and others send it byte by byte."""
     sender = Sender(service, "github")
     head = f"POST {sender.made['path']} HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n".encode()
     with ExitStack() as stack:
@@ -271,7 +271,7 @@ def _many(provider: str, count: int) -> tuple[bytes, str | None]:
 
 @pytest.mark.parametrize("provider", ["azure-devops", "bitbucket", "bitbucket-server", "generic", "gitlab"])
 def test_five_thousand_changes_are_five_thousand_updates(service: Service, provider: str) -> None:
-    """Every ref counts; a second delivery of the same is a duplicate."""
+    """Every ref counts; a second delivery of the same changes is a duplicate."""
     sender = Sender(service, provider)
     body, event = _many(provider, 5_000)
     status, answer = sender.send(body, event=event)
@@ -282,7 +282,7 @@ def test_five_thousand_changes_are_five_thousand_updates(service: Service, provi
 
 
 def test_an_unsigned_ping_leaves_nothing(service: Service) -> None:
-    """Anybody can send Bitbucket Data Center's: it is answered, and not kept."""
+    """Anybody can send Bitbucket Data Center's: it is answered, and not stored."""
     sender = Sender(service, "bitbucket-server")
     body = b'{"test": true}'
     client = http.client.HTTPConnection(*sender.address, timeout=30)

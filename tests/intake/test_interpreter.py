@@ -1,4 +1,4 @@
-"""What the interpreter of a process that serves the door is set to."""
+"""Interpreter settings of a process that serves webhooks."""
 
 import platform
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# Small blocks among the large ones: where all of them lie in one heap, it cannot shrink.
+# Small blocks among the large ones: if all of them are in one heap, it cannot shrink.
 _PROGRAM = """
 from gateway.server.server import prepare_interpreter
 
@@ -61,6 +61,6 @@ def test_large_blocks_go_back_to_the_system() -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have one heap")
 def test_threads_share_their_heaps() -> None:
-    """A heap each would keep what it once needed."""
+    """A heap per thread would keep its peak size."""
     done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, text=True, check=True)
     assert int(done.stdout) <= 2

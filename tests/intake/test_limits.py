@@ -19,13 +19,13 @@ from tests.intake import attacks
 MIB = 1024 * 1024
 HOOK = "/hooks/" + "0" * 24
 ANY_SECONDS = 30.0
-# As clients send it that would rather speak HTTP/2, among them Java's.
+# As sent by clients that prefer HTTP/2, among them Java's.
 UPGRADE = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAA")
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Give one gateway to all tests of what may be sent."""
+    """Share one gateway among the tests of request limits."""
     with Service(tmp_path_factory.mktemp("limits") / "data", CONCURRENCY="1") as service:
         yield service
 
@@ -82,7 +82,7 @@ def _resident(service: Service) -> int:
 def test_what_is_too_much_is_refused(
     service: Service, attack: Callable[[], bytes | Iterable[bytes]], statuses: set[int | None]
 ) -> None:
-    """With its status or a closed connection; memory does not grow by what was sent; others are served."""
+    """With a status or a closed connection; memory does not grow with the input; others are served."""
     before = _resident(service)
     answer = attacks.attack(attacks.address_of(service.url), attack())
     assert attacks.status_of(answer) in statuses, answer
@@ -114,13 +114,13 @@ def test_what_is_too_much_is_refused(
     ],
 )
 def test_what_is_within_the_limits_is_answered(service: Service, request_bytes: bytes, status: int) -> None:
-    """The limits themselves are fine."""
+    """Values at the limit are accepted."""
     answer = attacks.attack(attacks.address_of(service.url), request_bytes)
     assert attacks.status_of(answer) == status, answer
 
 
 def test_a_refusal_is_json(service: Service) -> None:
-    """As every answer is, and it closes the connection."""
+    """Like every answer; and the connection is closed."""
     answer = attacks.attack(attacks.address_of(service.url), attacks.many_headers(HOOK, 200))
     told, _, body = answer.partition(b"\r\n\r\n")
     assert b"content-type: application/json" in told
@@ -129,7 +129,7 @@ def test_a_refusal_is_json(service: Service) -> None:
 
 
 def test_a_trailer_is_no_header(service: Service) -> None:
-    """A proof that comes behind the body proves nothing: here the admin token."""
+    """A credential after the body proves nothing: here the admin token."""
     request = (
         attacks.head("/api/v1/connections", "Transfer-Encoding: chunked", method="GET")
         + b"\r\n2\r\n{}\r\n0\r\nAuthorization: Bearer "
@@ -141,7 +141,7 @@ def test_a_trailer_is_no_header(service: Service) -> None:
 
 @pytest.mark.parametrize("size", [26_214_401, 10_000_000_000])
 def test_an_announced_body_that_is_too_large_is_refused_at_once(service: Service, size: int) -> None:
-    """Nobody waits for it: 413, also where the client first asks whether to go on."""
+    """At once 413, also if the client sends `Expect: 100-continue`."""
     connection = service.connect("https://github.example/acme/digits.git")
     address = attacks.address_of(service.url)
     assert attacks.attack(address, attacks.announced(connection["path"], size)).startswith(b"HTTP/1.1 413")
@@ -181,7 +181,7 @@ async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 def quick(**changes: float) -> ClientLimits:
-    """Return limits whose times are over soon."""
+    """Return limits with short time-outs."""
     times = {"keep_alive": 60.0, "headers": 60.0, "body": 60.0, "stall": 60.0, "check": 0.02, **changes}
     return ClientLimits(connections=50, **times)
 
@@ -199,7 +199,7 @@ def quick(**changes: float) -> ClientLimits:
 def test_whoever_says_no_more_is_hung_up_on(
     monkeypatch: pytest.MonkeyPatch, begin: bytes, limit: str | None
 ) -> None:
-    """Nothing, half the headers, or nothing after the answer: each has a deadline."""
+    """No bytes, half the headers, or nothing after the answer: each has a deadline."""
     monkeypatch.setattr("gateway.server.http_limits._DISCARD_SECONDS", 0.1)
     limits = quick(**({limit: 0.1} if limit else {}))
     with serving(answer, limits) as address, attacks.held_open(address, 20, begin) as clients:
@@ -207,7 +207,7 @@ def test_whoever_says_no_more_is_hung_up_on(
 
 
 def test_dribbling_headers_extends_nothing() -> None:
-    """The deadline is for all of the headers, however busy the client looks."""
+    """The deadline is for all the headers, however many bytes trickle in."""
     with (
         serving(answer, quick(headers=0.3)) as address,
         attacks.held_open(address, 5, attacks.head("/")) as clients,
@@ -222,7 +222,7 @@ def test_dribbling_headers_extends_nothing() -> None:
 
 
 def test_a_body_that_nobody_reads_has_a_deadline_too() -> None:
-    """Where the endpoint waits for something else, such as its lock."""
+    """If the endpoint waits for something else, such as its lock."""
 
     async def wait(_scope: Scope, receive: Receive, _send: Send) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -236,7 +236,7 @@ def test_a_body_that_nobody_reads_has_a_deadline_too() -> None:
 
 
 def test_whoever_does_not_read_the_answer_is_hung_up_on() -> None:
-    """A large answer is written as far as it is read, and no longer waited for than so long."""
+    """A large answer is written as fast as it is read, until its deadline."""
     ended = threading.Event()
 
     async def flood(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -273,7 +273,7 @@ def test_whoever_does_not_read_the_answer_is_hung_up_on() -> None:
     ],
 )
 def test_a_connection_that_has_ended_leaves_nothing(attack: Callable[[], bytes | Iterable[bytes]]) -> None:
-    """What it has read is free at once, and not only when the garbage collector comes, which is seldom."""
+    """Its memory is freed at once, without waiting for the garbage collector, which runs seldom."""
 
     def held() -> int:
         return sum(isinstance(one, LimitedHttp) for one in gc.get_objects())
@@ -289,7 +289,7 @@ def test_a_connection_that_has_ended_leaves_nothing(attack: Callable[[], bytes |
 
 
 def test_silent_connections_make_room_for_new_ones() -> None:
-    """However many there are, whoever comes and asks is answered; the most silent ones are closed."""
+    """However many there are, new requests are answered; the connections idle longest are closed."""
     with serving(answer, quick()) as address, attacks.held_open(address, 200) as silent:
         for _ in range(20):
             request = attacks.head("/", "Content-Length: 0") + b"\r\n"
@@ -298,7 +298,7 @@ def test_silent_connections_make_room_for_new_ones() -> None:
 
 
 def test_where_all_are_busy_a_new_one_is_told_to_come_again() -> None:
-    """503 with Retry-After; and as soon as one has its answer there is room."""
+    """503 with Retry-After; each finished request makes room."""
     release, begun = threading.Event(), []
 
     async def hold(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -322,7 +322,7 @@ def test_where_all_are_busy_a_new_one_is_told_to_come_again() -> None:
 
 
 def test_a_client_that_is_still_sending_reads_its_answer() -> None:
-    """The rest of a body that nobody wants is read and dropped, so that the answer is not lost."""
+    """The rest of a refused body is read and dropped, so that the answer is not lost."""
     address: attacks.Address
     with serving(answer, quick()) as address, closing(http.client.HTTPConnection(*address)) as client:
         for size in [5 * MIB, 2] * 10:

@@ -1,4 +1,4 @@
-"""What is recorded of a request: which of its headers, and in which words what it means."""
+"""What is recorded of a request: which headers, and how its meaning is worded."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def received(case: Case, url: str = "https://github.com/acme/digits.git", **head
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_of_the_headers_only_those_on_the_providers_own_list_are_kept(name: str) -> None:
-    """Neither a proof, nor a cookie, nor a header that another provider's list has."""
+    """No signature, no cookie, and no header of another provider's list."""
     case = CASES[f"{name}/push"]
     others = dict.fromkeys(EVERYTHING - case.provider.HEADERS, "x")
     secret = {"authorization": "Basic c2VjcmV0", "cookie": "a=b", "x-github-encoded-secret": "s3cret"}
@@ -81,7 +81,7 @@ def test_of_the_headers_only_those_on_the_providers_own_list_are_kept(name: str)
     ],
 )
 def test_a_repository_of_another_name_is_told_with_what_to_do(name: str, action: str) -> None:
-    """Fetches go on to the connection's URL, which may lead nowhere from now on."""
+    """Fetches still use the connection's URL, which may no longer work."""
     case = CASES[name]
     event = case.parse()
     assert event.change is not None
@@ -94,7 +94,7 @@ def test_a_repository_of_another_name_is_told_with_what_to_do(name: str, action:
 
 
 def test_a_new_name_that_is_not_told_is_left_out() -> None:
-    """The sentence is whole without it."""
+    """The sentence is complete without it."""
     case = CASES["bitbucket/repository-transferred"]
     nameless = replace(case, body=b"{}", headers={**case.headers, "x-hub-signature": SIGNED})
     assert received(nameless).reason == "the repository was transferred: check the connection's URL"
@@ -111,7 +111,7 @@ def test_a_new_name_that_is_not_told_is_left_out() -> None:
     ],
 )
 def test_an_id_is_learned_only_beside_a_name_that_fits(repository: Any, taught: str | None) -> None:
-    """A payload that names nothing is carried, but the next one may be about another repository."""
+    """A payload without a name is processed, but the next one may be about another repository."""
     case = CASES["github/push"]
     body = json.dumps({**json.loads(case.body), "repository": repository}).encode()
     headers = case.provider.sign(event="push", body=body, secret=SECRET, delivery="d1", now=NOW)
@@ -147,7 +147,7 @@ class FakeProvider:
         auth: Mapping[str, str],  # noqa: ARG002
         now: datetime,  # noqa: ARG002
     ) -> VerifiedRequest:
-        """Accept everything, as verified by the second secret."""
+        """Accept every request, as verified by the second secret."""
         return VerifiedRequest(event="an event", id="d1", secret=1, content=body)
 
     def parse(self, delivery: VerifiedRequest) -> Event:  # noqa: ARG002
@@ -169,7 +169,7 @@ PUSH = Event(kind="push", updates=(move(A, B),))
 def said(
     event: Event | Exception, *, repository_id: str | None = None, headers: Mapping[str, str] | None = None
 ) -> tuple[NewDelivery, int]:
-    """Return what is recorded of an event, and the status of the answer."""
+    """Return what is recorded of an event, and the answer's status."""
     known = CachedConnection(
         id="cn_1",
         provider_name="github",
@@ -186,7 +186,7 @@ def said(
 
 @pytest.mark.parametrize("kind", [kind for kind in get_args(EventKind) if kind != "ping"])
 def test_only_a_ping_is_200(kind: EventKind) -> None:
-    """All else is 202: taken, though some of it is of no interest."""
+    """All else is 202: accepted, even if it is ignored."""
     assert said(Event(kind="ping"))[1] == 200
     assert said(Event(kind=kind))[1] == 202
     arrival, status = said(Event(kind=kind, updates=(move(A, B),)))
@@ -195,7 +195,7 @@ def test_only_a_ping_is_200(kind: EventKind) -> None:
 
 
 def test_what_cannot_be_read_says_so_by_its_status() -> None:
-    """Only what is no document at all is an error of the sender; the reason is kept in each case."""
+    """Only a body that cannot be parsed is the sender's error; the reason is stored in each case."""
     for error, expected in ((Undecodable("no JSON"), 400), (Malformed("no ref"), 202)):
         arrival, status = said(error)
         assert (arrival.verdict, arrival.reason, status) == ("unreadable", str(error), expected)
@@ -212,20 +212,20 @@ def test_what_cannot_be_read_says_so_by_its_status() -> None:
     ],
 )
 def test_the_content_type_is_one_that_the_provider_sends(headers: dict[str, str], status: int) -> None:
-    """Or none, which is taken for JSON."""
+    """Without a content type, the body is read as JSON."""
     arrival, found = said(PUSH, headers=headers)
     assert found == status
     assert arrival.verdict == ("accepted" if status == 202 else "unreadable")
 
 
 def test_a_long_content_type_is_cut() -> None:
-    """With what was expected after it."""
+    """The expected content types follow it."""
     reason = said(PUSH, headers={"content-type": "x" * 5000})[0].reason
     assert reason == f"content type {'x' * 100}, not application/json or text/json"
 
 
 def test_what_an_event_tells_goes_over_what_the_headers_tell() -> None:
-    """Name and id; and both are the headers' where it tells neither. The secret is the one that fitted."""
+    """Name and id; without them, those of the headers. The recorded secret is the one that matched."""
     plain, _ = said(PUSH)
     told, _ = said(replace(PUSH, name="e" * 101, delivery_id="i" * 201, pusher=Actor(name="ada")))
     assert (plain.event, plain.provider_delivery_id, plain.pusher) == ("an event", "d1", None)
@@ -235,13 +235,13 @@ def test_what_an_event_tells_goes_over_what_the_headers_tell() -> None:
 
 
 def test_reasons_and_headers_are_cut() -> None:
-    """Whoever signs deliveries chooses them, and they are shown everywhere."""
+    """Signed senders choose their text, and they are shown in many places."""
     arrival, _ = said(Event(kind="other", note="n" * 1001), headers={"x-kept": "h" * 1001, "x-lost": "h"})
     assert (arrival.reason, arrival.headers) == ("n" * 1000, {"x-kept": "h" * 1000})
 
 
 def test_the_repository_is_kept_as_the_payload_describes_it() -> None:
-    """To be shown, never to be followed."""
+    """For display; no URL in it is ever fetched."""
     assert said(replace(PUSH, repository=OURS))[0].repository == {
         "id": "17",
         "full_name": "acme/digits",
@@ -265,7 +265,7 @@ def test_the_repository_is_kept_as_the_payload_describes_it() -> None:
 def test_only_a_push_to_the_own_repository_teaches_its_id(
     event: Event, repository_id: str | None, taught: str | None
 ) -> None:
-    """And only as long as none is known."""
+    """And only while no id is known."""
     assert said(event, repository_id=repository_id)[0].teaches == taught
 
 
@@ -274,7 +274,7 @@ def test_only_a_push_to_the_own_repository_teaches_its_id(
 def test_a_push_that_tells_no_refs_asks_for_all_of_them(
     repository: Repository | None, *, all_refs: bool
 ) -> None:
-    """Of the own repository; what is about another one asks for nothing."""
+    """For the connection's repository; a push to another one requests nothing."""
     arrival, status = said(Event(kind="push", all_refs=all_refs, repository=repository, note="a note"))
     is_asking = all_refs and repository is not OTHER
     assert (arrival.asks_for_reconciliation, status) == (is_asking, 202)
@@ -312,7 +312,7 @@ def test_a_push_that_tells_no_refs_asks_for_all_of_them(
 def test_a_push_to_another_repository_names_both(
     repository: Repository, repository_id: str | None, told: str, ours: str
 ) -> None:
-    """With their ids, as far as they are known; nothing of it is carried on."""
+    """With their ids, as far as they are known; nothing of it is processed."""
     arrival, status = said(replace(PUSH, repository=repository), repository_id=repository_id)
     assert (arrival.verdict, arrival.updates, status) == ("ignored", (), 202)
     assert arrival.reason == (
@@ -330,7 +330,7 @@ def test_a_push_to_another_repository_names_both(
 def test_another_repository_at_the_same_address_may_replace_the_own(
     repository: Repository, name: str | None
 ) -> None:
-    """With the refs that it tells, by which it is known at the remote: twenty of them are enough."""
+    """With the reported refs, by which the remote can confirm it; twenty of them are enough."""
     moves = tuple(move(None, A, f"refs/tags/v{number}") for number in range(30))
     arrival, _ = said(Event(kind="push", updates=moves, repository=repository), repository_id="17")
     assert (arrival.verdict, arrival.updates) == ("ignored", ())
@@ -342,7 +342,7 @@ def test_another_repository_at_the_same_address_may_replace_the_own(
 
 @pytest.mark.parametrize("repository", [OTHER, replace(OTHER, full_name=None), OURS])
 def test_a_repository_elsewhere_replaces_none(repository: Repository) -> None:
-    """Nor does one that names no address, or the own one."""
+    """Nor does a payload without a URL, or with the connection's own."""
     assert said(replace(PUSH, repository=repository), repository_id="17")[0].other_repository is None
 
 
@@ -354,7 +354,7 @@ def pull_request(action: PullRequestAction, head: str | None) -> Event:
 
 @pytest.mark.parametrize("action", ["opened", "updated"])
 def test_the_head_of_a_pull_request_moves_like_a_ref(action: PullRequestAction) -> None:
-    """Once it is opened or updated and the head is told."""
+    """When it is opened or updated and the payload has the head."""
     arrival, status = said(pull_request(action, A))
     [head] = arrival.updates
     assert (arrival.verdict, arrival.reason, status) == ("accepted", None, 202)
@@ -377,14 +377,14 @@ def test_the_head_of_a_pull_request_moves_like_a_ref(action: PullRequestAction) 
 def test_a_pull_request_of_which_nothing_comes_says_why(
     action: PullRequestAction, head: str | None, reason: str
 ) -> None:
-    """It is ignored, and kept."""
+    """It is ignored, and stored."""
     arrival, _ = said(pull_request(action, head))
     assert (arrival.verdict, arrival.updates) == ("ignored", ())
     assert arrival.reason == f"pull request 5 was {action}: {reason}"
 
 
 def test_a_change_of_the_repository_is_kept() -> None:
-    """With the name that it got."""
+    """With its new name."""
     change = RepositoryChange(action="renamed", full_name="acme/letters")
     arrival, _ = said(Event(kind="repository", change=change))
     assert arrival.detail == {"change": {"action": "renamed", "full_name": "acme/letters"}}

@@ -1,4 +1,4 @@
-"""The door while something behind it does not work: answers in time, nothing half done, few log lines."""
+"""The webhook endpoint during outages behind it: timely answers, nothing half done, few log lines."""
 
 import asyncio
 import sqlite3
@@ -22,7 +22,7 @@ from testing.postgres import Postgres
 from testing.service import Service, wait_for
 from tests.intake.local import KEYRING, asked, connect, scope
 
-# The promise is 5 seconds, the first providers give up after 10; a machine that is busy takes some itself.
+# The promise is 5 seconds, some providers give up after 10; a busy machine is slower.
 PATIENCE = 15.0
 
 
@@ -36,7 +36,7 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def test_a_locked_database_is_503_in_time(tmp_path: Path) -> None:
-    """From the first delivery on, also several at once; afterwards the same delivery is new, and accepted."""
+    """From the first delivery on, also several at once; afterwards the same delivery is accepted as new."""
     with Service(tmp_path / "data", CONCURRENCY="1") as service:
         connection = service.connect("https://github.example/acme/digits.git")
         found: list[tuple[int, float]] = []
@@ -67,7 +67,7 @@ def test_a_locked_database_is_503_in_time(tmp_path: Path) -> None:
 
 
 def test_a_locked_table_of_postgresql_is_503_in_time(tmp_path: Path, postgres: Postgres) -> None:
-    """As under a schema change; what was being written meanwhile is a duplicate when it comes again."""
+    """As during a schema change; a delivery written meanwhile is a duplicate when it is retried."""
     url = postgres.database()
     with Service(tmp_path / "data", DATABASE_URL=url, SECRET_KEY="s" * 32, CONCURRENCY="1") as service:
         connection = service.connect("https://github.example/acme/digits.git")
@@ -80,7 +80,7 @@ def test_a_locked_table_of_postgresql_is_503_in_time(tmp_path: Path, postgres: P
 
 
 def test_networks_let_nobody_in_whose_address_is_not_known(database: Database) -> None:
-    """Such as over a Unix socket, or by a proxy that tells no address; the right address is let in."""
+    """Such as over a Unix socket, or from a proxy without an address; the right address is accepted."""
     connect(database, networks=("192.0.2.0/24",))
     assert asked(database, scope(b"{}"))[0] == 202
     assert asked(database, scope(b"{}", client=None))[0] == 401
@@ -104,7 +104,7 @@ def test_a_bug_of_ours_is_a_reason_to_try_again(database: Database) -> None:
 
 
 def test_whoever_waits_too_long_is_told_so_and_leaves_nothing(database: Database) -> None:
-    """What waits behind a transaction that takes long is not recorded; what comes after it is."""
+    """A delivery that waits behind a long transaction is not recorded; a later one is."""
     connect(database)
 
     async def wait() -> None:
@@ -131,7 +131,7 @@ def test_whoever_waits_too_long_is_told_so_and_leaves_nothing(database: Database
 
 
 def test_a_connection_that_cannot_be_looked_up_in_time_is_503(database: Database) -> None:
-    """However long the store's other threads are busy, the door asks on its own."""
+    """The endpoint uses its own thread, however long the store's other threads are busy."""
     connect(database)
     release = threading.Event()
 
@@ -154,7 +154,7 @@ def test_a_connection_that_cannot_be_looked_up_in_time_is_503(database: Database
 
 
 def test_a_server_that_is_away_fills_no_log(tmp_path: Path) -> None:
-    """Workers, reconcilers, the heartbeat and the door meet it again and again, and the log has it once."""
+    """Workers, reconcilers, heartbeat and endpoint fail on it repeatedly, and the log has it once."""
     with Postgres() as server:
         url = server.database()
         with Service(tmp_path / "data", DATABASE_URL=url, SECRET_KEY="s" * 32) as service:
@@ -174,7 +174,7 @@ def test_a_server_that_is_away_fills_no_log(tmp_path: Path) -> None:
 
 
 def test_an_outage_is_logged_once_for_all_tasks() -> None:
-    """Not once a second by each of them; and when it is over."""
+    """Not once a second by each task; its end is logged too."""
     database = Database("postgresql://nobody@127.0.0.1:9/nothing")
     with structlog.testing.capture_logs() as lines:
         for _ in range(5):

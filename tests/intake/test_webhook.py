@@ -1,4 +1,4 @@
-"""The webhook door over real HTTP: which request gets which answer, and what is kept of it."""
+"""The webhook endpoint over real HTTP: which request gets which answer, and what is stored."""
 
 import http.client
 import json
@@ -22,7 +22,7 @@ LIMIT = 64 * 1024
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Give one gateway to all tests of the door; each connects a repository of its own."""
+    """Share one gateway among these tests; each connects its own repository."""
     folder = tmp_path_factory.mktemp("door") / "data"
     with Service(folder, BODY_LIMIT=str(LIMIT), FETCH_HOSTS="github.example", CONCURRENCY="1") as service:
         yield service
@@ -30,7 +30,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def connection(service: Service) -> Any:
-    """Give a connection without triggers."""
+    """Return a connection without triggers."""
     return service.connect(URL)
 
 
@@ -64,13 +64,13 @@ def post(
 
 
 def newest(service: Service, connection: Any) -> Any:
-    """Return the newest delivery that was kept, or None."""
+    """Return the newest recorded delivery, or None."""
     items = service.api.get("/deliveries", connection=connection["id"])["items"]
     return items[0] if items else None
 
 
 def test_a_signed_push_is_accepted(service: Service, connection: Any) -> None:
-    """It is 202, with the delivery's id, under which it can be looked up."""
+    """The answer is 202, with the delivery's id, by which it can be looked up."""
     status, _, answer = post(service, connection, payload())
     assert (status, answer["verdict"]) == (202, "accepted")
     kept = service.api.get(f"/deliveries/{answer['delivery']}")
@@ -87,14 +87,14 @@ def test_a_redelivery_is_a_duplicate(service: Service, connection: Any) -> None:
 
 
 def test_a_ping_is_200(service: Service, connection: Any) -> None:
-    """And nothing follows from it."""
+    """And has no effect."""
     status, _, answer = post(service, connection, b'{"zen": "Keep it simple."}', x_github_event="ping")
     assert (status, answer["verdict"], answer["reason"]) == (200, "ignored", "ping")
 
 
 @pytest.mark.parametrize("event", ["create", "delete", "star", "workflow_run", ""])
 def test_events_of_no_interest_are_ignored(service: Service, connection: Any, event: str) -> None:
-    """A 2xx, because providers switch off hooks that get errors; kept, with a reason."""
+    """A 2xx, because providers disable hooks that get errors; stored, with a reason."""
     status, _, answer = post(service, connection, b'{"ref": "main"}', x_github_event=event)
     assert (status, answer["verdict"]) == (202, "ignored")
     assert newest(service, connection)["reason"]
@@ -123,7 +123,7 @@ def test_a_bad_signature_is_401_and_nothing_is_kept(
 
 
 def test_an_upper_case_signature_is_401(service: Service, connection: Any) -> None:
-    """The signature is compared as it is."""
+    """The signature is compared exactly."""
     signature = "sha256=" + hmac_hex(payload(), connection["secret"].encode()).upper()
     assert post(service, connection, payload(), x_hub_signature_256=signature)[0] == 401
 
@@ -135,7 +135,7 @@ def test_the_secret_of_another_connection_is_401(service: Service, connection: A
 
 
 def test_a_sha1_signature_counts_for_nothing(service: Service, connection: Any) -> None:
-    """GitHub still sends it; it is not asked."""
+    """GitHub still sends it; it is ignored."""
     status, _, _ = post(
         service, connection, payload(), x_hub_signature_256="", x_hub_signature="sha1=" + "0" * 40
     )
@@ -150,7 +150,7 @@ def test_one_changed_byte_is_401(service: Service, connection: Any) -> None:
 
 
 def test_both_secrets_of_a_rotation_are_live(service: Service, connection: Any) -> None:
-    """The old one goes with the next rotation; until then one sees that it is still in use."""
+    """The next rotation removes the old one; until then its use is shown."""
     old = connection["secret"]
     new = service.api.send("POST", f"/connections/{connection['id']}/rotate-secret")["secret"]
     assert post(service, connection, payload(A, B), secret=old)[0] == 202
@@ -171,7 +171,7 @@ def test_an_unknown_connection_is_404(service: Service) -> None:
 
 
 def test_another_method_is_405(service: Service, connection: Any) -> None:
-    """And says which one is right."""
+    """And the answer names the right one."""
     address = urlsplit(service.url)
     for method in ("GET", "PUT", "DELETE", "OPTIONS"):
         client = http.client.HTTPConnection(address.hostname or "", address.port, timeout=20)
@@ -198,7 +198,7 @@ def test_another_method_is_405(service: Service, connection: Any) -> None:
 def test_a_signed_body_that_is_no_json_is_400_and_kept(
     service: Service, connection: Any, body: bytes
 ) -> None:
-    """The sender is proven, so what it sent is kept, and says why it could not be read."""
+    """The sender is proven, so the delivery is stored, with the reason why it could not be read."""
     status, _, answer = post(service, connection, body)
     assert (status, answer.get("verdict")) == (400, "unreadable"), answer
     assert newest(service, connection)["reason"] == answer["detail"]
@@ -220,14 +220,14 @@ def test_a_signed_body_that_is_no_json_is_400_and_kept(
 def test_a_signed_push_of_another_shape_is_unreadable(
     service: Service, connection: Any, changes: dict[str, Any]
 ) -> None:
-    """It is a 2xx, so that the hook stays on; kept, with the field that is wrong."""
+    """It is a 2xx, so that the hook stays on; stored, with the wrong field as the reason."""
     status, _, answer = post(service, connection, payload(**changes))
     assert (status, answer["verdict"]) == (202, "unreadable")
     assert newest(service, connection)["updates"] == []
 
 
 def test_a_signed_push_that_names_no_repository_is_carried(service: Service, connection: Any) -> None:
-    """Refs and ids of commits are all that is needed: it is taken for the connection's own."""
+    """Refs and commit ids suffice: the push counts as one to the connection's repository."""
     status, _, answer = post(service, connection, payload(repository=None))
     assert (status, answer["verdict"]) == (202, "accepted")
     [update] = newest(service, connection)["updates"]
@@ -235,7 +235,7 @@ def test_a_signed_push_that_names_no_repository_is_carried(service: Service, con
 
 
 def test_a_push_to_another_repository_is_ignored(service: Service, connection: Any) -> None:
-    """Identity is the provider's id once a delivery has taught it: a rename changes nothing."""
+    """The provider's id, learned from a delivery, identifies the repository: a rename changes nothing."""
     body = json.loads(payload())
     other = {
         **body["repository"],
@@ -265,7 +265,7 @@ def test_a_push_to_another_repository_is_ignored(service: Service, connection: A
 
 
 def test_a_form_is_read_like_json(service: Service, connection: Any) -> None:
-    """GitHub's older content type; the signature covers the form as it is."""
+    """GitHub's older content type; the signature covers the raw form."""
     from urllib.parse import urlencode  # noqa: PLC0415 - only here
 
     form = urlencode({"payload": payload().decode()}).encode()
@@ -277,7 +277,7 @@ def test_a_form_is_read_like_json(service: Service, connection: Any) -> None:
 
 
 def test_another_content_type_is_415(service: Service, connection: Any) -> None:
-    """With what is expected in the answer."""
+    """The answer names the expected types."""
     status, _, answer = post(service, connection, payload(), content_type="text/plain")
     assert status == 415
     assert "application/json" in answer["detail"]
@@ -287,12 +287,12 @@ def test_another_content_type_is_415(service: Service, connection: Any) -> None:
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", "IDENTITY", " identity ", " "])
 def test_no_encoding_is_none_however_it_is_written(service: Service, connection: Any, encoding: str) -> None:
-    """Some senders name it, in capitals too, or send the header empty."""
+    """Some senders send `identity`, in any case, or an empty header."""
     assert post(service, connection, payload(), content_encoding=encoding)[0] == 202
 
 
 def test_a_refusal_is_logged_with_what_one_looks_for(service: Service, connection: Any) -> None:
-    """The provider shows the delivery's id, and a firewall knows the address; neither is believed."""
+    """The provider shows the delivery's id, a firewall the address; neither is trusted."""
     post(service, connection, payload(), secret="wrong" * 4, x_github_delivery="an-id-of-the-provider")
     post(service, connection, payload(), secret="wrong" * 4, x_github_delivery="x" * 5000)
     post(service, connection, payload(), secret="wrong" * 4, x_github_delivery="")
@@ -304,7 +304,7 @@ def test_a_refusal_is_logged_with_what_one_looks_for(service: Service, connectio
 
 
 def test_what_a_sender_calls_things_is_bounded(service: Service, connection: Any) -> None:
-    """Event, delivery id and headers are kept, but not in any length; the same delivery is still the same."""
+    """Event, delivery id and headers are cut to a length; a redelivery is still recognized."""
     long = "x" * 5000
     told = {"x_github_delivery": long, "user_agent": long}
     answer = post(service, connection, payload(), x_github_event=long, **told)[2]
@@ -318,7 +318,7 @@ def test_what_a_sender_calls_things_is_bounded(service: Service, connection: Any
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["announced", "chunked"])
 def test_a_body_over_the_limit_is_413(service: Service, connection: Any, *, chunked: bool) -> None:
-    """One byte over, announced or not; the limit itself is fine."""
+    """One byte over, announced or not; a body at the limit is accepted."""
     body = b"x" * (LIMIT + 1)
     assert _raw(service, connection, body, chunked=chunked)[0] == 413
     assert _raw(service, connection, body * 5, chunked=chunked)[0] == 413
@@ -326,7 +326,7 @@ def test_a_body_over_the_limit_is_413(service: Service, connection: Any, *, chun
 
 
 def test_a_lying_content_length_ends_cleanly(service: Service, connection: Any) -> None:
-    """More announced than sent: nobody waits for ever, and the next request is served."""
+    """More announced than sent: the wait ends, and the next request is served."""
     with _connected(service) as client:
         client.sendall(_head(connection, b"{}", b"content-length: 100\r\n") + b"{}")
         client.shutdown(socket.SHUT_WR)
@@ -335,7 +335,7 @@ def test_a_lying_content_length_ends_cleanly(service: Service, connection: Any) 
 
 
 def test_half_a_body_leaves_nothing(service: Service) -> None:
-    """Also where nothing signs the body, as with GitLab's token: who goes away has sent nothing."""
+    """Also without a signature, as with GitLab's token: an interrupted request counts as not sent."""
     connection = service.connect(URL, provider="gitlab", secret="a plain token of GitLab")
     head = (
         f"POST {connection['path']} HTTP/1.1\r\nhost: x\r\nx-gitlab-token: {connection['secret']}\r\n"
@@ -351,7 +351,7 @@ def test_half_a_body_leaves_nothing(service: Service) -> None:
 
 
 def test_a_signature_that_is_sent_twice_is_401(service: Service, connection: Any) -> None:
-    """Also when both are right: there is only one."""
+    """Even if both are right: only one header is allowed."""
     body = payload()
     signature = b"x-hub-signature-256: sha256=" + hmac_hex(body, connection["secret"].encode()).encode()
     with _connected(service) as client:
@@ -361,7 +361,7 @@ def test_a_signature_that_is_sent_twice_is_401(service: Service, connection: Any
 
 
 def test_secrets_and_unlisted_headers_are_nowhere(service: Service, connection: Any) -> None:
-    """Not in the log, not in the API, not in the data folder's files as they are."""
+    """Not in the log, not in the API, not in the data folder's raw files."""
     encoded = "the-encoded-secret-of-2025"
     post(
         service,

@@ -251,7 +251,7 @@ def test_a_failure_is_tried_again_behind_the_pushs_back(
     listener = listen(503, 500, 202)
     repository.install(listener.url, SECRETS["whsec"])
     said = repository.git("push", "origin", "main")
-    assert "Pushgate: not reached (status 503); it is tried again" in said
+    assert "Pushgate: not reached (status 503); retrying in the background" in said
     listener.wait_for(3)
     assert len({headers["webhook-id"] for headers, _ in listener.requests}) == 1
     assert len({body for _, body in listener.requests}) == 1

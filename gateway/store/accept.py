@@ -1,4 +1,4 @@
-"""Decide what each new delivery is, and write it: accepted, duplicate, ignored or unreadable.
+"""Find the duplicates among new deliveries, and write them all.
 
 `record` is the hot path. It takes the deliveries that are waiting as one batch, in a handful of statements.
 `decide` finds, while no other transaction writes, what is new and what is a duplicate; `write` stores it.

@@ -1,4 +1,4 @@
-"""What the tests of publish share: names of a test's own at the one broker."""
+"""Fixtures of the publish tests: unique names at the shared broker."""
 
 import asyncio
 import dataclasses
@@ -16,7 +16,7 @@ _MOST_PARTITIONS = 4
 
 @pytest.fixture
 def topology(broker: Broker) -> Iterator[Topology]:
-    """Give names that nobody else uses; whatever has them afterwards is removed."""
+    """Return a topology with unique names; what was declared under them is removed."""
     name = f"test-{uuid.uuid4().hex}"
     topology = Topology(exchange=name, queue=f"{name}.executions")
     yield topology

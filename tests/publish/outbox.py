@@ -60,7 +60,7 @@ def event(
 
 
 class MemoryOutbox:
-    """Keeps requests as the store does. It can be made to fail, and tells when something has changed."""
+    """Keeps requests as the store does. It can be made to fail, and signals changes."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -113,11 +113,11 @@ class MemoryOutbox:
         self.requests[name] = dataclasses.replace(self.requests[name], **changes)  # type: ignore[arg-type]
 
     def published(self) -> list[str]:
-        """Return the names of what is marked as published."""
+        """Return the names of the requests marked as published."""
         return [one.id for one in self.requests.values() if one.state == "published"]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """Return once a condition is true, looking each time that something was recorded."""
+        """Return once a condition is true; check it after each recording."""
         async with asyncio.timeout(WAIT_SECONDS), self._changed:
             await self._changed.wait_for(condition)
 

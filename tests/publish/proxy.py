@@ -9,10 +9,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 
 class Proxy:
-    """Passes bytes to the broker and back, until one of the directions is held or everything is cut."""
+    """Passes bytes to the broker and back, until a direction is held or the connections are cut."""
 
     def __init__(self, url: str) -> None:
-        """Stand before the broker with this AMQP URL; `url` is then the way through the proxy."""
+        """Proxy the broker at this AMQP URL; `url` is the proxy's own."""
         self._parts = urlsplit(url)
         self._there = _Direction()
         self._back = _Direction()
@@ -32,41 +32,41 @@ class Proxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Cut, and listen no more."""
+        """Cut the connections, and stop listening."""
         self._server.close()
         await self.cut()
         await self._server.wait_closed()
 
     def hold_answers(self) -> None:
-        """From now on the broker hears, and is not heard."""
+        """Stop passing bytes from the broker; it still receives ours."""
         self._back.gate.clear()
 
     def freeze(self) -> None:
-        """From now on nothing passes."""
+        """Stop passing bytes in both directions."""
         self._there.gate.clear()
         self._back.gate.clear()
 
     def refuse(self) -> None:
-        """From now on whoever connects is sent away at once."""
+        """Close new connections at once."""
         self._refuses = True
 
     def heal(self) -> None:
-        """Let everything pass again."""
+        """Pass all bytes again."""
         self._refuses = False
         self._there.gate.set()
         self._back.gate.set()
 
     def cut_after(self, *, there: int | None = None, back: int | None = None) -> None:
-        """Break the connection once so many more bytes have passed to the broker, or back: once only."""
+        """Cut the connection, only once, after so many more bytes to the broker, or back."""
         self._there.ends_after(there, _abort)
         self._back.ends_after(back, _abort)
 
     def freeze_after(self, *, back: int) -> None:
-        """Let nothing pass any more once so many more bytes have come back."""
+        """Stop passing bytes after so many more from the broker."""
         self._back.ends_after(back, self.freeze)
 
     async def cut(self) -> None:
-        """Break the connections that there are, also those that do not reach the broker yet."""
+        """Cut all present connections, also those that do not reach the broker yet."""
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -76,7 +76,7 @@ class Proxy:
         assert task is not None
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
-        # A broker that is down, or leaves, takes its side of the connection with it: so does the proxy.
+        # When a broker is down or closes, its side of the connection closes: so does the proxy's.
         with contextlib.suppress(OSError), _aborted(writer):
             if self._refuses:
                 return
@@ -100,7 +100,7 @@ def _abort() -> None:
 
 
 class _Direction:
-    """One way through the proxy: whether it is open, and what happens after how many bytes."""
+    """One direction of the proxy: whether it is open, and what happens after how many bytes."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -111,7 +111,7 @@ class _Direction:
         self._left, self._then = count, then
 
     def parts(self, data: bytes) -> tuple[bytes, bytes, Callable[[], None] | None]:
-        """Return what may pass, what comes after that, and what happens in between."""
+        """Return the bytes that may pass, the bytes after them, and what happens in between."""
         if self._left is None or len(data) <= self._left:
             self._left = None if self._left is None else self._left - len(data)
             return data, b"", None
@@ -120,7 +120,7 @@ class _Direction:
 
 
 async def _pass(source: asyncio.StreamReader, target: asyncio.StreamWriter, way: _Direction) -> None:
-    # So that what was drained has left, also when the connection is aborted then.
+    # So that drained bytes are sent, even if the connection is aborted then.
     target.transport.set_write_buffer_limits(0)
     while True:
         await way.gate.wait()

@@ -1,4 +1,4 @@
-"""The other side of the broker: a consumer as a runner would be, with its own connection."""
+"""A consumer at the broker, as a runner would be, with its own connection."""
 
 import asyncio
 from types import TracebackType
@@ -13,7 +13,7 @@ from testing.service import WAIT_SECONDS
 
 
 class Runner:
-    """Consumes from queues, and looks at them."""
+    """Consumes from queues, and inspects them."""
 
     channel: AbstractChannel
 
@@ -47,7 +47,7 @@ class Runner:
         return messages
 
     async def rest(self, queue: str) -> list[AbstractIncomingMessage]:
-        """Take what is left."""
+        """Take the remaining messages."""
         source = await self.channel.get_queue(queue)
         messages = []
         while message := await source.get(fail=False):
@@ -68,7 +68,7 @@ class Runner:
 
 
 async def remove(broker: Broker, topology: Topology) -> None:
-    """Remove all that a topology may have left; what is not there is no error."""
+    """Remove all that a topology may have left; missing items are no error."""
     async with Runner(broker.url) as runner:
         for name in topology.queues:
             for queue in (name, *topology.partitions(name)):

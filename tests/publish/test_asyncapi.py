@@ -1,4 +1,4 @@
-"""The AsyncAPI document: what others make of it, and that it says what is really published."""
+"""The AsyncAPI document: it is valid for other tools, and matches what is published."""
 
 import json
 import warnings
@@ -18,7 +18,7 @@ from gateway.publish.topology import Topology
 from tests.publish.outbox import event as stored_event
 
 with warnings.catch_warnings():
-    # Two of its models have a field named `schema`, which pydantic's own, outdated method shadows.
+    # Two of its models have a field `schema`, which shadows pydantic's deprecated method.
     warnings.simplefilter("ignore", UserWarning)
     from asyncapi3.models import AsyncAPI3
 
@@ -27,7 +27,7 @@ DOCUMENT = document(topology=Topology())
 
 
 def test_the_document_in_docs_is_the_one_that_the_code_makes() -> None:
-    """When it fails: write the document to the file, and read what changed as a consumer would."""
+    """If it fails: write the document to the file, and review the difference as a consumer would."""
     assert json.loads(IN_DOCS.read_text()) == DOCUMENT
 
 
@@ -41,28 +41,28 @@ def test_the_document_in_docs_is_the_one_that_the_code_makes() -> None:
     ],
 )
 def test_the_document_is_valid(made: dict[str, Any]) -> None:
-    """By models of AsyncAPI 3 that nobody here wrote, and every reference leads somewhere."""
+    """Independent models of AsyncAPI 3 accept it, and every reference resolves."""
     AsyncAPI3.model_validate(made)
     assert [reference for reference in references(made) if found(made, reference) is None] == []
 
 
 def without_a_title(made: dict[str, Any]) -> None:
-    """Leave out what is required."""
+    """Leave out a required field."""
     del made["info"]["title"]
 
 
 def with_a_wrong_action(made: dict[str, Any]) -> None:
-    """Say that an operation does what none can do."""
+    """Give an operation an action that does not exist."""
     made["operations"]["sendPushFetched"]["action"] = "publish"
 
 
 def with_an_unknown_field(made: dict[str, Any]) -> None:
-    """Say of a channel what AsyncAPI has no word for."""
+    """Give a channel a field that AsyncAPI does not have."""
     made["channels"]["pushFetched"]["routing_key"] = "push.fetched"
 
 
 def with_a_wrong_binding(made: dict[str, Any]) -> None:
-    """Name an exchange of a type that AMQP does not have."""
+    """Give an exchange a type that AMQP does not have."""
     made["channels"]["pushFetched"]["bindings"]["amqp"]["exchange"]["type"] = "quorum"
 
 
@@ -70,7 +70,7 @@ def with_a_wrong_binding(made: dict[str, Any]) -> None:
     "spoil", [without_a_title, with_a_wrong_action, with_an_unknown_field, with_a_wrong_binding]
 )
 def test_the_validator_sees_mistakes(spoil: Callable[[dict[str, Any]], None]) -> None:
-    """One that takes everything would prove nothing."""
+    """A validator that accepts everything would prove nothing."""
     made = json.loads(json.dumps(DOCUMENT))
     spoil(made)
     with pytest.raises(ValidationError):
@@ -122,7 +122,7 @@ def test_a_real_message_is_what_the_document_says(mode: ContentMode) -> None:
         if value is not None and field not in {"body", "body_size", "headers", "content_type", "priority"}
     }
     for part, value in (("headers", dict(sent.headers)), ("payload", json.loads(sent.body))):
-        # The schema of the part alone would lead nowhere with its references.
+        # In the schema of the part alone the references would not resolve.
         whole = {**DOCUMENT, "$schema": "http://json-schema.org/draft-07/schema#", "allOf": [described[part]]}
         jsonschema.validate(value, whole, format_checker=jsonschema.FormatChecker())
         spoiled = {key: one for key, one in value.items() if key != next(iter(value))}
@@ -146,7 +146,7 @@ def references(value: Any) -> Iterator[str]:
 
 
 def found(made: dict[str, Any], reference: str) -> Any:
-    """Return what a reference leads to; None where it leads nowhere."""
+    """Return the target of a reference; None if it does not resolve."""
     here: Any = made
     for word in reference.removeprefix("#/").split("/"):
         here = here.get(word) if isinstance(here, dict) else None

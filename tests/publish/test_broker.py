@@ -1,4 +1,4 @@
-"""The node that the tests start leaves nothing, whatever becomes of the test run."""
+"""The tests' RabbitMQ node leaves nothing, however the test run ends."""
 
 import signal
 import socket
@@ -16,7 +16,7 @@ with Broker() as broker:
 
 
 def test_a_killed_test_run_leaves_no_node_and_no_files() -> None:
-    """SIGKILL gives nobody time to clean up: the guard does."""
+    """SIGKILL leaves no time to clean up: the guard does it."""
     with subprocess.Popen(
         [sys.executable, "-c", START_A_NODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as run:

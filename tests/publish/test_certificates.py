@@ -1,4 +1,4 @@
-"""What Python 3.13 and newer demand of a broker's certificate, checked on every Python."""
+"""The requirements of Python 3.13 and newer for a broker's certificate, checked on every Python."""
 
 import ssl
 import subprocess
@@ -10,20 +10,20 @@ PAGE = Path(__file__).parents[2] / "docs" / "operate.md"
 
 
 def verified(authority: Path, certificate: Path) -> str:
-    """Return what a strict check says."""
+    """Return the result of a strict check."""
     check: list[str | Path] = ["openssl", "verify", "-x509_strict", "-CAfile", authority, certificate]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 
 def test_the_tests_own_certificate_is_strictly_valid(tmp_path: Path) -> None:
-    """The broker that the tests start shows it."""
+    """The tests' broker presents it."""
     made = make_certificate(tmp_path)
     assert verified(made.authority, made.certificate) == f"{made.certificate}: OK\n"
 
 
 def test_the_commands_of_the_page_make_a_pair_that_is_strictly_valid(tmp_path: Path) -> None:
-    """As they stand there, one after the other; and Python loads what they have made."""
+    """The commands run as documented, in order; and Python loads their files."""
     section = PAGE.read_text().partition("## A certificate authority of your own")[2].partition("\n## ")[0]
     commands = [line.strip() for line in section.splitlines() if line.startswith("    openssl ")]
     assert len(commands) == 4

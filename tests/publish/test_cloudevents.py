@@ -1,4 +1,4 @@
-"""The message that is made of a request."""
+"""The message made from a request."""
 
 import json
 import re
@@ -65,7 +65,7 @@ def test_a_peers_library_reads_every_message_in_both_modes(
 
 
 def test_in_structured_mode_the_body_is_the_envelope() -> None:
-    """The data goes in as it is; what the broker hashes, and the trace, are headers besides."""
+    """The data is embedded unchanged; the hash key and the trace are also headers."""
     made = message(request("1"), public_url="https://push.example", mode="structured")
     assert made.content_type == "application/cloudevents+json"
     assert made.headers == {"ce-partitionkey": "c1", "traceparent": traceparent(request("1"))}
@@ -85,12 +85,12 @@ def test_in_structured_mode_the_body_is_the_envelope() -> None:
 
 
 def test_an_event_is_routed_by_its_name_and_project() -> None:
-    """Whoever wants one kind binds its name, and nobody who binds requests gets it."""
+    """A queue bound to its name receives it, a queue bound to requests does not."""
     assert routing_key(event(name="delivery.failed", project="my digits")) == "delivery.failed.my_digits"
 
 
 def test_a_request_is_a_cloudevent_in_binary_mode() -> None:
-    """Every attribute of CloudEvents 1.0 is a header, and what AMQP has a property for is there as well."""
+    """Every attribute of CloudEvents 1.0 is a header, and also an AMQP property if one matches."""
     made = message(request("r1"), public_url="https://push.example")
     assert made.headers == {
         "ce-specversion": "1.0",
@@ -117,7 +117,7 @@ def test_the_trace_is_the_delivery_s_and_always_the_same() -> None:
 
 
 def test_a_routing_key_names_project_and_step() -> None:
-    """What would be another word of the topic, or a wildcard, is made part of the word."""
+    """Dots and wildcards in them are escaped, so that each stays one word."""
     assert routing_key(request(project="digits")) == "execution.requested.digits.train"
     assert routing_key(request(project="org/my digits.*#")) == "execution.requested.org/my_digits_.train"
 
@@ -138,7 +138,7 @@ LONG = "é" * 400
 
 
 def test_a_routing_key_uses_the_255_bytes_that_there_are() -> None:
-    """Two long names that begin alike are told apart as long as AMQP allows it; no letter is cut in two."""
+    """Long names with the same beginning stay distinct as far as AMQP allows; no character is split."""
     plain = routing_key(replace(request(project="x" * 400), target="y" * 400))
     assert plain == f"execution.requested.{'x' * 117}.{'y' * 117}"
     assert len(plain) == 255

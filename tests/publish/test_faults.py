@@ -1,4 +1,4 @@
-"""What the relay makes of faults: nothing is lost, no order is broken, it is said once, and it goes on."""
+"""The relay under faults: it loses nothing, keeps the order, reports each fault once, and continues."""
 
 import asyncio
 import dataclasses
@@ -29,7 +29,7 @@ BATCH_SECONDS = 0.5
 CONNECTIONS = 6
 EACH = 4
 AWAY = "the broker is unavailable; messages wait in the store"
-# What the code under test waits for an answer, in seconds; its own limits are 10 and 30.
+# How long the code under test waits for an answer, in seconds; its defaults are 10 and 30.
 WITHIN = 0.5
 
 Logs = list[Any]
@@ -52,22 +52,22 @@ def first_times(messages: list[AbstractIncomingMessage]) -> dict[str, list[int]]
 
 
 def in_order(count: int) -> dict[str, list[int]]:
-    """Return what `first_times` is when nothing is missing."""
+    """Return the result of `first_times` when nothing is missing."""
     return {str(connection): list(range(count)) for connection in range(CONNECTIONS)}
 
 
 def told(logs: Logs) -> list[str]:
-    """Return what an operator reads, but for what was published."""
+    """Return the log events for operators, except those of published requests."""
     return [log["event"] for log in logs if log["event"] != "messages published"]
 
 
 async def until_told(logs: Logs, event: str) -> None:
-    """Return once it is said."""
+    """Return once it is logged."""
     await asyncio.to_thread(wait_for, lambda: event in told(logs), event)
 
 
 def publisher(url: str, topology: Topology, within: float = 30.0) -> RabbitMQ:
-    """Return a publisher that is not connected yet, and waits so long for answers."""
+    """Return a publisher that is not connected yet, with this time limit for answers."""
     return RabbitMQ(
         url,
         public_url="https://push.example",
@@ -78,14 +78,14 @@ def publisher(url: str, topology: Topology, within: float = 30.0) -> RabbitMQ:
 
 
 class Relayed:
-    """A relay with a proxy between it and the broker, and whoever looks at the queue."""
+    """A relay, a proxy between it and the broker, and a consumer that inspects the queue."""
 
     def __init__(self, outbox: MemoryOutbox, proxy: Proxy, runner: Runner, logs: Logs) -> None:
         """Hold them."""
         self.outbox, self.proxy, self.runner, self.logs = outbox, proxy, runner, logs
 
     def logs_of(self, event: str) -> str:
-        """Return the reason that an event was told with."""
+        """Return the reason in a log event."""
         return str(next(log["reason"] for log in self.logs if log["event"] == event))
 
 
@@ -100,7 +100,7 @@ async def relayed(
             async with outbox.relayed_by(publisher(proxy.url + query, topology, within)):
                 plan_many(outbox)
                 await outbox.until_all_are_published()
-                # What was told until here is of a busy machine, where even the beginning takes its time.
+                # Earlier log events are from a slow start on a busy machine.
                 logs.clear()
                 yield Relayed(outbox, proxy, runner, logs)
 
@@ -113,7 +113,7 @@ async def relayed(
 def test_wherever_a_connection_is_cut_nothing_is_lost(
     broker: Broker, topology: Topology, cut: dict[str, int]
 ) -> None:
-    """Before the broker has it, in the middle of a frame, once the broker has it and we do not know."""
+    """Before the broker has it, within a frame, and after it arrived but before the confirm."""
 
     async def scenario() -> None:
         async with relayed(broker, topology) as it:
@@ -123,7 +123,7 @@ def test_wherever_a_connection_is_cut_nothing_is_lost(
             await until_told(it.logs, "the relay continues")
             messages = await it.runner.rest(topology.queue)
         assert first_times(messages) == in_order(2 * EACH)
-        # One of each connection is under way at a time, and only such a one can come again.
+        # Each connection has one request in flight, and only that one can be repeated.
         repeats = Counter(message.message_id for message in messages).values()
         assert sum(repeats) - len(repeats) <= CONNECTIONS
         assert told(it.logs) == [AWAY, "the relay continues"]
@@ -135,7 +135,7 @@ def test_wherever_a_connection_is_cut_nothing_is_lost(
 def test_a_frozen_network_is_given_up_and_tried_again(
     broker: Broker, topology: Topology, fault: Callable[[Proxy], None]
 ) -> None:
-    """In the middle of publishing, whether the broker hears us or not; it goes on when the network thaws."""
+    """During publishing, whether the broker receives our bytes or not; the relay continues afterwards."""
 
     async def scenario() -> None:
         async with relayed(broker, topology, within=WITHIN) as it:
@@ -157,7 +157,7 @@ def test_a_frozen_network_is_given_up_and_tried_again(
 def test_a_network_that_freezes_while_we_connect_or_declare_is_given_up(
     broker: Broker, topology: Topology, after: int
 ) -> None:
-    """Also the goodbye to such a broker has its limit."""
+    """Closing the connection to such a broker has a limit too."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -179,7 +179,7 @@ def test_a_network_that_freezes_while_we_connect_or_declare_is_given_up(
 def test_heartbeats_find_a_frozen_network_where_nothing_is_published(
     broker: Broker, topology: Topology
 ) -> None:
-    """The next request need not find out."""
+    """Not only when the next request fails."""
 
     async def scenario() -> None:
         async with relayed(broker, topology, query="?heartbeat=1", within=WITHIN) as it:
@@ -212,7 +212,7 @@ async def _unbind(channel: Any, topology: Topology) -> None:
 def test_what_is_deleted_under_us_is_declared_again(
     broker: Broker, topology: Topology, harm: Callable[[Any, Topology], Awaitable[None]]
 ) -> None:
-    """Somebody cleans up too much while the relay is connected: requests wait, and nobody has to restart."""
+    """An operator deletes too much while the relay is connected: requests wait; no restart is needed."""
 
     async def scenario() -> None:
         async with relayed(broker, topology) as it:
@@ -228,7 +228,7 @@ def test_what_is_deleted_under_us_is_declared_again(
 
 @pytest.mark.parametrize("resource", ["memory", "disk"])
 def test_a_broker_in_alarm_is_waited_for(broker: Broker, topology: Topology, resource: str) -> None:
-    """It takes nothing, and says so; the relay tells why it waits, and goes on when the alarm is over."""
+    """It blocks the connection; the relay reports why it waits, and continues when the alarm is over."""
 
     async def scenario() -> None:
         async with relayed(broker, topology, within=WITHIN) as it:
@@ -249,7 +249,7 @@ def test_a_broker_in_alarm_is_waited_for(broker: Broker, topology: Topology, res
 
 
 def test_another_kind_of_trouble_is_told_as_well(broker: Broker, topology: Topology) -> None:
-    """A broker that was away and comes back with what we can't publish to needs somebody to look."""
+    """A broker that returns with a topology we can't publish to needs an operator."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -273,10 +273,10 @@ def test_another_kind_of_trouble_is_told_as_well(broker: Broker, topology: Topol
 
 
 class Held:
-    """A publisher whose broker confirms nothing until it is let go; it notes what was sent to it."""
+    """A publisher whose broker confirms nothing until it is released; it notes what was sent."""
 
     def __init__(self) -> None:
-        """Begin held."""
+        """Begin without confirms."""
         self.sent: list[str] = []
         self.let_go = asyncio.Event()
 
@@ -293,7 +293,7 @@ class Held:
 
 
 def test_an_idle_relay_needs_no_poll() -> None:
-    """The notification alone wakes it, and the end of a delay alone lets what was refused be tried again."""
+    """The notification alone wakes it, and the end of a delay alone starts the retry of a refused message."""
 
     class Full(Held):
         """Refuses the first message once."""
@@ -312,7 +312,7 @@ def test_an_idle_relay_needs_no_poll() -> None:
     async def scenario() -> None:
         outbox, publisher = MemoryOutbox(), Full()
         async with outbox.relayed_by(publisher, poll=3600):
-            # Only now, when it waits: there was nothing when it began.
+            # Only now, while the relay waits: the outbox was empty when it began.
             await outbox.until(lambda: outbox.outages == [None])
             outbox.plan("first")
             await outbox.until_all_are_published()
@@ -324,7 +324,7 @@ def test_an_idle_relay_needs_no_poll() -> None:
 
 
 def test_who_leads_again_tells_again_that_all_is_well() -> None:
-    """Whoever relayed meanwhile may have told of an outage, and have ended before that was over."""
+    """The leader in between may have reported an outage, and ended before its end."""
 
     async def scenario() -> None:
         outbox, publisher = MemoryOutbox(), Held()
@@ -341,10 +341,10 @@ def test_who_leads_again_tells_again_that_all_is_well() -> None:
 
 
 def test_a_batch_whose_time_is_over_sends_nothing_more() -> None:
-    """By then another process may lead; what waited for a place in the window is asked for again."""
+    """By then another process may lead; messages that waited for the window are read again."""
 
     class Asked(MemoryOutbox):
-        """Notes what had been sent each time that the relay asked for requests."""
+        """Notes what had been sent at each read of the outbox."""
 
         def __init__(self, publisher: Held) -> None:
             super().__init__()

@@ -27,7 +27,7 @@ HANDLED_BEFORE = 13
 
 @pytest.fixture
 def ordered(topology: Topology) -> Topology:
-    """Give a topology with partitions."""
+    """Return a topology with partitions."""
     return dataclasses.replace(topology, ordered=PARTITIONS)
 
 
@@ -37,7 +37,7 @@ def publisher(broker: Broker, topology: Topology) -> RabbitMQ:
 
 
 async def establish(broker: Broker, topology: Topology) -> None:
-    """Connect and leave: what has to stand at the broker then stands there."""
+    """Connect and close, so that the topology is declared."""
     connecting = publisher(broker, topology)
     try:
         await connecting.open()
@@ -46,17 +46,17 @@ async def establish(broker: Broker, topology: Topology) -> None:
 
 
 def refusal(broker: Broker, topology: Topology) -> str:
-    """Return why the broker can't be published to."""
+    """Return why publishing to the broker is impossible."""
     with pytest.raises(PublishError) as caught:
         asyncio.run(establish(broker, topology))
     return str(caught.value)
 
 
 class Consumers:
-    """Consumers of all partitions, which note who has handled what; each handles its messages in turn."""
+    """Consumers of all partitions; they note which consumer handled what, each in turn."""
 
     def __init__(self, broker: Broker, topology: Topology) -> None:
-        """Consume once one is started."""
+        """Begin without consumers."""
         self._broker = broker
         self._queues = topology.partitions(topology.queue)
         self._changed = asyncio.Condition()
@@ -65,7 +65,7 @@ class Consumers:
 
     @asynccontextmanager
     async def consumer(self, name: str, *, stops_after: int | None = None) -> AsyncIterator[None]:
-        """Run one. Where it `stops_after` so many, it keeps what comes then, and acknowledges no more."""
+        """Run a consumer. After `stops_after` messages it keeps further ones unacknowledged."""
         async with Runner(self._broker.url) as runner:
             await runner.channel.set_qos(prefetch_count=PREFETCH)
 
@@ -115,7 +115,7 @@ def in_order(handled: list[tuple[str, str]]) -> dict[str, list[int]]:
 
 
 def test_a_connection_s_requests_all_go_to_one_partition(broker: Broker, ordered: Topology) -> None:
-    """Whatever their project, and so their routing key, which stays as the contract has it."""
+    """Whatever their project, and so their routing key, which stays as in the contract."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -137,7 +137,7 @@ def test_a_connection_s_requests_all_go_to_one_partition(broker: Broker, ordered
 
 
 def test_one_consumer_at_a_time_handles_a_connection_s_requests(broker: Broker, ordered: Topology) -> None:
-    """Two are there, and each partition is served by one of them only, in planned order."""
+    """Of two consumers only one serves each partition, in planned order."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -155,7 +155,7 @@ def test_one_consumer_at_a_time_handles_a_connection_s_requests(broker: Broker, 
 
 
 def test_the_next_consumer_goes_on_in_order_where_one_has_died(broker: Broker, ordered: Topology) -> None:
-    """What the dead one had and had not acknowledged comes first; nothing is handled beside it before."""
+    """The dead consumer's unacknowledged messages come first; no other is handled before them."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -168,7 +168,7 @@ def test_the_next_consumer_goes_on_in_order_where_one_has_died(broker: Broker, o
             async with outbox.relayed_by(publisher(broker, ordered)):
                 plan(outbox, range(EACH))
                 await outbox.until_all_are_published()
-                # As many of each partition as it takes beforehand.
+                # As many of each partition as it prefetches.
                 await consumers.until_kept(PREFETCH * PARTITIONS)
                 await dying.aclose()
                 plan(outbox, range(EACH, EACH + 2))
@@ -205,7 +205,7 @@ def test_lanes_have_partitions_of_their_own(broker: Broker, ordered: Topology) -
 
 
 def test_a_partition_has_dead_letters_too(broker: Broker, ordered: Topology) -> None:
-    """What is rejected there lies where all dead letters lie."""
+    """Rejected messages go to the common dead-letter queue."""
 
     async def scenario() -> None:
         publishing = publisher(broker, ordered)
@@ -227,7 +227,7 @@ def test_a_partition_has_dead_letters_too(broker: Broker, ordered: Topology) -> 
 def test_requests_no_longer_go_to_the_queue_that_partitions_replace(
     broker: Broker, topology: Topology, ordered: Topology
 ) -> None:
-    """Switched on where there was one queue: what lies in it stays, and nothing goes to both."""
+    """Partitions replace a single queue: its messages stay, and no message goes to both."""
 
     async def scenario() -> None:
         for name, stands in (("before", topology), ("after", ordered)):
@@ -247,7 +247,7 @@ def test_requests_no_longer_go_to_the_queue_that_partitions_replace(
 
 @pytest.mark.parametrize("fewer", [0, PARTITIONS - 1])
 def test_partitions_that_are_too_many_are_named(broker: Broker, ordered: Topology, fewer: int) -> None:
-    """They would go on taking requests, which nobody might read: that is refused, with what to do."""
+    """They would still receive requests without a consumer: an error says what to do."""
     asyncio.run(establish(broker, ordered))
     refused = refusal(broker, dataclasses.replace(ordered, ordered=fewer))
     assert f"PUSHGATE_AMQP_ORDERED={fewer}" in refused
@@ -255,7 +255,7 @@ def test_partitions_that_are_too_many_are_named(broker: Broker, ordered: Topolog
 
 
 def test_partitions_of_an_operator_are_only_looked_for(broker: Broker, ordered: Topology) -> None:
-    """What is missing is named, and nothing is declared."""
+    """The error names what is missing, and nothing is declared."""
     checked = dataclasses.replace(ordered, passive=True)
     missing = refusal(broker, checked)
     assert "not there" in missing
@@ -272,7 +272,7 @@ def test_partitions_of_an_operator_are_only_looked_for(broker: Broker, ordered: 
 
 
 def test_a_broker_without_the_plugin_is_told_which_one(broker: Broker, ordered: Topology) -> None:
-    """One sentence: what needs it, and how to enable it."""
+    """One sentence says what needs it, and how to enable it."""
     broker.plugin(on=False)
     try:
         refused = refusal(broker, ordered)

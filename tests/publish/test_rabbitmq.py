@@ -1,4 +1,4 @@
-"""The publisher, at a real broker."""
+"""The publisher, with a real broker."""
 
 import asyncio
 import dataclasses
@@ -29,7 +29,7 @@ PROMPTLY = 5.0
 async def connected(
     url: str, topology: Topology, *, confirm_within: float = 30.0, tls: Tls | None = None
 ) -> AsyncIterator[RabbitMQ]:
-    """Give a publisher that is connected."""
+    """Yield a connected publisher."""
     publisher = RabbitMQ(
         url, public_url=PUBLIC_URL, topology=topology, confirm_within=confirm_within, tls=tls
     )
@@ -41,7 +41,7 @@ async def connected(
 
 
 def refusal(url: str, topology: Topology, *, tls: Tls | None = None) -> PublishError:
-    """Return the error with which the broker refuses to be connected to."""
+    """Return the error of an attempt to connect."""
 
     async def scenario() -> PublishError:
         with pytest.raises(PublishError) as caught:
@@ -53,7 +53,7 @@ def refusal(url: str, topology: Topology, *, tls: Tls | None = None) -> PublishE
 
 
 async def publish_until_refused(publisher: RabbitMQ) -> list[str]:
-    """Publish until the queue is full; return what it took."""
+    """Publish until the queue is full; return the accepted messages."""
     taken: list[str] = []
     try:
         for number in range(100):
@@ -67,7 +67,7 @@ async def publish_until_refused(publisher: RabbitMQ) -> list[str]:
 def test_a_published_request_arrives_with_everything_that_the_contract_names(
     broker: Broker, topology: Topology
 ) -> None:
-    """Properties, headers and body are what a consumer nobody here wrote may rely on."""
+    """Properties, headers and body are what an independent consumer may rely on."""
 
     async def scenario() -> None:
         async with connected(broker.url, topology) as publisher, Runner(broker.url) as runner:
@@ -109,7 +109,7 @@ def test_a_message_that_no_queue_takes_is_an_error(broker: Broker, topology: Top
 
 
 def test_an_event_goes_to_whoever_has_bound_a_queue_for_it(broker: Broker, topology: Topology) -> None:
-    """And to nobody else: the queue of the execution requests does not take it."""
+    """And nowhere else: the queue of the execution requests does not receive it."""
 
     async def scenario() -> None:
         async with connected(broker.url, topology) as publisher, Runner(broker.url) as runner:
@@ -127,13 +127,13 @@ def test_an_event_goes_to_whoever_has_bound_a_queue_for_it(broker: Broker, topol
 
 
 def test_a_full_queue_refuses(broker: Broker, topology: Topology) -> None:
-    """`reject-publish`: what is over the limit is refused, and what was taken is kept."""
+    """`reject-publish`: messages over the limit are refused, and accepted ones are kept."""
 
     async def scenario() -> None:
         small = dataclasses.replace(topology, max_length=3)
         async with connected(broker.url, small) as publisher, Runner(broker.url) as runner:
             taken = await publish_until_refused(publisher)
-            # The limit is a soft one: a few more may be taken.
+            # The limit is soft: the queue may take a few more.
             assert 3 <= len(taken) < 100
             messages = await runner.take(topology.queue, len(taken))
             assert [message.message_id for message in messages] == taken
@@ -142,7 +142,7 @@ def test_a_full_queue_refuses(broker: Broker, topology: Topology) -> None:
 
 
 def test_what_a_consumer_rejects_is_kept_as_a_dead_letter(broker: Broker, topology: Topology) -> None:
-    """Rejected once for good, the message is in the dead queue with the reason, its headers untouched."""
+    """A rejected message is in the dead-letter queue, with the reason, its headers unchanged."""
 
     async def scenario() -> None:
         async with connected(broker.url, topology) as publisher, Runner(broker.url) as runner:
@@ -158,7 +158,7 @@ def test_what_a_consumer_rejects_is_kept_as_a_dead_letter(broker: Broker, topolo
 
 
 def test_what_fails_too_often_is_a_dead_letter(broker: Broker, topology: Topology) -> None:
-    """A consumer that gives a message back each time does so `delivery_limit` times, then it is put aside."""
+    """After `delivery_limit` returns by a consumer, the message goes to the dead-letter queue."""
 
     async def scenario() -> None:
         limited = dataclasses.replace(topology, delivery_limit=2)
@@ -175,7 +175,7 @@ def test_what_fails_too_often_is_a_dead_letter(broker: Broker, topology: Topolog
 
 
 def test_declaring_twice_changes_nothing(broker: Broker, topology: Topology) -> None:
-    """A second gateway, or a second start, finds what it would have declared."""
+    """A second gateway, or a second start, finds the same declarations."""
 
     async def scenario() -> None:
         async with connected(broker.url, topology) as first, connected(broker.url, topology) as second:
@@ -188,7 +188,7 @@ def test_declaring_twice_changes_nothing(broker: Broker, topology: Topology) -> 
 
 
 def test_a_checked_topology_is_published_to(broker: Broker, topology: Topology) -> None:
-    """An operator has declared it; we only look, and publish."""
+    """An operator has declared it; the publisher only checks it, and publishes."""
 
     async def scenario() -> None:
         async with connected(broker.url, topology):
@@ -200,14 +200,14 @@ def test_a_checked_topology_is_published_to(broker: Broker, topology: Topology) 
 
 
 def test_a_checked_topology_that_is_missing_is_named(broker: Broker, topology: Topology) -> None:
-    """One sentence says what is not there, and nothing is declared."""
+    """One sentence says what is missing, and nothing is declared."""
     missing = refusal(broker.url, dataclasses.replace(topology, passive=True))
     assert "not there" in str(missing)
     assert f"'{topology.exchange}'" in str(missing)
 
 
 def test_a_queue_with_other_properties_is_named(broker: Broker, topology: Topology) -> None:
-    """What stands there differs: one sentence says in what."""
+    """One sentence says how the existing queue differs."""
 
     async def declare() -> None:
         async with connected(broker.url, topology):
@@ -221,7 +221,7 @@ def test_a_queue_with_other_properties_is_named(broker: Broker, topology: Topolo
 
 
 def test_a_queue_of_an_earlier_version_is_taken_as_it_is(broker: Broker, topology: Topology) -> None:
-    """Its arguments can't be changed: with no time-out for consumers, or another one, it goes on."""
+    """Its arguments can't be changed: a missing or different consumer time-out is accepted."""
 
     async def scenario() -> None:
         async with Runner(broker.url) as runner:
@@ -244,7 +244,7 @@ def test_a_queue_of_an_earlier_version_is_taken_as_it_is(broker: Broker, topolog
 def test_a_new_queue_lets_consumers_hold_messages_for_a_week(
     broker: Broker, topology: Topology, ordered: int
 ) -> None:
-    """RabbitMQ's own half an hour is shorter than many executions; dead letters are nobody's to hold."""
+    """RabbitMQ's default of 30 minutes is shorter than many executions; the dead-letter queue keeps it."""
 
     async def scenario() -> None:
         async with connected(broker.url, dataclasses.replace(topology, ordered=ordered)):
@@ -258,7 +258,7 @@ def test_a_new_queue_lets_consumers_hold_messages_for_a_week(
 
 
 def test_a_missing_permission_is_named(broker: Broker, topology: Topology) -> None:
-    """A user who may not declare is told what the broker refused; the password is nowhere."""
+    """For a user who may not declare, the error says what the broker refused, without the password."""
     refused = refusal(broker.onlooker_url, topology)
     assert "does not let Pushgate declare" in str(refused)
     assert "onlooker" in str(refused)
@@ -266,18 +266,18 @@ def test_a_missing_permission_is_named(broker: Broker, topology: Topology) -> No
 
 
 class Guarded:
-    """A connection as RabbitMQ 4.3 has it, which also asks for a right before it looks for a queue.
+    """A connection as of RabbitMQ 4.3, which checks a permission before it looks for a queue.
 
-    The versions that the tests run do not, so this stands in for one.
+    The tests' versions do not, so this simulates it.
     """
 
     def __init__(self, *, but_for: str = "") -> None:
-        """Refuse all names but this one's."""
+        """Refuse all names but this."""
         self._granted = but_for
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator["Guarded"]:
-        """Give itself: what it is asked for is on it."""
+        """Return itself, as the channel."""
         yield self
 
     async def declare_queue(self, name: str, **_options: Any) -> None:
@@ -297,7 +297,7 @@ class Guarded:
 
 @pytest.mark.parametrize("granted", ["", "pushgate"])
 def test_a_look_that_is_refused_is_told_as_that(granted: str) -> None:
-    """Where the topology is an operator's: it is no broker that is away, and nothing that is missing."""
+    """With an operator's topology: the broker is not down, and nothing is missing."""
     establishing = Topology(passive=True).establish(Guarded(but_for=granted))  # type: ignore[arg-type]
     with pytest.raises(PublishError, match="does not let Pushgate check") as caught:
         asyncio.run(establishing)
@@ -307,21 +307,21 @@ def test_a_look_that_is_refused_is_told_as_that(granted: str) -> None:
 
 
 def test_a_wrong_password_is_said_without_it(broker: Broker, topology: Topology) -> None:
-    """The error says what to look at, and neither it nor its causes hold the password."""
+    """The error says what to check, and neither it nor its causes contain the password."""
     refused = refusal(broker.url.replace(broker.password, "not-the-secret"), topology)
     assert str(refused) == f"the broker at 127.0.0.1:{broker.port} refuses the user or the password"
     assert "not-the-secret" not in _whole(refused)
 
 
 def test_an_unknown_virtual_host_is_named(broker: Broker, topology: Topology) -> None:
-    """The broker's own words are in the error."""
+    """The error quotes the broker."""
     refused = refusal(f"{broker.url}nowhere", topology)
     assert "nowhere" in str(refused)
     assert broker.password not in _whole(refused)
 
 
 def test_a_broker_that_is_not_there_is_unavailable(broker: Broker, topology: Topology) -> None:
-    """Nobody listens: the error names the address."""
+    """Nothing listens there: the error names the address."""
     refused = refusal(broker.url.replace(f":{broker.port}", ":1"), topology)
     assert isinstance(refused, BrokerUnavailable)
     assert "127.0.0.1:1 " in str(refused)
@@ -357,7 +357,7 @@ def test_a_url_that_cannot_be_read_stops_the_start_without_being_shown(url: str)
 
 
 def test_a_lost_connection_fails_all_who_wait_at_once(broker: Broker, topology: Topology) -> None:
-    """The broker had them all, but nobody was told so: each publish ends promptly, and the next one works."""
+    """The broker had them all, but unconfirmed: each publish fails promptly, and the next one works."""
 
     async def scenario() -> None:
         async with (
@@ -384,7 +384,7 @@ def test_a_lost_connection_fails_all_who_wait_at_once(broker: Broker, topology: 
 def test_a_connection_lost_while_messages_still_wait_to_be_sent_fails_them_too(
     broker: Broker, topology: Topology
 ) -> None:
-    """The network takes nothing any more: also what has not left our buffers is told promptly."""
+    """The network is blocked: publishes still in our buffers fail promptly too."""
 
     async def scenario() -> None:
         large = dataclasses.replace(request(), body=b"x" * 1_000_000)
@@ -392,7 +392,7 @@ def test_a_connection_lost_while_messages_still_wait_to_be_sent_fails_them_too(
             proxy.freeze()
             publishing = [publisher.publish(dataclasses.replace(large, id=f"r{n}")) for n in range(64)]
             waiting = asyncio.gather(*publishing, return_exceptions=True)
-            # Each runs up to where it waits.
+            # Each task runs until it waits.
             await asyncio.sleep(0)
             async with asyncio.timeout(PROMPTLY):
                 await proxy.cut()
@@ -421,7 +421,7 @@ def test_a_confirm_that_does_not_come_is_not_waited_for_forever(broker: Broker, 
 
 
 def test_whoever_cancels_a_publish_is_obeyed(broker: Broker, topology: Topology) -> None:
-    """A cancellation from outside is no lost connection: it goes through."""
+    """A cancellation from outside is not a lost connection: it propagates."""
 
     async def scenario() -> None:
         async with Proxy(broker.url) as proxy, connected(proxy.url, topology) as publisher:
@@ -438,7 +438,7 @@ def test_whoever_cancels_a_publish_is_obeyed(broker: Broker, topology: Topology)
 
 
 def test_the_next_address_is_tried_where_one_is_away(broker: Broker, topology: Topology) -> None:
-    """The nodes of a cluster, one of which is down; all of them down is told with the last one's reason."""
+    """One node of a cluster is down; if all are, the error has the reason of the last."""
 
     async def scenario() -> None:
         away = broker.url.replace(f":{broker.port}", ":1")
@@ -451,7 +451,7 @@ def test_the_next_address_is_tried_where_one_is_away(broker: Broker, topology: T
 
 
 def test_the_next_address_is_tried_where_one_refuses(broker: Broker, topology: Topology) -> None:
-    """A node whose virtual host is down, or that knows no such user yet; where all refuse, one is told."""
+    """A node whose virtual host is down, or that lacks the user yet; if all refuse, one error is raised."""
 
     async def scenario(first: str) -> None:
         async with connected(f"{first},{broker.url}", topology) as publisher:
@@ -466,7 +466,7 @@ def test_the_next_address_is_tried_where_one_refuses(broker: Broker, topology: T
 
 
 def test_tls_with_an_authority_and_a_certificate_of_ones_own(broker: Broker, topology: Topology) -> None:
-    """Whoever is not told whom to trust, or shows nothing, does not get in."""
+    """Without the authority, or without a client certificate, connecting fails."""
 
     async def scenario() -> None:
         own = broker.certified
@@ -482,13 +482,13 @@ def test_tls_with_an_authority_and_a_certificate_of_ones_own(broker: Broker, top
 
 
 def test_tls_files_that_are_none_stop_the_start(tmp_path: Path) -> None:
-    """One sentence, before anything is published."""
+    """One sentence names the fault, before anything is published."""
     with pytest.raises(SettingError, match="TLS files cannot be used"):
         RabbitMQ("amqps://host/", public_url=PUBLIC_URL, tls=Tls(ca=tmp_path / "nothing"))
 
 
 def test_a_lane_has_a_queue_of_its_own(broker: Broker, topology: Topology) -> None:
-    """A request of a lane that was not declared is refused, and seen; the others go where they always go."""
+    """A request of an undeclared lane is refused, with a reason; the others use the usual queue."""
     lanes = dataclasses.replace(topology, lanes=("high",))
 
     async def scenario() -> None:

@@ -1,4 +1,4 @@
-"""A broker that refuses one message refuses that one: it is found out, and nobody else waits for it."""
+"""Messages that the broker refuses: the relay finds them, and no other message waits for them."""
 
 import asyncio
 import dataclasses
@@ -21,7 +21,7 @@ RABBITMQS_OWN = 134_217_728
 
 @pytest.fixture
 def strict(broker: Broker) -> Iterator[Broker]:
-    """Give a broker that takes no large messages, as RabbitMQ 4 takes none of more than 16 MiB."""
+    """Return a broker with a small message size limit; RabbitMQ 4 has 16 MiB."""
     broker.largest_message(SMALL)
     yield broker
     broker.largest_message(RABBITMQS_OWN)
@@ -33,14 +33,14 @@ def publisher(broker: Broker, topology: Topology) -> RabbitMQ:
 
 
 def enlarge(outbox: MemoryOutbox, name: str) -> None:
-    """Make a planned request larger than the broker takes."""
+    """Make a planned request larger than the broker's limit."""
     outbox.requests[name] = dataclasses.replace(outbox.requests[name], body=b"x" * LARGE)
 
 
 def test_a_message_that_is_too_large_ends_with_what_the_broker_says(
     strict: Broker, topology: Topology
 ) -> None:
-    """It is undeliverable; the next of its connection, and all others, are published; no outage is told."""
+    """It is undeliverable; the next of its connection and all others are published; no outage is reported."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -74,7 +74,7 @@ def _states(outbox: MemoryOutbox, names: list[str]) -> set[str]:
 
 
 def test_the_publisher_tells_a_refusal_from_an_outage(strict: Broker, topology: Topology) -> None:
-    """Alone on its way a message is at fault; of several, one is, and nobody knows which."""
+    """A message alone in flight is at fault; of several, one is, but it is unknown which."""
 
     async def scenario() -> None:
         large = dataclasses.replace(request("large"), body=b"x" * LARGE)
@@ -95,7 +95,7 @@ def test_the_publisher_tells_a_refusal_from_an_outage(strict: Broker, topology: 
 def test_a_key_that_the_user_may_not_use_concerns_its_messages_only(
     broker: Broker, topology: Topology
 ) -> None:
-    """An operator can grant it, so it stays pending with the reason, and is published then."""
+    """An operator can grant it: until then the message stays pending, with the reason."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -120,10 +120,10 @@ def test_a_key_that_the_user_may_not_use_concerns_its_messages_only(
 
 
 class Fragile:
-    """A publisher whose connection ends over certain messages, as behind a proxy that takes no large ones."""
+    """A publisher whose connection ends at certain messages, as behind a proxy with a size limit."""
 
     def __init__(self, is_fatal: Callable[[Stored], bool]) -> None:
-        """Begin with no connection."""
+        """Begin without a connection."""
         self._is_fatal = is_fatal
         self._is_open = False
         self._lost = asyncio.Event()
@@ -151,7 +151,7 @@ class Fragile:
 
 
 def test_a_message_over_which_the_connection_ends_is_found_out() -> None:
-    """No broker has said anything: it is the one over which, alone, the connection ended again and again."""
+    """The broker gives no reason: the message is the one alone in flight at each of several losses."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -174,7 +174,7 @@ def test_a_message_over_which_the_connection_ends_is_found_out() -> None:
 
 
 def test_a_connection_that_ends_by_chance_blames_no_message() -> None:
-    """Whatever was on its way when a broker restarted is published, and has no reason."""
+    """Messages in flight when a broker restarts are published, without a reason."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()

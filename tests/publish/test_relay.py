@@ -60,7 +60,7 @@ def test_what_is_planned_is_published_once_and_marked(broker: Broker, topology: 
 
 
 def test_news_are_published_at_once(broker: Broker, topology: Topology) -> None:
-    """An idle relay is notified, and need not be waited for."""
+    """An idle relay is notified, and does not wait for its poll."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -77,7 +77,7 @@ def test_news_are_published_at_once(broker: Broker, topology: Topology) -> None:
 def test_an_unroutable_request_is_seen_and_holds_up_only_its_connection(
     broker: Broker, topology: Topology
 ) -> None:
-    """Its reason is recorded, the next of its connection waits behind it, others go; a binding heals it."""
+    """The reason is recorded, the next of its connection waits, others go out; a binding fixes it."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -107,7 +107,7 @@ def test_an_unroutable_request_is_seen_and_holds_up_only_its_connection(
 
 
 def test_a_full_queue_is_seen_and_holds_up_only_what_goes_there(broker: Broker, topology: Topology) -> None:
-    """Its requests stay pending with the reason, in order; once a consumer makes room they come."""
+    """Its requests stay pending with the reason, in order, until a consumer makes room."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -133,7 +133,7 @@ def test_a_full_queue_is_seen_and_holds_up_only_what_goes_there(broker: Broker, 
 
 
 def test_a_broker_that_stops_is_waited_for(broker: Broker, topology: Topology) -> None:
-    """Requests wait in the store, the outage is told once, and everything comes when the broker is back."""
+    """Requests wait in the store, the outage is reported once, and all are published when it is over."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -160,11 +160,11 @@ def test_a_broker_that_stops_is_waited_for(broker: Broker, topology: Topology) -
 
 
 def test_a_broker_that_is_killed_loses_nothing(broker: Broker, topology: Topology) -> None:
-    """SIGKILL in the middle of publishing: all is there afterwards, in order, repeats with the same ids."""
+    """SIGKILL during publishing: all messages arrive, in order, repeats with the same ids."""
 
     async def scenario() -> None:
         await _declare(broker, topology)
-        # RabbitMQ 3 writes down what was declared a few seconds later; a stop in order does so at once.
+        # RabbitMQ 3 persists declarations a few seconds later; a clean stop does so at once.
         await asyncio.to_thread(broker.stop)
         await asyncio.to_thread(broker.start)
         outbox = MemoryOutbox()
@@ -182,7 +182,7 @@ def test_a_broker_that_is_killed_loses_nothing(broker: Broker, topology: Topolog
 
 
 def test_a_connection_cut_before_the_confirms_loses_nothing(broker: Broker, topology: Topology) -> None:
-    """The broker has messages that nobody was told of: they come again, with the same ids and in order."""
+    """Messages that the broker has, unconfirmed, are repeated with the same ids and in order."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -193,7 +193,7 @@ def test_a_connection_cut_before_the_confirms_loses_nothing(broker: Broker, topo
                 proxy.hold_answers()
                 outbox.requests.clear()
                 plan_many(outbox)
-                # The one that was published already, and one of each connection.
+                # The request that was published already, and one of each connection.
                 await runner.until_holds(topology.queue, 1 + CONNECTIONS)
                 assert outbox.published() == []
                 await proxy.cut()
@@ -207,7 +207,7 @@ def test_a_connection_cut_before_the_confirms_loses_nothing(broker: Broker, topo
 
 
 def test_connections_cut_again_and_again_lose_nothing(broker: Broker, topology: Topology) -> None:
-    """Wherever the cut falls, in the middle of a frame too: nothing is lost, no order is broken."""
+    """Wherever the cut is, also within a frame: nothing is lost, and the order is kept."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -227,7 +227,7 @@ def test_connections_cut_again_and_again_lose_nothing(broker: Broker, topology: 
 def test_what_is_confirmed_but_could_not_be_marked_is_not_published_again(
     broker: Broker, topology: Topology
 ) -> None:
-    """The store fails for a while: the relay remembers what it has to write down, and goes on then."""
+    """The store fails for a while: the relay keeps the unrecorded confirms, and continues then."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -248,7 +248,7 @@ def test_what_is_confirmed_but_could_not_be_marked_is_not_published_again(
 def test_a_relay_that_is_ended_in_the_middle_leaves_the_rest_to_the_next(
     broker: Broker, topology: Topology
 ) -> None:
-    """Cancelled at any moment, it has marked nothing that the broker does not have."""
+    """Cancelled at any time, it has marked nothing that the broker lacks."""
 
     async def scenario() -> None:
         outbox = MemoryOutbox()
@@ -271,7 +271,7 @@ async def _declare(broker: Broker, topology: Topology) -> None:
 
 
 async def _bound_to(runner: Runner, broker: Broker, topology: Topology, key: str) -> AbstractQueue:
-    """Declare a topology as an operator could: its queue takes only what the key says."""
+    """Declare a topology as an operator could, with its queue bound to this key only."""
     await _declare(broker, topology)
     queue = await runner.channel.get_queue(topology.queue)
     await queue.unbind(topology.exchange, "execution.requested.#")

@@ -1,4 +1,4 @@
-"""The relay by itself: an outbox, a publisher and a clock of the test's own."""
+"""The relay with an outbox, a publisher and a clock of the test."""
 
 import asyncio
 from collections import Counter
@@ -35,7 +35,7 @@ class Clock:
     """The relay's clock, which only the test moves."""
 
     def __init__(self) -> None:
-        """Begin anywhere."""
+        """Begin at an arbitrary time."""
         self.now = 1000.0
 
     def monotonic(self) -> float:
@@ -45,7 +45,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the relay a clock."""
+    """Replace the relay's clock."""
     clock = Clock()
     monkeypatch.setattr("gateway.publish.relay.time", clock)
     return clock
@@ -53,7 +53,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @dataclass
 class Scripted:
-    """A publisher that answers as it is told, and confirms everything else."""
+    """A publisher that raises the given errors, and confirms everything else."""
 
     answers: dict[str, list[Exception]] = field(default_factory=dict)
     opening: list[Exception] = field(default_factory=list)
@@ -64,12 +64,12 @@ class Scripted:
     on_their_way: Counter[str] = field(default_factory=Counter)
 
     async def open(self) -> None:
-        """Fail as often as it is told."""
+        """Raise the given errors, then open."""
         if self.opening:
             raise self.opening.pop(0)
 
     async def publish(self, stored: Stored) -> None:
-        """Fail as often as this message does."""
+        """Raise this message's errors, then confirm it."""
         self.sent.append(stored.id)
         self.on_their_way[stored.id] += 1
         await (self.gate.wait() if self.gate else asyncio.sleep(0))
@@ -81,15 +81,15 @@ class Scripted:
             raise errors.pop(0)
 
     async def close(self) -> None:
-        """Take it down."""
+        """Note that it was closed."""
         self.closed += 1
 
 
 class Asked(MemoryOutbox):
-    """An outbox that remembers how it was asked, and what was recorded; reading it can fail."""
+    """An outbox that notes the reads and the recordings; reading it can fail."""
 
     def __init__(self, *names: str) -> None:
-        """Plan these requests; what stands before the slash is the connection."""
+        """Plan these requests; the part before the slash is the connection."""
         super().__init__()
         self.asked: list[tuple[int, set[str]]] = []
         self.reading: list[Exception] = []
@@ -112,18 +112,18 @@ class Asked(MemoryOutbox):
         await super().record(published=published, refused=refused, undeliverable=undeliverable)
 
     async def asked_again(self, times: int = 3) -> None:
-        """Return once the relay has asked so often from now on: what it would do, it has done by then."""
+        """Return after so many more reads by the relay: by then it has done its work."""
         wanted = len(self.asked) + times
         await until(lambda: len(self.asked) >= wanted, "the relay asks")
 
     @property
     def pending_names(self) -> list[str]:
-        """The names of what is pending."""
+        """The names of the pending requests."""
         return [one.id for one in self.requests.values() if one.state == "pending"]
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for something."""
+    """Wait until a condition is true."""
     await asyncio.to_thread(wait_for, condition, what)
 
 
@@ -147,7 +147,7 @@ async def relaying(
 
 
 def test_a_refused_connection_is_left_alone_for_twice_as_long_each_time(clock: Clock) -> None:
-    """Half a second at first, half a minute at most; a success makes the next pause a short one."""
+    """Half a second at first, half a minute at most; a success resets the pause."""
     refusal = Unroutable("no queue takes it")
     publisher, outbox = Scripted(), Asked("a/1", "a/2")
     publisher.answers = {"a/1": [refusal] * 9, "a/2": [refusal] * 1}
@@ -172,7 +172,7 @@ def test_a_refused_connection_is_left_alone_for_twice_as_long_each_time(clock: C
 
 
 def test_a_refusal_that_says_something_new_is_told(clock: Clock) -> None:
-    """And not each time that it says the same."""
+    """The same text is not logged again."""
     publisher, outbox = Scripted(), Asked("a/1")
     publisher.answers = {"a/1": [Unroutable("no queue"), Unroutable("no queue"), Unroutable("full")]}
 
@@ -190,7 +190,7 @@ def test_a_refusal_that_says_something_new_is_told(clock: Clock) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_a_message_that_is_undeliverable_holds_up_nobody() -> None:
-    """The next of its connection is sent at once, without a poll; it is counted, and its reason kept."""
+    """The next of its connection is sent at once, without a poll; it is counted, with its reason stored."""
     counted = [UNDELIVERABLE.labels("request"), PUBLISHED]
     before = [one._value.get() for one in counted]  # noqa: SLF001 - there is no other way to read it
     publisher, outbox = Scripted(), Asked("a/1", "a/2", "b/1")
@@ -209,7 +209,7 @@ def test_a_message_that_is_undeliverable_holds_up_nobody() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_a_bug_over_one_message_holds_up_its_connection_only() -> None:
-    """It says which kind of error it was, and is tried again like any refusal."""
+    """The reason has the type of the error, and the message is retried like any refused one."""
     publisher, outbox = Scripted(), Asked("a/1", "a/2", "b/1", "b/2")
     publisher.answers = {"a/1": [ValueError("secret")]}
 
@@ -225,7 +225,7 @@ def test_a_bug_over_one_message_holds_up_its_connection_only() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_of_several_of_which_one_is_refused_each_is_sent_alone() -> None:
-    """So that the one at fault is found. That is no outage, and takes no poll."""
+    """So the relay finds the one at fault, without an outage and without a poll."""
     refused = Ambiguous("one of them is refused")
     publisher, outbox = Scripted(), Asked("a/1", "a/2", "b/1", "b/2", "c/1")
     publisher.answers = {
@@ -248,7 +248,7 @@ def test_of_several_of_which_one_is_refused_each_is_sent_alone() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_a_connection_that_is_lost_beside_a_refusal_is_an_outage() -> None:
-    """Whoever looks is told so, until it is there again."""
+    """It is shown as one, until the connection is back."""
     publisher, outbox = Scripted(), Asked("a/1", "b/1")
     publisher.answers = {"a/1": [Undeliverable("too large")], "b/1": [Interrupted("reset")]}
 
@@ -262,7 +262,7 @@ def test_a_connection_that_is_lost_beside_a_refusal_is_an_outage() -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_a_message_is_blamed_after_three_losses_alone() -> None:
-    """The one that was lost together with others says nothing of any of them."""
+    """A loss with several messages in flight counts against none of them."""
     publisher, outbox = Scripted(), Asked("a/1", "a/2", "b/1")
     publisher.answers = {"a/1": [Interrupted("reset")] * 4, "b/1": [Interrupted("reset")]}
 
@@ -277,7 +277,7 @@ def test_a_message_is_blamed_after_three_losses_alone() -> None:
 
 
 def test_a_message_that_was_blamed_is_sent_alone_from_then_on(clock: Clock) -> None:
-    """Where it ends the connection once more, that is still its own fault, and no outage."""
+    """If it ends the connection once more, that is still its own fault, not an outage."""
     publisher, outbox = Scripted(), Asked("a/1")
     publisher.answers = {"a/1": [Interrupted("reset")] * 5}
 
@@ -315,7 +315,7 @@ def test_after_those_that_were_sent_alone_the_rest_is_sent_at_once() -> None:
 
 
 def test_a_batch_whose_time_is_over_makes_way_for_the_next(clock: Clock) -> None:
-    """At once, without a poll: one connection's backlog keeps no other waiting."""
+    """At once, without a poll: one connection's backlog delays no other."""
 
     class Slow(Scripted):
         async def publish(self, stored: Stored) -> None:
@@ -336,7 +336,7 @@ def test_a_batch_whose_time_is_over_makes_way_for_the_next(clock: Clock) -> None
 
 
 def test_who_does_not_lead_waits() -> None:
-    """For the poll, or for news."""
+    """For the poll, or for a notification."""
     publisher, outbox = Scripted(), Asked("a/1")
     outbox.is_leader = False
 
@@ -351,7 +351,7 @@ def test_who_does_not_lead_waits() -> None:
 
 
 def test_whatever_was_lost_least_often_is_sent_first(clock: Clock) -> None:
-    """One that ends each connection keeps no other from being found innocent."""
+    """A message that ends every connection does not prevent that others are cleared."""
     publisher, outbox = Scripted(), Asked("a/1", "b/1")
     publisher.answers = {"a/1": [Interrupted("reset")] * 2, "b/1": [Interrupted("reset")]}
 
@@ -365,7 +365,7 @@ def test_whatever_was_lost_least_often_is_sent_first(clock: Clock) -> None:
 
 
 def test_a_broker_that_is_away_is_told_once_and_until_it_is_back() -> None:
-    """To whoever looks at executions, in the metrics and in the log."""
+    """In the executions, in the metrics and in the log."""
     gauge = BROKER_CONNECTED.labels("request")
     publisher, outbox = Scripted(opening=[BrokerUnavailable("no route")] * 2), Asked("a/1")
     connected: list[float] = []
@@ -388,7 +388,7 @@ def test_a_broker_that_is_away_is_told_once_and_until_it_is_back() -> None:
 
 
 def test_a_store_that_is_away_is_no_outage_of_the_broker() -> None:
-    """It says so once, and goes on by itself."""
+    """The relay logs it once, and continues afterwards."""
     gauge = BROKER_CONNECTED.labels("request")
     publisher, outbox = Scripted(), Asked("a/1")
     outbox.reading = [StoreUnavailable("locked")] * 2
@@ -407,7 +407,7 @@ def test_a_store_that_is_away_is_no_outage_of_the_broker() -> None:
 
 
 def test_an_outage_is_told_later_where_the_store_is_away_too() -> None:
-    """And whoever looks then is not left with what was true before."""
+    """Then no outdated state stays visible."""
     told: list[str | None] = []
 
     class Deaf(Asked):
@@ -428,7 +428,7 @@ def test_an_outage_is_told_later_where_the_store_is_away_too() -> None:
 
 
 def test_a_bug_while_reading_ends_no_relay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is logged, and the next try comes after a pause."""
+    """It is logged, and the relay retries after a pause."""
     monkeypatch.setattr("gateway.publish.relay._POLL_SECONDS", 0.01)
     publisher, outbox = Scripted(), Asked("a/1")
     outbox.reading = [ValueError("a bug")]
@@ -443,7 +443,7 @@ def test_a_bug_while_reading_ends_no_relay(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_backlog_is_published_without_a_poll(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch that was full is followed by the next one at once."""
+    """A full batch is followed by the next one at once."""
     monkeypatch.setattr("gateway.publish.relay._BATCH_SIZE", 2)
     publisher, outbox = Scripted(), Asked("a/1", "a/2", "b/1", "b/2", "b/3")
 
@@ -460,7 +460,7 @@ def test_a_backlog_is_published_without_a_poll(monkeypatch: pytest.MonkeyPatch) 
 def test_a_batch_that_ends_because_it_is_large_is_followed_by_the_next(
     monkeypatch: pytest.MonkeyPatch, read_bytes: int, *, is_more: bool
 ) -> None:
-    """The store hands out no more than so many bytes at once."""
+    """The store returns a limited number of bytes at once."""
     monkeypatch.setattr("gateway.publish.relay.READ_BYTES", read_bytes)
 
     class OneByOne(Asked):
@@ -482,7 +482,7 @@ def test_a_batch_that_ends_because_it_is_large_is_followed_by_the_next(
 def test_with_too_many_refused_connections_nothing_is_taken(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """Until the first of them may be tried again."""
+    """Until the first of them may be retried."""
     monkeypatch.setattr("gateway.publish.relay._MAX_HELD", most)
     publisher, outbox = Scripted(), Asked("a/1", "b/1")
     publisher.answers = {name: [Unroutable("no queue")] for name in ("a/1", "b/1")}
@@ -490,7 +490,7 @@ def test_with_too_many_refused_connections_nothing_is_taken(
     async def scenario() -> None:
         async with relaying(outbox, publisher):
             await outbox.until(lambda: outbox.told == ["a/1", "b/1"])
-            # Looks of the loop, which asks for nothing meanwhile.
+            # Iterations of the loop, which reads nothing meanwhile.
             outbox.plan("c/1", connection="c")
             for _ in range(5):
                 await asyncio.to_thread(len, outbox.asked)
@@ -502,7 +502,7 @@ def test_with_too_many_refused_connections_nothing_is_taken(
 
 
 def test_a_refused_request_that_is_gone_keeps_nobody_awake(clock: Clock) -> None:
-    """As when its connection was deleted: the relay waits for its poll again, or for news."""
+    """As when its connection was deleted: the relay again waits for its poll or a notification."""
     publisher, outbox = Scripted(), Asked("a/1")
     publisher.answers = {"a/1": [Unroutable("no queue")]}
 
@@ -511,7 +511,7 @@ def test_a_refused_request_that_is_gone_keeps_nobody_awake(clock: Clock) -> None
             await outbox.until(lambda: outbox.told == ["a/1"])
             clock.now += 1
             outbox.requests.clear()
-            # The pause ends in real time; afterwards there is nothing more to ask for.
+            # The pause ends in real time; afterwards there is nothing left to read.
             await until(lambda: len(outbox.asked) == 2, "it asks once more")
             for _ in range(20):
                 await asyncio.to_thread(len, outbox.asked)
@@ -521,7 +521,7 @@ def test_a_refused_request_that_is_gone_keeps_nobody_awake(clock: Clock) -> None
 
 
 def test_a_relay_that_is_ended_waits_for_what_it_has_sent() -> None:
-    """And sends nothing more; the connection is closed when all is written down."""
+    """It sends nothing more, and closes the connection when all is recorded."""
     outbox = Asked("a/1", "a/2", "b/1")
 
     async def scenario() -> Scripted:
@@ -543,7 +543,7 @@ def test_a_relay_that_is_ended_waits_for_what_it_has_sent() -> None:
 
 
 def test_a_relay_that_is_ended_waits_for_no_confirm_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message stays pending, and is sent again by the next start."""
+    """The message stays pending, and is sent again after a restart."""
     monkeypatch.setattr("gateway.publish.relay._FLUSH_SECONDS", 0.01)
     outbox = Asked("a/1")
 
@@ -558,7 +558,7 @@ def test_a_relay_that_is_ended_waits_for_no_confirm_for_ever(monkeypatch: pytest
 
 
 def test_a_relay_that_is_ended_says_what_will_come_twice() -> None:
-    """Where the store does not take what the broker has confirmed."""
+    """If the store cannot record what the broker has confirmed."""
     publisher, outbox = Scripted(), Asked("a/1", "b/1")
     outbox.writable = False
 
@@ -573,7 +573,7 @@ def test_a_relay_that_is_ended_says_what_will_come_twice() -> None:
 
 
 def test_what_is_confirmed_and_not_yet_written_down_is_not_sent_again() -> None:
-    """The store was away for a moment: it is written down before anything else is sent."""
+    """After a short outage of the store, it is recorded before anything else is sent."""
     publisher, outbox = Scripted(), Asked("a/1")
     outbox.writable = False
 
@@ -589,7 +589,7 @@ def test_what_is_confirmed_and_not_yet_written_down_is_not_sent_again() -> None:
 
 @pytest.mark.parametrize("what", ["request", "event"])
 def test_what_is_published_is_counted_by_its_kind(what: Literal["request", "event"]) -> None:
-    """And how long a request has waited for it, in seconds."""
+    """And how long a request has waited, in seconds."""
     counters = {"request": PUBLISHED, "event": EVENTS_PUBLISHED}
     waited = STAGE.labels("planned to published")
 
@@ -621,7 +621,7 @@ def test_what_is_published_is_counted_by_its_kind(what: Literal["request", "even
     "error", [PublishError("not for us"), Interrupted("reset"), BrokerUnavailable("no answer")]
 )
 def test_an_outage_in_the_middle_keeps_what_was_confirmed(error: Exception) -> None:
-    """Only what nobody knows of is sent again, in its order."""
+    """Only unconfirmed messages are sent again, in order."""
     publisher, outbox = Scripted(), Asked("a/1", "b/1", "b/2")
     publisher.answers = {"b/1": [error]}
 

@@ -1,10 +1,10 @@
-"""What is to stand at the broker, as it is promised to operators who declare it themselves."""
+"""The topology at the broker, as documented for operators who declare it themselves."""
 
 from gateway.publish.topology import Topology
 
 
 def test_without_a_word_there_is_one_queue_and_one_for_dead_letters() -> None:
-    """Declared by us, with ten tries and no limit, and a consumer may hold a message for a week."""
+    """The gateway declares them, with ten tries and no limit; a consumer may hold a message for a week."""
     plain = Topology()
     assert (plain.exchange, plain.queue) == ("pushgate", "pushgate.executions")
     assert (plain.dead_exchange, plain.dead_queue) == ("pushgate.dead", "pushgate.executions.dead")
@@ -23,13 +23,13 @@ def test_without_a_word_there_is_one_queue_and_one_for_dead_letters() -> None:
 
 
 def test_a_limit_is_one_of_each_queue() -> None:
-    """What is above it is refused, and waits in the store."""
+    """Messages above it are refused, and wait in the store."""
     limited = Topology(max_length=5, delivery_limit=3)
     assert (limited.arguments["x-max-length"], limited.arguments["x-delivery-limit"]) == (5, 3)
 
 
 def test_each_lane_has_a_queue_by_its_own_key() -> None:
-    """Beside the one for all other requests."""
+    """Next to the queue for all other requests."""
     assert Topology(lanes=("high", "low")).queues == {
         "pushgate.executions": "execution.requested.#",
         "pushgate.executions.high": "lane.high.#",
@@ -38,7 +38,7 @@ def test_each_lane_has_a_queue_by_its_own_key() -> None:
 
 
 def test_partitions_are_counted_from_one_and_have_one_consumer_each() -> None:
-    """As many as were asked for."""
+    """There are as many as configured."""
     ordered = Topology(ordered=2)
     assert ordered.partitions("q") == ["q.ordered.1", "q.ordered.2"]
     assert ordered.hash_exchange("q") == "q.ordered"

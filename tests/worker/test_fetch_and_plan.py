@@ -1,4 +1,4 @@
-"""The worker's stages between mirrors, a reader and packages of the tests' own."""
+"""The worker's stages, with mirrors, a reader and packages of the tests."""
 
 import asyncio
 import errno
@@ -54,7 +54,7 @@ REMOTE = Remote(url="https://github.example/acme/digits.git", credentials=None, 
 
 
 def commit(commit_id: str = B, **changes: Any) -> Commit:
-    """Return a commit as git has it."""
+    """Return a commit as git stores it."""
     values: dict[str, Any] = {
         "id": commit_id,
         "parents": (A,),
@@ -130,7 +130,7 @@ class Rooms:
 
 
 def steps(rooms: Rooms) -> FetchAndPlan:
-    """Return the stages between these rooms."""
+    """Return stages that use these fakes."""
     anything: Any = rooms
     return FetchAndPlan(mirrors=anything, remotes=anything, reader=anything, packages=anything)
 
@@ -200,7 +200,7 @@ def test_a_deletion_runs_nothing() -> None:
 def test_a_mirror_is_thrown_away_only_where_it_is_broken(
     error: Exception, kind: type[Exception], told: str, discarded: list[str]
 ) -> None:
-    """A repository of several GB is not fetched again because git was slow, or needed too much."""
+    """A repository of several GB is not fetched again because git was slow, or exceeded a limit."""
     rooms = Rooms(fails=error)
     with pytest.raises(FetchError) as caught:
         planned(rooms)
@@ -208,7 +208,7 @@ def test_a_mirror_is_thrown_away_only_where_it_is_broken(
 
 
 def test_a_push_becomes_a_request_with_its_package() -> None:
-    """And what it was planned from is kept, to be planned again."""
+    """And its plan inputs are stored, so that it can be planned again."""
     rooms = Rooms(warnings=("a submodule is missing",))
     found = planned(rooms, PUSH, {**TRAIN, "policy": "latest", "lane": "high"}, {**TRAIN, "name": "second"})
     first, second = found.requests
@@ -231,13 +231,13 @@ def test_a_request_without_a_name_of_its_repository_has_the_url() -> None:
 
 @pytest.mark.parametrize("commit_id", [A, C])
 def test_an_annotated_tag_is_told_with_its_commit(commit_id: str) -> None:
-    """Beside its own id, so that a later delivery that names the commit is known."""
+    """Next to its own id, so that a later delivery with the commit is recognized."""
     tag = replace(PUSH, ref="refs/tags/v1", kind="tag", name="v1")
     assert planned(Rooms(shown=commit(commit_id)), tag).peeled == commit_id
 
 
 def test_a_push_that_no_trigger_wants_is_planned() -> None:
-    """Without a package, and with what it was planned from."""
+    """Without a package, and with its plan inputs."""
     rooms = Rooms(package_fails=AssertionError("no package is made"))
     found = planned(rooms, PUSH, {**TRAIN, "branches": ["release"]})
     assert (found.state, found.requests) == ("planned", ())
@@ -245,7 +245,7 @@ def test_a_push_that_no_trigger_wants_is_planned() -> None:
 
 
 def test_a_commit_that_cannot_be_executed_has_failed() -> None:
-    """The reason says what is wrong, and so does the verdict of the trigger."""
+    """The reason and the trigger's verdict say what is wrong."""
     found = planned(Rooms(shown=commit(manifest=None, manifest_size=None)))
     assert (found.state, found.requests) == ("failed", ())
     assert [bool(one["failure"]) for one in found.verdicts] == [True]
@@ -263,7 +263,7 @@ WITH_PATHS = {**TRAIN, "paths": ["*.py"]}
 
 
 def test_paths_are_read_only_where_a_trigger_asks_for_them() -> None:
-    """They cost more than all the rest."""
+    """Reading them costs more than all the rest."""
     for trigger, base in ((TRAIN, None), (WITH_PATHS, Base(before=A, default_branch="main"))):
         rooms = Rooms(shown=commit(paths=Paths(names=("train.py",), complete=True)))
         found = planned(rooms, PUSH, trigger)
@@ -304,7 +304,7 @@ PULL_REQUEST = {"number": "5", "source": "topic", "target": "main", "from_fork":
 def test_an_unsigned_delivery_is_borne_out_by_the_remote(
     pull_request: dict[str, Any] | None, ref: str
 ) -> None:
-    """Where the remote's branch does not contain the commit, anybody may have made it up."""
+    """If the remote's branch does not contain the commit, the delivery may be forged."""
     update = replace(PUSH, pull_request=pull_request)
     rooms = Rooms()
     planned(rooms, update, provider="gitlab")
@@ -330,7 +330,7 @@ def test_credentials_that_cannot_be_opened_are_a_reason() -> None:
 
 
 def test_only_the_events_that_are_asked_for_are_announced() -> None:
-    """A push that has ended well is one, one that has failed another; a deletion is none."""
+    """A successful and a failed push have different events; a deletion has none."""
     announce = Announcer(names=("push.fetched", "delivery.failed"))
     done = Settlement(update=PUSH, state="planned", reason="nothing runs")
     [event] = announce(made(), done).events

@@ -31,13 +31,13 @@ def test_facts_come_back_as_they_were() -> None:
 
 
 def test_more_than_can_be_kept_is_not_kept() -> None:
-    """The names of all files must not fill the store."""
+    """A long list of file names must not fill the store."""
     paths = tuple(hashlib.sha256(bytes(str(number), "ascii")).hexdigest() for number in range(5_000))
     assert pack(PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=paths))) is None
 
 
 def test_facts_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed and unpacked: what is exactly as large as allowed is kept, a byte more is not."""
+    """Packed and unpacked: facts exactly at the limit are stored, a byte more is not."""
     facts = PlanInputs(yaml_path="valohai.yaml", commit=COMMIT)
     packed = pack(facts)
     assert packed is not None
@@ -51,14 +51,14 @@ def test_facts_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_unpacks_to_megabytes_is_not_kept() -> None:
-    """However well it packs: a dry run would have to unpack it again."""
+    """However well they compress: a dry run would have to unpack them."""
     for size, is_kept in ((3_000_000, True), (5_000_000, False)):
         facts = PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, message="x" * size))
         assert (pack(facts) is not None) == is_kept
 
 
 def test_what_an_earlier_version_has_kept_is_read() -> None:
-    """It did not say whether paths were read: they were."""
+    """It did not record whether paths were read: they were."""
     packed = pack(PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=("a.py",))))
     assert packed is not None
     told = json.loads(zstandard.decompress(packed))
@@ -67,7 +67,7 @@ def test_what_an_earlier_version_has_kept_is_read() -> None:
 
 
 def test_an_earlier_version_reads_what_is_kept() -> None:
-    """It takes unread paths for too many, and so for incomplete."""
+    """It reads unread paths as too many, and so as incomplete."""
     packed = pack(
         PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=None, paths_complete=True))
     )
@@ -97,7 +97,7 @@ PULL_REQUEST = {"number": "5", "source": "topic", "target": "release", "from_for
 
 
 def test_what_a_ref_is_compared_with() -> None:
-    """A new branch with the default branch, a pull request and a merge group with where they want to go."""
+    """A new branch with the default branch, a pull request and a merge group with their target."""
     assert base_branch(PUSH) == "main"
     assert base_branch(replace(PUSH, repository={})) is None
     assert base_branch(replace(PUSH, pull_request=PULL_REQUEST)) == "release"
@@ -108,13 +108,13 @@ def test_what_a_ref_is_compared_with() -> None:
 
 
 def test_the_repository_id_is_the_one_that_was_learned() -> None:
-    """A payload's counts only where none was."""
+    """The payload's id is used only if none was learned."""
     assert connection_facts(made(repository_id="9"), PUSH).repository_id == "9"
     assert connection_facts(made(repository_id=None), PUSH).repository_id == "7"
 
 
 def test_a_pull_request_is_planned_with_its_facts() -> None:
-    """And with no others of its payload; a push has none."""
+    """And with no other field of its payload; a push has none."""
     assert update_facts(PUSH).pull_request is None
     assert update_facts(replace(PUSH, pull_request=PULL_REQUEST)).pull_request == PullRequestFacts(
         number="5", source="topic", target="release", from_fork=True

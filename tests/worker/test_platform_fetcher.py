@@ -43,12 +43,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(json.dumps(body).encode())
 
     def log_message(self, *_arguments: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def platform() -> Iterator[FakePlatform]:
-    """Give a platform."""
+    """Return a platform."""
     with FakePlatform() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -58,7 +58,7 @@ def platform() -> Iterator[FakePlatform]:
 
 
 def connect(service: Service, project: Project, platform: FakePlatform) -> Any:
-    """Connect a repository whose platform fetches by itself."""
+    """Connect a repository that its platform fetches."""
     named = {"url": platform.url, "project": PROJECT, "token": "t0ken-of-the-platform"}
     return service.connect(project.url, platform=named)
 
@@ -69,7 +69,7 @@ def shown(service: Service, connection: Any) -> Any:
 
 
 def test_a_push_has_the_platform_fetch(service: Service, project: Project, platform: FakePlatform) -> None:
-    """Once, with its token, which is shown nowhere."""
+    """It is called once, with its token, which is shown nowhere."""
     connection = connect(service, project, platform)
     service.deliver(connection, project.payload(None, project.first))
     wait_for(lambda: shown(service, connection)["fetched_at"], "the platform has fetched")

@@ -1,4 +1,4 @@
-"""The reconciler on a real store, with a remote and a clock of the test's own."""
+"""The reconciler on a real store, with a remote and a clock of the test."""
 
 import asyncio
 import dataclasses
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass
 class Remote:
-    """A remote that shows what the test wants, once `asked` has ended."""
+    """A remote that returns the test's refs, once `asked` has ended."""
 
     shown: dict[str, str]
     asked: Callable[[], Awaitable[None]] | None = None
@@ -41,7 +41,7 @@ class Remote:
     looks: int = 0
 
     async def refs(self, _connection: Connection) -> dict[str, str]:
-        """Return what the remote shows."""
+        """Return the test's refs."""
         self.looks += 1
         shown = dict(self.shown)
         if self.asked is not None:
@@ -79,7 +79,7 @@ class Gateway:
         return asyncio.run(self.reconciler().reconcile_next())
 
     def tell(self, before: str | None, after: str | None) -> None:
-        """Let a webhook report a move of main."""
+        """Record a webhook that reports a move of main."""
         sent = arrival(move(before, after), id=delivery_id(self.now), received_at=self.now)
         with self.database.writing() as conn:
             accept.record(conn, [sent])
@@ -90,19 +90,19 @@ class Gateway:
             reconciliations.ask(conn, "c1", now=self.now)
 
     def state(self) -> reconciliations.ReconciliationState:
-        """Return how the connection's reconciliations go."""
+        """Return the state of the connection's reconciliations."""
         with self.database.reading() as conn:
             return reconciliations.states(conn, ["c1"])["c1"]
 
     def position(self) -> str | None:
-        """Return where main is known to be."""
+        """Return the known position of main."""
         with self.database.reading() as conn:
             return reconciliations.known_refs(conn, "c1").get(MAIN)
 
 
 @pytest.fixture
 def gateway(tmp_path: Path, migrated: Path) -> Iterator[Gateway]:
-    """Give a gateway that has looked once, at a remote with main at A."""
+    """Return a gateway that has looked once, at a remote with main at A."""
     shutil.copyfile(migrated, tmp_path / "test.db")
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     records.connection(database)
@@ -113,7 +113,7 @@ def gateway(tmp_path: Path, migrated: Path) -> Iterator[Gateway]:
 
 
 def test_the_second_look_is_put_off_and_not_waited_for(gateway: Gateway) -> None:
-    """The place is free meanwhile; what was found is planned after the second look, and rung for."""
+    """Its slot is free meanwhile; after the second look the worker is notified of the moves."""
     gateway.remote.shown = {MAIN: B}
     assert gateway.look(after=331)
     assert not gateway.look(after=9)
@@ -188,7 +188,7 @@ def test_a_fetch_that_is_asked_for_during_a_look_is_done_after_it(gateway: Gatew
 
 
 def test_a_look_that_is_cancelled_is_given_back(gateway: Gateway) -> None:
-    """Whoever comes next does it at once."""
+    """The next reconciler does it at once."""
     began = asyncio.Event()
 
     async def hang() -> None:
@@ -210,7 +210,7 @@ def test_a_look_that_is_cancelled_is_given_back(gateway: Gateway) -> None:
 
 
 def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Gateway) -> None:
-    """Otherwise the gateway would reconciliation on, and never end."""
+    """Otherwise the gateway would go on reconciling, and never stop."""
     began = asyncio.Event()
 
     async def hang() -> None:
@@ -218,7 +218,7 @@ def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Ga
         await asyncio.Event().wait()
 
     class Away(Database):
-        """Cannot be written any more once the look has begun."""
+        """A store that cannot be written once the look has begun."""
 
         async def write(self, work: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
             if began.is_set():
@@ -247,7 +247,7 @@ def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Ga
     ],
 )
 def test_whatever_fails_is_told_on_the_connection(gateway: Gateway, error: Exception, reason: str) -> None:
-    """Also what nobody has foreseen; it is tried again soon, and forgotten once it goes well."""
+    """Also unforeseen errors; the look is retried soon, and a success clears the reason."""
     gateway.remote.fails = error
     assert gateway.look(after=331)
     assert gateway.state().reason == reason
@@ -282,7 +282,7 @@ def test_a_tag_that_is_known_by_its_commit_has_not_moved() -> None:
 def test_a_repository_that_was_made_again_is_learned_where_the_remote_agrees(
     gateway: Gateway, claimed: str, known: str
 ) -> None:
-    """Only a remote that has what the delivery reports proves that it is about it."""
+    """Only a remote with the reported refs proves that the delivery is about it."""
     other = OtherRepository(id="2", name="acme/digits", delivery="d1", refs={MAIN: claimed})
     with gateway.database.writing() as conn:
         connections.change(conn, records.made(repository_id="1"))
@@ -308,7 +308,7 @@ def due(gateway: Gateway) -> datetime:
 
 
 def put_off(gateway: Gateway, **values: Any) -> None:
-    """Change how the reconciliations of the connection go."""
+    """Change the state of the connection's reconciliations."""
     with gateway.database.writing() as conn:
         conn.execute(reconciliations_table.update().values(**values))
 
@@ -325,7 +325,7 @@ def test_looks_come_at_the_interval_and_not_all_at_once(gateway: Gateway) -> Non
 
 
 def test_without_a_grace_one_look_is_enough(gateway: Gateway) -> None:
-    """For those who have no webhooks at all."""
+    """For connections without webhooks."""
     gateway.remote.shown = {MAIN: B}
     gateway.now += timedelta(seconds=331)
     assert asyncio.run(dataclasses.replace(gateway.reconciler(), grace=0).reconcile_next())
@@ -333,7 +333,7 @@ def test_without_a_grace_one_look_is_enough(gateway: Gateway) -> None:
 
 
 def test_what_was_recovered_is_a_delivery_like_any_other(gateway: Gateway) -> None:
-    """Whoever looks sees that no webhook brought it, and what moved."""
+    """It shows that it came without a webhook, and what moved."""
     gateway.remote.shown = {MAIN: B}
     gateway.look(after=331)
     gateway.look(after=10)
@@ -364,7 +364,7 @@ def test_a_remote_that_fails_is_left_alone_for_longer_each_time(gateway: Gateway
 
 
 def test_a_look_of_a_process_that_died_is_done_by_another(gateway: Gateway) -> None:
-    """After a quarter of an hour, in which the first one may still be at it."""
+    """After a quarter of an hour, in which the first process may still be working."""
     began = asyncio.Event()
 
     async def hang() -> None:
@@ -378,7 +378,7 @@ def test_a_look_of_a_process_that_died_is_done_by_another(gateway: Gateway) -> N
             row = conn.execute(reconciliations_table.select()).one()
         task.cancel()
         await asyncio.wait({task})
-        # As if nobody had given it back.
+        # As if the look had not been given back.
         put_off(gateway, due_at=row.due_at, held_until=row.held_until)
 
     gateway.remote.asked = hang
@@ -439,7 +439,7 @@ def test_where_webhooks_tell_all_there_is_looks_are_rare(gateway: Gateway, *, is
 
 
 def test_an_empty_remote_is_believed_where_nothing_is_known(gateway: Gateway) -> None:
-    """A repository without a push is none that has lost its mind; also where all branches were deleted."""
+    """A repository without pushes is no faulty remote; nor is one whose branches were all deleted."""
     gateway.remote.shown = {}
     gateway.look(after=331)
     assert "no branches or tags" in (gateway.state().reason or "")
@@ -499,7 +499,7 @@ def test_only_a_move_that_is_new_is_rung_for(gateway: Gateway) -> None:
 
 
 def test_every_difference_is_found_and_an_odd_ref_hides_none() -> None:
-    """In the order of the refs' names: new, moved and deleted ones, and none that is where it was."""
+    """In the order of the refs' names: new, moved and deleted ones, but no unchanged ref."""
     tag = "refs/tags/v1"
     remote = {
         "refs/heads/a": A,

@@ -1,4 +1,4 @@
-"""The worker on a real store, with stages of the tests' own."""
+"""The worker on a real store, with stages of the tests."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ CLAIMS = Claims(process="p")
 
 @pytest.fixture
 def database(tmp_path: Path, migrated: Path) -> Iterator[Database]:
-    """Give an empty store."""
+    """Return an empty store."""
     shutil.copyfile(migrated, tmp_path / "worker.db")
     database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
     yield database
@@ -73,7 +73,7 @@ class SlowRemote:
         return {}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Have nothing run."""
+        """Run nothing."""
         return Settlement(update=update, state="planned", reason=f"fetched for {connection.name}")
 
 
@@ -197,7 +197,7 @@ class Refusing:
 def test_what_is_gone_or_given_up_is_told(
     database: Database, error: FetchError, state: str, reason: str
 ) -> None:
-    """The event has the reason of the delivery."""
+    """The event has the reason that the delivery shows."""
     long_ago = datetime.now(UTC) - timedelta(days=4)
     connection(database, created_at=long_ago, updated_at=long_ago)
     with database.writing() as conn:
@@ -236,7 +236,7 @@ class InOrder:
     """Stages that record the connections of planned updates, in order."""
 
     def __init__(self, most: int) -> None:
-        """Be done after so many."""
+        """Set the event after so many."""
         self.planned: list[str] = []
         self.done = asyncio.Event()
         self._most = most
@@ -244,12 +244,12 @@ class InOrder:
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
     ) -> dict[int, FetchError]:
-        """Have everything."""
+        """Fetch everything."""
         progress(f"{connection.id}: {len(updates)}")
         return {}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Have nothing run."""
+        """Run nothing."""
         self.planned.append(connection.id)
         if len(self.planned) == self._most:
             self.done.set()
@@ -296,7 +296,7 @@ class Overtaken:
     def __init__(
         self, database: Database, change: Callable[[sqlalchemy.Connection, Connection], None]
     ) -> None:
-        """Let `change` happen in this store."""
+        """Apply `change` to this store."""
         self._database = database
         self._change = change
         self.urls: list[str] = []
@@ -304,7 +304,7 @@ class Overtaken:
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
     ) -> dict[int, FetchError]:
-        """Take so long that it happens."""
+        """Wait until the change is made."""
         assert updates
         progress("")
         self.urls.append(connection.url)
@@ -313,7 +313,7 @@ class Overtaken:
         return {}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Say for whom."""
+        """Run nothing; the reason names the connection."""
         return Settlement(update=update, state="planned", reason=f"for {connection.name}")
 
 
@@ -367,20 +367,20 @@ class Scripted:
     """Stages in which each ref raises its given errors, one at each try; afterwards nothing runs for it."""
 
     def __init__(self, **failing: Sequence[Exception]) -> None:
-        """Take the failures by the short names of the refs."""
+        """Set the failures by the short names of the refs."""
         self._failing = {name: list(errors) for name, errors in failing.items()}
         self.planned: list[str] = []
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
     ) -> dict[int, FetchError]:
-        """Have everything but what is refused, which the fetch itself finds out."""
+        """Fetch everything except refused objects, for which the fetch fails."""
         progress(connection.id)
         first = {update.seq: next(iter(self._failing.get(update.name, ())), None) for update in updates}
         return {seq: error for seq, error in first.items() if isinstance(error, ObjectUnusable)}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Fail as often as this ref does."""
+        """Raise this ref's errors, then run nothing."""
         assert connection.id == update.connection
         self.planned.append(update.name)
         errors = self._failing.get(update.name)
@@ -400,7 +400,7 @@ def pushed(database: Database, *names: str, received_at: datetime | None = None)
 
 
 def states(database: Database) -> dict[str, tuple[str, str | None]]:
-    """Return each branch's newest push, how it stands and why."""
+    """Return the state and reason of each branch's newest push."""
     with database.reading() as conn:
         found = deliveries.page(conn, connection=None, verdict=None, before=None, limit=50)
     updates = sorted((one for delivery in found for one in delivery.updates), key=lambda one: one.seq)
@@ -441,13 +441,13 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
         ready = work_queue.pending(conn, "c1", limit=10, now=datetime.now(UTC))
         assert CLAIMS.next(conn, now=datetime.now(UTC)) is None
         assert CLAIMS.next(conn, now=datetime.now(UTC) + timedelta(minutes=15)) == "c1"
-        # A clock that once ran ahead has put it off by more than is ever waited for.
+        # A clock that once ran ahead has delayed it beyond the longest pause.
         assert CLAIMS.next(conn, now=datetime.now(UTC) - timedelta(minutes=20)) == "c1"
     assert [(one.name, one.tries) for one in waiting] == [("topic", 1), ("topic", 0)]
     assert ready == []
     reason = "submodule lib: no answer"
     assert states(database)["topic"] == ("pending", f"waiting for the previous push: {reason}")
-    # One that comes while the other is put off finds the connection free.
+    # A push that arrives during the delay finds the connection free.
     with database.writing() as conn:
         later = move("a" * 40, "b" * 40, ref="refs/heads/later")
         accept.record(conn, [arrival(later, received_at=datetime.now(UTC))])
@@ -458,7 +458,7 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
 
 
 def test_what_was_put_off_is_tried_again(database: Database) -> None:
-    """And then ends; what came after it on its ref follows in its order."""
+    """Then it ends, and later pushes to its ref follow in order."""
     stages = Scripted(topic=[RemoteUnavailable("no answer")])
     pushed(database, "topic", "topic")
     asyncio.run(worked(database, stages, lambda: len(stages.planned) == 3))
@@ -481,7 +481,7 @@ def test_a_commit_that_is_not_yet_there_is_looked_for_again(database: Database) 
 
 
 class Hanging(Scripted):
-    """Stages that hang over one ref, until they may go on."""
+    """Stages that hang at one ref until they are released."""
 
     def __init__(self, database: Database) -> None:
         """Begin."""
@@ -489,7 +489,7 @@ class Hanging(Scripted):
         self._database = database
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Hang over `slow` until the push that comes after it has ended."""
+        """Hang at `slow` until the push after it has ended."""
         if update.name == "slow" and "slow" not in self.planned:
             with self._database.writing() as conn:
                 push = move("a" * 40, "b" * 40, ref="refs/heads/main")
@@ -557,7 +557,7 @@ def test_after_a_success_failures_are_counted_from_the_start(database: Database)
     [Failing(*[RemoteUnavailable("no answer")] * 1000), Scripted(main=[RemoteUnavailable("no answer")])],
 )
 def test_pushes_that_are_given_up_are_counted_and_logged(database: Database, stages: Stages) -> None:
-    """Like all others that end."""
+    """Like all other pushes that end."""
     counted = SETTLED.labels("failed")._value.get()  # noqa: SLF001 - there is no other way to read it
     pushed(database, "main", received_at=datetime.now(UTC) - timedelta(days=4))
     with capture_logs() as logs:
@@ -611,7 +611,7 @@ class Troubled(WorkQueue):
     """A queue whose calls fail once each, as given; it records its calls."""
 
     def __init__(self, database: Database, **failing: Exception) -> None:
-        """Take the error of each call, which is raised once."""
+        """Set the error of each call, which is raised once."""
         super().__init__(database, CLAIMS)
         self.failing = failing
         self.leases: list[tuple[str, timedelta]] = []
@@ -795,7 +795,7 @@ class Gated(Scripted):
     """Stages in which each push waits for its gate; they record which have begun."""
 
     def __init__(self, *errors: FetchError) -> None:
-        """Let fetches after the first fail so often."""
+        """Let so many fetches after the first fail."""
         super().__init__()
         self.fetches: list[int] = []
         self.began: list[str] = []
@@ -803,7 +803,7 @@ class Gated(Scripted):
         self._errors = list(errors)
 
     def open(self, *names: str) -> None:
-        """Let these pushes go on."""
+        """Release these pushes."""
         for name in names:
             self._gates[name].set()
 
@@ -817,7 +817,7 @@ class Gated(Scripted):
         return await super().fetch(connection, updates, progress)
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Wait for the gate."""
+        """Wait until the push is released."""
         self.began.append(update.name)
         await self._gates[update.name].wait()
         return await super().plan(connection, update)
@@ -833,7 +833,7 @@ def test_three_pushes_that_take_long_are_the_most_of_a_connection(database: Data
             worked(database, stages, lambda: len(stages.planned) == 4, slow=0.01, poll_seconds=0.01)
         )
         await asyncio.to_thread(wait_for, lambda: len(stages.began) == 3, "three have begun")
-        # Many looks at the queue later it is still so.
+        # It is still so after many more reads of the queue.
         for _ in range(10):
             await asyncio.to_thread(states, database)
         assert stages.began == ["one", "two", "three"]
@@ -848,7 +848,7 @@ def test_three_pushes_that_take_long_are_the_most_of_a_connection(database: Data
 
 
 def test_what_waits_behind_a_push_that_takes_long_says_so_at_once(database: Database) -> None:
-    """In one transaction for all that wait, however many there are."""
+    """One transaction records all that wait, however many there are."""
     stages, queue = Gated(), Troubled(database)
     stages.open("topic")
     pushed(database, "slow", *["slow"] * 20, "topic")
@@ -887,7 +887,7 @@ def test_an_outage_waits_for_the_push_that_takes_long(database: Database) -> Non
 
 
 def test_a_worker_that_is_ended_ends_what_takes_long(database: Database) -> None:
-    """Nothing of it goes on beside the next one."""
+    """None of its tasks goes on next to the next worker."""
     stopped: list[str] = []
 
     class Stopped(Gated):
@@ -937,7 +937,7 @@ class Timed(Scripted):
     def __init__(
         self, database: Database, clock: Clock, *, plan_seconds: float = 0, body: bytes = b""
     ) -> None:
-        """Take so long for each plan, and ask for a request with this body, if there is one."""
+        """Take this long for each plan, and make a request with this body, if given."""
         super().__init__()
         self._database, self._clock = database, clock
         self._plan_seconds, self._body = plan_seconds, body
@@ -951,7 +951,7 @@ class Timed(Scripted):
         return await super().fetch(connection, updates, progress)
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Take some time; remember how many have ended."""
+        """Take some time; note how many pushes have ended."""
         ended = [state for state, _ in states(self._database).values() if state != "pending"]
         self.recorded.append(len(ended))
         self._clock.now += self._plan_seconds
@@ -960,7 +960,7 @@ class Timed(Scripted):
 
 
 def request_of(update: PendingUpdate, body: bytes) -> NewRequest:
-    """Return a request that a push asks for."""
+    """Return a request of a push."""
     return NewRequest(
         id=f"ex_{update.seq}",
         connection="c1",
@@ -977,7 +977,7 @@ def request_of(update: PendingUpdate, body: bytes) -> NewRequest:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the worker a clock."""
+    """Replace the worker's clock."""
     clock = Clock()
     monkeypatch.setattr("gateway.worker.worker.time", clock)
     return clock
@@ -987,7 +987,7 @@ BRANCHES = ("b1", "b2", "b3", "b4", "b5")
 
 
 def test_what_is_planned_in_a_turn_is_recorded_at_its_end(database: Database, clock: Clock) -> None:
-    """The push that is being planned when the turn ends is carried to its end; the rest has another turn."""
+    """The push that is being planned when the turn ends is completed; the rest has another turn."""
     stages = Timed(database, clock, plan_seconds=5)
     pushed(database, *BRANCHES)
     asyncio.run(worked(database, stages, lambda: len(stages.planned) == 5))
@@ -1093,7 +1093,7 @@ def test_what_one_push_alone_needs_is_looked_for_after_twice_the_time(database: 
 
 
 def test_a_connection_that_is_deleted_ends_what_takes_long(database: Database) -> None:
-    """And all that waits of it, each with the reason."""
+    """And all its waiting pushes, each with the reason."""
     stages = Gated()
     pushed(database, "slow", "slow")
 
@@ -1104,7 +1104,7 @@ def test_a_connection_that_is_deleted_ends_what_takes_long(database: Database) -
         await asyncio.to_thread(wait_for, lambda: stages.began, "it has begun")
         with database.writing() as conn:
             connections.remove(conn, "c1", now=datetime.now(UTC))
-            # As a delivery leaves it that was accepted at the same moment.
+            # As after a delivery that was accepted at the same time.
             conn.execute(ref_updates.update().values(state="pending", reason=None))
         await working
 

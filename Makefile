@@ -52,7 +52,7 @@ hostile: $(VENV)/.dev ## attack the gateway while pushes must go on: ten minutes
 fuzz: $(VENV)/.dev ## fuzz for ten minutes, guided by coverage; findings are in build/fuzz
 	@$(BIN)/python -m tests.fuzz --seconds 600
 
-bench: $(VENV)/.dev ## measure costs as ratios; results are in build/bench.json
+bench: $(VENV)/.dev ## measure costs relative to a reference operation; results are in build/bench.json
 	@$(BIN)/python -m bench
 
 documents: $(VENV)/.dev ## write the OpenAPI, AsyncAPI and JSON Schema documents in docs/

@@ -1,1 +1,1 @@
-"""What Pushgate costs, always beside a yardstick in the same run: `python -m bench`."""
+"""What Pushgate costs, always next to a yardstick in the same run: `python -m bench`."""

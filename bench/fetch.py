@@ -1,7 +1,7 @@
 """Fetching: from the 202 to the stored execution request, beside a bare `git fetch` of the same commit.
 
 A repository of 20,000 commits and 5,000 files, served by `git http-backend`; its mirror is warm. Then a
-hundred pushes at once that wait for one repository, and how many fetches they cost.
+hundred pushes at once to one repository, and how many fetches they cost.
 """
 
 import statistics
@@ -58,7 +58,7 @@ def _measure(
         yardstick.append((time.perf_counter() - started) * 1000)
         ours.append(_hand_over(service, connection, url, before, after))
         before = after
-    # The first push made the mirror.
+    # The first push has made the mirror.
     fetched, bare_fetch = statistics.median(ours[1:]), statistics.median(yardstick[1:])
     progress(f"fetch: {_WAITING} pushes at once")
     fetches = _storm(service, host, tree, url, connection)
@@ -69,7 +69,7 @@ def _measure(
 
 
 def _hand_over(service: Command, connection: Any, url: str, before: str, after: str) -> float:
-    """Deliver a push; return the ms from the 202 to the execution request that came of it."""
+    """Deliver a push; return the ms from the 202 to its execution request."""
     payload = push_payload(url=url, full_name=_NAME, ref="refs/heads/main", before=before, after=after)
     _, answer = service.deliver(connection, payload)
     accepted = time.time()
@@ -96,7 +96,7 @@ def _storm(service: Command, host: GitHost, tree: WorkTree, url: str, connection
 
 
 def _fill(bare: Path) -> None:
-    """Write the history at once, as `git fast-import` takes it: the files first, then a change a commit."""
+    """Write the history as one `git fast-import` stream: the files first, then one change per commit."""
     parts = ["blob\nmark :1\ndata <<E\n" + VALOHAI_YAML + "E\n"]
     for number in range(_COMMITS):
         parts.append(

@@ -1,8 +1,8 @@
 """Packing: a tree of 100 MB as tar.gz, beside `git archive | gzip -1` of the same commit in the same run.
 
 A third of the tree is text, a third numbers, a third does not compress, as pictures and weights do not. The
-two pack in turn; what counts is each one's fastest round. Ours runs in a process of its own, whose memory
-counts as well.
+two pack in turn; the fastest round of each counts. Ours runs in its own process, whose memory is measured
+as well.
 """
 
 import asyncio
@@ -115,9 +115,9 @@ async def _no_submodules(_url: str, _commit: str) -> Path:
 
 
 def _peak(process: str) -> int:
-    """Return the most bytes of memory that a process has had, 0 for one that has ended.
+    """Return the peak memory of a process in bytes, 0 for one that has ended.
 
-    Not getrusage, which counts what the parent was when it started the process.
+    Not by getrusage, which includes the parent's memory at the start of the process.
     """
     try:
         status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ def _peak(process: str) -> int:
 
 
 def _watch(ended: threading.Event, peaks: dict[str, int]) -> None:
-    """Look at the gits that this process starts, again and again until the end."""
+    """Poll the git processes that this process starts, until the end."""
     while not ended.wait(0.005):
         for children in Path("/proc/self/task").glob("*/children"):
             for child in children.read_text().split():

@@ -30,7 +30,7 @@ _SHAPES: dict[str, tuple[tuple[str | int, ...], int, int]] = {
     "azure-devops": (("resource", "commits"), 200, _MB),
     "gitea": (("commits",), 30, _MB),
     "gogs": (("commits",), 30, _MB),
-    # Nothing but refs: a hundred of them are a large push.
+    # Only refs: a hundred of them are a large push.
     "generic": (("updates",), 100, _MB),
 }
 _WORDS = ("the", "model", "learns", "faster", "with", "fewer", "epochs", "and", "a", "larger", "batch", "fix")
@@ -57,7 +57,7 @@ def _rows(case: Case) -> list[Row]:
     parse, decode = _turns(
         lambda: module.parse(delivery), lambda: model.model_validate_json(delivery.content)
     )
-    # Of a small push the few µs that every call costs are most: the aim is for large ones.
+    # For a small push the few µs of every call dominate: the aim is for large ones.
     is_large = len(case.body) > _MB // 2
     rows = [
         Row(f"{title}: verify in µs, beside {beside}", verify, plain, aim=None, higher_is_better=False),
@@ -75,7 +75,7 @@ def _rows(case: Case) -> list[Row]:
 
 
 def _bare_proof(case: Case) -> tuple[str, Callable[[], object]]:
-    """Return the name of the least that the case's scheme has to do, and what does it."""
+    """Return the least work of the case's scheme: its name, and a function that does it."""
     secret, body = case.secrets[0], case.body
     if case.provider.BODY_IS_SIGNED or "webhook-signature" in case.headers:
         return "an HMAC", lambda: hmac.digest(secret, body, hashlib.sha256)
@@ -83,9 +83,9 @@ def _bare_proof(case: Case) -> tuple[str, Callable[[], object]]:
 
 
 def _turns(*calls: Callable[[], object]) -> list[float]:
-    """Return the µs of each call in its best round: whatever else the machine does only adds.
+    """Return the µs of each call in its best round: other load on the machine only adds.
 
-    They take turns, so that all of them have the same chances.
+    They take turns, so that all have the same conditions.
     """
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(_ROUNDS):
@@ -99,7 +99,7 @@ def _turns(*calls: Callable[[], object]) -> list[float]:
 
 
 def _grown(case: Case, size: int) -> Case:
-    """Return a push of about this size, signed anew."""
+    """Return a push of about this size, signed again."""
     document = json.loads(case.body)
     path, most, _ = _SHAPES[case.provider_name]
     listed = document
@@ -119,7 +119,7 @@ def _grown(case: Case, size: int) -> Case:
 
 
 def _commit(first: dict[str, Any], missing: int, number: int) -> dict[str, Any]:
-    """Return another commit, or ref, whose text is longer by what is missing."""
+    """Return another commit, or ref, whose text is longer by the missing size."""
     if "ref" in first:
         return {**first, "ref": f"refs/heads/branch-{number}"}
     text = "message" if "message" in first else "comment" if "comment" in first else "summary"

@@ -45,7 +45,7 @@ _PUBLIC_URL = "https://push.example"
 
 def run(progress: Callable[[str], None]) -> list[Row]:
     """Measure, and return the rows of the table."""
-    # A line of log for each batch belongs to a server, and not into the table.
+    # Log lines for each batch do not belong in the table.
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     with Broker() as broker, tempfile.TemporaryDirectory(prefix="pushgate-bench-") as path:
         ours: list[float] = []
@@ -71,7 +71,7 @@ def run(progress: Callable[[str], None]) -> list[Row]:
 
 
 def _filled(path: Path) -> Database:
-    """Return a store in which many requests of many connections wait, in turn."""
+    """Return a store with many pending requests of many connections, in turn."""
     database, now = Database(f"sqlite:///{path}"), datetime.now(UTC)
     database.migrate()
     names = [f"c{number:03}" for number in range(_CONNECTIONS)]
@@ -84,7 +84,7 @@ def _filled(path: Path) -> Database:
 
 
 def _pushed(conn: Any, connection: str, now: datetime) -> int:
-    """Keep a connection and a push of it; return the number of its ref update."""
+    """Store a connection and a push of it; return the number of its ref update."""
     fields: dict[str, Any] = {
         "name": connection,
         "provider": "github",
@@ -132,7 +132,7 @@ def _request(connection: str, number: int) -> NewRequest:
 
 
 async def _bare(url: str, database: Database, topology: Topology) -> float:
-    """Publish what waits in the store, taken from it beforehand, with nothing around the library."""
+    """Publish the stored requests, read beforehand, with the bare library."""
     with database.reading() as conn:
         waiting = executions.pending(conn, limit=_CONNECTIONS * _EACH, without=(), most_bytes=10**9)
     connection = await aio_pika.connect(url)
@@ -154,13 +154,13 @@ async def _bare(url: str, database: Database, topology: Topology) -> float:
 
 
 async def _relayed(url: str, database: Database, topology: Topology) -> float:
-    """Have the relay empty the store."""
+    """Publish all stored requests with the relay."""
     publisher = RabbitMQ(url, public_url=_PUBLIC_URL, topology=topology)
     await publisher.open()
     relay = Relay(Outbox(database), publisher, Notifier().subscribe())
     started = time.perf_counter()
     running = asyncio.create_task(relay.run())
-    # Looked at from outside: what is measured is to know nothing of being measured.
+    # Polled from outside, so that the measured code stays unchanged.
     look = partial(executions.pending, limit=1, without=())
     while await database.read(look):  # noqa: ASYNC110 - see above
         await asyncio.sleep(0.005)
@@ -171,7 +171,7 @@ async def _relayed(url: str, database: Database, topology: Topology) -> float:
 
 
 def _stages(folder: Path, broker: Broker) -> list[Row]:
-    """Push again and again to a repository that is known; return what each stage takes, in ms."""
+    """Push repeatedly to a known repository; return the time of each stage, in ms."""
     taken: dict[str, list[float]] = {"accept": [], "fetch": [], "plan": [], "publish": [], "in all": []}
     with (
         GitHost(folder / "git") as host,

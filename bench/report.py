@@ -1,4 +1,4 @@
-"""What a bench says: rows of a value beside its yardstick, as a table and as build/bench.json."""
+"""The result of a benchmark: values next to their yardsticks, as a table and as build/bench.json."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A value, and what the yardstick gave in the same run; `aim` bounds their ratio, if there is one."""
+    """A value, and that of the yardstick in the same run; `aim` bounds their ratio, if given."""
 
     name: str
     value: float
@@ -26,7 +26,7 @@ class Row:
 
     @property
     def reached(self) -> bool | None:
-        """Say whether the aim is reached; None where there is none."""
+        """Return whether the aim is reached; None without an aim."""
         if self.aim is None:
             return None
         return self.ratio >= self.aim if self.higher_is_better else self.ratio <= self.aim

@@ -1,6 +1,6 @@
 """A share of a core for a process, as Kubernetes limits a pod's CPU.
 
-So two processes have beside one what they would have on a machine with more cores. The kernel's interface is
+With it two processes compare to one as they would on a machine with more cores. The kernel's interface is
 https://www.kernel.org/doc/html/latest/admin-guide/cgroup-v2.html#cpu-interface-files or, before that,
 https://www.kernel.org/doc/html/latest/scheduler/sched-bwc.html; only root may use it, and not everywhere.
 """
@@ -16,19 +16,19 @@ _PERIOD_US = 100_000
 
 
 class Share:
-    """A group of processes, each held to the share of a core that they have together."""
+    """A group of processes that together are limited to a share of a core."""
 
     def __init__(self, folder: Path) -> None:
         """Take processes into the group of this folder."""
         self._folder = folder
 
     def add(self, pid: int) -> None:
-        """Hold a process, with all its threads."""
+        """Limit a process, with all its threads."""
         (self._folder / "cgroup.procs").write_text(str(pid))
 
 
 def is_possible() -> bool:
-    """Say whether the kernel lets us hold processes."""
+    """Return whether the kernel lets us limit processes."""
     try:
         with share_of_a_core(0.5):
             return True
@@ -38,7 +38,7 @@ def is_possible() -> bool:
 
 @contextmanager
 def share_of_a_core(share: float) -> Iterator[Share]:
-    """Give a group, which is gone after the block, when its processes have ended. Raises `OSError`."""
+    """Yield a group; it is removed after the block, when its processes have ended. Raises `OSError`."""
     quota = int(_PERIOD_US * share)
     is_v1 = (_ROOT / "cpu").is_dir()
     folder = (_ROOT / "cpu" if is_v1 else _ROOT) / f"pushgate-bench-{os.getpid()}-{os.urandom(4).hex()}"

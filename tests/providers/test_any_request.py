@@ -1,4 +1,4 @@
-"""Whatever is sent: a Delivery or Unverified, an Event or Malformed, and never another exception."""
+"""Any request gives a Delivery or Unverified, an Event or Malformed, and never another exception."""
 
 import json
 from urllib.parse import parse_qs, quote_plus, unquote_to_bytes, urlencode
@@ -85,14 +85,14 @@ def test_any_bytes_from_a_proven_sender(name: str, data: st.DataObject, body: by
     others=st.dictionaries(st.from_regex(r"[a-z&= é]{0,6}", fullmatch=True), st.just("%7B&="), max_size=3),
 )
 def test_a_form_is_read_as_urllib_reads_it(document: str, others: dict[str, str]) -> None:
-    """Our decoder of percent-encoding, many times faster, says the same as the standard library's."""
+    """Our percent decoder, many times faster, gives the same result as the standard library's."""
     form = urlencode(others | {"payload": document})
     assert form_payload(form.encode()).decode() == parse_qs(form, keep_blank_values=True)["payload"][0]
 
 
 @given(quoted=st.from_regex(rb"([a-zA-Z0-9._=+;/-]|%[0-9A-Fa-f]{2}){0,40}", fullmatch=True))
 def test_any_well_formed_value_of_a_form_is_read_as_urllib_reads_it(quoted: bytes) -> None:
-    """Also where more or less is encoded than browsers do."""
+    """Also if more or less is encoded than by browsers."""
     expected = parse_qs("payload=" + quoted.decode(), keep_blank_values=True, encoding="latin-1")["payload"][
         0
     ]
@@ -120,7 +120,7 @@ def test_a_form_that_can_be_read_in_two_ways_is_undecodable(form: bytes) -> None
 
 
 def test_a_semicolon_separates_nothing() -> None:
-    """It is a character like any other: old parsers took it for an ampersand."""
+    """It is an ordinary character: old parsers took it for an ampersand."""
     assert form_payload(b"payload=a;payload=b") == b"a;payload=b"
 
 
@@ -131,7 +131,7 @@ def test_25_mb_of_percent_signs_are_read_at_once() -> None:
 
 @pytest.mark.parametrize("piece", range(3, 12))
 def test_no_escape_is_cut_in_two(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
-    """Wherever a long form is cut into the pieces that are decoded at once."""
+    """Wherever a long form is split into pieces for decoding."""
     monkeypatch.setattr("providers.payload._PIECE", piece)
     quoted = b"%41b%C3%A9+=c%25%253D%0A" * 20
     assert form_payload(b"payload=" + quoted) == unquote_to_bytes(quoted.replace(b"+", b" "))
@@ -142,7 +142,7 @@ def test_no_escape_is_cut_in_two(monkeypatch: pytest.MonkeyPatch, piece: int) ->
 
 @pytest.mark.parametrize(("name", "header"), [("gitea", "x-gitea-signature"), ("gogs", "x-gogs-signature")])
 def test_a_form_is_decoded_before_it_is_verified_only_within_limits(name: str, header: str) -> None:
-    """The signature is over the document inside: without one, or in a large form, that stays encoded."""
+    """The signature is over the document inside: without one, or in a large form, it stays encoded."""
     form = {"content-type": "application/x-www-form-urlencoded"}
     large = b"payload=" + b"%41" * (5 * 1024 * 1024 // 3)
 
@@ -190,7 +190,7 @@ def test_what_is_no_json_is_undecodable(name: str, document: bytes) -> None:
 @pytest.mark.parametrize("document", [b"[]", b'"text"', b"1", b"null", b"NaN", b"-Infinity", b"true"])
 @every_provider
 def test_json_that_is_no_object_is_malformed(name: str, document: bytes) -> None:
-    """The sender is proven, the body is JSON, and it says nothing."""
+    """The sender is proven and the body is JSON, but it has no fields."""
     with pytest.raises(Malformed):
         PROVIDERS[name].parse(VerifiedRequest(event="nonsense", id=None, secret=0, content=document))
 
@@ -216,14 +216,14 @@ def test_an_emoji_that_was_cut_in_half_costs_no_push(half: str) -> None:
 
 
 def test_a_whole_emoji_is_read_beside_half_of_one() -> None:
-    """Only the field with the half is no text."""
+    """Only the field with the half is invalid."""
     body = PUSH.body.replace(b'{"ref":', rb'{"x":"\ud83d","ref":', 1)
     event = PUSH.parse(body.replace(b"refs/heads/main", rb"refs/heads/\ud83d\ude00"))
     assert [update.name for update in event.updates] == ["\N{GRINNING FACE}"]
 
 
 def test_the_last_of_two_equal_keys_counts() -> None:
-    """A signed body says one thing only, whatever a reader of its first lines may think."""
+    """A signed body has a single meaning, even if its first lines suggest another."""
     body = PUSH.body.replace(b'{"ref":', b'{"ref":"refs/heads/other","ref":', 1)
     assert [update.ref for update in PUSH.parse(body).updates] == ["refs/heads/main"]
 

@@ -1,4 +1,4 @@
-"""One key for every way to write a repository's clone URL."""
+"""All forms of a repository's clone URL have the same key."""
 
 import pytest
 
@@ -94,18 +94,18 @@ from providers.model import Repository
     ],
 )
 def test_all_forms_have_one_key(key: str, urls: list[str]) -> None:
-    """Whatever a person pasted, and whatever a payload says."""
+    """Whether a person pasted the URL or a payload contains it."""
     assert [repository_key(url) for url in urls] == [key] * len(urls)
 
 
 @pytest.mark.parametrize("text", ["", "nothing", "https://[broken/a", "::", "https://host:port/a/b"])
 def test_what_is_no_url_has_a_key_of_its_own(text: str) -> None:
-    """Payloads say anything; nothing breaks, and nothing is the same as a repository."""
+    """Payloads may contain anything; nothing fails, and nothing matches a repository."""
     assert repository_key(text) != repository_key("https://github.com/acme/digits.git")
 
 
 def test_a_full_name_is_compared_by_whole_words() -> None:
-    """`x/acme/digits` ends with it, `notacme/digits` does not, and no name is nobody's."""
+    """`x/acme/digits` ends with it, `notacme/digits` does not, and an empty name matches nothing."""
     key = repository_key("https://git.example/x/acme/digits.git")
     assert same_repository(key, full_name="Acme/Digits")
     assert not same_repository("git.example/notacme/digits", full_name="acme/digits")
@@ -151,6 +151,6 @@ SHORT = "https://devops.example.com/tfs/Main/_git/digits"
 def test_a_payloads_repository_is_recognized(
     url: str, full_name: str | None, remote: str | None, expected: bool
 ) -> None:
-    """Whichever of its names a server calls itself by, and in which form it writes the URL."""
+    """By whichever host name and in whichever form the server writes the URL."""
     named = Repository(full_name=full_name, urls=(remote,) if remote else ())
     assert is_about(repository_key(url), named) is expected

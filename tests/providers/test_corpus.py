@@ -1,4 +1,4 @@
-"""Every golden delivery verifies, means what it is said to mean, and is refused once a byte has changed."""
+"""Every golden delivery verifies, parses as expected, and is refused once a byte has changed."""
 
 import pytest
 
@@ -13,25 +13,25 @@ every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
 def _proves_body(case: Case) -> bool:
-    """Say whether this delivery's scheme signs the body."""
+    """Return whether this delivery's scheme signs the body."""
     return case.secret is not None and (case.provider.BODY_IS_SIGNED or "webhook-signature" in case.headers)
 
 
 @every_case
 def test_a_delivery_means_what_its_case_says(case: Case) -> None:
-    """What is parsed equals expected.json."""
+    """The parsed event equals expected.json."""
     assert told(case.parse()) == case.expected
 
 
 @every_case
 def test_a_delivery_is_verified_by_the_secret_that_fits(case: Case) -> None:
-    """The index of the live secret that fitted is remembered."""
+    """The delivery has the index of the live secret that matched."""
     assert case.verify().secret == case.secret
 
 
 @every_case
 def test_the_secret_may_be_any_of_the_live_ones(case: Case) -> None:
-    """During a rotation the older secret still counts, and it is known that it was the older."""
+    """During a rotation the older secret is still valid, and its use is recognized."""
     newer = b"whsec_bm90IHRoaXMgb25l" if case.secrets[0].startswith(b"whsec_") else b"not this one"
     expected = None if case.secret is None else case.secret + 1
     assert case.verify(secrets=(newer, *case.secrets)).secret == expected
@@ -49,7 +49,7 @@ def test_one_changed_byte_is_refused(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.secret is not None], ids=str)
 def test_another_secret_is_refused(case: Case) -> None:
-    """Nobody who does not know the secret gets in."""
+    """A sender without the secret is refused."""
     with pytest.raises(Unverified):
         case.verify(secrets=(b"another secret",))
 
@@ -57,14 +57,14 @@ def test_another_secret_is_refused(case: Case) -> None:
 @every_case
 @pytest.mark.parametrize("secrets", [(), (b"",), (b"good", b"")], ids=["none", "empty", "one empty"])
 def test_nothing_is_open_without_a_secret(case: Case, secrets: tuple[bytes, ...]) -> None:
-    """A connection that has lost its secret refuses everything, also what is sent unsigned."""
+    """A connection that has lost its secret refuses everything, also unsigned requests."""
     with pytest.raises(Unverified, match="has no secret"):
         case.verify(secrets=secrets)
 
 
 @every_case
 def test_no_header_that_is_kept_holds_a_secret(case: Case) -> None:
-    """Of the headers of a delivery only those on the provider's list are kept: never signature or secret."""
+    """Only headers on the provider's list are stored: never a signature or secret."""
     kept = {name: value for name, value in case.headers.items() if name in case.provider.HEADERS}
     for name in kept:
         assert not {"signature", "token", "authorization", "secret"} & set(name.split("-"))
@@ -73,14 +73,14 @@ def test_no_header_that_is_kept_holds_a_secret(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.secret is not None], ids=str)
 def test_the_headers_that_tell_an_id_are_declared(case: Case) -> None:
-    """So that the log of a refusal names the delivery, although nobody has read it."""
+    """So that the log of a refusal can name the unparsed delivery."""
     told = [case.headers[name] for name in case.provider.ID_HEADERS if case.headers.get(name)]
     assert case.verify().id == next(iter(told), None)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
 def test_every_provider_has_its_golden_deliveries(name: str) -> None:
-    """Eight cases at the least."""
+    """At least eight cases."""
     assert sum(case.provider_name == name for case in CASES) >= FEWEST_CASES
 
 

@@ -34,7 +34,7 @@ console.log(JSON.stringify({ theirs, taken }));
 
 
 def fetched(package: str, cache: Path) -> Path:
-    """Return the folder of a package's files, fetched once; says what is missing where it can't be."""
+    """Return the folder of a package's files, fetched once; report what is missing if that fails."""
     folder = cache / package.replace("/", "-")
     if folder.exists():
         return folder
@@ -56,7 +56,7 @@ def fetched(package: str, cache: Path) -> Path:
 
 
 def _stop(reason: str) -> None:
-    """Skip on a developer's machine; in CI what is missing is a failure."""
+    """Skip the test on a developer's machine; in CI, fail it."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -81,7 +81,7 @@ def examples(cache: Path) -> list[tuple[str, Any]]:
 
 
 def test_every_example_of_github_goes_through(examples: list[tuple[str, Any]]) -> None:
-    """Pushes are told, pings are pings, and every other event is an Event without updates."""
+    """Pushes have updates, pings are pings, and every other event is an Event without updates."""
     seen: dict[str, int] = {}
     for name, payload in examples:
         body = json.dumps(payload).encode()

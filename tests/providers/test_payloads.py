@@ -37,12 +37,12 @@ STRANGE = [
     *('"' + "a" * 5_000 + '"', '"' + "0" * 40 + '"', '"--upload-pack=x"', '"javascript:alert(1)"'),
 ]
 
-# Which ref has moved from where to where, and which event says so: only this is needed to carry a push.
+# Which ref has moved from where to where, and by which event: a push needs only this.
 _OWNED = r"ref|before|after"
 _BITBUCKET_REF = r"(\.(old|new)(\.(type|name|target(\.hash)?))?)?"
 _SERVER_CHANGE = r"(\.(ref(\.id)?|fromHash|toHash))?"
 ESSENTIAL = {
-    # Only its action says whether a merge group was made or is gone.
+    # Only the action distinguishes a new merge group from a removed one.
     "github": _OWNED + r"|action|merge_group(\.(head_ref|head_sha|base_sha))?",
     "gitlab": _OWNED + r"|event_name|changes(\.0(\.\w+)?)?",
     "bitbucket": rf"push(\.changes(\.0{_BITBUCKET_REF})?)?",
@@ -58,12 +58,12 @@ CASES = [case for case in cases() if case.body.startswith(b"{")]
 PUSHES = [case for case in CASES if case.name == "push"]
 FEW = [GONE, "null", "[7]", '{"id":{}}']
 MOVES = [case for case in CASES if case.expected.get("updates")]
-# All but what is no JSON at all, or is deeper or longer than any parser goes.
+# All values except invalid JSON, and JSON deeper or longer than any parser reads.
 ODD = [GONE, "7", "[7]", '{"id":{}}', *(one for one in STRANGE if len(one) < 4_000 and one != "[" * 300)]
 
 
 def paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Yield the path of everything in a document; of a list's items only the first."""
+    """Yield the path of everything in a document; of a list only the first item."""
     children: list[tuple[str | int, Any]] = []
     if isinstance(value, dict):
         children = list(value.items())
@@ -90,7 +90,7 @@ def changed(document: Any, path: tuple[str | int, ...], new: Any) -> str:
 
 
 def parsed(case: Case, body: str) -> Event | None:
-    """Return what a body means, None where it is malformed; another exception is a failure."""
+    """Return the parsed event, None if the body is malformed; another exception is a failure."""
     try:
         event = case.parse(body.encode())
     except Malformed:
@@ -100,7 +100,7 @@ def parsed(case: Case, body: str) -> Event | None:
 
 
 def ids(updates: tuple[RefUpdate, ...]) -> list[tuple[str, str | None, str | None]]:
-    """Return what a worker goes by."""
+    """Return the fields that a worker uses."""
     return [(update.ref, update.before, update.after) for update in updates]
 
 
@@ -118,7 +118,7 @@ def test_any_field_may_be_gone_or_of_another_type(case: Case) -> None:
 
 @pytest.mark.parametrize("case", MOVES, ids=str)
 def test_a_descriptive_field_never_costs_a_push(case: Case) -> None:
-    """Links, people, messages, names, the repository itself: missing or odd, the same refs are carried."""
+    """Links, people, messages, names, the repository itself: if missing or odd, the refs are the same."""
     document = json.loads(case.body)
     expected = ids(case.parse().updates)
     descriptive = [
@@ -136,7 +136,7 @@ def test_a_descriptive_field_never_costs_a_push(case: Case) -> None:
 
 @pytest.mark.parametrize("case", MOVES, ids=str)
 def test_refs_and_ids_alone_carry_a_push(case: Case) -> None:
-    """A body of nothing else gives the same moves."""
+    """A body with nothing else gives the same moves."""
     document = json.loads(case.body)
     for path in sorted(paths(document), key=len, reverse=True):
         if not re.fullmatch(ESSENTIAL[case.provider_name], ".".join(map(str, path))) and 0 not in path:
@@ -150,7 +150,7 @@ def test_refs_and_ids_alone_carry_a_push(case: Case) -> None:
     "case", [case for case in CASES if case.expected.get("pull_request", {}).get("action")], ids=str
 )
 def test_a_pull_request_of_an_unnamed_repository_may_be_from_a_fork(case: Case) -> None:
-    """Where one of the two repositories is not named, nobody says that they are the same."""
+    """If one of the two repositories is not named, they may differ."""
     document = json.loads(case.body)
     ours = {
         "gitlab": ["project", "project_id", "object_attributes.target_project_id"],
@@ -164,7 +164,7 @@ def test_a_pull_request_of_an_unnamed_repository_may_be_from_a_fork(case: Case) 
     assert event.pull_request is not None
     known = case.expected["pull_request"]
     assert (event.pull_request.number, event.pull_request.source) == (known["number"], known["source"])
-    if case.provider_name != "azure-devops":  # which says by itself that it is from a fork
+    if case.provider_name != "azure-devops":  # whose own field says that it is from a fork
         assert event.pull_request.from_fork is not False
 
 
@@ -212,7 +212,7 @@ def test_a_push_that_names_no_repository_is_carried(case: Case, new: Any) -> Non
     ids=lambda ref: ascii(ref)[:30],
 )
 def test_a_ref_that_git_would_not_take_is_malformed(case: Case, ref: str) -> None:
-    """No option, no path, no refspec, no control character ever comes through as a ref."""
+    """No option, path, refspec or control character is ever accepted as a ref."""
     where: dict[str, tuple[str | int, ...]] = {
         "bitbucket": ("push", "changes", 0, "new", "name"),
         "bitbucket-server": ("changes", 0, "ref", "id"),
@@ -222,7 +222,7 @@ def test_a_ref_that_git_would_not_take_is_malformed(case: Case, ref: str) -> Non
     text = json.dumps(ref.removeprefix("refs/heads/") if case.provider_name == "bitbucket" else ref)
     event = parsed(case, changed(json.loads(case.body), where.get(case.provider_name, ("ref",)), text))
     if case.provider_name == "bitbucket" and event is not None:
-        # There a name is short: what else would be a command's option is but a branch of that name.
+        # Names there are short: one that looks like an option is just a branch name.
         assert [update.ref for update in event.updates] == ["refs/heads/" + ref.removeprefix("refs/heads/")]
     else:
         assert event is None
@@ -232,7 +232,7 @@ def test_a_ref_that_git_would_not_take_is_malformed(case: Case, ref: str) -> Non
     "object_id", ["HEAD", "a" * 39, "a" * 41, "g" * 40, "a" * 63, "", "-" * 40, " " + "a" * 39]
 )
 def test_what_is_no_object_id_is_malformed(object_id: str) -> None:
-    """40 or 64 hex digits, nothing else: it becomes an argument of git."""
+    """Only 40 or 64 hex digits are valid: the id becomes an argument of git."""
     case = next(case for case in PUSHES if case.provider_name == "github")
     assert parsed(case, changed(json.loads(case.body), ("after",), json.dumps(object_id))) is None
 
@@ -242,7 +242,7 @@ def test_what_is_no_object_id_is_malformed(object_id: str) -> None:
 )
 @pytest.mark.parametrize("case", [case for case in PUSHES if case.provider_name == "github"], ids=str)
 def test_a_ref_that_is_neither_a_branch_nor_a_tag_moves_nothing(case: Case, ref: str) -> None:
-    """Git takes its name, so the delivery is well-formed, and says why there is nothing to do."""
+    """Git accepts its name, so the delivery is well-formed, with a reason why nothing runs."""
     event = parsed(case, changed(json.loads(case.body), ("ref",), json.dumps(ref)))
     assert event is not None
     assert (event.updates, event.note) == ((), f"{ref} is neither a branch nor a tag")
@@ -265,7 +265,7 @@ MANY = {
 
 @pytest.mark.parametrize("name", ["bitbucket", "bitbucket-server", "azure-devops", "generic"])
 def test_each_of_5000_changes_in_one_delivery_counts(name: str) -> None:
-    """Others took only the first change of a push."""
+    """Other receivers read only the first change of a push."""
     case = next(case for case in PUSHES if case.provider_name == name)
     document = json.loads(case.body)
     listed = document
@@ -289,7 +289,7 @@ def test_a_megabyte_of_wrong_changes_is_one_error(name: str) -> None:
 
 
 def test_github_lists_at_most_2048_commits() -> None:
-    """It does not say how many there are: at the limit the list counts as cut."""
+    """It does not send the total: at the limit the list counts as cut."""
     case = next(case for case in PUSHES if case.provider_name == "github")
     document = json.loads(case.body)
     for number, truncated in ((2047, False), (2048, True)):
@@ -309,7 +309,7 @@ def test_a_count_that_no_database_holds_is_left_out() -> None:
 
 
 def by_name(name: str) -> Case:
-    """Return the case of this name, such as gitea/push."""
+    """Return the case with this name, such as gitea/push."""
     return next(case for case in CASES if str(case) == name)
 
 
@@ -322,7 +322,7 @@ def test_giteas_create_tells_the_same_as_the_push_beside_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["github/create", "github/delete", "gogs/new-branch-companion"])
 def test_a_companion_that_tells_less_than_the_push_tells_nothing(name: str) -> None:
-    """Else one change would be two."""
+    """Otherwise one change would be two updates."""
     event = by_name(name).parse()
     assert (event.kind, event.updates) == ("other", ())
     assert "beside" in event.note
@@ -336,7 +336,7 @@ def test_a_delete_without_any_id_is_still_a_delete(name: str) -> None:
 
 
 def test_every_provider_is_known_here() -> None:
-    """A tenth provider says what is essential to it."""
+    """A tenth provider has to list its essential fields here."""
     assert set(ESSENTIAL) == set(PROVIDERS)
 
 
@@ -346,7 +346,7 @@ def test_every_provider_is_known_here() -> None:
     ["system-push", "system-repository-update-many-refs", "system-merge-request", "system-project-rename"],
 )
 def test_where_gitlabs_header_is_unknown_the_body_says_what_it_is(header: str, name: str) -> None:
-    """Older servers name the event of a system hook in the header, each in its own words."""
+    """The header of older servers names the event of a system hook, in varying words."""
     case = by_name(f"gitlab/{name}")
     delivery = VerifiedRequest(event=header, id=None, secret=0, content=case.body)
     assert told(case.provider.parse(delivery)) == case.expected
@@ -378,7 +378,7 @@ def test_azure_tells_who_pushed_by_either_of_two_names(person: Any, expected: Ac
     "name", ["merge-request-opened", "merge-request-updated-from-fork", "system-merge-request"]
 )
 def test_an_older_gitlabs_merge_request_names_its_project_by_the_target(name: str) -> None:
-    """`project` has no id there: whether it is from a fork is told all the same."""
+    """`project` has no id there, but a fork is still recognized."""
     case = by_name(f"gitlab/{name}")
     document = json.loads(case.body)
     document["object_attributes"]["target_project_id"] = document["project"].pop("id")
@@ -399,7 +399,7 @@ def test_an_older_gitlabs_merge_request_names_its_project_by_the_target(name: st
     ],
 )
 def test_a_merge_group_needs_its_branch_and_its_head(path: str, new: Any, told: Any) -> None:
-    """What it is built on only says what has changed."""
+    """Its base only determines the changed paths."""
     case = by_name("github/merge-group-checks-requested")
     event = parsed(case, changed(json.loads(case.body), tuple(path.split(".")), new))
     moves = event and [
@@ -409,7 +409,7 @@ def test_a_merge_group_needs_its_branch_and_its_head(path: str, new: Any, told: 
 
 
 def test_a_repository_that_is_named_without_an_id_may_be_the_source() -> None:
-    """Nobody knows then whether a pull request is from a fork."""
+    """Then it is unknown whether a pull request is from a fork."""
     ours = Repository(full_name="acme/digits")
     assert is_from_fork(source_id="1", ours=ours) is None
     assert is_from_fork(source_id=None, ours=replace(ours, id="1")) is None

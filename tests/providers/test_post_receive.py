@@ -34,7 +34,7 @@ WAIT_SECONDS = 60.0
 
 
 class Listener:
-    """A tiny web server that answers with the given statuses, the last one for good, and keeps what came."""
+    """A tiny web server that answers with the given statuses, repeats the last, and keeps all requests."""
 
     def __init__(self, *statuses: int) -> None:
         """Listen."""
@@ -51,7 +51,7 @@ class Listener:
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
-                """Be quiet."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = False
@@ -60,11 +60,11 @@ class Listener:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its URL."""
         return f"http://127.0.0.1:{self._server.server_port}/hooks/cn_1?a=b&c='d'"
 
     def take(self, headers: dict[str, str], body: bytes) -> int:
-        """Keep a request, and return the status of its answer."""
+        """Store a request, and return the status of its answer."""
         with self._arrived:
             self.requests.append((headers, body))
             self._arrived.notify_all()
@@ -86,7 +86,7 @@ class Repository:
     """A bare repository with the hook in it, and a clone."""
 
     def __init__(self, folder: Path) -> None:
-        """Make both, with a first commit that is not pushed yet."""
+        """Make both, with a first commit, not pushed yet."""
         self._folder = folder
         self.bare, self.clone, self.secret_file = folder / "bare.git", folder / "clone", folder / "a secret"
         self.environment = {
@@ -106,7 +106,7 @@ class Repository:
         self.commit()
 
     def install(self, url: str, secret: bytes, *, shell: str = "/bin/sh", retries: str = "0 0 0") -> None:
-        """Install the hook; its pauses between the tries are shorter here."""
+        """Install the hook, with shorter pauses between its tries."""
         self.secret_file.write_bytes(secret + b"\n")
         self.secret_file.chmod(0o600)
         script = hook_script(url=url, secret_file=str(self.secret_file))
@@ -119,7 +119,7 @@ class Repository:
         hook.chmod(0o755)
 
     def git(self, *arguments: str | Path, at: Path | None = None) -> str:
-        """Run git; return what it said on both its outputs."""
+        """Run git; return both its outputs."""
         done = subprocess.run(
             ["git", *arguments],
             cwd=at or self.clone,
@@ -141,13 +141,13 @@ class Repository:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
-    """Give a repository."""
+    """Return a repository."""
     return Repository(tmp_path)
 
 
 @pytest.fixture
 def listen() -> Iterator[Callable[..., Listener]]:
-    """Give a way to listen that ends with the test."""
+    """Yield a function that starts listeners, which end with the test."""
     listeners: list[Listener] = []
 
     def start(*statuses: int) -> Listener:
@@ -160,7 +160,7 @@ def listen() -> Iterator[Callable[..., Listener]]:
 
 
 def heard(request: tuple[dict[str, str], bytes], secret: bytes) -> Event:
-    """Verify and parse what arrived, as the door does."""
+    """Verify and parse what arrived, as the webhook endpoint does."""
     headers, body = request
     now = datetime.now(UTC)
     return generic.parse(generic.verify(headers=headers, body=body, secrets=[secret], auth={}, now=now))
@@ -211,7 +211,7 @@ def test_every_ref_of_a_push_is_told(
 
 
 def test_2000_refs_are_told_without_a_wait(repository: Repository, listen: Callable[..., Listener]) -> None:
-    """The hook starts a handful of programs, however many refs there are."""
+    """The hook starts a handful of programs, whatever the number of refs."""
     listener = listen(202)
     repository.install(listener.url, SECRETS["hex"])
     repository.git("push", "--quiet", "origin", *(f"main:refs/heads/b{number}" for number in range(2000)))
@@ -221,7 +221,7 @@ def test_2000_refs_are_told_without_a_wait(repository: Repository, listen: Calla
 def test_the_secret_is_no_argument_of_any_program(
     repository: Repository, listen: Callable[..., Listener], tmp_path: Path
 ) -> None:
-    """Whoever lists the machine's processes does not see it."""
+    """A list of the machine's processes does not show it."""
     listener = listen(202)
     secret = SECRETS["hex"]
     repository.install(listener.url, secret)
@@ -247,7 +247,7 @@ def test_the_secret_is_no_argument_of_any_program(
 def test_a_failure_is_tried_again_behind_the_pushs_back(
     repository: Repository, listen: Callable[..., Listener]
 ) -> None:
-    """The same id, signed anew each time; the push is told, succeeds, and does not wait for it."""
+    """Retries have the same id and a new signature; the push succeeds with a message, without waiting."""
     listener = listen(503, 500, 202)
     repository.install(listener.url, SECRETS["whsec"])
     said = repository.git("push", "origin", "main")
@@ -260,7 +260,7 @@ def test_a_failure_is_tried_again_behind_the_pushs_back(
 
 
 def test_a_push_succeeds_while_nobody_listens(repository: Repository) -> None:
-    """It says so to whoever pushes."""
+    """The pushing user gets a message."""
     repository.install("http://127.0.0.1:1/hooks/cn_1", SECRETS["hex"], retries="0")
     assert "Pushgate: not reached (status 000)" in repository.git("push", "origin", "main")
 
@@ -277,7 +277,7 @@ def test_a_refusal_is_said_and_not_tried_again(
 
 @pytest.mark.parametrize("content", [None, b"", b"\n", b"whsec_\n"])
 def test_a_push_succeeds_without_a_secret(repository: Repository, content: bytes | None) -> None:
-    """And the file that lacks it is named."""
+    """The message names the missing file."""
     repository.install("http://127.0.0.1:1/hooks/cn_1", b"unused")
     if content is None:
         repository.secret_file.unlink()

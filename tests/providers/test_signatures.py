@@ -1,4 +1,4 @@
-"""The schemes of proof, against the providers' own vectors, against peers, and against forgers."""
+"""The signature schemes, with the providers' own vectors, other libraries and forged requests."""
 
 import base64
 import hashlib
@@ -73,7 +73,7 @@ def verify(
     secret=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1),
 )
 def test_what_we_sign_we_verify(name: str, body: bytes, secret: str) -> None:
-    """`sign` and `verify` are each other's counterpart for any body and any printable secret."""
+    """`verify` accepts what `sign` makes, for any body and any printable secret."""
     provider, key = PROVIDERS[name], secret.removeprefix("whsec_").encode() or b"key"
     headers = provider.sign(event=EVENTS[name], body=body, secret=key, delivery="d1", now=NOW)
     delivery = verify(provider, headers, body, b"a newer secret", key)
@@ -82,7 +82,7 @@ def test_what_we_sign_we_verify(name: str, body: bytes, secret: str) -> None:
 
 @by_hex
 def test_a_hex_signature_is_an_hmac_sha256_by_hand(provider: Provider, header: str, prefix: str) -> None:
-    """The signature is computed here with nothing of ours."""
+    """The signature is computed here without our code."""
     signature = prefix + hmac.new(SECRET, BODY, hashlib.sha256).hexdigest()
     assert verify(provider, {header: signature}).secret == 0
 
@@ -119,7 +119,7 @@ def test_anything_but_the_exact_signature_is_refused(
 
 @every_provider
 def test_a_request_without_any_proof_is_refused(name: str) -> None:
-    """The headers are simply not there; the sentence says what to look at."""
+    """The headers are missing; the sentence says what to check."""
     with pytest.raises(Unverified, match="no "):
         verify(PROVIDERS[name], {})
 
@@ -131,7 +131,7 @@ def test_github_agrees_with_the_vector_of_its_documentation() -> None:
 
 
 def test_github_does_not_take_the_older_signature() -> None:
-    """X-Hub-Signature is SHA-1: it counts for nothing, whatever it says."""
+    """X-Hub-Signature is SHA-1: it is ignored, right or wrong."""
     sha1 = "sha1=" + hmac.new(SECRET, BODY, hashlib.sha1).hexdigest()
     with pytest.raises(Unverified):
         verify(github, {"x-hub-signature": sha1})
@@ -139,14 +139,14 @@ def test_github_does_not_take_the_older_signature() -> None:
 
 @given(body=st.binary(max_size=300), secret=st.text(min_size=1))
 def test_gidgethub_takes_what_we_sign_as_github(body: bytes, secret: str) -> None:
-    """A verifier that nobody here wrote agrees with our signer."""
+    """An independent verifier agrees with our signer."""
     key = secret.encode("utf-8", "ignore") or b"key"
     headers = github.sign(event="push", body=body, secret=key, delivery="d1", now=NOW)
     gidgethub.sansio.validate_event(body, signature=headers["x-hub-signature-256"], secret=key.decode())
 
 
 def test_github_signs_the_form_and_gitea_the_document_in_it() -> None:
-    """The same form, and opposite ideas of what is signed."""
+    """The same form, with different signed bytes."""
     document = b'{"ref":"refs/heads/main"}'
     form = b"payload=%7B%22ref%22%3A%22refs%2Fheads%2Fmain%22%7D"
     media_type = {"content-type": "application/x-www-form-urlencoded"}
@@ -173,7 +173,7 @@ def test_github_signs_the_form_and_gitea_the_document_in_it() -> None:
     ],
 )
 def test_a_form_without_one_payload_proves_nothing(form: bytes) -> None:
-    """Where the signed document cannot be told, the request is unverified, not malformed."""
+    """If the signed document is ambiguous, the request is unverified, not malformed."""
     signature = hmac.new(SECRET, b"a", hashlib.sha256).hexdigest()
     headers = {"content-type": "application/x-www-form-urlencoded", "x-gitea-signature": signature}
     with pytest.raises(Unverified, match="nothing to verify"):
@@ -217,7 +217,7 @@ both_standard = pytest.mark.parametrize("provider", [generic, gitlab], ids=["gen
 
 @both_standard
 def test_one_of_several_signatures_is_enough(provider: Provider) -> None:
-    """During a rotation the sender signs with both keys; versions that nobody knows are passed over."""
+    """During a rotation the sender signs with both keys; unknown versions are skipped."""
     good = standard()["webhook-signature"]
     other = standard(NEWER_WHSEC)["webhook-signature"]
     headers = standard() | {"webhook-signature": f"v2,AAAA v1a,{good[3:]} {other} {good}"}
@@ -239,7 +239,7 @@ def test_no_more_signatures_are_compared_than_a_rotation_needs(provider: Provide
 @both_standard
 @pytest.mark.parametrize("seconds", [-300, -1, 0, 299, 300])
 def test_five_minutes_of_clock_difference_are_forgiven(provider: Provider, seconds: int) -> None:
-    """To either side."""
+    """In either direction."""
     assert verify(provider, standard(), BODY, WHSEC, now=NOW + timedelta(seconds=seconds)).secret == 0
 
 
@@ -302,14 +302,14 @@ def test_signed_bytes_cannot_be_split_into_other_parts() -> None:
 @both_standard
 @pytest.mark.parametrize("secret", [b"whsec_", b"whsec_***", b"whsec_a", b"whsec_\xff"])
 def test_a_signing_secret_that_is_no_base64_refuses_everything(provider: Provider, secret: bytes) -> None:
-    """And the sentence says that the secret is the trouble."""
+    """The sentence names the secret as the cause."""
     with pytest.raises(Unverified, match="rotate its secret"):
         verify(provider, standard(), BODY, secret)
 
 
 @both_standard
 def test_an_undecodable_secret_does_not_stop_the_good_one_beside_it(provider: Provider) -> None:
-    """One broken secret breaks no rotation."""
+    """One broken secret does not break a rotation."""
     assert verify(provider, standard(), BODY, b"whsec_***", WHSEC).secret == 1
 
 
@@ -323,14 +323,14 @@ class TestGitLabTokens:
 
     @staticmethod
     def test_a_token_may_hold_any_characters() -> None:
-        """Servers decode headers as latin-1; what is compared are the bytes that were sent."""
+        """Servers decode headers as latin-1; the sent bytes are compared."""
         token = "pässwörd-密".encode()
         assert verify(gitlab, {"x-gitlab-token": token.decode("latin-1")}, BODY, token).secret == 0
 
     @staticmethod
     @pytest.mark.parametrize("token", ["", "wrong", "It's a Secret to Everybod", "é", "\ud800"])
     def test_another_token_is_refused(token: str) -> None:
-        """A clean refusal, also where it is not ASCII."""
+        """A clean refusal, also if it is not ASCII."""
         with pytest.raises(Unverified):
             verify(gitlab, {"x-gitlab-token": token})
 
@@ -343,13 +343,13 @@ class TestGitLabTokens:
     @staticmethod
     @pytest.mark.parametrize("order", [1, -1])
     def test_the_plain_token_never_makes_up_for_a_signature(order: int) -> None:
-        """Where a signing token is live, a right plain token without a signature is refused."""
+        """With a live signing token, a right plain token without a signature is refused."""
         with pytest.raises(Unverified, match="field for the signing token"):
             verify(gitlab, {"x-gitlab-token": SECRET.decode()}, BODY, *(WHSEC, SECRET)[::order])
 
     @staticmethod
     def test_the_plain_token_does_not_mend_a_wrong_signature() -> None:
-        """Nor does it help beside a signature that does not fit."""
+        """Nor does it help next to a wrong signature."""
         headers = standard(NEWER_WHSEC) | {"x-gitlab-token": SECRET.decode()}
         with pytest.raises(Unverified):
             verify(gitlab, headers, BODY, WHSEC, SECRET)
@@ -362,26 +362,26 @@ class TestGitLabTokens:
 
     @staticmethod
     def test_both_together_are_taken() -> None:
-        """GitLab can send both; the signing token is the one that has verified."""
+        """GitLab can send both; the signing token is the one verified."""
         headers = standard() | {"x-gitlab-token": SECRET.decode()}
         assert verify(gitlab, headers, BODY, SECRET, WHSEC).secret == 1
 
     @staticmethod
     def test_a_wrong_plain_token_beside_a_good_signature_is_refused() -> None:
-        """Where both are set up, what is sent of them has to be right."""
+        """If both are configured, each one sent has to be right."""
         with pytest.raises(Unverified, match="X-Gitlab-Token"):
             verify(gitlab, standard() | {"x-gitlab-token": "wrong"}, BODY, WHSEC, SECRET)
 
     @staticmethod
     def test_the_id_of_a_delivery_is_never_the_event_uuid() -> None:
-        """Webhooks that one webhook has caused share X-Gitlab-Event-UUID: deliveries would be lost."""
+        """Webhooks caused by a webhook share its X-Gitlab-Event-UUID: deliveries would be lost."""
         headers = {"x-gitlab-token": SECRET.decode(), "x-gitlab-event-uuid": "shared"}
         assert verify(gitlab, headers).id is None
         assert verify(gitlab, headers | {"idempotency-key": "own"}).id == "own"
 
 
 class TestAzureCredentials:
-    """Azure DevOps signs nothing: a password, or a header of one's own."""
+    """Azure DevOps signs nothing: it sends a password, or a custom header."""
 
     @staticmethod
     def basic(credentials: bytes) -> dict[str, str]:
@@ -400,7 +400,7 @@ class TestAzureCredentials:
             verify(azure_devops, headers, auth={"user": "eve"})
 
     def test_a_header_of_ones_own_takes_the_place_of_the_password(self) -> None:
-        """Then Basic credentials do not count any more."""
+        """Then Basic credentials are no longer accepted."""
         auth = {"header": "X-Pushgate-Secret"}
         assert verify(azure_devops, {"x-pushgate-secret": SECRET.decode()}, auth=auth).secret == 0
         for headers in ({"x-pushgate-secret": "wrong"}, self.basic(b"ada:" + SECRET)):
@@ -426,7 +426,7 @@ class TestAzureCredentials:
             verify(azure_devops, {"authorization": value}, BODY, b"bc")
 
     def test_credentials_without_a_colon_have_an_empty_password(self) -> None:
-        """And an empty password is nobody's secret."""
+        """An empty password never matches a secret."""
         with pytest.raises(Unverified):
             verify(azure_devops, self.basic(SECRET))
 
@@ -442,20 +442,20 @@ class TestUnsignedPing:
 
     @staticmethod
     def test_the_ping_brings_nothing_with_it() -> None:
-        """Neither its body nor its id is taken from a request that nobody has proven."""
+        """Neither body nor id of an unproven request is used."""
         headers = {"x-event-key": "diagnostics:ping", "x-request-id": "known"}
         expected = VerifiedRequest(event="diagnostics:ping", id=None, secret=None, content=b"")
         assert verify(bitbucket_server, headers, b'{"test":true}') == expected
 
     @staticmethod
     def test_a_ping_with_a_wrong_signature_is_refused() -> None:
-        """Whoever sends a signature has to send the right one."""
+        """A signature, if sent, has to be right."""
         headers = {"x-event-key": "diagnostics:ping", "x-hub-signature": "sha256="}
         with pytest.raises(Unverified):
             verify(bitbucket_server, headers, b"")
 
     @staticmethod
     def test_a_large_unsigned_ping_is_refused() -> None:
-        """Nobody fills the store with pings."""
+        """Pings must not fill the store."""
         with pytest.raises(Unverified, match=re.escape("diagnostics:ping of 2000 bytes")):
             verify(bitbucket_server, {"x-event-key": "diagnostics:ping"}, b" " * 2000)

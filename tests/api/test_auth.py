@@ -1,4 +1,4 @@
-"""Who may ask: the admin token, wrong ones, and how many of those a client may try."""
+"""Access to the API: the admin token, wrong tokens, and how many of those a client may try."""
 
 import http.client
 import urllib.error
@@ -34,7 +34,7 @@ def request(address: str = "192.0.2.1") -> Request:
 
 
 def tried(token: AdminToken, given: str, address: str = "192.0.2.1") -> str:
-    """Return what becomes of a token: right, wrong, or not looked at."""
+    """Return the result for a token: right, wrong, or not checked."""
     try:
         token.check(request(address), given)
     except WrongToken:
@@ -46,12 +46,12 @@ def tried(token: AdminToken, given: str, address: str = "192.0.2.1") -> str:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Give a clock that stands still."""
+    """Return a clock that stands still."""
     return Clock()
 
 
 def test_a_client_may_try_ten_wrong_tokens_and_then_ten_a_minute(clock: Clock) -> None:
-    """Other clients do not notice; one that goes on trying is let in again as soon as one that waits."""
+    """Other clients are not affected; one that goes on trying waits no longer than an idle one."""
     token = AdminToken(STRONG, clock=clock)
     assert [tried(token, "guess") for _ in range(12)] == ["wrong"] * 10 + ["too many"] * 2
     assert tried(token, "guess", "192.0.2.2") == "wrong"
@@ -62,7 +62,7 @@ def test_a_client_may_try_ten_wrong_tokens_and_then_ten_a_minute(clock: Clock) -
 
 
 def test_a_client_is_told_when_it_may_try_again(clock: Clock) -> None:
-    """In whole seconds, after which one more try is taken."""
+    """In whole seconds, after which one more try is allowed."""
     token = AdminToken(STRONG, clock=clock)
     for _ in range(10):
         tried(token, "guess")
@@ -73,7 +73,7 @@ def test_a_client_is_told_when_it_may_try_again(clock: Clock) -> None:
 
 
 def test_wrong_tokens_of_others_do_not_keep_the_operator_out(clock: Clock) -> None:
-    """Behind a proxy all have one address. A token that can be guessed has no such privilege."""
+    """Behind a proxy all have one address. A guessable token has no such privilege."""
     strong, weak = AdminToken(STRONG, clock=clock), AdminToken(WEAK, clock=clock)
     for _ in range(20):
         tried(strong, "guess")
@@ -84,7 +84,7 @@ def test_wrong_tokens_of_others_do_not_keep_the_operator_out(clock: Clock) -> No
 
 
 def test_an_ipv6_client_is_its_network(clock: Clock) -> None:
-    """Everybody has 18 quintillion addresses to try from."""
+    """A client has 18 quintillion addresses to try from."""
     token = AdminToken(STRONG, clock=clock)
     for number in range(10):
         assert tried(token, "guess", f"2001:db8::{number}") == "wrong"
@@ -93,7 +93,7 @@ def test_an_ipv6_client_is_its_network(clock: Clock) -> None:
 
 
 def test_what_is_kept_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    """The one that has tried nothing for longest is forgotten."""
+    """The client with the oldest try is forgotten."""
     monkeypatch.setattr("gateway.api.auth._MAX_CLIENTS", 3)
     token = AdminToken(STRONG, clock=clock)
     for _ in range(10):
@@ -106,14 +106,14 @@ def test_what_is_kept_of_clients_is_bounded(monkeypatch: pytest.MonkeyPatch, clo
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """Give one gateway that tells clients apart by X-Forwarded-For."""
+    """Start a gateway that distinguishes clients by X-Forwarded-For."""
     folder = tmp_path_factory.mktemp("auth") / "data"
     with Service(folder, TRUSTED_PROXIES="1", CONCURRENCY="1") as service:
         yield service
 
 
 def asked(service: Service, token: str, address: str) -> tuple[int, str | None]:
-    """Ask the API for something; return the status, and when to ask again."""
+    """Request something of the API; return the status, and when to retry."""
     headers = {"authorization": f"Bearer {token}", "x-forwarded-for": address}
     wanted = urllib.request.Request(f"{service.url}/api/v1/connections", headers=headers)  # noqa: S310
     try:
@@ -151,7 +151,7 @@ def test_wrong_tokens_are_logged_and_limited(service: Service, ask: Ask) -> None
 
 
 def test_to_ask_without_a_token_is_no_try(service: Service) -> None:
-    """It is 401 as often as somebody likes."""
+    """It is 401, without a limit."""
     for _ in range(15):
         with pytest.raises(urllib.error.HTTPError, match="401") as refused:
             urllib.request.urlopen(f"{service.url}/api/v1/connections")  # noqa: S310 - our own gateway
@@ -160,7 +160,7 @@ def test_to_ask_without_a_token_is_no_try(service: Service) -> None:
 
 
 def test_a_short_admin_token_is_refused_for_a_new_gateway(tmp_path: Path) -> None:
-    """In one sentence that does not repeat it; where there is a store already, it goes on with a warning."""
+    """In one sentence that does not repeat it; with an existing store it is accepted, with a warning."""
     data = tmp_path / "data"
     variables = {"PUSHGATE_ADMIN_TOKEN": "hunter2"}
     done = run_pushgate("serve", "--port", "0", "--data", data, variables=variables)
@@ -194,7 +194,7 @@ def test_a_short_admin_token_is_refused_for_a_new_gateway(tmp_path: Path) -> Non
 def test_a_wrong_method_is_told_all_right_ones(
     service: Service, method: str, path: str, allowed: str
 ) -> None:
-    """Those of every route with this path, whether a program asks or a browser."""
+    """Those of every route with this path, for programs and browsers."""
     url = urlsplit(service.url)
     for accepted in ("application/json", "text/html"):
         with closing(http.client.HTTPConnection(url.hostname or "", url.port, timeout=20)) as client:

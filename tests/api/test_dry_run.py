@@ -1,4 +1,4 @@
-"""`pushgate plan --dry-run`: stored deliveries, played against other rules."""
+"""`pushgate plan --dry-run`: stored deliveries planned by other rules."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ TRAIN = "{name: train, branches: [main], run: {step: train}}"
 
 
 def file_of(url: str, *triggers: str, **more: str) -> str:
-    """Return a file with one connection."""
+    """Return a connections file with one connection."""
     lines = [f"    {name}: {value}" for name, value in more.items()]
     return "\n".join(
         [
@@ -36,14 +36,14 @@ def file_of(url: str, *triggers: str, **more: str) -> str:
 
 
 def run_plan(service: Service, folder: Path, text: str, *options: str) -> Any:
-    """Play a file, and return what the command says."""
+    """Run a dry run of a file, and return the command's output."""
     file = folder / "connections.yaml"
     file.write_text(text)
     return run_pushgate("plan", "--dry-run", "-f", file, *options, service=service)
 
 
 def played(service: Service, folder: Path, text: str, *options: str) -> Any:
-    """Play a file of one connection; return what is told of it as JSON."""
+    """Run a dry run of a file with one connection; return its result as JSON."""
     done = run_plan(service, folder, text, "--json", *options)
     assert done.returncode == 0, done.stderr
     [told] = json.loads(done.stdout)["connections"]
@@ -51,7 +51,7 @@ def played(service: Service, folder: Path, text: str, *options: str) -> Any:
 
 
 def changes(told: Any) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return what becomes of each request, the newest first."""
+    """Return the change of each request, the newest first."""
     return [
         (one["change"], one["trigger"], one["fields"])
         for update in told["updates"]
@@ -60,7 +60,7 @@ def changes(told: Any) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def connected(service: Service, project: Project, *triggers: dict[str, Any]) -> Any:
-    """Connect the repository under the name that the files have."""
+    """Connect the repository under the name in the files."""
     mine = triggers or ({"name": "train", "branches": ["main"], "run": {"step": "train"}},)
     return service.connect(project.url, name="digits", triggers=list(mine))
 
@@ -76,19 +76,19 @@ def pushed(service: Service, project: Project, connection: Any, *files: dict[str
 
 
 def everything(data: Path) -> str:
-    """Return all that an embedded store holds."""
+    """Return all rows of an embedded store."""
     with closing(sqlite3.connect(data / "pushgate.db")) as store:
         return "\n".join(store.iterdump())
 
 
 def is_at_rest(data: Path) -> bool:
-    """Say that no worker has a repository: it gives one back only after all of its ref updates have ended."""
+    """Return whether no worker has a lease: each is released only after all its ref updates have ended."""
     with closing(sqlite3.connect(data / "pushgate.db")) as store:
         return store.execute("SELECT 1 FROM leases WHERE owner IS NOT NULL").fetchone() is None
 
 
 def test_the_rules_in_force_make_no_difference(service: Service, project: Project, tmp_path: Path) -> None:
-    """Each request stays the same, also one that a later commit took back."""
+    """Each request stays the same, also a superseded one."""
     latest = {"name": "train", "branches": ["main"], "policy": "latest", "run": {"step": "train"}}
     connection = connected(service, project, latest)
     pushed(service, project, connection, {"a": "1"}, {"a": "2"})
@@ -101,7 +101,7 @@ def test_the_rules_in_force_make_no_difference(service: Service, project: Projec
 
 
 def test_each_request_that_would_differ_is_told(service: Service, project: Project, tmp_path: Path) -> None:
-    """New ones, those that are gone, and those that change, field by field, with the reason."""
+    """New ones, removed ones and changed ones, field by field, with the reason."""
     kept = {"name": "train", "branches": ["main"], "run": {"step": "train"}}
     old = {"name": "old", "branches": ["main"], "run": {"step": "train"}}
     connection = connected(service, project, kept, old)
@@ -154,7 +154,7 @@ def test_each_request_that_would_differ_is_told(service: Service, project: Proje
 def test_what_is_played_is_what_the_worker_then_does(
     service: Service, project: Project, tmp_path: Path
 ) -> None:
-    """A delivery that is planned again under the new rules has the request that was foretold, by its id."""
+    """A replay under the new rules makes the predicted request, with the same id."""
     connection = connected(service, project)
     [delivery] = pushed(service, project, connection, {"train.py": "print(2)\n"})
     more = "{name: more, branches: [main], run: {step: train}}"
@@ -175,7 +175,7 @@ def test_what_is_played_is_what_the_worker_then_does(
 def test_nothing_is_written_fetched_or_published(
     service: Service, project: Project, githost: GitHost, tmp_path: Path
 ) -> None:
-    """The store is the same, byte for byte of its rows, and nobody has asked the git host."""
+    """The store is the same, byte for byte of its rows, and the git host got no request."""
     connection = connected(service, project)
     pushed(service, project, connection, {"train.py": "print(2)\n"})
     wait_for(
@@ -190,7 +190,7 @@ def test_nothing_is_written_fetched_or_published(
 
 
 def test_no_mirror_is_needed(service: Service, project: Project, tmp_path: Path) -> None:
-    """What an update was planned from is kept with it; only another valohai.yaml is looked for there."""
+    """Plan inputs are stored with an update; only a different valohai.yaml is read from a mirror."""
     connection = connected(service, project)
     pushed(service, project, connection, {"deep/valohai.yaml": DEEP})
     elsewhere = file_of(project.url, TRAIN, yaml_path="deep/valohai.yaml")
@@ -210,7 +210,7 @@ def test_no_mirror_is_needed(service: Service, project: Project, tmp_path: Path)
 def test_a_first_trigger_with_paths_reads_them_from_the_mirror(
     service: Service, project: Project, tmp_path: Path
 ) -> None:
-    """They are kept only where a trigger asked for them; without a mirror that is said."""
+    """They are stored only if a trigger needed them; without a mirror the output says so."""
     connection = connected(service, project)
     pushed(service, project, connection, {"model/a.py": "1\n"}, {"data/b.csv": "2\n"})
     elsewhere = file_of(project.url, TRAIN.replace("run:", "paths: [model/**], run:"))
@@ -228,7 +228,7 @@ def test_a_first_trigger_with_paths_reads_them_from_the_mirror(
 
 
 def test_what_cannot_be_played_says_why(service: Service, project: Project, tmp_path: Path) -> None:
-    """A commit that was never had; deletions run nothing under any rules."""
+    """A commit that was never fetched; deletions run nothing under any rules."""
     connection = connected(service, project)
     _, gone = service.deliver(connection, project.payload(project.first, "d" * 40))
     service.settled(gone["delivery"])
@@ -240,7 +240,7 @@ def test_what_cannot_be_played_says_why(service: Service, project: Project, tmp_
 
 
 def test_a_known_failure_is_no_difference(service: Service, project: Project, tmp_path: Path) -> None:
-    """But one that the new rules mend is, or that another trigger would have."""
+    """But a failure fixed by the new rules is one, or a new failure of another trigger."""
     connection = connected(service, project, {"name": "none", "branches": ["main"], "run": {"step": "none"}})
     pushed(service, project, connection, {"a": "1"}, {"valohai.yaml": "["})
     same = file_of(project.url, "{name: none, branches: [main], run: {step: none}}")
@@ -250,7 +250,7 @@ def test_a_known_failure_is_no_difference(service: Service, project: Project, tm
 
 
 def test_how_many_are_played_can_be_said(service: Service, project: Project, tmp_path: Path) -> None:
-    """By their number, by their age, over several pages."""
+    """By number or by age, over several pages."""
     connection = connected(service, project)
     deliveries = pushed(service, project, connection, *({"a": str(number)} for number in range(3)))
     text = file_of(project.url, TRAIN)
@@ -270,7 +270,7 @@ def test_how_many_are_played_can_be_said(service: Service, project: Project, tmp
 
 
 def test_a_connection_that_is_new_has_nothing_to_play(service: Service, tmp_path: Path) -> None:
-    """That is said, and is no error; its secret isn't asked for either."""
+    """The output says so, without an error; its secret isn't needed either."""
     text = file_of("https://github.example/a/b.git", TRAIN, secret="{env: NOT_SET}")
     done = run_plan(service, tmp_path, text)
     assert (done.returncode, done.stderr) == (0, "")
@@ -317,7 +317,7 @@ def test_a_file_that_could_not_be_applied_is_not_played(
 def test_wrong_options_are_one_sentence(
     service: Service, tmp_path: Path, options: tuple[str, ...], told: str
 ) -> None:
-    """With exit status 1, as everywhere."""
+    """With exit status 1, like all errors."""
     file = tmp_path / "connections.yaml"
     file.write_text("connections: []\n")
     dry = ("--dry-run",) if options else ()
@@ -327,7 +327,7 @@ def test_wrong_options_are_one_sentence(
 
 @pytest.fixture
 def apart(tmp_path: Path, postgres: Postgres) -> Iterator[Service]:
-    """Give a door and a worker that share nothing but the database."""
+    """Start a web process and a worker that share only the database."""
     settings = {"DATABASE_URL": postgres.database(), "SECRET_KEY": KEY}
     with (
         Service(tmp_path / "web", ROLE="web", **settings) as web,

@@ -1,4 +1,4 @@
-"""`pushgate explain`: the whole way of a push."""
+"""`pushgate explain`: all stages of a push."""
 
 import json
 from pathlib import Path
@@ -78,14 +78,14 @@ def test_a_number_in_a_url_is_no_commit_unless_a_delivery_contains_it(
 
 
 def explained(service: Service, what: str) -> str:
-    """Return what is told of something."""
+    """Return the explanation of something."""
     done = run_pushgate("explain", what, service=service)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_a_repository_is_explained_by_its_newest_deliveries(service: Service, project: Project) -> None:
-    """By its URL, written in whatever way, and by any page in it that names no commit."""
+    """By its URL, in any form, and by any page below it that names no commit."""
     connection = service.connect(project.url, "train@main")
     nothing = run_pushgate("explain", project.url, service=service)
     assert f"no deliveries for connection {connection['id']}" in nothing.stderr
@@ -100,7 +100,7 @@ def test_a_repository_is_explained_by_its_newest_deliveries(service: Service, pr
 
 
 def test_a_tag_is_found_by_its_commit(service: Service, project: Project) -> None:
-    """Whoever asks knows the commit; the push named the tag's own object."""
+    """Users know the commit; the push named the tag's own object."""
     trigger = {"name": "release", "tags": ["v*"], "run": {"step": "train"}}
     connection = service.connect(project.url, triggers=[trigger])
     tag = project.push_tag("v1.0")
@@ -127,7 +127,7 @@ def test_each_request_stands_at_its_own_ref(service: Service, project: Project) 
 
 
 def test_why_there_is_no_package_is_told_beside_the_verdicts(tmp_path: Path, project: Project) -> None:
-    """The trigger fitted; what went wrong came after it."""
+    """The trigger matched; the failure came after it."""
     with Service(tmp_path / "data", PACKAGE_MAX_BYTES="10") as service:
         connection = service.connect(project.url, "train@main")
         pushed = project.push("Second", {"train.py": "print(2)\n"})
@@ -142,7 +142,7 @@ def test_why_there_is_no_package_is_told_beside_the_verdicts(tmp_path: Path, pro
 
 
 def test_a_confirmed_request_is_told_as_such(tmp_path: Path, project: Project, broker: Broker) -> None:
-    """With the lane that it went into, and when."""
+    """With its lane, and the time."""
     settings = {"AMQP_URL": broker.url, "AMQP_QUEUE": "explained", "AMQP_EXCHANGE": "explained"}
     with Service(tmp_path / "data", AMQP_LANES="fast", **settings) as service:
         trigger = {"name": "train", "lane": "fast", "run": {"step": "train"}}
@@ -160,7 +160,7 @@ def test_a_confirmed_request_is_told_as_such(tmp_path: Path, project: Project, b
 
 
 def test_what_kept_a_trigger_from_its_request_is_told_at_it(service: Service, project: Project) -> None:
-    """It fitted, and its neighbour has a request; each sentence stands on one line, for those who search."""
+    """It matched, and its neighbour has a request; each sentence is on one line, for searching."""
     reason = f"valohai.yaml has no step {'missing' * 20}; its steps: train"
     connection = service.connect(project.url, "train@main", f"{'missing' * 20}@main")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
@@ -173,7 +173,7 @@ def test_what_kept_a_trigger_from_its_request_is_told_at_it(service: Service, pr
 
 
 def test_a_request_of_earlier_rules_is_still_told(service: Service, project: Project) -> None:
-    """The delivery was planned again since, and the trigger is gone."""
+    """The delivery was replayed since, and the trigger was removed."""
     connection = service.connect(project.url, "train@main")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
@@ -188,7 +188,7 @@ def test_a_request_of_earlier_rules_is_still_told(service: Service, project: Pro
 
 
 def test_a_commit_in_the_middle_of_a_push_is_found(service: Service, project: Project) -> None:
-    """By the commits that its webhook listed; and a connection by its name."""
+    """By the commits that its webhook lists; a connection is found by its name."""
     connection = service.connect(project.url, "train@main", name="digits")
     middle = project.push("Second", {"train.py": "print(2)\n"})
     pushed = project.push("Third", {"train.py": "print(3)\n"})

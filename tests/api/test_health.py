@@ -20,7 +20,7 @@ from testing.service import Project, Service, wait_for
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    """Give an empty store."""
+    """Return an empty store."""
     database = Database(f"sqlite:///{tmp_path / 'health.db'}")
     database.migrate()
     yield database
@@ -28,7 +28,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def probe(service: Service, path: str) -> tuple[int, str]:
-    """Ask as the kubelet does."""
+    """Send a probe as the kubelet does."""
     try:
         with urllib.request.urlopen(service.url + path) as answered:  # noqa: S310 - our own gateway
             return answered.status, answered.read().decode()
@@ -39,13 +39,13 @@ def probe(service: Service, path: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/startupz"])
 def test_a_gateway_that_works_says_so(service: Service, path: str) -> None:
-    """To anybody who asks."""
+    """Without a token."""
     assert probe(service, path) == (200, '{"status":"ok"}')
 
 
 @pytest.mark.parametrize("role", ["all", "web", "worker"])
 def test_an_outage_of_the_broker_makes_nothing_unready(tmp_path: Path, role: str) -> None:
-    """Requests wait in the store, which is what readiness is about."""
+    """Requests wait in the store, and readiness depends only on that."""
     with Service(tmp_path / "data", AMQP_URL="amqp://guest:guest@127.0.0.1:9/", ROLE=role) as service:
         if role != "web":
             wait_for(
@@ -56,7 +56,7 @@ def test_an_outage_of_the_broker_makes_nothing_unready(tmp_path: Path, role: str
 
 
 def test_a_database_that_is_away_makes_unready_and_kills_nobody(tmp_path: Path, postgres: Postgres) -> None:
-    """And when it is back, so is readiness."""
+    """Once it is back, the process is ready again."""
     shared = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
     with Service(tmp_path / "data", **shared) as service:
         assert probe(service, "/readyz")[0] == 200
@@ -73,7 +73,7 @@ def test_a_database_that_is_away_makes_unready_and_kills_nobody(tmp_path: Path, 
 def test_a_database_that_only_reads_makes_unready(
     tmp_path: Path, postgres: Postgres, project: Project
 ) -> None:
-    """As after a switch to a standby; once it takes writes, the work goes on with the same workers."""
+    """As after a switch to a standby; once it accepts writes, the same workers continue."""
     url = postgres.database()
     with Service(tmp_path / "data", DATABASE_URL=url, SECRET_KEY="s" * 32) as service:
         connection = service.connect(project.url, "train@main")
@@ -94,7 +94,7 @@ def test_a_database_that_only_reads_makes_unready(
 def test_a_start_on_a_database_that_only_reads_waits_for_writes(
     tmp_path: Path, postgres: Postgres, project: Project
 ) -> None:
-    """As on a standby that is about to be promoted: it says so in plain lines, and then works."""
+    """As on a standby about to be promoted: it logs that in plain lines, and then works."""
     url = postgres.database()
     migrated = Database(url)
     migrated.migrate()
@@ -113,14 +113,14 @@ def test_a_start_on_a_database_that_only_reads_waits_for_writes(
 
 
 def _switch(url: str, value: str) -> None:
-    """Let the database only read, or write as well, and everybody connect anew."""
+    """Make the database read-only or writable, and end all connections."""
     with psycopg.connect(url, autocommit=True, options="-c default_transaction_read_only=off") as server:
         server.execute(f"ALTER DATABASE {server.info.dbname} SET default_transaction_read_only = {value}")
     end_all_connections(url)
 
 
 def test_a_process_that_is_about_to_end_is_not_ready(database: Database) -> None:
-    """Whatever else is well: nothing more is to be sent to it."""
+    """Even if all else works: it should get no more requests."""
 
     async def scenario() -> list[int]:
         writer = DeliveryWriter(database, notify=lambda: None)
@@ -138,7 +138,7 @@ def test_a_process_that_is_about_to_end_is_not_ready(database: Database) -> None
 
 
 def test_work_that_holds_every_thread_of_the_store_makes_nothing_unready(database: Database) -> None:
-    """A long list on each of them: the probes have threads of their own."""
+    """A long list in each of them: the probes have their own threads."""
 
     async def scenario() -> int:
         writer = DeliveryWriter(database, notify=lambda: None)

@@ -25,7 +25,7 @@ OPENAPI = json.loads((Path(__file__).parents[2] / "docs" / "openapi.json").read_
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    """Give an empty store."""
+    """Return an empty store."""
     database = Database(f"sqlite:///{tmp_path / 'lists.db'}")
     database.migrate()
     yield database
@@ -33,7 +33,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def page(database: Database, query: str) -> Any:
-    """Return a page of connections as the API answers it."""
+    """Return the API's page of connections."""
     keyring = Keyring("k" * 32)
     api = Connections(
         database=database,
@@ -67,7 +67,7 @@ def test_a_page_costs_the_same_number_of_statements_however_long_it_is(database:
 
 
 def test_pages_of_connections_hold_each_of_them_once(database: Database) -> None:
-    """Those that were made at the same instant too, and where the last one of a page is deleted meanwhile."""
+    """Also those made at the same instant, and if the last one of a page is deleted meanwhile."""
     made = [
         connection(database, f"{number:024x}", created_at=NOW + timedelta(seconds=number // 3)).id
         for number in (5, 0, 3, 1, 4, 2)
@@ -81,7 +81,7 @@ def test_pages_of_connections_hold_each_of_them_once(database: Database) -> None
 
 
 def test_the_commands_follow_the_pages(service: Service) -> None:
-    """`connections` and `apply` see all that there are, not only the first page."""
+    """`connections` and `apply` see all connections, not only the first page."""
     database = Database(f"sqlite:///{service.data / 'pushgate.db'}")
     for number in range(205):
         connection(database, f"{number:024x}", name=f"digits-{number:03}")
@@ -100,7 +100,7 @@ def test_the_commands_follow_the_pages(service: Service) -> None:
 
 
 def test_a_connection_is_named_by_its_id_or_its_name(service: Service, project: Project) -> None:
-    """In each filter; a name that nothing has, or several have, is an error and not an empty list."""
+    """In each filter; an unknown or ambiguous name is an error, not an empty list."""
     one = service.connect(project.url, name="digits")
     _, answer = service.deliver(one, project.payload(None, project.first))
     for named in ("digits", one["id"]):
@@ -118,7 +118,7 @@ def test_a_connection_is_named_by_its_id_or_its_name(service: Service, project: 
 
 
 def test_a_name_that_several_connections_have_is_refused_as_a_filter(database: Database) -> None:
-    """With the ids, so that one of them can be chosen."""
+    """With the ids, so that the user can choose."""
     from gateway.errors import Invalid  # noqa: PLC0415
     from gateway.store import connections  # noqa: PLC0415
 
@@ -129,7 +129,7 @@ def test_a_name_that_several_connections_have_is_refused_as_a_filter(database: D
 
 
 def test_a_query_that_is_not_known_is_refused(service: Service) -> None:
-    """By every address: to ignore `?state=failed` would answer with all there is."""
+    """At every address: with an ignored `?state=failed` the answer would hold everything."""
     for path, methods in OPENAPI["paths"].items():
         for method, told in methods.items():
             known = [one["name"] for one in told["parameters"] if one["in"] == "query"]

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what others make of it, and that the REST API answers as it says."""
+"""The OpenAPI document: it is valid for other tools, and the REST API answers accordingly."""
 
 import json
 import urllib.request
@@ -16,7 +16,7 @@ IN_DOCS = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
 def test_the_document_is_valid_and_the_one_in_docs(service: Service) -> None:
-    """By a validator that nobody here wrote. If it differs: write what is served to the file, and read it."""
+    """By an independent validator. If it differs: write the served document to the file, and review it."""
     with urllib.request.urlopen(f"{service.url}/openapi.json") as answer:  # noqa: S310 - our own gateway
         served = json.load(answer)
     assert served == json.loads(IN_DOCS.read_text())
@@ -27,7 +27,7 @@ def test_the_document_is_valid_and_the_one_in_docs(service: Service) -> None:
 
 
 def held(value: Any, method: str, path: str, status: int) -> None:
-    """Hold an answer against what the document says of it."""
+    """Check an answer against the document."""
     document = json.loads(IN_DOCS.read_text())
     answer = document["paths"][f"/api/v1{path}"][method.lower()]["responses"][str(status)]
     schema = answer["content"]["application/json"]["schema"]
@@ -35,7 +35,7 @@ def held(value: Any, method: str, path: str, status: int) -> None:
 
 
 def test_answers_are_as_it_says(service: Service, project: Project) -> None:
-    """Of each operation that answers with JSON, on records that have something in every field."""
+    """For each operation that answers with JSON, on records with a value in every field."""
     made = service.connect(project.url, "train@*", "other@*", follows=["**"], networks=["127.0.0.0/8"])
     held(made, "POST", "/connections", 201)
     with pytest.raises(jsonschema.ValidationError):

@@ -1,4 +1,4 @@
-"""The command `pushgate`, as a person or a script runs it."""
+"""The command `pushgate`, as people and scripts run it."""
 
 import itertools
 import json
@@ -24,7 +24,7 @@ from testing.service import run_pushgate as run
 
 
 def answer(*arguments: str, service: Service, variables: Mapping[str, str] | None = None) -> Any:
-    """Run a command with --json, and return what it prints."""
+    """Run a command with --json, and return its output."""
     done = run(*arguments, "--json", service=service, variables=variables)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -88,7 +88,7 @@ def test_executions_are_followed_as_they_come(service: Service, project: Project
         try:
             reader.start()
             commit = project.first
-            # It follows from its own start on, and when that is over nobody tells: push until one is seen.
+            # It follows from its own start, which is not signalled: push until one request is printed.
             for number in range(30):
                 before, commit = commit, project.push("Next", {"train.py": f"print({number})\n"})
                 service.settled(service.deliver(connection, project.payload(before, commit))[1]["delivery"])
@@ -102,7 +102,7 @@ def test_executions_are_followed_as_they_come(service: Service, project: Project
 
 
 def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, project: Project) -> None:
-    """Where it was cut off, with a word about it; a gateway that stays away is an error and no quiet end."""
+    """It continues where it stopped, with a message; a gateway that stays down is an error."""
     connection = service.connect(project.url, "train@*")
     seen: list[str] = []
     told: list[str] = []
@@ -123,7 +123,7 @@ def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, proj
     follower = threading.Thread(target=follow)
     follower.start()
     numbers = itertools.count()
-    # It follows from its own start on, and when that is over nobody tells.
+    # It follows from its own start, which is not signalled.
     wait_for(lambda: push(f"before-{next(numbers)}"), "the follower follows")
     port = int(service.url.rpartition(":")[2])
     service.kill()
@@ -138,7 +138,7 @@ def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, proj
 
 
 def test_a_delivery_is_shown_whole(service: Service, project: Project) -> None:
-    """What came, with whole ids, and what came of it; not one row of a table."""
+    """With its content, full ids and results, not as one row of a table."""
     connection = service.connect(project.url, "train@main", "other@dev")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     _, sent = service.deliver(connection, project.payload(project.first, pushed), x_github_delivery="guid")
@@ -161,7 +161,7 @@ CONNECT_TO = ("connect", "--provider=github", "--project=digits")
 def test_connect_says_whether_the_repository_can_be_read(
     service: Service, project: Project, githost: GitHost
 ) -> None:
-    """It makes the connection all the same, since a remote may be out of reach for a while."""
+    """It makes the connection in any case, since a remote may be unreachable for a while."""
     done = run(*CONNECT_TO, project.url, service=service)
     assert (done.returncode, done.stderr) == (0, "")
     assert "The repository can be read: it has 1 branches and tags." in done.stdout
@@ -173,7 +173,7 @@ def test_connect_says_whether_the_repository_can_be_read(
 
 
 def test_connect_warns_of_a_webhook_url_that_the_provider_cannot_reach(tmp_path: Path) -> None:
-    """The default names this machine, which is of use on this machine only."""
+    """The default names this machine, so it works only from this machine."""
     with Service(tmp_path / "data", ROLE="web") as service:
         done = run(*CONNECT_TO, "git@github.com:acme/digits.git", "--wait=0", service=service)
         assert "Warning: github.com cannot reach 127.0.0.1" in done.stderr
@@ -184,7 +184,7 @@ def test_connect_warns_of_a_webhook_url_that_the_provider_cannot_reach(tmp_path:
 def test_a_secret_of_the_environment_is_not_taken_for_a_new_connection(
     service: Service, tmp_path: Path
 ) -> None:
-    """It was exported for `send`, and is another connection's; a file is taken, since it was named."""
+    """It was exported for `send`, for another connection; a file is used, since it was named."""
     secret = "the secret of another connection"
     file = tmp_path / "secret"
     file.write_text("the secret of this connection\n")
@@ -198,7 +198,7 @@ def test_a_secret_of_the_environment_is_not_taken_for_a_new_connection(
 
 
 def test_fetch_tells_of_the_look_that_it_asked_for(service: Service, githost: GitHost) -> None:
-    """Not of the failure before, which was repaired meanwhile; by the connection's name as well."""
+    """Not of an earlier, repaired failure; the connection's name works as well."""
     connection = service.connect(githost.url("acme/late.git"), name="late")
     path = f"/connections/{connection['id']}"
     wait_for(lambda: service.api.get(path)["reconciliation"]["reason"], "the first look has failed")
@@ -214,7 +214,7 @@ def test_fetch_tells_of_the_look_that_it_asked_for(service: Service, githost: Gi
 
 
 def test_fetch_ends_where_no_worker_runs(tmp_path: Path) -> None:
-    """With a sentence about that, after a while."""
+    """After a while, with a sentence that says so."""
     with Service(tmp_path / "data", ROLE="web") as service:
         connection = service.connect("https://github.example/acme/digits.git")
         done = run("fetch", connection["id"], "--wait=0.2", service=service)
@@ -323,7 +323,7 @@ def test_an_answer_that_is_none_of_a_gateway_is_told(answer: bytes, told: str) -
 
 
 def test_a_wrong_admin_token_is_told(service: Service) -> None:
-    """And shows nothing."""
+    """And no data is shown."""
     done = run("connections", service=service, variables={"PUSHGATE_ADMIN_TOKEN": "wrong"})
     assert (done.returncode, done.stdout) == (1, "")
     assert "admin token" in done.stderr
@@ -353,7 +353,7 @@ def test_a_wrong_setting_stops_the_start(tmp_path: Path, variables: dict[str, st
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
-    """Before anything runs: with one sentence, and what to do."""
+    """Before anything runs: one sentence says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = run("serve", "--port", port, "--data", tmp_path / "data")
@@ -410,7 +410,7 @@ def first_start(data: Path, stderr: int) -> Iterator[None]:
 
 
 def test_the_first_start_makes_a_token_that_the_commands_find(tmp_path: Path) -> None:
-    """It is derived anew at each start: no file holds it, least of all a log; `keys token` prints it."""
+    """It is derived at each start: no file holds it, least of all a log; `keys token` prints it."""
     data, log = tmp_path / "data", tmp_path / "log"
 
     def listening() -> Any:
@@ -427,7 +427,7 @@ def test_the_first_start_makes_a_token_that_the_commands_find(tmp_path: Path) ->
 
 
 def test_the_first_start_at_a_terminal_shows_the_token(tmp_path: Path) -> None:
-    """Once, to whoever sits there."""
+    """Once, on the terminal."""
     ours, theirs = os.openpty()
     with os.fdopen(ours, encoding="utf-8") as seen, first_start(tmp_path / "data", theirs):
         os.close(theirs)
@@ -438,7 +438,7 @@ def test_the_first_start_at_a_terminal_shows_the_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
 def test_connect_says_what_to_do_at_the_provider(service: Service, provider: str) -> None:
-    """Where to click, which events, and which limit will bite."""
+    """Where to click, which events, and which limit applies."""
     url = "https://git.example/acme/digits.git"
     done = run("connect", url, "--provider", provider, "--project", "p", service=service)
     assert done.returncode == 0
@@ -448,7 +448,7 @@ def test_connect_says_what_to_do_at_the_provider(service: Service, provider: str
 
 
 def test_two_gateways_on_one_data_folder_are_refused(service: Service, project: Project) -> None:
-    """Both would publish what is in it. The first goes on; after a SIGKILL the folder is free again."""
+    """Both would publish its requests. The first goes on; after a SIGKILL the folder is free again."""
     second = run("serve", "--port", "0", "--data", service.data)
     assert second.returncode == 1
     assert f"a gateway runs on the data folder {service.data}" in second.stderr
@@ -495,7 +495,7 @@ CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
 def test_what_cannot_be_is_one_sentence(
     tmp_path: Path, arguments: tuple[str, ...], variables: Mapping[str, str], told: str
 ) -> None:
-    """Never a traceback, in which a token might stand; and an empty file is not as if none was named."""
+    """Never a traceback, which might show a token; an empty file is an error too."""
     empty = tmp_path / "empty"
     empty.touch()
     given = [str(empty) if one == "EMPTY" else one for one in arguments]
@@ -507,7 +507,7 @@ def test_what_cannot_be_is_one_sentence(
 
 
 def test_nothing_that_was_pushed_controls_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither in JSON, which stays the same for machines, nor in what is for people."""
+    """Neither in JSON, which stays the same for machines, nor in output for people."""
     text = "a\x9b2Jb\x1b[31m\u202ec\x7f\u2028d\ud800"
     print_json({"reason": text})
     shown = capsys.readouterr().out

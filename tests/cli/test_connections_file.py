@@ -32,7 +32,7 @@ connections:
 
 
 def apply(service: Service, text: str, folder: Path, *options: str) -> Any:
-    """Apply a file; return what the command says as JSON."""
+    """Apply a file; return the command's JSON output."""
     secret = folder / "secret"
     secret.write_text(f"{FROM_A_FILE}\n")
     file = folder / "connections.yaml"
@@ -46,13 +46,13 @@ def apply(service: Service, text: str, folder: Path, *options: str) -> Any:
 
 
 def connections(service: Service) -> dict[str, Any]:
-    """Return the connections by name, without how the look at the remote goes, which is a matter of time."""
+    """Return the connections by name, without the state of their reconciliation, which depends on timing."""
     listed = service.api.get("/connections")["items"]
     return {one["name"]: {key: one[key] for key in one if key != "reconciliation"} for one in listed}
 
 
 def test_a_file_makes_what_it_names_and_then_nothing_more(service: Service, tmp_path: Path) -> None:
-    """The second time there is nothing to do; and the secrets are the file's."""
+    """The second run has nothing to do; the secrets are the file's."""
     assert [change["action"] for change in apply(service, TWO, tmp_path)] == ["create", "create"]
     first = connections(service)
     assert first["letters"]["auth"] == {"header": "x-push-secret"}
@@ -63,7 +63,7 @@ def test_a_file_makes_what_it_names_and_then_nothing_more(service: Service, tmp_
 
 
 def test_a_changed_file_changes_only_what_differs(service: Service, tmp_path: Path) -> None:
-    """Old and new values are told; the webhook URL stays."""
+    """Old and new values are shown; the webhook URL stays."""
     apply(service, TWO, tmp_path)
     before = connections(service)
     [digits, letters] = apply(service, TWO.replace("branches: [main]", "branches: [dev]"), tmp_path)
@@ -75,7 +75,7 @@ def test_a_changed_file_changes_only_what_differs(service: Service, tmp_path: Pa
 
 
 def test_credentials_in_a_url_are_taken_and_no_difference(service: Service, tmp_path: Path) -> None:
-    """Azure's own clone URLs have a user name; a password that is in one is told to nobody."""
+    """Azure's own clone URLs have a user name; a password in one is never shown."""
     text = TWO.replace("https://dev.", "https://acme@dev.").replace("//github.", "//ada:S3cret-Word@github.")
     apply(service, text, tmp_path)
     assert {name: one["access"] for name, one in connections(service).items()} == {
@@ -91,13 +91,13 @@ def test_credentials_in_a_url_are_taken_and_no_difference(service: Service, tmp_
 
 
 def test_a_dry_run_changes_nothing(service: Service, tmp_path: Path) -> None:
-    """It tells what would be done."""
+    """It shows what would be done."""
     assert [change["action"] for change in apply(service, TWO, tmp_path, "--dry-run")] == ["create", "create"]
     assert connections(service) == {}
 
 
 def test_only_pruning_deletes(service: Service, tmp_path: Path) -> None:
-    """What the file doesn't name stays, unless one asks."""
+    """Connections that the file doesn't name stay, unless pruning is requested."""
     apply(service, TWO, tmp_path)
     one = TWO[: TWO.index("  - name: letters")]
     apply(service, one, tmp_path)
@@ -148,13 +148,13 @@ def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_file_is_one_sentence(text: str, told: str) -> None:
-    """It says where."""
+    """It names the place."""
     with pytest.raises(Invalid, match=told):
         read_file(text.encode("utf-8", "surrogateescape"))
 
 
 def test_a_missing_secret_stops_before_anything_is_done(service: Service, tmp_path: Path) -> None:
-    """Half of a file is never applied for want of a secret."""
+    """A file is never half applied because a secret is missing."""
     file = tmp_path / "connections.yaml"
     file.write_text(TWO)
     done = run_pushgate("apply", "-f", str(file), service=service)
@@ -164,7 +164,7 @@ def test_a_missing_secret_stops_before_anything_is_done(service: Service, tmp_pa
 
 
 def test_the_provider_of_a_connection_stays(service: Service, tmp_path: Path) -> None:
-    """Its secrets and its webhook would mean something else."""
+    """Its secrets and its webhook would no longer fit."""
     apply(service, TWO, tmp_path)
     file = tmp_path / "connections.yaml"
     file.write_text(file.read_text().replace("provider: github", "provider: gitea"))

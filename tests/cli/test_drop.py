@@ -1,4 +1,4 @@
-"""An operator drops an execution that no broker takes: by command, and in the dashboard."""
+"""An operator drops an execution that the broker refuses: by command, and in the dashboard."""
 
 from testing.service import Project, Service, run_pushgate
 
@@ -6,7 +6,7 @@ from testing.service import Project, Service, run_pushgate
 def test_an_execution_is_dropped_by_a_command_and_comes_back_by_a_replay(
     service: Service, project: Project
 ) -> None:
-    """It is not published; the answer to a second try says why not; a replay of its delivery asks anew."""
+    """It is not published; a second drop fails with the reason; a replay of its delivery renews it."""
     connection = service.connect(project.url, "train@main")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     _, told = service.deliver(connection, project.payload(project.first, pushed))

@@ -1,4 +1,4 @@
-"""Machines as they are: odd locales, folders, users and databases. What is wrong is told in one sentence."""
+"""Odd locales, folders, users and databases. Each fault is reported in one sentence."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from testing.git_host import GitHost
 from testing.postgres import Postgres
 from testing.service import PUSHGATE, Command, Project, Service, run_pushgate
 
-# A locale that knows no more than ASCII, and a Python that takes it at its word.
+# A locale with only ASCII, and a Python without its UTF-8 mode.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 PASSWORD = "pässwörd"
 
@@ -58,7 +58,7 @@ def test_a_locale_without_utf8_changes_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_data_folder_may_have_any_name(tmp_path: Path, project: Project) -> None:
-    """Such as characters that mean something in a URL; the database lies in it, and pushes run."""
+    """Also with characters that are special in a URL; the database is in it, and pushes run."""
     data = tmp_path / "100%20 sure? #1"
     with Service(data) as service:
         connection = service.connect(project.url, "train@main")
@@ -71,7 +71,7 @@ def test_a_data_folder_may_have_any_name(tmp_path: Path, project: Project) -> No
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be a user that nobody has made")
 def test_a_user_without_a_home_is_told_to_name_a_folder() -> None:
-    """As in containers, where a number is all that there is of a user."""
+    """As in containers, where a user is only a number."""
     environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "XDG_DATA_HOME"}}
     for command in ("connections", "serve"):
         done = subprocess.run(
@@ -87,7 +87,7 @@ def test_a_user_without_a_home_is_told_to_name_a_folder() -> None:
 
 
 def start(data: Path, variables: Mapping[str, str]) -> str:
-    """Start a gateway that cannot start, and return the sentence that it says."""
+    """Start a gateway that cannot start, and return its error."""
     done = run_pushgate("serve", "--port=0", "--data", data, variables=variables)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
     assert "s3cret" not in done.stderr
@@ -109,13 +109,13 @@ def start(data: Path, variables: Mapping[str, str]) -> str:
     ],
 )
 def test_a_wrong_database_url_is_told(tmp_path: Path, url: str, told: str) -> None:
-    """With what to write instead, and without the password in it."""
+    """With what to write instead, and without the password."""
     variables = {"PUSHGATE_DATABASE_URL": url, "PUSHGATE_SECRET_KEY": "s" * 32}
     assert told in start(tmp_path / "data", variables)
 
 
 def test_a_damaged_database_is_told(tmp_path: Path) -> None:
-    """With its file, and what helps."""
+    """With its file, and the remedy."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "pushgate.db").write_bytes(b"no database " * 1000)
@@ -125,7 +125,7 @@ def test_a_damaged_database_is_told(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_no_text_is_told(tmp_path: Path) -> None:
-    """To the gateway's operator as to who asks for the token."""
+    """At the gateway's start, and by the command that prints the token."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "secret.key").write_bytes(b"\xff" * 64)
@@ -141,7 +141,7 @@ def test_a_file_that_a_setting_names_has_to_be_there(tmp_path: Path, name: str) 
 
 
 def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """As on a volume that was mounted to be read only; at the start, not at the first push."""
+    """As on a volume mounted read-only; at the start, not at the first push."""
     data = tmp_path / "data"
     database = Database(read_settings(given={"data_dir": data}).database)
     data.mkdir()
@@ -155,7 +155,7 @@ def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_at_the_start_is_told(tmp_path: Path) -> None:
-    """Here no file may grow beyond some kilobytes, which is how a full disk looks to a process."""
+    """Here no file may grow beyond some kilobytes, which looks like a full disk to a process."""
     limited = ["prlimit", "--fsize=8192", str(PUSHGATE), "serve", "--port=0", f"--data={tmp_path / 'data'}"]
     done = subprocess.run(limited, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
@@ -163,7 +163,7 @@ def test_a_full_disk_at_the_start_is_told(tmp_path: Path) -> None:
 
 
 def test_limits_of_time_hold_where_a_pooler_takes_no_options(postgres: Postgres) -> None:
-    """They are set on each connection, whichever driver's, since PgBouncer refuses start-up options."""
+    """They are set on each connection of either driver, since PgBouncer refuses start-up options."""
     url = postgres.database()
     database = Database(url)
     assert "options" not in str(database.engine.dialect.create_connect_args(database.url))

@@ -1,4 +1,4 @@
-"""A new secret key: by `pushgate keys rotate`, from any point at which that was interrupted."""
+"""A new secret key by `pushgate keys rotate`, also after an interruption at any point."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from testing.service import Service, run_pushgate
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Give the settings of a data folder that keeps one secret."""
+    """Return the settings of a data folder with one stored secret."""
     settings = Settings(data_dir=tmp_path / "data")
     with open_data(settings) as opened:
         records.connection(opened.database)
@@ -40,7 +40,7 @@ def kept(settings: Settings) -> bytes | None:
 
 
 def _before(_folder: Path) -> None:
-    """Nothing has happened yet."""
+    """Do nothing: the rotation has not begun."""
 
 
 def _linked(folder: Path) -> None:
@@ -60,7 +60,7 @@ def _replaced(folder: Path) -> None:
 
 @pytest.mark.parametrize("stop", [_before, _linked, _written, _replaced])
 def test_a_rotation_can_stop_anywhere(settings: Settings, stop: object) -> None:
-    """What is kept can be read at any time; done again, the old key is replaced and opens nothing."""
+    """The secret can be read at any time; after a second run the old key decrypts nothing."""
     assert callable(stop)
     key = settings.data_dir / "secret.key"
     old = key.read_text()
@@ -76,7 +76,7 @@ def test_a_rotation_can_stop_anywhere(settings: Settings, stop: object) -> None:
 
 
 def test_machines_that_share_a_database_change_over_one_by_one(settings: Settings) -> None:
-    """First each can open what the new key sealed, then each seals with it, then all is sealed anew."""
+    """First each can decrypt with the new key, then each encrypts with it, then all is encrypted again."""
     old, new = (settings.data_dir / "secret.key").read_text(), "n" * 64
 
     def machine(secret_key: str, previous: str | None) -> Settings:
@@ -100,7 +100,7 @@ def test_machines_that_share_a_database_change_over_one_by_one(settings: Setting
     ],
 )
 def test_what_is_missing_is_one_sentence(tmp_path: Path, variables: dict[str, str], told: str) -> None:
-    """And nothing is made."""
+    """And nothing is created."""
     done = run_pushgate("keys", "rotate", "--data", tmp_path / "none", variables=variables)
     assert done.returncode == 1
     assert told in done.stderr
@@ -109,7 +109,7 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, variables: dict[str, st
 
 
 def test_what_fails_leaves_no_database_open(settings: Settings) -> None:
-    """A rotation with a wrong key, a start on a later schema, and one beside a gateway that runs."""
+    """A rotation with a wrong key, a start on a later schema, and one next to a running gateway."""
     wrong = settings.model_copy(
         update={"secret_key": SecretStr("x" * 64), "secret_key_previous": SecretStr("y" * 64)}
     )
@@ -128,7 +128,7 @@ def test_what_fails_leaves_no_database_open(settings: Settings) -> None:
 
 
 def test_a_wrong_secret_key_is_a_reason(settings: Settings, tmp_path: Path) -> None:
-    """A delivery waits and tells it, as with any remote that cannot be fetched."""
+    """A delivery waits with the reason, as with any remote that cannot be fetched."""
     git = Git(home=tmp_path / "home", allow_http=False, timeout=30)
     mirrors = Mirrors(git, tmp_path / "mirrors")
     with open_data(settings.model_copy(update={"secret_key": SecretStr("x" * 64)})) as opened:
@@ -140,7 +140,7 @@ def test_a_wrong_secret_key_is_a_reason(settings: Settings, tmp_path: Path) -> N
 
 
 def test_a_gateway_that_runs_keeps_its_key(service: Service) -> None:
-    """It would seal what comes next under the old one."""
+    """It would encrypt later secrets under the old one."""
     key = (service.data / "secret.key").read_text()
     done = run_pushgate("keys", "rotate", "--data", service.data)
     assert (done.returncode, f"a gateway runs on the data folder {service.data}" in done.stderr) == (1, True)

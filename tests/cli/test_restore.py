@@ -21,26 +21,26 @@ from testing.service import Project, Service, run_pushgate, wait_for
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a database as the page on restoring says, while the gateway runs."""
+    """Copy a database as the page on restoring describes, while the gateway runs."""
     with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target)) as here:
         there.backup(here)
 
 
 def put_back(backup: Path, data: Path) -> None:
-    """Put the copy in the database's place, without what SQLite had written beside that."""
+    """Replace the database by the copy, without SQLite's files next to it."""
     for suffix in ("", "-wal", "-shm"):
         (data / f"pushgate.db{suffix}").unlink(missing_ok=True)
     copy(backup, data / "pushgate.db")
 
 
 def executed(service: Service) -> list[str]:
-    """Return the commits that were asked to be executed, in order."""
+    """Return the commits of all execution requests, in order."""
     items = service.api.get("/executions")["items"]
     return [one["message"]["commit"]["id"] for one in reversed(items)]
 
 
 def learned(service: Service, connection: Any) -> Any:
-    """Wait until the remote's refs were compared with what is known, and return how that went."""
+    """Wait until the remote's refs were compared with the known ones, and return the result."""
 
     def looked() -> Any:
         reconciliation = service.api.get(f"/connections/{connection['id']}")["reconciliation"]
@@ -58,7 +58,7 @@ def push(service: Service, connection: Any, project: Project, before: str, text:
 
 
 def test_what_was_run_since_the_back_up_is_not_run_again(project: Project, tmp_path: Path) -> None:
-    """The first look only learns, branches that were made and deleted too; the next push runs as ever."""
+    """The first look only learns, also new and deleted branches; the next push runs as usual."""
     data, backup = tmp_path / "data", tmp_path / "copy.db"
     with Service(data, RECONCILE_GRACE="0") as service:
         connection = service.connect(project.url, "train@*")
@@ -92,13 +92,13 @@ def test_what_was_run_since_the_back_up_is_not_run_again(project: Project, tmp_p
 def test_what_keeps_it_from_working_is_one_sentence(
     service: Service, arguments: list[str], told: str
 ) -> None:
-    """A gateway that runs may have looked already."""
+    """For example a running gateway, which may have looked already."""
     done = run_pushgate("restore", *arguments, "--data", service.data)
     assert (done.returncode, len(done.stderr.splitlines()), told in done.stderr) == (1, 1, True), done.stderr
 
 
 def test_workers_on_other_machines_are_told_of(postgres: Postgres, tmp_path: Path) -> None:
-    """Those that live, on a database that machines share; and nothing is changed."""
+    """Those that are alive, on a shared database; and nothing is changed."""
     url = postgres.database()
     settings = Settings(
         data_dir=tmp_path / "data", database_url=SecretStr(url), secret_key=SecretStr("k" * 64)

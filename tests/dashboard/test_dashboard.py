@@ -27,19 +27,19 @@ from testing.postgres import Postgres
 from testing.service import ADMIN_TOKEN, Project, Service, wait_for
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
-# Nobody waits for so long but on a machine that is busy with much else.
+# Only a busy machine needs this long.
 expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Give a browser; each test has a profile of its own in it. Its event loop ends with this module."""
+    """Return a browser; each test has its own profile in it. Its event loop ends with this module."""
     with running_browser() as browser:
         yield browser
 
 
 def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project: Project) -> None:
-    """On the overview, by itself; and from there its whole way, to the message that the runners get."""
+    """On the overview, without a reload; and from there all stages, to the message to the runners."""
     connection = service.connect(project.url, "train@main", "other@dev")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     with visit(browser, service) as page:
@@ -69,7 +69,7 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
 
 
 def test_fetch_now_finds_what_no_webhook_told(browser: Browser, tmp_path: Path, project: Project) -> None:
-    """The button of the platform, for those who miss it."""
+    """As the platform's own button does."""
     with Service(tmp_path / "data", RECONCILE_GRACE="0") as service, visit(browser, service) as page:
         connection = service.connect(project.url, "train@main")
         path = f"/connections/{connection['id']}"
@@ -83,7 +83,7 @@ def test_fetch_now_finds_what_no_webhook_told(browser: Browser, tmp_path: Path, 
 
 
 def test_a_delivery_is_replayed(browser: Browser, service: Service, project: Project) -> None:
-    """After a trigger was mended: what it asks for now is shown once it is planned."""
+    """After a trigger was fixed: its new request is shown once it is planned."""
     connection = service.connect(project.url, "other@main")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
@@ -118,7 +118,7 @@ def test_why_it_did_not_run_is_asked_by_the_commit(
 
 
 def test_an_outage_is_told_and_ends(browser: Browser, service: Service, project: Project) -> None:
-    """Whoever looks at an open page knows that it is old; a new start needs no new sign-in."""
+    """An open page shows that it is outdated; a restart needs no new sign-in."""
     with visit(browser, service) as page:
         port = urlsplit(service.url).port
         assert port is not None
@@ -132,7 +132,7 @@ def test_an_outage_is_told_and_ends(browser: Browser, service: Service, project:
 
 
 def test_only_the_admin_token_opens_it(browser: Browser, service: Service) -> None:
-    """On the way to where somebody wanted to go; and until they sign out."""
+    """Sign-in leads on to the requested page, and lasts until the sign-out."""
     with browser.new_context(base_url=service.url) as context:
         page = context.new_page()
         answer = page.goto("/executions?state=published")
@@ -154,7 +154,7 @@ def test_only_the_admin_token_opens_it(browser: Browser, service: Service) -> No
 
 
 class _Elsewhere(http.server.BaseHTTPRequestHandler):
-    """A site that sends whoever comes to it on, with a form, to the address in its query."""
+    """A site that sends its visitors on, with a form, to the address in its query."""
 
     def do_GET(self) -> None:
         body = (
@@ -172,7 +172,7 @@ class _Elsewhere(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def elsewhere() -> Iterator[str]:
-    """Give the address of another site on this host: browsers send it our cookies all the same."""
+    """Yield the address of another site on this host: browsers send our cookies to it too."""
     with http.server.HTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
@@ -186,7 +186,7 @@ def elsewhere() -> Iterator[str]:
 def test_another_site_can_do_nothing_in_somebodys_name(
     browser: Browser, service: Service, project: Project
 ) -> None:
-    """Its form comes with the cookie, where both are on one host, and is refused."""
+    """Its form comes with the cookie if both are on one host, and is refused."""
     connection = service.connect(project.url)
     path = f"/connections/{connection['id']}"
     due = wait_for(
@@ -200,7 +200,7 @@ def test_another_site_can_do_nothing_in_somebodys_name(
 
 
 def test_what_somebody_reads_is_not_taken_away(browser: Browser, service: Service, project: Project) -> None:
-    """What is open stays open while the rest goes on; while something is selected, that is told on screen."""
+    """Open details stay open during updates; during a selection updates pause, which the page shows."""
     connection = service.connect(project.url, "train@*", "other@*")
     service.deliver(connection, project.payload(None, project.first, "refs/heads/one"))
     with visit(browser, service) as page:
@@ -231,7 +231,7 @@ LONG = "an-unbroken-name-" + "x" * 120
 
 
 def test_nothing_is_wider_than_a_telephone(browser: Browser, service: Service, project: Project) -> None:
-    """Ids, names and reasons without a space break where the screen ends."""
+    """Ids, names and reasons without spaces wrap at the edge of the screen."""
     connection = service.connect(project.url, "train@**", f"{LONG}@**", name=LONG)
     _, answer = service.deliver(connection, project.payload(None, project.first, f"refs/heads/{LONG}"))
     service.settled(answer["delivery"])
@@ -274,7 +274,7 @@ def test_a_replay_shows_how_it_had_ended_before(browser: Browser, service: Servi
 
 
 def test_an_address_that_leads_nowhere_is_a_page_for_browsers(browser: Browser, service: Service) -> None:
-    """And JSON for programs, and wherever programs ask."""
+    """And JSON for programs, and below the API's address."""
     with visit(browser, service) as page:
         page.goto("/nope")
         expect(page.get_by_role("alert")).to_have_text("No page exists at this URL.")
@@ -290,7 +290,7 @@ HOSTILE = "<img/src=x/onerror=alert(1)>"
 def test_what_was_pushed_is_text_and_nothing_else(
     browser: Browser, service: Service, project: Project
 ) -> None:
-    """Also where it was made to be more: names of branches, messages, steps, what is searched for."""
+    """Also with markup in names of branches, messages, steps and search terms."""
     connection = service.connect(project.url, name=HOSTILE)
     manifest = f"- step:\n    name: '{HOSTILE}'\n    image: '{HOSTILE}'\n    command: '{HOSTILE}'\n"
     triggers = [{"name": HOSTILE, "branches": ["**"], "run": {"step": HOSTILE}}]
@@ -339,7 +339,7 @@ EVERY_KIND = """\
 
 
 class _Links(HTMLParser):
-    """What a page leads to."""
+    """The links of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -350,7 +350,7 @@ class _Links(HTMLParser):
 
 
 def signed_in(service: Service) -> str:
-    """Return the cookie of somebody who has signed in."""
+    """Return the cookie of a signed-in user."""
     connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
     connection.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN}))
     answer = connection.getresponse()
@@ -371,7 +371,7 @@ def got(url: str, cookie: str, **more: str) -> tuple[int, str, dict[str, str]]:
 
 
 def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, project: Project) -> None:
-    """Without any script: from the overview, each page and file that can be reached."""
+    """Without scripts: from the overview, each reachable page and file."""
     everything = [
         {"name": name, "branches": ["*"], "tags": ["*"], "run": {kind: name}}
         for kind, name in (
@@ -419,7 +419,7 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
 
 
 def test_below_another_address_links_stay_below_it(tmp_path: Path) -> None:
-    """Where a proxy gives Pushgate a folder of a host; and by HTTPS the cookie is the host's own."""
+    """If a proxy serves Pushgate below a path; with HTTPS the cookie is bound to the host."""
     with Service(tmp_path / "data", PUBLIC_URL="https://ci.example/pushgate") as service:
         _, text, _ = got(service.url, "", host="10.0.0.1:8080")
         assert "Browsers keep no session for this address over HTTP" in text
@@ -439,7 +439,7 @@ def test_below_another_address_links_stay_below_it(tmp_path: Path) -> None:
 
 
 def test_signing_in_leads_nowhere_else(service: Service) -> None:
-    """Whatever somebody has written into the address of the sign-in."""
+    """Whatever the address of the sign-in contains."""
     for wanted in (
         "https://evil.example/",
         "//evil.example",
@@ -472,14 +472,14 @@ def test_signing_in_leads_nowhere_else(service: Service) -> None:
     ],
 )
 def test_what_is_sent_says_where_it_comes_from(headers: dict[str, str], *, is_ours: bool) -> None:
-    """As browsers do, by HTTPS and by HTTP; programs that are no browsers say nothing."""
+    """As browsers send it, by HTTPS and by HTTP; other programs send nothing."""
     sessions = Sessions(b"k" * 32, token="t", base_url="https://ci.example/pushgate")
     told = [(name.encode(), value.encode()) for name, value in headers.items()]
     assert sessions.comes_from_here(Request({"type": "http", "headers": told})) is is_ours
 
 
 def bearing(sessions: Sessions) -> Request:
-    """Return a request of a browser that has signed in."""
+    """Return a request of a signed-in browser."""
     answer = Response()
     sessions.begin(answer, now=NOW)
     cookie = answer.headers["set-cookie"].partition(";")[0]
@@ -487,7 +487,7 @@ def bearing(sessions: Sessions) -> Request:
 
 
 def test_a_session_ends_with_its_time_its_token_and_its_key() -> None:
-    """Each of which is enough."""
+    """Each alone suffices."""
     sessions = Sessions(b"k" * 32, token="t", base_url="http://127.0.0.1:8080")
     request = bearing(sessions)
     assert sessions.holds(request, now=NOW + VALID - timedelta(seconds=1))
@@ -502,7 +502,7 @@ def test_a_session_ends_with_its_time_its_token_and_its_key() -> None:
 
 
 def test_a_form_of_ours_has_few_fields(service: Service) -> None:
-    """One that has many, or is large, is refused before it is decoded."""
+    """A form with many fields, or a large one, is refused before it is decoded."""
     for count, status in ((3_000, 422), (10_000, 413)):
         connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
         connection.request("POST", "/sign-in", "&".join(f"f{number}=1" for number in range(count)))
@@ -511,13 +511,13 @@ def test_a_form_of_ours_has_few_fields(service: Service) -> None:
 
 
 def test_a_worker_has_no_dashboard(tmp_path: Path) -> None:
-    """It answers probes only."""
+    """It serves probes only."""
     with Service(tmp_path / "data", ROLE="worker") as service:
         assert got(service.url, "")[0] == 404
 
 
 def test_a_delivery_of_many_updates_is_shown_in_part(service: Service, project: Project) -> None:
-    """A page of thousands would hold up whoever else asks; how many more there are is told."""
+    """A page of thousands would delay other requests; the number of hidden ones is shown."""
     made = service.api.send(
         "POST", "/connections", {"provider": "generic", "url": project.url, "project": "digits"}
     )
@@ -542,7 +542,7 @@ def test_a_delivery_of_many_updates_is_shown_in_part(service: Service, project: 
 def test_what_was_delivered_to_a_deleted_connection_stays_as_it_is(
     service: Service, project: Project
 ) -> None:
-    """Its page says so, and nothing is planned again, which could only overwrite what happened."""
+    """Its page says so, and a replay, which could only overwrite the results, is refused."""
     connection = service.connect(project.url, "train@main")
     _, answer = service.deliver(connection, project.payload(None, project.first))
     path = f"/deliveries/{answer['delivery']}"
@@ -557,7 +557,7 @@ def test_what_was_delivered_to_a_deleted_connection_stays_as_it_is(
 
 
 def test_what_was_nothing_new_cannot_be_replayed(service: Service, project: Project) -> None:
-    """A repetition, or what could not be read: who asks is told so, and is not asked to."""
+    """A duplicate or unreadable delivery: a replay is refused, and its button is missing."""
     connection = service.connect(project.url)
     body = project.payload(None, project.first)
     service.deliver(connection, body)
@@ -569,7 +569,7 @@ def test_what_was_nothing_new_cannot_be_replayed(service: Service, project: Proj
 
 
 def test_filters_hold_for_the_next_page_too(service: Service, project: Project) -> None:
-    """All that the address names, but for the place in the list."""
+    """All those in the address, except the position in the list."""
     connection = service.connect(project.url)
     for number in range(3):
         service.deliver(connection, project.payload(None, project.first, f"refs/heads/{number}"))
@@ -581,7 +581,7 @@ def test_filters_hold_for_the_next_page_too(service: Service, project: Project) 
 
 
 def test_odd_addresses_are_told_to_be_so(tmp_path: Path, postgres: Postgres) -> None:
-    """On PostgreSQL, which takes no NUL to look for: by pages and by the API."""
+    """On PostgreSQL, which refuses NUL in a search: by pages and by the API."""
     settings = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
     with Service(tmp_path / "data", **settings) as service:
         headers = {"authorization": f"Bearer {ADMIN_TOKEN}"}

@@ -10,17 +10,17 @@ from testing.git_host import GitHost, WorkTree
 
 @pytest.fixture
 def fetching(tmp_path: Path) -> Fetching:
-    """Give mirrors."""
+    """Return mirrors."""
     return make_fetching(tmp_path)
 
 
 @pytest.fixture
 def tree(githost: GitHost, tmp_path: Path) -> WorkTree:
-    """Give a developer's clone of an empty repository."""
+    """Return a developer's clone of an empty repository."""
     return WorkTree(tmp_path / "clone", githost.create("acme/digits.git"))
 
 
 @pytest.fixture
 def url(githost: GitHost) -> str:
-    """Give that repository's URL."""
+    """Return that repository's URL."""
     return githost.url("acme/digits.git")

@@ -1,4 +1,4 @@
-"""Private repositories over real transports: who is let in, who is not, and that nothing secret is seen."""
+"""Private repositories over real transports: which access works, which not, and that secrets stay secret."""
 
 import socket
 import ssl
@@ -30,7 +30,7 @@ PASSWORD = "correct-horse-battery-staple"
 
 @pytest.fixture
 def pushed(tree: WorkTree) -> str:
-    """Give a commit that is on the remote."""
+    """Return a commit that is on the remote."""
     commit = tree.commit("First", {"valohai.yaml": "- step:\n", "a": "b"})
     tree.push()
     return commit
@@ -38,13 +38,13 @@ def pushed(tree: WorkTree) -> str:
 
 @pytest.fixture
 def ssh(githost: GitHost) -> Iterator[SshHost]:
-    """Give an SSH server for the same repositories."""
+    """Start an SSH server for the same repositories."""
     with SshHost(githost.folder, [OURS.public, RSA.public]) as host:
         yield host
 
 
 def fetch(fetching: Fetching, url: str, commit: str, **remote: object) -> bool:
-    """Fetch a commit; say whether it is there."""
+    """Fetch a commit; return whether it is there."""
     asked = [Wanted(ref=MAIN, id=commit)]
     where = Remote(url=url, **remote)  # type: ignore[arg-type]
     fetching.run(fetching.mirrors.update(connection="c1", remote=where, wanted=asked))
@@ -52,7 +52,7 @@ def fetch(fetching: Fetching, url: str, commit: str, **remote: object) -> bool:
 
 
 def nothing_is_left(folder: Path) -> bool:
-    """Say whether no file of a fetch is left."""
+    """Return whether no file of a fetch is left."""
     return [path for path in (folder / "home").glob("access-*/*") if path.is_dir()] == []
 
 
@@ -86,7 +86,7 @@ def test_a_host_key_is_pinned_on_first_use(
 
 
 def test_given_host_keys_are_the_only_ones(fetching: Fetching, ssh: SshHost, pushed: str) -> None:
-    """What was given counts, and nothing is trusted on first use."""
+    """Only the given keys are trusted, and none on first use."""
     url = ssh.url("acme/digits.git")
     other = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
     with pytest.raises(RemoteUnavailable, match="host key"):
@@ -96,7 +96,7 @@ def test_given_host_keys_are_the_only_ones(fetching: Fetching, ssh: SshHost, pus
 
 @pytest.fixture
 def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[GitHost, Fetching]]:
-    """Give a git server with TLS that asks for a password, and mirrors that trust its certificate."""
+    """Start a git server with TLS and a password, and return mirrors that trust its certificate."""
     made = make_certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made.certificate, made.key)
@@ -149,7 +149,7 @@ def test_a_certificate_that_nobody_trusts_is_refused(
 
 
 def test_no_process_shows_a_secret(https: tuple[GitHost, Fetching], tmp_path: Path) -> None:
-    """Neither in its arguments nor in its environment, while a fetch is under way."""
+    """Neither in its arguments nor in its environment, during a fetch."""
     host, fetching = https
     commit = _push_locally(host, tmp_path)
     host.answers.clear()
@@ -205,7 +205,7 @@ def _process(path: Path) -> bytes:
     ],
 )
 def test_which_addresses_are_never_fetched_from(address: str, *, forbidden: bool) -> None:
-    """Clouds answer machines about themselves there; private networks are where git servers are."""
+    """Clouds serve machine metadata there; private networks are allowed, since git servers are in them."""
     assert is_forbidden(ip_address(address), allow_loopback=False) == forbidden
 
 
@@ -217,7 +217,7 @@ def test_a_forbidden_address_is_a_reason(fetching: Fetching, url: str) -> None:
 
 
 def _resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
-    """Let `only-here.invalid` have these addresses, for this process and for nobody else."""
+    """Resolve `only-here.invalid` to these addresses, in this process only."""
     others = socket.getaddrinfo
 
     def resolve(host: str | None, port: int, *arguments: Any, **options: Any) -> list[Any]:
@@ -231,7 +231,7 @@ def _resolve(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
 def test_the_address_that_was_checked_is_the_one_that_is_used(
     fetching: Fetching, tree: WorkTree, githost: GitHost, pushed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that only we can resolve is fetched from: git does not resolve it again."""
+    """A fetch from a name that only we can resolve works: git does not resolve it again."""
     _resolve(monkeypatch, "127.0.0.1")
     assert fetch(fetching, f"http://only-here.invalid:{githost.port}/acme/digits.git", pushed)
     assert tree.head() == pushed
@@ -249,7 +249,7 @@ def test_the_address_that_was_checked_is_the_one_that_is_used(
 def test_what_goes_past_a_proxy_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, variables: dict[str, str]
 ) -> None:
-    """The proxy guards only what goes through it; which that is, curl reads out of several forms."""
+    """The proxy guards only its own traffic; curl reads the exceptions in several forms."""
     for name in ("HTTPS_PROXY", "NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
@@ -263,7 +263,7 @@ def test_what_goes_past_a_proxy_is_checked(
 def test_ssh_tries_all_addresses_of_a_host(
     githost: GitHost, fetching: Fetching, pushed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where nobody listens at the first one; all of them were checked before."""
+    """If nothing listens at the first one; all of them were checked before."""
     _resolve(monkeypatch, "127.0.0.2", "127.0.0.1")
     with SshHost(githost.folder, [OURS.public]) as host:
         url = host.url("acme/digits.git").replace("127.0.0.1", "only-here.invalid")
@@ -284,7 +284,7 @@ def test_what_ssh_says_is_not_lost(githost: GitHost, fetching: Fetching, pushed:
 
 
 def test_an_address_may_stand_in_a_url(githost: GitHost, fetching: Fetching, pushed: str) -> None:
-    """Nothing has to be resolved then; and a name may be written in capitals."""
+    """Then nothing is resolved; and a name may be in upper case."""
     assert fetch(fetching, f"http://LocalHost:{githost.port}/acme/digits.git", pushed)
     with pytest.raises(RemoteUnavailable, match="the host cannot be reached"):
         fetch(fetching, "http://[::1]:9/acme/digits.git", "d" * 40)

@@ -1,4 +1,4 @@
-"""What is read of a commit: who signed it, and what a new branch has changed."""
+"""Reading commits: their signers, and the changes of a new branch."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def _signed(tree: WorkTree, key: Path, message: str) -> str:
 
 
 def written(tree: WorkTree, kind: str, content: bytes) -> str:
-    """Write an object, whatever is in it, and return its id."""
+    """Write an object, valid or not, and return its id."""
     command = ["git", "hash-object", "-w", "--literally", "-t", kind, "--stdin"]
     done = subprocess.run(
         command, cwd=tree.folder, env=ENVIRONMENT, input=content, check=True, capture_output=True
@@ -43,7 +43,7 @@ def written(tree: WorkTree, kind: str, content: bytes) -> str:
 def test_signatures_are_valid_unknown_or_none(
     fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path
 ) -> None:
-    """Valid is what one of the operator's allowed signers has made; whoever else did is unknown."""
+    """A signature is valid if made by one of the operator's allowed signers, else unknown."""
     ours, theirs = _signer(tmp_path, "ours"), _signer(tmp_path, "theirs")
     plain = tree.commit("Plain", {"a": "b"})
     valid, unknown = _signed(tree, ours, "Ours"), _signed(tree, theirs, "Theirs")
@@ -86,7 +86,7 @@ def test_the_default_branch_is_the_remotes(fetching: Fetching, tree: WorkTree, u
 def test_a_commit_in_any_encoding_is_read(
     fetching: Fetching, tree: WorkTree, url: str, encoding: str, raw: bytes, author: str
 ) -> None:
-    """One that nobody writes text in counts for UTF-8."""
+    """One that is no text encoding is read as UTF-8."""
     tree_id = tree.git("rev-parse", tree.commit("First", {"a": "b"}) + "^{tree}")
     person = raw + b" <ada@example.org> 1700000000 +0000"
     head = b"tree %b\nauthor %b\ncommitter %b\nencoding %b\n" % (
@@ -106,7 +106,7 @@ def test_a_commit_in_any_encoding_is_read(
 def test_a_submodule_that_is_bumped_fits_patterns_for_its_folder(
     fetching: Fetching, tree: WorkTree, url: str, pattern: str
 ) -> None:
-    """As well as those for its name; a file beside it does not."""
+    """And patterns for its name; a file next to it does not."""
     add_submodule(tree, path="vendor/lib", url="../lib.git", commit="d" * 40)
     first = tree.commit("First", {"a": "b"})
     add_submodule(tree, path="vendor/lib", url="../lib.git", commit="e" * 40)
@@ -123,7 +123,7 @@ def test_a_submodule_that_is_bumped_fits_patterns_for_its_folder(
 
 
 def test_a_file_name_that_is_no_utf_8_costs_nobody_anything(service: Service, project: Project) -> None:
-    """The trigger that it fits runs, and all lists show it, escaped."""
+    """A matching trigger runs, and all lists show the name, escaped."""
     trigger = {"name": "t", "branches": ["*"], "paths": ["models/*"], "run": {"step": "train"}}
     connection = service.connect(project.url, triggers=[trigger])
     folder = project.tree.folder / "models"
@@ -140,7 +140,7 @@ def test_a_file_name_that_is_no_utf_8_costs_nobody_anything(service: Service, pr
 
 
 def test_a_new_branch_has_changed_what_differs_from_where_it_left(service: Service, project: Project) -> None:
-    """Also if the payload names no default branch: the remote's HEAD is read then."""
+    """Also if the payload names no default branch: then the remote's HEAD is read."""
     trigger = {"name": "t", "branches": ["*"], "paths": ["model/**"], "run": {"step": "train"}}
     connection = service.connect(project.url, provider="generic", triggers=[trigger])
     service.fetched(connection)

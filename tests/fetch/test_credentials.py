@@ -1,4 +1,4 @@
-"""Keys and passwords: made, mended, proven, refused with one sentence."""
+"""Keys and passwords: made, repaired, checked, refused with one sentence."""
 
 import base64
 import hashlib
@@ -30,7 +30,7 @@ from gateway.fetch.urls import check_url
 
 KEY = make_deploy_key("github", comment="test")
 PEM_RSA = asyncssh.generate_private_key("ssh-rsa", key_size=2048).export_private_key("pkcs1-pem").decode()
-# Made by ssh-keygen, with a passphrase, and used nowhere.
+# Made by ssh-keygen, with a passphrase; used nowhere else.
 LOCKED = """\
 -----BEGIN OPENSSH PRIVATE KEY-----
 b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABAw15kfYB
@@ -55,7 +55,7 @@ FINGERPRINTS = {
 
 
 def test_published_host_keys_have_the_published_fingerprints() -> None:
-    """A typing error in one would lock everybody out, or worse."""
+    """A typing error in one would break all fetches, or worse."""
     found: dict[str, set[str]] = {}
     for line in KNOWN_HOSTS.splitlines():
         hosts, _, key = line.split()
@@ -155,7 +155,7 @@ def test_any_mixture_is_mended(indent: str, end: str, quote: str, *, last: bool)
     ],
 )
 def test_what_is_wrong_with_a_key_is_one_sentence(pasted: str, provider: str, told: str) -> None:
-    """And nothing of the key is in it."""
+    """And it contains nothing of the key."""
     with pytest.raises(Invalid, match=told) as caught:
         read_private_key(pasted, provider, comment="x")
     assert "b3BlbnNzaC1" not in str(caught.value)
@@ -195,7 +195,7 @@ def test_a_key_on_a_curve_that_ssh_does_not_know_is_refused(
     ],
 )
 def test_bitbuckets_tokens_have_user_names_of_their_own(password: str, user: str) -> None:
-    """An API token of a person, and an access token of a repository; a name that was given stays."""
+    """A person's API token, and a repository's access token; a given name stays."""
     assert make_login(None, password, "bitbucket") == Login(user=user, password=password)
     assert make_login("ada", password, "bitbucket").user == "ada"
     assert make_login(None, "ATATT3xFfGF0abc", "gitlab").user == "oauth2"
@@ -212,7 +212,7 @@ def test_bitbuckets_tokens_have_user_names_of_their_own(password: str, user: str
     ],
 )
 def test_a_token_in_place_of_a_user_name_is_not_dropped(token: str) -> None:
-    """Also one of Azure DevOps or Gitea, which has no prefix by which it could be known."""
+    """Also one of Azure DevOps or Gitea, which has no recognizable prefix."""
     _, login = take_login(f"https://{token}@host.example/a/b", "bitbucket")
     assert login == make_login(None, token, "bitbucket")
     with pytest.raises(Invalid, match="remove the user name and the password"):
@@ -243,13 +243,13 @@ def test_a_token_in_place_of_a_user_name_is_not_dropped(token: str) -> None:
     ],
 )
 def test_credentials_leave_the_url_at_once(url: str, bare: str, login: Login | None) -> None:
-    """A token alone gets the user name that the provider wants beside it."""
+    """A token alone gets the user name that the provider requires."""
     assert take_login(url, "gitlab") == (bare, login)
 
 
 @pytest.mark.parametrize("credentials", [KEY, Login(user="ada", password="s3cret"), None])
 def test_what_is_kept_comes_back(credentials: SshKey | Login | None) -> None:
-    """And shows nothing secret when it is printed."""
+    """And printing it shows no secret."""
     assert from_json(as_json(credentials, "host ssh-ed25519 AAAA")) == (credentials, "host ssh-ed25519 AAAA")
     assert "PRIVATE" not in repr(credentials)
     assert "s3cret" not in repr(credentials)
@@ -257,20 +257,20 @@ def test_what_is_kept_comes_back(credentials: SshKey | Login | None) -> None:
 
 @pytest.mark.parametrize("password", ["", "two\nlines", "two\rlines", "nul\0"])
 def test_a_password_is_one_line(password: str) -> None:
-    """Git asks for it by a line, and would take the rest for an answer to something else."""
+    """Git reads it as a line, and would take the rest as the answer to another prompt."""
     with pytest.raises(Invalid, match="one line each"):
         make_login("ada", password, "github")
 
 
 def test_what_must_not_be_repeated() -> None:
-    """A password as it was given, as a URL has it, and as a header has it; of a key nothing is ever sent."""
+    """A password as given, as in a URL, and as in a header; a key is never sent."""
     login = Login(user="ada", password="s3/cret")
     assert secrets_of(login) == ("YWRhOnMzL2NyZXQ=", "s3/cret", "s3%2Fcret")
     assert secrets_of(KEY) == secrets_of(None) == ()
 
 
 def test_the_shortest_secret_that_is_taken_out() -> None:
-    """Four characters; of less, every other word of a sentence would be starred."""
+    """Four characters; with fewer, every other word of a sentence would be masked."""
     assert "abcd" in secrets_of(Login(user="ada", password="abcd"))
     assert secrets_of(Login(user="ada", password="abc")) == ()
 
@@ -289,7 +289,7 @@ HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9ok
     ],
 )
 def test_host_keys_are_lines_as_ssh_keyscan_prints_them(pasted: str) -> None:
-    """Comments and line ends of other systems are taken off."""
+    """Comments and line ends of other systems are removed."""
     text, unreadable = read_host_keys(pasted, known_as="git.example")
     [line] = text.splitlines()
     assert HOST_KEY in line
@@ -306,7 +306,7 @@ def test_host_keys_are_lines_as_ssh_keyscan_prints_them(pasted: str) -> None:
     ],
 )
 def test_one_odd_line_does_not_cost_the_other_host_keys(odd: str) -> None:
-    """As with ssh itself: a key of an old kind, or the line of a merge, is left out and named."""
+    """As with ssh itself: a key of an old type, or a merge marker, is left out and named."""
     given = f"{odd}\ngit.example {HOST_KEY}\n# fine\n{odd}\n"
     assert read_host_keys(given, known_as="git.example") == (f"git.example {HOST_KEY}\n", [1, 4])
 
@@ -325,6 +325,6 @@ def test_one_odd_line_does_not_cost_the_other_host_keys(odd: str) -> None:
     ],
 )
 def test_host_keys_that_cannot_work_are_refused(pasted: str, told: str) -> None:
-    """When the connection is made, and not at its first push."""
+    """When the connection is made, not at its first push."""
     with pytest.raises(Invalid, match=told):
         read_host_keys(pasted, known_as="git.example")

@@ -1,4 +1,4 @@
-"""What goes wrong on this machine: named as that, never blamed on the remote, and over once its cause is."""
+"""Failures of this machine: named as such, never blamed on the remote, and over once the cause is gone."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ KEY = make_deploy_key("github", comment="test")
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Give a folder on a disk of its own; who may not mount one skips the test."""
+    """Return a folder on its own disk; without the right to mount one, skip the test."""
     folder.mkdir(parents=True, exist_ok=True)
     mounting = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
     if subprocess.run(mounting, check=False, capture_output=True).returncode != 0:
@@ -38,7 +38,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def test_folders_that_are_removed_while_it_runs_are_made_again(service: Service, project: Project) -> None:
-    """Mirrors, git's home and what is half packed: all of it is a cache, and none of it needs a restart."""
+    """Mirrors, git's home and half-made packages are caches, and need no restart."""
     connection = service.connect(project.url, "train@main")
     before = project.first
     for number in range(2):
@@ -55,7 +55,7 @@ def test_folders_that_are_removed_while_it_runs_are_made_again(service: Service,
 def test_credentials_are_written_again_where_they_were_removed(
     fetching: Fetching, githost: GitHost, tree: WorkTree, tmp_path: Path
 ) -> None:
-    """The folder of a process, its lock and the published host keys as well."""
+    """Also the folder of a process, its lock and the published host keys."""
     first = tree.commit("First", {"a": "b"})
     tree.push()
     with SshHost(githost.folder, [KEY.public]) as host:
@@ -69,7 +69,7 @@ def test_credentials_are_written_again_where_they_were_removed(
 
 
 def test_a_full_disk_is_told_as_that_and_heals(tree: WorkTree, url: str, tmp_path: Path) -> None:
-    """Nothing is left of what was half fetched, and the next fetch after there is room again succeeds."""
+    """The half-fetched data is removed, and the next fetch succeeds once there is room."""
     first = tree.commit("First", {"a": "b"})
     tree.push()
     with small_disk(tmp_path / "small", "3m") as disk:
@@ -108,7 +108,7 @@ def test_a_full_disk_makes_a_worker_unready_and_leaves_the_door_open(tmp_path: P
 
 
 def test_a_disk_with_room_is_no_trouble(tmp_path: Path) -> None:
-    """Also in a folder that is not there yet; nothing is left of the look."""
+    """Also for a folder that does not exist yet; the check leaves nothing."""
     assert disk_trouble(tmp_path / "new" / "mirrors") is None
     assert list((tmp_path / "new" / "mirrors").iterdir()) == []
     (tmp_path / "file").touch()
@@ -116,7 +116,7 @@ def test_a_disk_with_room_is_no_trouble(tmp_path: Path) -> None:
 
 
 def test_a_file_in_the_way_is_a_reason_on_the_push(service: Service, project: Project) -> None:
-    """It names this machine and the path, and the push goes on when the path is free."""
+    """It names this machine and the path, and the push continues once the path is free."""
     connection = service.connect(project.url, "train@main")
     mirrors = service.data / "mirrors"
     shutil.rmtree(mirrors, ignore_errors=True)
@@ -135,7 +135,7 @@ def test_a_file_in_the_way_is_a_reason_on_the_push(service: Service, project: Pr
 def test_a_shallow_remote_is_fetched_once(
     fetching: Fetching, githost: GitHost, tree: WorkTree, tmp_path: Path
 ) -> None:
-    """Its history ends somewhere: what changed there is not known, and later commits are as everywhere."""
+    """Its history ends somewhere: what changed there is unknown, and later commits are read as usual."""
     tree.commit("First", {"a": "1"})
     second = tree.commit("Second", {"a": "2"})
     tree.push()

@@ -1,4 +1,4 @@
-"""Mirrors stay quick and within their budget, and nothing that is in them is lost."""
+"""Mirrors stay quick and within their budget, and lose no objects."""
 
 import os
 import time
@@ -10,7 +10,7 @@ from testing.git_host import WorkTree, git
 
 
 def housekeeper(fetching: Fetching, *, budget: int = 2**40, idle: float = 0) -> Housekeeper:
-    """Return one that takes every mirror for idle."""
+    """Return a housekeeper that treats every mirror as idle."""
     return Housekeeper(git=fetching.git, mirrors=fetching.mirrors, budget=budget, idle=idle)
 
 
@@ -22,7 +22,7 @@ def packs(mirror: Path) -> int:
 
 
 def test_many_fetches_are_packed_into_few(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """Each fetch leaves a pack or loose objects; all that was in them is still there."""
+    """Each fetch leaves a pack or loose objects; all their objects are still there."""
     pushed = []
     for number in range(25):
         files = {f"{number}/{name}": f"{number} {name}" for name in range(120)}
@@ -42,7 +42,7 @@ def test_many_fetches_are_packed_into_few(fetching: Fetching, tree: WorkTree, ur
 
 
 def test_what_a_killed_fetch_has_left_is_removed(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """After an hour, in which no fetch would leave its pack untouched; a newer one may be going on."""
+    """After an hour without a change to its pack; a newer one may be of a running fetch."""
     first = tree.commit("First", {"a": "b"})
     tree.push()
     fetching.update(url, ("refs/heads/main", first))
@@ -73,7 +73,7 @@ def test_the_least_recently_used_mirrors_go_first(fetching: Fetching, tree: Work
 
 
 def test_mirrors_in_use_are_kept(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """However small the budget is: somebody may be reading."""
+    """However small the budget is: a reader may need them."""
     first = tree.commit("First", {"a": "b"})
     tree.push()
     fetching.update(url, ("refs/heads/main", first))
@@ -82,7 +82,7 @@ def test_mirrors_in_use_are_kept(fetching: Fetching, tree: WorkTree, url: str) -
 
 
 def test_what_a_killed_clone_left_is_removed(fetching: Fetching) -> None:
-    """Also where there never was a whole mirror."""
+    """Also if there never was a complete mirror."""
     left = fetching.mirrors.path("c9").with_name("c9.git.0badcafe.new")
     (left / "objects").mkdir(parents=True)
     fetching.run(housekeeper(fetching).tidy())
@@ -90,7 +90,7 @@ def test_what_a_killed_clone_left_is_removed(fetching: Fetching) -> None:
 
 
 def test_a_long_fetch_tells_how_far_it_has_come(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """Percent and bytes, in git's words."""
+    """By percent and bytes, as git prints them."""
     tree.commit("Many", {f"files/{number}": os.urandom(2000).hex() for number in range(400)})
     tree.push()
     told: list[str] = []

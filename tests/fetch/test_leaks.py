@@ -1,4 +1,4 @@
-"""Nothing secret stays behind or goes elsewhere: after a kill, by a redirect, in what a remote repeats."""
+"""No secret is left or leaked: after a kill, by a redirect, or in a remote's messages."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ def _secrets(folder: Path) -> list[Path]:
 
 
 def test_keys_of_a_process_that_was_killed_are_removed_by_the_next(tmp_path: Path) -> None:
-    """Whatever its number and its machine's name; those of a process that lives stay."""
+    """Whatever its process id and host name; those of a living process stay."""
     with GitHost(tmp_path / "git", credentials="a:b") as host:
         url = host.create("acme/closed.git")
         host.answers.clear()
@@ -47,7 +47,7 @@ def test_keys_of_a_process_that_was_killed_are_removed_by_the_next(tmp_path: Pat
         try:
             for process in processes:
                 process.start()
-            # Not before git runs: until then the child that is to become git holds its parent's lock as well.
+            # Not before git runs: until the exec the child also holds its parent's lock.
             wait_for(lambda: len(host.visits) == 2, "both fetch")
             assert processes[0].pid is not None
             os.kill(processes[0].pid, signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_keys_of_a_process_that_was_killed_are_removed_by_the_next(tmp_path: Pat
 
 
 def _fetch_in(folder: Path, remote: Remote, connection: str) -> None:
-    """Fetch in a process of its own, to which the remote does not answer."""
+    """Fetch in another process, which gets no answer from the remote."""
     with pytest.raises(RemoteUnavailable):
         fetch(make_fetching(folder), remote, connection=connection)
 
@@ -81,7 +81,7 @@ def test_a_password_does_not_follow_a_redirect(tmp_path: Path, githost: GitHost)
 
 
 def test_a_remote_that_repeats_what_it_was_sent_is_not_quoted(tmp_path: Path) -> None:
-    """Git shows a server's messages to its user; a reason is stored, logged and shown to many."""
+    """Git shows a server's messages to its user; a reason is stored, logged and shown to many users."""
     said = "wrong: correct horse/battery, correct%20horse%2Fbattery, YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ=="
     head = f"Content-Type: text/plain\r\nContent-Length: {len(said)}\r\n\r\n{said}"
     ask = f'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="git"\r\n{head}'
@@ -94,7 +94,7 @@ def test_a_remote_that_repeats_what_it_was_sent_is_not_quoted(tmp_path: Path) ->
 
 
 def test_hosts_are_checked_at_each_fetch(tmp_path: Path, githost: GitHost) -> None:
-    """The setting may have become narrower since the connection was made."""
+    """The setting may be stricter since the connection was made."""
     git = Git(home=tmp_path / "home", allow_http=True, timeout=30, hosts=("git.example",))
     with pytest.raises(RemoteUnavailable, match="PUSHGATE_FETCH_HOSTS"):
         Fetching.run(git.run("ls-remote", remote=Remote(url=githost.url("acme/digits.git"))))
@@ -102,7 +102,7 @@ def test_hosts_are_checked_at_each_fetch(tmp_path: Path, githost: GitHost) -> No
 
 
 def test_a_data_folder_may_have_any_name(tree: WorkTree, githost: GitHost, tmp_path: Path) -> None:
-    """Git gives ssh's options to a shell, and ssh reads them as lines of its configuration."""
+    """Git passes ssh's options through a shell, and ssh parses them as configuration lines."""
     commit = tree.commit("First", {"a": "b"})
     tree.push()
     folder = tmp_path / 'it\'s 100% "quoted" $(id) %h'

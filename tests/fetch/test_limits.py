@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 
 
 def bomb(tree: WorkTree, *, deep: int = 14, wide: int = 10) -> str:
-    """Push a branch with folders nested so deep, so many in each: a few KB that name 10 ** 14 files."""
+    """Push a branch of nested folders, with this depth and width: a few KB that name 10 ** 14 files."""
     blob = tree.git("rev-parse", "HEAD:valohai.yaml")
     inner = f"100644 blob {blob}"
     for _ in range(deep):
@@ -37,7 +37,7 @@ def bomb(tree: WorkTree, *, deep: int = 14, wide: int = 10) -> str:
 
 
 def test_what_a_bomb_has_changed_is_too_much_to_list(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """The commit is read all the same, and the mirror stays."""
+    """The commit is read nevertheless, and the mirror stays."""
     first = tree.commit("First", YAML)
     tree.push()
     commit = bomb(tree)
@@ -51,7 +51,7 @@ def test_what_a_bomb_has_changed_is_too_much_to_list(fetching: Fetching, tree: W
 def test_a_bomb_on_a_branch_is_a_push_like_any_other(
     service: Service, project: Project, paths: list[str]
 ) -> None:
-    """Where triggers ask for paths it may have changed any; where none does, nobody looks."""
+    """With path triggers, any path counts as changed; without them, paths are not read."""
     trigger = {"name": "train", "branches": ["bomb"], "run": {"step": "train"}, "paths": paths}
     connection = service.connect(project.url, triggers=[trigger])
     commit = bomb(project.tree)
@@ -64,7 +64,7 @@ def test_a_bomb_on_a_branch_is_a_push_like_any_other(
 
 
 def test_a_limit_that_a_fetch_reaches_is_named(tmp_path: Path, githost: GitHost) -> None:
-    """With the setting that sets it; the mirror is not thrown away, and what fits goes on."""
+    """With its setting; the mirror is kept, and smaller fetches still work."""
     fetching, tree = make_fetching(tmp_path, file_size=MIB), WorkTree(tmp_path / "w", githost.create("a.git"))
     first = tree.commit("First", YAML)
     tree.push()
@@ -77,7 +77,7 @@ def test_a_limit_that_a_fetch_reaches_is_named(tmp_path: Path, githost: GitHost)
 
 
 def test_a_limit_that_reading_reaches_is_named(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """Memory and CPU time, each with its setting; deeper than the stack is a limit as well."""
+    """Memory and CPU time, each with its setting; the depth of the stack is a limit as well."""
     tree.commit("First", YAML)
     tree.push()
     commit = bomb(tree)
@@ -96,7 +96,7 @@ def test_a_limit_that_reading_reaches_is_named(fetching: Fetching, tree: WorkTre
 
 
 def test_a_limit_that_packing_reaches_is_named(tmp_path: Path, tree: WorkTree) -> None:
-    """Also by a git that reads one object after the other."""
+    """Also in a git process that reads one object after another."""
     text = secrets.token_hex(4 * MIB)
     tree.commit("Large, and much the same again", {"a": text, "b": f"{text}x"})
     tree.git("-c", "pack.compression=0", "repack", "-adfq")
@@ -153,7 +153,7 @@ print(asyncio.run(scenario()))
 
 
 def test_no_files_left_is_a_failure_of_this_machine(tmp_path: Path) -> None:
-    """A gateway at its limit of open files blames nobody else."""
+    """A gateway at its limit of open files does not blame the remote."""
     command = [sys.executable, "-c", _NO_FILES_LEFT, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith(": git cannot be started (Too many open files)\n")
@@ -166,7 +166,7 @@ def test_no_files_left_is_a_failure_of_this_machine(tmp_path: Path) -> None:
 def test_a_small_container_gives_git_less_memory(
     tmp_path: Path, limit: int | str, expected: int | None
 ) -> None:
-    """So that git is told no before the kernel ends the whole container; at least what an index needs."""
+    """So that git fails before the kernel kills the container; at least what an index needs."""
     path = tmp_path / "memory.max"
     path.write_text(f"{limit}\n")
     assert git_memory([tmp_path / "none", path]) == (expected or git_memory([]))
@@ -199,13 +199,13 @@ def test_failures_of_this_machine_are_told_from_those_of_others(
 
 
 def test_a_git_that_fails_otherwise_is_told_as_before(fetching: Fetching, tmp_path: Path) -> None:
-    """In its own words."""
+    """In git's own words."""
     with pytest.raises(GitFailed, match="not a git repository"):
         fetching.run(fetching.git.run("rev-parse", "HEAD", mirror=tmp_path))
 
 
 def test_an_error_holds_nothing_of_what_git_said(fetching: Fetching, tree: WorkTree) -> None:
-    """It may live until the garbage collector comes, and each of them would hold 32 MB as long."""
+    """It may live until garbage collection, and each error would hold 32 MB until then."""
     commit = tree.commit("Large", {"large": "x" * 4 * MIB})
     said = fetching.git.run(
         "cat-file", "blob", f"{commit}:large", mirror=tree.folder / ".git", output_limit=2 * MIB

@@ -1,4 +1,4 @@
-"""Mirrors: exactly what was pushed, with as few fetches as can be, from remotes of every temper."""
+"""Mirrors: exactly what was pushed, with as few fetches as possible, from good and bad remotes."""
 
 import asyncio
 import shutil
@@ -47,7 +47,7 @@ def test_what_is_there_is_not_fetched_again(fetching: Fetching, tree: WorkTree, 
 
 
 def test_many_pushes_are_served_by_one_call(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """Also of a branch that was forced elsewhere between them."""
+    """Also if the branch was force-pushed between them."""
     first = tree.commit("First", YAML)
     tree.push()
     fetching.update(url, (MAIN, first))
@@ -62,7 +62,7 @@ def test_many_pushes_are_served_by_one_call(fetching: Fetching, tree: WorkTree, 
 
 
 def test_one_missing_commit_does_not_hold_up_the_others(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """What the remote never had is not there afterwards, and the rest is."""
+    """The commit that the remote never had is missing afterwards; the rest is there."""
     first = tree.commit("First", YAML)
     tree.push()
     fetching.update(url, (MAIN, first))
@@ -77,7 +77,7 @@ def test_one_missing_commit_does_not_hold_up_the_others(fetching: Fetching, tree
 def test_a_branch_may_take_the_place_of_a_folder_of_branches(
     fetching: Fetching, tree: WorkTree, url: str
 ) -> None:
-    """`a` is deleted and `a/b` is pushed: refs that cannot stand beside one another."""
+    """`a` is deleted and `a/b` is pushed: refs that cannot coexist."""
     first = tree.commit("First", YAML)
     tree.push("HEAD:refs/heads/a")
     fetching.update(url, ("refs/heads/a", first))
@@ -116,7 +116,7 @@ def test_a_new_branch_is_compared_with_the_default_branch(
 
 
 def test_repositories_with_sha256_ids_work(fetching: Fetching, githost: GitHost, tmp_path: Path) -> None:
-    """64 digits all the way."""
+    """With 64 digits throughout."""
     url = githost.create("sha256.git", object_format="sha256")
     tree = WorkTree(tmp_path / "sha256", url, object_format="sha256")
     first = tree.commit("First", YAML)
@@ -127,7 +127,7 @@ def test_repositories_with_sha256_ids_work(fetching: Fetching, githost: GitHost,
 
 
 def test_a_manifest_is_a_regular_file_of_bounded_size(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """A link or a folder does not count, a large file has only a size, and an option is a name."""
+    """A link or folder does not count, a large file has only a size, and an option-like path is a name."""
     (tree.folder / "link.yaml").symlink_to("/etc/passwd")
     files = {**YAML, "large.yaml": "x" * 1001, "dir/valohai.yaml": "in a folder", "--help": "a file"}
     first = tree.commit("First", files)
@@ -180,7 +180,7 @@ def test_two_processes_share_a_mirror(tmp_path: Path, tree: WorkTree, url: str) 
 
 
 def test_a_missing_repository_is_told(fetching: Fetching, githost: GitHost) -> None:
-    """In words that say what to look at."""
+    """The reason says what to check."""
     with pytest.raises(
         RemoteUnavailable, match="the repository does not exist, or the credentials give no access to it"
     ):
@@ -188,7 +188,7 @@ def test_a_missing_repository_is_told(fetching: Fetching, githost: GitHost) -> N
 
 
 def test_a_remote_that_asks_for_a_password_is_told(fetching: Fetching, tmp_path: Path) -> None:
-    """Nobody is there to enter one, so git must not prompt."""
+    """No user can enter one, so git must not prompt."""
     with (
         GitHost(tmp_path / "private", credentials="ada:secret") as host,
         pytest.raises(RemoteUnavailable, match="access was denied"),
@@ -197,7 +197,7 @@ def test_a_remote_that_asks_for_a_password_is_told(fetching: Fetching, tmp_path:
 
 
 def test_a_remote_that_is_not_there_is_told(fetching: Fetching) -> None:
-    """Nothing listens, or nothing has that name."""
+    """Nothing listens, or the name does not exist."""
     with pytest.raises(RemoteUnavailable, match="the host cannot be reached"):
         fetching.update("http://127.0.0.1:9/a/b.git", (MAIN, "d" * 40))
     with pytest.raises(RemoteUnavailable, match="host name cannot be resolved"):
@@ -208,7 +208,7 @@ def test_a_remote_that_is_not_there_is_told(fetching: Fetching) -> None:
 def test_other_protocols_are_never_used(
     fetching: Fetching, tree: WorkTree, tmp_path: Path, protocol: str
 ) -> None:
-    """Also where a URL came by another way than the API."""
+    """Also if a URL did not come through the API."""
     first = tree.commit("First", YAML)
     proof = tmp_path / "proof"
     url = {"file": f"file://{tree.folder}", "ext": f"ext::sh -c touch% {proof}"}[protocol]
@@ -218,7 +218,7 @@ def test_other_protocols_are_never_used(
 
 
 def test_a_remote_that_points_elsewhere_is_not_followed(fetching: Fetching, githost: GitHost) -> None:
-    """The connection's URL, and nowhere else."""
+    """Only the connection's URL is used."""
     target = githost.url("acme/digits.git")
     answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
     with answering(answer.encode()) as (port, _), pytest.raises(RemoteUnavailable, match="another URL"):
@@ -227,9 +227,9 @@ def test_a_remote_that_points_elsewhere_is_not_followed(fetching: Fetching, gith
 
 @contextmanager
 def redirecting(githost: GitHost, location: str) -> Iterator[int]:
-    """Give the port of a server that has repositories only under names that end in .git, as GitLab has them.
+    """Yield the port of a server with repositories only under names that end in .git, as at GitLab.
 
-    It sends others on to `location`, in which `{}` stands for the path.
+    It redirects other names to `location`, in which `{}` stands for the path.
     """
 
     def handle(connection: socket.socket) -> None:
@@ -251,7 +251,7 @@ def redirecting(githost: GitHost, location: str) -> Iterator[int]:
 def test_a_url_without_git_at_its_end_is_tried_with_it(
     fetching: Fetching, githost: GitHost, tree: WorkTree
 ) -> None:
-    """GitLab redirects there; no redirect is followed, but this one place on the same host is looked at."""
+    """GitLab redirects there; the redirect is not followed, but this one URL on the same host is tried."""
     first = tree.commit("First", YAML)
     tree.push()
     with redirecting(githost, "http://127.0.0.1:9/evil{}") as port:
@@ -267,7 +267,7 @@ def test_a_url_without_git_at_its_end_is_tried_with_it(
 
 
 def test_a_remote_that_talks_nonsense_is_told(fetching: Fetching) -> None:
-    """It is no git server."""
+    """The reason says that it is not a git server."""
     with (
         answering(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnonsense") as (port, _),
         pytest.raises(RemoteUnavailable, match="cannot be fetched"),
@@ -276,7 +276,7 @@ def test_a_remote_that_talks_nonsense_is_told(fetching: Fetching) -> None:
 
 
 def test_a_remote_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path) -> None:
-    """Git and its helper are gone when the time is over, and so is the half-made mirror."""
+    """After the time-out git, its helper and the half-made mirror are gone."""
     fetching = make_fetching(tmp_path, timeout=1)
     with hanging() as port, pytest.raises(RemoteUnavailable, match="took longer than 1 seconds"):
         fetching.update(f"http://127.0.0.1:{port}/hanging.git", (MAIN, "d" * 40))
@@ -285,7 +285,7 @@ def test_a_remote_that_hangs_is_given_up_and_leaves_nothing(tmp_path: Path) -> N
 
 
 def test_a_cancelled_fetch_leaves_nothing(tmp_path: Path) -> None:
-    """As at SIGTERM: nobody waits for a slow remote."""
+    """As at SIGTERM: no wait for a slow remote."""
     fetching = make_fetching(tmp_path)
 
     async def cancelled(port: int) -> None:
@@ -340,7 +340,7 @@ def test_a_bad_branch_stops_no_other(fetching: Fetching, tree: WorkTree, url: st
     tree.push()
     assert failed(("refs/heads/evil", evil), (MAIN, third), ("refs/heads/good", first)) == [evil]
     assert git("rev-parse", MAIN, folder=mirror) == third
-    # With one that is gone, everything is fetched, as at first.
+    # With a missing commit, everything is fetched, as at first.
     fourth = tree.commit("Fourth", {"a": "3"})
     tree.push()
     assert failed(("refs/heads/gone", "d" * 40), (MAIN, fourth)) == []
@@ -350,7 +350,7 @@ def test_a_bad_branch_stops_no_other(fetching: Fetching, tree: WorkTree, url: st
 def test_a_branch_name_that_no_file_can_have_stops_no_other(
     fetching: Fetching, tree: WorkTree, githost: GitHost, url: str
 ) -> None:
-    """A remote may keep its refs otherwise than in files; the commit is fetched all the same."""
+    """A remote may not store its refs in files; the commit is fetched nevertheless."""
     first = tree.commit("First", YAML)
     tree.push()
     name = f"refs/heads/{'n' * 260}"
@@ -382,7 +382,7 @@ def test_a_lock_that_a_killed_git_left_is_no_obstacle(fetching: Fetching, tree: 
 def test_nothing_of_this_machine_or_the_mirror_is_executed(
     fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No config of the user or the system, no hook that somebody left in the mirror."""
+    """No config of the user or the system, no hook left in the mirror."""
     proof = tmp_path / "proof"
     config = tmp_path / "gitconfig"
     config.write_text(f'[core]\n\tfsmonitor = "touch {proof}"\n\tsshCommand = touch {proof}\n')
@@ -411,7 +411,7 @@ def test_credentials_are_taken_out_of_what_git_says(fetching: Fetching) -> None:
 
 
 def test_the_mirror_is_a_plain_bare_clone(fetching: Fetching, tree: WorkTree, url: str) -> None:
-    """Whoever looks into it finds the remote's own names."""
+    """It has the remote's own ref names."""
     first = tree.commit("First", YAML)
     tree.push()
     fetching.update(url, (MAIN, first))

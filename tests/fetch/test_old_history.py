@@ -1,4 +1,4 @@
-"""History as old and odd tools have written it: what `git clone` takes, is fetched and read."""
+"""History as written by old and odd tools: what `git clone` accepts is fetched and read."""
 
 import subprocess
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from testing.packing import Packing
 
 MAIN = "refs/heads/main"
 PERSON = b"Ada Byron <ada@example.org> 1700000000 +0000"
-# Names by which a checkout would leave its folder, or write into its own repository.
+# Names with which a checkout would leave its folder, or write into its own repository.
 DANGEROUS = {"fullPathname", "gitmodulesSymlink", "hasDot", "hasDotdot", "hasDotgit"}
-# No setting of git lets these pass.
+# No git setting permits these.
 FATAL = {"nulInHeader", "unterminatedHeader"}
 # What newer gits find in refs, and in no object that is fetched.
 OF_REFS = (
@@ -26,7 +26,7 @@ OF_REFS = (
 
 
 class Bare:
-    """A bare repository that takes any bytes for an object."""
+    """A bare repository that accepts any bytes as an object."""
 
     def __init__(self, folder: Path) -> None:
         """Begin with one file, and a tree of it."""
@@ -35,7 +35,7 @@ class Bare:
         self.tree = self.write("tree", self.entry(b"a"))
 
     def write(self, kind: str, content: bytes) -> str:
-        """Write an object, whatever is in it; return its id."""
+        """Write an object, valid or not; return its id."""
         command = ["git", "hash-object", "-w", "--literally", "-t", kind, "--stdin"]
         done = subprocess.run(
             command, cwd=self.folder, env=ENVIRONMENT, input=content, check=True, capture_output=True
@@ -74,12 +74,12 @@ class Bare:
         return commit
 
     def set_main(self, commit: str) -> None:
-        """Let main be at a commit."""
+        """Set main to a commit."""
         (self.folder / MAIN).write_text(commit + "\n")
 
 
 def by(author: bytes) -> Callable[[Bare], str]:
-    """Return what makes a commit of this author."""
+    """Return a function that makes a commit of this author."""
     return lambda bare: bare.commit(author=author)
 
 
@@ -131,13 +131,13 @@ EVIL: dict[str, Callable[[Bare], str]] = {
 
 @pytest.fixture
 def bare(githost: GitHost, url: str, tree: object) -> Bare:
-    """Give the repository as the server has it."""
-    assert tree is not None  # it has made the repository
+    """Return the server's repository."""
+    assert tree is not None  # that call has made the repository
     return Bare(githost.folder / url.split("/", 3)[3])
 
 
 def test_each_problem_that_the_installed_git_knows_was_decided_about() -> None:
-    """A git that finds more than was thought of here has to be looked at."""
+    """A git with further checks needs a review."""
     command = ["git", "help", "--config-for-completion"]
     listed = subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True, text=True).stdout
     found = {line.removeprefix("fsck.") for line in listed.split() if line.startswith("fsck.")}
@@ -153,7 +153,7 @@ def test_each_problem_that_the_installed_git_knows_was_decided_about() -> None:
 def test_what_git_clone_takes_is_taken(
     fetching: Fetching, bare: Bare, url: str, tmp_path: Path, problem: str
 ) -> None:
-    """As the newest commit and in history; it is read, and packed where its .gitmodules names nothing."""
+    """As the newest commit and in history; it is read, and packed if its .gitmodules is empty."""
     odd = HARMLESS[problem](bare)
     bare.set_main(odd)
     clone = ["git", "clone", "--quiet", "--no-checkout", url, str(tmp_path / "referee")]
@@ -172,7 +172,7 @@ def test_what_git_clone_takes_is_taken(
 def test_names_that_a_checkout_must_not_have_are_refused(
     fetching: Fetching, bare: Bare, url: str, problem: str
 ) -> None:
-    """Whatever else there is in the history."""
+    """Whatever else is in the history."""
     evil = EVIL[problem](bare)
     bare.set_main(evil)
     with pytest.raises(ObjectUnusable, match=problem):
@@ -180,7 +180,7 @@ def test_names_that_a_checkout_must_not_have_are_refused(
 
 
 def test_a_bad_gitmodules_matters_only_where_it_is_used(fetching: Fetching, bare: Bare, url: str) -> None:
-    """In the commit that is packed, and not in one before it: https://nvd.nist.gov/vuln/detail/CVE-2018-17456."""
+    """In the packed commit, not in an earlier one: https://nvd.nist.gov/vuln/detail/CVE-2018-17456."""
     text = b'[submodule "x"]\n\tpath = x\n\turl = -u./payload\n'
     link = bare.entry(b"x", mode=b"160000", of="d" * 40)
     evil = bare.commit(entries=bare.modules(text) + link)
@@ -193,7 +193,7 @@ def test_a_bad_gitmodules_matters_only_where_it_is_used(fetching: Fetching, bare
 
 
 def test_a_file_that_is_a_folder_as_well_cannot_be_packed(fetching: Fetching, bare: Bare, url: str) -> None:
-    """Git keeps such a tree, but nobody can unpack it."""
+    """Git stores such a tree, but it cannot be unpacked."""
     both = bare.entry(b"a") + bare.entry(b"a", mode=b"40000", of=bare.tree)
     commit = bare.commit(entries=both)
     bare.set_main(commit)

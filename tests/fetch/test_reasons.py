@@ -1,4 +1,4 @@
-"""Why a remote cannot be fetched: what failed decides, not a word in somebody's name."""
+"""Why a remote cannot be fetched: the failed step decides, not a word in a name."""
 
 import pytest
 
@@ -75,7 +75,7 @@ SAID: dict[tuple[type[FetchError], str], list[str]] = {
     [(kind, told, said) for (kind, told), lines in SAID.items() for said in lines],
 )
 def test_what_failed_decides(kind: type[FetchError], told: str, said: str) -> None:
-    """Phrases of git, curl and ssh; of the remote only where they say nothing. What was said stays."""
+    """By phrases of git, curl and ssh; else by the remote's. The original message stays."""
     error = remote_failure(GitFailed(said))
     assert type(error) is kind
     assert told in str(error)
@@ -83,7 +83,7 @@ def test_what_failed_decides(kind: type[FetchError], told: str, said: str) -> No
 
 
 def test_noise_is_dropped_and_the_rest_is_kept() -> None:
-    """What ssh said is not given up for git's advice, which is the same for all errors."""
+    """The message of ssh takes precedence over git's advice, which is the same for all errors."""
     said = (
         b"Warning: Permanently added '[git.example]:22' (ED25519) to the list of known hosts.\r\n"
         b"Unable to negotiate with 192.0.2.1 port 22: no matching cipher found. Their offer: 3des-cbc\r\n"
@@ -97,7 +97,7 @@ def test_noise_is_dropped_and_the_rest_is_kept() -> None:
 
 
 def test_a_long_line_is_shortened_in_its_middle() -> None:
-    """The reason stands behind the URL, however long that is."""
+    """The reason comes after the URL, however long that is."""
     said = f"fatal: unable to access 'https://h/{'a' * 2000}/': The requested URL returned error: 404\n"
     told = explain(said.encode(), 128, ())
     assert len(told) < 320
@@ -125,20 +125,20 @@ def test_a_host_key_that_has_changed_is_told_in_two_lines() -> None:
 
 
 def test_what_a_remote_says_cannot_end_the_line_or_draw_on_a_terminal() -> None:
-    """It is printed by the command line, and stands in logs."""
+    """The command line prints it, and logs contain it."""
     told = explain(b"remote: \x1b[2Jgone | fatal: No space left on device\nfatal: protocol error\n", 128, ())
     assert told == r"remote: \x1b[2Jgone fatal: No space left on device | fatal: protocol error"
 
 
 def test_a_missing_repository_of_any_name_is_told(fetching: Fetching, githost: GitHost) -> None:
-    """By a real server: `openssl` has nothing to do with TLS."""
+    """By a real server: a repository named `openssl` is no TLS error."""
     for name in ("openssl.git", "certificate-redirect", "403/timed-out.git"):
         with pytest.raises(RemoteRefuses, match=NOT_THERE):
             fetching.update(githost.url(name), (MAIN, "d" * 40))
 
 
 def test_an_error_of_the_server_is_tried_again(fetching: Fetching) -> None:
-    """Whatever its repository is called."""
+    """Whatever the name of its repository."""
     answer = b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
     with answering(answer) as (port, _), pytest.raises(RemoteUnavailable, match=ERROR) as caught:
         fetching.update(f"http://127.0.0.1:{port}/url-redirect.git", (MAIN, "d" * 40))

@@ -1,4 +1,4 @@
-"""Remotes that break off, lie, or are large."""
+"""Remotes that disconnect, send false data, or are large."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ MAIN = "refs/heads/main"
 
 @contextmanager
 def cut_after(port: int, count: int) -> Iterator[int]:
-    """Forward connections to a port, and break each off after so many bytes of what comes back."""
+    """Forward connections to a port, and cut each after so many bytes of the answer."""
 
     def forward(client: socket.socket) -> None:
         with socket.create_connection(("127.0.0.1", port)) as server:
@@ -49,7 +49,7 @@ def _pass(source: socket.socket, target: socket.socket, count: int | None) -> No
 def test_a_remote_that_breaks_off_is_told_and_fetched_later(
     fetching: Fetching, tree: WorkTree, githost: GitHost, url: str, count: int
 ) -> None:
-    """In the head, in the list of refs, in the middle of the pack: nothing half is kept."""
+    """In the head, in the list of refs, within the pack: nothing incomplete is kept."""
     first = tree.commit("First", {f"{number}": "x" * number for number in range(2_000)})
     tree.git("config", "pack.compression", "0")
     tree.push()
@@ -78,7 +78,7 @@ def test_a_remote_that_promises_what_it_does_not_have_is_told(
 
 
 def test_names_that_git_would_not_take_are_passed_over(fetching: Fetching) -> None:
-    """A remote can advertise anything: what comes of it is no option and no path."""
+    """A remote can advertise anything: no name becomes an option or a path."""
     good, names = "a" * 40, ["refs/heads/../../evil", "refs/heads/--upload-pack=x", "refs/heads/a b", "HEAD"]
     lines = [f"{good} refs/heads/main\0side-band-64k\n", *(f"{good} {name}\n" for name in names)]
     told = "".join(f"{len(line) + 4:04x}{line}" for line in ["# service=git-upload-pack\n"]) + "0000"
@@ -98,7 +98,7 @@ def test_names_that_git_would_not_take_are_passed_over(fetching: Fetching) -> No
 
 
 def test_names_of_refs_are_bytes(fetching: Fetching, tree: WorkTree, githost: GitHost, url: str) -> None:
-    """What is no UTF-8 is passed over; a line separator of another alphabet is a part of the name."""
+    """A name that is not UTF-8 is skipped; a Unicode line separator is part of the name."""
     first = tree.commit("First", {"a": "b"})
     tree.push()
     names = ["refs/heads/gr\u00f6\u00dfe", "refs/heads/a\u2028b", "refs/heads/c\u0085d"]
@@ -112,7 +112,7 @@ def test_names_of_refs_are_bytes(fetching: Fetching, tree: WorkTree, githost: Gi
     assert [move.ref for move in differences({}, refs)] == sorted(refs)
     [warning] = [line for line in logs if line["log_level"] == "warning"]
     assert (warning["refs"], warning["count"]) == (["refs/heads/gr\\xf6\\xdfe"], 1)
-    # Nor does it keep the mirror from being made.
+    # Nor does it prevent the first clone.
     fetching.update(url, ("refs/heads/a\u2028b", first))
     assert fetching.has(first)
 

@@ -1,4 +1,4 @@
-"""Which URLs are fetched from: everything that providers print, and nothing that means something else."""
+"""Which URLs are fetched from: all that providers print, and none with another meaning."""
 
 import pytest
 
@@ -23,7 +23,7 @@ from gateway.fetch.urls import check_url, is_ssh, known_as, target
     ],
 )
 def test_where_a_url_leads(url: str, where: tuple[str, str, int], known: str | None) -> None:
-    """Scheme, host and port, and for ssh the name by which known_hosts has it."""
+    """Scheme, host and port, and for ssh the name in known_hosts."""
     check_url(url, allow_http=False, hosts=())
     assert target(url) == where
     assert is_ssh(url) == (known is not None)
@@ -55,7 +55,7 @@ def test_where_a_url_leads(url: str, where: tuple[str, str, int], known: str | N
     ],
 )
 def test_a_host_is_read_alike_by_everybody(url: str) -> None:
-    """By the shell between git and ssh, by the resolver, and by curl, which gets the address."""
+    """By the shell between git and ssh, the resolver, and curl, which gets the address."""
     with pytest.raises(Invalid, match=r"^url: "):
         check_url(url, allow_http=False, hosts=())
 

@@ -10,7 +10,7 @@ from gateway.crypto.keyring import Keyring, read_key, secret_key_file, sync_fold
 from gateway.errors import SettingError
 from testing.descriptors import open_files
 
-# Sealed by an earlier version: later versions must open what databases hold.
+# Encrypted by an earlier version: later versions must decrypt stored values.
 KEPT = bytes.fromhex(
     "0239fbb2923d13072b4bce0944bf830f929ce9d37820c0c2a204ec03c2905ee80355b7d4341302a6e17651090271d4f5826eac39339f368b51dbf1a46d91bcc5951caf9f8863315ef771c42acc81a9d05453c673a22fcaf90b42fce046a336bfd18bfca6b14515dfb2a6f0"
 )

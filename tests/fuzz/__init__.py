@@ -1,1 +1,1 @@
-"""Coverage-guided fuzzing: whatever bytes come in, no exception but our own."""
+"""Coverage-guided fuzzing: any bytes raise only our own exceptions."""

@@ -1,7 +1,7 @@
 """Fuzz: `python -m tests.fuzz --seconds 600` all targets in turn, `… TARGET --seconds 60` one.
 
-What was found lies in build/fuzz/, with the inputs that led to new code, from which the next run goes on.
-`python -m tests.fuzz TARGET FILE` plays a finding again, without a fuzzer.
+Findings are in build/fuzz/, with the inputs that reached new code, from which the next run continues.
+`python -m tests.fuzz TARGET FILE` reproduces a finding, without a fuzzer.
 """
 
 import argparse
@@ -12,14 +12,14 @@ from pathlib import Path
 
 FOLDER = Path("build/fuzz")
 TARGETS = ("door", "parsers", "proofs", "urls", "keys", "ignore", "manifests", "triggers")
-# Longer than any seed; an input that takes longer than this to be read is a finding as well.
+# Longer than any seed; an input that takes longer than this to read is a finding as well.
 _LONGEST = 8192
 _SECONDS_FOR_ONE = 30
 _MEGABYTES = 2048
 
 
 def main() -> int:
-    """Return how many targets have findings."""
+    """Return the number of targets with findings."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", nargs="?", choices=TARGETS)
     parser.add_argument("file", nargs="?", type=Path)
@@ -48,7 +48,7 @@ def play(name: str, file: Path) -> None:
 
 
 def fuzz(name: str, seconds: float, folder: Path) -> None:
-    """Fuzz one target. Does not return: the fuzzer ends the process, with 0 where nothing was found."""
+    """Fuzz one target. Does not return: the fuzzer ends the process, with 0 if nothing was found."""
     import atheris  # noqa: PLC0415 - not for every machine
 
     with atheris.instrument_imports(include=["gateway", "providers", "valohai_yaml"]):

@@ -1,6 +1,6 @@
-"""What is fuzzed: functions from bytes to nothing, which raise only where there is a fault.
+"""The fuzzing targets: functions of bytes that raise only if there is a fault.
 
-Each has seeds to begin with. They are plain Python, so that a finding is played again without a fuzzer:
+Each has initial seeds. They are plain Python, so that a finding is reproduced without a fuzzer:
 `python -m tests.fuzz TARGET FILE`.
 """
 
@@ -41,14 +41,14 @@ EVENTS = sorted({case.event for case in cases()} | {"", "nonsense"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A function to be fuzzed, and what to begin with."""
+    """A function to fuzz, and its seeds."""
 
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterable[bytes]]
 
 
 class _Connections:
-    """The book of one connection of each provider."""
+    """A connection cache with one connection of each provider."""
 
     async def find(self, name: str) -> CachedConnection:
         return CachedConnection(
@@ -64,11 +64,11 @@ class _Connections:
         )
 
     def forget(self, name: str) -> None:
-        """Nothing of it is kept."""
+        """Do nothing; nothing is cached."""
 
 
 class _Writer:
-    """Takes what a database would have to take: text without NUL or lone surrogates, and JSON."""
+    """Accepts what a database can store: text without NUL or lone surrogates, and JSON."""
 
     async def accept(self, arrival: NewDelivery, *, seconds: float | None = None) -> Receipt:  # noqa: ARG002
         kept = replace(arrival, body=b"", updates=())
@@ -87,7 +87,7 @@ _loop = asyncio.new_event_loop()
 
 
 def door(data: bytes) -> None:
-    """Ask the door: two bytes choose provider and headers, header lines follow, a blank line, the body."""
+    """Send a webhook: two bytes choose provider and headers, header lines follow, a blank line, the body."""
     if len(data) < 2:
         return
     head, _, body = data[2:].partition(b"\n\n")
@@ -120,7 +120,7 @@ def door(data: bytes) -> None:
 
 
 def parsers(data: bytes) -> None:
-    """Parse what a proven sender has sent: two bytes choose provider and event, the rest is the body."""
+    """Parse the body of a proven sender: two bytes choose provider and event, the rest is the body."""
     if len(data) < 2:
         return
     provider, event = PROVIDERS[NAMES[data[0] % len(NAMES)]], EVENTS[data[1] % len(EVENTS)]
@@ -131,7 +131,7 @@ def parsers(data: bytes) -> None:
 
 
 def proofs(data: bytes) -> None:
-    """Verify what anybody has sent: a byte chooses the provider, header lines follow, then the body."""
+    """Verify a request of any sender: a byte chooses the provider, header lines follow, then the body."""
     if not data:
         return
     head, _, body = data[1:].partition(b"\n\n")
@@ -167,7 +167,7 @@ def urls(data: bytes) -> None:
 
 
 def keys(data: bytes) -> None:
-    """Read a private key as somebody pasted it, and lines of known_hosts."""
+    """Read a pasted private key, and lines of known_hosts."""
     text = data.decode("utf-8", "replace")
     with suppress(Invalid):
         mend_private_key(text)
@@ -178,7 +178,7 @@ def keys(data: bytes) -> None:
 
 
 def ignore(data: bytes) -> None:
-    """Ask rules of a .vhignore about paths, the last line of which is one."""
+    """Match rules of a .vhignore with paths, the last line being one."""
     text, _, path = data.rpartition(b"\n")
     rules = Rules(text)
     for asked in (path.strip(b"/"), b"a/b/c.py", b"\xff\xfe", b"a" * 60):
@@ -206,7 +206,7 @@ def manifests(data: bytes) -> None:
 
 
 def triggers(data: bytes) -> None:
-    """Read triggers, long and short, and ask them about a move."""
+    """Read triggers, long and short, and match them with a move."""
     text = data.decode("utf-8", "replace")
     move = MoveFacts(
         kind="branch", name="main", action="update", paths=("a/b.py", "x"), paths_complete=True, message=text

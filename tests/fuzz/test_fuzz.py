@@ -14,13 +14,13 @@ _SECONDS = 20 / len(TARGETS)
 
 
 def test_every_target_is_named() -> None:
-    """The command line names them without importing what they fuzz."""
+    """The command line lists them without importing the fuzzed code."""
     assert set(NAMES) == set(TARGETS)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_seed_is_a_finding(name: str) -> None:
-    """Also where there is no fuzzer for this machine."""
+    """Also on machines without the fuzzer."""
     for seed in TARGETS[name].seeds():
         TARGETS[name].run(seed)
 
@@ -30,7 +30,7 @@ def test_no_seed_is_a_finding(name: str) -> None:
 )
 @pytest.mark.parametrize("name", TARGETS)
 def test_nothing_is_found_in_a_few_seconds(name: str, tmp_path: Path) -> None:
-    """Whatever bytes come in: no exception but our own, no hang, no gigabytes."""
+    """With any bytes: only our own exceptions, no hang, no gigabytes."""
     options = ["--seconds", str(_SECONDS), "--folder", str(tmp_path)]
     command = [sys.executable, "-m", "tests.fuzz", name, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

@@ -27,7 +27,7 @@ from gateway.messages.execution_request import ExecutionRequest
 from gateway.plan.diff import differences
 from gateway.plan.json_values import shortened
 from gateway.plan.planner import CommitFacts, Plan
-from gateway.plan.triggers import Trigger, ask_for_paths, read_triggers
+from gateway.plan.triggers import Trigger, need_paths, read_triggers
 from gateway.store import connections, executions, past_updates
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -146,7 +146,7 @@ class DryRun:
         if kept.yaml_path != rules.yaml_path:
             # Only the manifest that was planned from is stored.
             lacking.append(f"{rules.yaml_path} of its commit is not stored, only {kept.yaml_path} is")
-        if commit.paths is None and ask_for_paths(triggers):
+        if commit.paths is None and need_paths(triggers):
             lacking.append("its changed paths are not stored, because no trigger used them")
         if not lacking:
             return commit
@@ -169,7 +169,7 @@ class DryRun:
         """Return the facts, completed from the mirror for the other rules."""
         manifest, size = await self.reader.manifest(mirror, commit.id, rules.yaml_path)
         commit = replace(commit, manifest=manifest, manifest_size=size)
-        if commit.paths is not None or not ask_for_paths(triggers):
+        if commit.paths is not None or not need_paths(triggers):
             return commit
         since = Base(before=update.before, default_branch=base_branch(update))
         paths = await self.reader.paths(mirror, commit.id, since)

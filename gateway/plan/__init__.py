@@ -1,1 +1,1 @@
-"""Plan what to execute at a commit. Pure: facts in, execution requests and reasons out."""
+"""Plan what to execute at a commit: pure functions from facts to execution requests and reasons."""

@@ -1,6 +1,7 @@
-"""Compare two requests for the same push: what is to be executed, and for which project.
+"""Compare two requests for the same push: what they execute, and for which project.
 
-Both requests have the same push, time and pusher; and a package does not exist before its request.
+The push, its time and its pusher are equal in both requests. Packages are not compared either, because they
+are built only after the request is planned.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 from gateway.messages.execution_request import ExecutionRequest
 
 Differences = Mapping[str, tuple[Any, Any]]
-"""Old and new value of each field that differs, by its place in the message, such as execution.image."""
+"""The old and new value of each field that differs, by its path in the message, such as execution.image."""
 
 _DEFINITION = "execution.definition"
 
@@ -17,7 +18,8 @@ _DEFINITION = "execution.definition"
 def differences(old: ExecutionRequest, new: ExecutionRequest) -> Differences:
     """Compare two requests of one trigger for one ref update.
 
-    The definition repeats the rest as valohai.yaml writes it, so it is included only if nothing else differs.
+    The definition repeats the other fields as valohai.yaml writes them. It is therefore included only if no
+    other field of the execution differs.
     """
     found = dict(_differing("", _compared(old), _compared(new)))
     rest = {place: values for place, values in found.items() if not place.startswith(_DEFINITION)}
@@ -33,7 +35,7 @@ def _compared(request: ExecutionRequest) -> dict[str, Any]:
 
 
 def _differing(place: str, old: Any, new: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    """Descend into objects and lists of equal length; compare the rest whole. Missing values are None."""
+    """Descend into objects and lists of equal length; compare other values whole. Missing values are None."""
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         old, new = (dict(enumerate(items)) for items in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):

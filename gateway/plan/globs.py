@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 _PIECES = re.compile(r"\*\*+|\*|\?|[^*?]+")
-# No ref may hold these (https://git-scm.com/docs/git-check-ref-format): such a glob matches nothing.
+# No ref can contain these (https://git-scm.com/docs/git-check-ref-format): such a glob matches nothing.
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:\[\\]")
 
 
@@ -30,7 +30,7 @@ def check_glob(glob: str) -> str:
 def matches(globs: Sequence[str], name: str) -> bool:
     """Return whether a name matches at least one glob and none of those that begin with `!`.
 
-    With exclusions only, every other name matches.
+    If all globs are exclusions, every other name matches.
     """
     wanted = [glob for glob in globs if not glob.startswith("!")]
     if any(_matches_glob(glob[1:], name) for glob in globs if glob.startswith("!")):
@@ -39,7 +39,10 @@ def matches(globs: Sequence[str], name: str) -> bool:
 
 
 def _matches_glob(glob: str, name: str) -> bool:
-    """Track, piece by piece, every position in the name that the glob can have reached."""
+    """Return whether a name matches one glob.
+
+    Track, piece by piece, every position in the name that the glob can have reached.
+    """
     reached = {0}
     for piece in _pieces(glob):
         if piece.startswith("**"):

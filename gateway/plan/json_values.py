@@ -1,4 +1,4 @@
-"""Helpers of the conversion of steps and pipelines: plain JSON values, and checks of names."""
+"""Helpers for converting steps, pipelines and tasks: plain JSON values, sizes, and checks of names."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,21 +13,21 @@ _MAX_NAME_LENGTH = 100
 
 
 def plain(value: Any, owner: str) -> Any:
-    """Return the value as JSON has it; a date, which YAML 1.1 sees in 2026-01-01, becomes text again.
+    """Return the value as plain JSON. A date, as which YAML 1.1 reads 2026-01-01, becomes text again.
 
-    Raises `PlanError` for values that JSON cannot hold: an infinite number, bytes, a key that is not text.
+    Raises `PlanError` for values that JSON does not have: an infinite number, bytes, a key that is not text.
     """
     try:
         return json.loads(json.dumps(value, default=_text, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise PlanError(f"{owner} holds a value that JSON can't hold: {error}") from error
+        raise PlanError(f"{owner} contains a value that JSON does not have: {error}") from error
 
 
 def weight(value: Any) -> int:
-    """Return the bytes that a value takes as JSON, and 16 more for each value in it.
+    """Return the bytes that a value takes as JSON, plus 16 for each value in it.
 
-    Copying a value takes time for each value in it, however short. A shared value counts each time, because
-    it is written each time. Nothing is serialized as a whole.
+    The 16 bytes stand for the time that copying each value takes, however short it is. A shared value counts
+    each time it occurs, because it is written each time. The value is never serialized as a whole.
     """
     total, waiting = 0, [value]
     while waiting:
@@ -45,7 +45,7 @@ def weight(value: Any) -> int:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the first names, and how many more there are: a valohai.yaml may have thousands."""
+    """Return the first names and the number of the others, because a valohai.yaml may have thousands."""
     known = list(names)
     shown = [shortened(name, _MAX_NAME_LENGTH) for name in known[:_MAX_NAMES]]
     more = [f"and {len(known) - _MAX_NAMES} more"] if len(known) > _MAX_NAMES else []
@@ -58,7 +58,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def refuse_unknown(what: str, *, given: Mapping[str, Any], known: Mapping[str, Any], owner: str) -> None:
-    """Raise `PlanError` for the first unknown name, with the known names."""
+    """Raise `PlanError` for the first unknown name, and list the known names."""
     for name in given:
         if name not in known:
             raise PlanError(f"{owner} has no {what} {name}; it has: {listed(known)}")

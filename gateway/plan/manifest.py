@@ -18,20 +18,19 @@ from valohai_yaml.validation import get_validator
 from gateway.errors import PlanError
 
 MAX_MANIFEST_BYTES = 256 * 1024
-"""Bytes."""
 
-# Each item costs the platform's validator a millisecond, however small it is.
+# The platform's validator takes a millisecond for each item, however small.
 _MAX_ITEMS = 1000
 _MAX_DEPTH = 40
-# What aliases may unfold to, in characters; a value counts for its text and as many more. It bounds the
-# parser's work (a second and a half), and not what is made of the items: a pipeline copies its steps.
-_MAX_UNFOLDED_BYTES = 4 * MAX_MANIFEST_BYTES
-_CHARACTERS_OF_A_VALUE = 16
-# Python turns digits into a number in time that grows with their square, `1:59:59…` of YAML 1.1 too.
+# The file's size after its aliases are expanded: the characters of each value, and 16 more per value. This
+# bounds the parser's work (1.5 s), but not the size of requests, because a pipeline copies its steps.
+_MAX_EXPANDED_LENGTH = 4 * MAX_MANIFEST_BYTES
+_LENGTH_PER_VALUE = 16
+# Python parses a number in time quadratic in its digits, also for the `1:59:59…` of YAML 1.1.
 _LONG_NUMBER = re.compile(r"[-+]?[0-9.][0-9a-fA-Fx_.:]{99,}")
 _MAX_VIOLATIONS = 20
 _MAX_MESSAGE_LENGTH = 300
-# valohai-yaml formats `pass-as` with str.format: anything but these would be a way into its objects.
+# valohai-yaml formats `pass-as` with str.format: any other field could read attributes of its objects.
 _PASS_AS_FIELDS = ("{name}", "{value}", "{v}")
 
 
@@ -66,7 +65,7 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
         raise PlanError(f"{path}{_at_byte(text, error.start)}: it is not UTF-8 text") from error
     except yaml.reader.ReaderError as error:
         raise PlanError(
-            f"{path}{_at_byte(text, error.position)}: it holds a character that YAML forbids"
+            f"{path}{_at_byte(text, error.position)}: it contains a character that YAML forbids"
         ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -86,12 +85,12 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
 
 
 def _check_bounds(text: bytes, path: str) -> None:
-    """Walk over the events, without recursion, and refuse excessive depth and alias expansion."""
-    unfolded: dict[str, int] = {}
+    """Raise `PlanError` for excessive depth or alias expansion, by iterating over the parser's events."""
+    expanded: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
-            open_nodes.append((event.anchor, _CHARACTERS_OF_A_VALUE))
+            open_nodes.append((event.anchor, _LENGTH_PER_VALUE))
             if len(open_nodes) > _MAX_DEPTH:
                 raise PlanError(f"{path}{_at(event.start_mark)}: nested more than {_MAX_DEPTH} levels deep")
             continue
@@ -100,35 +99,35 @@ def _check_bounds(text: bytes, path: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             anchor, size = event.anchor, _size_of_scalar(event, path)
         elif isinstance(event, yaml.AliasEvent):
-            anchor, size = None, _size_of_alias(event, unfolded, path)
+            anchor, size = None, _size_of_alias(event, expanded, path)
         else:
             continue
         if anchor is not None:
-            unfolded[anchor] = size
+            expanded[anchor] = size
         outer, total = open_nodes[-1]
         open_nodes[-1] = (outer, total + size)
-        if total + size > _MAX_UNFOLDED_BYTES:
-            raise PlanError(f"{path}{_at(event.start_mark)}: it unfolds to too much")
+        if total + size > _MAX_EXPANDED_LENGTH:
+            raise PlanError(f"{path}{_at(event.start_mark)}: its aliases expand to too much text")
 
 
 def _size_of_scalar(event: yaml.ScalarEvent, path: str) -> int:
     if event.implicit[0] and _LONG_NUMBER.fullmatch(event.value):
         raise PlanError(f"{path}{_at(event.start_mark)}: a number of {len(event.value)} digits")
-    return len(event.value) + _CHARACTERS_OF_A_VALUE
+    return len(event.value) + _LENGTH_PER_VALUE
 
 
-def _size_of_alias(event: yaml.AliasEvent, unfolded: Mapping[str, int], path: str) -> int:
-    if event.anchor is None or event.anchor not in unfolded:
+def _size_of_alias(event: yaml.AliasEvent, expanded: Mapping[str, int], path: str) -> int:
+    if event.anchor is None or event.anchor not in expanded:
         raise PlanError(
-            f"{path}{_at(event.start_mark)}: the alias *{event.anchor} is inside what it stands for"
+            f"{path}{_at(event.start_mark)}: the alias *{event.anchor} is inside the value that it refers to"
         )
-    return unfolded[event.anchor]
+    return expanded[event.anchor]
 
 
 def _load(text: bytes) -> tuple[yaml.Node | None, Any]:
-    """Return the document with its positions in the text, and its plain values.
+    """Return the document's nodes, with their positions in the text, and its plain values.
 
-    libyaml does what the parser would do with PyYAML's Python code, twenty times faster.
+    libyaml is twenty times faster than the Python code of PyYAML that the platform's parser uses.
     """
     loader = yaml.CSafeLoader(text)
     try:
@@ -139,15 +138,15 @@ def _load(text: bytes) -> tuple[yaml.Node | None, Any]:
 
 
 def _check_items(document: yaml.Node | None, items: Any, path: str) -> None:
-    """Refuse violations of the platform's schema, and two items of the same kind and name.
+    """Raise `PlanError` for violations of the platform's schema, and for two items of one kind and name.
 
-    The platform takes the last of two; here a trigger's reference would be ambiguous.
+    The platform uses the last of the two, but a trigger's reference to them would be ambiguous.
     """
     if not isinstance(items, list):
         raise PlanError(f"{path}{_at(_mark(document, ()))}: it has to be a list of steps and other items")
     if len(items) > _MAX_ITEMS:
         raise PlanError(f"{path} has {len(items)} items; at most {_MAX_ITEMS} are read")
-    # Each violation holds a copy of the value's text, so only a few of a thousand are made.
+    # Each violation contains a copy of the value's text, so only the first few are generated.
     violations = list(islice(get_validator().iter_errors(items), _MAX_VIOLATIONS + 1))
     if violations:
         raise PlanError(_first_violation(violations, document, path))
@@ -160,9 +159,7 @@ def _check_items(document: yaml.Node | None, items: Any, path: str) -> None:
             item_key = ("pipeline" if kind == "blueprint" else kind, named)
             if item_key in seen:
                 place = _at(_mark(document, (index, kind, "name")))
-                raise PlanError(
-                    f"{path}{place}: there are two {item_key[0]} items of the name {_one_line(named)}"
-                )
+                raise PlanError(f"{path}{place}: there are two {item_key[0]} items named {_one_line(named)}")
             seen.add(item_key)
 
 
@@ -177,16 +174,16 @@ def _first_violation(violations: Sequence[Any], document: yaml.Node | None, path
 
 
 def _innermost(violation: Any) -> Any:
-    """Where a value fits none of several schemas, return why it doesn't fit the one that its type means."""
+    """Return the violation to report: of alternative schemas, that of the schema for the value's type."""
     branches: dict[Any, list[Any]] = {}
     for inner in violation.context:
         branches.setdefault(inner.relative_schema_path[0], []).append(inner)
-    meant = [branch for branch in branches.values() if all(one.validator != "const" for one in branch)]
+    meant = [branch for branch in branches.values() if all(inner.validator != "const" for inner in branch)]
     return _innermost(meant[0][0]) if len(meant) == 1 else violation
 
 
 def _mark(node: yaml.Node | None, path: Iterable[str | int]) -> yaml.Mark | None:
-    """Return where in the text the value of a path begins, or what holds it, where it has no place."""
+    """Return the position of the value at a path, or of the value that contains it if it has none."""
     for part in path:
         if isinstance(node, yaml.MappingNode):
             node = next((value for key, value in node.value if key.value == part), node)
@@ -203,7 +200,7 @@ def _check_templates(step: Step, path: str) -> None:
                 rest = rest.replace(field, "")
             if "{" in rest or "}" in rest:
                 raise PlanError(
-                    f"{path}: step {step.name}, parameter {parameter.name}: a pass-as may hold"
+                    f"{path}: step {step.name}, parameter {parameter.name}: a pass-as may contain"
                     f" {', '.join(_PASS_AS_FIELDS)} and no other braces"
                 )
 

@@ -59,6 +59,6 @@ def event(
 def _event_id(
     name: EventName, connection: str, update: UpdateFacts, reason: str, triggers: tuple[str, ...]
 ) -> str:
-    """Return an id that is equal for the same outcome of the same move: a replan may end differently."""
+    """Return an id that depends on the move and on its outcome, because a replan may end differently."""
     move = [connection, update.ref, update.generation, update.before, update.after]
     return str(uuid.uuid5(_NAMESPACE, json.dumps([name, *move, reason, triggers])))

@@ -1,4 +1,4 @@
-"""A pipeline of valohai.yaml, brought by the platform's own converter into what its API takes."""
+"""Resolve a pipeline of valohai.yaml: convert it with the platform's own converter for the platform's API."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,14 +24,17 @@ _MAX_EDGES = 2000
 def resolve_pipeline(
     pipeline: Pipeline, trigger: Trigger, manifest: Manifest, *, commit: str
 ) -> PipelineExecution:
-    """Return what the trigger asks for. Raises `PlanError` where nodes, edges, names or values don't fit."""
+    """Return the pipeline with the trigger's values.
+
+    Raises `PlanError` if a node, an edge, a name or a value is invalid.
+    """
     owner = f"pipeline {pipeline.name}"
     known = {parameter.name: parameter for parameter in pipeline.parameters}
     refuse_unknown("parameter", given=trigger.parameters, known=known, owner=owner)
     if len(pipeline.nodes) > _MAX_NODES:
-        raise PlanError(f"{owner} has {len(pipeline.nodes)} nodes; at most {_MAX_NODES} can be")
+        raise PlanError(f"{owner} has {len(pipeline.nodes)} nodes; at most {_MAX_NODES} are allowed")
     if len(pipeline.edges) > _MAX_EDGES:
-        raise PlanError(f"{owner} has {len(pipeline.edges)} edges; at most {_MAX_EDGES} can be")
+        raise PlanError(f"{owner} has {len(pipeline.edges)} edges; at most {_MAX_EDGES} are allowed")
     given: dict[str, Any] = dict(trigger.parameters)
     try:
         _check_size(pipeline, manifest, owner)
@@ -44,21 +47,21 @@ def resolve_pipeline(
     except PlanError:
         raise
     except Exception as error:
-        # The converter raises whatever its own code stumbles over: ValueError, KeyError, ...
-        raise PlanError(f"{owner} can't be converted: {type(error).__name__}: {str(error)[:300]}") from error
+        # The converter raises many kinds of exceptions: ValueError, KeyError, ...
+        raise PlanError(f"{owner} cannot be converted: {type(error).__name__}: {str(error)[:300]}") from error
     body: dict[str, Any] = plain({**converted, "definition": definition}, owner)
     return PipelineExecution(name=pipeline.name, reuse_executions=bool(pipeline.reuse_executions), **body)
 
 
 def _check_size(pipeline: Pipeline, manifest: Manifest, owner: str) -> None:
-    """Raise `PlanError` where the message would be too large, before it is built.
+    """Raise `PlanError` if the message would be too large, before it is built.
 
-    Each node holds a copy of its step, or of its task and the task's step: two hundred nodes of a step of
-    80 KB are 16 MB.
+    Each node contains a copy of its step, or of its task and the task's step: 200 nodes with a step of 80 KB
+    take 16 MB.
     """
     weights: dict[tuple[str, str], int] = {}
 
-    def of(kind: str, name: str | None, items: Mapping[str, Step | Task]) -> int:
+    def weight_of(kind: str, name: str | None, items: Mapping[str, Step | Task]) -> int:
         item = items.get(name or "")
         if item is None:
             return 0
@@ -73,21 +76,21 @@ def _check_size(pipeline: Pipeline, manifest: Manifest, owner: str) -> None:
         if task is not None and task in manifest.tasks:
             step = step or manifest.tasks[task].step
         own = weight(node.serialize())
-        total += own + of("step", step, manifest.steps) + of("task", task, manifest.tasks)
+        total += own + weight_of("step", step, manifest.steps) + weight_of("task", task, manifest.tasks)
         if total > MAX_REQUEST_BYTES:
             raise PlanError(
                 f"{owner}: its message would have more than {MAX_REQUEST_BYTES} bytes, because each of its"
-                f" {len(pipeline.nodes)} nodes holds a copy of its step: shorten the steps"
+                f" {len(pipeline.nodes)} nodes contains a copy of its step: shorten the steps"
             )
 
 
 def _check_references(pipeline: Pipeline, manifest: Manifest, owner: str) -> None:
-    """Raise `PlanError` for a node, an edge or a target that leads nowhere."""
+    """Raise `PlanError` for a node, an edge or a target that refers to something missing."""
     for node in pipeline.nodes:
-        # The parser's own check of parameters stumbles over such a node.
+        # The parser's own check of parameters fails with an exception for such a node.
         if isinstance(node, ExecutionNode) and not node.commit and node.step not in manifest.steps:
-            there = listed(manifest.steps)
-            raise PlanError(f"{owner}, node {node.name}: there is no step {node.step}; the steps: {there}")
+            known = listed(manifest.steps)
+            raise PlanError(f"{owner}, node {node.name}: there is no step {node.step}; the steps: {known}")
     lint = LintResult()
     pipeline.lint(lint, {"config": manifest.config})
     for problem in lint.errors:
@@ -95,9 +98,9 @@ def _check_references(pipeline: Pipeline, manifest: Manifest, owner: str) -> Non
 
 
 def _check_values(pipeline: Pipeline, trigger: Trigger, manifest: Manifest, owner: str) -> None:
-    """Raise `PlanError` for a parameter or an input of a node that nothing fills, or not as its type has it.
+    """Raise `PlanError` for a node's parameter or input without a value, or with a value of the wrong type.
 
-    What another commit's step needs, nobody here knows.
+    Nodes with a step of another commit are not checked, because the definition of that step is not available.
     """
     given = {
         tuple(target.split(".", 2))[::2]: trigger.parameters.get(parameter.name, parameter.default)
@@ -114,7 +117,7 @@ def _check_values(pipeline: Pipeline, trigger: Trigger, manifest: Manifest, owne
                 value = given.get((node.name, name))
                 value = parameter.default if value is None else value
                 if value is not None:
-                    # The type is the step's: an override that names none would make it text.
+                    # The type comes from the step: an override without a type would make it text.
                     checked_value(step.parameters[name], plain(value, where), where)
                 elif not parameter.optional and (node.name, "parameter", name) not in edges:
                     raise PlanError(f"{where} needs a value for its parameter {name}")

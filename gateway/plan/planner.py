@@ -1,4 +1,4 @@
-"""The entry point: facts of connection, ref update and commit in, execution requests and reasons out."""
+"""Plan a ref update: facts about connection, update and commit in, execution requests and reasons out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, TriggerM
 from providers import PROVIDERS
 from providers.model import Action, RefKind, merge_queue_base
 
-# All requests of a ref update are made, and kept, at once: connections have up to a hundred triggers.
+# All requests of a ref update are built and stored together, and a connection has up to 100 triggers.
 _MAX_PLAN_BYTES = 4 * MAX_REQUEST_BYTES
 # Names in a valohai.yaml may be of any length, and reasons are shown in lists and sent as events.
 _MAX_FAILURE_LENGTH = 1000
@@ -39,11 +39,11 @@ _MAX_REASON_LENGTH = 4000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitFacts:
-    """What planning needs to know of a commit.
+    """The facts about a commit that planning requires.
 
-    `paths` have changed, as git says, and are None where no trigger of the connection asked for them;
-    `paths_complete` is False where they were too many to list.
-    `manifest_size` is None where the commit has no valohai.yaml, `manifest` also where it is too large.
+    `paths` are the changed paths according to git, or None if no trigger of the connection depends on them;
+    `paths_complete` is False if there were too many to list.
+    `manifest_size` is None if the commit has no valohai.yaml; `manifest` is also None if it is too large.
     """
 
     id: str
@@ -59,7 +59,7 @@ class CommitFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateFacts:
-    """A ref update. `generation` counts the moves of its ref."""
+    """The facts about a ref update. `generation` counts the moves of its ref."""
 
     delivery: str
     ref: str
@@ -75,9 +75,9 @@ class UpdateFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionFacts:
-    """A connection, with the payload's data about its repository.
+    """The facts about a connection, with the payload's data about its repository.
 
-    Where it `follows` branches, globs as in triggers, nothing runs for others.
+    `follows` are globs for branches, as in triggers: nothing runs for branches that they do not match.
     """
 
     id: str
@@ -93,10 +93,10 @@ class ConnectionFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What came out: the requests, each trigger's verdict, and one sentence for people.
+    """The result: the requests, the outcome of matching each trigger, and one sentence for people.
 
-    `failures` tell why triggers that matched could not be carried out, by their names; the sentence holds
-    them as well.
+    `failures` has the reason for each matching trigger without a request, by the trigger's name. The sentence
+    includes these reasons.
     """
 
     requests: tuple[ExecutionRequest, ...]
@@ -137,7 +137,7 @@ def plan(
     )
     matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
     if not matched:
-        return Plan(requests=(), verdicts=verdicts, reason=_nothing(verdicts), failures={})
+        return Plan(requests=(), verdicts=verdicts, reason=_no_match(verdicts), failures={})
     requests: list[ExecutionRequest] = []
     failures: dict[str, str] = {}
     try:
@@ -146,12 +146,12 @@ def plan(
         reason = shortened(str(error), _MAX_FAILURE_LENGTH)
         failures = {trigger.name: reason for trigger in matched}
         return Plan(requests=(), verdicts=verdicts, reason=reason, failures=failures)
-    left = _MAX_PLAN_BYTES
+    bytes_left = _MAX_PLAN_BYTES
     for trigger in matched:
         try:
-            _check_room(left)
+            _check_bytes_left(bytes_left)
             request = _request(connection, update, commit, trigger, manifest)
-            left -= _checked_size(request)
+            bytes_left -= _checked_size(request)
             requests.append(request)
         except PlanError as error:
             failures[trigger.name] = shortened(str(error), _MAX_FAILURE_LENGTH)
@@ -168,14 +168,14 @@ def plan(
 
 
 def _unfollowed(connection: ConnectionFacts, update: UpdateFacts) -> str | None:
-    """Return why nothing runs for a branch; a pull request counts as the branch that it wants to go into."""
+    """Return why nothing runs for a branch, or None; a pull request counts as its target branch."""
     branch = branch_of(update.kind, update.name, update.pull_request)
     if update.kind == "tag" or matches(connection.follows, branch):
         return None
     return f"the connection does not follow branch {branch}, only {', '.join(connection.follows)}"
 
 
-def _nothing(verdicts: Sequence[TriggerMatch]) -> str:
+def _no_match(verdicts: Sequence[TriggerMatch]) -> str:
     if not verdicts:
         return "fetched; the connection has no triggers"
     reasons = "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
@@ -234,14 +234,14 @@ def _request(
     )
 
 
-def _check_room(left: int) -> None:
-    """Raise `PlanError` where the requests of this ref update are too large already."""
-    if left <= 0:
-        raise PlanError(f"the requests before it have more than {_MAX_PLAN_BYTES} bytes together")
+def _check_bytes_left(bytes_left: int) -> None:
+    """Raise `PlanError` if the previous requests of this ref update use up the limit."""
+    if bytes_left <= 0:
+        raise PlanError(f"the requests of the triggers before it exceed {_MAX_PLAN_BYTES} bytes together")
 
 
 def _checked_size(request: ExecutionRequest) -> int:
-    """Return the bytes of a request. Raises `PlanError` where a broker might refuse so many."""
+    """Return the size of a request in bytes. Raises `PlanError` if a broker might refuse it."""
     size = len(request.model_dump_json().encode())
     if size > MAX_REQUEST_BYTES:
         raise PlanError(
@@ -252,7 +252,7 @@ def _checked_size(request: ExecutionRequest) -> int:
 
 
 def repository_of(connection: ConnectionFacts) -> Repository:
-    """Return the repository as messages name it."""
+    """Return the repository for a message."""
     return Repository(
         provider=connection.provider,
         id=connection.repository_id,
@@ -262,14 +262,14 @@ def repository_of(connection: ConnectionFacts) -> Repository:
 
 
 def ref_of(update: UpdateFacts) -> Ref:
-    """Return the ref as messages name it; for a pull request, the source branch."""
+    """Return the ref for a message; for a pull request, its source branch."""
     if update.pull_request is not None:
         return Ref(name=update.pull_request.source, kind="branch")
     return Ref(name=update.name, kind="tag" if update.kind == "tag" else "branch")
 
 
 def pull_request_of(update: UpdateFacts) -> PullRequest | None:
-    """Return the pull request as messages name it."""
+    """Return the pull request for a message."""
     pull_request = update.pull_request
     if pull_request is None:
         return None
@@ -282,7 +282,7 @@ def pull_request_of(update: UpdateFacts) -> PullRequest | None:
 
 
 def merge_group_of(update: UpdateFacts) -> MergeGroup | None:
-    """Return the merge group as messages name it."""
+    """Return the merge group for a message."""
     return MergeGroup(base=merge_queue_base(update.name)) if update.kind == "merge_group" else None
 
 
@@ -292,27 +292,27 @@ def _execution(
     if trigger.run.task is not None:
         task = manifest.tasks.get(trigger.run.task)
         if task is None:
-            raise PlanError(_not_there("task", trigger.run.task, manifest.tasks, manifest.path))
+            raise PlanError(_unknown("task", trigger.run.task, manifest.tasks, manifest.path))
         return resolve_task(task, trigger, manifest)
     if trigger.run.pipeline is not None:
         pipeline = manifest.pipelines.get(trigger.run.pipeline)
         if pipeline is None:
-            raise PlanError(_not_there("pipeline", trigger.run.pipeline, manifest.pipelines, manifest.path))
+            raise PlanError(_unknown("pipeline", trigger.run.pipeline, manifest.pipelines, manifest.path))
         return resolve_pipeline(pipeline, trigger, manifest, commit=commit)
     step = manifest.steps.get(trigger.run.step or "")
     if step is None:
-        raise PlanError(_not_there("step", trigger.run.step, manifest.steps, manifest.path))
+        raise PlanError(_unknown("step", trigger.run.step, manifest.steps, manifest.path))
     return resolve_step(step, trigger)
 
 
-def _not_there(kind: str, name: str | None, known: Iterable[str], path: str) -> str:
+def _unknown(kind: str, name: str | None, known: Iterable[str], path: str) -> str:
     return f"{path} has no {kind} {name}; its {kind}s: {listed(known)}"
 
 
 def _commit_url(provider: str, web_url: str | None, commit: str) -> str | None:
-    # What a payload calls a web address may be no such thing, and people click on it.
+    # People click on this address, and a payload's value may be anything, such as javascript:.
     page = PROVIDERS[provider].COMMIT_PAGE
     if page is None or web_url is None or not web_url.startswith(("https://", "http://")):
         return None
-    # Bitbucket Data Center's page of a repository ends in /browse, and a commit's does not go through it.
+    # In Bitbucket Data Center, a repository's page ends in /browse, which a commit's page does not contain.
     return f"{web_url.rstrip('/').removesuffix('/browse')}/{page}/{commit}"

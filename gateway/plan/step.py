@@ -1,4 +1,4 @@
-"""A step of valohai.yaml with a trigger's values in place: what exactly is to be executed."""
+"""Resolve a step of valohai.yaml with a trigger's values: what exactly the runner executes."""
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -17,7 +17,7 @@ _MAX_COMMAND_LENGTH = 1024 * 1024
 
 
 def resolve_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = frozenset()) -> StepExecution:
-    """Return what the trigger asks for. Raises `PlanError` where a name, a type or a value does not fit.
+    """Return the step with the trigger's values. Raises `PlanError` if a name or a value is invalid.
 
     The parameters in `varying` get their values later, from a task.
     """
@@ -34,7 +34,7 @@ def resolve_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = froz
         inputs=_inputs(step, trigger.inputs),
         outputs=definition.get("outputs", ()),
         environment=trigger.environment or step.environment,
-        # One without a value may get it from the project, which only the platform knows.
+        # A variable without a value may get one from the project, which is stored only at the platform.
         environment_variables={
             name: str(variable.default)
             for name, variable in step.environment_variables.items()
@@ -56,15 +56,15 @@ def resolve_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = froz
 
 
 def checked_value(parameter: Parameter, value: ParameterValue, owner: str) -> ParameterValue:
-    """Return the value as the parameter's type has it. Raises `PlanError` where it doesn't fit."""
+    """Return the value, converted to the parameter's type. Raises `PlanError` if it is invalid."""
     where = f"{owner}, parameter {parameter.name}"
     if not all(isinstance(atom, Atom) for atom in listify(value)):
         raise PlanError(f"{where}: it has to be a value or a list of values")
-    # The parser's own check takes any text for a flag and any number for text.
+    # The parser's own check accepts any text as a flag and any number as text.
     if parameter.type == "flag" and not isinstance(value, bool):
         raise PlanError(f"{where}: it is a flag and has to be true or false, not {value!r}")
     if parameter.type in {"integer", "float"} and any(isinstance(atom, bool) for atom in listify(value)):
-        raise PlanError(f"{where}: it is a number and can't be true or false")
+        raise PlanError(f"{where}: it is a number and cannot be true or false")
     if parameter.type == "string":
         value = [_text(atom) for atom in value] if isinstance(value, list) else _text(value)
     try:
@@ -96,7 +96,7 @@ def _parameters(
         {name: values[name] for name in step.parameters if name in values}, owner
     )
     for name, value in merged.items():
-        # Only checked: a default goes into the command as it is written, 1 as 1 where the type is float.
+        # Only check: a default goes into the command as it is written, such as 1 for a float.
         checked_value(step.parameters[name], value, owner)
     return merged
 
@@ -113,24 +113,24 @@ def _inputs(step: Step, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[s
 
 
 def _command(step: Step, parameters: Mapping[str, ParameterValue]) -> list[str]:
-    """Return the commands with the values in place, unless that would take the memory of the machine.
+    """Return the commands with the values filled in. Raises `PlanError` if they would be too long.
 
-    A few characters ask for much: a command can name all parameters a thousand times, and so can `pass-as`
-    a value.
+    Otherwise a short file could exhaust the memory: a command can refer to all parameters a thousand times,
+    and a `pass-as` to its value.
     """
     commands = listify(step.command)
     longest = len(step.source_path or "") + sum(
         _longest_argument(step.parameters[name], value) for name, value in parameters.items()
     )
-    holes = sum(command.count("{") for command in commands)
-    if holes * longest > _MAX_COMMAND_LENGTH:
+    placeholders = sum(command.count("{") for command in commands)
+    if placeholders * longest > _MAX_COMMAND_LENGTH:
         raise PlanError(
             f"step {step.name}: its command would have more than {_MAX_COMMAND_LENGTH} characters"
         )
     try:
         built: list[str] = step.build_command(dict(parameters))
     except Exception as error:
-        # The parser raises whatever its own code stumbles over.
+        # The parser raises many kinds of exceptions.
         raise PlanError(f"step {step.name}: its command cannot be built: {error}") from error
     return built
 
@@ -144,8 +144,11 @@ def _longest_argument(parameter: Parameter, value: ParameterValue) -> int:
         fields = template.count("{")
         return (len(atoms) or 1) * (len(template) + fields * len(parameter.name)) + fields * text
 
-    # Not that of the longest template: a shorter one may name the value more often.
-    return max((length(str(one)) for one in templates if one), default=length(parameter.default_pass_as))
+    # Not the length for the longest template: a shorter template may repeat the value more often.
+    return max(
+        (length(str(template)) for template in templates if template),
+        default=length(parameter.default_pass_as),
+    )
 
 
 def _seconds(duration: timedelta | None) -> float | None:

@@ -1,4 +1,4 @@
-"""A task of valohai.yaml: one step, to be executed with many sets of parameters by whoever runs tasks."""
+"""Resolve a task of valohai.yaml: one step, which the runner executes with many sets of parameters."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from gateway.plan.triggers import Trigger
 
 
 def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecution:
-    """Return what the trigger asks for. Raises `PlanError` where a name, a type or a value does not fit.
+    """Return the task with the trigger's values. Raises `PlanError` if a name or a value is invalid.
 
-    The commands of the step are templates: each execution of the task has values of its own.
+    The step's commands remain templates, because each execution of the task has its own values.
     """
     owner = f"task {task.name}"
     step = manifest.steps.get(task.step)
@@ -32,14 +32,15 @@ def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     unknown = sorted(str(name) for name in varying - set(step.parameters))
     if unknown:
         raise PlanError(f"{owner}: step {step.name} has no parameter {listed(unknown)}")
-    if fought_over := sorted(varying & set(trigger.parameters)):
-        raise PlanError(f"{owner} varies {listed(fought_over)}: the trigger cannot give it one value")
+    if overlap := sorted(varying & set(trigger.parameters)):
+        raise PlanError(f"{owner} varies {listed(overlap)}, so the trigger cannot set it")
     _check_values(task, step, owner)
     fixed = resolve_step(step, trigger, varying=frozenset(varying))
     body: dict[str, Any] = plain(
         {
             "parameters": {
-                one.name: {"style": one.style.value, "rules": one.rules} for one in task.parameters
+                parameter.name: {"style": parameter.style.value, "rules": parameter.rules}
+                for parameter in task.parameters
             },
             "parameter_sets": task.parameter_sets,
             "definition": task.serialize(),
@@ -51,12 +52,12 @@ def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
 
 
 def _check_values(task: Task, step: Step, owner: str) -> None:
-    """Raise `PlanError` for a listed value of the wrong type, and for a set without one that is needed."""
+    """Raise `PlanError` for a listed value of the wrong type, and for a set that lacks a required value."""
     rules = {parameter.name: parameter.rules for parameter in task.parameters}
-    listed = [(name, value) for name, rule in rules.items() for value in listify(rule.get("items"))]
-    listed += [(name, rule["value"]) for name, rule in rules.items() if "value" in rule]
-    listed += [pair for values in task.parameter_sets for pair in values.items() if pair[1] is not None]
-    for name, value in listed:
+    values_given = [(name, value) for name, rule in rules.items() for value in listify(rule.get("items"))]
+    values_given += [(name, rule["value"]) for name, rule in rules.items() if "value" in rule]
+    values_given += [pair for values in task.parameter_sets for pair in values.items() if pair[1] is not None]
+    for name, value in values_given:
         checked_value(step.parameters[name], plain(value, owner), owner)
     in_some_set = {name: step.parameters[name] for values in task.parameter_sets for name in values}
     required = [
@@ -64,7 +65,7 @@ def _check_values(task: Task, step: Step, owner: str) -> None:
         for name, parameter in in_some_set.items()
         if not parameter.optional and parameter.default is None and name not in rules
     ]
-    # Each set holds all of these, or is the last one that is looked at: no more steps than values.
+    # The loop ends at the first set that lacks a value, so it takes no more steps than there are values.
     for number, values in enumerate(task.parameter_sets, start=1):
         for name in required:
             if values.get(name) is None:

@@ -1,4 +1,4 @@
-"""Triggers: which ref updates of a connection ask for which step or pipeline. Docs: docs/triggers.md."""
+"""Triggers: which ref updates of a connection run which step, pipeline or task. See docs/triggers.md."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,13 +28,13 @@ from gateway.text.escape import printable
 from gateway.text.validation import describe
 from providers.model import MERGE_QUEUE, Action, RefKind, merge_queue_base
 
-Happening = Literal["push", "tag", "pull_request", "merge_group"]
+TriggerEvent = Literal["push", "tag", "pull_request", "merge_group"]
 Atom = str | int | float | bool
 Value = Atom | list[Atom]
 
 _MAX_TRIGGERS = 100
 _MAX_NAME_SHOWN_LENGTH = 80
-# What pydantic says of these is about its own models.
+# Replacements of pydantic's messages that refer to its own models.
 _PROBLEMS = {
     "missing": "is needed",
     "string_too_short": "is empty",
@@ -44,7 +44,7 @@ _PROBLEMS = {
     "list_type": "has to be a list",
     "string_type": "has to be text",
 }
-_KINDS: Mapping[RefKind, Happening] = {
+_EVENTS: Mapping[RefKind, TriggerEvent] = {
     "branch": "push",
     "tag": "tag",
     "pull_request": "pull_request",
@@ -56,13 +56,13 @@ _SHOWN: Mapping[RefKind, str] = {
     "pull_request": "pull request",
     "merge_group": "merge group",
 }
-# What stands before the globs in the short form of the command line, and what it makes of the trigger.
+# Prefixes of the globs in the command line's short form, and the fields that they set.
 _SHORT_FORMS: Mapping[str, Mapping[str, Any]] = {
     "tag:": {},
     "pull_request:": {"on": ["pull_request"]},
     "merge_group:": {"on": ["merge_group"]},
 }
-# https://docs.github.com/en/actions/managing-workflow-runs/skipping-workflow-runs; others know these two.
+# https://docs.github.com/en/actions/managing-workflow-runs/skipping-workflow-runs; the others use these two.
 _SKIP = re.compile(r"\[(skip ci|ci skip)\]", re.IGNORECASE)
 _SKIP_TRAILER = re.compile(r"skip-checks\s*:\s*true\s*", re.IGNORECASE)
 _BLANK_LINE = re.compile(r"\n\s*\n")
@@ -73,7 +73,7 @@ def _value(given: Any) -> Any:
     if not all(isinstance(atom, Atom) for atom in atoms):
         raise ValueError("a value has to be text, a number, true or false, or a list of these")
     if any(isinstance(atom, float) and not isfinite(atom) for atom in atoms):
-        raise ValueError("a number has to be finite: JSON, which keeps it, has no others")
+        raise ValueError("a number has to be finite, because JSON has no others")
     return given
 
 
@@ -98,7 +98,7 @@ PathPattern = Annotated[str, StringConstraints(min_length=1, max_length=250), Af
 
 
 class Run(BaseModel):
-    """What a trigger asks for: a step, a pipeline or a task of the commit's valohai.yaml, by its name."""
+    """What a trigger runs: a step, a pipeline or a task of the commit's valohai.yaml, by its name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -107,7 +107,7 @@ class Run(BaseModel):
     task: Name | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _exactly_one(self) -> Self:
         if len(self._as_given()) != 1:
             raise ValueError("name one step, one pipeline or one task")
         return self
@@ -119,20 +119,20 @@ class Run(BaseModel):
 
 
 class Trigger(BaseModel):
-    """A rule of a connection.
+    """A rule of a connection: which ref updates run a step, a pipeline or a task.
 
-    `on` follows from the globs where it isn't given: `branches` say push, `tags` say tag, neither says push.
-    A glob that begins with `!` excludes. `paths` are patterns as in .gitignore over the paths that git says
-    have changed; `authors` and `messages` are globs over the whole text, in which case doesn't count and `*`
-    fits anything. `parameters` and `inputs` go over the step's own defaults. For a pull request and a merge
-    group, `branches` are those that it wants to go into; only with `forks` does a pull request from elsewhere
-    run. A push to a branch of the merge queue runs nothing, unless a glob begins with the queue's own prefix.
+    The default of `on` follows from the globs: push with `branches`, tag with `tags`, push with neither.
+    A glob that begins with `!` excludes. `paths` are patterns as in .gitignore for the paths that changed
+    according to git. `authors` and `messages` are case-insensitive globs for the whole text, in which `*`
+    matches anything. `parameters` and `inputs` override the step's defaults. For a pull request and a merge
+    group, `branches` match the target branch. Pull requests from forks run only with `forks`. A push to a
+    branch of the merge queue runs nothing, unless a glob of `branches` begins with the queue's prefix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    on: tuple[Happening, ...] = ()
+    on: tuple[TriggerEvent, ...] = ()
     branches: tuple[Glob, ...] = ()
     tags: tuple[Glob, ...] = ()
     paths: tuple[PathPattern, ...] = ()
@@ -148,13 +148,11 @@ class Trigger(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _happenings(cls, given: Any) -> Any:
+    def _default_events(cls, given: Any) -> Any:
         if not isinstance(given, dict) or given.get("on"):
             return given
-        happenings = [
-            happening for happening, key in (("push", "branches"), ("tag", "tags")) if given.get(key)
-        ]
-        return {**given, "on": happenings or ["push"]}
+        events = [event for event, key in (("push", "branches"), ("tag", "tags")) if given.get(key)]
+        return {**given, "on": events or ["push"]}
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
@@ -179,17 +177,17 @@ class TriggerMatch:
 
 
 def read_triggers(given: Iterable[Any]) -> tuple[Trigger, ...]:
-    """Read a connection's triggers. Raises `Invalid` with the trigger and the field that are wrong."""
+    """Read a connection's triggers. Raises `Invalid` with the trigger and the invalid field."""
     triggers: list[Trigger] = []
-    for number, one in enumerate(given, start=1):
-        name = (one.get("name") if isinstance(one, Mapping) else None) or f"number {number}"
+    for number, fields in enumerate(given, start=1):
+        name = (fields.get("name") if isinstance(fields, Mapping) else None) or f"number {number}"
         try:
-            trigger = Trigger.model_validate(one)
+            trigger = Trigger.model_validate(fields)
         except ValidationError as error:
             what = describe(error, Trigger, words=_PROBLEMS)
             raise Invalid(f"trigger {str(name)[:_MAX_NAME_SHOWN_LENGTH]}: {what}") from None
         if any(trigger.name == other.name for other in triggers):
-            raise Invalid(f"trigger {name}: there are two of this name")
+            raise Invalid(f"trigger {name}: there are two triggers of this name")
         triggers.append(trigger)
         if len(triggers) > _MAX_TRIGGERS:
             raise Invalid(f"a connection has at most {_MAX_TRIGGERS} triggers")
@@ -199,16 +197,16 @@ def read_triggers(given: Iterable[Any]) -> tuple[Trigger, ...]:
 def parse_trigger(text: str) -> Trigger:
     """Read the short form of the command line: `STEP`, `STEP@BRANCHES` or `STEP@tag:TAGS`.
 
-    `pull_request:BRANCHES` and `merge_group:BRANCHES` name the branches that those want to go into. Globs
-    are separated by commas: `train@main,release/*`. `pipeline:NAME` or `task:NAME` instead of the step names
-    a pipeline or a task. The text is the trigger's name. Raises `Invalid`.
+    `pull_request:BRANCHES` and `merge_group:BRANCHES` name target branches. Commas separate globs:
+    `train@main,release/*`. `pipeline:NAME` or `task:NAME` in place of the step runs a pipeline or a task.
+    The text is also the trigger's name. Raises `Invalid`.
     """
     target, at, globs = text.partition("@")
     form = next((form for form in _SHORT_FORMS if globs.startswith(form)), "")
     key, globs = "tags" if form == "tag:" else "branches", globs.removeprefix(form)
     listed = [glob.strip() for glob in globs.split(",") if glob.strip()]
     if at and not listed:
-        raise Invalid(f"trigger {text.strip()}: name a branch or tag:TAG behind the @, such as {target}@main")
+        raise Invalid(f"trigger {text.strip()}: name a branch or tag:TAG after the @, such as {target}@main")
     kind, colon, name = target.partition(":")
     run = {kind.strip(): name} if colon and kind.strip() in {"pipeline", "task"} else {"step": target}
     return read_triggers([{"name": text, key: listed, "run": run, **_SHORT_FORMS.get(form, {})}])[0]
@@ -216,7 +214,7 @@ def parse_trigger(text: str) -> Trigger:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullRequestFacts:
-    """A pull request: from the `source` branch into the `target`; `from_fork` is None where nobody knows."""
+    """The facts about a pull request from `source` into `target`; `from_fork` is None if unknown."""
 
     number: str
     source: str
@@ -226,7 +224,7 @@ class PullRequestFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveFacts:
-    """What triggers ask about: what moved, what has changed since, and what the commit says of itself."""
+    """The facts that triggers match: which ref moved, which paths changed, and who wrote what."""
 
     kind: RefKind
     name: str
@@ -238,16 +236,16 @@ class MoveFacts:
     pull_request: PullRequestFacts | None = None
 
 
-def ask_for_paths(triggers: Sequence[Trigger]) -> bool:
+def need_paths(triggers: Sequence[Trigger]) -> bool:
     """Return whether any of these triggers depends on the changed paths."""
     return any(trigger.paths for trigger in triggers)
 
 
 def match(trigger: Trigger, move: MoveFacts) -> TriggerMatch:
     """Return whether a ref update matches the trigger, and why."""
-    objections = (check(trigger, move) for check in (_event, _name, _skip, _texts))
+    mismatches = (check(trigger, move) for check in (_event, _name, _skip, _texts))
     changed = next(iter(_paths(trigger.paths).match_files(move.paths)), None) if trigger.paths else None
-    reason = next((objection for objection in objections if objection is not None), None)
+    reason = next((mismatch for mismatch in mismatches if mismatch is not None), None)
     if reason is None and trigger.paths and changed is None and move.paths_complete:
         reason = f"no changed path matches {', '.join(trigger.paths)}"
     if reason is not None:
@@ -261,15 +259,15 @@ def match(trigger: Trigger, move: MoveFacts) -> TriggerMatch:
 
 
 def _event(trigger: Trigger, move: MoveFacts) -> str | None:
-    """Return why the trigger is not for what has happened."""
-    shown, asked = _SHOWN[move.kind], move.pull_request
+    """Return why the trigger does not run on this kind of update, or None."""
+    shown, pull_request = _SHOWN[move.kind], move.pull_request
     if move.action == "delete":
         return f"the {shown} was deleted: nothing runs"
     if move.kind == "branch" and move.name.startswith(MERGE_QUEUE) and not _names_queue(trigger):
         return f"{move.name} is a branch of the merge queue: use `on: [merge_group]` to run its groups"
-    if _KINDS[move.kind] not in trigger.on:
+    if _EVENTS[move.kind] not in trigger.on:
         return f"the trigger runs only on {' and '.join(trigger.on)}, and this is a {shown}"
-    if asked is not None and asked.from_fork is not False and not trigger.forks:
+    if pull_request is not None and pull_request.from_fork is not False and not trigger.forks:
         return "the pull request is, or may be, from a fork, and the trigger does not set `forks`"
     return None
 
@@ -279,7 +277,7 @@ def _names_queue(trigger: Trigger) -> bool:
 
 
 def branch_of(kind: RefKind, name: str, pull_request: PullRequestFacts | None) -> str:
-    """Return the branch that moved, or that a pull request or a merge group is to go into."""
+    """Return the branch that moved, or the target branch of a pull request or a merge group."""
     if pull_request is not None:
         return pull_request.target
     return merge_queue_base(name) if kind == "merge_group" else name
@@ -300,7 +298,7 @@ def _shown_name(move: MoveFacts) -> str:
 
 
 def _skip(_trigger: Trigger, move: MoveFacts) -> str | None:
-    marker = _skips(move.message)
+    marker = _skip_marker(move.message)
     return f"the commit's message contains {marker}" if marker else None
 
 
@@ -312,11 +310,11 @@ def _texts(trigger: Trigger, move: MoveFacts) -> str | None:
     return None
 
 
-def _skips(message: str) -> str | None:
-    """Return what in a commit's message says that nothing is to run: a marker, or a trailer."""
+def _skip_marker(message: str) -> str | None:
+    """Return the marker or trailer in a commit's message that prevents runs, or None."""
     if found := _SKIP.search(message):
         return found[0]
-    # Trailers stand in the last paragraph, and the first one is the title: git-interpret-trailers(1).
+    # Trailers are in the last paragraph, but never in the first, the title: git-interpret-trailers(1).
     _title, *further = _BLANK_LINE.split(message.strip())
     last = further[-1].split("\n") if further else []
     return next((line.strip() for line in last if _SKIP_TRAILER.fullmatch(line)), None)
@@ -325,21 +323,22 @@ def _skips(message: str) -> str | None:
 def _matches_text(patterns: Sequence[str], text: str) -> bool:
     """Return whether a text matches one of the patterns and none that begins with `!`.
 
-    Brackets are what they are: authors are called dependabot[bot], and messages begin with [WIP].
+    Brackets are literal, because authors are named dependabot[bot] and messages begin with [WIP].
     """
     lowered = text.lower()
-    literal = [one.lower().replace("[", "[[]") for one in patterns]
-    if any(fnmatchcase(lowered, one[1:]) for one in literal if one.startswith("!")):
+    literal = [pattern.lower().replace("[", "[[]") for pattern in patterns]
+    if any(fnmatchcase(lowered, pattern[1:]) for pattern in literal if pattern.startswith("!")):
         return False
-    wanted = [one for one in literal if not one.startswith("!")]
-    return not wanted or any(fnmatchcase(lowered, one) for one in wanted)
+    wanted = [pattern for pattern in literal if not pattern.startswith("!")]
+    return not wanted or any(fnmatchcase(lowered, pattern) for pattern in wanted)
 
 
 @lru_cache(maxsize=256)
 def _paths(patterns: tuple[str, ...]) -> PathSpec[Any]:
-    """Return what decides about a path: the last pattern that fits it does. Exclusions alone leave the rest.
+    """Return a matcher in which the last pattern that matches a path decides.
 
-    Not GitIgnoreSpec: there nothing below a folder that fits can be excluded again.
+    If all patterns are exclusions, every other path matches. GitIgnoreSpec is not suitable, because it cannot
+    exclude a path again below a folder that matches.
     """
     only_exclusions = all(pattern.startswith("!") for pattern in patterns)
     return PathSpec.from_lines("gitignore", ["**", *patterns] if only_exclusions else patterns)

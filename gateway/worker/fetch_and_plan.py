@@ -15,7 +15,7 @@ from gateway.fetch.reasons import local_failures
 from gateway.messages.execution_request import ExecutionRequest
 from gateway.packages.archive import Packages
 from gateway.plan.planner import CommitFacts
-from gateway.plan.triggers import Trigger, TriggerMatch, ask_for_paths, read_triggers
+from gateway.plan.triggers import Trigger, TriggerMatch, need_paths, read_triggers
 from gateway.store.connections import Connection
 from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Settlement
@@ -64,7 +64,7 @@ class FetchAndPlan:
                 self.mirrors.path(connection.id),
                 object_id=update.after,
                 yaml_path=connection.yaml_path,
-                paths_since=await self._base(connection, update) if ask_for_paths(triggers) else None,
+                paths_since=await self._base(connection, update) if need_paths(triggers) else None,
             )
         except LimitReached as error:
             raise ObjectUnusable(f"the commit cannot be read: {error}") from error

@@ -274,7 +274,9 @@ def test_a_connection_that_is_new_has_nothing_to_play(service: Service, tmp_path
     text = file_of("https://github.example/a/b.git", TRAIN, secret="{env: NOT_SET}")
     done = run_plan(service, tmp_path, text)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("digits: there is no such connection yet, so nothing is stored")
+    assert done.stdout.startswith(
+        "digits: this connection does not exist yet, so it has no stored deliveries"
+    )
 
 
 def test_other_branches_to_follow_count(service: Service, project: Project, tmp_path: Path) -> None:

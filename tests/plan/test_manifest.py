@@ -64,18 +64,22 @@ def test_items_of_unknown_kinds_are_passed_over() -> None:
             "line 5, column 9: 0/pipeline/nodes/0: 'step' is a required property",
             id="the schema that the node's type means",
         ),
-        pytest.param(f"{STEP}{STEP}", "line 6, column 11: there are two step items of the name a", id="twin"),
+        pytest.param(f"{STEP}{STEP}", "line 6, column 11: there are two step items named a", id="twin"),
         pytest.param(
             "- pipeline: {name: p, nodes: [], edges: []}\n- blueprint: {name: p, nodes: [], edges: []}\n",
-            "line 2, column 21: there are two pipeline items of the name p",
+            "line 2, column 21: there are two pipeline items named p",
             id="a blueprint is a pipeline",
         ),
         pytest.param("- !!python/object:os.system {}", "could not determine a constructor", id="objects"),
-        pytest.param("- &a [*a]", "line 1, column 7: the alias *a is inside what it stands for", id="loop"),
+        pytest.param(
+            "- &a [*a]", "line 1, column 7: the alias *a is inside the value that it refers to", id="loop"
+        ),
         pytest.param("- *a", "line 1, column 3: the alias *a is inside", id="alias of nothing"),
         pytest.param(b"- \xff", "line 1, column 3: it is not UTF-8 text", id="latin"),
         pytest.param("- a".encode("utf-16"), "line 1, column 1: it is not UTF-8 text", id="utf-16"),
-        pytest.param(b"- a\n- \x00", "line 2, column 3: it holds a character that YAML forbids", id="zero"),
+        pytest.param(
+            b"- a\n- \x00", "line 2, column 3: it contains a character that YAML forbids", id="zero"
+        ),
         pytest.param("- " + "9" * 5000, "line 1, column 3: a number of 5000 digits", id="digits"),
         pytest.param("- 1" + ":59" * 50000, "a number of 150001 digits", id="base sixty"),
         pytest.param(STEP + "    time-limit: soon\n", "is not a valid valohai.yaml", id="duration"),
@@ -116,12 +120,12 @@ def test_aliases_cannot_multiply_without_end(kind: str) -> None:
     bomb = "- &a0 {x: 1}\n" + "".join(
         f"- &a{level} {kind.format(','.join([f'*a{level - 1}'] * 9))}\n" for level in range(1, 20)
     )
-    assert "it unfolds to too much" in refusal(bomb)
+    assert "its aliases expand to too much text" in refusal(bomb)
 
 
 def test_one_long_text_cannot_be_repeated_without_end() -> None:
     """It is characters that count, since every complaint about a value would hold a copy of it."""
-    assert "it unfolds to too much" in refusal(f"- &a {'x' * 200_000}\n" + "- *a\n" * 10_000)
+    assert "its aliases expand to too much text" in refusal(f"- &a {'x' * 200_000}\n" + "- *a\n" * 10_000)
 
 
 def test_aliases_in_measure_are_welcome() -> None:
@@ -136,7 +140,7 @@ def test_aliases_in_measure_are_welcome() -> None:
 def test_a_pass_as_reaches_nothing_but_name_and_value(key: str, template: str) -> None:
     """The platform's parser gives it to str.format, which would look into objects."""
     text = f"{STEP}    parameters:\n      - name: x\n        type: flag\n        {key}: '{template}'\n"
-    assert "a pass-as may hold {name}, {value}, {v} and no other braces" in refusal(text)
+    assert "a pass-as may contain {name}, {value}, {v} and no other braces" in refusal(text)
 
 
 def manifest_or_refusal(text: bytes) -> None:

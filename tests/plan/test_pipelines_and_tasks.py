@@ -122,7 +122,7 @@ TASK = """\
         (
             "parameters: [{name: a, style: multiple, rules: {items: [1, 2]}}]",
             {"a": 1, "b": 1},
-            "task sweep varies a: the trigger cannot give it one value",
+            "task sweep varies a, so the trigger cannot set it",
         ),
     ],
 )

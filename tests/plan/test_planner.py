@@ -209,7 +209,7 @@ def test_one_failing_trigger_leaves_the_others_alone() -> None:
         ),
         (
             trigger(parameters={"epochs": True}),
-            "step train, parameter epochs: it is a number and can't be true or false",
+            "step train, parameter epochs: it is a number and cannot be true or false",
         ),
         (
             trigger(parameters={"verbose": "no"}),
@@ -217,7 +217,7 @@ def test_one_failing_trigger_leaves_the_others_alone() -> None:
         ),
         (
             trigger(parameters={"rate": "nan"}),
-            "step train holds a value that JSON can't hold: Out of range float",
+            "step train contains a value that JSON does not have: Out of range float",
         ),
         (
             trigger(step="evaluate", inputs={"model": ["s3://m"]}),
@@ -251,7 +251,7 @@ def test_what_does_not_fit_the_commit_is_a_reason(fields: dict[str, Any], reason
             HEAD + "    command: c\n    parameters: [{name: a, default: {b: 1}}]\n",
             "parameter a: it has to be a value",
         ),
-        (HEAD + "    command: c\n    parameters: [{name: a, default: .inf}]\n", "JSON can't hold"),
+        (HEAD + "    command: c\n    parameters: [{name: a, default: .inf}]\n", "JSON does not have"),
         (HEAD + "    command: c\n    parameters: [{name: a, default: !!binary AAAA}]\n", "the type bytes"),
         (
             HEAD + "    command: c\n    mounts: [{source: /a, destination: /b, options: {x: !!set {a}}}]\n",

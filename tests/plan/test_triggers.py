@@ -129,7 +129,7 @@ def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on
         ),
         (
             {"name": "t", "run": STEP, "parameters": {"lr": [1.0, float("inf")]}},
-            "trigger t: parameters.lr: a number has to be finite: JSON, which keeps it, has no others",
+            "trigger t: parameters.lr: a number has to be finite, because JSON has no others",
         ),
         ({"name": "t", "run": STEP, "branches": "main"}, "trigger t: branches: has to be a list"),
         ({"name": "t", "run": STEP, "inputs": {"data": [1]}}, "trigger t: inputs.data.0: has to be text"),
@@ -147,7 +147,7 @@ def test_a_wrong_trigger_is_refused_by_name_and_field(one: Any, reason: str) -> 
 def test_names_are_unique_and_few() -> None:
     """Two of a name would share the ids of their requests."""
     one = {"name": "t", "run": STEP}
-    assert refusal([one, one]) == "trigger t: there are two of this name"
+    assert refusal([one, one]) == "trigger t: there are two triggers of this name"
     many = [{"name": str(number), "run": STEP} for number in range(101)]
     assert refusal(many) == "a connection has at most 100 triggers"
 

@@ -330,7 +330,7 @@ EVERY_KIND = """\
       - {name: second, type: execution, step: train}
     edges: []
 - task:
-    name: reconciliation
+    name: sweep
     step: train
     type: grid_search
     parameters:

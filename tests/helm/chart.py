@@ -42,7 +42,7 @@ def read_values(text: str) -> Values:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Values:
-    """Return `base` with `over` laid upon it, as with two `--values` files."""
+    """Return `base` overridden by `over`, as with two `--values` files."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)
@@ -54,7 +54,7 @@ FILES = {
     path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*-values.yaml"))
 }
 
-# Laid upon one of the files.
+# Overrides of one of the files.
 VARIANTS = {
     "everything-off": (
         "embedded",
@@ -198,8 +198,8 @@ def render(
 ) -> dict[str, str]:
     """Render the chart; texts by the template's path. Raises `HelmError` where Helm refuses.
 
-    `apis` are those that the cluster has beside Kubernetes' own. The library's own `render` has no way to say
-    which Kubernetes to render for; what it calls has.
+    `apis` are those that the cluster has in addition to Kubernetes' own. The library's `render` has no
+    parameter for the version of Kubernetes; the function that it calls has.
     """
     options = json.dumps(
         {"name": release, "namespace": NAMESPACE, "kube_version": kubernetes, "api_versions": list(apis)}
@@ -212,7 +212,7 @@ def render(
 
 
 class _Strict(yaml.SafeLoader):
-    """As Helm reads what it has rendered: PyYAML itself would let the last of two equal keys win."""
+    """A loader like Helm's, which refuses equal keys: with PyYAML's own, the last one would win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [key.value for key, _ in node.value]
@@ -227,7 +227,7 @@ def _manifests(name: str, kubernetes: str, release: str) -> str:
 
 
 def objects(rendered: Mapping[str, str]) -> list[Manifest]:
-    """Return the objects of what was rendered. Raises `ValueError` where a key stands twice."""
+    """Return the rendered objects. Raises `ValueError` for a repeated key."""
     texts = (text for path, text in rendered.items() if not path.endswith("NOTES.txt"))
     return [one for text in texts for one in yaml.load_all(text, _Strict) if one is not None]
 
@@ -239,12 +239,12 @@ def manifests(name: str, *, kubernetes: str = KUBERNETES[-1], release: str = REL
 
 
 def of_kind(name: str, *kinds: str) -> list[Manifest]:
-    """Return those of them that are of these kinds."""
+    """Return the objects of these kinds."""
     return [one for one in manifests(name) if one["kind"] in kinds]
 
 
 def pods(objects: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """Give each pod, or template of one, by the name of what it belongs to: `Deployment/door-web`."""
+    """Yield each pod or pod template by its owner's name, such as `Deployment/door-web`."""
     for one in objects:
         where = f"{one['kind']}/{one['metadata']['name']}"
         if one["kind"] == "Pod":

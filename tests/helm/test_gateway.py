@@ -1,4 +1,4 @@
-"""The chart and the gateway: what the one sets, the other takes; secrets go by reference only."""
+"""The chart and the gateway: the gateway accepts the chart's settings; secrets go by reference only."""
 
 import asyncio
 import dataclasses
@@ -50,7 +50,7 @@ def _variables(container: Manifest) -> dict[str, str | None]:
 
 
 def _settings_file(name: str, folder: Path) -> Path:
-    """Write the settings that this value set renders to; what they name of `mounts` lies in the folder."""
+    """Write the rendered settings of this value set; files that they name in `mounts` are in the folder."""
     (text,) = (data["settings.yaml"] for data in _config_maps(name).values() if "settings.yaml" in data)
     path = folder / "settings.yaml"
     path.write_text(text.replace("/etc/pushgate/", f"{folder}/"))
@@ -60,13 +60,13 @@ def _settings_file(name: str, folder: Path) -> Path:
 
 
 def test_which_settings_are_secret_is_known() -> None:
-    """What follows looks at these."""
+    """The tests below use this list."""
     assert {"secret_key", "database_url", "amqp_url", "admin_token"} <= SECRETS
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_secrets_go_by_reference_only(name: str) -> None:
-    """There is no Secret and no secret in a ConfigMap; a container gets each by the key of a Secret."""
+    """There is no Secret and no secret in a ConfigMap; a container gets each from a key of a Secret."""
     assert of_kind(name, "Secret") == []
     secret = {PREFIX + one.upper() for one in SECRETS}
     for data in _config_maps(name).values():
@@ -83,7 +83,7 @@ def test_secrets_go_by_reference_only(name: str) -> None:
 def test_the_gateway_takes_what_the_chart_sets(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each container that serves or migrates starts with settings that exist and are right."""
+    """Each container that serves or migrates starts with existing and valid settings."""
     count = 0
     for _, pod in pods(of_kind(name, "Deployment", "StatefulSet", "Job")):
         for container in containers(pod):
@@ -101,7 +101,7 @@ def test_the_gateway_takes_what_the_chart_sets(
 
 
 def test_values_become_the_settings_that_they_name(tmp_path: Path) -> None:
-    """Lists, large numbers and paths arrive as what they are."""
+    """Lists, large numbers and paths arrive unchanged."""
     settings = read_settings(given={}, config=_settings_file("placed", tmp_path))
     assert (
         settings.amqp_lanes,
@@ -125,7 +125,7 @@ def test_values_become_the_settings_that_they_name(tmp_path: Path) -> None:
 
 
 def test_further_variables_reach_git() -> None:
-    """How to get out of the cluster, and whom to trust: git gets them from the gateway's environment."""
+    """Proxies and certificate authorities: git gets them from the gateway's environment."""
     for _, pod in pods(of_kind("placed", "StatefulSet")):
         variables = _variables(pod["spec"]["containers"][0])
         assert [variables["HTTPS_PROXY"], variables["SSL_CERT_FILE"]] == [
@@ -135,7 +135,7 @@ def test_further_variables_reach_git() -> None:
 
 
 def test_commands_in_a_pod_find_the_gateway() -> None:
-    """They look at 127.0.0.1; a gateway that listens to IPv6 hears only that."""
+    """They connect to 127.0.0.1, except for a gateway that listens only on IPv6."""
     for name, url in {"minimal": None, "both-routes": "http://[::1]:8080"}.items():
         for _, pod in pods(of_kind(name, "StatefulSet")):
             assert _variables(pod["spec"]["containers"][0]).get("PUSHGATE_URL") == url
@@ -152,18 +152,18 @@ def test_every_setting_of_the_values_is_one_of_the_gateway() -> None:
     assert secrets - SECRETS == set()
 
 
-# What the chart sets by other values, or what a pod has no choice of.
+# Settings that the chart derives from other values, or that are fixed in a pod.
 ELSEWHERE = {"host", "port", "public_url", "packages_url", "data_dir", "role", "workers", "log_format"}
 ONLY_FOR_TESTS = {"fetch_allow_http"}
 
 
 def test_every_setting_of_the_gateway_can_be_a_value() -> None:
-    """With the same bounds; but for secrets, and what the chart decides."""
+    """With the same bounds; except secrets, and those that the chart decides."""
     properties = SCHEMA["properties"]["settings"]["properties"]
     values = {re.sub("([A-Z])", r"_\1", one).lower(): schema for one, schema in properties.items()}
     assert set(Settings.model_fields) - SECRETS - ELSEWHERE - ONLY_FOR_TESTS == set(values)
     for name, schema in values.items():
-        # That of a fetch is more than 0, and may be half a second.
+        # The bound of a fetch is more than 0, and may be half a second.
         if schema.get("type") == "integer" and name != "fetch_timeout":
             own = Settings.model_fields[name].metadata
             low = next((one.ge for one in own if isinstance(one, Ge)), None)
@@ -188,7 +188,7 @@ def test_every_setting_of_the_gateway_can_be_a_value() -> None:
 def test_secrets_come_from_where_they_are(
     name: str, database: tuple[str, str] | None, broker: tuple[str, str] | None
 ) -> None:
-    """From the Secret that is named, from External Secrets, or from the operator's own."""
+    """From the named Secret, from External Secrets, or from the operator's own Secret."""
     for _, pod in pods(of_kind(name, "Deployment", "StatefulSet")):
         references = {
             one["name"]: (one["valueFrom"]["secretKeyRef"]["name"], one["valueFrom"]["secretKeyRef"]["key"])
@@ -202,7 +202,7 @@ def test_secrets_come_from_where_they_are(
 
 
 def test_what_external_secrets_makes_is_what_pods_ask_for() -> None:
-    """The keys of its Secret are those that are referred to."""
+    """The keys of its Secret are those that pods refer to."""
     (made,) = of_kind("external-secret", "ExternalSecret")
     keys = {(made["spec"]["target"]["name"], one["secretKey"]) for one in made["spec"]["data"]}
     asked = {
@@ -215,7 +215,7 @@ def test_what_external_secrets_makes_is_what_pods_ask_for() -> None:
 
 
 def test_connections_are_a_file_that_the_gateway_reads() -> None:
-    """Written as in docs/connect.md, with `on` as a bare word, which Helm's YAML takes for a boolean."""
+    """Written as in docs/connect.md, with `on` as a bare word, which Helm's YAML reads as a boolean."""
     (wanted,) = read_file(_config_maps("embedded")["door-pushgate-connections"]["connections.yaml"].encode())
     (trigger,) = wanted.triggers
     assert (
@@ -240,14 +240,14 @@ def test_connections_are_a_file_that_the_gateway_reads() -> None:
 
 
 def test_connections_have_the_keys_that_the_gateway_knows() -> None:
-    """What the schema takes, `pushgate apply` takes."""
+    """A file that the schema accepts is accepted by `pushgate apply`."""
     definitions = SCHEMA["definitions"]
     assert set(definitions["connection"]["properties"]) - set(WantedConnection.model_fields) == set()
     assert set(definitions["trigger"]["properties"]) - {"true"} == set(Trigger.model_fields)
 
 
 def test_workers_are_scaled_by_what_waits_for_one() -> None:
-    """KEDA asks PostgreSQL, with the URL that the workers have."""
+    """KEDA queries PostgreSQL, with the workers' URL."""
     (scaled,) = of_kind("keda", "ScaledObject")
     (by,) = of_kind("keda", "TriggerAuthentication")
     (trigger,) = scaled["spec"]["triggers"]
@@ -263,7 +263,7 @@ def test_workers_are_scaled_by_what_waits_for_one() -> None:
 
 
 def test_what_waits_for_a_worker_is_counted_by_connections_that_one_can_work_on(postgres: Postgres) -> None:
-    """Not by ref updates, of which a storm has thousands, nor with those that are put off."""
+    """Not by ref updates, of which a storm has thousands, and without postponed ones."""
     (scaled,) = of_kind("keda", "ScaledObject")
     (trigger,) = scaled["spec"]["triggers"]
     database = Database(postgres.database())
@@ -283,7 +283,7 @@ def test_what_waits_for_a_worker_is_counted_by_connections_that_one_can_work_on(
 
 
 async def _declare(channel: Any, objects: list[Manifest]) -> set[tuple[str, str, str]]:
-    """Do what the Messaging Topology Operator does; return bindings as source, destination and key."""
+    """Declare objects as the Messaging Topology Operator does; return (source, destination, key) bindings."""
     exchanges, queues, bindings = {}, {}, set()
     for one in sorted(objects, key=lambda one: ["Exchange", "Queue", "Binding"].index(one["kind"])):
         spec = one["spec"]
@@ -315,7 +315,7 @@ def _bindings(topology: Topology) -> set[tuple[str, str, str]]:
 
 @pytest.mark.parametrize("ordered", [0, 2])
 def test_the_topology_is_the_one_that_the_gateway_would_declare(broker: Broker, ordered: int) -> None:
-    """A broker that has it from the operator finds no difference when the gateway declares its own."""
+    """On a broker with the operator's objects the gateway's declarations make no difference."""
     asyncio.run(_compare_topologies(broker, ordered))
 
 
@@ -340,7 +340,7 @@ async def _compare_topologies(broker: Broker, ordered: int) -> None:
 
 @pytest.mark.parametrize("queue", [None, "Push_Gate.runs"])
 def test_consumers_may_hold_messages_as_long_as_where_the_gateway_declares(queue: str | None) -> None:
-    """By a policy, which can be added to queues that are there; it is for these queues and no others."""
+    """By a policy, which can be added to existing queues; it applies to these queues only."""
     settings = {"amqpQueue": queue} if queue else {}
     values = merged(value_sets()["ordered"], {"settings": {**settings, "amqpLanes": ["fast"]}})
     objects = yaml.safe_load_all(render(values)["pushgate/templates/rabbitmq.yaml"])
@@ -355,7 +355,7 @@ def test_consumers_may_hold_messages_as_long_as_where_the_gateway_declares(queue
 
 @pytest.mark.parametrize("queue", ["Push_Gate.runs", "runs of: ünïcode", "q" * 255])
 def test_objects_are_named_as_kubernetes_has_it_whatever_a_queue_is_called(queue: str) -> None:
-    """The broker takes nearly any name; and two queues never share an object."""
+    """The broker accepts nearly any name; and two queues never share an object."""
     settings = {"amqpQueue": queue, "amqpLanes": ["fast", "slow"]}
     values = merged(value_sets()["operators"], {"settings": settings})
     objects = [one for one in yaml.safe_load_all(render(values)["pushgate/templates/rabbitmq.yaml"]) if one]
@@ -377,5 +377,5 @@ def test_a_cluster_of_ordered_requests_has_the_plugin() -> None:
 
 
 def test_a_topology_of_the_operators_is_not_declared_again(tmp_path: Path) -> None:
-    """Pushgate then only looks for it."""
+    """Pushgate then only checks it."""
     assert not read_settings(given={}, config=_settings_file("operators", tmp_path)).amqp_declare

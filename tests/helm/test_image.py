@@ -1,4 +1,4 @@
-"""The image, the laptop's compose file and the chart agree; what scans them finds nothing."""
+"""The image, the laptop's compose file and the chart agree; scanners find nothing in them."""
 
 import json
 import os
@@ -33,20 +33,20 @@ BIN = Path(sys.executable).parent
 
 
 def _instructions(name: str) -> list[str]:
-    """Return the arguments of an instruction, each time that it is given, with continued lines joined."""
+    """Return the arguments of each such instruction, with continued lines joined."""
     joined = re.sub(r"\\\n\s*", "", DOCKERFILE)
     return re.findall(rf"^\s*{name}\s+(.*)$", joined, re.MULTILINE)
 
 
 def test_hadolint_finds_nothing() -> None:
-    """In the Dockerfile, with the exceptions that it gives reasons for."""
+    """In the Dockerfile, except for the exceptions that it justifies."""
     done = subprocess.run(
         [BIN / "hadolint", "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-# Which registries are trusted is for the cluster to say: those in the value sets are examples.
+# The cluster decides which registries are trusted: those in the value sets are examples.
 OF_THE_CLUSTER = {"KSV-0125"}
 
 
@@ -88,7 +88,7 @@ def test_the_bases_are_pinned_by_their_digests() -> None:
 
 
 def test_the_image_is_made_of_what_is_there() -> None:
-    """What is copied into it exists, and .dockerignore lets it through and little else."""
+    """The copied files exist, and .dockerignore admits them and little else."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert lines[0] == "*"
     allowed = [line.removeprefix("!") for line in lines if line.startswith("!")]
@@ -105,7 +105,7 @@ def test_the_image_is_made_of_what_is_there() -> None:
 
 
 def test_versions_agree() -> None:
-    """The project's version is the image's, and the chart installs it."""
+    """The image has the project's version, and the chart installs it."""
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     label = re.search(r'image\.version="([^"]*)"', DOCKERFILE)
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
@@ -115,7 +115,7 @@ def test_versions_agree() -> None:
 
 
 def test_image_and_chart_agree() -> None:
-    """On the user, a number that isn't root's, on the port, and on the folder for data."""
+    """On the user, a number other than root's, the port, and the data folder."""
     (user,) = _instructions("USER")
     (port,) = _instructions("EXPOSE")
     (volume,) = _instructions("VOLUME")
@@ -124,7 +124,7 @@ def test_image_and_chart_agree() -> None:
         named = pod["spec"]["securityContext"].get("runAsUser")
         for container in containers(pod):
             context = container["securityContext"]
-            if named is not None:  # the platform chooses where it is None
+            if named is not None:  # the platform chooses if it is None
                 assert user == f"{context['runAsUser']}:{context['runAsGroup']}"
     for _, pod in pods(of_kind("production", "Deployment", "StatefulSet")):
         container = pod["spec"]["containers"][0]
@@ -132,12 +132,12 @@ def test_image_and_chart_agree() -> None:
         assert volume in [one["mountPath"] for one in container["volumeMounts"]]
 
 
-# ${NAME:-default}, or ${NAME:?what to do where it is not set}.
+# ${NAME:-default}, or ${NAME:?message if it is not set}.
 VARIABLE = re.compile(r"\$\{(?P<name>\w+)(:-(?P<default>[^}]*)|:\?(?P<told>[^}]*))?\}")
 
 
 def test_no_secret_of_the_laptop_is_committed() -> None:
-    """Each is a variable that compose asks for; the file's head makes them; git ignores them."""
+    """Compose requires each as a variable; the command at the file's head makes them; git ignores them."""
     head = (ROOT / "compose.yaml").read_text().partition("\nname:")[0]
     names = set()
     for service in COMPOSE["services"].values():
@@ -157,7 +157,7 @@ def _image_environment() -> dict[str, str]:
 
 
 def test_the_gateway_takes_what_image_and_compose_file_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the laptop it has PostgreSQL and RabbitMQ, and listens where compose looks for it."""
+    """On the laptop it has PostgreSQL and RabbitMQ, and listens at the address in the compose file."""
     settings = {**_image_environment(), **COMPOSE["services"]["gateway"]["environment"]}
     for name, value in settings.items():
         if name.startswith("PUSHGATE_"):
@@ -179,7 +179,7 @@ def test_the_gateway_takes_what_image_and_compose_file_set(monkeypatch: pytest.M
 
 
 def test_the_laptop_is_open_to_itself_only() -> None:
-    """Ports are published on loopback, images have versions, and what others wait for has a health check."""
+    """Ports are published on loopback, images have versions, and awaited services have a health check."""
     services = COMPOSE["services"]
     ports = [port for one in services.values() for port in one.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in ports)
@@ -198,7 +198,7 @@ def _run(command: list[str | Path], **variables: str) -> subprocess.CompletedPro
 
 
 def test_the_health_check_tells_whether_the_gateway_lives(service: Service) -> None:
-    """It succeeds beside one that runs, and fails beside one that is gone."""
+    """It succeeds if the gateway runs, and fails if it is gone."""
     (check,) = _instructions("HEALTHCHECK")
     command: list[str | Path] = json.loads(check[check.index("[") :])
     assert command[0] == "python"

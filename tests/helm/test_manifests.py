@@ -1,4 +1,4 @@
-"""What the chart renders to: valid for every Kubernetes that it names, and of one mind."""
+"""The rendered chart: valid for every supported Kubernetes, and consistent."""
 
 import functools
 from collections import Counter
@@ -21,7 +21,7 @@ from tests.helm.chart import (
     value_sets,
 )
 
-# Kinds that operators bring, whose schemas Kubernetes doesn't have.
+# Kinds of operators, whose schemas Kubernetes doesn't have.
 CUSTOM = {
     ("external-secrets.io/v1", "ExternalSecret"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
@@ -62,14 +62,14 @@ def _validator(kind: str, api_version: str, kubernetes: str) -> Draft202012Valid
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
 def test_helm_lints_every_value_set(name: str, kubernetes: str) -> None:
-    """`helm lint --strict` has nothing to say but that there is no icon."""
+    """`helm lint --strict` reports only that there is no icon."""
     report = lint(CHART, value_sets()[name], strict=True, kube_version=f"v{kubernetes}.0")
     assert ([one["error"] for one in report["messages"]], report["errors"]) == (["icon is recommended"], [])
 
 
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
 def test_every_object_is_valid(kubernetes: str) -> None:
-    """Each object of each value set is valid, with no unknown field, or of a kind that an operator brings."""
+    """Each object of each value set is valid, with no unknown field, or of an operator's kind."""
     seen: set[str] = set()
     wrong: list[str] = []
     for name in NAMES:
@@ -86,7 +86,7 @@ def test_every_object_is_valid(kubernetes: str) -> None:
 
 
 def test_a_field_that_is_not_there_is_found() -> None:
-    """The schemas are strict: a slip of the pen deep in a pod does not pass."""
+    """The schemas are strict: a typing error deep in a pod does not pass."""
     (workload,) = of_kind("minimal", "StatefulSet")
     workload["spec"]["template"]["spec"]["containers"][0]["readinesProbe"] = {}
     (found,) = _validator("StatefulSet", "apps/v1", KUBERNETES[0]).iter_errors(workload)
@@ -94,7 +94,7 @@ def test_a_field_that_is_not_there_is_found() -> None:
 
 
 def test_every_kind_is_rendered_by_some_value_set() -> None:
-    """The value sets leave no template out."""
+    """The value sets cover every template."""
     kinds = {(one["apiVersion"], one["kind"]) for name in NAMES for one in manifests(name)}
     assert kinds == OWN | CUSTOM
 
@@ -106,10 +106,10 @@ def test_names_are_given_once(name: str) -> None:
     assert {key for key, count in names.items() if count > 1} == set()
 
 
-# How long the name of an object may be: less than the API's own limit where a controller makes labels of it.
+# The longest name of an object: less than the API's limit if a controller makes labels of it.
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
 LONGEST = {"StatefulSet": 52, "Job": 63, "Service": 63, "RabbitmqCluster": 45, "Cluster": 50}
-# As long as Helm lets the name of a release be, and alike but for the last letter.
+# As long as Helm allows for a release, and equal except for the last letter.
 LONG_RELEASES = ["a" * 52 + last for last in "bc"]
 
 
@@ -122,7 +122,7 @@ def test_a_long_name_of_a_release_is_no_trouble(name: str) -> None:
         for one in objects:
             assert len(one["metadata"]["name"]) <= LONGEST.get(one["kind"], 253), one["metadata"]["name"]
         both.append({(one["kind"], one["metadata"]["name"]) for one in objects})
-    assert name == "placed" or both[0] & both[1] == set()  # whose name is given
+    assert name == "placed" or both[0] & both[1] == set()  # whose name is fixed
 
 
 def test_a_second_release_picks_no_pod_of_the_first() -> None:
@@ -141,7 +141,7 @@ def _picks(selector: dict[str, str], labels: dict[str, str]) -> bool:
 
 
 def _lasting(name: str) -> dict[str, dict[str, str]]:
-    """Labels of the pods that last, by what they belong to."""
+    """Labels of the permanent pods, by their owners."""
     workloads = of_kind(name, "Deployment", "StatefulSet")
     return {where: pod["metadata"]["labels"] for where, pod in pods(workloads)}
 
@@ -193,7 +193,7 @@ def test_what_is_referred_to_is_there(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workload_that_is_scaled_names_no_number_of_its_own(name: str) -> None:
-    """An upgrade doesn't undo what the autoscaler has decided."""
+    """An upgrade doesn't undo the autoscaler's decision."""
     scaled = {
         one["spec"]["scaleTargetRef"]["name"]
         for one in of_kind(name, "HorizontalPodAutoscaler", "ScaledObject")
@@ -204,7 +204,7 @@ def test_a_workload_that_is_scaled_names_no_number_of_its_own(name: str) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_network_policies_deny_by_default(name: str) -> None:
-    """Every pod is picked by a policy for both directions; only git and webhooks are open to the world."""
+    """A policy selects every pod for both directions; only git and webhooks are open to the world."""
     policies = of_kind(name, "NetworkPolicy")
     if not value_sets()[name].get("networkPolicy", {}).get("enabled", True):
         assert policies == []

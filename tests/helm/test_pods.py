@@ -18,7 +18,7 @@ from tests.helm.chart import (
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pods_are_restricted(name: str) -> None:
-    """Each pod keeps to the restricted Pod Security Standard, and holds no token of the cluster.
+    """Each pod meets the restricted Pod Security Standard, and has no token of the cluster.
 
     https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
     """
@@ -45,7 +45,7 @@ def test_pods_are_restricted(name: str) -> None:
 
 
 def _users(objects: list[Manifest]) -> set[str]:
-    """Which fields of any pod name a user or a group."""
+    """Return the fields of any pod that name a user or a group."""
     contexts = [
         context
         for _, pod in pods(objects)
@@ -56,7 +56,7 @@ def _users(objects: list[Manifest]) -> set[str]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_openshift_chooses_the_user(name: str) -> None:
-    """Its restricted policy refuses pods that name another than the namespace's; so no pod names one.
+    """Its restricted policy refuses pods with a user other than the namespace's; so no pod names one.
 
     https://docs.openshift.com/container-platform/latest/authentication/managing-security-context-constraints.html
     """
@@ -71,7 +71,7 @@ def test_openshift_chooses_the_user(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["with-what-a-platform-has", "placed"])
 def test_every_pod_has_the_labels_and_annotations_that_are_asked_for(name: str) -> None:
-    """Those of Jobs and of the test too: a mesh, a policy or a bill goes by them."""
+    """Also those of Jobs and of the test: meshes, policies and cost reports use them."""
     values = value_sets()[name]
     found = dict(pods(manifests(name)))
     assert {where.split("/")[0] for where in found} >= {"StatefulSet", "Job", "Pod"}
@@ -83,7 +83,7 @@ def test_every_pod_has_the_labels_and_annotations_that_are_asked_for(name: str) 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pod_has_an_account_that_is_there_before_it(name: str) -> None:
-    """Not the namespace's default, which others use; the migration runs before the release's own is made."""
+    """Not the namespace's default, which is shared; the migration runs before the release's own exists."""
     given = value_sets()[name].get("serviceAccount", {}).get("create", True)
     accounts = {one["metadata"]["name"]: one["metadata"] for one in of_kind(name, "ServiceAccount")}
     for where, pod in pods(manifests(name)):
@@ -100,7 +100,7 @@ def test_every_pod_has_an_account_that_is_there_before_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_volumes_and_mounts_agree(name: str) -> None:
-    """What a container mounts is a volume of its pod or a claim of its set, and no volume is without use."""
+    """Each mount is a volume of the pod or a claim of its set, and each volume is mounted."""
     claims = {
         f"StatefulSet/{one['metadata']['name']}": {
             claim["metadata"]["name"] for claim in one["spec"]["volumeClaimTemplates"]
@@ -119,7 +119,7 @@ def _serving(name: str) -> dict[str, Manifest]:
 
 
 def test_embedded_is_one_pod_of_all_roles() -> None:
-    """Nothing set at all: one pod, its data on a volume that outlives it."""
+    """With no values: one pod, its data on a volume that outlives it."""
     assert {where: one["args"] for where, one in _serving("minimal").items()} == {
         "StatefulSet/door-pushgate": ["serve", "--role", "all"]
     }
@@ -132,7 +132,7 @@ def test_embedded_is_one_pod_of_all_roles() -> None:
 
 
 def test_distributed_has_web_and_worker_pods() -> None:
-    """Web pods keep nothing; each worker keeps mirrors on a volume of its own."""
+    """Web pods store nothing; each worker has its mirrors on its own volume."""
     assert {where: one["args"] for where, one in _serving("production").items()} == {
         "Deployment/door-pushgate-web": ["serve", "--role", "web"],
         "StatefulSet/door-pushgate-worker": ["serve", "--role", "worker"],
@@ -141,7 +141,7 @@ def test_distributed_has_web_and_worker_pods() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pods_are_probed_and_end_in_order(name: str) -> None:
-    """Three probes; and time to end is more than what the endpoints and the requests under way take."""
+    """Three probes; the grace period exceeds the removal from the endpoints plus the longest request."""
     for _, pod in pods(of_kind(name, "Deployment", "StatefulSet")):
         (container,) = pod["spec"]["containers"]
         assert [
@@ -154,7 +154,7 @@ def test_pods_are_probed_and_end_in_order(name: str) -> None:
 
 
 def test_a_pod_that_is_not_to_wait_has_no_hook() -> None:
-    """Kubernetes before 1.33 refuses to sleep for no time."""
+    """Kubernetes before 1.33 refuses a sleep of zero seconds."""
     for _, pod in pods(of_kind("by-cpu", "Deployment", "StatefulSet")):
         assert "lifecycle" not in pod["spec"]["containers"][0]
 
@@ -171,7 +171,7 @@ def test_what_is_mounted_is_there_for_the_migration_too(name: str, path: str) ->
 
 
 def test_a_changed_setting_changes_the_pods() -> None:
-    """The checksum of the settings stands in the pod, so that an upgrade restarts it."""
+    """The pod has the checksum of the settings, so that an upgrade restarts it."""
     checksums = {
         pod["metadata"]["annotations"]["checksum/settings"]
         for name in ("minimal", "embedded", "placed")
@@ -181,7 +181,7 @@ def test_a_changed_setting_changes_the_pods() -> None:
 
 
 def test_the_schema_is_migrated_before_new_pods_start() -> None:
-    """By a hook where the database is there before the release, by each pod where the release makes it."""
+    """By a hook if the database exists before the release, by each pod if the release makes it."""
     (job,) = of_kind("production", "Job")
     assert (
         job["metadata"]["annotations"]["helm.sh/hook"],

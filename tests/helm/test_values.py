@@ -1,4 +1,4 @@
-"""What the chart takes as values, and what it refuses, in words that help."""
+"""The values that the chart accepts, and those that it refuses with a helpful message."""
 
 import json
 import re
@@ -28,7 +28,7 @@ SHA = "sha256:" + "1" * 64
 
 
 def _objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give each schema of an object, with its place."""
+    """Yield each schema of an object, with its path."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":
             yield path, schema
@@ -40,7 +40,7 @@ def _objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]
 
 
 def test_no_object_is_open() -> None:
-    """Every object of the schema refuses unknown keys, or takes values of one form; but what isn't ours."""
+    """Every object of the schema refuses unknown keys or defines their form; except foreign ones."""
     open_ones = {path for path, schema in _objects(SCHEMA) if "additionalProperties" not in schema}
     assert open_ones == {"/properties/global"}
 
@@ -60,7 +60,7 @@ SECTIONS = [".".join(path) for path in _sections(DEFAULTS) if not set(path) & MA
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_unknown_keys_are_refused_everywhere(section: str) -> None:
-    """A slip of the pen in any section stops the installation, and is named."""
+    """A typing error in any section stops the installation, and is named."""
     values: Values = {"replicaCount": 2}
     for key in reversed([part for part in section.split(".") if part]):
         values = {key: values}
@@ -186,7 +186,7 @@ def test_every_default_has_a_schema() -> None:
     ],
 )
 def test_what_cannot_work_is_refused_before_it_is_installed(base: str, text: str, sentence: str) -> None:
-    """Each with a sentence that says what to set."""
+    """Each refusal says what to set."""
     with pytest.raises(HelmError) as refused:
         render(merged(value_sets()[base], read_values(text)))
     assert sentence in str(refused.value)
@@ -194,26 +194,26 @@ def test_what_cannot_work_is_refused_before_it_is_installed(base: str, text: str
 
 @pytest.mark.parametrize("size", ["51Gi", "54G", "0.1Ti", "60000000000", "60Gi"])
 def test_storage_is_compared_by_what_it_holds(size: str) -> None:
-    """Whatever the unit that it is given in."""
+    """In any unit."""
     assert render(read_values(f"worker: {{storage: {{size: {size}}}}}"))
 
 
 def test_the_budget_that_storage_is_compared_with_is_the_gateways_own() -> None:
-    """Where none is set."""
+    """If none is set."""
     with pytest.raises(HelmError, match=f"mirrorBudget \\({Settings().mirror_budget} bytes\\)"):
         render(read_values("worker: {storage: {size: 1Gi}}"))
 
 
 def test_labels_beside_the_charts_own_are_let_through() -> None:
-    """Also such as begin alike."""
+    """Also those with the same beginning."""
     (pod,) = [pod for where, pod in pods(of_kind("with-what-a-platform-has", "Deployment"))]
     assert pod["metadata"]["labels"]["app.kubernetes.io/part-of"] == "platform"
 
 
 def test_what_production_names_is_there_on_any_cluster() -> None:
-    """Kinds of Kubernetes' own, and of secrets those that the page has one make or the ingress may lack.
+    """Only Kubernetes' own kinds, and only secrets that the page creates or the ingress may lack.
 
-    A PriorityClass that is not there is refused with every pod, a StorageClass leaves its pods waiting.
+    With a missing PriorityClass every pod is refused; with a missing StorageClass pods stay pending.
     """
     found = manifests("production")
     assert {(one["apiVersion"], one["kind"]) for one in found} <= OWN
@@ -237,7 +237,7 @@ def test_what_production_names_is_there_on_any_cluster() -> None:
     ],
 )
 def test_a_digest_counts_before_a_tag(text: str, image: str) -> None:
-    """And where there is neither, the chart's own version."""
+    """With neither, the chart's own version."""
     rendered = render(read_values(text))
     assert f'image: "{image}"' in rendered["pushgate/templates/worker.yaml"]
 

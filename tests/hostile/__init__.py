@@ -1,1 +1,1 @@
-"""Attacks on a gateway that runs, beside a connection whose pushes must go on: `python -m tests.hostile`."""
+"""Attacks on a running gateway, with a connection whose pushes must go on: `python -m tests.hostile`."""

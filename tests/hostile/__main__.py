@@ -1,8 +1,8 @@
-"""One attack after the other, beside a connection whose pushes must go on: `make hostile`.
+"""One attack after the other, with a connection whose pushes must go on: `make hostile`.
 
-HOSTILE_SECONDS says how long all of it takes (600; the first and the last part have no attack), and
-HOSTILE_WITHIN within how many seconds each push must be planned (10). What the gateway needs at the end must
-be at most 1.2 times what it needed in the first part. It ends with status 1 where something did not hold.
+HOSTILE_SECONDS is the total time (600; the first and the last part have no attack), and HOSTILE_WITHIN the
+seconds within which each push must be planned (10). The gateway's memory at the end must be at most 1.2 times
+that of the first part. The exit status is 1 if a condition fails.
 """
 
 import os
@@ -25,20 +25,20 @@ _SECONDS = float(os.environ.get("HOSTILE_SECONDS", "600"))
 _WITHIN = float(os.environ.get("HOSTILE_WITHIN", "10"))
 _MOST_GROWTH = 1.2
 _REPORT_EVERY = 10.0
-# So long after an attack has ended a push of its time may still come, before it is lost.
+# How long after the end of an attack its pushes may still be planned before they count as lost.
 _AFTERWARDS = 60.0
 _DISK_BYTES = 256 * 1024 * 1024
 
 
 @contextmanager
 def calm(_service: Service, _folder: Path, _count: Count) -> Iterator[None]:
-    """Leave the gateway in peace."""
+    """Attack nothing."""
     yield
 
 
 @dataclass(slots=True, kw_only=True)
 class Phase:
-    """One part of the drill, and what was seen in it: memory, at its end and at most, in MiB."""
+    """One part of the drill, and its measurements: memory at its end and its peak, in MiB."""
 
     attack: Attack
     pushes: Pushes
@@ -48,11 +48,11 @@ class Phase:
 
     @property
     def name(self) -> str:
-        """The attack's."""
+        """The name of the attack."""
         return self.attack.__name__.replace("_", " ")
 
     def report(self) -> str:
-        """Return what was seen, as one line."""
+        """Return the measurements as one line."""
         took = sorted(self.pushes.took)
         slowest = f"{took[-1]:5.1f} s" if took else "     - "
         median = f"{took[len(took) // 2]:5.1f} s" if took else "     - "
@@ -64,10 +64,10 @@ class Phase:
 
 
 class _Gateway(Command):
-    """The gateway as people start it."""
+    """The gateway, started by its command."""
 
     def memory(self) -> float:
-        """Return what its process has in memory, in MiB; programs that it runs have limits of their own."""
+        """Return the memory of its process in MiB; its child processes have their own limits."""
         assert isinstance(self._process, subprocess.Popen)
         status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="utf-8")
         [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
@@ -75,7 +75,7 @@ class _Gateway(Command):
 
 
 def main() -> int:
-    """Run the drill; return 1 where something did not hold."""
+    """Run the drill; return 1 if a condition failed."""
     with tempfile.TemporaryDirectory(prefix="pushgate-hostile-") as name:
         folder = Path(name)
         with _small_disk(folder / "data") as has_disk:
@@ -96,12 +96,12 @@ def main() -> int:
 
 
 def judged(phases: list[Phase], *, within: float) -> list[str]:
-    """Return what did not hold, a sentence each."""
+    """Return the failed conditions, a sentence each."""
     failures = []
     for phase in phases:
         failures += [f"{phase.name}: a push was lost: {lost}" for lost in phase.pushes.lost]
         late = [took for took in phase.pushes.took if took > within]
-        # On a full disk nothing can be kept; what is pushed meanwhile runs when there is room again.
+        # On a full disk nothing can be stored; pushes during that time run once there is room again.
         if late and phase.attack is not attacks.full_disk:
             failures.append(f"{phase.name}: {len(late)} pushes took up to {max(late):.1f} s, of {within:g} s")
         if not phase.pushes.took:
@@ -130,7 +130,7 @@ def _drill(gateway: _Gateway, project: Project, folder: Path, order: list[Attack
 
 
 def _watch(gateway: _Gateway, phase: Phase, seconds: float) -> None:
-    """Wait so many seconds, and report on the way."""
+    """Wait so many seconds, and report progress."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(_REPORT_EVERY, left))
@@ -141,7 +141,7 @@ def _watch(gateway: _Gateway, phase: Phase, seconds: float) -> None:
 
 @contextmanager
 def _small_disk(folder: Path) -> Iterator[bool]:
-    """Make a folder that is a small file system of its own; give False where that may not be done."""
+    """Make a folder that is a small file system of its own; yield False if that is not permitted."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_BYTES},mode=0700", "tmpfs", str(folder)]
     has_disk = subprocess.run(mount, capture_output=True, check=False).returncode == 0
@@ -149,7 +149,7 @@ def _small_disk(folder: Path) -> Iterator[bool]:
         yield has_disk
     finally:
         if has_disk:
-            # A git whose gateway was killed may still be ending there.
+            # A git process whose gateway was killed may still be running there.
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 

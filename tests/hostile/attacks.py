@@ -1,7 +1,7 @@
 """The attacks: each a context manager that goes on until its block ends. All of it stays on loopback.
 
-What they send is bounded in size and rate: this finds out what the gateway does with it, and not how much a
-machine can send.
+What they send is bounded in size and rate: this tests how the gateway handles them, not how much a machine
+can send.
 """
 
 import socket
@@ -38,7 +38,7 @@ Attack = Callable[[Service, Path, Count], AbstractContextManager[None]]
 
 @contextmanager
 def headers(service: Service, _folder: Path, count: Count) -> Iterator[None]:
-    """Send requests whose line, headers or trailers are endless or many thousands, or that announce 10 GB."""
+    """Send requests with endless or thousands of lines, headers or trailers, or that announce 10 GB."""
     path, address = "/hooks/none", attacks.address_of(service.url)
     shapes: list[Callable[[], bytes | Iterator[bytes]]] = [
         lambda: attacks.many_headers(path, 12_000),
@@ -88,11 +88,11 @@ def idle_connections(service: Service, _folder: Path, count: Count) -> Iterator[
 
 @contextmanager
 def hanging_hosts(service: Service, _folder: Path, count: Count) -> Iterator[None]:
-    """Have pushes to git hosts that accept a connection and never answer."""
+    """Deliver pushes to git hosts that accept a connection and never answer."""
     with ExitStack() as stack:
         targets = []
         for number in range(_HANGING):
-            # An address of its own each, and so a host of its own.
+            # Each has its own address, so each is a host of its own.
             listener = stack.enter_context(socket.create_server((f"127.0.1.{number + 1}", 0), backlog=64))
             host, port = listener.getsockname()
             url = f"http://{host}:{port}/acme/hangs.git"
@@ -109,7 +109,7 @@ def hanging_hosts(service: Service, _folder: Path, count: Count) -> Iterator[Non
 
 @contextmanager
 def bombs(service: Service, folder: Path, count: Count) -> Iterator[None]:
-    """Push trees that unpack to billions of files, and a manifest whose aliases unfold to many megabytes."""
+    """Push trees that unpack to billions of files, and a manifest whose aliases expand to many megabytes."""
     with GitHost(folder / "bombs") as host, ExitStack() as stack:
         url = host.create("acme/bombs.git")
         tree = WorkTree(folder / "bomber", url)
@@ -120,7 +120,7 @@ def bombs(service: Service, folder: Path, count: Count) -> Iterator[None]:
         tree.push(*(f"{commit}:refs/heads/bomb-{number}" for number, commit in enumerate(commits)))
 
         def push() -> None:
-            # A new branch each time: a move that was seen already is none.
+            # A new branch each time: a repeated move would be a duplicate.
             for commit in commits:
                 branch = f"refs/heads/bomb-{count.made}"
                 tree.push(f"{commit}:{branch}")
@@ -133,7 +133,7 @@ def bombs(service: Service, folder: Path, count: Count) -> Iterator[None]:
 
 @contextmanager
 def full_disk(service: Service, _folder: Path, count: Count) -> Iterator[None]:
-    """Leave no byte of the file system that the data folder is on, which is a small one of its own."""
+    """Fill the small file system of the data folder."""
     filler = service.data / "filler"
 
     def fill() -> None:
@@ -150,7 +150,7 @@ def full_disk(service: Service, _folder: Path, count: Count) -> Iterator[None]:
 
 
 def _connected(service: Service, stack: ExitStack, url: str, name: str) -> tuple[str, Any]:
-    """Connect a repository until the stack ends."""
+    """Connect a repository until the exit stack closes."""
     connection = service.connect(url, "train@*", name=name)
     stack.callback(service.api.send, "DELETE", f"/connections/{connection['id']}")
     return url, connection
@@ -171,7 +171,7 @@ def _deliver(
 
 
 def _tree_bomb(tree: WorkTree, *, deep: int = 14, wide: int = 10) -> str:
-    """Return a commit of folders nested so deep, so many in each: a few KB that name 10 ** 14 files."""
+    """Return a commit of nested folders, with this depth and width: a few KB that name 10 ** 14 files."""
     blob = tree.git("rev-parse", "HEAD:valohai.yaml")
     inner = f"100644 blob {blob}"
     for _ in range(deep):
@@ -204,7 +204,7 @@ def _yaml_bomb(tree: WorkTree) -> str:
 
 @contextmanager
 def _repeated(act: Callable[[], None], *, every: float, threads: int = 1) -> Iterator[None]:
-    """Act again and again in threads until the block ends. What the gateway refuses is no error."""
+    """Repeat an action in threads until the block ends. A refusal by the gateway is no error."""
     end = threading.Event()
 
     def run() -> None:

@@ -14,19 +14,19 @@ _BETWEEN_PUSHES = 1.0
 
 @dataclass(slots=True)
 class Pushes:
-    """What became of the pushes of one phase, in seconds from the webhook to the plan."""
+    """The results of the pushes of one phase, in seconds from the webhook to the plan."""
 
     took: list[float] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
-    # Answers but 202: of these a provider, and this sender, repeats the delivery.
+    # Answers other than 202: a provider, and this sender, then repeats the delivery.
     refused: int = 0
 
 
 class Pusher:
-    """Pushes and delivers until it is stopped; `pushes` is what the present phase has seen."""
+    """Pushes and delivers until it is stopped; `pushes` has the results of the current phase."""
 
     def __init__(self, service: Service, project: Project, *, patience: float) -> None:
-        """Connect the project. A push is lost that is not planned after so many seconds."""
+        """Connect the project. A push that is not planned after so many seconds is lost."""
         self._patience = patience
         self.pushes = Pushes()
         self._service = service
@@ -42,12 +42,12 @@ class Pusher:
         self._thread.start()
 
     def stop(self) -> None:
-        """End, once the push that is under way has ended."""
+        """Stop after the current push."""
         self._end.set()
         self._thread.join()
 
     def next_phase(self) -> Pushes:
-        """Count from here on for another phase, and return that count."""
+        """Begin the count of another phase, and return it."""
         self.pushes = Pushes()
         return self.pushes
 
@@ -63,7 +63,7 @@ class Pusher:
         pushes, began = self.pushes, time.monotonic()
         delivery = None
         while time.monotonic() < began + self._patience:
-            # A gateway that refuses, or does not answer in time, is asked again as providers do it.
+            # Retry as providers do if the gateway refuses, or does not answer in time.
             with contextlib.suppress(ApiError, URLError, OSError):
                 if delivery is None:
                     status, answer = self._service.deliver(self._connection, body)

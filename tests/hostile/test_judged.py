@@ -1,4 +1,4 @@
-"""What the hostile drill takes for a failure."""
+"""Which results of the hostile drill are failures."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.hostile.healthy import Pushes
 
 
 def phase(attack: Attack, took: list[float], *, lost: list[str] | None = None, memory: float = 100) -> Phase:
-    """Return a part of the drill in which pushes took so long."""
+    """Return a phase of the drill in which pushes took so long."""
     return Phase(attack=attack, pushes=Pushes(took=took, lost=lost or []), count=Count(), memory=memory)
 
 
@@ -35,5 +35,5 @@ LAST = phase(calm, [0.5], memory=120)
 def test_late_and_lost_pushes_and_memory_that_stays_are_failures(
     between: Phase, last: Phase, told: list[str]
 ) -> None:
-    """But not a late one on a full disk, nor memory that comes back."""
+    """But not a late push on a full disk, nor memory that is freed again."""
     assert judged([FIRST, between, last], within=10) == told

@@ -1,7 +1,7 @@
 """The tests with every supported Python that is on this machine: `python -m tests.matrix`, or `make matrix`.
 
 Each interpreter gets a clone of the commit and a virtual environment of its own below build/matrix, and runs
-the tests with no more than the README names: a minimal PATH, no variable but HOME, and, where root runs it,
+the tests with only what the README requires: a minimal PATH, no variable but HOME, and, where root runs it,
 an ordinary user. MATRIX="3.11.2 3.13" chooses interpreters by the beginnings of their versions, and the
 arguments are pytest's.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 OLDEST = (3, 11)
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / "matrix"
-# Beside PATH: pyenv's, uv's and hand-made ones.
+# In addition to PATH: pyenv's, uv's and hand-made ones.
 PLACES = (
     "/usr/bin",
     "/usr/local/bin",
@@ -31,7 +31,7 @@ PLACES = (
 MINIMAL_PATH = "/usr/bin:/bin"
 # Has no home, no group and no rights on any Linux.
 _NOBODY = 65534
-# pip's own settings name mirrors and authorities, without which nothing may be reached.
+# pip's own settings name mirrors and authorities, which it may need to reach an index.
 _PASSED_ON = ("PIP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
@@ -44,12 +44,12 @@ class Interpreter:
 
     @property
     def name(self) -> str:
-        """Its version, as its folder is called."""
+        """The version, as the name of its folder."""
         return ".".join(map(str, self.version))
 
 
 def interpreters(folders: Sequence[str]) -> list[Interpreter]:
-    """Return the newest and the oldest of each minor version: what came with a patch is missing before it."""
+    """Return the newest and the oldest of each minor version: patch releases differ in features."""
     found: dict[tuple[int, int, int], Interpreter] = {}
     for path in _programs(folders):
         version = _version(path)
@@ -75,7 +75,7 @@ def _programs(folders: Sequence[str]) -> Iterator[Path]:
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:
-    """Return an interpreter's version; None where it is none, or can make no environment."""
+    """Return an interpreter's version; None if it is no Python, or cannot make an environment."""
     code = (
         "import ensurepip, sys, venv; print(*sys.version_info[:3]); sys.exit(sys.prefix != sys.base_prefix)"
     )
@@ -90,7 +90,7 @@ def _version(path: Path) -> tuple[int, int, int] | None:
 
 
 def run(interpreter: Interpreter, arguments: Sequence[str]) -> str:
-    """Run the tests with it, and return what came of them in a few words."""
+    """Run the tests with it, and return a short result."""
     folder = FOLDER / interpreter.name
     shutil.rmtree(folder / "tree", ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,17 +103,17 @@ def run(interpreter: Interpreter, arguments: Sequence[str]) -> str:
     target = [f"{folder / 'venv'}/.dev"]
     if _run([*make, *target], folder, user, installs=True) != 0:
         return "could not be installed"
-    # Those who may not install find everything there already, or are told what to ask for.
+    # Users who may not install have everything already, or get a message that says what is missing.
     status = _run([*make, "test", f"PYTEST={' '.join(arguments)}"], folder, user)
     who = "as an ordinary user" if user else f"as uid {os.getuid()}"
     return f"{'passed' if status == 0 else 'FAILED'} {who} in {time.monotonic() - began:.0f} s"
 
 
 def _user(interpreter: Interpreter, folder: Path) -> list[str]:
-    """Return the words before a command that runs it as an ordinary user; none where that cannot be.
+    """Return the command prefix that runs a command as an ordinary user; empty if that is impossible.
 
-    Root gives the folder away for that. Where root's own home holds interpreter or tree, nobody else gets at
-    them.
+    Root changes the owner of the folder for that. An interpreter or tree in root's home is not accessible to
+    other users.
     """
     if os.getuid() != 0:
         return []
@@ -135,7 +135,7 @@ def _run(command: Sequence[str], folder: Path, user: Sequence[str], *, installs:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run all that are asked for, one after the other; return how many failed."""
+    """Run all chosen interpreters, one after the other; return how many failed."""
     wanted = tuple(os.environ.get("MATRIX", "").split()) or ("3",)
     folders = [*PLACES, *os.environ.get("PATH", "").split(os.pathsep)]
     chosen = [one for one in interpreters(folders) if _is_wanted(one, wanted)]

@@ -59,10 +59,10 @@ EASY = re.compile(
     r"core/ReplaceBinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|Mod_Mul|BitOr_BitAnd|BitAnd_BitOr)"
     r"|core/ReplaceComparisonOperator_(?!Is).*_Is(Not)?$"
 )
-# A mutant that waits for ever is found by this; a test that waits in vain gives up before.
+# This finds a mutant that waits for ever; a test's own time-out is shorter.
 GIVE_UP_AFTER = 3.0
 WAIT_SECONDS = float(os.environ.get("PUSHGATE_TESTS_WAIT_SECONDS", "15"))
-# Loading the libraries takes seconds, so one process has loaded them, and each run is a copy of that process.
+# Importing the libraries takes seconds, so one process imports them, and each run is a fork of it.
 _LOADED = multiprocessing.get_context("forkserver")
 _LOADED.set_forkserver_preload(
     [
@@ -81,7 +81,7 @@ _LOADED.set_forkserver_preload(
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A changed module: its whole text, and the lines that differ from the original."""
+    """A changed module: its full text, and the lines that differ from the original."""
 
     code: str
     line: int
@@ -90,7 +90,7 @@ class Mutant:
 
 
 def main() -> int:
-    """Run the mutants of a module; return 1 where one that is not equivalent survived."""
+    """Run the mutants of a module; return 1 if one that is not equivalent survived."""
     options = _options()
     console = Console()
     source = (ROOT / options.module).read_text(encoding="utf-8")
@@ -147,7 +147,7 @@ def main() -> int:
 
 
 def mutants_of(source: str, *, seed: int | None = None) -> Iterator[Mutant]:
-    """Make every mutant of a module that behaves in another way than the others, shuffled by the seed."""
+    """Return every mutant of a module with a distinct behaviour, shuffled by the seed."""
     tree, seen = get_ast(source), {_behaviour(source)}
     places: list[tuple[Operator, int]] = []
     for name in operator_names():
@@ -159,7 +159,7 @@ def mutants_of(source: str, *, seed: int | None = None) -> Iterator[Mutant]:
                 (operator, number) for number in range(sum(len(list(positions)) for positions in found))
             ]
     if seed is not None:
-        # A mutant that is listed, or gone, leaves the others of a sample as they are.
+        # A listed or removed mutant does not change the rest of a sample.
         random.Random(seed).shuffle(places)  # noqa: S311 - a sample, no secret
     for operator, number in places:
         try:
@@ -174,7 +174,7 @@ def mutants_of(source: str, *, seed: int | None = None) -> Iterator[Mutant]:
 
 
 def tests_of(module: str) -> list[str]:
-    """Return the tests of a module's room; those that bear the module's name come first."""
+    """Return the tests of a module's room; those with the module's name come first."""
     path = Path(module)
     room = "tests" / path.parent.relative_to(path.parts[0])
     named = [folder / f"test_{path.stem}.py" for folder in {room, Path("tests")}]
@@ -183,7 +183,7 @@ def tests_of(module: str) -> list[str]:
 
 
 class Result(NamedTuple):
-    """What a run of the tests said: the seconds of each test, and the one that failed."""
+    """The result of a test run: the seconds of each test, and the one that failed."""
 
     passed: bool
     seconds: dict[str, float]
@@ -192,17 +192,17 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What earlier runs have shown of the tests: how long each takes, and how many mutants it has noticed."""
+    """The results of earlier runs: how long each test takes, and how many mutants it has found."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     kills: Counter[str | None] = field(default_factory=Counter)
 
     def order(self) -> dict[str, float]:
-        """Return the places of the tests: first those that are quick, and those that notice much."""
+        """Return the order of the tests: first the quick ones, and those that find many mutants."""
         return {test: seconds / (1 + self.kills[test]) for test, seconds in self.seconds.items()}
 
     def limit(self) -> float:
-        """Return the seconds after which a test has failed, because it would never end; 0 for no limit."""
+        """Return the seconds after which a test counts as endless, and so as failed; 0 for no limit."""
         return GIVE_UP_AFTER * max(self.seconds.values()) + 2 * WAIT_SECONDS if self.seconds else 0
 
 
@@ -221,7 +221,7 @@ class Loaded:
     def run(self, code: str, tried: Tried, *, timeout: float | None) -> Result:
         """Run the tests with this code of the module; a run of more than `timeout` seconds has failed."""
         path, plan = self._folder / self._module, (tried.order(), tried.limit())
-        # For the processes that tests start.
+        # Also for the processes that tests start.
         path.write_text(code, encoding="utf-8")
         try:
             self._pipe.send((code, plan, timeout))
@@ -231,7 +231,7 @@ class Loaded:
             path.write_text(self._source, encoding="utf-8")
 
     def _run_anew(self, plan: tuple[dict[str, float], float], timeout: float | None) -> Result:
-        """Run the tests in a process that loads the code as it is now."""
+        """Run the tests in a process that loads the present code."""
         ours, theirs = Pipe()
         process = _LOADED.Process(target=_run_once, args=(self._folder, self._tests, plan, theirs))
         process.start()
@@ -246,13 +246,13 @@ class Loaded:
 
 
 def _result(process_id: int, pipe: Connection, timeout: float | None) -> Result:
-    """Wait for the result of a run, and end what is left of the run."""
+    """Wait for the result of a run, and end its remaining processes."""
     result = None
     with pipe:
         if wait([pipe], timeout):
             with contextlib.suppress(EOFError):
                 result = pipe.recv()
-    # Also what the tests have started, and a mutant did not end.
+    # Also processes that the tests have started and a mutant did not end.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process_id, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
@@ -261,7 +261,7 @@ def _result(process_id: int, pipe: Connection, timeout: float | None) -> Result:
 
 
 class Watching:
-    """A plugin of pytest: runs tests in the given order, and takes down how they ended."""
+    """A plugin of pytest: runs tests in the given order, and records their results."""
 
     def __init__(self, order: dict[str, float], limit: float) -> None:
         """Run tests in this order, none of them for more seconds than the limit."""
@@ -274,15 +274,15 @@ class Watching:
         items.sort(key=lambda item: self.order.get(item.nodeid, 0))
 
     def pytest_runtest_logstart(self) -> None:
-        """Have the process killed where the test never ends: a loop that gives nothing away hears nothing."""
+        """Have the process killed if the test never ends: a busy loop handles no signal in Python."""
         signal.setitimer(signal.ITIMER_REAL, self.limit)
 
     def pytest_sessionfinish(self) -> None:
-        """Take the limit away."""
+        """Remove the limit."""
         signal.setitimer(signal.ITIMER_REAL, 0)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take down a part of a test."""
+        """Record one phase of a test."""
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
         if report.failed:
             self.failed = report.nodeid
@@ -302,7 +302,7 @@ class Forking(Watching):
         sys.settrace(self._trace)
 
     def _trace(self, frame: FrameType, _event: str, _argument: object) -> None:
-        """Take down which functions of the module run while it, and the tests, are loaded."""
+        """Record which functions of the module run while it, and the tests, are loaded."""
         if frame.f_code.co_filename == self._path:
             self._called.add(frame.f_code.co_qualname)
 
@@ -329,7 +329,7 @@ class Forking(Watching):
         return True
 
     def _change(self, code: str) -> list[tuple[FunctionType, CodeType]] | None:
-        """Return the functions and their new code; `None` where that is not the whole change."""
+        """Return the functions and their new code; `None` if that is not the whole change."""
         before, after = (
             compile(text, self._path, "exec", dont_inherit=True) for text in (self._source, code)
         )
@@ -374,11 +374,11 @@ def _changed_functions(before: CodeType, after: CodeType) -> list[tuple[CodeType
 
 
 def _serve(folder: Path, module: str, tests: list[str], pipe: Connection) -> None:
-    """Load and collect, and run the tests of mutants as they are asked for."""
+    """Load and collect once, then run the tests for each requested mutant."""
     _prepare(folder)
     plugin = Forking(folder / module, pipe)
     status = _run_tests(folder, tests, plugin)
-    # Where the tests could not be collected, the first mutant is answered so.
+    # If the tests could not be collected, this is the answer for the first mutant.
     with contextlib.suppress(BrokenPipeError):
         (plugin.answer or pipe).send(Result(passed=status == 0, seconds=plugin.seconds, failed=plugin.failed))
 
@@ -393,7 +393,7 @@ def _run_once(folder: Path, tests: list[str], plan: tuple[dict[str, float], floa
 
 
 def _prepare(folder: Path) -> None:
-    """Let this process load the code of the copy, and say nothing."""
+    """Make this process load the code of the copy, without output."""
     os.chdir(folder)
     os.environ["PYTHONPATH"] = str(folder)
     os.environ["PUSHGATE_TESTS_WAIT_SECONDS"] = str(WAIT_SECONDS)
@@ -410,22 +410,22 @@ def _run_tests(folder: Path, tests: list[str], plugin: Watching) -> int:
     """Run tests in this process; return pytest's status."""
     options = ["-x", "-q", "-n", "0", "-p", "no:randomly", "-p", "no:cacheprovider"]
     options.append(f"--basetemp={_temporary(folder)}")
-    # Plugins that were loaded before pytest: it says so, and a warning is an error here.
+    # For plugins loaded before pytest it warns, and a warning is an error here.
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return int(pytest.main([*options, *tests], plugins=[plugin]))
 
 
 def _temporary(folder: Path) -> Path:
-    """Return where the tests of a copy keep their files: in memory, if there is such a place."""
+    """Return the folder for the tests' files: in memory, if there is such a file system."""
     memory = Path("/dev/shm")  # noqa: S108 - the name below is that of a folder of our own
     name = f"mutation-{os.getuid()}-{crc32(bytes(folder))}"
     return (memory if memory.is_dir() else folder.parent) / name
 
 
 def _behaviour(code: str) -> str | None:
-    """Return the syntax tree without what is told in two ways, or only to readers and the type checker.
+    """Return the syntax tree, normalized, without parts for readers and the type checker only.
 
-    None is for a mutant that is no Python, as where the `*` of a signature was taken for an operator.
+    Return None for invalid Python, such as after a mutation of the `*` of a signature.
     """
     try:
         tree = ast.parse(code)
@@ -446,7 +446,7 @@ def _behaviour(code: str) -> str | None:
             case ast.AnnAssign():
                 node.annotation = ast.Constant(None)
             case ast.Call(func=ast.Name("dataclass")):
-                # Frozen, with slots, by keyword: no code of ours depends on it.
+                # Frozen, slots, keyword-only: no code of ours depends on these.
                 node.keywords = []
     return ast.dump(_Positive().visit(tree))
 
@@ -465,7 +465,7 @@ class _Positive(ast.NodeTransformer):
     """Writes `not a == b` as `a != b`, and `not not a` as `a`."""
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
-        """Leave out a `not` where that can be done."""
+        """Remove a redundant `not`."""
         self.generic_visit(node)
         match node:
             case ast.UnaryOp(ast.Not(), ast.UnaryOp(ast.Not(), inner)):
@@ -490,7 +490,7 @@ def _equivalent(module: str) -> set[tuple[str, str]]:
 
 
 def _copy(folder: Path) -> Path:
-    """Copy the files of the checkout that git knows, as they are now."""
+    """Copy the checkout's files that git tracks, in their present state."""
     shutil.rmtree(folder, ignore_errors=True)
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],

@@ -1,4 +1,4 @@
-"""Packages: the same bytes everywhere, which every tar unpacks to what git would have checked out."""
+"""Packages: the same bytes everywhere, which every tar unpacks to the files of a git checkout."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ FILES = {
 }
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
 
-# Packs a repository in a process of its own: `python -c ... HOME REPOSITORY COMMIT FILE FORMAT`.
+# Packs a repository in another process: `python -c ... HOME REPOSITORY COMMIT FILE FORMAT`.
 PACK = """
 import asyncio, json, os, re, sys, threading
 from pathlib import Path
@@ -61,7 +61,7 @@ print(json.dumps({"id": packed.id, "sha256": packed.sha256, "grown_kilobytes": p
 
 @pytest.fixture
 def packing(fetching: Fetching, tmp_path: Path) -> Packing:
-    """Give what packs commits."""
+    """Return a packer of commits."""
     return Packing(fetching, tmp_path)
 
 
@@ -96,7 +96,7 @@ def pack_elsewhere(
 
 
 def content_of(folder: Path) -> dict[str, tuple[str, bytes]]:
-    """Return what is in a folder: each file's kind and content; a link's is where it leads."""
+    """Return what is in a folder: each file's kind and content; a link's content is its target."""
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -111,7 +111,7 @@ def content_of(folder: Path) -> dict[str, tuple[str, bytes]]:
 def test_the_same_commit_gives_the_same_bytes(
     packing: Packing, tree: WorkTree, url: str, tmp_path: Path, package_format: Format
 ) -> None:
-    """From another mirror, packed otherwise, in another process with another zone, language and umask."""
+    """From another mirror with other packs, in a process with another time zone, language and umask."""
     commit = everything(tree)
     found = packing.tree(url, commit)
     packed, content = packing.pack(found, package_format)
@@ -130,7 +130,7 @@ def test_the_same_commit_gives_the_same_bytes(
 
 
 def test_the_tar_never_changes(packing: Packing, tree: WorkTree, url: str) -> None:
-    """These bytes are promised: another digest is another way to pack, and needs a new name of the rules."""
+    """These bytes are promised: another digest means other packing rules, which need a new name."""
     commit = everything(tree)
     packed, _ = packing.pack(packing.tree(url, commit))
     assert packed.id == "aeffd0796620cdfd617f8fd08cc6e8fbfc22b46d1c6d157af88830e1a60b40c2"
@@ -145,7 +145,7 @@ def test_every_format_holds_the_same_tar(packing: Packing, tree: WorkTree, url: 
 def test_it_unpacks_to_what_git_checks_out(
     packing: Packing, tree: WorkTree, url: str, tmp_path: Path
 ) -> None:
-    """By tar, by Python, and as `git archive` has it; less what is ignored."""
+    """By tar and by Python, and equal to `git archive`, except for ignored files."""
     everything(tree)
     ignoring = tree.commit("Ignoring", {".vhignore": "*.txt\n/dir/*\n!/dir/a\n", "sub/.vhignore": "*\n"})
     tree.push()
@@ -174,7 +174,7 @@ def test_it_unpacks_to_what_git_checks_out(
 def test_members_say_nothing_of_whom_and_when(
     packing: Packing, tree: WorkTree, url: str, tmp_path: Path
 ) -> None:
-    """Sorted by their bytes, owned by nobody in particular, all of one time."""
+    """Sorted by their bytes, with a neutral owner, all with the same time."""
     found = packing.tree(url, everything(tree))
     _, content = packing.pack(found)
     (tmp_path / "package.tar.gz").write_bytes(content)
@@ -197,7 +197,7 @@ def test_equal_trees_are_equal_packages(packing: Packing, tree: WorkTree, url: s
 
 
 def test_an_empty_tree_is_a_package(packing: Packing, tree: WorkTree, url: str) -> None:
-    """Two empty blocks, which is what an empty tar is."""
+    """Two empty blocks, which make an empty tar."""
     commit = tree.commit("Nothing", {})
     tree.push()
     packed, content = packing.pack(packing.tree(url, commit))
@@ -217,7 +217,7 @@ def test_repositories_with_sha256_ids_are_packed(packing: Packing, tmp_path: Pat
 
 
 def test_lfs_pointers_are_named(packing: Packing, tree: WorkTree, url: str) -> None:
-    """Runners would train on them."""
+    """Otherwise runners would train on them."""
     commit = tree.commit(
         "First", {"model.bin": POINTER, "like.txt": "x" + POINTER, "long": POINTER + "y" * 2000}
     )
@@ -237,7 +237,7 @@ def test_many_lfs_pointers_are_counted(packing: Packing, tree: WorkTree, url: st
 def test_large_packages_are_remarked_on_and_larger_ones_refused(
     fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path
 ) -> None:
-    """As soon as it is known: no more than what is allowed is ever written."""
+    """As soon as the size is known: never more than the limit is written."""
     (tree.folder / "noise").write_bytes(os.urandom(2_000_000))
     commit = tree.commit("First", {})
     tree.push()
@@ -252,7 +252,7 @@ def test_large_packages_are_remarked_on_and_larger_ones_refused(
 def test_what_is_small_only_while_it_is_packed_is_refused(
     fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path
 ) -> None:
-    """A few kilobytes of zeros would fill the disk of whoever unpacks them."""
+    """Otherwise a few kilobytes of zeros would fill the disk of a runner."""
     (tree.folder / "zeros").write_bytes(bytes(5_000_000))
     commit = tree.commit("First", {})
     tree.push()

@@ -1,4 +1,4 @@
-"""Packages over the running service: made with a request, fetched by runners, refused with a reason."""
+"""Packages of a running gateway: made with a request, fetched by runners, refused with a reason."""
 
 import gzip
 import hashlib
@@ -27,7 +27,7 @@ BEARER = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 
 
 def push(service: Service, project: Project, connection: Any, files: dict[str, str] = TRAIN) -> Any:
-    """Push, deliver, and return the ref update as it ended."""
+    """Push, deliver, and return the settled ref update."""
     before = project.tree.head()
     pushed = project.push("Another model", files)
     _, answer = service.deliver(connection, project.payload(before, pushed))
@@ -40,7 +40,7 @@ def message(service: Service) -> Any:
 
 
 def get(url: str, method: str = "GET", **headers: str) -> tuple[int, Message, bytes]:
-    """Ask as any HTTP client does."""
+    """Send a GET as any HTTP client does."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, method=method, headers=named)  # noqa: S310 - on loopback
     try:
@@ -52,7 +52,7 @@ def get(url: str, method: str = "GET", **headers: str) -> tuple[int, Message, by
 
 
 def names(content: bytes) -> list[str]:
-    """Return what is in a package."""
+    """Return the names in a package."""
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         return archive.getnames()
 
@@ -97,7 +97,7 @@ def test_packages_are_fetched_as_http_has_it(service: Service, project: Project)
 
 
 def test_only_who_may_gets_a_package(service: Service, project: Project) -> None:
-    """The signature of the URL, or the token of the API."""
+    """By the signature of the URL, or the token of the API."""
     push(service, project, service.connect(project.url, "train@main"))
     package = message(service)["package"]
     plain = f"{service.url}/api/v1/packages/{package['id']}"
@@ -110,7 +110,7 @@ def test_only_who_may_gets_a_package(service: Service, project: Project) -> None
 
 
 def test_a_package_is_built_once(service: Service, project: Project) -> None:
-    """The same commit on another branch needs no other; nor does the same tree."""
+    """The same commit on another branch uses the same package; so does the same tree."""
     connection = service.connect(project.url, "train@main", "train@other")
     push(service, project, connection)
     first = message(service)["package"]
@@ -124,7 +124,7 @@ def test_a_package_is_built_once(service: Service, project: Project) -> None:
 
 
 def test_a_lost_file_is_built_anew(service: Service, project: Project) -> None:
-    """A folder of packages may be emptied: it is a cache."""
+    """The folder of packages is a cache, and may be emptied."""
     connection = service.connect(project.url, "train@main", "train@other")
     push(service, project, connection)
     [file] = (service.data / "packages").glob("*/*")
@@ -138,7 +138,7 @@ def test_a_lost_file_is_built_anew(service: Service, project: Project) -> None:
 
 
 def test_a_connection_may_want_another_format(service: Service, project: Project) -> None:
-    """zstd, where the runners know it."""
+    """zstd, if the runners support it."""
     connection = service.connect(project.url, "train@main", package_format="tar.zst")
     push(service, project, connection)
     package = message(service)["package"]
@@ -161,7 +161,7 @@ def test_what_cannot_be_packed_is_a_reason(service: Service, project: Project) -
 def test_submodules_are_named_in_the_request(
     service: Service, project: Project, githost: GitHost, tmp_path: Path
 ) -> None:
-    """With their URLs and commits; one that is private is a reason."""
+    """With their URLs and commits; a private one is a reason."""
     lib = WorkTree(tmp_path / "lib", githost.create("acme/lib.git"))
     commit = lib.commit("Lib", {"lib.py": "1"})
     lib.push()
@@ -187,7 +187,7 @@ def test_warnings_are_told_with_the_push(service: Service, project: Project) -> 
 
 
 def test_a_bucket_serves_runners_by_itself(tmp_path: Path, project: Project) -> None:
-    """The URL is the bucket's own, presigned; the API gives the package as well."""
+    """The URL is the bucket's own, presigned; the API serves the package as well."""
     with S3() as s3, Service(tmp_path / "data", PACKAGES_URL=s3.bucket("packages", "x")) as service:
         push(service, project, service.connect(project.url, "train@main"))
         package = message(service)["package"]
@@ -218,7 +218,7 @@ def test_a_bucket_that_is_down_is_waited_for(
         assert "the package cannot be stored" in wait_for(reason, "the push says why it waits")
 
 
-# Stands before git on PATH: who asks for the files of a package waits while there is a file `hold`.
+# Precedes git on PATH: a read of a package's files waits while the file `hold` exists.
 WAITING_GIT = """\
 #!/bin/sh
 case "$*" in *" cat-file --batch") while [ -e "${0%/*}/hold" ]; do sleep 0.02; done ;; esac
@@ -230,7 +230,7 @@ exec git "$@"
 def test_a_kill_leaves_no_half_package(
     tmp_path: Path, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL while it is being packed; the next start makes it whole."""
+    """SIGKILL while it is being packed; the next start completes it."""
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "git").write_text(WAITING_GIT)
@@ -249,7 +249,7 @@ def test_a_kill_leaves_no_half_package(
     assert list((service.data / "packages").glob("*/*.tar.gz")) == []
     with database.writing() as conn:
         assert conn.execute(select(func.count()).select_from(packages)).scalar() == 0
-        # As if the minute of the lease were over.
+        # As if the lease's minute were over.
         conn.execute(update(leases).values(expires_at=datetime(2020, 1, 1, tzinfo=UTC)))
     database.close()
     with service:
@@ -260,5 +260,5 @@ def test_a_kill_leaves_no_half_package(
 
 
 def _here(service: Service, url: str) -> str:
-    """Return a package's URL at the port that the service has now."""
+    """Return a package's URL with the service's present port."""
     return service.url + url[url.index("/api/") :]

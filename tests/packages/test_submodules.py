@@ -1,4 +1,4 @@
-"""Private submodules: opened as their connection is, and nothing secret goes elsewhere."""
+"""Private submodules: fetched with their connection's credentials, which no other host gets."""
 
 import json
 import tarfile
@@ -35,7 +35,7 @@ HERE = "https://git.example/acme/digits.git"
 def test_a_password_stays_where_it_belongs(
     fetching: Fetching, remote: Remote, url: str, *, opened: bool
 ) -> None:
-    """A key proves itself to nobody's gain; a password that is sent to another host is lost."""
+    """Another host gains nothing from a key's proof; a password sent to it is lost."""
     found = Submodules(fetching.mirrors, "c1", remote).remote(url)
     assert (found.credentials is not None) == opened
     assert found.url == url

@@ -1,4 +1,4 @@
-"""What a package is made of: the commit's tree and its submodules, less what is ignored, and nothing else."""
+"""The content of a package: only the commit's tree and its submodules, except ignored files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +18,14 @@ BASE = "https://host.example/group/project.git"
 
 @pytest.fixture
 def packing(fetching: Fetching, tmp_path: Path) -> Packing:
-    """Give what packs commits."""
+    """Return a packer of commits."""
     return Packing(fetching, tmp_path)
 
 
 def test_submodules_are_part_of_the_tree(
     packing: Packing, githost: GitHost, tree: WorkTree, tmp_path: Path
 ) -> None:
-    """Also one within another, by relative URLs, at the commits that are recorded."""
+    """Also one within another, by relative URLs, at the recorded commits."""
     inner = WorkTree(tmp_path / "inner", githost.create("acme/inner.git"))
     inner_commit = inner.commit("Inner", {"deep.txt": "deep"})
     inner.push()
@@ -66,7 +66,7 @@ def test_an_ignored_submodule_is_not_fetched(packing: Packing, tree: WorkTree, u
 
 
 def test_a_submodule_of_no_url_is_an_empty_folder(packing: Packing, tree: WorkTree, url: str) -> None:
-    """As a checkout has it; a warning names it."""
+    """As in a checkout; a warning names it."""
     add_submodule(tree, path="nested", url=None, commit="d" * 40)
     commit = tree.commit("First", {})
     tree.push()
@@ -101,7 +101,7 @@ def test_urls_of_submodules_are_not_believed(
 def test_a_submodule_that_is_not_there_is_told(
     packing: Packing, githost: GitHost, tree: WorkTree, tmp_path: Path
 ) -> None:
-    """Who refuses us, and a commit that was never pushed, are final; a host that is down is not."""
+    """Denied access and a commit that was never pushed are final; an unavailable host is not."""
     url = githost.url("acme/digits.git")
     lib = WorkTree(tmp_path / "lib", githost.create("lib.git"))
     lib.commit("Lib", {"a": "1"})
@@ -143,7 +143,7 @@ def test_gitmodules_that_no_git_can_read_is_a_reason(packing: Packing, tmp_path:
 
 @pytest.mark.parametrize("option", ["include.path", "includeIf.gitdir:/.path"])
 def test_gitmodules_reads_no_file_of_this_machine(packing: Packing, tmp_path: Path, option: str) -> None:
-    """Neither a line of another file nor its submodules come out of an include."""
+    """An include exposes neither lines nor submodules of another file."""
     work = WorkTree(tmp_path / "work", "none")
     private = tmp_path / "private"
     private.write_text('[submodule "secret"]\n\tpath = x\n\turl = file:///secret\nroot:x:0:0\n')
@@ -155,7 +155,7 @@ def test_gitmodules_reads_no_file_of_this_machine(packing: Packing, tmp_path: Pa
 
 
 def test_an_error_in_gitmodules_names_its_line_and_repeats_nothing(packing: Packing, tmp_path: Path) -> None:
-    """What somebody pushed, or a file that it names, is not for the reason."""
+    """Pushed text, or a file that it names, does not belong in the reason."""
     work = WorkTree(tmp_path / "work", "none")
     add_submodule(work, path="x", url="../x.git", commit="d" * 40)
     commit = work.commit("First", {".gitmodules": '[submodule "x"]\n\tpath = x\n\ts3cret-%$ = 1\n'})
@@ -193,7 +193,7 @@ def test_a_submodule_that_is_never_updated_is_an_empty_folder(
 
 
 def test_names_that_no_folder_can_hold_are_refused(packing: Packing, tmp_path: Path) -> None:
-    """Git refuses them as well when it fetches; this holds for a mirror that has them all the same."""
+    """Git refuses them at a fetch too; this test is for a mirror that has them already."""
     work = WorkTree(tmp_path / "work", "none")
     blob = work.git("rev-parse", work.commit("First", {"a": "1"}) + ":a")
     for name in ("..", ".git", ".GIT"):

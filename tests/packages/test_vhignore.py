@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.packages.vhignore import Rules
 from testing.git_host import ENVIRONMENT
 
-# Few letters, so that patterns and paths meet; every character that means something to git.
+# Few letters, so that patterns and paths match; every character that is special to git.
 _WORDS = (
     "a",
     "b",
@@ -72,14 +72,14 @@ _PATHS = st.lists(_NAMES, min_size=1, max_size=4).map("/".join)
 
 @pytest.fixture(scope="module")
 def referee(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a repository to ask git in."""
+    """Return a repository in which to run git."""
     folder = tmp_path_factory.mktemp("referee")
     subprocess.run(["git", "init", "--quiet", folder], env=ENVIRONMENT, check=True)
     return folder
 
 
 def ignored_by_git(folder: Path, text: bytes, paths: Sequence[str]) -> set[str]:
-    """Ask git; what is a folder on the disk is one, what is not there is a file."""
+    """Return git's answer; a folder on the disk is a folder, a missing path a file."""
     (folder / ".git" / "info" / "exclude").write_bytes(text)
     done = subprocess.run(
         ["git", "check-ignore", "--no-index", "-z", "--stdin"],
@@ -94,7 +94,7 @@ def ignored_by_git(folder: Path, text: bytes, paths: Sequence[str]) -> set[str]:
 
 
 def ignored_by_us(text: bytes, paths: Sequence[str], *, are_folders: bool) -> set[str]:
-    """Ask the same of our rules."""
+    """Return the answer of our rules."""
     rules = Rules(text)
     return {path for path in paths if rules.ignores(path.encode(), is_folder=are_folders)}
 
@@ -151,7 +151,7 @@ def test_a_line_means_what_git_makes_of_it(
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_named_class_holds_what_git_says(referee: Path, name: str) -> None:
-    """Each character of ASCII that a file name can have, and a byte beyond."""
+    """Each ASCII character that a file name can have, and a byte beyond."""
     # In a folder: a colon alone would be more than a name to `git check-ignore`.
     paths = [f"d/{chr(code)}" for code in range(1, 128) if chr(code) not in "/."] + ["d/é"]
     for text in (f"[[:{name}:]]", f"[^[:{name}:]]"):
@@ -161,7 +161,7 @@ def test_a_named_class_holds_what_git_says(referee: Path, name: str) -> None:
 
 
 def test_no_pattern_takes_long() -> None:
-    """A pattern that would make a naive matcher go back for hours; a busy machine does not count."""
+    """Patterns on which a naive matcher would backtrack for hours; a busy machine does not matter."""
     rules = Rules(b"*a" * 60 + b"b\n" + b"**/a*/" * 60 + b"b\n" + b"x/" + b"*a" * 60 + b"b\n")
     started = time.process_time()
     assert not rules.ignores(b"a" * 255)

@@ -1,4 +1,4 @@
-"""SIGTERM: nothing more is claimed, work under way is handed back, and what the broker confirms is known."""
+"""SIGTERM: no more claims, running work is handed back, and the broker's confirms are recorded."""
 
 import asyncio
 import socket
@@ -23,7 +23,7 @@ from tests.publish.runner import Runner
 def test_a_confirm_that_comes_while_the_process_ends_is_written_down(
     tmp_path: Path, broker: Broker, project: Project
 ) -> None:
-    """So the request is not published again by the next start."""
+    """So the next start does not publish the request again."""
 
     async def scenario() -> tuple[int, list[str | None]]:
         async with Proxy(broker.url) as proxy, Runner(broker.url) as runner:
@@ -43,7 +43,7 @@ def test_a_confirm_that_comes_while_the_process_ends_is_written_down(
 def test_a_broker_that_says_nothing_does_not_keep_the_process(
     tmp_path: Path, broker: Broker, project: Project
 ) -> None:
-    """It ends in order; what nobody confirmed is published again by the next start, with the same id."""
+    """It ends cleanly; the next start publishes unconfirmed requests again, with the same ids."""
 
     async def scenario() -> tuple[int, list[str | None]]:
         async with Proxy(broker.url) as proxy, Runner(broker.url) as runner:
@@ -61,7 +61,7 @@ def test_a_broker_that_says_nothing_does_not_keep_the_process(
 async def _with_one_unconfirmed(
     tmp_path: Path, project: Project, proxy: Proxy, runner: Runner
 ) -> tuple[Service, str]:
-    """Start a gateway; one request is published, another one is at the broker, whose confirm is held."""
+    """Start a gateway; one request is published, another is at the broker, with its confirm held back."""
     queue = f"draining-{uuid.uuid4().hex}"
     service = Service(tmp_path / "data", AMQP_URL=proxy.url, AMQP_EXCHANGE=queue, AMQP_QUEUE=queue)
 
@@ -112,7 +112,7 @@ def _listens(service: Service) -> bool:
 
 @pytest.fixture
 def silent() -> Iterator[str]:
-    """Give the address of a git host that takes connections and never says a word."""
+    """Yield the address of a git host that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -120,7 +120,7 @@ def silent() -> Iterator[str]:
 def test_what_is_under_way_is_handed_back_and_taken_up_by_another(
     tmp_path: Path, postgres: Postgres, silent: str
 ) -> None:
-    """At once, although the lease would last and the one that ends had the mirror."""
+    """At once, although the lease is still valid and the ending process has the mirror."""
     shared = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
     one = Service(tmp_path / "one", **shared)
     other = Service(tmp_path / "other", **shared, ROLE="worker")

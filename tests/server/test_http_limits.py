@@ -1,4 +1,4 @@
-"""The limits of the HTTP server, over sockets in this event loop: where exactly each of them is."""
+"""The limits of the HTTP server, over sockets in this event loop: the exact value of each."""
 
 import asyncio
 import resource
@@ -16,7 +16,7 @@ from gateway.metrics import REGISTRY
 from gateway.server.http_limits import ClientLimits, allow_open_files, limited
 
 App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
-# Nothing here takes so long, unless something is broken.
+# Nothing here takes this long unless something is broken.
 PATIENCE = 20.0
 SOON = 0.05
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -46,19 +46,19 @@ class Client:
     """A client of the server."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Begin to talk."""
+        """Wrap a connection."""
         self._reader = reader
         self._writer = writer
 
     async def send(self, *pieces: bytes) -> None:
-        """Send, as far as the server takes it."""
+        """Send as much as the server reads."""
         with suppress(ConnectionError):
             for piece in pieces:
                 self._writer.write(piece)
                 await self._writer.drain()
 
     async def status(self) -> int | None:
-        """Return the status of the next answer; None where the connection ends without one."""
+        """Return the status of the next answer; None if the connection ends without one."""
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -73,7 +73,7 @@ class Client:
         return await self.status()
 
     async def is_hung_up_on(self) -> bool:
-        """Wait for the end of the connection, and return whether nothing else came."""
+        """Wait for the end of the connection, and return whether nothing else arrived."""
         with suppress(ConnectionError):
             return not await self._reader.read(1)
         return True
@@ -84,7 +84,7 @@ class Client:
             await self._reader.read()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
 
 
@@ -102,11 +102,11 @@ class Server:
         return self._clients[-1]
 
     async def ask(self, *pieces: bytes) -> int | None:
-        """Return the status of the answer to one request on a connection of its own."""
+        """Return the status of the answer to one request on a new connection."""
         return await (await self.client()).ask(*pieces)
 
     def close(self) -> None:
-        """Hang up all clients."""
+        """Close all clients."""
         for client in self._clients:
             client.close()
 
@@ -133,13 +133,13 @@ async def serving(app: App = answer, limits: ClientLimits | None = None) -> Asyn
 
 
 def quick(*, connections: int = 50, **times: float) -> ClientLimits:
-    """Return limits that are looked after often; only the times that are given are over soon."""
+    """Return limits with frequent checks; only the given time-outs are short."""
     long = {"keep_alive": 60.0, "headers": 60.0, "body": 60.0, "stall": 60.0, "check": 0.01}
     return ClientLimits(connections=connections, **{**long, **times})
 
 
 def soon(limit: str) -> Any:
-    """Let one of the times be over soon."""
+    """Return limits with one short time-out."""
     return {limit: SOON}
 
 
@@ -184,7 +184,7 @@ UPGRADE = (HOST, b"connection: upgrade", b"upgrade: h2c")
     ],
 )
 def test_each_limit_is_where_it_is_said_to_be(sent: bytes, status: int) -> None:
-    """What reaches a limit is answered; one more is refused, in JSON, and the connection ends."""
+    """A request at the limit is answered; one more is refused, in JSON, and the connection ends."""
 
     async def ask() -> None:
         async with serving() as server:
@@ -205,7 +205,7 @@ def test_each_limit_is_where_it_is_said_to_be(sent: bytes, status: int) -> None:
     ids=["of one byte", "of ten bytes", "of one byte, few"],
 )
 def test_of_what_is_no_body_only_so_much_comes_with_one(chunk: bytes, times: int, status: int) -> None:
-    """Chunks of one byte cost more than they bring; those of ten are fine, however many."""
+    """Chunks of one byte cost more than they carry; any number of ten-byte chunks is accepted."""
 
     async def ask() -> None:
         async with serving(count) as server:
@@ -217,7 +217,7 @@ def test_of_what_is_no_body_only_so_much_comes_with_one(chunk: bytes, times: int
 
 @pytest.mark.parametrize(("trailers", "status"), [(97, 200), (98, 200), (99, 431)])
 def test_trailers_count_with_the_headers(trailers: int, status: int) -> None:
-    """Though nobody reads them."""
+    """Although they are not used."""
 
     async def ask() -> None:
         async with serving(count) as server:
@@ -231,7 +231,7 @@ def test_trailers_count_with_the_headers(trailers: int, status: int) -> None:
 
 @pytest.mark.parametrize(("ahead", "answers"), [(17, 17), (18, 0)])
 def test_only_so_many_requests_are_sent_ahead_of_their_answers(ahead: int, answers: int) -> None:
-    """Sixteen may wait behind the one that is being answered; who sends more gets nothing."""
+    """Sixteen may wait behind the one being answered; a client that sends more is disconnected."""
 
     async def ask() -> None:
         async with serving() as server:
@@ -245,7 +245,7 @@ def test_only_so_many_requests_are_sent_ahead_of_their_answers(ahead: int, answe
 
 
 def test_so_much_of_an_unwanted_body_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each request: a client that is still sending reads no answer, and may send the next request."""
+    """Per request: a client that is still sending reads no answer, and may send the next request."""
     monkeypatch.setattr("gateway.server.http_limits._MAX_DISCARDED", 1000)
 
     async def ask() -> None:
@@ -262,7 +262,7 @@ def test_so_much_of_an_unwanted_body_is_passed_over(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_large_unwanted_body_is_passed_over() -> None:
-    """As large as what a provider sends."""
+    """As large as a provider's largest."""
 
     async def ask() -> None:
         async with serving() as server:
@@ -275,7 +275,7 @@ def test_a_large_unwanted_body_is_passed_over() -> None:
 
 
 async def wait_for_nothing(_scope: Scope, receive: Receive, _send: Send) -> None:
-    """Read all that comes, and answer never."""
+    """Read everything, and never answer."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
@@ -296,7 +296,7 @@ HALF = request(HOST, b"content-length: 10", body=b"x")
 def test_each_stage_of_a_request_has_its_own_time(
     app: App, begin: bytes, status: int | None, limit: str
 ) -> None:
-    """Who lets it pass is hung up on; the other times do not matter then."""
+    """A client that exceeds it is disconnected, whatever the other time-outs."""
 
     async def ask() -> None:
         async with serving(app, quick(**soon(limit))) as server:
@@ -314,7 +314,7 @@ CLOCK = request(HOST, path=b"/clock")
 
 
 async def let_pass(server: Server, limit: str) -> None:
-    """Wait until the time of a stage is over for a connection that has begun it now."""
+    """Wait until the time-out of a stage that begins now has passed."""
     client = await server.client()
     if limit == "keep_alive":
         assert await client.ask(CLOCK) == 200
@@ -338,7 +338,7 @@ async def let_pass(server: Server, limit: str) -> None:
     ],
 )
 def test_no_stage_is_ended_by_the_time_of_another(begin: bytes, end: bytes, limit: str) -> None:
-    """Nor is anybody whose answer is being made: an answer may take as long as it takes."""
+    """Nor is a request whose answer is being made: that has no time-out."""
 
     async def ask() -> None:
         release = asyncio.Event()
@@ -362,7 +362,7 @@ def test_no_stage_is_ended_by_the_time_of_another(begin: bytes, end: bytes, limi
 
 
 def test_the_next_header_has_its_time_too() -> None:
-    """However long the connection may be idle before it."""
+    """Regardless of the time-out for an idle connection."""
 
     async def ask() -> None:
         async with serving(limits=quick(headers=SOON)) as server:
@@ -379,7 +379,7 @@ LARGE = 4_000_000
 
 
 def test_only_who_does_not_read_its_answer_is_hung_up_on() -> None:
-    """Who does read may wait for the rest of it as long as that takes."""
+    """A client that reads may take as long as it needs for the rest."""
     stuck, release = asyncio.Event(), asyncio.Event()
 
     async def flood(scope: Scope, receive: Receive, send: Send) -> None:
@@ -413,7 +413,7 @@ def test_only_who_does_not_read_its_answer_is_hung_up_on() -> None:
 
 
 def test_the_most_silent_connection_makes_room() -> None:
-    """As soon as there is one too many, and only then: whoever has spoken last stays."""
+    """Only when there is one too many; the most recently active connections stay."""
 
     async def ask() -> None:
         async with serving(limits=quick(connections=2)) as server:
@@ -431,7 +431,7 @@ def test_the_most_silent_connection_makes_room() -> None:
 
 
 def test_where_nobody_is_silent_a_new_one_is_refused() -> None:
-    """With a reason to come again; what it sends is not read, and those that are busy get their answers."""
+    """With 503; its request is not read, and the busy connections get their answers."""
     labels = {"status": "503", "reason": "connections"}
     before = REGISTRY.get_sample_value("pushgate_refused_total", labels) or 0.0
 
@@ -460,7 +460,7 @@ def test_where_nobody_is_silent_a_new_one_is_refused() -> None:
 
 
 def test_another_protocol_is_not_spoken() -> None:
-    """The request is answered as HTTP/1.1, and what follows it is not read."""
+    """The request is answered as HTTP/1.1, and later bytes are not read."""
 
     async def ask() -> None:
         async with serving() as server:
@@ -473,7 +473,7 @@ def test_another_protocol_is_not_spoken() -> None:
 
 
 def test_a_body_that_is_malformed_ends_its_request() -> None:
-    """Its endpoint learns that nothing more comes, and the client what was wrong."""
+    """Its endpoint sees a disconnect, and the client gets the reason."""
     told: list[str] = []
     ended = asyncio.Event()
 
@@ -494,7 +494,7 @@ def test_a_body_that_is_malformed_ends_its_request() -> None:
 
 
 def test_an_answer_that_has_begun_is_not_followed_by_another() -> None:
-    """Where the rest of its request is malformed, the connection only ends."""
+    """If the rest of its request is malformed, the connection only ends."""
     begun = asyncio.Event()
 
     async def begin(_scope: Scope, receive: Receive, send: Send) -> None:
@@ -520,7 +520,7 @@ def test_an_answer_that_has_begun_is_not_followed_by_another() -> None:
 
 
 def test_who_is_refused_and_goes_on_sending_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some seconds, in which the answer is read."""
+    """After some seconds, which allow the client to read the answer."""
     monkeypatch.setattr("gateway.server.http_limits._DISCARD_SECONDS", SOON)
 
     async def ask() -> None:
@@ -535,7 +535,7 @@ def test_who_is_refused_and_goes_on_sending_is_hung_up_on(monkeypatch: pytest.Mo
 
 
 def test_one_timer_looks_after_all_connections(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are, and however often they speak."""
+    """However many there are, and however active they are."""
 
     async def ask() -> int:
         loop = asyncio.get_running_loop()
@@ -580,7 +580,7 @@ def test_as_many_files_are_allowed_as_connections_need(
     allowed: tuple[int, int] | None,
     suffices: int,
 ) -> None:
-    """As far as the system lets us, and never less than there were; the rest of the process needs some."""
+    """Up to the system's limit, and never fewer than before; the rest of the process needs some too."""
     changes: list[Sequence[int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits)
     monkeypatch.setattr(resource, "setrlimit", lambda _, changed: changes.append(changed))

@@ -1,4 +1,4 @@
-"""Several processes behind one port, `pushgate serve --workers N`: one for all, also when one dies."""
+"""Several processes behind one port, `pushgate serve --workers N`, also when one dies."""
 
 import os
 import signal
@@ -20,20 +20,20 @@ WORKERS = 3
 
 @pytest.fixture
 def shared(postgres: Postgres) -> dict[str, str]:
-    """Give the settings of a gateway on PostgreSQL with several processes."""
+    """Return the settings of a gateway on PostgreSQL with several processes."""
     return {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32, "WORKERS": str(WORKERS)}
 
 
 @pytest.fixture
 def doors(tmp_path: Path, shared: dict[str, str]) -> Iterator[Service]:
-    """Give that gateway, with all its processes listening."""
+    """Start that gateway, with all its processes listening."""
     with Command(tmp_path / "data", **shared) as service:
         wait_for(lambda: len(processes(service)) == WORKERS, "all processes listen")
         yield service
 
 
 def processes(service: Service) -> dict[int, int]:
-    """Return who listened last in each place: process ids by number."""
+    """Return the latest listening process of each number: process ids by number."""
     return {line["process"]: line["pid"] for line in service.log() if line["event"] == "listening"}
 
 
@@ -46,7 +46,7 @@ def answered(service: Service, project: Project, connection: Any, numbers: range
         try:
             status, answer = service.deliver(connection, body)
         except ApiError:
-            return  # its process was killed in the middle: the provider would show a failed delivery
+            return  # its process was killed during the request: the provider would show a failed delivery
         if status == 202:
             done.append(answer["delivery"])
 
@@ -59,7 +59,7 @@ def answered(service: Service, project: Project, connection: Any, numbers: range
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process is there, and no mere zombie."""
+    """Return whether a process exists and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -69,7 +69,7 @@ def is_alive(pid: int) -> bool:
 def test_one_that_is_killed_is_started_again_and_nothing_acknowledged_is_lost(
     doors: Service, project: Project
 ) -> None:
-    """Under load; the other processes go on, and the new one serves as the old one did."""
+    """Under load; the other processes go on, and the new one serves like the old one."""
     connection = doors.connect(project.url, "train@*")
     before = processes(doors)
     done = answered(doors, project, connection, range(20))
@@ -87,7 +87,7 @@ def test_one_that_is_killed_is_started_again_and_nothing_acknowledged_is_lost(
 
 
 def test_all_end_in_order_and_none_is_left(doors: Service) -> None:
-    """The exit status is 0; each process says that it has ended."""
+    """The exit status is 0; each process logs its end."""
     pids = processes(doors)
     assert doors.stop() == 0
     assert [pid for pid in pids.values() if is_alive(pid)] == []
@@ -95,7 +95,7 @@ def test_all_end_in_order_and_none_is_left(doors: Service) -> None:
 
 
 def test_none_is_left_when_the_supervisor_is_killed(doors: Service) -> None:
-    """They notice, and end in order."""
+    """They notice it, and end cleanly."""
     pids = processes(doors)
     doors.kill()
     wait_for(lambda: not any(map(is_alive, pids.values())), "all have ended")
@@ -103,7 +103,7 @@ def test_none_is_left_when_the_supervisor_is_killed(doors: Service) -> None:
 
 
 def test_what_is_counted_is_counted_by_all(doors: Service, project: Project) -> None:
-    """Whichever process is asked for metrics; counts of a process that has died still count."""
+    """Whichever process serves the metrics; the counts of a dead process are included."""
     connection = doors.connect(project.url, "train@*")
     for delivery in answered(doors, project, connection, range(30)):
         doors.settled(delivery)
@@ -125,7 +125,7 @@ def test_what_is_counted_is_counted_by_all(doors: Service, project: Project) -> 
 
 
 def test_one_that_dies_again_and_again_is_left_alone_for_longer(doors: Service) -> None:
-    """And so do its successors not keep the machine busy."""
+    """So its successors do not keep the machine busy."""
     for _ in range(3):
         pid = processes(doors)[2]
         os.kill(pid, signal.SIGKILL)
@@ -136,7 +136,7 @@ def test_one_that_dies_again_and_again_is_left_alone_for_longer(doors: Service) 
 
 
 def test_what_cannot_start_is_not_tried_forever(tmp_path: Path, shared: dict[str, str]) -> None:
-    """What is wrong for one is wrong for all: they end, with a sentence."""
+    """A fault of one is a fault of all: they end, with a sentence."""
     authority = tmp_path / "authority.pem"
     authority.write_text("no certificate", encoding="utf-8")
     wrong = {"AMQP_URL": "amqps://broker.example/", "AMQP_CA_FILE": str(authority)}
@@ -163,7 +163,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, shared: dict[str, str], do
     ],
 )
 def test_more_processes_need_postgresql(tmp_path: Path, arguments: list[str], sentence: str) -> None:
-    """SQLite has one; that is told in one sentence before anything starts."""
+    """SQLite allows one; one sentence says so before anything starts."""
     done = run_pushgate("serve", "--data", tmp_path / "data", *arguments)
     assert done.returncode == 1
     assert sentence in done.stderr
@@ -171,7 +171,7 @@ def test_more_processes_need_postgresql(tmp_path: Path, arguments: list[str], se
 
 
 def test_a_worker_has_no_door_to_share(tmp_path: Path, shared: dict[str, str]) -> None:
-    """How much it does at once is another setting, which the sentence names."""
+    """Its concurrency is another setting, which the sentence names."""
     variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
     done = run_pushgate("serve", "--role", "worker", "--data", tmp_path / "data", variables=variables)
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""A store to try."""
+"""Fixtures: stores."""
 
 import shutil
 from collections.abc import Iterator

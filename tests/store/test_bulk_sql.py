@@ -1,4 +1,4 @@
-"""Statements of the hot path do what SQLAlchemy's own would, for any number of rows, on either database."""
+"""Statements of the hot path act like SQLAlchemy's own, for any number of rows, on either database."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -64,7 +64,7 @@ def row(number: int) -> list[Any]:
 def test_all_rows_are_inserted_in_their_order(
     tables: Database, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Once each, also where a statement takes fewer; keys and what is left out get their defaults."""
+    """Once each, also if a statement takes fewer; keys and omitted values get their defaults."""
     # Four rows of four values in a statement.
     monkeypatch.setattr(bulk_sql, "MAX_VALUES", 19)
     with tables.writing() as conn:
@@ -81,7 +81,7 @@ def test_a_value_at_the_end_of_the_table_may_be_given(tables: Database) -> None:
 
 
 def test_rows_that_are_there_by_their_key_are_changed(tables: Database) -> None:
-    """The whole key counts, and others stay as they are."""
+    """The whole key counts, and other rows stay unchanged."""
     key = ("first", "second")
     with tables.writing() as conn:
         bulk_sql.upsert_rows(
@@ -97,7 +97,7 @@ def test_rows_that_are_there_by_their_key_are_changed(tables: Database) -> None:
 
 
 def test_a_key_that_is_there_is_no_success_of_an_insert(tables: Database) -> None:
-    """Only `upsert_rows` changes what is there."""
+    """Only `upsert_rows` changes existing rows."""
     with tables.writing() as conn:
         bulk_sql.insert_rows(conn, KEYED, [["a", "a", [1], NOW]])
     with pytest.raises(Exception, match=r"(?i)unique"), tables.writing() as conn:
@@ -105,7 +105,7 @@ def test_a_key_that_is_there_is_no_success_of_an_insert(tables: Database) -> Non
 
 
 def test_pairs_are_found_each_by_both_of_its_values(tables: Database) -> None:
-    """One pair or many, and none that was not asked for."""
+    """One pair or many, and no others."""
     given = [[first, second, None, None] for first in "abc" for second in "abc"]
     sql = (
         "SELECT keyed.first, keyed.second FROM {wanted}keyed"

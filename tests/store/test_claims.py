@@ -1,4 +1,4 @@
-"""Sharing the work out: who gets which connection, on either database."""
+"""Claims: which worker gets which connection, on either database."""
 
 import threading
 import uuid
@@ -42,7 +42,7 @@ def release(database: Database, connection_id: str, now: datetime, owner: str = 
 
 
 def finish(database: Database, connection_id: str, now: datetime = NOW, owner: str = "w") -> None:
-    """Carry all that waits to its end, and give the connection back."""
+    """Settle all pending updates, and release the connection."""
     with database.writing() as conn:
         updates = work_queue.pending(conn, connection_id, limit=10)
         ends = [Settlement(update=update, state="planned", reason="") for update in updates]
@@ -51,7 +51,7 @@ def finish(database: Database, connection_id: str, now: datetime = NOW, owner: s
 
 
 def turns(database: Database, count: int) -> list[str | None]:
-    """Let one worker have so many turns, none of which finishes its connection; return which they were."""
+    """Give one worker so many turns, without finishing a connection; return their connections."""
     had = []
     for number in range(count):
         now = NOW + (1 + number) * SECOND
@@ -63,13 +63,13 @@ def turns(database: Database, count: int) -> list[str | None]:
 
 
 def beat(database: Database, process: str, now: datetime = NOW) -> None:
-    """Let a process be heard of."""
+    """Record a heartbeat of a process."""
     with database.writing() as conn:
         claims.beat(conn, process, now=now)
 
 
 def test_connections_take_turns(database: Database) -> None:
-    """A storm in one repository does not hold up the others of its project."""
+    """A storm in one repository does not delay the others of its project."""
     for one in ("c1", "c2", "c3"):
         connection(database, one)
     push(database, "c1", times=50)
@@ -79,7 +79,7 @@ def test_connections_take_turns(database: Database) -> None:
 
 
 def test_projects_take_turns(database: Database) -> None:
-    """A project with many connections that wait gets as many turns as one with a single one, and no more."""
+    """A project with many waiting connections gets as many turns as one with a single one."""
     many = [f"many{number}" for number in range(20)]
     for one in many:
         connection(database, one, project="many")
@@ -90,7 +90,7 @@ def test_projects_take_turns(database: Database) -> None:
 
 
 def test_a_free_worker_goes_to_the_project_that_has_the_fewest(database: Database) -> None:
-    """Although another one had its turn longer ago: its turn lasts."""
+    """Even if another one had its turn longer ago: that turn is still running."""
     for one in ("c1", "c2"):
         connection(database, one, project="slow")
     connection(database, "c3", project="quick")
@@ -103,7 +103,7 @@ def test_a_free_worker_goes_to_the_project_that_has_the_fewest(database: Databas
 
 
 def test_a_project_has_so_many_workers_and_no_more(database: Database) -> None:
-    """Whichever process they are of; what ends, or expires, makes room."""
+    """Across all processes; a lease that ends or expires makes room."""
     for one in ("c1", "c2", "c3"):
         connection(database, one, project="digits")
     connection(database, "other", project="faces")
@@ -116,14 +116,14 @@ def test_a_project_has_so_many_workers_and_no_more(database: Database) -> None:
     finish(database, str(mine))
     assert claim(database, there) is not None
     assert claim(database, there) is None
-    # All of them die: each lease counts until it expires, and then no more.
+    # All of them die: each lease counts only until it expires.
     assert claim(database, there, NOW + LEASE) is None
     after = NOW + LEASE + SECOND
     assert [claim(database, there, after) is None for _ in range(4)] == [False, False, False, True]
 
 
 def test_a_git_host_is_asked_by_so_many_workers_and_no_more(database: Database) -> None:
-    """By whichever of its names and in whichever project; other hosts are asked meanwhile."""
+    """By any of its names and in any project; other hosts are contacted meanwhile."""
     urls = {
         "c1": "https://github.com/acme/digits.git",
         "c2": "ssh://git@ssh.github.com:443/acme/faces.git",
@@ -140,7 +140,7 @@ def test_a_git_host_is_asked_by_so_many_workers_and_no_more(database: Database) 
 
 
 def test_one_more_place_is_for_hosts_that_hold_none(database: Database) -> None:
-    """However many connections wait for one that hangs; each process has such a place."""
+    """However many connections wait for a host that hangs; each process has such a place."""
     for number in range(6):
         connection(database, f"hangs{number}", url=f"https://hangs.example/acme/{number}.git")
     for one in ("good", "better"):
@@ -158,7 +158,7 @@ def test_one_more_place_is_for_hosts_that_hold_none(database: Database) -> None:
 
 
 def test_the_last_place_is_for_hosts_that_answer(database: Database) -> None:
-    """However many that nobody knows come at once, and hang, each a host of its own."""
+    """However many unknown hosts arrive at once, and hang."""
     for number in range(6):
         connection(database, f"new{number}", url=f"https://new{number}.example/acme/digits.git")
     connection(database, "known", url="https://known.example/acme/digits.git")
@@ -169,7 +169,7 @@ def test_the_last_place_is_for_hosts_that_answer(database: Database) -> None:
     assert held == [True, True, True, False]
     push(database, "known")
     assert claim(database, process) == "known"
-    # So many workers a process has.
+    # The number of workers of a process.
     assert held.count(True) + 1 == process.places + claims.RESERVED
     finish(database, "known")
     push(database, "known")
@@ -178,7 +178,7 @@ def test_the_last_place_is_for_hosts_that_answer(database: Database) -> None:
 
 
 def test_a_host_that_timed_out_lately_has_one_place_until_it_answers(database: Database) -> None:
-    """By whichever of its names; after a while without a word it is taken for one that answers."""
+    """By any of its names; after a while without a result it counts as answering."""
     for number in range(3):
         connection(database, f"c{number}", url=f"git@ssh.github.com:acme/{number}.git")
     push(database, "c0", "c1", "c2")
@@ -199,7 +199,7 @@ def test_a_host_that_timed_out_lately_has_one_place_until_it_answers(database: D
 
 
 def test_quotas_hold_however_many_claim_at_once(database: Database) -> None:
-    """What one process counts is true still when it has claimed."""
+    """The count of a process is still true when it claims."""
     url = database.engine.url.render_as_string(hide_password=False)
     names = [f"c{number}" for number in range(16)]
     for one in names:
@@ -222,7 +222,7 @@ def test_quotas_hold_however_many_claim_at_once(database: Database) -> None:
 
 
 def test_a_connection_stays_with_the_process_that_has_its_mirror(database: Database) -> None:
-    """While that lives the others leave it alone; theirs are those that nobody had."""
+    """While that process lives, others do not take it; they get connections without a mirror."""
     connection(database, "c1")
     connection(database, "c2")
     here, there = Claims(process="p1"), Claims(process="p2")
@@ -237,7 +237,7 @@ def test_a_connection_stays_with_the_process_that_has_its_mirror(database: Datab
 
 
 def test_the_connections_of_a_process_that_is_gone_are_anybodys(database: Database) -> None:
-    """It was not heard of for a while, or it said that it ends; from then on they stay where they went."""
+    """After missing heartbeats, or its announced end; then they stay with their new process."""
     here, there = Claims(process="p1"), Claims(process="p2")
     for one in ("c1", "c2"):
         connection(database, one)
@@ -260,7 +260,7 @@ def test_the_connections_of_a_process_that_is_gone_are_anybodys(database: Databa
 
 
 def test_what_waits_long_for_a_busy_process_is_anybodys(database: Database) -> None:
-    """Counted from when it came, or from when it was given back or is to be tried again."""
+    """Counted from its arrival, its release, or its next try."""
     connection(database)
     here, there = Claims(process="p1"), Claims(process="p2")
     push(database, "c1")
@@ -274,7 +274,7 @@ def test_what_waits_long_for_a_busy_process_is_anybodys(database: Database) -> N
 
 
 def test_a_push_does_not_count_as_waiting_from_before_it_came(database: Database) -> None:
-    """Idle for long, and beside others that have waited long, it still waits for its own process."""
+    """After a long idle time, and next to others that have waited long, it still waits for its process."""
     here, there = Claims(process="p1"), Claims(process="p2")
     connection(database, "c1")
     connection(database, "c2")
@@ -290,7 +290,7 @@ def test_a_push_does_not_count_as_waiting_from_before_it_came(database: Database
 
 
 def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
-    """Neither for a later push to another ref, nor for itself, before it is due: the mirror is elsewhere."""
+    """Neither for a later push to another ref, nor for itself before it is due: the mirror is elsewhere."""
     connection(database)
     push(database, "c1")
     mine, other = Claims(process="p1"), Claims(process="p2")
@@ -315,7 +315,7 @@ def test_what_was_put_off_does_not_count_as_waiting(database: Database) -> None:
 
 
 def put_off(database: Database, connection_id: str, due: datetime) -> None:
-    """Put the first push that waits off, as for a submodule that is away, and give the connection back."""
+    """Postpone the first pending push, as for an unavailable submodule, and release the connection."""
     with database.writing() as conn:
         [late, *_] = work_queue.pending(conn, connection_id, limit=1)
         delay = Postponement(update=late, due_at=due, reason="a submodule is away")
@@ -331,7 +331,7 @@ def push_to_main(database: Database, *connections: str, at: datetime = NOW) -> N
 
 
 def test_what_was_put_off_holds_up_no_other_repository(database: Database) -> None:
-    """Also not the branch that has the same name there, for whoever may take it."""
+    """Nor a branch with the same name there, for any process that may take it."""
     for one in ("c1", "c2"):
         connection(database, one)
     push_to_main(database, "c1")
@@ -341,13 +341,13 @@ def test_what_was_put_off_holds_up_no_other_repository(database: Database) -> No
     push_to_main(database, "c2")
     assert claim(database, mine) == "c2"
     release(database, "c2", NOW)
-    # The other process takes it over once it has waited for long.
+    # The other process takes it over after a long wait.
     beat(database, "p1", NOW + MIRROR_AFFINITY)
     assert claim(database, Claims(process="p2"), NOW + MIRROR_AFFINITY) == "c2"
 
 
 def test_times_of_a_clock_that_ran_ahead_do_not_count(database: Database) -> None:
-    """Neither a next try nor a lease that is further away than any can be."""
+    """Neither a next try nor a lease beyond the possible maximum."""
     connection(database)
     push(database, "c1")
     process, ahead = Claims(process="p1"), NOW + timedelta(days=1)
@@ -361,7 +361,7 @@ def test_times_of_a_clock_that_ran_ahead_do_not_count(database: Database) -> Non
 
 
 def test_the_backlog_tells_how_much_waits_and_since_when(database: Database) -> None:
-    """The oldest by its arrival, whichever connection has it; nothing when nothing waits."""
+    """The oldest by its arrival, of any connection; nothing when nothing waits."""
     assert _backlog(database) == Backlog(updates=0, oldest=None, requests=0, events=0)
     connection(database, "c1")
     connection(database, "c2")
@@ -379,7 +379,7 @@ def _backlog(database: Database) -> Backlog:
 
 
 def test_a_claim_reads_no_whole_table(database: Database) -> None:
-    """It costs by what waits and what is under way, not by how many connections and pushes there are."""
+    """Its cost depends on pending and running work, not on the number of connections and pushes."""
     query = Claims(process="p1", per_project=1, per_host=1)._next(NOW)  # noqa: SLF001 - the very statement
     with database.reading() as conn:
         sql = query.compile(conn.engine, compile_kwargs={"literal_binds": True})
@@ -387,16 +387,16 @@ def test_a_claim_reads_no_whole_table(database: Database) -> None:
             plan = [row[-1] for row in conn.execute(text(f"EXPLAIN QUERY PLAN {sql}"))]
             read = {line.split()[1] for line in plan if line.startswith("SCAN")}
         else:
-            # Of tables as small as these it would read all; with an index at hand it need not.
+            # It would read tables this small completely; an index makes that unnecessary.
             conn.execute(text("SET LOCAL enable_seqscan = off"))
             plan = [row[-1] for row in conn.execute(text(f"EXPLAIN {sql}"))]
             read = {line.split("Seq Scan on ")[1].split()[0] for line in plan if "Seq Scan on " in line}
-    # Of processes there are never many.
+    # There are never many processes.
     assert read & set(metadata.tables) <= {"processes"}, plan
 
 
 def test_who_starts_again_goes_on_with_its_own_work_at_once(database: Database) -> None:
-    """A process that has died waits for no lease of its own; those of others count on."""
+    """A restarted process does not wait for its own leases; those of others still count."""
     names = ("p0", "p1", "p2")
     for one in ("c0", "c1", "c2"):
         connection(database, one)
@@ -411,7 +411,7 @@ def test_who_starts_again_goes_on_with_its_own_work_at_once(database: Database) 
 
 
 def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
-    """A delay, a lease, a heartbeat and a turn further ahead than there can be count for nothing."""
+    """A delay, lease, heartbeat or turn further ahead than possible is ignored."""
     ahead = NOW + timedelta(days=365)
     connection(database)
     with database.writing() as conn:
@@ -429,7 +429,7 @@ def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
 
 
 def test_a_silent_host_is_asked_as_others_after_half_an_hour() -> None:
-    """Nobody may have asked it since; whoever answers is not silent."""
+    """It may not have been contacted since; a host that answers is not silent."""
     silent = SilentHosts()
     for host in ("b.example", "a.example", "c.example"):
         silent.note(f"https://{host}/x.git", answers=False, now=NOW)
@@ -440,7 +440,7 @@ def test_a_silent_host_is_asked_as_others_after_half_an_hour() -> None:
 
 
 def test_of_very_many_hosts_those_that_answered_last_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list goes into each claim, so it has an end; who has fallen silent is not on it."""
+    """The list is part of each claim, so it is bounded; silent hosts are not on it."""
     monkeypatch.setattr(claims, "_MAX_ANSWERING", 2)
     silent = SilentHosts()
     for host in ("a", "b", "a", "c"):
@@ -453,7 +453,7 @@ def test_of_very_many_hosts_those_that_answered_last_are_known(monkeypatch: pyte
 
 
 def test_processes_live_while_they_are_heard_of(database: Database) -> None:
-    """By name. Who is gone for a day is forgotten, so that the table does not grow with each start."""
+    """By name. A process gone for a day is deleted, so that the table does not grow with each start."""
     beat(database, "p2", NOW)
     beat(database, "p1", NOW - SECOND)
     beat(database, "gone", NOW - GONE_AFTER)
@@ -475,7 +475,7 @@ def test_processes_live_while_they_are_heard_of(database: Database) -> None:
 
 
 def test_who_was_served_longest_ago_comes_first(database: Database) -> None:
-    """Among projects, and among the connections of one; a turn that a wrong clock has noted is none."""
+    """Among projects, and among a project's connections; a turn noted by a wrong clock is ignored."""
     for number, (one, project) in enumerate((("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"))):
         connection(database, one, project=project, created_at=NOW - (10 - number) * SECOND)
     push(database, "a1", "a2", "b1", "b2")
@@ -488,7 +488,7 @@ def test_who_was_served_longest_ago_comes_first(database: Database) -> None:
         return one
 
     assert [turn(NOW + number * SECOND) for number in range(5)] == ["a1", "b1", "a2", "b2", "a1"]
-    # The last turn of a was now, that of b is still to come: as if b had never had one.
+    # The last turn of a was now, that of b is in the future: as if b had never had one.
     with database.writing() as conn:
         at = {"a": NOW + 10 * SECOND, "b": NOW + 20 * SECOND}
         for project, claimed_at in at.items():
@@ -498,7 +498,7 @@ def test_who_was_served_longest_ago_comes_first(database: Database) -> None:
 
 
 def test_the_connection_that_is_due_longest_comes_first(database: Database) -> None:
-    """In the order of their turns, not of their names or of when they were connected."""
+    """In the order of their turns, not of their names or creation."""
     for number, one in enumerate(("c1", "c2", "c3")):
         connection(database, one, created_at=NOW - number * SECOND)
     push(database, "c1", "c2", "c3")
@@ -506,7 +506,7 @@ def test_the_connection_that_is_due_longest_comes_first(database: Database) -> N
 
 
 def test_what_is_put_off_for_as_long_as_can_be_stays_put_off(database: Database) -> None:
-    """Only what is even further ahead was put there by a clock that was wrong. So with leases."""
+    """Only a time even further ahead is due to a wrong clock. The same holds for leases."""
     connection(database, created_at=NOW - SECOND)
     push(database, "c1")
     process = Claims(process="p1")
@@ -524,7 +524,7 @@ def test_what_is_put_off_for_as_long_as_can_be_stays_put_off(database: Database)
 
 
 def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database) -> None:
-    """And no place at another host; a lease that a wrong clock has set takes none."""
+    """It takes no place at another host; a lease set by a wrong clock takes none."""
     connection(database, created_at=NOW - SECOND)
     connection(database, "other", url="https://other.example/acme/digits.git", created_at=NOW + LEASE)
     push(database, "c1")
@@ -542,7 +542,7 @@ def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database)
 
 
 def test_each_process_has_its_own_places(database: Database) -> None:
-    """What others hold leaves a process all of its own, at the same host as well."""
+    """Leases of others do not reduce a process's places, even at the same host."""
     for number in range(6):
         connection(database, f"c{number}")
     push(database, *(f"c{number}" for number in range(6)))
@@ -552,7 +552,7 @@ def test_each_process_has_its_own_places(database: Database) -> None:
 
 
 def test_a_place_beside_the_usual_ones_is_one(database: Database) -> None:
-    """For a host that nobody is known to answer for; a third needs one that answers."""
+    """It is for a host that is not known to answer; a third needs a host that answers."""
     for number in range(4):
         connection(database, f"c{number}", url=f"https://{number}.example/acme/digits.git")
     push(database, *(f"c{number}" for number in range(4)))
@@ -564,7 +564,7 @@ def test_a_place_beside_the_usual_ones_is_one(database: Database) -> None:
 
 
 def test_a_silent_host_that_another_process_asks_has_a_place_here_as_well(database: Database) -> None:
-    """Which hosts are silent is known to each process by itself, and so it counts only its own."""
+    """Each process keeps its own list of silent hosts, so it counts only its own leases."""
     for number in range(3):
         connection(database, f"c{number}")
     push(database, "c0", "c1", "c2")
@@ -575,7 +575,7 @@ def test_a_silent_host_that_another_process_asks_has_a_place_here_as_well(databa
 
 
 def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database) -> None:
-    """What is done for another project, or at another host, counts for neither."""
+    """Work for another project, or at another host, does not count."""
     for one in ("a", "b", "c"):
         for number in range(2):
             url = f"https://{one}.example/acme/{number}.git"
@@ -606,7 +606,7 @@ def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database
 def test_a_connection_is_left_to_a_process_that_lives(
     database: Database, other: str, seen: timedelta, *, is_left: bool
 ) -> None:
-    """Whatever it is called; one that is heard of from far in the future had a clock that was wrong."""
+    """Whatever its name; a heartbeat from far in the future is due to a wrong clock."""
     connection(database)
     push(database, "c1")
     assert claim(database, Claims(process=other)) == "c1"
@@ -616,7 +616,7 @@ def test_a_connection_is_left_to_a_process_that_lives(
 
 
 def test_the_oldest_that_waits_is_found_among_those_of_all_connections(database: Database) -> None:
-    """By when it arrived, whatever its delivery is called, and whatever has ended before it."""
+    """By its arrival, whatever its delivery's id, and whatever has ended before it."""
     for one in ("c0", "c1", "c2"):
         connection(database, one)
     with database.writing() as conn:

@@ -1,4 +1,4 @@
-"""Several doors on one PostgreSQL: what is judged at the same time is judged as if one after the other."""
+"""Several web processes on one PostgreSQL: concurrent batches have the result of sequential ones."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,7 @@ def processes(postgres: Postgres) -> Iterator[list[Database]]:
 
 
 def record_at_once(processes: list[Database], batches: list[list[NewDelivery]]) -> list[Receipt]:
-    """Record batches by all doors at once."""
+    """Record batches from all processes at once."""
 
     def record(numbered: tuple[int, list[NewDelivery]]) -> list[Receipt]:
         number, batch = numbered
@@ -40,7 +40,7 @@ def record_at_once(processes: list[Database], batches: list[list[NewDelivery]]) 
 
 
 def test_one_push_sent_to_all_processes_is_accepted_once(processes: list[Database]) -> None:
-    """By the provider's id, and by what it says."""
+    """By the provider's id, and by its content."""
     connection(processes[0])
     same_id = [[arrival(move(IDS[0], IDS[1]), provider_delivery_id="one")] for _ in range(20)]
     once = ["accepted", *["duplicate"] * 19]
@@ -65,7 +65,7 @@ def test_moves_of_one_ref_are_counted_one_by_one(processes: list[Database]) -> N
 
 
 def test_doors_that_take_many_connections_never_wait_in_a_circle(processes: list[Database]) -> None:
-    """Batches name connections in any order; the locks are taken in one."""
+    """Batches contain connections in any order; the locks are taken in a fixed one."""
     for name in ("a", "b", "c"):
         connection(processes[0], name)
     batches = [

@@ -1,4 +1,4 @@
-"""Connections: which may stand side by side, and what becomes of a deleted one's pushes."""
+"""Connections: which may coexist, and what happens to a deleted one's pushes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +33,7 @@ def add(database: Database, connection_id: str, *, is_forced: bool = False, **ch
 
 
 def test_a_repository_is_connected_to_a_project_once(database: Database) -> None:
-    """By whichever of its URLs; more often only by force, and to other projects as it is."""
+    """By any of its URLs; more often only with force; other projects may connect it freely."""
     assert add(database, "c1") == "acme/digits"
     with pytest.raises(Conflict, match=r"connected to project digits already, as acme/digits \(c1\)"):
         add(database, "c2", url="git@github.example:acme/digits.git")
@@ -43,7 +43,7 @@ def test_a_repository_is_connected_to_a_project_once(database: Database) -> None
 
 
 def test_a_name_is_given_once(database: Database) -> None:
-    """Also when it is changed; a deleted connection's name is free, and an old duplicate goes on."""
+    """Also when it is changed; a deleted connection's name is free, and an old duplicate still works."""
     add(database, "c1", name="digits")
     elsewhere: dict[str, Any] = {"url": "https://github.example/acme/other.git"}
     with pytest.raises(Conflict, match="the name digits is taken, by connection c1"):
@@ -60,7 +60,7 @@ def test_a_name_is_given_once(database: Database) -> None:
 
 
 def test_a_deleted_connection_leaves_nothing_pending(database: Database) -> None:
-    """Its pushes end with the reason, and no longer count as waiting; a worker that had them goes on well."""
+    """Its pushes end with the reason, and no longer count as waiting; a worker that had them continues."""
     records.connection(database)
     sent = arrival(move(A, B))
     with database.writing() as conn:
@@ -80,7 +80,7 @@ ELSEWHERE = "https://github.example/acme/{}.git"
 
 
 def test_a_connection_is_kept_as_it_was_made(database: Database) -> None:
-    """Also after each change of it."""
+    """Also after each change."""
     made = records.made(
         auth={"header": "X-Token"},
         triggers=[{"name": "train"}],
@@ -99,7 +99,7 @@ def test_a_connection_is_kept_as_it_was_made(database: Database) -> None:
 
 
 def test_a_new_connection_is_worked_on_and_reconciled_from_the_beginning(database: Database) -> None:
-    """Without that its pushes would never be fetched."""
+    """Otherwise its pushes would never be fetched."""
     records.connection(database, created_at=LATER)
     with database.reading() as conn:
         assert conn.execute(leases.select()).one().due_at == LATER
@@ -108,7 +108,7 @@ def test_a_new_connection_is_worked_on_and_reconciled_from_the_beginning(databas
 
 
 def test_a_name_is_made_up_that_nobody_has(database: Database) -> None:
-    """However many there are already; a name with a letter that SQL knows is just a name."""
+    """However many there are already; characters special to SQL are ordinary in a name."""
     for number in range(4):
         add(database, f"c{number}", url=ELSEWHERE.format(number))
     with database.reading() as conn:
@@ -133,7 +133,7 @@ def test_the_same_repository_is_found_among_others_of_its_host(database: Databas
 
 
 def test_pages_hold_each_connection_once(database: Database) -> None:
-    """The oldest first, by their ids where they were made at once; a deleted one still marks the place."""
+    """The oldest first, by id if made at the same time; a deleted one still marks the position."""
     made = {"b": NOW, "a": NOW, "d": LATER, "c": NOW, "e": LATER}
     for name, created_at in made.items():
         records.connection(database, name, name=name, created_at=created_at)
@@ -153,7 +153,7 @@ def test_pages_hold_each_connection_once(database: Database) -> None:
 
 
 def test_a_connection_is_found_by_its_id_or_its_name(database: Database) -> None:
-    """A deleted one by its id only; where several have a name, they are listed by their creation."""
+    """A deleted one by its id only; several with one name are listed by creation."""
     for name, created_at in (("c2", NOW), ("c1", NOW), ("c0", LATER)):
         records.connection(database, name, created_at=created_at)
     records.connection(database, "c3", name="only")
@@ -174,7 +174,7 @@ def test_a_connection_is_found_by_its_id_or_its_name(database: Database) -> None
 
 
 def test_addresses_are_those_of_connections_that_are_not_deleted(database: Database) -> None:
-    """By one name of each host, the oldest connection first: that is the one that is meant."""
+    """By one name of each host, the oldest connection first, which takes precedence."""
     for name, created_at in (("c2", NOW), ("c1", LATER), ("c3", NOW)):
         records.connection(database, name, url="git@github.example:acme/digits.git", created_at=created_at)
     with database.writing() as conn:
@@ -184,7 +184,7 @@ def test_addresses_are_those_of_connections_that_are_not_deleted(database: Datab
 
 
 def test_a_change_of_a_connection_that_was_deleted_is_refused(database: Database) -> None:
-    """Whoever changes it has not seen yet that it is gone."""
+    """The client has not seen the deletion yet."""
     made = records.connection(database)
     with database.writing() as conn:
         connections.remove(conn, "c1", now=NOW)
@@ -212,7 +212,7 @@ def test_a_deleted_connections_secrets_are_forgotten(database: Database, keyring
 
 
 def test_credentials_can_be_taken_away(database: Database, keyring: Keyring) -> None:
-    """Of an open repository none are needed any more."""
+    """A repository that became public needs none."""
     records.connection(database)
     with database.writing() as conn:
         assert connections.credentials(conn, keyring, "c1") is None
@@ -224,7 +224,7 @@ def test_credentials_can_be_taken_away(database: Database, keyring: Keyring) -> 
 
 
 def test_the_two_newest_secrets_are_live(database: Database, keyring: Keyring) -> None:
-    """The newest first; the dates are of the same two, and older ones are forgotten."""
+    """The newest first, with their dates; older ones are deleted."""
     for name in ("c0", "c1", "c2"):
         records.connection(database, name)
     times = [NOW, LATER, LATER + timedelta(minutes=1)]
@@ -257,7 +257,7 @@ def test_a_secret_that_another_key_sealed_is_passed_over(database: Database, key
 
 
 def test_every_sealed_value_is_rewrapped(database: Database) -> None:
-    """Webhook secrets and credentials, of each connection its own."""
+    """Webhook secrets and credentials, those of each connection under its own id."""
     old, both, new = Keyring("o" * 32), Keyring("n" * 32, "o" * 32), Keyring("n" * 32)
     for name in ("c2", "c0", "c1", "c3"):
         records.connection(database, name)
@@ -275,7 +275,7 @@ def test_every_sealed_value_is_rewrapped(database: Database) -> None:
 
 
 def test_a_name_is_taken_whoever_has_it(database: Database) -> None:
-    """Be it an older or a newer connection; its own name is free for each."""
+    """Whether by an older or a newer connection; each may keep its own name."""
     for name in ("c1", "c2", "c3"):
         records.connection(database, name, name=name)
     for taken in ("c1", "c3"):
@@ -326,7 +326,7 @@ OTHER = OtherRepository(id="18", name="acme/digits", delivery="d1", refs={"refs/
 def test_a_repository_is_replaced_if_the_remote_confirms_all_refs(
     database: Database, refs: dict[str, str | None], shown: dict[str, str | None], *, is_learned: bool
 ) -> None:
-    """Somebody else's delivery, of a repository that has some of the same refs, is not enough."""
+    """A delivery of another repository with some of the same refs is not enough."""
     records.connection(database, repository_id="17")
     other = replace(OTHER, refs=refs)
     with database.writing() as conn:
@@ -368,7 +368,7 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Keyring], object]] = {
 def test_what_is_done_with_a_connection_leaves_all_others_alone(
     database: Database, keyring: Keyring, what: str
 ) -> None:
-    """Secrets, credentials, pushes that wait, and what is known of their repositories."""
+    """Secrets, credentials, pending pushes, and the repositories' ids."""
     for name in ("c0", "c1", "c2"):
         records.connection(database, name, repository_id=f"of {name}")
         with database.writing() as conn:

@@ -54,7 +54,7 @@ class DeliveryFailed(Event):
 
 
 EVENTS: dict[EventName, type[Event]] = {"push.fetched": PushFetched, "delivery.failed": DeliveryFailed}
-"""The events by name, from which the type, the schema's name and the routing key are derived."""
+"""The events by name. The message type, the schema's name and the routing key derive from it."""
 
 
 def event_schema(name: EventName) -> dict[str, Any]:

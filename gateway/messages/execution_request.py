@@ -16,7 +16,7 @@ from gateway.messages.names import EXECUTION_REQUEST_VERSION, EXECUTION_REQUESTE
 TYPE = message_type(EXECUTION_REQUESTED)
 
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
-"""Of a message's body: RabbitMQ 4 refuses messages over 16 MiB; earlier versions slow down."""
+"""The limit of a message's body. RabbitMQ 4 refuses messages over 16 MiB, and earlier versions slow down."""
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pushgate.dev")
 
@@ -179,10 +179,10 @@ def execution_id(
     after: str | None,
     trigger: str,
 ) -> str:
-    """Return the id of the request that a trigger makes for one ref update: always the same.
+    """Return the id of a trigger's request for one ref update: the same facts always have the same id.
 
-    `generation` counts the moves of the ref, so that A→B, B→A, A→B are three. The JSON list keeps the parts
-    apart, which plain joining would not.
+    `generation` counts the moves of the ref, so that A→B, B→A, A→B are three moves. The facts are joined as a
+    JSON list, because concatenation would give `ab`, `c` and `a`, `bc` the same id.
     """
     facts = json.dumps([connection, ref, generation, before, after, trigger])
     return str(uuid.uuid5(_NAMESPACE, facts))

@@ -1,4 +1,4 @@
-"""The names in the wire contract: message types, schemas, events, lanes and the words of routing keys."""
+"""The names in the wire contract: message types, schemas, events, lanes, and the words of routing keys."""
 
 from typing import Annotated, Literal
 
@@ -10,10 +10,10 @@ EventName = Literal["push.fetched", "delivery.failed"]
 EXECUTION_REQUESTED = "execution.requested"
 EXECUTION_REQUEST_SCHEMA = "execution-request"
 EXECUTION_REQUEST_VERSION = "1.2"
-"""Of the schema: the second number grows with each field that is added."""
+"""The schema's version: each field that is added increments the second number."""
 
 EVENT_VERSION = "1.1"
-"""Of the events' schemas: the second number grows with each field that is added."""
+"""The version of the events' schemas: each field that is added increments the second number."""
 
 LANE_PREFIX = "lane"
 MAX_LANE_LENGTH = 32

@@ -1,27 +1,27 @@
-"""Text from git for people, JSON and databases: bytes that are not text are escaped, without loss."""
+"""Make text from git safe for people, JSON and databases: escape bytes that are not text, without loss."""
 
 import re
 from typing import Any
 
-# Python decodes a byte that is no UTF-8 as one of the last 128 of these (PEP 383); no encoder takes any.
+# Python decodes a byte that is not UTF-8 as one of the last 128 of these (PEP 383); encoders reject them.
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# PostgreSQL takes no NUL, and the encoders of both databases no surrogate.
+# PostgreSQL rejects NUL, and the encoders of both databases reject surrogates.
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _FIRST_BYTE, _LAST_BYTE, _BYTES_AT = 0xDC80, 0xDCFF, 0xDC00
 
 
 def decode(raw: bytes) -> str:
-    """Return bytes of git as text that `printable` and `storable` can show, and that encodes back to them."""
+    """Return bytes from git as text for `printable` and `storable`, which encodes back to the same bytes."""
     return raw.decode("utf-8", "surrogateescape")
 
 
 def printable(text: str) -> str:
-    """Return text for one line: what is no text, or would break the line, is escaped as in Python."""
+    """Return text for one line, with undecodable bytes and unprintable characters escaped as in Python."""
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
 
 
 def storable(value: Any) -> Any:
-    """Return text, or a JSON value with text in it, as every database and every JSON encoder takes it."""
+    """Return text, or a JSON value that contains text, so that every database and JSON encoder accepts it."""
     if isinstance(value, str):
         return _NOT_STORABLE.sub(lambda found: _escaped(found[0]), value)
     if isinstance(value, dict):

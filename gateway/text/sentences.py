@@ -1,4 +1,4 @@
 """Sentences that the dashboard and the command line share."""
 
 WAITS = "no broker has confirmed it yet; a gateway without PUSHGATE_AMQP_URL keeps it in its store"
-"""Of an execution request that is pending."""
+"""Why an execution request is pending."""

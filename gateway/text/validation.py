@@ -20,9 +20,8 @@ def describe(
 ) -> str:
     """Return which field is wrong, and why, without its value.
 
-    An unknown key comes first: where a key is misspelt, the one that is missing is only what follows from it.
-    `words` replace pydantic's messages that refer to its own models, `whole` is the name
-    of all that was read.
+    An unknown key takes precedence, because a misspelt key is also the cause of a missing one.
+    `words` replaces pydantic's messages that refer to its own models; `whole` is the name of the whole input.
     """
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     problem = min(problems, key=lambda problem: problem["type"] != _UNKNOWN)
@@ -35,15 +34,15 @@ def describe(
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Return what to put behind a sentence about an unknown name: the known one that is near, if one is."""
-    near = get_close_matches(name, known, n=1)
-    return f"; do you mean {near[0]}?" if near else ""
+    """Return the end of a sentence about an unknown name: the most similar known name, or nothing."""
+    similar = get_close_matches(name, known, n=1)
+    return f"; do you mean {similar[0]}?" if similar else ""
 
 
 def _fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
-    """Return the names of the fields that the part of a model has which lies at the path."""
+    """Return the names of the fields at a path in a model."""
     for part in path:
-        # The models that people fill in have fields whose names are their keys; a list has one model inside.
+        # In models for input, keys equal field names, and a list contains a single model.
         if isinstance(part, str):
             inner = _model(model.model_fields[part].annotation) if part in model.model_fields else None
             if inner is None:
@@ -53,7 +52,7 @@ def _fields(model: type[BaseModel], path: Sequence[str | int]) -> list[str]:
 
 
 def _model(annotation: object) -> type[BaseModel] | None:
-    """Return the model that a field's type is, or holds."""
+    """Return the model that a field's type is, or contains; None if it has none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(_model, get_args(annotation))), None)

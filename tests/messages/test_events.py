@@ -1,4 +1,4 @@
-"""The events: which ends are told, and with which id."""
+"""The events: which outcomes have one, and its id."""
 
 from dataclasses import replace
 
@@ -27,28 +27,33 @@ def failed(update: UpdateFacts = UPDATE, reason: str = "valohai.yaml cannot be r
         ("gone", AFTER, "delivery.failed"),
     ],
 )
-def test_each_end_has_its_event_but_for_a_ref_that_was_deleted(
+def test_each_outcome_has_its_event_except_for_a_deleted_ref(
     state: str, commit: str | None, name: str | None
 ) -> None:
-    """Of a deleted ref nothing is fetched; that it failed is told all the same."""
+    """Nothing is fetched for a deleted ref, but a failure has an event all the same."""
     assert event_name(state, commit) == name
 
 
-def test_an_event_says_what_happened_to_which_commit() -> None:
-    """The state is part of it, and no field is left out."""
-    told = failed()
-    assert isinstance(told, DeliveryFailed)
-    assert (told.state, told.commit, told.before, told.ref.name) == ("failed", AFTER, UPDATE.before, "main")
-    assert set(told.model_dump()) == set(DeliveryFailed.model_fields)
+def test_an_event_contains_the_outcome_and_the_commit() -> None:
+    """The state is part of it, and no field is missing."""
+    published = failed()
+    assert isinstance(published, DeliveryFailed)
+    assert (published.state, published.commit, published.before, published.ref.name) == (
+        "failed",
+        AFTER,
+        UPDATE.before,
+        "main",
+    )
+    assert set(published.model_dump()) == set(DeliveryFailed.model_fields)
 
 
-def test_an_events_id_stays_what_it_is() -> None:
-    """Consumers drop what they have seen: a release must not give a known event another id."""
+def test_an_events_id_is_stable() -> None:
+    """Consumers drop ids that they have seen, so a release must not give a known event another id."""
     assert failed().id == "10313771-701d-51f4-bb33-9630e1ae2169"
 
 
-def test_the_same_end_has_the_same_id_and_another_end_has_another() -> None:
-    """What is planned again is told again only where it has ended in another way."""
+def test_equal_outcomes_have_the_same_id_and_others_have_others() -> None:
+    """A push that is planned again has another event only if its outcome differs."""
     assert failed(replace(UPDATE, delivery="dl_2")).id == failed().id
     assert failed(reason="trigger train: there is no such step").id != failed().id
     assert failed(replace(UPDATE, generation=4)).id != failed().id

@@ -1,4 +1,4 @@
-"""The wire contract: its schemas, its ids."""
+"""The wire contract: schemas and ids."""
 
 import json
 from collections.abc import Mapping
@@ -31,30 +31,30 @@ FACTS = {
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_the_schema_in_docs_is_that_of_the_model(name: str) -> None:
-    """When it fails: write the schema to the file, and read what changed as a consumer would."""
+    """If it fails, write the schema to the file, and review the difference as a consumer would."""
     assert json.loads((DOCS / f"{name}.schema.json").read_text()) == CONTRACT[name]
 
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_every_field_of_the_contract_is_described(name: str) -> None:
-    """A schema that other teams build on explains itself."""
-    made = CONTRACT[name]
-    silent = [
+    """Other teams build on the schema, so it has to be self-explanatory."""
+    described = CONTRACT[name]
+    undescribed = [
         f"{title}.{field_name}"
-        for title, model in [("", made), *made["$defs"].items()]
+        for title, model in [("", described), *described["$defs"].items()]
         for field_name, field in model["properties"].items()
         if not {"description", "$ref", "const"} & field.keys() and field_name != "execution"
     ]
-    assert silent == []
+    assert undescribed == []
 
 
 def identity(facts: Mapping[str, Any]) -> str:
-    """Return the id that facts have."""
+    """Return the id of the request for these facts."""
     return execution_id(**facts)
 
 
-def test_an_id_stays_what_it_is() -> None:
-    """Consumers drop what they have seen: a release must not give known facts another id."""
+def test_an_id_is_stable() -> None:
+    """Consumers drop ids that they have seen, so a release must not give known facts another id."""
     assert identity(FACTS) == "d9e74563-a277-532b-8778-02d891da22bc"
 
 
@@ -76,7 +76,7 @@ _FACTS = st.fixed_dictionaries(
 def test_the_same_facts_have_the_same_id_and_others_have_others(
     one: dict[str, object], other: dict[str, object]
 ) -> None:
-    """A repeat has the id of the first; a second change never has."""
+    """A repeated request has the first one's id, and no other request does."""
     same = identity(one) == identity(other)
     assert same == (one == other)
 
@@ -93,14 +93,14 @@ def test_neighbouring_facts_do_not_run_together(left: str, right: str, moved: in
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_the_contract_changes_only_compatibly(name: str) -> None:
-    """What the first version promised is still there, with the same meaning."""
+    """The fields of the first version are still there, with the same meaning."""
     first = json.loads((Path(__file__).parent / f"{name}-1.0.schema.json").read_text())
     now = CONTRACT[name]
     for part, old in {"": first, **first["$defs"]}.items():
         new = now["$defs"][part] if part else now
         assert set(old["required"]) <= set(new["required"]), part
-        for field, told in old["properties"].items():
+        for field, first_field in old["properties"].items():
             kept = new["properties"][field]
-            assert kept["description"] == told["description"] if "description" in told else True
-            assert kept.get("type") == told.get("type"), (part, field)
-            assert kept.get("enum") == told.get("enum"), (part, field)
+            assert kept["description"] == first_field["description"] if "description" in first_field else True
+            assert kept.get("type") == first_field.get("type"), (part, field)
+            assert kept.get("enum") == first_field.get("enum"), (part, field)

@@ -1,4 +1,4 @@
-"""No push makes messages that a broker refuses, or takes the memory of the machine while it is planned."""
+"""No push makes messages that a broker refuses, or exhausts the memory while it is planned."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from gateway.plan.manifest import MAX_MANIFEST_BYTES
 from tests.plan.facts import HEAD, planned, trigger
 
 MIB = 1024 * 1024
-# As a nodes' block of a pipeline: the most that there can be.
+# The nodes of a pipeline: as many as are allowed.
 NODES = "".join(f"      - {{name: n{number}, type: execution, step: train}}\n" for number in range(200))
 PIPELINE = f"- pipeline:\n    name: p\n    edges: []\n    nodes:\n{NODES}"
 TASK_NODES = NODES.replace("type: execution, step: train", "type: task, task: many")
@@ -21,7 +21,7 @@ RUN = {"name": "t", "run": {"pipeline": "p"}}
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """Fail where more than a few times the largest message was in use at once."""
+    """Fail if more than 64 MiB were in use at once, a few times the largest message."""
     tracemalloc.start()
     try:
         yield
@@ -32,7 +32,7 @@ def little_memory() -> Iterator[None]:
 
 
 def repeated(text: str, count: int) -> str:
-    """Return a command of a step as one long text and aliases of it."""
+    """Return a step's commands: one long text and aliases of it."""
     return f"    command:\n      - &c '{text}'\n" + "      - *c\n" * count
 
 
@@ -67,19 +67,19 @@ def repeated(text: str, count: int) -> str:
     ],
 )
 def test_a_pipeline_is_bounded_before_it_is_built(bomb: str) -> None:
-    """Each node copies its step: the message is weighed before there is one."""
+    """Each node copies its step, so the size is computed before the message is built."""
     assert len(bomb) < 100_000
     with little_memory():
         plan = planned(RUN, manifest=bomb)
     assert plan.requests == ()
     assert any(
-        told in plan.reason
-        for told in ("message would have more than 2097152 bytes", "its aliases expand to too much text")
+        text in plan.reason
+        for text in ("message would have more than 2097152 bytes", "its aliases expand to too much text")
     )
 
 
 def test_a_large_pipeline_is_planned() -> None:
-    """Two hundred nodes of a step with as many parameters as people have."""
+    """With 200 nodes, and a step with a realistic number of parameters."""
     step = f"{HEAD}    command: python train.py {{parameters}}\n    parameters:\n"
     step += "".join(
         f"      - {{name: p{number}, type: integer, default: {number}}}\n" for number in range(20)
@@ -89,7 +89,7 @@ def test_a_large_pipeline_is_planned() -> None:
 
 
 def test_a_step_that_is_too_large_as_json_is_refused() -> None:
-    """Aliases, and characters that JSON writes as six: a file of 20 KB would make a message of 12 MB."""
+    """With aliases and characters that JSON escapes as six, a file of 20 KB would make a message of 12 MB."""
     inputs = '    inputs:\n      - name: i\n        default:\n          - &u "' + "\\a" * 9000 + '"\n'
     inputs += "          - *u\n" * 110
     with little_memory():
@@ -100,7 +100,7 @@ def test_a_step_that_is_too_large_as_json_is_refused() -> None:
 
 
 def test_the_requests_of_one_push_are_bounded_together() -> None:
-    """A hundred triggers ask for the same large step: some get it, the others are told why not."""
+    """Of 100 triggers for the same large step, some make a request and the others have a reason."""
     manifest = f"{HEAD}    command: {'x' * 250_000}\n"
     triggers = [trigger(f"t{number}") for number in range(100)]
     with little_memory():
@@ -112,7 +112,7 @@ def test_the_requests_of_one_push_are_bounded_together() -> None:
 
 
 def test_reasons_are_short_however_long_the_names_are() -> None:
-    """They stand in lists and events, and a file may have names of 100,000 characters."""
+    """Lists and events contain them, and a file may have names of 100,000 characters."""
     long = "n" * 100_000
     manifest = f"- step: {{name: {long}, image: i, command: c}}\n"
     manifest += "".join(f"- step: {{name: s{number}, image: i, command: c}}\n" for number in range(500))
@@ -123,8 +123,8 @@ def test_reasons_are_short_however_long_the_names_are() -> None:
     assert max(map(len, plan.failures.values())) <= 1000
 
 
-def test_a_task_of_many_sets_is_checked_in_measure() -> None:
-    """As many sets as parameters, one value in each, are no product of the two."""
+def test_a_task_of_many_sets_is_checked_in_linear_time() -> None:
+    """With as many sets as parameters and one value in each, the checks are not the product of the two."""
     names = [f"a{number}" for number in range(3000)]
     manifest = f"{HEAD}    command: c\n    parameters:\n"
     manifest += "".join(f"      - {{name: {name}, optional: true}}\n" for name in names)
@@ -134,8 +134,8 @@ def test_a_task_of_many_sets_is_checked_in_measure() -> None:
     assert len(request.execution.model_dump()["parameter_sets"]) == len(names)
 
 
-def test_a_pipeline_has_so_many_edges() -> None:
-    """Each is checked against all nodes."""
+def test_the_edges_of_a_pipeline_are_limited() -> None:
+    """Because each is checked against all nodes."""
     edges = "".join("      - [n1.output.a, n2.input.b]\n" for _ in range(2001))
     manifest = f"{HEAD}    command: c\n{PIPELINE.replace('    edges: []', f'    edges:{chr(10)}{edges}')}"
     plan = planned(RUN, manifest=manifest)
@@ -143,7 +143,7 @@ def test_a_pipeline_has_so_many_edges() -> None:
 
 
 def test_a_value_weighs_at_least_what_it_takes_as_json() -> None:
-    """Text counts in bytes, what is shared counts each time, and each value for the work it makes."""
+    """Text counts in bytes, shared values count each time, and each value adds 16."""
     shared = ["é\n", 1.5, None, True]
     assert weight("é\n") == 16 + len('"é\\n"'.encode())
     assert weight([shared, shared]) == 16 + 2 * weight(shared)
@@ -151,7 +151,7 @@ def test_a_value_weighs_at_least_what_it_takes_as_json() -> None:
 
 
 def test_a_whole_file_of_small_values_is_read() -> None:
-    """The bound on what aliases unfold to is none on what people write out."""
+    """The limit for expanded aliases does not restrict what is written out."""
     step = f"{HEAD}    command: c\n    parameters:\n"
     text = step + "".join(f"      - {{name: p{number:05}, optional: true}}\n" for number in range(5800))
     assert MAX_MANIFEST_BYTES - 40_000 < len(text) <= MAX_MANIFEST_BYTES

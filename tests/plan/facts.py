@@ -1,4 +1,4 @@
-"""Facts of a connection, a ref update and a commit, as the tests of planning change them."""
+"""Facts about a connection, a ref update and a commit, which the tests of planning vary."""
 
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""Reading a valohai.yaml: what is taken, and what is refused with its place."""
+"""Reading a valohai.yaml: what is accepted, and what is refused with its position."""
 
 from contextlib import suppress
 
@@ -22,7 +22,7 @@ def refusal(text: bytes | str) -> str:
 
 
 def test_steps_and_pipelines_are_found_by_name() -> None:
-    """A good file gives its steps and pipelines in their order."""
+    """In the order of the file."""
     manifest = read_manifest(MANIFEST, path="ml/valohai.yaml")
     assert manifest.path == "ml/valohai.yaml"
     assert list(manifest.steps) == ["train", "evaluate"]
@@ -31,12 +31,12 @@ def test_steps_and_pipelines_are_found_by_name() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"# nothing yet\n", b"---\n", b"[]", b"null", b"\xef\xbb\xbf"])
 def test_an_empty_file_has_no_steps(text: bytes) -> None:
-    """Nothing in it is no error, as on the platform."""
+    """That is not an error, as on the platform."""
     assert read_manifest(text, path="valohai.yaml").steps == {}
 
 
-def test_items_of_unknown_kinds_are_passed_over() -> None:
-    """What the platform learns tomorrow does not stop today's step."""
+def test_items_of_unknown_kinds_are_ignored() -> None:
+    """An item kind that the platform adds later does not affect the steps."""
     assert list(read_manifest(b"- novelty: {name: x}\n" + STEP.encode(), path="v").steps) == ["a"]
 
 
@@ -89,24 +89,24 @@ def test_items_of_unknown_kinds_are_passed_over() -> None:
         pytest.param("- {}\n" * 1001, "has 1001 items; at most 1000 are read", id="items"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(text: bytes | str, reason: str) -> None:
-    """Each failure is one sentence that names the file and, where there is one, line and column."""
-    told = refusal(text)
-    assert told.startswith("valohai.yaml")
-    assert reason in told
-    assert "\n" not in told
-    assert len(told) < 400
+def test_an_error_is_reported_with_its_position(text: bytes | str, reason: str) -> None:
+    """Each failure is one sentence that names the file and, if known, line and column."""
+    reported = refusal(text)
+    assert reported.startswith("valohai.yaml")
+    assert reason in reported
+    assert "\n" not in reported
+    assert len(reported) < 400
 
 
 @pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? ", "[{a: "])
 def test_depth_is_refused_before_it_can_harm_the_process(opening: str) -> None:
-    """A hundred thousand levels, cut to what a file may have, would overrun libyaml's recursive composer."""
-    told = refusal((opening * 100_000)[:MAX_MANIFEST_BYTES])
-    assert "nested more than 40 levels deep" in told
+    """As many levels as a file can have would overflow the stack of libyaml's recursive composer."""
+    reported = refusal((opening * 100_000)[:MAX_MANIFEST_BYTES])
+    assert "nested more than 40 levels deep" in reported
 
 
 def test_a_file_may_have_256_kib() -> None:
-    """One byte less or none is read, one more is not."""
+    """That size is read, and one byte more is refused."""
     assert read_manifest(b"#" * MAX_MANIFEST_BYTES, path="v").steps == {}
     assert (
         refusal(b"#" * (MAX_MANIFEST_BYTES + 1))
@@ -116,7 +116,7 @@ def test_a_file_may_have_256_kib() -> None:
 
 @pytest.mark.parametrize("kind", ["[{}]", "{{<<: [{}]}}"])
 def test_aliases_cannot_multiply_without_end(kind: str) -> None:
-    """Nine times nine times nine values, by sequences or by merges, are counted before they are made."""
+    """Nine times nine times nine values, by sequences or by merges, are counted before they are expanded."""
     bomb = "- &a0 {x: 1}\n" + "".join(
         f"- &a{level} {kind.format(','.join([f'*a{level - 1}'] * 9))}\n" for level in range(1, 20)
     )
@@ -124,11 +124,11 @@ def test_aliases_cannot_multiply_without_end(kind: str) -> None:
 
 
 def test_one_long_text_cannot_be_repeated_without_end() -> None:
-    """It is characters that count, since every complaint about a value would hold a copy of it."""
+    """Characters count, because every schema violation contains a copy of the value."""
     assert "its aliases expand to too much text" in refusal(f"- &a {'x' * 200_000}\n" + "- *a\n" * 10_000)
 
 
-def test_aliases_in_measure_are_welcome() -> None:
+def test_a_moderate_use_of_aliases_is_accepted() -> None:
     """People share parameters between steps."""
     text = STEP + "    parameters: &p\n      - {name: x, default: y}\n"
     text += STEP.replace("name: a", "name: second") + "    parameters: *p\n"
@@ -138,20 +138,20 @@ def test_aliases_in_measure_are_welcome() -> None:
 @pytest.mark.parametrize("template", ["{value.__class__}", "{v!r}", "{value:>99999999}", "{0}", "{", "{name"])
 @pytest.mark.parametrize("key", ["pass-as", "pass-true-as", "pass-false-as"])
 def test_a_pass_as_reaches_nothing_but_name_and_value(key: str, template: str) -> None:
-    """The platform's parser gives it to str.format, which would look into objects."""
+    """The platform's parser passes it to str.format, which can read attributes of objects."""
     text = f"{STEP}    parameters:\n      - name: x\n        type: flag\n        {key}: '{template}'\n"
     assert "a pass-as may contain {name}, {value}, {v} and no other braces" in refusal(text)
 
 
 def manifest_or_refusal(text: bytes) -> None:
-    """Read, and accept nothing but a manifest or the one documented error."""
+    """Read a file, and fail on any error except `PlanError`."""
     with suppress(PlanError):
         assert isinstance(read_manifest(text, path="v"), Manifest)
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_manifest_or_refused(text: bytes) -> None:
-    """Nothing else comes out, whatever goes in."""
+    """There is no other result."""
     manifest_or_refusal(text)
 
 
@@ -182,13 +182,13 @@ _VALUES = st.recursive(
 @settings(max_examples=300)
 @given(st.lists(st.dictionaries(_KEYS, _VALUES, max_size=3), max_size=4))
 def test_any_values_are_a_manifest_or_refused(items: object) -> None:
-    """The same with well-formed YAML that has the platform's words in the wrong places."""
+    """The same with well-formed YAML that has the platform's keys in the wrong places."""
     manifest_or_refusal(yaml.safe_dump(items).encode())
 
 
 @given(st.data())
 def test_a_good_file_with_a_piece_missing_is_a_manifest_or_refused(data: st.DataObject) -> None:
-    """The same with what people really break."""
+    """The same with small changes to a valid file."""
     start = data.draw(st.integers(0, len(MANIFEST)))
     end = data.draw(st.integers(start, min(len(MANIFEST), start + 40)))
     manifest_or_refusal(MANIFEST[:start] + data.draw(st.binary(max_size=3)) + MANIFEST[end:])

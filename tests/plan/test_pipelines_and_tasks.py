@@ -1,4 +1,4 @@
-"""Planning pipelines and tasks: what fills their parameters and inputs, and what doesn't fit."""
+"""Planning pipelines and tasks: where their values come from, and what is invalid."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.plan.facts import AFTER, HEAD, planned
 
 
 def test_a_pipeline_is_converted_for_the_commit() -> None:
-    """Nodes become templates at that commit, edges are spelt out, parameters get the trigger's values."""
+    """Nodes become templates at that commit, edges are written out, parameters get the trigger's values."""
     result = planned({"name": "t", "run": {"pipeline": "nightly"}, "parameters": {"limit": 0.9}})
     [request] = result.requests
     made = request.execution
@@ -62,8 +62,8 @@ def test_a_pipeline_is_converted_for_the_commit() -> None:
         ),
     ],
 )
-def test_a_pipeline_that_does_not_hold_together_is_a_reason(nodes: str, edges: str, reason: str) -> None:
-    """Nodes, edges, parameters and inputs that nothing fills, or fills with what doesn't fit."""
+def test_an_inconsistent_pipeline_is_a_reason(nodes: str, edges: str, reason: str) -> None:
+    """Unknown nodes or edges, and parameters and inputs without a valid value."""
     manifest = HEAD + "    command: c\n    parameters: [{name: a, type: integer}]\n"
     manifest += HEAD.replace("train", "load") + "    command: c\n    inputs: [{name: data}]\n"
     manifest += f"- pipeline:\n    name: p\n    nodes: [{nodes}]\n    edges: [{edges}]\n"
@@ -80,7 +80,7 @@ def test_a_pipeline_that_does_not_hold_together_is_a_reason(nodes: str, edges: s
     ],
 )
 def test_a_node_gets_its_values_from_override_or_edge(node: str) -> None:
-    """What another commit's step needs, nobody here knows."""
+    """Nodes with a step of another commit are not checked."""
     override = "inputs: [{name: data, default: s3://d}], parameters: "
     node = node.replace("override: {parameters: ", f"override: {{{override}")
     manifest = HEAD + "    command: c\n    parameters: [{name: a}]\n    inputs: [{name: data}]\n"
@@ -126,12 +126,10 @@ TASK = """\
         ),
     ],
 )
-def test_a_task_whose_values_do_not_fit_is_a_reason(
-    sets: str, parameters: dict[str, Any], reason: str
-) -> None:
-    """Of the trigger, of the sets, and of what is listed."""
-    asked = {"name": "t", "run": {"task": "sweep"}, "parameters": parameters}
-    result = planned(asked, manifest=TASK.replace("PLAN", sets))
+def test_a_task_with_invalid_values_is_a_reason(sets: str, parameters: dict[str, Any], reason: str) -> None:
+    """From the trigger, the sets or the rules."""
+    fields = {"name": "t", "run": {"task": "sweep"}, "parameters": parameters}
+    result = planned(fields, manifest=TASK.replace("PLAN", sets))
     assert result.requests == ()
     assert result.reason.startswith(f"trigger t: {reason}")
 
@@ -143,7 +141,7 @@ def test_a_task_whose_values_do_not_fit_is_a_reason(
         "parameter-sets: [{a: 1}], parameters: [{name: b, style: linear, rules: {start: 1, end: 9}}]",
     ],
 )
-def test_a_set_leaves_to_others_what_has_a_value(sets: str) -> None:
-    """To the step's default, or to another rule of the task."""
+def test_a_set_may_omit_parameters_that_have_a_value(sets: str) -> None:
+    """From the step's default or from another rule of the task."""
     result = planned({"name": "t", "run": {"task": "sweep"}}, manifest=TASK.replace("PLAN", sets))
     assert (len(result.requests), result.reason) == (1, "1 execution request")

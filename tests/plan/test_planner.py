@@ -33,7 +33,7 @@ def executed(result: Plan) -> StepExecution:
     return request.execution
 
 
-def test_a_push_asks_for_a_step_at_exactly_its_commit() -> None:
+def test_a_push_requests_a_step_at_exactly_its_commit() -> None:
     """The whole request, field by field."""
     result = planned(trigger(parameters={"epochs": "20"}))
     definition = read_manifest(MANIFEST, path="v").steps["train"].serialize()
@@ -92,7 +92,7 @@ def test_a_push_asks_for_a_step_at_exactly_its_commit() -> None:
 
 @pytest.mark.parametrize("run", [{"step": "train"}, {"pipeline": "nightly"}])
 def test_a_request_is_what_the_schema_says(run: dict[str, str]) -> None:
-    """The JSON that is sent validates, is read back as it was, and nothing in it is only ours."""
+    """The JSON is valid against the schema, and reading it returns the same request."""
     package = Package(id="c" * 64, url="https://x/p", sha256="d" * 64, size=3, format="tar.gz")
     submodule = Submodule(path="lib", url="https://x/lib", commit="e" * 40)
     result = plan(
@@ -111,7 +111,7 @@ def test_a_request_is_what_the_schema_says(run: dict[str, str]) -> None:
 
 
 def test_no_trigger_matched_says_why_for_each() -> None:
-    """And the valohai.yaml is not even read."""
+    """The valohai.yaml is not even read."""
     result = planned(trigger("a", branches=["dev"]), trigger("b", tags=["v*"]), manifest="[")
     assert result == Plan(
         requests=(),
@@ -130,7 +130,7 @@ def test_no_trigger_matched_says_why_for_each() -> None:
 
 
 def test_without_triggers_a_push_is_fetched_and_that_is_all() -> None:
-    """A connection may be there for its mirror only."""
+    """A connection may exist only for its mirror."""
     assert planned() == Plan(
         requests=(), verdicts=(), reason="fetched; the connection has no triggers", failures={}
     )
@@ -151,7 +151,7 @@ def test_without_triggers_a_push_is_fetched_and_that_is_all() -> None:
     ],
 )
 def test_only_branches_that_are_followed_run_something(moved: dict[str, Any], *, runs: bool) -> None:
-    """Whatever the triggers say; a pull request counts as its target, and a tag is no branch."""
+    """Regardless of the triggers. A pull request counts as its target branch; tags are not affected."""
     if "pull_request" in moved:
         facts = PullRequestFacts(number="7", source="x", target=moved["pull_request"], from_fork=False)
         moved = {**moved, "pull_request": facts}
@@ -162,12 +162,12 @@ def test_only_branches_that_are_followed_run_something(moved: dict[str, Any], *,
         triggers=read_triggers([trigger(on=["push", "tag", "pull_request", "merge_group"])]),
     )
     [verdict] = result.verdicts
-    told = "only main, release/*, !release/old"
-    assert (len(result.requests), verdict.matched, told in result.reason) == (runs, runs, not runs)
+    followed = "only main, release/*, !release/old"
+    assert (len(result.requests), verdict.matched, followed in result.reason) == (runs, runs, not runs)
 
 
 def test_deletes_never_run_anything() -> None:
-    """Not even where every condition fits."""
+    """Not even if every condition matches."""
     result = plan(
         connection=CONNECTION,
         update=replace(UPDATE, action="delete", after=None),
@@ -179,7 +179,7 @@ def test_deletes_never_run_anything() -> None:
 
 
 def test_one_failing_trigger_leaves_the_others_alone() -> None:
-    """The reason tells of both, and the plan counts as failed."""
+    """The reason covers both, and the plan counts as failed."""
     result = planned(trigger("bad", step="trian"), trigger("good"))
     assert [request.trigger for request in result.requests] == ["good"]
     assert result.reason == (
@@ -237,8 +237,8 @@ def test_one_failing_trigger_leaves_the_others_alone() -> None:
         ),
     ],
 )
-def test_what_does_not_fit_the_commit_is_a_reason(fields: dict[str, Any], reason: str) -> None:
-    """And no request."""
+def test_a_trigger_that_contradicts_the_commit_is_a_reason(fields: dict[str, Any], reason: str) -> None:
+    """There is no request."""
     result = planned(fields)
     assert (result.requests, result.failed) == ((), True)
     assert result.reason.startswith(f"trigger t: {reason}")
@@ -277,7 +277,7 @@ def test_what_does_not_fit_the_commit_is_a_reason(fields: dict[str, Any], reason
                 + f"        {many}: '{'{name}' * 999}'\n        {longer}: '{'y' * 9999}'\n",
                 "more than 1048576 characters",
             )
-            # The longest template is not the one that makes the longest command.
+            # The longest template does not make the longest command.
             for many, longer, default in (
                 ("pass-true-as", "pass-false-as", "true"),
                 ("pass-false-as", "pass-true-as", "false"),
@@ -286,7 +286,7 @@ def test_what_does_not_fit_the_commit_is_a_reason(fields: dict[str, Any], reason
     ],
 )
 def test_a_step_that_cannot_be_a_message_is_a_reason(manifest: str, reason: str) -> None:
-    """What the platform's parser lets through but JSON, or the machine, would not."""
+    """The platform's parser accepts values that JSON does not have, and that exhaust the memory."""
     result = planned(trigger(), manifest=manifest)
     assert (result.requests, result.failed) == ((), True)
     assert reason in result.reason
@@ -303,16 +303,16 @@ def test_a_step_that_cannot_be_a_message_is_a_reason(manifest: str, reason: str)
         ("default: [x, y]", "Only a single value is allowed"),
     ],
 )
-def test_a_default_that_does_not_fit_is_a_reason(definition: str, reason: str) -> None:
-    """As a trigger's value is, which can take its place."""
+def test_an_invalid_default_is_a_reason(definition: str, reason: str) -> None:
+    """Like an invalid value of a trigger."""
     manifest = HEAD + f"    command: c {{parameters}}\n    parameters: [{{name: a, {definition}}}]\n"
     result = planned(trigger(), manifest=manifest)
     assert (result.requests, result.reason) == ((), f"trigger t: step train, parameter a: {reason}")
 
 
 @pytest.mark.parametrize("fields", [{}, {"inputs": {"data": ""}}])
-def test_an_empty_address_is_none(fields: dict[str, Any]) -> None:
-    """Whoever writes it."""
+def test_an_empty_address_does_not_count(fields: dict[str, Any]) -> None:
+    """In the file or in the trigger."""
     manifest = HEAD + "    command: c\n    inputs: [{name: data, default: ''}]\n"
     result = planned(trigger(**fields), manifest=manifest)
     reason = "trigger t: step train needs an address for input data: give it in the trigger"
@@ -320,7 +320,7 @@ def test_an_empty_address_is_none(fields: dict[str, Any]) -> None:
 
 
 def test_parameters_go_into_the_command_quoted() -> None:
-    """No value of a trigger or a commit becomes a piece of shell."""
+    """No value of a trigger or a commit is interpreted by the shell."""
     manifest = HEAD + "    command: run {parameters} {parameter-value:a}\n    parameters: [{name: a}]\n"
     assert executed(planned(trigger(parameters={"a": "x; rm -rf /"}), manifest=manifest)).command == (
         "run '--a=x; rm -rf /' 'x; rm -rf /'",
@@ -343,10 +343,10 @@ def test_parameters_go_into_the_command_quoted() -> None:
         ("pass-as: '-a {v}', default: x", None, "x", "-a x"),
     ],
 )
-def test_values_are_merged_as_their_types_have_it(
+def test_values_are_merged_according_to_their_types(
     definition: str, given_value: object, value: object, argument: str
 ) -> None:
-    """The trigger's value over the default, typed, and in the command as the step says."""
+    """The trigger's value overrides the default, and is converted and passed as the step defines."""
     manifest = HEAD + f"    command: run {{parameters}}\n    parameters: [{{name: a, {definition}}}]\n"
     parameters = {} if given_value is None else {"a": given_value}
     made = executed(planned(trigger(parameters=parameters), manifest=manifest))
@@ -355,14 +355,14 @@ def test_values_are_merged_as_their_types_have_it(
 
 
 def test_an_optional_parameter_without_a_value_is_left_out() -> None:
-    """It is no reason to fail."""
+    """It is not a failure."""
     manifest = HEAD + "    command: run {parameters}\n    parameters: [{name: a, optional: true}]\n"
     made = executed(planned(trigger(), manifest=manifest))
     assert (made.parameters, made.command) == ({}, ("run",))
 
 
 def test_a_trigger_chooses_environment_and_inputs() -> None:
-    """They go over the step's own."""
+    """They override the step's own."""
     made = executed(
         planned(trigger(environment="gpu", inputs={"labels": "s3://l", "data": ["s3://a", "s3://b"]}))
     )
@@ -371,7 +371,7 @@ def test_a_trigger_chooses_environment_and_inputs() -> None:
 
 
 def test_a_missing_manifest_is_a_reason() -> None:
-    """As one that is too large is, which git told without reading it."""
+    """So is one that is too large, whose size is known without reading it."""
     missing = plan(
         connection=replace(CONNECTION, yaml_path="ml/valohai.yaml"),
         update=UPDATE,
@@ -412,10 +412,10 @@ def test_a_missing_manifest_is_a_reason() -> None:
         ("github", "javascript:alert(1)//", None),
     ],
 )
-def test_a_commit_has_a_page_where_its_provider_shows_it(
+def test_a_commit_has_a_page_if_the_provider_has_one(
     provider: str, web_url: str | None, url: str | None
 ) -> None:
-    """None where nobody knows it, or where the payload's address is none to click on."""
+    """None if it is unknown, or if the payload's address is unsafe to click on."""
     result = plan(
         connection=replace(CONNECTION, provider=provider, web_url=web_url),
         update=UPDATE,
@@ -469,7 +469,7 @@ _GIVEN = st.dictionaries(
 def test_any_parameter_with_any_value_is_a_valid_request_or_a_reason(
     definition: dict[str, str], given_values: dict[str, Any]
 ) -> None:
-    """Planning never stumbles, and never makes a message that breaks the contract."""
+    """Planning never raises an unexpected error, and never makes a message that violates the contract."""
     fields = ", ".join(f"{key}: {value}" for key, value in definition.items())
     manifest = HEAD + "    command: run {parameters} {parameter-value:a}\n"
     manifest += f"    parameters: [{{name: a, {fields}}}]\n"

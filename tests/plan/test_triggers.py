@@ -1,4 +1,4 @@
-"""Triggers: how they are written, and which ref updates they are for."""
+"""Triggers: how they are written, and which ref updates they match."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def trigger(**fields: Any) -> Trigger:
     return read_triggers([{"name": "t", "run": STEP, **fields}])[0]
 
 
-def asked(  # the shape of a push, with what a test is about
+def matched_with(  # a push, with the facts that a test varies
     rule: Trigger,
     *,
     kind: RefKind = "branch",
@@ -38,7 +38,7 @@ def asked(  # the shape of a push, with what a test is about
     paths_complete: bool = True,
     **more: Any,
 ) -> TriggerMatch:
-    """Return what a trigger says."""
+    """Return whether a trigger matches a push with these facts."""
     return match(
         rule,
         MoveFacts(kind=kind, name=name, action=action, paths=paths, paths_complete=paths_complete, **more),
@@ -63,8 +63,8 @@ def refusal(given_triggers: list[Any]) -> str:
         ({"on": []}, ("push",)),
     ],
 )
-def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on: tuple[str, ...]) -> None:
-    """Only where `on` isn't told."""
+def test_the_default_of_on_follows_from_the_globs(fields: dict[str, Any], on: tuple[str, ...]) -> None:
+    """Only if `on` is not given."""
     assert trigger(**fields).on == on
 
 
@@ -140,12 +140,12 @@ def test_what_a_trigger_is_for_follows_from_its_globs(fields: dict[str, Any], on
     ],
 )
 def test_a_wrong_trigger_is_refused_by_name_and_field(one: Any, reason: str) -> None:
-    """The sentence says which trigger, which field, and what is wrong."""
+    """The sentence names the trigger and the field, and says what is wrong."""
     assert refusal([one]) == reason
 
 
 def test_names_are_unique_and_few() -> None:
-    """Two of a name would share the ids of their requests."""
+    """Two triggers of one name would share the ids of their requests."""
     one = {"name": "t", "run": STEP}
     assert refusal([one, one]) == "trigger t: there are two triggers of this name"
     many = [{"name": str(number), "run": STEP} for number in range(101)]
@@ -193,7 +193,7 @@ def test_names_are_unique_and_few() -> None:
     ],
 )
 def test_the_short_form(text: str, expected: Trigger) -> None:
-    """`STEP@BRANCHES` is what people type."""
+    """`STEP@BRANCHES` and its variants."""
     assert parse_trigger(text) == expected
 
 
@@ -207,8 +207,8 @@ def test_a_short_form_with_a_part_missing_is_refused(text: str) -> None:
         parse_trigger(text)
 
 
-def test_what_is_written_is_read_back() -> None:
-    """The API keeps triggers as JSON: nothing is lost on the way."""
+def test_a_serialized_trigger_is_read_back() -> None:
+    """The API stores triggers as JSON, which must lose nothing."""
     one = trigger(
         tags=["v*", "!v0*"], paths=["src/"], parameters={"a": [1, 2.5, True, "x"]}, inputs={"data": "s3://x"}
     )
@@ -232,8 +232,8 @@ def test_what_is_written_is_read_back() -> None:
 def test_the_condition_that_failed_is_named(
     fields: dict[str, Any], push: dict[str, Any], reason: str
 ) -> None:
-    """Why a push did not run is answered where it is decided."""
-    assert asked(trigger(**fields), **push) == TriggerMatch(trigger="t", matched=False, reason=reason)
+    """So that people can see why a push did not run."""
+    assert matched_with(trigger(**fields), **push) == TriggerMatch(trigger="t", matched=False, reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,8 @@ def test_the_condition_that_failed_is_named(
 def test_why_a_push_matches_is_named_as_well(
     fields: dict[str, Any], push: dict[str, Any], reason: str
 ) -> None:
-    """So that nobody has to guess why something ran."""
-    assert asked(trigger(**fields), **push) == TriggerMatch(trigger="t", matched=True, reason=reason)
+    """So that people can see why a push ran."""
+    assert matched_with(trigger(**fields), **push) == TriggerMatch(trigger="t", matched=True, reason=reason)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_why_a_push_matches_is_named_as_well(
     ],
 )
 def test_globs(globs: list[str], matching: list[str], other: list[str]) -> None:
-    """`*` stays within a part of the name, `**` doesn't, `!` excludes wherever it stands."""
+    """`*` stays within a part of the name, `**` doesn't, `!` excludes at any position."""
     assert [name for name in matching + other if matches(globs, name)] == matching
 
 
@@ -309,14 +309,14 @@ def test_a_piece_can_be_left_to_a_wildcard(name: str, start: int, end: int) -> N
 
 
 def test_no_glob_takes_forever() -> None:
-    """Backtracking would try more ways than there are atoms."""
+    """Backtracking would take exponential time."""
     assert not matches(["*a" * 100 + "b"], "a" * 1000)
     assert not matches(["**a" * 80 + "b"], "a/" * 500)
 
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_trigger_or_refused(text: str) -> None:
-    """Nothing else comes of a short form, and what comes of it can be written and read."""
+    """A short form has no other result, and its trigger can be serialized and read back."""
     try:
         made = parse_trigger(text)
     except Invalid:
@@ -338,9 +338,9 @@ def test_any_text_is_a_trigger_or_refused(text: str) -> None:
         ("Fix skip ci", None),
     ],
 )
-def test_a_commit_can_say_that_nothing_is_to_run(message: str, marker: str | None) -> None:
-    """By a marker anywhere, or by a trailer; the verdict says which."""
-    verdict = asked(trigger(), message=message)
+def test_a_commit_message_can_prevent_runs(message: str, marker: str | None) -> None:
+    """By a marker anywhere, or by a trailer; the reason names it."""
+    verdict = matched_with(trigger(), message=message)
     expected = "branch main matches" if marker is None else f"the commit's message contains {marker}"
     assert (verdict.matched, verdict.reason) == (marker is None, expected)
 
@@ -362,8 +362,8 @@ def test_a_commit_can_say_that_nothing_is_to_run(message: str, marker: str | Non
 def test_who_wrote_what_can_be_a_condition(
     fields: dict[str, Any], author: str, message: str, *, matched: bool
 ) -> None:
-    """Globs over the whole text, in which case does not count."""
-    assert asked(trigger(**fields), author=author, message=message).matched == matched
+    """By case-insensitive globs for the whole text."""
+    assert matched_with(trigger(**fields), author=author, message=message).matched == matched
 
 
 @pytest.mark.parametrize(
@@ -380,12 +380,12 @@ def test_who_wrote_what_can_be_a_condition(
         ),
     ],
 )
-def test_pull_requests_are_judged_by_their_target(
+def test_pull_requests_are_matched_by_their_target(
     fields: dict[str, Any], *, from_fork: bool | None, reason: str
 ) -> None:
-    """And only with `forks` does one run whose author may not push."""
+    """Pull requests from forks, whose authors may not push, run only with `forks`."""
     facts = PullRequestFacts(number="7", source="topic", target="main", from_fork=from_fork)
-    assert asked(trigger(**fields), kind="pull_request", name="7", pull_request=facts).reason == reason
+    assert matched_with(trigger(**fields), kind="pull_request", name="7", pull_request=facts).reason == reason
 
 
 QUEUED = "gh-readonly-queue/release/1.x/pr-7-" + "a" * 40
@@ -406,9 +406,9 @@ QUEUED = "gh-readonly-queue/release/1.x/pr-7-" + "a" * 40
         ),
     ],
 )
-def test_merge_groups_are_judged_by_the_branch_they_go_into(fields: dict[str, Any], reason: str) -> None:
-    """The name of the queue's own branch says which that is."""
-    assert asked(trigger(**fields), kind="merge_group", name=QUEUED).reason == reason
+def test_merge_groups_are_matched_by_their_target(fields: dict[str, Any], reason: str) -> None:
+    """The name of the queue's own branch contains it."""
+    assert matched_with(trigger(**fields), kind="merge_group", name=QUEUED).reason == reason
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_merge_groups_are_judged_by_the_branch_they_go_into(fields: dict[str, An
 def test_a_push_to_the_merge_queue_runs_nothing_unless_it_is_named(
     fields: dict[str, Any], *, matched: bool
 ) -> None:
-    """Each group's branch is pushed too: with the event it would run twice, and most never asked for it."""
-    verdict = asked(trigger(**fields), name=QUEUED, action="create")
+    """Each group's branch is pushed too: with the event, it would run twice, mostly unintentionally."""
+    verdict = matched_with(trigger(**fields), name=QUEUED, action="create")
     assert verdict.matched == matched
     assert matched or "is a branch of the merge queue: use `on: [merge_group]`" in verdict.reason

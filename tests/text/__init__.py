@@ -1,1 +1,1 @@
-"""Text."""
+"""Tests of text from people and git."""

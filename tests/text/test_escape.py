@@ -1,4 +1,4 @@
-"""Bytes that are no text: escaped where people, JSON or a database see them."""
+"""Bytes that are not text are escaped for people, JSON and databases."""
 
 import json
 
@@ -19,22 +19,22 @@ from gateway.text.escape import decode, has_surrogates, printable, storable
     ],
 )
 def test_paths_are_shown_on_one_line(raw: bytes, shown: str) -> None:
-    """Text stays as it is; a byte that is no UTF-8 becomes two digits."""
+    """Text is unchanged; a byte that is not UTF-8 becomes two hex digits."""
     assert printable(decode(raw)) == shown
 
 
 @given(st.binary())
-def test_whatever_git_has_can_be_shown_and_kept(raw: bytes) -> None:
-    """By every encoder, in every database, and one line stays one line."""
+def test_any_bytes_can_be_shown_and_stored(raw: bytes) -> None:
+    """Every encoder and database accepts the result, and one line stays one line."""
     text = decode(raw)
-    for made in (printable(text), storable(text)):
-        made.encode()
-        assert not has_surrogates(made)
-        assert "\0" not in made
+    for escaped in (printable(text), storable(text)):
+        escaped.encode()
+        assert not has_surrogates(escaped)
+        assert "\0" not in escaped
     assert len(printable(text).splitlines()) <= 1
 
 
-def test_values_of_json_are_kept_as_they_are_but_for_text() -> None:
+def test_in_json_only_text_is_changed() -> None:
     """At any depth, keys included."""
     value = {"a\udcff": [1, None, True, "b\ud800", ("c\0",)], "d": {"e": 1.5}}
     kept = {r"a\xff": [1, None, True, r"b\ud800", [r"c\x00"]], "d": {"e": 1.5}}

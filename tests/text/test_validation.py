@@ -1,4 +1,4 @@
-"""What is said of input that a model does not take."""
+"""The sentences that describe invalid input."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ GOOD = {"provider": "github", "url": "https://github.com/acme/digits", "project"
 
 
 @pytest.mark.parametrize(
-    ("model", "given", "told"),
+    ("model", "given", "sentence"),
     [
         (
             NewConnection,
@@ -36,17 +36,17 @@ GOOD = {"provider": "github", "url": "https://github.com/acme/digits", "project"
         (NewConnection, [], "the body: Input should be a valid dictionary or instance of NewConnection"),
     ],
 )
-def test_an_unknown_key_is_named_before_what_is_missing(
-    model: type[BaseModel], given: Any, told: str
+def test_an_unknown_key_is_named_before_a_missing_one(
+    model: type[BaseModel], given: Any, sentence: str
 ) -> None:
-    """A misspelt key is the cause, the missing one only follows from it; no value is repeated."""
+    """A misspelt key is the cause of a missing one. The sentence contains no value."""
     with pytest.raises(ValidationError) as raised:
         model.model_validate(given)
-    assert describe(raised.value, model, whole="the body") == told
+    assert describe(raised.value, model, whole="the body") == sentence
 
 
-def test_an_unknown_setting_is_told_with_the_near_one(tmp_path: Any) -> None:
-    """Also where another setting of the file is wrong."""
+def test_an_unknown_setting_is_named_with_the_most_similar_one(tmp_path: Any) -> None:
+    """Also if another setting in the file is wrong."""
     config = tmp_path / "pushgate.yaml"
     config.write_text("port: x\nbody_limt: 2048\n")
     with pytest.raises(SettingError, match=r"no setting body_limt; do you mean body_limit\?"):

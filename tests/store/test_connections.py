@@ -341,7 +341,7 @@ def test_a_repository_is_replaced_if_the_remote_confirms_all_refs(
 
 
 def test_a_repository_can_be_forgotten(database: Database) -> None:
-    """The next delivery that names our address teaches it; of a deleted connection there is none."""
+    """The next delivery with our address teaches it; a deleted connection has none."""
     records.connection(database, repository_id="17")
     with database.writing() as conn:
         connections.claim_repository(conn, "c1", OTHER)

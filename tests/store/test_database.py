@@ -1,4 +1,4 @@
-"""Transactions of the hot path: on the event loop, on either database, whole or not at all."""
+"""Transactions of the hot path: on the event loop, on either database, atomic."""
 
 import asyncio
 import sqlite3
@@ -30,7 +30,7 @@ from testing.postgres import Postgres, end_all_connections
 from testing.records import NOW, connection
 from testing.service import wait_for
 
-# Safety bound: what waits for so long waits for ever.
+# Safety bound: a wait this long would never end.
 SECONDS = 20.0
 
 
@@ -40,13 +40,13 @@ def names(transaction: Connection) -> list[str]:
 
 
 def add_next(transaction: Connection, known: list[str]) -> None:
-    """Make one more known than there were."""
+    """Add one more ref."""
     row = {"connection": "c1", "ref": f"refs/heads/{len(known)}", "generation": 1}
     transaction.execute(insert(refs).values(row))
 
 
 def add_then_fail(transaction: Connection, known: list[str]) -> None:
-    """Write, and then write what cannot be: a lease on no connection."""
+    """Write, and then write an invalid row: a lease on no connection."""
     add_next(transaction, known)
     transaction.execute(insert(leases).values(connection="none", attempts=0, due_at=NOW))
 
@@ -60,7 +60,7 @@ def prepared(url: str) -> Database:
 
 
 def test_what_is_decided_is_kept(url: str) -> None:
-    """Each sees what the one before has written."""
+    """Each transaction sees the writes of the one before."""
     database = prepared(url)
 
     async def run() -> list[list[str]]:
@@ -73,7 +73,7 @@ def test_what_is_decided_is_kept(url: str) -> None:
 
 
 def test_what_fails_leaves_nothing_and_the_next_goes_on(url: str) -> None:
-    """Also what was written before the failure is not there."""
+    """Writes before the failure are rolled back too."""
     database = prepared(url)
 
     async def run() -> list[list[str]]:
@@ -88,7 +88,7 @@ def test_what_fails_leaves_nothing_and_the_next_goes_on(url: str) -> None:
 
 
 def test_what_is_closed_leaves_no_file_open(tmp_path: Path) -> None:
-    """However the connections were used, and as often as it is closed; Python 3.13 warns of each one left."""
+    """However the connections were used, also after repeated closes; Python 3.13 warns of each one left."""
     database = prepared(f"sqlite:///{tmp_path / 'used.db'}")
 
     async def run() -> None:
@@ -107,7 +107,7 @@ def test_what_is_closed_leaves_no_file_open(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_a_database_is_reported_and_closed(tmp_path: Path) -> None:
-    """It is found out when the first connection is set up."""
+    """The first connection finds it out."""
     (tmp_path / "damaged.db").write_bytes(b"no database " * 1000)
     database = Database(f"sqlite:///{tmp_path / 'damaged.db'}")
     with pytest.raises(StoreUnavailable, match="is damaged: file is not a database") as raised:
@@ -160,12 +160,12 @@ def server(postgres: Postgres) -> Iterator[Database]:
 
 
 def url_of(database: Database) -> str:
-    """Return the URL with which anybody can connect."""
+    """Return the URL with which any client can connect."""
     return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def another_process(database: Database) -> sqlite3.Connection:
-    """Return a connection to an SQLite file that waits for nobody."""
+    """Return a connection to an SQLite file that never waits for a lock."""
     return sqlite3.connect(
         str(database.url.database), timeout=0, isolation_level=None, check_same_thread=False
     )
@@ -173,7 +173,7 @@ def another_process(database: Database) -> sqlite3.Connection:
 
 @contextmanager
 def written_by_another_process(database: Database) -> Iterator[Callable[[], None]]:
-    """Hold the SQLite file's write lock; give what ends this. It ends by itself after a while."""
+    """Hold the SQLite file's write lock; return a function that releases it. A time-out releases it too."""
     with closing(another_process(database)) as other:
         other.execute("BEGIN IMMEDIATE")
         timer = threading.Timer(SECONDS, other.rollback)
@@ -186,7 +186,7 @@ def written_by_another_process(database: Database) -> Iterator[Callable[[], None
 
 
 def test_a_writer_excludes_other_writers_from_its_first_statement(embedded: Database) -> None:
-    """What it reads stays true until it commits; and who only reads keeps nobody from writing."""
+    """What it reads stays true until it commits; readers do not block writers."""
     with closing(another_process(embedded)) as other:
         with embedded.writing(), pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("BEGIN IMMEDIATE")
@@ -262,7 +262,7 @@ def test_a_failed_commit_leaves_nothing_and_the_next_goes_on(embedded: Database)
 
 
 def test_the_event_loop_goes_on_while_a_thread_writes(embedded: Database) -> None:
-    """Whoever wants to write on the loop waits in a thread, and then writes."""
+    """A write on the loop waits in a thread, and then writes."""
     has_begun, release = threading.Event(), threading.Event()
 
     def long_work(_transaction: Connection) -> bool:
@@ -280,7 +280,7 @@ def test_the_event_loop_goes_on_while_a_thread_writes(embedded: Database) -> Non
 
 
 def test_the_hot_path_waits_for_another_process(embedded: Database) -> None:
-    """In a thread; then what it has to do is done, and connections are as patient as before."""
+    """In a thread; then the work is done, and connections have their earlier time-out."""
 
     def patience(transaction: Connection) -> int:
         return int(transaction.exec_driver_sql("PRAGMA busy_timeout").scalar_one())
@@ -302,7 +302,7 @@ def test_the_hot_path_waits_for_another_process(embedded: Database) -> None:
 def test_the_hot_path_gives_up_before_the_provider_does(
     embedded: Database, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    """Where others write for too long the delivery is refused, so that the provider can send it again."""
+    """If others write for too long, the delivery is refused, so that the provider can send it again."""
     monkeypatch.setattr(module, "_INLINE_SECONDS", 0.05)
 
     async def run() -> None:
@@ -317,7 +317,7 @@ def test_the_hot_path_gives_up_before_the_provider_does(
 def test_who_comes_too_late_to_the_queue_does_not_wait(
     embedded: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time that was spent before the thread began counts as well."""
+    """The time before the thread began counts as well."""
     monkeypatch.setattr(module, "_INLINE_SECONDS", 0.0)
 
     async def run() -> None:
@@ -329,7 +329,7 @@ def test_who_comes_too_late_to_the_queue_does_not_wait(
 
 @contextmanager
 def held_by_a_thread(database: Database, *, seconds: float = SECONDS) -> Iterator[None]:
-    """Have a thread write for the length of the block, or for so long at most."""
+    """Have a thread write during the block, at most for this long."""
     has_begun, release = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -373,7 +373,7 @@ def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
             release.set()
         release.clear()
         async with asyncio.timeout(SECONDS / 2), asyncio.TaskGroup() as tasks:
-            # Long counts for the metrics, and one look-up that hangs.
+            # Long count queries of the metrics, and one look-up that hangs.
             tasks.create_task(embedded.read_probe(wait))
             tasks.create_task(embedded.look_up(wait))
             await asyncio.sleep(0)
@@ -386,12 +386,12 @@ def test_long_work_keeps_no_probe_waiting(embedded: Database) -> None:
 
 @pytest.mark.parametrize("how", ["read", "probe", "look_up", "write_inline"])
 def test_what_is_under_way_ends_before_the_database_is_closed(embedded: Database, how: str) -> None:
-    """Whatever threads it runs on: a process that stops loses no transaction."""
+    """On whichever thread: a process that stops loses no transaction."""
     has_begun, is_done = threading.Event(), threading.Event()
 
     def work(_transaction: Connection) -> None:
         has_begun.set()
-        # Long enough for a close that does not wait to come back before.
+        # Long enough that a close that does not wait would return before.
         time.sleep(0.05)
         is_done.set()
 
@@ -425,7 +425,7 @@ OUTAGES = [
 
 @pytest.mark.parametrize(("error", "reason"), OUTAGES)
 def test_an_outage_is_reported_in_a_line(embedded: Database, error: Exception, reason: str) -> None:
-    """Whatever the driver calls it, those who work with the database see one error, with the reason."""
+    """Whatever the driver's error, callers see one error type, with the reason."""
     with pytest.raises(StoreUnavailable, match=f"the database {reason}") as raised, embedded.reading():
         raise error
     assert "\n" not in str(raised.value)
@@ -450,7 +450,7 @@ def test_an_outage_at_the_start_is_reported_with_the_file(
     "error", [InterfaceError("SELECT 1", {}, Exception("a bug")), KeyError("a bug"), ValueError("a bug")]
 )
 def test_a_bug_is_no_outage(embedded: Database, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """It is not tried again for ever, but seen."""
+    """It is raised, not retried for ever."""
 
     def fail(_connection: Connection) -> None:
         raise error
@@ -463,14 +463,14 @@ def test_a_bug_is_no_outage(embedded: Database, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_an_error_shows_no_value(embedded: Database) -> None:
-    """Values are bodies and sealed secrets, and errors are logged."""
+    """Values are bodies and encrypted secrets, and errors are logged."""
     with pytest.raises(IntegrityError) as raised, embedded.writing() as transaction:
         transaction.execute(insert(leases).values(connection="a secret", attempts=0, due_at=NOW))
     assert "a secret" not in str(raised.value)
 
 
 def test_json_that_was_kept_with_half_a_character_can_be_shown(embedded: Database) -> None:
-    """Earlier versions kept it as it came; as UTF-8 it could not be written into any answer."""
+    """Earlier versions stored it unchanged; it cannot be encoded as UTF-8 in an answer."""
     with embedded.writing() as transaction:
         transaction.exec_driver_sql("UPDATE connections SET triggers = ?", ('["a\\ud800z", "b"]',))
         [shown] = transaction.execute(select(connections.c.triggers)).scalars()
@@ -479,14 +479,14 @@ def test_json_that_was_kept_with_half_a_character_can_be_shown(embedded: Databas
 
 
 def test_an_embedded_database_is_led_by_its_one_process(embedded: Database) -> None:
-    """At once, and however long it is asked to have led."""
+    """At once, whatever the required time of leading."""
     assert asyncio.run(embedded.is_leader(Lock.RELAY, for_seconds=3600)) is True
     with embedded.reading() as transaction:
         assert embedded.may_lead(transaction, Lock.RELAY)
 
 
 def test_versions_agree_on_the_locks_of_a_server() -> None:
-    """Both run during an upgrade: with other numbers two processes would lead."""
+    """Both run during an upgrade: with different numbers two processes would lead."""
     assert {lock.name: lock.value for lock in Lock} == {
         "MIGRATION": 5074711,
         "RELAY": 5074712,
@@ -498,13 +498,13 @@ def test_versions_agree_on_the_locks_of_a_server() -> None:
 
 
 def test_one_process_leads_and_another_takes_over(server: Database) -> None:
-    """It leads from the first moment, for as long as it has the lock, and no other leads meanwhile."""
+    """It leads as long as it has the lock, and no other leads meanwhile."""
 
     async def is_leader(database: Database, seconds: float = 0.0) -> bool:
         return await database.is_leader(Lock.RELAY, for_seconds=seconds)
 
     async def run() -> None:
-        # It has led for no time yet.
+        # It has just begun to lead.
         assert not await is_leader(server, 0.5)
         assert await is_leader(server)
         assert await is_leader(server)
@@ -521,9 +521,9 @@ def test_one_process_leads_and_another_takes_over(server: Database) -> None:
                 assert not server.may_lead(mine, Lock.RELAY)
                 assert other.may_lead(others, Lock.RELAY)
                 assert server.may_lead(mine, Lock.RETENTION)
-        # The other one is closed, and its connection with it.
+        # The other process's database is closed, with its connection.
         await asyncio.to_thread(wait_for, lambda: asyncio.run(is_leader(server)), "the lock is free")
-        # Released and taken again by nobody: it can lead again after its connection was lost.
+        # The lock is free: the process can lead again after its connection was lost.
         await asyncio.to_thread(end_all_connections, url_of(server))
         assert await is_leader(server)
 
@@ -531,7 +531,7 @@ def test_one_process_leads_and_another_takes_over(server: Database) -> None:
 
 
 def test_a_lock_is_not_kept_by_a_connection_that_was_lost_meanwhile(server: Database) -> None:
-    """Whether the server gave the lock is not known: the connection is not used again."""
+    """It is unknown whether the server gave the lock: the connection is not used again."""
     lost: list[int] = []
 
     def lose(_connection: Connection, _cursor: object, statement: str, *_others: object) -> None:
@@ -545,7 +545,7 @@ def test_a_lock_is_not_kept_by_a_connection_that_was_lost_meanwhile(server: Data
 
 
 def test_a_new_database_is_one_without_tables(embedded: Database, tmp_path: Path) -> None:
-    """As long as no version has made them."""
+    """Until a version has made them."""
     assert not embedded.is_new()
     with closing(Database(f"sqlite:///{tmp_path / 'new.db'}")) as database:
         assert database.is_new()
@@ -570,13 +570,13 @@ def test_a_url_of_no_use_is_a_wrong_setting(url: str, reason: str) -> None:
 
 @pytest.mark.parametrize("url", ["postgresql://host", "postgres://host/", "postgresql+psycopg://host/name"])
 def test_a_url_of_a_server_need_not_name_the_database(url: str) -> None:
-    """The server has one by the user's name."""
+    """The server's default has the user's name."""
     with closing(Database(url)) as database:
         assert not database.is_embedded
 
 
 def test_an_option_that_no_driver_takes_is_a_wrong_setting() -> None:
-    """It is seen before anything is sent."""
+    """The error comes before anything is sent."""
     with (
         closing(Database("postgresql://me@127.0.0.1:9/name?nonsense=1")) as database,
         pytest.raises(SettingError, match=r"PUSHGATE_DATABASE_URL.*nonsense"),
@@ -585,7 +585,7 @@ def test_an_option_that_no_driver_takes_is_a_wrong_setting() -> None:
 
 
 def test_a_server_that_is_away_at_the_start_is_reported() -> None:
-    """By the driver's reason; it has no file to name."""
+    """With the driver's reason; there is no file to name."""
     with (
         closing(Database("postgresql://me@127.0.0.1:9/name")) as database,
         pytest.raises(StoreUnavailable, match=r"does not answer: .*refused") as raised,

@@ -45,7 +45,7 @@ def test_a_new_push_is_accepted(database: Database) -> None:
 
 
 def test_the_same_delivery_id_is_a_duplicate(database: Database) -> None:
-    """A redelivery with the provider's own id changes nothing, also when it claims something else."""
+    """A redelivery with the provider's own id changes nothing, even with other content."""
     connection(database)
     assert record(database, arrival(move(A, B), provider_delivery_id="guid")) == ["accepted"]
     assert record(database, arrival(move(B, C), provider_delivery_id="guid")) == ["duplicate"]
@@ -59,7 +59,7 @@ def test_the_same_delivery_id_twice_in_one_batch_is_a_duplicate(database: Databa
 
 
 def test_the_same_delivery_id_on_another_connection_is_new(database: Database) -> None:
-    """Ids are a connection's own."""
+    """Ids are unique only within a connection."""
     connection(database, "c1")
     connection(database, "c2")
     one = arrival(move(A, B), provider_delivery_id="guid", connection="c1")
@@ -69,7 +69,7 @@ def test_the_same_delivery_id_on_another_connection_is_new(database: Database) -
 
 
 def test_the_same_change_with_a_new_id_is_a_duplicate(database: Database) -> None:
-    """A retry under another id tells nothing new."""
+    """A retry under another id is nothing new."""
     connection(database)
     assert record(database, arrival(move(A, B))) == ["accepted"]
     assert record(database, arrival(move(A, B))) == ["duplicate"]
@@ -86,7 +86,7 @@ def test_there_and_back_and_there_again_are_three_updates(database: Database) ->
 
 
 def test_a_delivery_with_one_new_ref_is_accepted(database: Database) -> None:
-    """What is repeated in it is marked; what is new is carried on."""
+    """Repeated updates in it are marked; new ones are processed."""
     connection(database)
     record(database, arrival(move(A, B)))
     mixed = arrival(move(A, B), move(None, C, "refs/tags/v1"))
@@ -97,7 +97,7 @@ def test_a_delivery_with_one_new_ref_is_accepted(database: Database) -> None:
 
 
 def test_an_ignored_delivery_does_not_claim_its_id(database: Database) -> None:
-    """What was of no use when it came may be of use when it comes again."""
+    """A delivery that was ignored may be useful when it is sent again."""
     connection(database)
     ignored = arrival(provider_delivery_id="guid", verdict="ignored", reason="other repository")
     assert record(database, ignored) == ["ignored"]
@@ -114,7 +114,7 @@ def test_a_failed_write_leaves_the_id_free(database: Database) -> None:
 
 
 def test_the_use_of_a_secret_is_remembered(database: Database, keyring: Keyring) -> None:
-    """During a rotation one sees whether the old secret is still in use."""
+    """During a rotation operators see whether the old secret is still in use."""
     connection(database)
     with database.writing() as conn:
         connections.add_secret(conn, keyring, "c1", b"old", now=NOW)
@@ -129,7 +129,7 @@ def test_the_use_of_a_secret_is_remembered(database: Database, keyring: Keyring)
 
 
 def test_a_delivery_teaches_the_repository_id_once(database: Database) -> None:
-    """The first id that is taught stays."""
+    """The first id learned stays."""
     connection(database)
     record(database, arrival(move(A, B), teaches="1"))
     record(database, arrival(move(B, C), teaches="2"))
@@ -196,7 +196,7 @@ def got(database: Database, delivery: str) -> RecordedDelivery:
 
 @pytest.fixture
 def three(embedded: Database) -> Database:
-    """Return a database with the connections c1, c2 and c3, whose remotes are to be looked at in an hour."""
+    """Return a database with the connections c1, c2 and c3, whose reconciliations are due in an hour."""
     for name in ("c1", "c2", "c3"):
         connection(embedded, name)
     with embedded.writing() as conn:
@@ -205,7 +205,7 @@ def three(embedded: Database) -> Database:
 
 
 def due(database: Database) -> dict[str, tuple[datetime, bool]]:
-    """Return when each remote is looked at, and whether somebody asked for it."""
+    """Return when each reconciliation is due, and which delivery requested it."""
     columns = (
         tables.reconciliations.c.connection,
         tables.reconciliations.c.due_at,
@@ -216,7 +216,7 @@ def due(database: Database) -> dict[str, tuple[datetime, bool]]:
 
 
 def test_each_delivery_is_found_by_its_own_id(three: Database) -> None:
-    """With its own body and updates; an id that nobody has is not found."""
+    """With its own body and updates; an unknown id is not found."""
     sent = [arrival(move(A, B), id=f"d{n}", connection=f"c{n}", body=b"%d" % n) for n in (1, 2, 3)]
     record(three, *sent)
     with three.reading() as conn:
@@ -252,7 +252,7 @@ def test_pages_hold_what_the_filters_say_and_nothing_else(three: Database) -> No
 
 
 def test_deliveries_are_found_by_the_commit_that_they_brought(three: Database) -> None:
-    """Whole or by its beginning, also by way of a tag; the commits that a push lists are searched apart."""
+    """Whole or by its beginning, also by way of a tag; commits listed in pushes are searched separately."""
     tag = replace(move(None, C, "refs/tags/v1"), peeled=D)
     listing = replace(move(B, E), commits=(D, E))
     record(three, arrival(move(A, B), id="d1"), arrival(tag, id="d2"), arrival(listing, id="d3"))
@@ -284,7 +284,7 @@ def test_only_the_newest_pushes_are_searched_for_what_they_list(
 
 
 def test_a_delivery_tells_which_secret_proved_it(three: Database, keyring: Keyring) -> None:
-    """By when that was made; only of that secret is it remembered that it is in use."""
+    """By the secret's creation time; only that secret is marked as in use."""
     made = [NOW + timedelta(minutes=minute) for minute in range(3)]
     with three.writing() as conn:
         for moment in made:
@@ -320,7 +320,7 @@ def test_a_duplicate_names_the_delivery_that_it_repeats(three: Database) -> None
 
 
 def test_what_other_connections_and_refs_did_repeats_nothing(three: Database) -> None:
-    """Though it was the very same move."""
+    """Even if it was the same move."""
     walk = [move(A, B), move(B, C)]
     for name in ("c2", "c3"):
         record(three, *(arrival(one, connection=name) for one in walk))
@@ -342,7 +342,7 @@ def test_what_was_ignored_claims_no_id_and_is_no_duplicate(three: Database) -> N
 
 
 def test_without_an_id_only_the_moves_tell_what_is_a_duplicate(three: Database) -> None:
-    """Some providers give none."""
+    """Some providers send none."""
     sent = [arrival(move(old, new), provider_delivery_id=None) for old, new in ((A, B), (B, C), (A, B))]
     assert record(three, *sent) == ["accepted", "accepted", "duplicate"]
 
@@ -372,7 +372,7 @@ def test_the_head_of_a_pull_request_repeats_only_the_very_same_body(three: Datab
 
 
 def test_what_a_pull_request_is_stays_with_its_head(three: Database) -> None:
-    """Triggers need it; other refs have none."""
+    """Triggers need its facts; other refs have none."""
     moves = [head(A), move(None, B), move(None, C, "refs/tags/v1")]
     record(three, arrival(*moves, detail={"pull_request": {"number": "5"}}), arrival(head(A, "6")))
     kept = select(tables.ref_updates.c.ref, tables.ref_updates.c.pull_request)
@@ -399,13 +399,13 @@ def test_a_remote_is_looked_at_soon_where_the_order_of_moves_was_assumed(three: 
 
 
 def test_who_asks_has_the_remote_looked_at_now(three: Database) -> None:
-    """Its own, and nobody else's."""
+    """Only its own remote."""
     record(three, arrival(connection="c2", asks_for_reconciliation=True), arrival(connection="c1"))
     assert due(three) == {"c1": (NOW + HOUR, False), "c2": (NOW, True), "c3": (NOW + HOUR, False)}
 
 
 def test_another_repository_is_remembered_of_its_connection_and_looked_into(three: Database) -> None:
-    """The remote may bear it out: it is looked at now, unless it would be earlier anyway."""
+    """The remote may confirm it: the look is due now, unless it was due earlier."""
     other = OtherRepository(id="2", name="acme/digits", delivery="d1", refs={"refs/heads/main": A})
     claiming = arrival(connection="c2", verdict="ignored", other_repository=other)
     record(three, claiming, arrival(connection="c1"), arrival(connection="c3"))
@@ -426,7 +426,7 @@ def test_a_repository_id_is_learned_for_its_connection_only(three: Database) -> 
 
 
 def test_attempts_belong_to_the_update_that_was_replayed(three: Database) -> None:
-    """Those beside it have none; a delivery of a deleted connection says so."""
+    """The others of the delivery have none; a delivery of a deleted connection shows the deletion."""
     record(three, *(arrival(move(A, B), id=f"d{n}", connection=f"c{n}") for n in (1, 2, 3)))
     verdicts_given = [{"trigger": "t", "matched": False, "reason": "no"}]
     with three.writing() as conn:
@@ -450,7 +450,7 @@ def test_attempts_belong_to_the_update_that_was_replayed(three: Database) -> Non
 
 
 def test_a_batch_of_any_size_is_known_in_full(three: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Although a statement takes only so many values: no id, no ref and no move is missed."""
+    """Although a statement takes a limited number of values, no id, ref or move is missed."""
     monkeypatch.setattr(histories, "MAX_VALUES", 6)
 
     def walk(old: str, new: str) -> list[NewDelivery]:
@@ -470,7 +470,7 @@ def test_a_batch_of_any_size_is_known_in_full(three: Database, monkeypatch: pyte
 
 
 def test_the_next_move_of_a_ref_reads_no_earlier_ones(three: Database) -> None:
-    """Most deliveries are that, and this is the hot path: a ref may have moved a million times."""
+    """This is the usual case on the hot path, and a ref may have moved a million times."""
     record(three, arrival(move(None, A)))
     statements: list[str] = []
 
@@ -486,7 +486,7 @@ def test_the_next_move_of_a_ref_reads_no_earlier_ones(three: Database) -> None:
 
 
 def test_a_delivery_that_moves_a_ref_twice_is_held_against_all_that_is_known(three: Database) -> None:
-    """Its second move may repeat what came long ago, though the first one is news."""
+    """Its second move may repeat an old one, although the first is new."""
     walk = [move(None, C), move(C, E), move(E, B), move(B, C)]
     record(three, *map(arrival, walk))
     twice = arrival(move(C, D), move(C, E))

@@ -31,7 +31,7 @@ def event(name: str, connection_id: str = "c1") -> NewEvent:
 
 
 def settle(database: Database, *told: str, owner: str = "w1") -> None:
-    """End each pending ref update of the connection, and tell one event of each."""
+    """Settle each pending ref update of the connection, with one event each."""
     with database.writing() as conn:
         Claims(process="p").claim(conn, owner="w1", now=NOW, until=NOW)
         updates = work_queue.pending(conn, "c1", limit=10)
@@ -40,18 +40,18 @@ def settle(database: Database, *told: str, owner: str = "w1") -> None:
             for update, name in zip(updates, told, strict=True)
         ]
         work_queue.settle(conn, "c1", ends, owner=owner, now=NOW)
-        # Recorded once more, as by a worker that was taken over: they have ended already.
+        # Recorded again, as by a worker that has lost its lease: they have ended already.
         work_queue.settle(conn, "c1", ends, owner=owner, now=NOW)
 
 
 def pending(database: Database, without: Collection[str] = ()) -> list[StoredEvent]:
-    """Return what waits."""
+    """Return the pending events."""
     with database.reading() as conn:
         return events.pending(conn, limit=10, without=without)
 
 
 def test_an_event_is_written_with_the_end_that_it_tells_of(database: Database) -> None:
-    """Once, in the order of the pushes, and it is no execution."""
+    """Once, in the order of the pushes, and not as an execution."""
     connection(database)
     with database.writing() as conn:
         accept.record(conn, [arrival(move(A, B)), arrival(move(B, C))])
@@ -68,7 +68,7 @@ def test_an_event_is_written_with_the_end_that_it_tells_of(database: Database) -
 
 
 def test_an_end_that_is_not_recorded_tells_nothing(database: Database) -> None:
-    """Who has lost the lease has written no event either."""
+    """A worker that has lost the lease writes no event either."""
     connection(database)
     with database.writing() as conn:
         accept.record(conn, [arrival(move(A, B))])
@@ -78,7 +78,7 @@ def test_an_end_that_is_not_recorded_tells_nothing(database: Database) -> None:
 
 
 def test_an_event_is_forgotten_once_the_broker_has_it(database: Database) -> None:
-    """One that was refused stays, with the reason."""
+    """A refused event stays, with the reason."""
     connection(database)
     connection(database, "c2")
     with database.writing() as conn:
@@ -115,7 +115,7 @@ def test_events_that_can_never_be_published_are_deleted(database: Database) -> N
 
 
 def test_the_outbox_of_one_process_is_read_and_emptied(database: Database) -> None:
-    """As the relay does it; what keeps it from telling is written down beside that of requests."""
+    """As by the relay; the outage of events is recorded separately from that of requests."""
     connection(database)
     with database.writing() as conn:
         events.add(conn, [event("e1"), event("e2"), event("e3", "c1")], now=NOW)
@@ -150,5 +150,5 @@ def test_one_process_relays_events(postgres: Postgres) -> None:
         assert taken(outboxes[0]) is None
         wait_for(lambda: taken(outboxes[0]) == [], "the first one leads")
         assert taken(outboxes[1]) is None
-        # A relay of requests is another matter.
+        # A relay of requests is independent.
         assert asyncio.run(second.is_leader(Lock.RELAY)) is True

@@ -1,4 +1,4 @@
-"""Execution requests: what a later move takes back, what a relay gets, and why requests wait."""
+"""Execution requests: which ones a later move supersedes, a relay gets, or wait, and why."""
 
 import asyncio
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def plan(database: Database, ref_update: int, *requests: NewRequest) -> None:
 
 
 def supersede(database: Database, request: NewRequest, generation: int, ref: str = MAIN) -> None:
-    """Let a request of a move count as the ref's latest."""
+    """Make a request of a move the latest of its ref."""
     with database.writing() as conn:
         supersession.supersede(conn, request, ref=ref, generation=generation, commit=B)
 
@@ -71,7 +71,7 @@ def request(name: str) -> NewRequest:
 
 
 def test_a_later_move_takes_back_what_its_trigger_asked_for(two_moves: Database) -> None:
-    """As far as it is not published yet, and nothing of another trigger, ref or connection."""
+    """Only unpublished requests, and none of another trigger, ref or connection."""
     supersede(two_moves, request("d2-a"), generation=2)
     found = stored(two_moves)
     assert {name: one.state for name, one in found.items()} == {
@@ -105,7 +105,7 @@ def test_another_ref_is_not_taken_back(two_moves: Database) -> None:
 
 
 def test_of_moves_in_the_wrong_order_the_later_one_stays(two_moves: Database) -> None:
-    """The one that is planned afterwards is superfluous, and names the other; what is older is as well."""
+    """The earlier move's request, planned later, is superseded and names the other; older ones are too."""
     supersede(two_moves, request("d1-a"), generation=1)
     found = stored(two_moves)
     assert (found["d1-a"].state, found["d1-a"].superseded_by) == ("superseded", "d2-a")
@@ -114,7 +114,7 @@ def test_of_moves_in_the_wrong_order_the_later_one_stays(two_moves: Database) ->
 
 
 def test_a_later_move_without_a_request_of_the_trigger_supersedes_nothing(database: Database) -> None:
-    """As where it changed none of the trigger's paths."""
+    """For example if it changed none of the trigger's paths."""
     connection(database)
     first = push(database, "d1", A, B)
     plan(database, push(database, "d2", B, C), replace(LATEST, id="d2-b", delivery="d2", trigger="b"))
@@ -126,7 +126,7 @@ def test_a_later_move_without_a_request_of_the_trigger_supersedes_nothing(databa
 def test_a_later_move_is_found_however_much_was_planned_since(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request for the ref's present position is looked up by that; of later moves the latest is named."""
+    """The request for the ref's present position is looked up; of later moves the latest is named."""
     monkeypatch.setattr(supersession, "_RECENT", 2)
     connection(database)
     moves = [push(database, f"d{number}", *ends) for number, ends in enumerate([(A, B), (B, C), (C, A)])]
@@ -145,7 +145,7 @@ def test_a_later_move_is_found_however_much_was_planned_since(
 
 
 def test_a_move_that_turns_out_to_be_later_is_run_after_all(two_moves: Database) -> None:
-    """It takes back those of the moves that are earlier now, of the triggers that it has requests of."""
+    """It supersedes the requests of the moves that are now earlier, of its own triggers."""
     extra = push(two_moves, "d3", C, A)
     plan(two_moves, extra, replace(LATEST, id="d3-c", delivery="d3", trigger="c"))
     every = replace(REQUEST, id="every", delivery="d1", trigger="every")
@@ -170,7 +170,7 @@ def test_a_move_that_turns_out_to_be_later_is_run_after_all(two_moves: Database)
 
 
 def test_a_request_is_kept_once_as_it_was_first_planned(database: Database) -> None:
-    """A repetition by its id changes nothing, and new ones beside it are kept."""
+    """A repetition of its id changes nothing, and new requests next to it are stored."""
     connection(database)
     ref_update = push(database, "d1", A, B)
     first = replace(REQUEST, id="r1", lane="urgent")
@@ -196,7 +196,7 @@ def test_a_request_is_kept_once_as_it_was_first_planned(database: Database) -> N
 
 
 def test_a_dropped_request_that_is_replayed_is_planned_now(database: Database) -> None:
-    """Its age is what the oldest pending request is told by; others that were dropped stay so."""
+    """It counts with its new age in the metrics; other dropped requests stay dropped."""
     connection(database)
     ref_update = push(database, "d1", A, B)
     plan(database, ref_update, *(replace(REQUEST, id=f"r{one}") for one in range(3)))
@@ -217,7 +217,7 @@ def test_a_dropped_request_that_is_replayed_is_planned_now(database: Database) -
 
 @pytest.fixture
 def five(database: Database) -> Database:
-    """Return five requests: of two connections in turns, two deliveries, with bodies of ten bytes."""
+    """Return five requests: of two connections in turn, two deliveries, with bodies of ten bytes."""
     for name in ("c1", "c2"):
         connection(database, name)
     moves = {name: push(database, f"of-{name}", A, B, connection=name) for name in ("c1", "c2")}
@@ -236,7 +236,7 @@ def ids(found: list[StoredRequest]) -> list[str]:
 
 
 def test_a_relay_gets_the_first_that_wait(five: Database) -> None:
-    """In the order in which they were planned, as many as it asks for or can hold, but one at least."""
+    """In planned order, up to its limits of number and bytes, at least one."""
     with five.writing() as conn:
         executions.record(conn, published=["r0"], refused={}, undeliverable={}, now=NOW)
 
@@ -246,14 +246,14 @@ def test_a_relay_gets_the_first_that_wait(five: Database) -> None:
         assert pending() == ["r1", "r2", "r3", "r4"]
         assert pending(limit=2) == ["r1", "r2"]
         assert pending(without=("c1",)) == ["r1", "r3"]
-        # The one with which there are enough is the last.
+        # The request that reaches the limit is the last.
         assert [pending(most_bytes=most) for most in (1, 10, 11)] == [["r1"], ["r1"], ["r1", "r2"]]
         bodies = [one.body for one in executions.pending(conn, limit=2, without=())]
     assert bodies == [b"0000000001", b"0000000002"]
 
 
 def test_a_follower_gets_what_it_has_not_seen(five: Database) -> None:
-    """From a number on, the oldest first; where there is nothing that is the number 0."""
+    """From a number on, the oldest first; in an empty store the number is 0."""
     with five.reading() as conn:
         last = executions.last_seq(conn)
         assert ids(executions.planned_after(conn, last - 3, limit=2)) == ["r2", "r3"]
@@ -261,7 +261,7 @@ def test_a_follower_gets_what_it_has_not_seen(five: Database) -> None:
 
 
 def test_pages_of_requests_go_back_in_time(five: Database) -> None:
-    """Each says whether there are older ones, by whatever it is filtered."""
+    """Each states whether there are older ones, with any filter."""
     with five.writing() as conn:
         executions.drop(conn, "r3")
 
@@ -292,7 +292,7 @@ def test_pages_of_requests_go_back_in_time(five: Database) -> None:
 
 
 def test_large_bodies_are_left_out_of_what_is_shown(five: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page has fewer requests then, a delivery has all, some of them without their bodies."""
+    """A page then has fewer requests, a delivery has all, some without their bodies."""
     monkeypatch.setattr(executions, "READ_BYTES", 20)
     with five.reading() as conn:
         found, are_older = executions.page(conn, limit=9, **ALL)
@@ -303,7 +303,7 @@ def test_large_bodies_are_left_out_of_what_is_shown(five: Database, monkeypatch:
 
 
 def test_what_waits_names_the_refused_request_before_it(five: Database) -> None:
-    """Of its own connection, the first one; without a broker nothing waits for anything."""
+    """The first one of its connection; without a broker no request waits for another."""
     refused_with = {"r1": "full", "r2": "no", "r4": "no"}
     with five.writing() as conn:
         executions.record(conn, published=[], refused=refused_with, undeliverable={}, now=NOW)
@@ -330,7 +330,7 @@ def test_what_waits_names_the_refused_request_before_it(five: Database) -> None:
 
 
 def test_a_request_that_was_refused_and_is_published_has_no_reason(five: Database) -> None:
-    """The refusal is over; one that was dropped meanwhile keeps its own."""
+    """The refusal is over; a request dropped meanwhile keeps its reason."""
     with five.writing() as conn:
         executions.record(conn, published=[], refused={"r1": "full"}, undeliverable={}, now=NOW)
         executions.drop(conn, "r3")
@@ -345,7 +345,7 @@ def test_a_request_that_was_refused_and_is_published_has_no_reason(five: Databas
 
 
 def test_the_outbox_of_one_process_is_read_and_emptied(five: Database) -> None:
-    """As the relay does it; the time of publishing is now."""
+    """As by the relay; the time of publishing is now."""
     outbox = Outbox(five)
 
     def taken() -> list[str] | None:
@@ -388,7 +388,7 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection, int], object]] = {
 
 @pytest.mark.parametrize("what", OF_ONE)
 def test_requests_of_a_connection_leave_those_of_all_others_alone(database: Database, what: str) -> None:
-    """Though their refs, triggers and moves are the same."""
+    """Even if their refs, triggers and moves are the same."""
     moves = {}
     for name in ("c0", "c1", "c2"):
         connection(database, name)
@@ -409,13 +409,13 @@ def test_requests_of_a_connection_leave_those_of_all_others_alone(database: Data
 
 
 def everything(conn: sqlalchemy.Connection) -> object:
-    """Return all requests, with what they say."""
+    """Return all requests, with their bodies."""
     found, _ = executions.page(conn, limit=99, **ALL)
     return found, rows_of_others(conn, "")
 
 
 def end(database: Database, name: str, state: str) -> None:
-    """Let a request end without having been superseded."""
+    """End a request without superseding it."""
     with database.writing() as conn:
         if state == "dropped":
             executions.drop(conn, name)
@@ -427,7 +427,7 @@ def end(database: Database, name: str, state: str) -> None:
 
 @pytest.mark.parametrize("state", ["published", "dropped", "undeliverable"])
 def test_what_has_ended_is_not_superseded(two_moves: Database, state: str) -> None:
-    """Neither by a later move, nor where it turns out to be the earlier one, nor is it revived."""
+    """Neither by a later move, nor if it turns out to be the earlier one, nor is it revived."""
     end(two_moves, "d1-a", state)
     supersede(two_moves, request("d2-a"), generation=2)
     supersede(two_moves, request("d1-a"), generation=1)
@@ -469,7 +469,7 @@ def test_a_ref_that_nobody_knows_has_no_later_move(two_moves: Database) -> None:
 
 
 def test_what_has_ended_holds_up_nothing(five: Database) -> None:
-    """Though it has a reason: the first refusal of a connection is that of a request that waits."""
+    """Even with a reason: the first refusal of a connection is that of a pending request."""
     end(five, "r0", "undeliverable")
     with five.writing() as conn:
         assert executions.refusals(conn, ["c1", "c2"]) == {}
@@ -480,7 +480,7 @@ def test_what_has_ended_holds_up_nothing(five: Database) -> None:
 
 
 def test_a_body_is_kept_and_revived_beside_those_of_others(five: Database) -> None:
-    """Each request says what it said, whichever of them is planned again."""
+    """Each request keeps its body, whichever of them is planned again."""
     for name in ("r0", "r2", "r4"):
         end(five, name, "dropped")
     with five.writing() as conn:
@@ -499,7 +499,7 @@ def test_a_body_is_kept_and_revived_beside_those_of_others(five: Database) -> No
 
 
 def test_three_moves_in_the_wrong_order_leave_the_last_one(database: Database) -> None:
-    """However they are planned: of each trigger the request of the latest move is published."""
+    """In any order: for each trigger the request of the latest move is published."""
     connection(database)
     moves = [push(database, f"d{number}", *ends) for number, ends in enumerate([(A, B), (B, C), (C, A)])]
     for number in (1, 2, 0):
@@ -513,7 +513,7 @@ def test_three_moves_in_the_wrong_order_leave_the_last_one(database: Database) -
 
 
 def test_of_three_moves_the_middle_one_may_turn_out_to_be_the_last(database: Database) -> None:
-    """Its own request is run, and those of the two others are not."""
+    """Its request is run, and those of the two others are not."""
     connection(database)
     moves = [push(database, f"d{number}", *ends) for number, ends in enumerate([(A, B), (B, C), (C, A)])]
     for number in range(3):

@@ -11,7 +11,7 @@ MILLISECOND = timedelta(milliseconds=1)
 
 
 def test_a_connection_id_is_96_random_bits_in_hex() -> None:
-    """It is the only secret in the URL of a webhook, and no two are the same."""
+    """It is the only secret in a webhook's URL, and each is unique."""
     made = {connection_id() for _ in range(100)}
     assert len(made) == 100
     assert all(re.fullmatch("[0-9a-f]{24}", one) for one in made)
@@ -25,7 +25,7 @@ def test_a_delivery_id_is_a_uuid_of_version_7() -> None:
     assert {one.version for one in parsed} == {7}
     assert {one.variant for one in parsed} == {uuid.RFC_4122}
     assert {one.int >> 80 for one in parsed} == {int(MOMENT.timestamp() * 1000)}
-    # All of the rest is random, the two bits beside the variant as well, whatever stands around them.
+    # All the rest is random, including the two bits next to the variant.
     assert {one[19] for one in made} == set("89ab")
     for beside in (17, 20):
         assert len({(one[19], one[beside]) for one in made}) > 16
@@ -33,7 +33,7 @@ def test_a_delivery_id_is_a_uuid_of_version_7() -> None:
 
 
 def test_delivery_ids_sort_by_their_moment() -> None:
-    """All since a moment sort behind what is asked for, and all before it do not."""
+    """Ids made since a time sort after its bound, earlier ones before it."""
     since = delivery_ids_since(MOMENT)
     assert all(
         delivery_id(MOMENT + later) > since for later in (0 * MILLISECOND, MILLISECOND, 9000 * MILLISECOND)

@@ -1,4 +1,4 @@
-"""Reading requests takes memory for some of them at a time, however large and many they are."""
+"""Reading requests takes bounded memory, however large and many they are."""
 
 import pytest
 
@@ -45,7 +45,7 @@ def test_a_relay_takes_so_many_bytes_at_once(database: Database, ids: list[str])
 
 
 def test_a_page_ends_early_and_says_so(database: Database, ids: list[str]) -> None:
-    """The newest first; whoever asks on, sees all."""
+    """The newest first; later pages have the rest."""
     seen, before = [], None
     with database.reading() as conn:
         while True:
@@ -61,7 +61,7 @@ def test_a_page_ends_early_and_says_so(database: Database, ids: list[str]) -> No
 
 
 def test_a_follower_gets_them_in_parts(database: Database, ids: list[str]) -> None:
-    """It asks for what comes after the last one that it has seen."""
+    """It requests those after the last one seen."""
     with database.reading() as conn:
         first = executions.planned_after(conn, 0, limit=100)
         second = executions.planned_after(conn, first[-1].seq, limit=100)
@@ -69,7 +69,7 @@ def test_a_follower_gets_them_in_parts(database: Database, ids: list[str]) -> No
 
 
 def test_a_delivery_is_explained_whole_with_some_bodies_left_out(database: Database, ids: list[str]) -> None:
-    """No request is missing; in place of a body is nothing."""
+    """No request is missing; left-out bodies are empty."""
     with database.reading() as conn:
         found = executions.of_deliveries(conn, ["d1"])
     assert [request.id for request in found] == ids

@@ -1,4 +1,4 @@
-"""Leases among processes: kept by a heartbeat, left to expire by who is gone, and never held by two."""
+"""Leases among processes: renewed by a heartbeat, expired without one, and never held by two."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +64,7 @@ ENDINGS: dict[str, Callable[..., None]] = {
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_who_has_lost_a_lease_changes_nothing_about_it(database: Database, ending: str) -> None:
-    """It is told so, and the other one goes on."""
+    """It gets an error, and the other worker goes on."""
     push(database, "c1")
     claim(database, "w1")
     assert claim(database, "w2", seconds=61) == "c1"
@@ -84,7 +84,7 @@ def processes(postgres: Postgres) -> Iterator[Sequence[Database]]:
 
 
 def test_claims_at_the_same_moment_never_get_the_same_connection(processes: Sequence[Database]) -> None:
-    """Each connection is taken once, however many ask for it; none is left out."""
+    """Each connection is taken once, however many processes claim it; none is left out."""
     names = [f"c{number}" for number in range(40)]
     push(processes[0], *names)
 
@@ -102,7 +102,7 @@ def test_claims_at_the_same_moment_never_get_the_same_connection(processes: Sequ
 
 
 class Waits:
-    """Stages whose fetch begins, and ends when it is let go."""
+    """Stages whose fetch begins, and ends when it is released."""
 
     def __init__(self, name: str) -> None:
         """Plan under this name."""
@@ -119,12 +119,12 @@ class Waits:
         return {}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Have nothing run."""
+        """Run nothing."""
         return Settlement(update=update, state="planned", reason=f"{connection.id} by {self.name}")
 
 
 def expire(database: Database, now: datetime) -> None:
-    """Let a minute pass, as far as leases are concerned."""
+    """Expire the leases, as after a minute."""
     with database.writing() as conn:
         conn.execute(update(leases).values(expires_at=now - timedelta(seconds=1)))
 
@@ -169,7 +169,7 @@ def expires_at(database: Database) -> datetime:
 def test_another_process_takes_over_what_hangs_when_its_lease_has_expired(
     processes: Sequence[Database],
 ) -> None:
-    """What the first one has to say when it wakes up does not count any more."""
+    """The first one's results, when it wakes up, are ignored."""
     push(processes[0], "c1", now=datetime.now(UTC))
 
     async def scenario() -> None:

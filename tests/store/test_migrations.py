@@ -32,7 +32,7 @@ _ADDS = re.compile(
 
 
 def is_an_addition(statement: str) -> bool:
-    """Return whether code that knows nothing of a statement goes on working after it."""
+    """Return whether older code still works after a statement."""
     told = " ".join(statement.split())
     if column := re.fullmatch(_COLUMN, told):
         is_free = "NOT NULL" not in column["column"] or "DEFAULT" in column["column"]
@@ -43,7 +43,7 @@ def is_an_addition(statement: str) -> bool:
 
 @contextmanager
 def statements(database: Database) -> Iterator[list[str]]:
-    """Note what is executed."""
+    """Record the executed statements."""
     seen: list[str] = []
 
     def note(_conn: Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
@@ -55,7 +55,7 @@ def statements(database: Database) -> Iterator[list[str]]:
 
 
 def test_migrations_only_add(url: str) -> None:
-    """After the oldest revision whose code is to work on the newest schema, that is."""
+    """From the oldest revision whose code must work on the newest schema."""
     with closing(Database(url)) as database:
         database.migrate("0012")
         with statements(database) as seen:
@@ -88,13 +88,13 @@ def test_migrations_only_add(url: str) -> None:
     ],
 )
 def test_what_is_an_addition(statement: str, *, adds: bool) -> None:
-    """Older code would not fill a column that must have a value, nor find one that is gone."""
+    """Older code would not fill a column that must have a value, nor find a removed one."""
     assert is_an_addition(statement) is adds
 
 
 @pytest.mark.parametrize("path", sorted(VERSIONS.glob("[0-9]*.py")), ids=lambda path: path.stem)
 def test_indexes_of_large_tables_are_built_beside_the_traffic(path: Path) -> None:
-    """By `build_index`, before anything else; those of a table that is new are made at once."""
+    """By `build_index`, before anything else; those of a new table are made at once."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
 
@@ -111,7 +111,7 @@ def test_indexes_of_large_tables_are_built_beside_the_traffic(path: Path) -> Non
 
 
 def test_an_index_is_built_while_others_write(postgres: Postgres) -> None:
-    """Concurrently, where there are rows; what an interrupted building has left is built anew."""
+    """Concurrently, if there are rows; an index left invalid by an interruption is rebuilt."""
     with closing(Database(postgres.database())) as database:
         database.migrate("0007")
         with database.writing() as conn:
@@ -137,7 +137,7 @@ def test_an_index_is_built_while_others_write(postgres: Postgres) -> None:
 
 
 def test_a_second_process_waits_without_a_statement(postgres: Postgres) -> None:
-    """The building of an index would wait for one that waits, and that one for it."""
+    """Otherwise the index build would wait for the waiting statement, and the statement for the build."""
     url = postgres.database()
     with closing(Database(url)) as first, closing(Database(url)) as second, ThreadPoolExecutor(1) as threads:
         with first.engine.connect() as connection:

@@ -37,9 +37,9 @@ REORDERED: list[tuple[Any, ...]] = [
     ("deliver", 0),
     ("work", 5),
 ]
-# A webhook, then a replica that has not heard of the push yet.
+# A webhook, then a replica that does not have the push yet.
 LAGGING: list[tuple[Any, ...]] = [("push", False), ("deliver", 0), ("look", 1), ("look", 1), ("look", 0)]
-# A missed push that was found, another one, and one whose webhook comes: it looks like a part of the first.
+# A recovered push, another missed one, and one whose webhook arrives: it looks like part of the first.
 AFTER_A_GAP: list[tuple[Any, ...]] = [
     ("push", True),
     ("look", 0),
@@ -47,7 +47,7 @@ AFTER_A_GAP: list[tuple[Any, ...]] = [
     ("push", True),
     ("push", False),
 ]
-# The webhook of a new connection, then a first look at a replica that has not heard of the push yet.
+# The webhook of a new connection, then a first look at a replica that does not have the push yet.
 LAGGING_AT_FIRST: list[tuple[Any, ...]] = [("push", False), ("push", False), ("deliver", 1), ("look", 2)]
 # A branch that is made again twice, while webhooks are lost: the last report fits an older gap too.
 MADE_AGAIN: list[tuple[Any, ...]] = [
@@ -154,7 +154,7 @@ OVERTAKEN_AND_REPEATED: list[tuple[Any, ...]] = [
     ("deliver", 0),
     ("repeat", 1),
 ]
-# How many random histories `make soak` tries; 0 is the suite, which tries the same in each run.
+# How many random histories `make soak` tries; 0 means the suite, which tries the same in each run.
 RANDOM_HISTORIES = int(os.environ.get("SOAK_HISTORIES", "0"))
 
 
@@ -187,7 +187,7 @@ class World:
             self.on_their_way.append((f"guid-{len(self.line)}", before, after))
 
     def deliver(self, which: int) -> None:
-        """Let one of the webhooks that are on their way arrive."""
+        """Deliver one of the pending webhooks."""
         if self.on_their_way:
             sent = self.on_their_way.pop(which % len(self.on_their_way))
             self.sent.append(sent)
@@ -213,7 +213,7 @@ class World:
         accept.record(self.conn, [sent])
 
     def look(self, lag: int) -> None:
-        """Compare with a replica that lags by so many moves; do what falls due by itself meanwhile.
+        """Compare with a replica that lags by so many moves; do the work that falls due meanwhile.
 
         Once the remote has shown a move, two looks in a row do not find it missing: a replica that lags by
         more than the grace is no longer served.
@@ -252,7 +252,7 @@ class World:
         return index
 
     def work(self, most: int) -> None:
-        """Plan some of what is pending, each with one request of a trigger that wants the latest only."""
+        """Plan some pending updates, each with one request of a trigger for the latest commit only."""
         claims, until = Claims(process="p1"), self.now + timedelta(seconds=60)
         if claims.claim(self.conn, owner="w1", now=self.now, until=until) is None:
             return
@@ -264,7 +264,7 @@ class World:
         work_queue.release(self.conn, self.connection, owner="w1", now=self.now)
 
     def rest(self) -> None:
-        """Let everything arrive that was not dropped, and the remote show its present state to the end."""
+        """Deliver all webhooks that were not dropped, and let the remote show its present state."""
         while self.on_their_way:
             self.deliver(0)
         for _ in range(3):
@@ -274,7 +274,7 @@ class World:
         self.work(1000)
 
     def check(self) -> None:
-        """Hold the store against what happened."""
+        """Compare the store with the history."""
         known = reconciliations.known_refs(self.conn, self.connection)
         every: dict[str, Any] = {"connection": self.connection, "before": None, "limit": 1000}
         recorded = deliveries.page(self.conn, verdict=None, **every)
@@ -355,7 +355,7 @@ def _live(world: World, events: list[tuple[Any, ...]], *, starts_known: bool, wi
 
 
 def _try(database: Database, events: list[tuple[Any, ...]], seed: int, **how: bool) -> None:
-    """Live through these events in a transaction that is taken back."""
+    """Run these events in a transaction, and roll it back."""
     with database.engine.connect() as conn, conn.begin() as begun:
         try:
             _live(World(conn, "c1", random.Random(seed)), events, **how)  # noqa: S311 - no secret
@@ -394,7 +394,7 @@ def embedded(tmp_path: Path) -> Iterator[Database]:
 def test_pushes_in_any_order(
     embedded: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int
 ) -> None:
-    """Every commit of which a webhook told is planned, none twice, and the latest is the remote's."""
+    """Every commit with a webhook is planned, none twice, and the latest is the remote's."""
     _try(embedded, events, seed, starts_known=starts_known, with_revisits=False)
 
 
@@ -427,5 +427,5 @@ def served(postgres: Postgres) -> Iterator[Database]:
 def test_moves_on_postgresql(
     served: Database, events: list[tuple[Any, ...]], starts_known: bool, seed: int
 ) -> None:
-    """What holds on SQLite holds there."""
+    """The results are the same as on SQLite."""
     _try(served, events, seed, starts_known=starts_known, with_revisits=True)

@@ -22,7 +22,7 @@ from testing.postgres import Postgres, end_all_connections
 from testing.records import A, B, arrival, connection, move
 from testing.service import wait_for
 
-# Nothing polls for so long that it could be what wakes somebody here.
+# The poll interval is so long that no poll can be the cause of a wake-up here.
 NEVER = 3600.0
 SECONDS = 30
 
@@ -53,7 +53,7 @@ async def wired(database: Database, **notifiers: Notifier) -> AsyncIterator[None
 
 
 async def heard(subscription: Subscription) -> None:
-    """Wait for a notification; fail where none comes."""
+    """Wait for a notification; fail if none comes."""
     async with asyncio.timeout(SECONDS):
         await subscription.wait(None)
 
@@ -72,7 +72,7 @@ def subscriptions(database: Database) -> int:
 
 
 def test_a_notification_reaches_the_other_process(processes: tuple[Database, Database]) -> None:
-    """Of the same notifier, in either direction, again and again; also after all connections were ended."""
+    """For the same notifier, in either direction, repeatedly; also after all connections were ended."""
     one, other = processes
 
     async def scenario() -> None:
@@ -80,7 +80,7 @@ def test_a_notification_reaches_the_other_process(processes: tuple[Database, Dat
         subscriptions = [here.subscribe(), there.subscribe()]
         async with wired(one, pushes=here), wired(other, pushes=there):
             for subscription in subscriptions:
-                await heard(subscription)  # the one at the start
+                await heard(subscription)  # the notification at the start
             for _ in range(3):
                 here.notify()
                 await heard(subscriptions[1])
@@ -88,7 +88,7 @@ def test_a_notification_reaches_the_other_process(processes: tuple[Database, Dat
                 await heard(subscriptions[0])
             assert await asyncio.to_thread(end_all_connections, _url(one)) >= 2
             for subscription in subscriptions:
-                await heard(subscription)  # it listens again, and nobody knows what was told meanwhile
+                await heard(subscription)  # it listens again; notifications sent meanwhile are unknown
             here.notify(source=subscriptions[0])
             await heard(subscriptions[1])
             there.notify(source=subscriptions[1])
@@ -98,7 +98,7 @@ def test_a_notification_reaches_the_other_process(processes: tuple[Database, Dat
 
 
 def test_the_wire_waits_for_a_server_that_is_away() -> None:
-    """As long as it takes; then everybody looks once, for what was told meanwhile."""
+    """As long as it takes; then every notifier notifies once, for those missed meanwhile."""
     with Postgres() as server:
         database = Database(server.database())
 
@@ -118,7 +118,7 @@ def test_the_wire_waits_for_a_server_that_is_away() -> None:
 
 
 def test_the_wire_leaves_no_connection(processes: tuple[Database, Database]) -> None:
-    """It is closed with the process, not forgotten in the server."""
+    """It is closed with the process, and not left at the server."""
     one, other = processes
 
     async def scenario() -> None:
@@ -130,7 +130,7 @@ def test_the_wire_leaves_no_connection(processes: tuple[Database, Database]) -> 
 
 
 class OneRequest:
-    """Stages that ask for one execution at each push."""
+    """Stages that request one execution for each push."""
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
@@ -140,7 +140,7 @@ class OneRequest:
         return {}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:
-        """Ask for it."""
+        """Request it."""
         request = NewRequest(
             id=f"request-{update.seq}",
             connection=connection.id,
@@ -157,7 +157,7 @@ class OneRequest:
 def test_what_one_process_accepts_wakes_the_worker_of_another(
     processes: tuple[Database, Database],
 ) -> None:
-    """And what is planned there wakes who follows requests here, as the relay does."""
+    """And a plan there wakes the followers of requests here, such as the relay."""
     web, back = processes
     connection(web)
 
@@ -179,7 +179,7 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
             wired(web, pushes=pushes, requests=requests),
             wired(back, pushes=wakeups, requests=planned),
         ):
-            await heard(relay)  # the one at the start
+            await heard(relay)  # the notification at the start
             running = asyncio.create_task(working.run())
             for before, after in ((A, B), (B, A)):
                 await writer.accept(arrival(move(before, after), received_at=datetime.now(UTC)))
@@ -193,10 +193,10 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
 
 
 class Line(Database):
-    """A database whose notices the test sends and reads, in place of a server."""
+    """A database whose notices the test sends and reads, instead of a server."""
 
     def __init__(self, *outcomes: Exception | None) -> None:
-        """Fail so when it is first listened to, or not; after the last outcome listen for ever."""
+        """Set the outcome of each attempt to listen; after the last one, listen for ever."""
         super().__init__("sqlite:////nowhere/line.db")
         self.outcomes = list(outcomes)
         self.notices: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
@@ -204,14 +204,14 @@ class Line(Database):
         self.refusals: list[Exception] = []
 
     async def notify(self, channel: str, payload: str) -> None:
-        """Take down what is told to others, or refuse it."""
+        """Record the notice, or raise the error."""
         if self.refusals:
             raise self.refusals.pop()
         self.sent.append((channel, payload))
 
     @asynccontextmanager
     async def listening(self, channels: Sequence[str]) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
-        """Return what the test sends on these channels."""
+        """Yield the test's notices on these channels."""
         outcome = self.outcomes.pop(0) if self.outcomes else None
         if outcome is not None:
             raise outcome
@@ -228,14 +228,14 @@ class Line(Database):
 
 
 def was_notified(subscription: Subscription) -> bool:
-    """Return whether there was a notification; if so, forget it."""
+    """Return whether there was a notification; if so, clear it."""
     was = subscription._wakeup.is_set()  # noqa: SLF001 - to see that there was none
     subscription._wakeup.clear()  # noqa: SLF001
     return was
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    """Let the other tasks run until it is so."""
+    """Let other tasks run until a condition is true."""
     async with asyncio.timeout(SECONDS):
         while not is_so():  # noqa: ASYNC110 - nobody could set an event
             await asyncio.sleep(0)
@@ -262,7 +262,7 @@ def test_a_notification_wakes_every_subscription_but_its_source() -> None:
 
 
 def test_notices_of_others_notify_and_ones_own_do_not() -> None:
-    """On their own channel only; whoever rang here has woken all of this process already."""
+    """On their own channel only; a local notification has woken this process already."""
 
     async def scenario() -> None:
         line, pushes, requests = Line(), Notifier(), Notifier()
@@ -274,7 +274,7 @@ def test_notices_of_others_notify_and_ones_own_do_not() -> None:
             [(channel, own)] = line.sent
             assert channel == "pushes"
             assert was_notified(push)
-            # Names before and behind each other one in the order of texts.
+            # Names that sort before and after each other name.
             for teller in (" ", "~"):
                 line.notices.put_nowait(("pushes", own))
                 line.notices.put_nowait(("requests", teller))
@@ -283,14 +283,14 @@ def test_notices_of_others_notify_and_ones_own_do_not() -> None:
             line.notices.put_nowait(("pushes", "~"))
             await heard(push)
             assert not was_notified(request)
-        # What came from others is not told back to them.
+        # Notices of other processes are not sent back.
         assert line.sent == [("pushes", own)]
 
     asyncio.run(scenario())
 
 
 def test_two_processes_tell_by_different_names() -> None:
-    """Or neither would hear the other."""
+    """Otherwise each would ignore the other."""
 
     async def name() -> str:
         line, notifier = Line(), Notifier()
@@ -329,7 +329,7 @@ def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.Mo
 
 
 def test_a_notification_that_cannot_be_sent_keeps_none_from_being_sent_later() -> None:
-    """Others poll meanwhile."""
+    """Other processes poll meanwhile."""
 
     async def scenario() -> None:
         line, notifier = Line(), Notifier()
@@ -346,7 +346,7 @@ def test_a_notification_that_cannot_be_sent_keeps_none_from_being_sent_later() -
 
 
 def test_a_burst_is_sent_as_a_few_notifications() -> None:
-    """Each time wakes all workers of all processes."""
+    """Each one wakes all workers of all processes."""
 
     async def scenario() -> None:
         line, notifier = Line(), Notifier()
@@ -356,7 +356,7 @@ def test_a_burst_is_sent_as_a_few_notifications() -> None:
                 await asyncio.sleep(0)
             assert len(line.sent) < 100
             line.sent.clear()
-            # The last one is told all the same, before the poll of a second would see it.
+            # The last one is still sent, before the poll after a second would find it.
             notifier.notify()
             await until(lambda: bool(line.sent))
             assert 0 < notify._PAUSE_SECONDS < 1  # noqa: SLF001 - to measure it would depend on the machine

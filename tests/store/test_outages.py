@@ -14,7 +14,7 @@ from tests.store.test_refused import REQUEST
 
 
 def test_each_pending_request_says_why_it_waits(database: Database) -> None:
-    """Its own refusal, an outage, or the refused one before it; what has ended keeps its reason."""
+    """Its own refusal, an outage, or the refused one before it; ended requests keep their reason."""
     connection(database)
     connection(database, "c2")
     with database.writing() as conn:
@@ -40,7 +40,7 @@ def test_each_pending_request_says_why_it_waits(database: Database) -> None:
 
 
 def test_an_outage_begins_once_and_ends(database: Database) -> None:
-    """Its reason may change meanwhile; that of events is another one."""
+    """Its reason may change meanwhile; an outage of events is separate."""
     later = NOW + timedelta(minutes=1)
     with database.writing() as conn:
         outages.record(conn, "request", None, now=NOW)
@@ -56,7 +56,7 @@ def test_an_outage_begins_once_and_ends(database: Database) -> None:
 
 
 def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Postgres) -> None:
-    """It says so only where no other process relays, and another one can begin to at once."""
+    """It reports only if no other process relays, and another can begin at once."""
     url = postgres.database()
     with closing(Database(url)) as cut_off, closing(Database(url)) as well:
         cut_off.migrate()
@@ -73,7 +73,7 @@ def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Post
 
 
 def test_an_outage_is_that_of_requests_or_of_events(database: Database) -> None:
-    """Each ends by itself, and has the reason that was told of it last."""
+    """Each ends separately, and has its latest reason."""
     with database.writing() as conn:
         for what in ("request", "event"):
             outages.record(conn, what, "away", now=NOW)

@@ -18,7 +18,7 @@ from testing.service import wait_for
 
 @pytest.fixture
 def databases(postgres: Postgres) -> Iterator[list[Database]]:
-    """Return the same database as two processes have it, with one request that waits."""
+    """Return two processes' views of one database with one pending request."""
     url = postgres.database()
     with ExitStack() as stack:
         both = [stack.enter_context(closing(Database(url))) for _ in range(2)]
@@ -42,13 +42,13 @@ def databases(postgres: Postgres) -> Iterator[list[Database]]:
 
 
 def taken(outbox: Outbox) -> list[str]:
-    """Return what a relay would publish now."""
+    """Return the requests that a relay would publish now."""
     return [one.id for one in asyncio.run(outbox.pending(limit=10, without=())) or ()]
 
 
 def end_leader(database: Database) -> None:
-    """End the connection by which a process leads, as a network would; the process does not know."""
-    # Waited for: with the lock still there, the next who asks would be the first one once more.
+    """End the leader's connection, as a network failure would, unnoticed by the process."""
+    # Wait for it: while the lock is held, the next attempt would find the first leader.
     end = text("SELECT pg_terminate_backend(pid, 60000) FROM pg_locks WHERE locktype = 'advisory'")
     with database.reading() as conn:
         ended = conn.execute(end).all()
@@ -56,7 +56,7 @@ def end_leader(database: Database) -> None:
 
 
 def test_one_relays_and_the_next_waits_for_its_last_batch(databases: list[Database]) -> None:
-    """A new leader takes nothing at first: the one before may not know yet, and be sending what it took."""
+    """A new leader takes nothing at first: the earlier one may still be sending its batch."""
     first, second = (Outbox(database) for database in databases)
     assert taken(first) == []
     wait_for(lambda: taken(first) == ["r1"], "the first one leads")
@@ -78,7 +78,7 @@ def test_a_leader_that_comes_back_at_once_waits_as_well(databases: list[Database
 
 
 def test_a_refusal_that_is_late_leaves_what_another_has_published(databases: list[Database]) -> None:
-    """Two may have tried; what the broker has needs no reason."""
+    """Two may have tried; a published request needs no reason."""
     outbox = Outbox(databases[0])
 
     async def scenario() -> None:

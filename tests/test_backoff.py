@@ -1,4 +1,4 @@
-"""How long what has failed is left alone."""
+"""The pauses after failures."""
 
 import pytest
 
@@ -13,6 +13,6 @@ def test_it_doubles_up_to_the_longest(failures: int, at_most: float) -> None:
 
 
 def test_many_who_failed_together_do_not_come_again_together() -> None:
-    """Not at the longest either, where they stay."""
+    """Not even at the longest pause, where they stay."""
     for failures in (0, 20):
         assert len({backoff(failures, first=1, longest=900) for _ in range(50)}) > 40

@@ -1,4 +1,4 @@
-"""The direction of imports is a test, not a wish."""
+"""The direction of imports is tested."""
 
 import subprocess
 import sys

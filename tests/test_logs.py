@@ -1,4 +1,4 @@
-"""Logs as whoever collects them gets them."""
+"""Logs as a log collector reads them."""
 
 import json
 import os
@@ -21,7 +21,7 @@ logging.getLogger("another library").warning("theirs")
 
 
 def written(log_format: str, unbuffered: str) -> list[str]:
-    """Return what each write to standard error carries where a line of ours and a foreign one are logged."""
+    """Return each write to standard error when a line of ours and one of a library are logged."""
     read, write = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with read:
         with write:
@@ -39,7 +39,7 @@ def written(log_format: str, unbuffered: str) -> list[str]:
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_line_is_one_write(unbuffered: str) -> None:
-    """So that processes with one standard error, `serve --workers`, cannot tear each other's lines apart."""
+    """So that processes with one standard error, `serve --workers`, cannot mix their lines."""
     ours, theirs = written("json", unbuffered)
     assert ours.endswith("\n")
     assert theirs.endswith("\n")
@@ -71,7 +71,7 @@ except ValueError:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_no_credentials_of_a_url_are_logged(log_format: str) -> None:
-    """In whatever value, also of an exception, and also a token in place of user and password."""
+    """In any value, also in an exception, and also a token instead of user and password."""
     done = subprocess.run(
         [sys.executable, "-c", _TELLS_SECRETS.format(log_format=log_format)],
         capture_output=True,
@@ -112,7 +112,7 @@ def test_no_line_holds_what_only_python_would_write(log_format: str) -> None:
 
 
 def test_a_condition_is_logged_when_it_begins_at_intervals_and_when_it_ends() -> None:
-    """However often it is met in between."""
+    """However often it occurs in between."""
     now = 0.0
     condition = Condition("it rains", over="the sun shines", every=60, clock=lambda: now)
     with structlog.testing.capture_logs() as lines:

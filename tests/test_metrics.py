@@ -1,4 +1,4 @@
-"""What `/metrics` tells, as Prometheus reads it."""
+"""The content of `/metrics`, as Prometheus reads it."""
 
 import math
 import urllib.request
@@ -25,7 +25,7 @@ def metrics(service: Service) -> tuple[str, dict[tuple[str, ...], float]]:
 
 
 def test_what_happens_is_counted(service: Service, project: Project) -> None:
-    """By few labels; nothing of a repository or a secret is in it."""
+    """With few labels; it contains no repository and no secret."""
     connection = service.connect(project.url, "train@main")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     body = project.payload(project.first, pushed)
@@ -49,7 +49,7 @@ def test_what_happens_is_counted(service: Service, project: Project) -> None:
 
 
 def test_every_process_tells_what_waits_in_the_whole_store(tmp_path: Path, postgres: Postgres) -> None:
-    """Also one that has no part in it; and while the store is away, that nobody knows."""
+    """Also a process without a part in it; while the store is unavailable, as unknown."""
     shared = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
     with (
         Service(tmp_path / "web", **shared, ROLE="web") as web,

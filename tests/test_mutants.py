@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_each_equivalent_mutant_changes_a_line_that_is_there() -> None:
-    """An entry whose line was changed since hides nothing any more, and has to go or to follow."""
+    """An entry whose line has changed hides nothing any more, and must be removed or updated."""
     listed = tomllib.loads((ROOT / "tests" / "equivalent_mutants.toml").read_text(encoding="utf-8"))
     assert listed
     for module, mutants in listed.items():

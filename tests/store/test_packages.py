@@ -1,4 +1,4 @@
-"""Packages as records, their files in a folder and in S3, and the queries that let runners get them."""
+"""Packages as records, their files in a folder and in S3, and their signed URLs for runners."""
 
 import os
 import stat
@@ -44,7 +44,7 @@ FAR = NOW + 10_000 * DAY
 
 @pytest.fixture(params=["folder", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PackageStorage]:
-    """Return a place for objects; whatever it is, it does the same."""
+    """Return an object storage; all kinds act the same."""
     if request.param == "folder":
         yield PackageStorage((tmp_path / "depot").as_uri())
     else:
@@ -60,13 +60,13 @@ def find(database: Database, **changes: Any) -> tuple[KeptPackage, Build] | None
 
 
 def keep(database: Database, package: KeptPackage = PACKAGE, build: Build = BUILD) -> KeptPackage:
-    """Keep a package."""
+    """Store a package."""
     with database.writing() as conn:
         return packages.keep(conn, package, build)
 
 
 def test_a_package_is_found_by_what_it_was_built_from(database: Database) -> None:
-    """The commit, the connection, the format and the rules; nothing less."""
+    """The commit, the connection, the format and the rules, all four."""
     connection(database)
     assert find(database) is None
     assert keep(database) == PACKAGE
@@ -87,7 +87,7 @@ def test_the_same_package_is_kept_once(database: Database) -> None:
 
 
 def test_a_commit_may_get_another_package(database: Database) -> None:
-    """By other rules."""
+    """With other rules."""
     connection(database)
     keep(database)
     other = replace(PACKAGE, id="4" * 64)
@@ -97,7 +97,7 @@ def test_a_commit_may_get_another_package(database: Database) -> None:
 
 
 def test_what_is_used_does_not_expire(database: Database) -> None:
-    """Each use counts from anew."""
+    """Each use restarts its time."""
     connection(database)
     keep(database)
     find(database, now=NOW + 10 * DAY)
@@ -110,7 +110,7 @@ def test_what_is_used_does_not_expire(database: Database) -> None:
         packages.get(conn, ID, "tar.gz")
 
 
-# Before and behind what the commit's package is known by, in the order of texts.
+# Keys that sort before and after those of the commit's package.
 NEIGHBOURS: list[dict[str, Any]] = [
     {"connection": "c0"},
     {"connection": "c2"},
@@ -123,7 +123,7 @@ NEIGHBOURS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def neighbours(database: Database) -> list[tuple[KeptPackage, Build]]:
-    """Keep packages that are known by nearly the same as the one of the tests."""
+    """Store packages with nearly the same keys as that of the tests."""
     for name in ("c0", "c1", "c2"):
         connection(database, name)
     builds = [replace(BUILD, **changes) for changes in NEIGHBOURS]
@@ -136,7 +136,7 @@ def neighbours(database: Database) -> list[tuple[KeptPackage, Build]]:
 def kept(
     database: Database, neighbours: list[tuple[KeptPackage, Build]]
 ) -> list[tuple[KeptPackage, Build] | None]:
-    """Return what is kept of these."""
+    """Return the stored records of these packages."""
     return [
         find(database, connection=build.connection, commit=build.commit, package_format=build.format)
         for _, build in neighbours
@@ -146,7 +146,7 @@ def kept(
 def test_a_package_is_found_by_exactly_what_it_was_built_from(
     database: Database, neighbours: list[tuple[KeptPackage, Build]]
 ) -> None:
-    """By nothing that is nearly the same, and by no rules before or after those by which it was packed."""
+    """Not by nearly equal keys, nor by rules before or after those it was packed with."""
     assert find(database) is None
     assert kept(database, neighbours) == neighbours
     keep(database)
@@ -158,7 +158,7 @@ def test_a_package_is_found_by_exactly_what_it_was_built_from(
 def test_another_build_of_a_commit_takes_the_place_of_its_own_only(
     database: Database, neighbours: list[tuple[KeptPackage, Build]]
 ) -> None:
-    """What other commits, connections and formats were built to stays known."""
+    """The builds of other commits, connections and formats stay."""
     keep(database)
     again = replace(BUILD, rules="2")
     keep(database, PACKAGE, again)
@@ -168,7 +168,7 @@ def test_another_build_of_a_commit_takes_the_place_of_its_own_only(
 
 
 def test_only_the_package_that_is_lost_is_forgotten(database: Database) -> None:
-    """With all builds that led to it; others by nearly the same id, and in other formats, stay."""
+    """With all its builds; packages with nearly the same id, and in other formats, stay."""
     connection(database)
     others = [
         (replace(PACKAGE, id="0" * 64), replace(BUILD, commit="0" * 40)),
@@ -192,7 +192,7 @@ def test_only_the_package_that_is_lost_is_forgotten(database: Database) -> None:
 def test_a_use_renews_no_other_package(
     database: Database, neighbours: list[tuple[KeptPackage, Build]]
 ) -> None:
-    """Or a cache would never shrink."""
+    """Otherwise a cache would never shrink."""
     keep(database)
     find(database, now=NOW + 10 * DAY)
     with database.writing() as conn:
@@ -206,7 +206,7 @@ def test_a_use_renews_no_other_package(
 
 
 def test_a_package_expires_when_its_time_is_over_and_not_before(database: Database) -> None:
-    """One that was used at the very moment from which on packages are kept is kept."""
+    """A package used exactly at the limit is kept."""
     connection(database)
     keep(database)
     with database.writing() as conn:
@@ -216,7 +216,7 @@ def test_a_package_expires_when_its_time_is_over_and_not_before(database: Databa
 
 
 def test_objects_come_back_as_they_went(storage: PackageStorage, tmp_path: Path) -> None:
-    """Whole or in part; what is not there is told."""
+    """Whole or in part; a missing object is an error."""
     content = bytes(range(256)) * 50_000
     (tmp_path / "file").write_bytes(content)
     run(storage.put("a/b.tar.gz", tmp_path / "file"))
@@ -233,7 +233,7 @@ def test_objects_come_back_as_they_went(storage: PackageStorage, tmp_path: Path)
 
 
 def test_a_folder_is_made_for_its_owner_only_and_used_again(tmp_path: Path) -> None:
-    """With all folders above it; the second start finds what the first has put there."""
+    """With all its parents; the second start finds the objects of the first."""
     url = (tmp_path / "not yet" / "depot").as_uri()
     (tmp_path / "file").write_bytes(b"content")
     run(PackageStorage(url).put("a/b.tar.gz", tmp_path / "file"))
@@ -242,12 +242,12 @@ def test_a_folder_is_made_for_its_owner_only_and_used_again(tmp_path: Path) -> N
     again = PackageStorage(url)
     assert run(read(again, 0, 7)) == b"content"
     run(again.delete("a/b.tar.gz"))
-    # Nor is there a folder for each package that ever was.
+    # Nor is there a folder for each package ever stored.
     assert list(folder.iterdir()) == []
 
 
 def test_what_a_folder_holds_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file, and the folders that name it: a record of a package is kept only after that."""
+    """The file, and its parent folders: a package is recorded only after that."""
     synced: list[str] = []
     sync = os.fsync
 
@@ -263,7 +263,7 @@ def test_what_a_folder_holds_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_objects_are_large_and_read_in_parts(tmp_path: Path) -> None:
-    """Each part behind the last one, up to the end that was asked for."""
+    """Each part follows the last one, up to the requested end."""
     content = bytes(range(251)) * 40_000
     (tmp_path / "file").write_bytes(content)
     storage = PackageStorage((tmp_path / "depot").as_uri())
@@ -273,7 +273,7 @@ def test_objects_are_large_and_read_in_parts(tmp_path: Path) -> None:
 
 
 def test_what_is_old_is_so_to_the_moment(tmp_path: Path) -> None:
-    """Objects by when they were put there, and what a killed process has left half written."""
+    """Objects by their time of storing, and incomplete files of a killed process."""
     storage = PackageStorage((tmp_path / "depot").as_uri())
     (tmp_path / "file").write_bytes(b"content")
     for number, name in enumerate(("old", "now", "new")):
@@ -289,7 +289,7 @@ def test_what_is_old_is_so_to_the_moment(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_gone_cannot_be_kept(tmp_path: Path) -> None:
-    """That is an outage of the storage, which is tried again, and no bug."""
+    """It is an outage of the storage, which is retried, not a bug."""
     storage = PackageStorage((tmp_path / "depot").as_uri())
     with pytest.raises(PackageStorageUnavailable, match="the package storage cannot be used"):
         run(storage.put("a", tmp_path / "gone"))
@@ -299,7 +299,7 @@ def test_a_file_that_is_gone_cannot_be_kept(tmp_path: Path) -> None:
 def test_a_url_of_a_bucket_holds_as_long_as_it_may(
     monkeypatch: pytest.MonkeyPatch, days: int, seconds: int
 ) -> None:
-    """As long as is asked, and for the week at most for which S3 signs."""
+    """As long as requested, at most for a week, S3's limit."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "the tests'")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no secret")
     url = run(PackageStorage("s3://packages/folder").presign("a", days * DAY))
@@ -308,7 +308,7 @@ def test_a_url_of_a_bucket_holds_as_long_as_it_may(
 
 
 def test_a_bucket_that_fails_for_a_moment_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Object stores answer 503 when they are busy; no push waits for a later try because of one."""
+    """Object stores answer 503 when they are busy; a single one delays no push."""
     answers = [503, 200]
 
     class Busy(BaseHTTPRequestHandler):
@@ -338,7 +338,7 @@ def test_a_bucket_that_fails_for_a_moment_is_tried_again(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("url", ["ftp://host/folder", "nonsense", "s3://", "az://container"])
 def test_a_url_that_no_store_takes_is_a_wrong_setting(url: str, tmp_path: Path) -> None:
-    """Nor is it taken for a folder."""
+    """Nor is it read as a folder."""
     with pytest.raises(SettingError, match=r"PUSHGATE_PACKAGES_URL cannot be used: .") as told:
         PackageStorage(url)
     assert "\n" not in str(told.value)
@@ -346,7 +346,7 @@ def test_a_url_that_no_store_takes_is_a_wrong_setting(url: str, tmp_path: Path) 
 
 
 def test_buckets_give_signed_urls(tmp_path: Path) -> None:
-    """Which need no credentials; a folder has none to give."""
+    """Signed URLs need no credentials; a folder has none."""
     (tmp_path / "file").write_bytes(b"content")
     with S3() as s3:
         storage = PackageStorage(s3.bucket("packages", "folder"))
@@ -370,7 +370,7 @@ def test_a_storage_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_storage_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
-    """As soon as the service starts."""
+    """At the start of the gateway."""
     (tmp_path / "file").touch()
     with pytest.raises(SettingError, match="PUSHGATE_PACKAGES_URL cannot be used"):
         PackageStorage((tmp_path / "file" / "folder").as_uri())
@@ -379,7 +379,7 @@ def test_a_storage_that_cannot_be_is_a_wrong_setting(tmp_path: Path) -> None:
 def test_expiry_removes_what_nobody_needs(
     database: Database, storage: PackageStorage, tmp_path: Path
 ) -> None:
-    """Expired packages, and what processes that died have left; nothing else."""
+    """Expired packages, and incomplete files of dead processes; nothing else."""
     connection(database)
     now = datetime.now(UTC)
     old = replace(PACKAGE, last_used_at=now)
@@ -399,7 +399,7 @@ def test_expiry_removes_what_nobody_needs(
 
 
 def test_a_signed_token_is_valid_for_one_package_and_until_it_expires() -> None:
-    """Nothing of it can be changed."""
+    """No part of it can be changed."""
     tokens = SignedTokens(b"k" * 32, valid=DAY)
     token = tokens.issue(packages.subject(ID, "tar.gz"), now=NOW)
 

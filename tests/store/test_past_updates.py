@@ -1,4 +1,4 @@
-"""The pages of what was planned, from the newest delivery to the oldest."""
+"""Pages of past ref updates, from the newest delivery to the oldest."""
 
 from datetime import datetime, timedelta
 
@@ -28,7 +28,7 @@ def deliver(database: Database, *moves: RefUpdate, at: datetime = NOW, **changes
 
 
 def settle(database: Database, **ends: object) -> None:
-    """Settle what waits of c1."""
+    """Settle the pending updates of c1."""
     values: dict[str, object] = {"state": "planned", "reason": "done", **ends}
     with database.writing() as conn:
         assert Claims(process="p").claim(conn, owner="w", now=NOW + DAY, until=NOW + 2 * DAY)
@@ -51,7 +51,7 @@ def told(database: Database, *, since: datetime | None = None, before: str | Non
 
 
 def test_pages_follow_each_other_from_the_newest_to_the_oldest(database: Database) -> None:
-    """Each delivery is on one page, and the last page says that there is none behind it."""
+    """Each delivery is on one page, and the last page states that there are no more."""
     connection(database)
     sent = [deliver(database, move(None, A, f"refs/tags/{day}"), at=NOW + day * DAY).id for day in range(5)]
     pages: list[list[str]] = []
@@ -69,7 +69,7 @@ def test_pages_follow_each_other_from_the_newest_to_the_oldest(database: Databas
 
 
 def test_only_accepted_deliveries_of_the_connection_count(database: Database) -> None:
-    """Others take no place on its pages."""
+    """Others do not appear on its pages."""
     for name in ("c0", "c1", "c2"):
         connection(database, name)
     for name in ("c0", "c2"):
@@ -82,7 +82,7 @@ def test_only_accepted_deliveries_of_the_connection_count(database: Database) ->
 
 
 def test_a_page_begins_at_a_moment(database: Database) -> None:
-    """To the millisecond, what came at that moment included."""
+    """To the millisecond; deliveries of that moment are included."""
     connection(database)
     times = [NOW - MILLISECOND, NOW, NOW + MILLISECOND]
     sent = [deliver(database, move(None, A, f"refs/tags/{at:%f}"), at=at).id for at in times]
@@ -93,7 +93,7 @@ def test_a_page_begins_at_a_moment(database: Database) -> None:
 
 
 def test_the_moves_of_a_delivery_stand_in_their_order(database: Database) -> None:
-    """As the worker had them; what an earlier delivery had told is not told again."""
+    """As for the worker; repeated updates of an earlier delivery are left out."""
     connection(database)
     first = deliver(database, move(A, B), move(None, C, "refs/tags/z"), move(None, C, "refs/tags/a"))
     again = deliver(database, move(A, B), move(B, C), at=NOW + DAY)
@@ -108,7 +108,7 @@ def test_the_moves_of_a_delivery_stand_in_their_order(database: Database) -> Non
 
 @pytest.mark.parametrize("state", ["planned", "gone", "failed"])
 def test_what_came_of_an_update_comes_with_it(database: Database, state: str) -> None:
-    """Its state and reason, each trigger's verdict, and what it was planned from."""
+    """Its state and reason, each trigger's verdict, and its plan inputs."""
     connection(database)
     deliver(database, move(A, B))
     [pending] = page(database)[0]

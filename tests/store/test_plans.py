@@ -1,7 +1,7 @@
-"""However much is kept, each statement of the service reads a few rows, by an index.
+"""However much is stored, each statement of the gateway reads a few rows, by an index.
 
-On PostgreSQL every statement is explained and counted on a store of 180 days. On SQLite, which tells no
-counts, its plan is looked at: what is found by an index there is found by the same one among millions.
+On PostgreSQL every statement is explained and counted on a store of 180 days. On SQLite, which has no
+counts, its plan is checked: a plan that uses an index there uses the same one among millions of rows.
 """
 
 import re
@@ -44,7 +44,7 @@ CONNECTIONS = 2_000
 DAYS = 180
 BEGIN = NOW - timedelta(days=DAYS)
 LATER = NOW + timedelta(seconds=60)
-# A page is 100; a connection's share of what waits, or of its refs, is a few hundred.
+# A page is 100; a connection's pending updates, or its refs, are a few hundred.
 MOST_ROWS = 2_500
 BODY = "\\x" + zstandard.compress(b"{}").hex()
 LARGE = {"deliveries", "ref_updates", "executions", "execution_bodies", "refs"}
@@ -107,7 +107,7 @@ def filled(postgres: Postgres) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
-    """Return an SQLite store with little in it: its plans don't depend on how much there is."""
+    """Return an SQLite store with few rows: its plans don't depend on their number."""
     folder = tmp_path_factory.mktemp("plans")
     with closing(Database(f"sqlite:///{folder / 'pushgate.db'}")) as database:
         database.migrate()
@@ -126,7 +126,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
 
 @contextmanager
 def explained(database: Database, plans: list[Any]) -> Iterator[sqlalchemy.Connection]:
-    """Open a transaction that is taken back; each of its statements puts its text and plan into `plans`."""
+    """Open a transaction that is rolled back; put the text and plan of each statement into `plans`."""
     with database.engine.connect() as conn:
 
         @event.listens_for(conn, "before_cursor_execute")
@@ -175,7 +175,7 @@ def carry(conn: sqlalchemy.Connection) -> None:
 
 
 def latest(update: work_queue.PendingUpdate, name: str) -> NewRequest:
-    """Return a request that makes earlier ones superfluous."""
+    """Return a request that supersedes earlier ones."""
     return NewRequest(
         id=name,
         connection=update.connection,
@@ -197,7 +197,7 @@ def play(conn: sqlalchemy.Connection) -> None:
 
 
 def relay(conn: sqlalchemy.Connection) -> None:
-    """Take what the broker does not have, and mark it as published or refused."""
+    """Take unpublished requests, and mark them as published or refused."""
     waiting = executions.pending(conn, limit=512, without=())
     executions.pending(conn, limit=512, without=["c1", "c2"])
     names = [one.id for one in waiting]
@@ -208,12 +208,12 @@ def relay(conn: sqlalchemy.Connection) -> None:
         undeliverable=dict.fromkeys(names[1:2], "too large"),
         now=LATER,
     )
-    with suppress(NotFound):  # the small store has none
+    with suppress(NotFound):  # the small store has no reconciliation
         executions.drop(conn, next(iter(names), "no such"))
 
 
 def reconcile(conn: sqlalchemy.Connection) -> None:
-    """Take the reconciliation that is due, and record what it has found."""
+    """Take the reconciliation that is due, and record its result."""
     assert reconciliations.is_due(conn, now=LATER)
     reconciliation = reconciliations.claim(conn, now=LATER, until=LATER)
     assert reconciliation is not None
@@ -225,7 +225,7 @@ def reconcile(conn: sqlalchemy.Connection) -> None:
 
 
 def replay(conn: sqlalchemy.Connection) -> None:
-    """Have a delivery planned again, and look at it."""
+    """Replay a delivery, and read it."""
     [one] = deliveries.page(conn, connection="c2", verdict=None, before=None, limit=1)
     deliveries.get(conn, one.id)
     deliveries.body(conn, one.id)
@@ -233,7 +233,7 @@ def replay(conn: sqlalchemy.Connection) -> None:
 
 
 def forget(conn: sqlalchemy.Connection) -> None:
-    """Delete what is old, at the beginning and further on."""
+    """Delete old rows, at the beginning and further on."""
     before = NOW - timedelta(days=30)
     for after in (BEGIN, BEGIN + timedelta(days=60)):
         retention.forget(conn, before=before, after=delivery_ids_since(after))
@@ -283,7 +283,7 @@ for _other in product(
 
 @pytest.mark.parametrize("name", HOT)
 def test_among_hundreds_of_thousands_a_few_rows_are_read(filled: Database, name: str) -> None:
-    """PostgreSQL counts the rows that each part of a plan has read, those that it threw away included."""
+    """PostgreSQL counts the rows that each part of a plan has read, including discarded ones."""
     plans: list[Any] = []
     with explained(filled, plans) as conn:
         HOT[name](conn)
@@ -306,7 +306,7 @@ def nodes(plan: Any) -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", HOT)
 def test_sqlite_reads_no_large_table_from_end_to_end(embedded: Database, name: str) -> None:
-    """But for a page of all there is, which is read from its end, and the index of the few that wait."""
+    """Except for an unfiltered page, which is read from its end, and the small index of pending rows."""
     plans: list[Any] = []
     with explained(embedded, plans) as conn:
         HOT[name](conn)
@@ -320,7 +320,7 @@ def test_sqlite_reads_no_large_table_from_end_to_end(embedded: Database, name: s
 
 
 def test_what_is_deleted_is_referred_to_by_an_index() -> None:
-    """Deleting a row looks for rows that refer to it, in a way that no plan shows."""
+    """Deleting a row searches for references to it, which no plan shows."""
     unfound = [
         f"{table.name}.{column.name}"
         for table in metadata.tables.values()

@@ -1,4 +1,4 @@
-"""Platforms that fetch by themselves: whose turn it is, with which token, and what a fetch leaves."""
+"""Platforms that fetch repositories: which is next, with which token, and the record of a fetch."""
 
 from contextlib import ExitStack
 from datetime import timedelta
@@ -23,7 +23,7 @@ ALL = ("c0", "c1", "c2")
 
 @pytest.fixture
 def named(database: Database, keyring: Keyring) -> Database:
-    """Return a store whose connections each have a platform, with a token of its own."""
+    """Return a store whose connections each have a platform with its own token."""
     for name in ALL:
         connection(database, name)
         with database.writing() as conn:
@@ -32,7 +32,7 @@ def named(database: Database, keyring: Keyring) -> Database:
 
 
 def ask(database: Database, *names: str, later: timedelta = timedelta()) -> None:
-    """Have platforms fetch, so much later than NOW."""
+    """Request fetches by the platforms, so much later than NOW."""
     with database.writing() as conn:
         for name in names:
             platforms.ask(conn, name, now=NOW + later)
@@ -58,14 +58,14 @@ def record(
     *,
     retry_after: timedelta | None = None,
 ) -> None:
-    """Record how a fetch went that ended at NOW."""
+    """Record the result of a fetch that ended at NOW."""
     next_at = None if retry_after is None else NOW + retry_after
     with database.writing() as conn:
         platforms.record(conn, fetch, now=NOW, reason=reason, next_at=next_at)
 
 
 def of(database: Database, *names: str) -> dict[str, Platform]:
-    """Return what is kept of these connections' platforms."""
+    """Return the stored records of these connections' platforms."""
     with database.reading() as conn:
         return platforms.of(conn, names)
 
@@ -77,7 +77,7 @@ def tokens(conn: sqlalchemy.Connection) -> dict[str, bytes | None]:
 
 
 def test_only_who_was_asked_fetches_and_once(named: Database, keyring: Keyring) -> None:
-    """With the connection's own token; the others are asked by their own pushes."""
+    """With the connection's own token; the others fetch for their own pushes."""
     assert claim(named, keyring) is None
     ask(named, "c1")
     assert claimed(named, keyring) == PlatformFetch(
@@ -92,7 +92,7 @@ def test_only_who_was_asked_fetches_and_once(named: Database, keyring: Keyring) 
 
 
 def test_who_has_waited_longest_is_first(named: Database, keyring: Keyring) -> None:
-    """None is left out, whatever the order of the connections."""
+    """No platform is left out, whatever the order of the connections."""
     for minutes, name in ((-3, "c1"), (-1, "c0"), (-2, "c2")):
         ask(named, name, later=timedelta(minutes=minutes))
     assert [claimed(named, keyring).connection for _ in range(3)] == ["c1", "c2", "c0"]
@@ -112,7 +112,7 @@ def test_who_has_waited_longest_is_first(named: Database, keyring: Keyring) -> N
 def test_a_fetch_is_due_from_its_moment_on(
     named: Database, keyring: Keyring, *, after: timedelta, expected: bool
 ) -> None:
-    """Or where no delay could have put it: a wrong clock did, and must not put it off for ever."""
+    """A time beyond any delay is due too: a wrong clock must not postpone a fetch for ever."""
     with named.reading() as conn:
         assert not platforms.is_due(conn, now=NOW)
     ask(named, "c1", later=after)
@@ -130,7 +130,7 @@ def test_a_fetch_whose_process_died_is_taken_again(named: Database, keyring: Key
 
 
 def test_failures_are_counted_until_a_fetch_succeeds(named: Database, keyring: Keyring) -> None:
-    """The reason is shown meanwhile, and when it was last fetched stays known."""
+    """The reason is shown meanwhile, and the time of the last fetch is kept."""
     ask(named, "c0", "c2")
     ask(named, "c1", later=-timedelta(minutes=1))
     for attempts in range(3):
@@ -148,7 +148,7 @@ def test_failures_are_counted_until_a_fetch_succeeds(named: Database, keyring: K
     assert of(named, "c1")["c1"] == Platform(
         url=PLATFORM.url, project="1", fetched_at=NOW, reason="it is away"
     )
-    # Of the others nothing has changed: they are due as before, and nothing is told of them.
+    # The others are unchanged: they are due as before, without a reason.
     assert of(named, "c0", "c2") == {"c0": PLATFORM, "c2": PLATFORM}
     assert {claimed(named, keyring).connection for _ in range(2)} == {"c0", "c2"}
 
@@ -163,7 +163,7 @@ def test_a_push_begins_the_count_anew(named: Database, keyring: Keyring) -> None
 
 
 def test_what_is_done_is_not_due_again(named: Database, keyring: Keyring) -> None:
-    """Nor what is not to be tried again."""
+    """Nor is a fetch that must not be retried."""
     ask(named, "c1")
     record(named, claimed(named, keyring))
     assert claim(named, keyring, later=LEASE) is None
@@ -176,7 +176,7 @@ def test_what_is_done_is_not_due_again(named: Database, keyring: Keyring) -> Non
 def test_a_push_during_a_fetch_asks_for_another_one(
     named: Database, keyring: Keyring, later: timedelta
 ) -> None:
-    """The fetch may not have seen it, be it in time or after its lease."""
+    """The fetch may not have seen it, whether it ends in time or after its lease."""
     ask(named, "c1")
     fetch = claimed(named, keyring)
     ask(named, "c1", later=later)
@@ -185,7 +185,7 @@ def test_a_push_during_a_fetch_asks_for_another_one(
 
 
 def test_a_platform_that_moves_keeps_its_token(named: Database, keyring: Keyring) -> None:
-    """Unless another one is given; the platforms of other connections stay as they are."""
+    """Unless a new one is given; other connections' platforms are unchanged."""
     moved = Platform(url="https://moved.example", project="2")
     for token, expected in ((None, "token of c1"), ("another", "another")):
         with named.writing() as conn:
@@ -199,7 +199,7 @@ def test_a_platform_that_moves_keeps_its_token(named: Database, keyring: Keyring
 
 
 def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, keyring: Keyring) -> None:
-    """And is asked no more; those of others are."""
+    """And gets no more requests; others do."""
     with named.writing() as conn:
         platforms.name(conn, keyring, "c1", None, None)
         sealed = tokens(conn)
@@ -212,7 +212,7 @@ def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, keyring: 
 
 
 def test_tokens_are_wrapped_anew_each_for_its_connection(named: Database, keyring: Keyring) -> None:
-    """After that the previous secret key is not needed any more."""
+    """After that the previous secret key is no longer needed."""
     connection(named, "without")
     with named.writing() as conn:
         assert platforms.rewrap(conn, Keyring("n" * 32, "k" * 32)) == 3

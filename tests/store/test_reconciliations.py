@@ -1,4 +1,4 @@
-"""Comparing what is known of refs with what the remote shows."""
+"""Reconciliations: comparing the known refs with the remote's."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,7 +26,7 @@ EVERY, GRACE, LEASE = timedelta(minutes=5), timedelta(seconds=10), timedelta(min
 
 
 def test_only_those_are_failing_whose_last_reconciliation_has_failed(database: Database) -> None:
-    """By name; not those that answer again, and none that was deleted."""
+    """By name; not those that recovered, and no deleted ones."""
     later = NOW + timedelta(minutes=5)
     for which in ("well", "again", "gone", "broken", "also"):
         records.connection(database, which, name=f"acme/{which}")
@@ -49,7 +49,7 @@ def test_only_those_are_failing_whose_last_reconciliation_has_failed(database: D
 
 
 def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
-    """Whether it succeeded or not: whoever asked for one knows by that which one was theirs."""
+    """Whether it succeeded or not: a client that requested one identifies it by this time."""
     records.connection(database)
     later = NOW + timedelta(minutes=5)
     with database.writing() as conn:
@@ -87,14 +87,14 @@ def look(
 
 
 def found(*moves: RefUpdate, now: datetime = NOW) -> NewDelivery:
-    """Return what a look has found."""
+    """Return the result of a look."""
     return arrival(
         *moves, id=delivery_id(now), source="reconciliation", provider_delivery_id=None, received_at=now
     )
 
 
 def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: Any) -> Receipt:
-    """Let a webhook report moves."""
+    """Record a webhook that reports moves."""
     sent = arrival(*moves, id=delivery_id(now), received_at=now, **changes)
     with database.writing() as conn:
         [receipt] = accept.record(conn, [sent])
@@ -102,13 +102,13 @@ def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: 
 
 
 def state(database: Database) -> ReconciliationState:
-    """Return how the connection's reconciliations go."""
+    """Return the state of the connection's reconciliations."""
     with database.reading() as conn:
         return reconciliations.states(conn, ["c1"])["c1"]
 
 
 def position(database: Database) -> str | None:
-    """Return where main is known to be."""
+    """Return the known position of main."""
     with database.reading() as conn:
         return reconciliations.known_refs(conn, "c1")[MAIN]
 
@@ -127,14 +127,14 @@ def after(minutes: float) -> datetime:
 
 
 def test_a_first_look_takes_nothing_for_a_push(learned: Database) -> None:
-    """What was there before is known from then on, and asks for no second look."""
+    """The existing refs are known from then on, without a second look."""
     assert position(learned) == A
     assert state(learned).due_at == NOW + EVERY
     assert state(learned).delivery is None
 
 
 def test_a_missed_push_is_taken_once_two_looks_agree(learned: Database) -> None:
-    """The first one only has the second come sooner."""
+    """The first look only makes the second one due sooner."""
     assert look(learned, move(A, B), now=after(6)) is None
     assert position(learned) == A
     assert state(learned).due_at == after(6) + GRACE
@@ -146,7 +146,7 @@ def test_a_missed_push_is_taken_once_two_looks_agree(learned: Database) -> None:
 
 
 def test_a_move_that_only_the_first_look_saw_is_nothing(learned: Database) -> None:
-    """A replica that lagged is not believed, and what the second one sees instead has to be confirmed."""
+    """A lagging replica is not trusted, and a different result of the second look has to be confirmed."""
     assert look(learned, move(A, B), now=after(6)) is None
     assert look(learned, move(A, C), now=after(7)) is None
     assert look(learned, agreeing={MAIN: A}, now=after(8)) is None
@@ -154,7 +154,7 @@ def test_a_move_that_only_the_first_look_saw_is_nothing(learned: Database) -> No
 
 
 def test_a_webhook_between_two_looks_is_not_repeated(learned: Database) -> None:
-    """What it reported is no news to the second look."""
+    """The second look finds nothing new in its report."""
     look(learned, move(A, B), now=after(6))
     assert tell(learned, move(A, B), now=after(6.1)).verdict == "accepted"
     assert look(learned, agreeing={MAIN: B}, now=after(7)) is None
@@ -178,7 +178,7 @@ def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
 
 
 def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
-    """However often it shows what was before, until the remote has once shown what a webhook reported."""
+    """However often it shows the old position, until the remote has once shown the reported one."""
     tell(learned, move(A, B), now=after(5))
     for minute in (6, 7, 12, 18, 40):
         with learned.writing() as conn:
@@ -195,7 +195,7 @@ def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
 
 
 def test_what_the_remote_never_shows_is_given_up_in_the_end(learned: Database) -> None:
-    """Such as a push that was taken back before anybody looked, and whose webhook was lost."""
+    """Such as a push that was undone before any look, and whose undoing's webhook was lost."""
     tell(learned, move(A, B), now=after(5))
     assert look(learned, move(B, A), now=after(70)) is None
     receipt = look(learned, move(B, A), now=after(71))
@@ -204,7 +204,7 @@ def test_what_the_remote_never_shows_is_given_up_in_the_end(learned: Database) -
 
 
 def test_pushes_in_the_wrong_order_have_the_remote_looked_at_soon(learned: Database) -> None:
-    """Where the order is only assumed; in order nothing is asked for."""
+    """If the order is only assumed; moves in order request no look."""
     tell(learned, move(A, B), now=after(1))
     assert state(learned).due_at == NOW + EVERY
     tell(learned, move(C, D), now=after(2))
@@ -212,7 +212,7 @@ def test_pushes_in_the_wrong_order_have_the_remote_looked_at_soon(learned: Datab
 
 
 def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: Database) -> None:
-    """Nothing is planned again for that."""
+    """No update is planned again for that."""
     tell(learned, move(A, B), now=after(1))
     tell(learned, move(C, D), now=after(2))
     assert position(learned) == D
@@ -224,7 +224,7 @@ def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: D
 
 
 def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
-    """And is told; to go back is confirmed first, while the question stays."""
+    """With an answer; a move back is confirmed first, while the request stays open."""
     asked = tell(learned, now=after(1), asks_for_reconciliation=True)
     receipt = look(learned, move(A, B), now=after(1))
     assert receipt is not None
@@ -244,7 +244,7 @@ def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
 
 
 def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> None:
-    """Another delivery asked meanwhile: the look that was under way does not count for it."""
+    """Another delivery requested one meanwhile: the running look does not count for it."""
     with learned.writing() as conn:
         reconciliation = reconciliations.claim(conn, now=after(6), until=after(21))
         assert reconciliation is not None
@@ -259,7 +259,7 @@ def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> 
 
 
 def test_looks_are_rare_where_webhooks_tell_all(learned: Database) -> None:
-    """Twice as rare after each look that bore them out, and often again after one that found more."""
+    """The interval doubles after each look that confirms them; one that finds more makes it short again."""
     now, ids, delays = after(5), [f"{number:040x}" for number in range(1, 20)], []
     before = A
     for one in ids[:6]:
@@ -276,7 +276,7 @@ def test_looks_are_rare_where_webhooks_tell_all(learned: Database) -> None:
 
 
 def test_a_reconciliation_that_is_given_back_is_due_at_once(learned: Database) -> None:
-    """With whoever asked for it, and what was seen."""
+    """With its requester, and the seen refs."""
     look(learned, move(A, B), now=after(6))
     with learned.writing() as conn:
         reconciliation = reconciliations.claim(conn, now=after(7), until=after(22))
@@ -290,7 +290,7 @@ def test_a_reconciliation_that_is_given_back_is_due_at_once(learned: Database) -
 
 
 def test_a_look_at_a_connection_that_was_deleted_takes_no_place(database: Database) -> None:
-    """Nobody gives its place back: it was taken until the lease's end."""
+    """Its place would otherwise be taken until the lease's end."""
     records.connection(database)
     records.connection(database, "c2")
     with database.writing() as conn:
@@ -302,7 +302,7 @@ def test_a_look_at_a_connection_that_was_deleted_takes_no_place(database: Databa
 
 
 def test_a_reconciliation_that_failed_says_why_and_is_tried_again(learned: Database) -> None:
-    """On the connection, and on the delivery that asked."""
+    """On the connection, and on the delivery that requested it."""
     asked = tell(learned, now=after(1), asks_for_reconciliation=True)
     with learned.writing() as conn:
         reconciliation = reconciliations.claim(conn, now=after(1), until=after(16))
@@ -319,7 +319,7 @@ def test_a_reconciliation_that_failed_says_why_and_is_tried_again(learned: Datab
 
 
 def test_a_clock_that_was_ahead_stops_no_reconciliations(learned: Database) -> None:
-    """What is further ahead than any delay is due; what is put off as long as it may be is not."""
+    """A time beyond any delay is due; one at the longest delay is not."""
     look(learned, agreeing={MAIN: A}, now=after(5 * 365 * 24 * 60))
     with learned.writing() as conn:
         assert reconciliations.is_due(conn, now=after(6))
@@ -330,7 +330,7 @@ def test_a_clock_that_was_ahead_stops_no_reconciliations(learned: Database) -> N
 
 
 def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> None:
-    """Both count for both, also those of other connections; another host has places of its own."""
+    """Both share one limit, across all connections; another host has its own."""
     for name in ("one", "two", "three"):
         records.connection(database, name)
     records.connection(database, "elsewhere", url="https://gitlab.example/acme/digits.git")
@@ -347,7 +347,7 @@ def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> Non
 
 
 def test_another_remote_is_learned_anew(learned: Database) -> None:
-    """Nothing that was seen at the old one is waited for."""
+    """What was seen at the old remote is dropped."""
     tell(learned, move(A, B), now=after(1))
     with learned.writing() as conn:
         reconciliations.start_over(conn, "c1", now=after(2))
@@ -358,7 +358,7 @@ def test_another_remote_is_learned_anew(learned: Database) -> None:
 
 
 def test_a_process_that_died_leaves_its_reconciliation_to_the_next_start(learned: Database) -> None:
-    """Which does it at once; what was only put off stays put off."""
+    """The next start does it at once; a postponed one stays postponed."""
     records.connection(learned, "c2", created_at=after(30))
     with learned.writing() as conn:
         assert reconciliations.claim(conn, now=after(6), until=after(21)) is not None
@@ -376,7 +376,7 @@ def claimed(database: Database, now: datetime, until: datetime | None = None) ->
 
 
 def failed(database: Database, now: datetime, reason: str = "it hangs") -> Reconciliation:
-    """Let the reconciliation that is due fail; return it."""
+    """Fail the reconciliation that is due; return it."""
     reconciliation = claimed(database, now)
     assert reconciliation is not None
     with database.writing() as conn:
@@ -385,7 +385,7 @@ def failed(database: Database, now: datetime, reason: str = "it hangs") -> Recon
 
 
 def test_the_reconciliation_that_is_overdue_for_longest_comes_first(database: Database) -> None:
-    """From the moment on at which it is due."""
+    """From its due time on."""
     for number, name in enumerate(("c1", "c2", "c3")):
         records.connection(database, name, created_at=after(-number))
     assert claimed(database, after(-3)) is None
@@ -413,7 +413,7 @@ def test_the_reconciliation_that_is_overdue_for_longest_comes_first(database: Da
 
 
 def test_a_reconciliation_is_put_off_as_far_as_the_longest_delay(database: Database) -> None:
-    """What is further ahead is due, the furthest first: only a clock that was wrong has put it there."""
+    """A time further ahead is due, the furthest first: only a wrong clock can have set it."""
     for name, end in (("c1", LEASE), ("c2", 2 * LEASE), ("c3", 3 * LEASE)):
         records.connection(database, name)
         assert claimed(database, NOW, NOW + end) is not None
@@ -426,12 +426,12 @@ def test_a_reconciliation_is_put_off_as_far_as_the_longest_delay(database: Datab
     with database.reading() as conn:
         assert not reconciliations.is_due(conn, now=NOW, longest=3 * LEASE)
         assert reconciliations.is_due(conn, now=NOW - GRACE, longest=3 * LEASE)
-    # Taken, it is the turn of the next: both are further ahead than this.
+    # After it the next one is claimed: both are further ahead than this.
     assert [due(NOW - GRACE), due(NOW - GRACE)] == ["c3", "c2"]
 
 
 def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
-    """Or, after the very first look, that it cannot be told; the connection names no delivery then."""
+    """Or, after the very first look, that it is unknown; then the connection names no delivery."""
     asked = tell(learned, now=after(1), asks_for_reconciliation=True)
     assert look(learned, agreeing={MAIN: A}, now=after(2)) is None
     with learned.reading() as conn:
@@ -440,14 +440,14 @@ def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
     assert state(learned) == ReconciliationState(
         due_at=after(2) + EVERY, tried_at=after(2), reconciled_at=after(2), delivery=None, reason=None
     )
-    # The question is answered: the next reconciliation has nobody who waits for it.
+    # The request is answered: the next reconciliation has no requester.
     reconciliation = claimed(learned, after(8))
     assert reconciliation is not None
     assert (reconciliation.asked, reconciliation.asked_by, reconciliation.is_first) == (False, None, False)
 
 
 def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
-    """What had moved before it, nobody knows."""
+    """Moves before it are unknown."""
     records.connection(database)
     asked = tell(database, asks_for_reconciliation=True)
     look(database, move(None, A), now=after(1))
@@ -458,7 +458,7 @@ def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
 
 
 def test_failures_of_reconciliations_count_in_a_row(learned: Database) -> None:
-    """Until one succeeds, which also takes the reason away; who asked is still waited for."""
+    """Until one succeeds, which also clears the reason; the requester is kept."""
     assert failed(learned, after(6)).attempts == 0
     assert failed(learned, after(7)).attempts == 1
     with learned.writing() as conn:
@@ -475,7 +475,7 @@ def test_failures_of_reconciliations_count_in_a_row(learned: Database) -> None:
 def test_a_reconciliation_that_is_given_back_frees_its_place_and_keeps_its_question(
     learned: Database,
 ) -> None:
-    """As it was: a reconciliation that nobody asked for is not taken for one."""
+    """Unchanged: an unrequested reconciliation does not become a requested one."""
     for is_asked in (False, True):
         if is_asked:
             with learned.writing() as conn:
@@ -490,7 +490,7 @@ def test_a_reconciliation_that_is_given_back_frees_its_place_and_keeps_its_quest
 
 
 def test_a_question_during_a_look_that_fails_is_not_put_off(learned: Database) -> None:
-    """The failure is that of the look before; its place at the host is free again."""
+    """The failure belongs to the earlier look; its place at the host is free again."""
     reconciliation = claimed(learned, after(6))
     assert reconciliation is not None
     with learned.writing() as conn:
@@ -502,7 +502,7 @@ def test_a_question_during_a_look_that_fails_is_not_put_off(learned: Database) -
 
 
 def test_a_look_whose_lease_has_ended_leaves_that_of_the_next_alone(learned: Database) -> None:
-    """Two may do the same one after the first one hung: the second keeps its place and its time."""
+    """After the first one hung, two may do the same look: the second keeps its place and its time."""
     first, second = claimed(learned, after(6)), claimed(learned, after(21))
     assert first is not None
     assert second is not None
@@ -519,7 +519,7 @@ def test_a_look_whose_lease_has_ended_leaves_that_of_the_next_alone(learned: Dat
     ids=["rare", "rarer by setting"],
 )
 def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rare: timedelta) -> None:
-    """Unless they are set to be rarer: what webhooks had told so far is no promise."""
+    """Unless configured to be rarer: webhooks that arrived so far guarantee nothing."""
     records.connection(database)
     look(database, move(None, A))
     now, before = after(5), A
@@ -539,7 +539,7 @@ def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rar
 def test_positions_that_the_remote_shows_are_noted(
     learned: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many, and only those: a ref that the remote has elsewhere was not shown."""
+    """However many, and only those: a ref at another position was not shown."""
     monkeypatch.setattr(reconciliations, "_PART", 2)
     names = [f"refs/heads/{number}" for number in range(5)]
     records.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
@@ -557,14 +557,14 @@ def test_positions_that_the_remote_shows_are_noted(
 
 
 def test_looks_are_rare_only_where_webhooks_tell_something(learned: Database) -> None:
-    """A quiet repository says nothing about its webhook."""
+    """A quiet repository is no evidence that its webhook works."""
     for minutes in (6, 12):
         look(learned, agreeing={MAIN: A}, now=after(minutes))
         assert state(learned).due_at == after(minutes) + EVERY
 
 
 def test_another_remote_has_its_own_beginning(learned: Database) -> None:
-    """What the old one had agreed on, or what else was at its address, counts for nothing; others stay."""
+    """The old remote's confirmations, or another repository at its address, do not count; others stay."""
     records.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
     tell(learned, move(A, B), now=after(1))
     tell(learned, move(A, B), now=after(1), connection="c2")
@@ -593,7 +593,7 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
 
 
 def test_states_are_those_of_the_connections_that_are_named(learned: Database) -> None:
-    """Of none that nobody asked about."""
+    """And no others."""
     records.connection(learned, "c2", created_at=after(60))
     with learned.reading() as conn:
         assert sorted(reconciliations.states(conn, ["c1", "c2", "c3"])) == ["c1", "c2"]
@@ -622,7 +622,7 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Reconciliation], object]] = {
 
 @pytest.mark.parametrize("what", OF_ONE)
 def test_a_reconciliation_of_a_connection_leaves_all_others_alone(database: Database, what: str) -> None:
-    """Those that are reconciled at the same moment, and for which somebody waits as well."""
+    """Also those reconciled at the same time, and those with a requester."""
     taken = []
     for name in ("c0", "c1", "c2"):
         records.connection(database, name)
@@ -655,7 +655,7 @@ def test_without_a_grace_what_waits_for_a_second_look_is_taken_at_once(learned: 
 
 @pytest.mark.parametrize("second", [6.1, 0.5], ids=["later", "earlier"])
 def test_another_question_during_a_look_stays(learned: Database, second: float) -> None:
-    """Whichever of the two deliveries has the later id: only the one that was answered is done with."""
+    """Whichever of the two deliveries has the later id: only the answered request is removed."""
     first = tell(learned, now=after(1), asks_for_reconciliation=True)
     reconciliation = claimed(learned, after(6))
     assert reconciliation is not None
@@ -671,7 +671,7 @@ def test_another_question_during_a_look_stays(learned: Database, second: float) 
 
 
 def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) -> None:
-    """Where somebody asked meanwhile, two are under way at once, and each has a place at the host."""
+    """After a request meanwhile, two looks run at once, and each has a place at the host."""
     first = claimed(learned, after(6))
     assert first is not None
     with learned.writing() as conn:
@@ -684,7 +684,7 @@ def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) 
 
 
 def test_the_refs_of_a_connection_are_its_own(database: Database) -> None:
-    """Where they stood last, deleted ones included."""
+    """With their last positions, including deleted ones."""
     for number, name in enumerate(("c0", "c1", "c2")):
         records.connection(database, name)
         tell(database, move(None, A, f"refs/heads/{number}"), connection=name)

@@ -1,4 +1,4 @@
-"""Where a reported move belongs: without a database, since the rules are pure."""
+"""The place of a reported move in its ref's history: pure rules, without a database."""
 
 from collections.abc import Sequence
 from itertools import pairwise, permutations
@@ -32,7 +32,7 @@ def learned(value: str | None) -> RefHistory:
 @pytest.mark.parametrize("start", [RefHistory(exists=False), learned(IDS[0])], ids=["unknown", "learned"])
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_moves_in_any_order_end_at_the_last(start: RefHistory, order: Sequence[int]) -> None:
-    """Each is new exactly once, and the position is where the last of them led."""
+    """Each is new exactly once, and the position is that of the last move."""
     history = RefHistory(exists=start.exists, after=start.after, generation=start.generation)
     history.shown, history.shown_id = start.shown, start.shown_id
     walk = list(pairwise(IDS[:5]))
@@ -47,7 +47,7 @@ def test_moves_in_any_order_end_at_the_last(start: RefHistory, order: Sequence[i
 
 @given(order=st.permutations(range(8)), again=st.lists(st.integers(0, 7), max_size=8))
 def test_a_long_walk_in_any_order_with_repetitions(order: Sequence[int], again: Sequence[int]) -> None:
-    """What is repeated is recognized, wherever in the walk it is."""
+    """A repeated move is recognized, wherever in the walk it is."""
     history = learned(IDS[0])
     walk = list(pairwise(IDS[:9]))
     for count, number in enumerate(order):
@@ -58,7 +58,7 @@ def test_a_long_walk_in_any_order_with_repetitions(order: Sequence[int], again: 
 
 
 def test_there_and_back_and_there_again_are_three() -> None:
-    """A move that begins at the present position counts, also one that was reported before."""
+    """A move from the present position counts, even if it was reported before."""
     history = learned(IDS[0])
     walk = [(IDS[0], IDS[1]), (IDS[1], IDS[0]), (IDS[0], IDS[1])]
     assert [report(history, *one).repeats for one in walk] == [None] * 3
@@ -78,7 +78,7 @@ def test_what_a_reconciliation_covered_is_planned_unless_it_found_it() -> None:
 
 
 def test_a_branch_that_was_deleted_and_made_again_counts_again() -> None:
-    """Also where the delete does not say where the branch was."""
+    """Also if the delete does not contain the branch's position."""
     for before in (IDS[0], None):
         history = learned(IDS[0])
         gone = ref_update(ref="refs/heads/main", before=before, after=None, deleted=True)
@@ -90,7 +90,7 @@ def test_a_branch_that_was_deleted_and_made_again_counts_again() -> None:
 
 
 def test_gaps_survive_being_stored() -> None:
-    """As they were."""
+    """They are restored unchanged."""
     history = learned(IDS[0])
     report(history, IDS[1], IDS[2])
     assert len(history.gaps) == 2
@@ -99,7 +99,7 @@ def test_gaps_survive_being_stored() -> None:
 
 
 def test_gaps_do_not_grow_without_end() -> None:
-    """Where webhooks are lost for good, the oldest ones are closed."""
+    """If webhooks are lost for good, the oldest gaps are closed."""
     history = learned(IDS[0])
     for number in range(200):
         report(history, f"{number + 100:040x}", f"{number + 500:040x}")

@@ -1,4 +1,4 @@
-"""Requests that the broker never takes, and those that an operator drops."""
+"""Requests that the broker never accepts, and those that an operator drops."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ def ref_update(database: Database) -> int:
 
 
 def pending(database: Database) -> list[str]:
-    """Return the ids of what a relay would publish."""
+    """Return the ids of the requests that a relay would publish."""
     with database.reading() as conn:
         return [one.id for one in executions.pending(conn, limit=10, without=())]
 
@@ -48,7 +48,7 @@ def stored(database: Database, name: str) -> StoredRequest:
 
 @pytest.mark.usefixtures("ref_update")
 def test_what_the_broker_never_takes_ends_with_the_reason(database: Database) -> None:
-    """It is not published again; what is published by then stays so."""
+    """It is not published again; a request already published stays so."""
     with database.writing() as conn:
         executions.record(conn, published=["r2"], refused={}, undeliverable={}, now=NOW)
         told = {"r1": "it is too large", "r2": "it is too large"}
@@ -63,7 +63,7 @@ def test_what_the_broker_never_takes_ends_with_the_reason(database: Database) ->
 
 @pytest.mark.usefixtures("ref_update")
 def test_a_pending_request_can_be_dropped(database: Database) -> None:
-    """Once; one that is on its way meanwhile is published all the same, and says so."""
+    """Once; a request in flight meanwhile is published nevertheless, and marked so."""
     with database.writing() as conn:
         assert executions.drop(conn, "r1").state == "dropped"
     assert pending(database) == ["r2"]
@@ -77,7 +77,7 @@ def test_a_pending_request_can_be_dropped(database: Database) -> None:
 
 
 def test_a_replay_makes_them_pending_again(database: Database, ref_update: int) -> None:
-    """With what they say now: the commit is the same, the connection's rules may be others."""
+    """With their new content: the commit is the same, the connection's rules may differ."""
     with database.writing() as conn:
         executions.drop(conn, "r1")
         executions.record(conn, published=[], refused={}, undeliverable={"r2": "it is too large"}, now=NOW)

@@ -1,4 +1,4 @@
-"""What is deleted when it is old, and what stays."""
+"""Deletion of old records, and the records that stay."""
 
 import asyncio
 from contextlib import closing
@@ -32,7 +32,7 @@ LATER = NOW + 200 * DAY
 
 
 def deliver(database: Database, *moves: RefUpdate, days: int = 0, **changes: object) -> NewDelivery:
-    """Record a delivery that came so many days after NOW."""
+    """Record a delivery that arrived so many days after NOW."""
     moment = NOW + days * DAY
     sent = arrival(*moves, id=delivery_id(moment), received_at=moment, **changes)
     with database.writing() as conn:
@@ -41,7 +41,7 @@ def deliver(database: Database, *moves: RefUpdate, days: int = 0, **changes: obj
 
 
 def settle(database: Database, *, days: int = 0, state: UpdateState = "planned", request: str = "") -> None:
-    """Settle what is pending, so many days after NOW; with a request where one is named."""
+    """Settle pending updates, so many days after NOW; with a request if one is named."""
     moment = NOW + days * DAY
     with database.writing() as conn:
         assert Claims(process="p").claim(conn, owner="w", now=moment, until=moment + DAY) == "c1"
@@ -80,7 +80,7 @@ def publish(database: Database, *names: str, days: int = 0) -> None:
 
 
 def clean_up(database: Database) -> None:
-    """Delete what is old."""
+    """Delete old records."""
     asyncio.run(Retention(database=database, keep=KEEP).run(LATER))
 
 
@@ -104,7 +104,7 @@ def count(database: Database) -> tuple[int, ...]:
 
 
 def test_what_was_settled_long_ago_is_deleted_with_all_that_came_of_it(database: Database) -> None:
-    """Its body, its ref updates and its executions; what came later stays whole."""
+    """Its body, its ref updates and its executions; later deliveries stay complete."""
     connection(database)
     deliver(database, verdict="ignored", reason="ping")
     old = deliver(database, move(A, B))
@@ -124,7 +124,7 @@ def test_what_was_settled_long_ago_is_deleted_with_all_that_came_of_it(database:
 
 
 def test_what_is_not_over_stays(database: Database) -> None:
-    """However old: an update that is pending, a request that the broker does not have."""
+    """However old: a pending update, or an unpublished request."""
     connection(database)
     planned = deliver(database, move(A, B))
     settle(database, request="unpublished")
@@ -136,7 +136,7 @@ def test_what_is_not_over_stays(database: Database) -> None:
 
 @pytest.mark.parametrize("event", ["settled", "planned", "published"])
 def test_what_happened_lately_counts_and_not_when_the_delivery_came(database: Database, event: str) -> None:
-    """A delivery that was planned again, or published after a long outage, is kept from then on."""
+    """A delivery that was planned again, or published after a long outage, is kept from that time on."""
     connection(database)
     old = deliver(database, move(A, B))
     settle(database, request="first")
@@ -148,7 +148,7 @@ def test_what_happened_lately_counts_and_not_when_the_delivery_came(database: Da
     if event == "planned":
         publish(database, "second", days=191)
         with database.writing() as conn:
-            # As if the update had been settled long ago: its new request alone is a reason to keep it.
+            # As if the update had been settled long ago: only its new request is a reason to keep it.
             conn.execute(update(ref_updates).values(settled_at=NOW))
             conn.execute(update(execution_table).values(published_at=NOW))
     clean_up(database)
@@ -167,7 +167,7 @@ def test_what_was_superseded_goes_like_what_was_published(database: Database) ->
 
 
 def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> None:
-    """The latest state of a ref is never forgotten, nor how often it has moved."""
+    """The latest state of a ref and the number of its moves are never deleted."""
     connection(database)
     deliver(database, move(A, B), provider_delivery_id="guid")
     settle(database)
@@ -187,7 +187,7 @@ def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> No
 
 
 def test_what_a_reconciliation_refers_to_stays(database: Database) -> None:
-    """Who has asked for one that is still due, and what the last one has found."""
+    """The delivery that requested one still due, and the one with the last one's findings."""
     connection(database)
     asking = deliver(database, asks_for_reconciliation=True)
     clean_up(database)
@@ -214,7 +214,7 @@ def swept(database: Database, asking: NewDelivery | None = None) -> NewDelivery:
 
 
 def test_steps_are_small_and_none_is_left_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each deletes a few deliveries, less where they are large, and the next goes on behind it."""
+    """Each deletes a few deliveries, fewer if they are large, and the next continues after it."""
     monkeypatch.setattr(retention, "_MAX_DELIVERIES", 3)
     monkeypatch.setattr(retention, "_MAX_UPDATES", 4)
     connection(database)
@@ -236,7 +236,7 @@ def test_bodies_count(database: Database, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def forgotten(database: Database) -> list[int]:
-    """Delete what is old step by step; return how many deliveries each has deleted."""
+    """Delete old records step by step; return how many deliveries each has deleted."""
     found: list[int] = []
     after = ""
     while True:
@@ -274,7 +274,7 @@ def test_a_step_takes_as_many_bytes_as_it_may(database: Database, monkeypatch: p
 
 
 def test_small_deliveries_go_in_one_step(database: Database) -> None:
-    """Each step costs a pause, and with one delivery in each nothing would ever become smaller."""
+    """Each step costs a pause, and with one delivery per step the store would never shrink."""
     connection(database)
     for number in range(50):
         deliver(database, body=bytes(range(100)), days=number % 10)
@@ -282,7 +282,7 @@ def test_small_deliveries_go_in_one_step(database: Database) -> None:
 
 
 def test_what_stays_is_looked_at_once(database: Database) -> None:
-    """A step goes on behind the last delivery that it has seen, be it deleted or not."""
+    """A step continues after the last delivery that it has seen, deleted or not."""
     connection(database)
     first, _, third = (deliver(database, move(None, A, f"refs/tags/{day}"), days=day) for day in range(3))
     with database.writing() as conn:
@@ -294,7 +294,7 @@ def test_what_stays_is_looked_at_once(database: Database) -> None:
 
 @pytest.mark.parametrize("state", ["planned", "gone", "failed"])
 def test_however_an_update_ended_it_is_deleted_when_it_is_old(database: Database, state: UpdateState) -> None:
-    """With the repetitions that were told of it."""
+    """With its reported repetitions."""
     connection(database)
     old = deliver(database, move(A, B))
     repeated = deliver(database, move(A, B))
@@ -305,7 +305,7 @@ def test_however_an_update_ended_it_is_deleted_when_it_is_old(database: Database
 
 @pytest.mark.parametrize("state", ["published", "superseded", "undeliverable", "dropped"])
 def test_however_a_request_ended_it_is_deleted_when_it_is_old(database: Database, state: str) -> None:
-    """Only one that is pending is still needed."""
+    """Only a pending one is still needed."""
     connection(database)
     old = deliver(database, move(A, B))
     settle(database, request="old")
@@ -334,7 +334,7 @@ def test_what_happened_is_kept_to_the_moment(
 
 
 def test_a_delivery_is_kept_to_the_millisecond(database: Database) -> None:
-    """One without pushes counts from when it came."""
+    """One without pushes counts from its arrival."""
     connection(database)
     moment = LATER - KEEP
     came = [moment, moment - timedelta(milliseconds=1)]
@@ -346,7 +346,7 @@ def test_a_delivery_is_kept_to_the_millisecond(database: Database) -> None:
 
 
 def test_one_process_deletes(postgres: Postgres) -> None:
-    """Another does so once that one has ended."""
+    """Another takes over once that one has ended."""
     url = postgres.database()
     with closing(Database(url)) as second:
         second.migrate()
@@ -361,5 +361,5 @@ def test_one_process_deletes(postgres: Postgres) -> None:
             clean_up(second)
             return not is_kept(second, old)
 
-        # The server takes its time to see that the first one's connection has ended.
+        # The server needs time to notice that the first one's connection has ended.
         wait_for(is_deleted, "the second one deletes")

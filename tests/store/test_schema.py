@@ -17,23 +17,23 @@ from gateway.store.tables import metadata
 
 
 def test_the_migrations_lead_to_the_tables(database: Database) -> None:
-    """What the code expects is what the migrations make."""
+    """The migrations make the schema that the code expects."""
     with database.reading() as conn:
-        # PostgreSQL cannot compare two JSON values, as Alembic would have it do.
+        # PostgreSQL cannot compare two JSON values, which Alembic would try.
         opts = {"compare_server_default": database.is_embedded}
         context = MigrationContext.configure(conn, opts=opts)
         assert compare_metadata(context, metadata) == []
 
 
 def test_migrating_twice_changes_nothing(database: Database) -> None:
-    """A start finds the schema as the last one left it."""
+    """A start finds the schema of the last one."""
     database.migrate()
     with database.reading() as conn:
         assert conn.execute(text("SELECT count(*) FROM alembic_version")).scalar() == 1
 
 
 def of_a_later_version(database: Database, *, usable_since: str) -> None:
-    """Make the schema a later one, which says itself which code works on it."""
+    """Make the schema a later one, which records which code works on it."""
     with database.writing() as conn:
         conn.execute(text("UPDATE alembic_version SET version_num = '9999'"))
         mark = text("UPDATE schema_compatibility SET usable_since = :since")
@@ -41,7 +41,7 @@ def of_a_later_version(database: Database, *, usable_since: str) -> None:
 
 
 def test_a_later_schema_that_only_adds_is_used(database: Database) -> None:
-    """After a rollback the earlier version starts, says so, and changes nothing."""
+    """After a rollback the earlier version starts, logs it, and changes nothing."""
     of_a_later_version(database, usable_since=USABLE_SINCE)
     with capture_logs() as logs:
         database.migrate()
@@ -52,7 +52,7 @@ def test_a_later_schema_that_only_adds_is_used(database: Database) -> None:
 
 @pytest.mark.parametrize("is_marked", [True, False])
 def test_a_database_of_a_later_version_is_refused(database: Database, *, is_marked: bool) -> None:
-    """Where something was taken away, the earlier version says what to do, and changes nothing."""
+    """If something was removed, the earlier version says what to do, and changes nothing."""
     of_a_later_version(database, usable_since="9998")
     if not is_marked:
         with database.writing() as conn:
@@ -64,7 +64,7 @@ def test_a_database_of_a_later_version_is_refused(database: Database, *, is_mark
 
 
 def test_a_migration_that_would_leave_a_reference_to_nothing_is_taken_back(tmp_path: Path) -> None:
-    """SQLite looks after references once all tables have been built anew; the message names the table."""
+    """SQLite checks references once all tables have been rebuilt; the message names the table."""
     with closing(Database(f"sqlite:///{tmp_path / 'broken.db'}")) as database:
         database.migrate("0001")
         with database.engine.connect() as connected:
@@ -81,7 +81,7 @@ def test_a_migration_that_would_leave_a_reference_to_nothing_is_taken_back(tmp_p
 
 
 def test_connections_from_before_quotas_learn_their_host(url: str) -> None:
-    """The one that their URL names, by whichever of its names."""
+    """The host of their URL, by any of its names."""
     database = Database(url)
     database.migrate("0006")
     with database.writing() as conn:
@@ -98,7 +98,7 @@ def test_connections_from_before_quotas_learn_their_host(url: str) -> None:
 
 
 def test_sqlite_syncs_each_commit_to_disk(tmp_path: Path) -> None:
-    """What was answered with a 2xx survives a power cut."""
+    """A delivery answered with 2xx survives a power cut."""
     database = Database(f"sqlite:///{tmp_path / 'synced.db'}")
     with database.reading() as conn:
         assert conn.execute(text("PRAGMA journal_mode")).scalar() == "wal"

@@ -38,7 +38,7 @@ def push(database: Database, *moves: tuple[str, str], connection_id: str = "c1")
 
 
 def pending(database: Database, connection_id: str = "c1") -> list[PendingUpdate]:
-    """Return what waits."""
+    """Return the pending updates."""
     with database.reading() as conn:
         return work_queue.pending(conn, connection_id, limit=10)
 
@@ -49,13 +49,13 @@ def settle(
     now: datetime = NOW,
     postponed: Sequence[Postponement] = (),
 ) -> None:
-    """Record ends and delays as the worker `w1`."""
+    """Record settlements and delays as the worker `w1`."""
     with database.writing() as conn:
         work_queue.settle(conn, "c1", ends, owner="w1", now=now, postponed=postponed)
 
 
 def kept(database: Database) -> tuple[Any, ...]:
-    """Return what is kept of the end of the one ref update."""
+    """Return the stored settlement of the only ref update."""
     with database.reading() as conn:
         row = conn.execute(ref_updates.select()).one()
     return row.state, row.peeled, row.facts, row.settled_at
@@ -86,13 +86,13 @@ DELIVERY = "the-delivery"
 
 
 def test_there_is_nothing_to_claim_without_pushes(database: Database) -> None:
-    """A connection alone is no work."""
+    """A connection without pushes is no work."""
     connection(database)
     assert claim(database, "w1") is None
 
 
 def test_a_connection_is_worked_on_by_one_worker(database: Database) -> None:
-    """While the lease lasts nobody else gets it."""
+    """During the lease no other worker gets it."""
     connection(database)
     push(database, (A, B))
     assert claim(database, "w1") == "c1"
@@ -100,7 +100,7 @@ def test_a_connection_is_worked_on_by_one_worker(database: Database) -> None:
 
 
 def test_an_expired_lease_is_taken_over(database: Database) -> None:
-    """A worker that died holds nothing up for longer than its lease, and can record nothing afterwards."""
+    """A dead worker blocks a connection only for its lease, and can record nothing afterwards."""
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
@@ -114,14 +114,14 @@ def test_an_expired_lease_is_taken_over(database: Database) -> None:
 
 
 def test_updates_come_in_order_of_arrival(database: Database) -> None:
-    """What was pushed first is worked on first."""
+    """The first push is processed first."""
     connection(database)
     push(database, (A, B), (B, C), (C, A))
     assert [(update.before, update.after) for update in pending(database)] == [(A, B), (B, C), (C, A)]
 
 
 def test_settling_fills_the_outbox_in_one_transaction(database: Database) -> None:
-    """The update ends and its request waits, or neither."""
+    """The update ends and its request is pending, or neither."""
     connection(database)
     with database.writing() as conn:
         accept.record(conn, [arrival(move(A, B), id=DELIVERY)])
@@ -138,7 +138,7 @@ def test_settling_fills_the_outbox_in_one_transaction(database: Database) -> Non
 
 
 def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
-    """It is not claimed before its time, and its deliveries tell the reason."""
+    """It is not claimed before its time, and its deliveries show the reason."""
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
@@ -154,7 +154,7 @@ def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
 
 
 def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) -> None:
-    """How it had ended before is kept as an attempt, however often it is replayed."""
+    """Its earlier result is kept as an attempt, however often it is replayed."""
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
@@ -185,7 +185,7 @@ SHOWN = r"caf\xe9 and half a pair \ud83d and \x00"
 
 
 def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Database) -> None:
-    """A file name that is not UTF-8 may be in a reason or a verdict; its update ends all the same."""
+    """A file name that is not UTF-8 may be in a reason or a verdict; its update ends nevertheless."""
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
@@ -205,7 +205,7 @@ def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Datab
 
 
 def test_text_that_was_kept_before_it_was_escaped_is_shown(database: Database) -> None:
-    """Rows of earlier versions may hold half a pair of surrogates, which no answer could."""
+    """Rows of earlier versions may hold half a surrogate pair, which an answer cannot contain."""
     connection(database)
     push(database, (A, B))
     kept = json.dumps([{"trigger": "t", "matched": True, "reason": "caf\udce9"}])
@@ -216,7 +216,7 @@ def test_text_that_was_kept_before_it_was_escaped_is_shown(database: Database) -
 
 
 def test_a_reader_gets_as_many_updates_as_asked_for_but_for_some_refs(database: Database) -> None:
-    """In order of arrival: a storm is read piece by piece, and beside a ref that is being worked on."""
+    """In order of arrival: a storm is read in parts, without a ref that is being processed."""
     connection(database)
     moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
     with database.writing() as conn:
@@ -228,7 +228,7 @@ def test_a_reader_gets_as_many_updates_as_asked_for_but_for_some_refs(database: 
 
 
 def test_what_one_push_is_put_off_for_holds_back_its_own_ref_only(database: Database) -> None:
-    """Until it is due, or longer than anything is put off for; its tries are counted."""
+    """Until it is due, or beyond the longest delay; its tries are counted."""
     connection(database)
     connection(database, "c2")
     moves = [move(A, B), move(A, B, "refs/heads/topic"), move(B, C)]
@@ -254,7 +254,7 @@ def test_what_one_push_is_put_off_for_holds_back_its_own_ref_only(database: Data
 
 
 def test_something_that_has_changed_makes_what_was_put_off_due(database: Database) -> None:
-    """The connection and its updates, as new credentials do; nothing of other connections."""
+    """The connection and its updates, as after new credentials; nothing of other connections."""
     for name in ("c1", "c2"):
         connection(database, name)
         push(database, (A, B), connection_id=name)
@@ -285,7 +285,7 @@ def test_what_never_failed_keeps_its_turn_when_something_changes(database: Datab
 
 
 def test_failures_count_in_a_row(database: Database) -> None:
-    """Until a try ends well; one that a shutdown interrupts counts neither way."""
+    """Until a try succeeds; one interrupted by a shutdown does not count."""
     connection(database)
     push(database, (A, B))
 
@@ -310,7 +310,7 @@ def test_failures_count_in_a_row(database: Database) -> None:
 
 
 def test_an_end_is_kept_with_all_that_is_shown_of_it(database: Database) -> None:
-    """What a tag leads to as well, which a later end without it does not take away, and the facts."""
+    """Including a tag's commit, which a later settlement without it does not remove, and the facts."""
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
@@ -326,7 +326,7 @@ def test_an_end_is_kept_with_all_that_is_shown_of_it(database: Database) -> None
 
 @pytest.mark.parametrize("state", ["gone", "planned"])
 def test_what_has_ended_is_neither_ended_again_nor_put_off(database: Database, state: UpdateState) -> None:
-    """A worker that was interrupted may record twice: its first word counts."""
+    """An interrupted worker may record twice: the first settlement counts."""
     connection(database)
     push(database, (A, B))
     claim(database, "w1")
@@ -371,7 +371,7 @@ def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> Non
 def test_the_platform_fetches_what_was_planned(
     database: Database, keyring: Keyring, after: str | None, state: UpdateState, is_asked: bool
 ) -> None:
-    """Not for a branch that was deleted, nor for a commit that is not there."""
+    """Not for a deleted branch, nor for a missing commit."""
     connection(database)
     with database.writing() as conn:
         platforms.name(conn, keyring, "c1", Platform(url="https://app.example", project="p"), "token")
@@ -384,7 +384,7 @@ def test_the_platform_fetches_what_was_planned(
 
 
 def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Database) -> None:
-    """It is tried at once, with a fresh count of tries, also where its connection was put off."""
+    """It is tried at once, with a new count of tries, also if its connection was postponed."""
     sent = {"d1": ("c0", A, B), "d2": ("c1", A, B), "d3": ("c1", B, C), "d4": ("c2", A, B)}
     for name in ("c0", "c1", "c2"):
         connection(database, name)
@@ -418,7 +418,7 @@ def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Databa
 
 
 def test_a_replay_is_due_at_once_and_no_other_connection_is(database: Database) -> None:
-    """Whichever delivery it is that is replayed."""
+    """Whichever delivery is replayed."""
     names = {"d0": "c2", "d1": "c1", "d2": "c0"}
     for delivery, name in names.items():
         connection(database, name, created_at=LATER)
@@ -431,7 +431,7 @@ def test_a_replay_is_due_at_once_and_no_other_connection_is(database: Database) 
 
 
 def test_who_has_lost_a_lease_is_told_whoever_has_it(database: Database) -> None:
-    """Also who comes later by name: only the owner of the lease may record."""
+    """Also a worker whose name sorts later: only the owner of the lease may record."""
     connection(database)
     push(database, (A, B))
     claim(database, "w5")
@@ -441,7 +441,7 @@ def test_who_has_lost_a_lease_is_told_whoever_has_it(database: Database) -> None
 
 
 def test_failures_are_those_of_the_connection_that_is_named(database: Database) -> None:
-    """One repository that is away makes no other wait longer."""
+    """An unavailable repository delays no other."""
     for count, name in enumerate(("c0", "c1", "c2")):
         connection(database, name)
         push(database, (A, B), connection_id=name)
@@ -455,7 +455,7 @@ def test_failures_are_those_of_the_connection_that_is_named(database: Database) 
 
 
 def test_an_update_comes_with_what_its_delivery_says(database: Database) -> None:
-    """Who pushed, the repository as the payload describes it, and the pull request, if it is of one."""
+    """The pusher, the payload's repository, and the pull request, if any."""
     connection(database)
     push(database, (A, B))
     with database.writing() as conn:
@@ -468,7 +468,7 @@ def test_an_update_comes_with_what_its_delivery_says(database: Database) -> None
 
 
 def test_a_process_that_starts_again_frees_what_it_held(database: Database) -> None:
-    """And nothing more: what was put off stays so, and what is free is not touched."""
+    """And nothing more: postponed connections stay so, and free ones are unchanged."""
     for name in ("c1", "c2"):
         connection(database, name)
         push(database, (A, B), connection_id=name)
@@ -486,7 +486,7 @@ def test_a_process_that_starts_again_frees_what_it_held(database: Database) -> N
 
 
 def test_the_backlog_counts_what_the_broker_has_not(database: Database) -> None:
-    """With the oldest of each kind, by when it was planned or told."""
+    """With the oldest of each kind, by its time of planning or recording."""
     connection(database)
     push(database, (A, B), (B, C))
     updates = pending(database)
@@ -543,7 +543,7 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection], object]] = {
 
 @pytest.mark.parametrize("what", OF_ONE)
 def test_work_on_a_connection_leaves_all_others_alone(database: Database, what: str) -> None:
-    """Those that are worked on, that wait and that were put off, before it and after it."""
+    """Those being processed, waiting and postponed, before it and after it."""
     for name in ("c0", "c1", "c2"):
         connection(database, name)
         push(database, (A, B), connection_id=name)
@@ -565,7 +565,7 @@ def test_work_on_a_connection_leaves_all_others_alone(database: Database, what: 
 
 
 def test_of_a_latest_trigger_the_request_of_the_latest_move_stays(database: Database) -> None:
-    """It names the commit that the move leads to, for a tag that of the tag."""
+    """It names the commit of the move, for a tag the tag's commit."""
     connection(database)
     push(database, (A, B), (B, C))
     claim(database, "w1")
@@ -579,7 +579,7 @@ def test_of_a_latest_trigger_the_request_of_the_latest_move_stays(database: Data
 
 
 def test_which_move_is_the_latest_is_read_when_it_ends(database: Database) -> None:
-    """While it was planned, the remote may have shown that it comes after the others."""
+    """During the planning the remote may have shown that it comes after the others."""
     connection(database)
     push(database, (A, B), (B, C))
     claim(database, "w1")
@@ -604,7 +604,7 @@ def states(database: Database) -> dict[str, str]:
 
 
 def test_a_settlement_without_a_request_takes_nothing_back(database: Database) -> None:
-    """Nor does one whose request is for every push."""
+    """Nor does a settlement whose request is for every push."""
     connection(database)
     push(database, (A, B), (B, C), (C, A))
     claim(database, "w1")

@@ -33,14 +33,14 @@ settings.load_profile("any machine")
 
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
-    """Give a RabbitMQ node; it takes seconds to start, so all tests share it."""
+    """Start a RabbitMQ node; this takes seconds, so all tests share it."""
     with Broker() as broker:
         yield broker
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """Give a PostgreSQL; each test has a database of its own in it."""
+    """Start a PostgreSQL server; each test has its own database in it."""
     with Postgres() as postgres:
         yield postgres
 
@@ -56,19 +56,19 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def githost(tmp_path: Path) -> Iterator[GitHost]:
-    """Give a git server."""
+    """Start a git server."""
     with GitHost(tmp_path / "git") as host:
         yield host
 
 
 @pytest.fixture
 def project(githost: GitHost, tmp_path: Path) -> Project:
-    """Give a repository with one commit on main."""
+    """Return a repository with one commit on main."""
     return Project(githost, tmp_path)
 
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[Service]:
-    """Give a gateway with its embedded store and no broker."""
+    """Start a gateway with its embedded store and no broker."""
     with Service(tmp_path / "data") as service:
         yield service

@@ -49,7 +49,7 @@ def test_what_happens_is_counted(service: Service, project: Project) -> None:
 
 
 def test_every_process_tells_what_waits_in_the_whole_store(tmp_path: Path, postgres: Postgres) -> None:
-    """Also a process without a part in it; while the store is unavailable, as unknown."""
+    """Also a process without a part in it; while the store is unavailable, the value is NaN."""
     shared = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
     with (
         Service(tmp_path / "web", **shared, ROLE="web") as web,

@@ -1,4 +1,4 @@
-"""Twenty seconds of fuzzing, and every seed; `make fuzz` goes on for ten minutes."""
+"""Twenty seconds of fuzzing, and every seed; `make fuzz` runs for ten minutes."""
 
 import importlib.util
 import subprocess

@@ -366,7 +366,7 @@ def test_objects_are_named_as_kubernetes_has_it_whatever_a_queue_is_called(queue
 
 
 def test_a_cluster_of_ordered_requests_has_the_plugin() -> None:
-    """Without it the broker does not know the exchange's type."""
+    """Without it the broker does not support the exchange's type."""
     plugins = {
         name: of_kind(name, "RabbitmqCluster")[0]["spec"].get("rabbitmq") for name in ("operators", "ordered")
     }

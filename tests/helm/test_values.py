@@ -69,7 +69,7 @@ def test_unknown_keys_are_refused_everywhere(section: str) -> None:
 
 
 def test_every_default_has_a_schema() -> None:
-    """The schema knows exactly the keys that values.yaml contains."""
+    """The schema has exactly the keys that values.yaml contains."""
     assert set(DEFAULTS) | {"global"} == set(SCHEMA["properties"])
 
 

@@ -41,14 +41,14 @@ def endless_headers(path: str, size: int) -> Iterator[bytes]:
 
 
 def endless_header(path: str, size: int) -> Iterator[bytes]:
-    """Give one header of so many bytes."""
+    """Yield one header of so many bytes."""
     yield head(path) + b"X-Flood: "
     for _ in range(size // _PIECE):
         yield b"x" * _PIECE
 
 
 def endless_url(size: int) -> Iterator[bytes]:
-    """Give a request line of so many bytes."""
+    """Yield a request line of so many bytes."""
     yield b"POST /"
     for _ in range(size // _PIECE):
         yield b"x" * _PIECE
@@ -61,7 +61,7 @@ def endless_line_ends(size: int) -> Iterator[bytes]:
 
 
 def endless_trailers(path: str, size: int) -> Iterator[bytes]:
-    """Give a chunked body of two bytes, and trailers of so many bytes behind it."""
+    """Yield a chunked body of two bytes, and trailers of so many bytes behind it."""
     yield head(path, "Transfer-Encoding: chunked") + b"\r\n2\r\n{}\r\n0\r\n"
     line = b"X-Trailer: " + b"x" * 50 + b"\r\n"
     piece = line * (_PIECE // len(line))
@@ -70,14 +70,14 @@ def endless_trailers(path: str, size: int) -> Iterator[bytes]:
 
 
 def endless_extension(path: str, size: int) -> Iterator[bytes]:
-    """Give a chunk whose extension has so many bytes."""
+    """Yield a chunk whose extension has so many bytes."""
     yield head(path, "Transfer-Encoding: chunked") + b"\r\n2;x="
     for _ in range(size // _PIECE):
         yield b"x" * _PIECE
 
 
 def tiny_chunks(path: str, size: int) -> Iterator[bytes]:
-    """Give a body of so many bytes in chunks of one."""
+    """Yield a body of so many bytes in chunks of one."""
     yield head(path, "Transfer-Encoding: chunked") + b"\r\n"
     chunk = b"1\r\nx\r\n"
     for _ in range(size // (_PIECE // len(chunk))):

@@ -143,7 +143,7 @@ def test_a_sha1_signature_counts_for_nothing(service: Service, connection: Any) 
 
 
 def test_one_changed_byte_is_401(service: Service, connection: Any) -> None:
-    """What is verified is the raw body."""
+    """The raw body is verified."""
     body = payload()
     signature = "sha256=" + hmac_hex(body, connection["secret"].encode())
     assert post(service, connection, body.replace(b"main", b"mind"), x_hub_signature_256=signature)[0] == 401

@@ -237,7 +237,7 @@ def test_many_lfs_pointers_are_counted(packing: Packing, tree: WorkTree, url: st
 def test_large_packages_are_remarked_on_and_larger_ones_refused(
     fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path
 ) -> None:
-    """As soon as the size is known: never more than the limit is written."""
+    """As soon as the size is known: more than the limit is never written."""
     (tree.folder / "noise").write_bytes(os.urandom(2_000_000))
     commit = tree.commit("First", {})
     tree.push()

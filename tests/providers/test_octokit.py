@@ -64,7 +64,7 @@ def _stop(reason: str) -> None:
 
 @pytest.fixture(scope="module")
 def cache(request: pytest.FixtureRequest) -> Path:
-    """Give a folder that outlives the run."""
+    """Return a folder that outlives the run."""
     return request.config.cache.mkdir("octokit")
 
 

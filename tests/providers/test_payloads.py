@@ -173,7 +173,7 @@ def test_a_pull_request_of_an_unnamed_repository_may_be_from_a_fork(case: Case) 
     "new", [GONE, "null", "[]", '"acme/digits"', "{}"], ids=["gone", "null", "list", "text", "empty"]
 )
 def test_a_push_that_names_no_repository_is_carried(case: Case, new: Any) -> None:
-    """`"repository": null` was a crash in Argo CD (CVE-2025-59537); here it is taken for the connection's."""
+    """`"repository": null` was a crash in Argo CD (CVE-2025-59537); here it counts as the connection's."""
     document = json.loads(case.body)
     for path in (("project",), ("project_id",), ("repository",), ("resource", "repository")):
         document = json.loads(changed(document, path, new)) if path in paths(document) else document

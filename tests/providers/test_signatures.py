@@ -356,7 +356,7 @@ class TestGitLabTokens:
 
     @staticmethod
     def test_the_signing_token_itself_is_no_plain_token() -> None:
-        """Whoever sends `whsec_...` as X-Gitlab-Token has proven nothing."""
+        """Sending `whsec_...` as X-Gitlab-Token proves nothing."""
         with pytest.raises(Unverified):
             verify(gitlab, {"x-gitlab-token": WHSEC.decode()}, BODY, WHSEC)
 

@@ -145,7 +145,7 @@ def test_a_later_move_is_found_however_much_was_planned_since(
 
 
 def test_a_move_that_turns_out_to_be_later_is_run_after_all(two_moves: Database) -> None:
-    """It supersedes the requests of the moves that are now earlier, of its own triggers."""
+    """It supersedes the requests of the now earlier moves, of the triggers that it has requests of."""
     extra = push(two_moves, "d3", C, A)
     plan(two_moves, extra, replace(LATEST, id="d3-c", delivery="d3", trigger="c"))
     every = replace(REQUEST, id="every", delivery="d1", trigger="every")

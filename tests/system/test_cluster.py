@@ -23,7 +23,7 @@ PUSHES_A_ROUND = 3
 
 @pytest.fixture
 def shared(tmp_path: Path, postgres: Postgres, broker: Broker) -> dict[str, str]:
-    """Give the settings that all processes have."""
+    """Return the settings of all processes."""
     packages = tmp_path / "packages"
     packages.mkdir()
     name = f"cluster-{uuid.uuid4().hex}"

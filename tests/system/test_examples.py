@@ -30,7 +30,7 @@ def queue() -> str:
 
 @pytest.fixture
 def service(tmp_path: Path, broker: Broker, queue: str) -> Iterator[Service]:
-    """Give a gateway that publishes to that queue."""
+    """Start a gateway that publishes to that queue."""
     with Service(tmp_path / "data", AMQP_URL=broker.url, AMQP_EXCHANGE=queue, AMQP_QUEUE=queue) as service:
         yield service
 

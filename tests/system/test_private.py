@@ -14,7 +14,7 @@ from testing.ssh import SshHost
 
 @pytest.fixture
 def ssh(githost: GitHost) -> Iterator[SshHost]:
-    """Give an SSH server for the same repositories, which has no authorized key yet."""
+    """Start an SSH server for the same repositories, which has no authorized key yet."""
     with SshHost(githost.folder, []) as host:
         yield host
 

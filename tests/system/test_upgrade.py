@@ -33,7 +33,7 @@ SOON = timedelta(seconds=2)
 
 
 def in_flight(revision: str, project: Project, commit: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give the rows of a connection that was made under a revision, by their tables.
+    """Return the rows of a connection made under a revision, by table.
 
     Its first push was planned and not published. The second, to `commit`, was being worked on when the
     process died.
@@ -155,7 +155,7 @@ def made_by_earlier_versions(database: Database, project: Project, commit: str) 
 def test_what_earlier_versions_left_in_flight_is_carried_to_its_end(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, project: Project, broker: Broker
 ) -> None:
-    """Leases are taken over, the pending is planned, the planned is published, in order; secrets open."""
+    """Leases are taken over, pending updates planned, requests published, in order; secrets are readable."""
     data = tmp_path / "data"
     data.mkdir()
     url = f"sqlite:///{data / 'pushgate.db'}"

@@ -646,12 +646,12 @@ class Troubled(WorkQueue):
         await super().settle(*asked, **more)
 
     async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
-        """Remember it."""
+        """Record the call."""
         self.told.append(([one.seq for one in updates], reason))
         await super().tell(updates, reason)
 
     def note(self, url: str, *, answers: bool, now: datetime) -> None:
-        """Remember it."""
+        """Record the call."""
         self.answers.append(answers)
         super().note(url, answers=answers, now=now)
 

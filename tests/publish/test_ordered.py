@@ -258,7 +258,7 @@ def test_partitions_of_an_operator_are_only_looked_for(broker: Broker, ordered: 
     """The error names what is missing, and nothing is declared."""
     checked = dataclasses.replace(ordered, passive=True)
     missing = refusal(broker, checked)
-    assert "not there" in missing
+    assert "does not exist" in missing
 
     async def half() -> None:
         await establish(broker, ordered)

@@ -202,7 +202,7 @@ def test_a_checked_topology_is_published_to(broker: Broker, topology: Topology) 
 def test_a_checked_topology_that_is_missing_is_named(broker: Broker, topology: Topology) -> None:
     """One sentence says what is missing, and nothing is declared."""
     missing = refusal(broker.url, dataclasses.replace(topology, passive=True))
-    assert "not there" in str(missing)
+    assert "does not exist" in str(missing)
     assert f"'{topology.exchange}'" in str(missing)
 
 

@@ -156,7 +156,7 @@ def record(
             history.learn(moves[reconciliation.connection, ref].after)
         write_histories(conn, learned)
     if sightings.found:
-        [receipt] = accept.record(conn, [replace(new, updates=sightings.found)])
+        [receipt] = accept.record(conn, [replace(new, updates=tuple(sightings.found))])
     doubtful, has_agreed = _confirm(
         conn, reconciliation, agreeing, now=new.received_at, confirmed_from=look_again_at
     )
@@ -189,7 +189,7 @@ class _Sightings:
     """The moves of a look, by their meaning. `unsure` are those that a second look must confirm."""
 
     learned: list[RefUpdate] = field(default_factory=list)
-    found: tuple[RefUpdate, ...] = ()
+    found: list[RefUpdate] = field(default_factory=list)
     promoted: list[RefUpdate] = field(default_factory=list)
     unsure: dict[str, Sequence[str | None]] = field(default_factory=dict)
 
@@ -222,7 +222,7 @@ def _sightings(
         elif means == "promoted":
             found.promoted.append(move)
         else:
-            found.found = (*found.found, move)
+            found.found.append(move)
     return found
 
 
@@ -248,10 +248,12 @@ def _place(
     now: datetime,
 ) -> None:
     """Correct positions whose order was assumed, as the remote shows them."""
+    changed = {}
     for move in promoted:
         key = (reconciliation.connection, move.ref)
         histories[key].promote(move.after, now=now)
-        write_histories(conn, {key: histories[key]})
+        changed[key] = histories[key]
+    write_histories(conn, changed)
 
 
 def _confirm(

@@ -161,6 +161,8 @@ class LimitedHttp(HttpToolsProtocol):
         """Forget the connection."""
         self._clients.forget(self)
         super().connection_lost(exc)
+        # uvicorn keeps this timer, and with it the connection, if the client has reset the connection.
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         """Parse the received data piece by piece, as long as it keeps within the limits."""

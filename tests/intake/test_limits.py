@@ -4,6 +4,7 @@ import asyncio
 import gc
 import http.client
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -253,6 +254,22 @@ def test_whoever_does_not_read_the_answer_is_hung_up_on() -> None:
         assert ended.wait(ANY_SECONDS)
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Stop the garbage collector, so that only what nobody references is freed."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def connections_in_memory() -> int:
+    """Return how many connections of the HTTP server have not been freed."""
+    return sum(isinstance(one, LimitedHttp) for one in gc.get_objects())
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -274,18 +291,19 @@ def test_whoever_does_not_read_the_answer_is_hung_up_on() -> None:
 )
 def test_a_connection_that_has_ended_leaves_nothing(attack: Callable[[], bytes | Iterable[bytes]]) -> None:
     """Its memory is freed at once, without waiting for the garbage collector, which runs seldom."""
+    with uncollected(), serving(answer, quick()) as address:
+        attacks.attack(address, attack())
+        wait_for(lambda: not connections_in_memory(), "the connection is gone")
 
-    def held() -> int:
-        return sum(isinstance(one, LimitedHttp) for one in gc.get_objects())
 
-    gc.collect()
-    gc.disable()
-    try:
-        with serving(answer, quick()) as address:
-            attacks.attack(address, attack())
-            wait_for(lambda: not held(), "the connection is gone")
-    finally:
-        gc.enable()
+def test_a_connection_that_is_reset_leaves_nothing() -> None:
+    """As by a client that closes its socket without reading everything."""
+    with uncollected(), serving(answer, quick()) as address:
+        request = attacks.head("/", "Content-Length: 0") + b"\r\n"
+        with attacks.held_open(address, 1, request) as [client]:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wait_for(lambda: client.recv(MIB).endswith(b"ok"), "it is answered")
+        wait_for(lambda: not connections_in_memory(), "the connection is gone", seconds=ANY_SECONDS)
 
 
 def test_silent_connections_make_room_for_new_ones() -> None:

@@ -135,6 +135,12 @@ def record(
     conn.execute(update(platform_fetches).where(mine, still).values(due_at=next_at))
 
 
+def give_back(conn: sqlalchemy.Connection, fetch: PlatformFetch, *, now: datetime) -> None:
+    """Make a claimed fetch due again, for the next process, unless it is due already or has ended."""
+    mine = platform_fetches.c.connection == fetch.connection, platform_fetches.c.due_at == fetch.due_at
+    conn.execute(update(platform_fetches).where(*mine).values(due_at=now))
+
+
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the data keys of all tokens under the current wrapping key; return the number of tokens."""
     query = select(connections.c.id, connections.c.platform_token)

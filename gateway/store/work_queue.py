@@ -242,14 +242,13 @@ def release(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: da
     )
 
 
-def hand_back(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
-    """Release the lease during a try, which counts as neither success nor failure. Raise `LeaseLost`."""
-    _as_owner(conn, connection, owner)
-    conn.execute(
-        update(leases)
-        .where(leases.c.connection == connection)
-        .values(owner=None, expires_at=None, due_at=now)
-    )
+def give_back(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
+    """Release the lease during a try, which counts as neither success nor failure.
+
+    Do nothing if it was released already, or if another worker has taken over the connection.
+    """
+    mine = leases.c.connection == connection, leases.c.owner == owner
+    conn.execute(update(leases).where(*mine).values(owner=None, expires_at=None, due_at=now))
 
 
 def postpone(
@@ -418,9 +417,9 @@ class WorkQueue:
         """See `release`."""
         await self._database.write(release, connection=connection, owner=owner, now=now)
 
-    async def hand_back(self, connection: str, *, owner: str, now: datetime) -> None:
-        """See `hand_back`."""
-        await self._database.write(hand_back, connection=connection, owner=owner, now=now)
+    async def give_back(self, connection: str, *, owner: str, now: datetime) -> None:
+        """See `give_back`."""
+        await self._database.write(give_back, connection=connection, owner=owner, now=now)
 
     async def postpone(
         self,

@@ -27,12 +27,20 @@ class Heartbeat:
         """Record a heartbeat regularly until cancelled; then record that the process has left."""
         try:
             while True:
-                # The database logs an outage once for all tasks.
-                with contextlib.suppress(StoreUnavailable):
-                    await self.database.write(claims.beat, process=self.process, now=datetime.now(UTC))
+                beat = asyncio.create_task(self._beat())
+                try:
+                    await asyncio.shield(beat)
+                finally:
+                    # A transaction that has begun commits; it must not do so after the departure.
+                    await asyncio.wait({beat})
                 await asyncio.sleep(_INTERVAL.total_seconds())
         finally:
             await self._leave()
+
+    async def _beat(self) -> None:
+        # The database logs an outage once for all tasks.
+        with contextlib.suppress(StoreUnavailable):
+            await self.database.write(claims.beat, process=self.process, now=datetime.now(UTC))
 
     async def _leave(self) -> None:
         try:

@@ -24,7 +24,7 @@ from gateway.store.database import Database
 from gateway.store.notify import Waiter
 from gateway.store.platforms import PlatformFetch
 from gateway.threads import PLATFORMS
-from gateway.worker.polling import poll
+from gateway.worker.polling import poll, work_on
 
 log = structlog.get_logger()
 
@@ -56,10 +56,7 @@ class PlatformFetcher:
         await poll(self._fetch_next, wakeups=self.wakeups, failure="the platform fetcher failed")
 
     async def _fetch_next(self) -> bool:
-        fetch = await self._claim()
-        if fetch is not None:
-            await self._fetch(fetch)
-        return fetch is not None
+        return await work_on(self._claim(), self._fetch, self._give_back)
 
     async def _claim(self) -> PlatformFetch | None:
         now = _now()
@@ -86,6 +83,9 @@ class PlatformFetcher:
             log.info("platform fetched", connection=fetch.connection, commits=commits)
             record = partial(platforms.record, reason=None, next_at=None)
         await self.database.write(record, fetch=fetch, now=_now())
+
+    async def _give_back(self, fetch: PlatformFetch) -> None:
+        await self.database.write(platforms.give_back, fetch, now=_now())
 
 
 def _request_fetch(fetch: PlatformFetch) -> int:

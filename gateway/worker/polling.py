@@ -1,12 +1,16 @@
-"""The polling loop that the worker, the reconciler and the platform fetcher share."""
+"""The polling loop that the worker, the reconciler and the platform fetcher share, and how it claims work."""
 
+import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import structlog
 
 from gateway.errors import StoreUnavailable
 from gateway.store.notify import Waiter
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -36,3 +40,31 @@ async def poll(
             log.exception(failure)
         pause = POLL_SECONDS if seconds is None else seconds
         await wakeups.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
+
+
+async def work_on(
+    claim: Coroutine[Any, Any, T | None],
+    work: Callable[[T], Awaitable[None]],
+    give_back: Callable[[T], Awaitable[None]],
+) -> bool:
+    """Claim something and work on it; return whether there was anything to claim.
+
+    A caller that is cancelled gives back what it has claimed, so that another process, or the next start,
+    continues at once and not when the claim expires. That includes a claim whose transaction is under way: it
+    commits although nobody waits for it any more.
+    """
+    claiming = asyncio.ensure_future(claim)
+    try:
+        claimed = await asyncio.shield(claiming)
+        if claimed is not None:
+            await work(claimed)
+    except asyncio.CancelledError:
+        # An error of the claim, or of giving it back, must not replace the cancellation, which ends the loop.
+        await asyncio.wait({claiming})
+        if claiming.exception() is None and (claimed := claiming.result()) is not None:
+            try:
+                await give_back(claimed)
+            except StoreUnavailable as error:
+                log.warning("a claim is left to expire", reason=str(error))
+        raise
+    return claimed is not None

@@ -5,11 +5,9 @@ large, and Pushgate may be down. A reconciliation records what it finds as a del
 then handled like any other. A second look, to confirm the first, is scheduled; no task waits for it.
 """
 
-import asyncio
 import json
 import random
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,7 +24,7 @@ from gateway.store.database import Database
 from gateway.store.ids import delivery_id
 from gateway.store.notify import Waiter
 from gateway.store.reconciliations import Reconciliation
-from gateway.worker.polling import poll
+from gateway.worker.polling import poll, work_on
 from providers.errors import Malformed
 from providers.model import RefUpdate
 from providers.normalize import ref_update
@@ -76,10 +74,7 @@ class Reconciler:
 
     async def reconcile_next(self) -> bool:
         """Do the next due reconciliation, if there is one; return whether there was."""
-        reconciliation = await self._claim()
-        if reconciliation is not None:
-            await self._reconcile(reconciliation)
-        return reconciliation is not None
+        return await work_on(self._claim(), self._reconcile, self._give_back)
 
     async def _claim(self) -> Reconciliation | None:
         now = self.clock()
@@ -100,13 +95,6 @@ class Reconciler:
             receipt = await self._compare(connection, reconciliation)
         except NotFound:
             return  # the connection was deleted meanwhile
-        except asyncio.CancelledError:
-            # If another error left this block, the cancellation would be lost, and the loop would never end.
-            with suppress(StoreUnavailable):
-                await self.database.write(
-                    reconciliations.give_back, reconciliation=reconciliation, now=self.clock()
-                )
-            raise
         except FetchError as error:
             await self._fail(reconciliation, str(error))
         except StoreUnavailable:
@@ -121,6 +109,9 @@ class Reconciler:
                     "missed pushes recovered", connection=reconciliation.connection, delivery=receipt.delivery
                 )
                 self.notify()
+
+    async def _give_back(self, reconciliation: Reconciliation) -> None:
+        await self.database.write(reconciliations.give_back, reconciliation, now=self.clock())
 
     async def _fail(self, reconciliation: Reconciliation, reason: str) -> None:
         delay = backoff(reconciliation.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)

@@ -36,7 +36,7 @@ from gateway.worker.outcomes import (
     retry_delay,
     retry_later,
 )
-from gateway.worker.polling import POLL_SECONDS, poll
+from gateway.worker.polling import POLL_SECONDS, poll, work_on
 
 log = structlog.get_logger()
 
@@ -102,48 +102,28 @@ class Worker:
 
     async def _work_next(self) -> bool:
         """Work on a connection that has due updates, if there is one; return whether there was."""
-        connection_id = None
-        try:
-            connection_id = await self.queue.claim(owner=self.name, now=_now(), until=_now() + LEASE)
-            if connection_id is None:
-                return False
-            await self._under_lease(connection_id)
-        except LeaseLost as error:
-            log.warning("work handed over", connection=connection_id, reason=str(error))
-        except StoreUnavailable:
-            raise
-        except Exception:
-            # A bug of ours: the connection is tried again when its lease expires.
-            log.exception("the worker failed", connection=connection_id)
-            return False
-        return True
+        claim = self.queue.claim(owner=self.name, now=_now(), until=_now() + LEASE)
+        return await work_on(claim, self._under_lease, self._give_back)
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""
         work = asyncio.create_task(self._work(connection_id))
         renewal = asyncio.create_task(self._renew(connection_id))
-        is_ending = False
         try:
             await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            is_ending = True
-            raise
         finally:
             for task in (work, renewal):
                 task.cancel()
             outcomes = await asyncio.gather(work, renewal, return_exceptions=True)
-            if is_ending:
-                await self._hand_back(connection_id)
         for outcome in outcomes:
+            if isinstance(outcome, LeaseLost):
+                log.warning("work handed over", connection=connection_id, reason=str(outcome))
+                return
             if isinstance(outcome, Exception):
                 raise outcome
 
-    async def _hand_back(self, connection_id: str) -> None:
-        """Give the lease back early, so that another worker, or the next start, continues at once."""
-        try:
-            await self.queue.hand_back(connection_id, owner=self.name, now=_now())
-        except StoreUnavailable as error:
-            log.warning("the lease is left to expire", connection=connection_id, reason=str(error))
+    async def _give_back(self, connection_id: str) -> None:
+        await self.queue.give_back(connection_id, owner=self.name, now=_now())
 
     async def _renew(self, connection_id: str) -> None:
         while True:

@@ -129,6 +129,23 @@ def test_a_fetch_whose_process_died_is_taken_again(named: Database, keyring: Key
     assert claimed(named, keyring, later=LEASE).connection == "c1"
 
 
+def test_a_fetch_that_is_given_back_is_due_at_once(named: Database, keyring: Keyring) -> None:
+    """It counts as no try. Others, and a fetch that a push requested meanwhile, keep their times."""
+    ask(named, "c0", "c1", "c2")
+    fetches = {fetch.connection: fetch for fetch in (claimed(named, keyring) for _ in ALL)}
+    ask(named, "c0", later=2 * LEASE)
+    with named.writing() as conn:
+        for name in ("c0", "c1"):
+            platforms.give_back(conn, fetches[name], now=NOW + TICK)
+    assert claim(named, keyring) is None
+    again = claimed(named, keyring, later=TICK)
+    assert (again.connection, again.attempts) == ("c1", 0)
+    record(named, again)
+    assert claim(named, keyring, later=TICK) is None
+    assert claimed(named, keyring, later=LEASE).connection == "c2"
+    assert claimed(named, keyring, later=2 * LEASE).connection == "c0"
+
+
 def test_failures_are_counted_until_a_fetch_succeeds(named: Database, keyring: Keyring) -> None:
     """The reason is shown meanwhile, and the time of the last fetch is kept."""
     ask(named, "c0", "c2")

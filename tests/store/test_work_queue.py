@@ -300,13 +300,26 @@ def test_failures_count_in_a_row(database: Database) -> None:
         assert attempts() == count
     claim(database, "w1")
     with database.writing() as conn:
-        work_queue.hand_back(conn, "c1", owner="w1", now=NOW + timedelta(seconds=1))
+        work_queue.give_back(conn, "c1", owner="w1", now=NOW + timedelta(seconds=1))
     assert attempts() == 2
     assert claim(database, "w2") is None
     assert claim(database, "w2", NOW + timedelta(seconds=1)) == "c1"
     with database.writing() as conn:
         work_queue.release(conn, "c1", owner="w2", now=NOW)
     assert attempts() == 0
+
+
+def test_only_the_owner_gives_a_lease_back(database: Database) -> None:
+    """A worker that has released the lease, or lost it, changes nothing."""
+    connection(database)
+    push(database, (A, B))
+    claim(database, "w1")
+    with database.writing() as conn:
+        work_queue.release(conn, "c1", owner="w1", now=NOW)
+    assert claim(database, "w2") == "c1"
+    with database.writing() as conn:
+        work_queue.give_back(conn, "c1", owner="w1", now=NOW)
+    assert claim(database, "w3") is None
 
 
 def test_an_end_is_kept_with_all_that_is_shown_of_it(database: Database) -> None:
@@ -531,7 +544,7 @@ def _replay(conn: sqlalchemy.Connection) -> None:
 OF_ONE: dict[str, Callable[[sqlalchemy.Connection], object]] = {
     "renew": lambda t: work_queue.renew(t, "c1", owner="w", until=LATER + timedelta(hours=1)),
     "release": lambda t: work_queue.release(t, "c1", owner="w", now=LATER),
-    "hand back": lambda t: work_queue.hand_back(t, "c1", owner="w", now=LATER),
+    "give back": lambda t: work_queue.give_back(t, "c1", owner="w", now=LATER),
     "postpone": lambda t: work_queue.postpone(t, "c1", (), owner="w", due_at=LATER, reason="away"),
     "tell": lambda t: work_queue.tell(t, work_queue.pending(t, "c1", limit=9), "fetching"),
     "settle": _settle,

@@ -635,10 +635,10 @@ class Troubled(WorkQueue):
             self._fail("renew")
         await super().renew(connection, owner=owner, until=until)
 
-    async def hand_back(self, connection: str, *, owner: str, now: datetime) -> None:
+    async def give_back(self, connection: str, *, owner: str, now: datetime) -> None:
         """Fail, or hand back."""
-        self._fail("hand_back")
-        await super().hand_back(connection, owner=owner, now=now)
+        self._fail("give_back")
+        await super().give_back(connection, owner=owner, now=now)
 
     async def settle(self, *asked: Any, **more: Any) -> None:
         """Fail, or settle."""
@@ -663,6 +663,24 @@ def is_released(database: Database) -> bool:
 
 
 @pytest.mark.parametrize(
+    ("error", "logged"),
+    [(StoreUnavailable("locked"), []), (ValueError("a bug"), ["the worker failed"])],
+    ids=["store", "bug"],
+)
+def test_a_failure_at_the_store_ends_no_worker(
+    database: Database, error: Exception, logged: list[str]
+) -> None:
+    """The store logs its outage once for all tasks."""
+    pushed(database, "main")
+    queue = Troubled(database, claim=error)
+    with capture_logs() as logs:
+        done = lambda: states(database)["main"][0] == "planned" and is_released(database)  # noqa: E731
+        asyncio.run(worked(database, Scripted(), done, queue=queue, poll_seconds=0.01))
+    failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
+    assert failures == logged
+
+
+@pytest.mark.parametrize(
     ("error", "poll", "logged"),
     [
         (LeaseLost("another has it"), 3600.0, ["work handed over"]),
@@ -671,35 +689,15 @@ def is_released(database: Database) -> bool:
     ],
     ids=["lost", "store", "bug"],
 )
-def test_a_failure_at_the_store_ends_no_worker(
+def test_a_failure_while_recording_is_told(
     database: Database, error: Exception, poll: float, logged: list[str]
 ) -> None:
-    """A lost lease costs no pause; the store logs its outage once for all tasks."""
-    pushed(database, "main")
-    queue = Troubled(database, claim=error)
-    with capture_logs() as logs:
-        done = lambda: states(database)["main"][0] == "planned" and is_released(database)  # noqa: E731
-        asyncio.run(worked(database, Scripted(), done, queue=queue, poll_seconds=poll))
-    failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
-    assert failures == logged
-
-
-@pytest.mark.parametrize(
-    ("error", "logged"),
-    [
-        (LeaseLost("another has it"), ["work handed over"]),
-        (StoreUnavailable("locked"), []),
-        (ValueError("a bug"), ["the worker failed"]),
-    ],
-    ids=["lost", "store", "bug"],
-)
-def test_a_failure_while_recording_is_told(database: Database, error: Exception, logged: list[str]) -> None:
-    """Nothing is recorded then, and the push stays pending."""
+    """Nothing is recorded then, and the push stays pending. A lost lease costs no pause."""
     pushed(database, "main")
     queue = Troubled(database, settle=error)
     with capture_logs() as logs:
-        tried = lambda: not queue.failing and len(queue.leases) > 2  # noqa: E731
-        asyncio.run(worked(database, Scripted(), tried, queue=queue))
+        tried = lambda: not queue.failing and len(queue.leases) > 1  # noqa: E731
+        asyncio.run(worked(database, Scripted(), tried, queue=queue, poll_seconds=poll))
     failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
     assert (failures, states(database)["main"][0]) == (logged, "pending")
 
@@ -749,7 +747,7 @@ def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> No
     """Its lease expires by itself."""
     pushed(database, "main")
     stages = NeverEnds()
-    queue = Troubled(database, hand_back=StoreUnavailable("away"))
+    queue = Troubled(database, give_back=StoreUnavailable("away"))
 
     async def scenario() -> bool:
         notifier = Notifier()

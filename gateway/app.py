@@ -57,7 +57,6 @@ from gateway.store.database import Database
 from gateway.store.events import EventOutbox
 from gateway.store.notify import Notifier, PostgresBridge
 from gateway.store.outbox import Outbox
-from gateway.store.work_queue import WorkQueue
 from gateway.worker.announcer import Announcer
 from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.heartbeat import Heartbeat
@@ -330,7 +329,8 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
     return [
         Worker(
             name=f"{name}-{number}",
-            queue=WorkQueue(parts.database, claims),
+            database=parts.database,
+            claims=claims,
             stages=stages,
             wakeups=parts.pushes.subscribe(),
             notify=parts.requests.notify,

@@ -104,7 +104,7 @@ class SilentHosts:
         # A dict for its order: the host of the latest fetch comes last.
         self._answering: dict[str, None] = {}
 
-    def note(self, url: str, *, answers: bool, now: datetime) -> None:
+    def record(self, url: str, *, answers: bool, now: datetime) -> None:
         """Record whether the host of a URL answered."""
         host = host_of(url)
         self._answering.pop(host, None)
@@ -116,9 +116,9 @@ class SilentHosts:
         else:
             self._since[host] = now
 
-    def lately(self, now: datetime) -> list[str]:
+    def timed_out(self, now: datetime) -> list[str]:
         """Return the hosts that timed out recently and have not answered since."""
-        # A copy: `note` runs on the event loop, claims run in threads.
+        # A copy: `record` runs on the event loop, claims run in threads.
         return sorted(host for host, since in list(self._since.items()) if since > now - _SILENT_FOR)
 
     def answering(self) -> list[str]:
@@ -204,7 +204,7 @@ class Claims:
                 held_now == self.places, connections.c.host.in_(self.silent.answering())
             )
             query = query.where(or_(held_now < self.places, is_first))
-        silent = self.silent.lately(now)
+        silent = self.silent.timed_out(now)
         if silent:
             query = query.where(or_(connections.c.host.not_in(silent), holds_none))
         return query

@@ -9,10 +9,8 @@ import sqlalchemy
 from sqlalchemy import Row, func, insert, literal, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.store import connections, events, executions, platforms, supersession, tables
-from gateway.store.claims import Claims, is_pending, is_ready, oldest_arrival, waiting
-from gateway.store.connections import Connection
-from gateway.store.database import Database
+from gateway.store import events, executions, platforms, supersession, tables
+from gateway.store.claims import is_pending, is_ready, oldest_arrival, waiting
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
@@ -267,10 +265,10 @@ def postpone(
         .where(leases.c.connection == connection)
         .values(owner=None, expires_at=None, attempts=leases.c.attempts + 1, due_at=due_at)
     )
-    tell(conn, updates, reason)
+    record_progress(conn, updates, reason)
 
 
-def tell(conn: sqlalchemy.Connection, updates: Sequence[PendingUpdate], reason: str) -> None:
+def record_progress(conn: sqlalchemy.Connection, updates: Sequence[PendingUpdate], reason: str) -> None:
     """Record the progress of ref updates as their reason."""
     conn.execute(
         update(ref_updates)
@@ -350,87 +348,3 @@ def _as_owner(conn: sqlalchemy.Connection, connection: str, owner: str) -> None:
     )
     if conn.execute(query).one_or_none() is None:
         raise LeaseLost(f"another worker has taken over connection {connection}")
-
-
-class WorkQueue:
-    """Runs the functions of this module for the worker, each in its own transaction, off the event loop."""
-
-    def __init__(self, database: Database, claims: Claims) -> None:
-        """Claim work from this database by the rules of `claims`."""
-        self._database = database
-        self._claims = claims
-
-    async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
-        """See `Claims.claim`. Read first, which waits for no writer: usually there is no work."""
-        if await self._database.read(self._claims.next, now=now) is None:
-            return None
-        return await self._database.write(self._claims.claim, owner=owner, now=now, until=until)
-
-    def note(self, url: str, *, answers: bool, now: datetime) -> None:
-        """See `SilentHosts.note`."""
-        self._claims.silent.note(url, answers=answers, now=now)
-
-    async def connection(self, connection: str) -> Connection:
-        """See `connections.get`."""
-        return await self._database.read(connections.get, connection_id=connection)
-
-    async def pending(
-        self, connection: str, *, limit: int, now: datetime | None = None, without: Collection[str] = ()
-    ) -> list[PendingUpdate]:
-        """See `pending`."""
-        return await self._database.read(
-            pending, connection=connection, now=now, limit=limit, without=without
-        )
-
-    async def attempts(self, connection: str) -> int:
-        """See `attempts`."""
-        return await self._database.read(attempts, connection=connection)
-
-    async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
-        """See `tell`."""
-        await self._database.write(tell, updates=updates, reason=reason)
-
-    async def renew(self, connection: str, *, owner: str, until: datetime) -> None:
-        """See `renew`."""
-        await self._database.write(renew, connection=connection, owner=owner, until=until)
-
-    async def settle(
-        self,
-        connection: str,
-        settlements: Sequence[Settlement],
-        *,
-        owner: str,
-        now: datetime,
-        postponed: Sequence[Postponement] = (),
-    ) -> None:
-        """See `settle`."""
-        await self._database.write(
-            settle,
-            connection=connection,
-            settlements=settlements,
-            owner=owner,
-            now=now,
-            postponed=postponed,
-        )
-
-    async def release(self, connection: str, *, owner: str, now: datetime) -> None:
-        """See `release`."""
-        await self._database.write(release, connection=connection, owner=owner, now=now)
-
-    async def give_back(self, connection: str, *, owner: str, now: datetime) -> None:
-        """See `give_back`."""
-        await self._database.write(give_back, connection=connection, owner=owner, now=now)
-
-    async def postpone(
-        self,
-        connection: str,
-        updates: Sequence[PendingUpdate],
-        *,
-        owner: str,
-        due_at: datetime,
-        reason: str,
-    ) -> None:
-        """See `postpone`."""
-        await self._database.write(
-            postpone, connection=connection, updates=updates, owner=owner, due_at=due_at, reason=reason
-        )

@@ -22,9 +22,12 @@ from gateway.errors import (
     RemoteSilent,
     StoreUnavailable,
 )
+from gateway.store import connections, work_queue
+from gateway.store.claims import Claims
 from gateway.store.connections import Connection
+from gateway.store.database import Database
 from gateway.store.notify import Waiter
-from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement, WorkQueue
+from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement
 from gateway.worker.outcomes import (
     Outcome,
     failure,
@@ -84,7 +87,8 @@ class Worker:
     """
 
     name: str
-    queue: WorkQueue
+    database: Database
+    claims: Claims
     stages: Stages
     wakeups: Waiter
     notify: Callable[[], None]
@@ -102,8 +106,14 @@ class Worker:
 
     async def _work_next(self) -> bool:
         """Work on a connection that has due updates, if there is one; return whether there was."""
-        claim = self.queue.claim(owner=self.name, now=_now(), until=_now() + LEASE)
-        return await work_on(claim, self._under_lease, self._give_back)
+        return await work_on(self._claim(), self._under_lease, self._give_back)
+
+    async def _claim(self) -> str | None:
+        """Claim the next connection. Read first, which waits for no writer: usually there is no work."""
+        now = _now()
+        if await self.database.read(self.claims.next, now=now) is None:
+            return None
+        return await self.database.write(self.claims.claim, owner=self.name, now=now, until=now + LEASE)
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""
@@ -123,12 +133,12 @@ class Worker:
                 raise outcome
 
     async def _give_back(self, connection_id: str) -> None:
-        await self.queue.give_back(connection_id, owner=self.name, now=_now())
+        await self.database.write(work_queue.give_back, connection_id, owner=self.name, now=_now())
 
     async def _renew(self, connection_id: str) -> None:
         while True:
             await asyncio.sleep(_RENEW_SECONDS)
-            await self.queue.renew(connection_id, owner=self.name, until=_now() + LEASE)
+            await self.database.write(work_queue.renew, connection_id, owner=self.name, until=_now() + LEASE)
 
     async def _work(self, connection_id: str) -> None:
         """Work on as many updates as one fetch serves; remaining work goes to the back of the queue.
@@ -140,8 +150,8 @@ class Worker:
         try:
             while True:
                 connection = await self._connection(connection_id)
-                updates = await self.queue.pending(
-                    connection_id, now=_now(), limit=_BATCH_SIZE, without=list(slow)
+                updates = await self.database.read(
+                    work_queue.pending, connection_id, now=_now(), limit=_BATCH_SIZE, without=list(slow)
                 )
                 if updates and unreachable is None and len(slow) < _MAX_SLOW:
                     try:
@@ -156,9 +166,9 @@ class Worker:
                 ended = [slow.pop(ref).result() for ref, planning in list(slow.items()) if planning.done()]
                 await self._record(connection, ended)
         except _Deleted:
-            pending = await self.queue.pending(connection_id, limit=_BATCH_SIZE)
+            pending = await self.database.read(work_queue.pending, connection_id, limit=_BATCH_SIZE)
             failures = [failure(update, "the connection was deleted") for update in pending]
-            await self.queue.settle(connection_id, failures, owner=self.name, now=_now())
+            await self.database.write(work_queue.settle, connection_id, failures, owner=self.name, now=_now())
         finally:
             for planning in slow.values():
                 planning.cancel()
@@ -166,7 +176,7 @@ class Worker:
         if unreachable is not None:
             await self._postpone(*unreachable)
         else:
-            await self.queue.release(connection_id, owner=self.name, now=_now())
+            await self.database.write(work_queue.release, connection_id, owner=self.name, now=_now())
 
     async def _carry(
         self,
@@ -187,7 +197,7 @@ class Worker:
 
     async def _connection(self, connection_id: str) -> Connection:
         try:
-            return await self.queue.connection(connection_id)
+            return await self.database.read(connections.get, connection_id)
         except NotFound:
             raise _Deleted from None
 
@@ -202,16 +212,16 @@ class Worker:
                 if reported:
                     progress = reported.pop()
                     log.info("fetching", connection=connection.id, progress=progress)
-                    await self.queue.tell(updates, f"fetching: {progress}")
+                    await self.database.write(work_queue.record_progress, updates, f"fetching: {progress}")
         finally:
             fetching.cancel()
             await asyncio.wait({fetching})
         try:
             failed = await fetching
         except (RemoteSilent, RemoteRefuses) as error:
-            self.queue.note(connection.url, answers=isinstance(error, RemoteRefuses), now=_now())
+            self.claims.silent.record(connection.url, answers=isinstance(error, RemoteRefuses), now=_now())
             raise
-        self.queue.note(connection.url, answers=True, now=_now())
+        self.claims.silent.record(connection.url, answers=True, now=_now())
         return failed
 
     async def _plan(
@@ -247,7 +257,9 @@ class Worker:
             if isinstance(outcome, Postponement):
                 waiting[update.ref] = outcome.reason
         for reason, behind in held_back.items():
-            await self.queue.tell(behind, f"waiting for the previous push: {reason}")
+            await self.database.write(
+                work_queue.record_progress, behind, f"waiting for the previous push: {reason}"
+            )
         return outcomes
 
     async def _outcome(
@@ -290,7 +302,9 @@ class Worker:
         postponed = [outcome for outcome in outcomes if isinstance(outcome, Postponement)]
         if not outcomes:
             return
-        await self.queue.settle(connection.id, settlements, owner=self.name, now=_now(), postponed=postponed)
+        await self.database.write(
+            work_queue.settle, connection.id, settlements, owner=self.name, now=_now(), postponed=postponed
+        )
         if any(settlement.requests or settlement.events for settlement in settlements):
             self.notify()
         report_settled(settlements, fetch_ms=fetch_ms, plan_ms=plan_ms)
@@ -300,7 +314,7 @@ class Worker:
         """Give up the updates that have waited for too long, and try the others again later."""
         overdue = [given_up(update, reason) for update in updates if is_overdue(update)]
         await self._record(connection, overdue)
-        attempts = await self.queue.attempts(connection.id)
+        attempts = await self.database.read(work_queue.attempts, connection.id)
         delay = retry_delay(attempts)
         log.warning(
             "fetch postponed",
@@ -311,7 +325,9 @@ class Worker:
             reason=reason,
         )
         due_at = _now() + timedelta(seconds=delay)
-        await self.queue.postpone(connection.id, updates, owner=self.name, due_at=due_at, reason=reason)
+        await self.database.write(
+            work_queue.postpone, connection.id, updates, owner=self.name, due_at=due_at, reason=reason
+        )
 
 
 def _ms_since(moment: float) -> float:

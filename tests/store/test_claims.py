@@ -150,8 +150,8 @@ def test_one_more_place_is_for_hosts_that_hold_none(database: Database) -> None:
     assert {str(claim(database, process))[:5] for _ in range(2)} == {"hangs"}
     assert claim(database, process) is None
     push(database, "good", "better")
-    process.silent.note("https://good.example/acme/digits.git", answers=True, now=NOW)
-    process.silent.note("https://better.example/acme/digits.git", answers=True, now=NOW)
+    process.silent.record("https://good.example/acme/digits.git", answers=True, now=NOW)
+    process.silent.record("https://better.example/acme/digits.git", answers=True, now=NOW)
     assert {claim(database, process), claim(database, process)} == {"good", "better"}
     assert claim(database, process) is None
     assert str(claim(database, Claims(process="p2", places=1)))[:5] == "hangs"
@@ -164,7 +164,7 @@ def test_the_last_place_is_for_hosts_that_answer(database: Database) -> None:
     connection(database, "known", url="https://known.example/acme/digits.git")
     push(database, *(f"new{number}" for number in range(6)))
     process = Claims(process="p1", places=2)
-    process.silent.note("https://known.example/acme/digits.git", answers=True, now=NOW)
+    process.silent.record("https://known.example/acme/digits.git", answers=True, now=NOW)
     held = [claim(database, process) is not None for _ in range(4)]
     assert held == [True, True, True, False]
     push(database, "known")
@@ -173,7 +173,7 @@ def test_the_last_place_is_for_hosts_that_answer(database: Database) -> None:
     assert held.count(True) + 1 == process.places + claims.RESERVED
     finish(database, "known")
     push(database, "known")
-    process.silent.note("https://known.example/acme/digits.git", answers=False, now=NOW)
+    process.silent.record("https://known.example/acme/digits.git", answers=False, now=NOW)
     assert claim(database, process) is None
 
 
@@ -183,16 +183,16 @@ def test_a_host_that_timed_out_lately_has_one_place_until_it_answers(database: D
         connection(database, f"c{number}", url=f"git@ssh.github.com:acme/{number}.git")
     push(database, "c0", "c1", "c2")
     process = Claims(process="p1", places=4)
-    process.silent.note("https://github.com/acme/0.git", answers=False, now=NOW)
+    process.silent.record("https://github.com/acme/0.git", answers=False, now=NOW)
     first = claim(database, process)
     assert first is not None
     assert claim(database, process) is None
     finish(database, first)
     assert claim(database, process) is not None
     assert claim(database, process) is None
-    process.silent.note("https://github.com/acme/0.git", answers=True, now=NOW)
+    process.silent.record("https://github.com/acme/0.git", answers=True, now=NOW)
     assert claim(database, process) is not None
-    process.silent.note("https://github.com/acme/0.git", answers=False, now=NOW)
+    process.silent.record("https://github.com/acme/0.git", answers=False, now=NOW)
     push(database, "c0", "c1", "c2")
     much_later = NOW + timedelta(hours=1)
     assert [claim(database, process, much_later) is not None for _ in range(3)] == [True] * 3
@@ -432,11 +432,11 @@ def test_a_silent_host_is_asked_as_others_after_half_an_hour() -> None:
     """It may not have been contacted since; a host that answers is not silent."""
     silent = SilentHosts()
     for host in ("b.example", "a.example", "c.example"):
-        silent.note(f"https://{host}/x.git", answers=False, now=NOW)
-    silent.note("git@c.example:y.git", answers=True, now=NOW)
+        silent.record(f"https://{host}/x.git", answers=False, now=NOW)
+    silent.record("git@c.example:y.git", answers=True, now=NOW)
     half_an_hour = timedelta(minutes=30)
-    assert silent.lately(NOW + half_an_hour - SECOND) == ["a.example", "b.example"]
-    assert silent.lately(NOW + half_an_hour) == []
+    assert silent.timed_out(NOW + half_an_hour - SECOND) == ["a.example", "b.example"]
+    assert silent.timed_out(NOW + half_an_hour) == []
 
 
 def test_of_very_many_hosts_those_that_answered_last_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,11 +444,11 @@ def test_of_very_many_hosts_those_that_answered_last_are_known(monkeypatch: pyte
     monkeypatch.setattr(claims, "_MAX_ANSWERING", 2)
     silent = SilentHosts()
     for host in ("a", "b", "a", "c"):
-        silent.note(f"https://{host}.example/x.git", answers=True, now=NOW)
+        silent.record(f"https://{host}.example/x.git", answers=True, now=NOW)
     assert silent.answering() == ["a.example", "c.example"]
-    silent.note("https://a.example/x.git", answers=False, now=NOW)
+    silent.record("https://a.example/x.git", answers=False, now=NOW)
     assert silent.answering() == ["c.example"]
-    silent.note("https://b.example/x.git", answers=True, now=NOW)
+    silent.record("https://b.example/x.git", answers=True, now=NOW)
     assert silent.answering() == ["b.example", "c.example"]
 
 
@@ -559,7 +559,7 @@ def test_a_place_beside_the_usual_ones_is_one(database: Database) -> None:
     process = Claims(process="p1", places=1)
     assert [claim(database, process) is not None for _ in range(3)] == [True, True, False]
     for number in range(4):
-        process.silent.note(f"https://{number}.example/x.git", answers=True, now=NOW)
+        process.silent.record(f"https://{number}.example/x.git", answers=True, now=NOW)
     assert claim(database, process) is not None
 
 
@@ -570,7 +570,7 @@ def test_a_silent_host_that_another_process_asks_has_a_place_here_as_well(databa
     push(database, "c0", "c1", "c2")
     assert claim(database, Claims(process="p1")) is not None
     here = Claims(process="p2", places=4)
-    here.silent.note("https://github.example/x.git", answers=False, now=NOW)
+    here.silent.record("https://github.example/x.git", answers=False, now=NOW)
     assert [claim(database, here) is not None for _ in range(2)] == [True, False]
 
 

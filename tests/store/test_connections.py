@@ -68,7 +68,7 @@ def test_a_deleted_connection_leaves_nothing_pending(database: Database) -> None
         Claims(process="p1").claim(conn, owner="w1", now=NOW, until=NOW + timedelta(seconds=60))
         [update] = work_queue.pending(conn, "c1", limit=9)
         connections.remove(conn, "c1", now=NOW)
-        work_queue.tell(conn, [update], "fetching")
+        work_queue.record_progress(conn, [update], "fetching")
         work_queue.release(conn, "c1", owner="w1", now=NOW)
         backlog = work_queue.backlog(conn)
         [ended] = deliveries.get(conn, sent.id).updates

@@ -17,7 +17,7 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.notify import Notifier
 from gateway.store.tables import leases
-from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
+from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement
 from gateway.worker import worker
 from gateway.worker.worker import Worker
 from testing.postgres import Postgres
@@ -203,7 +203,8 @@ def working(database: Database, stages: Waits) -> Worker:
     notifier = Notifier()
     return Worker(
         name=stages.name,
-        queue=WorkQueue(database, Claims(process=stages.name)),
+        database=database,
+        claims=Claims(process=stages.name),
         stages=stages,
         wakeups=notifier.subscribe(),
         notify=notifier.notify,

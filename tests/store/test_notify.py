@@ -16,7 +16,7 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.notify import Notifier, PostgresBridge, Subscription
-from gateway.store.work_queue import PendingUpdate, Settlement, WorkQueue
+from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.worker.worker import Worker
 from testing.postgres import Postgres, end_all_connections
 from testing.records import A, B, arrival, connection, move
@@ -169,7 +169,8 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
         wakeups, planned = Notifier(), Notifier()
         working = Worker(
             name="w",
-            queue=WorkQueue(back, Claims(process="back")),
+            database=back,
+            claims=Claims(process="back"),
             stages=OneRequest(),
             wakeups=wakeups.subscribe(),
             notify=planned.notify,

@@ -165,7 +165,7 @@ def carry(conn: sqlalchemy.Connection) -> None:
     assert name is not None
     work_queue.renew(conn, name, owner="w", until=LATER)
     updates = work_queue.pending(conn, name, limit=200)
-    work_queue.tell(conn, updates, "fetching")
+    work_queue.record_progress(conn, updates, "fetching")
     ends = [
         Settlement(update=one, state="planned", reason="", requests=(latest(one, f"new-{one.seq}"),))
         for one in updates

@@ -192,7 +192,7 @@ def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Datab
     [update] = pending(database)
     verdicts = [{"trigger": "t", "matched": True, "reason": ODD, "failure": None}]
     with database.writing() as conn:
-        work_queue.tell(conn, [update], ODD)
+        work_queue.record_progress(conn, [update], ODD)
         told = deliveries.get(conn, update.delivery).updates[0].reason
         late = Postponement(update=update, due_at=LATER, reason=ODD)
         work_queue.settle(conn, "c1", [], owner="w1", now=NOW, postponed=[late])
@@ -348,7 +348,7 @@ def test_what_has_ended_is_neither_ended_again_nor_put_off(database: Database, s
     late = Postponement(update=update, due_at=LATER, reason="away")
     settle(database, Settlement(update=update, state="failed", reason="no"), now=LATER, postponed=[late])
     with database.writing() as conn:
-        work_queue.tell(conn, [update], "fetching")
+        work_queue.record_progress(conn, [update], "fetching")
         work_queue.make_due(conn, "c1", now=LATER)
         [found] = deliveries.get(conn, update.delivery).updates
     assert (found.state, found.reason, found.settled_at) == (state, "so it is", NOW)
@@ -363,7 +363,7 @@ def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> Non
     claim(database, "w1")
     first, second, third, fourth = pending(database)
     with database.writing() as conn:
-        work_queue.tell(conn, [third], "fetching")
+        work_queue.record_progress(conn, [third], "fetching")
     late = Postponement(update=second, due_at=LATER, reason="away")
     settle(database, Settlement(update=first, state="gone", reason="it is gone"), postponed=[late])
     with database.reading() as conn:
@@ -546,7 +546,7 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection], object]] = {
     "release": lambda t: work_queue.release(t, "c1", owner="w", now=LATER),
     "give back": lambda t: work_queue.give_back(t, "c1", owner="w", now=LATER),
     "postpone": lambda t: work_queue.postpone(t, "c1", (), owner="w", due_at=LATER, reason="away"),
-    "tell": lambda t: work_queue.tell(t, work_queue.pending(t, "c1", limit=9), "fetching"),
+    "progress": lambda t: work_queue.record_progress(t, work_queue.pending(t, "c1", limit=9), "fetching"),
     "settle": _settle,
     "put off": _put_off,
     "replay": _replay,

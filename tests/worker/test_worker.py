@@ -4,11 +4,11 @@ import asyncio
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pytest
 import sqlalchemy
@@ -26,27 +26,76 @@ from gateway.errors import (
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.metrics import SETTLED, STAGE
 from gateway.store import accept, connections, deliveries, events, work_queue
-from gateway.store.claims import Claims
+from gateway.store.claims import Claims, SilentHosts
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.events import NewEvent, StoredEvent
 from gateway.store.executions import NewRequest
 from gateway.store.notify import Notifier
 from gateway.store.tables import leases, ref_updates
-from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement, WorkQueue
+from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement
 from gateway.worker.announcer import Announcer
 from gateway.worker.worker import _RENEW_SECONDS, LEASE, Stages, Worker
 from testing.records import arrival, connection, move
 from testing.service import WAIT_SECONDS, wait_for
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 CLAIMS = Claims(process="p")
 
 
+Work = Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A call of a function of the store, with its arguments and its time."""
+
+    work: Work
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    called_at: datetime
+
+
+class FaultyDatabase(Database):
+    """A database on which the functions in `failing` fail once each; it records the calls."""
+
+    def __init__(self, url: str) -> None:
+        """Begin without failures."""
+        super().__init__(url)
+        self.failing: dict[Work, Exception] = {}
+        self.calls: list[Call] = []
+
+    async def write(
+        self, work: Callable[Concatenate[sqlalchemy.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Record the call; fail, or write."""
+        self._observe(work, args, kwargs)
+        return await super().write(work, *args, **kwargs)
+
+    async def read(
+        self, work: Callable[Concatenate[sqlalchemy.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Record the call; fail, or read."""
+        self._observe(work, args, kwargs)
+        return await super().read(work, *args, **kwargs)
+
+    def _observe(self, work: Work, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self.calls.append(Call(work=work, args=args, kwargs=kwargs, called_at=datetime.now(UTC)))
+        if work in self.failing:
+            raise self.failing.pop(work)
+
+    def calls_of(self, *works: Work) -> list[Call]:
+        """Return the calls of these functions so far."""
+        return [call for call in self.calls if call.work in works]
+
+
 @pytest.fixture
-def database(tmp_path: Path, migrated: Path) -> Iterator[Database]:
+def database(tmp_path: Path, migrated: Path) -> Iterator[FaultyDatabase]:
     """Return an empty store."""
     shutil.copyfile(migrated, tmp_path / "worker.db")
-    database = Database(f"sqlite:///{tmp_path / 'worker.db'}")
+    database = FaultyDatabase(f"sqlite:///{tmp_path / 'worker.db'}")
     yield database
     database.close()
 
@@ -98,7 +147,8 @@ def test_a_long_fetch_is_told_on_the_delivery(database: Database, monkeypatch: p
         notifier = Notifier()
         worker = Worker(
             name="w",
-            queue=WorkQueue(database, CLAIMS),
+            database=database,
+            claims=CLAIMS,
             stages=stages,
             wakeups=notifier.subscribe(),
             notify=notifier.notify,
@@ -147,22 +197,32 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
         work_queue.postpone(conn, "c1", (), owner="w", due_at=now, reason="no answer")
 
     async def scenario() -> str | None:
-        stages, notifier, queue = NeverEnds(), Notifier(), WorkQueue(database, CLAIMS)
+        stages, notifier = NeverEnds(), Notifier()
         worker = Worker(
-            name="w", queue=queue, stages=stages, wakeups=notifier.subscribe(), notify=notifier.notify
+            name="w",
+            database=database,
+            claims=CLAIMS,
+            stages=stages,
+            wakeups=notifier.subscribe(),
+            notify=notifier.notify,
         )
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):
             await stages.began.wait()
-            assert await queue.claim(owner="other", now=datetime.now(UTC), until=now) is None
+            assert await claim_of_another(database) is None
             running.cancel()
             await asyncio.wait({running})
-            soon = datetime.now(UTC)
-            return await queue.claim(owner="other", now=soon, until=soon + timedelta(seconds=60))
+            return await claim_of_another(database)
 
     assert asyncio.run(scenario()) == "c1"
     with database.reading() as conn:
         assert work_queue.attempts(conn, "c1") == 1
+
+
+async def claim_of_another(database: Database) -> str | None:
+    """Return the connection that another worker can claim, if any."""
+    now = datetime.now(UTC)
+    return await database.write(CLAIMS.claim, owner="other", now=now, until=now + LEASE)
 
 
 class Refusing:
@@ -211,7 +271,8 @@ def test_what_is_gone_or_given_up_is_told(
         notifier = Notifier()
         worker = Worker(
             name="w",
-            queue=WorkQueue(database, Claims(process="p")),
+            database=database,
+            claims=CLAIMS,
             stages=Refusing(error),
             wakeups=notifier.subscribe(),
             notify=notifier.notify,
@@ -272,7 +333,8 @@ def test_a_storm_in_one_repository_lets_the_others_have_their_turns(database: Da
         stages, notifier = InOrder(len(storm) + 2), Notifier()
         worker = Worker(
             name="w",
-            queue=WorkQueue(database, CLAIMS),
+            database=database,
+            claims=CLAIMS,
             stages=stages,
             wakeups=notifier.subscribe(),
             notify=notifier.notify,
@@ -350,9 +412,13 @@ def test_what_is_changed_during_a_fetch_counts(
 
     async def scenario() -> tuple[str, list[str]]:
         stages, notifier = Overtaken(database, change), Notifier()
-        queue = WorkQueue(database, CLAIMS)
         worker = Worker(
-            name="w", queue=queue, stages=stages, wakeups=notifier.subscribe(), notify=notifier.notify
+            name="w",
+            database=database,
+            claims=CLAIMS,
+            stages=stages,
+            wakeups=notifier.subscribe(),
+            notify=notifier.notify,
         )
         running = asyncio.create_task(worker.run())
         reason = await asyncio.to_thread(wait_for, settled, "the update has ended")
@@ -410,8 +476,8 @@ def states(database: Database) -> dict[str, tuple[str, str | None]]:
 async def worked(database: Database, stages: Stages, until: Callable[[], object], **more: Any) -> None:
     """Run a worker until a condition holds."""
     notifier = Notifier()
-    given = {"queue": WorkQueue(database, CLAIMS), "notify": notifier.notify, "poll_seconds": 0.05, **more}
-    worker = Worker(name="w", stages=stages, wakeups=notifier.subscribe(), **given)
+    given = {"claims": CLAIMS, "notify": notifier.notify, "poll_seconds": 0.05, **more}
+    worker = Worker(name="w", database=database, stages=stages, wakeups=notifier.subscribe(), **given)
     running = asyncio.create_task(worker.run())
     try:
         await asyncio.to_thread(wait_for, until, "the worker is done")
@@ -585,7 +651,8 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
         accepter = DeliveryWriter(database, notify=pushes.notify)
         worker = Worker(
             name="w",
-            queue=WorkQueue(database, CLAIMS),
+            database=database,
+            claims=CLAIMS,
             stages=Asking(),
             wakeups=pushes.subscribe(),
             notify=requests.notify,
@@ -607,75 +674,27 @@ def test_nobody_waits_for_a_poll(database: Database) -> None:
     assert states(database)["main"] == ("planned", "nothing runs")
 
 
-class Troubled(WorkQueue):
-    """A queue whose calls fail once each, as given; it records its calls."""
-
-    def __init__(self, database: Database, **failing: Exception) -> None:
-        """Set the error of each call, which is raised once."""
-        super().__init__(database, CLAIMS)
-        self.failing = failing
-        self.leases: list[tuple[str, timedelta]] = []
-        self.answers: list[bool] = []
-        self.told: list[tuple[list[int], str]] = []
-
-    def _fail(self, call: str) -> None:
-        if call in self.failing:
-            raise self.failing.pop(call)
-
-    async def claim(self, *, owner: str, now: datetime, until: datetime) -> str | None:
-        """Fail, or claim."""
-        self._fail("claim")
-        self.leases.append(("claim", until - datetime.now(UTC)))
-        return await super().claim(owner=owner, now=now, until=until)
-
-    async def renew(self, connection: str, *, owner: str, until: datetime) -> None:
-        """Fail, or renew."""
-        self.leases.append(("renew", until - datetime.now(UTC)))
-        if connection == "c1":
-            self._fail("renew")
-        await super().renew(connection, owner=owner, until=until)
-
-    async def give_back(self, connection: str, *, owner: str, now: datetime) -> None:
-        """Fail, or hand back."""
-        self._fail("give_back")
-        await super().give_back(connection, owner=owner, now=now)
-
-    async def settle(self, *asked: Any, **more: Any) -> None:
-        """Fail, or settle."""
-        self._fail("settle")
-        await super().settle(*asked, **more)
-
-    async def tell(self, updates: Sequence[PendingUpdate], reason: str) -> None:
-        """Record the call."""
-        self.told.append(([one.seq for one in updates], reason))
-        await super().tell(updates, reason)
-
-    def note(self, url: str, *, answers: bool, now: datetime) -> None:
-        """Record the call."""
-        self.answers.append(answers)
-        super().note(url, answers=answers, now=now)
-
-
 def is_released(database: Database) -> bool:
     """Return whether no worker has the lease of the only connection."""
     with database.reading() as conn:
         return conn.execute(leases.select()).one().owner is None
 
 
+@pytest.mark.parametrize("work", [CLAIMS.next, CLAIMS.claim], ids=["next", "claim"])
 @pytest.mark.parametrize(
     ("error", "logged"),
     [(StoreUnavailable("locked"), []), (ValueError("a bug"), ["the worker failed"])],
     ids=["store", "bug"],
 )
 def test_a_failure_at_the_store_ends_no_worker(
-    database: Database, error: Exception, logged: list[str]
+    database: FaultyDatabase, work: Work, error: Exception, logged: list[str]
 ) -> None:
     """The store logs its outage once for all tasks."""
     pushed(database, "main")
-    queue = Troubled(database, claim=error)
+    database.failing[work] = error
     with capture_logs() as logs:
         done = lambda: states(database)["main"][0] == "planned" and is_released(database)  # noqa: E731
-        asyncio.run(worked(database, Scripted(), done, queue=queue, poll_seconds=0.01))
+        asyncio.run(worked(database, Scripted(), done, poll_seconds=0.01))
     failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
     assert failures == logged
 
@@ -690,19 +709,21 @@ def test_a_failure_at_the_store_ends_no_worker(
     ids=["lost", "store", "bug"],
 )
 def test_a_failure_while_recording_is_told(
-    database: Database, error: Exception, poll: float, logged: list[str]
+    database: FaultyDatabase, error: Exception, poll: float, logged: list[str]
 ) -> None:
     """Nothing is recorded then, and the push stays pending. A lost lease costs no pause."""
     pushed(database, "main")
-    queue = Troubled(database, settle=error)
+    database.failing[work_queue.settle] = error
     with capture_logs() as logs:
-        tried = lambda: not queue.failing and len(queue.leases) > 1  # noqa: E731
-        asyncio.run(worked(database, Scripted(), tried, queue=queue, poll_seconds=poll))
+        tried = lambda: not database.failing and len(database.calls_of(CLAIMS.next)) > 1  # noqa: E731
+        asyncio.run(worked(database, Scripted(), tried, poll_seconds=poll))
     failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
     assert (failures, states(database)["main"][0]) == (logged, "pending")
 
 
-def test_who_has_lost_the_lease_stops_its_fetch(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_lost_the_lease_stops_its_fetch(
+    database: FaultyDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another worker has taken over; this worker continues with other connections."""
     monkeypatch.setattr("gateway.worker.worker._RENEW_SECONDS", 0.01)
     now = datetime.now(UTC)
@@ -721,21 +742,20 @@ def test_who_has_lost_the_lease_stops_its_fetch(database: Database, monkeypatch:
             self, connection: Connection, updates: Sequence[PendingUpdate], progress: Callable[[str], None]
         ) -> dict[int, FetchError]:
             if connection.id == "c1":
-                queue.failing["renew"] = LeaseLost("another has it")
+                database.failing[work_queue.renew] = LeaseLost("another has it")
                 try:
                     await asyncio.Event().wait()
                 finally:
                     stopped.append(connection.id)
             return await super().fetch(connection, updates, progress)
 
-    queue = Troubled(database)
     done = lambda: states(database)["other"][0] == "planned" and stopped  # noqa: E731
-    asyncio.run(worked(database, Hangs(), done, queue=queue))
+    asyncio.run(worked(database, Hangs(), done))
     assert (stopped, states(database)["main"][0]) == (["c1"], "pending")
-    assert {(call, round(lease.total_seconds())) for call, lease in queue.leases} == {
-        ("claim", 60),
-        ("renew", 60),
-    }
+    assert database.calls_of(CLAIMS.claim)
+    assert database.calls_of(work_queue.renew)
+    for call in database.calls_of(CLAIMS.claim, work_queue.renew):
+        assert round((call.kwargs["until"] - call.called_at).total_seconds()) == 60
 
 
 def test_a_lease_outlives_two_renewals_that_come_late() -> None:
@@ -743,16 +763,21 @@ def test_a_lease_outlives_two_renewals_that_come_late() -> None:
     assert LEASE.total_seconds() >= 3 * _RENEW_SECONDS
 
 
-def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> None:
+def test_a_worker_can_be_ended_while_the_store_is_away(database: FaultyDatabase) -> None:
     """Its lease expires by itself."""
     pushed(database, "main")
     stages = NeverEnds()
-    queue = Troubled(database, give_back=StoreUnavailable("away"))
+    database.failing[work_queue.give_back] = StoreUnavailable("away")
 
     async def scenario() -> bool:
         notifier = Notifier()
         worker = Worker(
-            name="w", queue=queue, stages=stages, wakeups=notifier.subscribe(), notify=notifier.notify
+            name="w",
+            database=database,
+            claims=CLAIMS,
+            stages=stages,
+            wakeups=notifier.subscribe(),
+            notify=notifier.notify,
         )
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(WAIT_SECONDS):
@@ -762,7 +787,7 @@ def test_a_worker_can_be_ended_while_the_store_is_away(database: Database) -> No
         return running.cancelled()
 
     assert asyncio.run(scenario())
-    assert queue.failing == {}
+    assert database.failing == {}
 
 
 @pytest.mark.parametrize(
@@ -778,15 +803,21 @@ def test_it_is_noted_whether_a_git_host_answers(
 ) -> None:
     """Hosts that hang get few places; a host that denies access counts as answering."""
     pushed(database, "main")
-    queue = Troubled(database)
+    observed: list[bool] = []
+
+    class Observed(SilentHosts):
+        def record(self, url: str, *, answers: bool, now: datetime) -> None:
+            observed.append(answers)
+            super().record(url, answers=answers, now=now)
 
     def done() -> bool:
         with database.writing() as conn:
             work_queue.make_due(conn, "c1", now=datetime.now(UTC))
         return states(database)["main"][0] == "planned"
 
-    asyncio.run(worked(database, Failing(error), done, queue=queue))
-    assert queue.answers == answers
+    claims = Claims(process="p", silent=Observed())
+    asyncio.run(worked(database, Failing(error), done, claims=claims))
+    assert observed == answers
 
 
 class Gated(Scripted):
@@ -845,18 +876,19 @@ def test_three_pushes_that_take_long_are_the_most_of_a_connection(database: Data
     assert 0 not in stages.fetches, "nothing is fetched where nothing is wanted"
 
 
-def test_what_waits_behind_a_push_that_takes_long_says_so_at_once(database: Database) -> None:
+def test_what_waits_behind_a_push_that_takes_long_says_so_at_once(database: FaultyDatabase) -> None:
     """One transaction records all that wait, however many there are."""
-    stages, queue = Gated(), Troubled(database)
+    stages = Gated()
     stages.open("topic")
     pushed(database, "slow", *["slow"] * 20, "topic")
 
     async def scenario() -> None:
         ended = lambda: states(database)["topic"][0] == "planned"  # noqa: E731
-        await worked(database, stages, ended, slow=0.01, queue=queue)
+        await worked(database, stages, ended, slow=0.01)
 
     asyncio.run(scenario())
-    [(behind, reason)] = queue.told
+    [call] = database.calls_of(work_queue.record_progress)
+    behind, reason = call.args
     assert (len(behind), reason) == (20, "waiting for the previous push: planning is slow")
     assert states(database)["slow"] == ("pending", reason)
 
@@ -901,11 +933,12 @@ def test_a_worker_that_is_ended_ends_what_takes_long(database: Database) -> None
     assert stopped == ["slow"]
 
 
-def test_a_store_that_is_away_while_planning_is_the_end_of_no_push(database: Database) -> None:
+def test_a_store_that_is_away_while_planning_is_the_end_of_no_push(database: FaultyDatabase) -> None:
     """It stays pending, and its lease is left to expire."""
-    stages, queue = Scripted(main=[StoreUnavailable("away")]), Troubled(database)
+    stages = Scripted(main=[StoreUnavailable("away")])
     pushed(database, "main")
-    asyncio.run(worked(database, stages, lambda: stages.planned and len(queue.leases) > 2, queue=queue))
+    claimed_again = lambda: stages.planned and len(database.calls_of(CLAIMS.next)) > 2  # noqa: E731
+    asyncio.run(worked(database, stages, claimed_again))
     assert states(database)["main"] == ("pending", None)
 
 

@@ -15,7 +15,7 @@ CHART = ROOT / "helm"
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text())
 KUBERNETES = [f"1.{minor}" for minor in range(30, 38)]
 NAMESPACE = "hooks"
-RELEASE = "door"
+RELEASE = "acme"
 
 # Kinds that every Kubernetes has.
 OWN = {
@@ -115,7 +115,7 @@ VARIANTS = {
           hostnames: [hooks.example.com]
         ingress: {enabled: false}
         networkPolicy:
-          door: {from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: gateways}}}]}
+          webhooks: {from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: gateways}}}]}
         serviceMonitor: {enabled: true, labels: {release: prometheus}}
         worker: {storage: {storageClass: fast}}
         podAnnotations: {sidecar.istio.io/inject: "false"}
@@ -244,7 +244,7 @@ def of_kind(name: str, *kinds: str) -> list[Manifest]:
 
 
 def pods(objects: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
-    """Yield each pod or pod template by its owner's name, such as `Deployment/door-web`."""
+    """Yield each pod or pod template by its owner's name, such as `Deployment/acme-pushgate-web`."""
     for one in objects:
         where = f"{one['kind']}/{one['metadata']['name']}"
         if one["kind"] == "Pod":

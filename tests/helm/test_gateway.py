@@ -177,11 +177,11 @@ def test_every_setting_of_the_gateway_can_be_a_value() -> None:
         ("minimal", None, None),
         ("embedded", None, ("pushgate", "amqp-url")),
         ("production", ("pushgate", "database-url"), ("pushgate", "amqp-url")),
-        ("external-secret", ("door-pushgate", "database-url"), None),
+        ("external-secret", ("acme-pushgate", "database-url"), None),
         (
             "operators",
-            ("door-pushgate-pg-app", "uri"),
-            ("door-pushgate-rabbitmq-default-user", "connection_string"),
+            ("acme-pushgate-pg-app", "uri"),
+            ("acme-pushgate-rabbitmq-default-user", "connection_string"),
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_what_external_secrets_makes_is_what_pods_ask_for() -> None:
 
 def test_connections_are_a_file_that_the_gateway_reads() -> None:
     """Written as in docs/connect.md, with `on` as a bare word, which Helm's YAML reads as a boolean."""
-    (wanted,) = read_file(_config_maps("embedded")["door-pushgate-connections"]["connections.yaml"].encode())
+    (wanted,) = read_file(_config_maps("embedded")["acme-pushgate-connections"]["connections.yaml"].encode())
     (trigger,) = wanted.triggers
     assert (
         wanted.name,
@@ -234,7 +234,7 @@ def test_connections_are_a_file_that_the_gateway_reads() -> None:
         one["mountPath"] for one in jobs["embedded"]["volumeMounts"]
     }
     assert _variables(jobs["embedded"]) == {
-        "PUSHGATE_URL": "http://door-pushgate.hooks.svc:80",
+        "PUSHGATE_URL": "http://acme-pushgate.hooks.svc:80",
         "PUSHGATE_ADMIN_TOKEN": None,
     }
 
@@ -251,7 +251,7 @@ def test_workers_are_scaled_by_what_waits_for_one() -> None:
     (scaled,) = of_kind("keda", "ScaledObject")
     (by,) = of_kind("keda", "TriggerAuthentication")
     (trigger,) = scaled["spec"]["triggers"]
-    assert ("door-pushgate-worker", 12, "5", by["metadata"]["name"]) == (
+    assert ("acme-pushgate-worker", 12, "5", by["metadata"]["name"]) == (
         scaled["spec"]["scaleTargetRef"]["name"],
         scaled["spec"]["maxReplicaCount"],
         trigger["metadata"]["targetQueryValue"],

@@ -121,7 +121,7 @@ def _serving(name: str) -> dict[str, Manifest]:
 def test_embedded_is_one_pod_of_all_roles() -> None:
     """With no values: one pod, its data on a volume that outlives it."""
     assert {where: one["args"] for where, one in _serving("minimal").items()} == {
-        "StatefulSet/door-pushgate": ["serve", "--role", "all"]
+        "StatefulSet/acme-pushgate": ["serve", "--role", "all"]
     }
     (only,) = of_kind("minimal", "StatefulSet")
     assert (
@@ -134,8 +134,8 @@ def test_embedded_is_one_pod_of_all_roles() -> None:
 def test_distributed_has_web_and_worker_pods() -> None:
     """Web pods store nothing; each worker has its mirrors on its own volume."""
     assert {where: one["args"] for where, one in _serving("production").items()} == {
-        "Deployment/door-pushgate-web": ["serve", "--role", "web"],
-        "StatefulSet/door-pushgate-worker": ["serve", "--role", "worker"],
+        "Deployment/acme-pushgate-web": ["serve", "--role", "web"],
+        "StatefulSet/acme-pushgate-worker": ["serve", "--role", "worker"],
     }
 
 

@@ -252,8 +252,8 @@ def test_a_digest_counts_before_a_tag(text: str, image: str) -> None:
         ),
         ("ingress: {enabled: true, hosts: [c.example.com]}", "http://c.example.com"),
         ("ingress: {enabled: true, hosts: [c.example.com], tls: [{secretName: c}]}", "https://c.example.com"),
-        ("service: {port: 8443}", "http://door-pushgate.hooks.svc:8443"),
-        ("httpRoute: {enabled: true, parentRefs: [{name: g}]}", "http://door-pushgate.hooks.svc:80"),
+        ("service: {port: 8443}", "http://acme-pushgate.hooks.svc:8443"),
+        ("httpRoute: {enabled: true, parentRefs: [{name: g}]}", "http://acme-pushgate.hooks.svc:80"),
     ],
 )
 def test_webhook_urls_begin_with_what_is_exposed(text: str, url: str) -> None:
@@ -269,8 +269,8 @@ def test_webhook_urls_begin_with_what_is_exposed(text: str, url: str) -> None:
 def test_the_notes_contain_the_next_step() -> None:
     """How to test, how to connect the first repository, and what is missing."""
     notes = render(value_sets()["minimal"])["pushgate/templates/NOTES.txt"]
-    assert "helm test door --namespace hooks" in notes
-    assert "statefulset/door-pushgate" in notes
+    assert "helm test acme --namespace hooks" in notes
+    assert "statefulset/acme-pushgate" in notes
     assert "pushgate connect https://github.com/OWNER/NAME.git" in notes
     assert "There is no broker" in notes
     assert "There is no broker" not in render(value_sets()["production"])["pushgate/templates/NOTES.txt"]

@@ -177,7 +177,7 @@ class Connections:
             if "url" in wanted:
                 reconciliations.start_over(conn, connection_id, now=now)
             elif access is not None:
-                reconciliations.ask(conn, connection_id, now=now)
+                reconciliations.request(conn, connection_id, now=now)
             return self._view(conn, connections.get(conn, connection_id))
 
         view = await self.database.write(change)
@@ -227,13 +227,13 @@ class Connections:
         connection_id = request.path_params["id"]
         now = datetime.now(UTC)
 
-        def ask(conn: sqlalchemy.Connection) -> ConnectionView:
+        def request_fetch(conn: sqlalchemy.Connection) -> ConnectionView:
             connection = connections.get(conn, connection_id)
-            reconciliations.ask(conn, connection_id, now=now)
+            reconciliations.request(conn, connection_id, now=now)
             work_queue.make_due(conn, connection_id, now=now)
             return self._view(conn, connection)
 
-        view = await self.database.write(ask)
+        view = await self.database.write(request_fetch)
         self.pushes.notify()
         return view
 
@@ -247,7 +247,7 @@ class Connections:
 
         def forget(conn: sqlalchemy.Connection) -> ConnectionView:
             connections.forget_repository(conn, connection_id)
-            reconciliations.ask(conn, connection_id, now=now)
+            reconciliations.request(conn, connection_id, now=now)
             return self._view(conn, connections.get(conn, connection_id))
 
         view = await self.database.write(forget)

@@ -50,7 +50,7 @@ class Client:
 
     def get(self, path: str, **query: str | int | None) -> Any:
         """Return the answer to a GET; parts of the query that are None are left out."""
-        return self._ask("GET", path + _query(query))
+        return self._request("GET", path + _query(query))
 
     def items(self, path: str, **query: str | int | None) -> Iterator[Any]:
         """Yield the items of a list, page after page."""
@@ -66,7 +66,7 @@ class Client:
         self, method: str, path: str, body: Mapping[str, Any] | None = None, **query: str | int | None
     ) -> Any:
         """Return the answer to a request with a JSON body; parts of the query that are None are left out."""
-        return self._ask(method, path + _query(query), json.dumps(body or {}).encode())
+        return self._request(method, path + _query(query), json.dumps(body or {}).encode())
 
     def executions(
         self, *, interrupted: Callable[[str], None], patience: float = _START_TIMEOUT
@@ -103,7 +103,7 @@ class Client:
             interrupted(reason)
             time.sleep(_PAUSE)
 
-    def _ask(self, method: str, path: str, body: bytes | None = None) -> Any:
+    def _request(self, method: str, path: str, body: bytes | None = None) -> Any:
         with self._open(method, path, body, _REQUEST_TIMEOUT) as answer:
             text = answer.read()
         try:

@@ -145,7 +145,7 @@ class Mirrors:
         `RemoteUnavailable`.
         """
         try:
-            output = await self._ask(remote, *_LIST_REFS, output_limit=_MAX_REFS_BYTES)
+            output = await self._run_remote(remote, *_LIST_REFS, output_limit=_MAX_REFS_BYTES)
         except GitFailed as error:
             raise remote_failure(error) from error
         return _refs(output, remote.url)
@@ -156,7 +156,7 @@ class Mirrors:
         Raises `RemoteUnavailable`.
         """
         try:
-            output = await self._ask(remote, "ls-remote", "--symref", behind=("HEAD",))
+            output = await self._run_remote(remote, "ls-remote", "--symref", behind=("HEAD",))
         except GitFailed as error:
             raise remote_failure(error) from error
         found = re.match(rb"ref: refs/heads/([^\t\n]+)\tHEAD", output)
@@ -229,7 +229,7 @@ class Mirrors:
                 everything = not await self._fetched(mirror, remote, specs, progress)
             if everything:
                 command = (*_FETCH, "--prune")
-                await self._ask(remote, *command, behind=_EVERYTHING, mirror=mirror, progress=progress)
+                await self._run_remote(remote, *command, behind=_EVERYTHING, mirror=mirror, progress=progress)
         except GitFailed as error:
             if not _is_about_some_refs(error):
                 raise
@@ -291,7 +291,7 @@ class Mirrors:
     ) -> bool:
         """Fetch; return whether the remote had the objects and no ref conflicted; refs of `ours` cannot."""
         try:
-            await self._ask(remote, *_FETCH, behind=specs, mirror=mirror, progress=progress)
+            await self._run_remote(remote, *_FETCH, behind=specs, mirror=mirror, progress=progress)
         except GitFailed as error:
             if _is_broken(error):
                 raise
@@ -302,7 +302,7 @@ class Mirrors:
             return False
         return True
 
-    async def _ask(
+    async def _run_remote(
         self,
         remote: Remote,
         *command: str,

@@ -73,7 +73,7 @@ class Outbox(Protocol):
     ) -> None:
         """Record which ids were published, why others were refused, and which are undeliverable."""
 
-    async def tell(self, outage: str | None) -> bool:
+    async def record_outage(self, outage: str | None) -> bool:
         """Record an outage, or None for its end; return False if another process relays."""
 
 
@@ -346,7 +346,7 @@ class Relay:
         if outage == self._shown:
             return
         with suppress(StoreUnavailable):
-            if await self._outbox.tell(outage):
+            if await self._outbox.record_outage(outage):
                 self._shown = outage
 
     def _failed(self, error: PublishError | StoreUnavailable) -> float:

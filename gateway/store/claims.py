@@ -225,8 +225,8 @@ class Claims:
 
 def alive(conn: sqlalchemy.Connection, *, now: datetime) -> list[str]:
     """Return the names of the live worker processes, by their heartbeats."""
-    heard = select(processes.c.name).where(processes.c.seen_at > now - GONE_AFTER).order_by(processes.c.name)
-    return list(conn.execute(heard).scalars())
+    live = select(processes.c.name).where(processes.c.seen_at > now - GONE_AFTER).order_by(processes.c.name)
+    return list(conn.execute(live).scalars())
 
 
 def held_of_host(now: datetime) -> ColumnElement[int]:

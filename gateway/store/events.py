@@ -88,6 +88,6 @@ class EventOutbox:
         """See `record`."""
         await self._database.write(record, published=published, refused=refused, undeliverable=undeliverable)
 
-    async def tell(self, outage: str | None) -> bool:
-        """See `Outbox.tell`."""
-        return await outages.tell(self._database, Lock.EVENTS, "event", outage)
+    async def record_outage(self, outage: str | None) -> bool:
+        """See `Outbox.record_outage`."""
+        return await outages.record_if_leading(self._database, Lock.EVENTS, "event", outage)

@@ -37,7 +37,7 @@ def current(conn: sqlalchemy.Connection) -> list[Outage]:
     return [Outage(**row) for row in rows]
 
 
-async def tell(database: Database, lock: Lock, what: What, reason: str | None) -> bool:
+async def record_if_leading(database: Database, lock: Lock, what: What, reason: str | None) -> bool:
     """Record why nothing is published, None for no outage. Return False if another process leads."""
 
     def write(conn: sqlalchemy.Connection) -> bool:

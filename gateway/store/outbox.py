@@ -39,6 +39,6 @@ class Outbox:
             now=datetime.now(UTC),
         )
 
-    async def tell(self, outage: str | None) -> bool:
+    async def record_outage(self, outage: str | None) -> bool:
         """Record why nothing is published, None for no outage. Return False if another process leads."""
-        return await outages.tell(self._database, Lock.RELAY, "request", outage)
+        return await outages.record_if_leading(self._database, Lock.RELAY, "request", outage)

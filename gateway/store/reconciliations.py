@@ -212,7 +212,7 @@ def _sightings(
             found.learned.append(move)
             continue
         # A requested reconciliation takes a move to a new commit at once; a move back must be confirmed.
-        is_new = means == "moved" and move.after is not None and not history.knows(move.after)
+        is_new = means == "moved" and move.after is not None and not history.was_at(move.after)
         is_sure = reconciliation.asked and is_new
         since = (
             None if is_sure else _since(reconciliation, move.ref, (move.before, move.after), confirmed_from)
@@ -353,7 +353,7 @@ def fail(
         )
 
 
-def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
+def request(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Request a reconciliation of a connection now."""
     conn.execute(
         update(reconciliations)
@@ -364,7 +364,7 @@ def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
 
 def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Request a first reconciliation of a connection now, because it has another remote."""
-    ask(conn, connection, now=now)
+    request(conn, connection, now=now)
     unknown = {"reconciled_at": None, "seen": None, "agreed": 0}
     conn.execute(update(reconciliations).where(reconciliations.c.connection == connection).values(**unknown))
     is_it = connections.c.id == connection

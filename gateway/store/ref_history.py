@@ -117,7 +117,7 @@ class RefHistory:
             return "lagging"
         return "promoted" if self._is_reported_since(value) else "moved"
 
-    def knows(self, value: str) -> bool:
+    def was_at(self, value: str) -> bool:
         """Return whether the ref was at a value before, by the stored history."""
         return (
             bool(self.moves.get(value))

@@ -102,7 +102,7 @@ class MemoryOutbox:
             for name, reason in undeliverable.items():
                 self._change(name, state="undeliverable", reason=reason)
 
-    async def tell(self, outage: str | None) -> bool:
+    async def record_outage(self, outage: str | None) -> bool:
         """See the protocol."""
         async with self._changed:
             self._changed.notify_all()

@@ -411,11 +411,11 @@ def test_an_outage_is_told_later_where_the_store_is_away_too() -> None:
     told: list[str | None] = []
 
     class Deaf(Asked):
-        async def tell(self, outage: str | None) -> bool:
+        async def record_outage(self, outage: str | None) -> bool:
             told.append(outage)
             if len(told) == 1:
                 raise StoreUnavailable("locked")
-            return await super().tell(outage)
+            return await super().record_outage(outage)
 
     publisher, outbox = Scripted(opening=[BrokerUnavailable("no route")] * 2), Deaf("a/1")
 

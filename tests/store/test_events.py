@@ -129,10 +129,10 @@ def test_the_outbox_of_one_process_is_read_and_emptied(database: Database) -> No
     assert asyncio.run(outbox.pending(limit=2, without=["c1"])) == []
     asyncio.run(outbox.record(published=["e1"], refused={"e3": "full"}, undeliverable={"e2": "large"}))
     assert [(one.id, one.reason) for one in pending(database)] == [("e3", "full")]
-    assert asyncio.run(outbox.tell("the broker is away")) is True
+    assert asyncio.run(outbox.record_outage("the broker is away")) is True
     with database.reading() as conn:
         assert [(one.what, one.reason) for one in outages.current(conn)] == [("event", "the broker is away")]
-    assert asyncio.run(outbox.tell(None)) is True
+    assert asyncio.run(outbox.record_outage(None)) is True
     with database.reading() as conn:
         assert outages.current(conn) == []
 

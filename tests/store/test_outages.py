@@ -62,7 +62,7 @@ def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Post
         cut_off.migrate()
 
         async def told(database: Database, outage: str | None) -> bool:
-            return await Outbox(database).tell(outage)
+            return await Outbox(database).record_outage(outage)
 
         assert asyncio.run(told(cut_off, "the broker is away")) is True
         assert asyncio.run(well.is_leader(Lock.RELAY)) is True

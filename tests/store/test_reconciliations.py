@@ -56,7 +56,7 @@ def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at is None
         reconciliation = reconciliations.claim(conn, now=NOW, until=later)
         assert reconciliation is not None
-        reconciliations.ask(conn, "c1", now=NOW + timedelta(seconds=1))
+        reconciliations.request(conn, "c1", now=NOW + timedelta(seconds=1))
         reconciliations.fail(conn, reconciliation, "it hangs", next_at=later)
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at == NOW
         reconciliation = reconciliations.claim(conn, now=later, until=later)
@@ -182,11 +182,11 @@ def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
     tell(learned, move(A, B), now=after(5))
     for minute in (6, 7, 12, 18, 40):
         with learned.writing() as conn:
-            reconciliations.ask(conn, "c1", now=after(minute))
+            reconciliations.request(conn, "c1", now=after(minute))
         assert look(learned, move(B, A), now=after(minute)) is None
     assert position(learned) == B
     with learned.writing() as conn:
-        reconciliations.ask(conn, "c1", now=after(41))
+        reconciliations.request(conn, "c1", now=after(41))
     look(learned, agreeing={MAIN: B}, now=after(41))
     assert look(learned, move(B, A), now=after(100)) is None
     receipt = look(learned, move(B, A), now=after(101))
@@ -462,7 +462,7 @@ def test_failures_of_reconciliations_count_in_a_row(learned: Database) -> None:
     assert failed(learned, after(6)).attempts == 0
     assert failed(learned, after(7)).attempts == 1
     with learned.writing() as conn:
-        reconciliations.ask(conn, "c1", now=after(8))
+        reconciliations.request(conn, "c1", now=after(8))
     assert (failed(learned, after(8)).asked, state(learned).reason) == (True, "it hangs")
     assert failed(learned, after(9)).asked
     look(learned, agreeing={MAIN: A}, now=after(10))
@@ -479,7 +479,7 @@ def test_a_reconciliation_that_is_given_back_frees_its_place_and_keeps_its_quest
     for is_asked in (False, True):
         if is_asked:
             with learned.writing() as conn:
-                reconciliations.ask(conn, "c1", now=after(6))
+                reconciliations.request(conn, "c1", now=after(6))
         reconciliation = claimed(learned, after(6))
         assert reconciliation is not None
         with learned.writing() as conn:
@@ -494,7 +494,7 @@ def test_a_question_during_a_look_that_fails_is_not_put_off(learned: Database) -
     reconciliation = claimed(learned, after(6))
     assert reconciliation is not None
     with learned.writing() as conn:
-        reconciliations.ask(conn, "c1", now=after(7))
+        reconciliations.request(conn, "c1", now=after(7))
         reconciliations.fail(conn, reconciliation, "it hangs", next_at=after(60))
         again = reconciliations.claim(conn, now=after(7), until=after(22), per_host=1)
     assert again is not None
@@ -526,7 +526,7 @@ def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rar
     for one in (B, C, D):
         tell(database, move(before, one), now=now)
         with database.writing() as conn:
-            reconciliations.ask(conn, "c1", now=now)
+            reconciliations.request(conn, "c1", now=now)
             reconciliation = reconciliations.claim(conn, now=now, until=now + LEASE)
             assert reconciliation is not None
             reconciliations.record(
@@ -608,8 +608,8 @@ def _look(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *moves: R
 
 
 OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Reconciliation], object]] = {
-    "ask": lambda t, _: reconciliations.ask(t, "c1", now=after(7)),
-    "begin anew": lambda t, _: reconciliations.start_over(t, "c1", now=after(7)),
+    "request": lambda t, _: reconciliations.request(t, "c1", now=after(7)),
+    "start over": lambda t, _: reconciliations.start_over(t, "c1", now=after(7)),
     "give back": lambda t, reconciliation: reconciliations.give_back(t, reconciliation, now=after(7)),
     "fail": lambda t, reconciliation: reconciliations.fail(t, reconciliation, "it hangs", next_at=after(7)),
     "agree": _look,
@@ -675,7 +675,7 @@ def test_a_look_that_ends_leaves_the_place_of_the_next_to_it(learned: Database) 
     first = claimed(learned, after(6))
     assert first is not None
     with learned.writing() as conn:
-        reconciliations.ask(conn, "c1", now=after(7))
+        reconciliations.request(conn, "c1", now=after(7))
     assert claimed(learned, after(7), after(20)) is not None
     with learned.writing() as conn:
         reconciliations.fail(conn, first, "it hangs", next_at=after(60))

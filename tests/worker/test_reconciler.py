@@ -87,7 +87,7 @@ class Gateway:
     def ask(self) -> None:
         """Ask for a reconciliation now."""
         with self.database.writing() as conn:
-            reconciliations.ask(conn, "c1", now=self.now)
+            reconciliations.request(conn, "c1", now=self.now)
 
     def state(self) -> reconciliations.ReconciliationState:
         """Return the state of the connection's reconciliations."""
@@ -178,7 +178,7 @@ def test_a_fetch_that_is_asked_for_during_a_look_is_done_after_it(gateway: Gatew
     async def ask() -> None:
         gateway.remote.asked = None
         with gateway.database.writing() as conn:
-            reconciliations.ask(conn, "c1", now=gateway.now)
+            reconciliations.request(conn, "c1", now=gateway.now)
 
     gateway.remote.asked = ask
     assert gateway.look(after=331)

@@ -1,14 +1,17 @@
 """The real gateway in its own process, used through its API, its command line and its webhooks."""
 
+import functools
 import json
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 from gateway.cli.api_client import Client, post_webhook
 from gateway.cli.main import main
+from gateway.store.database import Database
 from providers import github
 from testing.git_host import GitHost, WorkTree
 from testing.github import push_payload
@@ -39,10 +43,22 @@ VALOHAI_YAML = """\
 """
 
 
-# Importing the gateway's modules takes a second, nearly all of its start, and a test run starts hundreds:
-# so one process imports them, and each gateway is forked from it.
+# Importing the gateway's modules takes a second, most of the time of a start, and a test run starts hundreds
+# of gateways and commands: so one process imports them, and each of those is forked from it.
 _LOADED = multiprocessing.get_context("forkserver")
-_LOADED.set_forkserver_preload(["gateway.server.server", "gateway.data_dir", "pytest", __name__])
+_LOADED.set_forkserver_preload(
+    ["gateway.server.server", "gateway.data_dir", "pytest", "rich.table", "yaml", __name__, "testing.frozen"]
+)
+
+
+@functools.cache
+def migrated_database() -> bytes:
+    """Return an empty SQLite database with the current schema: all migrations take half a second."""
+    with tempfile.TemporaryDirectory(prefix="pushgate-migrated-") as folder:
+        path = Path(folder, "pushgate.db")
+        with closing(Database(f"sqlite:///{path}")) as database:
+            database.migrate()
+        return path.read_bytes()
 
 
 class Service:
@@ -76,6 +92,9 @@ class Service:
         self, arguments: list[str], environment: dict[str, str]
     ) -> "_Copy | subprocess.Popen[bytes]":
         """Run the command in its own process, and return the process."""
+        if not self.data.exists() and "DATABASE_URL" not in self._settings:
+            self.data.mkdir(mode=0o700, parents=True)
+            (self.data / "pushgate.db").write_bytes(migrated_database())
         return _Copy(arguments, environment, self._log)
 
     @property
@@ -188,7 +207,7 @@ class Service:
 
 
 class Command(Service):
-    """A gateway started in a new interpreter, for faults that a forked process could hide."""
+    """A gateway started in a new interpreter on an empty folder: a forked process could hide faults."""
 
     def _launched(self, arguments: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as log:
@@ -196,11 +215,17 @@ class Command(Service):
 
 
 class _Copy:
-    """A fork of the process that has imported everything; runs the command, with the interface of Popen."""
+    """A fork of the process that has imported everything; runs the command, with the interface of Popen.
 
-    def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    It appends its errors to a file, and its output too if it is given.
+    """
+
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], errors: Path, output: Path | None = None
+    ) -> None:
+        given = (arguments, environment, Path.cwd(), errors, output)
         # A daemon in multiprocessing's sense: it ends with the test run, however the test ended.
-        self._process = _LOADED.Process(target=_run, args=(arguments, environment, log), daemon=True)
+        self._process = _LOADED.Process(target=_run, args=given, daemon=True)
         self._process.start()
 
     def kill(self) -> None:
@@ -220,12 +245,17 @@ class _Copy:
         return status
 
 
-def _run(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+def _run(
+    arguments: list[str], environment: dict[str, str], folder: Path, errors: Path, output: Path | None
+) -> None:
     """Run the command with nothing of the forked process but its imported modules."""
     os.environ.clear()
     os.environ.update(environment)
-    with log.open("ab") as written:
-        os.dup2(written.fileno(), sys.stderr.fileno())
+    os.chdir(folder)
+    for stream, path in ((sys.stderr, errors), (sys.stdout, output)):
+        if path is not None:
+            with path.open("ab") as written:
+                os.dup2(written.fileno(), stream.fileno())
     sys.argv = ["pushgate", *arguments]
     main()
 
@@ -260,18 +290,38 @@ class Project:
 def run_pushgate(
     *arguments: str | Path, service: Service | None = None, variables: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command; with a service, as its admin."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
-    if service is not None:
-        environment |= {"PUSHGATE_URL": service.url, "PUSHGATE_ADMIN_TOKEN": ADMIN_TOKEN}
+    """Run the command in a fork of a loaded process; with a service, as its admin."""
+    given = [str(argument) for argument in arguments]
+    with tempfile.TemporaryDirectory(prefix="pushgate-command-") as folder:
+        output, errors = Path(folder, "output"), Path(folder, "errors")
+        output.touch()
+        process = _Copy(given, _command_environment(service, variables), errors, output)
+        status = process.wait(WAIT_SECONDS)
+        return subprocess.CompletedProcess(
+            given, status, *(path.read_text(encoding="utf-8") for path in (output, errors))
+        )
+
+
+def run_interpreter(
+    *arguments: str | Path, service: Service | None = None, variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Do the same in a new interpreter: for its encodings, and for commands that have child processes."""
     return subprocess.run(
         [PUSHGATE, *arguments],
-        env={**environment, "COLUMNS": "200", **(variables or {})},
+        env=_command_environment(service, variables),
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=WAIT_SECONDS,
     )
+
+
+def _command_environment(service: Service | None, variables: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the environment of a command: a wide terminal, and, with a service, what its admin sets."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PUSHGATE_")}
+    if service is not None:
+        environment |= {"PUSHGATE_URL": service.url, "PUSHGATE_ADMIN_TOKEN": ADMIN_TOKEN}
+    return {**environment, "COLUMNS": "200", **(variables or {})}
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = WAIT_SECONDS) -> T:

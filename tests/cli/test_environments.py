@@ -14,7 +14,7 @@ from gateway.settings import read_settings
 from gateway.store.database import Database
 from testing.git_host import GitHost
 from testing.postgres import Postgres
-from testing.service import PUSHGATE, Command, Project, Service, run_pushgate
+from testing.service import PUSHGATE, Command, Project, Service, run_interpreter, run_pushgate
 
 # A locale with only ASCII, and a Python without its UTF-8 mode.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -33,7 +33,7 @@ def test_a_locale_without_utf8_changes_nothing(tmp_path: Path, monkeypatch: pyte
         Command(tmp_path / "data") as service,
     ):
         project = Project(open_host, tmp_path)
-        told = run_pushgate(
+        told = run_interpreter(
             *("connect", host.url("acme/digits.git"), "--provider=github", "--project=digits"),
             *("--trigger=train@**", "--user=ada", f"--password-file={password}"),
             service=service,
@@ -49,12 +49,12 @@ def test_a_locale_without_utf8_changes_nothing(tmp_path: Path, monkeypatch: pyte
         [update] = service.settled(answer["delivery"])["updates"]
         assert (update["state"], update["name"]) == ("planned", "büro"), update["reason"]
         for command in ("explain", "deliveries"):
-            shown = run_pushgate(command, answer["delivery"], service=service)
+            shown = run_interpreter(command, answer["delivery"], service=service)
             assert (shown.returncode, shown.stderr) == (0, "")
             assert "trigger train@**: branch b?ro" in shown.stdout
-        listed = run_pushgate("connections", "--json", service=service)
+        listed = run_interpreter("connections", "--json", service=service)
         assert [one["name"] for one in json.loads(listed.stdout)["items"]] == ["büro"]
-        assert run_pushgate("connections", service=service).returncode == 0
+        assert run_interpreter("connections", service=service).returncode == 0
 
 
 def test_a_data_folder_may_have_any_name(tmp_path: Path, project: Project) -> None:

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli.api_client import ApiError
 from testing.postgres import Postgres
-from testing.service import Command, Project, Service, run_pushgate, wait_for
+from testing.service import Command, Project, Service, run_interpreter, wait_for
 
 WORKERS = 3
 
@@ -141,7 +141,7 @@ def test_what_cannot_start_is_not_tried_forever(tmp_path: Path, shared: dict[str
     authority.write_text("no certificate", encoding="utf-8")
     wrong = {"AMQP_URL": "amqps://broker.example/", "AMQP_CA_FILE": str(authority)}
     variables = {f"PUSHGATE_{name}": value for name, value in {**shared, **wrong}.items()}
-    done = run_pushgate("serve", "--port", "0", "--data", tmp_path / "data", variables=variables)
+    done = run_interpreter("serve", "--port", "0", "--data", tmp_path / "data", variables=variables)
     assert done.returncode == 1
     assert "the broker's TLS files cannot be used" in done.stderr
 
@@ -150,7 +150,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, shared: dict[str, str], do
     """Before any process is started."""
     variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
     port = doors.url.rpartition(":")[2]
-    done = run_pushgate("serve", "--port", port, "--data", tmp_path / "other", variables=variables)
+    done = run_interpreter("serve", "--port", port, "--data", tmp_path / "other", variables=variables)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in done.stderr
 
@@ -164,7 +164,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path, shared: dict[str, str], do
 )
 def test_more_processes_need_postgresql(tmp_path: Path, arguments: list[str], sentence: str) -> None:
     """SQLite allows one; one sentence says so before anything starts."""
-    done = run_pushgate("serve", "--data", tmp_path / "data", *arguments)
+    done = run_interpreter("serve", "--data", tmp_path / "data", *arguments)
     assert done.returncode == 1
     assert sentence in done.stderr
     assert not (tmp_path / "data").exists()
@@ -173,6 +173,6 @@ def test_more_processes_need_postgresql(tmp_path: Path, arguments: list[str], se
 def test_a_worker_has_no_door_to_share(tmp_path: Path, shared: dict[str, str]) -> None:
     """Its concurrency is another setting, which the sentence names."""
     variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
-    done = run_pushgate("serve", "--role", "worker", "--data", tmp_path / "data", variables=variables)
+    done = run_interpreter("serve", "--role", "worker", "--data", tmp_path / "data", variables=variables)
     assert done.returncode == 1
     assert "concurrency" in done.stderr

@@ -29,15 +29,6 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an SQLite file with the present schema, for copies: all migrations take half a second."""
-    path = tmp_path_factory.mktemp("migrated") / "pushgate.db"
-    with closing(Database(f"sqlite:///{path}")) as database:
-        database.migrate()
-    return path
-
-
-@pytest.fixture(scope="session")
 def migrated_server(postgres: Postgres) -> str:
     """Return a PostgreSQL database with the present schema, for copies."""
     url = postgres.database()

@@ -77,6 +77,8 @@ class Database:
         self._probes = ThreadPoolExecutor(_PROBES, thread_name_prefix="health")
         self._lookups = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="lookup")
         self._away = Condition("the database does not answer; work waits", over="the database answers again")
+        # Where a write has failed, as on a standby, reads that succeed do not end the outage.
+        self._is_written = True
         self._inline: Connection | None = None
         # The connections that hold leader locks, and since when.
         self._held: dict[Lock, tuple[Connection, float]] = {}
@@ -94,14 +96,14 @@ class Database:
         Raise `StoreUnavailable` if the database cannot be reached or written.
         """
         alone = self._writers if self.is_embedded else nullcontext()
-        with self._translated(), alone, self.engine.begin() as connection:
+        with self._translated(writes=True), alone, self.engine.begin() as connection:
             yield connection
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Open a read-only transaction, which waits for no writer."""
         with (
-            self._translated(),
+            self._translated(writes=False),
             self.engine.connect().execution_options(reads_only=True) as connection,
         ):
             yield connection
@@ -133,12 +135,12 @@ class Database:
             return decided
 
         if self._async_engine is not None:
-            with self._translated():
+            with self._translated(writes=True):
                 return await _write_over_the_network(self._async_engine, decide, keep)
         if not self._writers.acquire(blocking=False):
             return await self._write_soon(work)
         try:
-            with self._translated():
+            with self._translated(writes=True):
                 transaction = self._begin_at_once()
                 if transaction is not None:
                     try:
@@ -162,9 +164,11 @@ class Database:
 
         def transaction() -> T:
             if not self._writers.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                raise self._unavailable("another transaction has been writing to the database for seconds")
+                raise self._unavailable(
+                    "another transaction has been writing to the database for seconds", writes=True
+                )
             try:
-                with self._translated(), self.engine.connect() as connection:
+                with self._translated(writes=True), self.engine.connect() as connection:
                     _set_busy_timeout(connection, deadline - time.monotonic())
                     try:
                         with connection.begin():
@@ -250,7 +254,7 @@ class Database:
 
     def _hold(self, lock: Lock) -> float | None:
         """Return for how many seconds this process has held the lock; None if another process holds it."""
-        with self._translated(), self._leading:
+        with self._translated(writes=False), self._leading:
             if lock in self._held:
                 held, since = self._held[lock]
                 try:
@@ -319,7 +323,7 @@ class Database:
                 migrate_server(connection, revision, lock=Lock.MIGRATION.value)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self, *, writes: bool) -> Iterator[None]:
         """Raise an outage as `StoreUnavailable`, and log its beginning and end once for all tasks."""
         try:
             yield
@@ -327,10 +331,14 @@ class Database:
             reason = _outage(error)
             if reason is None:
                 raise
-            raise self._unavailable(reason) from error
-        self._away.ends()
+            raise self._unavailable(reason, writes=writes) from error
+        if writes or self._is_written:
+            self._is_written = True
+            self._away.ends()
 
-    def _unavailable(self, reason: str) -> StoreUnavailable:
+    def _unavailable(self, reason: str, *, writes: bool) -> StoreUnavailable:
+        if writes:
+            self._is_written = False
         self._away.holds(reason=reason)
         return StoreUnavailable(reason)
 

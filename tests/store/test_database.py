@@ -20,6 +20,7 @@ from sqlalchemy.exc import (
     InternalError,
     OperationalError,
 )
+from structlog.testing import capture_logs
 
 from gateway.errors import SettingError, StoreUnavailable
 from gateway.store import database as module
@@ -244,6 +245,32 @@ def test_connections_that_a_server_has_ended_are_replaced(server: Database) -> N
         return found
 
     assert asyncio.run(run()) == [1, 1, 1, 1]
+
+
+def test_a_server_that_only_reads_is_reported_once(server: Database) -> None:
+    """As a standby: reads that succeed between the failing writes do not end the outage."""
+
+    def set_read_only(value: str) -> None:
+        with psycopg.connect(url_of(server), autocommit=True) as admin:
+            admin.execute("SET default_transaction_read_only = off")
+            admin.execute(f"ALTER DATABASE {server.url.database} SET default_transaction_read_only = {value}")
+        server.engine.dispose()
+
+    def write() -> None:
+        with server.writing() as conn:
+            conn.execute(text("CREATE TABLE written (number integer)"))
+
+    set_read_only("on")
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="read-only transaction"):
+                write()
+            with server.reading() as conn:
+                conn.execute(text("SELECT 1"))
+        set_read_only("off")
+        write()
+    events = [entry["event"] for entry in logs]
+    assert events == ["the database does not answer; work waits", "the database answers again"]
 
 
 def test_a_failed_commit_leaves_nothing_and_the_next_goes_on(embedded: Database) -> None:

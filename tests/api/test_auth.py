@@ -61,14 +61,14 @@ def test_a_client_may_try_ten_wrong_tokens_and_then_ten_a_minute(clock: Clock) -
     assert [tried(token, "guess") for _ in range(11)] == ["wrong"] * 10 + ["too many"]
 
 
-def test_a_client_is_told_when_it_may_try_again(clock: Clock) -> None:
+def test_the_answer_says_when_a_client_may_try_again(clock: Clock) -> None:
     """In whole seconds, after which one more try is allowed."""
     token = AdminToken(STRONG, clock=clock)
     for _ in range(10):
         tried(token, "guess")
-    with pytest.raises(TooManyTries) as told:
+    with pytest.raises(TooManyTries) as refused:
         token.check(request(), "guess")
-    clock.now += told.value.seconds
+    clock.now += refused.value.seconds
     assert tried(token, "guess") == "wrong"
 
 
@@ -191,7 +191,7 @@ def test_a_short_admin_token_is_refused_for_a_new_gateway(tmp_path: Path) -> Non
         ("PATCH", "/hooks/x", "POST"),
     ],
 )
-def test_a_wrong_method_is_told_all_right_ones(
+def test_the_answer_to_a_wrong_method_names_the_right_ones(
     service: Service, method: str, path: str, allowed: str
 ) -> None:
     """Those of every route with this path, for programs and browsers."""

@@ -46,15 +46,15 @@ def played(service: Service, folder: Path, text: str, *options: str) -> Any:
     """Run a dry run of a file with one connection; return its result as JSON."""
     done = run_plan(service, folder, text, "--json", *options)
     assert done.returncode == 0, done.stderr
-    [told] = json.loads(done.stdout)["connections"]
-    return told
+    [result] = json.loads(done.stdout)["connections"]
+    return result
 
 
-def changes(told: Any) -> list[tuple[str, str, dict[str, Any]]]:
+def changes(result: Any) -> list[tuple[str, str, dict[str, Any]]]:
     """Return the change of each request, the newest first."""
     return [
         (one["change"], one["trigger"], one["fields"])
-        for update in told["updates"]
+        for update in result["updates"]
         for one in update["requests"]
     ]
 
@@ -94,13 +94,13 @@ def test_the_rules_in_force_make_no_difference(service: Service, project: Projec
     pushed(service, project, connection, {"a": "1"}, {"a": "2"})
     states = [one["state"] for one in service.api.get("/executions")["items"]]
     assert states == ["pending", "superseded"]
-    told = played(service, tmp_path, file_of(project.url, TRAIN.replace("run:", "policy: latest, run:")))
-    assert changes(told) == [("same", "train", {})] * 2
+    result = played(service, tmp_path, file_of(project.url, TRAIN.replace("run:", "policy: latest, run:")))
+    assert changes(result) == [("same", "train", {})] * 2
     text = run_plan(service, tmp_path, file_of(project.url, TRAIN)).stdout
     assert text == "digits: 2 unchanged, of 2 ref updates\nNothing was changed: this was a dry run.\n"
 
 
-def test_each_request_that_would_differ_is_told(service: Service, project: Project, tmp_path: Path) -> None:
+def test_each_request_that_would_differ_is_shown(service: Service, project: Project, tmp_path: Path) -> None:
     """New ones, removed ones and changed ones, field by field, with the reason."""
     kept = {"name": "train", "branches": ["main"], "run": {"step": "train"}}
     old = {"name": "old", "branches": ["main"], "run": {"step": "train"}}
@@ -113,10 +113,10 @@ def test_each_request_that_would_differ_is_told(service: Service, project: Proje
         "{name: none, branches: [main], run: {step: none}}",
     )
     text = file_of(project.url, *rules, project="numbers", package_format="tar.zst")
-    told = played(service, tmp_path, text)
-    [update] = told["updates"]
+    result = played(service, tmp_path, text)
+    [update] = result["updates"]
     assert (update["delivery"], update["name"], update["unplayed"]) == (delivery["id"], "main", None)
-    assert changes(told) == [
+    assert changes(result) == [
         (
             "changed",
             "train",
@@ -136,7 +136,7 @@ def test_each_request_that_would_differ_is_told(service: Service, project: Proje
         ("failed", "none", {}),
         ("gone", "old", {}),
     ]
-    assert told["totals"] == {"new": 1, "gone": 1, "changed": 1, "failed": 1, "same": 0, "unplayed": 0}
+    assert result["totals"] == {"new": 1, "gone": 1, "changed": 1, "failed": 1, "same": 0, "unplayed": 0}
     seen = run_plan(service, tmp_path, text).stdout
     for line in (
         f"branch main {project.first[:10]} → ",
@@ -158,8 +158,8 @@ def test_what_is_played_is_what_the_worker_then_does(
     connection = connected(service, project)
     [delivery] = pushed(service, project, connection, {"train.py": "print(2)\n"})
     more = "{name: more, branches: [main], run: {step: train}}"
-    told = played(service, tmp_path, file_of(project.url, TRAIN, more))
-    [same, new] = told["updates"][0]["requests"]
+    result = played(service, tmp_path, file_of(project.url, TRAIN, more))
+    [same, new] = result["updates"][0]["requests"]
     assert (same["change"], new["change"]) == ("same", "new")
     assert run_pushgate("apply", "-f", tmp_path / "connections.yaml", service=service).returncode == 0
     service.api.send("POST", f"/deliveries/{delivery['id']}/replay")
@@ -168,8 +168,8 @@ def test_what_is_played_is_what_the_worker_then_does(
         same["execution"],
         new["execution"],
     }
-    told = played(service, tmp_path, file_of(project.url, TRAIN, more))
-    assert changes(told) == [("same", "train", {}), ("same", "more", {})]
+    result = played(service, tmp_path, file_of(project.url, TRAIN, more))
+    assert changes(result) == [("same", "train", {}), ("same", "more", {})]
 
 
 def test_nothing_is_written_fetched_or_published(
@@ -184,8 +184,8 @@ def test_nothing_is_written_fetched_or_published(
     )
     wait_for(lambda: is_at_rest(service.data), "the worker has given the repository back")
     before, visits = everything(service.data), list(githost.visits)
-    told = played(service, tmp_path, file_of(project.url, TRAIN.replace("main", "dev"), project="other"))
-    assert changes(told) == [("gone", "train", {})]
+    result = played(service, tmp_path, file_of(project.url, TRAIN.replace("main", "dev"), project="other"))
+    assert changes(result) == [("gone", "train", {})]
     assert (everything(service.data), githost.visits) == (before, visits)
 
 
@@ -197,9 +197,9 @@ def test_no_mirror_is_needed(service: Service, project: Project, tmp_path: Path)
     [(change, _, fields)] = changes(played(service, tmp_path, elsewhere))
     assert (change, fields["execution.image"]["to"]) == ("changed", "docker.io/library/python:3.13")
     shutil.rmtree(service.data / "mirrors" / f"{connection['id']}.git")
-    told = played(service, tmp_path, elsewhere)
-    assert (changes(told), told["totals"]["unplayed"]) == ([], 1)
-    assert told["updates"][0]["unplayed"] == (
+    result = played(service, tmp_path, elsewhere)
+    assert (changes(result), result["totals"]["unplayed"]) == ([], 1)
+    assert result["updates"][0]["unplayed"] == (
         "deep/valohai.yaml of its commit is not stored, only valohai.yaml is;"
         " and the process that answers has no mirror of the repository"
     )
@@ -219,12 +219,12 @@ def test_a_first_trigger_with_paths_reads_them_from_the_mirror(
         ("same", "train", {}),
     ]
     shutil.rmtree(service.data / "mirrors" / f"{connection['id']}.git")
-    told = played(service, tmp_path, elsewhere)
+    result = played(service, tmp_path, elsewhere)
     nowhere = (
         "its changed paths are not stored, because no trigger used them;"
         " and the process that answers has no mirror of the repository"
     )
-    assert [one["unplayed"] for one in told["updates"]] == [nowhere, nowhere]
+    assert [one["unplayed"] for one in result["updates"]] == [nowhere, nowhere]
 
 
 def test_what_cannot_be_played_says_why(service: Service, project: Project, tmp_path: Path) -> None:
@@ -234,9 +234,9 @@ def test_what_cannot_be_played_says_why(service: Service, project: Project, tmp_
     service.settled(gone["delivery"])
     _, deleted = service.deliver(connection, project.payload("d" * 40, None))
     service.settled(deleted["delivery"])
-    told = played(service, tmp_path, file_of(project.url, TRAIN))
-    assert [one["unplayed"] for one in told["updates"]] == [None, f"the remote no longer has {'d' * 40}"]
-    assert changes(told) == []
+    result = played(service, tmp_path, file_of(project.url, TRAIN))
+    assert [one["unplayed"] for one in result["updates"]] == [None, f"the remote no longer has {'d' * 40}"]
+    assert changes(result) == []
 
 
 def test_a_known_failure_is_no_difference(service: Service, project: Project, tmp_path: Path) -> None:
@@ -284,10 +284,10 @@ def test_other_branches_to_follow_count(service: Service, project: Project, tmp_
     connection = connected(service, project)
     pushed(service, project, connection, {"train.py": "print(2)\n"})
     narrower = file_of(project.url, TRAIN, follows="[release/*]")
-    told = played(service, tmp_path, narrower)
-    assert changes(told) == [("gone", "train", {})]
+    result = played(service, tmp_path, narrower)
+    assert changes(result) == [("gone", "train", {})]
     reason = "the connection does not follow branch main, only release/*"
-    assert told["updates"][0]["requests"][0]["reason"] == reason
+    assert result["updates"][0]["requests"][0]["reason"] == reason
     assert run_pushgate("apply", "-f", tmp_path / "connections.yaml", service=service).returncode == 0
     assert service.api.get(f"/connections/{connection['id']}")["follows"] == ["release/*"]
     after = project.push("Another", {"train.py": "print(3)\n"})
@@ -310,21 +310,21 @@ def test_a_file_that_could_not_be_applied_is_not_played(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "expected"),
     [
         (("--since", "yesterday"), "--since yesterday: give a date"),
         ((), "plan only simulates and requires --dry-run"),
     ],
 )
 def test_wrong_options_are_one_sentence(
-    service: Service, tmp_path: Path, options: tuple[str, ...], told: str
+    service: Service, tmp_path: Path, options: tuple[str, ...], expected: str
 ) -> None:
     """With exit status 1, like all errors."""
     file = tmp_path / "connections.yaml"
     file.write_text("connections: []\n")
     dry = ("--dry-run",) if options else ()
     done = run_pushgate("plan", "-f", file, *dry, *options, service=service)
-    assert (done.returncode, told in done.stderr) == (1, True)
+    assert (done.returncode, expected in done.stderr) == (1, True)
 
 
 @pytest.fixture
@@ -338,7 +338,7 @@ def apart(tmp_path: Path, postgres: Postgres) -> Iterator[Service]:
         yield web
 
 
-def test_a_door_without_mirrors_plays_what_workers_planned(
+def test_a_web_process_without_mirrors_replays_what_workers_planned(
     apart: Service, project: Project, tmp_path: Path
 ) -> None:
     """As on Kubernetes, where the API's pods have no mirrors."""

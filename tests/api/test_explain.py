@@ -7,7 +7,7 @@ from testing.broker import Broker
 from testing.service import Project, Service, run_pushgate, wait_for
 
 
-def test_the_whole_way_is_told(service: Service, project: Project) -> None:
+def test_the_whole_way_is_shown(service: Service, project: Project) -> None:
     """By the delivery's id, by the request's, by the commit's, by its beginning, and by its page."""
     connection = service.connect(project.url, "train@main", "other@dev")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
@@ -15,11 +15,11 @@ def test_the_whole_way_is_told(service: Service, project: Project) -> None:
     service.settled(answer["delivery"])
     [execution] = service.api.get("/executions")["items"]
     page = f"https://github.example/acme/digits/commit/{pushed}"
-    told = {
+    printed = {
         run_pushgate("explain", what, service=service).stdout
         for what in (answer["delivery"], execution["id"], pushed, pushed[:9], page)
     }
-    [text] = told
+    [text] = printed
     package = execution["message"]["package"]
     for line in (
         f"delivery {answer['delivery']}",
@@ -126,7 +126,7 @@ def test_each_request_stands_at_its_own_ref(service: Service, project: Project) 
     assert [of_ref["one"] in two, of_ref["two"] in two] == [False, True]
 
 
-def test_why_there_is_no_package_is_told_beside_the_verdicts(tmp_path: Path, project: Project) -> None:
+def test_why_there_is_no_package_is_shown_beside_the_verdicts(tmp_path: Path, project: Project) -> None:
     """The trigger matched; the failure came after it."""
     with Service(tmp_path / "data", PACKAGE_MAX_BYTES="10") as service:
         connection = service.connect(project.url, "train@main")
@@ -141,7 +141,7 @@ def test_why_there_is_no_package_is_told_beside_the_verdicts(tmp_path: Path, pro
     )
 
 
-def test_a_confirmed_request_is_told_as_such(tmp_path: Path, project: Project, broker: Broker) -> None:
+def test_a_confirmed_request_is_shown_as_such(tmp_path: Path, project: Project, broker: Broker) -> None:
     """With its lane, and the time."""
     settings = {"AMQP_URL": broker.url, "AMQP_QUEUE": "explained", "AMQP_EXCHANGE": "explained"}
     with Service(tmp_path / "data", AMQP_LANES="fast", **settings) as service:
@@ -159,7 +159,7 @@ def test_a_confirmed_request_is_told_as_such(tmp_path: Path, project: Project, b
     assert f"published in lane fast, confirmed by the broker {when}" in text
 
 
-def test_what_kept_a_trigger_from_its_request_is_told_at_it(service: Service, project: Project) -> None:
+def test_what_kept_a_trigger_from_its_request_is_shown_at_it(service: Service, project: Project) -> None:
     """It matched, and its neighbour has a request; each sentence is on one line, for searching."""
     reason = f"valohai.yaml has no step {'missing' * 20}; its steps: train"
     connection = service.connect(project.url, "train@main", f"{'missing' * 20}@main")
@@ -172,7 +172,7 @@ def test_what_kept_a_trigger_from_its_request_is_told_at_it(service: Service, pr
     assert lines[-2].startswith(f"    └── ✓ trigger {'missing' * 20}@main: branch main matches")
 
 
-def test_a_request_of_earlier_rules_is_still_told(service: Service, project: Project) -> None:
+def test_a_request_of_earlier_rules_is_still_shown(service: Service, project: Project) -> None:
     """The delivery was replayed since, and the trigger was removed."""
     connection = service.connect(project.url, "train@main")
     pushed = project.push("Second", {"train.py": "print(2)\n"})

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path("build/fuzz")
-TARGETS = ("door", "parsers", "proofs", "urls", "keys", "ignore", "manifests", "triggers")
+TARGETS = ("webhooks", "parsers", "proofs", "urls", "keys", "ignore", "manifests", "triggers")
 # Longer than any seed; an input that takes longer than this to read is a finding as well.
 _LONGEST = 8192
 _SECONDS_FOR_ONE = 30

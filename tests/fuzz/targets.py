@@ -86,7 +86,7 @@ class _Writer:
 _loop = asyncio.new_event_loop()
 
 
-def door(data: bytes) -> None:
+def webhooks(data: bytes) -> None:
     """Send a webhook: two bytes choose provider and headers, header lines follow, a blank line, the body."""
     if len(data) < 2:
         return
@@ -307,7 +307,7 @@ def _triggers() -> Iterable[bytes]:
 
 
 TARGETS = {
-    "door": Target(run=door, seeds=_requests),
+    "webhooks": Target(run=webhooks, seeds=_requests),
     "parsers": Target(run=parsers, seeds=_deliveries),
     "proofs": Target(run=proofs, seeds=_signed),
     "urls": Target(run=urls, seeds=_urls),

@@ -133,7 +133,7 @@ def test_image_and_chart_agree() -> None:
 
 
 # ${NAME:-default}, or ${NAME:?message if it is not set}.
-VARIABLE = re.compile(r"\$\{(?P<name>\w+)(:-(?P<default>[^}]*)|:\?(?P<told>[^}]*))?\}")
+VARIABLE = re.compile(r"\$\{(?P<name>\w+)(:-(?P<default>[^}]*)|:\?(?P<message>[^}]*))?\}")
 
 
 def test_no_secret_of_the_laptop_is_committed() -> None:
@@ -197,7 +197,7 @@ def _run(command: list[str | Path], **variables: str) -> subprocess.CompletedPro
     )
 
 
-def test_the_health_check_tells_whether_the_gateway_lives(service: Service) -> None:
+def test_the_health_check_shows_whether_the_gateway_lives(service: Service) -> None:
     """It succeeds if the gateway runs, and fails if it is gone."""
     (check,) = _instructions("HEALTHCHECK")
     command: list[str | Path] = json.loads(check[check.index("[") :])

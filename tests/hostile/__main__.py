@@ -86,7 +86,7 @@ def main() -> int:
             settings = {"MIRROR_BUDGET": str(_DISK_BYTES // 4), "LOG_FORMAT": "json"}
             with GitHost(folder / "git") as host, _Gateway(folder / "data", **settings) as gateway:
                 phases = _drill(gateway, Project(host, folder), folder, order)
-    failures = judged(phases, within=_WITHIN)
+    failures = failed_conditions(phases, within=_WITHIN)
     for phase in phases:
         _say(phase.report())
     for failure in failures:
@@ -95,7 +95,7 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def judged(phases: list[Phase], *, within: float) -> list[str]:
+def failed_conditions(phases: list[Phase], *, within: float) -> list[str]:
     """Return the failed conditions, a sentence each."""
     failures = []
     for phase in phases:

@@ -52,7 +52,7 @@ def scope(body: bytes, headers: Mapping[str, str] | None = None, **changes: Any)
     }
 
 
-async def answered(door: WebhookEndpoint, given: MutableMapping[str, Any], *parts: bytes) -> Answer:
+async def answered(endpoint: WebhookEndpoint, given: MutableMapping[str, Any], *parts: bytes) -> Answer:
     """Send one request to an endpoint, its body in these parts, and return the answer."""
     waiting = list(parts)
     sent: list[MutableMapping[str, Any]] = []
@@ -63,7 +63,7 @@ async def answered(door: WebhookEndpoint, given: MutableMapping[str, Any], *part
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    await door(given, receive, send)
+    await endpoint(given, receive, send)
     start, body = sent
     return Answer(start["status"], dict(start["headers"]), json.loads(body["body"]))
 
@@ -73,19 +73,19 @@ async def opened(
     database: Database, *, keyring: Keyring = KEYRING, **changes: Any
 ) -> AsyncIterator[WebhookEndpoint]:
     """Yield an endpoint that takes bodies of 10,000 bytes; its writer stops with the block."""
-    accepter = DeliveryWriter(database, notify=lambda: None)
-    accepter.start()
+    writer = DeliveryWriter(database, notify=lambda: None)
+    writer.start()
     try:
-        yield WebhookEndpoint(ConnectionCache(database, keyring), accepter, body_limit=10_000, **changes)
+        yield WebhookEndpoint(ConnectionCache(database, keyring), writer, body_limit=10_000, **changes)
     finally:
-        await accepter.stop()
+        await writer.stop()
 
 
 def asked(database: Database, given: MutableMapping[str, Any], body: bytes = b"{}", **changes: Any) -> Answer:
     """Send one request to a new endpoint."""
 
     async def ask() -> Answer:
-        async with opened(database, **changes) as door:
-            return await answered(door, given, body)
+        async with opened(database, **changes) as endpoint:
+            return await answered(endpoint, given, body)
 
     return asyncio.run(ask())

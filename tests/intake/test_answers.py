@@ -110,17 +110,17 @@ def test_a_signature_that_is_sent_twice_is_none(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("client", "told"), [(("198.51.100.1", 1), "198.51.100.1"), (None, "of the sender")], ids=["one", "none"]
+    ("client", "shown"), [(("198.51.100.1", 1), "198.51.100.1"), (None, "of the sender")], ids=["one", "none"]
 )
-def test_a_refused_network_is_told_with_the_address(
-    database: Database, client: tuple[str, int] | None, told: str
+def test_a_refused_network_is_reported_with_the_address(
+    database: Database, client: tuple[str, int] | None, shown: str
 ) -> None:
     """In the answer and in the log, with the delivery id that the provider shows."""
     connect(database, networks=("192.0.2.0/24",))
     before = refused(401, "network")
     with structlog.testing.capture_logs() as lines:
         answer = asked(database, scope(b"{}", client=client, headers={"x-github-delivery": "d" * 101}))
-    expected = f"the address {told} is not in this connection's networks"
+    expected = f"the address {shown} is not in this connection's networks"
     assert (answer.status, answer.body["detail"]) == (401, expected)
     assert refused(401, "network") == before + 1
     [line] = lines
@@ -148,9 +148,9 @@ def test_a_body_that_cannot_be_taken_may_come_again(
     connect(database)
 
     async def ask() -> Answer:
-        async with opened(database) as door:
-            door._bodies = FullReader(error)  # noqa: SLF001 - to wait for 30 seconds would be too long
-            return await answered(door, scope(b"{}"), b"{}")
+        async with opened(database) as endpoint:
+            endpoint._bodies = FullReader(error)  # noqa: SLF001 - to wait for 30 seconds would be too long
+            return await answered(endpoint, scope(b"{}"), b"{}")
 
     before = refused(503, reason)
     with structlog.testing.capture_logs() as lines:
@@ -172,8 +172,8 @@ def test_who_goes_away_gets_no_answer(database: Database) -> None:
         sent.append(message)
 
     async def ask() -> None:
-        async with opened(database) as door:
-            await door(scope(b"{}"), receive, send)
+        async with opened(database) as endpoint:
+            await endpoint(scope(b"{}"), receive, send)
 
     with structlog.testing.capture_logs() as lines:
         asyncio.run(ask())
@@ -184,11 +184,13 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
     """It is reported as that, and not as a failure of the endpoint."""
     connect(database)
 
-    async def ask(book: Database) -> Answer:
-        door = WebhookEndpoint(
-            ConnectionCache(book, KEYRING), DeliveryWriter(database, notify=lambda: None), body_limit=10_000
+    async def ask(store: Database) -> Answer:
+        endpoint = WebhookEndpoint(
+            ConnectionCache(store, KEYRING),
+            DeliveryWriter(database, notify=lambda: None),
+            body_limit=10_000,
         )
-        return await answered(door, scope(b"{}"), b"{}")
+        return await answered(endpoint, scope(b"{}"), b"{}")
 
     before = refused(503, "store")
     answer = asyncio.run(ask(database))
@@ -203,7 +205,7 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
     assert refused(503, "store") == before + 2
 
 
-def test_a_secret_that_another_key_has_sealed_is_told_in_the_log(database: Database) -> None:
+def test_a_secret_that_another_key_has_sealed_is_logged(database: Database) -> None:
     """The provider may retry once the key is repaired."""
     connect(database)
     before = refused(503, "secret key")
@@ -217,8 +219,8 @@ def test_a_secret_that_another_key_has_sealed_is_told_in_the_log(database: Datab
 def push(before: str, after: str, repository: int) -> bytes:
     """Return a push to a repository of this id."""
     body = push_payload(url=URL, full_name="acme/digits", ref="refs/heads/main", before=before, after=after)
-    told = json.loads(body)
-    return json.dumps({**told, "repository": {**told["repository"], "id": repository}}).encode()
+    content = json.loads(body)
+    return json.dumps({**content, "repository": {**content["repository"], "id": repository}}).encode()
 
 
 def test_the_id_that_a_delivery_teaches_counts_at_once(database: Database) -> None:
@@ -226,16 +228,17 @@ def test_the_id_that_a_delivery_teaches_counts_at_once(database: Database) -> No
     connect(database)
 
     async def ask() -> list[str]:
-        async with opened(database) as door:
-            return [
-                (await answered(door, scope(body, headers={"x-github-event": "push"}), body)).body["verdict"]
+        async with opened(database) as endpoint:
+            answers = [
+                await answered(endpoint, scope(body, headers={"x-github-event": "push"}), body)
                 for body in (push(A, B, 1), push(B, C, 2), push(B, C, 1))
             ]
+        return [answer.body["verdict"] for answer in answers]
 
     assert asyncio.run(ask()) == ["accepted", "ignored", "accepted"]
 
 
-class PatientAccepter(DeliveryWriter):
+class PatientWriter(DeliveryWriter):
     """A writer that records its time limits."""
 
     seconds = 0.0
@@ -251,13 +254,13 @@ def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> No
     connect(database)
 
     async def ask() -> float:
-        accepter = PatientAccepter(database, notify=lambda: None)
-        accepter.start()
-        door = WebhookEndpoint(ConnectionCache(database, KEYRING), accepter, body_limit=10_000)
-        answer = await answered(door, scope(b"{}"), b"{}")
-        await accepter.stop()
+        writer = PatientWriter(database, notify=lambda: None)
+        writer.start()
+        endpoint = WebhookEndpoint(ConnectionCache(database, KEYRING), writer, body_limit=10_000)
+        answer = await answered(endpoint, scope(b"{}"), b"{}")
+        await writer.stop()
         assert answer.status == 202
-        return accepter.seconds
+        return writer.seconds
 
     assert 0 < asyncio.run(ask()) < 4.5
 
@@ -293,7 +296,7 @@ def test_only_so_many_requests_are_served_at_once(
 
     async def statuses() -> Sequence[int]:
         found = []
-        async with opened(database) as door:
+        async with opened(database) as endpoint:
 
             async def waiting(may_end: asyncio.Event, begun: asyncio.Event) -> int:
                 status = 0
@@ -307,14 +310,14 @@ def test_only_so_many_requests_are_served_at_once(
                     nonlocal status
                     status = message.get("status", status)
 
-                await door(scope(b"{}"), receive, send)
+                await endpoint(scope(b"{}"), receive, send)
                 return status
 
             for _ in range(2):
                 may_end, first, second = asyncio.Event(), asyncio.Event(), asyncio.Event()
                 both = [asyncio.create_task(waiting(may_end, begun)) for begun in (first, second)]
                 await asyncio.wait_for(asyncio.gather(first.wait(), second.wait()), 10)
-                found.append((await answered(door, scope(b"{}"), b"{}")).status)
+                found.append((await answered(endpoint, scope(b"{}"), b"{}")).status)
                 may_end.set()
                 found += await asyncio.gather(*both)
         return found

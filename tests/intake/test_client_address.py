@@ -29,7 +29,7 @@ def test_a_trusted_proxy_is_believed(tmp_path: Path, project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("proxies", "told", "address"),
+    ("proxies", "forwarded", "address"),
     [
         (0, "192.0.2.7", "127.0.0.1"),
         (1, "192.0.2.7", "192.0.2.7"),
@@ -45,10 +45,10 @@ def test_a_trusted_proxy_is_believed(tmp_path: Path, project: Project) -> None:
         (1, "nonsense", None),
     ],
 )
-def test_the_address_is_read_from_the_right(proxies: int, told: str, address: str | None) -> None:
+def test_the_address_is_read_from_the_right(proxies: int, forwarded: str, address: str | None) -> None:
     """Skip as many entries from the right as we have proxies; None if the address is unknown."""
     scope = {"client": ("127.0.0.1", 4711)}
-    found = client_address(scope, {"x-forwarded-for": told}, trusted_proxies=proxies)
+    found = client_address(scope, {"x-forwarded-for": forwarded}, trusted_proxies=proxies)
     assert (str(found) if found else None) == address
 
 

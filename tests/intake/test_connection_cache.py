@@ -56,10 +56,10 @@ def database(migrated: Path, tmp_path: Path) -> Iterator[CountingDatabase]:
 def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) -> None:
     """Within them a change by another process may go unnoticed; a change by this process never does."""
     clock = Clock()
-    book = ConnectionCache(database, KEYRING, clock=clock)
+    cache = ConnectionCache(database, KEYRING, clock=clock)
 
     def found() -> str:
-        return asyncio.run(book.find("c1")).repository_key
+        return asyncio.run(cache.find("c1")).repository_key
 
     def move(url: str) -> None:
         with database.writing() as conn:
@@ -78,23 +78,23 @@ def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) 
     clock.now += 60
     assert found() == "github.example/acme/words"
     move("https://github.example/acme/letters.git")
-    book.forget("c1")
-    book.forget("c1")
+    cache.forget("c1")
+    cache.forget("c1")
     assert found() == second
 
 
 def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabase) -> None:
     """It is no longer found, and its secrets are no longer in memory."""
     clock = Clock()
-    book = ConnectionCache(database, KEYRING, clock=clock)
-    asyncio.run(book.find("c1"))
+    cache = ConnectionCache(database, KEYRING, clock=clock)
+    asyncio.run(cache.find("c1"))
     with database.writing() as conn:
         connections.remove(conn, "c1", now=NOW)
     clock.now += 2
     for _ in range(2):
         with pytest.raises(NotFound):
-            asyncio.run(book.find("c1"))
-    assert not book._cached  # noqa: SLF001 - what is left in memory
+            asyncio.run(cache.find("c1"))
+    assert not cache._cached  # noqa: SLF001 - what is left in memory
 
 
 def test_only_so_many_connections_are_remembered(
@@ -102,12 +102,12 @@ def test_only_so_many_connections_are_remembered(
 ) -> None:
     """Connections that fit are looked up once; one more replaces another."""
     monkeypatch.setattr("gateway.intake.connection_cache._MAX_CACHED", 2)
-    book = ConnectionCache(database, KEYRING, clock=Clock())
+    cache = ConnectionCache(database, KEYRING, clock=Clock())
 
     def looks(*names: str) -> int:
         before = database.looks
         for name in names:
-            assert asyncio.run(book.find(name)).id == name
+            assert asyncio.run(cache.find(name)).id == name
         return database.looks - before
 
     assert looks("c1", "c2", "c1", "c2") == 2
@@ -115,27 +115,27 @@ def test_only_so_many_connections_are_remembered(
     assert looks("c1", "c2") == 2
 
 
-def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_weak_secret_is_logged_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for each connection that has one, as long as the cache holds the fact."""
     monkeypatch.setattr("gateway.intake.connection_cache._MAX_CACHED", 1)
     with database.writing() as conn:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
             connections.add_secret(conn, KEYRING, name, secret, now=NOW)
-    book = ConnectionCache(database, KEYRING)
+    cache = ConnectionCache(database, KEYRING)
 
-    def told(*names: str) -> list[str]:
+    def warned(*names: str) -> list[str]:
         with structlog.testing.capture_logs() as lines:
             for name in names:
-                book.forget(name)
-                asyncio.run(book.find(name))
+                cache.forget(name)
+                asyncio.run(cache.find(name))
         return [line["connection"] for line in lines]
 
-    assert told("c1", "c1", "c2", "c2") == ["c1"]
-    assert told("c3", "c3", "c1") == ["c3", "c3"]
+    assert warned("c1", "c1", "c2", "c2") == ["c1"]
+    assert warned("c3", "c3", "c1") == ["c3", "c3"]
 
 
 @pytest.mark.parametrize(
-    ("known", "told", "is_ours"),
+    ("known", "repository", "is_ours"),
     [
         ("2", Repository(id="2", full_name="evil/digits"), True),
         ("2", Repository(id="1", full_name="acme/digits"), False),
@@ -148,7 +148,7 @@ def test_a_weak_secret_is_told_once(database: CountingDatabase, monkeypatch: pyt
     ],
 )
 def test_the_providers_id_says_which_repository_it_is(
-    known: str | None, told: Repository, *, is_ours: bool
+    known: str | None, repository: Repository, *, is_ours: bool
 ) -> None:
     """If it is known and sent; before that the name does, if there is one."""
     connection = CachedConnection(
@@ -162,4 +162,4 @@ def test_the_providers_id_says_which_repository_it_is(
         repository_key="github.example/acme/digits",
         networks=(),
     )
-    assert connection.is_about(told) is is_ours
+    assert connection.is_about(repository) is is_ours

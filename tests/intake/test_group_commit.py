@@ -43,9 +43,9 @@ class WatchedDatabase(Database):
         self.attempts += 1
 
         def noted(conn: sqlalchemy.Connection) -> Any:
-            judged: Decision = decide(conn)
-            self.batches.append([one.id for one in judged.batch])
-            return judged
+            decision: Decision = decide(conn)
+            self.batches.append([one.id for one in decision.batch])
+            return decision
 
         return await super().write_inline(noted, keep)
 
@@ -67,24 +67,24 @@ def check_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(database: Database, work: Callable[[DeliveryWriter], Awaitable[None]]) -> int:
     """Call something with a running writer; return how often it notified."""
-    rung: list[None] = []
+    notified: list[None] = []
 
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE):
-            accepter = DeliveryWriter(database, notify=lambda: rung.append(None))
-            accepter.start()
-            await work(accepter)
-            await accepter.stop()
+            writer = DeliveryWriter(database, notify=lambda: notified.append(None))
+            writer.start()
+            await work(writer)
+            await writer.stop()
 
     asyncio.run(scenario())
-    return len(rung)
+    return len(notified)
 
 
 async def begin(
-    accepter: DeliveryWriter, *arrivals: NewDelivery, seconds: float = NEVER
+    writer: DeliveryWriter, *arrivals: NewDelivery, seconds: float = NEVER
 ) -> list[asyncio.Task[Receipt]]:
     """Begin to record deliveries, in this order, until the writer has taken its first batch."""
-    tasks = [asyncio.create_task(accepter.accept(one, seconds=seconds)) for one in arrivals]
+    tasks = [asyncio.create_task(writer.accept(one, seconds=seconds)) for one in arrivals]
     for _ in range(3):
         await asyncio.sleep(0)
     return tasks
@@ -131,8 +131,8 @@ def test_one_transaction_takes_only_so_much(
     """It takes a limited number of deliveries, bytes or ref updates, at least one delivery, in order."""
     monkeypatch.setattr(f"gateway.intake.group_commit.{limit}", 3)
 
-    async def accept_all(accepter: DeliveryWriter) -> None:
-        await asyncio.gather(*await begin(accepter, *numbered(*sizes, measure=measure)))
+    async def accept_all(writer: DeliveryWriter) -> None:
+        await asyncio.gather(*await begin(writer, *numbered(*sizes, measure=measure)))
 
     run(database, accept_all)
     assert [len(batch) for batch in database.batches] == batches
@@ -142,8 +142,8 @@ def test_one_transaction_takes_only_so_much(
 def test_deliveries_that_wait_together_share_a_transaction(database: WatchedDatabase) -> None:
     """If they have usual sizes: one sync to disk for each would be too slow."""
 
-    async def accept_all(accepter: DeliveryWriter) -> None:
-        await asyncio.gather(*await begin(accepter, *numbered(*[10_000] * 100)))
+    async def accept_all(writer: DeliveryWriter) -> None:
+        await asyncio.gather(*await begin(writer, *numbered(*[10_000] * 100)))
 
     run(database, accept_all)
     assert [len(batch) for batch in database.batches] == [100]
@@ -152,15 +152,15 @@ def test_deliveries_that_wait_together_share_a_transaction(database: WatchedData
 def test_only_something_new_rings(database: Database) -> None:
     """Workers are not notified of duplicates or ignored deliveries."""
 
-    async def accept_all(accepter: DeliveryWriter) -> None:
+    async def accept_all(writer: DeliveryWriter) -> None:
         for verdict in ("ignored", "unreadable"):
-            await accepter.accept(arrival(verdict=verdict))
+            await writer.accept(arrival(verdict=verdict))
 
     assert run(database, accept_all) == 0
 
-    async def accept_twice(accepter: DeliveryWriter) -> None:
+    async def accept_twice(writer: DeliveryWriter) -> None:
         for expected in ("accepted", "duplicate"):
-            receipt = await accepter.accept(arrival(move(A, B), provider_delivery_id="guid"))
+            receipt = await writer.accept(arrival(move(A, B), provider_delivery_id="guid"))
             assert receipt.verdict == expected
 
     assert run(database, accept_twice) == 1
@@ -171,25 +171,25 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
 
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE):
-            accepter = DeliveryWriter(database, notify=lambda: None)
-            await accepter.stop()
-            accepter = DeliveryWriter(database, notify=lambda: None)
-            assert not accepter.healthy
+            writer = DeliveryWriter(database, notify=lambda: None)
+            await writer.stop()
+            writer = DeliveryWriter(database, notify=lambda: None)
+            assert not writer.healthy
             with pytest.raises(StoreUnavailable, match="is not running"):
-                await accepter.accept(arrival())
-            accepter.start()
-            assert accepter.healthy
+                await writer.accept(arrival())
+            writer.start()
+            assert writer.healthy
             with database.writing():
-                tasks = await begin(accepter, *numbered(1))
-                tasks += await begin(accepter, arrival(id="d1"), arrival(id="d2"))
-                stopping = asyncio.create_task(accepter.stop())
+                tasks = await begin(writer, *numbered(1))
+                tasks += await begin(writer, arrival(id="d1"), arrival(id="d2"))
+                stopping = asyncio.create_task(writer.stop())
                 await asyncio.sleep(0)
             await stopping
             assert kept(database) == {"d0", "d1", "d2"}
             assert [receipt.delivery for receipt in await asyncio.gather(*tasks)] == ["d0", "d1", "d2"]
-            assert not accepter.healthy
+            assert not writer.healthy
             with pytest.raises(StoreUnavailable, match="is not running"):
-                await accepter.accept(arrival())
+                await writer.accept(arrival())
 
     asyncio.run(scenario())
 
@@ -197,17 +197,17 @@ def test_what_waits_when_the_writer_is_stopped_is_written(database: Database) ->
 def test_only_those_whose_time_is_over_are_given_up(database: WatchedDatabase) -> None:
     """The health probe shows it; the others wait, and are recorded once the database answers again."""
 
-    async def wait(accepter: DeliveryWriter) -> None:
+    async def wait(writer: DeliveryWriter) -> None:
         with database.writing():
-            patient = await begin(accepter, arrival(id="d0"))
-            patient += await begin(accepter, arrival(id="d1"))
-            accepter._give_up(asyncio.get_running_loop())  # noqa: SLF001 - a look in time
-            assert accepter.healthy
-            [hurried] = await begin(accepter, arrival(id="d2"), seconds=0.05)
-            patient += await begin(accepter, arrival(id="d3"))
+            patient = await begin(writer, arrival(id="d0"))
+            patient += await begin(writer, arrival(id="d1"))
+            writer._give_up(asyncio.get_running_loop())  # noqa: SLF001 - a look in time
+            assert writer.healthy
+            [hurried] = await begin(writer, arrival(id="d2"), seconds=0.05)
+            patient += await begin(writer, arrival(id="d3"))
             with pytest.raises(StoreUnavailable, match="in time"):
                 await hurried
-            assert not accepter.healthy
+            assert not writer.healthy
             assert not any(task.done() for task in patient)
         assert [receipt.delivery for receipt in await asyncio.gather(*patient)] == ["d0", "d1", "d3"]
 
@@ -218,21 +218,21 @@ def test_only_those_whose_time_is_over_are_given_up(database: WatchedDatabase) -
 def test_one_that_waits_alone_is_given_up_as_well(database: Database) -> None:
     """Whether it is being written or not, and also for the first request after a pause."""
 
-    async def wait(accepter: DeliveryWriter) -> None:
+    async def wait(writer: DeliveryWriter) -> None:
         for number in range(2):
             with database.writing():
-                [alone] = await begin(accepter, arrival(id=f"d{number}"), seconds=0.05)
+                [alone] = await begin(writer, arrival(id=f"d{number}"), seconds=0.05)
                 with pytest.raises(StoreUnavailable, match="in time"):
                     await alone
-            await pause(accepter)
+            await pause(writer)
 
     run(database, wait)
 
 
-async def pause(accepter: DeliveryWriter) -> None:
+async def pause(writer: DeliveryWriter) -> None:
     """Wait until no timer is left."""
     for _ in range(1000):
-        if not accepter._is_checking:  # noqa: SLF001
+        if not writer._is_checking:  # noqa: SLF001
             return
         await asyncio.sleep(0.01)
     raise AssertionError("the writer goes on to look after nothing")
@@ -260,11 +260,11 @@ def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: p
     monkeypatch.setattr("gateway.intake.group_commit._CHECK_SECONDS", NEVER)
 
     async def accept_many() -> int:
-        accepter = DeliveryWriter(database, notify=lambda: None)
-        accepter.start()
+        writer = DeliveryWriter(database, notify=lambda: None)
+        writer.start()
         for _ in range(5):
-            await accepter.accept(arrival())
-        await accepter.stop()
+            await writer.accept(arrival())
+        await writer.stop()
         loop = asyncio.get_running_loop()
         assert isinstance(loop, CountingLoop)
         return loop.timers
@@ -276,9 +276,9 @@ def test_one_timer_looks_after_all_deliveries(database: Database, monkeypatch: p
 def test_a_request_that_ends_while_its_delivery_is_written_ends_no_other(database: Database) -> None:
     """Its delivery is stored all the same, and the others in the batch get their receipts."""
 
-    async def accept_three(accepter: DeliveryWriter) -> None:
+    async def accept_three(writer: DeliveryWriter) -> None:
         with database.writing():
-            gone, *others = await begin(accepter, *numbered(1, 1, 1))
+            gone, *others = await begin(writer, *numbered(1, 1, 1))
             gone.cancel()
         assert [receipt.delivery for receipt in await asyncio.gather(*others)] == ["d1", "d2"]
         assert gone.cancelled()
@@ -290,14 +290,14 @@ def test_a_request_that_ends_while_its_delivery_is_written_ends_no_other(databas
 def test_a_delivery_that_cannot_be_recorded_ends_none_beside_it(database: Database) -> None:
     """Only that delivery is refused, with its type of error; the writer continues and reports a failure."""
 
-    async def accept_both(accepter: DeliveryWriter) -> None:
-        bad, good = await begin(accepter, arrival(connection="no such one"), arrival(move(A, B), id="d1"))
+    async def accept_both(writer: DeliveryWriter) -> None:
+        bad, good = await begin(writer, arrival(connection="no such one"), arrival(move(A, B), id="d1"))
         with pytest.raises(StoreUnavailable, match="cannot be recorded: IntegrityError"):
             await bad
         assert (await good).delivery == "d1"
-        assert not accepter.healthy
-        assert (await accepter.accept(arrival(id="d2"))).delivery == "d2"
-        assert accepter.healthy
+        assert not writer.healthy
+        assert (await writer.accept(arrival(id="d2"))).delivery == "d2"
+        assert writer.healthy
 
     with structlog.testing.capture_logs():
         assert run(database, accept_both) == 2
@@ -310,21 +310,21 @@ def test_a_store_that_fails_is_asked_once_for_a_batch(
     """Each request gets the reason, the log has it once, and the probe shows it for some time."""
     monkeypatch.setattr("gateway.store.database._INLINE_SECONDS", 0.0)
 
-    async def fail(accepter: DeliveryWriter) -> None:
+    async def fail(writer: DeliveryWriter) -> None:
         with database.writing():
             for _ in range(2):
-                for task in await begin(accepter, arrival(), arrival()):
+                for task in await begin(writer, arrival(), arrival()):
                     with pytest.raises(StoreUnavailable, match="another transaction"):
                         await task
-        assert not accepter.healthy
+        assert not writer.healthy
         monkeypatch.setattr("gateway.intake.group_commit._UNREADY_SECONDS", 0.0)
-        assert accepter.healthy
+        assert writer.healthy
 
     with structlog.testing.capture_logs() as lines:
         assert run(database, fail) == 0
     assert database.attempts == 2
-    told = [line["event"] for line in lines if line["event"].startswith("deliveries are refused")]
-    assert len(told) == 1
+    logged = [line["event"] for line in lines if line["event"].startswith("deliveries are refused")]
+    assert len(logged) == 1
 
 
 def test_how_long_a_request_waits_is_measured(database: Database) -> None:
@@ -333,8 +333,8 @@ def test_how_long_a_request_waits_is_measured(database: Database) -> None:
     def measured(what: str) -> float:
         return REGISTRY.get_sample_value(f"pushgate_stage_seconds_{what}", {"stage": "accept"}) or 0.0
 
-    async def accept(accepter: DeliveryWriter) -> None:
-        await accepter.accept(arrival())
+    async def accept(writer: DeliveryWriter) -> None:
+        await writer.accept(arrival())
 
     count, seconds = measured("count"), measured("sum")
     run(database, accept)

@@ -290,10 +290,10 @@ def test_an_unsigned_ping_leaves_nothing(service: Service) -> None:
         headers = {"x-event-key": "diagnostics:ping", "content-type": "application/json"}
         client.request("POST", sender.made["path"], body, headers)
         answer = client.getresponse()
-        told = json.loads(answer.read())
+        content = json.loads(answer.read())
         client.request("POST", sender.made["path"], body, {**headers, "x-event-key": "repo:refs_changed"})
         forged = client.getresponse().status
-    assert (answer.status, told, forged) == (
+    assert (answer.status, content, forged) == (
         200,
         {"delivery": None, "verdict": "ignored", "reason": "ping"},
         401,

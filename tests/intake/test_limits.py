@@ -123,9 +123,9 @@ def test_what_is_within_the_limits_is_answered(service: Service, request_bytes: 
 def test_a_refusal_is_json(service: Service) -> None:
     """Like every answer; and the connection is closed."""
     answer = attacks.attack(attacks.address_of(service.url), attacks.many_headers(HOOK, 200))
-    told, _, body = answer.partition(b"\r\n\r\n")
-    assert b"content-type: application/json" in told
-    assert b"connection: close" in told
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/json" in head
+    assert b"connection: close" in head
     assert body == b'{"error": "bad request", "detail": "more than 100 headers, or 65536 bytes of them"}'
 
 
@@ -315,7 +315,7 @@ def test_silent_connections_make_room_for_new_ones() -> None:
         assert sum(map(attacks.is_closed, silent)) >= 150
 
 
-def test_where_all_are_busy_a_new_one_is_told_to_come_again() -> None:
+def test_a_request_beyond_the_limit_is_refused_for_now() -> None:
     """503 with Retry-After; each finished request makes room."""
     release, begun = threading.Event(), []
 

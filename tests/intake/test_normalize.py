@@ -80,7 +80,7 @@ def test_of_the_headers_only_those_on_the_providers_own_list_are_kept(name: str)
         ("azure-devops/repository-renamed", "renamed"),
     ],
 )
-def test_a_repository_of_another_name_is_told_with_what_to_do(name: str, action: str) -> None:
+def test_a_repository_of_another_name_is_reported_with_what_to_do(name: str, action: str) -> None:
     """Fetches still use the connection's URL, which may no longer work."""
     case = CASES[name]
     event = case.parse()
@@ -93,7 +93,7 @@ def test_a_repository_of_another_name_is_told_with_what_to_do(name: str, action:
     assert arrival.reason == expected
 
 
-def test_a_new_name_that_is_not_told_is_left_out() -> None:
+def test_a_new_name_that_is_not_known_is_left_out() -> None:
     """The sentence is complete without it."""
     case = CASES["bitbucket/repository-transferred"]
     nameless = replace(case, body=b"{}", headers={**case.headers, "x-hub-signature": SIGNED})
@@ -224,12 +224,12 @@ def test_a_long_content_type_is_cut() -> None:
     assert reason == f"content type {'x' * 100}, not application/json or text/json"
 
 
-def test_what_an_event_tells_goes_over_what_the_headers_tell() -> None:
+def test_the_event_takes_precedence_over_the_headers() -> None:
     """Name and id; without them, those of the headers. The recorded secret is the one that matched."""
     plain, _ = said(PUSH)
-    told, _ = said(replace(PUSH, name="e" * 101, delivery_id="i" * 201, pusher=Actor(name="ada")))
+    named, _ = said(replace(PUSH, name="e" * 101, delivery_id="i" * 201, pusher=Actor(name="ada")))
     assert (plain.event, plain.provider_delivery_id, plain.pusher) == ("an event", "d1", None)
-    assert (told.event, told.provider_delivery_id, told.pusher) == ("e" * 100, "i" * 200, "ada")
+    assert (named.event, named.provider_delivery_id, named.pusher) == ("e" * 100, "i" * 200, "ada")
     assert (plain.secret, plain.repository, plain.detail) == (7, None, None)
     assert (plain.reason, plain.other_repository) == (None, None)
 
@@ -271,7 +271,7 @@ def test_only_a_push_to_the_own_repository_teaches_its_id(
 
 @pytest.mark.parametrize("repository", [None, OURS, OTHER], ids=["none", "ours", "other"])
 @pytest.mark.parametrize("all_refs", [False, True])
-def test_a_push_that_tells_no_refs_asks_for_all_of_them(
+def test_a_push_without_refs_requests_a_reconciliation(
     repository: Repository | None, *, all_refs: bool
 ) -> None:
     """For the connection's repository; a push to another one requests nothing."""
@@ -288,7 +288,7 @@ def test_a_push_that_tells_no_refs_asks_for_all_of_them(
 
 
 @pytest.mark.parametrize(
-    ("repository", "repository_id", "told", "ours"),
+    ("repository", "repository_id", "shown", "ours"),
     [
         (OTHER, None, "evil/digits (id 18)", ""),
         (replace(OTHER, id=None), None, "evil/digits", ""),
@@ -310,13 +310,13 @@ def test_a_push_that_tells_no_refs_asks_for_all_of_them(
     ],
 )
 def test_a_push_to_another_repository_names_both(
-    repository: Repository, repository_id: str | None, told: str, ours: str
+    repository: Repository, repository_id: str | None, shown: str, ours: str
 ) -> None:
     """With their ids, as far as they are known; nothing of it is processed."""
     arrival, status = said(replace(PUSH, repository=repository), repository_id=repository_id)
     assert (arrival.verdict, arrival.updates, status) == ("ignored", (), 202)
     assert arrival.reason == (
-        f"other repository: the delivery is about {told}, the connection is for github.com/acme/digits{ours}"
+        f"other repository: the delivery is about {shown}, the connection is for github.com/acme/digits{ours}"
     )
 
 

@@ -60,8 +60,8 @@ def test_a_locked_database_is_503_in_time(tmp_path: Path) -> None:
             lambda: [line for line in service.log() if line["event"] == "the database answers again"],
             "the end of the outage is logged",
         )
-        told = [line["event"] for line in service.log() if "the database" in line["event"]]
-        assert told.count("the database does not answer; work waits") == told.count(
+        logged = [line["event"] for line in service.log() if "the database" in line["event"]]
+        assert logged.count("the database does not answer; work waits") == logged.count(
             "the database answers again"
         )
 
@@ -103,25 +103,25 @@ def test_a_bug_of_ours_is_a_reason_to_try_again(database: Database) -> None:
     ]
 
 
-def test_whoever_waits_too_long_is_told_so_and_leaves_nothing(database: Database) -> None:
+def test_a_request_that_waits_too_long_is_refused_and_leaves_nothing(database: Database) -> None:
     """A delivery that waits behind a long transaction is not recorded; a later one is."""
     connect(database)
 
     async def wait() -> None:
-        accepter = DeliveryWriter(database, notify=lambda: None)
-        accepter.start()
+        writer = DeliveryWriter(database, notify=lambda: None)
+        writer.start()
         with database.writing():
-            first = asyncio.create_task(accepter.accept(records.arrival(id="d1"), seconds=0.1))
+            first = asyncio.create_task(writer.accept(records.arrival(id="d1"), seconds=0.1))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            second = asyncio.create_task(accepter.accept(records.arrival(id="d2"), seconds=0.1))
+            second = asyncio.create_task(writer.accept(records.arrival(id="d2"), seconds=0.1))
             for late in (first, second):
                 with pytest.raises(StoreUnavailable, match="in time"):
                     await late
-            assert not accepter.healthy
-        third = await accepter.accept(records.arrival(id="d3"), seconds=PATIENCE)
+            assert not writer.healthy
+        third = await writer.accept(records.arrival(id="d3"), seconds=PATIENCE)
         assert third.delivery == "d3"
-        await accepter.stop()
+        await writer.stop()
 
     asyncio.run(wait())
     with database.reading() as conn:
@@ -136,17 +136,17 @@ def test_a_connection_that_cannot_be_looked_up_in_time_is_503(database: Database
     release = threading.Event()
 
     async def look() -> None:
-        book = ConnectionCache(database, KEYRING)
+        cache = ConnectionCache(database, KEYRING)
         busy = [asyncio.create_task(database.read(lambda _: release.wait(PATIENCE * 10))) for _ in range(20)]
         await asyncio.sleep(0)
-        assert (await book.find("c1", seconds=PATIENCE)).id == "c1"
-        book.forget("c1")
+        assert (await cache.find("c1", seconds=PATIENCE)).id == "c1"
+        cache.forget("c1")
         stuck = [
             asyncio.create_task(database.look_up(lambda _: release.wait(PATIENCE * 10))) for _ in range(2)
         ]
         await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable, match="in time"):
-            await book.find("c1", seconds=0.05)
+            await cache.find("c1", seconds=0.05)
         release.set()
         await asyncio.gather(*busy, *stuck)
 
@@ -167,10 +167,10 @@ def test_a_server_that_is_away_fills_no_log(tmp_path: Path) -> None:
                 lambda: [line for line in service.log() if line["event"] == "the database answers again"],
                 "the end of the outage is logged",
             )
-            told = [line for line in service.log()[begin:] if "database" in str(line)]
+            logged = [line for line in service.log()[begin:] if "database" in str(line)]
     assert statuses == [503] * 30
-    assert [line["event"] for line in told].count("the database does not answer; work waits") in {1, 2}
-    assert len(told) <= 6
+    assert [line["event"] for line in logged].count("the database does not answer; work waits") in {1, 2}
+    assert len(logged) <= 6
 
 
 def test_an_outage_is_logged_once_for_all_tasks() -> None:

@@ -23,7 +23,7 @@ LIMIT = 64 * 1024
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Share one gateway among these tests; each connects its own repository."""
-    folder = tmp_path_factory.mktemp("door") / "data"
+    folder = tmp_path_factory.mktemp("webhook") / "data"
     with Service(folder, BODY_LIMIT=str(LIMIT), FETCH_HOSTS="github.example", CONCURRENCY="1") as service:
         yield service
 
@@ -297,22 +297,24 @@ def test_a_refusal_is_logged_with_what_one_looks_for(service: Service, connectio
     post(service, connection, payload(), secret="wrong" * 4, x_github_delivery="x" * 5000)
     post(service, connection, payload(), secret="wrong" * 4, x_github_delivery="")
     refused = [line for line in service.log() if line["event"] == "delivery refused"]
-    told = [line for line in refused if line["connection"] == connection["id"]]
-    assert len(told) == 3
-    assert [line["client"] for line in told] == ["127.0.0.1"] * 3
-    assert [line["delivery"] for line in told] == ["an-id-of-the-provider", "x" * 100, None]
+    ours = [line for line in refused if line["connection"] == connection["id"]]
+    assert len(ours) == 3
+    assert [line["client"] for line in ours] == ["127.0.0.1"] * 3
+    assert [line["delivery"] for line in ours] == ["an-id-of-the-provider", "x" * 100, None]
 
 
 def test_what_a_sender_calls_things_is_bounded(service: Service, connection: Any) -> None:
     """Event, delivery id and headers are cut to a length; a redelivery is still recognized."""
     long = "x" * 5000
-    told = {"x_github_delivery": long, "user_agent": long}
-    answer = post(service, connection, payload(), x_github_event=long, **told)[2]
+    headers = {"x_github_delivery": long, "user_agent": long}
+    answer = post(service, connection, payload(), x_github_event=long, **headers)[2]
     kept = service.api.get(f"/deliveries/{answer['delivery']}")
     assert (kept["event"], kept["provider_delivery_id"]) == ("x" * 100, "x" * 200)
     assert kept["reason"] == f"event {'x' * 100}"
     assert "x" * 1001 not in json.dumps(kept)
-    again = [post(service, connection, payload(), **{**told, "x_github_delivery": "y" * 5000}) for _ in "ab"]
+    again = [
+        post(service, connection, payload(), **{**headers, "x_github_delivery": "y" * 5000}) for _ in "ab"
+    ]
     assert [answer["verdict"] for _, _, answer in again] == ["accepted", "duplicate"]
 
 

@@ -37,9 +37,9 @@ async def count(_scope: Scope, receive: Receive, send: Send) -> None:
             return
         size += len(message["body"])
         more = message["more_body"]
-    told = b"%08d" % size
+    body = b"%08d" % size
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"8")]})
-    await send({"type": "http.response.body", "body": told})
+    await send({"type": "http.response.body", "body": body})
 
 
 class Client:
@@ -474,12 +474,12 @@ def test_another_protocol_is_not_spoken() -> None:
 
 def test_a_body_that_is_malformed_ends_its_request() -> None:
     """Its endpoint sees a disconnect, and the client gets the reason."""
-    told: list[str] = []
+    received: list[str] = []
     ended = asyncio.Event()
 
     async def listen(_scope: Scope, receive: Receive, _send: Send) -> None:
-        while not told or told[-1] != "http.disconnect":
-            told.append((await receive())["type"])
+        while not received or received[-1] != "http.disconnect":
+            received.append((await receive())["type"])
         ended.set()
 
     async def ask() -> None:
@@ -490,7 +490,7 @@ def test_a_body_that_is_malformed_ends_its_request() -> None:
             await ended.wait()
 
     asyncio.run(ask())
-    assert told[-1] == "http.disconnect"
+    assert received[-1] == "http.disconnect"
 
 
 def test_an_answer_that_has_begun_is_not_followed_by_another() -> None:

@@ -25,7 +25,7 @@ def shared(postgres: Postgres) -> dict[str, str]:
 
 
 @pytest.fixture
-def doors(tmp_path: Path, shared: dict[str, str]) -> Iterator[Service]:
+def gateway(tmp_path: Path, shared: dict[str, str]) -> Iterator[Service]:
     """Start that gateway, with all its processes listening."""
     with Command(tmp_path / "data", **shared) as service:
         wait_for(lambda: len(processes(service)) == WORKERS, "all processes listen")
@@ -67,52 +67,52 @@ def is_alive(pid: int) -> bool:
 
 
 def test_one_that_is_killed_is_started_again_and_nothing_acknowledged_is_lost(
-    doors: Service, project: Project
+    gateway: Service, project: Project
 ) -> None:
     """Under load; the other processes go on, and the new one serves like the old one."""
-    connection = doors.connect(project.url, "train@*")
-    before = processes(doors)
-    done = answered(doors, project, connection, range(20))
+    connection = gateway.connect(project.url, "train@*")
+    before = processes(gateway)
+    done = answered(gateway, project, connection, range(20))
     killing = threading.Timer(0.05, os.kill, (before[1], signal.SIGKILL))
     killing.start()
-    done += answered(doors, project, connection, range(20, 80))
+    done += answered(gateway, project, connection, range(20, 80))
     killing.join()
-    wait_for(lambda: processes(doors)[1] != before[1], "another process is in the place of the killed one")
-    assert {0: before[0], 2: before[2]} == {n: pid for n, pid in processes(doors).items() if n != 1}
-    assert [line["reason"] for line in doors.log() if line["event"] == "process died"] == ["SIGKILL"]
-    done += answered(doors, project, connection, range(80, 100))
+    wait_for(lambda: processes(gateway)[1] != before[1], "another process is in the place of the killed one")
+    assert {0: before[0], 2: before[2]} == {n: pid for n, pid in processes(gateway).items() if n != 1}
+    assert [line["reason"] for line in gateway.log() if line["event"] == "process died"] == ["SIGKILL"]
+    done += answered(gateway, project, connection, range(80, 100))
     assert len(done) >= 40
     for delivery in done:
-        assert [update["state"] for update in doors.settled(delivery)["updates"]] == ["planned"]
+        assert [update["state"] for update in gateway.settled(delivery)["updates"]] == ["planned"]
 
 
-def test_all_end_in_order_and_none_is_left(doors: Service) -> None:
+def test_all_end_in_order_and_none_is_left(gateway: Service) -> None:
     """The exit status is 0; each process logs its end."""
-    pids = processes(doors)
-    assert doors.stop() == 0
+    pids = processes(gateway)
+    assert gateway.stop() == 0
     assert [pid for pid in pids.values() if is_alive(pid)] == []
-    assert sorted(line["process"] for line in doors.log() if line["event"] == "ended") == sorted(pids)
+    assert sorted(line["process"] for line in gateway.log() if line["event"] == "ended") == sorted(pids)
 
 
-def test_none_is_left_when_the_supervisor_is_killed(doors: Service) -> None:
+def test_none_is_left_when_the_supervisor_is_killed(gateway: Service) -> None:
     """They notice it, and end cleanly."""
-    pids = processes(doors)
-    doors.kill()
+    pids = processes(gateway)
+    gateway.kill()
     wait_for(lambda: not any(map(is_alive, pids.values())), "all have ended")
-    assert sorted(line["process"] for line in doors.log() if line["event"] == "ended") == sorted(pids)
+    assert sorted(line["process"] for line in gateway.log() if line["event"] == "ended") == sorted(pids)
 
 
-def test_what_is_counted_is_counted_by_all(doors: Service, project: Project) -> None:
+def test_what_is_counted_is_counted_by_all(gateway: Service, project: Project) -> None:
     """Whichever process serves the metrics; the counts of a dead process are included."""
-    connection = doors.connect(project.url, "train@*")
-    for delivery in answered(doors, project, connection, range(30)):
-        doors.settled(delivery)
-    killed = processes(doors)[1]
+    connection = gateway.connect(project.url, "train@*")
+    for delivery in answered(gateway, project, connection, range(30)):
+        gateway.settled(delivery)
+    killed = processes(gateway)[1]
     os.kill(killed, signal.SIGKILL)
-    wait_for(lambda: processes(doors)[1] != killed, "another process is in its place")
+    wait_for(lambda: processes(gateway)[1] != killed, "another process is in its place")
     for _ in range(10):
-        with urllib.request.urlopen(f"{doors.url}/metrics") as told:  # noqa: S310 - our own gateway
-            text = told.read().decode()
+        with urllib.request.urlopen(f"{gateway.url}/metrics") as answer:  # noqa: S310 - our own gateway
+            text = answer.read().decode()
         found = {
             (sample.name, *sorted(sample.labels.values())): sample.value
             for family in text_string_to_metric_families(text)
@@ -124,13 +124,13 @@ def test_what_is_counted_is_counted_by_all(doors: Service, project: Project) -> 
         assert found["pushgate_pending_requests",] == 30
 
 
-def test_one_that_dies_again_and_again_is_left_alone_for_longer(doors: Service) -> None:
+def test_one_that_dies_again_and_again_is_left_alone_for_longer(gateway: Service) -> None:
     """So its successors do not keep the machine busy."""
     for _ in range(3):
-        pid = processes(doors)[2]
+        pid = processes(gateway)[2]
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda pid=pid: processes(doors)[2] != pid, "another process is in its place")  # type: ignore[misc]
-    waited = [line["starts_again_in_s"] for line in doors.log() if line["event"] == "process died"]
+        wait_for(lambda pid=pid: processes(gateway)[2] != pid, "another process is in its place")  # type: ignore[misc]
+    waited = [line["starts_again_in_s"] for line in gateway.log() if line["event"] == "process died"]
     assert waited == sorted(set(waited))
     assert len(waited) == 3
 
@@ -146,10 +146,10 @@ def test_what_cannot_start_is_not_tried_forever(tmp_path: Path, shared: dict[str
     assert "the broker's TLS files cannot be used" in done.stderr
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path, shared: dict[str, str], doors: Service) -> None:
+def test_a_port_that_is_taken_is_reported(tmp_path: Path, shared: dict[str, str], gateway: Service) -> None:
     """Before any process is started."""
     variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
-    port = doors.url.rpartition(":")[2]
+    port = gateway.url.rpartition(":")[2]
     done = run_interpreter("serve", "--port", port, "--data", tmp_path / "other", variables=variables)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1, port {port}: Address already in use" in done.stderr
@@ -170,7 +170,7 @@ def test_more_processes_need_postgresql(tmp_path: Path, arguments: list[str], se
     assert not (tmp_path / "data").exists()
 
 
-def test_a_worker_has_no_door_to_share(tmp_path: Path, shared: dict[str, str]) -> None:
+def test_a_worker_has_no_webhook_endpoint_to_share(tmp_path: Path, shared: dict[str, str]) -> None:
     """Its concurrency is another setting, which the sentence names."""
     variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
     done = run_interpreter("serve", "--role", "worker", "--data", tmp_path / "data", variables=variables)

@@ -42,7 +42,7 @@ def shared(tmp_path: Path, postgres: Postgres, broker: Broker) -> dict[str, str]
 def cluster(tmp_path: Path, shared: dict[str, str]) -> Iterator[tuple[list[Service], list[Service]]]:
     """Start three web processes and three workers."""
     with ExitStack() as stack:
-        doors = [
+        receivers = [
             stack.enter_context(Service(tmp_path / f"web{number}", **shared, ROLE="web"))
             for number in range(3)
         ]
@@ -50,7 +50,7 @@ def cluster(tmp_path: Path, shared: dict[str, str]) -> Iterator[tuple[list[Servi
             stack.enter_context(Service(tmp_path / f"worker{number}", **shared, ROLE="worker"))
             for number in range(3)
         ]
-        yield doors, workers
+        yield receivers, workers
 
 
 async def arrived(broker: Broker, queue: str) -> list[tuple[str, str]]:
@@ -59,20 +59,20 @@ async def arrived(broker: Broker, queue: str) -> list[tuple[str, str]]:
         return [(one.message_id or "", one.body.decode()) for one in await runner.rest(queue)]
 
 
-def deliver(doors: list[Service], connection: Any, body: bytes) -> None:
+def deliver(receivers: list[Service], connection: Any, body: bytes) -> None:
     """Deliver to any web process that accepts, with retries, as a load balancer and a provider would."""
 
     def is_taken() -> bool:
-        for door in doors:
+        for receiver in receivers:
             try:
-                status, _ = door.deliver(connection, body)
+                status, _ = receiver.deliver(connection, body)
             except ApiError:
                 continue  # the process is dead, or was killed during the request
             if status == 202:
                 return True
         return False
 
-    wait_for(is_taken, "a door takes the delivery")
+    wait_for(is_taken, "a web process takes the delivery")
 
 
 def test_nothing_is_lost_whatever_dies(
@@ -82,24 +82,24 @@ def test_nothing_is_lost_whatever_dies(
     tmp_path: Path,
     broker: Broker,
 ) -> None:
-    """Under load: workers, doors, the database's connections and the broker are killed, one after the other.
+    """Under load: workers, web processes, database connections and the broker are killed, one by one.
 
     Each push is published with one id, and those of a repository in their order. When the
     leases of a dead worker expire, another takes over.
     """
-    doors, workers = cluster
+    receivers, workers = cluster
     projects = [Project(githost, tmp_path, f"acme/{name}") for name in ("digits", "faces", "letters")]
-    connections = [doors[0].connect(project.url, "train@main") for project in projects]
+    connections = [receivers[0].connect(project.url, "train@main") for project in projects]
     commits = [[project.first] for project in projects]
 
     def push_some(number: int) -> None:
         project, pushed = projects[number], commits[number]
         for _ in range(PUSHES_A_ROUND):
             pushed.append(project.push(f"Number {len(pushed)}", {"train.py": f"print({len(pushed)})\n"}))
-            deliver(doors, connections[number], project.payload(*pushed[-2:]))
+            deliver(receivers, connections[number], project.payload(*pushed[-2:]))
 
     def published() -> int:
-        return len(doors[2].api.get("/executions", state="published", limit=200)["items"])
+        return len(receivers[2].api.get("/executions", state="published", limit=200)["items"])
 
     def broker_restarts() -> None:
         # RabbitMQ 3 persists declarations later; a clean stop does so at once.
@@ -115,7 +115,7 @@ def test_nothing_is_lost_whatever_dies(
         broker_restarts,
         workers[0].kill,
         lambda: end_all_connections(shared["DATABASE_URL"]),
-        doors[0].kill,
+        receivers[0].kill,
         broker_dies,
         workers[1].kill,
         workers[0].start,
@@ -141,15 +141,15 @@ def test_a_repository_stays_with_its_worker_until_that_ends(
     cluster: tuple[list[Service], list[Service]], project: Project
 ) -> None:
     """The first worker clones it, once; when that worker ends, another takes over."""
-    doors, workers = cluster
-    connection = doors[0].connect(project.url, "train@main")
+    receivers, workers = cluster
+    connection = receivers[0].connect(project.url, "train@main")
     before = project.first
 
     def push(number: int) -> None:
         nonlocal before
         after = project.push(f"Number {number}", {"train.py": f"print({number})\n"})
-        _, answer = doors[0].deliver(connection, project.payload(before, after))
-        doors[0].settled(answer["delivery"])
+        _, answer = receivers[0].deliver(connection, project.payload(before, after))
+        receivers[0].settled(answer["delivery"])
         before = after
 
     for number in range(6):
@@ -166,7 +166,7 @@ def _settled(worker: Service) -> int:
     return sum(line["event"] == "push settled" for line in worker.log())
 
 
-def test_a_worker_has_no_door(tmp_path: Path, shared: dict[str, str]) -> None:
+def test_a_worker_has_no_webhook_endpoint(tmp_path: Path, shared: dict[str, str]) -> None:
     """It serves only its health and metrics."""
     with Service(tmp_path / "worker", **shared, ROLE="worker") as worker:
         done = run_pushgate("connections", service=worker)

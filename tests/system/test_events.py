@@ -86,9 +86,9 @@ def published(service: Service, count: int) -> Callable[[], bool]:
     return lambda: len(service.api.get("/executions", state="published")["items"]) == count
 
 
-def test_whoever_asks_is_told_how_each_push_ended(tmp_path: Path, project: Project, broker: Broker) -> None:
+def test_subscribers_learn_how_each_push_ended(tmp_path: Path, project: Project, broker: Broker) -> None:
     """What was fetched and planned, and what failed: valid by the schemas that the gateway serves."""
-    exchange = f"told-{uuid.uuid4().hex}"
+    exchange = f"events-{uuid.uuid4().hex}"
     with (
         queue(broker, exchange, "push.fetched.#", "delivery.failed.#") as mine,
         gateway(tmp_path / "data", broker, exchange, AMQP_EVENTS=BOTH) as service,
@@ -122,14 +122,14 @@ def test_whoever_asks_is_told_how_each_push_ended(tmp_path: Path, project: Proje
         assert (fetched.type, fetched.correlation_id) == ("dev.pushgate.push.fetched.v1", good["delivery"])
         assert fetched.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
 
-        told = json.loads(failed.body)
+        failure = json.loads(failed.body)
         [update] = service.settled(bad["delivery"])["updates"]
         assert (
             (update["state"], update["reason"])
-            == (told["state"], told["reason"])
-            == ("failed", told["reason"])
+            == (failure["state"], failure["reason"])
+            == ("failed", failure["reason"])
         )
-        assert (told["commit"], told["requests"], told["triggers"]) == (third, 0, [])
+        assert (failure["commit"], failure["requests"], failure["triggers"]) == (third, 0, [])
         assert failed.routing_key == "delivery.failed.digits"
         for message in (fetched, failed):
             schema = str(message.headers["ce-dataschema"]).rpartition("/schemas/")[2]
@@ -208,7 +208,7 @@ def test_a_full_queue_of_events_holds_up_no_request(tmp_path: Path, project: Pro
     assert [json.loads(event.body)["commit"] for event in events] == commits[1:]
 
 
-def test_who_has_not_asked_is_told_nothing(tmp_path: Path, project: Project, broker: Broker) -> None:
+def test_without_the_setting_no_event_is_published(tmp_path: Path, project: Project, broker: Broker) -> None:
     """Only the execution request is published, and nothing else was stored."""
     exchange = f"quiet-{uuid.uuid4().hex}"
     with (

@@ -79,7 +79,7 @@ def test_an_unsigned_delivery_runs_what_the_remote_bears_out(service: Service, p
     assert execution["message"]["commit"]["id"] == second
 
 
-def test_a_git_server_of_ones_own_tells_by_its_hook(
+def test_a_git_server_of_ones_own_reports_pushes_by_its_hook(
     service: Service, project: Project, githost: GitHost
 ) -> None:
     """`pushgate hook-script`, put into a bare repository: the next push is an execution request."""
@@ -116,7 +116,7 @@ def test_every_delivery_of_the_corpus_gets_its_answer(service: Service, provider
 
 
 @pytest.mark.parametrize(
-    ("provider", "more", "told"),
+    ("provider", "more", "expected"),
     [
         ("github", {"auth": {"user": "x"}}, "github has no option user"),
         ("azure-devops", {"auth": {"header": "X-Secret"}}, "give a custom header as"),
@@ -136,10 +136,10 @@ def test_every_delivery_of_the_corpus_gets_its_answer(service: Service, provider
     ],
 )
 def test_a_scheme_that_proves_nothing_is_refused(
-    service: Service, provider: str, more: dict[str, Any], told: str
+    service: Service, provider: str, more: dict[str, Any], expected: str
 ) -> None:
     """A connection needs a complete secret."""
-    with pytest.raises(ApiError, match=told):
+    with pytest.raises(ApiError, match=expected):
         service.connect("https://example.org/a/b.git", provider=provider, **more)
 
 

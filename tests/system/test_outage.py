@@ -24,7 +24,7 @@ def overview(service: Service) -> str:
         return str(answer.read().decode())
 
 
-def test_a_broker_that_is_away_is_told_everywhere_and_so_is_its_return(
+def test_an_outage_of_the_broker_and_its_end_are_shown_everywhere(
     tmp_path: Path, project: Project, broker: Broker
 ) -> None:
     """Waiting requests have the outage as their reason; once published, they no longer show it."""
@@ -43,14 +43,14 @@ def test_a_broker_that_is_away_is_told_everywhere_and_so_is_its_return(
             return str(one["reason"])
 
         away = "the broker at 127.0.0.1:1 cannot be reached"
-        wait_for(lambda: away in execution(), "the outage is told")
+        wait_for(lambda: away in execution(), "the outage is shown")
         assert f"pending: {away}" in run_pushgate("explain", pushed, service=service).stdout
         assert "Requests are not published" in overview(service)
 
-        def events_are_told() -> bool:
+        def an_outage_of_events_is_shown() -> bool:
             return "Events are not published" in overview(service)
 
-        wait_for(events_are_told, "that of events as well")
+        wait_for(an_outage_of_events_is_shown, "that of events as well")
         _, found = metrics(service)
         assert found["pushgate_broker_connected", "request"] == 0
         assert found["pushgate_broker_connected", "event"] == 0

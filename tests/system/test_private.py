@@ -36,7 +36,7 @@ def test_a_deploy_key_that_is_pasted_at_the_provider_opens_the_repository(
     which = answer["delivery"]
     wait_for(
         lambda: "access was denied" in str(service.api.get(f"/deliveries/{which}")["updates"][0]["reason"]),
-        "the reason is told",
+        "the reason is shown",
     )
     ssh.authorize(made["deploy_key"])
     service.api.send("POST", f"/connections/{made['id']}/fetch", {})
@@ -62,7 +62,7 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
 
 
 @pytest.mark.parametrize(
-    ("url", "credentials", "told"),
+    ("url", "credentials", "expected"),
     [
         ("https://git.example/a/b.git", {"private_key": "x"}, "a key is for ssh URLs"),
         ("git@git.example:a/b.git", {"user": "a", "password": "b"}, "are for https"),
@@ -72,14 +72,14 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
     ],
 )
 def test_credentials_that_do_not_fit_are_refused(
-    service: Service, url: str, credentials: dict[str, str], told: str
+    service: Service, url: str, credentials: dict[str, str], expected: str
 ) -> None:
     """The connection is refused with one sentence."""
-    with pytest.raises(ApiError, match=told):
+    with pytest.raises(ApiError, match=expected):
         service.connect(url, credentials=credentials)
 
 
-def test_a_new_secret_key_seals_everything_anew(tmp_path: Path, project: Project) -> None:
+def test_after_a_new_secret_key_everything_is_sealed_under_it(tmp_path: Path, project: Project) -> None:
     """The webhook secret and the deploy key are unchanged; the old key decrypts nothing any more."""
     service = Service(tmp_path / "data")
     with service:

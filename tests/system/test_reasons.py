@@ -24,7 +24,7 @@ def test_a_push_without_triggers_is_fetched_and_nothing_more(service: Service, p
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "expected"),
     [
         ({"valohai.yaml": BROKEN_YAML}, "valohai.yaml, line 3, column"),
         ({"valohai.yaml": NO_COMMAND}, "'command' is a required property"),
@@ -33,7 +33,7 @@ def test_a_push_without_triggers_is_fetched_and_nothing_more(service: Service, p
     ],
 )
 def test_a_bad_manifest_is_a_reason(
-    service: Service, project: Project, files: dict[str, str], told: str
+    service: Service, project: Project, files: dict[str, str], expected: str
 ) -> None:
     """It has the line and column, or the existing steps; the next good push runs."""
     connection = service.connect(project.url, "train@main")
@@ -45,7 +45,7 @@ def test_a_bad_manifest_is_a_reason(
     ]
     [update] = service.settled(answers[0]["delivery"])["updates"]
     assert update["state"] == "failed"
-    assert told in update["reason"]
+    assert expected in update["reason"]
     service.settled(answers[1]["delivery"])
     [execution] = service.api.get("/executions")["items"]
     assert execution["message"]["commit"]["id"] == good

@@ -45,7 +45,7 @@ def test_what_was_there_before_is_learned_and_not_run(service: Service, project:
     assert service.api.get("/deliveries")["items"] == []
 
 
-def test_a_push_that_no_webhook_told_is_recovered(service: Service, project: Project) -> None:
+def test_a_push_that_no_webhook_reported_is_recovered(service: Service, project: Project) -> None:
     """Existing and new branches, and tags; once each, however many reconciliations run."""
     connection = connect(service, project.url)
     second = project.push("Second", {"train.py": "print(2)\n"})
@@ -78,7 +78,7 @@ def test_the_webhook_that_comes_after_the_reconciliation_is_a_duplicate(
     assert len(service.api.get("/deliveries")["items"]) == 3
 
 
-def test_a_branch_that_is_gone_is_told_and_runs_nothing(service: Service, project: Project) -> None:
+def test_a_branch_that_is_gone_is_reported_and_runs_nothing(service: Service, project: Project) -> None:
     """A deletion is an update like any other."""
     project.tree.push("main:refs/heads/old")
     connection = connect(service, project.url)
@@ -153,7 +153,7 @@ def test_a_remote_that_shows_nothing_at_all_deletes_nothing(
     assert "no branches or tags" in reconciliation(service, connection)["reason"]
 
 
-def test_another_url_is_learned_anew(
+def test_another_url_is_learned_from_the_start(
     service: Service, project: Project, githost: GitHost, tmp_path: Path
 ) -> None:
     """The branches of the other repository are not pushes."""
@@ -170,7 +170,7 @@ def test_another_url_is_learned_anew(
     assert commits(service) == [second]
 
 
-def test_fetch_tells_what_it_found(service: Service, project: Project) -> None:
+def test_fetch_prints_what_it_found(service: Service, project: Project) -> None:
     """`pushgate fetch` replaces the former "Fetch repository"."""
     connection = connect(service, project.url)
     nothing = run_pushgate("fetch", connection["id"], service=service)

@@ -76,5 +76,5 @@ def test_the_version_before_works_on_this_schema(
             assert len(service.api.get("/executions")["items"]) == number + 1
             assert service.stop() == 0
         last = pushed
-    told = [line["event"] for line in rolled_back.log()]
-    assert "the schema is of a later version, and works with this one" in told
+    logged = [line["event"] for line in rolled_back.log()]
+    assert "the schema is of a later version, and works with this one" in logged

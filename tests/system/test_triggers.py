@@ -153,8 +153,8 @@ def test_the_latest_commit_takes_back_what_is_not_published(service: Service, pr
     assert states == {commits[0]: "superseded", commits[1]: "superseded", commits[2]: "pending"}
     last = shown["main", commits[2]]["id"]
     assert shown["main", commits[1]]["superseded_by"] == last
-    told = f"refs/heads/main has moved on to {commits[2]}, which has the request {last}"
-    assert shown["main", commits[1]]["reason"] == told
+    expected = f"refs/heads/main has moved on to {commits[2]}, which has the request {last}"
+    assert shown["main", commits[1]]["reason"] == expected
     assert shown["other", commits[2]]["state"] == "pending"
 
 

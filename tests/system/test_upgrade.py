@@ -170,18 +170,18 @@ def test_what_earlier_versions_left_in_flight_is_carried_to_its_end(
     settings = {"AMQP_URL": broker.url, "AMQP_EXCHANGE": queue, "AMQP_QUEUE": queue}
     with Service(data, DATABASE_URL=url, SECRET_KEY=KEY, **settings) as service:
 
-        def told(before: str, after: str) -> set[str]:
-            doors = [{"path": f"/hooks/{name}", "secret": SECRET} for name in names]
+        def verdicts(before: str, after: str) -> set[str]:
+            endpoints = [{"path": f"/hooks/{name}", "secret": SECRET} for name in names]
             body = project.payload(before, after)
-            return {service.deliver(door, body)[1]["verdict"] for door in doors}
+            return {service.deliver(endpoint, body)[1]["verdict"] for endpoint in endpoints}
 
-        assert told(project.first, second) == {"duplicate"}
+        assert verdicts(project.first, second) == {"duplicate"}
         for asking in (f"{name}-1" for name in names if name >= "of-0002"):
             wait_for(partial(_was_compared, service, asking), "the reconciliation that it asked for is done")
         # Only now: a reconciliation that is asked for waits for no webhook, and would have found this push
         # first.
         third = project.push("The third model", {"train.py": "print(3)\n"})
-        assert told(second, third) == {"accepted"}
+        assert verdicts(second, third) == {"accepted"}
 
         def published() -> bool:
             found = service.api.get("/executions", state="published", limit=100)["items"]

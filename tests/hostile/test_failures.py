@@ -3,7 +3,7 @@
 import pytest
 
 from tests.hostile import attacks
-from tests.hostile.__main__ import Phase, calm, judged
+from tests.hostile.__main__ import Phase, calm, failed_conditions
 from tests.hostile.attacks import Attack, Count
 from tests.hostile.healthy import Pushes
 
@@ -18,7 +18,7 @@ LAST = phase(calm, [0.5], memory=120)
 
 
 @pytest.mark.parametrize(
-    ("between", "last", "told"),
+    ("between", "last", "expected"),
     [
         (phase(attacks.headers, [0.5, 9.9]), LAST, []),
         (phase(attacks.full_disk, [90]), LAST, []),
@@ -33,7 +33,7 @@ LAST = phase(calm, [0.5], memory=120)
     ],
 )
 def test_late_and_lost_pushes_and_memory_that_stays_are_failures(
-    between: Phase, last: Phase, told: list[str]
+    between: Phase, last: Phase, expected: list[str]
 ) -> None:
     """But not a late push on a full disk, nor memory that is freed again."""
-    assert judged([FIRST, between, last], within=10) == told
+    assert failed_conditions([FIRST, between, last], within=10) == expected

@@ -40,7 +40,7 @@ def run(progress: Callable[[str], None]) -> list[Row]:
         for number in range(_ROUNDS):
             progress(f"package: round {number + 1} of {_ROUNDS}")
             theirs.append(_archive(folder, commit))
-            told = json.loads(
+            result = json.loads(
                 subprocess.run(
                     [sys.executable, "-m", "bench.package", folder, commit],
                     check=True,
@@ -48,8 +48,8 @@ def run(progress: Callable[[str], None]) -> list[Row]:
                     text=True,
                 ).stdout
             )
-            ours.append(told["seconds"])
-            memory.append(told["megabytes"])
+            ours.append(result["seconds"])
+            memory.append(result["megabytes"])
     rate, yardstick = _MEGABYTES / min(ours), _MEGABYTES / min(theirs)
     return [
         Row("package: MB/s as tar.gz", rate, yardstick, aim=3.0, higher_is_better=True),

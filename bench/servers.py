@@ -76,16 +76,16 @@ def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Star
     """Return the webhook endpoint as `gateway.app` composes it, with one connection and no worker."""
     database, keyring = Database(url), Keyring(KEY)
     prepare(database, keyring)
-    accepter = accepts(database, notify=lambda: None)
+    writer = accepts(database, notify=lambda: None)
 
     @asynccontextmanager
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:
-        accepter.start()
+        writer.start()
         yield
-        await accepter.stop()
+        await writer.stop()
         await database.aclose()
 
-    endpoint = WebhookEndpoint(ConnectionCache(database, keyring), accepter, body_limit=25 * 1024 * 1024)
+    endpoint = WebhookEndpoint(ConnectionCache(database, keyring), writer, body_limit=25 * 1024 * 1024)
     return Starlette(routes=[Route("/hooks/{connection}", endpoint)], lifespan=lifespan)
 
 

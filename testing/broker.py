@@ -132,8 +132,8 @@ class Broker:
 
     def queue_arguments(self) -> dict[str, str]:
         """Return the arguments of each queue, as Erlang writes them."""
-        told = self._control("list_queues", "--silent", "name", "arguments")
-        return dict(line.split("\t", 1) for line in told.splitlines())
+        output = self._control("list_queues", "--silent", "name", "arguments")
+        return dict(line.split("\t", 1) for line in output.splitlines())
 
     def plugin(self, *, on: bool) -> None:
         """Enable the plugin for consistent hashing (the default), or disable it."""
@@ -244,7 +244,7 @@ def _epmd() -> str:
 def _found(program: str) -> str:
     path = shutil.which(program)
     if path is None:
-        raise RuntimeError(f"there is no {program} on PATH; tests/require-programs tells what to install")
+        raise RuntimeError(f"there is no {program} on PATH; tests/require-programs names what to install")
     return path
 
 

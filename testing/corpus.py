@@ -79,15 +79,15 @@ def cases() -> list[Case]:
     return [_read(body.parent) for body in sorted(CORPUS.glob("*/*/body"))]
 
 
-def told(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Return a value as JSON, without the fields of dataclasses that have their defaults."""
     if is_dataclass(value):
         return {
-            one.name: told(getattr(value, one.name))
+            one.name: as_json(getattr(value, one.name))
             for one in fields(value)
             if one.default is MISSING or getattr(value, one.name) != one.default
         }
-    return [told(one) for one in value] if isinstance(value, tuple) else value
+    return [as_json(one) for one in value] if isinstance(value, tuple) else value
 
 
 def _read(folder: Path) -> Case:
@@ -121,7 +121,7 @@ def _make(folder: Path, event: str) -> None:
         now=NOW,
     )
     write("headers.json", headers)
-    write("expected.json", told(_read(folder).parse()))
+    write("expected.json", as_json(_read(folder).parse()))
 
 
 if __name__ == "__main__":

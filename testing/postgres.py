@@ -112,8 +112,8 @@ class Postgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _answers(self) -> bool:
-        told = ["--host", "127.0.0.1", "--port", str(self._port), "--quiet"]
-        return subprocess.run([_program("pg_isready"), *told], check=False).returncode == 0
+        arguments = ["--host", "127.0.0.1", "--port", str(self._port), "--quiet"]
+        return subprocess.run([_program("pg_isready"), *arguments], check=False).returncode == 0
 
     def _run(self, program: str, *arguments: str) -> None:
         environment = {
@@ -148,5 +148,5 @@ def _program(name: str) -> Path:
     debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
     found = str(debian[-1]) if debian else shutil.which(name)
     if found is None:
-        raise RuntimeError(f"there is no {name}; tests/require-programs tells what to install")
+        raise RuntimeError(f"there is no {name}; tests/require-programs names what to install")
     return Path(found)

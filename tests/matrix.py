@@ -80,12 +80,12 @@ def _version(path: Path) -> tuple[int, int, int] | None:
         "import ensurepip, sys, venv; print(*sys.version_info[:3]); sys.exit(sys.prefix != sys.base_prefix)"
     )
     try:
-        told = subprocess.run(
+        done = subprocess.run(
             [path, "-c", code], capture_output=True, text=True, check=True, timeout=30, cwd="/"
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    major, minor, micro = map(int, told.stdout.split())
+    major, minor, micro = map(int, done.stdout.split())
     return major, minor, micro
 
 

@@ -226,11 +226,11 @@ class Loaded:
         try:
             self._pipe.send((code, plan, timeout))
             result: Result | None = self._pipe.recv()
-            return result or self._run_anew(plan, timeout)
+            return result or self._run_afresh(plan, timeout)
         finally:
             path.write_text(self._source, encoding="utf-8")
 
-    def _run_anew(self, plan: tuple[dict[str, float], float], timeout: float | None) -> Result:
+    def _run_afresh(self, plan: tuple[dict[str, float], float], timeout: float | None) -> Result:
         """Run the tests in a process that loads the present code."""
         ours, theirs = Pipe()
         process = _LOADED.Process(target=_run_once, args=(self._folder, self._tests, plan, theirs))

@@ -55,7 +55,7 @@ def test_a_readable_line_is_one_write_too(unbuffered: str) -> None:
     assert "theirs" in theirs
 
 
-_TELLS_SECRETS = """
+_LOGS_SECRETS = """
 import logging, structlog
 from gateway import logs
 logs.configure("{log_format}")
@@ -73,17 +73,17 @@ except ValueError:
 def test_no_credentials_of_a_url_are_logged(log_format: str) -> None:
     """In any value, also in an exception, and also a token instead of user and password."""
     done = subprocess.run(
-        [sys.executable, "-c", _TELLS_SECRETS.format(log_format=log_format)],
+        [sys.executable, "-c", _LOGS_SECRETS.format(log_format=log_format)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert "hidden" not in done.stderr.replace(_TELLS_SECRETS, "")
-    for told in ("https://host/a", "https://host/b", "ssh://h/c", "https://host/d", "ssh://git@host/e"):
-        assert told in done.stderr
+    assert "hidden" not in done.stderr.replace(_LOGS_SECRETS, "")
+    for shown in ("https://host/a", "https://host/b", "ssh://h/c", "https://host/d", "ssh://git@host/e"):
+        assert shown in done.stderr
 
 
-_TELLS_VALUES = """
+_LOGS_VALUES = """
 import structlog
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -100,15 +100,15 @@ structlog.get_logger().info("values", error=ValueError("a reason"), **values)
 def test_no_line_holds_what_only_python_would_write(log_format: str) -> None:
     """Times as ISO 8601, errors as their sentence, paths and addresses as text."""
     done = subprocess.run(
-        [sys.executable, "-c", _TELLS_VALUES.format(log_format=log_format)],
+        [sys.executable, "-c", _LOGS_VALUES.format(log_format=log_format)],
         capture_output=True,
         check=True,
         text=True,
     )
     for name in ("datetime", "ValueError", "Path(", "IPv4"):
         assert name not in done.stderr
-    for told in ("2026-11-29T12:30:00+00:00", "a reason", "/a/b", "192.0.2.1"):
-        assert told in done.stderr
+    for shown in ("2026-11-29T12:30:00+00:00", "a reason", "/a/b", "192.0.2.1"):
+        assert shown in done.stderr
 
 
 def test_a_condition_is_logged_when_it_begins_at_intervals_and_when_it_ends() -> None:

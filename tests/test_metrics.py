@@ -48,7 +48,7 @@ def test_what_happens_is_counted(service: Service, project: Project) -> None:
     assert "digits" not in text
 
 
-def test_every_process_tells_what_waits_in_the_whole_store(tmp_path: Path, postgres: Postgres) -> None:
+def test_every_process_reports_what_waits_in_the_whole_store(tmp_path: Path, postgres: Postgres) -> None:
     """Also a process without a part in it; while the store is unavailable, the value is NaN."""
     shared = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
     with (

@@ -61,13 +61,13 @@ def test_the_whole_way_by_commands(service: Service, project: Project, tmp_path:
     assert execution["message"]["commit"]["id"] == pushed
     assert answer("executions", execution["id"], service=service) == execution
 
-    for command, told in (
+    for command, expected in (
         (("connections",), "train@main"),
         (("deliveries",), "1 execution request"),
         (("executions",), f"train at main {pushed[:10]}"),
     ):
         done = run(*command, service=service)
-        assert told in done.stdout, done.stderr
+        assert expected in done.stdout, done.stderr
     assert "duplicate" in run(*send, service=service, variables={"WEBHOOK_SECRET": made["secret"]}).stdout
 
 
@@ -105,12 +105,12 @@ def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, proj
     """It continues where it stopped, with a message; a gateway that stays down is an error."""
     connection = service.connect(project.url, "train@*")
     seen: list[str] = []
-    told: list[str] = []
+    interruptions: list[str] = []
     ended: list[Exception] = []
 
     def follow() -> None:
         try:
-            followed = service.api.executions(interrupted=told.append, patience=20)
+            followed = service.api.executions(interrupted=interruptions.append, patience=20)
             seen.extend(one["message"]["ref"]["name"] for one in followed)
         except ApiError as error:
             ended.append(error)
@@ -127,7 +127,7 @@ def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, proj
     wait_for(lambda: push(f"before-{next(numbers)}"), "the follower follows")
     port = int(service.url.rpartition(":")[2])
     service.kill()
-    wait_for(lambda: told, "the end of the stream is told")
+    wait_for(lambda: interruptions, "the end of the stream is reported")
     service.start(port)
     push("after")
     wait_for(lambda: "after" in seen, "the follower has gone on")
@@ -144,7 +144,7 @@ def test_a_delivery_is_shown_whole(service: Service, project: Project) -> None:
     _, sent = service.deliver(connection, project.payload(project.first, pushed), x_github_delivery="guid")
     service.settled(sent["delivery"])
     shown = " ".join(run("deliveries", sent["delivery"], service=service).stdout.split())
-    for told in (
+    for expected in (
         connection["id"],
         "id at the provider guid",
         "pushed by ada",
@@ -152,7 +152,7 @@ def test_a_delivery_is_shown_whole(service: Service, project: Project) -> None:
         "trigger other@dev: branch main does not match dev",
         service.api.get("/executions")["items"][0]["id"],
     ):
-        assert told in shown
+        assert expected in shown
 
 
 CONNECT_TO = ("connect", "--provider=github", "--project=digits")
@@ -197,7 +197,7 @@ def test_a_secret_of_the_environment_is_not_taken_for_a_new_connection(
     assert named["secret"] == "the secret of this connection"
 
 
-def test_fetch_tells_of_the_look_that_it_asked_for(service: Service, githost: GitHost) -> None:
+def test_fetch_reports_the_look_that_it_requested(service: Service, githost: GitHost) -> None:
     """Not of an earlier, repaired failure; the connection's name works as well."""
     connection = service.connect(githost.url("acme/late.git"), name="late")
     path = f"/connections/{connection['id']}"
@@ -222,7 +222,7 @@ def test_fetch_ends_where_no_worker_runs(tmp_path: Path) -> None:
     assert "no worker has begun within 0.2 s" in done.stderr
 
 
-def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tmp_path: Path) -> None:
+def test_a_wrong_secret_is_reported_and_fails(service: Service, project: Project, tmp_path: Path) -> None:
     """The exit status is 1, so that scripts notice."""
     connection = service.connect(project.url)
     payload = tmp_path / "payload.json"
@@ -240,7 +240,7 @@ def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tm
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (("--provider=cvs",), "provider: unknown provider 'cvs'"),
         (("--provider=github", "--trigger=@main"), "trigger"),
@@ -256,12 +256,12 @@ def test_a_wrong_secret_is_told_and_fails(service: Service, project: Project, tm
         ),
     ],
 )
-def test_bad_input_is_one_sentence(service: Service, arguments: tuple[str, ...], told: str) -> None:
+def test_bad_input_is_one_sentence(service: Service, arguments: tuple[str, ...], expected: str) -> None:
     """On standard error, without a traceback."""
     done = run("connect", "https://github.example/a/b.git", "--project=p", *arguments, service=service)
     assert done.returncode == 1
     assert done.stderr.startswith("pushgate: ")
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -287,7 +287,7 @@ def test_urls_that_are_not_fetched_from_are_refused(service: Service, url: str) 
     assert "password@" not in done.stderr
 
 
-def test_a_gateway_that_does_not_run_is_told(tmp_path: Path) -> None:
+def test_a_gateway_that_does_not_run_is_reported(tmp_path: Path) -> None:
     """With its address, and what to do."""
     done = run("connections", variables={"PUSHGATE_URL": "http://127.0.0.1:9", "PUSHGATE_ADMIN_TOKEN": "x"})
     assert done.returncode == 1
@@ -297,13 +297,13 @@ def test_a_gateway_that_does_not_run_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         pytest.param(b"content-length: 100\r\n\r\n{", "cannot reach", id="killed in the middle of it"),
         pytest.param(b"content-length: 6\r\n\r\n<html>", "is not a gateway", id="another server"),
     ],
 )
-def test_an_answer_that_is_none_of_a_gateway_is_told(answer: bytes, told: str) -> None:
+def test_an_answer_of_another_server_is_reported(answer: bytes, expected: str) -> None:
     """In a sentence."""
     with socket.create_server(("127.0.0.1", 0)) as gateway:
         variables = {
@@ -318,11 +318,11 @@ def test_an_answer_that_is_none_of_a_gateway_is_told(answer: bytes, told: str) -
                 client.sendall(b"HTTP/1.1 200 OK\r\n" + answer)
             done = asking.result()
     assert done.returncode == 1
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_wrong_admin_token_is_told(service: Service) -> None:
+def test_a_wrong_admin_token_is_reported(service: Service) -> None:
     """And no data is shown."""
     done = run("connections", service=service, variables={"PUSHGATE_ADMIN_TOKEN": "wrong"})
     assert (done.returncode, done.stdout) == (1, "")
@@ -330,7 +330,7 @@ def test_a_wrong_admin_token_is_told(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "expected"),
     [
         (
             {"PUSHGATE_PROT": "1"},
@@ -343,16 +343,16 @@ def test_a_wrong_admin_token_is_told(service: Service) -> None:
         ({"PUSHGATE_CONFIG": "/there/is/none.yaml"}, "the settings file /there/is/none.yaml does not exist"),
     ],
 )
-def test_a_wrong_setting_stops_the_start(tmp_path: Path, variables: dict[str, str], told: str) -> None:
+def test_a_wrong_setting_stops_the_start(tmp_path: Path, variables: dict[str, str], expected: str) -> None:
     """With one sentence that names it, and not its value."""
     done = run("serve", "--data", tmp_path / "data", variables=variables)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "s3cret" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_reported(tmp_path: Path) -> None:
     """Before anything runs: one sentence says what to do."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -377,13 +377,13 @@ def test_settings_come_from_the_command_line_the_environment_secrets_and_a_file(
     assert settings.fetch_hosts == ("a.example", "b.example")
     assert settings.admin_token is not None
     assert settings.admin_token.get_secret_value() == "token"
-    for text, told in (
+    for text, expected in (
         ("prot: 1\n", "no setting prot"),
         ("[", "cannot read the settings"),
         ("[1]", "cannot read the settings"),
     ):
         config.write_text(text)
-        with pytest.raises(SettingError, match=told):
+        with pytest.raises(SettingError, match=expected):
             read_settings(given={}, config=config)
     (secrets / "pushgate_amdin_token").touch()
     with pytest.raises(SettingError, match="pushgate_amdin_token is in the secrets folder"):
@@ -431,9 +431,9 @@ def test_the_first_start_at_a_terminal_shows_the_token(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     with os.fdopen(ours, encoding="utf-8") as seen, first_start(tmp_path / "data", theirs):
         os.close(theirs)
-        told = next(line for line in seen if "shown only once" in line)
+        line_with_token = next(line for line in seen if "shown only once" in line)
     token = run("keys", "token", "--data", tmp_path / "data").stdout.strip()
-    assert token in told
+    assert token in line_with_token
 
 
 @pytest.mark.parametrize("provider", sorted(PROVIDERS))
@@ -442,9 +442,9 @@ def test_connect_says_what_to_do_at_the_provider(service: Service, provider: str
     url = "https://git.example/acme/digits.git"
     done = run("connect", url, "--provider", provider, "--project", "p", service=service)
     assert done.returncode == 0
-    told = done.stdout[done.stdout.index("Next:") :].splitlines()
-    assert [line.strip()[:2] for line in told[1:5]] == ["1.", "2.", "3.", "4."]
-    assert told[5].strip().startswith("Limitation: ")
+    steps = done.stdout[done.stdout.index("Next:") :].splitlines()
+    assert [line.strip()[:2] for line in steps[1:5]] == ["1.", "2.", "3.", "4."]
+    assert steps[5].strip().startswith("Limitation: ")
 
 
 def test_two_gateways_on_one_data_folder_are_refused(service: Service, project: Project) -> None:
@@ -462,7 +462,7 @@ CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variables", "told"),
+    ("arguments", "variables", "expected"),
     [
         (("connections",), {"PUSHGATE_URL": "http://[::1"}, "cannot send a request to"),
         (("connections",), {"PUSHGATE_ADMIN_TOKEN": "the\nsecret ☃"}, "cannot send a request to"),
@@ -493,7 +493,7 @@ CONNECT = ("connect", "git@h:a/b", "--provider", "github", "--project", "p")
     ],
 )
 def test_what_cannot_be_is_one_sentence(
-    tmp_path: Path, arguments: tuple[str, ...], variables: Mapping[str, str], told: str
+    tmp_path: Path, arguments: tuple[str, ...], variables: Mapping[str, str], expected: str
 ) -> None:
     """Never a traceback, which might show a token; an empty file is an error too."""
     empty = tmp_path / "empty"
@@ -501,7 +501,7 @@ def test_what_cannot_be_is_one_sentence(
     given = [str(empty) if one == "EMPTY" else one for one in arguments]
     done = run(*given, variables={"PUSHGATE_ADMIN_TOKEN": "x", **variables})
     assert done.returncode == 1
-    assert told in done.stderr
+    assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert "secret ☃" not in done.stderr
 

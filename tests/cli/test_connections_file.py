@@ -121,7 +121,7 @@ def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("connections: [", "not valid YAML"),
         ("{}", "connections: Field required"),
@@ -147,9 +147,9 @@ def test_people_see_the_difference(service: Service, tmp_path: Path) -> None:
         ("connections: \udcff", "the file is not valid YAML: "),
     ],
 )
-def test_a_wrong_file_is_one_sentence(text: str, told: str) -> None:
+def test_a_wrong_file_is_one_sentence(text: str, expected: str) -> None:
     """It names the place."""
-    with pytest.raises(Invalid, match=told):
+    with pytest.raises(Invalid, match=expected):
         read_file(text.encode("utf-8", "surrogateescape"))
 
 

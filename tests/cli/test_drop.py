@@ -9,8 +9,8 @@ def test_an_execution_is_dropped_by_a_command_and_comes_back_by_a_replay(
     """It is not published; a second drop fails with the reason; a replay of its delivery renews it."""
     connection = service.connect(project.url, "train@main")
     pushed = project.push("Second", {"train.py": "print(2)\n"})
-    _, told = service.deliver(connection, project.payload(project.first, pushed))
-    service.settled(told["delivery"])
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    service.settled(answer["delivery"])
     [execution] = service.api.get("/executions", state="pending")["items"]
 
     done = run_pushgate("drop", execution["id"], service=service)
@@ -23,7 +23,7 @@ def test_an_execution_is_dropped_by_a_command_and_comes_back_by_a_replay(
     assert again.returncode == 1
     assert "only a pending execution can be dropped, and this one is dropped" in again.stderr
 
-    service.api.send("POST", f"/deliveries/{told['delivery']}/replay", {})
-    service.settled(told["delivery"])
+    service.api.send("POST", f"/deliveries/{answer['delivery']}/replay", {})
+    service.settled(answer["delivery"])
     [back] = service.api.get("/executions", state="pending")["items"]
     assert back["id"] == execution["id"]

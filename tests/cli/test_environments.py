@@ -33,13 +33,13 @@ def test_a_locale_without_utf8_changes_nothing(tmp_path: Path, monkeypatch: pyte
         Command(tmp_path / "data") as service,
     ):
         project = Project(open_host, tmp_path)
-        told = run_interpreter(
+        done = run_interpreter(
             *("connect", host.url("acme/digits.git"), "--provider=github", "--project=digits"),
             *("--trigger=train@**", "--user=ada", f"--password-file={password}"),
             service=service,
         )
-        assert (told.returncode, told.stderr) == (0, "")
-        assert "The repository can be read" in told.stdout
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "The repository can be read" in done.stdout
         [made] = service.api.get("/connections")["items"]
         service.api.send("PATCH", f"/connections/{made['id']}", {"name": "büro"})
         fresh = service.api.send("POST", f"/connections/{made['id']}/rotate-secret")
@@ -70,7 +70,7 @@ def test_a_data_folder_may_have_any_name(tmp_path: Path, project: Project) -> No
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be a user that nobody has made")
-def test_a_user_without_a_home_is_told_to_name_a_folder() -> None:
+def test_a_user_without_a_home_has_to_name_a_folder() -> None:
     """As in containers, where a user is only a number."""
     environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "XDG_DATA_HOME"}}
     for command in ("connections", "serve"):
@@ -96,7 +96,7 @@ def start(data: Path, variables: Mapping[str, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("nonsense", "it cannot be read"),
         ("postgresql://ada:s3cret@h:port/d", "it cannot be read"),
@@ -108,13 +108,13 @@ def start(data: Path, variables: Mapping[str, str]) -> str:
         ("sqlite:////there/is/none/p.db", "unable to open database file (/there/is/none/p.db)"),
     ],
 )
-def test_a_wrong_database_url_is_told(tmp_path: Path, url: str, told: str) -> None:
+def test_a_wrong_database_url_is_reported(tmp_path: Path, url: str, expected: str) -> None:
     """With what to write instead, and without the password."""
     variables = {"PUSHGATE_DATABASE_URL": url, "PUSHGATE_SECRET_KEY": "s" * 32}
-    assert told in start(tmp_path / "data", variables)
+    assert expected in start(tmp_path / "data", variables)
 
 
-def test_a_damaged_database_is_told(tmp_path: Path) -> None:
+def test_a_damaged_database_is_reported(tmp_path: Path) -> None:
     """With its file, and the remedy."""
     data = tmp_path / "data"
     data.mkdir()
@@ -124,7 +124,7 @@ def test_a_damaged_database_is_told(tmp_path: Path) -> None:
     assert str(data / "pushgate.db") in sentence
 
 
-def test_a_key_that_is_no_text_is_told(tmp_path: Path) -> None:
+def test_a_key_that_is_no_text_is_reported(tmp_path: Path) -> None:
     """At the gateway's start, and by the command that prints the token."""
     data = tmp_path / "data"
     data.mkdir()
@@ -140,7 +140,7 @@ def test_a_file_that_a_setting_names_has_to_be_there(tmp_path: Path, name: str) 
     assert f"PUSHGATE_{name}) is wrong: cannot read /there/is/none: No such file" in sentence
 
 
-def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     """As on a volume mounted read-only; at the start, not at the first push."""
     data = tmp_path / "data"
     database = Database(read_settings(given={"data_dir": data}).database)
@@ -154,7 +154,7 @@ def test_a_database_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     assert "attempt to write a readonly database" in start(data, variables)
 
 
-def test_a_full_disk_at_the_start_is_told(tmp_path: Path) -> None:
+def test_a_full_disk_at_the_start_is_reported(tmp_path: Path) -> None:
     """Here no file may grow beyond some kilobytes, which looks like a full disk to a process."""
     limited = ["prlimit", "--fsize=8192", str(PUSHGATE), "serve", "--port=0", f"--data={tmp_path / 'data'}"]
     done = subprocess.run(limited, capture_output=True, text=True, check=False)

@@ -93,17 +93,17 @@ def test_machines_that_share_a_database_change_over_one_by_one(settings: Setting
 
 
 @pytest.mark.parametrize(
-    ("variables", "told"),
+    ("variables", "expected"),
     [
         ({}, "no secret key in"),
         ({"PUSHGATE_SECRET_KEY": "n" * 64}, "and PUSHGATE_SECRET_KEY_PREVIOUS to the old one"),
     ],
 )
-def test_what_is_missing_is_one_sentence(tmp_path: Path, variables: dict[str, str], told: str) -> None:
+def test_what_is_missing_is_one_sentence(tmp_path: Path, variables: dict[str, str], expected: str) -> None:
     """And nothing is created."""
     done = run_pushgate("keys", "rotate", "--data", tmp_path / "none", variables=variables)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert expected in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "none").exists()
 

@@ -86,18 +86,20 @@ def test_what_was_run_since_the_back_up_is_not_run_again(project: Project, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [(["--learn"], "a gateway runs on the data folder"), ([], "restore requires --learn")],
 )
 def test_what_keeps_it_from_working_is_one_sentence(
-    service: Service, arguments: list[str], told: str
+    service: Service, arguments: list[str], expected: str
 ) -> None:
     """For example a running gateway, which may have looked already."""
     done = run_pushgate("restore", *arguments, "--data", service.data)
-    assert (done.returncode, len(done.stderr.splitlines()), told in done.stderr) == (1, 1, True), done.stderr
+    assert (done.returncode, len(done.stderr.splitlines()), expected in done.stderr) == (1, 1, True), (
+        done.stderr
+    )
 
 
-def test_workers_on_other_machines_are_told_of(postgres: Postgres, tmp_path: Path) -> None:
+def test_workers_on_other_machines_are_named(postgres: Postgres, tmp_path: Path) -> None:
     """Those that are alive, on a shared database; and nothing is changed."""
     url = postgres.database()
     settings = Settings(

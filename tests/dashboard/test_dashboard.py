@@ -52,7 +52,7 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
         table.locator("time").click()
         expect(page).to_have_url(f"{service.url}/deliveries/{answer['delivery']}")
         way = page.get_by_role("article")
-        for told in (
+        for expected in (
             "from github: push, for connection acme/digits, pushed by ada",
             "verified with the secret created",
             "accepted",
@@ -61,14 +61,14 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
             "pending: no broker has confirmed it yet",
             "trigger other@dev: branch main does not match dev",
         ):
-            expect(way).to_contain_text(told)
+            expect(way).to_contain_text(expected)
         way.get_by_role("link", name="execution train").click()
         expect(page.get_by_role("main")).to_contain_text("python train.py --epochs=3")
         page.get_by_text("The message that the runners get").click()
         expect(page.get_by_role("group")).to_contain_text(f'"delivery": "{answer["delivery"]}"')
 
 
-def test_fetch_now_finds_what_no_webhook_told(browser: Browser, tmp_path: Path, project: Project) -> None:
+def test_fetch_now_finds_what_no_webhook_reported(browser: Browser, tmp_path: Path, project: Project) -> None:
     """As the platform's own button does."""
     with Service(tmp_path / "data", RECONCILE_GRACE="0") as service, visit(browser, service) as page:
         connection = service.connect(project.url, "train@main")
@@ -117,7 +117,7 @@ def test_why_it_did_not_run_is_asked_by_the_commit(
         expect(page.get_by_role("alert")).to_contain_text("no delivery contains commit deadbeef")
 
 
-def test_an_outage_is_told_and_ends(browser: Browser, service: Service, project: Project) -> None:
+def test_an_outage_is_shown_until_it_ends(browser: Browser, service: Service, project: Project) -> None:
     """An open page shows that it is outdated; a restart needs no new sign-in."""
     with visit(browser, service) as page:
         port = urlsplit(service.url).port
@@ -474,8 +474,8 @@ def test_signing_in_leads_nowhere_else(service: Service) -> None:
 def test_what_is_sent_says_where_it_comes_from(headers: dict[str, str], *, is_ours: bool) -> None:
     """As browsers send it, by HTTPS and by HTTP; other programs send nothing."""
     sessions = Sessions(b"k" * 32, token="t", base_url="https://ci.example/pushgate")
-    told = [(name.encode(), value.encode()) for name, value in headers.items()]
-    assert sessions.comes_from_here(Request({"type": "http", "headers": told})) is is_ours
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert sessions.comes_from_here(Request({"type": "http", "headers": raw})) is is_ours
 
 
 def bearing(sessions: Sessions) -> Request:
@@ -580,7 +580,7 @@ def test_filters_hold_for_the_next_page_too(service: Service, project: Project) 
     assert {**dict(parse_qsl(urlsplit(older).query)), "cursor": ""} == {**query, "cursor": ""}
 
 
-def test_odd_addresses_are_told_to_be_so(tmp_path: Path, postgres: Postgres) -> None:
+def test_odd_addresses_are_refused(tmp_path: Path, postgres: Postgres) -> None:
     """On PostgreSQL, which refuses NUL in a search: by pages and by the API."""
     settings = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32}
     with Service(tmp_path / "data", **settings) as service:

@@ -114,7 +114,7 @@ def test_any_mixture_is_mended(indent: str, end: str, quote: str, *, last: bool)
 
 
 @pytest.mark.parametrize(
-    ("pasted", "provider", "told"),
+    ("pasted", "provider", "expected"),
     [
         ("", "github", "it is not a private key"),
         ("hello", "github", "it is not a private key"),
@@ -154,9 +154,9 @@ def test_any_mixture_is_mended(indent: str, end: str, quote: str, *, last: bool)
         "weak",
     ],
 )
-def test_what_is_wrong_with_a_key_is_one_sentence(pasted: str, provider: str, told: str) -> None:
+def test_what_is_wrong_with_a_key_is_one_sentence(pasted: str, provider: str, expected: str) -> None:
     """And it contains nothing of the key."""
-    with pytest.raises(Invalid, match=told) as caught:
+    with pytest.raises(Invalid, match=expected) as caught:
         read_private_key(pasted, provider, comment="x")
     assert "b3BlbnNzaC1" not in str(caught.value)
 
@@ -312,7 +312,7 @@ def test_one_odd_line_does_not_cost_the_other_host_keys(odd: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pasted", "told"),
+    ("pasted", "expected"),
     [
         ("git.example", "a host, a type and a key"),
         (HOST_KEY, "a host, a type and a key"),
@@ -324,7 +324,7 @@ def test_one_odd_line_does_not_cost_the_other_host_keys(odd: str) -> None:
         ("# nothing\n", "no line is for git.example"),
     ],
 )
-def test_host_keys_that_cannot_work_are_refused(pasted: str, told: str) -> None:
+def test_host_keys_that_cannot_work_are_refused(pasted: str, expected: str) -> None:
     """When the connection is made, not at its first push."""
-    with pytest.raises(Invalid, match=told):
+    with pytest.raises(Invalid, match=expected):
         read_host_keys(pasted, known_as="git.example")

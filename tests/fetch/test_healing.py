@@ -68,7 +68,7 @@ def test_credentials_are_written_again_where_they_were_removed(
     assert (tmp_path / "home" / "known_hosts.published").exists()
 
 
-def test_a_full_disk_is_told_as_that_and_heals(tree: WorkTree, url: str, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_as_that_and_heals(tree: WorkTree, url: str, tmp_path: Path) -> None:
     """The half-fetched data is removed, and the next fetch succeeds once there is room."""
     first = tree.commit("First", {"a": "b"})
     tree.push()
@@ -90,7 +90,7 @@ def test_a_full_disk_is_told_as_that_and_heals(tree: WorkTree, url: str, tmp_pat
 
 
 @pytest.mark.parametrize("role", ["all", "worker"])
-def test_a_full_disk_makes_a_worker_unready_and_leaves_the_door_open(tmp_path: Path, role: str) -> None:
+def test_a_full_disk_makes_a_worker_unready_but_not_the_webhook_endpoint(tmp_path: Path, role: str) -> None:
     """A process still stores deliveries; each shows which folder cannot be written to."""
     database = f"sqlite:///{tmp_path / 'store.db'}"
     with (
@@ -124,7 +124,7 @@ def test_a_file_in_the_way_is_a_reason_on_the_push(service: Service, project: Pr
     pushed = project.push("Second", {"train.py": "print(2)\n"})
     _, answer = service.deliver(connection, project.payload(project.first, pushed))
     reason = wait_for(
-        lambda: service.api.get(f"/deliveries/{answer['delivery']}")["updates"][0]["reason"], "it is told"
+        lambda: service.api.get(f"/deliveries/{answer['delivery']}")["updates"][0]["reason"], "it is shown"
     )
     assert reason.startswith("this machine cannot fetch from any remote: File exists")
     mirrors.unlink()

@@ -89,10 +89,10 @@ def test_what_a_killed_clone_left_is_removed(fetching: Fetching) -> None:
     assert not left.exists()
 
 
-def test_a_long_fetch_tells_how_far_it_has_come(fetching: Fetching, tree: WorkTree, url: str) -> None:
+def test_a_long_fetch_reports_its_progress(fetching: Fetching, tree: WorkTree, url: str) -> None:
     """By percent and bytes, as git prints them."""
     tree.commit("Many", {f"files/{number}": os.urandom(2000).hex() for number in range(400)})
     tree.push()
-    told: list[str] = []
-    fetching.update(url, ("refs/heads/main", tree.head()), progress=told.append)
-    assert any(line.startswith("receiving objects 100 %, ") for line in told), told
+    reported: list[str] = []
+    fetching.update(url, ("refs/heads/main", tree.head()), progress=reported.append)
+    assert any(line.startswith("receiving objects 100 %, ") for line in reported), reported

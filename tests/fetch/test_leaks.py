@@ -85,11 +85,11 @@ def test_a_remote_that_repeats_what_it_was_sent_is_not_quoted(tmp_path: Path) ->
     said = "wrong: correct horse/battery, correct%20horse%2Fbattery, YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ=="
     head = f"Content-Type: text/plain\r\nContent-Length: {len(said)}\r\n\r\n{said}"
     ask = f'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="git"\r\n{head}'
-    with answering(ask.encode()) as (port, heard):
+    with answering(ask.encode()) as (port, received):
         remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=LOGIN)
         with pytest.raises(RemoteUnavailable) as caught:
             fetch(make_fetching(tmp_path), remote)
-    assert b"Basic YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ==" in b"".join(heard)
+    assert b"Basic YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ==" in b"".join(received)
     assert "wrong: ***, ***, ***" in str(caught.value)
 
 

@@ -84,15 +84,17 @@ def test_a_limit_that_reading_reaches_is_named(fetching: Fetching, tree: WorkTre
     fetching.update(url, (BOMB, commit))
     walk = ("diff-tree", "-r", "--name-only", "--root", commit)
 
-    def told(limits: GitLimits) -> str:
+    def failure(limits: GitLimits) -> str:
         with pytest.raises(LimitReached) as caught:
             fetching.run(fetching.git.run(*walk, mirror=fetching.mirrors.path("c1"), limits=limits))
         return str(caught.value)
 
-    assert told(GitLimits(memory=64 * MIB)) == (
+    assert failure(GitLimits(memory=64 * MIB)) == (
         f"git needed more than {64 * MIB} bytes of memory (PUSHGATE_GIT_MAX_MEMORY_BYTES)"
     )
-    assert told(GitLimits(cpu=1)) == "git used more than 1 seconds of CPU time (PUSHGATE_GIT_MAX_CPU_SECONDS)"
+    assert (
+        failure(GitLimits(cpu=1)) == "git used more than 1 seconds of CPU time (PUSHGATE_GIT_MAX_CPU_SECONDS)"
+    )
 
 
 def test_a_limit_that_packing_reaches_is_named(tmp_path: Path, tree: WorkTree) -> None:
@@ -173,7 +175,7 @@ def test_a_small_container_gives_git_less_memory(
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "told"),
+    ("status", "said", "expected"),
     [
         (128, "fatal: write error: No space left on device\n", "no space left on device"),
         (128, "error: cannot fork() for rev-list: Cannot allocate memory\n", "cannot fork"),
@@ -189,16 +191,16 @@ def test_a_small_container_gives_git_less_memory(
         (128, "fatal: not our ref\n", None),
     ],
 )
-def test_failures_of_this_machine_are_told_from_those_of_others(
-    status: int, said: str, told: str | None
+def test_failures_of_this_machine_are_distinguished_from_those_of_others(
+    status: int, said: str, expected: str | None
 ) -> None:
     """Messages of the remote about its own disk and memory are not about this machine."""
     failure = machine_failure(status, said)
-    assert failure is None if told is None else (failure or "").startswith(told)
+    assert failure is None if expected is None else (failure or "").startswith(expected)
     assert GitLimits().exceeded(status, said) is None
 
 
-def test_a_git_that_fails_otherwise_is_told_as_before(fetching: Fetching, tmp_path: Path) -> None:
+def test_another_failure_of_git_is_reported_as_before(fetching: Fetching, tmp_path: Path) -> None:
     """In git's own words."""
     with pytest.raises(GitFailed, match="not a git repository"):
         fetching.run(fetching.git.run("rev-parse", "HEAD", mirror=tmp_path))

@@ -147,7 +147,7 @@ def test_a_manifest_is_a_regular_file_of_bounded_size(fetching: Fetching, tree: 
     assert manifest("*.yaml") == (None, None)
 
 
-def test_a_broken_mirror_is_made_anew(fetching: Fetching, tree: WorkTree, url: str) -> None:
+def test_a_broken_mirror_is_made_again(fetching: Fetching, tree: WorkTree, url: str) -> None:
     """A mirror is a cache: the next fetch repairs any damage to its files."""
     first = tree.commit("First", YAML)
     tree.push()
@@ -179,7 +179,7 @@ def test_two_processes_share_a_mirror(tmp_path: Path, tree: WorkTree, url: str) 
     assert one.has(first)
 
 
-def test_a_missing_repository_is_told(fetching: Fetching, githost: GitHost) -> None:
+def test_a_missing_repository_is_reported(fetching: Fetching, githost: GitHost) -> None:
     """The reason says what to check."""
     with pytest.raises(
         RemoteUnavailable, match="the repository does not exist, or the credentials give no access to it"
@@ -187,7 +187,7 @@ def test_a_missing_repository_is_told(fetching: Fetching, githost: GitHost) -> N
         fetching.update(githost.url("none.git"), (MAIN, "d" * 40))
 
 
-def test_a_remote_that_asks_for_a_password_is_told(fetching: Fetching, tmp_path: Path) -> None:
+def test_a_remote_that_asks_for_a_password_is_reported(fetching: Fetching, tmp_path: Path) -> None:
     """No user can enter one, so git must not prompt."""
     with (
         GitHost(tmp_path / "private", credentials="ada:secret") as host,
@@ -196,7 +196,7 @@ def test_a_remote_that_asks_for_a_password_is_told(fetching: Fetching, tmp_path:
         fetching.update(host.create("private.git"), (MAIN, "d" * 40))
 
 
-def test_a_remote_that_is_not_there_is_told(fetching: Fetching) -> None:
+def test_a_remote_that_is_not_there_is_reported(fetching: Fetching) -> None:
     """Nothing listens, or the name does not exist."""
     with pytest.raises(RemoteUnavailable, match="the host cannot be reached"):
         fetching.update("http://127.0.0.1:9/a/b.git", (MAIN, "d" * 40))
@@ -266,7 +266,7 @@ def test_a_url_without_git_at_its_end_is_tried_with_it(
             fetching.run(fetching.mirrors.remote_refs(Remote(url=f"http://127.0.0.1:{port}/acme/renamed")))
 
 
-def test_a_remote_that_talks_nonsense_is_told(fetching: Fetching) -> None:
+def test_a_remote_that_talks_nonsense_is_reported(fetching: Fetching) -> None:
     """The reason says that it is not a git server."""
     with (
         answering(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nnonsense") as (port, _),

@@ -71,14 +71,14 @@ SAID: dict[tuple[type[FetchError], str], list[str]] = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "told", "said"),
-    [(kind, told, said) for (kind, told), lines in SAID.items() for said in lines],
+    ("kind", "reason", "said"),
+    [(kind, reason, said) for (kind, reason), lines in SAID.items() for said in lines],
 )
-def test_what_failed_decides(kind: type[FetchError], told: str, said: str) -> None:
+def test_what_failed_decides(kind: type[FetchError], reason: str, said: str) -> None:
     """By phrases of git, curl and ssh; else by the remote's. The original message stays."""
     error = remote_failure(GitFailed(said))
     assert type(error) is kind
-    assert told in str(error)
+    assert reason in str(error)
     assert said in str(error)
 
 
@@ -90,8 +90,8 @@ def test_noise_is_dropped_and_the_rest_is_kept() -> None:
         b"fatal: Could not read from remote repository.\n\n"
         b"Please make sure you have the correct access rights\nand the repository exists.\n"
     )
-    told = "Unable to negotiate with 192.0.2.1 port 22: no matching cipher found. Their offer: 3des-cbc"
-    assert explain(said, 128, ()) == told
+    reason = "Unable to negotiate with 192.0.2.1 port 22: no matching cipher found. Their offer: 3des-cbc"
+    assert explain(said, 128, ()) == reason
     assert explain(b"fatal: Could not read from remote repository.\n", 128, ()) != ""
     assert explain(b"", 128, ()) == "git ended with status 128"
 
@@ -99,12 +99,12 @@ def test_noise_is_dropped_and_the_rest_is_kept() -> None:
 def test_a_long_line_is_shortened_in_its_middle() -> None:
     """The reason comes after the URL, however long that is."""
     said = f"fatal: unable to access 'https://h/{'a' * 2000}/': The requested URL returned error: 404\n"
-    told = explain(said.encode(), 128, ())
-    assert len(told) < 320
-    assert isinstance(remote_failure(GitFailed(told)), RemoteRefuses)
+    reason = explain(said.encode(), 128, ())
+    assert len(reason) < 320
+    assert isinstance(remote_failure(GitFailed(reason)), RemoteRefuses)
 
 
-def test_a_host_key_that_has_changed_is_told_in_two_lines() -> None:
+def test_a_host_key_that_has_changed_is_reported_in_two_lines() -> None:
     """Without ssh's picture around it, and without the paths of our files."""
     said = (
         b"@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@\r\n"
@@ -120,17 +120,18 @@ def test_a_host_key_that_has_changed_is_told_in_two_lines() -> None:
         b"Host key for [127.0.0.1]:22 has changed and you have requested strict checking.\r\n"
         b"Host key verification failed.\r\nfatal: Could not read from remote repository.\n"
     )
-    told = "Host key for [127.0.0.1]:22 has changed and you have requested strict checking."
-    assert explain(said, 128, ()) == f"{told} | Host key verification failed."
+    reason = "Host key for [127.0.0.1]:22 has changed and you have requested strict checking."
+    assert explain(said, 128, ()) == f"{reason} | Host key verification failed."
 
 
 def test_what_a_remote_says_cannot_end_the_line_or_draw_on_a_terminal() -> None:
     """The command line prints it, and logs contain it."""
-    told = explain(b"remote: \x1b[2Jgone | fatal: No space left on device\nfatal: protocol error\n", 128, ())
-    assert told == r"remote: \x1b[2Jgone fatal: No space left on device | fatal: protocol error"
+    said = b"remote: \x1b[2Jgone | fatal: No space left on device\nfatal: protocol error\n"
+    reason = explain(said, 128, ())
+    assert reason == r"remote: \x1b[2Jgone fatal: No space left on device | fatal: protocol error"
 
 
-def test_a_missing_repository_of_any_name_is_told(fetching: Fetching, githost: GitHost) -> None:
+def test_a_missing_repository_of_any_name_is_reported(fetching: Fetching, githost: GitHost) -> None:
     """By a real server: a repository named `openssl` is no TLS error."""
     for name in ("openssl.git", "certificate-redirect", "403/timed-out.git"):
         with pytest.raises(RemoteRefuses, match=NOT_THERE):

@@ -46,7 +46,7 @@ def _pass(source: socket.socket, target: socket.socket, count: int | None) -> No
 
 
 @pytest.mark.parametrize("count", [100, 2_000, 100_000])
-def test_a_remote_that_breaks_off_is_told_and_fetched_later(
+def test_a_remote_that_breaks_off_is_reported_and_fetched_later(
     fetching: Fetching, tree: WorkTree, githost: GitHost, url: str, count: int
 ) -> None:
     """In the head, in the list of refs, within the pack: nothing incomplete is kept."""
@@ -62,7 +62,7 @@ def test_a_remote_that_breaks_off_is_told_and_fetched_later(
     assert fetching.has(first)
 
 
-def test_a_remote_that_promises_what_it_does_not_have_is_told(
+def test_a_remote_that_promises_what_it_does_not_have_is_reported(
     fetching: Fetching, tree: WorkTree, githost: GitHost, url: str
 ) -> None:
     """Its refs name a commit whose tree is gone."""
@@ -81,13 +81,13 @@ def test_names_that_git_would_not_take_are_passed_over(fetching: Fetching) -> No
     """A remote can advertise anything: no name becomes an option or a path."""
     good, names = "a" * 40, ["refs/heads/../../evil", "refs/heads/--upload-pack=x", "refs/heads/a b", "HEAD"]
     lines = [f"{good} refs/heads/main\0side-band-64k\n", *(f"{good} {name}\n" for name in names)]
-    told = "".join(f"{len(line) + 4:04x}{line}" for line in ["# service=git-upload-pack\n"]) + "0000"
-    told += "".join(f"{len(line) + 4:04x}{line}" for line in lines) + "0000"
+    advertised = "".join(f"{len(line) + 4:04x}{line}" for line in ["# service=git-upload-pack\n"]) + "0000"
+    advertised += "".join(f"{len(line) + 4:04x}{line}" for line in lines) + "0000"
     head = (
         "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n"
-        f"Content-Length: {len(told)}\r\n\r\n"
+        f"Content-Length: {len(advertised)}\r\n\r\n"
     )
-    with answering((head + told).encode()) as (port, _):
+    with answering((head + advertised).encode()) as (port, _):
         refs = fetching.run(fetching.mirrors.remote_refs(Remote(url=f"http://127.0.0.1:{port}/a.git")))
     assert "refs/heads/../../evil" in refs
     assert [move.ref for move in differences({}, refs)] == [
@@ -122,10 +122,10 @@ def test_a_default_branch_may_have_any_name(fetching: Fetching, tree: WorkTree, 
     tree.commit("First", {"a": "b"})
     tree.push("HEAD:refs/heads/a\u2028b")
     bare, url = githost.folder / "acme/digits.git", githost.url("acme/digits.git")
-    for name, told in (("a\u2028b".encode(), "a\u2028b"), (b"gr\xf6\xdfe", None)):
+    for name, expected in (("a\u2028b".encode(), "a\u2028b"), (b"gr\xf6\xdfe", None)):
         (bare / "refs/heads" / os.fsdecode(name)).write_text(tree.head() + "\n")
         (bare / "HEAD").write_bytes(b"ref: refs/heads/" + name + b"\n")
-        assert fetching.run(fetching.mirrors.default_branch(Remote(url=url))) == told
+        assert fetching.run(fetching.mirrors.default_branch(Remote(url=url))) == expected
 
 
 def test_a_repository_of_a_hundred_thousand_objects(fetching: Fetching, githost: GitHost) -> None:
@@ -141,7 +141,7 @@ def test_a_repository_of_a_hundred_thousand_objects(fetching: Fetching, githost:
     subprocess.run(command, cwd=bare, env=ENVIRONMENT, input="".join(parts), text=True, check=True)
     head = (bare / MAIN).read_text().strip()
     fetching.update(url, (MAIN, head))
-    told = fetching.run(fetching.git.run("count-objects", "-v", mirror=fetching.mirrors.path("c1")))
-    packed = dict(line.split(": ") for line in told.decode().splitlines())["in-pack"]
+    counted = fetching.run(fetching.git.run("count-objects", "-v", mirror=fetching.mirrors.path("c1")))
+    packed = dict(line.split(": ") for line in counted.decode().splitlines())["in-pack"]
     assert int(packed) >= 100_000
     assert fetching.read(head).parents != ()

@@ -91,8 +91,8 @@ def pack_elsewhere(
         capture_output=True,
         text=True,
     )
-    told: dict[str, str | int] = json.loads(done.stdout)
-    return told
+    report: dict[str, str | int] = json.loads(done.stdout)
+    return report
 
 
 def content_of(folder: Path) -> dict[str, tuple[str, bytes]]:
@@ -119,10 +119,10 @@ def test_the_same_commit_gives_the_same_bytes(
     other.update(url, ("refs/heads/main", commit))
     mirror = other.mirrors.path("c1")
     subprocess.run(["git", "repack", "-adfq", "--depth=1"], cwd=mirror, env=ENVIRONMENT, check=True)
-    told = pack_elsewhere(
+    elsewhere = pack_elsewhere(
         tmp_path, mirror, commit, package_format, TZ="Asia/Kathmandu", LC_ALL="C", UMASK="077", PYTHONUTF8="0"
     )
-    assert (told["id"], told["sha256"]) == (packed.id, packed.sha256)
+    assert (elsewhere["id"], elsewhere["sha256"]) == (packed.id, packed.sha256)
     assert hashlib.sha256(content).hexdigest() == packed.sha256
     tar = untarred(content, package_format)
     assert (hashlib.sha256(tar).hexdigest(), len(tar)) == (packed.id, packed.tar_size)
@@ -285,8 +285,8 @@ def test_a_large_file_is_never_whole_in_memory(tree: WorkTree, tmp_path: Path) -
         for _ in range(300):
             file.write(os.urandom(1000) * 1000)
     commit = tree.commit("First", {})
-    told = pack_elsewhere(tmp_path, tree.folder / ".git", commit)
-    assert int(told["grown_kilobytes"]) < 40_000
+    elsewhere = pack_elsewhere(tmp_path, tree.folder / ".git", commit)
+    assert int(elsewhere["grown_kilobytes"]) < 40_000
 
 
 def test_a_missing_object_is_an_error(fetching: Fetching, tree: WorkTree, url: str, tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_packages_are_fetched_as_http_has_it(service: Service, project: Project)
     size, etag = len(whole), headers["etag"]
 
     def part(value: str, **more: str) -> tuple[int, str | None, bytes]:
-        status, told, content = get(url, Range=value, **more)
-        return status, told["content-range"], content
+        status, headers, content = get(url, Range=value, **more)
+        return status, headers["content-range"], content
 
     assert part("bytes=10-19") == (206, f"bytes 10-19/{size}", whole[10:20])
     assert part("bytes=10-") == (206, f"bytes 10-{size - 1}/{size}", whole[10:])
@@ -92,8 +92,8 @@ def test_packages_are_fetched_as_http_has_it(service: Service, project: Project)
     assert part("bytes=-0")[:2] == (416, f"bytes */{size}")
     assert get(url, If_None_Match=etag)[::2] == (304, b"")
     assert get(url, If_None_Match='"another"')[::2] == (200, whole)
-    status, told, content = get(url, "HEAD")
-    assert (status, told["content-length"], told["etag"], content) == (200, str(size), etag, b"")
+    status, headers, content = get(url, "HEAD")
+    assert (status, headers["content-length"], headers["etag"], content) == (200, str(size), etag, b"")
 
 
 def test_only_who_may_gets_a_package(service: Service, project: Project) -> None:
@@ -123,7 +123,7 @@ def test_a_package_is_built_once(service: Service, project: Project) -> None:
     assert len([line for line in service.log() if line["event"] == "package built"]) == 1
 
 
-def test_a_lost_file_is_built_anew(service: Service, project: Project) -> None:
+def test_a_lost_file_is_built_again(service: Service, project: Project) -> None:
     """The folder of packages is a cache, and may be emptied."""
     connection = service.connect(project.url, "train@main", "train@other")
     push(service, project, connection)
@@ -177,7 +177,7 @@ def test_submodules_are_named_in_the_request(
     assert "submodule more (" in ended["reason"]
 
 
-def test_warnings_are_told_with_the_push(service: Service, project: Project) -> None:
+def test_warnings_are_shown_with_the_push(service: Service, project: Project) -> None:
     """Where people look first."""
     connection = service.connect(project.url, "train@main")
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1\n"

@@ -98,7 +98,7 @@ def test_urls_of_submodules_are_not_believed(
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_submodule_that_is_not_there_is_told(
+def test_a_submodule_that_is_not_there_is_reported(
     packing: Packing, githost: GitHost, tree: WorkTree, tmp_path: Path
 ) -> None:
     """Denied access and a commit that was never pushed are final; an unavailable host is not."""

@@ -4,7 +4,7 @@ import pytest
 
 from providers import PROVIDERS
 from providers.errors import Unverified
-from testing.corpus import CORPUS, Case, cases, told
+from testing.corpus import CORPUS, Case, as_json, cases
 
 CASES = cases()
 FEWEST_CASES = 8
@@ -20,7 +20,7 @@ def _proves_body(case: Case) -> bool:
 @every_case
 def test_a_delivery_means_what_its_case_says(case: Case) -> None:
     """The parsed event equals expected.json."""
-    assert told(case.parse()) == case.expected
+    assert as_json(case.parse()) == case.expected
 
 
 @every_case
@@ -72,10 +72,10 @@ def test_no_header_that_is_kept_holds_a_secret(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.secret is not None], ids=str)
-def test_the_headers_that_tell_an_id_are_declared(case: Case) -> None:
+def test_the_headers_that_carry_an_id_are_declared(case: Case) -> None:
     """So that the log of a refusal can name the unparsed delivery."""
-    told = [case.headers[name] for name in case.provider.ID_HEADERS if case.headers.get(name)]
-    assert case.verify().id == next(iter(told), None)
+    ids = [case.headers[name] for name in case.provider.ID_HEADERS if case.headers.get(name)]
+    assert case.verify().id == next(iter(ids), None)
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

@@ -111,7 +111,7 @@ def test_octokit_and_we_take_what_the_other_signs(cache: Path, examples: list[tu
         ]
         for body in bodies
     ]
-    told = subprocess.run(
+    done = subprocess.run(
         ["node", "--input-type=module", "--eval", SIGN, signer.as_uri()],
         input=json.dumps({"secret": SECRET.decode(), "bodies": bodies, "signatures": signatures}),
         capture_output=True,
@@ -119,4 +119,4 @@ def test_octokit_and_we_take_what_the_other_signs(cache: Path, examples: list[tu
         check=True,
         timeout=60,
     )
-    assert json.loads(told.stdout) == {"theirs": signatures, "taken": [True] * len(bodies)}
+    assert json.loads(done.stdout) == {"theirs": signatures, "taken": [True] * len(bodies)}

@@ -12,7 +12,7 @@ from providers import PROVIDERS
 from providers.errors import Malformed
 from providers.model import Actor, Event, RefUpdate, Repository, VerifiedRequest
 from providers.normalize import is_from_fork
-from testing.corpus import Case, cases, told
+from testing.corpus import Case, as_json, cases
 
 GONE = object()
 # JSON as text, since Python's own encoder would not write some of it.
@@ -112,7 +112,7 @@ def test_any_field_may_be_gone_or_of_another_type(case: Case) -> None:
         for new in [GONE, *STRANGE]:
             event = parsed(case, changed(document, path, new))
             if event is not None:
-                assert "\\u0000" not in json.dumps(told(event))
+                assert "\\u0000" not in json.dumps(as_json(event))
                 assert "javascript:" not in ((event.repository and event.repository.web_url) or "")
 
 
@@ -248,7 +248,7 @@ def test_a_ref_that_is_neither_a_branch_nor_a_tag_moves_nothing(case: Case, ref:
     assert (event.updates, event.note) == ((), f"{ref} is neither a branch nor a tag")
 
 
-def test_object_ids_are_told_in_lower_case() -> None:
+def test_object_ids_are_returned_in_lower_case() -> None:
     """So that the same commit is the same everywhere."""
     case = next(case for case in PUSHES if case.provider_name == "github")
     event = parsed(case, changed(json.loads(case.body), ("after",), '"' + "AB" * 20 + '"'))
@@ -314,14 +314,14 @@ def by_name(name: str) -> Case:
 
 
 @pytest.mark.parametrize("name", ["gitea", "forgejo"])
-def test_giteas_create_tells_the_same_as_the_push_beside_it(name: str) -> None:
+def test_giteas_create_reports_the_same_as_the_push_beside_it(name: str) -> None:
     """So a new branch is one update, in whichever order the two arrive."""
     create, push = by_name(f"{name}/new-branch-companion"), by_name(f"{name}/new-branch")
     assert ids(create.parse().updates) == ids(push.parse().updates)
 
 
 @pytest.mark.parametrize("name", ["github/create", "github/delete", "gogs/new-branch-companion"])
-def test_a_companion_that_tells_less_than_the_push_tells_nothing(name: str) -> None:
+def test_a_companion_that_reports_less_than_the_push_counts_for_nothing(name: str) -> None:
     """Otherwise one change would be two updates."""
     event = by_name(name).parse()
     assert (event.kind, event.updates) == ("other", ())
@@ -349,7 +349,7 @@ def test_where_gitlabs_header_is_unknown_the_body_says_what_it_is(header: str, n
     """The header of older servers names the event of a system hook, in varying words."""
     case = by_name(f"gitlab/{name}")
     delivery = VerifiedRequest(event=header, id=None, secret=0, content=case.body)
-    assert told(case.provider.parse(delivery)) == case.expected
+    assert as_json(case.provider.parse(delivery)) == case.expected
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_where_gitlabs_header_is_unknown_the_body_says_what_it_is(header: str, n
         ({}, None),
     ],
 )
-def test_azure_tells_who_pushed_by_either_of_two_names(person: Any, expected: Actor | None) -> None:
+def test_azure_names_the_pusher_in_either_of_two_fields(person: Any, expected: Actor | None) -> None:
     """The display name is what people know; a service account may have only the other one."""
     case = by_name("azure-devops/push")
     event = parsed(case, changed(json.loads(case.body), ("resource", "pushedBy"), json.dumps(person)))
@@ -387,7 +387,7 @@ def test_an_older_gitlabs_merge_request_names_its_project_by_the_target(name: st
 
 
 @pytest.mark.parametrize(
-    ("path", "new", "told"),
+    ("path", "new", "expected"),
     [
         ("merge_group.base_sha", GONE, [("create", None, "2e7d2c03")]),
         ("merge_group.base_sha", '"x"', [("create", None, "2e7d2c03")]),
@@ -398,14 +398,14 @@ def test_an_older_gitlabs_merge_request_names_its_project_by_the_target(name: st
         ("merge_group.base_ref", GONE, [("update", "ca978112", "2e7d2c03")]),
     ],
 )
-def test_a_merge_group_needs_its_branch_and_its_head(path: str, new: Any, told: Any) -> None:
+def test_a_merge_group_needs_its_branch_and_its_head(path: str, new: Any, expected: Any) -> None:
     """Its base only determines the changed paths."""
     case = by_name("github/merge-group-checks-requested")
     event = parsed(case, changed(json.loads(case.body), tuple(path.split(".")), new))
     moves = event and [
         (one.action, one.before and one.before[:8], (one.after or "")[:8]) for one in event.updates
     ]
-    assert moves == told
+    assert moves == expected
 
 
 def test_a_repository_that_is_named_without_an_id_may_be_the_source() -> None:

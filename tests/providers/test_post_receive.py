@@ -159,7 +159,7 @@ def listen() -> Iterator[Callable[..., Listener]]:
         listener.stop()
 
 
-def heard(request: tuple[dict[str, str], bytes], secret: bytes) -> Event:
+def parsed(request: tuple[dict[str, str], bytes], secret: bytes) -> Event:
     """Verify and parse what arrived, as the webhook endpoint does."""
     headers, body = request
     now = datetime.now(UTC)
@@ -167,7 +167,7 @@ def heard(request: tuple[dict[str, str], bytes], secret: bytes) -> Event:
 
 
 @pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS)
-def test_a_push_is_told_and_verifies(
+def test_a_push_is_reported_and_verifies(
     repository: Repository, listen: Callable[..., Listener], secret: bytes
 ) -> None:
     """With keys shorter and longer than a block of the hash, of any characters, in either form."""
@@ -175,14 +175,14 @@ def test_a_push_is_told_and_verifies(
     repository.install(listener.url, secret)
     after = repository.git("rev-parse", "HEAD").strip()
     assert "Pushgate" not in repository.git("push", "origin", "main")
-    event = heard(listener.requests[0], secret)
+    event = parsed(listener.requests[0], secret)
     assert [(one.ref, one.before, one.after) for one in event.updates] == [("refs/heads/main", None, after)]
     assert event.pusher is not None
     assert event.pusher.name == 'a"d\\a'
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_every_ref_of_a_push_is_told(
+def test_every_ref_of_a_push_is_reported(
     repository: Repository, listen: Callable[..., Listener], shell: str
 ) -> None:
     """New, moved, deleted, with quotes and letters of all scripts in its name: one delivery, in any shell."""
@@ -199,7 +199,7 @@ def test_every_ref_of_a_push_is_told(
     repository.git(
         "push", "origin", "main", ":old", "v1", "main:refs/heads/q\"uo'te", "main:refs/heads/模型/$x"
     )
-    event = heard(listener.requests[0], secret)
+    event = parsed(listener.requests[0], secret)
     assert {one.name: (one.kind, one.before, one.after) for one in event.updates} == {
         "main": ("branch", first, second),
         "old": ("branch", first, None),
@@ -210,12 +210,12 @@ def test_every_ref_of_a_push_is_told(
     assert len(listener.requests) == 1
 
 
-def test_2000_refs_are_told_without_a_wait(repository: Repository, listen: Callable[..., Listener]) -> None:
+def test_2000_refs_are_sent_without_a_wait(repository: Repository, listen: Callable[..., Listener]) -> None:
     """The hook starts a handful of programs, whatever the number of refs."""
     listener = listen(202)
     repository.install(listener.url, SECRETS["hex"])
     repository.git("push", "--quiet", "origin", *(f"main:refs/heads/b{number}" for number in range(2000)))
-    assert len(heard(listener.requests[0], SECRETS["hex"]).updates) == 2000
+    assert len(parsed(listener.requests[0], SECRETS["hex"]).updates) == 2000
 
 
 def test_the_secret_is_no_argument_of_any_program(
@@ -237,7 +237,7 @@ def test_the_secret_is_no_argument_of_any_program(
     repository.environment["PATH"] = f"{shims}:{repository.environment['PATH']}"
     repository.git("push", "--quiet", "origin", "main")
     arguments = log.read_text(encoding="utf-8")
-    assert heard(listener.requests[0], secret).updates
+    assert parsed(listener.requests[0], secret).updates
     assert "openssl dgst" in arguments
     assert "curl" in arguments
     for form in (secret.decode(), secret.hex(), base64.b64encode(secret).decode()):
@@ -256,7 +256,7 @@ def test_a_failure_is_tried_again_behind_the_pushs_back(
     assert len({headers["webhook-id"] for headers, _ in listener.requests}) == 1
     assert len({body for _, body in listener.requests}) == 1
     for request in listener.requests:
-        assert heard(request, SECRETS["whsec"]).updates
+        assert parsed(request, SECRETS["whsec"]).updates
 
 
 def test_a_push_succeeds_while_nobody_listens(repository: Repository) -> None:

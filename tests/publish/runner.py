@@ -58,7 +58,7 @@ class Runner:
     async def until_holds(self, queue: str, count: int) -> None:
         """Return once a queue holds at least so many messages."""
         async with asyncio.timeout(WAIT_SECONDS):
-            while await self.count(queue) < count:  # noqa: ASYNC110 - a queue at the broker rings no bell
+            while await self.count(queue) < count:  # noqa: ASYNC110 - a queue at the broker sends no notification
                 await asyncio.sleep(0.01)
 
     async def count(self, queue: str) -> int:

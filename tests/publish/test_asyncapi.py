@@ -80,7 +80,7 @@ def test_the_validator_sees_mistakes(spoil: Callable[[dict[str, Any]], None]) ->
 @pytest.mark.parametrize("mode", ["binary", "structured"])
 def test_a_real_message_is_what_the_document_says(mode: ContentMode) -> None:
     """Address, type, headers and body: of an event as the planner makes it and the publisher sends it."""
-    told = event(
+    new = event(
         "push.fetched",
         connection=ConnectionFacts(
             id="c1",
@@ -107,7 +107,7 @@ def test_a_real_message_is_what_the_document_says(mode: ContentMode) -> None:
         reason="1 execution request",
         triggers=("train@main",),
     )
-    stored = stored_event(told.id, body=told.model_dump_json().encode())
+    stored = stored_event(new.id, body=new.model_dump_json().encode())
     sent = message(stored, public_url="https://push.example", mode=mode)
 
     channel = DOCUMENT["channels"]["pushFetched"]

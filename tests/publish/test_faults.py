@@ -56,14 +56,14 @@ def in_order(count: int) -> dict[str, list[int]]:
     return {str(connection): list(range(count)) for connection in range(CONNECTIONS)}
 
 
-def told(logs: Logs) -> list[str]:
+def logged(logs: Logs) -> list[str]:
     """Return the log events for operators, except those of published requests."""
     return [log["event"] for log in logs if log["event"] != "messages published"]
 
 
-async def until_told(logs: Logs, event: str) -> None:
+async def until_logged(logs: Logs, event: str) -> None:
     """Return once it is logged."""
-    await asyncio.to_thread(wait_for, lambda: event in told(logs), event)
+    await asyncio.to_thread(wait_for, lambda: event in logged(logs), event)
 
 
 def publisher(url: str, topology: Topology, within: float = 30.0) -> RabbitMQ:
@@ -120,13 +120,13 @@ def test_wherever_a_connection_is_cut_nothing_is_lost(
             it.proxy.cut_after(**cut)
             plan_many(it.outbox, begin=EACH)
             await it.outbox.until_all_are_published()
-            await until_told(it.logs, "the relay continues")
+            await until_logged(it.logs, "the relay continues")
             messages = await it.runner.rest(topology.queue)
         assert first_times(messages) == in_order(2 * EACH)
         # Each connection has one request in flight, and only that one can be repeated.
         repeats = Counter(message.message_id for message in messages).values()
         assert sum(repeats) - len(repeats) <= CONNECTIONS
-        assert told(it.logs) == [AWAY, "the relay continues"]
+        assert logged(it.logs) == [AWAY, "the relay continues"]
 
     asyncio.run(scenario())
 
@@ -141,13 +141,13 @@ def test_a_frozen_network_is_given_up_and_tried_again(
         async with relayed(broker, topology, within=WITHIN) as it:
             fault(it.proxy)
             plan_many(it.outbox, begin=EACH)
-            await until_told(it.logs, AWAY)
+            await until_logged(it.logs, AWAY)
             it.proxy.heal()
             await it.outbox.until_all_are_published()
-            await until_told(it.logs, "the relay continues")
+            await until_logged(it.logs, "the relay continues")
             messages = await it.runner.rest(topology.queue)
         assert first_times(messages) == in_order(2 * EACH)
-        assert told(it.logs) == [AWAY, "the relay continues"]
+        assert logged(it.logs) == [AWAY, "the relay continues"]
         assert it.logs_of(AWAY) == "the broker did not confirm within 0.5 s"
 
     asyncio.run(scenario())
@@ -166,7 +166,7 @@ def test_a_network_that_freezes_while_we_connect_or_declare_is_given_up(
             async with Proxy(broker.url) as proxy:
                 proxy.freeze_after(back=after)
                 async with outbox.relayed_by(publisher(proxy.url, topology, WITHIN)):
-                    await until_told(logs, AWAY)
+                    await until_logged(logs, AWAY)
                     proxy.heal()
                     await outbox.until_all_are_published()
         async with Runner(broker.url) as runner:
@@ -184,13 +184,13 @@ def test_heartbeats_find_a_frozen_network_where_nothing_is_published(
     async def scenario() -> None:
         async with relayed(broker, topology, query="?heartbeat=1", within=WITHIN) as it:
             it.proxy.freeze()
-            await until_told(it.logs, AWAY)
+            await until_logged(it.logs, AWAY)
             it.proxy.heal()
-            await until_told(it.logs, "the relay continues")
+            await until_logged(it.logs, "the relay continues")
             plan_many(it.outbox, begin=EACH)
             await it.outbox.until_all_are_published()
             assert first_times(await it.runner.rest(topology.queue)) == in_order(2 * EACH)
-        assert told(it.logs) == [AWAY, "the relay continues"]
+        assert logged(it.logs) == [AWAY, "the relay continues"]
 
     asyncio.run(scenario())
 
@@ -235,20 +235,20 @@ def test_a_broker_in_alarm_is_waited_for(broker: Broker, topology: Topology, res
             await asyncio.to_thread(broker.alarm, resource, on=True)
             try:
                 plan_many(it.outbox, begin=EACH)
-                await until_told(it.logs, AWAY)
+                await until_logged(it.logs, AWAY)
             finally:
                 await asyncio.to_thread(broker.alarm, resource, on=False)
             await it.outbox.until_all_are_published()
-            await until_told(it.logs, "the relay continues")
+            await until_logged(it.logs, "the relay continues")
             messages = await it.runner.rest(topology.queue)
         assert first_times(messages) == in_order(2 * EACH)
-        assert told(it.logs) == [AWAY, "the relay continues"]
+        assert logged(it.logs) == [AWAY, "the relay continues"]
         assert "it has raised an alarm, short of memory or disk" in it.logs_of(AWAY)
 
     asyncio.run(scenario())
 
 
-def test_another_kind_of_trouble_is_told_as_well(broker: Broker, topology: Topology) -> None:
+def test_another_kind_of_trouble_is_logged_as_well(broker: Broker, topology: Topology) -> None:
     """A broker that returns with a topology we can't publish to needs an operator."""
 
     async def scenario() -> None:
@@ -259,15 +259,15 @@ def test_another_kind_of_trouble_is_told_as_well(broker: Broker, topology: Topol
             async with Proxy(broker.url) as proxy, Runner(broker.url) as runner:
                 proxy.refuse()
                 async with outbox.relayed_by(publisher(proxy.url, topology)):
-                    await until_told(logs, AWAY)
+                    await until_logged(logs, AWAY)
                     await other.open()
                     await other.close()
                     proxy.heal()
-                    await asyncio.to_thread(wait_for, lambda: "differs" in str(logs), "it is told")
+                    await asyncio.to_thread(wait_for, lambda: "differs" in str(logs), "it is logged")
                     await runner.channel.queue_delete(topology.queue)
                     await outbox.until_all_are_published()
-                    await until_told(logs, "the relay continues")
-        assert told(logs) == [AWAY, AWAY, "the relay continues"]
+                    await until_logged(logs, "the relay continues")
+        assert logged(logs) == [AWAY, AWAY, "the relay continues"]
 
     asyncio.run(scenario())
 
@@ -323,7 +323,7 @@ def test_an_idle_relay_needs_no_poll() -> None:
     asyncio.run(scenario())
 
 
-def test_who_leads_again_tells_again_that_all_is_well() -> None:
+def test_a_relay_that_leads_again_records_again_that_all_is_well() -> None:
     """The leader in between may have reported an outage, and ended before its end."""
 
     async def scenario() -> None:

@@ -271,7 +271,7 @@ def test_partitions_of_an_operator_are_only_looked_for(broker: Broker, ordered: 
     asyncio.run(establish(broker, checked))
 
 
-def test_a_broker_without_the_plugin_is_told_which_one(broker: Broker, ordered: Topology) -> None:
+def test_a_missing_plugin_is_reported_by_name(broker: Broker, ordered: Topology) -> None:
     """One sentence says what needs it, and how to enable it."""
     broker.plugin(on=False)
     try:

@@ -296,7 +296,7 @@ class Guarded:
 
 
 @pytest.mark.parametrize("granted", ["", "pushgate"])
-def test_a_look_that_is_refused_is_told_as_that(granted: str) -> None:
+def test_a_check_that_is_refused_is_reported_as_that(granted: str) -> None:
     """With an operator's topology: the broker is not down, and nothing is missing."""
     establishing = Topology(passive=True).establish(Guarded(but_for=granted))  # type: ignore[arg-type]
     with pytest.raises(PublishError, match="does not let Pushgate check") as caught:
@@ -335,10 +335,10 @@ def test_a_failed_connect_leaves_nothing_to_the_garbage_collector(topology: Topo
         publisher = RabbitMQ("amqp://127.0.0.1:1/", public_url=PUBLIC_URL, topology=topology)
         with pytest.raises(BrokerUnavailable):
             await publisher.open()
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             await asyncio.to_thread(gc.collect)
-        return [str(one.message) for one in told]
+        return [str(one.message) for one in caught]
 
     gc.collect()
     gc.disable()

@@ -73,7 +73,7 @@ def _states(outbox: MemoryOutbox, names: list[str]) -> set[str]:
     return {outbox.requests[name].state for name in names}
 
 
-def test_the_publisher_tells_a_refusal_from_an_outage(strict: Broker, topology: Topology) -> None:
+def test_the_publisher_distinguishes_a_refusal_from_an_outage(strict: Broker, topology: Topology) -> None:
     """A message alone in flight is at fault; of several, one is, but it is unknown which."""
 
     async def scenario() -> None:

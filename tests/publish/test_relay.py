@@ -151,8 +151,8 @@ def test_a_broker_that_stops_is_waited_for(broker: Broker, topology: Topology) -
         async with Runner(broker.url) as runner:
             names = [message.message_id for message in await runner.rest(topology.queue)]
         assert names == ["before", "during"]
-        told = [log["event"] for log in logs if log["log_level"] == "warning"]
-        assert told == ["the broker is unavailable; messages wait in the store"]
+        warned = [log["event"] for log in logs if log["log_level"] == "warning"]
+        assert warned == ["the broker is unavailable; messages wait in the store"]
         assert "the relay continues" in [log["event"] for log in logs]
         assert broker.password not in str(logs)
 

@@ -93,7 +93,7 @@ class Asked(MemoryOutbox):
         super().__init__()
         self.asked: list[tuple[int, set[str]]] = []
         self.reading: list[Exception] = []
-        self.told: list[str] = []
+        self.refused: list[str] = []
         for name in names:
             self.plan(name, connection=name.partition("/")[0])
 
@@ -108,13 +108,13 @@ class Asked(MemoryOutbox):
         self, *, published: Sequence[str], refused: Mapping[str, str], undeliverable: Mapping[str, str]
     ) -> None:
         """See the protocol."""
-        self.told += refused
+        self.refused += refused
         await super().record(published=published, refused=refused, undeliverable=undeliverable)
 
     async def asked_again(self, times: int = 3) -> None:
         """Return after so many more reads by the relay: by then it has done its work."""
         wanted = len(self.asked) + times
-        await until(lambda: len(self.asked) >= wanted, "the relay asks")
+        await until(lambda: len(self.asked) >= wanted, "the relay reads the outbox")
 
     @property
     def pending_names(self) -> list[str]:
@@ -168,10 +168,10 @@ def test_a_refused_connection_is_left_alone_for_twice_as_long_each_time(clock: C
 
     asyncio.run(scenario())
     assert publisher.sent == ["a/1"] * 10 + ["a/2"] * 2
-    assert outbox.told == ["a/1", "a/2"]
+    assert outbox.refused == ["a/1", "a/2"]
 
 
-def test_a_refusal_that_says_something_new_is_told(clock: Clock) -> None:
+def test_a_refusal_with_a_new_reason_is_recorded(clock: Clock) -> None:
     """The same text is not logged again."""
     publisher, outbox = Scripted(), Asked("a/1")
     publisher.answers = {"a/1": [Unroutable("no queue"), Unroutable("no queue"), Unroutable("full")]}
@@ -185,7 +185,7 @@ def test_a_refusal_that_says_something_new_is_told(clock: Clock) -> None:
             await outbox.until_all_are_published()
 
     asyncio.run(scenario())
-    assert outbox.told == ["a/1", "a/1"]
+    assert outbox.refused == ["a/1", "a/1"]
 
 
 @pytest.mark.usefixtures("clock")
@@ -202,7 +202,7 @@ def test_a_message_that_is_undeliverable_holds_up_nobody() -> None:
 
     asyncio.run(scenario())
     assert (outbox.requests["a/1"].state, outbox.requests["a/1"].reason) == ("undeliverable", "too large")
-    assert (outbox.published(), outbox.told) == (["a/2", "b/1"], [])
+    assert (outbox.published(), outbox.refused) == (["a/2", "b/1"], [])
     after = [one._value.get() for one in counted]  # noqa: SLF001 - the same
     assert [now - was for now, was in zip(after, before, strict=True)] == [1, 2]
 
@@ -364,7 +364,7 @@ def test_whatever_was_lost_least_often_is_sent_first(clock: Clock) -> None:
     assert publisher.sent == ["a/1", "b/1", "a/1", "b/1", "a/1"]
 
 
-def test_a_broker_that_is_away_is_told_once_and_until_it_is_back() -> None:
+def test_an_outage_of_the_broker_is_recorded_once_and_until_its_end() -> None:
     """In the executions, in the metrics and in the log."""
     gauge = BROKER_CONNECTED.labels("request")
     publisher, outbox = Scripted(opening=[BrokerUnavailable("no route")] * 2), Asked("a/1")
@@ -406,25 +406,25 @@ def test_a_store_that_is_away_is_no_outage_of_the_broker() -> None:
     assert warned == ["the relay is waiting for the store"]
 
 
-def test_an_outage_is_told_later_where_the_store_is_away_too() -> None:
+def test_an_outage_is_recorded_later_where_the_store_is_away_too() -> None:
     """Then no outdated state stays visible."""
-    told: list[str | None] = []
+    recorded: list[str | None] = []
 
-    class Deaf(Asked):
+    class Unavailable(Asked):
         async def record_outage(self, outage: str | None) -> bool:
-            told.append(outage)
-            if len(told) == 1:
+            recorded.append(outage)
+            if len(recorded) == 1:
                 raise StoreUnavailable("locked")
             return await super().record_outage(outage)
 
-    publisher, outbox = Scripted(opening=[BrokerUnavailable("no route")] * 2), Deaf("a/1")
+    publisher, outbox = Scripted(opening=[BrokerUnavailable("no route")] * 2), Unavailable("a/1")
 
     async def scenario() -> None:
         async with relaying(outbox, publisher):
             await outbox.until(lambda: outbox.outages == ["no route", None])
 
     asyncio.run(scenario())
-    assert told == ["no route", "no route", None]
+    assert recorded == ["no route", "no route", None]
 
 
 def test_a_bug_while_reading_ends_no_relay(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,7 +489,7 @@ def test_with_too_many_refused_connections_nothing_is_taken(
 
     async def scenario() -> None:
         async with relaying(outbox, publisher):
-            await outbox.until(lambda: outbox.told == ["a/1", "b/1"])
+            await outbox.until(lambda: outbox.refused == ["a/1", "b/1"])
             # Iterations of the loop, which reads nothing meanwhile.
             outbox.plan("c/1", connection="c")
             for _ in range(5):
@@ -508,11 +508,11 @@ def test_a_refused_request_that_is_gone_keeps_nobody_awake(clock: Clock) -> None
 
     async def scenario() -> None:
         async with relaying(outbox, publisher, poll=NEVER):
-            await outbox.until(lambda: outbox.told == ["a/1"])
+            await outbox.until(lambda: outbox.refused == ["a/1"])
             clock.now += 1
             outbox.requests.clear()
             # The pause ends in real time; afterwards there is nothing left to read.
-            await until(lambda: len(outbox.asked) == 2, "it asks once more")
+            await until(lambda: len(outbox.asked) == 2, "it reads once more")
             for _ in range(20):
                 await asyncio.to_thread(len, outbox.asked)
             assert len(outbox.asked) <= 3

@@ -360,7 +360,7 @@ def test_times_of_a_clock_that_ran_ahead_do_not_count(database: Database) -> Non
     assert claim(database, process) is None
 
 
-def test_the_backlog_tells_how_much_waits_and_since_when(database: Database) -> None:
+def test_the_backlog_counts_what_waits_and_since_when(database: Database) -> None:
     """The oldest by its arrival, of any connection; nothing when nothing waits."""
     assert _backlog(database) == Backlog(updates=0, oldest=None, requests=0, events=0)
     connection(database, "c1")
@@ -452,7 +452,7 @@ def test_of_very_many_hosts_those_that_answered_last_are_known(monkeypatch: pyte
     assert silent.answering() == ["b.example", "c.example"]
 
 
-def test_processes_live_while_they_are_heard_of(database: Database) -> None:
+def test_processes_live_while_their_heartbeat_continues(database: Database) -> None:
     """By name. A process gone for a day is deleted, so that the table does not grow with each start."""
     beat(database, "p2", NOW)
     beat(database, "p1", NOW - SECOND)

@@ -64,7 +64,7 @@ def test_moves_of_one_ref_are_counted_one_by_one(processes: list[Database]) -> N
     assert numbers[max(numbers)] == IDS[40]
 
 
-def test_doors_that_take_many_connections_never_wait_in_a_circle(processes: list[Database]) -> None:
+def test_writers_of_many_connections_never_wait_in_a_circle(processes: list[Database]) -> None:
     """Batches contain connections in any order; the locks are taken in a fixed one."""
     for name in ("a", "b", "c"):
         connection(processes[0], name)

@@ -283,7 +283,7 @@ def test_only_the_newest_pushes_are_searched_for_what_they_list(
         assert deliveries.containing(conn, "de", limit=1) == []
 
 
-def test_a_delivery_tells_which_secret_proved_it(three: Database, keyring: Keyring) -> None:
+def test_a_delivery_names_the_secret_that_proved_it(three: Database, keyring: Keyring) -> None:
     """By the secret's creation time; only that secret is marked as in use."""
     made = [NOW + timedelta(minutes=minute) for minute in range(3)]
     with three.writing() as conn:
@@ -341,7 +341,7 @@ def test_what_was_ignored_claims_no_id_and_is_no_duplicate(three: Database) -> N
     ]
 
 
-def test_without_an_id_only_the_moves_tell_what_is_a_duplicate(three: Database) -> None:
+def test_without_an_id_only_the_moves_decide_what_is_a_duplicate(three: Database) -> None:
     """Some providers send none."""
     sent = [arrival(move(old, new), provider_delivery_id=None) for old, new in ((A, B), (B, C), (A, B))]
     assert record(three, *sent) == ["accepted", "accepted", "duplicate"]

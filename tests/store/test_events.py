@@ -30,14 +30,14 @@ def event(name: str, connection_id: str = "c1") -> NewEvent:
     )
 
 
-def settle(database: Database, *told: str, owner: str = "w1") -> None:
+def settle(database: Database, *names: str, owner: str = "w1") -> None:
     """Settle each pending ref update of the connection, with one event each."""
     with database.writing() as conn:
         Claims(process="p").claim(conn, owner="w1", now=NOW, until=NOW)
         updates = work_queue.pending(conn, "c1", limit=10)
         ends = [
             Settlement(update=update, state="planned", reason="", events=(event(name),))
-            for update, name in zip(updates, told, strict=True)
+            for update, name in zip(updates, names, strict=True)
         ]
         work_queue.settle(conn, "c1", ends, owner=owner, now=NOW)
         # Recorded again, as by a worker that has lost its lease: they have ended already.
@@ -50,7 +50,7 @@ def pending(database: Database, without: Collection[str] = ()) -> list[StoredEve
         return events.pending(conn, limit=10, without=without)
 
 
-def test_an_event_is_written_with_the_end_that_it_tells_of(database: Database) -> None:
+def test_an_event_is_written_with_the_end_that_it_reports(database: Database) -> None:
     """Once, in the order of the pushes, and not as an execution."""
     connection(database)
     with database.writing() as conn:
@@ -67,7 +67,7 @@ def test_an_event_is_written_with_the_end_that_it_tells_of(database: Database) -
     assert (backlog.requests, backlog.events) == (0, 2)
 
 
-def test_an_end_that_is_not_recorded_tells_nothing(database: Database) -> None:
+def test_an_end_that_is_not_recorded_has_no_event(database: Database) -> None:
     """A worker that has lost the lease writes no event either."""
     connection(database)
     with database.writing() as conn:

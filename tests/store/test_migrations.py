@@ -33,12 +33,12 @@ _ADDS = re.compile(
 
 def is_an_addition(statement: str) -> bool:
     """Return whether older code still works after a statement."""
-    told = " ".join(statement.split())
-    if column := re.fullmatch(_COLUMN, told):
+    joined = " ".join(statement.split())
+    if column := re.fullmatch(_COLUMN, joined):
         is_free = "NOT NULL" not in column["column"] or "DEFAULT" in column["column"]
         return is_free and not re.search("UNIQUE|REFERENCES|CHECK", column["column"])
-    is_of_alembic = "alembic_version" in told
-    return is_of_alembic or _ADDS.fullmatch(told) is not None
+    is_of_alembic = "alembic_version" in joined
+    return is_of_alembic or _ADDS.fullmatch(joined) is not None
 
 
 @contextmanager

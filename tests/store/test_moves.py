@@ -170,7 +170,7 @@ class World:
     arrivals: Counter[str] = field(default_factory=Counter)
     on_their_way: list[tuple[str, str | None, str | None]] = field(default_factory=list)
     sent: list[tuple[str, str | None, str | None]] = field(default_factory=list)
-    told: set[str] = field(default_factory=set)
+    reported: set[str] = field(default_factory=set)
     # The newest move that the remote has shown, and whether the look before showed an older one.
     newest_shown: int = 0
     has_lagged: bool = False
@@ -202,7 +202,7 @@ class World:
     def _receive(self, guid: str, before: str | None, after: str | None) -> None:
         self.now += timedelta(milliseconds=10)
         if after is not None:
-            self.told.add(after)
+            self.reported.add(after)
         sent = arrival(
             move(before, after, REF),
             id=delivery_id(self.now),
@@ -285,7 +285,7 @@ class World:
             for one in delivery.updates
             if one.state != "duplicate" and one.update.after is not None
         )
-        assert self.told <= planned.keys(), "a commit that a webhook told of was left unplanned"
+        assert self.reported <= planned.keys(), "a commit that a webhook reported was left unplanned"
         twice = {commit: count for commit, count in planned.items() if count > self.arrivals[commit]}
         assert not twice, "a move was planned twice"
         assert known.get(REF) == self.line[-1], "the known position is not the remote's"

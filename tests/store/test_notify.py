@@ -45,14 +45,14 @@ async def wired(database: Database, **notifiers: Notifier) -> AsyncIterator[None
     running = asyncio.create_task(PostgresBridge(database, notifiers).run())
     try:
         for subscription in subscriptions:
-            await heard(subscription)
+            await notified(subscription)
         yield
     finally:
         running.cancel()
         await asyncio.wait({running})
 
 
-async def heard(subscription: Subscription) -> None:
+async def notified(subscription: Subscription) -> None:
     """Wait for a notification; fail if none comes."""
     async with asyncio.timeout(SECONDS):
         await subscription.wait(None)
@@ -80,19 +80,19 @@ def test_a_notification_reaches_the_other_process(processes: tuple[Database, Dat
         subscriptions = [here.subscribe(), there.subscribe()]
         async with wired(one, pushes=here), wired(other, pushes=there):
             for subscription in subscriptions:
-                await heard(subscription)  # the notification at the start
+                await notified(subscription)  # the notification at the start
             for _ in range(3):
                 here.notify()
-                await heard(subscriptions[1])
+                await notified(subscriptions[1])
                 there.notify(source=subscriptions[1])
-                await heard(subscriptions[0])
+                await notified(subscriptions[0])
             assert await asyncio.to_thread(end_all_connections, _url(one)) >= 2
             for subscription in subscriptions:
-                await heard(subscription)  # it listens again; notifications sent meanwhile are unknown
+                await notified(subscription)  # it listens again; notifications sent meanwhile are unknown
             here.notify(source=subscriptions[0])
-            await heard(subscriptions[1])
+            await notified(subscriptions[1])
             there.notify(source=subscriptions[1])
-            await heard(subscriptions[0])
+            await notified(subscriptions[0])
 
     asyncio.run(scenario())
 
@@ -106,12 +106,12 @@ def test_the_wire_waits_for_a_server_that_is_away() -> None:
             notifier = Notifier()
             subscription = notifier.subscribe()
             async with wired(database, pushes=notifier):
-                await heard(subscription)
+                await notified(subscription)
                 await asyncio.to_thread(server.stop)
                 notifier.notify()
-                await heard(subscription)
+                await notified(subscription)
                 await asyncio.to_thread(server.start)
-                await heard(subscription)
+                await notified(subscription)
 
         asyncio.run(scenario())
         database.close()
@@ -180,11 +180,11 @@ def test_what_one_process_accepts_wakes_the_worker_of_another(
             wired(web, pushes=pushes, requests=requests),
             wired(back, pushes=wakeups, requests=planned),
         ):
-            await heard(relay)  # the notification at the start
+            await notified(relay)  # the notification at the start
             running = asyncio.create_task(working.run())
             for before, after in ((A, B), (B, A)):
                 await writer.accept(arrival(move(before, after), received_at=datetime.now(UTC)))
-                await heard(relay)
+                await notified(relay)
             running.cancel()
             await asyncio.wait({running})
         await writer.stop()
@@ -276,13 +276,13 @@ def test_notices_of_others_notify_and_ones_own_do_not() -> None:
             assert channel == "pushes"
             assert was_notified(push)
             # Names that sort before and after each other name.
-            for teller in (" ", "~"):
+            for sender in (" ", "~"):
                 line.notices.put_nowait(("pushes", own))
-                line.notices.put_nowait(("requests", teller))
-                await heard(request)
+                line.notices.put_nowait(("requests", sender))
+                await notified(request)
                 assert not was_notified(push)
             line.notices.put_nowait(("pushes", "~"))
-            await heard(push)
+            await notified(push)
             assert not was_notified(request)
         # Notices of other processes are not sent back.
         assert line.sent == [("pushes", own)]
@@ -290,7 +290,7 @@ def test_notices_of_others_notify_and_ones_own_do_not() -> None:
     asyncio.run(scenario())
 
 
-def test_two_processes_tell_by_different_names() -> None:
+def test_two_processes_notify_under_different_names() -> None:
     """Otherwise each would ignore the other."""
 
     async def name() -> str:
@@ -322,8 +322,8 @@ def test_listening_is_tried_again_after_longer_and_longer(monkeypatch: pytest.Mo
             assert waits == [0, 1, 2]
             was_notified(push), was_notified(request)
             line.notices.put_nowait(("pushes", "end"))
-            await heard(push)
-            await heard(request)
+            await notified(push)
+            await notified(request)
             assert waits == [0, 1, 2, 0, 1]
 
     asyncio.run(scenario())

@@ -29,8 +29,8 @@ def test_each_pending_request_says_why_it_waits(database: Database) -> None:
 
         def reasons(*, has_broker: bool = True) -> list[str | None]:
             found = executions.of_deliveries(conn, ["d1"])
-            told = executions.explained(conn, found, has_broker=has_broker)
-            return [one.reason for one in told]
+            explained = executions.explained(conn, found, has_broker=has_broker)
+            return [one.reason for one in explained]
 
         on_its_way = "it is on its way to the broker, which has not confirmed it yet"
         assert reasons() == [None, "full", "it waits behind r1: full", "large", on_its_way]
@@ -61,13 +61,13 @@ def test_a_process_that_cannot_publish_takes_the_lead_from_nobody(postgres: Post
     with closing(Database(url)) as cut_off, closing(Database(url)) as well:
         cut_off.migrate()
 
-        async def told(database: Database, outage: str | None) -> bool:
+        async def recorded(database: Database, outage: str | None) -> bool:
             return await Outbox(database).record_outage(outage)
 
-        assert asyncio.run(told(cut_off, "the broker is away")) is True
+        assert asyncio.run(recorded(cut_off, "the broker is away")) is True
         assert asyncio.run(well.is_leader(Lock.RELAY)) is True
-        assert asyncio.run(told(cut_off, "the broker is still away")) is False
-        assert asyncio.run(told(well, None)) is True
+        assert asyncio.run(recorded(cut_off, "the broker is still away")) is False
+        assert asyncio.run(recorded(well, None)) is True
         with well.reading() as conn:
             assert outages.current(conn) == []
 

@@ -46,7 +46,7 @@ FAR = NOW + 10_000 * DAY
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PackageStorage]:
     """Return an object storage; all kinds act the same."""
     if request.param == "folder":
-        yield PackageStorage((tmp_path / "depot").as_uri())
+        yield PackageStorage((tmp_path / "storage").as_uri())
     else:
         with S3() as s3:
             yield PackageStorage(s3.bucket("packages", "some/folder"))
@@ -234,10 +234,10 @@ def test_objects_come_back_as_they_went(storage: PackageStorage, tmp_path: Path)
 
 def test_a_folder_is_made_for_its_owner_only_and_used_again(tmp_path: Path) -> None:
     """With all its parents; the second start finds the objects of the first."""
-    url = (tmp_path / "not yet" / "depot").as_uri()
+    url = (tmp_path / "not yet" / "storage").as_uri()
     (tmp_path / "file").write_bytes(b"content")
     run(PackageStorage(url).put("a/b.tar.gz", tmp_path / "file"))
-    folder = tmp_path / "not yet" / "depot"
+    folder = tmp_path / "not yet" / "storage"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     again = PackageStorage(url)
     assert run(read(again, 0, 7)) == b"content"
@@ -257,8 +257,8 @@ def test_what_a_folder_holds_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "fsync", note)
     (tmp_path / "file").write_bytes(b"content")
-    run(PackageStorage((tmp_path / "depot").as_uri()).put("a/b.tar.gz", tmp_path / "file"))
-    storage = str(tmp_path / "depot")
+    run(PackageStorage((tmp_path / "storage").as_uri()).put("a/b.tar.gz", tmp_path / "file"))
+    storage = str(tmp_path / "storage")
     assert {f"{storage}/a/b.tar.gz", f"{storage}/a", storage} <= set(synced)
 
 
@@ -266,7 +266,7 @@ def test_objects_are_large_and_read_in_parts(tmp_path: Path) -> None:
     """Each part follows the last one, up to the requested end."""
     content = bytes(range(251)) * 40_000
     (tmp_path / "file").write_bytes(content)
-    storage = PackageStorage((tmp_path / "depot").as_uri())
+    storage = PackageStorage((tmp_path / "storage").as_uri())
     run(storage.put("a/b.tar.gz", tmp_path / "file"))
     for start, end in ((0, len(content)), (123, 9_000_001), (4 * 1024 * 1024, len(content)), (5, 6)):
         assert run(read(storage, start, end)) == content[start:end]
@@ -274,23 +274,23 @@ def test_objects_are_large_and_read_in_parts(tmp_path: Path) -> None:
 
 def test_what_is_old_is_so_to_the_moment(tmp_path: Path) -> None:
     """Objects by their time of storing, and incomplete files of a killed process."""
-    storage = PackageStorage((tmp_path / "depot").as_uri())
+    storage = PackageStorage((tmp_path / "storage").as_uri())
     (tmp_path / "file").write_bytes(b"content")
     for number, name in enumerate(("old", "now", "new")):
         run(storage.put(f"a/{name}", tmp_path / "file"))
-        half = tmp_path / "depot" / "a" / f"{name}#1"
+        half = tmp_path / "storage" / "a" / f"{name}#1"
         half.touch()
-        for path in (half, tmp_path / "depot" / "a" / name):
+        for path in (half, tmp_path / "storage" / "a" / name):
             os.utime(path, (NOW.timestamp(), NOW.timestamp() + number - 1))
     assert run(storage.names(before=NOW)) == ["a/old"]
     run(storage.discard_unfinished(before=NOW))
-    left = sorted(path.name for path in (tmp_path / "depot" / "a").iterdir())
+    left = sorted(path.name for path in (tmp_path / "storage" / "a").iterdir())
     assert left == ["new", "new#1", "now", "now#1", "old"]
 
 
 def test_a_file_that_is_gone_cannot_be_kept(tmp_path: Path) -> None:
     """It is an outage of the storage, which is retried, not a bug."""
-    storage = PackageStorage((tmp_path / "depot").as_uri())
+    storage = PackageStorage((tmp_path / "storage").as_uri())
     with pytest.raises(PackageStorageUnavailable, match="the package storage cannot be used"):
         run(storage.put("a", tmp_path / "gone"))
 
@@ -339,9 +339,9 @@ def test_a_bucket_that_fails_for_a_moment_is_tried_again(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("url", ["ftp://host/folder", "nonsense", "s3://", "az://container"])
 def test_a_url_that_no_store_takes_is_a_wrong_setting(url: str, tmp_path: Path) -> None:
     """Nor is it read as a folder."""
-    with pytest.raises(SettingError, match=r"PUSHGATE_PACKAGES_URL cannot be used: .") as told:
+    with pytest.raises(SettingError, match=r"PUSHGATE_PACKAGES_URL cannot be used: .") as refused:
         PackageStorage(url)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -359,7 +359,7 @@ def test_buckets_give_signed_urls(tmp_path: Path) -> None:
     assert run(PackageStorage(tmp_path.as_uri()).presign("a", DAY)) is None
 
 
-def test_a_storage_that_is_out_of_reach_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_is_out_of_reach_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the credentials that were used."""
     with S3():
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

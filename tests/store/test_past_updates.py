@@ -45,7 +45,7 @@ def page(
         return past_updates.page(conn, "c1", since=since, before=before, limit=limit)
 
 
-def told(database: Database, *, since: datetime | None = None, before: str | None = None) -> list[str]:
+def listed(database: Database, *, since: datetime | None = None, before: str | None = None) -> list[str]:
     """Return the deliveries of a page."""
     return [one.update.delivery for one in page(database, since=since, before=before)[0]]
 
@@ -86,10 +86,10 @@ def test_a_page_begins_at_a_moment(database: Database) -> None:
     connection(database)
     times = [NOW - MILLISECOND, NOW, NOW + MILLISECOND]
     sent = [deliver(database, move(None, A, f"refs/tags/{at:%f}"), at=at).id for at in times]
-    assert told(database, since=NOW) == [sent[2], sent[1]]
-    assert told(database, before=sent[1]) == [sent[0]]
-    assert told(database, since=NOW, before=sent[2]) == [sent[1]]
-    assert told(database) == sent[::-1]
+    assert listed(database, since=NOW) == [sent[2], sent[1]]
+    assert listed(database, before=sent[1]) == [sent[0]]
+    assert listed(database, since=NOW, before=sent[2]) == [sent[1]]
+    assert listed(database) == sent[::-1]
 
 
 def test_the_moves_of_a_delivery_stand_in_their_order(database: Database) -> None:

@@ -170,7 +170,7 @@ def test_failures_are_counted_until_a_fetch_succeeds(named: Database, keyring: K
     assert {claimed(named, keyring).connection for _ in range(2)} == {"c0", "c2"}
 
 
-def test_a_push_begins_the_count_anew(named: Database, keyring: Keyring) -> None:
+def test_a_push_starts_the_count_over(named: Database, keyring: Keyring) -> None:
     """It is a new reason to try, and at once."""
     ask(named, "c1")
     record(named, claimed(named, keyring), "it is away", retry_after=timedelta(minutes=10))
@@ -228,7 +228,7 @@ def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, keyring: 
     assert claim(named, keyring) is None
 
 
-def test_tokens_are_wrapped_anew_each_for_its_connection(named: Database, keyring: Keyring) -> None:
+def test_tokens_are_rewrapped_each_for_its_connection(named: Database, keyring: Keyring) -> None:
     """After that the previous secret key is no longer needed."""
     connection(named, "without")
     with named.writing() as conn:

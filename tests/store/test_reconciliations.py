@@ -93,7 +93,7 @@ def found(*moves: RefUpdate, now: datetime = NOW) -> NewDelivery:
     )
 
 
-def tell(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: Any) -> Receipt:
+def deliver(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: Any) -> Receipt:
     """Record a webhook that reports moves."""
     sent = arrival(*moves, id=delivery_id(now), received_at=now, **changes)
     with database.writing() as conn:
@@ -156,7 +156,7 @@ def test_a_move_that_only_the_first_look_saw_is_nothing(learned: Database) -> No
 def test_a_webhook_between_two_looks_is_not_repeated(learned: Database) -> None:
     """The second look finds nothing new in its report."""
     look(learned, move(A, B), now=after(6))
-    assert tell(learned, move(A, B), now=after(6.1)).verdict == "accepted"
+    assert deliver(learned, move(A, B), now=after(6.1)).verdict == "accepted"
     assert look(learned, agreeing={MAIN: B}, now=after(7)) is None
     assert position(learned) == B
 
@@ -166,7 +166,7 @@ def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
     with learned.writing() as conn:
         reconciliation = reconciliations.claim(conn, now=after(6), until=after(21))
         assert reconciliation is not None
-    tell(learned, move(A, B), now=after(6.1))
+    deliver(learned, move(A, B), now=after(6.1))
     for shown in (move(A, C), move(A, B)):
         with learned.writing() as conn:
             looked = found(shown, now=after(6.2))
@@ -179,7 +179,7 @@ def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
 
 def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
     """However often it shows the old position, until the remote has once shown the reported one."""
-    tell(learned, move(A, B), now=after(5))
+    deliver(learned, move(A, B), now=after(5))
     for minute in (6, 7, 12, 18, 40):
         with learned.writing() as conn:
             reconciliations.request(conn, "c1", now=after(minute))
@@ -196,7 +196,7 @@ def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
 
 def test_what_the_remote_never_shows_is_given_up_in_the_end(learned: Database) -> None:
     """Such as a push that was undone before any look, and whose undoing's webhook was lost."""
-    tell(learned, move(A, B), now=after(5))
+    deliver(learned, move(A, B), now=after(5))
     assert look(learned, move(B, A), now=after(70)) is None
     receipt = look(learned, move(B, A), now=after(71))
     assert receipt is not None
@@ -205,16 +205,16 @@ def test_what_the_remote_never_shows_is_given_up_in_the_end(learned: Database) -
 
 def test_pushes_in_the_wrong_order_have_the_remote_looked_at_soon(learned: Database) -> None:
     """If the order is only assumed; moves in order request no look."""
-    tell(learned, move(A, B), now=after(1))
+    deliver(learned, move(A, B), now=after(1))
     assert state(learned).due_at == NOW + EVERY
-    tell(learned, move(C, D), now=after(2))
+    deliver(learned, move(C, D), now=after(2))
     assert state(learned).due_at == after(2) + timedelta(seconds=5)
 
 
 def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: Database) -> None:
     """No update is planned again for that."""
-    tell(learned, move(A, B), now=after(1))
-    tell(learned, move(C, D), now=after(2))
+    deliver(learned, move(A, B), now=after(1))
+    deliver(learned, move(C, D), now=after(2))
     assert position(learned) == D
     assert look(learned, move(D, B), now=after(3)) is None
     assert look(learned, move(D, B), now=after(4)) is None
@@ -225,17 +225,19 @@ def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: D
 
 def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
     """With an answer; a move back is confirmed first, while the request stays open."""
-    asked = tell(learned, now=after(1), asks_for_reconciliation=True)
+    asked = deliver(learned, now=after(1), asks_for_reconciliation=True)
     receipt = look(learned, move(A, B), now=after(1))
     assert receipt is not None
     with learned.reading() as conn:
-        told = deliveries.get(conn, asked.delivery).reason
-    assert told == f"all refs were compared with the remote's: delivery {receipt.delivery} has what was found"
-    asked = tell(learned, now=after(2), asks_for_reconciliation=True)
+        reason = deliveries.get(conn, asked.delivery).reason
+    assert (
+        reason == f"all refs were compared with the remote's: delivery {receipt.delivery} has what was found"
+    )
+    asked = deliver(learned, now=after(2), asks_for_reconciliation=True)
     reconciled_at = state(learned).reconciled_at
-    tell(learned, move(B, C), now=after(2.5))
+    deliver(learned, move(B, C), now=after(2.5))
     look(learned, agreeing={MAIN: C}, now=after(3))
-    asked = tell(learned, now=after(4), asks_for_reconciliation=True)
+    asked = deliver(learned, now=after(4), asks_for_reconciliation=True)
     assert look(learned, move(C, B), now=after(4)) is None
     assert state(learned).reconciled_at == after(3) != reconciled_at
     assert look(learned, move(C, B), now=after(5)) is not None
@@ -248,7 +250,7 @@ def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> 
     with learned.writing() as conn:
         reconciliation = reconciliations.claim(conn, now=after(6), until=after(21))
         assert reconciliation is not None
-    asked = tell(learned, now=after(6.1), asks_for_reconciliation=True)
+    asked = deliver(learned, now=after(6.1), asks_for_reconciliation=True)
     with learned.writing() as conn:
         reconciliations.record(conn, reconciliation, found(now=after(6.2)), next_at=after(11))
         assert deliveries.get(conn, asked.delivery).reason is None
@@ -258,12 +260,12 @@ def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> 
         assert (again.asked, again.asked_by) == (True, asked.delivery)
 
 
-def test_looks_are_rare_where_webhooks_tell_all(learned: Database) -> None:
+def test_looks_are_rare_where_webhooks_report_everything(learned: Database) -> None:
     """The interval doubles after each look that confirms them; one that finds more makes it short again."""
     now, ids, delays = after(5), [f"{number:040x}" for number in range(1, 20)], []
     before = A
     for one in ids[:6]:
-        tell(learned, move(before, one), now=now)
+        deliver(learned, move(before, one), now=now)
         look(learned, agreeing={MAIN: one}, now=now + EVERY)
         delays.append((state(learned).due_at - (now + EVERY)) / EVERY)
         before, now = one, state(learned).due_at
@@ -303,7 +305,7 @@ def test_a_look_at_a_connection_that_was_deleted_takes_no_place(database: Databa
 
 def test_a_reconciliation_that_failed_says_why_and_is_tried_again(learned: Database) -> None:
     """On the connection, and on the delivery that requested it."""
-    asked = tell(learned, now=after(1), asks_for_reconciliation=True)
+    asked = deliver(learned, now=after(1), asks_for_reconciliation=True)
     with learned.writing() as conn:
         reconciliation = reconciliations.claim(conn, now=after(1), until=after(16))
         assert reconciliation is not None
@@ -346,9 +348,9 @@ def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> Non
         assert busy.claim(conn, owner="w2", now=NOW, until=NOW + timedelta(seconds=60)) is None
 
 
-def test_another_remote_is_learned_anew(learned: Database) -> None:
+def test_another_remote_is_learned_from_the_start(learned: Database) -> None:
     """What was seen at the old remote is dropped."""
-    tell(learned, move(A, B), now=after(1))
+    deliver(learned, move(A, B), now=after(1))
     with learned.writing() as conn:
         reconciliations.start_over(conn, "c1", now=after(2))
     assert look(learned, move(B, A), now=after(2)) is None
@@ -430,9 +432,9 @@ def test_a_reconciliation_is_put_off_as_far_as_the_longest_delay(database: Datab
     assert [due(NOW - GRACE), due(NOW - GRACE)] == ["c3", "c2"]
 
 
-def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
+def test_the_requesting_delivery_shows_that_nothing_had_moved(learned: Database) -> None:
     """Or, after the very first look, that it is unknown; then the connection names no delivery."""
-    asked = tell(learned, now=after(1), asks_for_reconciliation=True)
+    asked = deliver(learned, now=after(1), asks_for_reconciliation=True)
     assert look(learned, agreeing={MAIN: A}, now=after(2)) is None
     with learned.reading() as conn:
         reason = deliveries.get(conn, asked.delivery).reason
@@ -446,10 +448,10 @@ def test_who_asked_is_told_that_nothing_had_moved(learned: Database) -> None:
     assert (reconciliation.asked, reconciliation.asked_by, reconciliation.is_first) == (False, None, False)
 
 
-def test_the_first_look_cannot_tell_what_was_asked(database: Database) -> None:
+def test_the_first_look_cannot_find_what_was_requested(database: Database) -> None:
     """Moves before it are unknown."""
     records.connection(database)
-    asked = tell(database, asks_for_reconciliation=True)
+    asked = deliver(database, asks_for_reconciliation=True)
     look(database, move(None, A), now=after(1))
     with database.reading() as conn:
         reason = deliveries.get(conn, asked.delivery).reason or ""
@@ -524,7 +526,7 @@ def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rar
     look(database, move(None, A))
     now, before = after(5), A
     for one in (B, C, D):
-        tell(database, move(before, one), now=now)
+        deliver(database, move(before, one), now=now)
         with database.writing() as conn:
             reconciliations.request(conn, "c1", now=now)
             reconciliation = reconciliations.claim(conn, now=now, until=now + LEASE)
@@ -543,8 +545,8 @@ def test_positions_that_the_remote_shows_are_noted(
     monkeypatch.setattr(reconciliations, "_PART", 2)
     names = [f"refs/heads/{number}" for number in range(5)]
     records.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
-    tell(learned, *(move(None, B, name) for name in names), now=after(1))
-    tell(learned, move(None, B, names[0]), now=after(1), connection="c2")
+    deliver(learned, *(move(None, B, name) for name in names), now=after(1))
+    deliver(learned, move(None, B, names[0]), now=after(1), connection="c2")
     agreeing = {MAIN: A, **dict.fromkeys(names, B), names[0]: C}
     del agreeing[names[2]]
     look(learned, agreeing=agreeing, now=after(6))
@@ -556,7 +558,7 @@ def test_positions_that_the_remote_shows_are_noted(
     assert {row.shown_id for row in rows if (row.connection, row.ref) not in shown} == {None}
 
 
-def test_looks_are_rare_only_where_webhooks_tell_something(learned: Database) -> None:
+def test_looks_are_rare_only_where_webhooks_report_something(learned: Database) -> None:
     """A quiet repository is no evidence that its webhook works."""
     for minutes in (6, 12):
         look(learned, agreeing={MAIN: A}, now=after(minutes))
@@ -566,8 +568,8 @@ def test_looks_are_rare_only_where_webhooks_tell_something(learned: Database) ->
 def test_another_remote_has_its_own_beginning(learned: Database) -> None:
     """The old remote's confirmations, or another repository at its address, do not count; others stay."""
     records.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
-    tell(learned, move(A, B), now=after(1))
-    tell(learned, move(A, B), now=after(1), connection="c2")
+    deliver(learned, move(A, B), now=after(1))
+    deliver(learned, move(A, B), now=after(1), connection="c2")
     look(learned, agreeing={MAIN: B}, now=after(6))
     assert state(learned).due_at == after(6) + 2 * EVERY
     other = connections.OtherRepository(id="7", name="acme/digits", delivery="d", refs={})
@@ -656,11 +658,11 @@ def test_without_a_grace_what_waits_for_a_second_look_is_taken_at_once(learned: 
 @pytest.mark.parametrize("second", [6.1, 0.5], ids=["later", "earlier"])
 def test_another_question_during_a_look_stays(learned: Database, second: float) -> None:
     """Whichever of the two deliveries has the later id: only the answered request is removed."""
-    first = tell(learned, now=after(1), asks_for_reconciliation=True)
+    first = deliver(learned, now=after(1), asks_for_reconciliation=True)
     reconciliation = claimed(learned, after(6))
     assert reconciliation is not None
     assert reconciliation.asked_by == first.delivery
-    again = tell(learned, now=after(second), asks_for_reconciliation=True)
+    again = deliver(learned, now=after(second), asks_for_reconciliation=True)
     with learned.writing() as conn:
         reconciliations.record(conn, reconciliation, found(now=after(6.2)), next_at=after(11))
         assert "nothing had moved" in (deliveries.get(conn, first.delivery).reason or "")
@@ -687,7 +689,7 @@ def test_the_refs_of_a_connection_are_its_own(database: Database) -> None:
     """With their last positions, including deleted ones."""
     for number, name in enumerate(("c0", "c1", "c2")):
         records.connection(database, name)
-        tell(database, move(None, A, f"refs/heads/{number}"), connection=name)
-        tell(database, move(A, None, f"refs/heads/{number}"), move(None, B), now=after(1), connection=name)
+        deliver(database, move(None, A, f"refs/heads/{number}"), connection=name)
+        deliver(database, move(A, None, f"refs/heads/{number}"), move(None, B), now=after(1), connection=name)
     with database.reading() as conn:
         assert reconciliations.known_refs(conn, "c1") == {"refs/heads/1": None, MAIN: B}

@@ -36,10 +36,10 @@ def test_moves_in_any_order_end_at_the_last(start: RefHistory, order: Sequence[i
     history = RefHistory(exists=start.exists, after=start.after, generation=start.generation)
     history.shown, history.shown_id = start.shown, start.shown_id
     walk = list(pairwise(IDS[:5]))
-    told = [report(history, *walk[number]) for number in order]
-    assert [one.repeats for one in told] == [None] * 4
+    placements = [report(history, *walk[number]) for number in order]
+    assert [one.repeats for one in placements] == [None] * 4
     assert history.after == IDS[4]
-    newest = max((one for one in told if one.recorded), key=lambda one: one.recorded.generation)  # type: ignore[union-attr]
+    newest = max((one for one in placements if one.recorded), key=lambda one: one.recorded.generation)  # type: ignore[union-attr]
     assert newest.recorded is not None
     assert newest.recorded.after == IDS[4]
     assert [report(history, *one).repeats is None for one in walk] == [False] * 4

@@ -51,8 +51,8 @@ def test_what_the_broker_never_takes_ends_with_the_reason(database: Database) ->
     """It is not published again; a request already published stays so."""
     with database.writing() as conn:
         executions.record(conn, published=["r2"], refused={}, undeliverable={}, now=NOW)
-        told = {"r1": "it is too large", "r2": "it is too large"}
-        executions.record(conn, published=[], refused={}, undeliverable=told, now=NOW)
+        reasons = {"r1": "it is too large", "r2": "it is too large"}
+        executions.record(conn, published=[], refused={}, undeliverable=reasons, now=NOW)
     assert pending(database) == []
     assert (stored(database, "r1").state, stored(database, "r1").reason) == (
         "undeliverable",

@@ -179,10 +179,10 @@ def test_a_repetition_of_what_was_deleted_is_still_one(database: Database) -> No
         arrival(move(B, A)),
     ]
     with database.writing() as conn:
-        told = accept.record(conn, again)
+        receipts = accept.record(conn, again)
         last = deliveries.get(conn, again[2].id)
         assert reconciliations.known_refs(conn, "c1") == {"refs/heads/main": A}
-    assert [receipt.verdict for receipt in told] == ["duplicate", "duplicate", "accepted"]
+    assert [receipt.verdict for receipt in receipts] == ["duplicate", "duplicate", "accepted"]
     assert last.updates[0].generation == 2
 
 

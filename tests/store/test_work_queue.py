@@ -159,16 +159,16 @@ def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) 
     push(database, (A, B))
     claim(database, "w1")
     [update] = pending(database)
-    told = [{"trigger": "t", "matched": False, "reason": "no"}]
+    verdicts = [{"trigger": "t", "matched": False, "reason": "no"}]
     with database.writing() as conn:
-        settled = Settlement(update=update, state="planned", reason="0 execution requests", verdicts=told)
+        settled = Settlement(update=update, state="planned", reason="0 execution requests", verdicts=verdicts)
         work_queue.settle(conn, "c1", [settled], owner="w1", now=NOW)
         work_queue.replay(conn, update.delivery, now=LATER)
         [again] = deliveries.get(conn, update.delivery).updates
     assert (again.state, again.reason, again.settled_at, again.verdicts) == ("pending", None, None, ())
     [first] = again.attempts
     assert (first.state, first.reason, first.settled_at) == ("planned", "0 execution requests", NOW)
-    assert (list(first.verdicts), first.replayed_at) == (told, LATER)
+    assert (list(first.verdicts), first.replayed_at) == (verdicts, LATER)
     with database.writing() as conn:
         settled = Settlement(update=update, state="gone", reason="it is gone")
         work_queue.settle(conn, "c1", [settled], owner="w1", now=LATER)
@@ -193,14 +193,14 @@ def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Datab
     verdicts = [{"trigger": "t", "matched": True, "reason": ODD, "failure": None}]
     with database.writing() as conn:
         work_queue.record_progress(conn, [update], ODD)
-        told = deliveries.get(conn, update.delivery).updates[0].reason
+        progress = deliveries.get(conn, update.delivery).updates[0].reason
         late = Postponement(update=update, due_at=LATER, reason=ODD)
         work_queue.settle(conn, "c1", [], owner="w1", now=NOW, postponed=[late])
         put_off = deliveries.get(conn, update.delivery).updates[0].reason
         settled = Settlement(update=update, state="failed", reason=ODD, verdicts=verdicts)
         work_queue.settle(conn, "c1", [settled], owner="w1", now=NOW)
         [found] = deliveries.get(conn, update.delivery).updates
-    assert (told, put_off, found.reason) == (SHOWN, SHOWN, SHOWN)
+    assert (progress, put_off, found.reason) == (SHOWN, SHOWN, SHOWN)
     assert found.verdicts == [{**verdicts[0], "reason": SHOWN}]
 
 
@@ -443,7 +443,7 @@ def test_a_replay_is_due_at_once_and_no_other_connection_is(database: Database) 
     assert due == {"c0": LATER, "c1": NOW, "c2": LATER}
 
 
-def test_who_has_lost_a_lease_is_told_whoever_has_it(database: Database) -> None:
+def test_the_loss_of_a_lease_is_reported_whoever_has_it(database: Database) -> None:
     """Also a worker whose name sorts later: only the owner of the lease may record."""
     connection(database)
     push(database, (A, B))

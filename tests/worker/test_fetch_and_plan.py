@@ -185,7 +185,7 @@ def test_a_deletion_runs_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "told", "discarded"),
+    ("error", "kind", "message", "discarded"),
     [
         (LimitReached("out of memory"), ObjectUnusable, "the commit cannot be read: out of memory", []),
         (GitTimedOut("git hangs"), RemoteUnavailable, "the commit cannot be read: git hangs", []),
@@ -198,13 +198,13 @@ def test_a_deletion_runs_nothing() -> None:
     ],
 )
 def test_a_mirror_is_thrown_away_only_where_it_is_broken(
-    error: Exception, kind: type[Exception], told: str, discarded: list[str]
+    error: Exception, kind: type[Exception], message: str, discarded: list[str]
 ) -> None:
     """A repository of several GB is not fetched again because git was slow, or exceeded a limit."""
     rooms = Rooms(fails=error)
     with pytest.raises(FetchError) as caught:
         planned(rooms)
-    assert (type(caught.value), str(caught.value), rooms.discarded) == (kind, told, discarded)
+    assert (type(caught.value), str(caught.value), rooms.discarded) == (kind, message, discarded)
 
 
 def test_a_push_becomes_a_request_with_its_package() -> None:
@@ -230,7 +230,7 @@ def test_a_request_without_a_name_of_its_repository_has_the_url() -> None:
 
 
 @pytest.mark.parametrize("commit_id", [A, C])
-def test_an_annotated_tag_is_told_with_its_commit(commit_id: str) -> None:
+def test_an_annotated_tag_is_reported_with_its_commit(commit_id: str) -> None:
     """Next to its own id, so that a later delivery with the commit is recognized."""
     tag = replace(PUSH, ref="refs/tags/v1", kind="tag", name="v1")
     assert planned(Rooms(shown=commit(commit_id)), tag).peeled == commit_id
@@ -274,16 +274,16 @@ def test_paths_are_read_only_where_a_trigger_asks_for_them() -> None:
         assert (kept.paths, kept.paths_complete) == (("train.py",), True)
 
 
-NOTHING_TOLD: dict[str, Any] = {"repository": {}, "before": None, "action": "create"}
+NEW_BRANCH: dict[str, Any] = {"repository": {}, "before": None, "action": "create"}
 
 
 @pytest.mark.parametrize(
     ("changes", "branch"),
     [
-        (NOTHING_TOLD, "trunk"),
-        ({**NOTHING_TOLD, "repository": {"default_branch": "main"}}, "main"),
+        (NEW_BRANCH, "trunk"),
+        ({**NEW_BRANCH, "repository": {"default_branch": "main"}}, "main"),
         ({"repository": {}}, None),
-        ({**NOTHING_TOLD, "kind": "tag"}, None),
+        ({**NEW_BRANCH, "kind": "tag"}, None),
     ],
 )
 def test_the_remote_is_asked_for_its_default_branch_where_a_new_branch_needs_it(

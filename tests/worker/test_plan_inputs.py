@@ -61,9 +61,9 @@ def test_what_an_earlier_version_has_kept_is_read() -> None:
     """It did not record whether paths were read: they were."""
     packed = pack(PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=("a.py",))))
     assert packed is not None
-    told = json.loads(zstandard.decompress(packed))
-    del told["paths_read"]
-    assert unpack(zstandard.compress(json.dumps(told).encode())).commit.paths == ("a.py",)
+    fields = json.loads(zstandard.decompress(packed))
+    del fields["paths_read"]
+    assert unpack(zstandard.compress(json.dumps(fields).encode())).commit.paths == ("a.py",)
 
 
 def test_an_earlier_version_reads_what_is_kept() -> None:
@@ -72,8 +72,8 @@ def test_an_earlier_version_reads_what_is_kept() -> None:
         PlanInputs(yaml_path="valohai.yaml", commit=replace(COMMIT, paths=None, paths_complete=True))
     )
     assert packed is not None
-    told = json.loads(zstandard.decompress(packed))
-    assert (told["paths"], told["paths_complete"]) == ([], False)
+    fields = json.loads(zstandard.decompress(packed))
+    assert (fields["paths"], fields["paths_complete"]) == ([], False)
 
 
 PUSH = PendingUpdate(

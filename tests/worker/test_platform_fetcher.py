@@ -78,7 +78,7 @@ def test_a_push_has_the_platform_fetch(service: Service, project: Project, platf
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         ((201, {"commits": [], "errors": ["no access to the repository"]}), "no access to the repository"),
         ((503, {}), "answers 503"),
@@ -86,14 +86,14 @@ def test_a_push_has_the_platform_fetch(service: Service, project: Project, platf
         ((201, "text"), "has an unknown format"),
     ],
 )
-def test_what_fails_there_is_told_and_tried_again(
-    service: Service, project: Project, platform: FakePlatform, answer: tuple[int, Any], told: str
+def test_what_fails_there_is_reported_and_tried_again(
+    service: Service, project: Project, platform: FakePlatform, answer: tuple[int, Any], expected: str
 ) -> None:
     """Errors count even on a 201."""
     platform.answers.insert(0, answer)
     connection = connect(service, project, platform)
     service.deliver(connection, project.payload(None, project.first))
-    wait_for(lambda: told in str(shown(service, connection)["reason"]), "the reason is told")
+    wait_for(lambda: expected in str(shown(service, connection)["reason"]), "the reason is shown")
     wait_for(lambda: shown(service, connection)["fetched_at"], "the platform has fetched")
     assert shown(service, connection)["reason"] is None
     assert len(platform.asked) == 2
@@ -119,7 +119,7 @@ def test_a_token_goes_to_its_own_address_only(
         service.api.send("PATCH", path, {"platform": {**other, "url": "http://127.0.0.1:9"}})
 
 
-def test_a_token_that_no_header_can_hold_is_told_and_not_shown(
+def test_a_token_that_no_header_can_hold_is_reported_and_not_shown(
     service: Service, project: Project, platform: FakePlatform
 ) -> None:
     """Neither in the reason nor in the log."""
@@ -127,7 +127,7 @@ def test_a_token_that_no_header_can_hold_is_told_and_not_shown(
     connection = service.connect(project.url, platform=named)
     service.deliver(connection, project.payload(None, project.first))
     wait_for(
-        lambda: "no HTTP header may have" in str(shown(service, connection)["reason"]), "the reason is told"
+        lambda: "no HTTP header may have" in str(shown(service, connection)["reason"]), "the reason is shown"
     )
     line, *_ = [line for line in service.log() if line["event"] == "platform fetch failed"]
     assert datetime.fromisoformat(line["next_try_at"]).tzinfo is not None

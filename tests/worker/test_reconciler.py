@@ -58,7 +58,7 @@ class Gateway:
     database: Database
     remote: Remote
     now: datetime = NOW
-    rung: list[datetime] = field(default_factory=list)
+    notified_at: list[datetime] = field(default_factory=list)
 
     def reconciler(self) -> Reconciler:
         """Return the reconciler."""
@@ -66,7 +66,7 @@ class Gateway:
             database=self.database,
             remotes=self.remote,
             wakeups=Notifier().subscribe(),
-            notify=lambda: self.rung.append(self.now),
+            notify=lambda: self.notified_at.append(self.now),
             every=300,
             grace=10,
             per_host=0,
@@ -78,14 +78,14 @@ class Gateway:
         self.now += timedelta(seconds=after)
         return asyncio.run(self.reconciler().reconcile_next())
 
-    def tell(self, before: str | None, after: str | None) -> None:
+    def deliver(self, before: str | None, after: str | None) -> None:
         """Record a webhook that reports a move of main."""
         sent = arrival(move(before, after), id=delivery_id(self.now), received_at=self.now)
         with self.database.writing() as conn:
             accept.record(conn, [sent])
 
-    def ask(self) -> None:
-        """Ask for a reconciliation now."""
+    def request(self) -> None:
+        """Request a reconciliation now."""
         with self.database.writing() as conn:
             reconciliations.request(conn, "c1", now=self.now)
 
@@ -117,59 +117,59 @@ def test_the_second_look_is_put_off_and_not_waited_for(gateway: Gateway) -> None
     gateway.remote.shown = {MAIN: B}
     assert gateway.look(after=331)
     assert not gateway.look(after=9)
-    assert (gateway.position(), gateway.rung) == (A, [])
+    assert (gateway.position(), gateway.notified_at) == (A, [])
     assert gateway.look(after=1)
-    assert (gateway.position(), gateway.rung) == (B, [gateway.now])
+    assert (gateway.position(), gateway.notified_at) == (B, [gateway.now])
     assert gateway.remote.looks == 3
 
 
 def test_a_fetch_within_the_grace_confirms_nothing(gateway: Gateway) -> None:
     """The remote may lag for all of it: only a look after it takes a ref back."""
     for before, after in ((A, B), (B, C)):
-        gateway.tell(before, after)
+        gateway.deliver(before, after)
         gateway.remote.shown = {MAIN: after}
         gateway.look(after=8000)
     gateway.remote.shown = {MAIN: B}
     assert gateway.look(after=8000)
-    gateway.ask()
+    gateway.request()
     assert gateway.look(after=1)
-    assert (gateway.position(), gateway.rung) == (C, [])
+    assert (gateway.position(), gateway.notified_at) == (C, [])
     assert gateway.look(after=10)
-    assert (gateway.position(), gateway.rung) == (B, [gateway.now])
+    assert (gateway.position(), gateway.notified_at) == (B, [gateway.now])
 
 
 def test_a_fetch_takes_no_ref_back_to_a_position_that_was_learned(gateway: Gateway) -> None:
     """No webhook reported it, but it is not new: a lagging replica shows it."""
-    gateway.tell(A, B)
+    gateway.deliver(A, B)
     gateway.remote.shown = {MAIN: B}
     gateway.look(after=331)
     gateway.remote.shown = {MAIN: A}
-    gateway.ask()
+    gateway.request()
     assert gateway.look(after=1)
     gateway.remote.shown = {MAIN: B}
     assert gateway.look(after=10)
-    assert (gateway.position(), gateway.rung) == (B, [])
+    assert (gateway.position(), gateway.notified_at) == (B, [])
 
 
 def test_a_webhook_within_the_grace_is_the_one_that_counts(gateway: Gateway) -> None:
     """The push was on its way when the first look saw it."""
     gateway.remote.shown = {MAIN: B}
     assert gateway.look(after=331)
-    gateway.tell(A, B)
+    gateway.deliver(A, B)
     assert gateway.look(after=10)
-    assert (gateway.position(), gateway.rung, gateway.state().delivery) == (B, [], None)
+    assert (gateway.position(), gateway.notified_at, gateway.state().delivery) == (B, [], None)
 
 
 def test_a_webhook_while_the_remote_answers_is_not_undone(gateway: Gateway) -> None:
     """What the remote showed is from before it."""
 
     async def push() -> None:
-        gateway.tell(A, B)
+        gateway.deliver(A, B)
 
     gateway.remote.asked = push
     for after in (331, 10, 331):
         gateway.look(after=after)
-    assert (gateway.position(), gateway.rung) == (B, [])
+    assert (gateway.position(), gateway.notified_at) == (B, [])
 
 
 def test_a_fetch_that_is_asked_for_during_a_look_is_done_after_it(gateway: Gateway) -> None:
@@ -246,7 +246,7 @@ def test_a_look_ends_when_it_is_cancelled_while_the_database_is_away(gateway: Ga
         (ValueError("odd"), "internal error (ValueError): see the log"),
     ],
 )
-def test_whatever_fails_is_told_on_the_connection(gateway: Gateway, error: Exception, reason: str) -> None:
+def test_every_failure_is_shown_on_the_connection(gateway: Gateway, error: Exception, reason: str) -> None:
     """Also unforeseen errors; the look is retried soon, and a success clears the reason."""
     gateway.remote.fails = error
     assert gateway.look(after=331)
@@ -329,7 +329,7 @@ def test_without_a_grace_one_look_is_enough(gateway: Gateway) -> None:
     gateway.remote.shown = {MAIN: B}
     gateway.now += timedelta(seconds=331)
     assert asyncio.run(dataclasses.replace(gateway.reconciler(), grace=0).reconcile_next())
-    assert (gateway.position(), gateway.rung) == (B, [gateway.now])
+    assert (gateway.position(), gateway.notified_at) == (B, [gateway.now])
 
 
 def test_what_was_recovered_is_a_delivery_like_any_other(gateway: Gateway) -> None:
@@ -425,11 +425,11 @@ def test_a_host_is_asked_by_so_many_at_once(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("is_agreed", [True, False])
-def test_where_webhooks_tell_all_there_is_looks_are_rare(gateway: Gateway, *, is_agreed: bool) -> None:
+def test_where_webhooks_report_everything_looks_are_rare(gateway: Gateway, *, is_agreed: bool) -> None:
     """A look that agrees with a webhook's push doubles the pause; refs of pull requests do not count."""
     ref = MAIN if is_agreed else "refs/pull/1/head"
-    told = dataclasses.replace(move(A if is_agreed else None, B), ref=ref)
-    sent = arrival(told, received_at=gateway.now)
+    reported = dataclasses.replace(move(A if is_agreed else None, B), ref=ref)
+    sent = arrival(reported, received_at=gateway.now)
     with gateway.database.writing() as conn:
         accept.record(conn, [sent])
     gateway.remote.shown = {MAIN: A, ref: B}
@@ -444,7 +444,7 @@ def test_an_empty_remote_is_believed_where_nothing_is_known(gateway: Gateway) ->
     gateway.look(after=331)
     assert "no branches or tags" in (gateway.state().reason or "")
     assert gateway.position() == A
-    gateway.tell(A, None)
+    gateway.deliver(A, None)
     gateway.look(after=15)
     assert gateway.state().reason is None
 
@@ -495,7 +495,7 @@ def test_a_failure_at_the_store_ends_no_reconciler(
 def test_only_a_move_that_is_new_is_rung_for(gateway: Gateway) -> None:
     """A look that found nothing wakes no worker."""
     gateway.look(after=331)
-    assert gateway.rung == []
+    assert gateway.notified_at == []
 
 
 def test_every_difference_is_found_and_an_odd_ref_hides_none() -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store.database import Lock
+from gateway.store.rows import from_row
 from gateway.store.tables import connections, leases, reconciliations, ref_updates, secrets
 from providers.clone_urls import repository_key
 
@@ -299,8 +300,7 @@ def secret_dates(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> 
     )
     found: dict[str, list[SecretDates]] = {connection: [] for connection in connection_ids}
     for row in conn.execute(query):
-        dates = SecretDates(created_at=row.created_at, last_used_at=row.last_used_at)
-        found[row.connection].append(dates)
+        found[row.connection].append(from_row(SecretDates, row))
     return {connection: dates[:LIVE_SECRETS] for connection, dates in found.items()}
 
 
@@ -324,7 +324,7 @@ def live_secrets(conn: sqlalchemy.Connection, keyring: Keyring, connection_id: s
         except SettingError as error:
             unopened = error
         else:
-            live.append(Secret(id=row.id, value=value))
+            live.append(from_row(Secret, row, value=value))
     if not live and unopened is not None:
         raise unopened
     return live
@@ -351,43 +351,18 @@ def host_of(url: str) -> str:
 
 
 def _columns(connection: Connection) -> dict[str, Any]:
-    return {
-        "id": connection.id,
-        "name": connection.name,
-        "provider": connection.provider,
-        "url": connection.url,
-        "host": host_of(connection.url),
-        "project": connection.project,
-        "auth": dict(connection.auth),
-        "triggers": [dict(trigger) for trigger in connection.triggers],
-        "yaml_path": connection.yaml_path,
-        "repository_id": connection.repository_id,
-        "created_at": connection.created_at,
-        "updated_at": connection.updated_at,
-        "networks": list(connection.networks),
-        "follows": list(connection.follows),
-        "package_format": connection.package_format,
-        "deploy_key": connection.deploy_key,
-    }
+    """Return the columns that `add` and `change` write. Credentials and other repositories have functions."""
+    columns = asdict(connection)
+    del columns["has_credentials"], columns["other_repository"]
+    return {**columns, "host": host_of(connection.url)}
 
 
 def _record(row: Row[Any]) -> Connection:
-    return Connection(
-        id=row.id,
-        name=row.name,
-        provider=row.provider,
-        url=row.url,
-        project=row.project,
-        auth=row.auth,
-        triggers=row.triggers,
-        yaml_path=row.yaml_path,
-        repository_id=row.repository_id,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
+    return from_row(
+        Connection,
+        row,
         networks=tuple(row.networks),
         follows=tuple(row.follows),
-        package_format=row.package_format,
-        deploy_key=row.deploy_key,
         has_credentials=row.credentials is not None,
         other_repository=OtherRepository(**row.other_repository) if row.other_repository else None,
     )

@@ -10,6 +10,7 @@ import zstandard
 from sqlalchemy import Row, Text, cast, func, select, union_all
 
 from gateway.errors import NotFound
+from gateway.store.rows import from_row
 from gateway.store.tables import (
     connections,
     deliveries,
@@ -148,30 +149,8 @@ def body(conn: sqlalchemy.Connection, delivery_id: str) -> bytes:
 
 def _recorded_update(row: Row[Any], attempts: Sequence[Attempt]) -> RecordedUpdate:
     """Return the ref update in a row of `ref_updates`."""
-    return RecordedUpdate(
-        seq=row.seq,
-        connection=row.connection,
-        delivery=row.delivery,
-        update=RefUpdate(
-            ref=row.ref,
-            kind=row.kind,
-            name=row.name,
-            before=row.before,
-            after=row.after,
-            action=row.action,
-            peeled=row.peeled,
-            forced=row.forced,
-            commits=tuple(row.commits),
-            truncated=row.truncated,
-            total=row.total,
-        ),
-        generation=row.generation,
-        state=row.state,
-        reason=row.reason,
-        verdicts=row.verdicts or (),
-        settled_at=row.settled_at,
-        attempts=attempts,
-    )
+    update = from_row(RefUpdate, row, commits=tuple(row.commits))
+    return from_row(RecordedUpdate, row, update=update, verdicts=row.verdicts or (), attempts=attempts)
 
 
 def _listing() -> Any:
@@ -190,24 +169,7 @@ def _recorded(conn: sqlalchemy.Connection, rows: Sequence[Row[Any]]) -> list[Rec
     for row in conn.execute(query):
         moves[row.delivery].append(_recorded_update(row, attempts.get(row.seq, ())))
     return [
-        RecordedDelivery(
-            id=row.id,
-            connection=row.connection,
-            name=row.name,
-            is_orphan=row.deleted_at is not None,
-            provider=row.provider,
-            source=row.source,
-            event=row.event,
-            provider_delivery_id=row.provider_delivery_id,
-            received_at=row.received_at,
-            verdict=row.verdict,
-            reason=row.reason,
-            pusher=row.pusher,
-            repository=row.repository,
-            detail=row.detail,
-            secret_made_at=row.secret_made_at,
-            updates=tuple(moves[row.id]),
-        )
+        from_row(RecordedDelivery, row, is_orphan=row.deleted_at is not None, updates=tuple(moves[row.id]))
         for row in rows
     ]
 
@@ -222,12 +184,6 @@ def _attempts(conn: sqlalchemy.Connection, delivery_ids: Sequence[str]) -> dict[
     )
     found: dict[int, list[Attempt]] = {}
     for row in conn.execute(query):
-        attempt = Attempt(
-            state=row.state,
-            reason=row.reason,
-            settled_at=row.settled_at,
-            verdicts=row.verdicts or (),
-            replayed_at=row.replayed_at,
-        )
+        attempt = from_row(Attempt, row, verdicts=row.verdicts or ())
         found.setdefault(row.ref_update, []).append(attempt)
     return found

@@ -13,6 +13,7 @@ from sqlalchemy import delete, insert, select, update
 from gateway.store import outages
 from gateway.store.database import Database, Lock
 from gateway.store.outbox import TAKE_OVER_SECONDS
+from gateway.store.rows import from_row
 from gateway.store.tables import events
 
 
@@ -52,7 +53,7 @@ def pending(conn: sqlalchemy.Connection, *, limit: int, without: Collection[str]
     query = select(events).order_by(events.c.seq).limit(limit)
     if without:
         query = query.where(events.c.connection.not_in(without))
-    return [StoredEvent(**row) for row in conn.execute(query).mappings()]
+    return [from_row(StoredEvent, row) for row in conn.execute(query)]
 
 
 def record(

@@ -1,7 +1,7 @@
 """Execution requests: what was planned, and whether the broker has confirmed it. This table is the outbox."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from sqlalchemy import (
 
 from gateway.errors import Invalid, NotFound
 from gateway.store import outages
+from gateway.store.rows import from_row
 from gateway.store.tables import execution_bodies, executions
 
 ExecutionState = Literal["pending", "published", "superseded", "undeliverable", "dropped"]
@@ -80,8 +81,6 @@ class StoredRequest:
 _MAX_REFUSED = 1000
 
 _ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
-
-_FIELDS = tuple(field.name for field in fields(StoredRequest))
 
 READ_BYTES = 8 * 1024 * 1024
 """How many bytes of bodies are read at once, exceeded at most by the last body: hundreds may be large."""
@@ -337,8 +336,6 @@ def _records(
     # sorts, because SQLite would copy each body to sort them.
     chosen = query.subquery()
     body = execution_bodies.c.body if with_bodies else literal(OMITTED).label("body")
-    columns = [body if name == "body" else chosen.c[name] for name in _FIELDS]
     its_body = chosen.c.seq == execution_bodies.c.execution
-    rows = conn.execute(select(*columns).join_from(chosen, execution_bodies, its_body))
-    requests = [StoredRequest(**dict(zip(_FIELDS, row, strict=True))) for row in rows]
-    return sorted(requests, key=attrgetter("seq"))
+    rows = conn.execute(select(chosen, body).join_from(chosen, execution_bodies, its_body))
+    return sorted((from_row(StoredRequest, row) for row in rows), key=attrgetter("seq"))

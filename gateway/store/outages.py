@@ -8,6 +8,7 @@ import sqlalchemy
 from sqlalchemy import delete, insert, select, update
 
 from gateway.store.database import Database, Lock
+from gateway.store.rows import from_row
 from gateway.store.tables import outages
 
 What = Literal["request", "event"]
@@ -33,8 +34,8 @@ def record(conn: sqlalchemy.Connection, what: What, reason: str | None, *, now: 
 
 def current(conn: sqlalchemy.Connection) -> list[Outage]:
     """Return the current outages, the outage of requests last."""
-    rows = conn.execute(select(outages).order_by(outages.c.what)).mappings()
-    return [Outage(**row) for row in rows]
+    rows = conn.execute(select(outages).order_by(outages.c.what))
+    return [from_row(Outage, row) for row in rows]
 
 
 async def record_if_leading(database: Database, lock: Lock, what: What, reason: str | None) -> bool:

@@ -14,6 +14,7 @@ from sqlalchemy import Row, and_, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.errors import NotFound
+from gateway.store.rows import from_row
 from gateway.store.tables import package_builds, packages
 
 _OBJECT = re.compile(r"[0-9a-f]{64}/[0-9a-f]{16}\.tar\.(gz|zst)")
@@ -82,13 +83,7 @@ def use(
     # A package that expires at this moment is gone when the update returns.
     if not conn.execute(update(packages).where(is_it).values(last_used_at=now)).rowcount:
         return None
-    build = Build(
-        connection=row.connection,
-        commit=row.commit,
-        format=row.format,
-        rules=row.rules,
-        submodules=tuple(row.submodules),
-    )
+    build = from_row(Build, row, submodules=tuple(row.submodules))
     return _record(conn.execute(select(packages).where(is_it)).one()), build
 
 
@@ -161,15 +156,4 @@ def _is(package_id: str, package_format: str) -> Any:
 
 
 def _record(row: Row[Any]) -> KeptPackage:
-    return KeptPackage(
-        id=row.id,
-        format=row.format,
-        object=row.object,
-        sha256=row.sha256,
-        size=row.size,
-        tar_size=row.tar_size,
-        files=row.files,
-        warnings=tuple(row.warnings),
-        made_at=row.made_at,
-        last_used_at=row.last_used_at,
-    )
+    return from_row(KeptPackage, row, warnings=tuple(row.warnings))

@@ -10,6 +10,7 @@ from sqlalchemy import select
 
 from gateway.store.deliveries import UpdateState
 from gateway.store.ids import delivery_ids_since
+from gateway.store.rows import from_row
 from gateway.store.tables import deliveries, ref_updates
 from gateway.store.work_queue import UPDATE_COLUMNS, PendingUpdate, pending_update
 
@@ -56,13 +57,7 @@ def page(
         .order_by(ref_updates.c.delivery.desc(), ref_updates.c.seq)
     )
     past = [
-        PastUpdate(
-            update=pending_update(row),
-            state=row.state,
-            reason=row.reason,
-            verdicts=row.verdicts or (),
-            facts=row.facts,
-        )
+        from_row(PastUpdate, row, update=pending_update(row), verdicts=row.verdicts or ())
         for row in conn.execute(moves)
     ]
     return past, shown[-1] if len(found) > limit else None

@@ -12,6 +12,7 @@ import sqlalchemy
 from sqlalchemy import ColumnElement, delete, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
+from gateway.store.rows import from_row
 from gateway.store.tables import connections, platform_fetches
 
 # No delay or lease of a platform's fetches reaches further ahead.
@@ -69,10 +70,7 @@ def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, 
         .join(platform_fetches)
         .where(connections.c.id.in_(connection_ids))
     )
-    return {
-        row.id: Platform(**row.platform, fetched_at=row.fetched_at, reason=row.reason)
-        for row in conn.execute(query)
-    }
+    return {row.id: from_row(Platform, row, **row.platform) for row in conn.execute(query)}
 
 
 def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
@@ -101,13 +99,8 @@ def claim(
         return None
     mine = platform_fetches.c.connection == row.connection
     conn.execute(update(platform_fetches).where(mine).values(due_at=until))
-    return PlatformFetch(
-        connection=row.connection,
-        **row.platform,
-        token=keyring.open(row.platform_token, context=_context(row.connection)).decode(),
-        attempts=row.attempts,
-        due_at=until,
-    )
+    token = keyring.open(row.platform_token, context=_context(row.connection)).decode()
+    return from_row(PlatformFetch, row, **row.platform, token=token, due_at=until)
 
 
 def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:

@@ -23,6 +23,7 @@ from gateway.store.database import Lock
 from gateway.store.histories import Key, load_moves, lock_connections, read_histories, write_histories
 from gateway.store.ref_gaps import is_order_assumed, load_gaps
 from gateway.store.ref_history import RefHistory
+from gateway.store.rows import from_row
 from gateway.store.tables import connections, deliveries, reconciliations, refs
 from gateway.text.escape import storable
 from providers.model import RefUpdate
@@ -102,13 +103,11 @@ def claim(
         return None
     held = update(reconciliations).where(reconciliations.c.connection == row.connection)
     conn.execute(held.values(due_at=until, held_until=until))
-    return Reconciliation(
-        connection=row.connection,
+    return from_row(
+        Reconciliation,
+        row,
         claimed_at=now,
         due_at=until,
-        asked=row.asked,
-        asked_by=row.asked_by,
-        attempts=row.attempts,
         is_first=row.reconciled_at is None,
         seen=row.seen or {},
     )
@@ -382,16 +381,7 @@ def give_back(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *, no
 def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, ReconciliationState]:
     """Return the state of each connection's reconciliations."""
     rows = conn.execute(select(reconciliations).where(reconciliations.c.connection.in_(of)))
-    return {
-        row.connection: ReconciliationState(
-            due_at=row.due_at,
-            tried_at=row.tried_at,
-            reconciled_at=row.reconciled_at,
-            delivery=row.delivery,
-            reason=row.reason,
-        )
-        for row in rows
-    }
+    return {row.connection: from_row(ReconciliationState, row) for row in rows}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -407,13 +397,18 @@ class Failing:
 def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
     """Return up to `limit` connections whose last reconciliation has failed, by name."""
     rows = conn.execute(
-        select(connections.c.id, connections.c.name, reconciliations.c.reason, reconciliations.c.due_at)
+        select(
+            connections.c.id.label("connection"),
+            connections.c.name,
+            reconciliations.c.reason,
+            reconciliations.c.due_at,
+        )
         .join(reconciliations, reconciliations.c.connection == connections.c.id)
         .where(reconciliations.c.reason.is_not(None), connections.c.deleted_at.is_(None))
         .order_by(connections.c.name, connections.c.id)
         .limit(limit)
     )
-    return [Failing(connection=row.id, name=row.name, reason=row.reason, due_at=row.due_at) for row in rows]
+    return [from_row(Failing, row) for row in rows]
 
 
 def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:

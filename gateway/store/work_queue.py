@@ -14,6 +14,7 @@ from gateway.store.claims import is_pending, is_ready, oldest_arrival, waiting
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
+from gateway.store.rows import from_row
 from gateway.store.tables import Instant, deliveries, leases, reconciliations, ref_updates, update_attempts
 from gateway.text.escape import storable
 from providers.model import Action, RefKind
@@ -114,23 +115,7 @@ def pending(
 
 def pending_update(row: Row[Any]) -> PendingUpdate:
     """Return the ref update in a row of `UPDATE_COLUMNS`."""
-    return PendingUpdate(
-        seq=row.seq,
-        connection=row.connection,
-        delivery=row.delivery,
-        ref=row.ref,
-        kind=row.kind,
-        name=row.name,
-        before=row.before,
-        after=row.after,
-        action=row.action,
-        generation=row.generation,
-        pusher=row.pusher,
-        repository=row.repository or {},
-        received_at=row.received_at,
-        pull_request=row.pull_request,
-        tries=row.tries,
-    )
+    return from_row(PendingUpdate, row, repository=row.repository or {})
 
 
 def renew(conn: sqlalchemy.Connection, connection: str, *, owner: str, until: datetime) -> None:

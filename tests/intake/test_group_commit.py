@@ -229,6 +229,22 @@ def test_one_that_waits_alone_is_given_up_as_well(database: Database) -> None:
     run(database, wait)
 
 
+def test_the_writer_goes_on_if_all_that_waited_were_given_up(database: WatchedDatabase) -> None:
+    """A batch without deliveries is not the end."""
+
+    async def wait(writer: DeliveryWriter) -> None:
+        with database.writing():
+            first = await begin(writer, arrival(id="d0"))
+            hurried = await begin(writer, arrival(id="d1"), arrival(id="d2"), seconds=0.05)
+            outcomes = await asyncio.gather(*hurried, return_exceptions=True)
+            assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes)
+        await asyncio.gather(*first)
+        assert (await writer.accept(arrival(id="d3"))).delivery == "d3"
+
+    run(database, wait)
+    assert database.batches == [["d0"], ["d3"]]
+
+
 async def pause(writer: DeliveryWriter) -> None:
     """Wait until no timer is left."""
     for _ in range(1000):

@@ -3,40 +3,25 @@
 Every connection has one row. A process that claims a due reconciliation postpones the next one by a lease, so
 that one process reconciles at a time, and another takes over when that process dies.
 
-A move that a first look finds counts only after a second look has confirmed it: the first look may have come
-between a push and its webhook, or read a replica that lags. `gateway.store.ref_history` interprets sightings.
+`gateway.store.looks` records what a look at the remote has found.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Select, func, or_, select, update
+from sqlalchemy import Select, func, select, update
 
-from gateway.store import accept
-from gateway.store import connections as connection_records
-from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.claims import held_of_host
 from gateway.store.database import Lock
-from gateway.store.histories import Key, load_moves, lock_connections, read_histories, write_histories
-from gateway.store.ref_gaps import is_order_assumed, load_gaps
-from gateway.store.ref_history import RefHistory
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, deliveries, reconciliations, refs
 from gateway.text.escape import storable
-from providers.model import RefUpdate
-
-MAX_INTERVAL_FACTOR = 12
-"""The longest delay between two reconciliations, as a multiple of the ordinary delay."""
 
 MAX_DELAY = timedelta(hours=30)
 """The longest delay of a reconciliation, with any settings."""
-
-_MAX_EASED_DELAY = timedelta(days=1)
-_PART = 5000
-_NONE: Mapping[str, str | None] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,220 +104,6 @@ def known_refs(conn: sqlalchemy.Connection, connection: str) -> dict[str, str | 
     return {row.ref: row.after for row in conn.execute(query)}
 
 
-def record(
-    conn: sqlalchemy.Connection,
-    reconciliation: Reconciliation,
-    new: NewDelivery,
-    *,
-    next_at: datetime,
-    look_again_at: datetime | None = None,
-    agreeing: Mapping[str, str | None] = _NONE,
-) -> Receipt | None:
-    """End a reconciliation: record what it found, except what deliveries have reported since it began.
-
-    Return None if nothing is left to record. `new` has a ref update for each ref that was not at its
-    known position when the reconciliation began; `agreeing` has the other refs, with their positions. A move
-    that needs a second look is left to one at `look_again_at`; None means that no move needs one. `next_at`
-    is when the next reconciliation is due at the earliest: it is postponed further while webhooks report
-    every move. The first reconciliation only learns the positions of refs that no webhook has reported: they
-    were not pushed.
-    """
-    lock_connections(conn, [reconciliation.connection])
-    moves = {(reconciliation.connection, move.ref): move for move in new.updates}
-    histories = read_histories(conn, moves)
-    # Skip refs that a webhook has reported since the look began: the look may be older than the webhook.
-    still = {key: one for key, one in histories.items() if one.after == moves[key].before}
-    wanted = {key: one.ids_of_interest(moves[key]) for key, one in still.items()}
-    load_moves(conn, wanted, still)
-    sightings = _sightings(reconciliation, moves, still, now=new.received_at, confirmed_from=look_again_at)
-    _place(conn, reconciliation, sightings.promoted, still, now=new.received_at)
-    receipt = None
-    if sightings.learned:
-        learned = {
-            key: still[key] for key in ((reconciliation.connection, move.ref) for move in sightings.learned)
-        }
-        for (_, ref), history in learned.items():
-            history.learn(moves[reconciliation.connection, ref].after)
-        write_histories(conn, learned)
-    if sightings.found:
-        [receipt] = accept.record(conn, [replace(new, updates=tuple(sightings.found))])
-    doubtful, has_agreed = _confirm(
-        conn, reconciliation, agreeing, now=new.received_at, confirmed_from=look_again_at
-    )
-    shown = {**agreeing, **{move.ref: move.after for move in new.updates}}
-    connection_records.relearn(conn, reconciliation.connection, shown)
-    waits = reconciliation.asked and bool(sightings.unsure)
-    if not waits:
-        _answer(conn, reconciliation, receipt)
-    agreed = _agreed(conn, reconciliation, receipt, has_agreed=has_agreed)
-    unsure = {**sightings.unsure, **doubtful}
-    done: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": unsure or None}
-    if not waits:
-        done |= {"reconciled_at": new.received_at, "tried_at": reconciliation.claimed_at}
-        done["delivery"] = receipt.delivery if receipt else None
-    conn.execute(
-        update(reconciliations)
-        .where(reconciliations.c.connection == reconciliation.connection)
-        .values(**done)
-    )
-    if unsure and look_again_at is not None:
-        _put_off(conn, reconciliation, next_at=look_again_at, asked=waits)
-    else:
-        rare = _eased(next_at - new.received_at, agreed)
-        _put_off(conn, reconciliation, next_at=new.received_at + rare, asked=False)
-    return receipt
-
-
-@dataclass(slots=True)
-class _Sightings:
-    """The moves of a look, by their meaning. `unsure` are those that a second look must confirm."""
-
-    learned: list[RefUpdate] = field(default_factory=list)
-    found: list[RefUpdate] = field(default_factory=list)
-    promoted: list[RefUpdate] = field(default_factory=list)
-    unsure: dict[str, Sequence[str | None]] = field(default_factory=dict)
-
-
-def _sightings(
-    reconciliation: Reconciliation,
-    moves: Mapping[Key, RefUpdate],
-    histories: Mapping[Key, RefHistory],
-    *,
-    now: datetime,
-    confirmed_from: datetime | None,
-) -> _Sightings:
-    found = _Sightings()
-    for key, history in histories.items():
-        move = moves[key]
-        means = history.sighting(move.after, now=now)
-        if means == "lagging" or (reconciliation.is_first and history.is_awaited(now=now)):
-            continue
-        if reconciliation.is_first and not history.is_only_reported:
-            found.learned.append(move)
-            continue
-        # A requested reconciliation takes a move to a new commit at once; a move back must be confirmed.
-        is_new = means == "moved" and move.after is not None and not history.was_at(move.after)
-        is_sure = reconciliation.asked and is_new
-        since = (
-            None if is_sure else _since(reconciliation, move.ref, (move.before, move.after), confirmed_from)
-        )
-        if since is not None and now < since:
-            found.unsure[move.ref] = [move.before, move.after, since.isoformat()]
-        elif means == "promoted":
-            found.promoted.append(move)
-        else:
-            found.found.append(move)
-    return found
-
-
-def _since(
-    reconciliation: Reconciliation,
-    ref: str,
-    move: tuple[str | None, str | None],
-    confirmed_from: datetime | None,
-) -> datetime | None:
-    """Return from when on a look confirms a move; a request in the meantime does not change that."""
-    *seen, since = reconciliation.seen.get(ref) or (None,)
-    if confirmed_from is None or since is None or tuple(seen) != move:
-        return confirmed_from
-    return min(confirmed_from, datetime.fromisoformat(since))
-
-
-def _place(
-    conn: sqlalchemy.Connection,
-    reconciliation: Reconciliation,
-    promoted: Sequence[RefUpdate],
-    histories: Mapping[Key, RefHistory],
-    *,
-    now: datetime,
-) -> None:
-    """Correct positions whose order was assumed, as the remote shows them."""
-    changed = {}
-    for move in promoted:
-        key = (reconciliation.connection, move.ref)
-        histories[key].promote(move.after, now=now)
-        changed[key] = histories[key]
-    write_histories(conn, changed)
-
-
-def _confirm(
-    conn: sqlalchemy.Connection,
-    reconciliation: Reconciliation,
-    agreeing: Mapping[str, str | None],
-    *,
-    now: datetime,
-    confirmed_from: datetime | None,
-) -> tuple[dict[str, Sequence[str | None]], bool]:
-    """Record the positions that the remote has shown; return those that a second look must confirm.
-
-    A second look is needed if the order of moves was assumed: a replica that lags may show an older position.
-    The flag is True if a webhook had reported one of the positions.
-    """
-    unseen = or_(refs.c.shown.is_(None), refs.c.shown != refs.c.generation)
-    columns = (refs.c.ref, refs.c.after, refs.c.delivery, refs.c.shown, refs.c.shown_id, refs.c.gaps)
-    query = select(*columns).where(refs.c.connection == reconciliation.connection, unseen)
-    shown: list[str] = []
-    doubtful: dict[str, Sequence[str | None]] = {}
-    has_agreed = False
-    for row in conn.execute(query):
-        if row.ref not in agreeing or agreeing[row.ref] != row.after:
-            continue
-        since = None
-        if is_order_assumed(load_gaps(row.gaps), shown=row.shown, shown_id=row.shown_id):
-            since = _since(reconciliation, row.ref, (row.after, row.after), confirmed_from)
-        if since is not None and now < since:
-            doubtful[row.ref] = [row.after, row.after, since.isoformat()]
-            continue
-        shown.append(row.ref)
-        has_agreed = has_agreed or row.delivery is not None
-    for start in range(0, len(shown), _PART):
-        conn.execute(
-            update(refs)
-            .where(
-                refs.c.connection == reconciliation.connection, refs.c.ref.in_(shown[start : start + _PART])
-            )
-            .values(shown=refs.c.generation, shown_id=refs.c.after)
-        )
-    return doubtful, has_agreed
-
-
-def _answer(conn: sqlalchemy.Connection, reconciliation: Reconciliation, receipt: Receipt | None) -> None:
-    """Record the outcome as the reason of the delivery that requested the reconciliation."""
-    if reconciliation.asked_by is None:
-        return
-    outcome = f"delivery {receipt.delivery} has what was found" if receipt else "nothing had moved"
-    if reconciliation.is_first:
-        outcome = "this was the first look, so it is unknown what has moved"
-    conn.execute(
-        update(deliveries)
-        .where(deliveries.c.id == reconciliation.asked_by)
-        .values(reason=f"all refs were compared with the remote's: {outcome}")
-    )
-    # Another delivery may have requested one meanwhile: its request stays.
-    mine = (
-        reconciliations.c.connection == reconciliation.connection,
-        reconciliations.c.asked_by == reconciliation.asked_by,
-    )
-    conn.execute(update(reconciliations).where(*mine).values(asked_by=None))
-
-
-def _agreed(
-    conn: sqlalchemy.Connection, reconciliation: Reconciliation, receipt: Receipt | None, *, has_agreed: bool
-) -> int:
-    """Return how many consecutive looks have confirmed the reports of webhooks, and found nothing else."""
-    if receipt is not None:
-        return 0
-    query = select(reconciliations.c.agreed).where(reconciliations.c.connection == reconciliation.connection)
-    before: int = conn.execute(query).scalar_one()
-    return before + 1 if has_agreed else before
-
-
-def _eased(delay: timedelta, agreed: int) -> timedelta:
-    """Return the delay before the next look: doubled after each look that agreed, up to a limit."""
-    rare = delay * min(1 << min(agreed, 8), MAX_INTERVAL_FACTOR)
-    return max(delay, min(rare, _MAX_EASED_DELAY))
-
-
 def fail(
     conn: sqlalchemy.Connection, reconciliation: Reconciliation, reason: str, *, next_at: datetime
 ) -> None:
@@ -343,7 +114,7 @@ def fail(
         .where(reconciliations.c.connection == reconciliation.connection)
         .values(attempts=reconciliation.attempts + 1, tried_at=reconciliation.claimed_at, reason=reason)
     )
-    _put_off(conn, reconciliation, next_at=next_at, asked=reconciliation.asked)
+    postpone(conn, reconciliation, next_at=next_at, asked=reconciliation.asked)
     if reconciliation.asked_by is not None:
         conn.execute(
             update(deliveries)
@@ -375,7 +146,7 @@ def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -
 
 def give_back(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *, now: datetime) -> None:
     """Release a claimed reconciliation to other processes."""
-    _put_off(conn, reconciliation, next_at=now, asked=reconciliation.asked)
+    postpone(conn, reconciliation, next_at=now, asked=reconciliation.asked)
 
 
 def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, ReconciliationState]:
@@ -430,7 +201,7 @@ def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:
     ]
 
 
-def _put_off(
+def postpone(
     conn: sqlalchemy.Connection, reconciliation: Reconciliation, *, next_at: datetime, asked: bool
 ) -> None:
     """Set when the next reconciliation is due, unless one was requested since this one was claimed."""

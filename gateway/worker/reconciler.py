@@ -17,7 +17,7 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.errors import FetchError, NotFound, StoreUnavailable
-from gateway.store import connections, reconciliations
+from gateway.store import connections, looks, reconciliations
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -80,7 +80,7 @@ class Reconciler:
         now = self.clock()
         longest = _LEASE + max(
             timedelta(seconds=_MAX_DELAY * 1.5),
-            timedelta(seconds=self.every * reconciliations.MAX_INTERVAL_FACTOR * 1.1),
+            timedelta(seconds=self.every * looks.MAX_INTERVAL_FACTOR * 1.1),
         )
         if not await self.database.read(reconciliations.is_due, now=now, longest=longest):
             return None
@@ -136,27 +136,10 @@ class Reconciler:
         moves = differences(known, remote)
         moved = {move.ref for move in moves}
         now = self.clock()
-        body = {"updates": [{"ref": move.ref, "before": move.before, "after": move.after} for move in moves]}
-        new = NewDelivery(
-            id=delivery_id(now),
-            connection=connection.id,
-            source="reconciliation",
-            event="reconciliation",
-            provider_delivery_id=None,
-            received_at=now,
-            verdict="accepted",
-            reason=None,
-            pusher=None,
-            repository=None,
-            headers={},
-            secret=None,
-            body=json.dumps(body).encode(),
-            updates=moves,
-        )
         ending = partial(
-            reconciliations.record,
+            looks.record,
             reconciliation=reconciliation,
-            new=new,
+            new=_delivery_of(moves, connection=connection.id, now=now),
             next_at=now + timedelta(seconds=self.every * random.uniform(0.9, 1.1)),  # noqa: S311 - spreads
             look_again_at=now + timedelta(seconds=self.grace) if self.grace else None,
             agreeing={
@@ -166,6 +149,27 @@ class Reconciler:
             },
         )
         return await self.database.write(ending)
+
+
+def _delivery_of(moves: tuple[RefUpdate, ...], *, connection: str, now: datetime) -> NewDelivery:
+    """Return the delivery that records the moves."""
+    body = {"updates": [{"ref": move.ref, "before": move.before, "after": move.after} for move in moves]}
+    return NewDelivery(
+        id=delivery_id(now),
+        connection=connection,
+        source="reconciliation",
+        event="reconciliation",
+        provider_delivery_id=None,
+        received_at=now,
+        verdict="accepted",
+        reason=None,
+        pusher=None,
+        repository=None,
+        headers={},
+        secret=None,
+        body=json.dumps(body).encode(),
+        updates=moves,
+    )
 
 
 def differences(known: Mapping[str, str | None], remote: Mapping[str, str]) -> tuple[RefUpdate, ...]:

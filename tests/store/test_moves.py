@@ -14,7 +14,7 @@ import sqlalchemy
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.store import accept, connections, deliveries, executions, reconciliations, work_queue
+from gateway.store import accept, connections, deliveries, executions, looks, reconciliations, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
@@ -236,7 +236,7 @@ class World:
             received_at=self.now,
         )
         moved = {one.ref for one in moves}
-        reconciliations.record(
+        looks.record(
             self.conn,
             reconciliation,
             found,

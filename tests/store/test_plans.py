@@ -24,6 +24,7 @@ from gateway.store import (
     connections,
     deliveries,
     executions,
+    looks,
     past_updates,
     platforms,
     reconciliations,
@@ -219,9 +220,7 @@ def reconcile(conn: sqlalchemy.Connection) -> None:
     assert reconciliation is not None
     found = arrival(move(None, A, "refs/tags/new"), connection=reconciliation.connection)
     reconciliations.known_refs(conn, reconciliation.connection)
-    reconciliations.record(
-        conn, replace(reconciliation, is_first=False, asked_by=found.id), found, next_at=LATER
-    )
+    looks.record(conn, replace(reconciliation, is_first=False, asked_by=found.id), found, next_at=LATER)
 
 
 def replay(conn: sqlalchemy.Connection) -> None:

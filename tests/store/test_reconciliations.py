@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from gateway.store import accept, connections, deliveries, reconciliations, work_queue
+from gateway.store import accept, connections, deliveries, looks, reconciliations, work_queue
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.claims import Claims
 from gateway.store.database import Database
@@ -38,7 +38,7 @@ def test_only_those_are_failing_whose_last_reconciliation_has_failed(database: D
                 )
             if reconciliation.connection == "again":
                 found = records.arrival(connection="again", source="reconciliation")
-                reconciliations.record(conn, reconciliation, found, next_at=later)
+                looks.record(conn, reconciliation, found, next_at=later)
         connections.remove(conn, "gone", now=NOW)
         found_failing = reconciliations.failing(conn, limit=10)
         assert reconciliations.failing(conn, limit=1) == found_failing[:1]
@@ -61,7 +61,7 @@ def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at == NOW
         reconciliation = reconciliations.claim(conn, now=later, until=later)
         assert reconciliation is not None
-        reconciliations.record(conn, reconciliation, records.arrival(source="reconciliation"), next_at=later)
+        looks.record(conn, reconciliation, records.arrival(source="reconciliation"), next_at=later)
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at == later
 
 
@@ -76,7 +76,7 @@ def look(
     with database.writing() as conn:
         reconciliation = reconciliations.claim(conn, now=now, until=now + LEASE)
         assert reconciliation is not None
-        return reconciliations.record(
+        return looks.record(
             conn,
             reconciliation,
             found(*moves, now=now),
@@ -170,10 +170,10 @@ def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
     for shown in (move(A, C), move(A, B)):
         with learned.writing() as conn:
             looked = found(shown, now=after(6.2))
-            assert reconciliations.record(conn, reconciliation, looked, next_at=after(11)) is None
+            assert looks.record(conn, reconciliation, looked, next_at=after(11)) is None
     with learned.writing() as conn:
         looked = found(now=after(6.3))
-        reconciliations.record(conn, reconciliation, looked, next_at=after(11), agreeing={MAIN: A})
+        looks.record(conn, reconciliation, looked, next_at=after(11), agreeing={MAIN: A})
     assert position(learned) == B
 
 
@@ -252,7 +252,7 @@ def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> 
         assert reconciliation is not None
     asked = deliver(learned, now=after(6.1), asks_for_reconciliation=True)
     with learned.writing() as conn:
-        reconciliations.record(conn, reconciliation, found(now=after(6.2)), next_at=after(11))
+        looks.record(conn, reconciliation, found(now=after(6.2)), next_at=after(11))
         assert deliveries.get(conn, asked.delivery).reason is None
         assert reconciliations.is_due(conn, now=after(6.2))
         again = reconciliations.claim(conn, now=after(6.3), until=after(21.3))
@@ -531,9 +531,7 @@ def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rar
             reconciliations.request(conn, "c1", now=now)
             reconciliation = reconciliations.claim(conn, now=now, until=now + LEASE)
             assert reconciliation is not None
-            reconciliations.record(
-                conn, reconciliation, found(now=now), next_at=now + every, agreeing={MAIN: one}
-            )
+            looks.record(conn, reconciliation, found(now=now), next_at=now + every, agreeing={MAIN: one})
         before = one
     assert state(database).due_at == now + rare
 
@@ -542,7 +540,7 @@ def test_positions_that_the_remote_shows_are_noted(
     learned: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many, and only those: a ref at another position was not shown."""
-    monkeypatch.setattr(reconciliations, "_PART", 2)
+    monkeypatch.setattr(looks, "_PART", 2)
     names = [f"refs/heads/{number}" for number in range(5)]
     records.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
     deliver(learned, *(move(None, B, name) for name in names), now=after(1))
@@ -590,7 +588,7 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
         reconciliation.seen,
     ) == ("c1", True, True, {})
     with learned.writing() as conn:
-        reconciliations.record(conn, reconciliation, found(now=after(7)), next_at=after(7) + EVERY)
+        looks.record(conn, reconciliation, found(now=after(7)), next_at=after(7) + EVERY)
     assert state(learned).due_at == after(7) + EVERY
 
 
@@ -604,7 +602,7 @@ def test_states_are_those_of_the_connections_that_are_named(learned: Database) -
 
 
 def _look(conn: sqlalchemy.Connection, reconciliation: Reconciliation, *moves: RefUpdate) -> None:
-    reconciliations.record(
+    looks.record(
         conn, reconciliation, found(*moves, now=after(6)), next_at=after(11), agreeing={"refs/heads/topic": B}
     )
 
@@ -616,7 +614,7 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Reconciliation], object]] = {
     "fail": lambda t, reconciliation: reconciliations.fail(t, reconciliation, "it hangs", next_at=after(7)),
     "agree": _look,
     "find": lambda t, reconciliation: _look(t, reconciliation, move(A, B)),
-    "see": lambda t, reconciliation: reconciliations.record(
+    "see": lambda t, reconciliation: looks.record(
         t, reconciliation, found(move(A, B), now=after(6)), next_at=after(11), look_again_at=after(7)
     ),
 }
@@ -633,7 +631,7 @@ def test_a_reconciliation_of_a_connection_leaves_all_others_alone(database: Data
         main = replace(found(move(None, A)), id=f"{name}-first", connection=name)
         asking = arrival(connection=name, asks_for_reconciliation=True, received_at=after(5))
         with database.writing() as conn:
-            reconciliations.record(conn, first, main, next_at=after(5))
+            looks.record(conn, first, main, next_at=after(5))
             topic = move(None, B, "refs/heads/topic")
             accept.record(conn, [arrival(topic, connection=name), asking])
     for _ in range(3):
@@ -664,7 +662,7 @@ def test_another_question_during_a_look_stays(learned: Database, second: float) 
     assert reconciliation.asked_by == first.delivery
     again = deliver(learned, now=after(second), asks_for_reconciliation=True)
     with learned.writing() as conn:
-        reconciliations.record(conn, reconciliation, found(now=after(6.2)), next_at=after(11))
+        looks.record(conn, reconciliation, found(now=after(6.2)), next_at=after(11))
         assert "nothing had moved" in (deliveries.get(conn, first.delivery).reason or "")
         assert deliveries.get(conn, again.delivery).reason is None
         asked = reconciliations.claim(conn, now=after(6.3), until=after(21))

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from gateway.errors import NotFound
-from gateway.store import accept, deliveries, executions, reconciliations, retention, work_queue
+from gateway.store import accept, deliveries, executions, looks, reconciliations, retention, work_queue
 from gateway.store.accept import NewDelivery
 from gateway.store.claims import Claims
 from gateway.store.database import Database
@@ -207,7 +207,7 @@ def swept(database: Database, asking: NewDelivery | None = None) -> NewDelivery:
     with database.writing() as conn:
         claimed = reconciliations.claim(conn, now=LATER, until=LATER + DAY)
         assert claimed is not None
-        reconciliations.record(conn, replace(claimed, is_first=False), sent, next_at=NOW)
+        looks.record(conn, replace(claimed, is_first=False), sent, next_at=NOW)
     if asking:
         settle(database)
     return sent

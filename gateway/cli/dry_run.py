@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import Client, part
-from gateway.cli.options import AsJson, Data, client_of
+from gateway.cli.options import AsJson, Data, File, client_of
 from gateway.cli.output import coloured_change, err, escape, field_line, local_time, out, print_json, ref_move
 from gateway.errors import Invalid
 
@@ -23,22 +23,23 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _TOTALS = {"new": "new", "gone": "gone", "changed": "changed", "failed": "failed", "same": "unchanged"}
 
 
+Since = Annotated[
+    str | None, typer.Option(help="Simulate deliveries since 2026-11-23, 2026-11-23T09:00, 7d or 12h ago.")
+]
+Last = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help=f"Simulate at most this many deliveries of each connection; {_LAST} without --since."
+    ),
+]
+
+
 @app.command("plan")
 def plan_command(
-    file: Annotated[
-        typer.FileBinaryRead, typer.Option("--file", "-f", help="The connections file; - for standard input.")
-    ],
+    file: File,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Required: `plan` only simulates.")] = False,
-    since: Annotated[
-        str | None,
-        typer.Option(help="Simulate deliveries since 2026-11-23, 2026-11-23T09:00, 7d or 12h ago."),
-    ] = None,
-    last: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help=f"Simulate at most this many deliveries of each connection; {_LAST} without --since."
-        ),
-    ] = None,
+    since: Since = None,
+    last: Last = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
@@ -54,13 +55,9 @@ def plan_command(
     results = []
     for connection, present in pairs(wanted, list(client.items("/connections"))):
         found_id = present["id"] if present is not None else None
-        updates = []
-        if found_id is not None:
-            rules = rules_of(connection)
-            updates = list(
-                _simulated(client, found_id, connection.name, rules, since=since, limit=max_deliveries)
-            )
-        result = {"name": connection.name, "id": found_id, "totals": _totals(updates), "updates": updates}
+        result = _simulated(
+            client, connection.name, found_id, rules_of(connection), since=since, limit=max_deliveries
+        )
         results.append(result)
         if not as_json:
             _show(result)
@@ -71,6 +68,22 @@ def plan_command(
 
 
 def _simulated(
+    client: Client,
+    name: str,
+    found_id: str | None,
+    rules: Mapping[str, Any],
+    *,
+    since: str | None,
+    limit: int | None,
+) -> dict[str, Any]:
+    """Return the ref updates of a connection's deliveries under the rules, with the totals."""
+    updates: list[Any] = []
+    if found_id is not None:
+        updates += _updates(client, found_id, name, rules, since=since, limit=limit)
+    return {"name": name, "id": found_id, "totals": _totals(updates), "updates": updates}
+
+
+def _updates(
     client: Client,
     connection: str,
     name: str,
@@ -107,24 +120,26 @@ def _show(result: Any) -> None:
     if result["id"] is None:
         out.print(f"{name}: this connection does not exist yet, so it has no stored deliveries")
         return
-    unplayed: Counter[str] = Counter()
     for update in result["updates"]:
-        if update["unplayed"] is not None:
-            unplayed[update["unplayed"]] += 1
-        differing = [request for request in update["requests"] if request["change"] != "same"]
-        if differing:
-            when = f"{local_time(update['received_at'])}, delivery {update['delivery']}"
-            out.print(f"{ref_move(update)}  {when}", soft_wrap=True)
-        for request in differing:
-            change = coloured_change(request["change"], request["trigger"])
-            out.print(f"  {change}: {_reason(request)}", soft_wrap=True)
-            for field, values in request["fields"].items():
-                out.print(field_line(field, values, indent=6), soft_wrap=True)
+        _show_differences(update)
     totals = result["totals"]
     counts = ", ".join(f"{totals[change]} {word}" for change, word in _TOTALS.items() if totals[change])
     out.print(f"{name}: {counts or 'no requests'}, of {len(result['updates'])} ref updates")
+    unplayed = Counter(update["unplayed"] for update in result["updates"] if update["unplayed"] is not None)
     for reason, count in unplayed.items():
         out.print(f"  [yellow]{count} could not be simulated:[/yellow] {escape(reason)}", soft_wrap=True)
+
+
+def _show_differences(update: Any) -> None:
+    differing = [request for request in update["requests"] if request["change"] != "same"]
+    if differing:
+        when = f"{local_time(update['received_at'])}, delivery {update['delivery']}"
+        out.print(f"{ref_move(update)}  {when}", soft_wrap=True)
+    for request in differing:
+        change = coloured_change(request["change"], request["trigger"])
+        out.print(f"  {change}: {_reason(request)}", soft_wrap=True)
+        for field, values in request["fields"].items():
+            out.print(field_line(field, values, indent=6), soft_wrap=True)
 
 
 def _reason(request: Any) -> str:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.api_client import ApiError, part
+from gateway.cli.api_client import ApiError, Client, part
 from gateway.cli.options import AsJson, Data, Limit, OfConnection, client_of
 from gateway.cli.output import (
     coloured,
@@ -48,15 +48,20 @@ def executions(
     if follow:
         if {connection, delivery, state} != {None}:
             raise ApiError("--follow prints all new requests: omit --connection, --delivery and --state")
-        for planned in client.executions(interrupted=_report_interruption):
-            if as_json:
-                print_json(planned, indent=None)
-            else:
-                out.print(execution_line(planned))
+        _follow(client, as_json=as_json)
         return
     answer = client.get("/executions", connection=connection, delivery=delivery, state=state, limit=limit)
     empty = empty_list("executions", connection, delivery, state)
     print_list(answer, _COLUMNS, _row, empty=empty, as_json=as_json)
+
+
+def _follow(client: Client, *, as_json: bool) -> None:
+    """Print new requests as they are planned, until interrupted."""
+    for planned in client.executions(interrupted=_report_interruption):
+        if as_json:
+            print_json(planned, indent=None)
+        else:
+            out.print(execution_line(planned))
 
 
 def _row(execution: Any) -> list[str]:

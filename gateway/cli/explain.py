@@ -1,6 +1,6 @@
 """Why did my push (not) run? The REST API's explanation of a delivery, drawn as a tree."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.tree import Tree
@@ -42,7 +42,12 @@ def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) ->
         outcome = f"{coloured(attempt['state'])} {attempt['settled_at']}{_because(attempt)}"
         branch.add(f"before the replay {attempt['replayed_at']}: {outcome}")
     requests = [execution for execution in executions if execution["ref_update"] == update["id"]]
-    for verdict in update["verdicts"]:
+    _add_triggers(branch, update["verdicts"], requests)
+
+
+def _add_triggers(branch: Tree, verdicts: Sequence[Mapping[str, Any]], requests: Sequence[Any]) -> None:
+    """Add each trigger with its request; then the requests of earlier plans of the ref update."""
+    for verdict in verdicts:
         sign = "[green]✓[/green]" if verdict["matched"] else "[red]✗[/red]"
         trigger = branch.add(f"{sign} trigger {escape(verdict['trigger'])}: {escape(verdict['reason'])}")
         if verdict["failure"] is not None:
@@ -50,7 +55,7 @@ def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) ->
         for execution in requests:
             if execution["trigger"] == verdict["trigger"]:
                 _add_execution(trigger, execution)
-    evaluated = {verdict["trigger"] for verdict in update["verdicts"]}
+    evaluated = {verdict["trigger"] for verdict in verdicts}
     for execution in requests:
         if execution["trigger"] not in evaluated:
             # The ref update was planned again since, under other rules.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import connections, deliveries, dry_run, executions, provider
+from gateway.cli import connect, connections, deliveries, dry_run, executions, provider
 from gateway.cli.options import AsJson, Data, derived_token, path_in
 from gateway.cli.output import err, escape, out, print_json
 from gateway.errors import PushgateError, SettingError
@@ -79,14 +79,18 @@ def serve_command(
     from gateway.server.server import serve  # noqa: PLC0415 - client commands start without the service
 
     opened = open_data(settings)
+    _show_token(opened.fresh_token)
+    serve(settings, opened)
+
+
+def _show_token(fresh: str | None) -> None:
     # Without a terminal, standard error is usually a log, where no secret belongs.
-    if opened.fresh_token is not None and err.is_terminal:
+    if fresh is not None and err.is_terminal:
         err.print(
-            f"Admin token for the dashboard and the API (shown only once): [bold]{opened.fresh_token}[/bold]",
+            f"Admin token for the dashboard and the API (shown only once): [bold]{fresh}[/bold]",
             soft_wrap=True,
         )
         err.print("Commands on this machine find it automatically, given the same --data.")
-    serve(settings, opened)
 
 
 @app.command()
@@ -159,7 +163,7 @@ def token_command(data: Data = None) -> None:
     sys.stdout.write(f"{derived_token(data)}\n")
 
 
-for commands in (connections, dry_run, deliveries, executions, provider):
+for commands in (connect, connections, dry_run, deliveries, executions, provider):
     app.add_typer(commands.app)
 app.add_typer(keys, name="keys")
 

@@ -24,7 +24,7 @@ PROVIDER_NAMES = (
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as JSON.")]
 Data = Annotated[Path | None, typer.Option("--data", help="The gateway's data folder.", show_default=False)]
 File = Annotated[
-    typer.FileBinaryRead, typer.Option("--file", "-f", help="A file of connections; - for standard input.")
+    typer.FileBinaryRead, typer.Option("--file", "-f", help="The connections file; - for standard input.")
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=200, help="The maximum number of items.")]
 OfConnection = Annotated[

@@ -5,13 +5,16 @@ import time
 import uuid
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gateway.cli.api_client import ApiError, post_webhook
 from gateway.cli.options import PROVIDER_NAMES, AsJson
 from gateway.cli.output import coloured, escape, out, print_json
+
+if TYPE_CHECKING:
+    from providers.model import Provider
 
 app = typer.Typer()
 
@@ -29,36 +32,50 @@ def send(
     as_json: AsJson = False,
 ) -> None:
     """Sign a payload as the provider would, and post it to a webhook URL."""
-    from providers import PROVIDERS  # noqa: PLC0415 - the other commands start without them
-
-    if provider not in PROVIDERS:
-        raise ApiError(f"unknown provider {provider}: choose {', '.join(PROVIDERS)}")
+    imitated = _provider(provider)
     body = payload.read()
-    try:
-        headers = PROVIDERS[provider].sign(
-            event=event,
-            body=body,
-            # Arguments that are not text in the locale, such as C, become the original bytes again.
-            secret=secret.encode("utf-8", "surrogateescape"),
-            delivery=delivery or str(uuid.uuid4()),
-            now=datetime.now(UTC),
-        )
-    except ValueError as error:
-        raise ApiError(f"cannot sign with this secret: {error}") from error
+    headers = _signed(imitated, body, secret, event=event, delivery=delivery or str(uuid.uuid4()))
     started = time.monotonic()
     status, answer = post_webhook(url, body, headers)
     took = (time.monotonic() - started) * 1000
     if as_json:
         print_json({"status": status, **answer})
     else:
-        verdict = answer.get("verdict") or answer.get("error") or ""
-        reason = answer.get("reason") or answer.get("detail")
-        detail = f": {escape(reason)}" if reason else ""
-        out.print(f"{status} {coloured(verdict)} in {took:.0f} ms{detail}")
-        if answer.get("delivery"):
-            out.print(f"delivery {answer['delivery']}")
+        _show(answer, status, took)
     if status >= HTTPStatus.BAD_REQUEST:
         raise typer.Exit(1)
+
+
+def _provider(name: str) -> "Provider":
+    from providers import PROVIDERS  # noqa: PLC0415 - the other commands start without them
+
+    if name not in PROVIDERS:
+        raise ApiError(f"unknown provider {name}: choose {', '.join(PROVIDERS)}")
+    return PROVIDERS[name]
+
+
+def _signed(provider: "Provider", body: bytes, secret: str, *, event: str, delivery: str) -> dict[str, str]:
+    """Return the headers of a delivery, with its signature. Raises `ApiError`."""
+    try:
+        return provider.sign(
+            event=event,
+            body=body,
+            # Arguments that are not text in the locale, such as C, become the original bytes again.
+            secret=secret.encode("utf-8", "surrogateescape"),
+            delivery=delivery,
+            now=datetime.now(UTC),
+        )
+    except ValueError as error:
+        raise ApiError(f"cannot sign with this secret: {error}") from error
+
+
+def _show(answer: Any, status: int, took: float) -> None:
+    verdict = answer.get("verdict") or answer.get("error") or ""
+    reason = answer.get("reason") or answer.get("detail")
+    detail = f": {escape(reason)}" if reason else ""
+    out.print(f"{status} {coloured(verdict)} in {took:.0f} ms{detail}")
+    if answer.get("delivery"):
+        out.print(f"delivery {answer['delivery']}")
 
 
 @app.command("hook-script")

@@ -82,33 +82,9 @@ async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, Modu
     """
     try:
         text = await git.run("cat-file", "blob", blob, mirror=mirror, output_limit=_MAX_GITMODULES_BYTES)
+        listed = await _list_config(git, mirror, text)
     except OutputTooLarge as error:
         raise ObjectUnusable(".gitmodules is too large to be read") from error
-    try:
-        # From standard input and without includes: a pushed file must not name files of this machine. Git
-        # skips a byte order mark in a file, but not in a blob.
-        listed = await git.run(
-            "config",
-            "--file=-",
-            "--no-includes",
-            "--list",
-            "-z",
-            mirror=mirror,
-            stdin=text.removeprefix(_BYTE_ORDER_MARK),
-            output_limit=2 * _MAX_GITMODULES_BYTES,
-        )
-    except GitTimedOut:
-        raise
-    except OutputTooLarge as error:
-        raise ObjectUnusable(".gitmodules is too large to be read") from error
-    except GitFailed as error:
-        found = _BAD_LINE.search(str(error))
-        if found is None:
-            raise
-        # Git's own message may quote the file, so only the line number is repeated.
-        raise ObjectUnusable(
-            f".gitmodules cannot be read: line {found[1]} is not valid git configuration"
-        ) from None
     sections: dict[bytes, dict[bytes, bytes]] = {}
     for item in listed.split(b"\0"):
         key, _, value = item.partition(b"\n")
@@ -123,6 +99,33 @@ async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, Modu
         for found in sections.values()
         if b"path" in found
     }
+
+
+async def _list_config(git: Git, mirror: Path, text: bytes) -> bytes:
+    """Return git's list of the variables in a configuration. Raises `ObjectUnusable` or `GitFailed`."""
+    try:
+        # From standard input and without includes: a pushed file must not name files of this machine. Git
+        # skips a byte order mark in a file, but not in a blob.
+        return await git.run(
+            "config",
+            "--file=-",
+            "--no-includes",
+            "--list",
+            "-z",
+            mirror=mirror,
+            stdin=text.removeprefix(_BYTE_ORDER_MARK),
+            output_limit=2 * _MAX_GITMODULES_BYTES,
+        )
+    except (GitTimedOut, OutputTooLarge):
+        raise
+    except GitFailed as error:
+        found = _BAD_LINE.search(str(error))
+        if found is None:
+            raise
+        # Git's own message may quote the file, so only the line number is repeated.
+        raise ObjectUnusable(
+            f".gitmodules cannot be read: line {found[1]} is not valid git configuration"
+        ) from None
 
 
 def submodule_url(url: str, *, parent: str, allow_http: bool, hosts: tuple[str, ...]) -> str:

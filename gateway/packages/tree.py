@@ -153,34 +153,35 @@ class TreeReader:
         found = []
         for path, commit in links:
             whole = part.prefix + path
-            name = shown(whole)
             module = known.get(path)
             if module is None or module.url is None:
                 tree.leave_empty(whole, commit, why="that .gitmodules does not name")
-                continue
-            if not module.is_checked_out:
+            elif not module.is_checked_out:
                 tree.leave_empty(whole, commit, why="with `update = none` in .gitmodules")
-                continue
-            if part.depth == _MAX_DEPTH or len(tree.modules) == _MAX_SUBMODULES:
-                raise ObjectUnusable(
-                    f"submodule {name}: at most {_MAX_SUBMODULES} submodules, {_MAX_DEPTH} deep, are packed"
-                )
-            try:
-                url = submodule_url(
-                    module.url, parent=part.url, allow_http=self._allow_http, hosts=self._hosts
-                )
-                mirror = await fetch(url, commit)
-            except Invalid as error:
-                raise ObjectUnusable(f"submodule {name} cannot be fetched from {error}") from error
-            except RemoteRefuses as error:
-                raise ObjectUnusable(f"submodule {name} ({url}): {error}") from error
-            except RemoteUnavailable as error:
-                raise RemoteUnavailable(f"submodule {name} ({url}): {error}") from error
-            except ObjectUnusable as error:
-                raise ObjectUnusable(f"submodule {name} ({url}): {error}") from error
-            tree.modules.append(Module(path=name, url=url, commit=commit))
-            found.append(_Part(mirror, commit, url, whole + b"/", part.depth + 1))
+            else:
+                found.append(await self._fetched(tree, part, whole, module.url, commit, fetch))
         return found
+
+    async def _fetched(
+        self, tree: Tree, part: _Part, path: bytes, url: str, commit: str, fetch: Fetch
+    ) -> _Part:
+        """Fetch a submodule of a part, add it to the tree's modules, and return it."""
+        name = shown(path)
+        if part.depth == _MAX_DEPTH or len(tree.modules) == _MAX_SUBMODULES:
+            raise ObjectUnusable(
+                f"submodule {name}: at most {_MAX_SUBMODULES} submodules, {_MAX_DEPTH} deep, are packed"
+            )
+        try:
+            url = submodule_url(url, parent=part.url, allow_http=self._allow_http, hosts=self._hosts)
+            mirror = await fetch(url, commit)
+        except Invalid as error:
+            raise ObjectUnusable(f"submodule {name} cannot be fetched from {error}") from error
+        except (RemoteRefuses, ObjectUnusable) as error:
+            raise ObjectUnusable(f"submodule {name} ({url}): {error}") from error
+        except RemoteUnavailable as error:
+            raise RemoteUnavailable(f"submodule {name} ({url}): {error}") from error
+        tree.modules.append(Module(path=name, url=url, commit=commit))
+        return _Part(mirror, commit, url, path + b"/", part.depth + 1)
 
 
 def shown(path: bytes) -> str:

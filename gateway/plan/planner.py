@@ -118,6 +118,30 @@ def plan(
     triggers: Sequence[Trigger],
 ) -> Plan:
     """Return the plan for a commit. A trigger's failure does not affect the others."""
+    verdicts = _verdicts(connection, update, commit, triggers)
+    matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
+    if not matched:
+        return Plan(requests=(), verdicts=verdicts, reason=_no_match(verdicts), failures={})
+    try:
+        manifest = _manifest(commit, connection.yaml_path)
+    except PlanError as error:
+        reason = shortened(str(error), _MAX_FAILURE_LENGTH)
+        failures = {trigger.name: reason for trigger in matched}
+        return Plan(requests=(), verdicts=verdicts, reason=reason, failures=failures)
+    requests, failures = _requests(connection, update, commit, matched, manifest)
+    return Plan(
+        requests=tuple(requests), verdicts=verdicts, reason=_summary(requests, failures), failures=failures
+    )
+
+
+def _verdicts(
+    connection: ConnectionFacts, update: UpdateFacts, commit: CommitFacts, triggers: Sequence[Trigger]
+) -> tuple[TriggerMatch, ...]:
+    unfollowed = _unfollowed(connection, update)
+    if unfollowed is not None:
+        return tuple(
+            TriggerMatch(trigger=trigger.name, matched=False, reason=unfollowed) for trigger in triggers
+        )
     move = MoveFacts(
         kind=update.kind,
         name=update.name,
@@ -128,43 +152,7 @@ def plan(
         message=commit.message,
         pull_request=update.pull_request,
     )
-    unfollowed = _unfollowed(connection, update)
-    verdicts = tuple(
-        match(trigger, move)
-        if unfollowed is None
-        else TriggerMatch(trigger=trigger.name, matched=False, reason=unfollowed)
-        for trigger in triggers
-    )
-    matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
-    if not matched:
-        return Plan(requests=(), verdicts=verdicts, reason=_no_match(verdicts), failures={})
-    requests: list[ExecutionRequest] = []
-    failures: dict[str, str] = {}
-    try:
-        manifest = _manifest(commit, connection.yaml_path)
-    except PlanError as error:
-        reason = shortened(str(error), _MAX_FAILURE_LENGTH)
-        failures = {trigger.name: reason for trigger in matched}
-        return Plan(requests=(), verdicts=verdicts, reason=reason, failures=failures)
-    bytes_left = _MAX_PLAN_BYTES
-    for trigger in matched:
-        try:
-            _check_bytes_left(bytes_left)
-            request = _request(connection, update, commit, trigger, manifest)
-            bytes_left -= _checked_size(request)
-            requests.append(request)
-        except PlanError as error:
-            failures[trigger.name] = shortened(str(error), _MAX_FAILURE_LENGTH)
-    problems = [f"trigger {name}: {failure}" for name, failure in failures.items()]
-    done = f"{len(requests)} execution request{'s' if len(requests) != 1 else ''}"
-    return Plan(
-        requests=tuple(requests),
-        verdicts=verdicts,
-        reason=shortened(
-            "; ".join([*problems, done] if requests or not failures else problems), _MAX_REASON_LENGTH
-        ),
-        failures=failures,
-    )
+    return tuple(match(trigger, move) for trigger in triggers)
 
 
 def _unfollowed(connection: ConnectionFacts, update: UpdateFacts) -> str | None:
@@ -180,6 +168,36 @@ def _no_match(verdicts: Sequence[TriggerMatch]) -> str:
         return "fetched; the connection has no triggers"
     reasons = "; ".join(f"{verdict.trigger}: {verdict.reason}" for verdict in verdicts)
     return shortened(f"no trigger matched: {reasons}", _MAX_REASON_LENGTH)
+
+
+def _requests(
+    connection: ConnectionFacts,
+    update: UpdateFacts,
+    commit: CommitFacts,
+    triggers: Sequence[Trigger],
+    manifest: Manifest,
+) -> tuple[list[ExecutionRequest], dict[str, str]]:
+    """Return the requests of the triggers that matched, and why others have none, by trigger."""
+    requests: list[ExecutionRequest] = []
+    failures: dict[str, str] = {}
+    bytes_left = _MAX_PLAN_BYTES
+    for trigger in triggers:
+        try:
+            _check_bytes_left(bytes_left)
+            request = _request(connection, update, commit, trigger, manifest)
+            bytes_left -= _checked_size(request)
+            requests.append(request)
+        except PlanError as error:
+            failures[trigger.name] = shortened(str(error), _MAX_FAILURE_LENGTH)
+    return requests, failures
+
+
+def _summary(requests: Sequence[ExecutionRequest], failures: Mapping[str, str]) -> str:
+    problems = [f"trigger {name}: {failure}" for name, failure in failures.items()]
+    done = f"{len(requests)} execution request{'s' if len(requests) != 1 else ''}"
+    return shortened(
+        "; ".join([*problems, done] if requests or not failures else problems), _MAX_REASON_LENGTH
+    )
 
 
 def _manifest(commit: CommitFacts, path: str) -> Manifest:
@@ -219,18 +237,22 @@ def _request(
         ref=ref_of(update),
         pull_request=pull_request_of(update),
         merge_group=merge_group_of(update),
-        commit=Commit(
-            id=commit.id,
-            before=update.before,
-            author=commit.author,
-            message=commit.message,
-            committed_at=commit.committed_at,
-            signature=commit.signature,
-            url=_commit_url(connection.provider, connection.web_url, commit.id),
-        ),
+        commit=_commit(connection, update, commit),
         pushed_by=update.pusher,
         trigger=trigger.name,
         execution=_execution(trigger, manifest, commit=commit.id),
+    )
+
+
+def _commit(connection: ConnectionFacts, update: UpdateFacts, commit: CommitFacts) -> Commit:
+    return Commit(
+        id=commit.id,
+        before=update.before,
+        author=commit.author,
+        message=commit.message,
+        committed_at=commit.committed_at,
+        signature=commit.signature,
+        url=_commit_url(connection.provider, connection.web_url, commit.id),
     )
 
 

@@ -14,7 +14,7 @@ from gateway.fetch.mirror import Mirrors, Wanted
 from gateway.fetch.reasons import local_failures
 from gateway.messages.execution_request import ExecutionRequest
 from gateway.packages.archive import Packages
-from gateway.plan.planner import CommitFacts
+from gateway.plan.planner import CommitFacts, Plan
 from gateway.plan.triggers import Trigger, TriggerMatch, need_paths, read_triggers
 from gateway.store.connections import Connection
 from gateway.store.executions import NewRequest
@@ -59,24 +59,9 @@ class FetchAndPlan:
                 update=update, state="planned", reason=f"the {update.kind} was deleted: nothing runs"
             )
         triggers = read_triggers(connection.triggers)
-        try:
-            commit = await self.reader.read(
-                self.mirrors.path(connection.id),
-                object_id=update.after,
-                yaml_path=connection.yaml_path,
-                paths_since=await self._base(connection, update) if need_paths(triggers) else None,
-            )
-        except LimitReached as error:
-            raise ObjectUnusable(f"the commit cannot be read: {error}") from error
-        except GitTimedOut as error:
-            raise RemoteUnavailable(f"the commit cannot be read: {error}") from error
-        except GitFailed as error:
-            await self.mirrors.discard(connection.id)
-            raise RemoteUnavailable(f"the mirror was broken and is fetched again (git: {error})") from error
+        commit = await self._read(connection, update, update.after, triggers)
         if not PROVIDERS[connection.provider].BODY_IS_SIGNED:
-            pull_request = update.pull_request
-            ref = f"refs/heads/{pull_request['source']}" if pull_request else update.ref
-            await self._verify(connection, ref, update.after)
+            await self._verify(connection, update, update.after)
         facts = _commit_facts(commit)
         # Parsing a valohai.yaml takes up to half a second, too long for the event loop.
         planned = await PLANNING.run(plan_update, connection, update, facts, triggers)
@@ -91,9 +76,39 @@ class FetchAndPlan:
         )
         if not planned.requests:
             return settlement
+        return await self._with_package(connection, settlement, planned, commit.id, triggers)
+
+    async def _read(
+        self, connection: Connection, update: PendingUpdate, object_id: str, triggers: Sequence[Trigger]
+    ) -> Commit:
+        """Read the commit from the mirror; discard the mirror if it is broken. Raises `FetchError`."""
+        try:
+            return await self.reader.read(
+                self.mirrors.path(connection.id),
+                object_id=object_id,
+                yaml_path=connection.yaml_path,
+                paths_since=await self._base(connection, update) if need_paths(triggers) else None,
+            )
+        except LimitReached as error:
+            raise ObjectUnusable(f"the commit cannot be read: {error}") from error
+        except GitTimedOut as error:
+            raise RemoteUnavailable(f"the commit cannot be read: {error}") from error
+        except GitFailed as error:
+            await self.mirrors.discard(connection.id)
+            raise RemoteUnavailable(f"the mirror was broken and is fetched again (git: {error})") from error
+
+    async def _with_package(
+        self,
+        connection: Connection,
+        settlement: Settlement,
+        planned: Plan,
+        commit: str,
+        triggers: Sequence[Trigger],
+    ) -> Settlement:
+        """Return the settlement with the planned requests for the commit's package."""
         remote = await self.remotes.of(connection)
         try:
-            ready = await self.packages.ready(connection, commit.id, remote)
+            ready = await self.packages.ready(connection, commit, remote)
         except ObjectUnusable as error:
             # No other triggers would make a package possible: no facts are stored for a dry run.
             failures = {**planned.failures, **{request.trigger: str(error) for request in planned.requests}}
@@ -118,8 +133,10 @@ class FetchAndPlan:
             branch = await self.mirrors.default_branch(await self.remotes.of(connection))
         return Base(before=update.before, default_branch=branch)
 
-    async def _verify(self, connection: Connection, ref: str, object_id: str) -> None:
+    async def _verify(self, connection: Connection, update: PendingUpdate, object_id: str) -> None:
         """Compare an unsigned delivery with the remote. Raises `Gone` if the ref lacks the commit."""
+        pull_request = update.pull_request
+        ref = f"refs/heads/{pull_request['source']}" if pull_request else update.ref
         wanted, remote = Wanted(ref=ref, id=object_id), await self.remotes.of(connection)
         if not await self.mirrors.contains(connection=connection.id, remote=remote, wanted=wanted):
             raise Gone(f"the remote's {ref} does not contain {object_id}, and the delivery is not signed")

@@ -145,13 +145,17 @@ class Git:
                 )
                 for variables in granted.environments
             ]
-            for run in runs[:-1]:
-                try:
-                    return await self._run(run)
-                except GitFailed as error:
-                    if not _NOT_CONNECTED.search(str(error)):
-                        raise
-            return await self._run(runs[-1])
+            return await self._first_connected(runs)
+
+    async def _first_connected(self, runs: Sequence["_Run"]) -> bytes:
+        """Run git with one address of the host after another, until a connection is made."""
+        for run in runs[:-1]:
+            try:
+                return await self._run(run)
+            except GitFailed as error:
+                if not _NOT_CONNECTED.search(str(error)):
+                    raise
+        return await self._run(runs[-1])
 
     async def _run(self, run: "_Run") -> bytes:
         # A thread starts a process in 1.3 ms, the event loop in 5.
@@ -171,21 +175,11 @@ class Git:
         """
         command = ["git", *self._options, f"--git-dir={mirror}", *arguments]
         with tempfile.TemporaryFile() as errors:
-            with _local_failures():
-                process = subprocess.Popen(  # noqa: S603 - the arguments are ours, as in run
-                    self._limits.wrap(command),
-                    bufsize=_TALK_BUFFER,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                    env=self._environment,
-                    start_new_session=True,
-                )
-            assert process.stdin is not None  # noqa: S101 - both are pipes, see above
+            process = self._start_talk(command, errors)
+            assert process.stdin is not None  # noqa: S101 - both are pipes
             assert process.stdout is not None  # noqa: S101 - as above
-            with contextlib.suppress(
-                OSError
-            ):  # all pipes together have a limit; a smaller pipe works as well
+            # All pipes together have a limit; a smaller pipe works as well.
+            with contextlib.suppress(OSError):
                 fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, _TALK_BUFFER)
             alarm = threading.Timer(self._timeout, os.killpg, (process.pid, signal.SIGKILL))
             alarm.start()
@@ -204,6 +198,18 @@ class Git:
                 process.stdout.close()
                 with contextlib.suppress(BrokenPipeError):
                     process.stdin.close()
+
+    def _start_talk(self, command: Sequence[str], errors: IO[bytes]) -> subprocess.Popen[bytes]:
+        with _local_failures():
+            return subprocess.Popen(  # noqa: S603 - the arguments are ours, as in run
+                self._limits.wrap(command),
+                bufsize=_TALK_BUFFER,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=self._environment,
+                start_new_session=True,
+            )
 
 
 class _Run:

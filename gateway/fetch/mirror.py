@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -73,6 +73,15 @@ class Wanted:
     id: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Transfer:
+    """Where a fetch transfers objects to and from, and the callback for its progress."""
+
+    mirror: Path
+    remote: Remote
+    progress: Progress | None
+
+
 class Mirrors:
     """The mirrors in one folder."""
 
@@ -104,9 +113,10 @@ class Mirrors:
             return {}
         async with self.locked(connection):
             mirror = self.path(connection)
+            transfer = _Transfer(mirror, remote, progress)
             try:
                 if await self._is_usable(mirror, wanted):
-                    return await self._fetch_missing(mirror, remote, wanted, progress)
+                    return await self._fetch_missing(transfer, wanted)
             except LocalFailure:
                 await FILES.run(_remove_leftovers, mirror)
                 raise
@@ -116,7 +126,7 @@ class Mirrors:
                     raise remote_failure(error) from error
                 log.warning("mirror is broken and is cloned again", connection=connection, reason=str(error))
             try:
-                return await self._clone(mirror, remote, wanted, progress)
+                return await self._clone(transfer, wanted)
             except GitFailed as error:
                 raise remote_failure(error) from error
 
@@ -182,10 +192,9 @@ class Mirrors:
         output = await self._git.run("rev-parse", "--show-object-format", mirror=mirror)
         return output.decode().strip() == _object_format(wanted)
 
-    async def _clone(
-        self, mirror: Path, remote: Remote, wanted: Sequence[Wanted], progress: Progress | None
-    ) -> dict[str, FetchError]:
+    async def _clone(self, transfer: _Transfer, wanted: Sequence[Wanted]) -> dict[str, FetchError]:
         """Clone under a temporary name, so that a mirror is complete or does not exist."""
+        mirror = transfer.mirror
         fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}.new")
         try:
             await self._git.run(
@@ -196,7 +205,7 @@ class Mirrors:
                 f"--object-format={_object_format(wanted)}",
                 str(fresh),
             )
-            failed = await self._fetch_missing(fresh, remote, wanted, progress, everything=True)
+            failed = await self._fetch_missing(replace(transfer, mirror=fresh), wanted, everything=True)
             await FILES.run(shutil.rmtree, mirror, ignore_errors=True)
             await FILES.run(os.rename, fresh, mirror)
             return failed
@@ -204,13 +213,7 @@ class Mirrors:
             await FILES.run(shutil.rmtree, fresh, ignore_errors=True)
 
     async def _fetch_missing(
-        self,
-        mirror: Path,
-        remote: Remote,
-        wanted: Sequence[Wanted],
-        progress: Progress | None,
-        *,
-        everything: bool = False,
+        self, transfer: _Transfer, wanted: Sequence[Wanted], *, everything: bool = False
     ) -> dict[str, FetchError]:
         """Fetch missing objects by their ids; if the remote or our own refs reject that, fetch everything.
 
@@ -218,7 +221,7 @@ class Mirrors:
         again.
         """
         ids = list(dict.fromkeys(item.id for item in wanted))
-        absent = await self.missing(mirror, ids)
+        absent = await self.missing(transfer.mirror, ids)
         if not absent:
             return {}
         newest = {item.ref: item.id for item in wanted}
@@ -226,39 +229,35 @@ class Mirrors:
         try:
             if not everything:
                 specs = [f"+{newest[ref]}:{ref}" for ref in newest if newest[ref] in absent]
-                everything = not await self._fetched(mirror, remote, specs, progress)
+                everything = not await self._fetched(transfer, specs)
             if everything:
-                command = (*_FETCH, "--prune")
-                await self._run_remote(remote, *command, behind=_EVERYTHING, mirror=mirror, progress=progress)
+                await self._fetch(transfer, _EVERYTHING, "--prune")
         except GitFailed as error:
             if not _is_about_some_refs(error):
                 raise
             if not everything and len(absent) == 1:
                 return {absent[0]: remote_failure(error)}
             is_repeated = True
-            log.warning("a fetch failed and is repeated ref by ref", mirror=mirror.name, reason=str(error))
+            log.warning(
+                "a fetch failed and is repeated ref by ref", mirror=transfer.mirror.name, reason=str(error)
+            )
             if everything:
-                await self._fetch_default_branch(mirror, remote, progress)
+                await self._fetch_default_branch(transfer)
         # Overwritten by a later push before this fetch: no ref leads there, but the id may still be
         # available.
-        apart = await self.missing(mirror, absent)
+        apart = await self.missing(transfer.mirror, absent)
         places = {newest[ref]: ref for ref in newest} if is_repeated else {}
-        return await self._fetch_apart(mirror, remote, apart, places, progress)
+        return await self._fetch_apart(transfer, apart, places)
 
-    async def _fetch_default_branch(self, mirror: Path, remote: Remote, progress: Progress | None) -> None:
+    async def _fetch_default_branch(self, transfer: _Transfer) -> None:
         """Fetch the branch that new branches are compared with, if that is possible."""
-        branch = await self.default_branch(remote)
+        branch = await self.default_branch(transfer.remote)
         if branch is not None:
             with contextlib.suppress(GitFailed):
-                await self._fetched(mirror, remote, [f"+refs/heads/{branch}:refs/heads/{branch}"], progress)
+                await self._fetched(transfer, [f"+refs/heads/{branch}:refs/heads/{branch}"])
 
     async def _fetch_apart(
-        self,
-        mirror: Path,
-        remote: Remote,
-        ids: Sequence[str],
-        places: Mapping[str, str],
-        progress: Progress | None,
+        self, transfer: _Transfer, ids: Sequence[str], places: Mapping[str, str]
     ) -> dict[str, FetchError]:
         """Fetch each object by itself, to its ref in `places` or to a ref of ours; return the failures."""
         failed: dict[str, FetchError] = {}
@@ -266,9 +265,9 @@ class Mirrors:
         for object_id in ids:
             try:
                 specs = [f"+{object_id}:{places[object_id]}"] if object_id in places else []
-                if not (specs and await self._fetched(mirror, remote, specs, progress)):
+                if not (specs and await self._fetched(transfer, specs)):
                     specs = [f"+{object_id}:refs/pushgate/{object_id}"]
-                    await self._fetched(mirror, remote, specs, progress, ours=True)
+                    await self._fetched(transfer, specs, ours=True)
                 damaged = 0
             except GitFailed as error:
                 if not _is_about_some_refs(error):
@@ -280,18 +279,10 @@ class Mirrors:
                     raise
         return failed
 
-    async def _fetched(
-        self,
-        mirror: Path,
-        remote: Remote,
-        specs: Sequence[str],
-        progress: Progress | None,
-        *,
-        ours: bool = False,
-    ) -> bool:
+    async def _fetched(self, transfer: _Transfer, specs: Sequence[str], *, ours: bool = False) -> bool:
         """Fetch; return whether the remote had the objects and no ref conflicted; refs of `ours` cannot."""
         try:
-            await self._run_remote(remote, *_FETCH, behind=specs, mirror=mirror, progress=progress)
+            await self._fetch(transfer, specs)
         except GitFailed as error:
             if _is_broken(error):
                 raise
@@ -302,6 +293,12 @@ class Mirrors:
             return False
         return True
 
+    async def _fetch(self, transfer: _Transfer, specs: Sequence[str], *options: str) -> None:
+        command = (*_FETCH, *options)
+        await self._run_remote(
+            transfer.remote, *command, behind=specs, mirror=transfer.mirror, progress=transfer.progress
+        )
+
     async def _run_remote(
         self,
         remote: Remote,
@@ -311,11 +308,7 @@ class Mirrors:
         progress: Progress | None = None,
         output_limit: int = _MAX_ANSWER_BYTES,
     ) -> bytes:
-        """Run a git command with the remote's URL, followed by the arguments `behind`; return its output.
-
-        GitLab redirects a URL without `.git` to the URL with it. No redirect is followed, but the URL with
-        `.git`, on the same host, is tried.
-        """
+        """Run a git command with the remote's URL, followed by the arguments `behind`; return its output."""
 
         async def run(url: str) -> bytes:
             return await self._git.run(
@@ -329,20 +322,28 @@ class Mirrors:
                 remote=replace(remote, url=url),
             )
 
-        if remote.url in self._suffixed:
-            return await run(_with_suffix(remote.url))
+        return await self._with_suffix_if_redirected(remote.url, run)
+
+    async def _with_suffix_if_redirected(self, url: str, run: Callable[[str], Awaitable[bytes]]) -> bytes:
+        """Return the output of `run` for the URL that the host accepts.
+
+        GitLab redirects a URL without `.git` to the URL with it. No redirect is followed, but the URL with
+        `.git`, on the same host, is tried.
+        """
+        if url in self._suffixed:
+            return await run(_with_suffix(url))
         try:
-            return await run(remote.url)
+            return await run(url)
         except GitFailed as error:
-            if is_ssh(remote.url) or remote.url.endswith(_SUFFIX) or not is_redirect(error):
+            if is_ssh(url) or url.endswith(_SUFFIX) or not is_redirect(error):
                 raise
             redirected = error
         try:
-            output = await run(_with_suffix(remote.url))
+            output = await run(_with_suffix(url))
         except GitFailed as error:
             # Not found there either: the error of the original URL is more useful.
             raise redirected if _NOT_FOUND.search(own_words(error)) else error from None
-        self._suffixed.add(remote.url)
+        self._suffixed.add(url)
         return output
 
     def used_at(self, connection: str) -> float:

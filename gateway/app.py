@@ -24,6 +24,7 @@ from gateway.api.dry_run import DryRun
 from gateway.api.endpoints import on_bug, on_error, on_http_error
 from gateway.api.executions import Executions
 from gateway.api.health import Health
+from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
 from gateway.api.specifications import Contract
 from gateway.crypto.keyring import Keyring
@@ -96,7 +97,10 @@ class Service:
         web = None
         if settings.role != "worker":
             web = _build_web(parts, self._writer, is_closing=lambda: self.closing)
-        self.application = Starlette(
+        self.application = self._build_application(web, health)
+
+    def _build_application(self, web: "_Web | None", health: Health) -> Starlette:
+        application = Starlette(
             routes=[*(web.routes if web else []), *health.routes()],
             exception_handlers={
                 PushgateError: on_error,
@@ -106,7 +110,8 @@ class Service:
             lifespan=self._lifespan,
         )
         # A redirect would use the host and scheme of the proxy's request instead of the public URL.
-        self.application.router.redirect_slashes = False
+        application.router.redirect_slashes = False
+        return application
 
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
@@ -150,17 +155,7 @@ class _Parts:
 
 
 def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
-    git = Git(
-        home=settings.data_dir / "git-home",
-        allow_http=settings.fetch_allow_http,
-        timeout=settings.fetch_timeout,
-        hosts=settings.fetch_hosts,
-        limits=GitLimits(
-            memory=settings.git_max_memory_bytes,
-            cpu=settings.git_max_cpu_seconds,
-            file_size=settings.git_max_file_bytes,
-        ),
-    )
+    git = _build_git(settings)
     return _Parts(
         settings=settings,
         database=opened.database,
@@ -185,6 +180,20 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
     )
 
 
+def _build_git(settings: Settings) -> Git:
+    return Git(
+        home=settings.data_dir / "git-home",
+        allow_http=settings.fetch_allow_http,
+        timeout=settings.fetch_timeout,
+        hosts=settings.fetch_hosts,
+        limits=GitLimits(
+            memory=settings.git_max_memory_bytes,
+            cpu=settings.git_max_cpu_seconds,
+            file_size=settings.git_max_file_bytes,
+        ),
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Web:
     """The routes of a process with the role `web`, and its handler of HTTP errors."""
@@ -195,51 +204,21 @@ class _Web:
 
 def _build_web(parts: _Parts, writer: DeliveryWriter, *, is_closing: Callable[[], bool]) -> _Web:
     """Build the webhook endpoint, the REST API and the dashboard."""
-    settings, database = parts.settings, parts.database
-    cache = ConnectionCache(database, parts.keyring)
+    settings = parts.settings
+    cache = ConnectionCache(parts.database, parts.keyring)
     webhook = WebhookEndpoint(
         cache, writer, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
     )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
-    connections = Connections(
-        database=database,
-        keyring=parts.keyring,
-        cache=cache,
-        pushes=parts.pushes,
-        base_url=settings.base_url,
-        allow_http=settings.fetch_allow_http,
-        hosts=settings.fetch_hosts,
-    )
-    has_broker = settings.amqp_url is not None
-    deliveries = Deliveries(database=database, pushes=parts.pushes, has_broker=has_broker)
-    executions = Executions(
-        database=database, requests=parts.requests, is_closing=is_closing, has_broker=has_broker
-    )
-    files = PackageFiles(
-        database=database, storage=parts.storage, signed_tokens=parts.signed_tokens, token=token
-    )
-    operations = [
-        *connections.operations(),
-        *DryRun(database=database, mirrors=parts.mirrors, reader=parts.reader).operations(),
-        *deliveries.operations(),
-        *executions.operations(),
-        *files.operations(),
-    ]
+    api = _build_api(parts, cache, token, is_closing=is_closing)
+    operations = api.operations()
     contract = Contract(
         topology=parts.topology,
         mode=settings.amqp_content_mode,
         events=settings.amqp_events,
         operations=operations,
     )
-    pages = Pages(
-        connections=connections,
-        deliveries=deliveries,
-        executions=executions,
-        sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=settings.base_url),
-        renderer=Renderer(settings.base_url),
-        token=token,
-        has_broker=settings.amqp_url is not None,
-    )
+    pages = _build_pages(parts, api, token)
     return _Web(
         routes=[
             # First, because routes are matched in this order.
@@ -249,6 +228,66 @@ def _build_web(parts: _Parts, writer: DeliveryWriter, *, is_closing: Callable[[]
             *pages.routes(),
         ],
         on_http_error=pages.on_http_error,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Api:
+    """The endpoints of the REST API, by their subjects."""
+
+    connections: Connections
+    dry_run: DryRun
+    deliveries: Deliveries
+    executions: Executions
+    files: PackageFiles
+
+    def operations(self) -> list[Operation]:
+        """Return the operations of all endpoints."""
+        return [
+            *self.connections.operations(),
+            *self.dry_run.operations(),
+            *self.deliveries.operations(),
+            *self.executions.operations(),
+            *self.files.operations(),
+        ]
+
+
+def _build_api(
+    parts: _Parts, cache: ConnectionCache, token: AdminToken, *, is_closing: Callable[[], bool]
+) -> _Api:
+    settings, database = parts.settings, parts.database
+    has_broker = settings.amqp_url is not None
+    return _Api(
+        connections=Connections(
+            database=database,
+            keyring=parts.keyring,
+            cache=cache,
+            pushes=parts.pushes,
+            base_url=settings.base_url,
+            allow_http=settings.fetch_allow_http,
+            hosts=settings.fetch_hosts,
+        ),
+        dry_run=DryRun(database=database, mirrors=parts.mirrors, reader=parts.reader),
+        deliveries=Deliveries(database=database, pushes=parts.pushes, has_broker=has_broker),
+        executions=Executions(
+            database=database, requests=parts.requests, is_closing=is_closing, has_broker=has_broker
+        ),
+        files=PackageFiles(
+            database=database, storage=parts.storage, signed_tokens=parts.signed_tokens, token=token
+        ),
+    )
+
+
+def _build_pages(parts: _Parts, api: _Api, token: AdminToken) -> Pages:
+    base_url = parts.settings.base_url
+    return Pages(
+        connections=api.connections,
+        deliveries=api.deliveries,
+        executions=api.executions,
+        sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=base_url),
+        renderer=Renderer(base_url),
+        token=token,
+        has_broker=parts.settings.amqp_url is not None,
     )
 
 
@@ -300,9 +339,9 @@ def _build_worker(parts: _Parts) -> _Work:
     return _Work(process=process, runs=runs)
 
 
-def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> list[Worker]:
+def _build_packages(parts: _Parts, folder: Path) -> Packages:
     settings = parts.settings
-    packages = Packages(
+    return Packages(
         database=parts.database,
         storage=parts.storage,
         mirrors=parts.mirrors,
@@ -314,10 +353,15 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
             most_unpacked=settings.package_max_unpacked_bytes,
         ),
         signed_tokens=parts.signed_tokens,
-        folder=packing,
+        folder=folder,
         base_url=settings.base_url,
         url_valid=timedelta(days=settings.package_url_days),
     )
+
+
+def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> list[Worker]:
+    settings = parts.settings
+    packages = _build_packages(parts, packing)
     stages = FetchAndPlan(mirrors=parts.mirrors, remotes=remotes, reader=parts.reader, packages=packages)
     claims = Claims(
         process=process,

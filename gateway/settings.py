@@ -233,6 +233,16 @@ def read_settings(
         raise SettingError(f"the settings file {config} does not exist")
     if secrets_dir is not None:
         _refuse_unknown_files(secrets_dir)
+    try:
+        return _with_sources(config, secrets_dir)(**given)
+    except ValidationError as error:
+        raise SettingError(_sentence(error)) from None
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise SettingError(f"cannot read the settings: {error}") from error
+
+
+def _with_sources(config: Path | None, secrets_dir: Path | None) -> type[Settings]:
+    """Return the settings that are also read from these files."""
 
     class Sources(Settings):
         @classmethod
@@ -251,12 +261,7 @@ def read_settings(
                 sources.append(YamlConfigSettingsSource(settings_cls, config, yaml_file_encoding="utf-8"))
             return tuple(sources)
 
-    try:
-        return Sources(**given)
-    except ValidationError as error:
-        raise SettingError(_sentence(error)) from None
-    except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise SettingError(f"cannot read the settings: {error}") from error
+    return Sources
 
 
 def _refuse_unknown_variables() -> None:

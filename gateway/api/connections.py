@@ -105,22 +105,8 @@ class Connections:
         url = self._checked(take_login(wanted.url, wanted.provider)[0])
         access = await API.run(remote_access, wanted, name=name)
         now = datetime.now(UTC)
-        connection = Connection(
-            id=new_connection_id(),
-            name=name,
-            provider=wanted.provider,
-            url=url,
-            project=wanted.project,
-            auth=scheme.auth,
-            triggers=_checked_triggers(wanted.triggers),
-            yaml_path=wanted.yaml_path,
-            follows=wanted.follows,
-            repository_id=None,
-            created_at=now,
-            updated_at=now,
-            networks=_texts(wanted.networks),
-            deploy_key=access.deploy_key,
-            package_format=wanted.package_format,
+        connection = _new_connection(
+            wanted, name=name, url=url, auth=scheme.auth, deploy_key=access.deploy_key, now=now
         )
 
         def make(conn: sqlalchemy.Connection) -> ConnectionCreated:
@@ -149,14 +135,7 @@ class Connections:
         """`PATCH /connections/{id}`: change the given fields; postponed work is retried now."""
         connection_id = request.path_params["id"]
         given = await read(request, ConnectionChange)
-        wanted = given.model_dump(exclude_none=True, exclude={"credentials", "platform"})
-        if "url" in wanted:
-            # Another repository has another id; the next delivery sets it.
-            wanted |= {"url": self._checked(take_login(wanted["url"], "")[0]), "repository_id": None}
-        if "networks" in wanted:
-            wanted["networks"] = _texts(wanted["networks"])
-        if "triggers" in wanted:
-            wanted["triggers"] = _checked_triggers(wanted["triggers"])
+        wanted = self._changes(given)
         now = datetime.now(UTC)
         old = await self.database.read(connections.get, connection_id=connection_id)
         kept = await self.database.read(
@@ -184,6 +163,18 @@ class Connections:
         self.cache.forget(connection_id)
         self.pushes.notify()
         return view
+
+    def _changes(self, given: ConnectionChange) -> dict[str, Any]:
+        """Return the new values of a connection's fields. Raises `Invalid`."""
+        wanted = given.model_dump(exclude_none=True, exclude={"credentials", "platform"})
+        if "url" in wanted:
+            # Another repository has another id; the next delivery sets it.
+            wanted |= {"url": self._checked(take_login(wanted["url"], "")[0]), "repository_id": None}
+        if "networks" in wanted:
+            wanted["networks"] = _texts(wanted["networks"])
+        if "triggers" in wanted:
+            wanted["triggers"] = _checked_triggers(wanted["triggers"])
+        return wanted
 
     async def delete_connection(self, request: Request) -> Response:
         """`DELETE /connections/{id}`: delete a connection; its deliveries stay readable."""
@@ -312,6 +303,34 @@ class Connections:
 
     def _made(self, conn: sqlalchemy.Connection, connection: Connection, secret: str) -> ConnectionCreated:
         return ConnectionCreated(**self._view(conn, connection).model_dump(), secret=secret)
+
+
+def _new_connection(
+    wanted: NewConnection,
+    *,
+    name: str,
+    url: str,
+    auth: Mapping[str, str],
+    deploy_key: str | None,
+    now: datetime,
+) -> Connection:
+    return Connection(
+        id=new_connection_id(),
+        name=name,
+        provider=wanted.provider,
+        url=url,
+        project=wanted.project,
+        auth=auth,
+        triggers=_checked_triggers(wanted.triggers),
+        yaml_path=wanted.yaml_path,
+        follows=wanted.follows,
+        repository_id=None,
+        created_at=now,
+        updated_at=now,
+        networks=_texts(wanted.networks),
+        deploy_key=deploy_key,
+        package_format=wanted.package_format,
+    )
 
 
 def _texts(networks: Sequence[Any]) -> list[str]:

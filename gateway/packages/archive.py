@@ -153,19 +153,7 @@ class Packages:
         """Upload the file and record it only then, so that no reader sees half a package."""
         name = f"{packed.id}/{secrets.token_hex(8)}.{connection.package_format}"
         await self.storage.put(name, path)
-        now = _now()
-        package = KeptPackage(
-            id=packed.id,
-            format=connection.package_format,
-            object=name,
-            sha256=packed.sha256,
-            size=packed.size,
-            tar_size=packed.tar_size,
-            files=packed.files,
-            warnings=packed.warnings,
-            made_at=now,
-            last_used_at=now,
-        )
+        package = _kept(packed, name, connection.package_format)
         build = Build(
             connection=connection.id,
             commit=commit,
@@ -179,6 +167,22 @@ class Packages:
         if kept.object != name:
             await self.storage.delete(name)
         return kept, build
+
+
+def _kept(packed: Packed, name: str, package_format: str) -> KeptPackage:
+    now = _now()
+    return KeptPackage(
+        id=packed.id,
+        format=package_format,
+        object=name,
+        sha256=packed.sha256,
+        size=packed.size,
+        tar_size=packed.tar_size,
+        files=packed.files,
+        warnings=packed.warnings,
+        made_at=now,
+        last_used_at=now,
+    )
 
 
 def _now() -> datetime:

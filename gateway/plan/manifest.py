@@ -52,13 +52,26 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
     """
     if len(text) > MAX_MANIFEST_BYTES:
         raise PlanError(f"{path} has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are read")
+    config = _parsed(text, path)
+    for step in config.steps.values():
+        _check_templates(step, path)
+    return Manifest(
+        path=path,
+        steps=dict(config.steps),
+        pipelines=dict(config.pipelines),
+        tasks=dict(config.tasks),
+        config=config,
+    )
+
+
+def _parsed(text: bytes, path: str) -> Config:
     try:
         text.decode()
         _check_bounds(text, path)
         document, items = _load(text)
         if items is not None:
             _check_items(document, items, path)
-        config = valohai_yaml.parse([] if items is None else items, validate=False)
+        return valohai_yaml.parse([] if items is None else items, validate=False)
     except PlanError:
         raise
     except UnicodeDecodeError as error:
@@ -73,15 +86,6 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
     except Exception as error:
         # The parser raises many kinds of exceptions: IndexError, TypeError, RecursionError, ...
         raise PlanError(f"{path} is not a valid valohai.yaml: {_one_line(error)}") from error
-    for step in config.steps.values():
-        _check_templates(step, path)
-    return Manifest(
-        path=path,
-        steps=dict(config.steps),
-        pipelines=dict(config.pipelines),
-        tasks=dict(config.tasks),
-        config=config,
-    )
 
 
 def _check_bounds(text: bytes, path: str) -> None:

@@ -27,15 +27,9 @@ def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     task.lint(lint, {"config": manifest.config})
     for problem in lint.errors:
         raise PlanError(f"{owner}: {problem['message']}")
-    varying = {parameter.name for parameter in task.parameters}
-    varying |= {name for values in task.parameter_sets for name in values}
-    unknown = sorted(str(name) for name in varying - set(step.parameters))
-    if unknown:
-        raise PlanError(f"{owner}: step {step.name} has no parameter {listed(unknown)}")
-    if overlap := sorted(varying & set(trigger.parameters)):
-        raise PlanError(f"{owner} varies {listed(overlap)}, so the trigger cannot set it")
+    varying = _varying(task, step, trigger, owner)
     _check_values(task, step, owner)
-    fixed = resolve_step(step, trigger, varying=frozenset(varying))
+    fixed = resolve_step(step, trigger, varying=varying)
     body: dict[str, Any] = plain(
         {
             "parameters": {
@@ -49,6 +43,18 @@ def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     )
     template = fixed.model_copy(update={"command": tuple(listify(step.command))})
     return TaskExecution(name=task.name, type=task.type.value, step=template, **body)
+
+
+def _varying(task: Task, step: Step, trigger: Trigger, owner: str) -> frozenset[str]:
+    """Return the parameters that the task varies. Raises `PlanError` if one cannot vary."""
+    varying = {parameter.name for parameter in task.parameters}
+    varying |= {name for values in task.parameter_sets for name in values}
+    unknown = sorted(str(name) for name in varying - set(step.parameters))
+    if unknown:
+        raise PlanError(f"{owner}: step {step.name} has no parameter {listed(unknown)}")
+    if overlap := sorted(varying & set(trigger.parameters)):
+        raise PlanError(f"{owner} varies {listed(overlap)}, so the trigger cannot set it")
+    return frozenset(varying)
 
 
 def _check_values(task: Task, step: Step, owner: str) -> None:

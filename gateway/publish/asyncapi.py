@@ -4,7 +4,7 @@ https://www.asyncapi.com/docs/reference/specification/v3.0.0
 https://github.com/asyncapi/bindings/tree/master/amqp
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -36,6 +36,21 @@ _PROPERTIES = {
 }
 _PROJECT = {"description": "the platform's project; blanks, dots and wildcards in names become _"}
 _TARGET = {"description": "the step, pipeline or task to be executed"}
+_INFO = {
+    "title": "Pushgate",
+    "version": EXECUTION_REQUEST_VERSION,
+    "description": "Messages that Pushgate publishes to RabbitMQ: CloudEvents 1.0, persistent and "
+    "confirmed. They are published at least once; a repetition has the same id. The messages of a "
+    "connection are published in the order of its pushes.",
+    "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+}
+_BROKER = {
+    "host": "{broker}",
+    "protocol": "amqp",
+    "protocolVersion": "0.9.1",
+    "description": "RabbitMQ, 3.10 or newer",
+    "variables": {"broker": {"description": "host and port of the broker that the gateway publishes to"}},
+}
 _REQUEST = "executionRequested"
 _EVENTS: dict[EventName, str] = {"push.fetched": "pushFetched", "delivery.failed": "deliveryFailed"}
 
@@ -59,34 +74,11 @@ def document(
     }
     return {
         "asyncapi": "3.0.0",
-        "info": {
-            "title": "Pushgate",
-            "version": EXECUTION_REQUEST_VERSION,
-            "description": "Messages that Pushgate publishes to RabbitMQ: CloudEvents 1.0, persistent and "
-            "confirmed. They are published at least once; a repetition has the same id. The messages of a "
-            "connection are published in the order of its pushes.",
-            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
-        },
+        "info": _INFO,
         "defaultContentType": "application/json",
-        "servers": {
-            "broker": {
-                "host": "{broker}",
-                "protocol": "amqp",
-                "protocolVersion": "0.9.1",
-                "description": "RabbitMQ, 3.10 or newer",
-                "variables": {
-                    "broker": {"description": "host and port of the broker that the gateway publishes to"}
-                },
-            }
-        },
+        "servers": {"broker": _BROKER},
         "channels": channels,
-        "operations": {
-            f"send{key[0].upper()}{key[1:]}": _operation(
-                key, channel["messages"], mandatory=key not in _EVENTS.values()
-            )
-            for key, channel in channels.items()
-            if channel["bindings"]["amqp"]["is"] == "routingKey"
-        },
+        "operations": _operations(channels),
         "components": {
             "messages": {
                 _key(name, mode): _message(models[name], kind, mode)
@@ -193,6 +185,17 @@ def _queue(
 def _routed(topology: Topology) -> dict[str, Any]:
     exchange = {"name": topology.exchange, "type": "topic", "durable": True, "autoDelete": False}
     return {"amqp": {"is": "routingKey", "exchange": exchange, **_BINDING}}
+
+
+def _operations(channels: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the operations on the channels that messages are published to; a queue is only consumed from."""
+    return {
+        f"send{key[0].upper()}{key[1:]}": _operation(
+            key, channel["messages"], mandatory=key not in _EVENTS.values()
+        )
+        for key, channel in channels.items()
+        if channel["bindings"]["amqp"]["is"] == "routingKey"
+    }
 
 
 def _operation(channel: str, messages: Iterable[str], *, mandatory: bool) -> dict[str, Any]:

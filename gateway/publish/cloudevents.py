@@ -63,16 +63,7 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
         "dataschema": f"{public_url}/schemas/{schema}.json",
         "partitionkey": stored.connection,
     }
-    trace = {"traceparent": traceparent(stored)}
-    if mode == "structured":
-        headers = {PARTITION_HEADER: stored.connection} | trace
-        envelope = {**attributes, "datacontenttype": CONTENT_TYPES["binary"], **trace}
-        # The data is JSON already, so it is embedded as it is:
-        # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
-        body = json.dumps(envelope).encode()[:-1] + b', "data": ' + stored.body + b"}"
-    else:
-        headers = {f"ce-{name}": value for name, value in attributes.items()} | trace
-        body = stored.body
+    headers, body = _encoded(stored, attributes, mode)
     return Message(
         body,
         message_id=stored.id,
@@ -84,6 +75,20 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
         timestamp=moment,
         headers=dict(headers),
     )
+
+
+def _encoded(
+    stored: Stored, attributes: Mapping[str, str], mode: ContentMode
+) -> tuple[dict[str, str], bytes]:
+    """Return the headers and the body of a message."""
+    trace = {"traceparent": traceparent(stored)}
+    if mode == "binary":
+        return {f"ce-{name}": value for name, value in attributes.items()} | trace, stored.body
+    envelope = {**attributes, "datacontenttype": CONTENT_TYPES["binary"], **trace}
+    # The data is JSON already, so it is embedded as it is:
+    # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+    body = json.dumps(envelope).encode()[:-1] + b', "data": ' + stored.body + b"}"
+    return {PARTITION_HEADER: stored.connection} | trace, body
 
 
 def routing_key(stored: Stored) -> str:

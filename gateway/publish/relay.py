@@ -180,15 +180,19 @@ class Relay:
                     if not is_more:
                         await self._wakeups.wait(self._idle_seconds())
         finally:
-            try:
-                await self._record()
-            except StoreUnavailable as error:
-                log.warning(
-                    "confirmed requests will be published again",
-                    count=len(self._published),
-                    reason=str(error),
-                )
-            await self._publisher.close()
+            await self._close()
+
+    async def _close(self) -> None:
+        """Record the last confirms, and close the connection to the broker."""
+        try:
+            await self._record()
+        except StoreUnavailable as error:
+            log.warning(
+                "confirmed requests will be published again",
+                count=len(self._published),
+                reason=str(error),
+            )
+        await self._publisher.close()
 
     async def _batch(self) -> bool:
         """Publish one batch; return whether more messages may be publishable now."""
@@ -206,11 +210,7 @@ class Relay:
         size = sum(len(request.body) for request in requests)
         is_more = len(requests) == _BATCH_SIZE or size >= READ_BYTES
         if not is_more:
-            # A connection without pending messages, perhaps a deleted one, needs no delay any more.
-            self._held = {name: delay for name, delay in self._held.items() if name in held or name in lanes}
-        if not is_more and not held:
-            waiting = {request.id for request in requests}
-            self._suspects = {id_: losses for id_, losses in self._suspects.items() if id_ in waiting}
+            self._forget_all_but(requests, held)
         suspects = [lane[0] for lane in lanes.values() if lane[0].id in self._suspects]
         # An outage ends each lane separately: confirmed messages are recorded, the rest is read again.
         ends = await self._to_the_end(
@@ -225,6 +225,15 @@ class Relay:
             if isinstance(end, BaseException) and not (is_refusal and _is_side_effect(end)):
                 raise end
         return is_more or is_refusal or bool(suspects) or not all(ends)
+
+    def _forget_all_but(self, requests: Sequence[Stored], held: Collection[str]) -> None:
+        """Forget the other delays and suspects: apart from held connections, `requests` are all that wait."""
+        lanes = {request.connection for request in requests}
+        # A connection without pending messages, perhaps a deleted one, needs no delay any more.
+        self._held = {name: delay for name, delay in self._held.items() if name in held or name in lanes}
+        if not held:
+            waiting = {request.id for request in requests}
+            self._suspects = {id_: losses for id_, losses in self._suspects.items() if id_ in waiting}
 
     async def _to_the_end(
         self, publishing: asyncio.Future[list[bool | BaseException]]
@@ -261,33 +270,38 @@ class Relay:
                 # Only with a place in the window: by now another relay may lead, and this batch be stale.
                 if self._is_ending or time.monotonic() > until:
                     return False
-                try:
-                    await self._publisher.publish(request)
-                except Unroutable as error:
-                    self._refuse(request, str(error))
-                    break
-                except Undeliverable as error:
-                    self._give_up(request, str(error))
-                    break
-                except (Ambiguous, Interrupted) as error:
-                    if not self._is_cause(request, is_alone=is_alone):
-                        raise
-                    why = "the connection ends each time this message is sent alone"
-                    self._refuse(request, f"{why}: {error}")
-                    break
-                except PublishError:
-                    raise
-                except Exception as error:
-                    # A bug, here or in the library: it delays this connection only.
-                    log.exception("a message could not be sent", what=self._what, id=request.id)
-                    self._refuse(request, f"the message could not be sent ({type(error).__name__})")
-                    break
+                is_confirmed = await self._send(request, is_alone=is_alone)
+            if not is_confirmed:
+                break
             self._published.append(request.id)
             if isinstance(request, StoredRequest):
                 _PUBLISH.observe((datetime.now(UTC) - request.planned_at).total_seconds())
             self._held.pop(request.connection, None)
             self._suspects.pop(request.id, None)
         return True
+
+    async def _send(self, request: Stored, *, is_alone: bool) -> bool:
+        """Publish a message; return whether the broker confirmed it. Raises `PublishError`."""
+        try:
+            await self._publisher.publish(request)
+        except Unroutable as error:
+            self._refuse(request, str(error))
+        except Undeliverable as error:
+            self._give_up(request, str(error))
+        except (Ambiguous, Interrupted) as error:
+            if not self._is_cause(request, is_alone=is_alone):
+                raise
+            why = "the connection ends each time this message is sent alone"
+            self._refuse(request, f"{why}: {error}")
+        except PublishError:
+            raise
+        except Exception as error:
+            # A bug, here or in the library: it delays this connection only.
+            log.exception("a message could not be sent", what=self._what, id=request.id)
+            self._refuse(request, f"the message could not be sent ({type(error).__name__})")
+        else:
+            return True
+        return False
 
     def _is_cause(self, request: Stored, *, is_alone: bool) -> bool:
         """Mark a message to be sent alone next time; return whether it seems to have ended the connection.

@@ -180,17 +180,10 @@ class Topology:
                 queue = await channel.get_queue(name, ensure=False)
                 await queue.bind(exchange, key)
 
-    async def _declare_ordered(
-        self,
-        connection: AbstractConnection,
-        channel: AbstractChannel,
-        exchange: AbstractExchange,
-        name: str,
-        key: str,
-    ) -> None:
+    async def _declare_hash_exchange(self, channel: AbstractChannel, name: str) -> AbstractExchange:
         try:
             # The connection's id is hashed, so that the routing key can describe the message.
-            hashed = await channel.declare_exchange(
+            return await channel.declare_exchange(
                 self.hash_exchange(name),
                 ExchangeType.X_CONSISTENT_HASH,
                 durable=True,
@@ -203,6 +196,16 @@ class Topology:
                 f"PUSHGATE_AMQP_ORDERED needs RabbitMQ's plugin {_PLUGIN}, which this broker has not "
                 f"enabled: run `rabbitmq-plugins enable {_PLUGIN}` there"
             ) from error
+
+    async def _declare_ordered(
+        self,
+        connection: AbstractConnection,
+        channel: AbstractChannel,
+        exchange: AbstractExchange,
+        name: str,
+        key: str,
+    ) -> None:
+        hashed = await self._declare_hash_exchange(channel, name)
         for partition in self.partitions(name):
             await self._declare_queue(connection, partition, self.partition_arguments)
             queue = await channel.get_queue(partition, ensure=False)

@@ -173,10 +173,6 @@ class Claims:
             .correlate(connections)
             .scalar_subquery()
         )
-        mine = select(func.count()).select_from(held).where(held.c.process == self.process)
-        holds_none = (
-            mine.where(held.c.host == connections.c.host).correlate(connections).scalar_subquery() == 0
-        )
         ready = (
             select(ref_updates.c.seq)
             .where(is_pending, ref_updates.c.connection == waits.c.connection)
@@ -198,16 +194,25 @@ class Claims:
             query = query.where(of_project < self.per_project)
         if self.per_host:
             query = query.where(held_of_host(now) < self.per_host)
+        return query.where(*self._has_place(held, now))
+
+    def _has_place(self, held: CTE, now: datetime) -> list[ColumnElement[bool]]:
+        """Return the conditions that this process has a place for a connection on its host."""
+        mine = select(func.count()).select_from(held).where(held.c.process == self.process)
+        holds_none = (
+            mine.where(held.c.host == connections.c.host).correlate(connections).scalar_subquery() == 0
+        )
+        conditions: list[ColumnElement[bool]] = []
         if self.places:
             held_now = mine.scalar_subquery()
             is_first = holds_none & or_(
                 held_now == self.places, connections.c.host.in_(self.silent.answering())
             )
-            query = query.where(or_(held_now < self.places, is_first))
+            conditions.append(or_(held_now < self.places, is_first))
         silent = self.silent.timed_out(now)
         if silent:
-            query = query.where(or_(connections.c.host.not_in(silent), holds_none))
-        return query
+            conditions.append(or_(connections.c.host.not_in(silent), holds_none))
+        return conditions
 
     def _may_have(self, now: datetime) -> ColumnElement[bool]:
         """Return the condition that no other live process has the mirror, or the work has waited for it."""

@@ -143,20 +143,24 @@ class Database:
             with self._translated(writes=True):
                 transaction = self._begin_at_once()
                 if transaction is not None:
-                    try:
-                        result = work(transaction.connection)
-                    except BaseException:
-                        self._drop_inline()
-                        raise
-                    try:
-                        await asyncio.get_running_loop().run_in_executor(self._committer, transaction.commit)
-                    except Exception:
-                        self._drop_inline()
-                        raise
-                    return result
+                    return await self._finish_inline(transaction, work)
         finally:
             self._writers.release()
         return await self._write_soon(work)
+
+    async def _finish_inline(self, transaction: RootTransaction, work: Callable[[Connection], T]) -> T:
+        """Run `work` on the event loop, and commit in a thread."""
+        try:
+            result = work(transaction.connection)
+        except BaseException:
+            self._drop_inline()
+            raise
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._committer, transaction.commit)
+        except Exception:
+            self._drop_inline()
+            raise
+        return result
 
     async def _write_soon(self, work: Callable[[Connection], T]) -> T:
         """Run `work` as `write` does, on SQLite, but wait at most three seconds for other writers."""

@@ -108,6 +108,10 @@ def create(url: URL) -> Engine:
         # rows.
         _limit(engine, {**_LIMITS, "plan_cache_mode": "force_custom_plan"})
         return engine
+    return _create_sqlite(url)
+
+
+def _create_sqlite(url: URL) -> Engine:
     engine = create_engine(
         url, **_DISCREET, connect_args={"check_same_thread": False, "timeout": BUSY_MS / 1000}
     )

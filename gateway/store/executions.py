@@ -102,29 +102,30 @@ def add(
     new = [request for request in requests if request.id not in there]
     if not new:
         return
-    rows = [
-        {
-            "id": request.id,
-            "connection": request.connection,
-            "delivery": request.delivery,
-            "ref_update": ref_update,
-            "project": request.project,
-            "trigger": request.trigger,
-            "target": request.target,
-            "subject": request.subject,
-            "lane": request.lane,
-            "policy": "latest" if request.is_latest_only else "every",
-            "state": "pending",
-            "planned_at": now,
-        }
-        for request in new
-    ]
+    rows = [_row(request, ref_update=ref_update, now=now) for request in new]
     conn.execute(insert(executions), rows)
     its_body = select(executions.c.seq, bindparam("its_body")).where(executions.c.id == bindparam("its_id"))
     conn.execute(
         insert(execution_bodies).from_select(["execution", "body"], its_body),
         [{"its_id": request.id, "its_body": request.body} for request in new],
     )
+
+
+def _row(request: NewRequest, *, ref_update: int, now: datetime) -> dict[str, Any]:
+    return {
+        "id": request.id,
+        "connection": request.connection,
+        "delivery": request.delivery,
+        "ref_update": ref_update,
+        "project": request.project,
+        "trigger": request.trigger,
+        "target": request.target,
+        "subject": request.subject,
+        "lane": request.lane,
+        "policy": "latest" if request.is_latest_only else "every",
+        "state": "pending",
+        "planned_at": now,
+    }
 
 
 def _revive(conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, now: datetime) -> None:

@@ -38,17 +38,7 @@ def page(
     Only deliveries since `since` and older than the delivery `before` count; duplicates are left out. Also
     return the id of the last delivery if there are older ones.
     """
-    wanted = (
-        select(deliveries.c.id)
-        .where(deliveries.c.connection == connection, deliveries.c.verdict == "accepted")
-        .order_by(deliveries.c.id.desc())
-        .limit(limit + 1)
-    )
-    if since is not None:
-        wanted = wanted.where(deliveries.c.id > delivery_ids_since(since))
-    if before is not None:
-        wanted = wanted.where(deliveries.c.id < before)
-    found = list(conn.execute(wanted).scalars())
+    found = _accepted(conn, connection, since=since, before=before, limit=limit)
     shown = found[:limit]
     moves = (
         select(*[*UPDATE_COLUMNS, ref_updates.c.facts])
@@ -61,3 +51,20 @@ def page(
         for row in conn.execute(moves)
     ]
     return past, shown[-1] if len(found) > limit else None
+
+
+def _accepted(
+    conn: sqlalchemy.Connection, connection: str, *, since: datetime | None, before: str | None, limit: int
+) -> list[str]:
+    """Return the ids of accepted deliveries, the newest first: one more than `limit` if there are more."""
+    wanted = (
+        select(deliveries.c.id)
+        .where(deliveries.c.connection == connection, deliveries.c.verdict == "accepted")
+        .order_by(deliveries.c.id.desc())
+        .limit(limit + 1)
+    )
+    if since is not None:
+        wanted = wanted.where(deliveries.c.id > delivery_ids_since(since))
+    if before is not None:
+        wanted = wanted.where(deliveries.c.id < before)
+    return list(conn.execute(wanted).scalars())

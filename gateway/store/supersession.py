@@ -51,15 +51,7 @@ def promote(
     Read nothing: see `Database.write_inline`.
     """
     conn.execute(update(ref_updates).where(ref_updates.c.seq == ref_update).values(generation=generation))
-    conn.execute(
-        update(executions)
-        .where(
-            executions.c.ref_update == ref_update,
-            executions.c.policy == "latest",
-            executions.c.state == "superseded",
-        )
-        .values(state="pending", superseded_by=None, reason=None)
-    )
+    _revive(conn, ref_update)
     mine = executions.alias("mine")
     its_request = (
         select(mine.c.id)
@@ -83,6 +75,19 @@ def promote(
             superseded_by=its_request.limit(1).scalar_subquery(),
             reason=f"{ref} turned out to be at another commit",
         )
+    )
+
+
+def _revive(conn: sqlalchemy.Connection, ref_update: int) -> None:
+    """Make the superseded requests of a move pending again."""
+    conn.execute(
+        update(executions)
+        .where(
+            executions.c.ref_update == ref_update,
+            executions.c.policy == "latest",
+            executions.c.state == "superseded",
+        )
+        .values(state="pending", superseded_by=None, reason=None)
     )
 
 

@@ -111,8 +111,13 @@ def _request_fetch(fetch: PlatformFetch) -> int:
     except ValueError:
         # Without its cause, which may show the token.
         raise PlatformError("the platform's token has characters that no HTTP header may have") from None
+    return _commits_in(text)
+
+
+def _commits_in(answer: bytes) -> int:
+    """Return how many commits the platform's answer lists. Raises `PlatformError`."""
     try:
-        answered = json.loads(text)
+        answered = json.loads(answer)
     except ValueError as error:
         raise PlatformError("the platform's answer is not JSON: is its URL right?") from error
     if not isinstance(answered, Mapping):

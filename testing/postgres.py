@@ -14,6 +14,7 @@ from typing import Self
 
 import psycopg
 
+from gateway.store.database import Database
 from testing.ports import free_ports
 
 _START_SECONDS = 60.0
@@ -150,3 +151,8 @@ def _program(name: str) -> Path:
     if found is None:
         raise RuntimeError(f"there is no {name}; tests/require-programs names what to install")
     return Path(found)
+
+
+def url_of(database: Database) -> str:
+    """Return the URL with which any client can connect."""
+    return database.url.set(drivername="postgresql").render_as_string(hide_password=False)

@@ -1,7 +1,6 @@
 """Claims: which worker gets which connection, on either database."""
 
 import threading
-import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -9,57 +8,14 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import select, text
 
-from gateway.store import accept, claims, reconciliations, work_queue
-from gateway.store.claims import GONE_AFTER, MAX_DELAY, MAX_LEASE_AHEAD, MIRROR_AFFINITY, Claims, SilentHosts
+from gateway.store import accept, claims, work_queue
+from gateway.store.claims import GONE_AFTER, MAX_DELAY, MAX_LEASE_AHEAD, MIRROR_AFFINITY, Claims
 from gateway.store.database import Database
 from gateway.store.tables import metadata, processes
 from gateway.store.tables import turns as turns_of
-from gateway.store.work_queue import Backlog, Postponement, Settlement
+from gateway.store.work_queue import Backlog, Postponement
 from testing.records import NOW, A, B, arrival, connection, move
-
-SECOND = timedelta(seconds=1)
-LEASE = timedelta(seconds=60)
-
-
-def claim(database: Database, claims_of: Claims, now: datetime = NOW, owner: str = "w") -> str | None:
-    """Claim as a worker of a process does."""
-    with database.writing() as conn:
-        return claims_of.claim(conn, owner=owner, now=now, until=now + LEASE)
-
-
-def push(database: Database, *connections: str, at: datetime = NOW, times: int = 1) -> None:
-    """Record pushes to each of these connections."""
-    with database.writing() as conn:
-        for one in connections:
-            moves = [move(A, B, ref=f"refs/heads/{uuid.uuid4().hex}") for _ in range(times)]
-            accept.record(conn, [arrival(*moves, connection=one, received_at=at)])
-
-
-def release(database: Database, connection_id: str, now: datetime, owner: str = "w") -> None:
-    """Return a connection back with more to do, as at the end of a turn."""
-    with database.writing() as conn:
-        work_queue.release(conn, connection_id, owner=owner, now=now)
-
-
-def finish(database: Database, connection_id: str, now: datetime = NOW, owner: str = "w") -> None:
-    """Settle all pending updates, and release the connection."""
-    with database.writing() as conn:
-        updates = work_queue.pending(conn, connection_id, limit=10)
-        ends = [Settlement(update=update, state="planned", reason="") for update in updates]
-        work_queue.settle(conn, connection_id, ends, owner=owner, now=now)
-        work_queue.release(conn, connection_id, owner=owner, now=now)
-
-
-def turns(database: Database, count: int) -> list[str | None]:
-    """Give one worker so many turns, without finishing a connection; return their connections."""
-    had = []
-    for number in range(count):
-        now = NOW + (1 + number) * SECOND
-        one = claim(database, Claims(process="p1"), now)
-        had.append(one)
-        if one is not None:
-            release(database, one, now)
-    return had
+from tests.store.claiming import LEASE, SECOND, claim, finish, push, release, turns
 
 
 def beat(database: Database, process: str, now: datetime = NOW) -> None:
@@ -100,102 +56,6 @@ def test_a_free_worker_goes_to_the_project_that_has_the_fewest(database: Databas
     assert {first, second} in ({"c1", "c3"}, {"c2", "c3"})
     release(database, "c3", NOW + 2 * SECOND)
     assert claim(database, process, NOW + 2 * SECOND) == "c3"
-
-
-def test_a_project_has_so_many_workers_and_no_more(database: Database) -> None:
-    """Across all processes; a lease that ends or expires makes room."""
-    for one in ("c1", "c2", "c3"):
-        connection(database, one, project="digits")
-    connection(database, "other", project="faces")
-    push(database, "c1", "c2", "c3", "other")
-    here, there = Claims(process="p1", per_project=2), Claims(process="p2", per_project=2)
-    held = [claim(database, here), claim(database, there), claim(database, here)]
-    assert sorted(str(one) for one in held)[2] == "other"
-    assert claim(database, there) is None
-    [mine, *_] = [one for one in held if one not in {None, "other"}]
-    finish(database, str(mine))
-    assert claim(database, there) is not None
-    assert claim(database, there) is None
-    # All of them die: each lease counts only until it expires.
-    assert claim(database, there, NOW + LEASE) is None
-    after = NOW + LEASE + SECOND
-    assert [claim(database, there, after) is None for _ in range(4)] == [False, False, False, True]
-
-
-def test_a_git_host_is_asked_by_so_many_workers_and_no_more(database: Database) -> None:
-    """By any of its names and in any project; other hosts are contacted meanwhile."""
-    urls = {
-        "c1": "https://github.com/acme/digits.git",
-        "c2": "ssh://git@ssh.github.com:443/acme/faces.git",
-        "c3": "git@github.com:acme/words.git",
-        "other": "https://git.example/acme/digits.git",
-    }
-    for name, url in urls.items():
-        connection(database, name, url=url, project=name)
-    push(database, *urls)
-    process = Claims(process="p1", per_host=2)
-    held = {claim(database, process) for _ in range(4)}
-    assert len(held) == 4
-    assert {"other", None} < held
-
-
-def test_one_more_place_is_for_hosts_that_hold_none(database: Database) -> None:
-    """However many connections wait for a host that hangs; each process has such a place."""
-    for number in range(6):
-        connection(database, f"hangs{number}", url=f"https://hangs.example/acme/{number}.git")
-    for one in ("good", "better"):
-        connection(database, one, url=f"https://{one}.example/acme/digits.git")
-    push(database, *(f"hangs{number}" for number in range(6)))
-    process = Claims(process="p1", places=2)
-    assert {str(claim(database, process))[:5] for _ in range(2)} == {"hangs"}
-    assert claim(database, process) is None
-    push(database, "good", "better")
-    process.silent.record("https://good.example/acme/digits.git", answers=True, now=NOW)
-    process.silent.record("https://better.example/acme/digits.git", answers=True, now=NOW)
-    assert {claim(database, process), claim(database, process)} == {"good", "better"}
-    assert claim(database, process) is None
-    assert str(claim(database, Claims(process="p2", places=1)))[:5] == "hangs"
-
-
-def test_the_last_place_is_for_hosts_that_answer(database: Database) -> None:
-    """However many unknown hosts arrive at once, and hang."""
-    for number in range(6):
-        connection(database, f"new{number}", url=f"https://new{number}.example/acme/digits.git")
-    connection(database, "known", url="https://known.example/acme/digits.git")
-    push(database, *(f"new{number}" for number in range(6)))
-    process = Claims(process="p1", places=2)
-    process.silent.record("https://known.example/acme/digits.git", answers=True, now=NOW)
-    held = [claim(database, process) is not None for _ in range(4)]
-    assert held == [True, True, True, False]
-    push(database, "known")
-    assert claim(database, process) == "known"
-    # The number of workers of a process.
-    assert held.count(True) + 1 == process.places + claims.RESERVED
-    finish(database, "known")
-    push(database, "known")
-    process.silent.record("https://known.example/acme/digits.git", answers=False, now=NOW)
-    assert claim(database, process) is None
-
-
-def test_a_host_that_timed_out_lately_has_one_place_until_it_answers(database: Database) -> None:
-    """By any of its names; after a while without a result it counts as answering."""
-    for number in range(3):
-        connection(database, f"c{number}", url=f"git@ssh.github.com:acme/{number}.git")
-    push(database, "c0", "c1", "c2")
-    process = Claims(process="p1", places=4)
-    process.silent.record("https://github.com/acme/0.git", answers=False, now=NOW)
-    first = claim(database, process)
-    assert first is not None
-    assert claim(database, process) is None
-    finish(database, first)
-    assert claim(database, process) is not None
-    assert claim(database, process) is None
-    process.silent.record("https://github.com/acme/0.git", answers=True, now=NOW)
-    assert claim(database, process) is not None
-    process.silent.record("https://github.com/acme/0.git", answers=False, now=NOW)
-    push(database, "c0", "c1", "c2")
-    much_later = NOW + timedelta(hours=1)
-    assert [claim(database, process, much_later) is not None for _ in range(3)] == [True] * 3
 
 
 def test_quotas_hold_however_many_claim_at_once(database: Database) -> None:
@@ -428,30 +288,6 @@ def test_a_clock_that_was_ahead_holds_nobody_up(database: Database) -> None:
         assert mine.claim(conn, owner="w2", now=NOW, until=NOW + LEASE) is None
 
 
-def test_a_silent_host_is_asked_as_others_after_half_an_hour() -> None:
-    """It may not have been contacted since; a host that answers is not silent."""
-    silent = SilentHosts()
-    for host in ("b.example", "a.example", "c.example"):
-        silent.record(f"https://{host}/x.git", answers=False, now=NOW)
-    silent.record("git@c.example:y.git", answers=True, now=NOW)
-    half_an_hour = timedelta(minutes=30)
-    assert silent.timed_out(NOW + half_an_hour - SECOND) == ["a.example", "b.example"]
-    assert silent.timed_out(NOW + half_an_hour) == []
-
-
-def test_of_very_many_hosts_those_that_answered_last_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list is part of each claim, so it is bounded; silent hosts are not on it."""
-    monkeypatch.setattr(claims, "_MAX_ANSWERING", 2)
-    silent = SilentHosts()
-    for host in ("a", "b", "a", "c"):
-        silent.record(f"https://{host}.example/x.git", answers=True, now=NOW)
-    assert silent.answering() == ["a.example", "c.example"]
-    silent.record("https://a.example/x.git", answers=False, now=NOW)
-    assert silent.answering() == ["c.example"]
-    silent.record("https://b.example/x.git", answers=True, now=NOW)
-    assert silent.answering() == ["b.example", "c.example"]
-
-
 def test_processes_live_while_their_heartbeat_continues(database: Database) -> None:
     """By name. A process gone for a day is deleted, so that the table does not grow with each start."""
     beat(database, "p2", NOW)
@@ -521,76 +357,6 @@ def test_what_is_put_off_for_as_long_as_can_be_stays_put_off(database: Database)
     release(database, "c1", NOW + MAX_DELAY)
     assert claim(database, process, NOW) is None
     assert claim(database, process, NOW - SECOND) == "c1"
-
-
-def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database) -> None:
-    """It takes no place at another host; a lease set by a wrong clock takes none."""
-    connection(database, created_at=NOW - SECOND)
-    connection(database, "other", url="https://other.example/acme/digits.git", created_at=NOW + LEASE)
-    push(database, "c1")
-    end = NOW + MAX_LEASE_AHEAD - SECOND
-    with database.writing() as conn:
-        assert reconciliations.claim(conn, now=NOW, until=end) is not None
-
-    def next_one(now: datetime) -> str | None:
-        with database.reading() as conn:
-            return Claims(process="p1", per_host=1).next(conn, now=now)
-
-    assert [next_one(now) for now in (NOW - SECOND, NOW, end, end + SECOND)] == ["c1", None, None, "c1"]
-    push(database, "other")
-    assert next_one(end) == "other"
-
-
-def test_each_process_has_its_own_places(database: Database) -> None:
-    """Leases of others do not reduce a process's places, even at the same host."""
-    for number in range(6):
-        connection(database, f"c{number}")
-    push(database, *(f"c{number}" for number in range(6)))
-    for name in ("p2", "p1", "p3"):
-        process = Claims(process=name, places=1)
-        assert [claim(database, process) is not None for _ in range(2)] == [True, False]
-
-
-def test_a_place_beside_the_usual_ones_is_one(database: Database) -> None:
-    """It is for a host that is not known to answer; a third needs a host that answers."""
-    for number in range(4):
-        connection(database, f"c{number}", url=f"https://{number}.example/acme/digits.git")
-    push(database, *(f"c{number}" for number in range(4)))
-    process = Claims(process="p1", places=1)
-    assert [claim(database, process) is not None for _ in range(3)] == [True, True, False]
-    for number in range(4):
-        process.silent.record(f"https://{number}.example/x.git", answers=True, now=NOW)
-    assert claim(database, process) is not None
-
-
-def test_a_silent_host_that_another_process_asks_has_a_place_here_as_well(database: Database) -> None:
-    """Each process keeps its own list of silent hosts, so it counts only its own leases."""
-    for number in range(3):
-        connection(database, f"c{number}")
-    push(database, "c0", "c1", "c2")
-    assert claim(database, Claims(process="p1")) is not None
-    here = Claims(process="p2", places=4)
-    here.silent.record("https://github.example/x.git", answers=False, now=NOW)
-    assert [claim(database, here) is not None for _ in range(2)] == [True, False]
-
-
-def test_projects_and_hosts_have_their_own_numbers_of_workers(database: Database) -> None:
-    """Work for another project, or at another host, does not count."""
-    for one in ("a", "b", "c"):
-        for number in range(2):
-            url = f"https://{one}.example/acme/{number}.git"
-            connection(database, f"{one}{number}", project=one, url=url)
-    push(database, *(f"{one}{number}" for one in "abc" for number in range(2)))
-    by_host, by_project = Claims(process="p1", per_host=1), Claims(process="p1", per_project=1)
-    for process in (by_host, by_project):
-        held = [claim(database, process) for _ in range(4)]
-        assert [one and one[0] for one in held] == ["a", "b", "c", None]
-        for name in held[:3]:
-            release(database, str(name), NOW)
-    with database.writing() as conn:
-        looks = [reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=1) for _ in range(4)]
-    assert sorted(one.connection[0] for one in looks if one is not None) == ["a", "b", "c"]
-    assert claim(database, by_host) is None
 
 
 @pytest.mark.parametrize("other", ["p0", "p2"])

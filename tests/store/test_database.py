@@ -12,24 +12,19 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, event, insert, select, text
+from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.exc import (
-    DatabaseError,
     IntegrityError,
-    InterfaceError,
-    InternalError,
-    OperationalError,
 )
 from structlog.testing import capture_logs
 
-from gateway.errors import SettingError, StoreUnavailable
+from gateway.errors import StoreUnavailable
 from gateway.store import database as module
-from gateway.store.database import Database, Lock
-from gateway.store.tables import connections, leases, refs
+from gateway.store.database import Database
+from gateway.store.tables import leases, refs
 from testing.descriptors import open_files
-from testing.postgres import Postgres, end_all_connections
+from testing.postgres import Postgres, end_all_connections, url_of
 from testing.records import NOW, connection
-from testing.service import wait_for
 
 # Safety bound: a wait this long would never end.
 SECONDS = 20.0
@@ -107,18 +102,6 @@ def test_what_is_closed_leaves_no_file_open(tmp_path: Path) -> None:
     assert open_files(tmp_path) == set()
 
 
-def test_a_file_that_is_not_a_database_is_reported_and_closed(tmp_path: Path) -> None:
-    """The first connection finds it out."""
-    (tmp_path / "damaged.db").write_bytes(b"no database " * 1000)
-    database = Database(f"sqlite:///{tmp_path / 'damaged.db'}")
-    with pytest.raises(StoreUnavailable, match="is damaged: file is not a database") as raised:
-        database.migrate()
-    database.close()
-    assert open_files(tmp_path) == set()
-    assert "restore it from a back-up" in str(raised.value)
-    assert str(raised.value).endswith(f"({tmp_path / 'damaged.db'})")
-
-
 def test_a_server_that_is_away_is_reported_and_found_again() -> None:
     """Before the transaction, and in the middle of it, where the commit is not answered."""
     with Postgres() as server:
@@ -151,18 +134,6 @@ def embedded(migrated: Path, tmp_path: Path) -> Iterator[Database]:
     with closing(Database(f"sqlite:///{file}")) as database:
         connection(database)
         yield database
-
-
-@pytest.fixture
-def server(postgres: Postgres) -> Iterator[Database]:
-    """Return an empty PostgreSQL database, without tables."""
-    with closing(Database(postgres.database())) as database:
-        yield database
-
-
-def url_of(database: Database) -> str:
-    """Return the URL with which any client can connect."""
-    return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 def another_process(database: Database) -> sqlite3.Connection:
@@ -440,182 +411,8 @@ def test_what_is_under_way_ends_before_the_database_is_closed(embedded: Database
     asyncio.run(run())
 
 
-OUTAGES = [
-    (OperationalError("SELECT 1", {}, Exception("disk full\nmore")), "does not answer: disk full"),
-    (InternalError("SELECT 1", {}, Exception("only reads")), "does not answer: only reads"),
-    (psycopg.OperationalError("the connection is lost"), "does not answer: the connection is lost"),
-    (TimeoutError("too slow"), "does not answer: too slow"),
-    (DatabaseError("SELECT 1", {}, Exception("malformed")), "is damaged: malformed; restore it from"),
-    (InterfaceError("SELECT 1", {}, Exception("closed"), connection_invalidated=True), "went away: closed"),
-]
-
-
-@pytest.mark.parametrize(("error", "reason"), OUTAGES)
-def test_an_outage_is_reported_in_a_line(embedded: Database, error: Exception, reason: str) -> None:
-    """Whatever the driver's error, callers see one error type, with the reason."""
-    with pytest.raises(StoreUnavailable, match=f"the database {reason}") as raised, embedded.reading():
-        raise error
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(("error", "reason"), OUTAGES)
-def test_an_outage_at_the_start_is_reported_with_the_file(
-    embedded: Database, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
-) -> None:
-    """An operator sees a reason and where to look, not a traceback."""
-
-    def fail(_connection: Connection) -> None:
-        raise error
-
-    monkeypatch.setattr(module, "present_revision", fail)
-    with pytest.raises(StoreUnavailable, match=f"the database {reason}") as raised:
-        embedded.is_new()
-    assert str(raised.value).endswith(f"({embedded.url.database})")
-
-
-@pytest.mark.parametrize(
-    "error", [InterfaceError("SELECT 1", {}, Exception("a bug")), KeyError("a bug"), ValueError("a bug")]
-)
-def test_a_bug_is_no_outage(embedded: Database, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """It is raised, not retried for ever."""
-
-    def fail(_connection: Connection) -> None:
-        raise error
-
-    monkeypatch.setattr(module, "present_revision", fail)
-    with pytest.raises(type(error), match="a bug"):
-        embedded.is_new()
-    with pytest.raises(type(error), match="a bug"), embedded.reading():
-        raise error
-
-
-def test_an_error_shows_no_value(embedded: Database) -> None:
-    """Values are bodies and encrypted secrets, and errors are logged."""
-    with pytest.raises(IntegrityError) as raised, embedded.writing() as transaction:
-        transaction.execute(insert(leases).values(connection="a secret", attempts=0, due_at=NOW))
-    assert "a secret" not in str(raised.value)
-
-
-def test_json_that_was_kept_with_half_a_character_can_be_shown(embedded: Database) -> None:
-    """Earlier versions stored it unchanged; it cannot be encoded as UTF-8 in an answer."""
-    with embedded.writing() as transaction:
-        transaction.exec_driver_sql("UPDATE connections SET triggers = ?", ('["a\\ud800z", "b"]',))
-        [shown] = transaction.execute(select(connections.c.triggers)).scalars()
-    assert shown[0].encode()
-    assert (shown[0][0], shown[0][-1], shown[1]) == ("a", "z", "b")
-
-
-def test_an_embedded_database_is_led_by_its_one_process(embedded: Database) -> None:
-    """At once, whatever the required time of leading."""
-    assert asyncio.run(embedded.is_leader(Lock.RELAY, for_seconds=3600)) is True
-    with embedded.reading() as transaction:
-        assert embedded.may_lead(transaction, Lock.RELAY)
-
-
-def test_versions_agree_on_the_locks_of_a_server() -> None:
-    """Both run during an upgrade: with different numbers two processes would lead."""
-    assert {lock.name: lock.value for lock in Lock} == {
-        "MIGRATION": 5074711,
-        "RELAY": 5074712,
-        "RETENTION": 5074713,
-        "EVENTS": 5074714,
-        "CLAIM": 5074715,
-        "NAMES": 5074716,
-    }
-
-
-def test_one_process_leads_and_another_takes_over(server: Database) -> None:
-    """It leads as long as it has the lock, and no other leads meanwhile."""
-
-    async def is_leader(database: Database, seconds: float = 0.0) -> bool:
-        return await database.is_leader(Lock.RELAY, for_seconds=seconds)
-
-    async def run() -> None:
-        # It has just begun to lead.
-        assert not await is_leader(server, 0.5)
-        assert await is_leader(server)
-        assert await is_leader(server)
-        assert not await is_leader(server, 3600)
-        assert await is_leader(server, 1e-6)
-        with closing(Database(url_of(server))) as other:
-            assert not await is_leader(other)
-            assert await other.is_leader(Lock.EVENTS)
-            # The server ends the connection that holds the lock.
-            await asyncio.to_thread(end_all_connections, url_of(server))
-            assert await is_leader(other)
-            assert not await is_leader(server)
-            with server.reading() as mine, other.reading() as others:
-                assert not server.may_lead(mine, Lock.RELAY)
-                assert other.may_lead(others, Lock.RELAY)
-                assert server.may_lead(mine, Lock.RETENTION)
-        # The other process's database is closed, with its connection.
-        await asyncio.to_thread(wait_for, lambda: asyncio.run(is_leader(server)), "the lock is free")
-        # The lock is free: the process can lead again after its connection was lost.
-        await asyncio.to_thread(end_all_connections, url_of(server))
-        assert await is_leader(server)
-
-    asyncio.run(run())
-
-
-def test_a_lock_is_not_kept_by_a_connection_that_was_lost_meanwhile(server: Database) -> None:
-    """It is unknown whether the server gave the lock: the connection is not used again."""
-    lost: list[int] = []
-
-    def lose(_connection: Connection, _cursor: object, statement: str, *_others: object) -> None:
-        if "pg_try_advisory_lock" in statement and not lost:
-            lost.append(end_all_connections(url_of(server)))
-
-    event.listen(server.engine, "before_cursor_execute", lose)
-    with pytest.raises(StoreUnavailable):
-        asyncio.run(server.is_leader(Lock.RELAY))
-    assert asyncio.run(server.is_leader(Lock.RELAY)) is True
-
-
 def test_a_new_database_is_one_without_tables(embedded: Database, tmp_path: Path) -> None:
     """Until a version has made them."""
     assert not embedded.is_new()
     with closing(Database(f"sqlite:///{tmp_path / 'new.db'}")) as database:
         assert database.is_new()
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("nonsense with s3cret", "it cannot be read"),
-        ("postgresql://me:s3cret@host:port/name", "it cannot be read"),
-        ("mysql://me:s3cret@host/name", "cannot use mysql"),
-        ("sqlite://", "it names no file"),
-        ("sqlite:///:memory:", "it names no file"),
-    ],
-)
-def test_a_url_of_no_use_is_a_wrong_setting(url: str, reason: str) -> None:
-    """As soon as it is read, and without its password."""
-    with pytest.raises(SettingError, match=f"PUSHGATE_DATABASE_URL.*{reason}") as raised:
-        Database(url)
-    assert "s3cret" not in str(raised.value)
-
-
-@pytest.mark.parametrize("url", ["postgresql://host", "postgres://host/", "postgresql+psycopg://host/name"])
-def test_a_url_of_a_server_need_not_name_the_database(url: str) -> None:
-    """The server's default has the user's name."""
-    with closing(Database(url)) as database:
-        assert not database.is_embedded
-
-
-def test_an_option_that_no_driver_takes_is_a_wrong_setting() -> None:
-    """The error comes before anything is sent."""
-    with (
-        closing(Database("postgresql://me@127.0.0.1:9/name?nonsense=1")) as database,
-        pytest.raises(SettingError, match=r"PUSHGATE_DATABASE_URL.*nonsense"),
-    ):
-        database.is_new()
-
-
-def test_a_server_that_is_away_at_the_start_is_reported() -> None:
-    """With the driver's reason; there is no file to name."""
-    with (
-        closing(Database("postgresql://me@127.0.0.1:9/name")) as database,
-        pytest.raises(StoreUnavailable, match=r"does not answer: .*refused") as raised,
-    ):
-        database.is_new()
-    assert "(name)" not in str(raised.value)

@@ -18,7 +18,7 @@ from gateway.store.executions import NewRequest
 from gateway.store.notify import Notifier, PostgresBridge, Subscription
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.worker.worker import Worker
-from testing.postgres import Postgres, end_all_connections
+from testing.postgres import Postgres, end_all_connections, url_of
 from testing.records import A, B, arrival, connection, move
 from testing.service import wait_for
 
@@ -58,10 +58,6 @@ async def notified(subscription: Subscription) -> None:
         await subscription.wait(None)
 
 
-def _url(database: Database) -> str:
-    return database.url.set(drivername="postgresql").render_as_string(hide_password=False)
-
-
 def subscriptions(database: Database) -> int:
     """Return how many connections of this database listen."""
     query = (
@@ -86,7 +82,7 @@ def test_a_notification_reaches_the_other_process(processes: tuple[Database, Dat
                 await notified(subscriptions[1])
                 there.notify(source=subscriptions[1])
                 await notified(subscriptions[0])
-            assert await asyncio.to_thread(end_all_connections, _url(one)) >= 2
+            assert await asyncio.to_thread(end_all_connections, url_of(one)) >= 2
             for subscription in subscriptions:
                 await notified(subscription)  # it listens again; notifications sent meanwhile are unknown
             here.notify(source=subscriptions[0])

@@ -1,28 +1,36 @@
-"""Reconciliations: comparing the known refs with the remote's."""
+"""Reconciliations: when they are due, who claims them, and their state."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 import sqlalchemy
 
 from gateway.store import accept, connections, deliveries, looks, reconciliations, work_queue
-from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.ids import delivery_id
-from gateway.store.reconciliations import Failing, Reconciliation, ReconciliationState
+from gateway.store.reconciliations import Failing, Reconciliation
 from gateway.store.tables import reconciliations as reconciliations_table
 from gateway.store.tables import refs as refs_table
 from providers.model import RefUpdate
 from testing import records
 from testing.records import NOW, A, B, C, arrival, move
-
-MAIN = "refs/heads/main"
-D = "d" * 40
-EVERY, GRACE, LEASE = timedelta(minutes=5), timedelta(seconds=10), timedelta(minutes=15)
+from tests.store.reconciling import (
+    EVERY,
+    GRACE,
+    LEASE,
+    MAIN,
+    D,
+    after,
+    claimed,
+    deliver,
+    failed,
+    found,
+    look,
+    position,
+    state,
+)
 
 
 def test_only_those_are_failing_whose_last_reconciliation_has_failed(database: Database) -> None:
@@ -65,184 +73,12 @@ def test_when_a_look_at_a_remote_was_tried_is_kept(database: Database) -> None:
         assert reconciliations.states(conn, ["c1"])["c1"].tried_at == later
 
 
-def look(
-    database: Database,
-    *moves: RefUpdate,
-    now: datetime = NOW,
-    agreeing: Mapping[str, str | None] | None = None,
-    is_sure: bool = False,
-) -> Receipt | None:
-    """Do the reconciliation that is due, as if the remote had shown these moves."""
-    with database.writing() as conn:
-        reconciliation = reconciliations.claim(conn, now=now, until=now + LEASE)
-        assert reconciliation is not None
-        return looks.record(
-            conn,
-            reconciliation,
-            found(*moves, now=now),
-            next_at=now + EVERY,
-            look_again_at=None if is_sure else now + GRACE,
-            agreeing=agreeing or {},
-        )
-
-
-def found(*moves: RefUpdate, now: datetime = NOW) -> NewDelivery:
-    """Return the result of a look."""
-    return arrival(
-        *moves, id=delivery_id(now), source="reconciliation", provider_delivery_id=None, received_at=now
-    )
-
-
-def deliver(database: Database, *moves: RefUpdate, now: datetime = NOW, **changes: Any) -> Receipt:
-    """Record a webhook that reports moves."""
-    sent = arrival(*moves, id=delivery_id(now), received_at=now, **changes)
-    with database.writing() as conn:
-        [receipt] = accept.record(conn, [sent])
-    return receipt
-
-
-def state(database: Database) -> ReconciliationState:
-    """Return the state of the connection's reconciliations."""
-    with database.reading() as conn:
-        return reconciliations.states(conn, ["c1"])["c1"]
-
-
-def position(database: Database) -> str | None:
-    """Return the known position of main."""
-    with database.reading() as conn:
-        return reconciliations.known_refs(conn, "c1")[MAIN]
-
-
-@pytest.fixture
-def learned(database: Database) -> Database:
-    """Return a store whose one connection has main at A, from a first look."""
-    records.connection(database)
-    look(database, move(None, A))
-    return database
-
-
-def after(minutes: float) -> datetime:
-    """Return the moment so many minutes after the first look."""
-    return NOW + timedelta(minutes=minutes)
-
-
-def test_a_first_look_takes_nothing_for_a_push(learned: Database) -> None:
-    """The existing refs are known from then on, without a second look."""
-    assert position(learned) == A
-    assert state(learned).due_at == NOW + EVERY
-    assert state(learned).delivery is None
-
-
-def test_a_missed_push_is_taken_once_two_looks_agree(learned: Database) -> None:
-    """The first look only makes the second one due sooner."""
-    assert look(learned, move(A, B), now=after(6)) is None
-    assert position(learned) == A
-    assert state(learned).due_at == after(6) + GRACE
-    receipt = look(learned, move(A, B), now=after(7))
-    assert receipt is not None
-    assert receipt.verdict == "accepted"
-    assert (position(learned), state(learned).delivery) == (B, receipt.delivery)
-    assert state(learned).due_at == after(7) + EVERY
-
-
-def test_a_move_that_only_the_first_look_saw_is_nothing(learned: Database) -> None:
-    """A lagging replica is not trusted, and a different result of the second look has to be confirmed."""
-    assert look(learned, move(A, B), now=after(6)) is None
-    assert look(learned, move(A, C), now=after(7)) is None
-    assert look(learned, agreeing={MAIN: A}, now=after(8)) is None
-    assert position(learned) == A
-
-
-def test_a_webhook_between_two_looks_is_not_repeated(learned: Database) -> None:
-    """The second look finds nothing new in its report."""
-    look(learned, move(A, B), now=after(6))
-    assert deliver(learned, move(A, B), now=after(6.1)).verdict == "accepted"
-    assert look(learned, agreeing={MAIN: B}, now=after(7)) is None
-    assert position(learned) == B
-
-
-def test_a_webhook_during_a_look_is_not_taken_back(learned: Database) -> None:
-    """The look began before it: what differs then is no move from B to C, or back to A."""
-    with learned.writing() as conn:
-        reconciliation = reconciliations.claim(conn, now=after(6), until=after(21))
-        assert reconciliation is not None
-    deliver(learned, move(A, B), now=after(6.1))
-    for shown in (move(A, C), move(A, B)):
-        with learned.writing() as conn:
-            looked = found(shown, now=after(6.2))
-            assert looks.record(conn, reconciliation, looked, next_at=after(11)) is None
-    with learned.writing() as conn:
-        looked = found(now=after(6.3))
-        looks.record(conn, reconciliation, looked, next_at=after(11), agreeing={MAIN: A})
-    assert position(learned) == B
-
-
-def test_a_replica_that_lags_takes_no_ref_back(learned: Database) -> None:
-    """However often it shows the old position, until the remote has once shown the reported one."""
-    deliver(learned, move(A, B), now=after(5))
-    for minute in (6, 7, 12, 18, 40):
-        with learned.writing() as conn:
-            reconciliations.request(conn, "c1", now=after(minute))
-        assert look(learned, move(B, A), now=after(minute)) is None
-    assert position(learned) == B
-    with learned.writing() as conn:
-        reconciliations.request(conn, "c1", now=after(41))
-    look(learned, agreeing={MAIN: B}, now=after(41))
-    assert look(learned, move(B, A), now=after(100)) is None
-    receipt = look(learned, move(B, A), now=after(101))
-    assert receipt is not None
-    assert (receipt.verdict, position(learned)) == ("accepted", A)
-
-
-def test_what_the_remote_never_shows_is_given_up_in_the_end(learned: Database) -> None:
-    """Such as a push that was undone before any look, and whose undoing's webhook was lost."""
-    deliver(learned, move(A, B), now=after(5))
-    assert look(learned, move(B, A), now=after(70)) is None
-    receipt = look(learned, move(B, A), now=after(71))
-    assert receipt is not None
-    assert position(learned) == A
-
-
 def test_pushes_in_the_wrong_order_have_the_remote_looked_at_soon(learned: Database) -> None:
     """If the order is only assumed; moves in order request no look."""
     deliver(learned, move(A, B), now=after(1))
     assert state(learned).due_at == NOW + EVERY
     deliver(learned, move(C, D), now=after(2))
     assert state(learned).due_at == after(2) + timedelta(seconds=5)
-
-
-def test_the_remote_decides_between_positions_whose_order_was_assumed(learned: Database) -> None:
-    """No update is planned again for that."""
-    deliver(learned, move(A, B), now=after(1))
-    deliver(learned, move(C, D), now=after(2))
-    assert position(learned) == D
-    assert look(learned, move(D, B), now=after(3)) is None
-    assert look(learned, move(D, B), now=after(4)) is None
-    assert position(learned) == B
-    with learned.reading() as conn:
-        assert [one.after for one in work_queue.pending(conn, "c1", limit=9)] == [B, D]
-
-
-def test_who_asks_gets_what_is_new_at_once(learned: Database) -> None:
-    """With an answer; a move back is confirmed first, while the request stays open."""
-    asked = deliver(learned, now=after(1), asks_for_reconciliation=True)
-    receipt = look(learned, move(A, B), now=after(1))
-    assert receipt is not None
-    with learned.reading() as conn:
-        reason = deliveries.get(conn, asked.delivery).reason
-    assert (
-        reason == f"all refs were compared with the remote's: delivery {receipt.delivery} has what was found"
-    )
-    asked = deliver(learned, now=after(2), asks_for_reconciliation=True)
-    reconciled_at = state(learned).reconciled_at
-    deliver(learned, move(B, C), now=after(2.5))
-    look(learned, agreeing={MAIN: C}, now=after(3))
-    asked = deliver(learned, now=after(4), asks_for_reconciliation=True)
-    assert look(learned, move(C, B), now=after(4)) is None
-    assert state(learned).reconciled_at == after(3) != reconciled_at
-    assert look(learned, move(C, B), now=after(5)) is not None
-    with learned.reading() as conn:
-        assert "has what was found" in (deliveries.get(conn, asked.delivery).reason or "")
 
 
 def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> None:
@@ -258,23 +94,6 @@ def test_a_question_during_a_look_is_answered_by_the_next(learned: Database) -> 
         again = reconciliations.claim(conn, now=after(6.3), until=after(21.3))
         assert again is not None
         assert (again.asked, again.asked_by) == (True, asked.delivery)
-
-
-def test_looks_are_rare_where_webhooks_report_everything(learned: Database) -> None:
-    """The interval doubles after each look that confirms them; one that finds more makes it short again."""
-    now, ids, delays = after(5), [f"{number:040x}" for number in range(1, 20)], []
-    before = A
-    for one in ids[:6]:
-        deliver(learned, move(before, one), now=now)
-        look(learned, agreeing={MAIN: one}, now=now + EVERY)
-        delays.append((state(learned).due_at - (now + EVERY)) / EVERY)
-        before, now = one, state(learned).due_at
-    assert delays == [2, 4, 8, 12, 12, 12]
-    look(learned, agreeing={MAIN: before}, now=now)
-    assert state(learned).due_at == now + 12 * EVERY
-    now = state(learned).due_at
-    look(learned, move(before, C), now=now, is_sure=True)
-    assert state(learned).due_at == now + EVERY
 
 
 def test_a_reconciliation_that_is_given_back_is_due_at_once(learned: Database) -> None:
@@ -371,21 +190,6 @@ def test_a_process_that_died_leaves_its_reconciliation_to_the_next_start(learned
         assert not reconciliations.is_due(conn, now=after(8))
 
 
-def claimed(database: Database, now: datetime, until: datetime | None = None) -> Reconciliation | None:
-    """Claim the reconciliation that is due."""
-    with database.writing() as conn:
-        return reconciliations.claim(conn, now=now, until=until or now + LEASE)
-
-
-def failed(database: Database, now: datetime, reason: str = "it hangs") -> Reconciliation:
-    """Fail the reconciliation that is due; return it."""
-    reconciliation = claimed(database, now)
-    assert reconciliation is not None
-    with database.writing() as conn:
-        reconciliations.fail(conn, reconciliation, reason, next_at=now + GRACE)
-    return reconciliation
-
-
 def test_the_reconciliation_that_is_overdue_for_longest_comes_first(database: Database) -> None:
     """From its due time on."""
     for number, name in enumerate(("c1", "c2", "c3")):
@@ -430,33 +234,6 @@ def test_a_reconciliation_is_put_off_as_far_as_the_longest_delay(database: Datab
         assert reconciliations.is_due(conn, now=NOW - GRACE, longest=3 * LEASE)
     # After it the next one is claimed: both are further ahead than this.
     assert [due(NOW - GRACE), due(NOW - GRACE)] == ["c3", "c2"]
-
-
-def test_the_requesting_delivery_shows_that_nothing_had_moved(learned: Database) -> None:
-    """Or, after the very first look, that it is unknown; then the connection names no delivery."""
-    asked = deliver(learned, now=after(1), asks_for_reconciliation=True)
-    assert look(learned, agreeing={MAIN: A}, now=after(2)) is None
-    with learned.reading() as conn:
-        reason = deliveries.get(conn, asked.delivery).reason
-    assert reason == "all refs were compared with the remote's: nothing had moved"
-    assert state(learned) == ReconciliationState(
-        due_at=after(2) + EVERY, tried_at=after(2), reconciled_at=after(2), delivery=None, reason=None
-    )
-    # The request is answered: the next reconciliation has no requester.
-    reconciliation = claimed(learned, after(8))
-    assert reconciliation is not None
-    assert (reconciliation.asked, reconciliation.asked_by, reconciliation.is_first) == (False, None, False)
-
-
-def test_the_first_look_cannot_find_what_was_requested(database: Database) -> None:
-    """Moves before it are unknown."""
-    records.connection(database)
-    asked = deliver(database, asks_for_reconciliation=True)
-    look(database, move(None, A), now=after(1))
-    with database.reading() as conn:
-        reason = deliveries.get(conn, asked.delivery).reason or ""
-    assert reason.endswith("this was the first look, so it is unknown what has moved")
-    assert position(database) == A
 
 
 def test_failures_of_reconciliations_count_in_a_row(learned: Database) -> None:
@@ -513,54 +290,6 @@ def test_a_look_whose_lease_has_ended_leaves_that_of_the_next_alone(learned: Dat
         assert not reconciliations.is_due(conn, now=after(35))
         held = conn.execute(reconciliations_table.select()).one()
     assert held.held_until == held.due_at == after(36)
-
-
-@pytest.mark.parametrize(
-    ("every", "rare"),
-    [(timedelta(hours=6), timedelta(days=1)), (timedelta(days=2), timedelta(days=2))],
-    ids=["rare", "rarer by setting"],
-)
-def test_looks_are_a_day_apart_at_most(database: Database, every: timedelta, rare: timedelta) -> None:
-    """Unless configured to be rarer: webhooks that arrived so far guarantee nothing."""
-    records.connection(database)
-    look(database, move(None, A))
-    now, before = after(5), A
-    for one in (B, C, D):
-        deliver(database, move(before, one), now=now)
-        with database.writing() as conn:
-            reconciliations.request(conn, "c1", now=now)
-            reconciliation = reconciliations.claim(conn, now=now, until=now + LEASE)
-            assert reconciliation is not None
-            looks.record(conn, reconciliation, found(now=now), next_at=now + every, agreeing={MAIN: one})
-        before = one
-    assert state(database).due_at == now + rare
-
-
-def test_positions_that_the_remote_shows_are_noted(
-    learned: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many, and only those: a ref at another position was not shown."""
-    monkeypatch.setattr(looks, "_PART", 2)
-    names = [f"refs/heads/{number}" for number in range(5)]
-    records.connection(learned, "c2", url="https://other.example/acme/digits.git", created_at=after(60))
-    deliver(learned, *(move(None, B, name) for name in names), now=after(1))
-    deliver(learned, move(None, B, names[0]), now=after(1), connection="c2")
-    agreeing = {MAIN: A, **dict.fromkeys(names, B), names[0]: C}
-    del agreeing[names[2]]
-    look(learned, agreeing=agreeing, now=after(6))
-    with learned.reading() as conn:
-        rows = conn.execute(refs_table.select()).all()
-    shown = {(row.connection, row.ref) for row in rows if row.shown == row.generation}
-    assert shown == {("c1", name) for name in (MAIN, names[1], names[3], names[4])}
-    assert {row.shown_id for row in rows if (row.connection, row.ref) in shown} == {A, B}
-    assert {row.shown_id for row in rows if (row.connection, row.ref) not in shown} == {None}
-
-
-def test_looks_are_rare_only_where_webhooks_report_something(learned: Database) -> None:
-    """A quiet repository is no evidence that its webhook works."""
-    for minutes in (6, 12):
-        look(learned, agreeing={MAIN: A}, now=after(minutes))
-        assert state(learned).due_at == after(minutes) + EVERY
 
 
 def test_another_remote_has_its_own_beginning(learned: Database) -> None:
@@ -644,13 +373,6 @@ def test_a_reconciliation_of_a_connection_leaves_all_others_alone(database: Data
         OF_ONE[what](conn, mine)
         assert records.rows_of_others(conn, "c1") == before[0]
         assert records.rows_of_others(conn, "") != before[1]
-
-
-def test_without_a_grace_what_waits_for_a_second_look_is_taken_at_once(learned: Database) -> None:
-    """As after a start with another setting."""
-    assert look(learned, move(A, B), now=after(6)) is None
-    assert look(learned, move(A, B), now=after(6) + GRACE, is_sure=True) is not None
-    assert position(learned) == B
 
 
 @pytest.mark.parametrize("second", [6.1, 0.5], ids=["later", "earlier"])

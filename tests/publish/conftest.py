@@ -10,6 +10,7 @@ import pytest
 from gateway.publish.topology import Topology
 from testing.broker import Broker
 from tests.publish.runner import remove
+from tests.publish.scripted import Clock
 
 _MOST_PARTITIONS = 4
 
@@ -21,3 +22,11 @@ def topology(broker: Broker) -> Iterator[Topology]:
     topology = Topology(exchange=name, queue=f"{name}.executions")
     yield topology
     asyncio.run(remove(broker, dataclasses.replace(topology, ordered=_MOST_PARTITIONS)))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Replace the relay's clock."""
+    clock = Clock()
+    monkeypatch.setattr("gateway.publish.relay.time", clock)
+    return clock

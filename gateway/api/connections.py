@@ -314,22 +314,16 @@ def _new_connection(
     deploy_key: str | None,
     now: datetime,
 ) -> Connection:
+    given = wanted.model_dump(exclude={"secret", "credentials", "platform", "force"})
+    given |= {"name": name, "url": url, "auth": auth, "networks": _texts(wanted.networks)}
+    given["triggers"] = _checked_triggers(wanted.triggers)
     return Connection(
+        **given,
         id=new_connection_id(),
-        name=name,
-        provider=wanted.provider,
-        url=url,
-        project=wanted.project,
-        auth=auth,
-        triggers=_checked_triggers(wanted.triggers),
-        yaml_path=wanted.yaml_path,
-        follows=wanted.follows,
         repository_id=None,
         created_at=now,
         updated_at=now,
-        networks=_texts(wanted.networks),
         deploy_key=deploy_key,
-        package_format=wanted.package_format,
     )
 
 

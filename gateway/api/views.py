@@ -1,12 +1,11 @@
 """The bodies of answers of the REST API: how stored records are shown."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
@@ -16,14 +15,32 @@ from gateway.store.reconciliations import ReconciliationState
 from providers.model import RefKind
 
 
-class SecretView(BaseModel):
+class View(BaseModel):
+    """What the API shows of a stored record."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+V = TypeVar("V", bound=View)
+
+
+def _view(kind: type[V], record: object, **given: Any) -> V:
+    """Return a view whose fields have the values of the record's attributes with the same names.
+
+    `given` are the fields that differ from their attribute, or have none. Records in them become views.
+    """
+    same = {name: getattr(record, name) for name in kind.model_fields if name not in given}
+    return kind(**same, **given)
+
+
+class SecretView(View):
     """A valid secret, without its value."""
 
     created_at: datetime
     last_used_at: datetime | None
 
 
-class ReconciliationView(BaseModel):
+class ReconciliationView(View):
     """The state of reconciliation: the comparison with the remote's refs.
 
     `delivery` records what the last reconciliation found, if anything; `reason` is why it fails; `tried_at`
@@ -37,7 +54,7 @@ class ReconciliationView(BaseModel):
     reason: str | None
 
 
-class PlatformView(BaseModel):
+class PlatformView(View):
     """A platform that fetches after each push; `reason` is why its last fetch failed, if it did."""
 
     url: str
@@ -46,7 +63,7 @@ class PlatformView(BaseModel):
     reason: str | None
 
 
-class OtherRepositoryView(BaseModel):
+class OtherRepositoryView(View):
     """Another repository at the connection's URL, as the delivery reports."""
 
     id: str
@@ -54,7 +71,7 @@ class OtherRepositoryView(BaseModel):
     delivery: str
 
 
-class ConnectionView(BaseModel):
+class ConnectionView(View):
     """A connection as it is shown.
 
     `secrets` are the valid secrets, newest first. `access` is the kind of credentials; `deploy_key` is the
@@ -94,39 +111,15 @@ class ConnectionView(BaseModel):
         base_url: str,
     ) -> "ConnectionView":
         """Return the view of a connection, without secrets."""
-        return cls(
-            id=connection.id,
-            name=connection.name,
-            provider=connection.provider,
-            url=connection.url,
-            project=connection.project,
+        return _view(
+            cls,
+            connection,
             hook_url=f"{base_url}/hooks/{connection.id}",
-            auth=dict(connection.auth),
-            triggers=[dict(trigger) for trigger in connection.triggers],
-            yaml_path=connection.yaml_path,
-            follows=list(connection.follows),
-            networks=list(connection.networks),
             access=_access(connection),
-            deploy_key=connection.deploy_key,
-            package_format=connection.package_format,
-            repository_id=connection.repository_id,
-            other_repository=_other_repository(connection),
-            reconciliation=ReconciliationView(**asdict(reconciliation)),
-            platform=PlatformView(**asdict(platform)) if platform else None,
-            secrets=[
-                SecretView(created_at=secret.created_at, last_used_at=secret.last_used_at)
-                for secret in secrets
-            ],
-            created_at=connection.created_at,
-            updated_at=connection.updated_at,
+            reconciliation=reconciliation,
+            platform=platform,
+            secrets=secrets,
         )
-
-
-def _other_repository(connection: Connection) -> OtherRepositoryView | None:
-    other = connection.other_repository
-    if other is None:
-        return None
-    return OtherRepositoryView(id=other.id, name=other.name, delivery=other.delivery)
 
 
 def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:
@@ -145,7 +138,7 @@ class ConnectionCreated(ConnectionView):
     warnings: list[str] = []
 
 
-class VerdictView(BaseModel):
+class VerdictView(View):
     """The verdict of a trigger on a ref update; `reason` names the condition that decided.
 
     `failure` is why no request exists although the trigger matched.
@@ -157,7 +150,7 @@ class VerdictView(BaseModel):
     failure: str | None = None
 
 
-class AttemptView(BaseModel):
+class AttemptView(View):
     """The outcome of a ref update before it was replayed at `replayed_at`."""
 
     state: str
@@ -167,7 +160,7 @@ class AttemptView(BaseModel):
     replayed_at: datetime
 
 
-class UpdateView(BaseModel):
+class UpdateView(View):
     """A ref update as it is shown; its execution requests refer to its `id`.
 
     `attempts` are its outcomes before replays, oldest first.
@@ -194,42 +187,19 @@ class UpdateView(BaseModel):
     @classmethod
     def of(cls, recorded: RecordedUpdate) -> "UpdateView":
         """Return the view of a ref update."""
-        update = recorded.update
-        return cls(
+        return _view(
+            cls,
+            recorded.update,
             id=recorded.seq,
-            ref=update.ref,
-            kind=update.kind,
-            name=update.name,
-            before=update.before,
-            after=update.after,
-            action=update.action,
-            peeled=update.peeled,
-            forced=update.forced,
-            commits=list(update.commits),
-            truncated=update.truncated,
-            total=update.total,
             state=recorded.state,
             reason=recorded.reason,
             settled_at=recorded.settled_at,
-            verdicts=_verdicts(recorded.verdicts),
-            attempts=[
-                AttemptView(
-                    state=attempt.state,
-                    reason=attempt.reason,
-                    settled_at=attempt.settled_at,
-                    verdicts=_verdicts(attempt.verdicts),
-                    replayed_at=attempt.replayed_at,
-                )
-                for attempt in recorded.attempts
-            ],
+            verdicts=recorded.verdicts,
+            attempts=recorded.attempts,
         )
 
 
-def _verdicts(recorded: Sequence[Mapping[str, Any]]) -> list[VerdictView]:
-    return [VerdictView(**verdict) for verdict in recorded]
-
-
-class DeliveryView(BaseModel):
+class DeliveryView(View):
     """A delivery as it is shown, with its connection's `name`; the connection of an orphan was deleted."""
 
     id: str
@@ -252,27 +222,16 @@ class DeliveryView(BaseModel):
     @classmethod
     def of(cls, recorded: RecordedDelivery) -> "DeliveryView":
         """Return the view of a delivery."""
-        return cls(
-            id=recorded.id,
-            connection=recorded.connection,
-            name=recorded.name,
-            is_orphan=recorded.is_orphan,
-            provider=recorded.provider,
-            event=recorded.event,
-            provider_delivery_id=recorded.provider_delivery_id,
-            source=recorded.source,
-            received_at=recorded.received_at,
-            verdict=recorded.verdict,
-            reason=recorded.reason,
-            pusher=recorded.pusher,
-            repository=dict(recorded.repository) if recorded.repository else None,
-            detail=dict(recorded.detail) if recorded.detail else None,
-            secret_made_at=recorded.secret_made_at,
+        return _view(
+            cls,
+            recorded,
+            repository=recorded.repository or None,
+            detail=recorded.detail or None,
             updates=[UpdateView.of(update) for update in recorded.updates],
         )
 
 
-class ExecutionView(BaseModel):
+class ExecutionView(View):
     """An execution request as it is shown; `message` is the message to the runners.
 
     With `is_outline` the message is shortened, because the answer would be too large.
@@ -295,21 +254,9 @@ class ExecutionView(BaseModel):
     @classmethod
     def of(cls, stored: StoredRequest) -> "ExecutionView":
         """Return the view of an execution request."""
-        return cls(
-            id=stored.id,
-            connection=stored.connection,
-            delivery=stored.delivery,
-            ref_update=stored.ref_update,
-            trigger=stored.trigger,
-            state=stored.state,
-            reason=stored.reason,
-            superseded_by=stored.superseded_by,
-            lane=stored.lane,
-            message=_outline(stored) if stored.body == OMITTED else json.loads(stored.body),
-            is_outline=stored.body == OMITTED,
-            planned_at=stored.planned_at,
-            published_at=stored.published_at,
-        )
+        is_outline = stored.body == OMITTED
+        message = _outline(stored) if is_outline else json.loads(stored.body)
+        return _view(cls, stored, message=message, is_outline=is_outline)
 
 
 def _outline(stored: StoredRequest) -> dict[str, Any]:
@@ -331,7 +278,7 @@ class ExplainedView(DeliveryView):
         return cls(**dict(DeliveryView.of(recorded)), executions=list(requests))
 
 
-class RefView(BaseModel):
+class RefView(View):
     """The position of a ref; null if the ref was deleted."""
 
     ref: str

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import aio_pika
+import sqlalchemy
 import structlog
 
 from bench.report import Row
@@ -23,13 +24,11 @@ from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
 from gateway.store import accept, connections, executions, work_queue
-from gateway.store.accept import NewDelivery
-from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.notify import Notifier
 from gateway.store.outbox import Outbox
-from providers.normalize import ref_update
+from testing import records
 from testing.broker import Broker
 from testing.git_host import GitHost
 from testing.service import Command, Project
@@ -76,45 +75,18 @@ def _filled(path: Path) -> Database:
     database.migrate()
     names = [f"c{number:03}" for number in range(_CONNECTIONS)]
     with database.writing() as conn:
-        updates = {name: _pushed(conn, name, now) for name in names}
+        updates = {name: _pushed(conn, name) for name in names}
         for number in range(_EACH):
             for name in names:
                 executions.add(conn, [_request(name, number)], ref_update=updates[name], now=now)
     return database
 
 
-def _pushed(conn: Any, connection: str, now: datetime) -> int:
+def _pushed(conn: sqlalchemy.Connection, connection: str) -> int:
     """Store a connection and a push of it; return the number of its ref update."""
-    fields: dict[str, Any] = {
-        "name": connection,
-        "provider": "github",
-        "url": "https://github.example/acme/digits.git",
-        "project": "digits",
-        "auth": {},
-        "triggers": [],
-        "yaml_path": "valohai.yaml",
-        "repository_id": None,
-    }
-    connections.add(conn, Connection(id=connection, **fields, created_at=now, updated_at=now))
-    move = ref_update(ref="refs/heads/main", before=None, after="a" * 40)
-    assert move is not None
-    arrival = NewDelivery(
-        id=f"d-{connection}",
-        connection=connection,
-        source="webhook",
-        event="push",
-        provider_delivery_id=None,
-        received_at=now,
-        verdict="accepted",
-        reason=None,
-        pusher=None,
-        repository=None,
-        headers={},
-        secret=None,
-        body=b"",
-        updates=(move,),
-    )
-    accept.record(conn, [arrival])
+    connections.add(conn, records.made(connection))
+    push = records.arrival(records.move(None, records.A), id=f"d-{connection}", connection=connection)
+    accept.record(conn, [push])
     return work_queue.pending(conn, connection, limit=1)[0].seq
 
 

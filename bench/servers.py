@@ -68,8 +68,8 @@ def prepare(database: Database, keyring: Keyring) -> None:
 class _Unstored(DeliveryWriter):
     """Accept deliveries and store none: the cost of the endpoint without the store."""
 
-    async def accept(self, arrival: NewDelivery, *, seconds: float = 0.0) -> Receipt:  # noqa: ARG002
-        return Receipt(delivery=arrival.id, verdict=arrival.verdict, reason=arrival.reason)
+    async def accept(self, delivery: NewDelivery, *, seconds: float = 0.0) -> Receipt:  # noqa: ARG002
+        return Receipt(delivery=delivery.id, verdict=delivery.verdict, reason=delivery.reason)
 
 
 def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Starlette:

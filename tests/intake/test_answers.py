@@ -243,10 +243,10 @@ class PatientWriter(DeliveryWriter):
 
     seconds = 0.0
 
-    async def accept(self, arrival: NewDelivery, *, seconds: float = 0.0) -> Receipt:
+    async def accept(self, delivery: NewDelivery, *, seconds: float = 0.0) -> Receipt:
         """Note the limit, and record the delivery."""
         self.seconds = seconds
-        return await super().accept(arrival, seconds=seconds)
+        return await super().accept(delivery, seconds=seconds)
 
 
 def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> None:

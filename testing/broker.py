@@ -9,27 +9,21 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from testing.certificate import make_certificate
 from testing.ports import free_ports
+from testing.server import Server, find_program
 
-_START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 # The protocol header of AMQP 0-9-1 (4.2.2), and the type of the frame that answers it.
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
-# Debian's command on PATH runs only as another user; the program behind it does not.
-_BEHIND_DEBIANS_WRAPPER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _GUARD = """
 cat >/dev/null
 for group in $(cat "$1/groups"); do kill -s KILL -- "-$group" 2>/dev/null; done
@@ -37,13 +31,16 @@ until rm -rf -- "$1" 2>/dev/null; do sleep 0.05; done
 """
 
 
-class Broker:
+class Broker(Server):
     """A RabbitMQ node. As a context manager it runs from the beginning to the end of the block.
 
     `url` is the AMQP URL of a user who may do everything and `onlooker_url` of one who may only read;
     both stay the same when the node is stopped and started again, as does its data. `tls_url` is for
     clients that trust the authority of `certified`, and present its certificate.
     """
+
+    NAME = "RabbitMQ"
+    START_SECONDS = 120.0
 
     def __init__(self) -> None:
         """Choose names and ports. Before `start`, only the guard runs."""
@@ -62,28 +59,13 @@ class Broker:
         )
         self._write_config()
 
-    def __enter__(self) -> Self:
-        """Start."""
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the node, and remove its files."""
-        self.close()
-
     def start(self) -> None:
         """Start the node, with the data that it has, and return once it speaks AMQP."""
         if self._epmd is None:
             # The node would start an epmd that outlives it, unless one runs already.
             self._epmd = self._run([_epmd(), "-port", str(self._epmd_port), "-address", "127.0.0.1"])
             self._note_groups()
-            self._wait(self._epmd, self._epmd_port)
+            self._wait(self._epmd, self._epmd_port, hello=b"")
         self._node = self._run([_server()])
         self._note_groups()
         self._wait(self._node, self.port, hello=_AMQP_HEADER)
@@ -171,14 +153,8 @@ class Broker:
                 start_new_session=True,
             )
 
-    def _wait(self, process: subprocess.Popen[bytes], port: int, *, hello: bytes = b"") -> None:
-        """Return once the process answers; raise `RuntimeError` with its last output if it can't."""
-        deadline = time.monotonic() + _START_SECONDS
-        while not _answers(port, hello):
-            if process.poll() is not None or time.monotonic() > deadline:
-                words = (self.folder / "output").read_text(errors="replace")[-3000:]
-                raise RuntimeError(f"RabbitMQ did not start:\n{words}")
-            time.sleep(0.05)
+    def _wait(self, process: subprocess.Popen[bytes], port: int, *, hello: bytes) -> None:
+        self.wait_for_start(process, lambda: _answers(port, hello), self.folder / "output")
 
     def _write_config(self) -> None:
         """Write the node's configuration: https://www.rabbitmq.com/docs/definitions."""
@@ -230,22 +206,13 @@ class Broker:
 
 
 def _server() -> str:
-    if _BEHIND_DEBIANS_WRAPPER.exists():
-        return str(_BEHIND_DEBIANS_WRAPPER)
-    return _found("rabbitmq-server")
+    # Debian's command on PATH runs only as another user; the program behind it does not.
+    return find_program("rabbitmq-server", "rabbitmq/bin/rabbitmq-server")
 
 
 def _epmd() -> str:
     """Return Erlang's port mapper, which some distributions do not put on PATH."""
-    beside_erlang = sorted(Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))
-    return str(beside_erlang[-1]) if beside_erlang else _found("epmd")
-
-
-def _found(program: str) -> str:
-    path = shutil.which(program)
-    if path is None:
-        raise RuntimeError(f"there is no {program} on PATH; tests/require-programs names what to install")
-    return path
+    return find_program("epmd", "erlang/erts-*/bin/epmd")
 
 
 def _answers(port: int, hello: bytes) -> bool:

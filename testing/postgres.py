@@ -7,23 +7,23 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psycopg
 
 from gateway.store.database import Database
 from testing.ports import free_ports
+from testing.server import Server, find_program
 
-_START_SECONDS = 60.0
 # PostgreSQL refuses to run as root; Debian's package makes this user.
 _USER = "postgres"
 
 
-class Postgres:
-    """A server. As a context manager it runs from the beginning to the end of the block."""
+class Postgres(Server):
+    """A PostgreSQL server. As a context manager it runs from the beginning to the end of the block."""
+
+    NAME = "PostgreSQL"
+    START_SECONDS = 60.0
 
     def __init__(self, *, durable: bool = False) -> None:
         """Choose a folder and a port; nothing runs yet. A durable one syncs each commit to disk."""
@@ -41,39 +41,10 @@ class Postgres:
         self._run("createdb", "--host", "127.0.0.1", "--port", str(self._port), template, name)
         return f"postgresql://pushgate:{self._password}@127.0.0.1:{self._port}/{name}"
 
-    def __enter__(self) -> Self:
-        """Make the server's files, and start it."""
-        try:
-            if os.getuid() == 0:
-                shutil.chown(self.folder, _USER)
-            password = self.folder / "password"
-            password.write_text(self._password)
-            password.chmod(0o644)
-            data = str(self.folder / "data")
-            self._run(
-                "initdb",
-                "--no-sync",
-                "--auth=scram-sha-256",
-                "--username=pushgate",
-                f"--pwfile={password}",
-                "--encoding=UTF8",
-                "--locale=C.UTF-8",
-                data,
-            )
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the server, and remove its files."""
-        self.close()
-
     def start(self) -> None:
-        """Start with the present data, and return once the server answers."""
+        """Start with the present data, if there is any, and return once the server answers."""
+        if not (self.folder / "data").exists():
+            self._initialize()
         settings = {
             "port": str(self._port),
             "listen_addresses": "127.0.0.1",
@@ -86,18 +57,14 @@ class Postgres:
         command = [
             *_as_user(),
             *with_us,
-            str(_program("postgres")),
+            _program("postgres"),
             "-D",
             str(self.folder / "data"),
             *options,
         ]
         with (self.folder / "log").open("ab") as log:
             self._server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True)
-        deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
-            if self._server.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start:\n{(self.folder / 'log').read_text()[-3000:]}")
-            time.sleep(0.02)
+        self.wait_for_start(self._server, self._answers, self.folder / "log")
 
     def stop(self) -> None:
         """Stop at once, with every connection; the data stays."""
@@ -112,6 +79,24 @@ class Postgres:
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _initialize(self) -> None:
+        """Make the server's files."""
+        if os.getuid() == 0:
+            shutil.chown(self.folder, _USER)
+        password = self.folder / "password"
+        password.write_text(self._password)
+        password.chmod(0o644)
+        self._run(
+            "initdb",
+            "--no-sync",
+            "--auth=scram-sha-256",
+            "--username=pushgate",
+            f"--pwfile={password}",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            str(self.folder / "data"),
+        )
+
     def _answers(self) -> bool:
         arguments = ["--host", "127.0.0.1", "--port", str(self._port), "--quiet"]
         return subprocess.run([_program("pg_isready"), *arguments], check=False).returncode == 0
@@ -123,7 +108,7 @@ class Postgres:
             "PGUSER": "pushgate",
             "LC_ALL": "C.UTF-8",
         }
-        command = [*_as_user(), str(_program(program)), *arguments]
+        command = [*_as_user(), _program(program), *arguments]
         done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, cwd="/")
         if done.returncode != 0:
             raise RuntimeError(f"{program}: {done.stderr}")
@@ -144,13 +129,9 @@ def _as_user() -> list[str]:
     return ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--clear-groups"]
 
 
-def _program(name: str) -> Path:
+def _program(name: str) -> str:
     """Return a server program, which Debian does not put on PATH."""
-    debian = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    found = str(debian[-1]) if debian else shutil.which(name)
-    if found is None:
-        raise RuntimeError(f"there is no {name}; tests/require-programs names what to install")
-    return Path(found)
+    return find_program(name, f"postgresql/*/bin/{name}")
 
 
 def url_of(database: Database) -> str:

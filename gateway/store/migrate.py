@@ -97,7 +97,7 @@ def _is_behind(connection: Connection) -> bool:
         return present != newest
     if _usable_since(connection) not in known:
         raise StoreUnavailable(
-            f"the database is of a later version of Pushgate: its schema is {present}, and this version knows"
+            f"the database is of a later version of Pushgate: its schema is {present}, and this version's is"
             f" {newest}; start the later version, or restore the back-up from before its upgrade"
         )
     log.warning("the schema is of a later version, and works with this one", schema=present, known=newest)

@@ -73,7 +73,7 @@ def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, 
     return {row.id: from_row(Platform, row, **row.platform) for row in conn.execute(query)}
 
 
-def ask(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
+def make_due(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Make the fetch of a connection's platform due now, if it names one."""
     conn.execute(
         update(platform_fetches)

@@ -168,7 +168,7 @@ def settle(
             )
         )
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
-        platforms.ask(conn, connection, now=now)
+        platforms.make_due(conn, connection, now=now)
 
 
 def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:

@@ -31,11 +31,11 @@ def named(database: Database, keyring: Keyring) -> Database:
     return database
 
 
-def ask(database: Database, *names: str, later: timedelta = timedelta()) -> None:
+def make_due(database: Database, *names: str, later: timedelta = timedelta()) -> None:
     """Request fetches by the platforms, so much later than NOW."""
     with database.writing() as conn:
         for name in names:
-            platforms.ask(conn, name, now=NOW + later)
+            platforms.make_due(conn, name, now=NOW + later)
 
 
 def claim(database: Database, keyring: Keyring, *, later: timedelta = timedelta()) -> PlatformFetch | None:
@@ -79,7 +79,7 @@ def tokens(conn: sqlalchemy.Connection) -> dict[str, bytes | None]:
 def test_only_who_was_asked_fetches_and_once(named: Database, keyring: Keyring) -> None:
     """With the connection's own token; the others fetch for their own pushes."""
     assert claim(named, keyring) is None
-    ask(named, "c1")
+    make_due(named, "c1")
     assert claimed(named, keyring) == PlatformFetch(
         connection="c1",
         url="https://platform.example",
@@ -94,7 +94,7 @@ def test_only_who_was_asked_fetches_and_once(named: Database, keyring: Keyring) 
 def test_who_has_waited_longest_is_first(named: Database, keyring: Keyring) -> None:
     """No platform is left out, whatever the order of the connections."""
     for minutes, name in ((-3, "c1"), (-1, "c0"), (-2, "c2")):
-        ask(named, name, later=timedelta(minutes=minutes))
+        make_due(named, name, later=timedelta(minutes=minutes))
     assert [claimed(named, keyring).connection for _ in range(3)] == ["c1", "c2", "c0"]
     assert claim(named, keyring) is None
 
@@ -115,7 +115,7 @@ def test_a_fetch_is_due_from_its_moment_on(
     """A time beyond any delay is due too: a wrong clock must not postpone a fetch for ever."""
     with named.reading() as conn:
         assert not platforms.is_due(conn, now=NOW)
-    ask(named, "c1", later=after)
+    make_due(named, "c1", later=after)
     with named.reading() as conn:
         assert platforms.is_due(conn, now=NOW) is expected
     assert (claim(named, keyring) is not None) is expected
@@ -123,7 +123,7 @@ def test_a_fetch_is_due_from_its_moment_on(
 
 def test_a_fetch_whose_process_died_is_taken_again(named: Database, keyring: Keyring) -> None:
     """Once its lease is over."""
-    ask(named, "c1")
+    make_due(named, "c1")
     claimed(named, keyring)
     assert claim(named, keyring, later=LEASE - TICK) is None
     assert claimed(named, keyring, later=LEASE).connection == "c1"
@@ -131,9 +131,9 @@ def test_a_fetch_whose_process_died_is_taken_again(named: Database, keyring: Key
 
 def test_a_fetch_that_is_given_back_is_due_at_once(named: Database, keyring: Keyring) -> None:
     """It counts as no try. Others, and a fetch that a push requested meanwhile, keep their times."""
-    ask(named, "c0", "c1", "c2")
+    make_due(named, "c0", "c1", "c2")
     fetches = {fetch.connection: fetch for fetch in (claimed(named, keyring) for _ in ALL)}
-    ask(named, "c0", later=2 * LEASE)
+    make_due(named, "c0", later=2 * LEASE)
     with named.writing() as conn:
         for name in ("c0", "c1"):
             platforms.give_back(conn, fetches[name], now=NOW + TICK)
@@ -148,8 +148,8 @@ def test_a_fetch_that_is_given_back_is_due_at_once(named: Database, keyring: Key
 
 def test_failures_are_counted_until_a_fetch_succeeds(named: Database, keyring: Keyring) -> None:
     """The reason is shown meanwhile, and the time of the last fetch is kept."""
-    ask(named, "c0", "c2")
-    ask(named, "c1", later=-timedelta(minutes=1))
+    make_due(named, "c0", "c2")
+    make_due(named, "c1", later=-timedelta(minutes=1))
     for attempts in range(3):
         fetch = claimed(named, keyring)
         assert (fetch.connection, fetch.attempts) == ("c1", attempts)
@@ -172,19 +172,19 @@ def test_failures_are_counted_until_a_fetch_succeeds(named: Database, keyring: K
 
 def test_a_push_starts_the_count_over(named: Database, keyring: Keyring) -> None:
     """It is a new reason to try, and at once."""
-    ask(named, "c1")
+    make_due(named, "c1")
     record(named, claimed(named, keyring), "it is away", retry_after=timedelta(minutes=10))
     assert claim(named, keyring) is None
-    ask(named, "c1")
+    make_due(named, "c1")
     assert claimed(named, keyring).attempts == 0
 
 
 def test_what_is_done_is_not_due_again(named: Database, keyring: Keyring) -> None:
     """Nor is a fetch that must not be retried."""
-    ask(named, "c1")
+    make_due(named, "c1")
     record(named, claimed(named, keyring))
     assert claim(named, keyring, later=LEASE) is None
-    ask(named, "c1")
+    make_due(named, "c1")
     record(named, claimed(named, keyring), "it refuses us")
     assert claim(named, keyring, later=LEASE) is None
 
@@ -194,9 +194,9 @@ def test_a_push_during_a_fetch_asks_for_another_one(
     named: Database, keyring: Keyring, later: timedelta
 ) -> None:
     """The fetch may not have seen it, whether it ends in time or after its lease."""
-    ask(named, "c1")
+    make_due(named, "c1")
     fetch = claimed(named, keyring)
-    ask(named, "c1", later=later)
+    make_due(named, "c1", later=later)
     record(named, fetch)
     assert claimed(named, keyring, later=later).connection == "c1"
 
@@ -207,11 +207,11 @@ def test_a_platform_that_moves_keeps_its_token(named: Database, keyring: Keyring
     for token, expected in ((None, "token of c1"), ("another", "another")):
         with named.writing() as conn:
             platforms.name(conn, keyring, "c1", moved, token)
-        ask(named, "c1")
+        make_due(named, "c1")
         fetch = claimed(named, keyring)
         assert (fetch.url, fetch.project, fetch.token) == (moved.url, "2", expected)
     assert of(named, *ALL) == {"c0": PLATFORM, "c1": moved, "c2": PLATFORM}
-    ask(named, "c0", "c2")
+    make_due(named, "c0", "c2")
     assert {claimed(named, keyring).token for _ in range(2)} == {"token of c0", "token of c2"}
 
 
@@ -223,7 +223,7 @@ def test_a_platform_that_is_forgotten_leaves_no_token(named: Database, keyring: 
     assert sealed.pop("c1") is None
     assert None not in sealed.values()
     assert of(named, *ALL) == {"c0": PLATFORM, "c2": PLATFORM}
-    ask(named, *ALL)
+    make_due(named, *ALL)
     assert {claimed(named, keyring).connection for _ in range(2)} == {"c0", "c2"}
     assert claim(named, keyring) is None
 
@@ -233,7 +233,7 @@ def test_tokens_are_rewrapped_each_for_its_connection(named: Database, keyring: 
     connection(named, "without")
     with named.writing() as conn:
         assert platforms.rewrap(conn, Keyring("n" * 32, "k" * 32)) == 3
-    ask(named, *ALL)
+    make_due(named, *ALL)
     with pytest.raises(SettingError):
         claim(named, keyring)
     new = Keyring("n" * 32)
@@ -244,7 +244,7 @@ def test_tokens_are_rewrapped_each_for_its_connection(named: Database, keyring: 
 @pytest.mark.parametrize("kind", ["postgresql"], indirect=True)
 def test_two_processes_take_two_fetches(named: Database, keyring: Keyring) -> None:
     """On a server neither waits for the other."""
-    ask(named, "c1", "c2")
+    make_due(named, "c1", "c2")
     with ExitStack() as stack:
         both = [stack.enter_context(named.writing()) for _ in range(2)]
         both[1].exec_driver_sql("SET LOCAL lock_timeout = 1000")

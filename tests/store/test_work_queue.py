@@ -1,64 +1,20 @@
 """Leases: one worker for a connection at a time, in order, and taken over when it is gone."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 import pytest
 import sqlalchemy
-from sqlalchemy import text
 
-from gateway.crypto.keyring import Keyring
-from gateway.store import accept, claims, deliveries, events, executions, platforms, supersession, work_queue
+from gateway.store import accept, claims, deliveries, events, executions, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
-from gateway.store.deliveries import UpdateState
 from gateway.store.events import NewEvent
-from gateway.store.executions import NewRequest
-from gateway.store.platforms import Platform
-from gateway.store.tables import leases, ref_updates, update_attempts
-from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement
+from gateway.store.tables import leases, update_attempts
+from gateway.store.work_queue import LeaseLost, Postponement, Settlement
 from testing.records import NOW, A, B, C, arrival, connection, move, rows_of_others
-
-LATER = NOW + timedelta(seconds=60)
-
-
-def claim(database: Database, owner: str, now: datetime = NOW) -> str | None:
-    """Claim as a worker does."""
-    with database.writing() as conn:
-        return Claims(process="p1").claim(conn, owner=owner, now=now, until=now + timedelta(seconds=60))
-
-
-def push(database: Database, *moves: tuple[str, str], connection_id: str = "c1") -> None:
-    """Record pushes."""
-    with database.writing() as conn:
-        accept.record(conn, [arrival(move(*one), connection=connection_id) for one in moves])
-
-
-def pending(database: Database, connection_id: str = "c1") -> list[PendingUpdate]:
-    """Return the pending updates."""
-    with database.reading() as conn:
-        return work_queue.pending(conn, connection_id, limit=10)
-
-
-def settle(
-    database: Database,
-    *ends: Settlement,
-    now: datetime = NOW,
-    postponed: Sequence[Postponement] = (),
-) -> None:
-    """Record settlements and delays as the worker `w1`."""
-    with database.writing() as conn:
-        work_queue.settle(conn, "c1", ends, owner="w1", now=now, postponed=postponed)
-
-
-def kept(database: Database) -> tuple[Any, ...]:
-    """Return the stored settlement of the only ref update."""
-    with database.reading() as conn:
-        row = conn.execute(ref_updates.select()).one()
-    return row.state, row.peeled, row.facts, row.settled_at
+from tests.store.work import LATER, claim, pending, push, request, settle
 
 
 def event(name: str, delivery: str) -> NewEvent:
@@ -66,23 +22,6 @@ def event(name: str, delivery: str) -> NewEvent:
     return NewEvent(
         id=name, connection="c1", delivery=delivery, name="push.fetched", project="p", subject="", body=b"{}"
     )
-
-
-def request(number: int = 1) -> NewRequest:
-    """Return an execution request."""
-    return NewRequest(
-        id=f"request-{number}",
-        connection="c1",
-        delivery=DELIVERY,
-        project="digits",
-        trigger="train@main",
-        target="train",
-        subject="acme/digits",
-        body=b"{}",
-    )
-
-
-DELIVERY = "the-delivery"
 
 
 def test_there_is_nothing_to_claim_without_pushes(database: Database) -> None:
@@ -118,23 +57,6 @@ def test_updates_come_in_order_of_arrival(database: Database) -> None:
     connection(database)
     push(database, (A, B), (B, C), (C, A))
     assert [(update.before, update.after) for update in pending(database)] == [(A, B), (B, C), (C, A)]
-
-
-def test_settling_fills_the_outbox_in_one_transaction(database: Database) -> None:
-    """The update ends and its request is pending, or neither."""
-    connection(database)
-    with database.writing() as conn:
-        accept.record(conn, [arrival(move(A, B), id=DELIVERY)])
-    claim(database, "w1")
-    [update] = pending(database)
-    end = Settlement(update=update, state="planned", reason="1 request", requests=(request(),))
-    for _ in range(2):
-        with database.writing() as conn:
-            work_queue.settle(conn, "c1", [end], owner="w1", now=NOW)
-    with database.reading() as conn:
-        waiting = executions.pending(conn, limit=10, without=())
-    assert [stored.id for stored in waiting] == ["request-1"]
-    assert pending(database) == []
 
 
 def test_a_postponed_connection_waits_and_says_why(database: Database) -> None:
@@ -178,41 +100,6 @@ def test_what_is_replayed_is_pending_as_if_it_had_just_come(database: Database) 
     with database.reading() as conn:
         numbers = conn.execute(update_attempts.select()).all()
     assert sorted(row.number for row in numbers) == [1, 2]
-
-
-ODD = "caf\udce9 and half a pair \ud83d and \0"
-SHOWN = r"caf\xe9 and half a pair \ud83d and \x00"
-
-
-def test_text_that_no_database_takes_is_escaped_where_it_is_kept(database: Database) -> None:
-    """A file name that is not UTF-8 may be in a reason or a verdict; its update ends nevertheless."""
-    connection(database)
-    push(database, (A, B))
-    claim(database, "w1")
-    [update] = pending(database)
-    verdicts = [{"trigger": "t", "matched": True, "reason": ODD, "failure": None}]
-    with database.writing() as conn:
-        work_queue.record_progress(conn, [update], ODD)
-        progress = deliveries.get(conn, update.delivery).updates[0].reason
-        late = Postponement(update=update, due_at=LATER, reason=ODD)
-        work_queue.settle(conn, "c1", [], owner="w1", now=NOW, postponed=[late])
-        put_off = deliveries.get(conn, update.delivery).updates[0].reason
-        settled = Settlement(update=update, state="failed", reason=ODD, verdicts=verdicts)
-        work_queue.settle(conn, "c1", [settled], owner="w1", now=NOW)
-        [found] = deliveries.get(conn, update.delivery).updates
-    assert (progress, put_off, found.reason) == (SHOWN, SHOWN, SHOWN)
-    assert found.verdicts == [{**verdicts[0], "reason": SHOWN}]
-
-
-def test_text_that_was_kept_before_it_was_escaped_is_shown(database: Database) -> None:
-    """Rows of earlier versions may hold half a surrogate pair, which an answer cannot contain."""
-    connection(database)
-    push(database, (A, B))
-    kept = json.dumps([{"trigger": "t", "matched": True, "reason": "caf\udce9"}])
-    with database.writing() as conn:
-        conn.execute(text("UPDATE ref_updates SET verdicts = :kept"), {"kept": kept})
-        [delivery] = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=1)
-    assert delivery.updates[0].verdicts[0]["reason"] == r"caf\xe9"
 
 
 def test_a_reader_gets_as_many_updates_as_asked_for_but_for_some_refs(database: Database) -> None:
@@ -320,80 +207,6 @@ def test_only_the_owner_gives_a_lease_back(database: Database) -> None:
     with database.writing() as conn:
         work_queue.give_back(conn, "c1", owner="w1", now=NOW)
     assert claim(database, "w3") is None
-
-
-def test_an_end_is_kept_with_all_that_is_shown_of_it(database: Database) -> None:
-    """Including a tag's commit, which a later settlement without it does not remove, and the facts."""
-    connection(database)
-    push(database, (A, B))
-    claim(database, "w1")
-    [update] = pending(database)
-    end = Settlement(update=update, state="planned", reason="", peeled=C, facts=b"facts")
-    settle(database, end)
-    assert kept(database) == ("planned", C, b"facts", NOW)
-    with database.writing() as conn:
-        work_queue.replay(conn, update.delivery, now=LATER)
-    settle(database, replace(end, peeled=None, facts=None), now=LATER)
-    assert kept(database) == ("planned", C, None, LATER)
-
-
-@pytest.mark.parametrize("state", ["gone", "planned"])
-def test_what_has_ended_is_neither_ended_again_nor_put_off(database: Database, state: UpdateState) -> None:
-    """An interrupted worker may record twice: the first settlement counts."""
-    connection(database)
-    push(database, (A, B))
-    claim(database, "w1")
-    [update] = pending(database)
-    settle(database, Settlement(update=update, state=state, reason="so it is"))
-    late = Postponement(update=update, due_at=LATER, reason="away")
-    settle(database, Settlement(update=update, state="failed", reason="no"), now=LATER, postponed=[late])
-    with database.writing() as conn:
-        work_queue.record_progress(conn, [update], "fetching")
-        work_queue.make_due(conn, "c1", now=LATER)
-        [found] = deliveries.get(conn, update.delivery).updates
-    assert (found.state, found.reason, found.settled_at) == (state, "so it is", NOW)
-    with database.reading() as conn:
-        assert conn.execute(ref_updates.select()).one().tries == 0
-
-
-def test_an_end_says_nothing_of_the_updates_beside_it(database: Database) -> None:
-    """Each update has its own end, delay and progress."""
-    connection(database)
-    push(database, (A, B), (B, C), (C, A), (A, C))
-    claim(database, "w1")
-    first, second, third, fourth = pending(database)
-    with database.writing() as conn:
-        work_queue.record_progress(conn, [third], "fetching")
-    late = Postponement(update=second, due_at=LATER, reason="away")
-    settle(database, Settlement(update=first, state="gone", reason="it is gone"), postponed=[late])
-    with database.reading() as conn:
-        ends = [deliveries.get(conn, one.delivery).updates[0] for one in (first, second, third, fourth)]
-    assert [(one.state, one.reason) for one in ends] == [
-        ("gone", "it is gone"),
-        ("pending", "away"),
-        ("pending", "fetching"),
-        ("pending", None),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("after", "state", "is_asked"),
-    [(B, "planned", True), (None, "planned", False), (B, "gone", False)],
-    ids=["planned", "deleted", "gone"],
-)
-def test_the_platform_fetches_what_was_planned(
-    database: Database, keyring: Keyring, after: str | None, state: UpdateState, is_asked: bool
-) -> None:
-    """Not for a deleted branch, nor for a missing commit."""
-    connection(database)
-    with database.writing() as conn:
-        platforms.name(conn, keyring, "c1", Platform(url="https://app.example", project="p"), "token")
-        accept.record(conn, [arrival(move(A, after))])
-    claim(database, "w1")
-    [update] = pending(database)
-    settle(database, Settlement(update=update, state=state, reason=""))
-    with database.reading() as conn:
-        assert platforms.is_due(conn, now=NOW) is is_asked
 
 
 def test_a_replay_leaves_other_deliveries_and_connections_alone(database: Database) -> None:
@@ -575,56 +388,3 @@ def test_work_on_a_connection_leaves_all_others_alone(database: Database, what: 
         OF_ONE[what](conn)
         assert rows_of_others(conn, "c1") == before[0]
         assert rows_of_others(conn, "") != before[1]
-
-
-def test_of_a_latest_trigger_the_request_of_the_latest_move_stays(database: Database) -> None:
-    """It names the commit of the move, for a tag the tag's commit."""
-    connection(database)
-    push(database, (A, B), (B, C))
-    claim(database, "w1")
-    for number, update in enumerate(pending(database)):
-        new = replace(request(number), delivery=update.delivery, is_latest_only=number == 1)
-        settle(database, Settlement(update=update, state="planned", reason="", requests=(new,), peeled=A))
-    assert states(database) == {"request-0": "superseded", "request-1": "pending"}
-    with database.reading() as conn:
-        reason = executions.get(conn, "request-0").reason
-    assert reason == f"refs/heads/main has moved on to {A}, which has the request request-1"
-
-
-def test_which_move_is_the_latest_is_read_when_it_ends(database: Database) -> None:
-    """During the planning the remote may have shown that it comes after the others."""
-    connection(database)
-    push(database, (A, B), (B, C))
-    claim(database, "w1")
-    first, second = pending(database)
-    requests = {
-        one.seq: replace(request(one.seq), delivery=one.delivery, is_latest_only=True)
-        for one in (first, second)
-    }
-    settle(database, Settlement(update=second, state="planned", reason="", requests=(requests[second.seq],)))
-    with database.writing() as conn:
-        supersession.promote(conn, first.seq, connection="c1", ref=first.ref, generation=9)
-    settle(database, Settlement(update=first, state="planned", reason="", requests=(requests[first.seq],)))
-    assert states(database) == {requests[first.seq].id: "pending", requests[second.seq].id: "superseded"}
-
-
-def states(database: Database) -> dict[str, str]:
-    """Return the states of all requests."""
-    every: dict[str, Any] = dict.fromkeys(("connection", "delivery", "state", "before"))
-    with database.reading() as conn:
-        found, _ = executions.page(conn, limit=9, **every)
-    return {one.id: one.state for one in found}
-
-
-def test_a_settlement_without_a_request_takes_nothing_back(database: Database) -> None:
-    """Nor does a settlement whose request is for every push."""
-    connection(database)
-    push(database, (A, B), (B, C), (C, A))
-    claim(database, "w1")
-    first, second, third = pending(database)
-    mine = replace(request(1), delivery=first.delivery)
-    other = replace(request(2), delivery=third.delivery)
-    settle(database, Settlement(update=first, state="planned", reason="", requests=(mine,)))
-    settle(database, Settlement(update=second, state="planned", reason=""))
-    settle(database, Settlement(update=third, state="planned", reason="", requests=(other,)))
-    assert states(database) == {"request-1": "pending", "request-2": "pending"}

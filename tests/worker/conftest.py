@@ -1,4 +1,4 @@
-"""Fixtures: a gateway that has reconciled its connection once."""
+"""Fixtures for the tests of the worker and of the reconciler."""
 
 import shutil
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from gateway.store.database import Database
 from testing import records
 from testing.records import A
 from tests.worker.reconciling import MAIN, Gateway, Remote
+from tests.worker.stages import FaultyDatabase
 
 
 @pytest.fixture
@@ -21,4 +22,13 @@ def gateway(tmp_path: Path, migrated: Path) -> Iterator[Gateway]:
     gateway = Gateway(database, Remote({MAIN: A}))
     assert gateway.look()
     yield gateway
+    database.close()
+
+
+@pytest.fixture
+def database(tmp_path: Path, migrated: Path) -> Iterator[FaultyDatabase]:
+    """Return an empty database that fails where a test wants it."""
+    shutil.copyfile(migrated, tmp_path / "worker.db")
+    database = FaultyDatabase(f"sqlite:///{tmp_path / 'worker.db'}")
+    yield database
     database.close()

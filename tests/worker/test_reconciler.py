@@ -190,7 +190,7 @@ def test_where_webhooks_report_everything_looks_are_rare(gateway: Gateway, *, is
     assert (wait > 500) == is_agreed
 
 
-def test_only_a_move_that_is_new_is_rung_for(gateway: Gateway) -> None:
+def test_only_a_new_move_notifies_the_worker(gateway: Gateway) -> None:
     """A look that found nothing wakes no worker."""
     gateway.look(after=331)
     assert gateway.notified_at == []

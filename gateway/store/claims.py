@@ -75,6 +75,9 @@ RESERVED = 2
 
 _postponed = ref_updates.alias("postponed")
 
+# Mostly nothing is pending, and building the query for the next connection takes milliseconds of each poll.
+_ANY_PENDING = select(ref_updates.c.seq).where(is_pending).limit(1)
+
 
 def is_ready(connection: ColumnElement[str] | str, *, now: datetime) -> ColumnElement[bool]:
     """Return the condition that a pending ref update of a connection may be worked on now.
@@ -160,6 +163,8 @@ class Claims:
 
     def next(self, conn: sqlalchemy.Connection, *, now: datetime) -> str | None:
         """Return the connection that a claim would take now."""
+        if conn.execute(_ANY_PENDING).first() is None:
+            return None
         found: str | None = conn.execute(self._next(now)).scalar()
         return found
 

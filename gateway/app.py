@@ -45,6 +45,7 @@ from gateway.intake.webhook import WebhookEndpoint
 from gateway.packages.archive import Packages
 from gateway.packages.builder import Packer
 from gateway.packages.expiry import Expiry
+from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
 from gateway.packages.tree import TreeReader
 from gateway.plan.manifest import MAX_MANIFEST_BYTES
@@ -151,11 +152,15 @@ class _Parts:
     reader: CommitReader
     storage: PackageStorage
     signed_tokens: SignedTokens
+    signer: PackageSigner
     topology: Topology
 
 
 def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
     git = _build_git(settings)
+    storage = PackageStorage(settings.packages)
+    url_valid = timedelta(days=settings.package_url_days)
+    signed_tokens = SignedTokens(opened.keyring.package_url_key(), valid=url_valid)
     return _Parts(
         settings=settings,
         database=opened.database,
@@ -166,9 +171,15 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
         git=git,
         mirrors=Mirrors(git, settings.data_dir / "mirrors"),
         reader=CommitReader(git, manifest_limit=MAX_MANIFEST_BYTES, signers=settings.signers_file),
-        storage=PackageStorage(settings.packages),
-        signed_tokens=SignedTokens(
-            opened.keyring.package_url_key(), valid=timedelta(days=settings.package_url_days)
+        storage=storage,
+        signed_tokens=signed_tokens,
+        signer=PackageSigner(
+            database=opened.database,
+            storage=storage,
+            signed_tokens=signed_tokens,
+            base_url=settings.base_url,
+            valid=url_valid,
+            keep=timedelta(days=settings.package_keep_days),
         ),
         topology=Topology(
             exchange=settings.amqp_exchange,
@@ -256,7 +267,14 @@ def _build_api(
     parts: _Parts, cache: ConnectionCache, token: AdminToken, *, is_closing: Callable[[], bool]
 ) -> _Api:
     settings, database = parts.settings, parts.database
-    has_broker = settings.amqp_url is not None
+    executions = Executions(
+        database=database,
+        storage=parts.storage,
+        signer=parts.signer,
+        requests=parts.requests,
+        is_closing=is_closing,
+        has_broker=settings.amqp_url is not None,
+    )
     return _Api(
         connections=Connections(
             database=database,
@@ -268,10 +286,8 @@ def _build_api(
             hosts=settings.fetch_hosts,
         ),
         dry_run=DryRun(database=database, mirrors=parts.mirrors, reader=parts.reader),
-        deliveries=Deliveries(database=database, pushes=parts.pushes, has_broker=has_broker),
-        executions=Executions(
-            database=database, requests=parts.requests, is_closing=is_closing, has_broker=has_broker
-        ),
+        deliveries=Deliveries(database=database, pushes=parts.pushes, executions=executions),
+        executions=executions,
         files=PackageFiles(
             database=database, storage=parts.storage, signed_tokens=parts.signed_tokens, token=token
         ),
@@ -352,10 +368,7 @@ def _build_packages(parts: _Parts, folder: Path) -> Packages:
             most=settings.package_max_bytes,
             most_unpacked=settings.package_max_unpacked_bytes,
         ),
-        signed_tokens=parts.signed_tokens,
         folder=folder,
-        base_url=settings.base_url,
-        url_valid=timedelta(days=settings.package_url_days),
     )
 
 
@@ -414,7 +427,8 @@ def _relays(parts: _Parts) -> list[Relay]:
         mode=settings.amqp_content_mode,
         tls=Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file),
     )
-    relays = [Relay(Outbox(parts.database), publisher(), parts.requests.subscribe())]
+    requests = Outbox(parts.database)
+    relays = [Relay(requests, publisher(), parts.requests.subscribe(), complete=parts.signer.publishable)]
     if settings.amqp_events:
         events = EventOutbox(parts.database)
         relays.append(Relay(events, publisher(), parts.requests.subscribe(), what="event"))

@@ -8,17 +8,19 @@ from typing import get_args
 import sqlalchemy
 from starlette.requests import Request
 
-from gateway.api import executions
+from gateway.api.executions import Executions
 from gateway.api.explain import explained
 from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit
 from gateway.api.schemas import Page
 from gateway.api.views import DeliveryView, ExplainedView
 from gateway.errors import Invalid
-from gateway.store import deliveries, work_queue
+from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
-from gateway.store.deliveries import Verdict
+from gateway.store.deliveries import RecordedDelivery, Verdict
+from gateway.store.executions import StoredRequest
 from gateway.store.notify import Notifier
+from gateway.threads import API
 
 _DELIVERY_ID = re.compile(r"[0-9a-f-]{36}")
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,64}")
@@ -26,11 +28,11 @@ _COMMIT_PREFIX = re.compile(r"[0-9a-f]{7,64}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deliveries:
-    """The endpoints for deliveries. `pushes` wakes the workers."""
+    """The endpoints for deliveries. `pushes` wakes the workers; `executions` shows their requests."""
 
     database: Database
     pushes: Notifier
-    has_broker: bool
+    executions: Executions
 
     def operations(self) -> list[Operation]:
         """Return the operations on deliveries."""
@@ -100,14 +102,19 @@ class Deliveries:
         """Return the deliveries that `what` refers to, with their execution requests."""
         if not what.strip():
             raise Invalid("what: give the id of a delivery or execution, a commit, or a URL")
-        return await self.database.read(
-            lambda conn: [
-                ExplainedView.with_executions(
-                    delivery, executions.views(conn, requests, has_broker=self.has_broker)
-                )
-                for delivery, requests in explained(conn, what)
-            ]
-        )
+        found = await self.database.read(self._explained, what)
+        views = [(delivery, await self.executions.views(requests)) for delivery, requests in found]
+        # In a thread, because a delivery may have thousands of ref updates.
+        return await API.run(lambda: [ExplainedView.with_executions(*each) for each in views])
+
+    def _explained(
+        self, conn: sqlalchemy.Connection, what: str
+    ) -> list[tuple[RecordedDelivery, list[StoredRequest]]]:
+        has_broker = self.executions.has_broker
+        return [
+            (delivery, executions.explained(conn, requests, has_broker=has_broker))
+            for delivery, requests in explained(conn, what)
+        ]
 
 
 def _commit(text: str | None) -> str | None:

@@ -24,6 +24,7 @@ from gateway.fetch.commit import Base, CommitReader
 from gateway.fetch.credentials import take_login
 from gateway.fetch.mirror import Mirrors
 from gateway.messages.execution_request import ExecutionRequest
+from gateway.messages.packages import package_in, with_package
 from gateway.plan.diff import differences
 from gateway.plan.json_values import shortened
 from gateway.plan.planner import CommitFacts, Plan
@@ -250,12 +251,14 @@ def _gone(old: StoredRequest, reason: str) -> RequestChange:
 def _compared(
     rules: Connection, trigger: Trigger, stored: StoredRequest, new: ExecutionRequest, reason: str
 ) -> RequestChange:
-    old = ExecutionRequest.model_validate_json(stored.body)
+    # Without its package, which has no URL yet, and is of another form in requests of an earlier version.
+    old = ExecutionRequest.model_validate_json(with_package(stored.body, None))
     differing = dict(differences(old, new))
     if stored.lane != trigger.lane:
         differing["lane"] = (stored.lane, trigger.lane)
-    if old.package is not None and old.package.format != rules.package_format:
-        differing["package.format"] = (old.package.format, rules.package_format)
+    package = package_in(stored.body)
+    if package is not None and package.format != rules.package_format:
+        differing["package.format"] = (package.format, rules.package_format)
     return RequestChange(
         change="changed" if differing else "same",
         trigger=stored.trigger,

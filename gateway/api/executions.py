@@ -1,7 +1,9 @@
 """The REST API under /api/v1: execution requests, and the stream of new ones."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import get_args
 
 import sqlalchemy
@@ -14,10 +16,14 @@ from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit, number
 from gateway.api.schemas import Page
 from gateway.api.views import ExecutionView
+from gateway.errors import Conflict, Invalid
+from gateway.packages.signing import PackageSigner
+from gateway.packages.storage import PackageStorage
 from gateway.store import deliveries, executions
 from gateway.store.database import Database
-from gateway.store.executions import ExecutionState, StoredRequest
+from gateway.store.executions import ExecutionState, StoredRequest, expired_package
 from gateway.store.notify import Notifier
+from gateway.threads import API
 
 log = structlog.get_logger()
 
@@ -31,6 +37,8 @@ class Executions:
     """The endpoints for execution requests. `requests` wakes the relay, and the streams of followers."""
 
     database: Database
+    storage: PackageStorage
+    signer: PackageSigner
     requests: Notifier
     is_closing: Callable[[], bool]
     has_broker: bool
@@ -54,6 +62,7 @@ class Executions:
             ),
             Operation(method="GET", path="/executions/{id}", endpoint=self.show_execution),
             Operation(method="POST", path="/executions/{id}/drop", endpoint=self.drop),
+            Operation(method="POST", path="/executions/{id}/republish", endpoint=self.republish, status=202),
         ]
 
     async def list_executions(self, request: Request) -> Page[ExecutionView]:
@@ -66,7 +75,7 @@ class Executions:
         state = choice(get_args(ExecutionState), query.get("state"), "state")
         delivery = query.get("delivery")
 
-        def read_page(conn: sqlalchemy.Connection) -> Page[ExecutionView]:
+        def read_page(conn: sqlalchemy.Connection) -> tuple[list[StoredRequest], bool]:
             if delivery is not None:
                 deliveries.get(conn, delivery)
             found, are_older = executions.page(
@@ -77,27 +86,52 @@ class Executions:
                 before=before,
                 limit=max_items,
             )
-            items = views(conn, found, has_broker=self.has_broker)
-            return Page[ExecutionView](items=items, next=str(found[-1].seq) if are_older else None)
+            return executions.explained(conn, found, has_broker=self.has_broker), are_older
 
-        return await self.database.read(read_page)
+        found, are_older = await self.database.read(read_page)
+        items = await self.views(found)
+        return Page[ExecutionView](items=items, next=str(found[-1].seq) if are_older else None)
 
     async def show_execution(self, request: Request) -> ExecutionView:
         """`GET /executions/{id}`: return an execution request with its message."""
         request_id = request.path_params["id"]
 
-        def read_view(conn: sqlalchemy.Connection) -> ExecutionView:
-            [view] = views(conn, [executions.get(conn, request_id)], has_broker=self.has_broker)
-            return view
+        def read_one(conn: sqlalchemy.Connection) -> list[StoredRequest]:
+            return executions.explained(conn, [executions.get(conn, request_id)], has_broker=self.has_broker)
 
-        return await self.database.read(read_view)
+        [view] = await self.views(await self.database.read(read_one))
+        return view
+
+    async def views(self, requests: Sequence[StoredRequest]) -> list[ExecutionView]:
+        """Return the views of requests, with URLs for their packages that work now."""
+        signed = await asyncio.gather(*map(self.signer.shown, requests))
+        # In a thread, because the messages may be large.
+        return await API.run(lambda: [ExecutionView.of(stored) for stored in signed])
 
     async def drop(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/drop`: withdraw a pending request; requests behind it are published."""
         dropped = await self.database.write(executions.drop, request_id=request.path_params["id"])
         log.info("execution dropped", id=dropped.id, connection=dropped.connection)
         self.requests.notify()
-        return ExecutionView.of(dropped)
+        [view] = await self.views([dropped])
+        return view
+
+    async def republish(self, request: Request) -> ExecutionView:
+        """`POST /executions/{id}/republish`: publish a request again, with the same id and a new URL."""
+        if not self.has_broker:
+            raise Invalid(
+                "no broker is configured: set PUSHGATE_AMQP_URL, and pending requests are published"
+            )
+        request_id = request.path_params["id"]
+        stored = await self.database.read(executions.get, request_id)
+        kept = stored.package
+        if kept is not None and await self.storage.size(kept.object) != kept.size:
+            raise Conflict(expired_package(stored))
+        again = await self.database.write(executions.republish, request_id, now=datetime.now(UTC))
+        log.info("execution republished", id=again.id, connection=again.connection, redrives=again.redrives)
+        self.requests.notify()
+        [view] = await self.views([again])
+        return view
 
     async def stream_executions(self, request: Request) -> Response:
         """`GET /executions/stream`: stream new requests as server-sent events.
@@ -117,20 +151,11 @@ class Executions:
         quiet = 0
         while not self.is_closing():
             found = await self.database.read(executions.planned_after, seq=seen, limit=100)
-            for stored in found:
+            for stored, view in zip(found, await self.views(found), strict=True):
                 seen = stored.seq
-                yield sse(event="execution", event_id=str(seen), data=ExecutionView.of(stored))
+                yield sse(event="execution", event_id=str(seen), data=view)
             quiet = 0 if found else quiet + 1
             if quiet and quiet % _KEEPALIVE_POLLS == 0:
                 yield b": still here\n\n"
             if not found:
                 await wakeups.wait(_POLL_SECONDS)
-
-
-def views(
-    conn: sqlalchemy.Connection, requests: Sequence[StoredRequest], *, has_broker: bool
-) -> list[ExecutionView]:
-    """Return the views of these requests; pending ones include the reason why they wait."""
-    return [
-        ExecutionView.of(stored) for stored in executions.explained(conn, requests, has_broker=has_broker)
-    ]

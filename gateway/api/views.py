@@ -234,7 +234,9 @@ class DeliveryView(View):
 class ExecutionView(View):
     """An execution request as it is shown; `message` is the message to the runners.
 
-    With `is_outline` the message is shortened, because the answer would be too large.
+    The URL of its package works now, if the package has not expired. With `is_outline` the message is
+    shortened, because the answer would be too large. `redrives` counts how often the request was republished,
+    the last time at `republished_at`.
     """
 
     id: str
@@ -250,6 +252,8 @@ class ExecutionView(View):
     is_outline: bool = False
     planned_at: datetime
     published_at: datetime | None
+    redrives: int
+    republished_at: datetime | None
 
     @classmethod
     def of(cls, stored: StoredRequest) -> "ExecutionView":

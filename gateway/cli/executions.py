@@ -1,4 +1,4 @@
-"""The commands about execution requests: list, show, follow, drop."""
+"""The commands about execution requests: list, show, follow, drop, republish."""
 
 from typing import Annotated, Any
 
@@ -89,6 +89,22 @@ def drop(
         print_json(dropped)
     else:
         out.print(f"{coloured('dropped')} {dropped['id']}; to publish it after all, replay its delivery")
+
+
+@app.command()
+def republish(
+    execution: Annotated[
+        str, typer.Argument(help="The id of a published or undeliverable execution request.")
+    ],
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish an execution request again: same id, new package URL, marked as a redrive."""
+    again = client_of(data).send("POST", f"/executions/{part(execution)}/republish", {})
+    if as_json:
+        print_json(again)
+    else:
+        out.print(f"{again['id']} will be published again, with ce-redrive {again['redrives']}")
 
 
 def _report_interruption(reason: str) -> None:

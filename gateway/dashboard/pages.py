@@ -24,7 +24,6 @@ from gateway.api.endpoints import (
     status_of,
 )
 from gateway.api.executions import Executions
-from gateway.api.executions import views as execution_views
 from gateway.api.query import refuse_nul, refuse_unknown
 from gateway.api.views import DeliveryView, ExecutionView, ExplainedView, UpdateView
 from gateway.dashboard.rendering import STATIC, Renderer
@@ -32,6 +31,7 @@ from gateway.dashboard.sessions import Sessions
 from gateway.errors import Invalid, PushgateError
 from gateway.intake.body import BodyReader
 from gateway.store import deliveries, executions, outages, reconciliations, work_queue
+from gateway.store.executions import StoredRequest
 from gateway.threads import API
 
 Page = Callable[[Request], Awaitable[Response]]
@@ -77,6 +77,7 @@ class Pages:
             ("/executions", "GET", self._filtered(self.list_executions, api["/executions"])),
             ("/executions/{id}", "GET", self.show_execution),
             ("/executions/{id}/drop", "POST", self.drop),
+            ("/executions/{id}/republish", "POST", self.republish),
             ("/explain", "GET", self._filtered(self.explain, api["/explain"])),
         ]
         return [
@@ -90,8 +91,9 @@ class Pages:
 
     async def overview(self, _request: Request) -> Response:
         """`GET /`: show pending work, failures, and the newest records."""
-        found = await self.connections.database.read(_overview, has_broker=self.has_broker)
-        return self.renderer.page("overview.html", has_broker=self.has_broker, **found)
+        planned, found = await self.connections.database.read(_overview, has_broker=self.has_broker)
+        views = await self.executions.views(planned)
+        return self.renderer.page("overview.html", has_broker=self.has_broker, executions=views, **found)
 
     async def list_connections(self, request: Request) -> Response:
         """`GET /connections`: list connections, with the query parameters of the API."""
@@ -134,11 +136,17 @@ class Pages:
 
     async def show_execution(self, request: Request) -> Response:
         """`GET /executions/{id}`: show an execution request with its message."""
-        return self.renderer.page("execution.html", execution=await self.executions.show_execution(request))
+        execution = await self.executions.show_execution(request)
+        return self.renderer.page("execution.html", execution=execution, has_broker=self.has_broker)
 
     async def drop(self, request: Request) -> Response:
         """`POST /executions/{id}/drop`: drop an execution request."""
         await self.executions.drop(request)
+        return self.renderer.redirect(f"/executions/{request.path_params['id']}")
+
+    async def republish(self, request: Request) -> Response:
+        """`POST /executions/{id}/republish`: publish an execution request again."""
+        await self.executions.republish(request)
         return self.renderer.redirect(f"/executions/{request.path_params['id']}")
 
     async def explain(self, request: Request) -> Response:
@@ -271,18 +279,19 @@ class _Explanation:
         return has_ended and not self.delivery.is_orphan
 
 
-def _overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> dict[str, Any]:
+def _overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> tuple[list[StoredRequest], dict[str, Any]]:
+    """Return the newest execution requests, and what else the overview shows, by name."""
     planned, _ = executions.page(
         conn, connection=None, delivery=None, state=None, before=None, limit=_MAX_NEWEST
     )
-    return {
+    shown = {
         "backlog": work_queue.backlog(conn),
         "failing": reconciliations.failing(conn, limit=_MAX_NEWEST + 1),
         "few": _MAX_NEWEST,
         "deliveries": _newest(conn, connection=None),
-        "executions": execution_views(conn, planned, has_broker=has_broker),
         "outages": outages.current(conn) if has_broker else (),
     }
+    return executions.explained(conn, planned, has_broker=has_broker), shown
 
 
 def _newest(conn: sqlalchemy.Connection, connection: str | None) -> list[DeliveryView]:

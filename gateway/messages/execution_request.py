@@ -134,9 +134,17 @@ class Package(Part):
 
     id: str = Field(description="the SHA-256 of the uncompressed tar")
     url: str = Field(description="where to download it")
+    expires_at: AwareDatetime = Field(
+        description="until when the URL is valid, in UTC; republish the request for another"
+    )
     sha256: str = Field(description="of the file at the URL, 64 hex digits: compare before unpacking")
     size: int = Field(description="bytes of the file at the URL")
     format: str = Field(description="such as tar.gz")
+    rebuilt: bool = Field(
+        default=False,
+        description="whether the file was built again after the request was planned: its bytes, `sha256` and"
+        " `size`, may be others than before, and `id` is the same",
+    )
 
 
 class Submodule(Part):

@@ -1,22 +1,21 @@
-"""Each commit's package: built once, stored, and reachable at a URL."""
+"""Each commit's package: built once and stored."""
 
 import asyncio
 import secrets
 import threading
 import time
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlencode
 
 import structlog
 
-from gateway.crypto.signed_tokens import SignedTokens
 from gateway.errors import ObjectUnusable, PackageStorageUnavailable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Mirrors
 from gateway.messages.execution_request import Package, Submodule
+from gateway.messages.packages import PlannedPackage
 from gateway.packages.builder import FORMATS, Packed, Packer
 from gateway.packages.storage import PackageStorage
 from gateway.packages.submodules import Submodules
@@ -35,7 +34,10 @@ RULES = "2"
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A package that runners can download, with its submodules and warnings."""
+    """A stored package, with its submodules and warnings.
+
+    Its URL is a path without a signature: gateway/packages/signing.py replaces it.
+    """
 
     package: Package
     submodules: tuple[Submodule, ...]
@@ -44,17 +46,14 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packages:
-    """Builds packages. `folder` holds unfinished files; `url_valid` is the lifetime of presigned URLs."""
+    """Builds packages. `folder` holds unfinished files."""
 
     database: Database
     storage: PackageStorage
     mirrors: Mirrors
     reader: TreeReader
     packer: Packer
-    signed_tokens: SignedTokens
     folder: Path
-    base_url: str
-    url_valid: timedelta
 
     async def ready(self, connection: Connection, commit: str, remote: Remote) -> Ready:
         """Return the package of a commit that the connection's mirror has; build it if it is not stored.
@@ -65,15 +64,11 @@ class Packages:
         try:
             found = await self._stored(connection, commit)
             kept, build = found or await self._build(connection, commit, remote)
-            url = await self.storage.presign(kept.object, self.url_valid)
         except PackageStorageUnavailable as error:
             raise RemoteUnavailable(f"the package cannot be stored: {error}") from error
-        if url is None:
-            signed_token = self.signed_tokens.issue(packages.subject(kept.id, kept.format), now=_now())
-            query = urlencode({"format": kept.format, **asdict(signed_token)})
-            url = f"{self.base_url}/api/v1/packages/{kept.id}?{query}"
+        planned = PlannedPackage(id=kept.id, format=kept.format, sha256=kept.sha256, size=kept.size)
         return Ready(
-            Package(id=kept.id, url=url, sha256=kept.sha256, size=kept.size, format=kept.format),
+            planned.unsigned("", now=_now()),
             tuple(Submodule(**submodule) for submodule in build.submodules),
             tuple(kept.warnings),
         )

@@ -27,7 +27,7 @@ _RETRIES = 3
 _RETRY_TIME = timedelta(minutes=1)
 # S3 and Google sign URLs for a week at most.
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/using-presigned-url.html
-_MAX_SIGNATURE_AGE = timedelta(days=7)
+MAX_SIGNATURE_AGE = timedelta(days=7)
 _SIGNING = (S3Store, GCSStore, AzureStore)
 
 
@@ -119,7 +119,7 @@ class PackageStorage:
         if not isinstance(self._store, _SIGNING):
             return None
         with _translated():
-            return await obstore.sign_async(self._store, "GET", name, min(valid, _MAX_SIGNATURE_AGE))
+            return await obstore.sign_async(self._store, "GET", name, min(valid, MAX_SIGNATURE_AGE))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ https://github.com/asyncapi/bindings/tree/master/amqp
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
@@ -18,13 +19,17 @@ from gateway.messages.names import (
     EventName,
     message_type,
 )
-from gateway.publish.cloudevents import CONTENT_TYPES, PARTITION_HEADER, ContentMode
+from gateway.publish.cloudevents import CONTENT_TYPES, PARTITION_HEADER, REDRIVE, ContentMode
 from gateway.publish.topology import Topology
 
 _BINDING = {"bindingVersion": "0.3.0"}
 _TRACE = {
     "type": "string",
     "description": "W3C trace context: one trace for a delivery, one span for each message",
+}
+_REDRIVE = {
+    "type": "integer",
+    "description": "how often an operator has republished this request; not in its first message",
 }
 _PROPERTIES = {
     "message_id": "the id: the same in every repetition",
@@ -218,19 +223,25 @@ def _key(name: str, mode: ContentMode) -> str:
 def _message(model: type[Part], kind: str, mode: ContentMode) -> dict[str, Any]:
     data = {"$ref": f"#/components/schemas/{model.__name__}"}
     attributes = _attributes(kind)
+    optional = {REDRIVE: _REDRIVE} if model is ExecutionRequest else {}
     if mode == "binary":
-        headers = {**{f"ce-{name}": schema for name, schema in attributes.items()}, "traceparent": _TRACE}
+        headers = _object(
+            {**{f"ce-{name}": schema for name, schema in attributes.items()}, "traceparent": _TRACE},
+            {f"ce-{name}": {**schema, "type": "string"} for name, schema in optional.items()},
+        )
         payload: dict[str, Any] = data
     else:
-        headers = {PARTITION_HEADER: attributes["partitionkey"], "traceparent": _TRACE}
+        headers = _object({PARTITION_HEADER: attributes["partitionkey"], "traceparent": _TRACE})
         content = {"type": "string", "const": CONTENT_TYPES["binary"]}
-        payload = _object({**attributes, "datacontenttype": content, "traceparent": _TRACE, "data": data})
+        payload = _object(
+            {**attributes, "datacontenttype": content, "traceparent": _TRACE, "data": data}, optional
+        )
     return {
         "name": kind,
         "title": model.__name__,
         "summary": f"{model.__doc__} CloudEvents in {mode} mode.",
         "contentType": CONTENT_TYPES[mode],
-        "headers": _object(headers),
+        "headers": headers,
         "payload": payload,
         "bindings": {"amqp": {"messageType": kind, **_BINDING}},
         "x-properties": _PROPERTIES,
@@ -251,8 +262,8 @@ def _attributes(kind: str) -> dict[str, Any]:
     }
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(properties)}
+def _object(required: dict[str, Any], optional: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    return {"type": "object", "properties": {**required, **optional}, "required": list(required)}
 
 
 def _schemas(models: Iterable[type[Part]]) -> dict[str, Any]:

@@ -38,6 +38,8 @@ CONTENT_TYPES: Mapping[ContentMode, str] = {
 # A broker can partition by this header, which keeps a connection's requests together:
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/partitioning.md
 PARTITION_HEADER = "ce-partitionkey"
+REDRIVE = "redrive"
+"""An extension attribute: how often an operator has republished the request. The first message has none."""
 
 # A routing key is at most 255 bytes, the prefix and two dots are 21: https://www.rabbitmq.com/docs/publishers
 _MAX_WORD_LENGTH = 117
@@ -53,7 +55,7 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
         kind, schema, moment = message_type(stored.name), schema_name(stored.name), stored.settled_at
     else:
         kind, schema, moment = TYPE, EXECUTION_REQUEST_SCHEMA, stored.planned_at
-    attributes = {
+    attributes: dict[str, str | int] = {
         "specversion": "1.0",
         "id": stored.id,
         "source": f"{public_url}/api/v1/connections/{stored.connection}",
@@ -63,6 +65,8 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
         "dataschema": f"{public_url}/schemas/{schema}.json",
         "partitionkey": stored.connection,
     }
+    if isinstance(stored, StoredRequest) and stored.redrives:
+        attributes[REDRIVE] = stored.redrives
     headers, body = _encoded(stored, attributes, mode)
     return Message(
         body,
@@ -78,12 +82,13 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
 
 
 def _encoded(
-    stored: Stored, attributes: Mapping[str, str], mode: ContentMode
+    stored: Stored, attributes: Mapping[str, str | int], mode: ContentMode
 ) -> tuple[dict[str, str], bytes]:
     """Return the headers and the body of a message."""
     trace = {"traceparent": traceparent(stored)}
     if mode == "binary":
-        return {f"ce-{name}": value for name, value in attributes.items()} | trace, stored.body
+        # In a header, an integer is a string: "Type System" in the specification.
+        return {f"ce-{name}": str(value) for name, value in attributes.items()} | trace, stored.body
     envelope = {**attributes, "datacontenttype": CONTENT_TYPES["binary"], **trace}
     # The data is JSON already, so it is embedded as it is:
     # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md

@@ -14,7 +14,7 @@ compete for the interpreter.
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, Protocol
@@ -33,6 +33,7 @@ from gateway.errors import (
 )
 from gateway.metrics import BROKER_CONNECTED, EVENTS_PUBLISHED, PUBLISHED, STAGE, UNDELIVERABLE
 from gateway.publish.cloudevents import Stored
+from gateway.store.events import StoredEvent
 from gateway.store.executions import READ_BYTES, StoredRequest
 from gateway.store.notify import Waiter
 
@@ -94,6 +95,13 @@ class Publisher(Protocol):
         """Close the connection."""
 
 
+Completion = Callable[[StoredRequest], Awaitable[StoredRequest]]
+"""Completes a request right before it is sent, for example with a URL that is valid from then on.
+
+Raises `Undeliverable` if that is impossible, `Unroutable` if a later try may succeed.
+"""
+
+
 class _Delay:
     """The growing delay after repeated failures."""
 
@@ -120,7 +128,8 @@ class _Delay:
 class Relay:
     """A relay. It waits while the broker is unavailable; a refused request delays only its connection.
 
-    `what` says whether the outbox holds requests or events.
+    `what` says whether the outbox holds requests or events. Requests are completed by `complete`, each right
+    before it is sent.
     """
 
     def __init__(
@@ -130,11 +139,13 @@ class Relay:
         wakeups: Waiter,
         *,
         what: Literal["request", "event"] = "request",
+        complete: Completion | None = None,
         poll: float = _POLL_SECONDS,
     ) -> None:
         """Publish nothing before `run`. Read the outbox after `poll` seconds even without a notification."""
         self._poll = poll
         self._what = what
+        self._complete = complete
         self._outbox = outbox
         self._publisher = publisher
         self._wakeups = wakeups
@@ -265,17 +276,18 @@ class Relay:
         Return False if the time ran out before. `is_alone` says that nothing else is in flight.
         """
         until = time.monotonic() + _BATCH_SECONDS
-        for request in lane:
+        for stored in lane:
             async with self._window:
+                request = await self._completed(stored, until=until)
                 # Only with a place in the window: by now another relay may lead, and this batch be stale.
                 if self._is_ending or time.monotonic() > until:
                     return False
-                is_confirmed = await self._send(request, is_alone=is_alone)
-            if not is_confirmed:
-                break
+                if request is None or not await self._send(request, is_alone=is_alone):
+                    break
             self._published.append(request.id)
             if isinstance(request, StoredRequest):
-                _PUBLISH.observe((datetime.now(UTC) - request.planned_at).total_seconds())
+                since = request.republished_at or request.planned_at
+                _PUBLISH.observe((datetime.now(UTC) - since).total_seconds())
             self._held.pop(request.connection, None)
             self._suspects.pop(request.id, None)
         return True
@@ -303,6 +315,22 @@ class Relay:
             return True
         return False
 
+    async def _completed(self, stored: Stored, *, until: float) -> Stored | None:
+        """Return the message to send; None if it cannot be completed, and so not be sent, at present."""
+        if self._complete is None or isinstance(stored, StoredEvent) or time.monotonic() > until:
+            return stored
+        try:
+            return await self._complete(stored)
+        except Undeliverable as error:
+            self._give_up(stored, str(error))
+        except Unroutable as error:
+            self._refuse(stored, str(error), event="message not ready")
+        except Exception as error:
+            # A bug, here or in a library: it delays this connection only.
+            log.exception("a message could not be completed", what=self._what, id=stored.id)
+            self._refuse(stored, f"the message could not be completed ({type(error).__name__})")
+        return None
+
     def _is_cause(self, request: Stored, *, is_alone: bool) -> bool:
         """Mark a message to be sent alone next time; return whether it seems to have ended the connection.
 
@@ -326,14 +354,14 @@ class Relay:
             reason=reason,
         )
 
-    def _refuse(self, request: Stored, reason: str) -> None:
+    def _refuse(self, request: Stored, reason: str, *, event: str = "message refused by the broker") -> None:
         """Put a connection on hold for a while; its later requests wait in the store behind this one."""
         seconds = self._held.setdefault(request.connection, _Delay()).failed()
         if reason == request.reason:
             return
         self._refused[request.id] = reason
         log.warning(
-            "message refused by the broker",
+            event,
             what=self._what,
             id=request.id,
             connection=request.connection,

@@ -18,8 +18,10 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.errors import Invalid, NotFound
-from gateway.store import outages
+from gateway.errors import Conflict, Invalid, NotFound
+from gateway.messages.packages import package_in
+from gateway.store import outages, packages
+from gateway.store.packages import KeptPackage
 from gateway.store.rows import from_row
 from gateway.store.tables import execution_bodies, executions
 
@@ -28,6 +30,7 @@ ExecutionState = Literal["pending", "published", "superseded", "undeliverable", 
 broker refuses it permanently; `dropped`: an operator withdrew it before it was published."""
 
 _ENDED_UNPUBLISHED = ("undeliverable", "dropped")
+_REPUBLISHABLE = ("published", "undeliverable")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,9 @@ class StoredRequest:
     """A stored execution request.
 
     `seq` is the order in which requests were planned, `ref_update` the number of the ref update of the
-    request. `reason` is the broker's last refusal, if any.
+    request. `reason` is the broker's last refusal, if any. `redrives` counts how often it was republished,
+    the last time at `republished_at`. `package` is the stored package that the body names, unless it has
+    expired.
     """
 
     seq: int
@@ -75,6 +80,9 @@ class StoredRequest:
     published_at: datetime | None = None
     lane: str | None = None
     superseded_by: str | None = None
+    redrives: int = 0
+    republished_at: datetime | None = None
+    package: KeptPackage | None = None
 
 
 # Each connection has at most one refused request: those behind it are not tried.
@@ -183,6 +191,39 @@ def drop(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
         state = get(conn, request_id).state
         raise Invalid(f"only a pending execution can be dropped, and this one is {state}")
     return get(conn, request_id)
+
+
+def republish(conn: sqlalchemy.Connection, request_id: str, *, now: datetime) -> StoredRequest:
+    """Make a request pending again, to be published under the same id. Raise `NotFound` or `Conflict`."""
+    stored = get(conn, request_id)
+    if stored.state not in _REPUBLISHABLE:
+        raise Conflict(_WHY_NOT_REPUBLISHED[stored.state])
+    planned = package_in(stored.body)
+    if planned is not None:
+        if stored.package is None:
+            raise Conflict(expired_package(stored))
+        packages.touch(conn, *planned.key, now=now)
+    again = {"state": "pending", "reason": None, "redrives": executions.c.redrives + 1, "republished_at": now}
+    its_state = executions.c.id == request_id, executions.c.state == stored.state
+    if conn.execute(update(executions).where(*its_state).values(again)).rowcount == 0:
+        raise Conflict(_WHY_NOT_REPUBLISHED["pending"])
+    return get(conn, request_id)
+
+
+def expired_package(stored: StoredRequest) -> str:
+    """Return the sentence about a request whose package has expired."""
+    return (
+        f"its package has expired: replay delivery {stored.delivery}, which builds the package again; then"
+        " republish the execution, unless it is pending already"
+    )
+
+
+_WHY_NOT_REPUBLISHED = {
+    "pending": "the execution is pending: it is published as soon as the broker accepts it",
+    "superseded": "a later commit has superseded the execution, which was never published: republish that of"
+    " the later commit",
+    "dropped": "an operator has dropped the execution: replay its delivery to publish it after all",
+}
 
 
 def _still_pending(request_id: str) -> Update:
@@ -339,4 +380,17 @@ def _records(
     body = execution_bodies.c.body if with_bodies else literal(OMITTED).label("body")
     its_body = chosen.c.seq == execution_bodies.c.execution
     rows = conn.execute(select(chosen, body).join_from(chosen, execution_bodies, its_body))
-    return sorted((from_row(StoredRequest, row) for row in rows), key=attrgetter("seq"))
+    requests = [from_row(StoredRequest, row, package=None) for row in rows]
+    return sorted(_with_packages(conn, requests), key=attrgetter("seq"))
+
+
+def _with_packages(conn: sqlalchemy.Connection, requests: Sequence[StoredRequest]) -> Sequence[StoredRequest]:
+    """Return requests with their stored packages."""
+    planned = {request.id: found for request in requests if (found := package_in(request.body))}
+    if not planned:
+        return requests
+    kept = packages.find(conn, {package.key for package in planned.values()})
+    return [
+        replace(request, package=kept.get(planned[request.id].key)) if request.id in planned else request
+        for request in requests
+    ]

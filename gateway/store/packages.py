@@ -4,7 +4,7 @@ Packages are a cache: an unused package expires, and is built again when an exec
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -121,6 +121,22 @@ def get(conn: sqlalchemy.Connection, package_id: str, package_format: str) -> Ke
             " execution that was asked for with them"
         )
     return _record(row)
+
+
+def find(
+    conn: sqlalchemy.Connection, keys: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], KeptPackage]:
+    """Return those of these packages that are stored, by their ids and formats."""
+    if not keys:
+        return {}
+    rows = conn.execute(select(packages).where(packages.c.id.in_({package_id for package_id, _ in keys})))
+    return {(row.id, row.format): _record(row) for row in rows}
+
+
+def touch(conn: sqlalchemy.Connection, package_id: str, package_format: str, *, now: datetime) -> KeptPackage:
+    """Record the use of a package, which restarts its time until it expires. Raise `NotFound`."""
+    conn.execute(update(packages).where(_is(package_id, package_format)).values(last_used_at=now))
+    return get(conn, package_id, package_format)
 
 
 def forget(conn: sqlalchemy.Connection, package_id: str, package_format: str) -> None:

@@ -14,6 +14,8 @@ from gateway.store.tables import executions, ref_updates, refs
 
 # How many of a connection's newest requests are searched for a request of a later move.
 _RECENT = 200
+# An operator has decided that a republished request is executed, whatever came later.
+_IS_FIRST = executions.c.redrives == 0
 
 
 def supersede(
@@ -30,7 +32,7 @@ def supersede(
         reason = f"{ref} had already moved on, to the commit of request {later}"
         conn.execute(
             update(executions)
-            .where(executions.c.id == request.id, executions.c.state == "pending")
+            .where(executions.c.id == request.id, executions.c.state == "pending", _IS_FIRST)
             .values(state="superseded", superseded_by=later, reason=reason)
         )
     _take_back(
@@ -108,7 +110,7 @@ def _take_back(
 
 def _is_of_an_earlier_move(ref: str, generation: int) -> ColumnElement[bool]:
     """Return a condition on each pending request: these are few, while the earlier moves may be many."""
-    return exists().where(
+    return _IS_FIRST & exists().where(
         ref_updates.c.seq == executions.c.ref_update,
         ref_updates.c.ref == ref,
         ref_updates.c.generation < generation,

@@ -224,6 +224,8 @@ executions = Table(
     Column("superseded_by", Text),
     Column("planned_at", Instant, nullable=False),
     Column("published_at", Instant),
+    Column("redrives", Integer, nullable=False, server_default=text("0")),
+    Column("republished_at", Instant),
     Index("ix_executions_connection_seq", "connection", "seq"),
     Index("ix_executions_state_seq", "state", "seq"),
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),

@@ -297,7 +297,8 @@ def backlog(conn: sqlalchemy.Connection) -> Backlog:
     oldest = select(func.min(oldest_arrival(waits))).select_from(waits)
     is_unpublished = tables.executions.c.state == literal_column("'pending'")
     requests = select(func.count()).select_from(tables.executions).where(is_unpublished)
-    first = select(tables.executions.c.planned_at).where(is_unpublished).order_by(tables.executions.c.seq)
+    waits_since = func.coalesce(tables.executions.c.republished_at, tables.executions.c.planned_at)
+    first = select(waits_since).where(is_unpublished).order_by(tables.executions.c.seq)
     first_event = select(tables.events.c.settled_at).order_by(tables.events.c.seq)
     return Backlog(
         updates=count,

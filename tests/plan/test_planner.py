@@ -20,6 +20,7 @@ from gateway.messages.execution_request import (
 from gateway.plan.manifest import MAX_MANIFEST_BYTES, read_manifest
 from gateway.plan.planner import Plan, plan
 from gateway.plan.triggers import PullRequestFacts, TriggerMatch, read_triggers
+from testing.records import NOW
 from tests.plan.facts import AFTER, BEFORE, COMMIT, CONNECTION, MANIFEST, UPDATE, planned, trigger
 
 
@@ -83,7 +84,9 @@ def test_a_push_requests_a_step_at_exactly_its_commit() -> None:
 @pytest.mark.parametrize("run", [{"step": "train"}, {"pipeline": "nightly"}])
 def test_a_request_is_what_the_schema_says(run: dict[str, str]) -> None:
     """The JSON is valid against the schema, and reading it returns the same request."""
-    package = Package(id="c" * 64, url="https://x/p", sha256="d" * 64, size=3, format="tar.gz")
+    package = Package(
+        id="c" * 64, url="https://x/p", expires_at=NOW, sha256="d" * 64, size=3, format="tar.gz"
+    )
     submodule = Submodule(path="lib", url="https://x/lib", commit="e" * 40)
     result = plan(
         connection=CONNECTION,

@@ -121,7 +121,9 @@ class Rooms:
         """See `Packages.ready`."""
         if self.package_fails is not None:
             raise self.package_fails
-        package = Package(id="p1", url="https://push.example/p1", sha256="0" * 64, size=1, format="tar.gz")
+        package = Package(
+            id="p1", url="https://push.example/p1", expires_at=NOW, sha256="0" * 64, size=1, format="tar.gz"
+        )
         return Ready(package=package, submodules=(), warnings=self.warnings)
 
     async def of(self, _connection: Connection) -> Remote:

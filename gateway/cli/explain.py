@@ -72,12 +72,14 @@ def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
         branch.add(f"packaged: {package['format']} of {package['size']} bytes{more}, {package['id']}")
     lane = f" in lane {execution['lane']}" if execution["lane"] is not None else ""
     state = f"{coloured(execution['state'])}{lane}"
-    if execution["published_at"] is not None:
+    if execution["state"] == "published":
         branch.add(f"{state}, confirmed by the broker {execution['published_at']}")
     elif execution["state"] == "pending" and execution["reason"] is None:
         branch.add(f"{state}: {WAITS}")
     else:
         branch.add(f"{state}{_because(execution)}")
+    if execution["republished_at"] is not None:
+        branch.add(f"redrive {execution['redrives']}, requested {execution['republished_at']}")
 
 
 def _because(record: Mapping[str, Any]) -> str:

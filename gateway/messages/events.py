@@ -43,6 +43,13 @@ class PushFetched(Event):
     commit: str = Field(description="the full object id that was fetched")
 
 
+class TriggerFailure(Part):
+    """A trigger that matched the push, but made no execution request."""
+
+    trigger: str = Field(description="the trigger's name")
+    reason: str = Field(description="why it made no request, in a sentence for people; do not parse it")
+
+
 class DeliveryFailed(Event):
     """A ref update has ended without some or all of its execution requests; `reason` says why."""
 
@@ -50,6 +57,10 @@ class DeliveryFailed(Event):
 
     state: Literal["failed", "gone"] = Field(
         description="gone: the remote no longer has the commit; failed: any other failure"
+    )
+    failures: tuple[TriggerFailure, ...] = Field(
+        description="the triggers that matched but made no request, and why; empty if the commit could not be"
+        " fetched or read, because then no trigger was evaluated"
     )
 
 

@@ -6,9 +6,8 @@ that an earlier version has stored in a request is replaced.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlencode
 
 from gateway.crypto.signed_tokens import SignedTokens
 from gateway.errors import NotFound, PackageStorageUnavailable, StoreUnavailable, Undeliverable, Unroutable
@@ -67,9 +66,11 @@ class PackageSigner:
         If that is not possible, because the package has expired or the storage does not answer, the URL is
         without a signature.
         """
-        planned, now = package_in(stored.body), _now()
+        planned = package_in(stored.body)
         if planned is None:
             return stored
+        # To the hour, so that a page which refreshes itself does not change each time.
+        now = _now().replace(minute=0, second=0, microsecond=0)
         package = planned.unsigned(self.base_url, now=now)
         if stored.package is not None:
             # A page must not fail because of one of its links.
@@ -78,13 +79,13 @@ class PackageSigner:
         return replace(stored, body=with_package(stored.body, package))
 
     async def _signed(self, kept: KeptPackage, stored: StoredRequest, *, now: datetime) -> Package:
-        presigned = await self._presign(kept.object, now=now)
+        presigned = await self._presign(kept.object, now=now) if self.storage.presigns else None
         if presigned is not None:
             url, signed_at = presigned
             expires_at = signed_at + min(self.valid, MAX_SIGNATURE_AGE)
         else:
             token = self.signed_tokens.issue(packages.subject(kept.id, kept.format), now=now)
-            query = urlencode({"format": kept.format, **asdict(token)})
+            query = f"format={kept.format}&expires={token.expires}&signature={token.signature}"
             url = f"{self.base_url}/api/v1/packages/{kept.id}?{query}"
             expires_at = datetime.fromtimestamp(int(token.expires), UTC)
         return Package(
@@ -98,7 +99,7 @@ class PackageSigner:
         )
 
     async def _presign(self, name: str, *, now: datetime) -> tuple[str, datetime] | None:
-        """Return the storage's own URL for an object, and when it was signed; None if it has no URLs."""
+        """Return the storage's own URL for an object, and when it was signed."""
         known = self._presigned.get(name)
         if known is not None and now - known[1] < _REUSED_FOR:
             return known

@@ -52,6 +52,11 @@ class PackageStorage:
         except (BaseError, OSError, ValueError) as error:
             raise SettingError(f"PUSHGATE_PACKAGES_URL cannot be used: {_first_line(error)}") from error
 
+    @property
+    def presigns(self) -> bool:
+        """Whether `presign` returns URLs."""
+        return isinstance(self._store, _SIGNING)
+
     async def put(self, name: str, path: Path) -> None:
         """Store a file under a name, atomically; in a folder it is synced to the disk."""
         with _translated():

@@ -4,7 +4,7 @@ import json
 import uuid
 from typing import Any
 
-from gateway.messages.events import EVENTS, Event
+from gateway.messages.events import EVENTS, Event, TriggerFailure
 from gateway.messages.names import EventName
 from gateway.plan.planner import (
     ConnectionFacts,
@@ -33,10 +33,11 @@ def event(
     state: str,
     reason: str,
     triggers: tuple[str, ...],
+    failures: tuple[TriggerFailure, ...] = (),
 ) -> Event:
     """Return the event that reports how a ref update ended; `triggers` has one name per request."""
     fields: dict[str, Any] = {
-        "id": _event_id(name, connection.id, update, reason, triggers),
+        "id": _event_id(name, connection.id, update, [reason, triggers, *_listed(failures)]),
         "project": connection.project,
         "connection": connection.id,
         "delivery": update.delivery,
@@ -51,14 +52,18 @@ def event(
         "triggers": triggers,
         "reason": reason,
         "state": state,
+        "failures": failures,
     }
     model = EVENTS[name]
     return model(**{field: fields[field] for field in model.model_fields})
 
 
-def _event_id(
-    name: EventName, connection: str, update: UpdateFacts, reason: str, triggers: tuple[str, ...]
-) -> str:
+def _listed(failures: tuple[TriggerFailure, ...]) -> list[list[tuple[str, str]]]:
+    """Return failures for an event's id, which without any is what it always was."""
+    return [[(failure.trigger, failure.reason) for failure in failures]] if failures else []
+
+
+def _event_id(name: EventName, connection: str, update: UpdateFacts, outcome: list[Any]) -> str:
     """Return an id that depends on the move and on its outcome, because a replan may end differently."""
     move = [connection, update.ref, update.generation, update.before, update.after]
-    return str(uuid.uuid5(_NAMESPACE, json.dumps([name, *move, reason, triggers])))
+    return str(uuid.uuid5(_NAMESPACE, json.dumps([name, *move, *outcome])))

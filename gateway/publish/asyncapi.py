@@ -141,7 +141,8 @@ def _queues(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
         name = "executions" if lane is None else f"executions-{lane}"
         description = (
             f"Receives execution requests{f' of the lane {lane}' if lane else ''}. A message that is "
-            f"rejected, or fails {topology.delivery_limit} times, goes to {topology.dead_queue}."
+            f"rejected, or whose delivery fails more than {topology.delivery_limit} times, goes to "
+            f"{topology.dead_queue}."
         )
         exchange, arguments = topology.exchange, topology.arguments
         if not topology.ordered:

@@ -33,8 +33,8 @@ class Topology:
     Each lane of `lanes` has a queue of its own. If `ordered` is not 0, it is the number of partitions that
     replace each of these queues: a partition serves one consumer at a time, and a consistent-hash exchange
     routes all requests of a connection to the same partition. With `passive`, nothing is declared: exchanges
-    and queues must exist. `delivery_limit` is the number of failed deliveries after which a message becomes a
-    dead letter. `max_length` is the number of messages at which a queue refuses more; None means no limit.
+    and queues must exist. A message whose delivery fails more often than `delivery_limit` becomes a dead
+    letter. `max_length` is the number of messages at which a queue refuses more; None means no limit.
     `consumer_timeout` is the time, in milliseconds, that a consumer may hold a message unacknowledged.
     """
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from gateway.messages.events import TriggerFailure
 from gateway.plan.outcome import event, event_name
 from gateway.store.connections import Connection
 from gateway.store.events import NewEvent
@@ -28,6 +29,11 @@ class Announcer:
             state=settlement.state,
             reason=settlement.reason,
             triggers=tuple(request.trigger for request in settlement.requests),
+            failures=tuple(
+                TriggerFailure(trigger=verdict["trigger"], reason=verdict["failure"])
+                for verdict in settlement.verdicts
+                if verdict.get("failure") is not None
+            ),
         )
         repository = message.repository.name or message.repository.url
         new = NewEvent(

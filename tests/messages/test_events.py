@@ -4,16 +4,24 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.messages.events import DeliveryFailed, Event
+from gateway.messages.events import DeliveryFailed, Event, TriggerFailure
 from gateway.plan.outcome import event, event_name
 from gateway.plan.planner import UpdateFacts
 from tests.plan.facts import AFTER, CONNECTION, UPDATE
 
 
-def failed(update: UpdateFacts = UPDATE, reason: str = "valohai.yaml cannot be read") -> Event:
+def failed(
+    update: UpdateFacts = UPDATE, reason: str = "valohai.yaml cannot be read", **failures: str
+) -> Event:
     """Return the event of a ref update that has failed."""
     return event(
-        "delivery.failed", connection=CONNECTION, update=update, state="failed", reason=reason, triggers=()
+        "delivery.failed",
+        connection=CONNECTION,
+        update=update,
+        state="failed",
+        reason=reason,
+        triggers=(),
+        failures=tuple(TriggerFailure(trigger=name, reason=why) for name, why in failures.items()),
     )
 
 
@@ -57,3 +65,15 @@ def test_equal_outcomes_have_the_same_id_and_others_have_others() -> None:
     assert failed(replace(UPDATE, delivery="dl_2")).id == failed().id
     assert failed(reason="trigger train: there is no such step").id != failed().id
     assert failed(replace(UPDATE, generation=4)).id != failed().id
+    ids = {failed(train="no such step").id, failed(test="no such step").id, failed(train="no image").id}
+    assert len({failed().id, *ids}) == 4
+
+
+def test_a_failure_names_the_triggers_that_made_no_request() -> None:
+    """Each with its own reason, so that nobody has to parse the sentence of the whole."""
+    published = failed(train="no such step", test="no image")
+    assert isinstance(published, DeliveryFailed)
+    assert [failure.model_dump() for failure in published.failures] == [
+        {"trigger": "train", "reason": "no such step"},
+        {"trigger": "test", "reason": "no image"},
+    ]

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 from gateway.errors import StoreUnavailable
-from gateway.publish.relay import Publisher, Relay
+from gateway.publish.relay import Completion, Publisher, Relay
 from gateway.store.events import StoredEvent
 from gateway.store.executions import StoredRequest
 from gateway.store.notify import Notifier
@@ -126,9 +126,12 @@ class MemoryOutbox:
         await self.until(lambda: len(self.published()) == len(self.requests))
 
     @asynccontextmanager
-    async def relayed_by(self, publisher: Publisher, *, poll: float = 1.0) -> AsyncIterator[None]:
+    async def relayed_by(
+        self, publisher: Publisher, *, complete: Completion | None = None, poll: float = 1.0
+    ) -> AsyncIterator[None]:
         """Run a relay for as long as the block lasts."""
-        running = asyncio.create_task(Relay(self, publisher, self._notifier.subscribe(), poll=poll).run())
+        relay = Relay(self, publisher, self._notifier.subscribe(), complete=complete, poll=poll)
+        running = asyncio.create_task(relay.run())
         try:
             yield
         finally:

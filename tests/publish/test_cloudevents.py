@@ -84,6 +84,21 @@ def test_in_structured_mode_the_body_is_the_envelope() -> None:
     }
 
 
+@pytest.mark.parametrize("mode", get_args(ContentMode))
+def test_a_redrive_is_marked_and_counted(mode: ContentMode) -> None:
+    """By an extension attribute, in a message that is otherwise the same; the first message has none."""
+    stored = replace(request("1"), body=b"{}")
+    first = message(stored, public_url="https://push.example", mode=mode)
+    again = message(replace(stored, redrives=2), public_url="https://push.example", mode=mode)
+    assert "redrive" not in read_by_cloudevents(first).get_attributes()
+    assert int(read_by_cloudevents(again).get_attributes()["redrive"]) == 2
+    assert again.message_id == first.message_id
+    if mode == "binary":
+        assert again.headers == {**first.headers, "ce-redrive": "2"}
+    else:
+        assert json.loads(again.body) == {**json.loads(first.body), "redrive": 2}
+
+
 def test_an_event_is_routed_by_its_name_and_project() -> None:
     """A queue bound to its name receives it, a queue bound to requests does not."""
     assert routing_key(event(name="delivery.failed", project="my digits")) == "delivery.failed.my_digits"

@@ -141,6 +141,31 @@ def test_what_fails_too_often_is_a_dead_letter(broker: Broker, topology: Topolog
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("fails", ["returns it", "dies"])
+def test_the_eleventh_failed_delivery_is_the_last(broker: Broker, topology: Topology, fails: str) -> None:
+    """As the documents say: a first delivery and ten more, whether a consumer returns the message or dies."""
+
+    async def scenario() -> None:
+        deliveries = 0
+        async with connected(broker.url, topology) as publisher, Runner(broker.url) as runner:
+            await publisher.publish(request("r1"))
+            dead = asyncio.create_task(runner.take(topology.dead_queue, 1))
+            while not dead.done():
+                async with Runner(broker.url) as failing:
+                    queue = await failing.channel.get_queue(topology.queue)
+                    message = await queue.get(fail=False)
+                    if message is None:
+                        await asyncio.wait({dead}, timeout=0.1)
+                        continue
+                    deliveries += 1
+                    if fails == "returns it":
+                        await message.reject(requeue=True)
+            assert [one.message_id for one in dead.result()] == ["r1"]
+        assert deliveries == 11
+
+    asyncio.run(scenario())
+
+
 def test_declaring_twice_changes_nothing(broker: Broker, topology: Topology) -> None:
     """A second gateway, or a second start, finds the same declarations."""
 

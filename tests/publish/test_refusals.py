@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.errors import Ambiguous, BrokerUnavailable, Interrupted, Undeliverable
+from gateway.errors import Ambiguous, BrokerUnavailable, Interrupted, Undeliverable, Unroutable
 from gateway.publish.cloudevents import Stored
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
+from gateway.store.executions import StoredRequest
 from testing.broker import Broker
 from tests.publish.outbox import MemoryOutbox, request
 from tests.publish.runner import Runner
@@ -115,6 +116,46 @@ def test_a_key_that_the_user_may_not_use_concerns_its_messages_only(
             await asyncio.to_thread(broker.topic_permission, topology.exchange, write=".*")
             await outbox.until_all_are_published()
         assert outbox.published()[:1] == ["refused"]
+
+    asyncio.run(scenario())
+
+
+def test_a_message_that_cannot_be_completed_stops_no_other(broker: Broker, topology: Topology) -> None:
+    """One never can, one not yet, and one meets a bug: each has its reason; the others are published."""
+    ends: dict[str, Exception] = {
+        "never": Undeliverable("its package has expired"),
+        "not yet": Unroutable("the storage does not answer"),
+        "a bug": KeyError("url"),
+    }
+
+    async def complete(stored: StoredRequest) -> StoredRequest:
+        if stored.id in ends:
+            raise ends[stored.id]
+        return dataclasses.replace(stored, body=b"signed " + stored.body)
+
+    async def scenario() -> None:
+        outbox = MemoryOutbox()
+        for name in ends:
+            outbox.plan(name, connection=name)
+            outbox.plan(f"behind {name}", connection=name)
+        for number in range(5):
+            outbox.plan(f"free {number}", connection=f"f{number}")
+        async with (
+            Runner(broker.url) as runner,
+            outbox.relayed_by(publisher(broker, topology), complete=complete),
+        ):
+            await outbox.until(lambda: len(outbox.published()) == 6)
+            await outbox.until(lambda: all(outbox.requests[name].reason for name in ends))
+            assert {name: (outbox.requests[name].state, outbox.requests[name].reason) for name in ends} == {
+                "never": ("undeliverable", "its package has expired"),
+                "not yet": ("pending", "the storage does not answer"),
+                "a bug": ("pending", "the message could not be completed (KeyError)"),
+            }
+            assert "behind never" in outbox.published()
+            del ends["not yet"], ends["a bug"]
+            await outbox.until(lambda: len(outbox.published()) == 10)
+            messages = await runner.rest(topology.queue)
+        assert {one.body.decode() for one in messages} == {f"signed {name}" for name in outbox.published()}
 
     asyncio.run(scenario())
 

@@ -4,7 +4,7 @@ from gateway.publish.topology import Topology
 
 
 def test_without_a_word_there_is_one_queue_and_one_for_dead_letters() -> None:
-    """The gateway declares them, with ten tries and no limit; a consumer may hold a message for a week."""
+    """The gateway declares them, with ten more tries and no limit; consumers may hold messages for a week."""
     plain = Topology()
     assert (plain.exchange, plain.queue) == ("pushgate", "pushgate.executions")
     assert (plain.dead_exchange, plain.dead_queue) == ("pushgate.dead", "pushgate.executions.dead")

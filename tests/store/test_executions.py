@@ -229,6 +229,7 @@ OF_ONE: dict[str, Callable[[sqlalchemy.Connection, int], object]] = {
     "record": lambda t, _: executions.record(
         t, published=["c1-first"], refused={"c1-second": "full"}, undeliverable={}, now=LATER
     ),
+    "republish": lambda t, _: executions.republish(t, "c1-published", now=LATER),
     "never": lambda t, _: executions.record(
         t, published=[], refused={}, undeliverable={"c1-second": "large"}, now=LATER
     ),
@@ -246,9 +247,9 @@ def test_requests_of_a_connection_leave_those_of_all_others_alone(database: Data
         second = push(database, f"{name}-d2", B, C, connection=name)
         plan(database, first, replace(new, id=f"{name}-first", delivery=f"{name}-d1"))
         plan(database, second, replace(new, id=f"{name}-second", delivery=f"{name}-d2"))
-        plan(database, first, replace(new, id=f"{name}-dropped", delivery=f"{name}-d1"))
-        with database.writing() as conn:
-            executions.drop(conn, f"{name}-dropped")
+        for ended in ("dropped", "published"):
+            plan(database, first, replace(new, id=f"{name}-{ended}", delivery=f"{name}-d1"))
+            end(database, f"{name}-{ended}", ended)
         moves[name] = first
     with database.writing() as conn:
         before = rows_of_others(conn, "c1"), everything(conn)

@@ -93,7 +93,7 @@ def test_subscribers_learn_how_each_push_ended(tmp_path: Path, project: Project,
         queue(broker, exchange, "push.fetched.#", "delivery.failed.#") as mine,
         gateway(tmp_path / "data", broker, exchange, AMQP_EVENTS=BOTH) as service,
     ):
-        connection = service.connect(project.url, "train@main")
+        connection = service.connect(project.url, "train@main", "test@other")
         second = project.push("Second", {"train.py": "print(2)\n"})
         _, good = service.deliver(connection, project.payload(project.first, second))
         third = project.push("Third", {"valohai.yaml": "- step: {}\n"})
@@ -130,6 +130,7 @@ def test_subscribers_learn_how_each_push_ended(tmp_path: Path, project: Project,
             == ("failed", failure["reason"])
         )
         assert (failure["commit"], failure["requests"], failure["triggers"]) == (third, 0, [])
+        assert failure["failures"] == [{"trigger": "train@main", "reason": failure["reason"]}]
         assert failed.routing_key == "delivery.failed.digits"
         for message in (fetched, failed):
             schema = str(message.headers["ce-dataschema"]).rpartition("/schemas/")[2]

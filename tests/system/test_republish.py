@@ -1,0 +1,184 @@
+"""What waits for weeks, or is published again, can be executed: its package can be downloaded."""
+
+import asyncio
+import hashlib
+import json
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aio_pika.abc import AbstractIncomingMessage
+from playwright.sync_api import expect
+from sqlalchemy import update
+
+from gateway.cli.api_client import ApiError
+from gateway.store.database import Database
+from gateway.store.packages import forget
+from gateway.store.tables import execution_bodies, executions, packages
+from testing.broker import Broker
+from testing.browser import running_browser, visit
+from testing.service import Project, Service, run_pushgate, wait_for
+from tests.publish.runner import Runner
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def queue() -> str:
+    """Return a unique queue name at the shared broker."""
+    return f"republished-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def published(tmp_path: Path, broker: Broker, queue: str) -> Iterator[Service]:
+    """Start a gateway that publishes to that queue."""
+    with Service(tmp_path / "data", AMQP_URL=broker.url, AMQP_EXCHANGE=queue, AMQP_QUEUE=queue) as service:
+        yield service
+
+
+def push(service: Service, project: Project) -> Any:
+    """Push, and return the planned execution."""
+    connection = service.connect(project.url, "train@main")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connection, project.payload(project.first, pushed))
+    service.settled(answer["delivery"])
+    [execution] = service.api.get("/executions")["items"]
+    return execution
+
+
+def take(broker: Broker, queue: str) -> tuple[AbstractIncomingMessage, Any]:
+    """Take the next message; return it and the package that it names."""
+
+    async def taken() -> AbstractIncomingMessage:
+        async with Runner(broker.url) as runner:
+            [message] = await runner.take(queue, 1)
+            return message
+
+    message = asyncio.run(taken())
+    return message, json.loads(message.body)["package"]
+
+
+def downloaded(package: Any) -> str:
+    """Download a package as a runner does; return the digest of the file."""
+    with urllib.request.urlopen(package["url"]) as answer:  # noqa: S310 - our own gateway
+        return hashlib.sha256(answer.read()).hexdigest()
+
+
+def age(service: Service, execution: Any, days: int, *, url: str | None) -> None:
+    """Make everything so many days older; with a URL, as an earlier version stored the package."""
+    moment = datetime.now(UTC) - days * DAY
+    with (
+        closing(Database(f"sqlite:///{service.data / 'pushgate.db'}")) as database,
+        database.writing() as conn,
+    ):
+        conn.execute(update(executions).values(planned_at=moment))
+        conn.execute(update(packages).values(made_at=moment, last_used_at=moment))
+        if url is not None:
+            named = {**execution["message"]["package"], "url": url}
+            former = {name: named[name] for name in ("id", "url", "sha256", "size", "format")}
+            body = json.dumps({**execution["message"], "package": former}, separators=(",", ":"))
+            conn.execute(update(execution_bodies).values(body=body.encode()))
+
+
+@pytest.mark.parametrize(
+    "former_url", [None, "https://former.example/api/v1/packages/1?expires=1&signature=0"]
+)
+def test_a_request_planned_thirty_days_ago_is_published_with_a_url_that_works(
+    tmp_path: Path, project: Project, broker: Broker, queue: str, former_url: str | None
+) -> None:
+    """There was no broker, and the gateway's address has changed; also as an earlier version planned it."""
+    before = Service(tmp_path / "data")
+    with before:
+        execution = push(before, project)
+        assert execution["state"] == "pending"
+        assert downloaded(execution["message"]["package"]) == execution["message"]["package"]["sha256"]
+        assert before.stop() == 0
+    age(before, execution, 30, url=former_url)
+    names = {"AMQP_URL": broker.url, "AMQP_EXCHANGE": queue, "AMQP_QUEUE": queue}
+    with Service(tmp_path / "data", **names) as service:
+        assert service.url != before.url
+        message, package = take(broker, queue)
+        assert message.message_id == execution["id"]
+        assert package["url"].startswith(f"{service.url}/api/v1/packages/")
+        assert downloaded(package) == package["sha256"]
+        expires_in = datetime.fromisoformat(package["expires_at"]) - datetime.now(UTC)
+        assert 6.9 * DAY < expires_in <= 7 * DAY
+        assert "ce-redrive" not in message.headers
+        shown = service.api.get(f"/executions/{execution['id']}")["message"]["package"]
+        assert downloaded(shown) == package["sha256"]
+
+
+def test_an_execution_is_published_again_by_command_and_in_the_dashboard(
+    published: Service, project: Project, broker: Broker, queue: str
+) -> None:
+    """Under its id, with a new URL, and marked; each time is counted and shown."""
+    execution = push(published, project)
+    first, _ = take(broker, queue)
+    path = f"/executions/{execution['id']}"
+    wait_for(lambda: published.api.get(path)["state"] == "published", "it is published")
+
+    done = run_pushgate("republish", execution["id"], service=published)
+    assert (done.returncode, done.stdout) == (
+        0,
+        f"{execution['id']} will be published again, with ce-redrive 1\n",
+    )
+    second, package = take(broker, queue)
+    assert (second.message_id, second.headers["ce-redrive"]) == (first.message_id, "1")
+    assert downloaded(package) == package["sha256"]
+    shown = wait_for(
+        lambda: found if (found := published.api.get(path))["state"] == "published" else None,
+        "it is published again",
+    )
+    assert (shown["redrives"], shown["republished_at"] > execution["planned_at"]) == (1, True)
+    assert shown["published_at"] > shown["republished_at"]
+
+    with running_browser() as browser, visit(browser, published) as page:
+        page.goto(path)
+        page.get_by_role("button", name="Republish").click()
+        expect(page.get_by_role("main")).to_contain_text("redrive 2, requested 20")
+    third, _ = take(broker, queue)
+    assert (third.message_id, third.headers["ce-redrive"]) == (first.message_id, "2")
+    explained = run_pushgate("explain", execution["id"], service=published)
+    assert "redrive 2, requested 20" in explained.stdout
+
+
+def test_without_a_broker_nothing_is_republished(service: Service, project: Project) -> None:
+    """The answer says so; nor is a request that was never published."""
+    execution = push(service, project)
+    refused = run_pushgate("republish", execution["id"], service=service)
+    assert (refused.returncode, "no broker is configured" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("what", ["the file", "the package"])
+def test_a_package_that_is_gone_is_built_again_by_a_replay(
+    published: Service, project: Project, broker: Broker, queue: str, what: str
+) -> None:
+    """The answer says so; the message that is then published says that it was built again."""
+    execution = push(published, project)
+    _, former = take(broker, queue)
+    path = f"/executions/{execution['id']}"
+    wait_for(lambda: published.api.get(path)["state"] == "published", "it is published")
+    [file] = (published.data / "packages").glob("*/*")
+    file.unlink()
+    if what == "the package":
+        with (
+            closing(Database(f"sqlite:///{published.data / 'pushgate.db'}")) as database,
+            database.writing() as conn,
+        ):
+            forget(conn, former["id"], former["format"])
+    with pytest.raises(ApiError, match="its package has expired: replay delivery"):
+        published.api.send("POST", f"{path}/republish", {})
+    assert published.api.get(path)["redrives"] == 0
+
+    published.api.send("POST", f"/deliveries/{execution['delivery']}/replay", {})
+    published.settled(execution["delivery"])
+    published.api.send("POST", f"{path}/republish", {})
+    message, package = take(broker, queue)
+    assert (message.headers["ce-redrive"], package["id"]) == ("1", former["id"])
+    assert (former["rebuilt"], package["rebuilt"]) == (False, True)
+    assert downloaded(package) == package["sha256"]

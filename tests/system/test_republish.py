@@ -147,11 +147,19 @@ def test_an_execution_is_published_again_by_command_and_in_the_dashboard(
     assert "redrive 2, requested 20" in explained.stdout
 
 
-def test_without_a_broker_nothing_is_republished(service: Service, project: Project) -> None:
-    """The answer says so; nor is a request that was never published."""
+def test_without_a_broker_a_request_is_dropped_but_not_republished(
+    service: Service, project: Project
+) -> None:
+    """The command says so, and the dashboard offers only what is possible."""
     execution = push(service, project)
     refused = run_pushgate("republish", execution["id"], service=service)
     assert (refused.returncode, "no broker is configured" in refused.stderr) == (1, True)
+    with running_browser() as browser, visit(browser, service) as page:
+        page.goto(f"/executions/{execution['id']}")
+        assert page.get_by_role("button", name="Republish").count() == 0
+        page.get_by_role("button", name="Drop").click()
+        expect(page.get_by_role("main")).to_contain_text("dropped: an operator has dropped it")
+        assert page.get_by_role("button", name="Republish").count() == 0
 
 
 @pytest.mark.parametrize("what", ["the file", "the package"])

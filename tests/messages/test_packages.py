@@ -14,6 +14,7 @@ from gateway.messages.execution_request import (
     Package,
     PullRequest,
     Submodule,
+    schema,
 )
 from gateway.messages.packages import PlannedPackage, package_in, with_package
 from testing.records import NOW
@@ -29,6 +30,7 @@ SIGNED = Package(
     format="tar.gz",
     rebuilt=True,
 )
+SCHEMA = schema()
 DECOY = '"package":{"id":"x","format":"tar.gz","sha256":"x","size":1}'
 
 
@@ -66,6 +68,27 @@ def test_the_package_of_the_request_is_replaced_whatever_a_push_contains(
         assert json.loads(replaced) == {**json.loads(body), "package": shown}
         ExecutionRequest.model_validate_json(replaced)
         assert with_package(replaced, unsigned) == body
+
+
+def keys(part: Any) -> set[str]:
+    """Return the keys that a part of the schema allows; `*` stands for any key."""
+    if isinstance(part, list):
+        return {key for item in part for key in keys(item)}
+    if not isinstance(part, dict):
+        return set()
+    name = part.get("$ref", "").rpartition("/")[2]
+    inner = keys(SCHEMA["$defs"][name]) if name else {key for value in part.values() for key in keys(value)}
+    is_free = part.get("additionalProperties", False) is not False
+    return inner | set(part.get("properties", ())) | ({"*"} if is_free else set())
+
+
+def test_no_field_behind_the_package_has_free_keys() -> None:
+    """Otherwise a push could name its own package there: put such a field before it."""
+    fields = list(SCHEMA["properties"])
+    behind = fields[fields.index("package") + 1 :]
+    assert behind
+    assert not {"*", "package"} & keys([SCHEMA["properties"][name] for name in behind])
+    assert "*" in keys(SCHEMA["properties"]["execution"])
 
 
 def test_the_package_of_an_earlier_version_is_found() -> None:

@@ -42,16 +42,22 @@ class Inbox:
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.execute(
-            "CREATE TABLE IF NOT EXISTS requests (id TEXT PRIMARY KEY, request TEXT NOT NULL, ended TEXT)"
+            "CREATE TABLE IF NOT EXISTS requests"
+            " (id TEXT PRIMARY KEY, request TEXT NOT NULL, redrive INTEGER NOT NULL, ended TEXT)"
         )
 
     def add(self, request: Mapping[str, Any]) -> None:
         """Store a request; it is on disk when this returns.
 
-        The broker delivers at least once: a repetition has the same id, and changes nothing.
+        The broker delivers at least once: a repetition has the same id, and changes nothing. If an operator
+        has republished the request, it has a higher `redrive`, and is executed again.
         """
-        row = (request["id"], json.dumps(request))
-        self._database.execute("INSERT OR IGNORE INTO requests (id, request) VALUES (?, ?)", row)
+        self._database.execute(
+            "INSERT INTO requests (id, request, redrive) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET request = excluded.request, redrive = excluded.redrive, ended = NULL"
+            " WHERE excluded.redrive > redrive",
+            (request["id"], json.dumps(request), request["redrive"]),
+        )
 
     def execute_pending(self) -> None:
         """Execute the stored requests, in the order in which they arrived."""
@@ -76,12 +82,17 @@ def _attempt(request: Mapping[str, Any]) -> str:
     return "without success: see above"
 
 
-def read(body: bytes) -> dict[str, Any]:
-    """Return the request in a message's body, in either mode of CloudEvents. Raises `Unusable`."""
+def read(body: bytes, headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the request in a message, in either mode of CloudEvents. Raises `Unusable`.
+
+    `redrive` is added to it: how often an operator has republished the request.
+    """
     try:
         request: dict[str, Any] = json.loads(body)
+        redrive = (headers or {}).get("ce-redrive", 0)
         if "specversion" in request:
-            request = request["data"]
+            request, redrive = request["data"], request.get("redrive", 0)
+        request["redrive"] = int(redrive)
         kind = request["execution"]["kind"]
     except (ValueError, TypeError, KeyError) as error:
         raise Unusable(f"this is not an execution request: {error!r}") from error

@@ -15,7 +15,7 @@ QUEUE = os.environ.get("QUEUE", "pushgate.executions")
 async def take(message: AbstractIncomingMessage, inbox: Inbox) -> None:
     """Store one request, then acknowledge it."""
     try:
-        request = read(message.body)
+        request = read(message.body, message.headers)
     except Unusable as error:
         log(f"rejected for good: {error}")
         await message.reject(requeue=False)

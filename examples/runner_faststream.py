@@ -30,7 +30,7 @@ def application(url: str, count: int | None) -> FastStream:
     async def take(message: RabbitMessage) -> None:
         async with one_at_a_time:
             try:
-                request = read(message.body)
+                request = read(message.body, message.headers)
             except Unusable as error:
                 log(f"rejected for good: {error}")
                 await message.reject(requeue=False)

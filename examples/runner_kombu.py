@@ -25,7 +25,8 @@ def main(url: str, count: int | None) -> None:
                 time.sleep(1)
                 continue
             try:
-                request = read(message.body if isinstance(message.body, bytes) else message.body.encode())
+                body = message.body if isinstance(message.body, bytes) else message.body.encode()
+                request = read(body, message.headers)
             except Unusable as error:
                 log(f"rejected for good: {error}")
                 message.reject(requeue=False)

@@ -21,12 +21,12 @@ def main(url: str, count: int | None) -> None:
         channel = connection.channel()
         while count is None or count > 0:
             # `get` instead of `consume`: no message is held here while an execution runs.
-            method, _, body = channel.basic_get(QUEUE)
+            method, properties, body = channel.basic_get(QUEUE)
             if method is None:
                 connection.sleep(1)
                 continue
             try:
-                request = read(body)
+                request = read(body, properties.headers)
             except Unusable as error:
                 log(f"rejected for good: {error}")
                 channel.basic_reject(method.delivery_tag, requeue=False)

@@ -107,6 +107,9 @@ def test_a_recipe_runs_what_was_pushed(
             return await runner.count(queue), dead
 
     assert asyncio.run(left()) == (0, [b"no request"])
+    service.api.send("POST", f"/executions/{execution['id']}/republish", {})
+    republished = run(recipe, broker, queue, 1, tmp_path)
+    assert republished.stdout.splitlines()[1:] == ["trained 42 ['--epochs=3']"], republished.stderr
     if recipe != "runner_faststream":
         # As after a kill during the execution: the broker no longer has the message.
         with closing(sqlite3.connect(tmp_path / "inbox.db")) as inbox, inbox:

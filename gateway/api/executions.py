@@ -30,6 +30,8 @@ log = structlog.get_logger()
 _POLL_SECONDS = 1.0
 # Polls without a new request after which a comment keeps the stream alive.
 _KEEPALIVE_POLLS = 15
+# Signing takes 0.1 ms for each request, and a delivery may have thousands: others get their turn in between.
+_SIGNED_AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +106,10 @@ class Executions:
 
     async def views(self, requests: Sequence[StoredRequest]) -> list[ExecutionView]:
         """Return the views of requests, with URLs for their packages that work now."""
-        signed = await asyncio.gather(*map(self.signer.shown, requests))
+        signed: list[StoredRequest] = []
+        for start in range(0, len(requests), _SIGNED_AT_ONCE):
+            some = requests[start : start + _SIGNED_AT_ONCE]
+            signed += await asyncio.gather(*map(self.signer.shown, some))
         # In a thread, because the messages may be large.
         return await API.run(lambda: [ExecutionView.of(stored) for stored in signed])
 

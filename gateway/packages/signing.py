@@ -44,10 +44,10 @@ class PackageSigner:
 
         Raises `Undeliverable` if the package has expired, `Unroutable` if a later try may succeed.
         """
-        if package_in(stored.body) is None:
-            return stored
         kept, now = stored.package, _now()
         if kept is None:
+            if package_in(stored.body) is None:
+                return stored
             raise Undeliverable(expired_package(stored))
         try:
             if now - kept.last_used_at > self.keep / 2:

@@ -13,7 +13,7 @@ from gateway.api.explain import explained
 from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit
 from gateway.api.schemas import Page
-from gateway.api.views import DeliveryView, ExplainedView
+from gateway.api.views import DeliveryView, ExecutionView, ExplainedView
 from gateway.errors import Invalid
 from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
@@ -103,9 +103,14 @@ class Deliveries:
         if not what.strip():
             raise Invalid("what: give the id of a delivery or execution, a commit, or a URL")
         found = await self.database.read(self._explained, what)
-        views = [(delivery, await self.executions.views(requests)) for delivery, requests in found]
+        signed = [(delivery, await self.executions.signed(requests)) for delivery, requests in found]
         # In a thread, because a delivery may have thousands of ref updates.
-        return await API.run(lambda: [ExplainedView.with_executions(*each) for each in views])
+        return await API.run(
+            lambda: [
+                ExplainedView.with_executions(delivery, [ExecutionView.of(stored) for stored in requests])
+                for delivery, requests in signed
+            ]
+        )
 
     def _explained(
         self, conn: sqlalchemy.Connection, what: str

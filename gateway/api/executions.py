@@ -64,7 +64,12 @@ class Executions:
             ),
             Operation(method="GET", path="/executions/{id}", endpoint=self.show_execution),
             Operation(method="POST", path="/executions/{id}/drop", endpoint=self.drop),
-            Operation(method="POST", path="/executions/{id}/republish", endpoint=self.republish, status=202),
+            Operation(
+                method="POST",
+                path="/executions/{id}/republish",
+                endpoint=self.republish_execution,
+                status=202,
+            ),
         ]
 
     async def list_executions(self, request: Request) -> Page[ExecutionView]:
@@ -106,12 +111,17 @@ class Executions:
 
     async def views(self, requests: Sequence[StoredRequest]) -> list[ExecutionView]:
         """Return the views of requests, with URLs for their packages that work now."""
+        signed = await self.signed(requests)
+        # In a thread, because the messages may be large.
+        return await API.run(lambda: [ExecutionView.of(stored) for stored in signed])
+
+    async def signed(self, requests: Sequence[StoredRequest]) -> list[StoredRequest]:
+        """Return requests with URLs for their packages that work now."""
         signed: list[StoredRequest] = []
         for start in range(0, len(requests), _SIGNED_AT_ONCE):
             some = requests[start : start + _SIGNED_AT_ONCE]
             signed += await asyncio.gather(*map(self.signer.shown, some))
-        # In a thread, because the messages may be large.
-        return await API.run(lambda: [ExecutionView.of(stored) for stored in signed])
+        return signed
 
     async def drop(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/drop`: withdraw a pending request; requests behind it are published."""
@@ -121,7 +131,7 @@ class Executions:
         [view] = await self.views([dropped])
         return view
 
-    async def republish(self, request: Request) -> ExecutionView:
+    async def republish_execution(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/republish`: publish a request again, with the same id and a new URL."""
         if not self.has_broker:
             raise Invalid(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
@@ -235,8 +235,7 @@ class ExecutionView(View):
     """An execution request as it is shown; `message` is the message to the runners.
 
     The URL of its package works now, if the package has not expired. With `is_outline` the message is
-    shortened, because the answer would be too large. `redrives` counts how often the request was republished,
-    the last time at `republished_at`.
+    shortened, because the answer would be too large.
     """
 
     id: str
@@ -252,8 +251,8 @@ class ExecutionView(View):
     is_outline: bool = False
     planned_at: datetime
     published_at: datetime | None
-    redrives: int
-    republished_at: datetime | None
+    redrives: int = Field(description="how often an operator has republished the request")
+    republished_at: datetime | None = Field(description="when that was last requested; null if it never was")
 
     @classmethod
     def of(cls, stored: StoredRequest) -> "ExecutionView":

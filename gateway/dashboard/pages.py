@@ -146,7 +146,7 @@ class Pages:
 
     async def republish(self, request: Request) -> Response:
         """`POST /executions/{id}/republish`: publish an execution request again."""
-        await self.executions.republish(request)
+        await self.executions.republish_execution(request)
         return self.renderer.redirect(f"/executions/{request.path_params['id']}")
 
     async def explain(self, request: Request) -> Response:

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from gateway.messages.execution_request import MergeGroup, Part, PullRequest, Ref, Repository, schema_of
-from gateway.messages.names import EVENT_VERSION, EventName, message_type
+from gateway.messages.execution_request import MergeGroup, PullRequest, Ref, Repository
+from gateway.messages.names import EVENT_VERSION, EventName, schema_name
+from gateway.messages.schema import Part, schema_of
 
 
 class Event(Part):
@@ -19,8 +20,8 @@ class Event(Part):
     project: str = Field(description="the platform's project")
     connection: str = Field(description="the id of the connection in Pushgate")
     delivery: str = Field(description="the id of the delivery in Pushgate")
-    repository: Repository
-    ref: Ref
+    repository: Repository = Field(description="where the ref is")
+    ref: Ref = Field(description="the branch or tag that moved; for a pull request, its source branch")
     commit: str | None = Field(
         description="the full object id that the ref moved to; null if the ref was deleted"
     )
@@ -70,4 +71,4 @@ EVENTS: dict[EventName, type[Event]] = {"push.fetched": PushFetched, "delivery.f
 
 def event_schema(name: EventName) -> dict[str, Any]:
     """Return the JSON Schema of an event's body."""
-    return schema_of(EVENTS[name], message_type=message_type(name), version=EVENT_VERSION)
+    return schema_of(EVENTS[name], name=schema_name(name), version=EVENT_VERSION)

@@ -7,26 +7,25 @@ JSON Schema of these models is in docs/execution-request.schema.json, and the ga
 
 import json
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field
 
-from gateway.messages.names import EXECUTION_REQUEST_VERSION, EXECUTION_REQUESTED, message_type
+from gateway.messages.execution import Execution
+from gateway.messages.names import (
+    EXECUTION_REQUEST_SCHEMA,
+    EXECUTION_REQUEST_VERSION,
+    EXECUTION_REQUESTED,
+    message_type,
+)
+from gateway.messages.schema import Part, schema_of
 
 TYPE = message_type(EXECUTION_REQUESTED)
 
-MAX_REQUEST_BYTES = 2 * 1024 * 1024
-"""The limit of a message's body. RabbitMQ 4 refuses messages over 16 MiB, and earlier versions slow down."""
+MAX_REQUEST_BYTES = 8 * 1024 * 1024
+"""The usual limit of a message's body: RabbitMQ 4 accepts at most 16 MiB by default."""
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_DNS, "pushgate.dev")
-
-ParameterValue = str | int | float | bool | list[str | int | float | bool]
-
-
-class Part(BaseModel):
-    """A part of a message."""
-
-    model_config = ConfigDict(frozen=True)
 
 
 class Repository(Part):
@@ -74,61 +73,6 @@ class MergeGroup(Part):
     base: str = Field(description="the branch into which it will be merged")
 
 
-class StepExecution(Part):
-    """A step as the commit's valohai.yaml defines it, with the trigger's parameters and inputs applied."""
-
-    kind: Literal["step"] = "step"
-    name: str = Field(description="the step's name")
-    image: str = Field(description="the container image")
-    command: tuple[str, ...] = Field(description="shell commands, with the parameters filled in")
-    parameters: dict[str, ParameterValue] = Field(description="every parameter that has a value")
-    inputs: dict[str, tuple[str, ...]] = Field(description="the URLs of each input")
-    outputs: tuple[dict[str, Any], ...] = Field(description="the declared outputs: name, description")
-    environment: str | None = Field(description="the platform's name of the environment to run in")
-    environment_variables: dict[str, str] = Field(description="plain values; secrets stay with the platform")
-    environment_variable_groups: tuple[str, ...] = Field(description="groups of variables, by name")
-    mounts: tuple[dict[str, Any], ...] = Field(description="source, destination, readonly, type, options")
-    cache_volumes: tuple[str, ...] = Field(description="Kubernetes persistent volume claims for inputs")
-    resources: dict[str, Any] = Field(description="cpu and memory with min and max, devices with numbers")
-    runtime_config_preset: str | None = Field(description="id or slug of the platform's preset")
-    upload_store: str | None = Field(description="the data store for outputs, by name or UUID")
-    autorestart: bool | None = Field(description="whether to restart after a spot instance is reclaimed")
-    stop_condition: str | None = Field(description="an expression over metadata that ends the execution")
-    time_limit: float | None = Field(description="seconds; null for no limit")
-    no_output_timeout: float | None = Field(
-        description="seconds without output; null for the platform's default"
-    )
-    source_path: str | None = Field(description="the source file from which the step was generated")
-    definition: dict[str, Any] = Field(description="the whole step, as valohai.yaml writes it")
-
-
-class PipelineExecution(Part):
-    """A pipeline as the commit's valohai.yaml defines it, converted as the platform's own clients do it.
-
-    Nodes hold templates of executions: their commands are not filled in yet, because edges can supply values.
-    """
-
-    kind: Literal["pipeline"] = "pipeline"
-    name: str = Field(description="the pipeline's name")
-    nodes: tuple[dict[str, Any], ...] = Field(description="name, type, template, actions, ... of each node")
-    edges: tuple[dict[str, Any], ...] = Field(description="source and target: node, type and key of each")
-    parameters: dict[str, dict[str, Any]] = Field(description="config and expression of each parameter")
-    reuse_executions: bool = Field(description="whether results of unchanged nodes may be reused")
-    definition: dict[str, Any] = Field(description="the whole pipeline, as valohai.yaml writes it")
-
-
-class TaskExecution(Part):
-    """A task as the commit's valohai.yaml defines it: one step, executed with many sets of parameters."""
-
-    kind: Literal["task"] = "task"
-    name: str = Field(description="the task's name")
-    type: str = Field(description="grid_search, random_search, bayesian_tpe, distributed, manual_search")
-    step: StepExecution = Field(description="the step, with the values that all executions share")
-    parameters: dict[str, dict[str, Any]] = Field(description="style and rules of each parameter that varies")
-    parameter_sets: tuple[dict[str, Any], ...] = Field(description="the sets of a manual search")
-    definition: dict[str, Any] = Field(description="the whole task, as valohai.yaml writes it")
-
-
 class Package(Part):
     """The tree of the commit as an archive, without the files that .vhignore excludes."""
 
@@ -164,14 +108,15 @@ class ExecutionRequest(Part):
     project: str = Field(description="the platform's project")
     connection: str = Field(description="the id of the connection in Pushgate")
     delivery: str = Field(description="the id of the delivery in Pushgate that caused this request")
-    repository: Repository
-    ref: Ref
-    commit: Commit
+    repository: Repository = Field(description="where the commit comes from")
+    ref: Ref = Field(description="the branch or tag that moved; for a pull request, its source branch")
+    commit: Commit = Field(description="the commit to execute")
     pushed_by: str | None = Field(
         description="who pushed, according to the provider: for display, not verified"
     )
     trigger: str = Field(description="the name of the connection's trigger")
-    execution: Annotated[StepExecution | PipelineExecution | TaskExecution, Field(discriminator="kind")]
+    yaml_path: str = Field(description="the path of the valohai.yaml in the package")
+    execution: Execution = Field(description="the step, pipeline or task, as its `kind` says")
     package: Package | None = Field(default=None, description="the code; null if no package was built")
     submodules: tuple[Submodule, ...] = Field(default=(), description="with their commits")
     pull_request: PullRequest | None = Field(default=None, description="null for a push")
@@ -198,14 +143,4 @@ def execution_id(
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the message's body."""
-    return schema_of(ExecutionRequest, message_type=TYPE, version=EXECUTION_REQUEST_VERSION)
-
-
-def schema_of(model: type[BaseModel], *, message_type: str, version: str) -> dict[str, Any]:
-    """Return the JSON Schema of the body of messages of a type."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"https://pushgate.dev/schemas/{message_type}.json",
-        "version": version,
-        **model.model_json_schema(mode="serialization"),
-    }
+    return schema_of(ExecutionRequest, name=EXECUTION_REQUEST_SCHEMA, version=EXECUTION_REQUEST_VERSION)

@@ -9,10 +9,10 @@ EventName = Literal["push.fetched", "delivery.failed"]
 
 EXECUTION_REQUESTED = "execution.requested"
 EXECUTION_REQUEST_SCHEMA = "execution-request"
-EXECUTION_REQUEST_VERSION = "1.2"
+EXECUTION_REQUEST_VERSION = "1.0"
 """The schema's version: each field that is added increments the second number."""
 
-EVENT_VERSION = "1.1"
+EVENT_VERSION = "1.0"
 """The version of the events' schemas: each field that is added increments the second number."""
 
 LANE_PREFIX = "lane"
@@ -29,3 +29,8 @@ def message_type(name: str) -> str:
 def schema_name(name: str) -> str:
     """Return the name under which the schema of an event is stored and served."""
     return name.replace(".", "-")
+
+
+def schema_id(name: str, version: str) -> str:
+    """Return the `$id` of a schema, which is the `dataschema` of its messages."""
+    return f"https://pushgate.dev/schemas/{name}-{version}.json"

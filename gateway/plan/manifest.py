@@ -54,7 +54,7 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
         raise PlanError(f"{path} has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are read")
     config = _parsed(text, path)
     for step in config.steps.values():
-        _check_templates(step, path)
+        check_templates(step, path)
     return Manifest(
         path=path,
         steps=dict(config.steps),
@@ -196,7 +196,8 @@ def _mark(node: yaml.Node | None, path: Iterable[str | int]) -> yaml.Mark | None
     return node.start_mark if node is not None else None
 
 
-def _check_templates(step: Step, path: str) -> None:
+def check_templates(step: Step, path: str) -> None:
+    """Raise `PlanError` for a `pass-as` that could read attributes of the parser's objects."""
     for parameter in step.parameters.values():
         for template in (parameter.pass_as, parameter.pass_true_as, parameter.pass_false_as):
             rest = str(template or "")

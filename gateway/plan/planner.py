@@ -7,31 +7,29 @@ from functools import lru_cache
 from typing import Literal
 
 from gateway.errors import PlanError
+from gateway.messages.execution import Execution
 from gateway.messages.execution_request import (
     MAX_REQUEST_BYTES,
     Commit,
     ExecutionRequest,
     MergeGroup,
-    PipelineExecution,
     PullRequest,
     Ref,
     Repository,
-    StepExecution,
-    TaskExecution,
     execution_id,
 )
 from gateway.plan.globs import matches
 from gateway.plan.json_values import listed, shortened
 from gateway.plan.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
 from gateway.plan.pipeline import resolve_pipeline
-from gateway.plan.step import resolve_step
+from gateway.plan.step import resolve_step, values_of
 from gateway.plan.task import resolve_task
 from gateway.plan.triggers import MoveFacts, PullRequestFacts, Trigger, TriggerMatch, branch_of, match
 from providers import PROVIDERS
 from providers.model import Action, RefKind, merge_queue_base
 
 # All requests of a ref update are built and stored together, and a connection has up to 100 triggers.
-_MAX_PLAN_BYTES = 4 * MAX_REQUEST_BYTES
+_MAX_PLAN_BYTES = 8 * 1024 * 1024
 # Names in a valohai.yaml may be of any length, and reasons are shown in lists and sent as events.
 _MAX_FAILURE_LENGTH = 1000
 _MAX_REASON_LENGTH = 4000
@@ -116,8 +114,12 @@ def plan(
     update: UpdateFacts,
     commit: CommitFacts,
     triggers: Sequence[Trigger],
+    max_request_bytes: int = MAX_REQUEST_BYTES,
 ) -> Plan:
-    """Return the plan for a commit. A trigger's failure does not affect the others."""
+    """Return the plan for a commit. A trigger's failure does not affect the others.
+
+    A request of more than `max_request_bytes`, without its package, is such a failure.
+    """
     verdicts = _verdicts(connection, update, commit, triggers)
     matched = [trigger for trigger, verdict in zip(triggers, verdicts, strict=True) if verdict.matched]
     if not matched:
@@ -128,7 +130,7 @@ def plan(
         reason = shortened(str(error), _MAX_FAILURE_LENGTH)
         failures = {trigger.name: reason for trigger in matched}
         return Plan(requests=(), verdicts=verdicts, reason=reason, failures=failures)
-    requests, failures = _requests(connection, update, commit, matched, manifest)
+    requests, failures = _requests(connection, update, commit, matched, manifest, max_bytes=max_request_bytes)
     return Plan(
         requests=tuple(requests), verdicts=verdicts, reason=_summary(requests, failures), failures=failures
     )
@@ -176,16 +178,20 @@ def _requests(
     commit: CommitFacts,
     triggers: Sequence[Trigger],
     manifest: Manifest,
+    *,
+    max_bytes: int,
 ) -> tuple[list[ExecutionRequest], dict[str, str]]:
     """Return the requests of the triggers that matched, and why others have none, by trigger."""
     requests: list[ExecutionRequest] = []
     failures: dict[str, str] = {}
-    bytes_left = _MAX_PLAN_BYTES
+    max_plan_bytes = max(_MAX_PLAN_BYTES, max_bytes)
+    bytes_left = max_plan_bytes
     for trigger in triggers:
         try:
-            _check_bytes_left(bytes_left)
-            request = _request(connection, update, commit, trigger, manifest)
-            bytes_left -= _checked_size(request)
+            _check_bytes_left(bytes_left, max_plan_bytes)
+            execution = _execution(trigger, manifest, max_bytes=max_bytes)
+            request = _request(connection, update, commit, trigger, execution)
+            bytes_left -= _checked_size(request, max_bytes)
             requests.append(request)
         except PlanError as error:
             failures[trigger.name] = shortened(str(error), _MAX_FAILURE_LENGTH)
@@ -219,7 +225,7 @@ def _request(
     update: UpdateFacts,
     commit: CommitFacts,
     trigger: Trigger,
-    manifest: Manifest,
+    execution: Execution,
 ) -> ExecutionRequest:
     return ExecutionRequest(
         id=execution_id(
@@ -240,7 +246,8 @@ def _request(
         commit=_commit(connection, update, commit),
         pushed_by=update.pusher,
         trigger=trigger.name,
-        execution=_execution(trigger, manifest, commit=commit.id),
+        yaml_path=connection.yaml_path,
+        execution=execution,
     )
 
 
@@ -256,19 +263,19 @@ def _commit(connection: ConnectionFacts, update: UpdateFacts, commit: CommitFact
     )
 
 
-def _check_bytes_left(bytes_left: int) -> None:
+def _check_bytes_left(bytes_left: int, max_bytes: int) -> None:
     """Raise `PlanError` if the previous requests of this ref update use up the limit."""
     if bytes_left <= 0:
-        raise PlanError(f"the requests of the triggers before it exceed {_MAX_PLAN_BYTES} bytes together")
+        raise PlanError(f"the requests of the triggers before it exceed {max_bytes} bytes together")
 
 
-def _checked_size(request: ExecutionRequest) -> int:
+def _checked_size(request: ExecutionRequest, max_bytes: int) -> int:
     """Return the size of a request in bytes. Raises `PlanError` if a broker might refuse it."""
     size = len(request.model_dump_json().encode())
-    if size > MAX_REQUEST_BYTES:
+    if size > max_bytes:
         raise PlanError(
             f"the message for {request.execution.kind} {request.execution.name} would have {size} bytes;"
-            f" at most {MAX_REQUEST_BYTES} are sent"
+            f" at most {max_bytes} are sent"
         )
     return size
 
@@ -308,9 +315,7 @@ def merge_group_of(update: UpdateFacts) -> MergeGroup | None:
     return MergeGroup(base=merge_queue_base(update.name)) if update.kind == "merge_group" else None
 
 
-def _execution(
-    trigger: Trigger, manifest: Manifest, *, commit: str
-) -> StepExecution | PipelineExecution | TaskExecution:
+def _execution(trigger: Trigger, manifest: Manifest, *, max_bytes: int) -> Execution:
     if trigger.run.task is not None:
         task = manifest.tasks.get(trigger.run.task)
         if task is None:
@@ -320,11 +325,11 @@ def _execution(
         pipeline = manifest.pipelines.get(trigger.run.pipeline)
         if pipeline is None:
             raise PlanError(_unknown("pipeline", trigger.run.pipeline, manifest.pipelines, manifest.path))
-        return resolve_pipeline(pipeline, trigger, manifest, commit=commit)
+        return resolve_pipeline(pipeline, trigger, manifest, max_bytes=max_bytes)
     step = manifest.steps.get(trigger.run.step or "")
     if step is None:
         raise PlanError(_unknown("step", trigger.run.step, manifest.steps, manifest.path))
-    return resolve_step(step, trigger)
+    return resolve_step(step, values_of(trigger))
 
 
 def _unknown(kind: str, name: str | None, known: Iterable[str], path: str) -> str:

@@ -1,39 +1,66 @@
 """Resolve a step of valohai.yaml with a trigger's values: what exactly the runner executes."""
 
+import copy
+import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from valohai_yaml.commands import interpolable_re, quote_multiple
 from valohai_yaml.excs import ValidationErrors
 from valohai_yaml.objs import Parameter, Step
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
-from gateway.messages.execution_request import ParameterValue, StepExecution
+from gateway.messages.execution import Mount, Output, ParameterValue, Resources, StepExecution
 from gateway.plan.json_values import listed, plain, refuse_unknown
 from gateway.plan.triggers import Atom, Trigger
 
 _MAX_COMMAND_LENGTH = 1024 * 1024
+_ALL_PARAMETERS = frozenset({"parameters", "params"})
 
 
-def resolve_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = frozenset()) -> StepExecution:
-    """Return the step with the trigger's values. Raises `PlanError` if a name or a value is invalid.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepValues:
+    """The values for a step.
 
-    The parameters in `varying` get their values later, from a task.
+    The parameters in `varying` and the inputs in `awaited` get their values later, from a task or an edge.
     """
+
+    parameters: Mapping[str, ParameterValue]
+    inputs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    environment: str | None = None
+    varying: frozenset[str] = frozenset()
+    awaited: frozenset[str] = frozenset()
+
+
+def values_of(trigger: Trigger, *, varying: frozenset[str] = frozenset()) -> StepValues:
+    """Return the values that a trigger has for its step."""
+    return StepValues(
+        parameters=trigger.parameters,
+        inputs=trigger.inputs,
+        environment=trigger.environment,
+        varying=varying,
+    )
+
+
+def resolve_step(step: Step, values: StepValues) -> StepExecution:
+    """Return the step with these values. Raises `PlanError` if a name or a value is invalid."""
     owner = f"step {step.name}"
-    refuse_unknown("parameter", given=trigger.parameters, known=step.parameters, owner=owner)
-    refuse_unknown("input", given=trigger.inputs, known=step.inputs, owner=owner)
-    parameters = _parameters(step, trigger.parameters, varying)
+    refuse_unknown("parameter", given=values.parameters, known=step.parameters, owner=owner)
+    refuse_unknown("input", given=values.inputs, known=step.inputs, owner=owner)
+    parameters = _parameters(step, values)
     definition = plain(step.serialize(), owner)
     return StepExecution(
         name=step.name,
         image=step.image,
-        command=_command(step, parameters),
+        command=_command(step, parameters, values.varying),
         parameters=parameters,
-        inputs=_inputs(step, trigger.inputs),
-        outputs=definition.get("outputs", ()),
-        environment=trigger.environment or step.environment,
+        inputs=_inputs(step, values),
+        outputs=[Output(**output) for output in definition.get("outputs", ())],
+        environment=values.environment or step.environment,
         # A variable without a value may get one from the project, which is stored only at the platform.
         environment_variables={
             name: str(variable.default)
@@ -41,9 +68,9 @@ def resolve_step(step: Step, trigger: Trigger, *, varying: frozenset[str] = froz
             if variable.default is not None
         },
         environment_variable_groups=step.environment_variable_groups,
-        mounts=definition.get("mounts", ()),
+        mounts=[Mount(**mount) for mount in definition.get("mounts", ())],
         cache_volumes=step.cache_volumes,
-        resources=definition.get("resources", {}),
+        resources=Resources(**definition.get("resources", {})),
         runtime_config_preset=step.runtime_config_preset,
         upload_store=step.upload_store,
         autorestart=step.autorestart,
@@ -79,16 +106,16 @@ def _text(atom: Atom) -> str:
     return str(atom).lower() if isinstance(atom, bool) else str(atom)
 
 
-def _parameters(
-    step: Step, given: Mapping[str, ParameterValue], varying: frozenset[str]
-) -> dict[str, ParameterValue]:
+def _parameters(step: Step, given: StepValues) -> dict[str, ParameterValue]:
     owner = f"step {step.name}"
     values: dict[str, Any] = dict(step.get_parameter_defaults())
-    values |= {name: checked_value(step.parameters[name], value, owner) for name, value in given.items()}
+    values |= {
+        name: checked_value(step.parameters[name], value, owner) for name, value in given.parameters.items()
+    }
     missing = [
         name
         for name, parameter in step.parameters.items()
-        if name not in values and name not in varying and not parameter.optional
+        if name not in values and name not in given.varying and not parameter.optional
     ]
     if missing:
         raise PlanError(f"{owner} needs a value for {listed(missing)}: give it in the trigger")
@@ -96,43 +123,87 @@ def _parameters(
         {name: values[name] for name in step.parameters if name in values}, owner
     )
     for name, value in merged.items():
-        # Only check: a default goes into the command as it is written, such as 1 for a float.
-        checked_value(step.parameters[name], value, owner)
-    return merged
+        # A list may be the values between which a parameter varies.
+        if not (name in given.varying and isinstance(value, list)):
+            # Only check: a default goes into the command as it is written, such as 1 for a float.
+            checked_value(step.parameters[name], value, owner)
+    return {name: value for name, value in merged.items() if name not in given.varying}
 
 
-def _inputs(step: Step, given: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+def _inputs(step: Step, given: StepValues) -> dict[str, tuple[str, ...]]:
     inputs = {}
     for name, definition in step.inputs.items():
-        urls = tuple(filter(None, given.get(name) or listify(definition.default)))
+        urls = tuple(filter(None, given.inputs.get(name) or listify(definition.default)))
         if urls:
             inputs[name] = urls
-        elif not definition.optional:
+        elif not definition.optional and name not in given.awaited:
             raise PlanError(f"step {step.name} needs an address for input {name}: give it in the trigger")
     return inputs
 
 
-def _command(step: Step, parameters: Mapping[str, ParameterValue]) -> list[str]:
+def _command(step: Step, parameters: Mapping[str, ParameterValue], varying: frozenset[str]) -> list[str]:
     """Return the commands with the values filled in. Raises `PlanError` if they would be too long.
 
     Otherwise a short file could exhaust the memory: a command can refer to all parameters a thousand times,
     and a `pass-as` to its value.
     """
-    commands = listify(step.command)
+    commands: list[str] = listify(step.command)
     longest = len(step.source_path or "") + sum(
         _longest_argument(step.parameters[name], value) for name, value in parameters.items()
     )
+    longest += sum(len(_placeholder(name)) for name in varying)
     placeholders = sum(command.count("{") for command in commands)
     if placeholders * longest > _MAX_COMMAND_LENGTH:
         raise PlanError(
             f"step {step.name}: its command would have more than {_MAX_COMMAND_LENGTH} characters"
         )
     try:
+        if varying:
+            return [_partly_built(step, command, parameters, varying) for command in commands]
         built: list[str] = step.build_command(dict(parameters))
     except Exception as error:
         # The parser raises many kinds of exceptions.
         raise PlanError(f"step {step.name}: its command cannot be built: {error}") from error
     return built
+
+
+def _partly_built(
+    step: Step, command: str, parameters: Mapping[str, ParameterValue], varying: frozenset[str]
+) -> str:
+    """Return a command in which only the parameters that vary are still placeholders."""
+    fixed = copy.copy(step)
+    fixed.parameters = OrderedDict(
+        (name, item) for name, item in step.parameters.items() if name not in varying
+    )
+
+    def argument(name: str) -> str:
+        if name in varying:
+            return _placeholder(name)
+        if name not in parameters:
+            return ""
+        text: str = quote_multiple(step.parameters[name].format_cli(parameters[name]))
+        return _without_placeholders(text)
+
+    def replaced(found: re.Match[str]) -> str:
+        if found[1] in _ALL_PARAMETERS:
+            return " ".join(filter(None, map(argument, step.parameters)))
+        built: str = fixed.build_command(dict(parameters), [found[0]])[0]
+        return built if built == found[0] else _without_placeholders(built)
+
+    text: str = interpolable_re.sub(replaced, command)
+    return text.strip()
+
+
+def _placeholder(name: str) -> str:
+    return f"{{parameter:{name}}}"
+
+
+def _without_placeholders(quoted: str) -> str:
+    """Return the same shell words, in which no text of a value can be mistaken for a placeholder.
+
+    A brace is always within single quotes, which may end and begin again after it.
+    """
+    return quoted.replace("{parameter", "{''parameter")
 
 
 def _longest_argument(parameter: Parameter, value: ParameterValue) -> int:

@@ -7,18 +7,25 @@ from valohai_yaml.objs import Step, Task
 from valohai_yaml.utils import listify
 
 from gateway.errors import PlanError
-from gateway.messages.execution_request import TaskExecution
+from gateway.messages.execution import TaskExecution
 from gateway.plan.json_values import listed, plain
 from gateway.plan.manifest import Manifest
-from gateway.plan.step import checked_value, resolve_step
+from gateway.plan.step import StepValues, checked_value, resolve_step, values_of
 from gateway.plan.triggers import Trigger
+
+_SETTINGS = (
+    "execution_count",
+    "execution_batch_size",
+    "maximum_queued_executions",
+    "optimization_target_metric",
+    "optimization_target_value",
+    "engine",
+    "stop_condition",
+)
 
 
 def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecution:
-    """Return the task with the trigger's values. Raises `PlanError` if a name or a value is invalid.
-
-    The step's commands remain templates, because each execution of the task has its own values.
-    """
+    """Return the task with the trigger's values. Raises `PlanError` if a name or a value is invalid."""
     owner = f"task {task.name}"
     step = manifest.steps.get(task.step)
     if step is None:
@@ -27,9 +34,27 @@ def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
     task.lint(lint, {"config": manifest.config})
     for problem in lint.errors:
         raise PlanError(f"{owner}: {problem['message']}")
-    varying = _varying(task, step, trigger, owner)
+    varying = varied_parameters(task, step, owner)
+    if overlap := sorted(varying & set(trigger.parameters)):
+        raise PlanError(f"{owner} varies {listed(overlap)}, so the trigger cannot set it")
+    return vary(task, step, values_of(trigger, varying=varying), owner)
+
+
+def varied_parameters(task: Task, step: Step, owner: str) -> frozenset[str]:
+    """Return the parameters that the task varies. Raises `PlanError` if the step does not have them."""
+    varying = {parameter.name for parameter in task.parameters}
+    varying |= {name for values in task.parameter_sets for name in values}
+    if unknown := sorted(str(name) for name in varying - set(step.parameters)):
+        raise PlanError(f"{owner}: step {step.name} has no parameter {listed(unknown)}")
+    return frozenset(varying)
+
+
+def vary(task: Task, step: Step, values: StepValues, owner: str) -> TaskExecution:
+    """Return the task of a step with these values. Raises `PlanError` if a name or a value is invalid.
+
+    Parameters that vary remain placeholders in the commands, because each execution has its own values.
+    """
     _check_values(task, step, owner)
-    fixed = resolve_step(step, trigger, varying=varying)
     body: dict[str, Any] = plain(
         {
             "parameters": {
@@ -37,24 +62,26 @@ def resolve_task(task: Task, trigger: Trigger, manifest: Manifest) -> TaskExecut
                 for parameter in task.parameters
             },
             "parameter_sets": task.parameter_sets,
+            "defaults": _defaults(task, step),
             "definition": task.serialize(),
         },
         owner,
     )
-    template = fixed.model_copy(update={"command": tuple(listify(step.command))})
-    return TaskExecution(name=task.name, type=task.type.value, step=template, **body)
+    return TaskExecution(
+        name=task.name,
+        type=task.type.value,
+        step=resolve_step(step, values),
+        on_child_error=task.on_child_error.value if task.on_child_error else None,
+        reuse_children=bool(task.reuse_children),
+        **{name: getattr(task, name) for name in _SETTINGS},
+        **body,
+    )
 
 
-def _varying(task: Task, step: Step, trigger: Trigger, owner: str) -> frozenset[str]:
-    """Return the parameters that the task varies. Raises `PlanError` if one cannot vary."""
-    varying = {parameter.name for parameter in task.parameters}
-    varying |= {name for values in task.parameter_sets for name in values}
-    unknown = sorted(str(name) for name in varying - set(step.parameters))
-    if unknown:
-        raise PlanError(f"{owner}: step {step.name} has no parameter {listed(unknown)}")
-    if overlap := sorted(varying & set(trigger.parameters)):
-        raise PlanError(f"{owner} varies {listed(overlap)}, so the trigger cannot set it")
-    return frozenset(varying)
+def _defaults(task: Task, step: Step) -> dict[str, Any]:
+    """Return the step's values of the parameters that sets of the task may leave out."""
+    names = {name for values in task.parameter_sets for name in values}
+    return {name: value for name, value in step.get_parameter_defaults().items() if name in names}
 
 
 def _check_values(task: Task, step: Step, owner: str) -> None:

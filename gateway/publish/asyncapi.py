@@ -11,7 +11,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from gateway.messages.events import EVENTS
-from gateway.messages.execution_request import TYPE, ExecutionRequest, Part
+from gateway.messages.execution_request import TYPE, ExecutionRequest
 from gateway.messages.names import (
     EXECUTION_REQUEST_VERSION,
     EXECUTION_REQUESTED,
@@ -19,6 +19,7 @@ from gateway.messages.names import (
     EventName,
     message_type,
 )
+from gateway.messages.schema import Part
 from gateway.publish.cloudevents import CONTENT_TYPES, PARTITION_HEADER, REDRIVE, ContentMode
 from gateway.publish.topology import Topology
 

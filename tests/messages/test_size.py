@@ -74,7 +74,7 @@ def test_a_pipeline_is_bounded_before_it_is_built(bomb: str) -> None:
     assert plan.requests == ()
     assert any(
         text in plan.reason
-        for text in ("message would have more than 2097152 bytes", "its aliases expand to too much text")
+        for text in ("message would have more than 8388608 bytes", "its aliases expand to too much text")
     )
 
 

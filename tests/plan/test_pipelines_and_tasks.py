@@ -4,24 +4,27 @@ from typing import Any
 
 import pytest
 
-from gateway.messages.execution_request import PipelineExecution
-from tests.plan.facts import AFTER, HEAD, planned
+from gateway.messages.execution import ExecutionNode, ParameterTarget, PipelineExecution
+from tests.plan.facts import HEAD, planned
 
 
-def test_a_pipeline_is_converted_for_the_commit() -> None:
-    """Nodes become templates at that commit, edges are written out, parameters get the trigger's values."""
+def test_a_pipeline_has_its_values_in_its_nodes() -> None:
+    """Edges are written out, and parameters have the trigger's values, there and in the nodes."""
     result = planned({"name": "t", "run": {"pipeline": "nightly"}, "parameters": {"limit": 0.9}})
     [request] = result.requests
     made = request.execution
     assert isinstance(made, PipelineExecution)
-    assert made.name == "nightly"
-    assert [(node["name"], node["template"]["step"]) for node in made.nodes] == [
+    fit, check = made.nodes
+    assert isinstance(fit, ExecutionNode)
+    assert isinstance(check, ExecutionNode)
+    assert [(node.name, node.execution.name) for node in (fit, check)] == [
         ("fit", "train"),
         ("check", "evaluate"),
     ]
-    assert {node["template"]["commit"] for node in made.nodes} == {AFTER}
-    assert made.nodes[0]["template"]["parameters"] == {"epochs": 5, "rate": None, "verbose": True}
-    assert made.edges == (
+    assert fit.execution.parameters == {"epochs": 5, "verbose": True}
+    assert fit.execution.command[1] == "python train.py --epochs=5 --verbose"
+    assert check.execution.command == ("python evaluate.py --threshold=0.9",)
+    assert [edge.model_dump() for edge in made.edges] == [
         {
             "source_node": "fit",
             "source_type": "output",
@@ -29,9 +32,11 @@ def test_a_pipeline_is_converted_for_the_commit() -> None:
             "target_node": "check",
             "target_type": "input",
             "target_key": "model",
-        },
-    )
-    assert made.parameters["limit"]["expression"] == 0.9
+            "configuration": {},
+        }
+    ]
+    limit = made.parameters["limit"]
+    assert (limit.value, limit.targets) == (0.9, (ParameterTarget(node="check", parameter="threshold"),))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,16 @@ def test_a_pipeline_is_converted_for_the_commit() -> None:
             "",
             "pipeline p, node m needs an address for its input data",
         ),
+        (
+            "{name: n, type: execution, step: train, commit: 1a2b}",
+            "",
+            "pipeline p, node n takes its step from the commit 1a2b, but the package contains",
+        ),
+        (
+            "{name: n, type: task, step: train}",
+            "",
+            "pipeline p, node n needs a value for its parameter a",
+        ),
     ],
 )
 def test_an_inconsistent_pipeline_is_a_reason(nodes: str, edges: str, reason: str) -> None:
@@ -76,14 +91,15 @@ def test_an_inconsistent_pipeline_is_a_reason(nodes: str, edges: str, reason: st
     "node",
     [
         "{name: n, type: execution, step: train, override: {parameters: [{name: a, default: x}]}}",
-        "{name: n, type: execution, step: train}, {name: m, type: execution, step: train, commit: other}",
+        "{name: n, type: execution, step: train}, {name: m, type: execution, step: make}",
     ],
 )
 def test_a_node_gets_its_values_from_override_or_edge(node: str) -> None:
-    """Nodes with a step of another commit are not checked."""
+    """The step has none of its own."""
     override = "inputs: [{name: data, default: s3://d}], parameters: "
     node = node.replace("override: {parameters: ", f"override: {{{override}")
     manifest = HEAD + "    command: c\n    parameters: [{name: a}]\n    inputs: [{name: data}]\n"
+    manifest += HEAD.replace("train", "make") + "    command: c\n"
     edge = "[m.metadata.x, n.parameter.a], [m.output.y, n.input.data]" if "name: m" in node else ""
     manifest += f"- pipeline:\n    name: p\n    nodes: [{node}]\n    edges: [{edge}]\n"
     result = planned({"name": "t", "run": {"pipeline": "p"}}, manifest=manifest)

@@ -6,13 +6,13 @@ from typing import Any
 import jsonschema
 import pytest
 
+from gateway.messages.execution import Mount, Output, ResourceRange, Resources, StepExecution
 from gateway.messages.execution_request import (
     Commit,
     ExecutionRequest,
     Package,
     Ref,
     Repository,
-    StepExecution,
     Submodule,
     execution_id,
     schema,
@@ -50,19 +50,22 @@ def test_a_push_requests_a_step_at_exactly_its_commit() -> None:
         ),
         pushed_by="mona",
         trigger="t",
+        yaml_path="valohai.yaml",
         execution=StepExecution(
             name="train",
             image="python:3.11",
             command=("pip install -r requirements.txt", "python train.py --epochs=20 --verbose"),
             parameters={"epochs": 20, "verbose": True},
             inputs={"data": ("s3://bucket/data.csv",)},
-            outputs=({"name": "model"},),
+            outputs=(Output(name="model"),),
             environment="cpu",
             environment_variables={"MODE": "fast"},
             environment_variable_groups=("shared",),
-            mounts=({"destination": "/container", "readonly": False, "source": "/host"},),
+            mounts=(Mount(source="/host", destination="/container"),),
             cache_volumes=("claim",),
-            resources={"cpu": {"min": 1}, "memory": {"max": 8}, "devices": {"nvidia.com/gpu": 1}},
+            resources=Resources(
+                cpu=ResourceRange(min=1), memory=ResourceRange(max=8), devices={"nvidia.com/gpu": 1}
+            ),
             runtime_config_preset="small",
             upload_store="store",
             autorestart=True,

@@ -285,7 +285,12 @@ def _build_api(
             allow_http=settings.fetch_allow_http,
             hosts=settings.fetch_hosts,
         ),
-        dry_run=DryRun(database=database, mirrors=parts.mirrors, reader=parts.reader),
+        dry_run=DryRun(
+            database=database,
+            mirrors=parts.mirrors,
+            reader=parts.reader,
+            max_request_bytes=settings.max_request_bytes,
+        ),
         deliveries=Deliveries(database=database, pushes=parts.pushes, executions=executions),
         executions=executions,
         files=PackageFiles(
@@ -375,7 +380,13 @@ def _build_packages(parts: _Parts, folder: Path) -> Packages:
 def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> list[Worker]:
     settings = parts.settings
     packages = _build_packages(parts, packing)
-    stages = FetchAndPlan(mirrors=parts.mirrors, remotes=remotes, reader=parts.reader, packages=packages)
+    stages = FetchAndPlan(
+        mirrors=parts.mirrors,
+        remotes=remotes,
+        reader=parts.reader,
+        packages=packages,
+        max_request_bytes=settings.max_request_bytes,
+    )
     claims = Claims(
         process=process,
         per_project=settings.fetches_per_project,

@@ -27,6 +27,7 @@ from pydantic_settings import (
 )
 
 from gateway.errors import SettingError
+from gateway.messages.execution_request import MAX_REQUEST_BYTES
 from gateway.messages.names import EventName, Lane
 from gateway.text.validation import suggestion
 
@@ -98,6 +99,7 @@ class Settings(BaseSettings):
     amqp_declare: bool = True
     amqp_content_mode: Literal["binary", "structured"] = "binary"
     amqp_events: Annotated[tuple[EventName, ...], NoDecode, BeforeValidator(_names)] = ()
+    max_request_bytes: int = Field(default=MAX_REQUEST_BYTES, ge=64 * 1024, le=512 * MIB)
     amqp_ca_file: Path | None = None
     amqp_cert_file: Path | None = None
     amqp_key_file: Path | None = None

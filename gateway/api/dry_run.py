@@ -93,6 +93,7 @@ class DryRun:
     database: Database
     mirrors: Mirrors
     reader: CommitReader
+    max_request_bytes: int
 
     def operations(self) -> list[Operation]:
         """Return the operation."""
@@ -128,10 +129,17 @@ class DryRun:
             if played and time.monotonic() > until and played[-1].delivery != past_update.update.delivery:
                 return Page[PlayedUpdate](items=played, next=played[-1].delivery)
             # One at a time: the facts and the requests of an update may be megabytes.
-            facts = await self._facts(rules, triggers, past_update)
+            planned = await self._planned(rules, triggers, past_update)
             requests = await self.database.read(executions.of_update, ref_update=past_update.update.seq)
-            played.append(await PLANNING.run(_played, rules, triggers, past_update, facts, requests))
+            played.append(await PLANNING.run(_played, rules, triggers, past_update, planned, requests))
         return Page[PlayedUpdate](items=played, next=rest)
+
+    async def _planned(self, rules: Connection, triggers: Sequence[Trigger], past: PastUpdate) -> Plan | str:
+        """Return the plan of an update under other rules, or why it cannot be planned again."""
+        facts = await self._facts(rules, triggers, past)
+        if isinstance(facts, str):
+            return facts
+        return await PLANNING.run(plan_update, rules, past.update, facts, triggers, self.max_request_bytes)
 
     async def _facts(
         self, rules: Connection, triggers: Sequence[Trigger], past: PastUpdate
@@ -187,15 +195,14 @@ def _played(
     rules: Connection,
     triggers: Sequence[Trigger],
     past: PastUpdate,
-    facts: CommitFacts | str,
+    planned: Plan | str,
     requests: Sequence[StoredRequest],
 ) -> PlayedUpdate:
     update, unplayed = past.update, None
     changes: list[RequestChange] = []
-    if isinstance(facts, str):
-        unplayed = facts if update.after is not None else None
+    if isinstance(planned, str):
+        unplayed = planned if update.after is not None else None
     else:
-        planned = plan_update(rules, update, facts, triggers)
         changes = list(_changes(rules, triggers, past, requests, planned))
     return PlayedUpdate(
         delivery=update.delivery,

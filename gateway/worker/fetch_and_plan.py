@@ -33,6 +33,7 @@ class FetchAndPlan:
     remotes: Remotes
     reader: CommitReader
     packages: Packages
+    max_request_bytes: int
 
     async def fetch(
         self, connection: Connection, updates: Sequence[PendingUpdate], progress: Progress
@@ -64,7 +65,7 @@ class FetchAndPlan:
             await self._verify(connection, update, update.after)
         facts = _commit_facts(commit)
         # Parsing a valohai.yaml takes up to half a second, too long for the event loop.
-        planned = await PLANNING.run(plan_update, connection, update, facts, triggers)
+        planned = await PLANNING.run(plan_update, connection, update, facts, triggers, self.max_request_bytes)
         packed_facts = await PLANNING.run(pack, PlanInputs(yaml_path=connection.yaml_path, commit=facts))
         settlement = Settlement(
             update=update,

@@ -32,7 +32,11 @@ class PlanInputs:
 
 
 def plan_update(
-    connection: Connection, update: PendingUpdate, commit: CommitFacts, triggers: Sequence[Trigger]
+    connection: Connection,
+    update: PendingUpdate,
+    commit: CommitFacts,
+    triggers: Sequence[Trigger],
+    max_request_bytes: int,
 ) -> Plan:
     """Plan a ref update. Takes up to half a second: do not call it on the event loop."""
     return plan(
@@ -40,6 +44,7 @@ def plan_update(
         update=update_facts(update),
         commit=commit,
         triggers=triggers,
+        max_request_bytes=max_request_bytes,
     )
 
 

@@ -21,7 +21,7 @@ from gateway.fetch.commit import Base, Commit, Paths
 from gateway.fetch.credentials import Remote
 from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Wanted
-from gateway.messages.execution_request import Package
+from gateway.messages.execution_request import MAX_REQUEST_BYTES, Package
 from gateway.packages.archive import Ready
 from gateway.store.connections import Connection
 from gateway.store.work_queue import PendingUpdate, Settlement
@@ -134,7 +134,13 @@ class Rooms:
 def steps(rooms: Rooms) -> FetchAndPlan:
     """Return stages that use these fakes."""
     anything: Any = rooms
-    return FetchAndPlan(mirrors=anything, remotes=anything, reader=anything, packages=anything)
+    return FetchAndPlan(
+        mirrors=anything,
+        remotes=anything,
+        reader=anything,
+        packages=anything,
+        max_request_bytes=MAX_REQUEST_BYTES,
+    )
 
 
 def planned(

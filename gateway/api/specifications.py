@@ -21,6 +21,8 @@ from gateway.publish.topology import Topology
 SCHEMAS = {EXECUTION_REQUEST_SCHEMA: schema(), **{schema_name(name): event_schema(name) for name in EVENTS}}
 """The JSON Schema of each message's body, by the name under which it is served."""
 
+_BY_ID = {schema["$id"].rpartition("/")[2].removesuffix(".json"): schema for schema in SCHEMAS.values()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
@@ -42,9 +44,11 @@ class Contract:
     async def show_schema(self, request: Request) -> Response:
         """`GET /schemas/{name}.json`: the JSON Schema of a message's body."""
         name = request.path_params["name"]
-        if name not in SCHEMAS:
+        # The `$id` of a schema, which messages name, ends with its version.
+        schema = SCHEMAS.get(name) or _BY_ID.get(name)
+        if schema is None:
             raise NotFound(f"unknown schema {name}: choose {', '.join(SCHEMAS)}")
-        return JSONResponse(SCHEMAS[name], media_type="application/schema+json")
+        return JSONResponse(schema, media_type="application/schema+json")
 
     async def show_document(self, _request: Request) -> Response:
         """`GET /asyncapi.json`: the AsyncAPI document of what this gateway publishes."""

@@ -19,8 +19,8 @@ class Part(BaseModel):
     )
 
 
-class Draft202012(GenerateJsonSchema):
-    """Writes only JSON Schema's own keywords, and no default, because every field is sent.
+class StandardSchema(GenerateJsonSchema):
+    """Generates JSON Schema without foreign keywords, and without defaults, because every field is sent.
 
     Each branch of a `oneOf` has its `kind` as a `const`, so OpenAPI's `discriminator` is not needed.
     """
@@ -40,7 +40,7 @@ def schema_of(model: type[BaseModel], *, name: str, version: str) -> dict[str, A
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": schema_id(name, version),
-        **model.model_json_schema(mode="serialization", schema_generator=Draft202012),
+        **model.model_json_schema(mode="serialization", schema_generator=StandardSchema),
         "examples": examples(name),
     }
 

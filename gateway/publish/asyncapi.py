@@ -4,7 +4,9 @@ https://www.asyncapi.com/docs/reference/specification/v3.0.0
 https://github.com/asyncapi/bindings/tree/master/amqp
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -13,15 +15,26 @@ from pydantic.json_schema import models_json_schema
 from gateway.messages.events import EVENTS
 from gateway.messages.execution_request import TYPE, ExecutionRequest
 from gateway.messages.names import (
+    EXECUTION_REQUEST_SCHEMA,
     EXECUTION_REQUEST_VERSION,
     EXECUTION_REQUESTED,
     LANE_PREFIX,
     EventName,
     message_type,
+    schema_name,
 )
-from gateway.messages.schema import Part
-from gateway.publish.cloudevents import CONTENT_TYPES, PARTITION_HEADER, REDRIVE, ContentMode
+from gateway.messages.schema import Part, StandardSchema, examples
+from gateway.publish.cloudevents import (
+    CONTENT_TYPES,
+    PARTITION_HEADER,
+    REDRIVE,
+    ContentMode,
+    Stored,
+    message,
+)
 from gateway.publish.topology import Topology
+from gateway.store.events import StoredEvent
+from gateway.store.executions import StoredRequest
 
 _BINDING = {"bindingVersion": "0.3.0"}
 _TRACE = {
@@ -40,6 +53,7 @@ _PROPERTIES = {
     "delivery_mode": "2, persistent",
     "timestamp": "the CloudEvents time, in whole seconds",
 }
+_EXAMPLE_TIME = datetime(2026, 5, 4, 12, 31, tzinfo=UTC)
 _PROJECT = {"description": "the platform's project; blanks, dots and wildcards in names become _"}
 _TARGET = {"description": "the step, pipeline or task to be executed"}
 _INFO = {
@@ -195,22 +209,22 @@ def _routed(topology: Topology) -> dict[str, Any]:
 
 
 def _operations(channels: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the operations on the channels that messages are published to; a queue is only consumed from."""
-    return {
-        f"send{key[0].upper()}{key[1:]}": _operation(
-            key, channel["messages"], mandatory=key not in _EVENTS.values()
-        )
-        for key, channel in channels.items()
-        if channel["bindings"]["amqp"]["is"] == "routingKey"
-    }
+    """Return what the gateway does with each channel: publish to routing keys, and so fill queues."""
+    return {f"send{key[0].upper()}{key[1:]}": _operation(key, channel) for key, channel in channels.items()}
 
 
-def _operation(channel: str, messages: Iterable[str], *, mandatory: bool) -> dict[str, Any]:
+def _operation(key: str, channel: Mapping[str, Any]) -> dict[str, Any]:
+    is_queue = channel["bindings"]["amqp"]["is"] == "queue"
+    amqp = {"deliveryMode": 2, "mandatory": key not in _EVENTS.values(), "timestamp": True, **_BINDING}
     return {
         "action": "send",
-        "channel": {"$ref": f"#/channels/{channel}"},
-        "messages": [{"$ref": f"#/channels/{channel}/messages/{key}"} for key in messages],
-        "bindings": {"amqp": {"deliveryMode": 2, "mandatory": mandatory, "timestamp": True, **_BINDING}},
+        "title": f"Fill the queue {channel['address']}" if is_queue else f"Publish {channel['title']}",
+        "summary": "The exchange routes messages of the gateway to this queue, from which runners consume."
+        if is_queue
+        else "The gateway publishes messages with this routing key.",
+        "channel": {"$ref": f"#/channels/{key}"},
+        "messages": [{"$ref": f"#/channels/{key}/messages/{name}"} for name in channel["messages"]],
+        "bindings": {"amqp": {"deliveryMode": 2, **_BINDING} if is_queue else amqp},
     }
 
 
@@ -245,9 +259,48 @@ def _message(model: type[Part], kind: str, mode: ContentMode) -> dict[str, Any]:
         "contentType": CONTENT_TYPES[mode],
         "headers": headers,
         "payload": payload,
+        "examples": [_example(kind, body, mode) for body in examples(_schema_of(kind))],
         "bindings": {"amqp": {"messageType": kind, **_BINDING}},
         "x-properties": _PROPERTIES,
     }
+
+
+def _schema_of(kind: str) -> str:
+    event = next((event for event in EVENTS if message_type(event) == kind), None)
+    return EXECUTION_REQUEST_SCHEMA if event is None else schema_name(event)
+
+
+def _example(kind: str, body: Mapping[str, Any], mode: ContentMode) -> dict[str, Any]:
+    """Return a message as it is published, with the body of an example."""
+    stored = _stored(kind, body)
+    made = message(stored, public_url="https://push.example", mode=mode)
+    name = body["execution"]["kind"] if isinstance(stored, StoredRequest) else stored.name
+    return {
+        "name": f"{name}-{mode}".replace(".", "-"),
+        "summary": f"{stored.subject}, in {mode} mode",
+        "headers": dict(made.headers),
+        "payload": json.loads(made.body),
+    }
+
+
+def _stored(kind: str, body: Mapping[str, Any]) -> Stored:
+    commit = body["commit"]
+    common: dict[str, Any] = {
+        "seq": 1,
+        **{name: body[name] for name in ("id", "connection", "delivery", "project")},
+        "subject": f"{body['repository']['name']}@{commit['id'] if isinstance(commit, dict) else commit}",
+        "body": json.dumps(body, ensure_ascii=False).encode(),
+    }
+    if kind != TYPE:
+        event = next(event for event in EVENTS if message_type(event) == kind)
+        return StoredEvent(name=event, settled_at=_EXAMPLE_TIME, **common)
+    return StoredRequest(
+        ref_update=1,
+        trigger=body["trigger"],
+        target=body["execution"]["name"],
+        planned_at=_EXAMPLE_TIME,
+        **common,
+    )
 
 
 def _attributes(kind: str) -> dict[str, Any]:
@@ -259,7 +312,7 @@ def _attributes(kind: str) -> dict[str, Any]:
         "type": {"type": "string", "const": kind},
         "subject": {"type": "string", "description": "repository and commit"},
         "time": {"type": "string", "format": "date-time", "description": "when the message was planned"},
-        "dataschema": {"type": "string", "format": "uri", "description": "the URL of the data's JSON Schema"},
+        "dataschema": {"type": "string", "format": "uri", "description": "the $id of the data's JSON Schema"},
         "partitionkey": {"type": "string", "description": "the connection: its messages belong together"},
     }
 
@@ -271,14 +324,9 @@ def _object(required: dict[str, Any], optional: Mapping[str, Any] = MappingProxy
 def _schemas(models: Iterable[type[Part]]) -> dict[str, Any]:
     """Return the schemas of the models and of their parts, by name."""
     _, definitions = models_json_schema(
-        [(model, "serialization") for model in models], ref_template="#/components/schemas/{model}"
+        [(model, "serialization") for model in models],
+        ref_template="#/components/schemas/{model}",
+        schema_generator=StandardSchema,
     )
-    schemas: dict[str, Any] = _without_discriminators(definitions["$defs"])
+    schemas: dict[str, Any] = definitions["$defs"]
     return schemas
-
-
-def _without_discriminators(value: Any) -> Any:
-    """Drop OpenAPI's `discriminator`: AsyncAPI's differs, and each `kind` is a constant anyway."""
-    if isinstance(value, dict):
-        return {key: _without_discriminators(item) for key, item in value.items() if key != "discriminator"}
-    return [_without_discriminators(item) for item in value] if isinstance(value, list) else value

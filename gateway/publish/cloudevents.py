@@ -15,11 +15,14 @@ from aio_pika import DeliveryMode, Message
 
 from gateway.messages.execution_request import TYPE
 from gateway.messages.names import (
+    EVENT_VERSION,
     EXECUTION_REQUEST_SCHEMA,
+    EXECUTION_REQUEST_VERSION,
     EXECUTION_REQUESTED,
     LANE_PREFIX,
     MAX_LANE_LENGTH,
     message_type,
+    schema_id,
     schema_name,
 )
 from gateway.store.events import StoredEvent
@@ -52,9 +55,11 @@ _NOT_IN_A_WORD = re.compile(r"[.*#\s\x00-\x1f\x7f]+")
 def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") -> Message:
     """Return the message: the same for the same stored record, at any time and in any process."""
     if isinstance(stored, StoredEvent):
-        kind, schema, moment = message_type(stored.name), schema_name(stored.name), stored.settled_at
+        kind, moment = message_type(stored.name), stored.settled_at
+        schema = schema_id(schema_name(stored.name), EVENT_VERSION)
     else:
-        kind, schema, moment = TYPE, EXECUTION_REQUEST_SCHEMA, stored.planned_at
+        kind, moment = TYPE, stored.planned_at
+        schema = schema_id(EXECUTION_REQUEST_SCHEMA, EXECUTION_REQUEST_VERSION)
     attributes: dict[str, str | int] = {
         "specversion": "1.0",
         "id": stored.id,
@@ -62,7 +67,7 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
         "type": kind,
         "subject": stored.subject,
         "time": moment.isoformat(),
-        "dataschema": f"{public_url}/schemas/{schema}.json",
+        "dataschema": schema,
         "partitionkey": stored.connection,
     }
     if isinstance(stored, StoredRequest) and stored.redrives:

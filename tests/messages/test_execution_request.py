@@ -43,7 +43,7 @@ def test_every_field_of_the_contract_is_described(name: str) -> None:
         f"{title}.{field_name}"
         for title, model in [("", described), *described["$defs"].items()]
         for field_name, field in model["properties"].items()
-        if not {"description", "$ref", "const"} & field.keys() and field_name != "execution"
+        if "description" not in field
     ]
     assert undescribed == []
 
@@ -96,6 +96,7 @@ def test_the_contract_changes_only_compatibly(name: str) -> None:
     """The fields of the first version are still there, with the same meaning."""
     first = json.loads((Path(__file__).parent / f"{name}-1.0.schema.json").read_text())
     now = CONTRACT[name]
+    assert now["$id"] == first["$id"]
     for part, old in {"": first, **first["$defs"]}.items():
         new = now["$defs"][part] if part else now
         assert set(old["required"]) <= set(new["required"]), part

@@ -57,7 +57,7 @@ def test_a_peers_library_reads_every_message_in_both_modes(
     assert read.get_source() == "https://push.example/api/v1/connections/c1"
     assert read.get_subject() == stored.subject
     assert read.get_time() == PLANNED_AT == made.timestamp
-    assert read.get_dataschema() == f"https://push.example/schemas/{schema}.json"
+    assert read.get_dataschema() == f"https://pushgate.dev/schemas/{schema}-1.0.json"
     assert read.get_datacontenttype() == "application/json"
     assert read.get_data() == {"project": "digits"}
     assert (made.correlation_id, made.app_id, made.delivery_mode) == ("delivery of 1", "pushgate", 2)
@@ -76,7 +76,7 @@ def test_in_structured_mode_the_body_is_the_envelope() -> None:
         "type": "dev.pushgate.execution.requested.v1",
         "subject": "train at 1234567",
         "time": "2026-11-23T09:00:00+00:00",
-        "dataschema": "https://push.example/schemas/execution-request.json",
+        "dataschema": "https://pushgate.dev/schemas/execution-request-1.0.json",
         "partitionkey": "c1",
         "datacontenttype": "application/json",
         "traceparent": traceparent(request("1")),
@@ -114,7 +114,7 @@ def test_a_request_is_a_cloudevent_in_binary_mode() -> None:
         "ce-type": "dev.pushgate.execution.requested.v1",
         "ce-subject": "train at 1234567",
         "ce-time": "2026-11-23T09:00:00+00:00",
-        "ce-dataschema": "https://push.example/schemas/execution-request.json",
+        "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.0.json",
         "ce-partitionkey": "c1",
         "traceparent": traceparent(request("r1")),
     }

@@ -1,0 +1,90 @@
+"""Complete messages, as the planner makes them for a push to a repository with the valohai.yaml beside this.
+
+`testing.documents` writes them to gateway/messages/examples/, from where the schemas take them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.messages.execution_request import ExecutionRequest, Package
+from gateway.messages.names import EventName
+from gateway.plan.outcome import event
+from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
+from gateway.plan.triggers import read_triggers
+
+MANIFEST = (Path(__file__).parent / "valohai.yaml").read_bytes()
+TRIGGERS: Sequence[dict[str, Any]] = (
+    {"name": "train@main", "run": {"step": "train"}, "parameters": {"seed": 11, "quiet": True}},
+    {"name": "pipeline:churn@main", "run": {"pipeline": "churn"}, "parameters": {"share": 0.75}},
+    {"name": "task:sweep@main", "run": {"task": "sweep"}},
+)
+PACKAGE = Package(
+    id="aeffd0795d1f2cf1cd1c9a2ab4a4ed7e4a1d5d8a1b3c0a2f54d5a0d2f6c4b7e1",
+    url="https://push.example/api/v1/packages/aeffd0795d1f2cf1cd1c9a2ab4a4ed7e4a1d5d8a1b3c0a2f54d5a0d2f6c4b7e1"
+    "?format=tar.gz&expires=1780000000&signature=c2lnbmF0dXJl",
+    expires_at=datetime(2026, 5, 11, 12, 31, tzinfo=UTC),
+    sha256="1f3a5be2ff2b4a0cb4c6e5f2f7a9d0c1b3e4a5968778695a4b3c2d1e0f9a8b7c",
+    size=25105,
+    format="tar.gz",
+)
+_CONNECTION = ConnectionFacts(
+    id="cn_5f0c9a",
+    project="churn",
+    provider="github",
+    url="https://github.com/acme/churn.git",
+    yaml_path="valohai.yaml",
+    repository_id="48215",
+    repository_name="acme/churn",
+    web_url="https://github.com/acme/churn",
+)
+_UPDATE = UpdateFacts(
+    delivery="dl_71b2e4",
+    ref="refs/heads/main",
+    kind="branch",
+    name="main",
+    before="3b18e512dba79e4c8300dd08aeb37f8e728b8dad",
+    after="9d4f1e7c0b52a8c63f20d1e5a7b9c4d8e6f31a20",
+    action="update",
+    generation=4,
+    pusher="mona",
+)
+_COMMIT = CommitFacts(
+    id="9d4f1e7c0b52a8c63f20d1e5a7b9c4d8e6f31a20",
+    author="Mona <mona@example.com>",
+    message="Train with more layers\n",
+    committed_at=datetime(2026, 5, 4, 12, 30, tzinfo=UTC),
+    paths=("train.py",),
+    paths_complete=True,
+    manifest=MANIFEST,
+    manifest_size=len(MANIFEST),
+    signature="none",
+)
+
+
+def requests(manifest: bytes = MANIFEST) -> list[ExecutionRequest]:
+    """Return the requests for the step, the pipeline and the task, with a package."""
+    commit = replace(_COMMIT, manifest=manifest, manifest_size=len(manifest))
+    made = plan(connection=_CONNECTION, update=_UPDATE, commit=commit, triggers=read_triggers(TRIGGERS))
+    if made.failed:
+        raise ValueError(made.reason)
+    return [request.model_copy(update={"package": PACKAGE}) for request in made.requests]
+
+
+def messages() -> dict[str, list[Any]]:
+    """Return the examples of each schema, by its name."""
+    names = tuple(request.trigger for request in requests())
+    return {
+        "execution-request": [request.model_dump(mode="json") for request in requests()],
+        "push-fetched": [_event("push.fetched", "planned", "3 execution requests", names)],
+        "delivery-failed": [
+            _event("delivery.failed", "failed", "valohai.yaml has no step train; its steps: fit", ())
+        ],
+    }
+
+
+def _event(name: EventName, state: str, reason: str, triggers: tuple[str, ...]) -> Any:
+    made = event(name, connection=_CONNECTION, update=_UPDATE, state=state, reason=reason, triggers=triggers)
+    return made.model_dump(mode="json")

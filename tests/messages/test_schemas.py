@@ -14,8 +14,7 @@ from gateway.messages.execution_request import schema
 from gateway.messages.schema import examples
 from testing.example import messages
 from testing.npm import installed
-from tests.plan.facts import MANIFEST, planned
-from tests.plan.test_everything import EVERYTHING
+from tests.plan.facts import EVERYTHING, MANIFEST, planned
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMAS = {
@@ -50,7 +49,7 @@ const require = createRequire(process.argv[1] + "/");
 const { Parser } = require("@asyncapi/parser");
 const { document, diagnostics } = await new Parser().parse(readFileSync(process.argv[2], "utf8"));
 const problems = diagnostics.filter((found) => found.severity < 2).map((found) => found.message);
-const channels = document?.channels().all().map((channel) => [channel.id(), channel.operations().all().length]);
+const channels = [...(document?.channels() ?? [])].map((one) => [one.id(), one.operations().all().length]);
 console.log(JSON.stringify({ problems, channels }));
 """
 

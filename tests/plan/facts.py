@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from gateway.plan.planner import CommitFacts, ConnectionFacts, Plan, UpdateFacts, plan
@@ -94,6 +95,9 @@ COMMIT = CommitFacts(
     manifest=MANIFEST,
     manifest_size=len(MANIFEST),
 )
+
+EVERYTHING = (Path(__file__).parent / "everything.yaml").read_bytes()
+"""A valohai.yaml that sets every field that the platform's parser reads."""
 
 HEAD = "- step:\n    name: train\n    image: i\n"
 """The beginning of a valohai.yaml with one step."""

@@ -39,15 +39,24 @@ class Packing:
         self._reader = TreeReader(fetching.git, allow_http=True, hosts=())
         self._packer = Packer(git=fetching.git, warn_above=warn_above, most=most, most_unpacked=most_unpacked)
 
-    def tree(self, url: str, commit: str) -> Tree:
+    def tree(self, url: str, commit: str, *, manifest: str | None = None) -> Tree:
         """Fetch a commit, and read its tree."""
         self._fetching.update(url, (MAIN, commit))
-        return self.tree_in(self._fetching.mirrors.path("c1"), commit, url=url)
+        return self.tree_in(self._fetching.mirrors.path("c1"), commit, url=url, manifest=manifest)
 
-    def tree_in(self, mirror: Path, commit: str, *, url: str = "https://host.example/a/b") -> Tree:
+    def tree_in(
+        self,
+        mirror: Path,
+        commit: str,
+        *,
+        url: str = "https://host.example/a/b",
+        manifest: str | None = None,
+    ) -> Tree:
         """Read the tree of a commit in a mirror."""
         submodules = Submodules(self._fetching.mirrors, "c1", Remote(url=url))
-        return asyncio.run(self._reader.read(mirror, commit=commit, url=url, fetch=submodules.fetch))
+        return asyncio.run(
+            self._reader.read(mirror, commit=commit, url=url, fetch=submodules.fetch, manifest=manifest)
+        )
 
     def pack(self, tree: Tree, package_format: Format = "tar.gz") -> tuple[Packed, bytes]:
         """Pack a tree; return the file's content as well."""

@@ -28,8 +28,8 @@ from gateway.threads import FILES, PACKING
 
 log = structlog.get_logger()
 
-RULES = "2"
-"""The version of the packing rules. Packages that other rules made have another name."""
+RULES = "3"
+"""The version of the packing rules. A package that other rules made is not used again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Packages:
             connection=connection.id,
             commit=commit,
             package_format=connection.package_format,
-            rules=RULES,
+            rules=_rules(connection),
             now=_now(),
         )
         if found is None:
@@ -103,6 +103,7 @@ class Packages:
                 commit=commit,
                 url=connection.url,
                 fetch=submodules.fetch,
+                manifest=connection.yaml_path,
             )
             packed = await self._pack(tree, path, connection.package_format)
             kept, build = await self._store(connection, commit, packed, tree.modules, path)
@@ -153,7 +154,7 @@ class Packages:
             connection=connection.id,
             commit=commit,
             format=connection.package_format,
-            rules=RULES,
+            rules=_rules(connection),
             submodules=[
                 {"path": module.path, "url": module.url, "commit": module.commit} for module in modules
             ],
@@ -178,6 +179,11 @@ def _kept(packed: Packed, name: str, package_format: str) -> KeptPackage:
         made_at=now,
         last_used_at=now,
     )
+
+
+def _rules(connection: Connection) -> str:
+    """Return what a package depends on besides its commit: the file at `yaml_path` is always part of it."""
+    return f"{RULES} {connection.yaml_path}"
 
 
 def _now() -> datetime:

@@ -83,21 +83,26 @@ class TreeReader:
         self._allow_http = allow_http
         self._hosts = hosts
 
-    async def read(self, mirror: Path, *, commit: str, url: str, fetch: Fetch) -> Tree:
+    async def read(
+        self, mirror: Path, *, commit: str, url: str, fetch: Fetch, manifest: str | None = None
+    ) -> Tree:
         """Return the tree of a commit that the mirror has.
+
+        The file at the path `manifest` is part of it even if `.vhignore` excludes it or its folder.
 
         Raises `ObjectUnusable` if the tree cannot be packed, `RemoteUnavailable` if a submodule cannot be
         fetched for now, `GitFailed` if a mirror is broken.
         """
         tree = Tree()
         rules: Rules | None = None
+        kept = None if manifest is None else manifest.encode()
         waiting = [_Part(mirror, commit, url, b"", 0)]
         while waiting:
             part = waiting.pop(0)
             listing = await self._list(part)
             if rules is None:
                 rules = await self._rules(part, listing)
-            links = await PLANNING.run(_take, tree, part, listing, rules)
+            links = await PLANNING.run(_take, tree, part, listing, rules, kept)
             waiting += await self._modules(tree, part, listing, links, fetch)
         tree.entries.sort(key=lambda entry: entry.path)
         tree.modules.sort(key=lambda module: module.path)
@@ -215,9 +220,12 @@ def _refuse_files_that_are_folders(listing: Collection[bytes]) -> None:
 
 
 def _take(
-    tree: Tree, part: _Part, listing: dict[bytes, tuple[int, str]], rules: Rules
+    tree: Tree, part: _Part, listing: dict[bytes, tuple[int, str]], rules: Rules, kept: bytes | None
 ) -> list[tuple[bytes, str]]:
-    """Add the files and links that are not ignored to the tree; return paths and commits of submodules."""
+    """Add the files and links that are not ignored, and the file `kept`, to the tree.
+
+    Return the paths and commits of submodules.
+    """
     source = len(tree.sources)
     tree.sources.append(part.mirror)
     submodules = []
@@ -226,6 +234,6 @@ def _take(
         if mode & _KIND == GITLINK:
             if not rules.ignores(whole, is_folder=True):
                 submodules.append((path, object_id))
-        elif not rules.ignores(whole):
+        elif whole == kept or not rules.ignores(whole):
             tree.entries.append(Entry(whole, mode, object_id, source))
     return submodules

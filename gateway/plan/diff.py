@@ -4,6 +4,7 @@ The push, its time and its pusher are equal in both requests. Packages are not c
 are built only after the request is planned.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,17 +13,17 @@ from gateway.messages.execution_request import ExecutionRequest
 Differences = Mapping[str, tuple[Any, Any]]
 """The old and new value of each field that differs, by its path in the message, such as execution.image."""
 
-_DEFINITION = "execution.definition"
+_DEFINITION = re.compile(r"execution(\.nodes\.\d+\.execution)?(\.step)?\.(endpoint_)?definitions?\b")
 
 
 def differences(old: ExecutionRequest, new: ExecutionRequest) -> Differences:
     """Compare two requests of one trigger for one ref update.
 
-    The definition repeats the other fields as valohai.yaml writes them. It is therefore included only if no
-    other field of the execution differs.
+    The definitions repeat the other fields as valohai.yaml writes them. They are therefore included only if
+    no other field of the execution differs.
     """
     found = dict(_differing("", _compared(old), _compared(new)))
-    rest = {place: values for place, values in found.items() if not place.startswith(_DEFINITION)}
+    rest = {place: values for place, values in found.items() if not _DEFINITION.match(place)}
     return rest if any(place.startswith("execution.") for place in rest) else found
 
 

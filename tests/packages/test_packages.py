@@ -70,6 +70,17 @@ def test_a_request_names_its_package(service: Service, project: Project) -> None
     assert names(content) == [".vhignore", "train.py", "valohai.yaml"]
 
 
+def test_a_package_has_the_valohai_yaml_even_if_vhignore_excludes_it(
+    service: Service, project: Project
+) -> None:
+    """A runner that reads it finds it at the request's `yaml_path`."""
+    connection = service.connect(project.url, "train@main")
+    push(service, project, connection, {"train.py": "print(3)\n", ".vhignore": "*\n"})
+    request = message(service)
+    _, _, content = get(request["package"]["url"])
+    assert names(content) == [request["yaml_path"]] == ["valohai.yaml"]
+
+
 def test_packages_are_fetched_as_http_has_it(service: Service, project: Project) -> None:
     """Ranges, entity tags, HEAD."""
     push(service, project, service.connect(project.url, "train@main"))

@@ -57,6 +57,20 @@ def test_submodules_are_part_of_the_tree(
     assert packing.unpacked(found)["vendor/outer/in/ner/deep.txt"] == b"deep"
 
 
+@pytest.mark.parametrize("rule", ["ml/", "*.yaml", "**", "ml/valohai.yaml"])
+def test_the_manifest_is_packed_even_if_it_is_ignored(
+    packing: Packing, tree: WorkTree, url: str, rule: str
+) -> None:
+    """And of its folder nothing else: a runner reads the same file as the planner."""
+    files = {"ml/valohai.yaml": "[]", "ml/other.yaml": "x", ".vhignore": f"{rule}\n"}
+    commit = tree.commit("First", files)
+    tree.push()
+    assert "ml/valohai.yaml" not in names(packing.tree(url, commit))
+    packed = packing.tree(url, commit, manifest="ml/valohai.yaml")
+    assert "ml/valohai.yaml" in names(packed)
+    assert ("ml/other.yaml" in names(packed)) == (rule == "ml/valohai.yaml")
+
+
 def test_an_ignored_submodule_is_not_fetched(packing: Packing, tree: WorkTree, url: str) -> None:
     """Its URL does not matter."""
     add_submodule(tree, path="vendor/x", url="http://127.0.0.1:9/none.git", commit="d" * 40)

@@ -60,6 +60,19 @@ def test_the_definition_differs_only_if_nothing_else_does() -> None:
     assert against(request(image)) == {"execution.image": ("python:3.11", "python:3.13")}
 
 
+def test_the_definitions_of_nodes_differ_only_if_nothing_else_does() -> None:
+    """A value of a node is listed once, not again in the definitions of its step and of the pipeline."""
+    other = MANIFEST.replace(b"default: 5, min: 1", b"default: 6, min: 1")
+    found = differences(request(run={"pipeline": "nightly"}), request(other, run={"pipeline": "nightly"}))
+    assert found == {
+        "execution.nodes.0.execution.command.1": (
+            "python train.py --epochs=5 --verbose",
+            "python train.py --epochs=6 --verbose",
+        ),
+        "execution.nodes.0.execution.parameters.epochs": (5, 6),
+    }
+
+
 def test_another_kind_of_execution_differs_in_kind() -> None:
     """And in the fields that only one of them has."""
     found = against(request(run={"pipeline": "nightly"}))

@@ -6,10 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.messages.execution_request import (
-    ExecutionRequest,
-    StepExecution,
-)
+from gateway.messages.execution import StepExecution
+from gateway.messages.execution_request import ExecutionRequest
 from gateway.plan.planner import Plan
 from tests.plan.facts import HEAD, planned, trigger
 

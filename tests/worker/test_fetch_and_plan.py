@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,6 +174,14 @@ def test_what_is_asked_for_is_what_was_pushed() -> None:
         ("refs/heads/worse", C),
     ]
     assert found == {3: refused, 4: refused}
+
+
+def test_a_request_over_the_operators_limit_is_a_failure() -> None:
+    """The reason has both numbers."""
+    limited = replace(steps(Rooms()), max_request_bytes=100)
+    found = asyncio.run(limited.plan(made(triggers=[TRAIN]), PUSH))
+    assert (found.state, found.requests) == ("failed", ())
+    assert re.search(r"the message for step train would have \d+ bytes; at most 100 are sent", found.reason)
 
 
 @pytest.mark.parametrize("call", [planned, fetched])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from valohai_yaml.commands import quote_multiple
-from valohai_yaml.objs import Parameter
+from valohai_yaml.objs import Parameter, Step
 
 from gateway.messages.execution import (
     DeploymentNode,
@@ -153,6 +153,22 @@ def test_a_parameter_of_the_pipeline_replaces_what_a_task_would_vary() -> None:
     search = made["search"].execution
     assert set(search.parameters) == {"rate"}
     assert search.step.parameters["depth"] == 7
+
+
+@pytest.mark.parametrize("manifest", [MANIFEST, EVERYTHING], ids=["example", "everything"])
+def test_a_definition_says_how_the_parameters_are_passed(manifest: bytes) -> None:
+    """The platform's parser makes the same command of the definition and the parameters in the message."""
+    name = {MANIFEST: "churn", EVERYTHING: "everything"}[manifest]
+    steps = [
+        step_of(node)
+        for node in execution({"pipeline": name}, manifest).nodes
+        if not isinstance(node, DeploymentNode)
+    ]
+    complete = [step for step in steps if "{parameter" not in " ".join(step.command)]
+    assert complete
+    for step in complete:
+        built = Step.parse(step.definition).build_command(dict(step.parameters))
+        assert tuple(built) == step.command
 
 
 def test_a_deployment_has_its_definitions(nodes: dict[str, Any]) -> None:

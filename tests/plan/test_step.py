@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from valohai_yaml.objs import ParameterMap
 
 from gateway.messages.execution import StepExecution
 from gateway.messages.execution_request import ExecutionRequest
@@ -192,3 +193,21 @@ def test_any_parameter_with_any_value_is_a_valid_request_or_a_reason(
     assert result.failed == (not result.requests)
     for request in result.requests:
         assert ExecutionRequest.model_validate_json(request.model_dump_json()) == request
+
+
+def test_a_command_of_many_placeholders_for_many_parameters_is_built_once() -> None:
+    """All arguments are put together once, not once for each of ten thousand placeholders."""
+    manifest = HEAD + f"    command: '{'{params}' * 10_000}'\n    parameters:\n"
+    manifest += "".join(f"      - {{name: p{number}, optional: true}}\n" for number in range(1_000))
+    looked_up = 0
+
+    def counted(self: ParameterMap, name: str) -> list[str] | None:
+        nonlocal looked_up
+        looked_up += 1
+        return found(self, name)
+
+    found = ParameterMap.build_parameter_by_name
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ParameterMap, "build_parameter_by_name", counted)
+        assert executed(planned(trigger(), manifest=manifest)).command == ("",)
+    assert looked_up == 1_000

@@ -93,8 +93,8 @@ def _check_size(pipeline: objs.Pipeline, manifest: Manifest, owner: str, *, max_
 
 def _too_large(pipeline: objs.Pipeline, owner: str, size: int, max_bytes: int) -> PlanError:
     return PlanError(
-        f"{owner}: its message would have more than {max_bytes} bytes, about {size}, because each of its"
-        f" {len(pipeline.nodes)} nodes contains its step: shorten the steps"
+        f"{owner}: its message would have about {size} bytes, because each of its {len(pipeline.nodes)} nodes"
+        f" contains its step; at most {max_bytes} are sent: shorten the steps"
     )
 
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway.messages.events import TriggerFailure
 from gateway.messages.execution_request import ExecutionRequest, Package
-from gateway.messages.names import EventName
 from gateway.plan.outcome import event
 from gateway.plan.planner import CommitFacts, ConnectionFacts, UpdateFacts, plan
 from gateway.plan.triggers import read_triggers
@@ -76,15 +76,28 @@ def requests(manifest: bytes = MANIFEST) -> list[ExecutionRequest]:
 def messages() -> dict[str, list[Any]]:
     """Return the examples of each schema, by its name."""
     names = tuple(request.trigger for request in requests())
+    failure = TriggerFailure(trigger="train@main", reason="step train, parameter seed: x is not an integer")
     return {
         "execution-request": [request.model_dump(mode="json") for request in requests()],
-        "push-fetched": [_event("push.fetched", "planned", "3 execution requests", names)],
+        "push-fetched": [
+            event(
+                "push.fetched",
+                connection=_CONNECTION,
+                update=_UPDATE,
+                state="planned",
+                reason="3 execution requests",
+                triggers=names,
+            ).model_dump(mode="json")
+        ],
         "delivery-failed": [
-            _event("delivery.failed", "failed", "valohai.yaml has no step train; its steps: fit", ())
+            event(
+                "delivery.failed",
+                connection=_CONNECTION,
+                update=_UPDATE,
+                state="failed",
+                reason=f"trigger {failure.trigger}: {failure.reason}; 2 execution requests",
+                triggers=names[1:],
+                failures=(failure,),
+            ).model_dump(mode="json")
         ],
     }
-
-
-def _event(name: EventName, state: str, reason: str, triggers: tuple[str, ...]) -> Any:
-    made = event(name, connection=_CONNECTION, update=_UPDATE, state=state, reason=reason, triggers=triggers)
-    return made.model_dump(mode="json")

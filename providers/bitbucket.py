@@ -47,7 +47,7 @@ RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Repository settings → Webhooks → Add webhook: the webhook URL",
     credential="The secret goes into “Secret”.",
-    events="Repository push. For pull requests also Created, Updated, Merged and Declined.",
+    events="Repository push. For pull requests, also Created, Updated, Merged and Declined.",
     limitation="Bitbucket drops payloads over 256 KB without an error; reconciliation recovers their pushes.",
 )
 

@@ -33,7 +33,7 @@ RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Repository settings → Webhooks → Create webhook: the webhook URL",
     credential="The secret goes into “Secret”; set the authentication to None.",
-    events="Repository: Push. For pull requests also Opened, Source branch updated, Merged, Declined and"
+    events="Repository: Push. For pull requests, also Opened, Source branch updated, Merged, Declined and"
     " Deleted.",
     limitation="“Test connection” is not signed: it checks the URL, not the secret. Push to test both.",
 )

@@ -37,7 +37,7 @@ SETUP = SetupGuide(
     place="Settings → Webhooks → Add webhook → Gitea or Forgejo: the webhook URL, content type"
     " application/json",
     credential="The secret goes into “Secret”.",
-    events="Push and Delete. For pull requests also Pull request and Pull request synchronized.",
+    events="Push and Delete. For pull requests, also Pull request and Pull request synchronized.",
     limitation="a failed delivery is not retried; reconciliation recovers its push.",
 )
 

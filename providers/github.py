@@ -42,7 +42,7 @@ RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Settings → Webhooks → Add webhook: the webhook URL, content type application/json",
     credential="The secret goes into “Secret”.",
-    events="Pushes. For pull requests also Pull requests, for a merge queue Merge groups, for renames"
+    events="Pushes. For pull requests, also Pull requests; for a merge queue, Merge groups; for renames,"
     " Repositories.",
     limitation="a push of more than 3 tags or 5,000 branches sends no webhook; reconciliation recovers it.",
 )

@@ -50,9 +50,9 @@ RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Settings → Webhooks → Add new webhook: the webhook URL",
     credential="A secret that begins with whsec_ goes into “Signing token”, any other into “Secret token”."
-    " Before GitLab 19.0 there is only the latter: connect with --secret and a secret of your own.",
-    events="Push events and Tag push events. For merge requests also Merge request events.",
-    limitation="a push of more than 3 refs sends no webhook; reconciliation recovers it. After four failures"
+    " GitLab before 19.0 has only the latter: connect with --secret and a secret of your own.",
+    events="Push events and Tag push events. For merge requests, also Merge request events.",
+    limitation="a push of more than 3 refs sends no webhook; reconciliation recovers it. After four failures,"
     " GitLab disables the webhook.",
 )
 

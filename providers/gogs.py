@@ -24,7 +24,7 @@ RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Settings → Webhooks → Add a new webhook → Gogs: the webhook URL, content type application/json",
     credential="The secret goes into “Secret”.",
-    events="Let me choose: Create, Delete and Push. For pull requests also Pull request.",
+    events="Let me choose: Create, Delete and Push. For pull requests, also Pull request.",
     limitation="Gogs reports tags by Create and Delete only, so select all three events.",
 )
 

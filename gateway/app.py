@@ -228,6 +228,7 @@ def _build_web(parts: _Parts, writer: DeliveryWriter, *, is_closing: Callable[[]
         mode=settings.amqp_content_mode,
         events=settings.amqp_events,
         operations=operations,
+        base_url=settings.base_url,
     )
     pages = _build_pages(parts, api, token)
     return _Web(

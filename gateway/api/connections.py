@@ -14,8 +14,14 @@ from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
 from gateway.api.query import limit
 from gateway.api.remote_access import changed_access, remote_access
-from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret, Page
-from gateway.api.views import ConnectionCreated, ConnectionView, RefView
+from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret
+from gateway.api.views import (
+    ConnectionCreated,
+    ConnectionPage,
+    ConnectionView,
+    RefPage,
+    RefView,
+)
 from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid, SettingError
@@ -64,35 +70,42 @@ class Connections:
             Operation(
                 method="POST",
                 path="/connections",
-                endpoint=self.make_connection,
+                endpoint=self.create_connection,
                 status=201,
                 body=NewConnection,
+                errors=(409,),
             ),
-            Operation(method="GET", path=path, endpoint=self.show_connection),
-            Operation(method="PATCH", path=path, endpoint=self.change_connection, body=ConnectionChange),
+            Operation(method="GET", path=path, endpoint=self.get_connection),
+            Operation(
+                method="PATCH",
+                path=path,
+                endpoint=self.update_connection,
+                body=ConnectionChange,
+                errors=(409,),
+            ),
             Operation(method="DELETE", path=path, endpoint=self.delete_connection, status=204),
             Operation(
                 method="POST", path=f"{path}/rotate-secret", endpoint=self.rotate_secret, body=NewSecret
             ),
-            Operation(method="POST", path=f"{path}/fetch", endpoint=self.fetch, status=202),
+            Operation(method="POST", path=f"{path}/fetch", endpoint=self.fetch_connection, status=202),
             Operation(method="POST", path=f"{path}/forget-repository", endpoint=self.forget_repository),
             Operation(method="GET", path=f"{path}/refs", endpoint=self.list_refs),
         ]
 
-    async def list_connections(self, request: Request) -> Page[ConnectionView]:
+    async def list_connections(self, request: Request) -> ConnectionPage:
         """`GET /connections`: list connections, oldest first."""
         query, max_items = request.query_params, limit(request)
 
-        def read_page(conn: sqlalchemy.Connection) -> Page[ConnectionView]:
+        def read_page(conn: sqlalchemy.Connection) -> ConnectionPage:
             found = connections.page(
                 conn, after=query.get("cursor"), limit=max_items + 1, name=query.get("name")
             )
             views = self._views(conn, found[:max_items])
-            return Page[ConnectionView](items=views, next=views[-1].id if len(found) > max_items else None)
+            return ConnectionPage(items=views, next=views[-1].id if len(found) > max_items else None)
 
         return await self.database.read(read_page)
 
-    async def make_connection(self, request: Request) -> ConnectionCreated:
+    async def create_connection(self, request: Request) -> ConnectionCreated:
         """`POST /connections`: connect a repository. The secret is shown only in this answer.
 
         The remote need not be reachable.
@@ -126,12 +139,12 @@ class Connections:
         self.pushes.notify()
         return made
 
-    async def show_connection(self, request: Request) -> ConnectionView:
+    async def get_connection(self, request: Request) -> ConnectionView:
         """`GET /connections/{id}`: return a connection."""
         connection_id = request.path_params["id"]
         return await self.database.read(lambda conn: self._view(conn, connections.get(conn, connection_id)))
 
-    async def change_connection(self, request: Request) -> ConnectionView:
+    async def update_connection(self, request: Request) -> ConnectionView:
         """`PATCH /connections/{id}`: change the given fields; postponed work is retried now."""
         connection_id = request.path_params["id"]
         given = await read(request, ConnectionChange)
@@ -213,7 +226,7 @@ class Connections:
         except SettingError:
             return None  # it was sealed under another secret key: the rotation repairs that
 
-    async def fetch(self, request: Request) -> ConnectionView:
+    async def fetch_connection(self, request: Request) -> ConnectionView:
         """`POST /connections/{id}/fetch`: reconcile now; `reconciliation` has the result."""
         connection_id = request.path_params["id"]
         now = datetime.now(UTC)
@@ -246,7 +259,7 @@ class Connections:
         self.pushes.notify()
         return view
 
-    async def list_refs(self, request: Request) -> Page[RefView]:
+    async def list_refs(self, request: Request) -> RefPage:
         """`GET /connections/{id}/refs`: list the known position of each branch and tag."""
         connection_id = request.path_params["id"]
 
@@ -256,7 +269,7 @@ class Connections:
 
         known = await self.database.read(look)
         views = [RefView(ref=ref, id=known[ref]) for ref in sorted(known) if ref.startswith(_SHOWN_REFS)]
-        return Page[RefView](items=views, next=None)
+        return RefPage(items=views, next=None)
 
     def _checked(self, url: str) -> str:
         check_url(url, allow_http=self.allow_http, hosts=self.hosts)

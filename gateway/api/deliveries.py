@@ -12,8 +12,13 @@ from gateway.api.executions import Executions
 from gateway.api.explain import explained
 from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit
-from gateway.api.schemas import Page
-from gateway.api.views import DeliveryView, ExecutionView, ExplainedView
+from gateway.api.views import (
+    DeliveryPage,
+    DeliveryView,
+    ExplainedExecutionView,
+    ExplainedPage,
+    ExplainedView,
+)
 from gateway.errors import Invalid
 from gateway.store import deliveries, executions, work_queue
 from gateway.store.database import Database
@@ -43,19 +48,21 @@ class Deliveries:
                 endpoint=self.list_deliveries,
                 query=("connection", "verdict", "commit", "limit", "cursor"),
             ),
-            Operation(method="GET", path="/deliveries/{id}", endpoint=self.show_delivery),
-            Operation(method="POST", path="/deliveries/{id}/replay", endpoint=self.replay, status=202),
+            Operation(method="GET", path="/deliveries/{id}", endpoint=self.get_delivery),
+            Operation(
+                method="POST", path="/deliveries/{id}/replay", endpoint=self.replay_delivery, status=202
+            ),
             Operation(method="GET", path="/explain", endpoint=self.explain, query=("what",)),
         ]
 
-    async def list_deliveries(self, request: Request) -> Page[DeliveryView]:
+    async def list_deliveries(self, request: Request) -> DeliveryPage:
         """`GET /deliveries`: list deliveries, newest first."""
         query, max_items = request.query_params, limit(request)
         commit = _commit(query.get("commit"))
         verdict = choice(get_args(Verdict), query.get("verdict"), "verdict")
         before = _cursor(query.get("cursor"))
 
-        def read_page(conn: sqlalchemy.Connection) -> Page[DeliveryView]:
+        def read_page(conn: sqlalchemy.Connection) -> DeliveryPage:
             found = deliveries.page(
                 conn,
                 connection=connection_filter(conn, query.get("connection")),
@@ -66,17 +73,17 @@ class Deliveries:
             )
             # Built here, off the event loop: a delivery may have thousands of ref updates.
             views = [DeliveryView.of(delivery) for delivery in found[:max_items]]
-            return Page[DeliveryView](items=views, next=views[-1].id if len(found) > max_items else None)
+            return DeliveryPage(items=views, next=views[-1].id if len(found) > max_items else None)
 
         return await self.database.read(read_page)
 
-    async def show_delivery(self, request: Request) -> DeliveryView:
+    async def get_delivery(self, request: Request) -> DeliveryView:
         """`GET /deliveries/{id}`: return a delivery with its ref updates."""
         delivery_id = request.path_params["id"]
         found = await self.database.read(lambda conn: deliveries.get(conn, delivery_id))
         return DeliveryView.of(found)
 
-    async def replay(self, request: Request) -> DeliveryView:
+    async def replay_delivery(self, request: Request) -> DeliveryView:
         """`POST /deliveries/{id}/replay`: fetch and plan it again; existing requests keep their ids."""
         delivery_id = request.path_params["id"]
 
@@ -93,10 +100,10 @@ class Deliveries:
         self.pushes.notify()
         return view
 
-    async def explain(self, request: Request) -> Page[ExplainedView]:
+    async def explain(self, request: Request) -> ExplainedPage:
         """`GET /explain?what=`: find the deliveries that an id, commit or URL refers to, oldest first."""
         items = await self.explained(request.query_params.get("what", ""))
-        return Page[ExplainedView](items=items, next=None)
+        return ExplainedPage(items=items, next=None)
 
     async def explained(self, what: str) -> list[ExplainedView]:
         """Return the deliveries that `what` refers to, with their execution requests."""
@@ -107,7 +114,9 @@ class Deliveries:
         # In a thread, because a delivery may have thousands of ref updates.
         return await API.run(
             lambda: [
-                ExplainedView.with_executions(delivery, [ExecutionView.of(stored) for stored in requests])
+                ExplainedView.with_executions(
+                    delivery, [ExplainedExecutionView.of(stored) for stored in requests]
+                )
                 for delivery, requests in signed
             ]
         )

@@ -12,13 +12,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 
 from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
 from gateway.api.query import limit
-from gateway.api.schemas import Follows, Line, PackageFormat, Page, RequestBody, Url, YamlPath
+from gateway.api.schemas import (
+    Follows,
+    Line,
+    NewTriggers,
+    PackageFormat,
+    Page,
+    RequestBody,
+    UpdateKind,
+    Url,
+    YamlPath,
+)
 from gateway.errors import FetchError, Invalid
 from gateway.fetch.commit import Base, CommitReader
 from gateway.fetch.credentials import take_login
@@ -37,7 +47,6 @@ from gateway.store.past_updates import PastUpdate
 from gateway.store.work_queue import PendingUpdate
 from gateway.threads import FILES, PLANNING
 from gateway.worker.plan_inputs import base_branch, plan_update, unpack
-from providers.model import RefKind
 
 # Planning a large commit takes seconds: a page ends after this time, and the next page continues.
 _PAGE_SECONDS = 10.0
@@ -47,43 +56,60 @@ _MAX_VALUE_LENGTH = 10_000
 class Rules(RequestBody):
     """The settings of a connection that planning depends on; omitted ones stay as they are."""
 
-    url: Url | None = None
-    project: Line | None = None
-    triggers: list[dict[str, Any]] | None = None
-    yaml_path: YamlPath | None = None
-    follows: Follows | None = None
-    package_format: PackageFormat | None = None
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"triggers": [{"name": "train", "branches": ["**"], "run": {"step": "train"}}]}]
+        }
+    )
+
+    url: Url | None = Field(default=None, description="another clone URL")
+    project: Line | None = Field(default=None, description="another project of the platform")
+    triggers: NewTriggers | None = Field(default=None, description="the triggers to simulate")
+    yaml_path: YamlPath | None = Field(default=None, description="another path of the manifest")
+    follows: Follows | None = Field(default=None, description="other globs of branches that count")
+    package_format: PackageFormat | None = Field(default=None, description="another format of packages")
+
+
+class ChangedValue(BaseModel):
+    """The values of a field before and after; very long ones are shortened."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    before: Any = Field(serialization_alias="from", description="the value in the stored message")
+    after: Any = Field(serialization_alias="to", description="the value under the simulated rules")
 
 
 class RequestChange(BaseModel):
-    """The change of a trigger's request for a ref update.
+    """The change of a trigger's request for a ref update."""
 
-    `failed` means that the trigger matches but its request cannot be built, and this was not so before.
-    `execution` is the request's id, `target` what it executes, `reason` the trigger's verdict or why the
-    request cannot be built; `fields` maps the path of each differing value in the message to its values
-    `from` and `to`.
-    """
-
-    change: Literal["new", "gone", "changed", "same", "failed"]
-    trigger: str
-    execution: str | None
-    target: str | None
-    reason: str
-    fields: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    change: Literal["new", "gone", "changed", "same", "failed"] = Field(
+        description="`failed`: the trigger matches, but its request cannot be built, unlike before"
+    )
+    trigger: str = Field(description="the trigger's name")
+    execution: str | None = Field(description="the id of the execution request")
+    target: str | None = Field(description="the name of the step, pipeline or task")
+    reason: str = Field(description="the trigger's verdict, or why the request cannot be built")
+    fields: dict[str, ChangedValue] = Field(
+        default_factory=dict, description="the values that differ, by their paths in the message"
+    )
 
 
 class PlayedUpdate(BaseModel):
-    """A stored ref update, and the changes of its requests; `unplayed` is why it cannot be simulated."""
+    """A stored ref update, and the changes of its requests."""
 
-    delivery: str
-    received_at: datetime
-    ref: str
-    kind: RefKind
-    name: str
-    before: str | None
-    after: str | None
-    unplayed: str | None
-    requests: list[RequestChange]
+    delivery: str = Field(description="the id of its delivery")
+    received_at: datetime = Field(description="when the delivery was received")
+    ref: str = Field(description="the full name of the ref")
+    kind: UpdateKind = Field(description="the kind of ref")
+    name: str = Field(description="the short name")
+    before: str | None = Field(description="the object id before; null if the ref did not exist")
+    after: str | None = Field(description="the object id after; null if the ref was deleted")
+    unplayed: str | None = Field(description="why it cannot be simulated; null if it was")
+    requests: list[RequestChange] = Field(description="one for each trigger with a request before or after")
+
+
+class PlayedPage(Page[PlayedUpdate]):
+    """A page of simulated ref updates."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +127,17 @@ class DryRun:
             Operation(
                 method="POST",
                 path="/connections/{id}/plan",
-                endpoint=self.play,
+                endpoint=self.plan_connection,
                 body=Rules,
                 query=("since", "limit", "cursor"),
             )
         ]
 
-    async def play(self, request: Request) -> Page[PlayedUpdate]:
-        """`POST /connections/{id}/plan?since=&limit=&cursor=`: replan deliveries, newest first."""
+    async def plan_connection(self, request: Request) -> PlayedPage:
+        """`POST /connections/{id}/plan`: simulate other rules over past deliveries, newest first.
+
+        Nothing is fetched, stored or published. A page ends early where planning takes long.
+        """
         connection_id, query = request.path_params["id"], request.query_params
         wanted = (await read(request, Rules)).model_dump(exclude_none=True)
         if "url" in wanted:
@@ -127,12 +156,12 @@ class DryRun:
         played: list[PlayedUpdate] = []
         for past_update in past:
             if played and time.monotonic() > until and played[-1].delivery != past_update.update.delivery:
-                return Page[PlayedUpdate](items=played, next=played[-1].delivery)
+                return PlayedPage(items=played, next=played[-1].delivery)
             # One at a time: the facts and the requests of an update may be megabytes.
             planned = await self._planned(rules, triggers, past_update)
             requests = await self.database.read(executions.of_update, ref_update=past_update.update.seq)
             played.append(await PLANNING.run(_played, rules, triggers, past_update, planned, requests))
-        return Page[PlayedUpdate](items=played, next=rest)
+        return PlayedPage(items=played, next=rest)
 
     async def _planned(self, rules: Connection, triggers: Sequence[Trigger], past: PastUpdate) -> Plan | str:
         """Return the plan of an update under other rules, or why it cannot be planned again."""
@@ -273,7 +302,8 @@ def _compared(
         target=new.execution.name,
         reason=reason,
         fields={
-            place: {"from": _shown(was), "to": _shown(becomes)} for place, (was, becomes) in differing.items()
+            place: ChangedValue(before=_shown(was), after=_shown(becomes))
+            for place, (was, becomes) in differing.items()
         },
     )
 

@@ -14,6 +14,7 @@ from starlette.routing import Match, Mount, Route
 
 from gateway.api.auth import AdminToken, TooManyTries, WrongToken
 from gateway.api.query import refuse_nul, refuse_unknown
+from gateway.api.schemas import Error
 from gateway.errors import Conflict, Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 from gateway.text.escape import storable
@@ -43,7 +44,7 @@ bodies = BodyReader(limit=1024 * 1024)
 
 def problem(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> Response:
     """Return an error response."""
-    return JSONResponse({"error": error, "detail": detail}, status, headers)
+    return JSONResponse(Error(error=error, detail=detail).model_dump(), status, headers)
 
 
 async def read(request: Request, model: type[Model]) -> Model:

@@ -14,8 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from gateway.api.endpoints import sse
 from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit, number
-from gateway.api.schemas import Page
-from gateway.api.views import ExecutionView
+from gateway.api.views import ExecutionPage, ExecutionView
 from gateway.errors import Conflict, Invalid
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
@@ -62,17 +61,18 @@ class Executions:
                 headers=("Last-Event-ID",),
                 media_types=("text/event-stream",),
             ),
-            Operation(method="GET", path="/executions/{id}", endpoint=self.show_execution),
-            Operation(method="POST", path="/executions/{id}/drop", endpoint=self.drop),
+            Operation(method="GET", path="/executions/{id}", endpoint=self.get_execution),
+            Operation(method="POST", path="/executions/{id}/drop", endpoint=self.drop_execution),
             Operation(
                 method="POST",
                 path="/executions/{id}/republish",
                 endpoint=self.republish_execution,
                 status=202,
+                errors=(409,),
             ),
         ]
 
-    async def list_executions(self, request: Request) -> Page[ExecutionView]:
+    async def list_executions(self, request: Request) -> ExecutionPage:
         """`GET /executions`: list execution requests, newest first.
 
         A page holds fewer than `limit` requests where their messages are large.
@@ -97,9 +97,9 @@ class Executions:
 
         found, are_older = await self.database.read(read_page)
         items = await self.views(found)
-        return Page[ExecutionView](items=items, next=str(found[-1].seq) if are_older else None)
+        return ExecutionPage(items=items, next=str(found[-1].seq) if are_older else None)
 
-    async def show_execution(self, request: Request) -> ExecutionView:
+    async def get_execution(self, request: Request) -> ExecutionView:
         """`GET /executions/{id}`: return an execution request with its message."""
         request_id = request.path_params["id"]
 
@@ -123,7 +123,7 @@ class Executions:
             signed += await asyncio.gather(*map(self.signer.shown, some))
         return signed
 
-    async def drop(self, request: Request) -> ExecutionView:
+    async def drop_execution(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/drop`: withdraw a pending request; requests behind it are published."""
         dropped = await self.database.write(executions.drop, request_id=request.path_params["id"])
         log.info("execution dropped", id=dropped.id, connection=dropped.connection)

@@ -7,44 +7,71 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel
-from pydantic.json_schema import JsonSchemaMode, models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
+from pydantic_core.core_schema import (
+    DataclassField,
+    ModelField,
+    TypedDictField,
+    WithDefaultSchema,
+)
 from starlette.routing import Route
 
 from gateway.api.auth import AdminToken
 from gateway.api.endpoints import Answering, answering, guarded
-from gateway.store.deliveries import Verdict
-from gateway.store.executions import ExecutionState
+from gateway.api.root_paths import ROOT_PATHS, UnreadableWebhook, WebhookReceipt
+from gateway.api.schemas import Error
+from gateway.api.statuses import COMPONENTS, CONTENT_RANGE, FILE_HEADERS, responses, without_content
 
 _BASE = "/api/v1"
-_ERROR = {
-    "type": "object",
-    "properties": {"error": {"type": "string"}, "detail": {"type": "string"}},
-    "required": ["error", "detail"],
+_COMPONENT = "#/components/schemas/"
+_TAGS = {
+    "connections": "Connected repositories: their settings, secrets and refs.",
+    "deliveries": "What providers have sent, and what became of it.",
+    "executions": "Execution requests: the messages to the runners.",
+    "explain": "Why a push did, or did not, run.",
+    "packages": "The code of the commits, for the runners.",
+    "webhooks": "Where the providers send their deliveries.",
+    "specifications": "The contract, for machines.",
+}
+_IDS = {
+    "connections": "the id of the connection",
+    "deliveries": "the id of the delivery",
+    "executions": "the id of the execution request",
+    "packages": "the id of the package, as in `package.id` of a message",
 }
 _QUERY: dict[str, dict[str, Any]] = {
     "connection": {"description": "only records of this connection, by its id or name"},
     "name": {"description": "only connections with exactly this name"},
     "delivery": {"description": "only requests of this delivery, by its id"},
-    "verdict": {"description": "only deliveries with this verdict", "schema": {"enum": [*get_args(Verdict)]}},
-    "state": {"description": "only requests in this state", "schema": {"enum": [*get_args(ExecutionState)]}},
+    "verdict": {
+        "description": "only deliveries with this verdict",
+        "schema": {"$ref": f"{_COMPONENT}Verdict"},
+    },
+    "state": {
+        "description": "only requests in this state",
+        "schema": {"$ref": f"{_COMPONENT}ExecutionState"},
+    },
     "commit": {
         "description": "an object id or its beginning: only deliveries that moved a ref to it, or to its tag",
         "schema": {"type": "string", "pattern": "^[0-9a-fA-F]{7,64}$"},
+        "example": "95790bf891e7",
     },
     "since": {
         "description": "only deliveries received since then",
         "schema": {"type": "string", "format": "date-time"},
+        "example": "2026-11-23T09:00:00Z",
     },
     "what": {
         "required": True,
         "description": "the id of a delivery or execution, a commit or its beginning, or a URL",
+        "example": "95790bf891e7",
     },
     "format": {
-        "description": "the format of the package file",
-        "schema": {"enum": ["tar.gz", "tar.zst"], "default": "tar.gz"},
+        "description": "the format of the package file; by default tar.gz",
+        "schema": {"$ref": f"{_COMPONENT}PackageFormat"},
     },
     "expires": {"description": "of the signed URL that a request's `package` names"},
     "signature": {"description": "of the signed URL that a request's `package` names"},
@@ -54,6 +81,13 @@ _QUERY: dict[str, dict[str, Any]] = {
     },
     "cursor": {"description": "the `next` of the previous page"},
 }
+_HEADERS = {
+    "Last-Event-ID": "the id of the last event that the client has seen: the stream continues behind it",
+    "Range": "one range of bytes, such as bytes=0-1023; of several, the whole file is sent",
+    "If-Range": "an ETag: the range counts only for this file",
+    "If-None-Match": "an ETag: the file is not sent again",
+}
+_FILTERS = {"connection", "delivery", "what"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +95,9 @@ class Operation:
     """One operation of the REST API, and its endpoint.
 
     `status` is the status of a successful answer, `media_types` its content types. `body` is the model of the
-    request's body; `query` and `headers` are the parameters that the endpoint reads. An endpoint with
-    `is_open` checks the authorization itself.
+    request's body; `query` and `headers` are the parameters that the endpoint reads. `errors` are statuses
+    besides those that follow from the other fields. `is_file` marks a file, with ranges and HEAD. An endpoint
+    with `is_open` checks the authorization itself.
     """
 
     method: str
@@ -73,6 +108,8 @@ class Operation:
     query: tuple[str, ...] = ()
     headers: tuple[str, ...] = ()
     media_types: tuple[str, ...] = ("application/json",)
+    errors: tuple[int, ...] = ()
+    is_file: bool = False
     is_open: bool = False
 
     def route(self, token: AdminToken) -> Route:
@@ -90,46 +127,85 @@ class Operation:
         given = get_type_hints(self.endpoint)["return"]
         return given if issubclass(given, BaseModel) else None
 
+    @property
+    def subject(self) -> str:
+        """The first word of the path, such as connections."""
+        return self.path.split("/")[1]
 
-def document(operations: Sequence[Operation], *, version: str) -> dict[str, Any]:
-    """Return the OpenAPI document of these operations."""
+    @property
+    def statuses(self) -> set[int]:
+        """The statuses of the errors that the operation can answer."""
+        statuses = {401, 422, 429, 503, *self.errors}
+        if self.body is not None:
+            statuses |= {408, 413}
+        if "{" in self.path or _FILTERS & set(self.query):
+            statuses.add(404)
+        return statuses
+
+
+class _Schemas(GenerateJsonSchema):
+    """Schemas without titles of fields, and without defaults, which generators take for required fields."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - the library's interface
+        """Return False: a generator would name a type after the title."""
+        return False
+
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        """Return the schema without its default, which the description names."""
+        return self.generate_inner(schema["schema"])
+
+    def field_is_required(self, field: ModelField | DataclassField | TypedDictField, total: bool) -> bool:
+        """Return whether a field is always there: in answers, each one is."""
+        return self.mode == "serialization" or super().field_is_required(field, total)
+
+
+def document(operations: Sequence[Operation], *, version: str, base_url: str) -> dict[str, Any]:
+    """Return the OpenAPI document of these operations, at this URL."""
     models: list[tuple[type[BaseModel], JsonSchemaMode]]
     models = [(each.answer, "serialization") for each in operations if each.answer is not None]
+    models += [(model, "serialization") for model in (Error, WebhookReceipt, UnreadableWebhook)]
     models += [(each.body, "validation") for each in operations if each.body is not None]
-    names, shapes = models_json_schema(models, ref_template="#/components/schemas/{model}")
+    names, shapes = models_json_schema(
+        models, ref_template=f"{_COMPONENT}{{model}}", schema_generator=_Schemas
+    )
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
-        described = _described(operation, names)
-        paths.setdefault(_BASE + operation.path, {})[operation.method.lower()] = described
+        item = paths.setdefault(_BASE + operation.path, {})
+        item[operation.method.lower()] = described = _described(operation, names)
+        if operation.is_file:
+            item["head"] = _head(described)
     return {
         "openapi": "3.1.1",
         "info": {
             "title": "Pushgate",
             "version": version,
+            "summary": "Turns git pushes into execution requests for machine-learning runners.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": paths,
+        "servers": [{"url": base_url, "description": "this gateway"}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "paths": {**paths, **ROOT_PATHS},
         "components": {
-            "schemas": {**shapes["$defs"], "Error": _ERROR},
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": shapes["$defs"],
+            "responses": COMPONENTS,
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "the admin token"}
+            },
         },
         "security": [{"token": []}],
     }
 
 
 def _described(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
-    summary = " ".join((operation.endpoint.__doc__ or "").partition("\n\n")[0].split())
+    summary, _, more = (operation.endpoint.__doc__ or "").partition("\n\n")
+    summary = " ".join(summary.split()).partition("`: ")[2].rstrip(".")
     described: dict[str, Any] = {
         "operationId": getattr(operation.endpoint, "__name__", operation.path),
-        "summary": summary.partition("`: ")[2] or summary,
+        "tags": [operation.subject],
+        "summary": summary[:1].upper() + summary[1:],
+        **({"description": " ".join(more.split())} if more else {}),
         "parameters": list(_parameters(operation)),
-        "responses": {
-            str(operation.status): _answer(operation, names),
-            "default": {
-                "description": "an error: what is wrong, and what to do",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
-            },
-        },
+        "responses": {**_success(operation, names), **responses(operation.statuses)},
     }
     if operation.body is not None:
         content = {"application/json": {"schema": names[operation.body, "validation"]}}
@@ -140,20 +216,45 @@ def _described(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
     return described
 
 
-def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
-    for name in re.findall(r"{(\w+)}", operation.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-    for name in operation.query:
-        yield {"name": name, "in": "query", "schema": {"type": "string"}, **_QUERY[name]}
-    for name in operation.headers:
-        yield {"name": name, "in": "header", "schema": {"type": "string"}}
-
-
-def _answer(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
-    if operation.status == HTTPStatus.NO_CONTENT:
-        return {"description": "done"}
-    schema = {"type": "string"} if operation.answer is None else names[operation.answer, "serialization"]
+def _head(described: dict[str, Any]) -> dict[str, Any]:
+    """Return the description of HEAD, which has no ranges, beside that of GET."""
+    ranges = {"206", "416"}
+    answers = {status: answer for status, answer in described["responses"].items() if status not in ranges}
     return {
-        "description": "success",
-        "content": {kind: {"schema": schema} for kind in operation.media_types},
+        **described,
+        "operationId": described["operationId"].replace("get_", "head_", 1),
+        "summary": "Return the headers of the file",
+        "parameters": [each for each in described["parameters"] if "Range" not in each["name"]],
+        "responses": without_content(answers),
     }
+
+
+def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
+    text = {"schema": {"type": "string"}}
+    for name in re.findall(r"{(\w+)}", operation.path):
+        yield {"name": name, "in": "path", "required": True, "description": _IDS[operation.subject], **text}
+    for name in operation.query:
+        yield {"name": name, "in": "query", **text, **_QUERY[name]}
+    for name in operation.headers:
+        yield {"name": name, "in": "header", "description": _HEADERS[name], **text}
+
+
+def _success(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
+    """Return the responses of a success, by status."""
+    if operation.status == HTTPStatus.NO_CONTENT:
+        return {"204": {"description": "Done."}}
+    if operation.is_file:
+        schema = {"type": "string", "format": "binary"}
+        content = {kind: {"schema": schema} for kind in operation.media_types}
+        return {
+            "200": {"description": "The file.", "headers": FILE_HEADERS, "content": content},
+            "206": {
+                "description": "A range of the file.",
+                "headers": {**FILE_HEADERS, **CONTENT_RANGE},
+                "content": content,
+            },
+            "304": {"description": "The client has this file.", "headers": FILE_HEADERS},
+        }
+    schema = {"type": "string"} if operation.answer is None else names[operation.answer, "serialization"]
+    content = {kind: {"schema": schema} for kind in operation.media_types}
+    return {str(operation.status): {"description": "Success.", "content": content}}

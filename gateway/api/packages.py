@@ -22,6 +22,8 @@ from gateway.store.database import Database
 from gateway.store.packages import KeptPackage
 
 _TYPES = {"tar.gz": "application/gzip", "tar.zst": "application/zstd"}
+# For clients whose generators know no other binary type.
+_ANY_TYPE = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 
 
@@ -43,7 +45,9 @@ class PackageFiles:
                 endpoint=self.get_package,
                 query=("format", "expires", "signature"),
                 headers=("Range", "If-Range", "If-None-Match"),
-                media_types=tuple(_TYPES.values()),
+                media_types=(*_TYPES.values(), _ANY_TYPE),
+                errors=(403, 416),
+                is_file=True,
                 is_open=True,
             )
         ]
@@ -64,6 +68,8 @@ class PackageFiles:
         wanted = request.query_params.get("format", "tar.gz")
         kept = await self.database.read(packages.get, package_id=package_id, package_format=wanted)
         headers = _headers(kept)
+        if _ANY_TYPE in request.headers.get("accept", ""):
+            headers["content-type"] = _ANY_TYPE
         if _matches(request.headers.get("if-none-match"), headers["etag"]):
             return Response(status_code=304, headers=headers)
         start, end = 0, kept.size

@@ -1,19 +1,27 @@
-"""The bodies of requests to the REST API, and the page of a list."""
+"""The bodies of requests to the REST API, and what they share with the answers: pages, errors, types."""
 
-from typing import Annotated, Any, Generic, Literal, Self, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     IPvAnyNetwork,
     SecretStr,
     StringConstraints,
     model_validator,
 )
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+from typing_extensions import TypeAliasType
 
-from gateway.plan.triggers import Glob
+from gateway.plan.triggers import Glob, Trigger
+from providers import PROVIDERS
+from providers import model as provider_model
 
 
 def _path_inside(path: str) -> str:
@@ -21,6 +29,32 @@ def _path_inside(path: str) -> str:
     if {"", ".", ".."} & set(path.split("/")) or path.startswith(":") or not path.isprintable():
         raise ValueError("it must be a path inside the repository, such as valohai.yaml or ml/valohai.yaml")
     return path
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAs:
+    """Marks JSON that is passed on as it is, and that the OpenAPI document describes by a model."""
+
+    model: type[BaseModel]
+
+    def __get_pydantic_json_schema__(
+        self, _core: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return a reference to the model's schema: definitions are stored under their names."""
+        return handler(core_schema.definitions_schema(self.model.__pydantic_core_schema__, []))
+
+
+class NewTrigger(Trigger):
+    """A trigger in a request: omitted fields have their defaults."""
+
+
+def one_of(values: tuple[str, ...], description: str) -> FieldInfo:
+    """Return the description of a text with these values.
+
+    The type is `str`, so that a record with a later version's value can still be shown.
+    """
+    described: FieldInfo = Field(description=description, json_schema_extra={"enum": list(values)})
+    return described
 
 
 Line = Annotated[
@@ -31,8 +65,38 @@ WebhookSecret = Annotated[str, StringConstraints(min_length=1, max_length=512, p
 YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_path_inside)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 Follows = Annotated[list[Glob], Field(max_length=100)]
-PackageFormat = Literal["tar.gz", "tar.zst"]
+NewTriggers = list[Annotated[dict[str, Any], ShownAs(NewTrigger)]]
 Item = TypeVar("Item")
+
+# Each of these has a schema of its own in the OpenAPI document.
+PackageFormat = TypeAliasType(
+    "PackageFormat",
+    Annotated[Literal["tar.gz", "tar.zst"], Field(description="the format of package files")],
+)
+Provider = TypeAliasType("Provider", Annotated[str, one_of(tuple(PROVIDERS), "a kind of git server")])
+UpdateKind = TypeAliasType(
+    "UpdateKind",
+    Annotated[
+        str,
+        one_of(
+            get_args(provider_model.RefKind),
+            "the kind of ref; heads of pull requests and merge groups count as refs",
+        ),
+    ],
+)
+UpdateAction = TypeAliasType(
+    "UpdateAction", Annotated[str, one_of(get_args(provider_model.Action), "what can happen to a ref")]
+)
+DeliverySource = TypeAliasType(
+    "DeliverySource",
+    Annotated[
+        str,
+        one_of(
+            ("webhook", "reconciliation"),
+            "how the delivery came: from the provider, or from the comparison with the remote's refs",
+        ),
+    ],
+)
 
 
 class RequestBody(BaseModel):
@@ -42,16 +106,23 @@ class RequestBody(BaseModel):
 
 
 class NewCredentials(RequestBody):
-    """The credentials of a private repository: a generated key, a pasted key, or a password or token.
+    """The credentials of a private repository: a generated key, a pasted key, or a password or token."""
 
-    `host_keys` are lines as in known_hosts; if given, no other key of the host is accepted.
-    """
-
-    deploy_key: bool = False
-    private_key: SecretStr | None = None
-    user: Line | None = None
-    password: SecretStr | None = None
-    host_keys: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+    deploy_key: bool = Field(
+        default=False, description="whether to generate a key, whose public half the answer contains"
+    )
+    private_key: SecretStr | None = Field(
+        default=None, description="an unencrypted private key, in the format of OpenSSH or in PEM"
+    )
+    user: Line | None = Field(
+        default=None,
+        description="the user of `password`; by default the one that the provider uses for tokens",
+    )
+    password: SecretStr | None = Field(default=None, description="a password or a token, for https")
+    host_keys: Annotated[str, StringConstraints(max_length=16_384)] | None = Field(
+        default=None,
+        description="lines as in known_hosts, for ssh: if given, no other key of the host is accepted",
+    )
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
@@ -68,58 +139,113 @@ class NewCredentials(RequestBody):
 
 
 class NewPlatform(RequestBody):
-    """A platform that fetches after each push: its URL, the project's UUID, and a token."""
+    """A platform that fetches after each push."""
 
-    url: Url
-    project: Line
-    token: SecretStr | None = None
+    url: Url = Field(description="scheme and host of the platform", examples=["https://app.valohai.com"])
+    project: Line = Field(description="the UUID of the project on the platform")
+    token: SecretStr | None = Field(
+        default=None,
+        description="the token for its header Authorization: Token; required for a new URL, and never shown",
+    )
 
 
 class NewConnection(RequestBody):
-    """`POST /connections`. If it `follows` branches, by globs, nothing runs for others.
+    """A repository to connect."""
 
-    `force` connects a repository again to the same project: each push then runs twice.
-    """
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "provider": "github",
+                    "url": "https://github.com/acme/digits.git",
+                    "project": "digits",
+                    "triggers": [{"name": "train", "branches": ["main"], "run": {"step": "train"}}],
+                }
+            ]
+        }
+    )
 
-    provider: str
-    url: Url
-    project: Line
-    name: Line | None = None
-    secret: WebhookSecret | None = None
-    auth: dict[str, str] = Field(default_factory=dict)
-    triggers: list[dict[str, Any]] = Field(default_factory=list)
-    yaml_path: YamlPath = "valohai.yaml"
-    follows: Follows = Field(default_factory=list)
-    networks: Networks = Field(default_factory=list)
-    credentials: NewCredentials | None = None
-    platform: NewPlatform | None = None
-    package_format: PackageFormat = "tar.gz"
-    force: bool = False
+    provider: Provider = Field(description="the kind of git server that sends the webhooks")
+    url: Url = Field(
+        description="the clone URL, over https or ssh; a user and password in it become the credentials",
+        examples=["https://github.com/acme/digits.git"],
+    )
+    project: Line = Field(description="the platform's project; a word of the messages' routing key")
+    name: Line | None = Field(default=None, description="a unique name; by default the repository's path")
+    secret: WebhookSecret | None = Field(
+        default=None, description="the webhook secret; by default one is generated"
+    )
+    auth: dict[str, str] = Field(
+        default_factory=dict,
+        description="how the provider authenticates in place of a signature: see the page of the provider",
+    )
+    triggers: NewTriggers = Field(
+        default_factory=list, description="which ref updates run what; by default none do"
+    )
+    yaml_path: YamlPath = Field(
+        default="valohai.yaml", description="the manifest's path in the repository; by default valohai.yaml"
+    )
+    follows: Follows = Field(
+        default_factory=list,
+        description="globs of branches: nothing runs for other branches; by default all branches count",
+    )
+    networks: Networks = Field(
+        default_factory=list,
+        description="the networks that may send webhooks, such as 192.0.2.0/24; by default any",
+    )
+    credentials: NewCredentials | None = Field(default=None, description="for a private repository")
+    platform: NewPlatform | None = Field(
+        default=None, description="a platform that shall fetch after each push"
+    )
+    package_format: PackageFormat = Field(
+        default="tar.gz", description="the format of packages; by default tar.gz"
+    )
+    force: bool = Field(
+        default=False,
+        description="connect a repository again to the same project: each push then runs twice",
+    )
 
 
 class ConnectionChange(RequestBody):
-    """`PATCH /connections/{id}`: omitted fields stay; `credentials: null` deletes the credentials."""
+    """The changes of a connection: fields that are omitted or null stay as they are."""
 
-    url: Url | None = None
-    project: Line | None = None
-    name: Line | None = None
-    triggers: list[dict[str, Any]] | None = None
-    yaml_path: YamlPath | None = None
-    follows: Follows | None = None
-    networks: Networks | None = None
-    credentials: NewCredentials | None = None
-    platform: NewPlatform | None = None
-    package_format: PackageFormat | None = None
+    model_config = ConfigDict(json_schema_extra={"examples": [{"follows": ["main", "release/*"]}]})
+
+    url: Url | None = Field(default=None, description="the new clone URL")
+    project: Line | None = Field(default=None, description="the platform's project")
+    name: Line | None = Field(default=None, description="a unique name")
+    triggers: NewTriggers | None = Field(default=None, description="the triggers, which replace all others")
+    yaml_path: YamlPath | None = Field(default=None, description="the manifest's path in the repository")
+    follows: Follows | None = Field(
+        default=None, description="globs of branches: nothing runs for other branches"
+    )
+    networks: Networks | None = Field(default=None, description="the networks that may send webhooks")
+    credentials: NewCredentials | None = Field(
+        default=None, description="new credentials; null deletes the stored ones, unlike an omitted field"
+    )
+    platform: NewPlatform | None = Field(
+        default=None, description="a platform that fetches; null removes it, unlike an omitted field"
+    )
+    package_format: PackageFormat | None = Field(default=None, description="the format of packages")
 
 
 class NewSecret(RequestBody):
-    """`POST /connections/{id}/rotate-secret`: without a secret, one is generated."""
+    """The new webhook secret of a connection."""
 
-    secret: WebhookSecret | None = None
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
+
+    secret: WebhookSecret | None = Field(default=None, description="by default, one is generated")
 
 
 class Page(BaseModel, Generic[Item]):
-    """One page of a list; `next` is the cursor of the next page, null on the last page."""
+    """One page of a list."""
 
-    items: list[Item]
-    next: str | None
+    items: list[Item] = Field(description="the items of this page")
+    next: str | None = Field(description="the `cursor` of the next page; null on the last page")
+
+
+class Error(BaseModel):
+    """An error: what is wrong, and what to do."""
+
+    error: str = Field(description="the kind of error, in a few words")
+    detail: str = Field(description="a sentence for people; do not parse it")

@@ -10,15 +10,16 @@ from starlette.routing import Route
 
 from gateway.api import openapi
 from gateway.api.openapi import Operation
+from gateway.api.root_paths import SCHEMA_NAMES
 from gateway.errors import NotFound
 from gateway.messages.events import EVENTS, event_schema
 from gateway.messages.execution_request import schema
-from gateway.messages.names import EXECUTION_REQUEST_SCHEMA, EventName, schema_name
+from gateway.messages.names import EventName
 from gateway.publish.asyncapi import document
 from gateway.publish.cloudevents import ContentMode
 from gateway.publish.topology import Topology
 
-SCHEMAS = {EXECUTION_REQUEST_SCHEMA: schema(), **{schema_name(name): event_schema(name) for name in EVENTS}}
+SCHEMAS = dict(zip(SCHEMA_NAMES, (schema(), *map(event_schema, EVENTS)), strict=True))
 """The JSON Schema of each message's body, by the name under which it is served."""
 
 _BY_ID = {schema["$id"].rpartition("/")[2].removesuffix(".json"): schema for schema in SCHEMAS.values()}
@@ -32,6 +33,7 @@ class Contract:
     mode: ContentMode
     events: Sequence[EventName]
     operations: Sequence[Operation]
+    base_url: str
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -57,4 +59,5 @@ class Contract:
 
     async def show_operations(self, _request: Request) -> Response:
         """`GET /openapi.json`: the OpenAPI document of the REST API."""
-        return JSONResponse(openapi.document(self.operations, version=version("pushgate")))
+        described = openapi.document(self.operations, version=version("pushgate"), base_url=self.base_url)
+        return JSONResponse(described)

@@ -65,9 +65,11 @@ def _add_triggers(branch: Tree, verdicts: Sequence[Mapping[str, Any]], requests:
 
 def _add_execution(tree: Tree, execution: Mapping[str, Any]) -> None:
     branch = tree.add(f"execution {execution['id']}, planned {execution['planned_at']}")
-    package = execution["message"]["package"]
+    # A very long explanation omits messages.
+    message = execution["message"] or {"package": None}
+    package = message["package"]
     if package is not None:
-        modules = len(execution["message"]["submodules"])
+        modules = len(message["submodules"])
         more = f", with {modules} submodules" if modules else ""
         branch.add(f"packaged: {package['format']} of {package['size']} bytes{more}, {package['id']}")
     lane = f" in lane {execution['lane']}" if execution["lane"] is not None else ""

@@ -25,7 +25,7 @@ from gateway.api.endpoints import (
 )
 from gateway.api.executions import Executions
 from gateway.api.query import refuse_nul, refuse_unknown
-from gateway.api.views import DeliveryView, ExecutionView, ExplainedView, UpdateView
+from gateway.api.views import DeliveryView, ExplainedExecutionView, ExplainedView, UpdateView
 from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
 from gateway.errors import Invalid, PushgateError
@@ -103,13 +103,13 @@ class Pages:
     async def show_connection(self, request: Request) -> Response:
         """`GET /connections/{id}`: show its settings, the state of its remote, and its newest deliveries."""
         connection = request.path_params["id"]
-        shown = await self.connections.show_connection(request)
+        shown = await self.connections.get_connection(request)
         views = await self.connections.database.read(_newest, connection=connection)
         return self.renderer.page("connection.html", connection=shown, deliveries=views)
 
     async def fetch(self, request: Request) -> Response:
         """`POST /connections/{id}/fetch`: reconcile now."""
-        await self.connections.fetch(request)
+        await self.connections.fetch_connection(request)
         return self.renderer.redirect(f"/connections/{request.path_params['id']}")
 
     async def list_deliveries(self, request: Request) -> Response:
@@ -126,7 +126,7 @@ class Pages:
 
     async def replay(self, request: Request) -> Response:
         """`POST /deliveries/{id}/replay`: replay a delivery."""
-        await self.deliveries.replay(request)
+        await self.deliveries.replay_delivery(request)
         return self.renderer.redirect(f"/deliveries/{request.path_params['id']}")
 
     async def list_executions(self, request: Request) -> Response:
@@ -136,12 +136,12 @@ class Pages:
 
     async def show_execution(self, request: Request) -> Response:
         """`GET /executions/{id}`: show an execution request with its message."""
-        execution = await self.executions.show_execution(request)
+        execution = await self.executions.get_execution(request)
         return self.renderer.page("execution.html", execution=execution, has_broker=self.has_broker)
 
     async def drop(self, request: Request) -> Response:
         """`POST /executions/{id}/drop`: drop an execution request."""
-        await self.executions.drop(request)
+        await self.executions.drop_execution(request)
         return self.renderer.redirect(f"/executions/{request.path_params['id']}")
 
     async def republish(self, request: Request) -> Response:
@@ -253,12 +253,12 @@ class _Explanation:
     delivery: ExplainedView
     updates: Sequence[UpdateView]
     more: int
-    requests: Mapping[int, Sequence[ExecutionView]]
+    requests: Mapping[int, Sequence[ExplainedExecutionView]]
 
     @classmethod
     def of(cls, delivery: ExplainedView) -> "_Explanation":
         """Group the execution requests by ref update."""
-        requests: dict[int, list[ExecutionView]] = {}
+        requests: dict[int, list[ExplainedExecutionView]] = {}
         for execution in delivery.executions:
             requests.setdefault(execution.ref_update, []).append(execution)
         updates = delivery.updates[:_MAX_UPDATES]

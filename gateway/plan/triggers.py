@@ -15,11 +15,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     StringConstraints,
     ValidationError,
     model_serializer,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from gateway.errors import Invalid
 from gateway.messages.names import Lane
@@ -33,6 +36,7 @@ Atom = str | int | float | bool
 Value = Atom | list[Atom]
 
 _MAX_TRIGGERS = 100
+_MAX_NAME_LENGTH = 200
 _MAX_NAME_SHOWN_LENGTH = 80
 # Replacements of pydantic's messages that refer to its own models.
 _PROBLEMS = {
@@ -90,7 +94,9 @@ def _path_pattern(given: str) -> str:
 
 Name = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00]*$"),
+    StringConstraints(
+        strip_whitespace=True, min_length=1, max_length=_MAX_NAME_LENGTH, pattern=r"^[^\x00]*$"
+    ),
 ]
 Glob = Annotated[str, StringConstraints(min_length=1, max_length=250), AfterValidator(check_glob)]
 TextGlob = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^!?[^!]")]
@@ -117,34 +123,77 @@ class Run(BaseModel):
         named = {"step": self.step, "pipeline": self.pipeline, "task": self.task}
         return {kind: name for kind, name in named.items() if name is not None}
 
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, _core: CoreSchema, _handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema of an object with exactly one name, in requests and in answers."""
+        named = {
+            kind: {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": _MAX_NAME_LENGTH,
+                "description": f"the name of a {kind} of valohai.yaml",
+            }
+            for kind in cls.model_fields
+        }
+        return {
+            "type": "object",
+            "description": cls.__doc__,
+            "properties": named,
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": False,
+        }
+
 
 class Trigger(BaseModel):
     """A rule of a connection: which ref updates run a step, a pipeline or a task.
 
-    The default of `on` follows from the globs: push with `branches`, tag with `tags`, push with neither.
-    A glob that begins with `!` excludes. `paths` are patterns as in .gitignore for the paths that changed
-    according to git. `authors` and `messages` are case-insensitive globs for the whole text, in which `*`
-    matches anything. `parameters` and `inputs` override the step's defaults. For a pull request and a merge
-    group, `branches` match the target branch. Pull requests from forks run only with `forks`. A push to a
-    branch of the merge queue runs nothing, unless a glob of `branches` begins with the queue's prefix.
+    A push to a branch of the merge queue runs nothing, unless a glob of `branches` begins with the queue's
+    prefix.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Name
-    on: tuple[TriggerEvent, ...] = ()
-    branches: tuple[Glob, ...] = ()
-    tags: tuple[Glob, ...] = ()
-    paths: tuple[PathPattern, ...] = ()
-    authors: tuple[TextGlob, ...] = ()
-    messages: tuple[TextGlob, ...] = ()
-    forks: bool = False
-    run: Run
-    parameters: dict[str, Annotated[Value, BeforeValidator(_value)]] = Field(default_factory=dict)
-    inputs: dict[str, Annotated[list[str], BeforeValidator(_listed)]] = Field(default_factory=dict)
-    environment: Name | None = None
-    lane: Lane | None = None
-    policy: Literal["every", "latest"] = "every"
+    name: Name = Field(description="a name that is unique in the connection", examples=["train"])
+    on: tuple[TriggerEvent, ...] = Field(
+        default=(),
+        description="the events that count; by default push for `branches`, tag for `tags`, and push if"
+        " neither is given",
+    )
+    branches: tuple[Glob, ...] = Field(
+        default=(),
+        description="globs of branches, for a pull request or a merge group of the target branch; a glob that"
+        " begins with ! excludes",
+        examples=[["main", "release/*"]],
+    )
+    tags: tuple[Glob, ...] = Field(default=(), description="globs of tags; ! excludes", examples=[["v*"]])
+    paths: tuple[PathPattern, ...] = Field(
+        default=(), description="patterns as in .gitignore, of which a changed path must match one"
+    )
+    authors: tuple[TextGlob, ...] = Field(
+        default=(), description="case-insensitive globs for the commit's whole author; ! excludes"
+    )
+    messages: tuple[TextGlob, ...] = Field(
+        default=(), description="case-insensitive globs for the commit's whole message; ! excludes"
+    )
+    forks: bool = Field(default=False, description="whether pull requests from forks run too")
+    run: Run = Field(description="what runs")
+    parameters: dict[str, Annotated[Value, BeforeValidator(_value)]] = Field(
+        default_factory=dict, description="values that override the defaults of the step, pipeline or task"
+    )
+    inputs: dict[str, Annotated[list[str], BeforeValidator(_listed)]] = Field(
+        default_factory=dict, description="the URLs of inputs that override the step's defaults"
+    )
+    environment: Name | None = Field(
+        default=None, description="the environment to run in, instead of the step's"
+    )
+    lane: Lane | None = Field(default=None, description="the priority lane of the requests")
+    policy: Literal["every", "latest"] = Field(
+        default="every",
+        description="`latest`: a request that is still pending is superseded by that of a later commit",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -21,6 +21,8 @@ from testing.service import Command
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs"
 EXAMPLES = ROOT / "gateway" / "messages" / "examples"
+PUBLIC_URL = "https://pushgate.example.com"
+"""Where the gateway of the OpenAPI document in docs/ is."""
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
         _write(EXAMPLES / f"{name}.json", examples)
     with (
         tempfile.TemporaryDirectory() as folder,
-        Command(Path(folder)) as service,
+        Command(Path(folder), PUBLIC_URL=PUBLIC_URL) as service,
         urllib.request.urlopen(f"{service.url}/openapi.json") as answer,  # noqa: S310 - our own gateway
     ):
         openapi = json.load(answer)

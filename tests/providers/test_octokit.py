@@ -4,18 +4,15 @@ They are MIT-licensed: https://github.com/octokit/webhooks and https://github.co
 """
 
 import json
-import os
-import shutil
 import subprocess
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from providers import github
-from testing.archives import extract
 from testing.corpus import NOW, SECRET
+from testing.npm import installed
 
 EXAMPLES = "@octokit/webhooks-examples@7.6.1"
 METHODS = "@octokit/webhooks-methods@6.0.0"
@@ -33,48 +30,18 @@ console.log(JSON.stringify({ theirs, taken }));
 """
 
 
-def fetched(package: str, cache: Path) -> Path:
-    """Return the folder of a package's files, fetched once; report what is missing if that fails."""
-    folder = cache / package.replace("/", "-")
-    if folder.exists():
-        return folder
-    missing = [program for program in ("node", "npm") if shutil.which(program) is None]
-    if missing:
-        _stop(f"{' and '.join(missing)} not found: install Node.js for the tests with GitHub's own examples")
-    cache.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "pack", package, "--json", "--silent", "--pack-destination", str(cache)]
-    packed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    if packed.returncode != 0:
-        _stop(
-            f"npm could not fetch {package}: {packed.stderr.strip()[-300:] or packed.stdout.strip()[-300:]}"
-        )
-    archive = cache / json.loads(packed.stdout)[0]["filename"]
-    unpacked = folder.with_suffix(".part")
-    with tarfile.open(archive) as files:
-        extract(files, unpacked)
-    return unpacked.rename(folder)
-
-
-def _stop(reason: str) -> None:
-    """Skip the test on a developer's machine; in CI, fail it."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+@pytest.fixture(scope="module")
+def packages(request: pytest.FixtureRequest) -> Path:
+    """Return the folder of GitHub's packages."""
+    return installed(request.config.cache, EXAMPLES, METHODS) / "@octokit"
 
 
 @pytest.fixture(scope="module")
-def cache(request: pytest.FixtureRequest) -> Path:
-    """Return a folder that outlives the run."""
-    return request.config.cache.mkdir("octokit")
-
-
-@pytest.fixture(scope="module")
-def examples(cache: Path) -> list[tuple[str, Any]]:
+def examples(packages: Path) -> list[tuple[str, Any]]:
     """Give GitHub's examples, github.com's and Enterprise Server's: the event's name and the payload."""
-    folder = fetched(EXAMPLES, cache)
     return [
         (event["name"], payload)
-        for index in sorted(folder.glob("package/*/index.json"))
+        for index in sorted(packages.glob("webhooks-examples/*/index.json"))
         for event in json.loads(index.read_bytes())
         for payload in event["examples"]
     ]
@@ -101,9 +68,9 @@ def test_every_example_of_github_goes_through(examples: list[tuple[str, Any]]) -
     assert sum(seen.values()) > 500
 
 
-def test_octokit_and_we_take_what_the_other_signs(cache: Path, examples: list[tuple[str, Any]]) -> None:
+def test_octokit_and_we_take_what_the_other_signs(packages: Path, examples: list[tuple[str, Any]]) -> None:
     """GitHub's own library verifies our signatures, and signs as we do."""
-    signer = fetched(METHODS, cache) / "package" / "dist-node" / "index.js"
+    signer = packages / "webhooks-methods" / "dist-node" / "index.js"
     bodies = [json.dumps(payload, ensure_ascii=False) for _, payload in examples[::25]] + ["{}", "ä模🚀"]
     signatures = [
         github.sign(event="push", body=body.encode(), secret=SECRET, delivery="d1", now=NOW)[

@@ -130,12 +130,18 @@ def test_a_name_that_several_connections_have_is_refused_as_a_filter(database: D
 
 def test_a_query_that_is_not_known_is_refused(service: Service) -> None:
     """At every address: with an ignored `?state=failed` the answer would hold everything."""
-    for path, methods in OPENAPI["paths"].items():
-        for method, operation in methods.items():
-            known = [one["name"] for one in operation["parameters"] if one["in"] == "query"]
-            plain = path.removeprefix("/api/v1").replace("{id}", "0" * 36)
-            with pytest.raises(ApiError, match="unknown query parameter nope") as refused:
-                service.api.send(method.upper(), plain, nope="1")
-            assert all(name in str(refused.value) for name in known), path
+    operations = [
+        (path, method, operation)
+        for path, methods in OPENAPI["paths"].items()
+        for method, operation in methods.items()
+        # The answer to HEAD has no text.
+        if path.startswith("/api/v1/") and method != "head"
+    ]
+    for path, method, operation in operations:
+        known = [one["name"] for one in operation["parameters"] if one["in"] == "query"]
+        plain = path.removeprefix("/api/v1").replace("{id}", "0" * 36)
+        with pytest.raises(ApiError, match="unknown query parameter nope") as refused:
+            service.api.send(method.upper(), plain, nope="1")
+        assert all(name in str(refused.value) for name in known), path
     with pytest.raises(ApiError, match="limit is given more than once"):
         service.api.get("/deliveries?limit=1&limit=2")

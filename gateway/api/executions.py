@@ -151,7 +151,8 @@ class Executions:
     async def stream_executions(self, request: Request) -> Response:
         """`GET /executions/stream`: stream new requests as server-sent events.
 
-        The stream starts now, or behind the event that the header Last-Event-ID names.
+        The stream starts now, or behind the event that the header Last-Event-ID names. It does not end.
+        The data of each event `execution` is an ExecutionView.
         """
         seen = number(request.headers.get("last-event-id"), "Last-Event-ID")
         if seen is None:

@@ -380,9 +380,7 @@ class ExecutionSummary(View):
     superseded_by: str | None = Field(description="the id of the later request that replaced it")
     lane: str | None = Field(description="the priority lane that the trigger names")
     planned_at: datetime = Field(description="when it was planned")
-    published_at: datetime | None = Field(
-        description="when the broker confirmed it; null until it is published"
-    )
+    published_at: datetime | None = Field(description="when the broker confirmed it; null until then")
     redrives: int = Field(description="how often an operator has republished the request")
     republished_at: datetime | None = Field(description="when that was last requested; null if it never was")
 

@@ -152,8 +152,9 @@ def _schema() -> dict[str, Any]:
             "name": "name",
             "in": "path",
             "required": True,
-            "description": "the name of the message",
-            "schema": {"enum": list(SCHEMA_NAMES)},
+            "description": f"the name of the message, {' or '.join(SCHEMA_NAMES)}, with or without a version",
+            "schema": {"type": "string"},
+            "example": SCHEMA_NAMES[0],
         }
     ]
     operation["responses"]["404"] = error("There is no message of this name.")

@@ -112,7 +112,7 @@ def demonstrate_push(service: "Gateway", place: Path, tree: WorkTree, url: str, 
     step(8, "A runner receives the request: it fetches the package, checks its SHA-256, and runs the step")
     package = message["package"]
     show(f"package      {package['id'][:16]}…  {package['size']} bytes, {package['format']}")
-    show("$ python examples/execution.py < request.json\n")
+    show("$ python3 examples/execution.py < request.json\n")
     runner = Path(__file__).parent.parent / "examples" / "execution.py"
     done = subprocess.run(
         [sys.executable, runner],

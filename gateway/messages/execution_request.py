@@ -86,8 +86,8 @@ class Package(Part):
     format: str = Field(description="such as tar.gz")
     rebuilt: bool = Field(
         default=False,
-        description="whether the file was built again after the request was planned: its bytes, `sha256` and"
-        " `size`, may be others than before, and `id` is the same",
+        description="whether the file was built again after the request was planned: `sha256` and `size` may"
+        " be others than before; the code is the same if `id` is",
     )
 
 

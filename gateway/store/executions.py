@@ -1,5 +1,6 @@
 """Execution requests: what was planned, and whether the broker has confirmed it. This table is the outbox."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,7 +20,7 @@ from sqlalchemy import (
 )
 
 from gateway.errors import Conflict, Invalid, NotFound
-from gateway.messages.packages import package_in
+from gateway.messages.packages import PlannedPackage, package_in, with_package
 from gateway.store import outages, packages
 from gateway.store.packages import KeptPackage
 from gateway.store.rows import from_row
@@ -200,14 +201,36 @@ def republish(conn: sqlalchemy.Connection, request_id: str, *, now: datetime) ->
         raise Conflict(_WHY_NOT_REPUBLISHED[stored.state])
     planned = package_in(stored.body)
     if planned is not None:
-        if stored.package is None:
-            raise Conflict(expired_package(stored))
-        packages.touch(conn, *planned.key, now=now)
+        kept = stored.package or _built_again(conn, stored, planned.format, now=now)
+        packages.touch(conn, kept.id, kept.format, now=now)
     again = {"state": "pending", "reason": None, "redrives": executions.c.redrives + 1, "republished_at": now}
     its_state = executions.c.id == request_id, executions.c.state == stored.state
     if conn.execute(update(executions).where(*its_state).values(again)).rowcount == 0:
         raise Conflict(_WHY_NOT_REPUBLISHED["pending"])
     return get(conn, request_id)
+
+
+def _built_again(
+    conn: sqlalchemy.Connection, stored: StoredRequest, package_format: str, *, now: datetime
+) -> KeptPackage:
+    """Return the package that a replay has built for an expired one, and name it in the body.
+
+    It has another id if the rules of packing have changed, or the connection's `yaml_path`. Raise `Conflict`
+    if the commit has no package.
+    """
+    kept = packages.built_from(
+        conn,
+        connection=stored.connection,
+        commit=json.loads(stored.body)["commit"]["id"],
+        package_format=package_format,
+    )
+    if kept is None:
+        raise Conflict(expired_package(stored))
+    again = PlannedPackage(id=kept.id, format=kept.format, sha256=kept.sha256, size=kept.size)
+    body = with_package(stored.body, again.unsigned("", now=now))
+    its_body = update(execution_bodies).where(execution_bodies.c.execution == stored.seq)
+    conn.execute(its_body.values(body=body))
+    return kept
 
 
 def expired_package(stored: StoredRequest) -> str:

@@ -133,6 +133,20 @@ def find(
     return {(row.id, row.format): _record(row) for row in rows}
 
 
+def built_from(
+    conn: sqlalchemy.Connection, *, connection: str, commit: str, package_format: str
+) -> KeptPackage | None:
+    """Return the stored package of a commit, by whichever rules it was built."""
+    build = package_builds.c.package == packages.c.id, package_builds.c.format == packages.c.format
+    its_commit = (
+        package_builds.c.connection == connection,
+        package_builds.c.commit == commit,
+        package_builds.c.format == package_format,
+    )
+    row = conn.execute(select(packages).where(*build, *its_commit)).one_or_none()
+    return None if row is None else _record(row)
+
+
 def touch(conn: sqlalchemy.Connection, package_id: str, package_format: str, *, now: datetime) -> KeptPackage:
     """Record the use of a package, which restarts its time until it expires. Raise `NotFound`."""
     conn.execute(update(packages).where(_is(package_id, package_format)).values(last_used_at=now))

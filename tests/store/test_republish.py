@@ -84,7 +84,7 @@ def test_a_request_is_read_with_its_package(database: Database) -> None:
     named = {"id": PACKAGE.id, "url": "", "sha256": "0" * 64, "size": 1}
     for name, package_format in (("r1", PACKAGE.format), ("r2", "tar.zst"), ("r3", None)):
         package = None if package_format is None else {**named, "format": package_format}
-        body = json.dumps({"package": package}, separators=(",", ":")).encode()
+        body = json.dumps({"commit": {"id": B}, "package": package}, separators=(",", ":")).encode()
         plan(database, ref_update, replace(REQUEST, id=name, trigger=name, body=body))
         end(database, name, "published")
     with database.writing() as conn:
@@ -98,3 +98,24 @@ def test_a_request_is_read_with_its_package(database: Database) -> None:
     with database.writing() as conn, pytest.raises(Conflict, match=expired):
         executions.republish(conn, "r2", now=LATER)
     assert stored(database)["r2"].state == "published"
+
+
+def test_a_package_that_was_built_by_other_rules_replaces_an_expired_one(database: Database) -> None:
+    """After a replay, a request is not bound to an id that no rules build any more."""
+    connection(database)
+    ref_update = push(database, "d1", A, B)
+    former = {"id": "0" * 64, "url": "", "sha256": "0" * 64, "size": 1, "format": PACKAGE.format}
+    for name, commit in (("r1", BUILD.commit), ("r2", B)):
+        body = json.dumps({"commit": {"id": commit}, "package": former, "x": 1}, separators=(",", ":"))
+        plan(database, ref_update, replace(REQUEST, id=name, trigger=name, body=body.encode()))
+        end(database, name, "published")
+    with database.writing() as conn:
+        kept = packages.keep(conn, PACKAGE, BUILD)
+    with database.writing() as conn, pytest.raises(Conflict, match="its package has expired"):
+        executions.republish(conn, "r2", now=LATER)
+    with database.writing() as conn:
+        again = executions.republish(conn, "r1", now=LATER)
+    assert again.package == replace(kept, last_used_at=LATER)
+    message = json.loads(again.body)
+    assert (message["package"]["id"], message["package"]["sha256"], message["x"]) == (kept.id, kept.sha256, 1)
+    assert json.loads(stored(database)["r2"].body)["package"] == former

@@ -200,7 +200,7 @@ def test_a_task_is_asked_for_with_its_step(service: Service, project: Project) -
     assert (asked["kind"], asked["name"], asked["type"]) == ("task", "search", "random_search")
     assert asked["parameters"] == {"epochs": {"style": "multiple", "rules": {"items": [1, 2, 3]}}}
     assert asked["step"]["parameters"] == {"rate": 0.5}
-    assert asked["step"]["command"] == ["python train.py {parameters}"]
+    assert asked["step"]["command"] == ["python train.py {parameter:epochs} --rate=0.5"]
     assert asked["definition"]["execution-count"] == 4
 
 

@@ -15,6 +15,7 @@ import pytest
 from openapi_spec_validator import validate
 from openapi_spec_validator.validation.exceptions import OpenAPIValidationError
 
+from testing.corpus import CORPUS
 from testing.documents import PUBLIC_URL
 from testing.service import Project, Service
 
@@ -247,6 +248,13 @@ def test_answers_are_as_it_says(service: Service, project: Project) -> None:
     _, answer = service.deliver(made, project.payload(project.first, pushed))
     delivery = service.settled(answer["delivery"])
     [execution] = service.api.get("/executions")["items"]
+    # About other repositories, and so without ref updates; each has its own detail.
+    for case, event in (("pull-request-opened", "pull_request"), ("repository-renamed", "repository")):
+        body = (CORPUS / "github" / case / "body").read_bytes()
+        _, answer = service.deliver(made, body, event=event)
+        other = service.api.get(f"/deliveries/{answer['delivery']}")
+        assert other["detail"] is not None
+        held(other, "GET", "/deliveries/{id}", 200)
     for path, shown in (
         ("/connections", "/connections"),
         ("/connections/{id}", connection),

@@ -249,9 +249,7 @@ def _message(model: type[Part], kind: str, mode: ContentMode) -> dict[str, Any]:
     else:
         headers = _object({PARTITION_HEADER: attributes["partitionkey"], "traceparent": _TRACE})
         content = {"type": "string", "const": CONTENT_TYPES["binary"]}
-        payload = _object(
-            {**attributes, "datacontenttype": content, "traceparent": _TRACE, "data": data}, optional
-        )
+        payload = _object({**attributes, "datacontenttype": content, "data": data}, optional)
     return {
         "name": kind,
         "title": model.__name__,
@@ -314,6 +312,7 @@ def _attributes(kind: str) -> dict[str, Any]:
         "time": {"type": "string", "format": "date-time", "description": "when the message was planned"},
         "dataschema": {"type": "string", "format": "uri", "description": "the $id of the data's JSON Schema"},
         "partitionkey": {"type": "string", "description": "the connection: its messages belong together"},
+        "traceparent": _TRACE,
     }
 
 

@@ -43,6 +43,7 @@ CONTENT_TYPES: Mapping[ContentMode, str] = {
 PARTITION_HEADER = "ce-partitionkey"
 REDRIVE = "redrive"
 """An extension attribute: how often an operator has republished the request. The first message has none."""
+_TRACE = "traceparent"
 
 # A routing key is at most 255 bytes, the prefix and two dots are 21: https://www.rabbitmq.com/docs/publishers
 _MAX_WORD_LENGTH = 117
@@ -69,6 +70,7 @@ def message(stored: Stored, *, public_url: str, mode: ContentMode = "binary") ->
         "time": moment.isoformat(),
         "dataschema": schema,
         "partitionkey": stored.connection,
+        _TRACE: traceparent(stored),
     }
     if isinstance(stored, StoredRequest) and stored.redrives:
         attributes[REDRIVE] = stored.redrives
@@ -90,11 +92,13 @@ def _encoded(
     stored: Stored, attributes: Mapping[str, str | int], mode: ContentMode
 ) -> tuple[dict[str, str], bytes]:
     """Return the headers and the body of a message."""
-    trace = {"traceparent": traceparent(stored)}
+    # Tracing libraries read the header `traceparent`; libraries of CloudEvents read attributes only:
+    # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md
+    trace = {_TRACE: str(attributes[_TRACE])}
     if mode == "binary":
         # In a header, an integer is a string: "Type System" in the specification.
         return {f"ce-{name}": str(value) for name, value in attributes.items()} | trace, stored.body
-    envelope = {**attributes, "datacontenttype": CONTENT_TYPES["binary"], **trace}
+    envelope = {**attributes, "datacontenttype": CONTENT_TYPES["binary"]}
     # The data is JSON already, so it is embedded as it is:
     # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
     body = json.dumps(envelope).encode()[:-1] + b', "data": ' + stored.body + b"}"

@@ -61,7 +61,7 @@ def test_a_peers_library_reads_every_message_in_both_modes(
     assert read.get_datacontenttype() == "application/json"
     assert read.get_data() == {"project": "digits"}
     assert (made.correlation_id, made.app_id, made.delivery_mode) == ("delivery of 1", "pushgate", 2)
-    assert made.headers["traceparent"] == traceparent(stored)
+    assert read.get_attributes()["traceparent"] == traceparent(stored) == made.headers["traceparent"]
 
 
 def test_in_structured_mode_the_body_is_the_envelope() -> None:
@@ -116,6 +116,7 @@ def test_a_request_is_a_cloudevent_in_binary_mode() -> None:
         "ce-time": "2026-11-23T09:00:00+00:00",
         "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.0.json",
         "ce-partitionkey": "c1",
+        "ce-traceparent": traceparent(request("r1")),
         "traceparent": traceparent(request("r1")),
     }
     assert (made.message_id, made.type, made.correlation_id) == ("r1", TYPE, "delivery of r1")

@@ -52,6 +52,7 @@ def test_a_published_request_arrives_with_everything_that_the_contract_names(
             "ce-time": "2026-11-23T09:00:00+00:00",
             "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.0.json",
             "ce-partitionkey": "c1",
+            "ce-traceparent": traceparent(request("r1")),
             "traceparent": traceparent(request("r1")),
         }
         assert message.content_type == "application/json"

@@ -24,6 +24,8 @@ from gateway.api.endpoints import Answering, answering, guarded
 from gateway.api.root_paths import ROOT_PATHS, UnreadableWebhook, WebhookReceipt
 from gateway.api.schemas import Error
 from gateway.api.statuses import COMPONENTS, CONTENT_RANGE, FILE_HEADERS, responses, without_content
+from gateway.messages.names import EXECUTION_REQUEST_SCHEMA
+from gateway.messages.schema import examples
 
 _BASE = "/api/v1"
 _COMPONENT = "#/components/schemas/"
@@ -168,6 +170,8 @@ def document(operations: Sequence[Operation], *, version: str, base_url: str) ->
     names, shapes = models_json_schema(
         models, ref_template=f"{_COMPONENT}{{model}}", schema_generator=_Schemas
     )
+    # One for each kind of execution would be half of the document; the JSON Schema of the message has them.
+    shapes["$defs"]["ExecutionRequest"]["examples"] = examples(EXECUTION_REQUEST_SCHEMA)[:1]
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         item = paths.setdefault(_BASE + operation.path, {})

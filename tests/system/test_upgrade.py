@@ -125,7 +125,8 @@ def in_flight(revision: str, project: Project, commit: str) -> Iterator[tuple[st
     dead = {"owner": "a worker that died", "expires_at": now + SOON}
     yield "leases", {"connection": name, "attempts": 0, "due_at": now, **dead}
     if revision >= "0002":
-        yield "sweeps", {"connection": name, "due_at": now, "asked": True, "asked_by": f"{name}-1"}
+        table = "reconciliations" if revision >= "0014" else "sweeps"
+        yield table, {"connection": name, "due_at": now, "asked": True, "asked_by": f"{name}-1"}
 
 
 def earlier_revisions(conn: sqlalchemy.Connection) -> list[str]:

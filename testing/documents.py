@@ -1,4 +1,4 @@
-"""Write the machine-readable documents in docs/, and the examples in them: `python -m testing.documents`.
+"""Write the machine-readable documents in docs/, and the examples of messages: `python -m testing.documents`.
 
 Each one is made from the code, and a test compares it with the file. Read the difference as a consumer would
 before you commit it.
@@ -21,15 +21,21 @@ from testing.service import Command
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs"
 EXAMPLES = ROOT / "gateway" / "messages" / "examples"
+GUIDE = FOLDER / "message.md"
+"""The guide for authors of runners: an example follows each comment such as `<!-- example: step -->`."""
 PUBLIC_URL = "https://pushgate.example.com"
 """Where the gateway of the OpenAPI document in docs/ is."""
 
 
+_GUIDE_WIDTH = 120
+
+
 def main() -> None:
-    """Write the examples of messages, the OpenAPI document, the AsyncAPI document and the JSON Schemas."""
+    """Write the examples of messages, the guide that shows them, and the documents for machines."""
     # First, because the schemas contain them.
     for name, examples in messages().items():
         _write(EXAMPLES / f"{name}.json", examples)
+    GUIDE.write_text(with_examples(GUIDE.read_text(encoding="utf-8")), encoding="utf-8")
     with (
         tempfile.TemporaryDirectory() as folder,
         Command(Path(folder), PUBLIC_URL=PUBLIC_URL) as service,
@@ -45,6 +51,33 @@ def main() -> None:
     }
     for name, content in documents.items():
         _write(FOLDER / name, content)
+
+
+def with_examples(guide: str) -> str:
+    """Return the guide with the examples of execution requests that the planner makes now."""
+    for example in messages()["execution-request"]:
+        block = f"<!-- example: {example['execution']['kind']} -->\n\n```json\n"
+        start = guide.index(block) + len(block)
+        end = guide.index("\n```\n", start)
+        guide = guide[:start] + _compact(example) + guide[end:]
+    return guide
+
+
+def _compact(value: Any, *, indent: str = "", used: int = 0) -> str:
+    """Return JSON in which each list or object that fits in a line is in one line."""
+    text = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or not value or len(indent) + used + len(text) <= _GUIDE_WIDTH:
+        return text
+    inner = f"{indent}  "
+    if isinstance(value, dict):
+        keys = {f"{json.dumps(key, ensure_ascii=False)}: ": item for key, item in value.items()}
+        lines = [key + _compact(item, indent=inner, used=len(key) + 1) for key, item in keys.items()]
+        brackets = "{}"
+    else:
+        lines = [_compact(item, indent=inner, used=1) for item in value]
+        brackets = "[]"
+    body = ",\n".join(f"{inner}{line}" for line in lines)
+    return f"{brackets[0]}\n{body}\n{indent}{brackets[1]}"
 
 
 def _write(path: Path, content: Any) -> None:

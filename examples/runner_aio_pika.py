@@ -7,7 +7,9 @@ from pathlib import Path
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
-from execution import Inbox, Unusable, log, read
+from execution import read
+from inbox import Inbox
+from step import Unusable, log
 
 QUEUE = os.environ.get("QUEUE", "pushgate.executions")
 

@@ -5,10 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-from execution import Inbox, Unusable, log, read
+from execution import read
 from faststream import AckPolicy, FastStream
 from faststream.rabbit import RabbitBroker, RabbitMessage, RabbitQueue
 from faststream.rabbit.schemas import Channel
+from inbox import Inbox
+from step import Unusable, log
 
 # Pushgate or an operator declares the queue; the runner only checks that it exists.
 QUEUE = RabbitQueue(os.environ.get("QUEUE", "pushgate.executions"), declare=False)

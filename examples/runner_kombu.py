@@ -5,8 +5,10 @@ import sys
 import time
 from pathlib import Path
 
-from execution import Inbox, Unusable, log, read
+from execution import read
+from inbox import Inbox
 from kombu import Connection, Queue
+from step import Unusable, log
 
 # Pushgate or an operator declares the queue; the runner only checks that it exists.
 QUEUE = Queue(os.environ.get("QUEUE", "pushgate.executions"), no_declare=True)

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 
 import pika
-from execution import Inbox, Unusable, log, read
+from execution import read
+from inbox import Inbox
+from step import Unusable, log
 
 QUEUE = os.environ.get("QUEUE", "pushgate.executions")
 

@@ -19,7 +19,7 @@ from tests.publish.runner import Runner
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAIN = "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n"
-RECIPES = ["runner_aio_pika", "runner_faststream", "runner_kombu", "runner_pika"]
+RECIPES = ["runner_aio_pika", "runner_celery", "runner_faststream", "runner_kombu", "runner_pika"]
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """npm packages for tests: installed into pytest's cache once, never committed."""
 
+import json
 import os
 import shutil
 import subprocess
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +32,20 @@ def installed(cache: pytest.Cache, *packages: str) -> Path:
             part.rename(folder)
         shutil.rmtree(part, ignore_errors=True)
     return folder / "node_modules"
+
+
+def run_node(script: str, *arguments: str, stdin: object = None) -> Any:
+    """Run an ECMAScript module with JSON on its standard input; return the JSON that it prints."""
+    run = subprocess.run(
+        ["node", "--input-type=module", "--eval", script, *arguments],
+        input=json.dumps(stdin),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
 
 
 def stop(reason: str) -> None:

@@ -1,7 +1,5 @@
 """The schemas and the AsyncAPI document in the hands of others' tools: ajv, jsonschema, AsyncAPI's parser."""
 
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from gateway.messages.events import event_schema
 from gateway.messages.execution_request import schema
 from gateway.messages.schema import examples
 from testing.example import messages
-from testing.npm import installed
+from testing.npm import installed, run_node
 from tests.plan.facts import EVERYTHING, MANIFEST, planned
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -54,20 +52,6 @@ console.log(JSON.stringify({ problems, channels }));
 """
 
 
-def node(script: str, *arguments: str, stdin: object = None) -> Any:
-    """Return the JSON that a script prints."""
-    run = subprocess.run(
-        ["node", "--input-type=module", "--eval", script, *arguments],
-        input=json.dumps(stdin),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
-
-
 def planned_messages() -> list[Any]:
     """Return requests as the planner makes them, from small files and from one that sets every field."""
     runs = [{"step": "train"}, {"pipeline": "nightly"}]
@@ -92,7 +76,7 @@ def test_ajv_takes_the_schemas_in_its_strict_mode(pytestconfig: pytest.Config) -
     given = {name: [*made, without_a_required_field(made[0])] for name, made in real.items()}
     request = real["execution-request"][0]
     given["execution-request"].append({**request, "execution": {**request["execution"], "kind": "node"}})
-    found = node(VALIDATE, str(modules), stdin={"schemas": SCHEMAS, "messages": given})
+    found = run_node(VALIDATE, str(modules), stdin={"schemas": SCHEMAS, "messages": given})
     for name, made in real.items():
         assert found[name][: len(made)] == [None] * len(made)
         assert "must have required property" in found[name][len(made)]
@@ -103,7 +87,7 @@ def test_the_parser_of_asyncapi_accepts_the_document(pytestconfig: pytest.Config
     """It also compares the examples with headers and payload; and each channel has an operation."""
     assert pytestconfig.cache is not None
     modules = installed(pytestconfig.cache, *PARSER)
-    found = node(PARSE, str(modules), str(DOCS / "asyncapi.json"))
+    found = run_node(PARSE, str(modules), str(DOCS / "asyncapi.json"))
     assert found["problems"] == []
     assert len(found["channels"]) == 6
     assert [channel for channel, operations in found["channels"] if operations == 0] == []

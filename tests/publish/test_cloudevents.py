@@ -16,7 +16,19 @@ from gateway.messages.events import EVENTS
 from gateway.messages.execution_request import TYPE
 from gateway.messages.names import EXECUTION_REQUESTED, EventName, message_type
 from gateway.publish.cloudevents import ContentMode, Stored, message, routing_key, traceparent
+from testing.npm import installed, run_node
 from tests.publish.outbox import PLANNED_AT, event, request
+
+READ_IN_JAVASCRIPT = """
+import { createRequire } from "node:module";
+const require = createRequire(process.argv[1] + "/");
+const { HTTP } = require("cloudevents");
+let input = "";
+for await (const chunk of process.stdin) input += chunk;
+const events = JSON.parse(input).map((message) => HTTP.toEvent(message));
+for (const event of events) event.validate();
+console.log(JSON.stringify(events));
+"""
 
 
 def test_the_types_are_those_of_the_wire_contract() -> None:
@@ -62,6 +74,28 @@ def test_a_peers_library_reads_every_message_in_both_modes(
     assert read.get_data() == {"project": "digits"}
     assert (made.correlation_id, made.app_id, made.delivery_mode) == ("delivery of 1", "pushgate", 2)
     assert read.get_attributes()["traceparent"] == traceparent(stored) == made.headers["traceparent"]
+
+
+def test_the_javascript_library_reads_messages_in_both_modes(pytestconfig: pytest.Config) -> None:
+    """It has no binding for AMQP; the headers have the names of its binding for HTTP."""
+    assert pytestconfig.cache is not None
+    stored = replace(request("1"), body=b'{"project": "digits"}')
+    made = [message(stored, public_url="https://push.example", mode=mode) for mode in get_args(ContentMode)]
+    given = [
+        {"headers": {**one.headers, "content-type": one.content_type}, "body": one.body.decode()}
+        for one in made
+    ]
+    found = run_node(
+        READ_IN_JAVASCRIPT, str(installed(pytestconfig.cache, "cloudevents@10.0.0")), stdin=given
+    )
+    for read in found:
+        assert read["id"] == "1"
+        assert read["type"] == TYPE
+        assert read["source"] == "https://push.example/api/v1/connections/c1"
+        assert read["dataschema"].endswith("/execution-request-1.0.json")
+        assert read["partitionkey"] == "c1"
+        assert read["data"] == {"project": "digits"}
+    assert len(found) == 2
 
 
 def test_in_structured_mode_the_body_is_the_envelope() -> None:

@@ -270,4 +270,7 @@ def _holds(condition: str, metadata: Mapping[str, Any]) -> bool:
 
 if __name__ == "__main__":
     # Execute one request from standard input, without a broker: the `message` of `pushgate executions ID`.
-    sys.exit(execute(read(sys.stdin.buffer.read())))
+    try:
+        sys.exit(execute(read(sys.stdin.buffer.read())))
+    except Unusable as error:
+        sys.exit(f"this request cannot be executed: {error}")

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,12 +15,15 @@ import aio_pika
 import pytest
 
 from testing.broker import Broker
+from testing.npm import installed
 from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAIN = "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n"
-RECIPES = ["runner_aio_pika", "runner_celery", "runner_faststream", "runner_kombu", "runner_pika"]
+NODE = "runner.mjs"
+AMQPLIB = "amqplib@2.3.1"
+RECIPES = ["runner_aio_pika", "runner_celery", "runner_faststream", "runner_kombu", "runner_pika", NODE]
 
 
 @pytest.fixture
@@ -40,10 +44,14 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a recipe until it has taken so many messages."""
     (folder / "bin").mkdir(exist_ok=True)
-    if not (folder / "bin" / "python").exists():
-        (folder / "bin" / "python").symlink_to(sys.executable)
+    for name in ("python", "python3"):
+        if not (folder / "bin" / name).exists():
+            (folder / "bin" / name).symlink_to(sys.executable)
+    program: list[str | Path] = (
+        [sys.executable, EXAMPLES / f"{recipe}.py"] if recipe != NODE else ["node", folder / NODE]
+    )
     return subprocess.run(
-        [sys.executable, EXAMPLES / f"{recipe}.py", broker.url, str(count)],
+        [*program, broker.url, str(count)],
         cwd=folder,
         # The step runs `python`, which its container has and a fresh Debian does not.
         env={**os.environ, "QUEUE": queue, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
@@ -67,9 +75,19 @@ def publish(broker: Broker, queue: str, body: bytes) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_runs_what_was_pushed(
-    recipe: str, service: Service, project: Project, broker: Broker, queue: str, tmp_path: Path
+    recipe: str,
+    service: Service,
+    project: Project,
+    broker: Broker,
+    queue: str,
+    tmp_path: Path,
+    pytestconfig: pytest.Config,
 ) -> None:
     """In the package's folder, once despite repetitions; an invalid message becomes a dead letter."""
+    if recipe == NODE:
+        (tmp_path / "node_modules").symlink_to(installed(pytestconfig.cache, AMQPLIB))
+        for name in (NODE, "execution.py", "step.py"):
+            shutil.copy(EXAMPLES / name, tmp_path)
     connection = service.connect(project.url, "train@main")
     files = {
         "train.py": "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n",
@@ -110,9 +128,14 @@ def test_a_recipe_runs_what_was_pushed(
     service.api.send("POST", f"/executions/{execution['id']}/republish", {})
     republished = run(recipe, broker, queue, 1, tmp_path)
     assert republished.stdout.splitlines()[1:] == ["trained 42 ['--epochs=3']"], republished.stderr
-    if recipe != "runner_faststream":
-        # As after a kill during the execution: the broker no longer has the message.
+    if recipe == "runner_faststream":
+        return
+    # As after a kill during the execution: the broker no longer has the message.
+    if recipe == NODE:
+        [ended] = (tmp_path / "inbox" / "ended").iterdir()
+        ended.rename(tmp_path / "inbox" / "pending" / ended.name)
+    else:
         with closing(sqlite3.connect(tmp_path / "inbox.db")) as inbox, inbox:
             inbox.execute("UPDATE requests SET ended = NULL")
-        again = run(recipe, broker, queue, 0, tmp_path)
-        assert f"{execution['id']} ended with status 0" in again.stderr
+    again = run(recipe, broker, queue, 0, tmp_path)
+    assert f"{execution['id']} ended with status 0" in again.stderr

@@ -148,7 +148,10 @@ def test_tasks_run_each_set_of_parameters(
         [f"ran ['--rate', '{rate}', '--depth=9', '--layer=8'] {{}}" for rate in ("0.01", "0.1", "1.0")],
     )
     assert random[:2] == (1, [])
-    assert "Unusable: this runner executes grid and manual searches, not a random_search" in random[2]
+    assert (
+        "this request cannot be executed: this runner executes grid and manual searches, not a random_search"
+        in random[2]
+    )
 
 
 @pytest.mark.parametrize(

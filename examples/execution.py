@@ -49,10 +49,12 @@ def read(body: bytes, headers: Mapping[str, Any] | None = None) -> dict[str, Any
         if "specversion" in request:
             request, redrive = request["data"], request.get("redrive", 0)
         request["redrive"] = int(redrive)
+        if not isinstance(request["id"], str):
+            raise Unusable("the request's id is not a text")
         if request["package"] is None:
             raise Unusable("this runner executes only requests with a package")
         check(request["execution"])
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise Unusable(f"this is not an execution request: {error!r}") from error
     return request
 
@@ -67,7 +69,7 @@ def check(execution: Mapping[str, Any]) -> None:
         if len(list(itertools.islice(_sets(execution, {}), MAX_EXECUTIONS + 1))) > MAX_EXECUTIONS:
             raise Unusable(f"task {execution['name']} has more than {MAX_EXECUTIONS} executions")
     elif execution["kind"] != "step":
-        raise Unusable(f"this runner executes steps, tasks and pipelines, not a {execution['kind']}")
+        raise Unusable(f"this runner executes steps, tasks and pipelines, and no kind {execution['kind']}")
 
 
 def _check_pipeline(pipeline: Mapping[str, Any]) -> None:

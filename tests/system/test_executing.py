@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from valohai_yaml.objs import Parameter
 
+from testing.example import messages
 from testing.service import Project, Service, wait_for
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -52,8 +53,8 @@ def requested(service: Service, project: Project, files: str, *runs: dict[str, A
     service.deliver(connection, project.payload(project.first, pushed))
     wait_for(lambda: len(service.api.get("/executions")["items"]) == len(runs), "all are planned")
     found = [service.api.get(f"/executions/{item['id']}") for item in service.api.get("/executions")["items"]]
-    messages = {item["message"]["trigger"]: json.dumps(item["message"]).encode() for item in found}
-    return [messages[str(number)] for number in range(len(runs))]
+    by_trigger = {item["message"]["trigger"]: json.dumps(item["message"]).encode() for item in found}
+    return [by_trigger[str(number)] for number in range(len(runs))]
 
 
 def execute(message: bytes, folder: Path) -> tuple[int, list[str], str]:
@@ -113,8 +114,8 @@ def test_nodes_fail_and_stop_as_the_pipeline_says(
 ) -> None:
     """By `on-error`, by an action, and where a node lacks what an edge should pass on."""
     names = ("on-errors", "stopped", "lacking")
-    messages = requested(service, project, files, *({"run": {"pipeline": name}} for name in names))
-    on_errors, stopped, lacking = (execute(message, tmp_path / "runner") for message in messages)
+    made = requested(service, project, files, *({"run": {"pipeline": name}} for name in names))
+    on_errors, stopped, lacking = (execute(message, tmp_path / "runner") for message in made)
     argument = "ran ['--rate', '0.3', '--depth=3', '--layer=64', '--layer=32'] {}"
     assert on_errors[:2] == (4, [argument])
     assert "node third is skipped" in on_errors[2]
@@ -127,7 +128,7 @@ def test_tasks_run_each_set_of_parameters(
     service: Service, project: Project, files: str, tmp_path: Path
 ) -> None:
     """Of a manual search and of scales, with the trigger's values; a random search is refused."""
-    messages = requested(
+    made = requested(
         service,
         project,
         files,
@@ -135,7 +136,7 @@ def test_tasks_run_each_set_of_parameters(
         {"run": {"task": "logarithmic"}, "parameters": {"layers": [8]}},
         {"run": {"task": "random"}},
     )
-    chosen, logarithmic, random = (execute(message, tmp_path / "runner") for message in messages)
+    chosen, logarithmic, random = (execute(message, tmp_path / "runner") for message in made)
     assert chosen[:2] == (
         0,
         [
@@ -152,6 +153,41 @@ def test_tasks_run_each_set_of_parameters(
         "this request cannot be executed: this runner executes grid and manual searches, not a random_search"
         in random[2]
     )
+
+
+def test_a_step_is_refused_for_its_inputs(
+    service: Service, project: Project, files: str, tmp_path: Path
+) -> None:
+    """If a file would leave its folder, or cannot be downloaded; nothing runs."""
+    steps = ("escaping", "elsewhere", "missing")
+    made = requested(service, project, files, *({"run": {"step": step}} for step in steps))
+    assert [execute(message, tmp_path / "runner") for message in made] == [
+        (1, [], f"this request cannot be executed: {reason}\n")
+        for reason in (
+            "this is no path in a folder: ../../../escaped.csv",
+            "this URL is not http or https: s3://bucket/rows.csv",
+            f"{files}/missing.csv cannot be downloaded: HTTP Error 404: File not found",
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[" * 100_000, "RecursionError"),
+        (b"[]", "TypeError"),
+        (b'{"id": 1, "execution": {"kind": "step"}, "package": {}}', "id is not a text"),
+        (b'{"id": "1", "execution": {"kind": "step"}, "package": null}', "only requests with a package"),
+        (b'{"id": "1", "execution": {"kind": "other"}, "package": {}}', "no kind other"),
+        (json.dumps(messages()["execution-request"][1]).encode(), "node release is a deployment"),
+    ],
+)
+def test_other_messages_are_refused(body: bytes, reason: str, tmp_path: Path) -> None:
+    """With the reason, so that a runner can reject them."""
+    status, _, log = execute(body, tmp_path / "runner")
+    assert status == 1
+    assert log.startswith("this request cannot be executed: ")
+    assert reason in log
 
 
 @pytest.mark.parametrize(

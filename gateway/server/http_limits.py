@@ -131,6 +131,22 @@ class _RefusedError(Exception):
     """
 
 
+class _LastAnswer:
+    """The transport for the answer after which the connection ends."""
+
+    def __init__(self, client: "LimitedHttp") -> None:
+        self._client = client
+
+    def write(self, data: bytes) -> None:
+        self._client.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._client.transport.is_closing()
+
+    def close(self) -> None:
+        self._client.close_after_request()
+
+
 class LimitedHttp(HttpToolsProtocol):
     """A connection of a client."""
 
@@ -163,6 +179,9 @@ class LimitedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
         # uvicorn keeps this timer, and with it the connection, if the client has reset the connection.
         self._unset_keepalive_if_required()
+        if self.cycle is not None:
+            # Without `_LastAnswer`, which refers to the connection.
+            self.cycle.transport = self.transport
 
     def data_received(self, data: bytes) -> None:
         """Parse the received data piece by piece, as long as it keeps within the limits."""
@@ -237,6 +256,8 @@ class LimitedHttp(HttpToolsProtocol):
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise self._refused(400, "pipelined", "too many requests sent ahead of their answers")
         super().on_headers_complete()
+        if not self.cycle.keep_alive:
+            self.cycle.transport = cast("asyncio.Transport", _LastAnswer(self))
         self.headers = []
         self._state = _BODY
         self._deadline = None
@@ -256,8 +277,19 @@ class LimitedHttp(HttpToolsProtocol):
             self._check_headers([*self.cycle.scope["headers"], *self.headers])
         super().on_message_complete()
         self._state = _IDLE
-        if self.cycle.response_complete:
+        if not self.cycle.response_complete:
+            return
+        if self.cycle.keep_alive:
             self._expect(self._limits.keep_alive)
+        else:
+            self.transport.close()
+
+    def close_after_request(self) -> None:
+        """Close the connection once the request is complete: unread data would discard the answer."""
+        if self._state is _IDLE:
+            self.transport.close()
+        else:
+            self.transport.write_eof()
 
     def on_response_complete(self) -> None:
         """Wait for the rest of this request, or for the next request."""

@@ -306,6 +306,54 @@ def test_a_connection_that_is_reset_leaves_nothing() -> None:
         wait_for(lambda: not connections_in_memory(), "the connection is gone", seconds=ANY_SECONDS)
 
 
+@pytest.mark.parametrize("how", ["Connection: close", "chunked", "HTTP/1.0"])
+def test_a_client_that_will_not_send_again_gets_its_answer(how: str) -> None:
+    """Although it still sends a body that nobody reads: closing at once would discard the answer."""
+    size = 20 * MIB
+    head = attacks.head("/", "Connection: close", f"Content-Length: {size}") + b"\r\n"
+    body = b"x" * size
+    if how == "chunked":
+        head = attacks.head("/", "Connection: close", "Transfer-Encoding: chunked") + b"\r\n"
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (size, body)
+    elif how == "HTTP/1.0":
+        head = head.replace(b"HTTP/1.1", b"HTTP/1.0").replace(b"Connection: close\r\n", b"")
+    with uncollected(), serving(answer, quick()) as address:
+        for _ in range(3):
+            with socket.create_connection(address, timeout=ANY_SECONDS) as client:
+                client.sendall(head)
+                client.sendall(body)
+                received = everything(client)
+            assert received.startswith(b"HTTP/1.1 200")
+            assert received.endswith(b"ok")
+        wait_for(lambda: not connections_in_memory(), "the connections are gone", seconds=ANY_SECONDS)
+
+
+def test_who_announces_a_body_and_the_end_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of an unwanted body has a deadline."""
+    monkeypatch.setattr("gateway.server.http_limits._DISCARD_SECONDS", 0.1)
+    begin = attacks.head("/", "Connection: close", "Content-Length: 1000") + b"\r\n"
+    with serving(answer, quick()) as address, attacks.held_open(address, 1, begin) as [client]:
+        assert everything(client).endswith(b"ok")
+        wait_for(lambda: has_ended(client), "it is hung up on")
+
+
+def everything(client: socket.socket) -> bytes:
+    """Return what the server sends before it ends its direction."""
+    received = b""
+    while piece := client.recv(MIB):
+        received += piece
+    return received
+
+
+def has_ended(client: socket.socket) -> bool:
+    """Return whether the server has closed the connection, and not only its own direction."""
+    try:
+        client.send(b"x")
+    except OSError:
+        return True
+    return False
+
+
 def test_silent_connections_make_room_for_new_ones() -> None:
     """However many there are, new requests are answered; the connections idle longest are closed."""
     with serving(answer, quick()) as address, attacks.held_open(address, 200) as silent:

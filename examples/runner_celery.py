@@ -1,8 +1,8 @@
 """A Celery worker that takes requests beside its tasks. `python runner_celery.py amqp://… [COUNT]`.
 
-Never list Pushgate's queue among the queues of a plain Celery worker (`-Q`, `task_queues`): requests are not
-Celery tasks, so the worker rejects them, and in structured mode acknowledges them: they are lost. This
-consumer step takes them itself, and starts a task that executes them.
+Never list Pushgate's queue among the queues of a Celery worker (`-Q`, `task_queues`): requests are not Celery
+tasks. The worker rejects them, so that they become dead letters, and in structured mode acknowledges them, so
+that they are lost. This consumer step receives them instead, and starts a task that executes them.
 """
 
 import os

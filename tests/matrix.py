@@ -1,9 +1,9 @@
 """The tests with every supported Python that is on this machine: `python -m tests.matrix`, or `make matrix`.
 
 Each interpreter gets a clone of the commit and a virtual environment of its own below build/matrix, and runs
-the tests with only what the README requires: a minimal PATH, no variable but HOME, and, where root runs it,
-an ordinary user. MATRIX="3.11.2 3.13" chooses interpreters by the beginnings of their versions, and the
-arguments are pytest's.
+the tests with only what the README requires: a minimal PATH, no variables but HOME and the settings of pip
+and npm, and, where root runs it, an ordinary user. MATRIX="3.11.2 3.13" chooses interpreters by the
+beginnings of their versions, and the arguments are pytest's.
 """
 
 import os
@@ -31,8 +31,10 @@ PLACES = (
 MINIMAL_PATH = "/usr/bin:/bin"
 # Has no home, no group and no rights on any Linux.
 _NOBODY = 65534
-# pip's own settings name mirrors and authorities, which it may need to reach an index.
-_PASSED_ON = ("PIP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# The settings of pip and npm name mirrors and authorities, which they may need to reach an index. Some tests
+# install generators of clients by them.
+_OF_INSTALLERS = ("PIP_", "NPM_CONFIG_", "NODE_EXTRA_CA_CERTS")
+_OF_NETWORK = ("SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,9 +128,9 @@ def _user(interpreter: Interpreter, folder: Path) -> list[str]:
 
 
 def _run(command: Sequence[str], folder: Path, user: Sequence[str], *, installs: bool = False) -> int:
-    environment = {"PATH": MINIMAL_PATH, "HOME": str(folder / "home")}
-    if installs:
-        environment |= {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
+    passed_on = _OF_INSTALLERS + (_OF_NETWORK if installs else ())
+    environment = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
+    environment |= {"PATH": MINIMAL_PATH, "HOME": str(folder / "home")}
     return subprocess.run(
         [*user, *command], cwd=folder / "tree", env=environment, check=False, stdin=subprocess.DEVNULL
     ).returncode

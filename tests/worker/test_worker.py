@@ -72,33 +72,19 @@ def test_a_long_fetch_is_shown_on_the_delivery(database: Database, monkeypatch: 
     with database.writing() as conn:
         accept.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
 
-    def settled() -> deliveries.RecordedDelivery | None:
+    def newest_reason() -> str | None:
         with database.reading() as conn:
-            found = _newest(conn)
-        return found if found.updates[0].state != "pending" else None
+            return _newest(conn).updates[0].reason
 
-    async def scenario() -> tuple[str, str | None]:
-        stages = SlowRemote(database)
-        notifier = Notifier()
-        worker = Worker(
-            name="w",
-            database=database,
-            claims=CLAIMS,
-            stages=stages,
-            wakeups=notifier.subscribe(),
-            notify=notifier.notify,
-        )
-        running = asyncio.create_task(worker.run())
-        found = await asyncio.to_thread(wait_for, settled, "the update has ended")
-        running.cancel()
-        await asyncio.wait({running})
-        return stages.seen, found.updates[0].reason
+    def is_settled() -> bool:
+        with database.reading() as conn:
+            return _newest(conn).updates[0].state != "pending"
 
     monkeypatch.setattr("gateway.worker.worker._PROGRESS_SECONDS", 0.02)
-    assert asyncio.run(scenario()) == (
-        "fetching: receiving objects 45 %, 12.00 MiB",
-        "fetched for acme/digits",
-    )
+    stages = SlowRemote(database)
+    asyncio.run(worked(database, stages, is_settled))
+    assert stages.seen == "fetching: receiving objects 45 %, 12.00 MiB"
+    assert newest_reason() == "fetched for acme/digits"
 
 
 class Refusing:
@@ -229,23 +215,9 @@ def test_what_is_changed_during_a_fetch_counts(
             [update] = _newest(conn).updates
         return update.reason if update.state != "pending" else None
 
-    async def scenario() -> tuple[str, list[str]]:
-        stages, notifier = Overtaken(database, change), Notifier()
-        worker = Worker(
-            name="w",
-            database=database,
-            claims=CLAIMS,
-            stages=stages,
-            wakeups=notifier.subscribe(),
-            notify=notifier.notify,
-        )
-        running = asyncio.create_task(worker.run())
-        reason = await asyncio.to_thread(wait_for, settled, "the update has ended")
-        running.cancel()
-        await asyncio.wait({running})
-        return reason, stages.urls
-
-    assert asyncio.run(scenario()) == (ended, urls)
+    stages = Overtaken(database, change)
+    asyncio.run(worked(database, stages, settled))
+    assert (settled(), stages.urls) == (ended, urls)
 
 
 def test_a_refusal_is_the_end_of_its_own_push_only(database: Database) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from bench.report import Row
+from bench.report import Progress, Row, measured
 from providers import PROVIDERS
 from testing.corpus import NOW, Case, cases
 
@@ -36,18 +36,19 @@ _SHAPES: dict[str, tuple[tuple[str | int, ...], int, int]] = {
 _WORDS = ("the", "model", "learns", "faster", "with", "fewer", "epochs", "and", "a", "larger", "batch", "fix")
 
 
-def run(progress: Callable[[str], None]) -> list[Row]:
+def run(progress: Progress) -> list[Row]:
     """Measure, and return the rows of the table."""
     rows: list[Row] = []
     pushes = {case.provider_name: case for case in cases() if case.name == "push"}
     for name in _SHAPES:
         progress(f"providers: {name}")
         for size in (8 * _KB, _SHAPES[name][2]):
-            rows += _rows(_grown(pushes[name], size))
+            rows += measured(f"{name} {_size(size)}", _rows, pushes[name], size)
     return rows
 
 
-def _rows(case: Case) -> list[Row]:
+def _rows(push: Case, size: int) -> list[Row]:
+    case = _grown(push, size)
     title = f"{case.provider_name} {_size(len(case.body))}"
     module: Any = case.provider
     model = getattr(module, "_Push", None) or module._Any  # noqa: SLF001 - the yardstick reads the same fields
@@ -70,7 +71,9 @@ def _rows(case: Case) -> list[Row]:
         ),
     ]
     if is_large:
-        rows.append(Row(f"{title}: parse in ms", parse / 1000, 3, aim=1, higher_is_better=False))
+        rows.append(
+            Row(f"{title}: parse in ms", [time / 1000 for time in parse], 3, aim=1, higher_is_better=False)
+        )
     return rows
 
 
@@ -82,20 +85,17 @@ def _bare_proof(case: Case) -> tuple[str, Callable[[], object]]:
     return "a comparison", lambda: hmac.compare_digest(secret, secret)
 
 
-def _turns(*calls: Callable[[], object]) -> list[float]:
-    """Return the µs of each call in its best round: other load on the machine only adds.
-
-    They take turns, so that all have the same conditions.
-    """
+def _turns(*calls: Callable[[], object]) -> list[list[float]]:
+    """Return the µs of each call in each round; they take turns, so that all have the same conditions."""
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(_ROUNDS):
-        for call, measured in zip(calls, times, strict=True):
+        for call, taken in zip(calls, times, strict=True):
             count, started = 0, time.perf_counter()
             while (elapsed := time.perf_counter() - started) < _SECONDS_EACH:
                 call()
                 count += 1
-            measured.append(elapsed / count * 1e6)
-    return [min(measured) for measured in times]
+            taken.append(elapsed / count * 1e6)
+    return times
 
 
 def _grown(case: Case, size: int) -> Case:

@@ -5,10 +5,8 @@ of a push, from the webhook to the message, by stage, on a mirror that is warm.
 """
 
 import asyncio
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ import aio_pika
 import sqlalchemy
 import structlog
 
-from bench.report import Row
+from bench.report import Progress, Rounds, Row, measured
 from gateway.publish.cloudevents import message, routing_key
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
@@ -37,36 +35,28 @@ _CONNECTIONS = 64
 _EACH = 128
 _WINDOW = 64
 _ROUNDS = 9
+_SECONDS = 60
 _BODY = b'{"padding": "' + b"x" * 2000 + b'"}'
 _PUSHES = 40
 _PUBLIC_URL = "https://push.example"
 
 
-def run(progress: Callable[[str], None]) -> list[Row]:
+def run(progress: Progress) -> list[Row]:
     """Measure, and return the rows of the table."""
     # Log lines for each batch do not belong in the table.
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     with Broker() as broker, tempfile.TemporaryDirectory(prefix="pushgate-bench-") as path:
-        ours: list[float] = []
-        bare: list[float] = []
-        for number in range(_ROUNDS):
-            progress(f"relay: round {number + 1} of {_ROUNDS}")
+        rounds = Rounds("relay", progress, most=_ROUNDS, seconds=_SECONDS)
+        for number in rounds:
             database = _filled(Path(path) / f"relay-{number}.db")
             topology = Topology(exchange=f"bench-{number}", queue=f"bench-{number}")
-            bare.append(asyncio.run(_bare(broker.url, database, topology)))
-            ours.append(asyncio.run(_relayed(broker.url, database, topology)))
+            rounds.measure("bare", lambda: asyncio.run(_bare(broker.url, database, topology)))  # noqa: B023
+            rounds.measure("relay", lambda: asyncio.run(_relayed(broker.url, database, topology)))  # noqa: B023
             database.close()
-        rows = [
-            Row(
-                "relay: confirmed messages per second",
-                statistics.median(ours),
-                statistics.median(bare),
-                aim=0.85,
-                higher_is_better=True,
-            )
-        ]
+        name = "relay: confirmed messages per second"
+        rate = rounds.row(name, "relay", "bare", aim=0.95, higher_is_better=True)
         progress("relay: from the webhook to the message")
-        return rows + _stages(Path(path), broker)
+        return [rate, *measured("push to message", _stages, Path(path), broker)]
 
 
 def _filled(path: Path) -> Database:

@@ -1,6 +1,6 @@
 """Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
-python -m bench [webhook] [providers] [fetch] [package] [relay]
+python -m bench [webhook] [providers] [fetch] [repositories] [package] [relay]
 
 The exit status is 0 if every row was measured, whether or not it reaches its aim.
 """
@@ -13,13 +13,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import fetch, package, providers, relay, webhook
+from bench import fetch, package, providers, relay, repositories, webhook
 from bench.report import Row, measured, show, write
 
 BENCHES = {
     "webhook": webhook,
     "providers": providers,
     "fetch": fetch,
+    "repositories": repositories,
     "package": package,
     "relay": relay,
 }
@@ -42,6 +43,8 @@ unknown = [name for name in names if name not in BENCHES]
 if unknown:
     sys.exit(f"there is no benchmark {unknown[0]}; choose from {', '.join(BENCHES)}")
 console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=150)
 rows: list[Row] = []
 signal.signal(signal.SIGALRM, _give_up)
 columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

@@ -1,0 +1,263 @@
+"""Many repositories with one push each, beside bare `git fetch`, four at a time, of the same commits.
+
+The gateway runs on SQLite with its default settings; only reconciliation is switched to its longest interval,
+because each look at a remote costs a git process. The first push of each repository makes its mirror, and is
+not measured; both sides fetch into mirrors that exist. CPU times are those of the kernel, of all threads, and
+of all git processes with their children. Then a wrapper counts the git processes that the gateway starts.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+from shutil import which
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Select, func, select
+
+from bench.report import Progress, Rounds, Row, measured
+from gateway.store.claims import is_pending
+from gateway.store.database import Database
+from gateway.store.tables import executions, reconciliations, ref_updates
+from testing.git_host import ENVIRONMENT, GitHost, git
+from testing.github import push_payload
+from testing.service import VALOHAI_YAML, Command, wait_for
+
+_REPOSITORIES = 150
+_ROUNDS = 3
+_SECONDS = 45
+_COUNTED = 20
+_GATEWAY_MS = 20
+_GIT_MS = 30
+_GIT_PROCESSES = 2
+_TICKS = os.sysconf("SC_CLK_TCK")
+_AT_ONCE = 4
+_PENDING = select(func.count()).select_from(ref_updates).where(is_pending)
+_REQUESTS = select(func.count()).select_from(executions)
+_UNSEEN = select(func.count()).select_from(reconciliations).where(reconciliations.c.reconciled_at.is_(None))
+_WRAPPER = """#!/bin/sh
+echo "$*" >>'{log}'
+exec '{git}' "$@"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository of the git host, whose main branch is set to one of its commits after another."""
+
+    name: str
+    url: str
+    folder: Path
+    commits: Sequence[str]
+
+    def push(self, number: int) -> bytes:
+        """Move main to a commit as a push would; return GitHub's payload."""
+        (self.folder / "refs/heads/main").write_text(self.commits[number] + "\n", encoding="utf-8")
+        before = self.commits[number - 1] if number else None
+        return push_payload(
+            url=self.url,
+            full_name=self.name,
+            ref="refs/heads/main",
+            before=before,
+            after=self.commits[number],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The wall time of a round in seconds, and CPU times in ms for each push."""
+
+    seconds: float
+    gateway: float
+    git: float
+
+
+def run(progress: Progress) -> list[Row]:
+    """Measure, and return the rows of the table."""
+    with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as path:
+        folder = Path(path)
+        progress(f"repositories: {_REPOSITORIES} of them")
+        with GitHost(folder / "git") as host:
+            made = make_repositories(host, _REPOSITORIES, commits=_ROUNDS + 1)
+            rows = _measure(folder, made, progress)
+            progress("repositories: git processes")
+            name = f"repositories: git processes for a push, without the fetch's own, of {_GIT_PROCESSES}"
+            return [*rows, *measured(name, _git_processes, name, folder, made[:_COUNTED])]
+
+
+def make_repositories(host: GitHost, count: int, *, commits: int) -> list[Repository]:
+    """Make repositories with different small files, each with a history of so many commits."""
+    made = []
+    for number in range(count):
+        name = f"acme/model-{number}"
+        url = host.create(f"{name}.git")
+        folder = host.folder / f"{name}.git"
+        command = ["git", "fast-import", "--quiet", "--export-marks=marks"]
+        stream = "".join(_history(number, commits))
+        subprocess.run(command, cwd=folder, env=ENVIRONMENT, input=stream, text=True, check=True)
+        marks = dict(line.split() for line in (folder / "marks").read_text(encoding="utf-8").splitlines())
+        ids = [marks[f":{commit + 1}"] for commit in range(commits)]
+        made.append(Repository(name, url, folder, ids))
+    return made
+
+
+def _history(number: int, commits: int) -> Iterator[str]:
+    files = {"valohai.yaml": f"# model {number}\n{VALOHAI_YAML}", "train.py": f"print({number})\n"}
+    for commit in range(commits):
+        yield (
+            f"commit refs/heads/main\nmark :{commit + 1}\n"
+            f"committer Ada Byron <ada@example.org> {1_700_000_000 + commit} +0000\n"
+            f"data <<E\nNumber {commit}\nE\n"
+        )
+        for name, text in {**(files if commit == 0 else {}), "README.md": f"{number}, {commit}\n"}.items():
+            yield f"M 100644 inline {name}\ndata <<E\n{text}E\n"
+
+
+class Gateway:
+    """A gateway that is connected with repositories; as a context manager it runs during the block."""
+
+    def __init__(self, data: Path, repositories: Sequence[Repository], **settings: str) -> None:
+        """Take settings as `Command` does."""
+        self._service = Command(data, RECONCILE_EVERY="86400", **settings)
+        self._repositories = repositories
+        self._database_url = settings.get("DATABASE_URL", f"sqlite:///{data}/pushgate.db")
+        self._processes = int(settings.get("WORKERS", "1"))
+
+    def __enter__(self) -> Self:
+        """Start, connect the repositories, and wait until each has a mirror."""
+        self._service.start()
+        self._pids = wait_for(self._listening, "all processes listen")
+        self._database = Database(self._database_url)
+        self._connections = [self._service.connect(one.url, "train@main") for one in self._repositories]
+        wait_for(lambda: not self._count(_UNSEEN), "the first reconciliations have ended")
+        self.push([one.push(0) for one in self._repositories])
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave no process."""
+        self._database.close()
+        self._service.__exit__(kind, error, trace)
+
+    def push(self, payloads: Sequence[bytes]) -> float:
+        """Deliver a push of each repository; return the seconds until all are planned."""
+        expected = self._count(_REQUESTS) + len(payloads)
+        started = time.perf_counter()
+        for connection, payload in zip(self._connections, payloads, strict=True):
+            self._service.deliver(connection, payload)
+        wait_for(lambda: not self._count(_PENDING), "all pushes are settled")
+        seconds = time.perf_counter() - started
+        assert self._count(_REQUESTS) == expected, "a push was settled without a request"
+        return seconds
+
+    def cost(self, payloads: Sequence[bytes]) -> Cost:
+        """Deliver a push of each repository; return what they cost."""
+        gateway, children = self._cpu()
+        seconds = self.push(payloads)
+        # The time of a child counts when it has ended.
+        wait_for(lambda: not any(map(_children, self._pids)), "no git runs")
+        gateway_after, children_after = self._cpu()
+        each = 1000 / len(payloads)
+        return Cost(seconds, (gateway_after - gateway) * each, (children_after - children) * each)
+
+    def _listening(self) -> set[int] | None:
+        pids = {line["pid"] for line in self._service.log() if line["event"] == "listening"}
+        return pids if len(pids) == self._processes else None
+
+    def _count(self, query: Select[Any]) -> int:
+        with self._database.reading() as conn:
+            found: int = conn.execute(query).scalar_one()
+            return found
+
+    def _cpu(self) -> tuple[float, float]:
+        """Return the CPU seconds of the gateway's processes, and of their children that have ended."""
+        own = children = 0
+        for pid in self._pids:
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+            # https://www.kernel.org/doc/html/latest/filesystems/proc.html: utime, stime, cutime, cstime
+            times = [int(field) for field in text.rpartition(")")[2].split()[11:15]]
+            own, children = own + sum(times[:2]), children + sum(times[2:])
+        return own / _TICKS, children / _TICKS
+
+
+def _children(pid: int) -> list[str]:
+    return [
+        child for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()
+    ]
+
+
+def _measure(folder: Path, made: Sequence[Repository], progress: Progress) -> list[Row]:
+    rounds = Rounds("repositories", progress, most=_ROUNDS, seconds=_SECONDS)
+    with Gateway(folder / "data", made) as gateway:
+        mirrors = [folder / f"bare-{number}" for number in range(len(made))]
+        for mirror, repository in zip(mirrors, made, strict=True):
+            git("clone", "--quiet", "--mirror", repository.url, str(mirror), folder=folder)
+        for number in rounds:
+            payloads = [repository.push(number + 1) for repository in made]
+            rounds.measure("git fetch", _fetch_all, mirrors, made, number + 1)
+            rounds.measure("push", gateway.cost, payloads)
+    return _rows(rounds)
+
+
+def _fetch_all(mirrors: Sequence[Path], repositories: Sequence[Repository], number: int) -> Cost:
+    """Fetch a commit of each repository, four at a time."""
+
+    def fetch(mirror: Path, repository: Repository) -> float:
+        specification = f"+{repository.commits[number]}:refs/heads/main"
+        command = ["git", "fetch", "--quiet", repository.url, specification]
+        process = subprocess.Popen(command, cwd=mirror, env=ENVIRONMENT)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0, f"git fetch ended with status {process.returncode}"
+        return usage.ru_utime + usage.ru_stime
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        used = sum(pool.map(fetch, mirrors, repositories))
+    return Cost(time.perf_counter() - started, 0, used * 1000 / len(mirrors))
+
+
+def _rows(rounds: Rounds) -> list[Row]:
+    def row(name: str, yardstick: str | float, of: str, aim: float | None) -> Row:
+        title = f"repositories: {name}"
+        return rounds.row(title, "push", yardstick, aim=aim, higher_is_better=False, of=attrgetter(of))
+
+    return [
+        row(f"s for a push in each of {_REPOSITORIES}, beside git fetch", "git fetch", "seconds", 1.3),
+        row(f"ms of CPU for a push, gateway, of {_GATEWAY_MS}", _GATEWAY_MS, "gateway", 1),
+        row(f"ms of CPU for a push, git, of {_GIT_MS}", _GIT_MS, "git", 1),
+        row("ms of CPU for a push, git, beside git fetch", "git fetch", "git", None),
+    ]
+
+
+def _git_processes(name: str, folder: Path, made: Sequence[Repository]) -> list[Row]:
+    """Count the git processes that the gateway starts for a push; the fetch's own children do not count."""
+    found = which("git")
+    assert found is not None, "git is not installed"
+    log, programs = folder / "git.log", folder / "programs"
+    programs.mkdir()
+    (programs / "git").write_text(_WRAPPER.format(log=log, git=found), encoding="utf-8")
+    (programs / "git").chmod(0o755)
+    with _first_on_path(programs), Gateway(folder / "counted", made) as gateway:
+        log.write_text("", encoding="utf-8")
+        gateway.push([repository.push(1) for repository in made])
+        started = len(log.read_text(encoding="utf-8").splitlines())
+    return [Row(name, started / len(made), _GIT_PROCESSES, aim=1, higher_is_better=False)]
+
+
+@contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    before = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}{os.pathsep}{before}"
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before

@@ -110,6 +110,7 @@ def decide(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> Decisio
     lock_connections(conn, {new.connection for new in batch})
     claimed = _claimed_ids(conn, batch)
     histories = read_histories(conn, {(new.connection, move.ref) for new in batch for move in new.updates})
+    _load_first(conn, batch, histories)
     changed: dict[Key, RefHistory] = {}
     looks: dict[str, datetime] = {}
     receipts: list[Receipt] = []
@@ -191,6 +192,29 @@ def _place(conn: sqlalchemy.Connection, new: NewDelivery, move: RefUpdate, histo
         repeats = _with_the_same_body(conn, new, earlier) if move.after != history.after else None
         return history.report_head(move.after, delivery=new.id, repeats=repeats)
     return history.report(move, delivery=new.id, now=new.received_at)
+
+
+def _load_first(
+    conn: sqlalchemy.Connection, batch: Sequence[NewDelivery], histories: Mapping[Key, RefHistory]
+) -> None:
+    """Read the recorded moves of all refs whose first move in the batch needs them, in one statement.
+
+    `_load_for` then rarely reads more: only what the moves before it in the batch have made necessary.
+    """
+    wanted: dict[Key, set[str]] = {}
+    seen: set[Key] = set()
+    for new in batch:
+        for move in new.updates:
+            key = (new.connection, move.ref)
+            history = histories[key]
+            if key not in seen and history.needs_moves(move):
+                # The position may become the beginning of a gap.
+                wanted[key] = {history.after} if history.after else set()
+            if key in wanted:
+                wanted[key] |= history.ids_of_interest(move)
+            seen.add(key)
+    if wanted:
+        load_moves(conn, wanted, histories)
 
 
 def _load_for(conn: sqlalchemy.Connection, new: NewDelivery, histories: Mapping[Key, RefHistory]) -> None:

@@ -36,21 +36,24 @@ def upsert_rows(
     _run(conn, _compiled(table, key, conn.dialect.name, len(rows[0])), rows)
 
 
-def select_pairs(conn: sqlalchemy.Connection, sql: str, pairs: Collection[tuple[str, str]]) -> Sequence[Any]:
+def select_pairs(
+    conn: sqlalchemy.Connection, sql: str, pairs: Collection[tuple[str, str]], *, most: int = 1
+) -> Sequence[Any]:
     """Select by pairs: the SQL compares with `first` and `second`, and has `{wanted}` before its own table.
 
-    Each pair is an index lookup, and must match at most one row. SQLite keeps the order of a CROSS JOIN; for
-    `(a, b) IN (VALUES ...)` it would read the whole table. PostgreSQL would read all rows of each connection
-    for two lists, and for a join until its statistics are up to date.
+    Each pair is an index lookup. At most `most` rows for each pair are returned; SQLite counts them together.
+    SQLite keeps the order of a CROSS JOIN; for `(a, b) IN (VALUES ...)` it would read the whole table.
+    PostgreSQL would read all rows of each connection for two lists, and for a join until its statistics are
+    up to date.
     """
     if conn.dialect.name == "sqlite":
         wanted = "WITH wanted (first, second) AS (VALUES " + ", ".join(["(?, ?)"] * len(pairs)) + ") "
-        statement = wanted + sql.format(wanted="wanted CROSS JOIN ")
+        statement = f"{wanted}{sql.format(wanted='wanted CROSS JOIN ')} LIMIT {most * len(pairs)}"
         return conn.exec_driver_sql(statement, tuple(value for pair in pairs for value in pair)).all()
     firsts, seconds = zip(*pairs, strict=True)
     wanted = "unnest(%b::text[], %b::text[]) AS wanted (first, second)"
     found = sql.format(wanted="")
-    statement = f"SELECT found.* FROM {wanted} CROSS JOIN LATERAL ({found} LIMIT 1) AS found"  # noqa: S608 - ours
+    statement = f"SELECT found.* FROM {wanted} CROSS JOIN LATERAL ({found} LIMIT {most}) AS found"  # noqa: S608 - ours
     return conn.exec_driver_sql(statement, (list(firsts), list(seconds))).all()
 
 

@@ -4,21 +4,23 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import sqlalchemy
-from sqlalchemy import select, text
+from sqlalchemy import text
 
 from gateway.store import supersession
 from gateway.store.bulk_sql import MAX_VALUES, select_pairs, upsert_rows
 from gateway.store.ref_gaps import dump_gaps, load_gaps
 from gateway.store.ref_history import RefHistory
 from gateway.store.ref_moves import Recorded
-from gateway.store.tables import (
-    ref_updates,
-    refs,
-)
+from gateway.store.tables import refs
 
 _LATEST = (
     "SELECT connection, ref, before, after, generation, delivery, shown, shown_id, gaps FROM {wanted}refs"
     " WHERE connection = first AND ref = second"
+)
+
+_MOVES = (
+    "SELECT connection, ref, before, after, generation, delivery, seq, state FROM {wanted}ref_updates"
+    " WHERE connection = first AND after = second"
 )
 
 # A repetition is a row too. This bounds the rows that are read for an id, however often it was delivered.
@@ -57,19 +59,12 @@ def load_moves(
     conn: sqlalchemy.Connection, wanted: Mapping[Key, set[str]], histories: Mapping[Key, RefHistory]
 ) -> None:
     """Read the recorded moves of refs to the wanted ids into their histories."""
-    ids = sorted(set().union(*wanted.values()))
     moves: dict[Key, list[Recorded]] = {key: [] for key in wanted}
     repetitions: dict[Key, list[Recorded]] = {key: [] for key in wanted}
-    for part in parts(ids):
-        rows = (
-            select(
-                *(ref_updates.c[name] for name in ("connection", "ref", "before", "after")),
-                *(ref_updates.c[name] for name in ("generation", "delivery", "seq", "state")),
-            )
-            .where(ref_updates.c.after.in_(part))
-            .limit(_MAX_ROWS_OF_AN_ID * len(part))
-        )
-        for connection, ref, before, after, generation, delivery, seq, state in conn.execute(rows):
+    pairs = {(connection, commit) for (connection, _), ids in wanted.items() for commit in ids}
+    for part in parts(sorted(pairs)):
+        rows = select_pairs(conn, _MOVES, part, most=_MAX_ROWS_OF_AN_ID)
+        for connection, ref, before, after, generation, delivery, seq, state in rows:
             if after in wanted.get((connection, ref), ()):
                 recorded = Recorded(
                     before=before, after=after, generation=generation, delivery=delivery, seq=seq

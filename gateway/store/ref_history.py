@@ -59,9 +59,15 @@ class RefHistory:
         return self.exists and self.delivery is None
 
     def needs_moves(self, move: RefUpdate) -> bool:
-        """Return whether a move cannot be placed without the recorded moves: it is not the next move."""
+        """Return whether a move cannot be placed without the recorded moves: it is not the next move.
+
+        A next move needs none even if the beginning of the ref is unknown, as for a ref that is older than
+        its connection.
+        """
         if not self.exists:
             return False
+        if move.before == self.after and move.before != move.after:
+            return any(gap.is_start_known or gap.is_guess for gap in self.gaps)
         return bool(self.gaps) or (
             move.before != self.after and (move.before, move.after) != (self.before, self.after)
         )

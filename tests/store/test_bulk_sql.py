@@ -116,3 +116,16 @@ def test_pairs_are_found_each_by_both_of_its_values(tables: Database) -> None:
         for pairs in ([("a", "b")], [("a", "c"), ("c", "a"), ("b", "b")], [("a", "x"), ("c", "c")]):
             found = {tuple(one) for one in bulk_sql.select_pairs(conn, sql, pairs)}
             assert found == {pair for pair in pairs if "x" not in pair}
+
+
+def test_several_rows_of_a_pair_are_found_up_to_a_limit(tables: Database) -> None:
+    """The limit is for each pair; the rows of the others do not count."""
+    sql = (
+        "SELECT keyed.first, keyed.second FROM {wanted}keyed"
+        " WHERE keyed.first = wanted.first AND keyed.second > wanted.second"
+    )
+    with tables.writing() as conn:
+        bulk_sql.insert_rows(conn, KEYED, [[one, other, None, None] for one in "ab" for other in "0123"])
+        for pairs in ([("a", "1")], [("a", "1"), ("b", "1")]):
+            assert len(bulk_sql.select_pairs(conn, sql, pairs, most=5)) == 2 * len(pairs)
+        assert len(bulk_sql.select_pairs(conn, sql, [("a", "0")], most=2)) == 2

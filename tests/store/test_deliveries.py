@@ -1,5 +1,7 @@
 """What is new, and what is a duplicate."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -268,18 +270,39 @@ def test_a_batch_of_any_size_is_known_in_full(three: Database, monkeypatch: pyte
 
 def test_the_next_move_of_a_ref_reads_no_earlier_ones(three: Database) -> None:
     """This is the usual case on the hot path, and a ref may have moved a million times."""
-    record(three, arrival(move(None, A)))
+    record(three, arrival(move(None, A)), arrival(move(A, B, "refs/heads/older")))
+    with _statements(three) as statements:
+        assert record(three, arrival(move(A, B), move(None, C, "refs/tags/v1"))) == ["accepted"]
+        assert record(three, arrival(move(B, C, "refs/heads/older"))) == ["accepted"]
+        assert record(three, arrival(move(A, B))) == ["duplicate"]
+    assert [one for one in statements if _reads_updates(one)] == []
+
+
+def test_a_batch_reads_the_earlier_moves_of_all_its_refs_at_once(three: Database) -> None:
+    """Pushes in the wrong order cost a statement for the batch, not for each delivery."""
+    refs = [f"refs/heads/{number}" for number in range(9)]
+    record(three, *(arrival(move(None, A, ref)) for ref in refs))
+    with _statements(three) as statements:
+        batch = [arrival(move(B, C, ref)) for ref in refs]
+        assert record(three, *batch, arrival(move(C, D, refs[0]))) == ["accepted"] * 10
+    assert len([one for one in statements if _reads_updates(one)]) == 1
+
+
+@contextmanager
+def _statements(database: Database) -> Iterator[list[str]]:
+    """Yield the list of the statements that are executed in the block."""
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    event.listen(three.engine, "before_cursor_execute", note)
-    assert record(three, arrival(move(A, B), move(None, C, "refs/tags/v1"))) == ["accepted"]
-    assert record(three, arrival(move(A, B))) == ["duplicate"]
-    event.remove(three.engine, "before_cursor_execute", note)
-    read = [one for one in statements if one.startswith(("SELECT", "WITH")) and "ref_updates" in one]
-    assert read == []
+    event.listen(database.engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(database.engine, "before_cursor_execute", note)
+
+
+def _reads_updates(statement: str) -> bool:
+    return statement.startswith(("SELECT", "WITH")) and "ref_updates" in statement
 
 
 def test_tens_of_thousands_of_refs_are_looked_up_at_once(three: Database) -> None:

@@ -35,7 +35,7 @@ from gateway.dashboard.sessions import Sessions
 from gateway.data_dir import DataDir
 from gateway.errors import PushgateError, StoreUnavailable
 from gateway.fetch.commit import CommitReader
-from gateway.fetch.git import Git
+from gateway.fetch.git import Git, require_git
 from gateway.fetch.housekeeping import Housekeeper
 from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors
@@ -192,6 +192,8 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
 
 
 def _build_git(settings: Settings) -> Git:
+    if settings.role != "web":
+        require_git()
     return Git(
         home=settings.data_dir / "git-home",
         allow_http=settings.fetch_allow_http,
@@ -404,6 +406,7 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
             wakeups=parts.pushes.subscribe(),
             notify=parts.requests.notify,
             announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
+            keeping=parts.mirrors.keeping,
         )
         # A few more, reserved for hosts without running work: see `Claims`.
         for number in range(settings.concurrency + RESERVED)

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 from gateway.fetch.commit import Base, Commit, CommitReader
 from gateway.fetch.credentials import Remote
-from gateway.fetch.git import Git, Progress
+from gateway.fetch.git import Git
 from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors, Wanted
+from gateway.fetch.process import Progress
 from testing.git_host import ENVIRONMENT, WorkTree
 
 T = TypeVar("T")

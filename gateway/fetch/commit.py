@@ -1,6 +1,5 @@
 """Reads one commit from a mirror: its author, time, changed paths and valohai.yaml."""
 
-import asyncio
 import contextlib
 import re
 from collections.abc import Mapping
@@ -10,19 +9,17 @@ from pathlib import Path
 from typing import Literal
 
 from gateway.errors import Gone, ObjectUnusable
-from gateway.fetch.git import Git, GitFailed, GitTimedOut, LimitReached, OutputTooLarge
-from gateway.fetch.limits import GitLimits
+from gateway.fetch import trees
+from gateway.fetch.git import Git
+from gateway.fetch.objects import Objects
+from gateway.fetch.process import GitFailed, GitTimedOut, LimitReached, OutputTooLarge
 from gateway.text.escape import decode
 
 _MAX_COMMIT_BYTES = 1024 * 1024
-_SUBMODULE = b"160000"
-# An attacker who can push chooses how much differs: a small tree can name more paths than any memory holds,
-# and git keeps all of them before it prints the first. The memory limit leaves room for the index of ten
-# million objects. Git prints about a hundred bytes beside each path.
+# An attacker who can push chooses how much differs: a small tree can name more paths than any memory holds.
 _MAX_PATHS_BYTES = 12 * 1024 * 1024
-_PATHS_LIMITS = GitLimits(memory=768 * 1024 * 1024, cpu=30)
+_BYTES_BESIDE_A_PATH = 100
 _PATHS_SECONDS = 30.0
-_REGULAR_FILES = {"100644", "100755"}
 _SSH_SIGNATURE = "-----BEGIN SSH SIGNATURE-----"
 _PERSON = re.compile(r"(?P<person>.*>) (?P<seconds>-?\d{1,12}) [+-]\d{4}")
 # Encodings that people write text in. Python has further codecs that turn text into something else (utf-7,
@@ -92,29 +89,28 @@ class CommitReader:
         Changed paths are read if `paths_since` is given. Raises `Gone` if the mirror does not have the
         object, `ObjectUnusable` if it does not lead to a commit.
         """
-        commit_id, raw = await self._commit(mirror, object_id)
-        head, _, message = raw.partition(b"\n\n")
+        read = await self._git.read(
+            mirror, _read, object_id, yaml_path, since=paths_since, manifest_limit=self._manifest_limit
+        )
+        head, _, message = read.raw.partition(b"\n\n")
         fields = _fields(head)
         encoding = fields.get("encoding", ["utf-8"])[0]
         author, _ = _person(_decode(fields.get("author", [""])[0], encoding))
         committer, committed_at = _person(_decode(fields.get("committer", [""])[0], encoding))
-        parents = tuple(fields.get("parent", ()))
-        paths, (manifest, manifest_size), signature = await asyncio.gather(
-            self._changed(mirror, commit_id, parents, paths_since),
-            self.manifest(mirror, commit_id, yaml_path),
-            self._signature(mirror, commit_id, fields),
-        )
+        paths = read.paths
+        if paths_since is not None and paths is None:
+            paths = await self._since_branch(mirror, read, paths_since)
         return Commit(
-            id=commit_id,
-            parents=parents,
+            id=read.commit,
+            parents=read.parents,
             author=author,
             committer=committer,
             committed_at=committed_at,
             message=_decode(message.decode("latin-1"), encoding),
             paths=paths,
-            manifest=manifest,
-            manifest_size=manifest_size,
-            signature=signature,
+            manifest=read.manifest,
+            manifest_size=read.manifest_size,
+            signature=await self._signature(mirror, read.commit, fields),
         )
 
     async def manifest(self, mirror: Path, commit_id: str, yaml_path: str) -> tuple[bytes | None, int | None]:
@@ -122,42 +118,9 @@ class CommitReader:
 
         A symbolic link does not count as a valohai.yaml and is not followed.
         """
-        output = await self._git.run(
-            "ls-tree",
-            "-z",
-            "-l",
-            "--full-tree",
-            "--end-of-options",
-            commit_id,
-            "--",
-            yaml_path,
-            mirror=mirror,
+        return await self._git.read(
+            mirror, _manifest, f"{commit_id}^{{tree}}", yaml_path, limit=self._manifest_limit
         )
-        # Mode, type, id and size, then a tab and the path; empty if there is no such file.
-        mode, _, blob, size = output.partition(b"\t")[0].decode().split() or ("", "", "", "0")
-        if mode not in _REGULAR_FILES:
-            return None, None
-        if int(size) > self._manifest_limit:
-            return None, int(size)
-        return await self._git.run("cat-file", "blob", blob, mirror=mirror), int(size)
-
-    async def _commit(self, mirror: Path, object_id: str) -> tuple[str, bytes]:
-        queries = f"{object_id}\n{object_id}^{{commit}}\n".encode()
-        kinds = await self._git.run(
-            "cat-file",
-            "--batch-check=%(objectname) %(objecttype) %(objectsize)",
-            mirror=mirror,
-            stdin=queries,
-        )
-        itself, peeled, _ = kinds.decode().split("\n")
-        if itself.endswith(" missing"):
-            raise Gone(f"the remote no longer has {object_id}")
-        if peeled.endswith(" missing"):
-            raise ObjectUnusable(f"{object_id} is a {itself.split()[1]} and does not lead to a commit")
-        commit_id, _, size = peeled.split()
-        if int(size) > _MAX_COMMIT_BYTES:
-            raise ObjectUnusable(f"the commit object {commit_id} is too large ({size} bytes)")
-        return commit_id, await self._git.run("cat-file", "commit", commit_id, mirror=mirror)
 
     async def _signature(self, mirror: Path, commit_id: str, fields: Mapping[str, list[str]]) -> Signature:
         signature = fields.get("gpgsig") or fields.get("gpgsig-sha256")
@@ -175,74 +138,117 @@ class CommitReader:
 
     async def paths(self, mirror: Path, commit_id: str, since: Base) -> Paths:
         """Return the paths that a commit in the mirror changed. Raises `GitFailed`."""
-        output = await self._git.run(
-            "cat-file", "commit", commit_id, mirror=mirror, output_limit=_MAX_COMMIT_BYTES
-        )
-        parents = tuple(_fields(output.partition(b"\n\n")[0]).get("parent", ()))
-        return await self._paths(mirror, commit_id, parents, since)
+        read = await self._git.read(mirror, _read_paths, commit_id, since)
+        return read.paths or await self._since_branch(mirror, read, since)
 
-    async def _changed(
-        self, mirror: Path, commit_id: str, parents: tuple[str, ...], since: Base | None
-    ) -> Paths | None:
-        return None if since is None else await self._paths(mirror, commit_id, parents, since)
-
-    async def _paths(self, mirror: Path, commit_id: str, parents: tuple[str, ...], since: Base) -> Paths:
-        options = ("-r", "-z", "--raw", "--no-renames", "--no-commit-id")
+    async def _since_branch(self, mirror: Path, read: "_Read", since: Base) -> Paths:
+        """Return the changed paths of a new branch since it left the default branch."""
+        branch = f"refs/heads/{since.default_branch}"
         try:
-            base = await self._base(mirror, commit_id, parents, since)
-            if base is not None and not await self._has(mirror, base):
-                return Paths((), complete=False)  # a shallow remote's history ends at this commit
-            trees = (base, commit_id) if base else ("--root", commit_id)
             output = await self._git.run(
-                *("-c", "core.packedGitLimit=128m"),
-                "diff-tree",
-                *options,
-                *trees,
-                mirror=mirror,
-                output_limit=_MAX_PATHS_BYTES,
-                limits=_PATHS_LIMITS,
-                timeout=_PATHS_SECONDS,
+                "merge-base", "--end-of-options", branch, read.commit, mirror=mirror, timeout=_PATHS_SECONDS
             )
-        except (OutputTooLarge, LimitReached, GitTimedOut):
+        except (LimitReached, GitTimedOut):
             return Paths((), complete=False)
-        return Paths(_paths_in(output), complete=True)
-
-    async def _base(self, mirror: Path, commit_id: str, parents: tuple[str, ...], since: Base) -> str | None:
-        if since.before is not None and await self._has(mirror, since.before):
-            return since.before
-        if since.default_branch:
-            branch = f"refs/heads/{since.default_branch}"
-            try:
-                output = await self._git.run(
-                    "merge-base", "--end-of-options", branch, commit_id, mirror=mirror, timeout=_PATHS_SECONDS
-                )
-            except (LimitReached, GitTimedOut):
-                raise
-            except GitFailed:
-                output = b""  # no such branch, or no common history: compare with the parent
-            found = output.decode().strip()
-            if found and found != commit_id:
-                return found
-        return parents[0] if parents else None
-
-    async def _has(self, mirror: Path, object_id: str) -> bool:
-        output = await self._git.run(
-            "cat-file", "--batch-check", mirror=mirror, stdin=f"{object_id}^{{commit}}\n".encode()
-        )
-        return not output.endswith(b" missing\n")
+        except GitFailed:
+            output = b""  # no such branch, or no common history: compare with the parent
+        found = output.decode().strip()
+        base = found if found and found != read.commit else read.parent
+        return await self._git.read(mirror, _changed, base, read.commit)
 
 
-def _paths_in(listed: bytes) -> tuple[str, ...]:
-    """Return the paths of `git diff-tree --raw -z`; the path of a submodule ends in `/`, like a folder's.
+@dataclass(slots=True)
+class _Read:
+    """What was read of a commit; `paths` is None if they were not requested or need the default branch."""
 
-    It then matches patterns for the folder, for its contents and for its name.
+    commit: str
+    raw: bytes
+    parents: tuple[str, ...]
+    manifest: bytes | None = None
+    manifest_size: int | None = None
+    paths: Paths | None = None
+
+    @property
+    def parent(self) -> str | None:
+        return self.parents[0] if self.parents else None
+
+
+def _read(
+    objects: Objects, object_id: str, yaml_path: str, *, since: Base | None, manifest_limit: int
+) -> _Read:
+    """Read a commit, and its paths unless that needs the default branch."""
+    read = _read_commit(objects, object_id)
+    tree = f"{read.commit}^{{tree}}"
+    read.manifest, read.manifest_size = _manifest(objects, tree, yaml_path, limit=manifest_limit)
+    if since is not None:
+        read.paths = _paths(objects, read, since)
+    return read
+
+
+def _read_commit(objects: Objects, object_id: str) -> _Read:
+    itself, peeled = objects.headers([object_id, f"{object_id}^{{commit}}"])
+    if itself is None:
+        raise Gone(f"the remote no longer has {object_id}")
+    if peeled is None:
+        raise ObjectUnusable(f"{object_id} is a {itself.kind} and does not lead to a commit")
+    if peeled.size > _MAX_COMMIT_BYTES:
+        raise ObjectUnusable(f"the commit object {peeled.id} is too large ({peeled.size} bytes)")
+    raw = objects.content(peeled.id, kind="commit", limit=_MAX_COMMIT_BYTES)
+    return _Read(peeled.id, raw, tuple(_fields(raw.partition(b"\n\n")[0]).get("parent", ())))
+
+
+def _read_paths(objects: Objects, commit_id: str, since: Base) -> _Read:
+    read = _read_commit(objects, commit_id)
+    read.paths = _paths(objects, read, since)
+    return read
+
+
+def _manifest(objects: Objects, tree: str, yaml_path: str, *, limit: int) -> tuple[bytes | None, int | None]:
+    try:
+        found = trees.find(objects, tree, yaml_path.encode())
+    except OutputTooLarge as error:
+        raise ObjectUnusable(f"{yaml_path} cannot be read: {error}") from error
+    if found is None or found.mode & trees.KIND != trees.REGULAR:
+        return None, None
+    [header] = objects.headers([found.id])
+    if header is not None and header.size > limit:
+        return None, header.size
+    content = objects.content(found.id, limit=limit)
+    return content, len(content)
+
+
+def _paths(objects: Objects, read: _Read, since: Base) -> Paths | None:
+    """Return the changed paths; None if that needs the default branch."""
+    if since.before is not None and _has(objects, since.before):
+        return _changed(objects, since.before, read.commit)
+    return None if since.default_branch else _changed(objects, read.parent, read.commit)
+
+
+def _has(objects: Objects, object_id: str) -> bool:
+    [header] = objects.headers([f"{object_id}^{{commit}}"])
+    return header is not None
+
+
+def _changed(objects: Objects, base: str | None, commit_id: str) -> Paths:
+    """Return the paths that differ between two commits. Afterwards `objects` may be of no further use.
+
+    The path of a submodule ends in `/`, like a folder's. It then matches patterns for the folder, for its
+    contents and for its name.
     """
-    # :old-mode new-mode old-id new-id status, NUL, path, NUL
-    parts = listed.split(b"\0")
-    return tuple(
-        decode(path + b"/" if _SUBMODULE in facts[1:].split(b" ")[:2] else path)
-        for facts, path in zip(parts[:-1:2], parts[1::2], strict=True)
+    if base is not None and not _has(objects, base):
+        return Paths((), complete=False)  # a shallow remote's history ends at this commit
+    budget = trees.Budget(size=_MAX_PATHS_BYTES, beside=_BYTES_BESIDE_A_PATH, seconds=_PATHS_SECONDS)
+    before = None if base is None else f"{base}^{{tree}}"
+    objects.shorten(_PATHS_SECONDS)
+    try:
+        changes = trees.compare(objects, before, f"{commit_id}^{{tree}}", budget)
+    except (OutputTooLarge, LimitReached, GitTimedOut):
+        return Paths((), complete=False)
+    names = (
+        change.path + b"/" if trees.GITLINK in {change.old_mode, change.mode} else change.path
+        for change in changes
     )
+    return Paths(tuple(map(decode, names)), complete=True)
 
 
 def _fields(head: bytes) -> dict[str, list[str]]:

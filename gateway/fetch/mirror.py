@@ -19,11 +19,14 @@ import structlog
 
 from gateway.errors import FetchError, LocalFailure, ObjectUnusable
 from gateway.fetch.credentials import Remote
-from gateway.fetch.git import Git, GitFailed, Progress
+from gateway.fetch.git import Git
+from gateway.fetch.objects import Objects
+from gateway.fetch.process import GitFailed, Progress
 from gateway.fetch.reasons import is_about_objects, is_redirect, own_words, remote_failure
+from gateway.fetch.repository import make_repository, object_format
 from gateway.fetch.urls import is_ssh
 from gateway.text.escape import decode, has_surrogates, printable
-from gateway.threads import FILES
+from gateway.threads import FILES, GIT
 
 log = structlog.get_logger()
 
@@ -180,31 +183,28 @@ class Mirrors:
 
     async def missing(self, mirror: Path, ids: Sequence[str]) -> list[str]:
         """Return those of the objects that a mirror does not have."""
-        queries = "".join(f"{object_id}\n" for object_id in ids).encode()
-        output = await self._git.run("cat-file", "--batch-check=%(objectname)", mirror=mirror, stdin=queries)
-        lines = output.decode().split("\n")[:-1]
-        return [object_id for object_id, line in zip(ids, lines, strict=True) if line.endswith(" missing")]
+        return await self._git.read(mirror, _missing, ids)
+
+    @asynccontextmanager
+    async def keeping(self, connection: str) -> AsyncIterator[None]:
+        """Keep the git that reads a connection's mirror running within the block, also for its submodules."""
+        owner = self._folder / connection
+        self._git.sessions.keep(owner)
+        try:
+            yield
+        finally:
+            await GIT.run(self._git.sessions.end, owner)
 
     async def _is_usable(self, mirror: Path, wanted: Sequence[Wanted]) -> bool:
         """Return whether there is a mirror whose ids have this length."""
-        if not await FILES.run((mirror / "HEAD").exists):
-            return False
-        output = await self._git.run("rev-parse", "--show-object-format", mirror=mirror)
-        return output.decode().strip() == _object_format(wanted)
+        return await FILES.run(object_format, mirror) == _object_format(wanted)
 
     async def _clone(self, transfer: _Transfer, wanted: Sequence[Wanted]) -> dict[str, FetchError]:
         """Clone under a temporary name, so that a mirror is complete or does not exist."""
         mirror = transfer.mirror
         fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}.new")
         try:
-            await self._git.run(
-                "init",
-                "--quiet",
-                "--bare",
-                "--template=",
-                f"--object-format={_object_format(wanted)}",
-                str(fresh),
-            )
+            await FILES.run(make_repository, fresh, _object_format(wanted))
             failed = await self._fetch_missing(replace(transfer, mirror=fresh), wanted, everything=True)
             await FILES.run(shutil.rmtree, mirror, ignore_errors=True)
             await FILES.run(os.rename, fresh, mirror)
@@ -419,6 +419,11 @@ def _is_about_some_refs(error: GitFailed) -> bool:
     if _is_broken(error):
         return False
     return is_about_objects(error) or bool(_REF_CONFLICT.search(own_words(error)))
+
+
+def _missing(objects: Objects, ids: Sequence[str]) -> list[str]:
+    headers = objects.headers(ids)
+    return [object_id for object_id, header in zip(ids, headers, strict=True) if header is None]
 
 
 def _object_format(wanted: Sequence[Wanted]) -> str:

@@ -16,7 +16,7 @@ from gateway.errors import (
     RemoteSilent,
     RemoteUnavailable,
 )
-from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
+from gateway.fetch.process import GitFailed, GitTimedOut, LimitReached
 
 _NAMES = re.compile(r"\w[\w+.-]*://\S+|(?<!\w)'[^']*'(?!\w)|\"[^\"]*\"|\S+@\S+|\brefs/\S+")
 _NAMES_BEHIND = re.compile(r"(\bhost:|\bhostname|\bconnect to(?: host)?|\bkey for) +\S+", re.IGNORECASE)

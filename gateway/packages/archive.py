@@ -12,8 +12,8 @@ import structlog
 
 from gateway.errors import ObjectUnusable, PackageStorageUnavailable, RemoteUnavailable
 from gateway.fetch.credentials import Remote
-from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Mirrors
+from gateway.fetch.process import GitFailed, GitTimedOut, LimitReached
 from gateway.messages.execution_request import Package, Submodule
 from gateway.messages.packages import PlannedPackage
 from gateway.packages.builder import FORMATS, Packed, Packer

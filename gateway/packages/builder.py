@@ -16,11 +16,12 @@ import zstandard
 from isal import isal_zlib
 
 from gateway.errors import ObjectUnusable
-from gateway.fetch.git import Git, GitFailed
+from gateway.fetch.git import Git
+from gateway.fetch.process import GitFailed
+from gateway.fetch.trees import GITLINK, LINK
 from gateway.packages import tar
-from gateway.packages.git_objects import open_objects
 from gateway.packages.symlinks import check_links
-from gateway.packages.tree import GITLINK, LINK, Entry, Tree, shown
+from gateway.packages.tree import Entry, Tree, shown
 
 Format = Literal["tar.gz", "tar.zst"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -95,7 +96,7 @@ class Packer:
             links = [entry for entry in tree.entries if entry.source == source and entry.mode == LINK]
             if not links:
                 continue
-            with open_objects(self.git, path) as objects:
+            with self.git.open(path) as objects:
                 contents = objects.read([entry.id for entry in links])
                 for entry, (size, content) in zip(links, contents, strict=True):
                     if size > _MAX_LINK_TARGET_BYTES:
@@ -122,7 +123,7 @@ class Packer:
         sink: "_Sink",
         pointers: list[bytes],
     ) -> None:
-        with open_objects(self.git, mirror) as objects:
+        with self.git.open(mirror) as objects:
             blobs = objects.read([entry.id for entry in entries if entry.mode not in {LINK, GITLINK}])
             for entry in entries:
                 if entry.mode == LINK:

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from gateway.errors import Invalid, ObjectUnusable
 from gateway.fetch.credentials import Remote, SshKey, without_user
-from gateway.fetch.git import Git, GitFailed, GitTimedOut, OutputTooLarge
+from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors, Wanted
+from gateway.fetch.objects import Objects
+from gateway.fetch.process import GitFailed, GitTimedOut, OutputTooLarge
 from gateway.fetch.urls import check_url, is_ssh, target
 
 FILE = b".gitmodules"
@@ -81,7 +83,7 @@ async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, Modu
     Raises `ObjectUnusable` if it is not a valid configuration, `GitFailed` if the mirror is broken.
     """
     try:
-        text = await git.run("cat-file", "blob", blob, mirror=mirror, output_limit=_MAX_GITMODULES_BYTES)
+        text = await git.read(mirror, Objects.content, blob, limit=_MAX_GITMODULES_BYTES)
         listed = await _list_config(git, mirror, text)
     except OutputTooLarge as error:
         raise ObjectUnusable(".gitmodules is too large to be read") from error

@@ -5,18 +5,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import Invalid, ObjectUnusable, RemoteRefuses, RemoteUnavailable
-from gateway.fetch.git import Git, OutputTooLarge
+from gateway.fetch.git import Git
+from gateway.fetch.objects import Objects
+from gateway.fetch.process import OutputTooLarge
+from gateway.fetch.trees import GITLINK, KIND, REGULAR, Budget, compare
 from gateway.packages.submodules import FILE, read_modules, submodule_url
 from gateway.packages.vhignore import MAX_RULES_BYTES, Rules
 from gateway.text.escape import decode, printable
 from gateway.threads import PLANNING
 
-LINK, GITLINK = 0o120000, 0o160000
-_REGULAR = 0o100000
-_KIND = 0o170000
 _EXECUTABLE = 0o100
-# About 400,000 files.
+# About 400,000 files: as much as `git ls-tree` prints.
 _MAX_LISTING_BYTES = 32 * 1024 * 1024
+_BYTES_BESIDE_A_PATH = 54
+_LISTING_SECONDS = 300.0
 _MAX_DEPTH = 10
 _MAX_SUBMODULES = 100
 
@@ -99,48 +101,14 @@ class TreeReader:
         waiting = [_Part(mirror, commit, url, b"", 0)]
         while waiting:
             part = waiting.pop(0)
-            listing = await self._list(part)
+            listing, text = await self._git.read(part.mirror, _list, part.commit, with_rules=rules is None)
             if rules is None:
-                rules = await self._rules(part, listing)
+                rules = Rules(text)
             links = await PLANNING.run(_take, tree, part, listing, rules, kept)
             waiting += await self._modules(tree, part, listing, links, fetch)
         tree.entries.sort(key=lambda entry: entry.path)
         tree.modules.sort(key=lambda module: module.path)
         return tree
-
-    async def _list(self, part: _Part) -> dict[bytes, tuple[int, str]]:
-        """Return the mode and the id of each path, in git's order."""
-        try:
-            output = await self._git.run(
-                "ls-tree",
-                "-r",
-                "-z",
-                "--full-tree",
-                "--end-of-options",
-                part.commit,
-                mirror=part.mirror,
-                output_limit=_MAX_LISTING_BYTES,
-            )
-        except OutputTooLarge as error:
-            raise ObjectUnusable(
-                f"the commit {part.commit} has too many files for a package: the list of their names exceeds"
-                f" {_MAX_LISTING_BYTES} bytes"
-            ) from error
-        return await PLANNING.run(_parsed, output)
-
-    async def _rules(self, part: _Part, listing: dict[bytes, tuple[int, str]]) -> Rules:
-        mode, blob = listing.get(b".vhignore", (0, ""))
-        if mode & _KIND != _REGULAR:
-            return Rules(b"")
-        try:
-            text = await self._git.run(
-                "cat-file", "blob", blob, mirror=part.mirror, output_limit=MAX_RULES_BYTES
-            )
-        except OutputTooLarge as error:
-            raise ObjectUnusable(
-                f".vhignore is larger than {MAX_RULES_BYTES} bytes: write fewer rules"
-            ) from error
-        return Rules(text)
 
     async def _modules(
         self,
@@ -154,7 +122,7 @@ class TreeReader:
         if not links:
             return []
         mode, blob = listing.get(FILE, (0, ""))
-        known = await read_modules(self._git, part.mirror, blob) if mode & _KIND == _REGULAR else {}
+        known = await read_modules(self._git, part.mirror, blob) if mode & KIND == REGULAR else {}
         found = []
         for path, commit in links:
             whole = part.prefix + path
@@ -194,17 +162,35 @@ def shown(path: bytes) -> str:
     return printable(decode(path))
 
 
-def _parsed(output: bytes) -> dict[bytes, tuple[int, str]]:
+def _list(objects: Objects, commit: str, *, with_rules: bool) -> tuple[dict[bytes, tuple[int, str]], bytes]:
+    """Return the mode and the id of each path of a commit, in git's order, and the text of `.vhignore`."""
+    budget = Budget(size=_MAX_LISTING_BYTES, beside=_BYTES_BESIDE_A_PATH, seconds=_LISTING_SECONDS)
+    try:
+        changes = compare(objects, None, f"{commit}^{{tree}}", budget)
+    except OutputTooLarge as error:
+        raise ObjectUnusable(
+            f"the commit {commit} has too many files for a package: the list of their names exceeds"
+            f" {_MAX_LISTING_BYTES} bytes"
+        ) from error
     listing = {}
-    for line in output.split(b"\0")[:-1]:
-        facts, _, path = line.partition(b"\t")
-        mode, _, object_id = facts.split(b" ")
+    for path, _, mode, object_id in changes:
         parts = b"/%b/" % path.lower()
         if b"//" in parts or b"/./" in parts or b"/../" in parts or b"/.git/" in parts:
             raise ObjectUnusable(f"the tree has a path that is not allowed in a folder: {shown(path)}")
-        listing[path] = (int(mode, 8), object_id.decode())
+        listing[path] = (mode, object_id)
     _refuse_files_that_are_folders(listing)
-    return listing
+    return listing, _rules(objects, *listing.get(b".vhignore", (0, ""))) if with_rules else b""
+
+
+def _rules(objects: Objects, mode: int, blob: str) -> bytes:
+    if mode & KIND != REGULAR:
+        return b""
+    try:
+        return objects.content(blob, limit=MAX_RULES_BYTES)
+    except OutputTooLarge as error:
+        raise ObjectUnusable(
+            f".vhignore is larger than {MAX_RULES_BYTES} bytes: write fewer rules"
+        ) from error
 
 
 def _refuse_files_that_are_folders(listing: Collection[bytes]) -> None:
@@ -231,7 +217,7 @@ def _take(
     submodules = []
     for path, (mode, object_id) in listing.items():
         whole = part.prefix + path
-        if mode & _KIND == GITLINK:
+        if mode & KIND == GITLINK:
             if not rules.ignores(whole, is_folder=True):
                 submodules.append((path, object_id))
         elif whole == kept or not rules.ignores(whole):

@@ -9,8 +9,8 @@ from typing import Any
 
 from gateway.errors import FetchError, Gone, ObjectUnusable, RemoteUnavailable
 from gateway.fetch.commit import Base, Commit, CommitReader
-from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached, Progress
 from gateway.fetch.mirror import Mirrors, Wanted
+from gateway.fetch.process import GitFailed, GitTimedOut, LimitReached, Progress
 from gateway.fetch.reasons import local_failures
 from gateway.messages.execution_request import ExecutionRequest
 from gateway.packages.archive import Packages

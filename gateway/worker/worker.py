@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -80,10 +81,11 @@ class Stages(Protocol):
 class Worker:
     """One worker; any number may run side by side.
 
-    `notify` is called when there is something to publish. `announce` adds the event to a settlement. After
-    `turn` seconds a connection with more to do waits for its next turn. `poll_seconds` is the interval of
-    polling for work. After `slow` seconds an update no longer delays those of other refs. `patience` is how
-    long a commit may be missing, because a webhook can arrive before the provider has replicated the commit.
+    `notify` is called when there is something to publish. `announce` adds the event to a settlement.
+    `keeping` keeps open, within its block, what reads a connection's mirror. After `turn` seconds a
+    connection with more to do waits for its next turn. `poll_seconds` is the interval of polling for work.
+    After `slow` seconds an update no longer delays those of other refs. `patience` is how long a commit may
+    be missing, because a webhook can arrive before the provider has replicated the commit.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Worker:
     wakeups: Waiter
     notify: Callable[[], None]
     announce: Callable[[Connection, Settlement], Settlement] = lambda _connection, settlement: settlement
+    keeping: Callable[[str], AbstractAsyncContextManager[None]] = lambda _connection: nullcontext()
     turn: float = _TURN_SECONDS
     poll_seconds: float = POLL_SECONDS
     slow: float = _SLOW_SECONDS
@@ -117,7 +120,7 @@ class Worker:
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""
-        work = asyncio.create_task(self._work(connection_id))
+        work = asyncio.create_task(self._work_and_close(connection_id))
         renewal = asyncio.create_task(self._renew(connection_id))
         try:
             await asyncio.wait({work, renewal}, return_when=asyncio.FIRST_COMPLETED)
@@ -131,6 +134,10 @@ class Worker:
                 return
             if isinstance(outcome, Exception):
                 raise outcome
+
+    async def _work_and_close(self, connection_id: str) -> None:
+        async with self.keeping(connection_id):
+            await self._work(connection_id)
 
     async def _give_back(self, connection_id: str) -> None:
         await self.database.write(work_queue.give_back, connection_id, owner=self.name, now=_now())

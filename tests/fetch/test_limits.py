@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import LocalFailure, ObjectUnusable
+from gateway.errors import LocalFailure, ObjectUnusable, SettingError
 from gateway.fetch.commit import Paths
-from gateway.fetch.git import GitFailed, LimitReached, OutputTooLarge
+from gateway.fetch.git import require_git
 from gateway.fetch.limits import GitLimits, machine_failure
-from gateway.packages.git_objects import open_objects
+from gateway.fetch.process import GitFailed, LimitReached, OutputTooLarge
 from gateway.settings import git_memory
 from testing.fetching import Fetching, make_fetching, mktree
 from testing.git_host import GitHost, WorkTree
@@ -105,7 +105,7 @@ def test_a_limit_that_packing_reaches_is_named(tmp_path: Path, tree: WorkTree) -
     blobs = [tree.git("rev-parse", f"HEAD:{name}") for name in "ab"]
 
     def read() -> None:
-        with open_objects(make_fetching(tmp_path, memory=16 * MIB).git, tree.folder / ".git") as objects:
+        with make_fetching(tmp_path, memory=16 * MIB).git.open(tree.folder / ".git") as objects:
             for _, content in objects.read(blobs):
                 deque(content, maxlen=0)
 
@@ -123,8 +123,28 @@ def test_a_git_that_is_missing_is_a_failure_of_this_machine(
         LocalFailure, match=r"this machine cannot fetch from any remote: git cannot be started .*not found"
     ):
         without.update("http://127.0.0.1:9/a.git", (MAIN, "d" * 40))
-    with pytest.raises(LocalFailure), open_objects(without.git, tmp_path) as objects:
+    with pytest.raises(LocalFailure), without.git.open(tmp_path) as objects:
         list(objects.read(["d" * 40]))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("git version 2.34.1", "git 2.36 or newer is needed; .*/git says: git version 2.34.1"),
+        (None, "not installed"),
+    ],
+)
+def test_a_git_that_is_too_old_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, expected: str
+) -> None:
+    """As one that is not there does: each push would fail."""
+    require_git()
+    if said is not None:
+        (tmp_path / "git").write_text(f"#!/bin/sh\necho {said}\n")
+        (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SettingError, match=expected):
+        require_git()
 
 
 _NO_FILES_LEFT = """

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.errors import FetchError, LocalFailure, ObjectUnusable, RemoteRefuses, RemoteUnavailable
-from gateway.fetch.git import GitFailed, explain
+from gateway.fetch.process import GitFailed, explain
 from gateway.fetch.reasons import remote_failure
 from testing.fetching import Fetching
 from testing.git_host import GitHost

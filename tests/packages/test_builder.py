@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ObjectUnusable
-from gateway.fetch.git import GitFailed
+from gateway.fetch.process import GitFailed
 from gateway.packages.builder import FORMATS, Format, Packer, Stopped
 from gateway.packages.tree import Entry, Tree
 from testing.archives import extract

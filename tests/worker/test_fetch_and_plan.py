@@ -20,8 +20,8 @@ from gateway.errors import (
 )
 from gateway.fetch.commit import Base, Commit, Paths
 from gateway.fetch.credentials import Remote
-from gateway.fetch.git import GitFailed, GitTimedOut, LimitReached
 from gateway.fetch.mirror import Wanted
+from gateway.fetch.process import GitFailed, GitTimedOut, LimitReached
 from gateway.messages.execution_request import MAX_REQUEST_BYTES, Package
 from gateway.packages.archive import Ready
 from gateway.store.connections import Connection

@@ -5,6 +5,8 @@ limited before the parser runs, and every failure becomes a `PlanError` with the
 """
 
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +16,9 @@ import valohai_yaml
 import yaml
 from valohai_yaml.objs import Config, Pipeline, Step, Task
 from valohai_yaml.validation import get_validator
+
+# Fails at the start where PyYAML was built without libyaml, and not at each push.
+from yaml import CSafeLoader
 
 from gateway.errors import PlanError
 
@@ -36,13 +41,50 @@ _PASS_AS_FIELDS = ("{name}", "{value}", "{v}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """The steps, pipelines and tasks of a valohai.yaml by name; `config` is the parser's own object."""
+    """The steps, pipelines and tasks of a valohai.yaml by name; `config` is the parser's own object.
+
+    It is shared by all plans that use the same file: change nothing in it. `length` is the file's length
+    after its aliases are expanded.
+    """
 
     path: str
     steps: Mapping[str, Step]
     pipelines: Mapping[str, Pipeline]
     tasks: Mapping[str, Task]
     config: Config
+    length: int
+
+
+class ManifestCache:
+    """The manifests used last, by their text and path; for several threads.
+
+    Few commits change the file, and validating it takes milliseconds, or half a second if it is large. The
+    parsed objects take about 20 times as much memory as the file with its aliases expanded, so that length
+    is what is limited.
+    """
+
+    def __init__(self, *, length: int = 2 * 1024 * 1024, entries: int = 1000) -> None:
+        """Cache at most so much."""
+        self._lock = threading.Lock()
+        self._left = length
+        self._entries = entries
+        self._found: OrderedDict[tuple[bytes, str], Manifest] = OrderedDict()
+
+    def read(self, text: bytes, *, path: str) -> Manifest:
+        """Return what `read_manifest` returns, which may raise `PlanError`."""
+        key = (text, path)
+        with self._lock:
+            if key in self._found:
+                self._found.move_to_end(key)
+                return self._found[key]
+        manifest = read_manifest(text, path=path)
+        with self._lock:
+            if key not in self._found:
+                self._found[key] = manifest
+                self._left -= manifest.length
+            while self._left < 0 or len(self._found) > self._entries:
+                self._left += self._found.popitem(last=False)[1].length
+        return manifest
 
 
 def read_manifest(text: bytes, *, path: str) -> Manifest:
@@ -52,7 +94,7 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
     """
     if len(text) > MAX_MANIFEST_BYTES:
         raise PlanError(f"{path} has {len(text)} bytes; at most {MAX_MANIFEST_BYTES} are read")
-    config = _parsed(text, path)
+    config, length = _parsed(text, path)
     for step in config.steps.values():
         check_templates(step, path)
     return Manifest(
@@ -61,17 +103,19 @@ def read_manifest(text: bytes, *, path: str) -> Manifest:
         pipelines=dict(config.pipelines),
         tasks=dict(config.tasks),
         config=config,
+        length=length,
     )
 
 
-def _parsed(text: bytes, path: str) -> Config:
+def _parsed(text: bytes, path: str) -> tuple[Config, int]:
+    """Return the parsed file, and its length after its aliases are expanded."""
     try:
         text.decode()
-        _check_bounds(text, path)
+        length = len(text) + _check_bounds(text, path)
         document, items = _load(text)
         if items is not None:
             _check_items(document, items, path)
-        return valohai_yaml.parse([] if items is None else items, validate=False)
+        return valohai_yaml.parse([] if items is None else items, validate=False), length
     except PlanError:
         raise
     except UnicodeDecodeError as error:
@@ -88,11 +132,14 @@ def _parsed(text: bytes, path: str) -> Config:
         raise PlanError(f"{path} is not a valid valohai.yaml: {_one_line(error)}") from error
 
 
-def _check_bounds(text: bytes, path: str) -> None:
-    """Raise `PlanError` for excessive depth or alias expansion, by iterating over the parser's events."""
+def _check_bounds(text: bytes, path: str) -> int:
+    """Return the length with expanded aliases, by iterating over the parser's events.
+
+    Raises `PlanError` for excessive depth or length.
+    """
     expanded: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = [(None, 0)]
-    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+    for event in yaml.parse(text, Loader=CSafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
             open_nodes.append((event.anchor, _LENGTH_PER_VALUE))
             if len(open_nodes) > _MAX_DEPTH:
@@ -112,6 +159,7 @@ def _check_bounds(text: bytes, path: str) -> None:
         open_nodes[-1] = (outer, total + size)
         if total + size > _MAX_EXPANDED_LENGTH:
             raise PlanError(f"{path}{_at(event.start_mark)}: its aliases expand to too much text")
+    return open_nodes[0][1]
 
 
 def _size_of_scalar(event: yaml.ScalarEvent, path: str) -> int:
@@ -133,7 +181,7 @@ def _load(text: bytes) -> tuple[yaml.Node | None, Any]:
 
     libyaml is twenty times faster than the Python code of PyYAML that the platform's parser uses.
     """
-    loader = yaml.CSafeLoader(text)
+    loader = CSafeLoader(text)
     try:
         document = loader.get_single_node()
         return document, None if document is None else loader.construct_document(document)

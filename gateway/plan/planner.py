@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Literal
 
 from gateway.errors import PlanError
@@ -20,7 +19,7 @@ from gateway.messages.execution_request import (
 )
 from gateway.plan.globs import matches
 from gateway.plan.json_values import listed, shortened
-from gateway.plan.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
+from gateway.plan.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestCache
 from gateway.plan.pipeline import resolve_pipeline
 from gateway.plan.step import resolve_step, values_of
 from gateway.plan.task import resolve_task
@@ -33,6 +32,7 @@ _MAX_PLAN_BYTES = 8 * 1024 * 1024
 # Names in a valohai.yaml may be of any length, and reasons are shown in lists and sent as events.
 _MAX_FAILURE_LENGTH = 1000
 _MAX_REASON_LENGTH = 4000
+_MANIFESTS = ManifestCache()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,13 +211,7 @@ def _manifest(commit: CommitFacts, path: str) -> Manifest:
         raise PlanError(f"the commit has no file {path}")
     if commit.manifest is None:
         raise PlanError(f"{path} has {commit.manifest_size} bytes; at most {MAX_MANIFEST_BYTES} are read")
-    return _read_manifest(commit.manifest, path)
-
-
-@lru_cache(maxsize=64)
-def _read_manifest(text: bytes, path: str) -> Manifest:
-    """Read a valohai.yaml, cached: few commits change it, and a large one takes a fifth of a second."""
-    return read_manifest(text, path=path)
+    return _MANIFESTS.read(commit.manifest, path=path)
 
 
 def _request(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import PlanError
-from gateway.plan.manifest import MAX_MANIFEST_BYTES, Manifest, read_manifest
+from gateway.plan.manifest import MAX_MANIFEST_BYTES, Manifest, ManifestCache, read_manifest
 from tests.plan.facts import MANIFEST
 
 STEP = "- step:\n    name: a\n    image: b\n    command: c\n"
@@ -27,6 +27,20 @@ def test_steps_and_pipelines_are_found_by_name() -> None:
     assert manifest.path == "ml/valohai.yaml"
     assert list(manifest.steps) == ["train", "evaluate"]
     assert list(manifest.pipelines) == ["nightly"]
+
+
+def test_a_manifest_is_parsed_once_while_there_is_room() -> None:
+    """The one that was used last is kept longest; its path is part of errors, and of what is cached."""
+    length = read_manifest(STEP.encode(), path="v").length
+    texts = [STEP.replace("name: a", f"name: {name}").encode() for name in "abc"]
+    for cache in (ManifestCache(length=2 * length), ManifestCache(entries=2)):
+        first, second = (cache.read(text, path="v") for text in texts[:2])
+        assert cache.read(texts[0], path="v") is first
+        cache.read(texts[2], path="v")
+        assert cache.read(texts[0], path="v") is first
+        assert cache.read(texts[1], path="v") is not second
+        assert cache.read(texts[0], path="w").path == "w"
+    assert ManifestCache(length=0).read(texts[0], path="v").steps.keys() == {"a"}
 
 
 @pytest.mark.parametrize("text", [b"", b"# nothing yet\n", b"---\n", b"[]", b"null", b"\xef\xbb\xbf"])

@@ -74,6 +74,7 @@ class Git:
         self._limits = limits
         self._environment = git_config.environment(home)
         self._options = git_config.options(allow_http=allow_http)
+        self._fetch_options = git_config.fetch_options()
         self._access = Access(home, allow_http=allow_http, hosts=hosts)
         self.sessions = Sessions(self._converse)
 
@@ -96,11 +97,12 @@ class Git:
         `LocalFailure` if this machine is the cause. When cancelled, git and all its children have ended
         before this returns.
         """
+        options = [*self._options, *(self._fetch_options if remote else ())]
         where = [f"--git-dir={mirror}"] if mirror is not None else []
         async with self._access.granted(remote) if remote else nullcontext(_NO_ACCESS) as granted:
             runs = [
                 Run(
-                    [self._program, *self._options, *granted.options, *where, *arguments],
+                    [self._program, *options, *granted.options, *where, *arguments],
                     environment={**self._environment, **variables},
                     stdin=stdin,
                     output_limit=output_limit,

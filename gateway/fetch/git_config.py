@@ -1,6 +1,7 @@
 """The environment and the options of every git: nothing of a repository or a user's machine configures it."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 _MAX_THREADS = 4
@@ -123,6 +124,14 @@ def options(*, allow_http: bool) -> list[str]:
         "pack.threads": str(min(_MAX_THREADS, os.cpu_count() or 1)),
         "gc.auto": "0",
         "maintenance.auto": "false",
-        **{f"fetch.fsck.{problem}": "ignore" for problem in TOLERATED},
     }
+    return _as_options(settings)
+
+
+def fetch_options() -> list[str]:
+    """Return the further options of a git that fetches; others start faster without them."""
+    return _as_options({f"fetch.fsck.{problem}": "ignore" for problem in TOLERATED})
+
+
+def _as_options(settings: Mapping[str, str]) -> list[str]:
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

@@ -228,8 +228,11 @@ class Mirrors:
         is_repeated = False
         try:
             if not everything:
-                specs = [f"+{newest[ref]}:{ref}" for ref in newest if newest[ref] in absent]
+                refs = [ref for ref in newest if newest[ref] in absent]
+                specs = [f"+{newest[ref]}:{ref}" for ref in refs]
                 everything = not await self._fetched(transfer, specs)
+                if not everything and {newest[ref] for ref in refs} == set(absent):
+                    return {}
             if everything:
                 await self._fetch(transfer, _EVERYTHING, "--prune")
         except GitFailed as error:

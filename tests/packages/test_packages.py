@@ -229,11 +229,18 @@ def test_a_bucket_that_is_down_is_waited_for(
         assert "the package cannot be stored" in wait_for(reason, "the push says why it waits")
 
 
-# Precedes git on PATH: a read of a package's files waits while the file `hold` exists.
+# Precedes git on PATH: while the file `hold` exists, queries wait once the packing has begun.
 WAITING_GIT = """\
 #!/bin/sh
-case "$*" in *" cat-file --batch") while [ -e "${0%/*}/hold" ]; do sleep 0.02; done ;; esac
+here=${0%/*}
 PATH=${PATH#*:}
+case "$*" in *" cat-file --batch-command --buffer")
+    while read -r query; do
+        while [ -e "$here/hold" ] && ls "$here"/../data/packing/*.part >/dev/null 2>&1; do sleep 0.02; done
+        echo "$query"
+    done | git "$@"
+    exit ;;
+esac
 exec git "$@"
 """
 

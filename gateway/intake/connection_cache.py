@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import sqlalchemy
@@ -72,6 +73,8 @@ class ConnectionCache:
         self._keyring = keyring
         self._clock = clock
         self._cached: dict[str, tuple[float, CachedConnection]] = {}
+        # All requests for a connection share one lookup: dozens wait whenever a busy connection expires.
+        self._lookups: dict[str, asyncio.Task[CachedConnection]] = {}
         self._warned: set[str] = set()
 
     async def find(self, connection_id: str, *, seconds: float = _LOOKUP_TIMEOUT) -> CachedConnection:
@@ -82,24 +85,43 @@ class ConnectionCache:
         entry = self._cached.get(connection_id)
         if entry is not None and self._clock() - entry[0] < _CACHE_TTL:
             return entry[1]
-        started = self._clock()
+        lookup = self._lookups.get(connection_id)
+        if lookup is None:
+            lookup = asyncio.create_task(self._look_up(connection_id))
+            self._lookups[connection_id] = lookup
+            lookup.add_done_callback(partial(self._end_lookup, connection_id))
         try:
             async with asyncio.timeout(seconds):
-                connection = await self._database.look_up(self._read, connection_id=connection_id)
-        except NotFound:
-            self.forget(connection_id)
-            raise
+                return await asyncio.shield(lookup)
         except TimeoutError:
             raise StoreUnavailable("the database does not answer in time") from None
-        if len(self._cached) >= _MAX_CACHED:
-            self._cached.clear()
-        self._cached[connection_id] = (started, connection)
+
+    async def _look_up(self, connection_id: str) -> CachedConnection:
+        """Read a connection into the cache, unless it has changed meanwhile."""
+        started = self._clock()
+        try:
+            connection = await self._database.look_up(self._read, connection_id=connection_id)
+        except NotFound:
+            self._cached.pop(connection_id, None)
+            raise
+        if self._lookups.get(connection_id) is asyncio.current_task():
+            if len(self._cached) >= _MAX_CACHED:
+                self._cached.clear()
+            self._cached[connection_id] = (started, connection)
         self._warn(connection)
         return connection
+
+    def _end_lookup(self, connection_id: str, lookup: asyncio.Task[CachedConnection]) -> None:
+        if self._lookups.get(connection_id) is lookup:
+            del self._lookups[connection_id]
+        if not lookup.cancelled():
+            # Every request may have given up: the error then concerns nobody.
+            lookup.exception()
 
     def forget(self, connection_id: str) -> None:
         """Drop a connection that has changed, so that the next request reads it again."""
         self._cached.pop(connection_id, None)
+        self._lookups.pop(connection_id, None)
 
     def _warn(self, connection: CachedConnection) -> None:
         """Log once per connection that its secret is weak: it dates from before weak secrets were refused."""

@@ -83,6 +83,23 @@ def test_a_connection_is_remembered_for_two_seconds(database: CountingDatabase) 
     assert found() == second
 
 
+def test_requests_share_a_lookup_unless_the_connection_changes(database: CountingDatabase) -> None:
+    """A request after the change reads again, and what was read before it is not kept."""
+    cache = ConnectionCache(database, KEYRING, clock=Clock())
+
+    async def find() -> None:
+        await asyncio.gather(*(cache.find("c1") for _ in range(9)))
+        assert database.looks == 1
+        early = asyncio.create_task(cache.find("c2"))
+        await asyncio.sleep(0)
+        cache.forget("c2")
+        await asyncio.gather(early, cache.find("c2"), cache.find("c2"))
+        await cache.find("c2")
+
+    asyncio.run(find())
+    assert database.looks == 3
+
+
 def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabase) -> None:
     """It is no longer found, and its secrets are no longer in memory."""
     clock = Clock()

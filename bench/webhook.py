@@ -1,15 +1,22 @@
 """The webhook endpoint: verified, durable accepts of an 8 KB push, against a bare Starlette route.
 
 The bare route only reads the body. The benchmark measures SQLite; the endpoint with nothing stored, the
-upper limit for any store; PostgreSQL against SQLite; and, with the real command, two processes on
-PostgreSQL against one, if the kernel can give each the same share of a core. The same client loads all of
-them in turn with the same requests, each a different push, signed beforehand. If the machine has two
-cores, server and client have one each. PostgreSQL runs on the same machine, and syncs each commit.
+upper limit for any store; pushes that each begin at an unknown commit, as if all had come in the wrong order;
+PostgreSQL against SQLite; and, with the real command, two processes on PostgreSQL against one, if the kernel
+can give each the same share of a core. adnanh/webhook, a server in Go, verifies the same requests of 8 KB and
+of 1 MB; it stores nothing, and a second rule, which never matches, keeps it from running a command.
+
+The same client loads all of them in turn with the same requests, each a different push, signed beforehand.
+If the machine has two cores, server and client have one each. PostgreSQL runs on the same machine, and syncs
+each commit.
 """
 
 import asyncio
+import json
 import os
 import random
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,10 +24,10 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import cast
@@ -41,16 +48,24 @@ _CLIENTS = 64
 _MANY_CLIENTS = 256
 # The share of each web process, so that two have as much as one, with PostgreSQL and the client on two cores.
 _SHARE = 0.25
-_REQUESTS = 8_000
+_REQUESTS = 5_000
+_WARM_UP = 200
 _ROUNDS = 5
 _SECONDS = 120
 # Fewer for processes that have only a share of a core.
-_WORKERS_REQUESTS = 3_000
-_MOST_SECONDS = 60
-_BODY = 8 * 1024
+_WORKERS_REQUESTS = 1_500
+_MOST_SECONDS = 40
+_BRANCHES = 256
+_MB = 1024 * 1024
+_LARGE_REQUESTS = 80
+_LARGE_CLIENTS = 8
 # Text that compresses about as well as commit messages.
 _WORDS = ("the", "model", "learns", "faster", "with", "fewer", "epochs", "and", "a", "larger", "batch", "fix")
 _MESSAGES = [" ".join(random.choices(_WORDS, k=580)) for _ in range(64)]
+_LARGE_MESSAGE = " ".join(random.choices(_WORDS, k=93_000))
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
+
+_Server = Callable[[], AbstractContextManager[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +84,25 @@ class _Load:
 def run(progress: Progress) -> list[Row]:
     """Measure, and return the rows of the table."""
     rounds = Rounds("webhook", progress, most=_ROUNDS, seconds=_SECONDS)
+    adnanh = shutil.which("webhook")
     with ExitStack() as stack:
         postgres = cache(lambda: stack.enter_context(Postgres(durable=True)))
         for _ in rounds:
-            requests = [_request() for _ in range(_REQUESTS)]
-            rounds.measure("bare", _round, "bare", requests)
-            for name, kind in (("SQLite", "webhook"), ("unstored", "unstored")):
-                with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder:
-                    rounds.measure(name, _round, kind, requests, f"sqlite:///{folder}/bench.db")
+            requests = _pushes(_REQUESTS)
+            large = _pushes(_LARGE_REQUESTS, messages=[_LARGE_MESSAGE])
+            rounds.measure("bare", _round, _bare, requests)
+            rounds.measure("SQLite", _round, _on_sqlite, requests)
+            rounds.measure("unstored", _round, partial(_on_sqlite, "unstored"), requests)
+            rounds.measure("unordered", _round, _on_sqlite, _pushes(_REQUESTS, in_order=False))
+            rounds.measure("SQLite 1 MB", _large_round, _on_sqlite, large)
+            if adnanh is not None:
+                rounds.measure("adnanh", _round, partial(_adnanh, adnanh), requests)
+                rounds.measure("adnanh 1 MB", _large_round, partial(_adnanh, adnanh), large)
             rounds.measure("PostgreSQL", _postgres_round, requests, postgres)
             for workers in (1, 2) if shares.is_possible() else ():
                 few = requests[:_WORKERS_REQUESTS]
                 rounds.measure(f"{workers} workers", _workers_round, workers, few, postgres)
-    return _rows(rounds)
+    return [*_rows(rounds), *_adnanh_rows(rounds, is_installed=adnanh is not None), _workers_row(rounds)]
 
 
 def _rows(rounds: Rounds) -> list[Row]:
@@ -93,22 +114,81 @@ def _rows(rounds: Rounds) -> list[Row]:
     for percent in (50, 99):
         name, of = f"webhook: p{percent} in ms", methodcaller("percentile", percent)
         rows.append(rounds.row(name, "SQLite", "bare", aim=None, higher_is_better=False, of=of))
+    name = "webhook: accepts per second, each push from an unknown commit, against pushes in order"
+    rows.append(rounds.row(name, "unordered", "SQLite", aim=None, higher_is_better=True, of=rate))
     name = "webhook on PostgreSQL: durable accepts per second, against SQLite"
     rows.append(rounds.row(name, "PostgreSQL", "SQLite", aim=0.7, higher_is_better=True, of=rate))
+    return rows
+
+
+def _adnanh_rows(rounds: Rounds, *, is_installed: bool) -> list[Row]:
+    rows = []
+    for size, suffix, aim in (("8 KB", "", 1.0), ("1 MB", " 1 MB", None)):
+        name = f"webhook: accepts of {size} per second, beside adnanh/webhook, which only verifies"
+        if not is_installed:
+            rows.append(unmeasured(name, "install Debian's package webhook", aim=aim))
+            continue
+        ours, theirs, of = f"SQLite{suffix}", f"adnanh{suffix}", attrgetter("rate")
+        rows.append(rounds.row(name, ours, theirs, aim=aim, higher_is_better=True, of=of))
+    return rows
+
+
+def _workers_row(rounds: Rounds) -> Row:
     name = f"two web processes on PostgreSQL, against one, each limited to {_SHARE:g} of a core"
     if not shares.is_possible():
-        return [*rows, unmeasured(name, "the kernel lets this user limit no process's CPU", aim=1.6)]
-    return [*rows, rounds.row(name, "2 workers", "1 workers", aim=1.6, higher_is_better=True, of=rate)]
+        return unmeasured(name, "the kernel lets this user limit no process's CPU", aim=1.6)
+    rate = attrgetter("rate")
+    return rounds.row(name, "2 workers", "1 workers", aim=1.6, higher_is_better=True, of=rate)
 
 
-def _round(kind: str, requests: Sequence[bytes], *database: str) -> _Load:
-    with _server(kind, *database) as port:
-        uvloop.run(_load(port, requests[:200], _CLIENTS))
-        return uvloop.run(_load(port, requests[200:], _CLIENTS))
+def _round(server: _Server, requests: Sequence[bytes]) -> _Load:
+    with server() as port:
+        uvloop.run(_load(port, requests[:_WARM_UP], _CLIENTS))
+        return uvloop.run(_load(port, requests[_WARM_UP:], _CLIENTS))
+
+
+def _large_round(server: _Server, requests: Sequence[bytes]) -> _Load:
+    with server() as port:
+        uvloop.run(_load(port, requests[:_LARGE_CLIENTS], _LARGE_CLIENTS))
+        return uvloop.run(_load(port, requests[_LARGE_CLIENTS:], _LARGE_CLIENTS))
 
 
 def _postgres_round(requests: Sequence[bytes], postgres: Callable[[], Postgres]) -> _Load:
-    return _round("webhook", requests, postgres().database())
+    return _round(partial(_our_server, "webhook", postgres().database()), requests)
+
+
+def _bare() -> AbstractContextManager[int]:
+    return _our_server("bare")
+
+
+@contextmanager
+def _on_sqlite(kind: str = "webhook") -> Iterator[int]:
+    with (
+        tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder,
+        _our_server(kind, f"sqlite:///{folder}/bench.db") as port,
+    ):
+        yield port
+
+
+@contextmanager
+def _adnanh(program: str) -> Iterator[int]:
+    """Start adnanh/webhook: it answers a verified request with 202, any other with 500."""
+    signature = {"source": "header", "name": "X-Hub-Signature-256"}
+    verified = {"type": "payload-hmac-sha256", "secret": servers.SECRET.decode(), "parameter": signature}
+    never = {"type": "value", "value": "", "parameter": {"source": "payload", "name": "ref"}}
+    hook = {
+        "id": servers.CONNECTION,
+        "execute-command": shutil.which("true"),
+        "trigger-rule": {"and": [{"match": verified}, {"match": never}]},
+        "trigger-rule-mismatch-http-response-code": 202,
+    }
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder:
+        hooks = Path(folder) / "hooks.json"
+        hooks.write_text(json.dumps([hook]), encoding="utf-8")
+        options = ("-hooks", str(hooks), "-ip", "127.0.0.1", "-port", str(port))
+        with _running([program, *options], port):
+            yield port
 
 
 def _workers_round(workers: int, requests: Sequence[bytes], postgres: Callable[[], Postgres]) -> _Load:
@@ -126,8 +206,8 @@ def _workers_round(workers: int, requests: Sequence[bytes], postgres: Callable[[
         for group, pid in zip(groups, pids, strict=True):
             group.add(pid)
         port = int(service.url.rpartition(":")[2])
-        uvloop.run(_load(port, requests[:200], _MANY_CLIENTS))
-        return uvloop.run(_load(port, requests[200:], _MANY_CLIENTS))
+        uvloop.run(_load(port, requests[:_WARM_UP], _MANY_CLIENTS))
+        return uvloop.run(_load(port, requests[_WARM_UP:], _MANY_CLIENTS))
 
 
 def _listening(service: Command, workers: int) -> list[int] | None:
@@ -166,8 +246,10 @@ class _Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._answer += data
-        if b"\r\n\r\n" not in self._answer or not self._answer.endswith(b"}"):
-            return  # an answer is a head and one JSON object, which may come in pieces
+        head, end, body = self._answer.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head + b"\r\n")
+        if not end or length is None or len(body) < int(length[1]):
+            return  # an answer may come in pieces
         answer, self._answer = self._answer, b""
         self._latencies.append((time.perf_counter() - self._sent_at) * 1000)
         if not answer.startswith(b"HTTP/1.1 202"):
@@ -190,18 +272,30 @@ class _Client(asyncio.Protocol):
 
 
 @contextmanager
-def _server(kind: str, *database: str) -> Iterator[int]:
+def _our_server(kind: str, *database: str) -> Iterator[int]:
+    port = _free_port()
+    with _running([sys.executable, "-m", "bench.servers", kind, str(port), *database], port):
+        yield port
+
+
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _running(command: Sequence[str], port: int) -> Iterator[None]:
+    """Run a server until the block ends, in which it listens on the port."""
     cores = sorted(os.sched_getaffinity(0))
-    process = subprocess.Popen([sys.executable, "-m", "bench.servers", kind, str(port), *database])
+    process = subprocess.Popen(command)
     try:
         if len(cores) > 1:
             # The client stays on one core, so that the server has the other to itself.
             os.sched_setaffinity(0, cores[1:])
         _wait_until_it_listens(port)
-        yield port
+        yield
     finally:
         process.terminate()
         process.wait()
@@ -218,18 +312,38 @@ def _wait_until_it_listens(port: int) -> None:
     raise RuntimeError("the server did not start")
 
 
-def _request() -> bytes:
-    """Return a request of about 8 KB: a new push to one of 256 branches."""
-    after = uuid.uuid4().hex + uuid.uuid4().hex[:8]
+def _pushes(count: int, *, messages: Sequence[str] = _MESSAGES, in_order: bool = True) -> list[bytes]:
+    """Return requests that push to the branches in turn.
+
+    In order, each push begins where the one before it has ended; the first begins at an unknown commit, as on
+    a branch that is older than its connection.
+    """
+    positions: dict[int, str] = {}
+    requests = []
+    for number in range(count):
+        branch = number % _BRANCHES
+        before = positions.get(branch) if in_order else None
+        positions[branch] = after = _commit_id()
+        requests.append(
+            _request(branch, before or _commit_id(), after, message=messages[number % len(messages)])
+        )
+    return requests
+
+
+def _commit_id() -> str:
+    return uuid.uuid4().hex + uuid.uuid4().hex[:8]
+
+
+def _request(branch: int, before: str, after: str, *, message: str) -> bytes:
+    """Return a signed push to a branch."""
     body = push_payload(
         url=servers.URL,
         full_name="acme/digits",
-        ref=f"refs/heads/branch-{after[:2]}",
-        before=uuid.uuid4().hex + "0" * 8,
+        ref=f"refs/heads/branch-{branch:02x}",
+        before=before,
         after=after,
-        message=random.choice(_MESSAGES),
+        message=message,
     )
-    assert abs(len(body) - _BODY) < 800, len(body)  # noqa: PLR2004 - about
     headers = github.sign(
         event="push", body=body, secret=servers.SECRET, delivery=str(uuid.uuid4()), now=datetime.now(UTC)
     )

@@ -58,7 +58,7 @@ from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
 from gateway.store.events import EventOutbox
 from gateway.store.notify import Notifier, PostgresBridge
-from gateway.store.outbox import Outbox
+from gateway.store.outbox import outboxes
 from gateway.worker.announcer import Announcer
 from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.heartbeat import Heartbeat
@@ -341,12 +341,8 @@ def _build_worker(parts: _Parts) -> _Work:
     remotes = Remotes(mirrors=parts.mirrors, database=database, keyring=parts.keyring)
     packing = settings.data_dir / "packing"
     packing.mkdir(mode=0o700, exist_ok=True)
-    expiry = Expiry(
-        database=database,
-        storage=parts.storage,
-        folder=packing,
-        keep=timedelta(days=settings.package_keep_days),
-    )
+    keep = timedelta(days=settings.package_keep_days)
+    expiry = Expiry(database=database, storage=parts.storage, folder=packing, keep=keep)
     runs: list[Callable[[], Coroutine[Any, Any, None]]] = [
         *(worker.run for worker in _workers(parts, remotes, process, packing)),
         Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run,
@@ -442,8 +438,10 @@ def _relays(parts: _Parts) -> list[Relay]:
         mode=settings.amqp_content_mode,
         tls=Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file),
     )
-    requests = Outbox(parts.database)
-    relays = [Relay(requests, publisher(), parts.requests.subscribe(), complete=parts.signer.publishable)]
+    relays = [
+        Relay(outbox, publisher(), parts.requests.subscribe(), complete=parts.signer.publishable)
+        for outbox in outboxes(parts.database, lanes=settings.relay_lanes)
+    ]
     if settings.amqp_events:
         events = EventOutbox(parts.database)
         relays.append(Relay(events, publisher(), parts.requests.subscribe(), what="event"))

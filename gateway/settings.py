@@ -96,6 +96,7 @@ class Settings(BaseSettings):
     amqp_queue: str = Field(default="pushgate.executions", min_length=1, max_length=200)
     amqp_lanes: Annotated[tuple[Lane, ...], NoDecode, BeforeValidator(_names)] = ()
     amqp_ordered: int = Field(default=0, ge=0, le=256)
+    relay_lanes: int = Field(default=1, ge=1, le=16)
     amqp_declare: bool = True
     amqp_content_mode: Literal["binary", "structured"] = "binary"
     amqp_events: Annotated[tuple[EventName, ...], NoDecode, BeforeValidator(_names)] = ()
@@ -167,6 +168,13 @@ class Settings(BaseSettings):
         urls = value.get_secret_value().split(",") if value is not None else []
         if not all(url.strip().startswith(("amqp://", "amqps://")) for url in urls):
             raise ValueError("it must begin with amqp:// or amqps://; in a list, each URL must")
+        return value
+
+    @field_validator("relay_lanes")
+    @classmethod
+    def _divides_sixteen(cls, value: int) -> int:
+        if 16 % value:
+            raise ValueError("it must be 1, 2, 4, 8 or 16")
         return value
 
     @field_validator("packages_url")

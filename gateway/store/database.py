@@ -28,7 +28,9 @@ from gateway.errors import SettingError, StoreUnavailable
 from gateway.logs import Condition
 from gateway.store import engine
 from gateway.store.engine import BUSY_MS, KEEPALIVES, WRONG_URL, read_url
+from gateway.store.leading import Leading, may_lead
 from gateway.store.migrate import migrate_embedded, migrate_server, present_revision
+from gateway.store.publishing_lanes import SINGLE, PublishingLane
 from gateway.threads import FILES
 
 T = TypeVar("T")
@@ -80,9 +82,7 @@ class Database:
         # Where a write has failed, as on a standby, reads that succeed do not end the outage.
         self._is_written = True
         self._inline: Connection | None = None
-        # The connections that hold leader locks, and since when.
-        self._held: dict[Lock, tuple[Connection, float]] = {}
-        self._leading = threading.Lock()
+        self._leading = Leading(self.engine)
 
     @property
     def is_embedded(self) -> bool:
@@ -235,56 +235,41 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(threads, transaction)
 
-    async def is_leader(self, lock: Lock, *, for_seconds: float = 0.0) -> bool:
-        """Return whether this process has held a lock for at least `for_seconds`.
+    async def is_leader(self, lock: Lock, lane: PublishingLane = SINGLE, *, for_seconds: float = 0.0) -> bool:
+        """Return whether this process has held a lock, or its lane, for at least `for_seconds`.
 
-        Take the lock if no process on this database holds it. It is held until its connection ends: with this
-        process, or when the server is gone. An embedded database has one process.
+        Take it if no process on this database holds it. It is held until its connection ends: with this
+        process, or when the server is gone; a lane also until other processes have too few. An embedded
+        database has one process.
         """
         if self.is_embedded:
             return True
-        held = await asyncio.get_running_loop().run_in_executor(self._threads, self._hold, lock)
+
+        def hold() -> float | None:
+            with self._translated(writes=False):
+                return self._leading.hold(lock.value, lane)
+
+        held = await asyncio.get_running_loop().run_in_executor(self._threads, hold)
         return held is not None and held >= for_seconds
 
-    def may_lead(self, transaction: Connection, lock: Lock) -> bool:
+    async def step_down(self, lock: Lock, lane: PublishingLane) -> None:
+        """Leave a lane to other processes until `is_leader` is called again."""
+
+        def step_down() -> None:
+            with self._translated(writes=False):
+                self._leading.step_down(lock.value, lane)
+
+        if not self.is_embedded:
+            await asyncio.get_running_loop().run_in_executor(self._threads, step_down)
+
+    def may_lead(self, transaction: Connection, lock: Lock, lane: PublishingLane = SINGLE) -> bool:
         """Return whether this process leads, or no other process does, until the transaction ends.
 
         The lock is not held longer: a process that cannot do the work must not keep others from it.
         """
-        if self.is_embedded or lock in self._held:
+        if self.is_embedded or self._leading.holds(lock.value, lane):
             return True
-        free = text("SELECT pg_try_advisory_xact_lock(:key)")
-        return bool(transaction.execute(free, {"key": lock.value}).scalar())
-
-    def _hold(self, lock: Lock) -> float | None:
-        """Return for how many seconds this process has held the lock; None if another process holds it."""
-        with self._translated(writes=False), self._leading:
-            if lock in self._held:
-                held, since = self._held[lock]
-                try:
-                    held.execute(text("SELECT 1"))
-                    held.commit()
-                except DBAPIError:
-                    held.invalidate()
-                    held.close()
-                    del self._held[lock]
-                else:
-                    return time.monotonic() - since
-            connection = self.engine.connect()
-            try:
-                if connection.execute(
-                    text("SELECT pg_try_advisory_lock(:key)"), {"key": lock.value}
-                ).scalar():
-                    connection.commit()
-                    self._held[lock] = (connection, time.monotonic())
-                    return 0.0
-            except BaseException:
-                # The connection may hold the lock nevertheless, so it must not return to the pool.
-                connection.invalidate()
-                connection.close()
-                raise
-            connection.close()
-            return None
+        return may_lead(transaction, lock.value, lane)
 
     async def notify(self, channel: str, payload: str) -> None:
         """Send a notification on a channel of PostgreSQL."""
@@ -374,10 +359,7 @@ class Database:
         self._lookups.shutdown(wait=True)
         self._committer.shutdown(wait=True)
         self._drop_inline()
-        for held, _ in self._held.values():
-            held.invalidate()
-            held.close()
-        self._held.clear()
+        self._leading.drop()
         self.engine.dispose()
 
 

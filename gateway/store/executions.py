@@ -23,6 +23,7 @@ from gateway.errors import Conflict, Invalid, NotFound
 from gateway.messages.packages import PlannedPackage, package_in, with_package
 from gateway.store import outages, packages
 from gateway.store.packages import KeptPackage
+from gateway.store.publishing_lanes import SINGLE, PublishingLane
 from gateway.store.rows import from_row
 from gateway.store.tables import execution_bodies, executions
 
@@ -149,15 +150,22 @@ def _revive(conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, now:
 
 
 def pending(
-    conn: sqlalchemy.Connection, *, limit: int, without: Collection[str], most_bytes: int = READ_BYTES
+    conn: sqlalchemy.Connection,
+    *,
+    limit: int,
+    without: Collection[str],
+    most_bytes: int = READ_BYTES,
+    lane: PublishingLane = SINGLE,
 ) -> list[StoredRequest]:
-    """Return pending requests in the order in which they were planned.
+    """Return pending requests of a lane in the order in which they were planned.
 
     Leave out the connections in `without`. Stop once the bodies have `most_bytes`.
     """
     query = select(executions).where(executions.c.state == "pending").order_by(executions.c.seq).limit(limit)
     if without:
         query = query.where(executions.c.connection.not_in(without))
+    if lane != SINGLE:
+        query = query.where(lane.includes(executions.c.connection))
     return _some(conn, query, most_bytes=most_bytes)
 
 

@@ -8,6 +8,7 @@ import sqlalchemy
 from sqlalchemy import delete, insert, select, update
 
 from gateway.store.database import Database, Lock
+from gateway.store.publishing_lanes import SINGLE, PublishingLane
 from gateway.store.rows import from_row
 from gateway.store.tables import outages
 
@@ -38,11 +39,13 @@ def current(conn: sqlalchemy.Connection) -> list[Outage]:
     return [from_row(Outage, row) for row in rows]
 
 
-async def record_if_leading(database: Database, lock: Lock, what: What, reason: str | None) -> bool:
+async def record_if_leading(
+    database: Database, lock: Lock, what: What, reason: str | None, *, lane: PublishingLane = SINGLE
+) -> bool:
     """Record why nothing is published, None for no outage. Return False if another process leads."""
 
     def write(conn: sqlalchemy.Connection) -> bool:
-        if not database.may_lead(conn, lock):
+        if not database.may_lead(conn, lock, lane):
             return False
         record(conn, what, reason, now=datetime.now(UTC))
         return True

@@ -23,8 +23,8 @@ from typing import Any, Self
 from sqlalchemy import Select, func, select
 
 from bench.report import Progress, Rounds, Row, measured
-from gateway.store.claims import is_pending
 from gateway.store.database import Database
+from gateway.store.ready_queue import is_pending
 from gateway.store.tables import executions, reconciliations, ref_updates
 from testing.git_host import ENVIRONMENT, GitHost, git
 from testing.github import push_payload

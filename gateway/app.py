@@ -64,6 +64,7 @@ from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.heartbeat import Heartbeat
 from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
+from gateway.worker.queue_repair import QueueRepair
 from gateway.worker.reconciler import Reconciler
 from gateway.worker.remotes import Remotes
 from gateway.worker.retention import Retention
@@ -344,7 +345,8 @@ def _build_worker(parts: _Parts) -> _Work:
     keep = timedelta(days=settings.package_keep_days)
     expiry = Expiry(database=database, storage=parts.storage, folder=packing, keep=keep)
     runs: list[Callable[[], Coroutine[Any, Any, None]]] = [
-        *(worker.run for worker in _workers(parts, remotes, process, packing)),
+        _build_crew(parts, remotes, process, packing).run,
+        QueueRepair(database=database).run,
         Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run,
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
         partial(run_daily, expiry.run, of="packages"),
@@ -376,7 +378,7 @@ def _build_packages(parts: _Parts, folder: Path) -> Packages:
     )
 
 
-def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> list[Worker]:
+def _build_crew(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> Worker:
     settings = parts.settings
     packages = _build_packages(parts, packing)
     stages = FetchAndPlan(
@@ -392,21 +394,18 @@ def _workers(parts: _Parts, remotes: Remotes, process: str, packing: Path) -> li
         per_host=settings.fetches_per_host,
         places=settings.concurrency,
     )
-    name = f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}"
-    return [
-        Worker(
-            name=f"{name}-{number}",
-            database=parts.database,
-            claims=claims,
-            stages=stages,
-            wakeups=parts.pushes.subscribe(),
-            notify=parts.requests.notify,
-            announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
-            keeping=parts.mirrors.keeping,
-        )
+    return Worker(
+        name=f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}",
+        database=parts.database,
+        claims=claims,
+        stages=stages,
+        wakeups=parts.pushes.subscribe(),
+        notify=parts.requests.notify,
+        announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
+        keeping=parts.mirrors.keeping,
         # A few more, reserved for hosts without running work: see `Claims`.
-        for number in range(settings.concurrency + RESERVED)
-    ]
+        concurrency=settings.concurrency + RESERVED,
+    )
 
 
 def _reconcilers(parts: _Parts, remotes: Remotes) -> list[Reconciler]:

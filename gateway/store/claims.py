@@ -13,38 +13,22 @@
 Leases carry this state, so it survives the death of a process: its leases count until they expire.
 """
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import (
-    CTE,
-    ColumnElement,
-    FromClause,
-    ScalarSelect,
-    Select,
-    case,
-    delete,
-    func,
-    literal_column,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import Row, delete, select
 
+from gateway.store import ready_queue
 from gateway.store.bulk_sql import upsert_rows
+from gateway.store.claim_queries import CLAIM_LOCK, GROUPS, LOCKED, RUNNING, SURROUNDINGS, TAKE, of_groups
 from gateway.store.connections import host_of
 from gateway.store.database import Lock
-from gateway.store.tables import (
-    connections,
-    deliveries,
-    leases,
-    processes,
-    reconciliations,
-    ref_updates,
-    turns,
-)
+from gateway.store.ready_queue import times
+from gateway.store.tables import processes, turns
 
 MIRROR_AFFINITY = timedelta(seconds=10)
 """How long work is reserved for the process that holds its mirror."""
@@ -53,49 +37,24 @@ GONE_AFTER = timedelta(seconds=15)
 """A process without a heartbeat for this time is dead. Three are due in it: see `worker.heartbeat`."""
 
 MAX_LEASE_AHEAD = timedelta(minutes=20)
-"""No lease or delay reaches further ahead; a later time was set by a wrong clock."""
+"""No lease or heartbeat reaches further ahead; a later time was set by a wrong clock."""
 
 # Rows of processes that died longer ago are deleted.
 _FORGET_AFTER = timedelta(days=1)
 
-# A literal, not a bound value: only then can the query planner use the partial index of pending rows.
-is_pending = ref_updates.c.state == literal_column("'pending'")
-
-
-MAX_DELAY = timedelta(minutes=15)
-"""The longest delay before a retry. A later time was set by a wrong clock, and does not count."""
-
 # Longer than the longest delay between two tries.
 _SILENT_FOR = timedelta(minutes=30)
-# Limits the hosts that are known to answer: each claim compares with all of them.
+# Limits the hosts that are known to answer: a claim may have to compare with all of them.
 _MAX_ANSWERING = 1000
 
 RESERVED = 2
 """Extra places for hosts that hold none: one for any host, one for hosts that answer."""
 
-_postponed = ref_updates.alias("postponed")
-
-# Mostly nothing is pending, and building the query for the next connection takes milliseconds of each poll.
-_ANY_PENDING = select(ref_updates.c.seq).where(is_pending).limit(1)
-
-
-def is_ready(connection: ColumnElement[str] | str, *, now: datetime) -> ColumnElement[bool]:
-    """Return the condition that a pending ref update of a connection may be worked on now.
-
-    A postponed update holds back the later updates of its own ref, and no others.
-    """
-    held_back = (
-        select(_postponed.c.ref)
-        .where(
-            _postponed.c.state == literal_column("'pending'"),
-            _postponed.c.due_at.is_not(None),
-            _postponed.c.connection == connection,
-            _postponed.c.due_at.between(now, now + MAX_DELAY),
-        )
-        # Otherwise it would hold back the refs of this name in all connections.
-        .correlate_except(_postponed)
-    )
-    return ref_updates.c.ref.not_in(held_back)
+# The projects that a claim reads at most; where more projects wait, the next claim reads the following ones.
+_MAX_PROJECTS = 256
+_NEVER = datetime.min.replace(tzinfo=UTC)
+# Others may take the same connections at the same moment.
+_SPARE = 16
 
 
 class SilentHosts:
@@ -129,6 +88,13 @@ class SilentHosts:
         return sorted(self._answering)
 
 
+@dataclass(slots=True, eq=False)
+class _Rotation:
+    """The project after which the next claim reads the queue, if more projects wait than one claim reads."""
+
+    after: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
     """The claims of one process, by its name. `per_project` and `per_host` are limits; 0 means no limit.
@@ -142,95 +108,152 @@ class Claims:
     per_host: int = 0
     places: int = 0
     silent: SilentHosts = field(default_factory=SilentHosts)
+    _rotation: _Rotation = field(default_factory=_Rotation)
 
-    def claim(self, conn: sqlalchemy.Connection, *, owner: str, now: datetime, until: datetime) -> str | None:
-        """Take the lease on the next connection, and return its id; None if no connection is ready."""
-        if conn.dialect.name != "sqlite":
-            # One claim at a time, as on SQLite: the counts must still be true at the commit.
-            conn.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
-        query = self._next(now).with_for_update(of=leases, skip_locked=True)
-        found = conn.execute(query).one_or_none()
-        if found is None:
-            return None
-        connection, project = found
-        conn.execute(
-            update(leases)
-            .where(leases.c.connection == connection)
-            .values(owner=owner, expires_at=until, process=self.process)
-        )
-        upsert_rows(conn, turns, ("project",), [(project, now)])
-        return str(connection)
+    def claim(
+        self, conn: sqlalchemy.Connection, *, owner: str, now: datetime, until: datetime, most: int = 1
+    ) -> list[str]:
+        """Take the leases on the next connections, at most so many, and return their ids.
 
-    def next(self, conn: sqlalchemy.Connection, *, now: datetime) -> str | None:
-        """Return the connection that a claim would take now."""
-        if conn.execute(_ANY_PENDING).first() is None:
-            return None
-        found: str | None = conn.execute(self._next(now)).scalar()
+        What is in the queue is read before the lock is taken. Under the lock, the counts are read again: they
+        must still be true at the commit.
+        """
+        ready_queue.refresh(conn, now=now)
+        candidates = self._candidates(conn, now=now, most=most)
+        if not candidates:
+            return []
+        lock_claims(conn)
+        slots = self._slots(conn, now)
+        rows = conn.execute(LOCKED, {**times(now), "names": candidates}).all()
+        chosen = _choose(slots, rows, now=now, most=most)
+        if chosen:
+            names = [row.connection for row in chosen]
+            conn.execute(TAKE, {"names": names, "by": owner, "until": until, "of": self.process})
+            served = sorted({row.project for row in chosen})
+            upsert_rows(conn, turns, ("project",), [(project, now) for project in served])
+        return [row.connection for row in chosen]
+
+    def has_work(self, conn: sqlalchemy.Connection, *, now: datetime) -> bool:
+        """Return whether a claim may find something. It waits for no other transaction."""
+        return ready_queue.has_changed(conn, now=now) or bool(self._candidates(conn, now=now, most=1))
+
+    def _candidates(self, conn: sqlalchemy.Connection, *, now: datetime, most: int) -> list[str]:
+        """Return queued connections that this process may take, and some more: others may be faster."""
+        slots = self._slots(conn, now)
+        known = conn.execute(SURROUNDINGS, _since(now)).all()
+        hosts = [row.host for row in known if row.host is not None and slots.admit_host(row.host)]
+        if not hosts:
+            return []
+        groups = [group for group in self._groups(conn, hosts) if slots.admit(group.host, group.project)]
+        groups.sort(key=lambda group: (slots.of_project[group.project], _turn(group.claimed_at, now)))
+        values = {
+            **times(now),
+            "others": [row.process for row in known if row.process not in {None, self.process}],
+            "patient": now - MIRROR_AFFINITY,
+            "most": most + _SPARE,
+        }
+        found: list[str] = []
+        at_once = most + _SPARE
+        for start in range(0, len(groups), at_once):
+            found += of_groups(conn, groups[start : start + at_once], values)
+            if len(found) >= most:
+                break
         return found
 
-    def _next(self, now: datetime) -> Select[Any]:
-        waits = waiting()
-        held = _held(now).cte("held")
-        of_project = (
-            select(func.count())
-            .select_from(held)
-            .where(held.c.project == connections.c.project)
-            .correlate(connections)
-            .scalar_subquery()
-        )
-        ready = (
-            select(ref_updates.c.seq)
-            .where(is_pending, ref_updates.c.connection == waits.c.connection)
-            .where(is_ready(waits.c.connection, now=now))
-            .correlate(waits)
-        )
-        query = (
-            select(leases.c.connection, connections.c.project)
-            .join_from(waits, leases, leases.c.connection == waits.c.connection)
-            .join(connections, connections.c.id == leases.c.connection)
-            .outerjoin(turns, turns.c.project == connections.c.project)
-            .where(or_(leases.c.due_at <= now, leases.c.due_at > now + MAX_DELAY))
-            .where(or_(leases.c.owner.is_(None), ~leases.c.expires_at.between(now, now + MAX_DELAY)))
-            .where(self._may_have(now), ready.exists())
-            .order_by(of_project, _last_turn(now).nulls_first(), leases.c.due_at)
-            .limit(1)
-        )
-        if self.per_project:
-            query = query.where(of_project < self.per_project)
-        if self.per_host:
-            query = query.where(held_of_host(now) < self.per_host)
-        return query.where(*self._has_place(held, now))
+    def _groups(self, conn: sqlalchemy.Connection, hosts: Sequence[str]) -> list[Row[Any]]:
+        """Return the hosts and projects that have queued connections, and when each project had its turn."""
+        after = self._rotation.after
+        most = max(_MAX_PROJECTS // len(hosts), 1)
+        rows = conn.execute(GROUPS, {"hosts": hosts, "after": after, "most": most}).all()
+        last = [row.project for row in rows if row.number == most]
+        self._rotation.after = min(last, default="")
+        if after and not last:
+            rows = [*rows, *conn.execute(GROUPS, {"hosts": hosts, "after": "", "most": most})]
+        return list({(row.host, row.project): row for row in rows}.values())
 
-    def _has_place(self, held: CTE, now: datetime) -> list[ColumnElement[bool]]:
-        """Return the conditions that this process has a place for a connection on its host."""
-        mine = select(func.count()).select_from(held).where(held.c.process == self.process)
-        holds_none = (
-            mine.where(held.c.host == connections.c.host).correlate(connections).scalar_subquery() == 0
-        )
-        conditions: list[ColumnElement[bool]] = []
-        if self.places:
-            held_now = mine.scalar_subquery()
-            is_first = holds_none & or_(
-                held_now == self.places, connections.c.host.in_(self.silent.answering())
-            )
-            conditions.append(or_(held_now < self.places, is_first))
-        silent = self.silent.timed_out(now)
-        if silent:
-            conditions.append(or_(connections.c.host.not_in(silent), holds_none))
-        return conditions
+    def _slots(self, conn: sqlalchemy.Connection, now: datetime) -> "_Slots":
+        return _Slots(self, conn.execute(RUNNING, {**times(now), **_since(now)}), now)
 
-    def _may_have(self, now: datetime) -> ColumnElement[bool]:
-        """Return the condition that no other live process has the mirror, or the work has waited for it."""
-        others = select(processes.c.name).where(
-            processes.c.name != self.process,
-            processes.c.seen_at > now - GONE_AFTER,
-            processes.c.seen_at < now + MAX_LEASE_AHEAD,
-        )
-        return or_(
-            leases.c.process.is_(None),
-            leases.c.process.not_in(others),
-            (leases.c.due_at <= now - MIRROR_AFFINITY) & (_ready_since(now) <= now - MIRROR_AFFINITY),
-        )
+
+class _Slots:
+    """What runs now, and whether more of a project or on a host may run in a process."""
+
+    def __init__(self, claims: Claims, running: Iterable[Row[Any]], now: datetime) -> None:
+        """Count what runs, by the rows of `RUNNING`."""
+        self._claims = claims
+        self.of_project: Counter[str] = Counter()
+        self._of_host: Counter[str] = Counter()
+        self._mine: Counter[str] = Counter()
+        for row in running:
+            if row.project is None:
+                self._of_host[row.host] += 1
+            else:
+                self.add(row.host, row.project, is_mine=row.process == claims.process)
+        self._answering = set(claims.silent.answering())
+        self._silent = set(claims.silent.timed_out(now))
+
+    def add(self, host: str, project: str, *, is_mine: bool) -> None:
+        """Count one more."""
+        self.of_project[project] += 1
+        self._of_host[host] += 1
+        if is_mine:
+            self._mine[host] += 1
+
+    def admit(self, host: str, project: str) -> bool:
+        """Return whether one more connection of a project, on a host, may be worked on here."""
+        most = self._claims.per_project
+        return (not most or self.of_project[project] < most) and self.admit_host(host)
+
+    def admit_host(self, host: str) -> bool:
+        """Return whether one more connection on a host may be worked on here."""
+        if self._claims.per_host and self._of_host[host] >= self._claims.per_host:
+            return False
+        if self._mine[host]:
+            return host not in self._silent and not self._is_busy
+        held = self._mine.total()
+        return not self._is_busy or held == self._claims.places or host in self._answering
+
+    @property
+    def _is_busy(self) -> bool:
+        return 0 < self._claims.places <= self._mine.total()
+
+
+def _turn(claimed_at: datetime | None, now: datetime) -> datetime:
+    """Return when a project last had its turn; a project without one comes first. Ignore a time to come."""
+    return claimed_at if claimed_at is not None and claimed_at <= now else _NEVER
+
+
+def _due(row: Row[Any]) -> tuple[datetime, str]:
+    return row.due_at, row.connection
+
+
+def _choose(slots: _Slots, rows: Sequence[Row[Any]], *, now: datetime, most: int) -> list[Row[Any]]:
+    """Choose as if one were claimed after the other, each with the counts that the one before has left."""
+    waiting: defaultdict[tuple[str, str], list[Row[Any]]] = defaultdict(list)
+    for row in sorted(rows, key=_due, reverse=True):
+        waiting[row.host, row.project].append(row)
+    turn_of = {row.project: _turn(row.claimed_at, now) for group in waiting.values() for row in group}
+    chosen: list[Row[Any]] = []
+    while len(chosen) < most:
+        heads = [group[-1] for key, group in waiting.items() if group and slots.admit(*key)]
+        if not heads:
+            break
+        row = min(heads, key=lambda row: (slots.of_project[row.project], turn_of[row.project], *_due(row)))
+        waiting[row.host, row.project].pop()
+        slots.add(row.host, row.project, is_mine=True)
+        turn_of[row.project] = now
+        chosen.append(row)
+    return chosen
+
+
+def lock_claims(conn: sqlalchemy.Connection) -> None:
+    """Let nobody else claim until this transaction ends, as on SQLite, where there is one writer.
+
+    Do not wait for the disk under the lock: if the server dies, a claim may be forgotten that was made just
+    before. Another worker may then take the connection, and the first one notices when it records something.
+    """
+    if conn.dialect.name != "sqlite":
+        conn.execute(CLAIM_LOCK, {"key": Lock.CLAIM.value})
 
 
 def alive(conn: sqlalchemy.Connection, *, now: datetime) -> list[str]:
@@ -239,88 +262,15 @@ def alive(conn: sqlalchemy.Connection, *, now: datetime) -> list[str]:
     return list(conn.execute(live).scalars())
 
 
-def held_of_host(now: datetime) -> ColumnElement[int]:
-    """Return how many fetches and reconciliations run on the host of the selected connection."""
-    fetches = _held(now).cte("fetches")
-    others = connections.alias("reconciled")
-    looks = (
-        select(others.c.host)
-        .join_from(reconciliations, others)
-        .where(reconciliations.c.held_until >= now, reconciliations.c.held_until < now + MAX_LEASE_AHEAD)
-        .where(others.c.deleted_at.is_(None))
-        .cte("looks")
-    )
-    of_host = (
-        select(func.count())
-        .select_from(held)
-        .where(held.c.host == connections.c.host)
-        .correlate(connections)
-        .scalar_subquery()
-        for held in (fetches, looks)
-    )
-    return next(of_host) + next(of_host)
+def full_hosts(conn: sqlalchemy.Connection, *, per_host: int, now: datetime) -> list[str]:
+    """Return the git hosts on which as many fetches and reconciliations run as may run, or more."""
+    running = Counter(row.host for row in conn.execute(RUNNING, {**times(now), **_since(now)}))
+    return sorted(host for host, count in running.items() if count >= per_host)
 
 
-def _held(now: datetime) -> Select[Any]:
-    """Return the project, host and process of each leased connection."""
-    others = connections.alias("worked_on")
-    return (
-        select(others.c.project, others.c.host, leases.c.process)
-        .join_from(leases, others)
-        .where(leases.c.owner.is_not(None), leases.c.expires_at.between(now, now + MAX_DELAY))
-    )
-
-
-def _last_turn(now: datetime) -> ColumnElement[datetime | None]:
-    """Return when a project last had its turn; ignore a time in the future."""
-    return case((turns.c.claimed_at <= now, turns.c.claimed_at), else_=None)
-
-
-def waiting() -> CTE:
-    """Return the connections that have pending ref updates, in a column `connection`.
-
-    The cost is one index lookup for each connection, however many updates it has: a storm costs no more than
-    a push.
-    """
-    first = select(func.min(ref_updates.c.connection).label("connection")).where(is_pending)
-    found = first.cte("waiting", recursive=True)
-    following = (
-        select(func.min(ref_updates.c.connection))
-        .where(is_pending, ref_updates.c.connection > found.c.connection)
-        .correlate(found)
-        .scalar_subquery()
-    )
-    return found.union_all(select(following).where(found.c.connection.is_not(None)))
-
-
-def oldest_arrival(of: FromClause) -> ScalarSelect[datetime]:
-    """Return when the oldest pending ref update of the connection in `of` was received."""
-    first = (
-        select(ref_updates.c.delivery)
-        .where(is_pending, ref_updates.c.connection == of.c.connection)
-        .order_by(ref_updates.c.seq)
-        .limit(1)
-        .correlate(of)
-        .scalar_subquery()
-    )
-    return select(deliveries.c.received_at).where(deliveries.c.id == first).scalar_subquery()
-
-
-def _ready_since(now: datetime) -> ScalarSelect[datetime]:
-    """Return since when the first ready ref update of the lease's connection has been ready."""
-    first = (
-        select(ref_updates.c.seq)
-        .where(is_pending, ref_updates.c.connection == leases.c.connection)
-        .where(is_ready(leases.c.connection, now=now))
-        .order_by(ref_updates.c.seq)
-        .limit(1)
-        .correlate(leases)
-        .scalar_subquery()
-    )
-    since = func.coalesce(ref_updates.c.due_at, deliveries.c.received_at)
-    return (
-        select(since).join_from(ref_updates, deliveries).where(ref_updates.c.seq == first).scalar_subquery()
-    )
+def _since(now: datetime) -> dict[str, datetime]:
+    """Return the times between which a heartbeat counts."""
+    return {"alive_since": now - GONE_AFTER, "ahead": now + MAX_LEASE_AHEAD}
 
 
 def beat(conn: sqlalchemy.Connection, process: str, *, now: datetime) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
+from gateway.store import ready_queue
 from gateway.store.database import Lock
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, leases, reconciliations, ref_updates, secrets
@@ -205,6 +206,8 @@ def change(conn: sqlalchemy.Connection, connection: Connection) -> None:
         _lock_names(conn)
         _check_name(conn, connection)
     conn.execute(update(connections).where(connections.c.id == connection.id).values(**_columns(connection)))
+    # Its project or its host may have changed, which are the key of the queue.
+    ready_queue.recheck(conn, connection.id, now=connection.updated_at)
 
 
 def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) -> None:
@@ -218,6 +221,7 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
         .where(ref_updates.c.connection == connection_id, ref_updates.c.state == "pending")
         .values(state="failed", reason="the connection was deleted", settled_at=now)
     )
+    ready_queue.recheck(conn, connection_id, now=now)
     conn.execute(delete(secrets).where(secrets.c.connection == connection_id))
     conn.execute(
         update(connections)

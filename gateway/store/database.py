@@ -59,6 +59,7 @@ class Lock(IntEnum):
     EVENTS = 5_074_714
     CLAIM = 5_074_715
     NAMES = 5_074_716
+    QUEUE = 5_074_717
 
 
 class Database:

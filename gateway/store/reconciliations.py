@@ -12,10 +12,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, select, update
 
-from gateway.store.claims import held_of_host
-from gateway.store.database import Lock
+from gateway.store.claims import full_hosts, lock_claims
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, deliveries, reconciliations, refs
 from gateway.text.escape import storable
@@ -61,7 +60,7 @@ class ReconciliationState:
 
 def is_due(conn: sqlalchemy.Connection, *, now: datetime, longest: timedelta = MAX_DELAY) -> bool:
     """Return whether a reconciliation is due. It waits for no writer."""
-    return any(conn.execute(query).first() is not None for query in _due(now, longest, per_host=0))
+    return any(conn.execute(query).first() is not None for query in _due(now, longest))
 
 
 def claim(
@@ -77,10 +76,12 @@ def claim(
     A due time further ahead than `longest` was set by a wrong clock, and counts as due. At most `per_host`
     fetches and reconciliations of a git host run at once; 0 means no limit.
     """
-    if per_host and conn.dialect.name != "sqlite":
+    full: list[str] = []
+    if per_host:
         # What is counted here must still be true at the end.
-        conn.execute(select(func.pg_advisory_xact_lock(Lock.CLAIM.value)))
-    for query in _due(now, longest, per_host):
+        lock_claims(conn)
+        full = full_hosts(conn, per_host=per_host, now=now)
+    for query in _due(now, longest, without=full):
         row = conn.execute(query.with_for_update(skip_locked=True, of=reconciliations)).one_or_none()
         if row is not None:
             break
@@ -182,8 +183,10 @@ def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
     return [from_row(Failing, row) for row in rows]
 
 
-def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:
+def _due(now: datetime, longest: timedelta, *, without: Sequence[str] = ()) -> list[Select[Any]]:
     """Return the queries for a due reconciliation, and for one that a wrong clock has postponed too far.
+
+    Leave out the hosts in `without`.
 
     These are two queries so that each uses the index.
     """
@@ -193,8 +196,8 @@ def _due(now: datetime, longest: timedelta, per_host: int) -> list[Select[Any]]:
         .where(connections.c.deleted_at.is_(None))
         .limit(1)
     )
-    if per_host:
-        query = query.where(held_of_host(now) < per_host)
+    if without:
+        query = query.where(connections.c.host.not_in(without))
     return [
         query.where(reconciliations.c.due_at <= now).order_by(reconciliations.c.due_at),
         query.where(reconciliations.c.due_at > now + longest).order_by(reconciliations.c.due_at.desc()),

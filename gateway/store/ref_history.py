@@ -61,8 +61,7 @@ class RefHistory:
     def needs_moves(self, move: RefUpdate) -> bool:
         """Return whether a move cannot be placed without the recorded moves: it is not the next move.
 
-        A next move needs none even if the beginning of the ref is unknown, as for a ref that is older than
-        its connection.
+        A next move needs none even if the beginning of the ref is unknown.
         """
         if not self.exists:
             return False

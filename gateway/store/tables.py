@@ -126,6 +126,7 @@ deliveries = Table(
 )
 
 # `facts` are the inputs of the plan, packed by gateway/worker/plan_inputs.py; None if they are too large.
+# `queued` is set once the lease of the connection takes the update into account: see `leases`.
 ref_updates = Table(
     "ref_updates",
     metadata,
@@ -152,6 +153,7 @@ ref_updates = Table(
     Column("facts", LargeBinary),
     Column("tries", Integer, nullable=False, server_default=text("0")),
     Column("due_at", Instant),
+    Column("queued", Boolean, nullable=False, server_default=text("false")),
     Index("ix_ref_updates_after", "after"),
     Index(
         "ix_ref_updates_peeled",
@@ -172,6 +174,12 @@ ref_updates = Table(
         "ref",
         sqlite_where=text("state = 'pending' AND due_at IS NOT NULL"),
         postgresql_where=text("state = 'pending' AND due_at IS NOT NULL"),
+    ),
+    Index(
+        "ix_ref_updates_new",
+        "connection",
+        sqlite_where=text("state = 'pending' AND NOT queued"),
+        postgresql_where=text("state = 'pending' AND NOT queued"),
     ),
 )
 
@@ -272,7 +280,8 @@ schema_compatibility = Table(
 )
 
 # Which worker works on a connection's pending ref updates, and when the next try is due after a failure.
-# `process` was the last to work on the connection, and so has its mirror.
+# `process` was the last to work on the connection, and so has its mirror. gateway/store/ready_queue.py
+# maintains the last three columns, by which the connections that have work now are found.
 leases = Table(
     "leases",
     metadata,
@@ -282,6 +291,23 @@ leases = Table(
     Column("attempts", Integer, nullable=False),
     Column("due_at", Instant, nullable=False),
     Column("process", Text),
+    Column("ready_at", Instant),
+    Column("queue_host", Text),
+    Column("queue_project", Text),
+    Index(
+        "ix_leases_queue",
+        "queue_host",
+        "queue_project",
+        "due_at",
+        sqlite_where=text("queue_host IS NOT NULL"),
+        postgresql_where=text("queue_host IS NOT NULL"),
+    ),
+    Index(
+        "ix_leases_postponed",
+        "ready_at",
+        sqlite_where=text("ready_at IS NOT NULL AND queue_host IS NULL"),
+        postgresql_where=text("ready_at IS NOT NULL AND queue_host IS NULL"),
+    ),
     Index(
         "ix_leases_held",
         "expires_at",

@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Row, func, insert, literal, literal_column, select, update
+from sqlalchemy import Row, bindparam, case, func, insert, literal, literal_column, select, update
 
 from gateway.errors import StoreUnavailable
-from gateway.store import events, executions, platforms, supersession, tables
-from gateway.store.claims import is_pending, is_ready, oldest_arrival, waiting
+from gateway.store import events, executions, platforms, ready_queue, supersession, tables
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
+from gateway.store.ready_queue import is_pending, is_ready, oldest_arrival, waiting
 from gateway.store.rows import from_row
 from gateway.store.tables import Instant, deliveries, leases, reconciliations, ref_updates, update_attempts
 from gateway.text.escape import storable
@@ -29,6 +29,21 @@ UPDATE_COLUMNS = (
 
 
 _DUE: Mapping[str, Any] = {"tries": 0, "due_at": None}
+
+_MINE = leases.c.connection == bindparam("of")
+_AS_OWNER = select(leases.c.connection).where(_MINE, leases.c.owner == bindparam("by")).with_for_update()
+_WAITING_UPDATE = select(ref_updates.c.seq).where(is_pending, ref_updates.c.connection == bindparam("of"))
+_RELEASE = (
+    update(leases)
+    .where(_MINE)
+    .values(
+        owner=None,
+        expires_at=None,
+        attempts=0,
+        due_at=ready_queue.NOW,
+        ready_at=case((_WAITING_UPDATE.exists(), ready_queue.NOW)),
+    )
+)
 
 
 class LeaseLost(StoreUnavailable):
@@ -107,10 +122,11 @@ def pending(
         .limit(limit)
     )
     if now is not None:
-        query = query.where(is_ready(connection, now=now))
+        query = query.where(is_ready(connection))
     if without:
         query = query.where(ref_updates.c.ref.not_in(without))
-    return [pending_update(row) for row in conn.execute(query)]
+    moment = {} if now is None else ready_queue.times(now)
+    return [pending_update(row) for row in conn.execute(query, moment)]
 
 
 def pending_update(row: Row[Any]) -> PendingUpdate:
@@ -145,6 +161,8 @@ def settle(
             .where(ref_updates.c.seq == update_seq, ref_updates.c.state == "pending")
             .values(
                 state=settlement.state,
+                # If it becomes pending again, that is new.
+                queued=False,
                 reason=storable(settlement.reason),
                 settled_at=now,
                 verdicts=settlement.verdicts,
@@ -209,7 +227,8 @@ def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None
     ).where(*moved)
     columns = ["ref_update", "number", "state", "reason", "settled_at", "verdicts", "replayed_at"]
     conn.execute(insert(update_attempts).from_select(columns, ended))
-    pending_again = {"state": "pending", "reason": None, "settled_at": None, "verdicts": None, **_DUE}
+    ended_before = {"reason": None, "settled_at": None, "verdicts": None}
+    pending_again = {"state": "pending", "queued": False, **ended_before, **_DUE}
     conn.execute(update(ref_updates).where(*moved).values(pending_again))
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()
     conn.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
@@ -218,11 +237,7 @@ def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None
 def release(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
     """Release the lease; remaining work goes to the back of the queue. Raise `LeaseLost`."""
     _as_owner(conn, connection, owner)
-    conn.execute(
-        update(leases)
-        .where(leases.c.connection == connection)
-        .values(owner=None, expires_at=None, attempts=0, due_at=now)
-    )
+    conn.execute(_RELEASE, {"of": connection, "now": now})
 
 
 def give_back(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
@@ -231,7 +246,8 @@ def give_back(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: 
     Do nothing if it was released already, or if another worker has taken over the connection.
     """
     mine = leases.c.connection == connection, leases.c.owner == owner
-    conn.execute(update(leases).where(*mine).values(owner=None, expires_at=None, due_at=now))
+    given_back = {"owner": None, "expires_at": None, "due_at": now, "ready_at": now}
+    conn.execute(update(leases).where(*mine).values(given_back))
 
 
 def postpone(
@@ -248,7 +264,7 @@ def postpone(
     conn.execute(
         update(leases)
         .where(leases.c.connection == connection)
-        .values(owner=None, expires_at=None, attempts=leases.c.attempts + 1, due_at=due_at)
+        .values(owner=None, expires_at=None, attempts=leases.c.attempts + 1, due_at=due_at, ready_at=due_at)
     )
     record_progress(conn, updates, reason)
 
@@ -267,7 +283,8 @@ def take_over_everything(conn: sqlalchemy.Connection, *, now: datetime) -> None:
 
     Its work and the reconciliations that it had claimed are due at once.
     """
-    conn.execute(update(leases).where(leases.c.owner.is_not(None)).values(owner=None, expires_at=now))
+    ended = {"owner": None, "expires_at": now, "ready_at": now}
+    conn.execute(update(leases).where(leases.c.owner.is_not(None)).values(ended))
     held = reconciliations.c.held_until.is_not(None)
     conn.execute(update(reconciliations).where(held).values(due_at=now, held_until=None))
 
@@ -275,7 +292,7 @@ def take_over_everything(conn: sqlalchemy.Connection, *, now: datetime) -> None:
 def take_over(conn: sqlalchemy.Connection, process: str, *, now: datetime) -> None:
     """End the leases of the dead process that had this name before."""
     mine = leases.c.owner.is_not(None), leases.c.process == process
-    conn.execute(update(leases).where(*mine).values(owner=None, expires_at=now))
+    conn.execute(update(leases).where(*mine).values(owner=None, expires_at=now, ready_at=now))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,13 +341,9 @@ def make_due(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> 
     )
     put_off = ref_updates.c.connection == connection, ref_updates.c.due_at.is_not(None)
     conn.execute(update(ref_updates).where(*put_off, is_pending).values(_DUE))
+    ready_queue.recheck(conn, connection, now=now)
 
 
 def _as_owner(conn: sqlalchemy.Connection, connection: str, owner: str) -> None:
-    query = (
-        select(leases.c.connection)
-        .where(leases.c.connection == connection, leases.c.owner == owner)
-        .with_for_update()
-    )
-    if conn.execute(query).one_or_none() is None:
+    if conn.execute(_AS_OWNER, {"of": connection, "by": owner}).one_or_none() is None:
         raise LeaseLost(f"another worker has taken over connection {connection}")

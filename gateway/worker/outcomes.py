@@ -7,7 +7,7 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.metrics import SETTLED, STAGE
-from gateway.store.claims import MAX_DELAY
+from gateway.store.ready_queue import MAX_DELAY
 from gateway.store.work_queue import PendingUpdate, Postponement, Settlement
 
 log = structlog.get_logger()

@@ -42,6 +42,30 @@ async def poll(
         await wakeups.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
 
 
+async def claim_safely(claim: Coroutine[Any, Any, T], give_back: Callable[[T], Awaitable[None]]) -> T:
+    """Claim something; a caller that is cancelled meanwhile gives it back.
+
+    That includes a claim whose transaction is under way: it commits although nobody waits for it any more.
+    """
+    claiming = asyncio.ensure_future(claim)
+    try:
+        return await asyncio.shield(claiming)
+    except asyncio.CancelledError:
+        await asyncio.wait({claiming})
+        # An error of the claim must not replace the cancellation, which ends the loop.
+        if claiming.exception() is None:
+            await return_claim(claiming.result(), give_back)
+        raise
+
+
+async def return_claim(claimed: T, give_back: Callable[[T], Awaitable[None]]) -> None:
+    """Give back what was claimed, so that another process, or the next start, continues at once."""
+    try:
+        await give_back(claimed)
+    except StoreUnavailable as error:
+        log.warning("a claim is left to expire", reason=str(error))
+
+
 async def work_on(
     claim: Coroutine[Any, Any, T | None],
     work: Callable[[T], Awaitable[None]],
@@ -49,22 +73,19 @@ async def work_on(
 ) -> bool:
     """Claim something and work on it; return whether there was anything to claim.
 
-    A caller that is cancelled gives back what it has claimed, so that another process, or the next start,
-    continues at once and not when the claim expires. That includes a claim whose transaction is under way: it
-    commits although nobody waits for it any more.
+    A caller that is cancelled gives back what it has claimed.
     """
-    claiming = asyncio.ensure_future(claim)
-    try:
-        claimed = await asyncio.shield(claiming)
+
+    async def give_back_any(claimed: T | None) -> None:
         if claimed is not None:
-            await work(claimed)
+            await give_back(claimed)
+
+    claimed = await claim_safely(claim, give_back_any)
+    if claimed is None:
+        return False
+    try:
+        await work(claimed)
     except asyncio.CancelledError:
-        # An error of the claim, or of giving it back, must not replace the cancellation, which ends the loop.
-        await asyncio.wait({claiming})
-        if claiming.exception() is None and (claimed := claiming.result()) is not None:
-            try:
-                await give_back(claimed)
-            except StoreUnavailable as error:
-                log.warning("a claim is left to expire", reason=str(error))
+        await return_claim(claimed, give_back)
         raise
-    return claimed is not None
+    return True

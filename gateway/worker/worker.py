@@ -4,11 +4,12 @@ It holds the order of the stages and decides what each failure leads to. Its col
 """
 
 import asyncio
+import itertools
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -29,6 +30,7 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.notify import Waiter
 from gateway.store.work_queue import LeaseLost, PendingUpdate, Postponement, Settlement
+from gateway.worker.crew import Crew
 from gateway.worker.outcomes import (
     Outcome,
     failure,
@@ -40,7 +42,7 @@ from gateway.worker.outcomes import (
     retry_delay,
     retry_later,
 )
-from gateway.worker.polling import POLL_SECONDS, poll, work_on
+from gateway.worker.polling import POLL_SECONDS
 
 log = structlog.get_logger()
 
@@ -79,8 +81,9 @@ class Stages(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """One worker; any number may run side by side.
+    """The worker of a process; any number of processes may run side by side.
 
+    It works on up to `concurrency` connections at once, and claims as many as it has free places.
     `notify` is called when there is something to publish. `announce` adds the event to a settlement.
     `keeping` keeps open, within its block, what reads a connection's mirror. After `turn` seconds a
     connection with more to do waits for its next turn. `poll_seconds` is the interval of polling for work.
@@ -96,6 +99,7 @@ class Worker:
     notify: Callable[[], None]
     announce: Callable[[Connection, Settlement], Settlement] = lambda _connection, settlement: settlement
     keeping: Callable[[str], AbstractAsyncContextManager[None]] = lambda _connection: nullcontext()
+    concurrency: int = 1
     turn: float = _TURN_SECONDS
     poll_seconds: float = POLL_SECONDS
     slow: float = _SLOW_SECONDS
@@ -103,20 +107,37 @@ class Worker:
 
     async def run(self) -> None:
         """Work until cancelled. Record failures on the delivery or in the log, and go on."""
-        await poll(
-            self._work_next, wakeups=self.wakeups, failure="the worker failed", seconds=self.poll_seconds
+        numbers = itertools.count(1)
+        crew = Crew(
+            lambda: replace(self, name=f"{self.name}-{next(numbers)}"),
+            places=self.concurrency,
+            wakeups=self.wakeups,
+        )
+        await crew.run(failure="the worker failed", seconds=self.poll_seconds)
+
+    async def claim(self, most: int) -> Sequence[str]:
+        """Claim the next connections. Read first, which waits for no writer: usually there is no work."""
+        now = _now()
+        if not await self.database.read(self.claims.has_work, now=now):
+            return ()
+        return await self.database.write(
+            self.claims.claim, owner=self.name, now=now, until=now + LEASE, most=most
         )
 
-    async def _work_next(self) -> bool:
-        """Work on a connection that has due updates, if there is one; return whether there was."""
-        return await work_on(self._claim(), self._under_lease, self._give_back)
+    async def work_on(self, connection_id: str) -> None:
+        """Work on a claimed connection. A failure is logged, and its lease is left to expire."""
+        try:
+            await self._under_lease(connection_id)
+        except StoreUnavailable:
+            pass  # the database logs it once for all tasks
+        except Exception:
+            # A bug of ours must not end the loop. The work is tried again when its lease expires.
+            log.exception("the worker failed")
 
-    async def _claim(self) -> str | None:
-        """Claim the next connection. Read first, which waits for no writer: usually there is no work."""
-        now = _now()
-        if await self.database.read(self.claims.next, now=now) is None:
-            return None
-        return await self.database.write(self.claims.claim, owner=self.name, now=now, until=now + LEASE)
+    async def give_back(self, connection_ids: Sequence[str]) -> None:
+        """Release claimed connections during their work."""
+        for one in connection_ids:
+            await self.database.write(work_queue.give_back, one, owner=self.name, now=_now())
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""
@@ -138,9 +159,6 @@ class Worker:
     async def _work_and_close(self, connection_id: str) -> None:
         async with self.keeping(connection_id):
             await self._work(connection_id)
-
-    async def _give_back(self, connection_id: str) -> None:
-        await self.database.write(work_queue.give_back, connection_id, owner=self.name, now=_now())
 
     async def _renew(self, connection_id: str) -> None:
         while True:

@@ -1,6 +1,7 @@
 """Push to connections, claim them and finish their work."""
 
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from gateway.store import accept, work_queue
@@ -16,7 +17,20 @@ LEASE = timedelta(seconds=60)
 def claim(database: Database, claims_of: Claims, now: datetime = NOW, owner: str = "w") -> str | None:
     """Claim as a worker of a process does."""
     with database.writing() as conn:
-        return claims_of.claim(conn, owner=owner, now=now, until=now + LEASE)
+        return first(claims_of.claim(conn, owner=owner, now=now, until=now + LEASE))
+
+
+def first(claimed: Sequence[str]) -> str | None:
+    """Return what was claimed, at most one connection."""
+    return next(iter(claimed), None)
+
+
+def next_one(database: Database, claims_of: Claims, now: datetime) -> str | None:
+    """Return the connection that a claim would take now."""
+    with database.engine.begin() as conn:
+        found = first(claims_of.claim(conn, owner="w", now=now, until=now + LEASE))
+        conn.rollback()
+    return found
 
 
 def push(database: Database, *connections: str, at: datetime = NOW, times: int = 1) -> None:

@@ -230,7 +230,7 @@ def test_attempts_belong_to_the_update_that_was_replayed(three: Database) -> Non
     verdicts_given = [{"trigger": "t", "matched": False, "reason": "no"}]
     with three.writing() as conn:
         claims = Claims(process="p1")
-        while (name := claims.claim(conn, owner="w1", now=NOW, until=NOW + HOUR)) is not None:
+        for name in claims.claim(conn, owner="w1", now=NOW, until=NOW + HOUR, most=9):
             [pending] = work_queue.pending(conn, name, limit=10)
             end = Settlement(update=pending, state="planned", reason="done", verdicts=verdicts_given)
             work_queue.settle(conn, name, [end], owner="w1", now=NOW)

@@ -28,6 +28,7 @@ def test_versions_agree_on_the_locks_of_a_server() -> None:
         "EVENTS": 5074714,
         "CLAIM": 5074715,
         "NAMES": 5074716,
+        "QUEUE": 5074717,
     }
 
 

@@ -23,6 +23,7 @@ from gateway.worker.worker import Worker
 from testing.postgres import Postgres
 from testing.records import NOW, A, B, arrival, connection, move
 from testing.service import wait_for
+from tests.store.claiming import first
 
 LEASE = timedelta(seconds=60)
 PROCESSES = 4
@@ -32,7 +33,7 @@ def claim(database: Database, owner: str, *, seconds: int = 0) -> str | None:
     """Claim as a worker does, so many seconds after NOW."""
     now = NOW + timedelta(seconds=seconds)
     with database.writing() as conn:
-        return Claims(process=owner).claim(conn, owner=owner, now=now, until=now + LEASE)
+        return first(Claims(process=owner).claim(conn, owner=owner, now=now, until=now + LEASE))
 
 
 def push(database: Database, *names: str, now: datetime = NOW) -> None:

@@ -254,7 +254,7 @@ class World:
     def work(self, most: int) -> None:
         """Plan some pending updates, each with one request of a trigger for the latest commit only."""
         claims, until = Claims(process="p1"), self.now + timedelta(seconds=60)
-        if claims.claim(self.conn, owner="w1", now=self.now, until=until) is None:
+        if not claims.claim(self.conn, owner="w1", now=self.now, until=until):
             return
         updates = work_queue.pending(self.conn, self.connection, limit=most)
         ends = [

@@ -1,6 +1,6 @@
 """Places: how many connections of a process, a project and a git host are worked on at once."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -8,7 +8,7 @@ from gateway.store import claims, reconciliations
 from gateway.store.claims import MAX_LEASE_AHEAD, Claims, SilentHosts
 from gateway.store.database import Database
 from testing.records import NOW, connection
-from tests.store.claiming import LEASE, SECOND, claim, finish, push, release
+from tests.store.claiming import LEASE, SECOND, claim, finish, next_one, push, release
 
 
 def test_a_project_has_so_many_workers_and_no_more(database: Database) -> None:
@@ -140,13 +140,11 @@ def test_a_look_at_a_host_takes_a_place_until_its_lease_ends(database: Database)
     with database.writing() as conn:
         assert reconciliations.claim(conn, now=NOW, until=end) is not None
 
-    def next_one(now: datetime) -> str | None:
-        with database.reading() as conn:
-            return Claims(process="p1", per_host=1).next(conn, now=now)
-
-    assert [next_one(now) for now in (NOW - SECOND, NOW, end, end + SECOND)] == ["c1", None, None, "c1"]
+    process = Claims(process="p1", per_host=1)
+    found = [next_one(database, process, now) for now in (NOW - SECOND, NOW, end, end + SECOND)]
+    assert found == ["c1", None, None, "c1"]
     push(database, "other")
-    assert next_one(end) == "other"
+    assert next_one(database, process, end) == "other"
 
 
 def test_each_process_has_its_own_places(database: Database) -> None:

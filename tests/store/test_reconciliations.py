@@ -158,13 +158,13 @@ def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> Non
     with database.writing() as conn:
         accept.record(conn, [arrival(move(A, B), connection="one")])
         busy = Claims(process="p1", per_host=2)
-        assert busy.claim(conn, owner="w1", now=NOW, until=NOW + timedelta(seconds=60)) == "one"
+        assert busy.claim(conn, owner="w1", now=NOW, until=NOW + timedelta(seconds=60)) == ["one"]
         taken = [reconciliations.claim(conn, now=NOW, until=NOW + LEASE, per_host=2) for _ in range(3)]
         names = [reconciliation.connection for reconciliation in taken if reconciliation is not None]
         assert len(names) == 2
         assert "elsewhere" in names
         accept.record(conn, [arrival(move(A, B), connection="two")])
-        assert busy.claim(conn, owner="w2", now=NOW, until=NOW + timedelta(seconds=60)) is None
+        assert busy.claim(conn, owner="w2", now=NOW, until=NOW + timedelta(seconds=60)) == []
 
 
 def test_another_remote_is_learned_from_the_start(learned: Database) -> None:

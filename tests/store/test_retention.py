@@ -44,7 +44,7 @@ def settle(database: Database, *, days: int = 0, state: UpdateState = "planned",
     """Settle pending updates, so many days after NOW; with a request if one is named."""
     moment = NOW + days * DAY
     with database.writing() as conn:
-        assert Claims(process="p").claim(conn, owner="w", now=moment, until=moment + DAY) == "c1"
+        assert Claims(process="p").claim(conn, owner="w", now=moment, until=moment + DAY) == ["c1"]
         ends = [
             Settlement(
                 update=one,

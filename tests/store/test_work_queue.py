@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import pytest
 import sqlalchemy
 
-from gateway.store import accept, claims, deliveries, events, executions, work_queue
+from gateway.store import accept, deliveries, events, executions, ready_queue, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.events import NewEvent
@@ -132,8 +132,8 @@ def test_what_one_push_is_put_off_for_holds_back_its_own_ref_only(database: Data
     settle(database, postponed=[Postponement(update=pending(database)[0], due_at=LATER, reason="away")])
     assert ready("c1", NOW) == ready("c1", LATER) == [topic]
     assert ready("c1", LATER + timedelta(seconds=1)) == [first, topic, third]
-    assert ready("c1", LATER - claims.MAX_DELAY) == [topic]
-    assert ready("c1", LATER - claims.MAX_DELAY - timedelta(seconds=1)) == [first, topic, third]
+    assert ready("c1", LATER - ready_queue.MAX_DELAY) == [topic]
+    assert ready("c1", LATER - ready_queue.MAX_DELAY - timedelta(seconds=1)) == [first, topic, third]
     assert len(ready("c2", NOW)) == 1
     assert [one.tries for one in pending(database)] == [1, 0, 0]
     settle(database, postponed=[Postponement(update=pending(database)[0], due_at=LATER, reason="away")])
@@ -375,14 +375,14 @@ def test_work_on_a_connection_leaves_all_others_alone(database: Database, what: 
         push(database, (A, B), connection_id=name)
         with database.writing() as conn:
             mine = Claims(process="p1")
-            assert mine.claim(conn, owner="w", now=NOW, until=LATER) == name
+            assert mine.claim(conn, owner="w", now=NOW, until=LATER) == [name]
             late = [
                 Postponement(update=one, due_at=NOW - timedelta(seconds=1), reason="away")
                 for one in work_queue.pending(conn, name, limit=9)
             ]
             work_queue.settle(conn, name, [], owner="w", now=NOW, postponed=late)
             work_queue.postpone(conn, name, (), owner="w", due_at=NOW, reason="away")
-            assert mine.claim(conn, owner="w", now=NOW, until=LATER) == name
+            assert mine.claim(conn, owner="w", now=NOW, until=LATER) == [name]
     with database.writing() as conn:
         before = rows_of_others(conn, "c1"), rows_of_others(conn, "")
         OF_ONE[what](conn)

@@ -9,6 +9,7 @@ from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Postponement, Settlement
 from testing.records import NOW, arrival, move
+from tests.store.claiming import first
 
 LATER = NOW + timedelta(seconds=60)
 
@@ -16,7 +17,8 @@ LATER = NOW + timedelta(seconds=60)
 def claim(database: Database, owner: str, now: datetime = NOW) -> str | None:
     """Claim as a worker does."""
     with database.writing() as conn:
-        return Claims(process="p1").claim(conn, owner=owner, now=now, until=now + timedelta(seconds=60))
+        claims = Claims(process="p1")
+        return first(claims.claim(conn, owner=owner, now=now, until=now + timedelta(seconds=60)))
 
 
 def push(database: Database, *moves: tuple[str, str], connection_id: str = "c1") -> None:

@@ -19,6 +19,7 @@ from gateway.store.work_queue import LeaseLost, PendingUpdate, Settlement
 from gateway.worker.worker import _RENEW_SECONDS, LEASE, Worker
 from testing.records import arrival, connection, move
 from testing.service import WAIT_SECONDS
+from tests.store.claiming import first
 from tests.worker.stages import CLAIMS, FaultyDatabase, Scripted, Work, is_released, pushed, states, worked
 
 
@@ -49,7 +50,7 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
     connection(database, created_at=now, updated_at=now)
     with database.writing() as conn:
         accept.record(conn, [arrival(move("a" * 40, "b" * 40), received_at=now)])
-        assert CLAIMS.claim(conn, owner="w", now=now, until=now + timedelta(seconds=60)) == "c1"
+        assert CLAIMS.claim(conn, owner="w", now=now, until=now + timedelta(seconds=60)) == ["c1"]
         work_queue.postpone(conn, "c1", (), owner="w", due_at=now, reason="no answer")
 
     async def scenario() -> str | None:
@@ -78,10 +79,10 @@ def test_a_worker_that_is_ended_hands_its_work_back(database: Database) -> None:
 async def claim_of_another(database: Database) -> str | None:
     """Return the connection that another worker can claim, if any."""
     now = datetime.now(UTC)
-    return await database.write(CLAIMS.claim, owner="other", now=now, until=now + LEASE)
+    return first(await database.write(CLAIMS.claim, owner="other", now=now, until=now + LEASE))
 
 
-@pytest.mark.parametrize("work", [CLAIMS.next, CLAIMS.claim], ids=["next", "claim"])
+@pytest.mark.parametrize("work", [CLAIMS.has_work, CLAIMS.claim], ids=["look", "claim"])
 @pytest.mark.parametrize(
     ("error", "logged"),
     [(StoreUnavailable("locked"), []), (ValueError("a bug"), ["the worker failed"])],
@@ -116,7 +117,7 @@ def test_a_failure_while_recording_is_logged(
     pushed(database, "main")
     database.failing[work_queue.settle] = error
     with capture_logs() as logs:
-        tried = lambda: not database.failing and len(database.calls_of(CLAIMS.next)) > 1  # noqa: E731
+        tried = lambda: not database.failing and len(database.calls_of(CLAIMS.has_work)) > 1  # noqa: E731
         asyncio.run(worked(database, Scripted(), tried, poll_seconds=poll))
     failures = [one["event"] for one in logs if one["log_level"] in {"warning", "error"}]
     assert (failures, states(database)["main"][0]) == (logged, "pending")
@@ -195,6 +196,6 @@ def test_a_store_that_is_away_while_planning_is_the_end_of_no_push(database: Fau
     """It stays pending, and its lease is left to expire."""
     stages = Scripted(main=[StoreUnavailable("away")])
     pushed(database, "main")
-    claimed_again = lambda: stages.planned and len(database.calls_of(CLAIMS.next)) > 2  # noqa: E731
+    claimed_again = lambda: stages.planned and len(database.calls_of(CLAIMS.has_work)) > 2  # noqa: E731
     asyncio.run(worked(database, stages, claimed_again))
     assert states(database)["main"] == ("pending", None)

@@ -32,6 +32,7 @@ from gateway.worker.announcer import Announcer
 from gateway.worker.worker import Stages, Worker
 from testing.records import arrival, connection, move
 from testing.service import wait_for
+from tests.store.claiming import next_one
 from tests.worker.stages import CLAIMS, Scripted, pushed, states, worked
 
 
@@ -239,10 +240,10 @@ def test_an_outage_that_is_one_pushs_own_puts_off_no_other(database: Database) -
     with database.reading() as conn:
         waiting = work_queue.pending(conn, "c1", limit=10)
         ready = work_queue.pending(conn, "c1", limit=10, now=datetime.now(UTC))
-        assert CLAIMS.next(conn, now=datetime.now(UTC)) is None
-        assert CLAIMS.next(conn, now=datetime.now(UTC) + timedelta(minutes=15)) == "c1"
-        # A clock that once ran ahead has delayed it beyond the longest pause.
-        assert CLAIMS.next(conn, now=datetime.now(UTC) - timedelta(minutes=20)) == "c1"
+    assert next_one(database, CLAIMS, datetime.now(UTC)) is None
+    assert next_one(database, CLAIMS, datetime.now(UTC) + timedelta(minutes=15)) == "c1"
+    # A clock that once ran ahead has delayed it beyond the longest pause.
+    assert next_one(database, CLAIMS, datetime.now(UTC) - timedelta(minutes=20)) == "c1"
     assert [(one.name, one.tries) for one in waiting] == [("topic", 1), ("topic", 0)]
     assert ready == []
     reason = "submodule lib: no answer"

@@ -1,0 +1,277 @@
+"""The connections that have work now, in an index, so that a claim reads no others.
+
+A lease is in one of three states:
+
+- not waiting: nothing is pending, or a worker has the connection. `ready_at` is None.
+- postponed: `ready_at` is when its ref updates have to be looked at again.
+- queued: `queue_host` and `queue_project` are set, and with `due_at` they are the key of the queue.
+  `ready_at` is since when the first ref update has been ready.
+
+`refresh`, which precedes each claim, computes this state from the pending ref updates, and nothing else does.
+It finds by an index what may have changed: leases whose `ready_at` has come, leases that have expired, and
+ref updates that are new. Whatever changes a lease sets `ready_at`. Accepting a delivery does not, because it
+must not wait for a worker's transaction on the lease: a new ref update is not `queued`. `forgotten`
+finds what a previous version of Pushgate has changed, which sets neither.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    FromClause,
+    ScalarSelect,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    not_,
+    null,
+    or_,
+    select,
+    union_all,
+    update,
+)
+
+from gateway.store.database import Lock
+from gateway.store.tables import Instant, connections, deliveries, leases, ref_updates
+
+MAX_DELAY = timedelta(minutes=15)
+"""The longest delay before a retry, and the longest lease. A later time was set by a wrong clock."""
+
+# A literal, not a bound value: only then can the query planner use the partial index of pending rows.
+is_pending = ref_updates.c.state == literal_column("'pending'")
+_is_new = and_(is_pending, literal_column("NOT ref_updates.queued"))
+
+NOW: ColumnElement[datetime] = bindparam("now", type_=Instant)
+HORIZON: ColumnElement[datetime] = bindparam("horizon", type_=Instant)
+
+is_held = and_(leases.c.owner.is_not(None), leases.c.expires_at.between(NOW, HORIZON))
+"""Whether a worker has the connection, at `times`."""
+
+is_due = or_(leases.c.due_at <= NOW, leases.c.due_at > HORIZON)
+"""Whether the connection may be tried now, at `times`."""
+
+is_queued = leases.c.queue_host.is_not(None)
+
+# How many connections, and how many ref updates, a claim moves into the queue before it goes on.
+_MAX_CONNECTIONS = 200
+_MAX_UPDATES = 1000
+
+_postponed = ref_updates.alias("postponed")
+_NAMED = leases.c.connection.in_(bindparam("names", expanding=True))
+
+
+def times(now: datetime) -> dict[str, datetime]:
+    """Return the values of `NOW` and `HORIZON`."""
+    return {"now": now, "horizon": now + MAX_DELAY}
+
+
+def _held_back(connection: ColumnElement[str] | str) -> list[ColumnElement[bool]]:
+    return [
+        _postponed.c.state == literal_column("'pending'"),
+        _postponed.c.due_at.is_not(None),
+        _postponed.c.connection == connection,
+        _postponed.c.due_at.between(NOW, HORIZON),
+    ]
+
+
+def is_ready(connection: ColumnElement[str] | str) -> ColumnElement[bool]:
+    """Return the condition that a pending ref update of a connection may be worked on, at `times`.
+
+    A postponed update holds back the later updates of its own ref, and no others.
+    """
+    # Otherwise it would hold back the refs of this name in all connections.
+    held_back = select(_postponed.c.ref).where(*_held_back(connection)).correlate_except(_postponed)
+    return ref_updates.c.ref.not_in(held_back)
+
+
+def _state() -> FromClause:
+    """Return of each named lease its first ready ref update, if any, and since when that has been ready."""
+    first = (
+        select(ref_updates.c.seq)
+        .where(is_pending, ref_updates.c.connection == leases.c.connection)
+        .where(is_ready(leases.c.connection))
+        .order_by(ref_updates.c.seq)
+        .limit(1)
+        .correlate(leases)
+        .scalar_subquery()
+    )
+    next_try = select(func.min(_postponed.c.due_at)).where(*_held_back(leases.c.connection))
+    named = (
+        select(
+            leases.c.connection,
+            first.label("seq"),
+            next_try.correlate(leases).scalar_subquery().label("next_try"),
+        )
+        .where(_NAMED)
+        .subquery("named")
+    )
+    return (
+        select(named, connections.c.host, connections.c.project)
+        .add_columns(func.coalesce(ref_updates.c.due_at, deliveries.c.received_at).label("since"))
+        .join(connections, connections.c.id == named.c.connection)
+        .outerjoin(ref_updates, ref_updates.c.seq == named.c.seq)
+        .outerjoin(deliveries, deliveries.c.id == ref_updates.c.delivery)
+        .subquery("state")
+    )
+
+
+def _queue_update() -> sqlalchemy.Update:
+    state = _state()
+    may_start = and_(not_(is_held), state.c.seq.is_not(None), is_due)
+    ready_at = case(
+        (is_held, null()),
+        (may_start, state.c.since),
+        (state.c.seq.is_not(None), leases.c.due_at),
+        else_=state.c.next_try,
+    )
+    return (
+        update(leases)
+        .where(leases.c.connection == state.c.connection)
+        .values(
+            ready_at=ready_at,
+            queue_host=case((may_start, state.c.host)),
+            queue_project=case((may_start, state.c.project)),
+        )
+    )
+
+
+_UPDATE = _queue_update()
+
+
+def _first_of_each(condition: ColumnElement[bool], name: str) -> CTE:
+    """Return the connections with ref updates that meet a condition, in a column `connection`.
+
+    The cost is one index lookup for each connection, however many updates it has: a storm costs no more than
+    a push.
+    """
+    first = select(func.min(ref_updates.c.connection).label("connection")).where(condition)
+    found = first.cte(name, recursive=True)
+    following = (
+        select(func.min(ref_updates.c.connection))
+        .where(condition, ref_updates.c.connection > found.c.connection)
+        .correlate(found)
+        .scalar_subquery()
+    )
+    return found.union_all(select(following).where(found.c.connection.is_not(None)))
+
+
+def waiting() -> CTE:
+    """Return the connections that have pending ref updates, in a column `connection`."""
+    return _first_of_each(is_pending, "waiting")
+
+
+def oldest_arrival(of: FromClause) -> ScalarSelect[datetime]:
+    """Return when the oldest pending ref update of the connection in `of` was received."""
+    first = (
+        select(ref_updates.c.delivery)
+        .where(is_pending, ref_updates.c.connection == of.c.connection)
+        .order_by(ref_updates.c.seq)
+        .limit(1)
+        .correlate(of)
+        .scalar_subquery()
+    )
+    return select(deliveries.c.received_at).where(deliveries.c.id == first).scalar_subquery()
+
+
+_is_postponed = and_(leases.c.ready_at.is_not(None), leases.c.queue_host.is_(None))
+_owned = leases.c.owner.is_not(None)
+# Each is a range of an index. A time beyond the horizon was set by a wrong clock, and counts as past.
+_DUE_LEASES = (
+    and_(_is_postponed, leases.c.ready_at <= NOW),
+    and_(_is_postponed, leases.c.ready_at > HORIZON),
+    and_(_owned, leases.c.expires_at < NOW),
+    and_(_owned, leases.c.expires_at > HORIZON),
+)
+_HAS_CHANGED = select(
+    or_(
+        select(ref_updates.c.seq).where(_is_new).exists(),
+        *(select(leases.c.connection).where(due).exists() for due in _DUE_LEASES),
+    )
+)
+
+
+def _changed() -> Select[Any]:
+    new = _first_of_each(_is_new, "new")
+    parts = [select(new.c.connection).where(new.c.connection.is_not(None)).limit(_MAX_CONNECTIONS)]
+    parts += [select(leases.c.connection).where(due).limit(_MAX_CONNECTIONS) for due in _DUE_LEASES]
+    # SQLite takes a limit in a part of a union only in a query of its own.
+    return select(union_all(*(select(part.subquery()) for part in parts)).subquery())
+
+
+_CHANGED = _changed()
+_LOCK = select(leases.c.connection).where(_NAMED).with_for_update(skip_locked=True)
+_TAKE_NOTE = (
+    update(ref_updates)
+    .where(
+        ref_updates.c.seq.in_(
+            select(ref_updates.c.seq)
+            .where(_is_new, ref_updates.c.connection.in_(bindparam("names", expanding=True)))
+            .limit(_MAX_UPDATES)
+        )
+    )
+    .values(queued=True)
+)
+_EXPIRE = (
+    update(leases)
+    .where(_NAMED, _owned, not_(leases.c.expires_at.between(NOW, HORIZON)))
+    .values(owner=None, expires_at=None)
+)
+
+
+def has_changed(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
+    """Return whether `refresh` has something to do."""
+    return bool(conn.execute(_HAS_CHANGED, times(now)).scalar())
+
+
+def refresh(conn: sqlalchemy.Connection, *, now: datetime) -> None:
+    """Update the queue for what was accepted, has become due or has expired.
+
+    Wait for others who do the same, because what they put into the queue is visible only then, but not for
+    workers: their releases are found later.
+    """
+    if not has_changed(conn, now=now):
+        return
+    if conn.dialect.name != "sqlite":
+        conn.execute(select(func.pg_advisory_xact_lock(Lock.QUEUE.value)))
+    found = set(conn.execute(_CHANGED, times(now)).scalars())
+    names = list(conn.execute(_LOCK, {"names": sorted(found)}).scalars()) if found else []
+    if not names:
+        return
+    # In this order: an update that is committed between the statements must not be noted before it is seen.
+    conn.execute(_TAKE_NOTE, {"names": names})
+    conn.execute(_EXPIRE, {**times(now), "names": names})
+    conn.execute(_UPDATE, {**times(now), "names": names})
+
+
+def recheck(conn: sqlalchemy.Connection, *names: str, now: datetime) -> None:
+    """Let the next `refresh` look at connections, unless they are worked on: then their release does."""
+    changed = {"ready_at": now, "queue_host": None, "queue_project": None}
+    conn.execute(update(leases).where(leases.c.connection.in_(names), not_(_owned)).values(changed))
+
+
+def _forgotten() -> Select[Any]:
+    waits = waiting()
+    return (
+        select(leases.c.connection)
+        .join_from(waits, leases, leases.c.connection == waits.c.connection)
+        .where(leases.c.ready_at.is_(None), leases.c.owner.is_(None))
+        .limit(_MAX_CONNECTIONS)
+    )
+
+
+_FORGOTTEN = _forgotten()
+
+
+def forgotten(conn: sqlalchemy.Connection) -> list[str]:
+    """Return connections that have work and neither a worker nor a place in the queue, which need `recheck`.
+
+    A previous version of Pushgate, beside this one or before it, leaves such connections. The cost is that of
+    all waiting connections.
+    """
+    return list(conn.execute(_FORGOTTEN).scalars())

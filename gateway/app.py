@@ -1,6 +1,7 @@
 """The composition root: builds the service from the settings. Read from top to bottom to see what runs."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -76,8 +77,8 @@ log = structlog.get_logger()
 class Service:
     """Everything that runs in one process of the role `web`, `worker` or `all`."""
 
-    def __init__(self, settings: Settings, opened: DataDir) -> None:
-        """Compose the parts; nothing runs before the application starts."""
+    def __init__(self, settings: Settings, opened: DataDir, *, slot: int = 0) -> None:
+        """Compose the parts of process `slot` of the data folder; nothing runs yet."""
         self.settings = settings
         self.closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,7 +88,7 @@ class Service:
         self._bridge = PostgresBridge(
             parts.database, {"pushgate_pushes": parts.pushes, "pushgate_requests": parts.requests}
         )
-        self._worker = None if settings.role == "web" else _build_worker(parts)
+        self._worker = None if settings.role == "web" else _build_worker(parts, slot)
         health = Health(
             database=parts.database,
             writer=self._writer,
@@ -334,11 +335,11 @@ class _Work:
             await database.write(work_queue.take_over, process=self.process, now=now)
 
 
-def _build_worker(parts: _Parts) -> _Work:
+def _build_worker(parts: _Parts, slot: int) -> _Work:
     """Build the worker: fetch and plan, reconciliation, publishing and clean-up."""
     settings, database = parts.settings, parts.database
     # Mirrors are in the data folder: a process that restarts there has them, and takes the same name.
-    process = f"{socket.gethostname()}:{settings.data_dir}"
+    process = f"{socket.gethostname()}:{settings.data_dir}{f'#{slot}' if slot else ''}"
     remotes = Remotes(mirrors=parts.mirrors, database=database, keyring=parts.keyring)
     packing = settings.data_dir / "packing"
     packing.mkdir(mode=0o700, exist_ok=True)
@@ -347,12 +348,13 @@ def _build_worker(parts: _Parts) -> _Work:
     runs: list[Callable[[], Coroutine[Any, Any, None]]] = [
         _build_crew(parts, remotes, process, packing).run,
         QueueRepair(database=database).run,
-        Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run,
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
         partial(run_daily, expiry.run, of="packages"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
     ]
+    if slot == 0:
+        runs.append(Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run)
     if not database.is_embedded:
         runs.append(Heartbeat(database=database, process=process).run)
     if settings.keep_days:
@@ -395,7 +397,7 @@ def _build_crew(parts: _Parts, remotes: Remotes, process: str, packing: Path) ->
         places=settings.concurrency,
     )
     return Worker(
-        name=f"{socket.gethostname()}-{datetime.now(UTC):%H%M%S%f}",
+        name=f"{socket.gethostname()}-{os.getpid()}-{datetime.now(UTC):%H%M%S%f}",
         database=parts.database,
         claims=claims,
         stages=stages,

@@ -89,8 +89,8 @@ def _check_weak_token(database: Database) -> None:
 def locked(settings: Settings) -> Iterator[None]:
     """Hold the lock of the data folder until the block, or the process, ends.
 
-    Mirrors and the embedded database may have only one process that works on them. Raises `SettingError`
-    where another process holds the lock.
+    Only one gateway works on it: a single process, or the processes of one supervisor, which holds the lock
+    for them. Raises `SettingError` where another gateway holds the lock.
     """
     with (settings.data_dir / "occupied.lock").open("ab") as lock:
         try:

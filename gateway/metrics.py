@@ -95,7 +95,7 @@ SCRATCH_WRITABLE = Gauge(
     "pushgate_fetch_disk_writable",
     "0 if this process cannot fetch because its disk is full or not writable, else 1.",
     registry=REGISTRY,
-    multiprocess_mode="min",
+    multiprocess_mode="livemin",
 )
 
 

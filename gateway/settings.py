@@ -134,6 +134,7 @@ class Settings(BaseSettings):
     keep_days: int = Field(default=180, ge=0, le=36_500)
     role: Literal["all", "web", "worker"] = "all"
     workers: int = Field(default=1, ge=1, le=64)
+    hang_timeout: float = Field(default=60, ge=2, le=3600)
     concurrency: int = Field(default=4, ge=1, le=64)
     log_format: Literal["auto", "json", "console"] = "auto"
 
@@ -202,11 +203,6 @@ class Settings(BaseSettings):
             raise ValueError(
                 "several processes on one SQLite database are no faster than one: leave workers at 1, or set"
                 " PUSHGATE_DATABASE_URL to a PostgreSQL database"
-            )
-        if self.role == "worker":
-            raise ValueError(
-                "workers are processes that serve webhooks, and the role worker serves none: leave it at 1;"
-                " use concurrency to do more work at once"
             )
         return self
 

@@ -59,7 +59,7 @@ def serve_command(
         typer.Option(help="web (webhooks, API, dashboard), worker (fetch, plan, publish), or all."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Web processes that share the port; more than 1 require PostgreSQL.")
+        int | None, typer.Option(help="Processes of this role on one port; more than 1 require PostgreSQL.")
     ] = None,
     data: Data = None,
     config: Config = None,

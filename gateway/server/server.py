@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 
@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 # How long running requests may take to finish after a SIGTERM, in seconds.
 _GRACE = 10
+_BEAT_SECONDS = 1.0
 
 # glibc's names for these are M_TRIM_THRESHOLD, M_MMAP_THRESHOLD and M_ARENA_MAX; see mallopt(3).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -34,9 +35,10 @@ _ARENAS = 2
 class _Server(uvicorn.Server):
     """uvicorn, with hooks for the start and the shutdown of the service."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, beat: Callable[[], None] | None) -> None:
         super().__init__(config)
         self._service = service
+        self._beat = beat
 
     async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
         await super().startup(list(sockets) if sockets else None)
@@ -55,6 +57,13 @@ class _Server(uvicorn.Server):
             pid=os.getpid(),
             broker="none: execution requests stay in the store" if settings.amqp_url is None else "RabbitMQ",
         )
+        if self._beat is not None:
+            self._beat_regularly(self._beat)
+
+    def _beat_regularly(self, beat: Callable[[], None]) -> None:
+        """Show the supervisor that the event loop runs."""
+        beat()
+        asyncio.get_running_loop().call_later(_BEAT_SECONDS, self._beat_regularly, beat)
 
     def _end_as_an_orphan(self, sentinel: int) -> None:
         """Shut down, because the supervisor was killed."""
@@ -85,20 +94,29 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(settings: Settings, opened: DataDir, *, listener: socket.socket | None = None) -> None:
+def serve(
+    settings: Settings,
+    opened: DataDir,
+    *,
+    listener: socket.socket | None = None,
+    slot: int = 0,
+    beat: Callable[[], None] | None = None,
+) -> None:
     """Run the service until SIGTERM or SIGINT; open a socket if none is given.
 
-    Raises `SettingError` if another process holds the data folder, or the port is in use.
+    A supervisor gives a `listener`, holds the data folder itself, and has several processes of different
+    `slot` on it; `beat` is called regularly while the event loop runs. Raises `SettingError` if another
+    gateway holds the data folder, or the port is in use.
     """
-    works_here = settings.role != "web" or opened.database.is_embedded
+    needs_lock = listener is None and (settings.role != "web" or opened.database.is_embedded)
     # The service closes the database when it ends; this block does so if it never starts.
-    with opened, locked(settings) if works_here else nullcontext(), listener or listen(settings) as bound:
+    with opened, locked(settings) if needs_lock else nullcontext(), listener or listen(settings) as bound:
         # With port 0 the actual port is known only now.
         port = bound.getsockname()[1]
-        _serve(Service(settings.model_copy(update={"port": port}), opened), bound)
+        _serve(Service(settings.model_copy(update={"port": port}), opened, slot=slot), bound, beat)
 
 
-def _serve(service: Service, listener: socket.socket) -> None:
+def _serve(service: Service, listener: socket.socket, beat: Callable[[], None] | None) -> None:
     prepare_interpreter()
     settings = service.settings
     connections = allow_open_files(settings.http_connections)
@@ -121,7 +139,7 @@ def _serve(service: Service, listener: socket.socket) -> None:
         timeout_graceful_shutdown=_GRACE,
         backlog=2048,
     )
-    _Server(config, service).run(sockets=[listener])
+    _Server(config, service, beat).run(sockets=[listener])
 
 
 def prepare_interpreter() -> None:

@@ -153,7 +153,17 @@ def test_every_setting_of_the_values_is_one_of_the_gateway() -> None:
 
 
 # Settings that the chart derives from other values, or that are fixed in a pod.
-ELSEWHERE = {"host", "port", "public_url", "packages_url", "data_dir", "role", "workers", "log_format"}
+ELSEWHERE = {
+    "host",
+    "port",
+    "public_url",
+    "packages_url",
+    "data_dir",
+    "role",
+    "workers",
+    "hang_timeout",
+    "log_format",
+}
 ONLY_FOR_TESTS = {"fetch_allow_http"}
 
 

@@ -12,6 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.cli.api_client import ApiError
+from gateway.server.supervisor import Pulse
+from testing.git_host import GitHost
 from testing.postgres import Postgres
 from testing.service import Command, Project, Service, run_interpreter, wait_for
 
@@ -35,6 +37,11 @@ def gateway(tmp_path: Path, shared: dict[str, str]) -> Iterator[Service]:
 def processes(service: Service) -> dict[int, int]:
     """Return the latest listening process of each number: process ids by number."""
     return {line["process"]: line["pid"] for line in service.log() if line["event"] == "listening"}
+
+
+def _all_listening(service: Service, count: int) -> dict[int, int] | None:
+    found = processes(service)
+    return found if len(found) == count else None
 
 
 def answered(service: Service, project: Project, connection: Any, numbers: range) -> list[str]:
@@ -170,9 +177,57 @@ def test_more_processes_need_postgresql(tmp_path: Path, arguments: list[str], se
     assert not (tmp_path / "data").exists()
 
 
-def test_a_worker_has_no_webhook_endpoint_to_share(tmp_path: Path, shared: dict[str, str]) -> None:
-    """Its concurrency is another setting, which the sentence names."""
-    variables = {f"PUSHGATE_{name}": value for name, value in shared.items()}
-    done = run_interpreter("serve", "--role", "worker", "--data", tmp_path / "data", variables=variables)
-    assert done.returncode == 1
-    assert "concurrency" in done.stderr
+def test_workers_share_a_data_folder_and_replace_one_that_dies_or_hangs(
+    tmp_path: Path, shared: dict[str, str], githost: GitHost
+) -> None:
+    """Each takes a part of the work; what the one was working on goes on when its successor has started."""
+    role = {"ROLE": "worker", "WORKERS": "2", "CONCURRENCY": "1", "HANG_TIMEOUT": "3"}
+    with (
+        Service(tmp_path / "web", **{**shared, "WORKERS": "1", "ROLE": "web"}) as web,
+        Command(tmp_path / "workers", **{**shared, **role}) as workers,
+    ):
+        before = wait_for(lambda: _all_listening(workers, 2), "both listen")
+        projects = [Project(githost, tmp_path, f"acme/digits-{number}") for number in range(4)]
+        connected = [web.connect(project.url, "train@*") for project in projects]
+
+        def deliver(ref: str) -> list[str]:
+            pushes = [project.payload(None, project.first, ref) for project in projects]
+            sent = [web.deliver(one, push) for one, push in zip(connected, pushes, strict=True)]
+            return [answer["delivery"] for _, answer in sent]
+
+        def all_planned(deliveries: list[str]) -> bool:
+            settled = [web.settled(delivery)["updates"] for delivery in deliveries]
+            return all(update["state"] == "planned" for updates in settled for update in updates)
+
+        githost.answers.clear()
+        deliveries = deliver("refs/heads/main")
+        wait_for(lambda: len(githost.visits) >= 2, "both processes fetch")
+        os.kill(before[1], signal.SIGKILL)
+        githost.answers.set()
+        wait_for(
+            lambda: processes(workers)[1] != before[1], "another process is in the place of the killed one"
+        )
+        assert all_planned(deliveries)
+        assert {line["process"] for line in workers.log() if line["event"] == "push settled"} == {0, 1}
+
+        os.kill(before[0], signal.SIGSTOP)
+        deliveries = deliver("refs/heads/other")
+        wait_for(
+            lambda: processes(workers)[0] != before[0], "another process is in the place of the stopped one"
+        )
+        assert all_planned(deliveries)
+        [hung] = [line for line in workers.log() if line["event"].startswith("process hangs")]
+        assert (hung["process"], hung["pid"]) == (0, before[0])
+        assert workers.stop() == 0
+
+
+def test_a_machine_that_was_suspended_has_no_hanging_processes() -> None:
+    """Time counts that the supervisor itself has run, and only after the first beat of a process."""
+    pulse = Pulse()
+    assert [pulse.silent(1), pulse.silent(50)] == [0, 0]
+    pulse.beat()
+    assert [pulse.silent(1), pulse.silent(1), pulse.silent(3600), pulse.silent(1)] == [0, 1, 3, 4]
+    pulse.beat()
+    assert pulse.silent(3600) == 0
+    pulse.reset()
+    assert [pulse.silent(1), pulse.silent(1)] == [0, 0]

@@ -1,6 +1,6 @@
 """Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
-python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [relay]
+python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay]
 
 The exit status is 0 if every row was measured, whether or not it reaches its aim.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import fetch, library, package, providers, relay, repositories, webhook
+from bench import claims, fetch, library, package, providers, relay, repositories, webhook
 from bench.report import Row, measured, show, write
 
 BENCHES = {
@@ -23,6 +23,7 @@ BENCHES = {
     "repositories": repositories,
     "library": library,
     "package": package,
+    "claims": claims,
     "relay": relay,
 }
 RESULT = Path("build/bench.json")

@@ -1,0 +1,121 @@
+"""Claims on PostgreSQL: with 10,000 connections waiting, and a look that finds nothing with 10,000 postponed.
+
+The connections are spread over 100 projects and 100 git hosts. One process claims as many as a worker has
+places, and releases each in a transaction of its own, as workers do; all of them remain in the queue. The
+yardsticks are fixed numbers: what a large installation needs.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import update
+
+from bench.report import Row
+from gateway.store import accept, connections, ready_queue, work_queue
+from gateway.store.claims import Claims
+from gateway.store.database import Database
+from gateway.store.tables import leases
+from testing.postgres import Postgres
+from testing.records import A, B, arrival, made, move
+
+_CONNECTIONS = 10_000
+_GROUPS = 100
+_BATCH = 100
+_PLACES = 16
+_ROUNDS = 3
+_CLAIMS_EACH = 10
+_LOOKS = 20
+_LEASE = timedelta(seconds=60)
+_NEEDED_PER_SECOND = 1_000
+_MOST_MS = 5
+
+
+def run(progress: Callable[[str], None]) -> list[Row]:
+    """Measure, and return the rows of the table."""
+    with Postgres(durable=True) as postgres:
+        database = Database(postgres.database())
+        database.migrate()
+        progress(f"claims: {_CONNECTIONS:,} connections with a push each")
+        _fill(database)
+        claims = Claims(process="bench")
+        _sort_in(database)
+        rates = []
+        for number in range(_ROUNDS):
+            progress(f"claims: round {number + 1} of {_ROUNDS}")
+            rates.append(_claim_and_release(database, claims))
+        _postpone_all(database)
+        looks = [_look_ms(database, claims) for _ in range(_ROUNDS)]
+        database.close()
+    waiting, postponed = (f"with {_CONNECTIONS:,} connections {state}" for state in ("waiting", "postponed"))
+    needed, most = [_NEEDED_PER_SECOND] * _ROUNDS, [_MOST_MS] * _ROUNDS
+    return [
+        Row(f"claims: claims and releases a second, {waiting}", rates, needed, aim=1, higher_is_better=True),
+        Row(
+            f"claims: ms of a look that finds nothing, {postponed}",
+            looks,
+            most,
+            aim=1,
+            higher_is_better=False,
+        ),
+    ]
+
+
+def _fill(database: Database) -> None:
+    for start in range(0, _CONNECTIONS, _BATCH):
+        names = [f"{number:024x}" for number in range(start, start + _BATCH)]
+        with database.writing() as conn:
+            for number, name in enumerate(names):
+                url = f"https://host{number % _GROUPS}.example/acme/{name}.git"
+                connections.add(conn, made(name, name=name, url=url, project=f"project {number % _GROUPS}"))
+            now = datetime.now(UTC)
+            accept.record(conn, [arrival(move(A, B), connection=name, received_at=now) for name in names])
+    # A running system has statistics too.
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
+        conn.exec_driver_sql("VACUUM ANALYZE")
+
+
+def _claim_and_release(database: Database, claims: Claims) -> float:
+    """Return the rate of claimed and released connections per second."""
+    done = 0
+    started = time.perf_counter()
+    for number in range(_CLAIMS_EACH):
+        now = datetime.now(UTC)
+        owner = f"owner {number}"
+        with database.writing() as conn:
+            claimed = claims.claim(conn, owner=owner, now=now, until=now + _LEASE, most=_PLACES)
+        for one in claimed:
+            with database.writing() as conn:
+                work_queue.release(conn, one, owner=owner, now=datetime.now(UTC))
+        done += len(claimed)
+    return done / (time.perf_counter() - started)
+
+
+def _sort_in(database: Database) -> None:
+    """Move all waiting connections into the queue, as claims do bit by bit."""
+    while True:
+        now = datetime.now(UTC)
+        with database.writing() as conn:
+            if not ready_queue.has_changed(conn, now=now):
+                return
+            ready_queue.refresh(conn, now=now)
+
+
+def _postpone_all(database: Database) -> None:
+    later = datetime.now(UTC) + timedelta(minutes=10)
+    postponed = {"owner": None, "expires_at": None, "due_at": later, "ready_at": later}
+    with database.writing() as conn:
+        conn.execute(update(leases).values({**postponed, "queue_host": None, "queue_project": None}))
+
+
+def _look_ms(database: Database, claims: Claims) -> float:
+    """Return the median duration of a look, in ms; it must find nothing."""
+    durations = []
+    for _ in range(_LOOKS):
+        started = time.perf_counter()
+        with database.reading() as conn:
+            found = claims.has_work(conn, now=datetime.now(UTC))
+        durations.append((time.perf_counter() - started) * 1000)
+        assert not found, "a postponed connection was found"
+    return statistics.median(durations)

@@ -56,6 +56,12 @@ class Instant(TypeDecorator[datetime]):
         return found.replace(tzinfo=UTC) if dialect.name == "sqlite" else found.astimezone(UTC)
 
 
+def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
+    """Return an index of the rows that meet a condition, the same in both databases."""
+    condition = text(where)
+    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+
+
 # SQLite assigns numbers to rows only if the key is exactly INTEGER.
 Sequence = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -115,13 +121,12 @@ deliveries = Table(
     Index("ix_deliveries_connection_id", "connection", "id"),
     Index("ix_deliveries_verdict_id", "verdict", "id"),
     Index("ix_deliveries_connection_verdict_id", "connection", "verdict", "id"),
-    Index(
+    _partial_index(
         "uq_deliveries_connection_provider_delivery_id",
         "connection",
         "provider_delivery_id",
+        where="verdict = 'accepted'",
         unique=True,
-        sqlite_where=text("verdict = 'accepted'"),
-        postgresql_where=text("verdict = 'accepted'"),
     ),
 )
 
@@ -155,32 +160,12 @@ ref_updates = Table(
     Column("due_at", Instant),
     Column("queued", Boolean, nullable=False, server_default=text("false")),
     Index("ix_ref_updates_after", "after"),
-    Index(
-        "ix_ref_updates_peeled",
-        "peeled",
-        sqlite_where=text("peeled IS NOT NULL"),
-        postgresql_where=text("peeled IS NOT NULL"),
+    _partial_index("ix_ref_updates_peeled", "peeled", where="peeled IS NOT NULL"),
+    _partial_index("ix_ref_updates_pending", "connection", "seq", where="state = 'pending'"),
+    _partial_index(
+        "ix_ref_updates_postponed", "connection", "ref", where="state = 'pending' AND due_at IS NOT NULL"
     ),
-    Index(
-        "ix_ref_updates_pending",
-        "connection",
-        "seq",
-        sqlite_where=text("state = 'pending'"),
-        postgresql_where=text("state = 'pending'"),
-    ),
-    Index(
-        "ix_ref_updates_postponed",
-        "connection",
-        "ref",
-        sqlite_where=text("state = 'pending' AND due_at IS NOT NULL"),
-        postgresql_where=text("state = 'pending' AND due_at IS NOT NULL"),
-    ),
-    Index(
-        "ix_ref_updates_new",
-        "connection",
-        sqlite_where=text("state = 'pending' AND NOT queued"),
-        postgresql_where=text("state = 'pending' AND NOT queued"),
-    ),
+    _partial_index("ix_ref_updates_new", "connection", where="state = 'pending' AND NOT queued"),
 )
 
 # How a ref update ended before it was replayed. A row is deleted with its ref update, even by a version of
@@ -294,26 +279,11 @@ leases = Table(
     Column("ready_at", Instant),
     Column("queue_host", Text),
     Column("queue_project", Text),
-    Index(
-        "ix_leases_queue",
-        "queue_host",
-        "queue_project",
-        "due_at",
-        sqlite_where=text("queue_host IS NOT NULL"),
-        postgresql_where=text("queue_host IS NOT NULL"),
+    _partial_index(
+        "ix_leases_queue", "queue_host", "queue_project", "due_at", where="queue_host IS NOT NULL"
     ),
-    Index(
-        "ix_leases_postponed",
-        "ready_at",
-        sqlite_where=text("ready_at IS NOT NULL AND queue_host IS NULL"),
-        postgresql_where=text("ready_at IS NOT NULL AND queue_host IS NULL"),
-    ),
-    Index(
-        "ix_leases_held",
-        "expires_at",
-        sqlite_where=text("owner IS NOT NULL"),
-        postgresql_where=text("owner IS NOT NULL"),
-    ),
+    _partial_index("ix_leases_postponed", "ready_at", where="ready_at IS NOT NULL AND queue_host IS NULL"),
+    _partial_index("ix_leases_held", "expires_at", where="owner IS NOT NULL"),
 )
 
 # The worker processes and their last heartbeats. An embedded store has one process, and no heartbeats.
@@ -352,12 +322,7 @@ reconciliations = Table(
     Column("seen", JSON),
     Column("agreed", Integer, nullable=False, server_default=text("0")),
     Index("ix_reconciliations_due_at", "due_at"),
-    Index(
-        "ix_reconciliations_held",
-        "held_until",
-        sqlite_where=text("held_until IS NOT NULL"),
-        postgresql_where=text("held_until IS NOT NULL"),
-    ),
+    _partial_index("ix_reconciliations_held", "held_until", where="held_until IS NOT NULL"),
 )
 
 # When the fetch of a connection's platform is due, and the outcome of the last fetch.

@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from gateway.store.ready_queue import NOW, is_due, is_held, is_queued
+from gateway.store.ready_queue import NOW, distinct_values, is_due, is_held, is_queued
 from gateway.store.tables import Instant, connections, leases, processes, reconciliations, turns
 
 # The connections of a project that a claim reads at most: those that wait longest.
@@ -62,15 +62,8 @@ RUNNING = _running()
 
 
 def _hosts() -> CTE:
-    """Return the hosts that have queued connections, in a column `host`, with an index lookup for each."""
-    hosts = select(func.min(leases.c.queue_host).label("host")).where(is_queued).cte("hosts", recursive=True)
-    following = (
-        select(func.min(leases.c.queue_host))
-        .where(is_queued, leases.c.queue_host > hosts.c.host)
-        .correlate(hosts)
-        .scalar_subquery()
-    )
-    return hosts.union_all(select(following).where(hosts.c.host.is_not(None)))
+    """Return the hosts that have queued connections, in a column `queue_host`."""
+    return distinct_values(leases.c.queue_host, is_queued, name="hosts")
 
 
 def _surroundings() -> sqlalchemy.CompoundSelect[Any]:
@@ -78,7 +71,7 @@ def _surroundings() -> sqlalchemy.CompoundSelect[Any]:
     live = select(processes.c.name.label("process"), null().label("host"))
     return union_all(
         live.where(processes.c.seen_at > _ALIVE_SINCE, processes.c.seen_at < _AHEAD),
-        select(null(), _hosts().c.host),
+        select(null(), _hosts().c.queue_host),
     )
 
 
@@ -96,10 +89,10 @@ def _groups() -> Select[Any]:
     """Return the projects that have queued connections on each host, with an index lookup for each."""
     hosts = _hosts()
     first = select(
-        hosts.c.host,
-        _next_project(hosts.c.host, bindparam("after")).label("project"),
+        hosts.c.queue_host.label("host"),
+        _next_project(hosts.c.queue_host, bindparam("after")).label("project"),
         literal_column("1").label("number"),
-    ).where(hosts.c.host.in_(bindparam("hosts", expanding=True)))
+    ).where(hosts.c.queue_host.in_(bindparam("hosts", expanding=True)))
     groups = first.cte("groups", recursive=True)
     following = select(
         groups.c.host, _next_project(groups.c.host, groups.c.project), groups.c.number + literal_column("1")

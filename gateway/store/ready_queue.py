@@ -20,6 +20,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import (
     CTE,
+    Column,
     ColumnElement,
     FromClause,
     ScalarSelect,
@@ -144,26 +145,21 @@ def _queue_update() -> sqlalchemy.Update:
 _UPDATE = _queue_update()
 
 
-def _first_of_each(condition: ColumnElement[bool], name: str) -> CTE:
-    """Return the connections with ref updates that meet a condition, in a column `connection`.
+def distinct_values(column: Column[Any], condition: ColumnElement[bool], *, name: str) -> CTE:
+    """Return the distinct values of the first column of an index, in a column of its name.
 
-    The cost is one index lookup for each connection, however many updates it has: a storm costs no more than
-    a push.
+    `condition` is that of the index. The cost is one index lookup for each value, however many rows have it:
+    a storm of pushes to a connection costs no more than a push.
     """
-    first = select(func.min(ref_updates.c.connection).label("connection")).where(condition)
-    found = first.cte(name, recursive=True)
-    following = (
-        select(func.min(ref_updates.c.connection))
-        .where(condition, ref_updates.c.connection > found.c.connection)
-        .correlate(found)
-        .scalar_subquery()
-    )
-    return found.union_all(select(following).where(found.c.connection.is_not(None)))
+    found = select(func.min(column).label(column.name)).where(condition).cte(name, recursive=True)
+    previous = found.c[column.name]
+    following = select(func.min(column)).where(condition, column > previous).correlate(found)
+    return found.union_all(select(following.scalar_subquery()).where(previous.is_not(None)))
 
 
 def waiting() -> CTE:
     """Return the connections that have pending ref updates, in a column `connection`."""
-    return _first_of_each(is_pending, "waiting")
+    return distinct_values(ref_updates.c.connection, is_pending, name="waiting")
 
 
 def oldest_arrival(of: FromClause) -> ScalarSelect[datetime]:
@@ -197,7 +193,7 @@ _HAS_CHANGED = select(
 
 
 def _changed() -> Select[Any]:
-    new = _first_of_each(_is_new, "new")
+    new = distinct_values(ref_updates.c.connection, _is_new, name="new")
     parts = [select(new.c.connection).where(new.c.connection.is_not(None)).limit(_MAX_CONNECTIONS)]
     parts += [select(leases.c.connection).where(due).limit(_MAX_CONNECTIONS) for due in _DUE_LEASES]
     # SQLite takes a limit in a part of a union only in a query of its own.

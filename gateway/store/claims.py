@@ -15,7 +15,7 @@ Leases carry this state, so it survives the death of a process: its leases count
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -119,7 +119,7 @@ class Claims:
         must still be true at the commit.
         """
         ready_queue.refresh(conn, now=now)
-        candidates = self._candidates(conn, now=now, most=most)
+        candidates = self._candidates(conn, self._rotation, now=now, most=most)
         if not candidates:
             return []
         lock_claims(conn)
@@ -135,16 +135,21 @@ class Claims:
 
     def has_work(self, conn: sqlalchemy.Connection, *, now: datetime) -> bool:
         """Return whether a claim may find something. It waits for no other transaction."""
-        return ready_queue.has_changed(conn, now=now) or bool(self._candidates(conn, now=now, most=1))
+        if ready_queue.has_changed(conn, now=now):
+            return True
+        # A copy: the next claim has to read the same projects as this look.
+        return bool(self._candidates(conn, replace(self._rotation), now=now, most=1))
 
-    def _candidates(self, conn: sqlalchemy.Connection, *, now: datetime, most: int) -> list[str]:
+    def _candidates(
+        self, conn: sqlalchemy.Connection, rotation: _Rotation, *, now: datetime, most: int
+    ) -> list[str]:
         """Return queued connections that this process may take, and some more: others may be faster."""
         slots = self._slots(conn, now)
         known = conn.execute(SURROUNDINGS, _since(now)).all()
         hosts = [row.host for row in known if row.host is not None and slots.admit_host(row.host)]
         if not hosts:
             return []
-        groups = [group for group in self._groups(conn, hosts) if slots.admit(group.host, group.project)]
+        groups = [group for group in _groups(conn, hosts, rotation) if slots.admit(group.host, group.project)]
         groups.sort(key=lambda group: (slots.of_project[group.project], _turn(group.claimed_at, now)))
         values = {
             **times(now),
@@ -160,19 +165,20 @@ class Claims:
                 break
         return found
 
-    def _groups(self, conn: sqlalchemy.Connection, hosts: Sequence[str]) -> list[Row[Any]]:
-        """Return the hosts and projects that have queued connections, and when each project had its turn."""
-        after = self._rotation.after
-        most = max(_MAX_PROJECTS // len(hosts), 1)
-        rows = conn.execute(GROUPS, {"hosts": hosts, "after": after, "most": most}).all()
-        last = [row.project for row in rows if row.number == most]
-        self._rotation.after = min(last, default="")
-        if after and not last:
-            rows = [*rows, *conn.execute(GROUPS, {"hosts": hosts, "after": "", "most": most})]
-        return list({(row.host, row.project): row for row in rows}.values())
-
     def _slots(self, conn: sqlalchemy.Connection, now: datetime) -> "_Slots":
         return _Slots(self, conn.execute(RUNNING, {**times(now), **_since(now)}), now)
+
+
+def _groups(conn: sqlalchemy.Connection, hosts: Sequence[str], rotation: _Rotation) -> list[Row[Any]]:
+    """Return the hosts and projects that have queued connections, and when each project had its turn."""
+    after = rotation.after
+    most = max(_MAX_PROJECTS // len(hosts), 1)
+    rows = conn.execute(GROUPS, {"hosts": hosts, "after": after, "most": most}).all()
+    last = [row.project for row in rows if row.number == most]
+    rotation.after = min(last, default="")
+    if after and not last:
+        rows = [*rows, *conn.execute(GROUPS, {"hosts": hosts, "after": "", "most": most})]
+    return list({(row.host, row.project): row for row in rows}.values())
 
 
 class _Slots:

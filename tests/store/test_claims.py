@@ -48,6 +48,27 @@ def test_projects_take_turns(database: Database) -> None:
     assert Counter(one == "single" for one in turns(database, 10)) == {True: 5, False: 5}
 
 
+def test_projects_take_turns_where_more_wait_than_one_claim_reads(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker looks before each claim, and the look passes over none of them."""
+    monkeypatch.setattr(claims, "_MAX_PROJECTS", 2)
+    projects = {f"{project}-{number}": project for project in "abcdef" for number in range(4)}
+    for one, project in projects.items():
+        connection(database, one, name=one, project=project)
+    push(database, *projects)
+    process = Claims(process="p1")
+    had = set()
+    for number in range(12):
+        now = NOW + number * SECOND
+        with database.reading() as conn:
+            assert process.has_work(conn, now=now)
+        claimed = claim(database, process, now)
+        assert claimed is not None
+        had.add(projects[claimed])
+    assert had == set(projects.values())
+
+
 def test_a_free_worker_goes_to_the_project_that_has_the_fewest(database: Database) -> None:
     """Even if another one had its turn longer ago: that turn is still running."""
     for one in ("c1", "c2"):

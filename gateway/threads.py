@@ -29,6 +29,16 @@ class Threads:
         return asyncio.get_running_loop().run_in_executor(self._pool, call)
 
 
+async def to_the_end(running: "asyncio.Future[T]", *, stop: Callable[[], None]) -> T:
+    """Return the result of work in a thread; when cancelled, call `stop`, and wait until the work ends."""
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait([running])
+        raise
+
+
 # More than a process can use at once: further work waits in the store.
 GIT = Threads("git", 256)
 PACKING = Threads("pack", 64)

@@ -6,7 +6,6 @@ limits on its time, its output and its use of this machine, and ends together wi
 started.
 """
 
-import asyncio
 import re
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from gateway.fetch.credentials import Remote, secrets_of
 from gateway.fetch.limits import GitLimits
 from gateway.fetch.objects import Objects, Sessions, Stop
 from gateway.fetch.process import Conversation, GitFailed, Progress, Run
-from gateway.threads import GIT
+from gateway.threads import GIT, to_the_end
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -127,13 +126,7 @@ class Git:
 
     async def _run(self, run: Run) -> bytes:
         # A thread starts a process in 1.3 ms, the event loop in 5.
-        running = GIT.run(run.to_the_end)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            run.stop()
-            await asyncio.wait([running])
-            raise
+        return await to_the_end(GIT.run(run.to_the_end), stop=run.stop)
 
     async def read(
         self, mirror: Path, work: Callable[Concatenate[Objects, P], T], *args: P.args, **kwargs: P.kwargs
@@ -149,13 +142,7 @@ class Git:
             with self.sessions.open(mirror, seconds=self._timeout, stop=stop) as found:
                 return work(found, *args, **kwargs)
 
-        reading = GIT.run(read)
-        try:
-            return await asyncio.shield(reading)
-        except asyncio.CancelledError:
-            stop.set()
-            await asyncio.wait([reading])
-            raise
+        return await to_the_end(GIT.run(read), stop=stop.set)
 
     def open(self, mirror: Path) -> AbstractContextManager[Objects]:
         """Open a mirror for reading within the block. Call it in a thread."""

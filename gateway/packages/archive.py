@@ -1,6 +1,5 @@
 """Each commit's package: built once and stored."""
 
-import asyncio
 import secrets
 import threading
 import time
@@ -24,7 +23,7 @@ from gateway.store import packages
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.packages import Build, KeptPackage
-from gateway.threads import FILES, PACKING
+from gateway.threads import FILES, PACKING, to_the_end
 
 log = structlog.get_logger()
 
@@ -136,12 +135,7 @@ class Packages:
             raise ObjectUnusable(f"unknown package format {package_format}; there are {', '.join(FORMATS)}")
         stop = threading.Event()
         packing = PACKING.run(self.packer.pack, tree, path, package_format=supported, stop=stop)
-        try:
-            return await asyncio.shield(packing)
-        except asyncio.CancelledError:
-            stop.set()
-            await asyncio.wait([packing])
-            raise
+        return await to_the_end(packing, stop=stop.set)
 
     async def _store(
         self, connection: Connection, commit: str, packed: Packed, modules: list[Module], path: Path

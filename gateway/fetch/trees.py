@@ -15,8 +15,8 @@ from gateway.fetch.process import GitFailed, GitTimedOut, OutputTooLarge
 
 LINK, GITLINK = 0o120000, 0o160000
 KIND, REGULAR = 0o170000, 0o100000
+EXECUTABLE = 0o100
 _FOLDER = 0o040000
-_EXECUTABLE = 0o100
 # About 800,000 files in one folder.
 _MAX_TREE_BYTES = 32 * 1024 * 1024
 # An entry is its mode in octal digits, a space, its name, NUL and its id in binary.
@@ -142,7 +142,7 @@ def _entry(raw: bytes, size: int) -> Entry:
 def _canonical(mode: int) -> int:
     kind = mode & KIND
     if kind == REGULAR:
-        return REGULAR | (0o755 if mode & _EXECUTABLE else 0o644)
+        return REGULAR | (0o755 if mode & EXECUTABLE else 0o644)
     return kind if kind in {LINK, _FOLDER} else GITLINK
 
 

@@ -8,13 +8,12 @@ from gateway.errors import Invalid, ObjectUnusable, RemoteRefuses, RemoteUnavail
 from gateway.fetch.git import Git
 from gateway.fetch.objects import Objects
 from gateway.fetch.process import OutputTooLarge
-from gateway.fetch.trees import GITLINK, KIND, REGULAR, Budget, compare
+from gateway.fetch.trees import EXECUTABLE, GITLINK, KIND, REGULAR, Budget, compare
 from gateway.packages.submodules import FILE, read_modules, submodule_url
 from gateway.packages.vhignore import MAX_RULES_BYTES, Rules
 from gateway.text.escape import decode, printable
 from gateway.threads import PLANNING
 
-_EXECUTABLE = 0o100
 # About 400,000 files: as much as `git ls-tree` prints.
 _MAX_LISTING_BYTES = 32 * 1024 * 1024
 _BYTES_BESIDE_A_PATH = 54
@@ -38,7 +37,7 @@ class Entry:
     @property
     def is_executable(self) -> bool:
         """Return whether a file is executable."""
-        return bool(self.mode & _EXECUTABLE)
+        return bool(self.mode & EXECUTABLE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

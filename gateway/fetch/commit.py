@@ -92,11 +92,9 @@ class CommitReader:
         read = await self._git.read(
             mirror, _read, object_id, yaml_path, since=paths_since, manifest_limit=self._manifest_limit
         )
-        head, _, message = read.raw.partition(b"\n\n")
-        fields = _fields(head)
-        encoding = fields.get("encoding", ["utf-8"])[0]
-        author, _ = _person(_decode(fields.get("author", [""])[0], encoding))
-        committer, committed_at = _person(_decode(fields.get("committer", [""])[0], encoding))
+        encoding = read.fields.get("encoding", ["utf-8"])[0]
+        author, _ = _person(_decode(read.fields.get("author", [""])[0], encoding))
+        committer, committed_at = _person(_decode(read.fields.get("committer", [""])[0], encoding))
         paths = read.paths
         if paths_since is not None and paths is None:
             paths = await self._since_branch(mirror, read, paths_since)
@@ -106,11 +104,11 @@ class CommitReader:
             author=author,
             committer=committer,
             committed_at=committed_at,
-            message=_decode(message.decode("latin-1"), encoding),
+            message=_decode(read.message.decode("latin-1"), encoding),
             paths=paths,
             manifest=read.manifest,
             manifest_size=read.manifest_size,
-            signature=await self._signature(mirror, read.commit, fields),
+            signature=await self._signature(mirror, read.commit, read.fields),
         )
 
     async def manifest(self, mirror: Path, commit_id: str, yaml_path: str) -> tuple[bytes | None, int | None]:
@@ -153,8 +151,9 @@ class CommitReader:
         except GitFailed:
             output = b""  # no such branch, or no common history: compare with the parent
         found = output.decode().strip()
-        base = found if found and found != read.commit else read.parent
-        return await self._git.read(mirror, _changed, base, read.commit)
+        if found and found != read.commit:
+            return await self._git.read(mirror, _changed, found, read.commit)
+        return await self._git.read(mirror, _since_parent, read)
 
 
 @dataclass(slots=True)
@@ -162,15 +161,15 @@ class _Read:
     """What was read of a commit; `paths` is None if they were not requested or need the default branch."""
 
     commit: str
-    raw: bytes
-    parents: tuple[str, ...]
+    fields: Mapping[str, list[str]]
+    message: bytes
     manifest: bytes | None = None
     manifest_size: int | None = None
     paths: Paths | None = None
 
     @property
-    def parent(self) -> str | None:
-        return self.parents[0] if self.parents else None
+    def parents(self) -> tuple[str, ...]:
+        return tuple(self.fields.get("parent", ()))
 
 
 def _read(
@@ -194,7 +193,8 @@ def _read_commit(objects: Objects, object_id: str) -> _Read:
     if peeled.size > _MAX_COMMIT_BYTES:
         raise ObjectUnusable(f"the commit object {peeled.id} is too large ({peeled.size} bytes)")
     raw = objects.content(peeled.id, kind="commit", limit=_MAX_COMMIT_BYTES)
-    return _Read(peeled.id, raw, tuple(_fields(raw.partition(b"\n\n")[0]).get("parent", ())))
+    head, _, message = raw.partition(b"\n\n")
+    return _Read(peeled.id, _fields(head), message)
 
 
 def _read_paths(objects: Objects, commit_id: str, since: Base) -> _Read:
@@ -221,7 +221,14 @@ def _paths(objects: Objects, read: _Read, since: Base) -> Paths | None:
     """Return the changed paths; None if that needs the default branch."""
     if since.before is not None and _has(objects, since.before):
         return _changed(objects, since.before, read.commit)
-    return None if since.default_branch else _changed(objects, read.parent, read.commit)
+    return None if since.default_branch else _since_parent(objects, read)
+
+
+def _since_parent(objects: Objects, read: _Read) -> Paths:
+    parent = read.parents[0] if read.parents else None
+    if parent is not None and not _has(objects, parent):
+        return Paths((), complete=False)  # a shallow remote's history ends at this commit
+    return _changed(objects, parent, read.commit)
 
 
 def _has(objects: Objects, object_id: str) -> bool:
@@ -235,8 +242,6 @@ def _changed(objects: Objects, base: str | None, commit_id: str) -> Paths:
     The path of a submodule ends in `/`, like a folder's. It then matches patterns for the folder, for its
     contents and for its name.
     """
-    if base is not None and not _has(objects, base):
-        return Paths((), complete=False)  # a shallow remote's history ends at this commit
     budget = trees.Budget(size=_MAX_PATHS_BYTES, beside=_BYTES_BESIDE_A_PATH, seconds=_PATHS_SECONDS)
     before = None if base is None else f"{base}^{{tree}}"
     objects.shorten(_PATHS_SECONDS)

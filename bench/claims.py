@@ -7,12 +7,12 @@ yardsticks are fixed numbers: what a large installation needs.
 
 import statistics
 import time
-from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import update
 
-from bench.report import Row
+from bench.report import Progress, Rounds, Row
 from gateway.store import accept, connections, ready_queue, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
@@ -25,6 +25,7 @@ _GROUPS = 100
 _BATCH = 100
 _PLACES = 16
 _ROUNDS = 3
+_SECONDS = 30
 _CLAIMS_EACH = 10
 _LOOKS = 20
 _LEASE = timedelta(seconds=60)
@@ -32,34 +33,25 @@ _NEEDED_PER_SECOND = 1_000
 _MOST_MS = 5
 
 
-def run(progress: Callable[[str], None]) -> list[Row]:
+def run(progress: Progress) -> list[Row]:
     """Measure, and return the rows of the table."""
-    with Postgres(durable=True) as postgres:
-        database = Database(postgres.database())
+    with Postgres(durable=True) as postgres, closing(Database(postgres.database())) as database:
         database.migrate()
         progress(f"claims: {_CONNECTIONS:,} connections with a push each")
         _fill(database)
-        claims = Claims(process="bench")
         _sort_in(database)
-        rates = []
-        for number in range(_ROUNDS):
-            progress(f"claims: round {number + 1} of {_ROUNDS}")
-            rates.append(_claim_and_release(database, claims))
+        claims = Claims(process="bench")
+        waiting = Rounds("claims", progress, most=_ROUNDS, seconds=_SECONDS)
+        for _ in waiting:
+            waiting.measure("claims", _claim_and_release, database, claims)
         _postpone_all(database)
-        looks = [_look_ms(database, claims) for _ in range(_ROUNDS)]
-        database.close()
-    waiting, postponed = (f"with {_CONNECTIONS:,} connections {state}" for state in ("waiting", "postponed"))
-    needed, most = [_NEEDED_PER_SECOND] * _ROUNDS, [_MOST_MS] * _ROUNDS
-    return [
-        Row(f"claims: claims and releases a second, {waiting}", rates, needed, aim=1, higher_is_better=True),
-        Row(
-            f"claims: ms of a look that finds nothing, {postponed}",
-            looks,
-            most,
-            aim=1,
-            higher_is_better=False,
-        ),
-    ]
+        postponed = Rounds("looks", progress, most=_ROUNDS, seconds=_SECONDS)
+        for _ in postponed:
+            postponed.measure("look", _look_ms, database, claims)
+    name = f"claims: claims and releases a second, with {_CONNECTIONS:,} connections waiting"
+    rate = waiting.row(name, "claims", _NEEDED_PER_SECOND, aim=1, higher_is_better=True)
+    name = f"claims: ms of a look that finds nothing, with {_CONNECTIONS:,} connections postponed"
+    return [rate, postponed.row(name, "look", _MOST_MS, aim=1, higher_is_better=False)]
 
 
 def _fill(database: Database) -> None:

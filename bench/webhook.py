@@ -40,6 +40,7 @@ from gateway.crypto.keyring import Keyring
 from gateway.store.database import Database
 from providers import github
 from testing.github import push_payload
+from testing.ports import free_ports
 from testing.postgres import Postgres
 from testing.service import Command, wait_for
 
@@ -182,7 +183,7 @@ def _adnanh(program: str) -> Iterator[int]:
         "trigger-rule": {"and": [{"match": verified}, {"match": never}]},
         "trigger-rule-mismatch-http-response-code": 202,
     }
-    port = _free_port()
+    [port] = free_ports(1)
     with tempfile.TemporaryDirectory(prefix="pushgate-bench-") as folder:
         hooks = Path(folder) / "hooks.json"
         hooks.write_text(json.dumps([hook]), encoding="utf-8")
@@ -273,16 +274,9 @@ class _Client(asyncio.Protocol):
 
 @contextmanager
 def _our_server(kind: str, *database: str) -> Iterator[int]:
-    port = _free_port()
+    [port] = free_ports(1)
     with _running([sys.executable, "-m", "bench.servers", kind, str(port), *database], port):
         yield port
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @contextmanager

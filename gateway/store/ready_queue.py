@@ -184,9 +184,11 @@ _DUE_LEASES = (
     and_(_owned, leases.c.expires_at < NOW),
     and_(_owned, leases.c.expires_at > HORIZON),
 )
+# The least one, not any: for that PostgreSQL would read the whole table if it expected many to be new.
+_FIRST_NEW = select(func.min(ref_updates.c.connection)).where(_is_new)
 _HAS_CHANGED = select(
     or_(
-        select(ref_updates.c.seq).where(_is_new).exists(),
+        _FIRST_NEW.scalar_subquery().is_not(None),
         *(select(leases.c.connection).where(due).exists() for due in _DUE_LEASES),
     )
 )

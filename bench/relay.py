@@ -81,15 +81,9 @@ def _pushed(conn: sqlalchemy.Connection, connection: str) -> int:
 
 
 def _request(connection: str, number: int) -> NewRequest:
-    return NewRequest(
-        id=f"{connection}-{number}",
-        connection=connection,
-        delivery=f"d-{connection}",
-        project="digits",
-        trigger=f"t{number}",
-        target="train",
-        subject="digits",
-        body=_BODY,
+    name = f"{connection}-{number}"
+    return records.request(
+        name, connection=connection, delivery=f"d-{connection}", trigger=f"t{number}", body=_BODY
     )
 
 

@@ -11,6 +11,7 @@ from gateway.store import connections
 from gateway.store.accept import NewDelivery
 from gateway.store.connections import Connection
 from gateway.store.database import Database
+from gateway.store.executions import NewRequest
 from gateway.store.tables import metadata
 from providers.model import RefUpdate
 from providers.normalize import ref_update
@@ -73,6 +74,22 @@ def arrival(*moves: RefUpdate, **changes: Any) -> NewDelivery:
         **changes,
     }
     return NewDelivery(**values)
+
+
+def request(request_id: str, **changes: Any) -> NewRequest:
+    """Return a new execution request."""
+    values: dict[str, Any] = {
+        "id": request_id,
+        "connection": "c1",
+        "delivery": "d1",
+        "project": "digits",
+        "trigger": "train@main",
+        "target": "train",
+        "subject": "acme/digits",
+        "body": b"{}",
+        **changes,
+    }
+    return NewRequest(**values)
 
 
 def rows_of_others(conn: sqlalchemy.Connection, connection_id: str) -> dict[str, list[Any]]:

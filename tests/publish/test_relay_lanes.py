@@ -11,7 +11,6 @@ from gateway.publish.relay import Relay
 from gateway.publish.topology import Topology
 from gateway.store import accept, executions, work_queue
 from gateway.store.database import Database
-from gateway.store.executions import NewRequest
 from gateway.store.notify import Notifier
 from gateway.store.outbox import outboxes
 from testing import records
@@ -60,20 +59,10 @@ def plan(database: Database, updates: dict[str, int], *, since: int) -> None:
     with database.writing() as conn:
         for number in range(since, since + EACH):
             for name, update in updates.items():
-                executions.add(conn, [_request(name, number)], ref_update=update, now=records.NOW)
-
-
-def _request(name: str, number: int) -> NewRequest:
-    return NewRequest(
-        id=f"{name}/{number}",
-        connection=name,
-        delivery=f"d-{name}",
-        project="digits",
-        trigger=f"t{number}",
-        target="train",
-        subject="digits",
-        body=b"{}",
-    )
+                request = records.request(
+                    f"{name}/{number}", connection=name, delivery=f"d-{name}", trigger=f"t{number}"
+                )
+                executions.add(conn, [request], ref_update=update, now=records.NOW)
 
 
 async def until_led(database: Database, *counts: int) -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from gateway.store import accept, executions, work_queue
 from gateway.store.database import Database
-from gateway.store.executions import OMITTED, READ_BYTES, NewRequest
-from testing.records import NOW, A, arrival, connection, move
+from gateway.store.executions import OMITTED, READ_BYTES
+from testing.records import NOW, A, arrival, connection, move, request
 
 LARGE = b" " * (READ_BYTES // 2)
 
@@ -15,19 +15,7 @@ def ids(database: Database) -> list[str]:
     """Return the ids of five large requests of one delivery, in the order in which they were planned."""
     connection(database)
     ids = [f"r{number}" for number in range(5)]
-    requests = [
-        NewRequest(
-            id=name,
-            connection="c1",
-            delivery="d1",
-            project="digits",
-            trigger=name,
-            target="train",
-            subject="digits",
-            body=LARGE,
-        )
-        for name in ids
-    ]
+    requests = [request(name, trigger=name, body=LARGE) for name in ids]
     with database.writing() as conn:
         accept.record(conn, [arrival(move(None, A), id="d1")])
         [update] = work_queue.pending(conn, "c1", limit=1)

@@ -9,10 +9,9 @@ from sqlalchemy import text
 
 from gateway.store import accept, executions, work_queue
 from gateway.store.database import Database
-from gateway.store.executions import NewRequest
 from gateway.store.outbox import Outbox
 from testing.postgres import Postgres
-from testing.records import NOW, A, arrival, connection, move
+from testing.records import NOW, A, arrival, connection, move, request
 from testing.service import wait_for
 
 
@@ -24,20 +23,10 @@ def databases(postgres: Postgres) -> Iterator[list[Database]]:
         both = [stack.enter_context(closing(Database(url))) for _ in range(2)]
         both[0].migrate()
         connection(both[0])
-        request = NewRequest(
-            id="r1",
-            connection="c1",
-            delivery="d1",
-            project="digits",
-            trigger="main",
-            target="train",
-            subject="digits",
-            body=b"{}",
-        )
         with both[0].writing() as conn:
             accept.record(conn, [arrival(move(None, A), id="d1")])
             [update] = work_queue.pending(conn, "c1", limit=1)
-            executions.add(conn, [request], ref_update=update.seq, now=NOW)
+            executions.add(conn, [request("r1")], ref_update=update.seq, now=NOW)
         yield both
 
 

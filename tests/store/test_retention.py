@@ -23,7 +23,7 @@ from gateway.store.work_queue import Settlement
 from gateway.worker.retention import Retention
 from providers.model import RefUpdate
 from testing.postgres import Postgres
-from testing.records import NOW, A, B, C, arrival, connection, move
+from testing.records import NOW, A, B, C, arrival, connection, move, request
 from testing.service import wait_for
 
 DAY = timedelta(days=1)
@@ -60,17 +60,7 @@ def settle(database: Database, *, days: int = 0, state: UpdateState = "planned",
 
 def asked(name: str, delivery: str) -> tuple[NewRequest]:
     """Return one execution request."""
-    request = NewRequest(
-        id=name,
-        connection="c1",
-        delivery=delivery,
-        project="digits",
-        trigger="train@main",
-        target="train",
-        subject="acme/digits",
-        body=b"{}",
-    )
-    return (request,)
+    return (request(name, delivery=delivery),)
 
 
 def publish(database: Database, *names: str, days: int = 0) -> None:

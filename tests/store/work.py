@@ -8,6 +8,7 @@ from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.executions import NewRequest
 from gateway.store.work_queue import PendingUpdate, Postponement, Settlement
+from testing import records
 from testing.records import NOW, arrival, move
 from tests.store.claiming import first
 
@@ -46,16 +47,7 @@ def settle(
 
 def request(number: int = 1) -> NewRequest:
     """Return an execution request."""
-    return NewRequest(
-        id=f"request-{number}",
-        connection="c1",
-        delivery=DELIVERY,
-        project="digits",
-        trigger="train@main",
-        target="train",
-        subject="acme/digits",
-        body=b"{}",
-    )
+    return records.request(f"request-{number}", delivery=DELIVERY)
 
 
 DELIVERY = "the-delivery"

@@ -186,9 +186,7 @@ def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
 def _due(now: datetime, longest: timedelta, *, without: Sequence[str] = ()) -> list[Select[Any]]:
     """Return the queries for a due reconciliation, and for one that a wrong clock has postponed too far.
 
-    Leave out the hosts in `without`.
-
-    These are two queries so that each uses the index.
+    Leave out the hosts in `without`. These are two queries so that each uses the index.
     """
     query = (
         select(reconciliations)

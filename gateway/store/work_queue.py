@@ -227,9 +227,11 @@ def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None
     ).where(*moved)
     columns = ["ref_update", "number", "state", "reason", "settled_at", "verdicts", "replayed_at"]
     conn.execute(insert(update_attempts).from_select(columns, ended))
-    ended_before = {"reason": None, "settled_at": None, "verdicts": None}
-    pending_again = {"state": "pending", "queued": False, **ended_before, **_DUE}
-    conn.execute(update(ref_updates).where(*moved).values(pending_again))
+    conn.execute(
+        update(ref_updates)
+        .where(*moved)
+        .values(state="pending", queued=False, reason=None, settled_at=None, verdicts=None, **_DUE)
+    )
     mine = select(deliveries.c.connection).where(deliveries.c.id == delivery).scalar_subquery()
     conn.execute(update(leases).where(leases.c.connection == mine).values(due_at=now))
 

@@ -1,6 +1,6 @@
 """Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
-python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay]
+python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay] [failover]
 
 The exit status is 0 if every row was measured, whether or not it reaches its aim.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import claims, fetch, library, package, providers, relay, repositories, webhook
+from bench import claims, failover, fetch, library, package, providers, relay, repositories, webhook
 from bench.report import Row, measured, show, write
 
 BENCHES = {
@@ -25,6 +25,7 @@ BENCHES = {
     "package": package,
     "claims": claims,
     "relay": relay,
+    "failover": failover,
 }
 RESULT = Path("build/bench.json")
 # A benchmark plans for at most 150 s; after so many, what it measures at the moment is given up.

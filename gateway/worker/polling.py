@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import structlog
@@ -73,7 +74,8 @@ async def work_on(
 ) -> bool:
     """Claim something and work on it; return whether there was anything to claim.
 
-    A caller that is cancelled gives back what it has claimed.
+    A caller that is cancelled gives back what it has claimed. So does one whose work has failed at the store,
+    once the store answers: until then, the claim would count for as long as a claim may last.
     """
 
     async def give_back_any(claimed: T | None) -> None:
@@ -88,4 +90,14 @@ async def work_on(
     except asyncio.CancelledError:
         await return_claim(claimed, give_back)
         raise
+    except StoreUnavailable:
+        await _return_until_taken(claimed, give_back)
+        raise
     return True
+
+
+async def _return_until_taken(claimed: T, give_back: Callable[[T], Awaitable[None]]) -> None:
+    while True:
+        with suppress(StoreUnavailable):
+            return await give_back(claimed)
+        await asyncio.sleep(POLL_SECONDS)

@@ -9,7 +9,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -57,6 +57,8 @@ _TURN_SECONDS = 10.0
 _SLOW_SECONDS = 5.0
 _MAX_SLOW = 3
 _COMMIT_GRACE = timedelta(seconds=10)
+# After a failure at the store: the next try of the same connection may fail at once, too.
+_FAILURE_PAUSE_SECONDS = 5.0
 
 
 class _Deleted(Exception):
@@ -104,6 +106,8 @@ class Worker:
     poll_seconds: float = POLL_SECONDS
     slow: float = _SLOW_SECONDS
     patience: timedelta = _COMMIT_GRACE
+    # Leases whose work has failed at the store: since when, their connections and owners.
+    _left: deque[tuple[float, str, str]] = field(default_factory=deque)
 
     async def run(self) -> None:
         """Work until cancelled. Record failures on the delivery or in the log, and go on."""
@@ -117,6 +121,7 @@ class Worker:
 
     async def claim(self, most: int) -> Sequence[str]:
         """Claim the next connections. Read first, which waits for no writer: usually there is no work."""
+        await self._give_back_left()
         now = _now()
         if not await self.database.read(self.claims.has_work, now=now):
             return ()
@@ -125,11 +130,12 @@ class Worker:
         )
 
     async def work_on(self, connection_id: str) -> None:
-        """Work on a claimed connection. A failure is logged, and its lease is left to expire."""
+        """Work on a claimed connection. A failure is logged, and its lease is given back or expires."""
         try:
             await self._under_lease(connection_id)
         except StoreUnavailable:
-            pass  # the database logs it once for all tasks
+            # The database logs it once for all tasks.
+            self._left.append((time.monotonic(), connection_id, self.name))
         except Exception:
             # A bug of ours must not end the loop. The work is tried again when its lease expires.
             log.exception("the worker failed")
@@ -138,6 +144,13 @@ class Worker:
         """Release claimed connections during their work."""
         for one in connection_ids:
             await self.database.write(work_queue.give_back, one, owner=self.name, now=_now())
+
+    async def _give_back_left(self) -> None:
+        """Release what failures at the store have left leased: it may answer again, as after a failover."""
+        while self._left and self._left[0][0] < time.monotonic() - _FAILURE_PAUSE_SECONDS:
+            _, connection_id, owner = self._left[0]
+            await self.database.write(work_queue.give_back, connection_id, owner=owner, now=_now())
+            self._left.popleft()
 
     async def _under_lease(self, connection_id: str) -> None:
         """Carry a connection's updates to their ends while the lease is being renewed."""

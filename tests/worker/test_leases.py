@@ -199,3 +199,19 @@ def test_a_store_that_is_away_while_planning_is_the_end_of_no_push(database: Fau
     claimed_again = lambda: stages.planned and len(database.calls_of(CLAIMS.has_work)) > 2  # noqa: E731
     asyncio.run(worked(database, stages, claimed_again))
     assert states(database)["main"] == ("pending", None)
+
+
+def test_a_lease_is_given_back_once_the_store_answers(
+    database: FaultyDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failover, where it would otherwise expire only after a minute."""
+    monkeypatch.setattr("gateway.worker.worker._FAILURE_PAUSE_SECONDS", 0.0)
+    pushed(database, "main")
+    database.failing[work_queue.settle] = StoreUnavailable("away")
+    database.failing[work_queue.give_back] = StoreUnavailable("still away")
+    done = lambda: states(database)["main"][0] == "planned" and is_released(database)  # noqa: E731
+    asyncio.run(worked(database, Scripted(), done))
+    given_back = database.calls_of(work_queue.give_back)
+    assert [call.args for call in given_back] == [("c1",)] * 2
+    # Each claim has an owner of its own: a lease of another worker, or of a later claim, is not given back.
+    assert given_back[0].kwargs["owner"] == given_back[1].kwargs["owner"]

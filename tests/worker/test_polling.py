@@ -1,4 +1,4 @@
-"""A worker that is cancelled gives back what it has claimed."""
+"""A worker that is cancelled, or that the store fails, gives back what it has claimed."""
 
 import asyncio
 
@@ -78,3 +78,23 @@ def test_without_a_claim_there_is_nothing_to_give_back(failure: Exception | None
         assert claims.given_back == []
 
     asyncio.run(scenario())
+
+
+def test_work_that_the_store_fails_is_given_back_once_the_store_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As during a failover. Others would have to wait until the claim expires."""
+    monkeypatch.setattr("gateway.worker.polling.POLL_SECONDS", 0.0)
+    claims = Claims("c1", away=True)
+    claims.committing.set()
+
+    async def work(_claimed: str) -> None:
+        raise StoreUnavailable("the database does not answer")
+
+    async def give_back(claimed: str) -> None:
+        claims.away = len(claims.given_back) < 2
+        await claims.give_back(claimed)
+
+    with pytest.raises(StoreUnavailable):
+        asyncio.run(work_on(claims.claim(), work, give_back))
+    assert claims.given_back == ["c1"] * 3

@@ -83,7 +83,8 @@ def add(conn: sqlalchemy.Connection, connection: Connection) -> None:
     """Store a new connection, with the rows that workers and the reconciler claim."""
     conn.execute(insert(connections).values(**_columns(connection)))
     conn.execute(insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at))
-    conn.execute(insert(reconciliations).values(connection=connection.id, due_at=connection.created_at))
+    first = {"due_at": connection.created_at, "host": host_of(connection.url)}
+    conn.execute(insert(reconciliations).values(connection=connection.id, **first))
 
 
 def add_another(
@@ -208,6 +209,8 @@ def change(conn: sqlalchemy.Connection, connection: Connection) -> None:
     conn.execute(update(connections).where(connections.c.id == connection.id).values(**_columns(connection)))
     # Its project or its host may have changed, which are the key of the queue.
     ready_queue.recheck(conn, connection.id, now=connection.updated_at)
+    its_looks = reconciliations.c.connection == connection.id
+    conn.execute(update(reconciliations).where(its_looks).values(host=host_of(connection.url)))
 
 
 def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) -> None:
@@ -228,6 +231,7 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
         .where(connections.c.id == connection_id)
         .values(credentials=None, deleted_at=now, updated_at=now)
     )
+    conn.execute(delete(reconciliations).where(reconciliations.c.connection == connection_id))
 
 
 def claim_repository(conn: sqlalchemy.Connection, connection_id: str, other: OtherRepository) -> None:

@@ -244,7 +244,8 @@ def _agreed(
     if receipt is not None:
         return 0
     query = select(reconciliations.c.agreed).where(reconciliations.c.connection == reconciliation.connection)
-    before: int = conn.execute(query).scalar_one()
+    # There is no row if the connection was deleted meanwhile.
+    before: int = conn.execute(query).scalar_one_or_none() or 0
     return before + 1 if has_agreed else before
 
 

@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Select, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, select, update
 
 from gateway.store.claims import full_hosts, lock_claims
+from gateway.store.ready_queue import NOW, distinct_values
 from gateway.store.rows import from_row
-from gateway.store.tables import connections, deliveries, reconciliations, refs
+from gateway.store.tables import Instant, connections, deliveries, reconciliations, refs
 from gateway.text.escape import storable
 
 MAX_DELAY = timedelta(hours=30)
@@ -58,9 +59,58 @@ class ReconciliationState:
     reason: str | None
 
 
-def is_due(conn: sqlalchemy.Connection, *, now: datetime, longest: timedelta = MAX_DELAY) -> bool:
-    """Return whether a reconciliation is due. It waits for no writer."""
-    return any(conn.execute(query).first() is not None for query in _due(now, longest))
+_FAR: ColumnElement[datetime] = bindparam("far", type_=Instant)
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """Queries for what is due: the first row, the host that has the first, and the first row of a host."""
+
+    first: Select[Any]
+    host: Select[Any]
+    of_host: Select[Any]
+
+
+def _due(condition: ColumnElement[bool], order: ColumnElement[datetime], end: Any) -> _Due:
+    """Return queries that read an index from its `end`: the smallest or the largest due time.
+
+    The first host is not one of `without`. Its query reads a row of each host, however much is due there.
+    """
+    first = select(reconciliations).where(condition).order_by(order).limit(1)
+    hosts = distinct_values(reconciliations.c.host, reconciliations.c.host.is_not(None), name="hosts")
+    of_host = select(end(reconciliations.c.due_at)).where(reconciliations.c.host == hosts.c.host, condition)
+    ends = select(hosts.c.host, of_host.correlate(hosts).scalar_subquery().label("due_at")).subquery()
+    host = (
+        select(ends.c.host)
+        .where(ends.c.host.not_in(bindparam("without", expanding=True)), ends.c.due_at.is_not(None))
+        .order_by(ends.c.due_at)
+        .limit(1)
+    )
+    return _Due(first, host, first.where(reconciliations.c.host == bindparam("of_host")))
+
+
+_due_at = reconciliations.c.due_at
+# The other was postponed too far, by a wrong clock.
+_DUE = (
+    _due(_due_at <= NOW, _due_at, func.min),
+    _due(_due_at > _FAR, _due_at.desc(), func.max),
+)
+_CONNECTION = select(connections.c.host, connections.c.deleted_at).where(
+    connections.c.id == bindparam("its_id")
+)
+_DELETE_ORPHANS = delete(reconciliations).where(
+    reconciliations.c.connection.in_(select(connections.c.id).where(connections.c.deleted_at.is_not(None)))
+)
+
+
+def is_due(
+    conn: sqlalchemy.Connection, *, now: datetime, longest: timedelta = MAX_DELAY, per_host: int = 0
+) -> bool:
+    """Return whether a claim may find a reconciliation. It waits for no writer."""
+    if _first_due(conn, (), now=now, longest=longest) is None:
+        return False
+    full = full_hosts(conn, per_host=per_host, now=now) if per_host else []
+    return not full or _first_due(conn, full, now=now, longest=longest) is not None
 
 
 def claim(
@@ -81,22 +131,19 @@ def claim(
         # What is counted here must still be true at the end.
         lock_claims(conn)
         full = full_hosts(conn, per_host=per_host, now=now)
-    for query in _due(now, longest, without=full):
-        row = conn.execute(query.with_for_update(skip_locked=True, of=reconciliations)).one_or_none()
-        if row is not None:
-            break
-    else:
-        return None
-    held = update(reconciliations).where(reconciliations.c.connection == row.connection)
-    conn.execute(held.values(due_at=until, held_until=until))
-    return from_row(
-        Reconciliation,
-        row,
-        claimed_at=now,
-        due_at=until,
-        is_first=row.reconciled_at is None,
-        seen=row.seen or {},
-    )
+    while (row := _first_due(conn, full, now=now, longest=longest, is_locking=True)) is not None:
+        mine = reconciliations.c.connection == row.connection
+        its = conn.execute(_CONNECTION, {"its_id": row.connection}).one()
+        # A previous version of Pushgate, before or during an upgrade, sets no host and deletes no row.
+        if its.deleted_at is not None:
+            conn.execute(_DELETE_ORPHANS)
+        elif row.host != its.host:
+            conn.execute(update(reconciliations).where(mine).values(host=its.host))
+        else:
+            conn.execute(update(reconciliations).where(mine).values(due_at=until, held_until=until))
+            is_first, seen = row.reconciled_at is None, row.seen or {}
+            return from_row(Reconciliation, row, claimed_at=now, due_at=until, is_first=is_first, seen=seen)
+    return None
 
 
 def known_refs(conn: sqlalchemy.Connection, connection: str) -> dict[str, str | None]:
@@ -183,23 +230,29 @@ def failing(conn: sqlalchemy.Connection, *, limit: int) -> list[Failing]:
     return [from_row(Failing, row) for row in rows]
 
 
-def _due(now: datetime, longest: timedelta, *, without: Sequence[str] = ()) -> list[Select[Any]]:
-    """Return the queries for a due reconciliation, and for one that a wrong clock has postponed too far.
+def _first_due(
+    conn: sqlalchemy.Connection,
+    without: Sequence[str],
+    *,
+    now: datetime,
+    longest: timedelta,
+    is_locking: bool = False,
+) -> Row[Any] | None:
+    """Return the first due reconciliation, or one that a wrong clock has postponed too far.
 
-    Leave out the hosts in `without`. These are two queries so that each uses the index.
+    Leave out the hosts in `without`, and what others have locked if this is `is_locking`.
     """
-    query = (
-        select(reconciliations)
-        .join(connections, connections.c.id == reconciliations.c.connection)
-        .where(connections.c.deleted_at.is_(None))
-        .limit(1)
-    )
-    if without:
-        query = query.where(connections.c.host.not_in(without))
-    return [
-        query.where(reconciliations.c.due_at <= now).order_by(reconciliations.c.due_at),
-        query.where(reconciliations.c.due_at > now + longest).order_by(reconciliations.c.due_at.desc()),
-    ]
+    values: dict[str, Any] = {"now": now, "far": now + longest}
+    for due in _DUE:
+        query = due.first
+        if without:
+            query = due.of_host
+            values["of_host"] = conn.execute(due.host, {**values, "without": without}).scalar()
+        locking = query.with_for_update(skip_locked=True, of=reconciliations) if is_locking else query
+        row = conn.execute(locking, values).one_or_none()
+        if row is not None:
+            return row
+    return None
 
 
 def postpone(

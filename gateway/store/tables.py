@@ -305,7 +305,7 @@ turns = Table(
 # When a connection's refs are next compared with the remote's, what requested it, and what was found last.
 # `reconciled_at` is the end of the last successful comparison, `tried_at` the beginning of the last that
 # ended. `held_until` is set during a comparison; `seen` holds what a second look must confirm; `agreed`
-# counts the consecutive looks that confirmed the reports of webhooks.
+# counts the consecutive looks that confirmed the reports of webhooks. `host` is that of the connection.
 reconciliations = Table(
     "reconciliations",
     metadata,
@@ -321,7 +321,9 @@ reconciliations = Table(
     Column("held_until", Instant),
     Column("seen", JSON),
     Column("agreed", Integer, nullable=False, server_default=text("0")),
+    Column("host", Text),
     Index("ix_reconciliations_due_at", "due_at"),
+    Index("ix_reconciliations_host_due_at", "host", "due_at"),
     _partial_index("ix_reconciliations_held", "held_until", where="held_until IS NOT NULL"),
 )
 

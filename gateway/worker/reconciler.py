@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -82,12 +82,10 @@ class Reconciler:
             timedelta(seconds=_MAX_DELAY * 1.5),
             timedelta(seconds=self.every * looks.MAX_INTERVAL_FACTOR * 1.1),
         )
-        if not await self.database.read(reconciliations.is_due, now=now, longest=longest):
+        limits: dict[str, Any] = {"now": now, "longest": longest, "per_host": self.per_host}
+        if not await self.database.read(reconciliations.is_due, **limits):
             return None
-        claim = partial(
-            reconciliations.claim, now=now, until=now + _LEASE, longest=longest, per_host=self.per_host
-        )
-        return await self.database.write(claim)
+        return await self.database.write(partial(reconciliations.claim, until=now + _LEASE, **limits))
 
     async def _reconcile(self, reconciliation: Reconciliation) -> None:
         try:

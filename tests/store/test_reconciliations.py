@@ -11,6 +11,7 @@ from gateway.store import accept, connections, deliveries, looks, reconciliation
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.reconciliations import Failing, Reconciliation
+from gateway.store.tables import connections as connections_table
 from gateway.store.tables import reconciliations as reconciliations_table
 from gateway.store.tables import refs as refs_table
 from providers.model import RefUpdate
@@ -165,6 +166,40 @@ def test_a_host_has_so_many_fetches_and_looks_at_once(database: Database) -> Non
         assert "elsewhere" in names
         accept.record(conn, [arrival(move(A, B), connection="two")])
         assert busy.claim(conn, owner="w2", now=NOW, until=NOW + timedelta(seconds=60)) == []
+
+
+def test_a_host_at_its_limit_delays_no_other(database: Database) -> None:
+    """Whatever a previous version of Pushgate has left: rows without a host, and those of deleted ones."""
+    for number in range(4):
+        records.connection(database, f"full-{number}")
+    url = "https://gitlab.example/acme/digits.git"
+    for name in ("elsewhere", "deleted", "added"):
+        records.connection(database, name, url=url, created_at=NOW + timedelta(seconds=1))
+    with database.writing() as conn:
+        is_old = reconciliations_table.c.connection == "added"
+        conn.execute(reconciliations_table.update().where(is_old).values(host=None))
+        is_deleted = connections_table.c.id == "deleted"
+        conn.execute(connections_table.update().where(is_deleted).values(deleted_at=NOW))
+
+    def claim(per_host: int) -> str | None:
+        now = NOW + timedelta(minutes=1)
+        with database.reading() as conn:
+            is_due = reconciliations.is_due(conn, now=now, per_host=per_host)
+        with database.writing() as conn:
+            claimed = reconciliations.claim(conn, now=now, until=now + LEASE, per_host=per_host)
+        assert is_due or claimed is None
+        return claimed.connection if claimed else None
+
+    taken = [claim(per_host=2) for _ in range(4)]
+    assert [str(name).partition("-")[0] for name in taken] == ["full", "full", "elsewhere", "None"]
+    assert {claim(per_host=0) for _ in range(4)} == {
+        "full-0",
+        "full-1",
+        "full-2",
+        "full-3",
+        "added",
+        None,
+    } - {*taken[:2]}
 
 
 def test_another_remote_is_learned_from_the_start(learned: Database) -> None:

@@ -1,14 +1,16 @@
 """Claims on PostgreSQL: with 10,000 connections waiting, and a look that finds nothing with 10,000 postponed.
 
 The connections are spread over 100 projects and 100 git hosts. One process claims as many as a worker has
-places, and releases each in a transaction of its own, as workers do; all of them remain in the queue. The
-yardsticks are fixed numbers: what a large installation needs.
+places, and releases each in a transaction of its own, in threads, as workers do; all of them remain in the
+queue. The yardsticks are fixed numbers: what a large installation needs.
 """
 
 import statistics
 import time
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from sqlalchemy import update
 
@@ -24,6 +26,7 @@ _CONNECTIONS = 10_000
 _GROUPS = 100
 _BATCH = 100
 _PLACES = 16
+_THREADS = 4
 _ROUNDS = 3
 _SECONDS = 30
 _CLAIMS_EACH = 10
@@ -35,7 +38,11 @@ _MOST_MS = 5
 
 def run(progress: Progress) -> list[Row]:
     """Measure, and return the rows of the table."""
-    with Postgres(durable=True) as postgres, closing(Database(postgres.database())) as database:
+    with (
+        Postgres(durable=True) as postgres,
+        closing(Database(postgres.database())) as database,
+        ThreadPoolExecutor(_THREADS) as threads,
+    ):
         database.migrate()
         progress(f"claims: {_CONNECTIONS:,} connections with a push each")
         _fill(database)
@@ -43,7 +50,7 @@ def run(progress: Progress) -> list[Row]:
         claims = Claims(process="bench")
         waiting = Rounds("claims", progress, most=_ROUNDS, seconds=_SECONDS)
         for _ in waiting:
-            waiting.measure("claims", _claim_and_release, database, claims)
+            waiting.measure("claims", _claim_and_release, database, claims, threads)
         _postpone_all(database)
         postponed = Rounds("looks", progress, most=_ROUNDS, seconds=_SECONDS)
         for _ in postponed:
@@ -68,7 +75,7 @@ def _fill(database: Database) -> None:
         conn.exec_driver_sql("VACUUM ANALYZE")
 
 
-def _claim_and_release(database: Database, claims: Claims) -> float:
+def _claim_and_release(database: Database, claims: Claims, threads: Executor) -> float:
     """Return the rate of claimed and released connections per second."""
     done = 0
     started = time.perf_counter()
@@ -77,11 +84,14 @@ def _claim_and_release(database: Database, claims: Claims) -> float:
         owner = f"owner {number}"
         with database.writing() as conn:
             claimed = claims.claim(conn, owner=owner, now=now, until=now + _LEASE, most=_PLACES)
-        for one in claimed:
-            with database.writing() as conn:
-                work_queue.release(conn, one, owner=owner, now=datetime.now(UTC))
+        list(threads.map(partial(_release, database, owner), claimed))
         done += len(claimed)
     return done / (time.perf_counter() - started)
+
+
+def _release(database: Database, owner: str, connection: str) -> None:
+    with database.writing() as conn:
+        work_queue.release(conn, connection, owner=owner, now=datetime.now(UTC))
 
 
 def _sort_in(database: Database) -> None:

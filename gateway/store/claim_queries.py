@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import (
-    CTE,
     ColumnElement,
+    Integer,
     Row,
     Select,
     and_,
@@ -27,7 +27,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from gateway.store.ready_queue import NOW, distinct_values, is_due, is_held, is_queued
+from gateway.store.ready_queue import NOW, distinct_values, is_due, is_held, is_queued, least
 from gateway.store.tables import Instant, connections, leases, processes, reconciliations, turns
 
 # The connections of a project that a claim reads at most: those that wait longest.
@@ -41,13 +41,18 @@ CLAIM_LOCK = select(
 
 
 def _running() -> sqlalchemy.CompoundSelect[Any]:
-    """Return the project, host and process of each leased connection, and the host of each reconciliation."""
+    """Return what counts for limits and affinity.
+
+    These are the project, host and process of each leased connection, the host of each reconciliation, and
+    each live process.
+    """
     fetches = select(connections.c.project, connections.c.host, leases.c.process).join_from(
         leases, connections, connections.c.id == leases.c.connection
     )
     looks = select(null(), connections.c.host, null()).join_from(
         reconciliations, connections, connections.c.id == reconciliations.c.connection
     )
+    alive = select(null(), null(), processes.c.name)
     return union_all(
         fetches.where(is_held),
         looks.where(
@@ -55,53 +60,43 @@ def _running() -> sqlalchemy.CompoundSelect[Any]:
             reconciliations.c.held_until < _AHEAD,
             connections.c.deleted_at.is_(None),
         ),
+        alive.where(processes.c.seen_at > _ALIVE_SINCE, processes.c.seen_at < _AHEAD),
     )
 
 
 RUNNING = _running()
 
 
-def _hosts() -> CTE:
-    """Return the hosts that have queued connections, in a column `queue_host`."""
-    return distinct_values(leases.c.queue_host, is_queued, name="hosts")
-
-
-def _surroundings() -> sqlalchemy.CompoundSelect[Any]:
-    """Return the live processes, and the hosts that have queued connections."""
-    live = select(processes.c.name.label("process"), null().label("host"))
-    return union_all(
-        live.where(processes.c.seen_at > _ALIVE_SINCE, processes.c.seen_at < _AHEAD),
-        select(null(), _hosts().c.queue_host),
-    )
-
-
-SURROUNDINGS = _surroundings()
-
-
 def _next_project(host: ColumnElement[Any], after: ColumnElement[Any]) -> ColumnElement[Any]:
-    following = select(func.min(leases.c.queue_project)).where(
-        is_queued, leases.c.queue_host == host, leases.c.queue_project > after
-    )
-    return following.correlate_except(leases).scalar_subquery()
+    on_host = and_(is_queued, leases.c.queue_host == host, leases.c.queue_project > after)
+    return least(leases.c.queue_project, on_host)
 
 
 def _groups() -> Select[Any]:
-    """Return the projects that have queued connections on each host, with an index lookup for each."""
-    hosts = _hosts()
+    """Return the projects that have queued connections on each host, with an index lookup for each.
+
+    `most` is the limit of all hosts together, of which each has an equal part. `is_last` is whether a project
+    is the last of this part.
+    """
+    hosts = distinct_values(leases.c.queue_host, is_queued, name="hosts")
+    count = select(func.count(hosts.c.queue_host)).scalar_subquery()
     first = select(
         hosts.c.queue_host.label("host"),
         _next_project(hosts.c.queue_host, bindparam("after")).label("project"),
         literal_column("1").label("number"),
-    ).where(hosts.c.queue_host.in_(bindparam("hosts", expanding=True)))
+        (bindparam("most", type_=Integer) // count).label("most"),
+    ).where(hosts.c.queue_host.is_not(None))
     groups = first.cte("groups", recursive=True)
     following = select(
-        groups.c.host, _next_project(groups.c.host, groups.c.project), groups.c.number + literal_column("1")
+        groups.c.host,
+        _next_project(groups.c.host, groups.c.project),
+        groups.c.number + literal_column("1"),
+        groups.c.most,
     )
-    groups = groups.union_all(
-        following.where(groups.c.project.is_not(None), groups.c.number < bindparam("most"))
-    )
+    groups = groups.union_all(following.where(groups.c.project.is_not(None), groups.c.number < groups.c.most))
     return (
-        select(groups.c.host, groups.c.project, groups.c.number, turns.c.claimed_at)
+        select(groups.c.host, groups.c.project, turns.c.claimed_at)
+        .add_columns((groups.c.number >= groups.c.most).label("is_last"))
         .outerjoin(turns, turns.c.project == groups.c.project)
         .where(groups.c.project.is_not(None))
     )
@@ -159,18 +154,18 @@ def of_groups(conn: sqlalchemy.Connection, groups: Sequence[Row[Any]], values: d
     return [name for one in each for name in conn.execute(_OF_GROUP, one).scalars()]
 
 
-LOCKED: Select[Any] = (
-    select(
-        leases.c.connection, leases.c.due_at, connections.c.project, connections.c.host, turns.c.claimed_at
-    )
-    .join_from(leases, connections, connections.c.id == leases.c.connection)
-    .outerjoin(turns, turns.c.project == connections.c.project)
-    .where(_NAMED, is_queued, is_due, not_(is_held))
-    .with_for_update(of=leases, skip_locked=True)
+# Without `is_queued`, for which PostgreSQL may read the index of the whole queue.
+CANDIDATES = (
+    select(leases.c.connection, leases.c.due_at)
+    .add_columns(leases.c.queue_project.label("project"), leases.c.queue_host.label("host"))
+    .add_columns(turns.c.claimed_at)
+    .outerjoin(turns, turns.c.project == leases.c.queue_project)
+    .where(_NAMED, is_due, not_(is_held))
 )
+_UNLOCKED = select(leases.c.connection).where(_NAMED, is_due).with_for_update(skip_locked=True)
 TAKE = (
     update(leases)
-    .where(_NAMED)
+    .where(leases.c.connection.in_(_UNLOCKED))
     .values(
         owner=bindparam("by"),
         expires_at=bindparam("until", type_=Instant),
@@ -179,4 +174,5 @@ TAKE = (
         queue_host=None,
         queue_project=None,
     )
+    .returning(leases.c.connection)
 )

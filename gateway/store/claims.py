@@ -14,9 +14,10 @@ Leases carry this state, so it survives the death of a process: its leases count
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Any
 
 import sqlalchemy
@@ -24,7 +25,7 @@ from sqlalchemy import Row, delete, select
 
 from gateway.store import ready_queue
 from gateway.store.bulk_sql import upsert_rows
-from gateway.store.claim_queries import CLAIM_LOCK, GROUPS, LOCKED, RUNNING, SURROUNDINGS, TAKE, of_groups
+from gateway.store.claim_queries import CANDIDATES, CLAIM_LOCK, GROUPS, RUNNING, TAKE, of_groups
 from gateway.store.connections import host_of
 from gateway.store.database import Lock
 from gateway.store.ready_queue import times
@@ -53,8 +54,8 @@ RESERVED = 2
 # The projects that a claim reads at most; where more projects wait, the next claim reads the following ones.
 _MAX_PROJECTS = 256
 _NEVER = datetime.min.replace(tzinfo=UTC)
-# Others may take the same connections at the same moment.
-_SPARE = 16
+# A claim reads so many more projects than it needs, because others may take the same at the same moment.
+_SPARE = 4
 
 
 class SilentHosts:
@@ -123,15 +124,34 @@ class Claims:
         if not candidates:
             return []
         lock_claims(conn)
+        by = {"by": owner, "until": until, "of": self.process}
+        taken = self._take(conn, candidates, by, now=now, most=most)
+        if taken:
+            return taken
+        # Others were faster. Under the lock nobody is.
+        candidates = self._candidates(conn, self._rotation, now=now, most=most)
+        return self._take(conn, candidates, by, now=now, most=most)
+
+    def _take(
+        self,
+        conn: sqlalchemy.Connection,
+        candidates: Sequence[str],
+        by: Mapping[str, Any],
+        *,
+        now: datetime,
+        most: int,
+    ) -> list[str]:
+        """Take the leases on those of the candidates whose turn it is, as far as the limits admit them."""
         slots = self._slots(conn, now)
-        rows = conn.execute(LOCKED, {**times(now), "names": candidates}).all()
-        chosen = _choose(slots, rows, now=now, most=most)
-        if chosen:
-            names = [row.connection for row in chosen]
-            conn.execute(TAKE, {"names": names, "by": owner, "until": until, "of": self.process})
-            served = sorted({row.project for row in chosen})
+        rows = conn.execute(CANDIDATES, {**times(now), "names": candidates}).all()
+        project_of = {row.connection: row.project for row in _choose(slots, rows, now=now, most=most)}
+        if not project_of:
+            return []
+        names = set(conn.execute(TAKE, {**times(now), **by, "names": list(project_of)}).scalars())
+        served = sorted({project_of[name] for name in names})
+        if served:
             upsert_rows(conn, turns, ("project",), [(project, now) for project in served])
-        return [row.connection for row in chosen]
+        return [name for name in project_of if name in names]
 
     def has_work(self, conn: sqlalchemy.Connection, *, now: datetime) -> bool:
         """Return whether a claim may find something. It waits for no other transaction."""
@@ -145,17 +165,15 @@ class Claims:
     ) -> list[str]:
         """Return queued connections that this process may take, and some more: others may be faster."""
         slots = self._slots(conn, now)
-        known = conn.execute(SURROUNDINGS, _since(now)).all()
-        hosts = [row.host for row in known if row.host is not None and slots.admit_host(row.host)]
-        if not hosts:
+        groups = [group for group in _groups(conn, rotation) if slots.admit(group.host, group.project)]
+        if not groups:
             return []
-        groups = [group for group in _groups(conn, hosts, rotation) if slots.admit(group.host, group.project)]
         groups.sort(key=lambda group: (slots.of_project[group.project], _turn(group.claimed_at, now)))
         values = {
             **times(now),
-            "others": [row.process for row in known if row.process not in {None, self.process}],
+            "others": sorted(slots.alive - {self.process}),
             "patient": now - MIRROR_AFFINITY,
-            "most": most + _SPARE,
+            "most": _share({group.project: slots.of_project[group.project] for group in groups}, most),
         }
         found: list[str] = []
         at_once = most + _SPARE
@@ -169,16 +187,28 @@ class Claims:
         return _Slots(self, conn.execute(RUNNING, {**times(now), **_since(now)}), now)
 
 
-def _groups(conn: sqlalchemy.Connection, hosts: Sequence[str], rotation: _Rotation) -> list[Row[Any]]:
+def _groups(conn: sqlalchemy.Connection, rotation: _Rotation) -> list[Row[Any]]:
     """Return the hosts and projects that have queued connections, and when each project had its turn."""
     after = rotation.after
-    most = max(_MAX_PROJECTS // len(hosts), 1)
-    rows = conn.execute(GROUPS, {"hosts": hosts, "after": after, "most": most}).all()
-    last = [row.project for row in rows if row.number == most]
+    rows = conn.execute(GROUPS, {"after": after, "most": _MAX_PROJECTS}).all()
+    last = [row.project for row in rows if row.is_last]
     rotation.after = min(last, default="")
     if after and not last:
-        rows = [*rows, *conn.execute(GROUPS, {"hosts": hosts, "after": "", "most": most})]
+        rows = [*rows, *conn.execute(GROUPS, {"after": "", "most": _MAX_PROJECTS})]
     return list({(row.host, row.project): row for row in rows}.values())
+
+
+def _share(running: Mapping[str, int], most: int) -> int:
+    """Return how many of `most` connections one project may get, by how many of each are worked on now.
+
+    Return one more, for the case that another process takes the first.
+    """
+    counts = list(running.values())
+    heapify(counts)
+    fewest = counts[0]
+    for _ in range(most):
+        heapreplace(counts, counts[0] + 1)
+    return counts[0] + 2 - fewest
 
 
 class _Slots:
@@ -190,8 +220,11 @@ class _Slots:
         self.of_project: Counter[str] = Counter()
         self._of_host: Counter[str] = Counter()
         self._mine: Counter[str] = Counter()
+        self.alive: set[str] = set()
         for row in running:
-            if row.project is None:
+            if row.host is None:
+                self.alive.add(row.process)
+            elif row.project is None:
                 self._of_host[row.host] += 1
             else:
                 self.add(row.host, row.project, is_mine=row.process == claims.process)
@@ -236,19 +269,29 @@ def _due(row: Row[Any]) -> tuple[datetime, str]:
 def _choose(slots: _Slots, rows: Sequence[Row[Any]], *, now: datetime, most: int) -> list[Row[Any]]:
     """Choose as if one were claimed after the other, each with the counts that the one before has left."""
     waiting: defaultdict[tuple[str, str], list[Row[Any]]] = defaultdict(list)
+    turn_of = {}
     for row in sorted(rows, key=_due, reverse=True):
-        waiting[row.host, row.project].append(row)
-    turn_of = {row.project: _turn(row.claimed_at, now) for group in waiting.values() for row in group}
+        if row.host is not None:
+            waiting[row.host, row.project].append(row)
+            turn_of[row.project] = _turn(row.claimed_at, now)
+
+    def rank(host: str, project: str) -> tuple[int, datetime, datetime, str]:
+        return (slots.of_project[project], turn_of[project], *_due(waiting[host, project][-1]))
+
+    heads = [(rank(*group), group) for group in waiting]
+    heapify(heads)
     chosen: list[Row[Any]] = []
-    while len(chosen) < most:
-        heads = [group[-1] for key, group in waiting.items() if group and slots.admit(*key)]
-        if not heads:
-            break
-        row = min(heads, key=lambda row: (slots.of_project[row.project], turn_of[row.project], *_due(row)))
-        waiting[row.host, row.project].pop()
-        slots.add(row.host, row.project, is_mine=True)
-        turn_of[row.project] = now
-        chosen.append(row)
+    while heads and len(chosen) < most:
+        # With each choice, ranks only grow and fewer groups are admitted.
+        ranked, group = heappop(heads)
+        if not slots.admit(*group):
+            continue
+        if rank(*group) == ranked:
+            chosen.append(waiting[group].pop())
+            slots.add(*group, is_mine=True)
+            turn_of[group[1]] = now
+        if waiting[group]:
+            heappush(heads, (rank(*group), group))
     return chosen
 
 
@@ -271,7 +314,7 @@ def alive(conn: sqlalchemy.Connection, *, now: datetime) -> list[str]:
 def full_hosts(conn: sqlalchemy.Connection, *, per_host: int, now: datetime) -> list[str]:
     """Return the git hosts on which as many fetches and reconciliations run as may run, or more."""
     running = Counter(row.host for row in conn.execute(RUNNING, {**times(now), **_since(now)}))
-    return sorted(host for host, count in running.items() if count >= per_host)
+    return sorted(host for host, count in running.items() if host is not None and count >= per_host)
 
 
 def _since(now: datetime) -> dict[str, datetime]:

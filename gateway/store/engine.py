@@ -1,19 +1,22 @@
 """SQLAlchemy engines for SQLite and PostgreSQL, with the options that Pushgate needs."""
 
 import json
-import re
+import select
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from psycopg.errors import ReadOnlySqlTransaction
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.errors import SettingError
 from gateway.text.escape import storable
 
 BUSY_MS = 10_000
+
+# How long a pooled connection to PostgreSQL is used again without a round trip to test it.
+_TRUSTED_SECONDS = 1.0
 
 # An escaped surrogate in the form of Python's encoder, possibly one of a valid pair.
 _ESCAPED_SURROGATE = b"\\ud"
@@ -33,15 +36,8 @@ _DISCREET: Mapping[str, Any] = {
     "json_deserializer": _from_json,
 }
 
-# The loss of a PostgreSQL server's machine is noticed within seconds: by keepalives on an idle connection, by
-# the time limit in ms on one that has sent something. The system's own limit for that is 15 minutes.
-KEEPALIVES = {
-    "connect_timeout": 5,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
+# The loss of a PostgreSQL server is noticed within seconds, and a statement that hangs is ended.
+KEEPALIVES = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
 # These let the server notice the loss of a client's machine: until then, no other process can lead. They are
 # set on each new connection, because a pooler such as PgBouncer refuses them as start-up options.
@@ -55,7 +51,6 @@ _LIMITS: Mapping[str, str] = {
 
 _OVER_THE_NETWORK: Mapping[str, Any] = {
     **_DISCREET,
-    "pool_pre_ping": True,
     "connect_args": KEEPALIVES,
 }
 
@@ -72,17 +67,10 @@ _DRIVERS = {
 }
 
 
-# libpq's form of a URL with several hosts, which SQLAlchemy cannot read.
-_HOST = r"(?:\[[^\]]*\]|[^\[\]:,/?@]*)(?::\d*)?"
-_SEVERAL_HOSTS = re.compile(
-    rf"(?P<start>[^:]*://(?:[^@?]*@)?)(?P<hosts>{_HOST}(?:,{_HOST})+)(?P<database>/[^?]*)?(?:\?(?P<query>.*))?"
-)
-
-
 def read_url(text: str) -> URL:
     """Return the URL of a database that Pushgate can use. Raise `SettingError`, without the password."""
     try:
-        url = make_url(_with_hosts_as_options(text))
+        url = make_url(text)
     except (ArgumentError, ValueError):
         raise SettingError(f"{WRONG_URL}: it cannot be read; write {_GOOD_URLS}") from None
     if url.drivername not in _DRIVERS:
@@ -91,27 +79,6 @@ def read_url(text: str) -> URL:
         raise SettingError(f"{WRONG_URL}: it names no file; write {_GOOD_URLS}")
     # Users write the usual scheme; the driver is an implementation detail.
     return url.set(drivername=_DRIVERS[url.drivername])
-
-
-def _with_hosts_as_options(url: str) -> str:
-    """Return the URL with several hosts as the options `host` and `port`, as SQLAlchemy reads them."""
-    several = _SEVERAL_HOSTS.fullmatch(url)
-    if several is None:
-        return url
-    split = [re.split(r":(?=\d*$)", host) for host in several["hosts"].split(",")]
-    names = ",".join(name.strip("[]") for name, *_ in split)
-    ports = ",".join("".join(port) or "5432" for _, *port in split)
-    query = f"&{several['query']}" if several["query"] else ""
-    return f"{several['start']}{several['database'] or '/'}?host={names}&port={ports}{query}"
-
-
-def _leave_standbys(engine: Engine) -> None:
-    """Close all connections when one cannot write: they may lead to a server that has become a standby."""
-
-    @event.listens_for(engine, "handle_error")
-    def _close(context: ExceptionContext) -> None:
-        if isinstance(context.original_exception, ReadOnlySqlTransaction):
-            context.is_disconnect = True
 
 
 def _limit(engine: Engine, limits: Mapping[str, str]) -> None:
@@ -128,10 +95,40 @@ def _limit(engine: Engine, limits: Mapping[str, str]) -> None:
         dbapi_connection.autocommit = False
 
 
+def _test_idle(engine: Engine) -> None:
+    """Test pooled connections before use, as `pool_pre_ping` does, but not those that were just in use.
+
+    The test is a round trip, a fifth of a short transaction. A server that ends a connection says so on it,
+    so an idle connection with something to read is tested as well.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def _rest(_dbapi_connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _test(dbapi_connection: Any, record: Any, _proxy: Any) -> None:
+        idle_since = record.info.get("idle_since", time.monotonic())
+        is_trusted = time.monotonic() - idle_since < _TRUSTED_SECONDS
+        try:
+            if not is_trusted or _is_readable(record.driver_connection):
+                engine.dialect.do_ping(dbapi_connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            # The pool opens another connection in its place.
+            raise DisconnectionError from error
+
+
+def _is_readable(driver_connection: Any) -> bool:
+    readable = select.poll()
+    readable.register(driver_connection.fileno(), select.POLLIN)
+    return bool(readable.poll(0))
+
+
 def create_async(url: URL) -> AsyncEngine:
     """Return a PostgreSQL engine for the event loop."""
     engine = create_async_engine(url, **_OVER_THE_NETWORK)
     _limit(engine.sync_engine, _LIMITS)
+    _test_idle(engine.sync_engine)
     return engine
 
 
@@ -142,7 +139,7 @@ def create(url: URL) -> Engine:
         # Plan each statement for its values: a generic plan could not use the partial indexes of pending
         # rows.
         _limit(engine, {**_LIMITS, "plan_cache_mode": "force_custom_plan"})
-        _leave_standbys(engine)
+        _test_idle(engine)
         return engine
     return _create_sqlite(url)
 

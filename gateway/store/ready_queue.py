@@ -92,7 +92,10 @@ def is_ready(connection: ColumnElement[str] | str) -> ColumnElement[bool]:
 
 
 def _state() -> FromClause:
-    """Return of each named lease its first ready ref update, if any, and since when that has been ready."""
+    """Return of each named lease its first ready ref update, if any, and since when that has been ready.
+
+    Materialized: PostgreSQL would compute a column again for each place that it is used in.
+    """
     first = (
         select(ref_updates.c.seq)
         .where(is_pending, ref_updates.c.connection == leases.c.connection)
@@ -118,7 +121,8 @@ def _state() -> FromClause:
         .join(connections, connections.c.id == named.c.connection)
         .outerjoin(ref_updates, ref_updates.c.seq == named.c.seq)
         .outerjoin(deliveries, deliveries.c.id == ref_updates.c.delivery)
-        .subquery("state")
+        .cte("state")
+        .prefix_with("MATERIALIZED", dialect="postgresql")
     )
 
 
@@ -135,6 +139,8 @@ def _queue_update() -> sqlalchemy.Update:
         update(leases)
         .where(leases.c.connection == state.c.connection)
         .values(
+            owner=case((is_held, leases.c.owner)),
+            expires_at=case((is_held, leases.c.expires_at)),
             ready_at=ready_at,
             queue_host=case((may_start, state.c.host)),
             queue_project=case((may_start, state.c.project)),
@@ -145,16 +151,22 @@ def _queue_update() -> sqlalchemy.Update:
 _UPDATE = _queue_update()
 
 
+def least(column: Column[Any], condition: ColumnElement[bool]) -> ScalarSelect[Any]:
+    """Return the least value of an index. For `min`, PostgreSQL may read all rows, if it expects few."""
+    first = select(column).where(condition).order_by(column).limit(1)
+    return first.correlate_except(column.table).scalar_subquery()
+
+
 def distinct_values(column: Column[Any], condition: ColumnElement[bool], *, name: str) -> CTE:
     """Return the distinct values of the first column of an index, in a column of its name.
 
     `condition` is that of the index. The cost is one index lookup for each value, however many rows have it:
     a storm of pushes to a connection costs no more than a push.
     """
-    found = select(func.min(column).label(column.name)).where(condition).cte(name, recursive=True)
+    found = select(least(column, condition).label(column.name)).cte(name, recursive=True)
     previous = found.c[column.name]
-    following = select(func.min(column)).where(condition, column > previous).correlate(found)
-    return found.union_all(select(following.scalar_subquery()).where(previous.is_not(None)))
+    following = least(column, and_(condition, column > previous))
+    return found.union_all(select(following).where(previous.is_not(None)))
 
 
 def waiting() -> CTE:
@@ -179,17 +191,16 @@ _is_postponed = and_(leases.c.ready_at.is_not(None), leases.c.queue_host.is_(Non
 _owned = leases.c.owner.is_not(None)
 # Each is a range of an index. A time beyond the horizon was set by a wrong clock, and counts as past.
 _DUE_LEASES = (
-    and_(_is_postponed, leases.c.ready_at <= NOW),
-    and_(_is_postponed, leases.c.ready_at > HORIZON),
-    and_(_owned, leases.c.expires_at < NOW),
-    and_(_owned, leases.c.expires_at > HORIZON),
+    (leases.c.ready_at, and_(_is_postponed, leases.c.ready_at <= NOW)),
+    (leases.c.ready_at, and_(_is_postponed, leases.c.ready_at > HORIZON)),
+    (leases.c.expires_at, and_(_owned, leases.c.expires_at < NOW)),
+    (leases.c.expires_at, and_(_owned, leases.c.expires_at > HORIZON)),
 )
-# The least one, not any: for that PostgreSQL would read the whole table if it expected many to be new.
-_FIRST_NEW = select(func.min(ref_updates.c.connection)).where(_is_new)
+# The least ones, not any: for those PostgreSQL would read the whole table if it expected to find many.
 _HAS_CHANGED = select(
     or_(
-        _FIRST_NEW.scalar_subquery().is_not(None),
-        *(select(leases.c.connection).where(due).exists() for due in _DUE_LEASES),
+        least(ref_updates.c.connection, _is_new).is_not(None),
+        *(least(column, is_past).is_not(None) for column, is_past in _DUE_LEASES),
     )
 )
 
@@ -197,13 +208,15 @@ _HAS_CHANGED = select(
 def _changed() -> Select[Any]:
     new = distinct_values(ref_updates.c.connection, _is_new, name="new")
     parts = [select(new.c.connection).where(new.c.connection.is_not(None)).limit(_MAX_CONNECTIONS)]
-    parts += [select(leases.c.connection).where(due).limit(_MAX_CONNECTIONS) for due in _DUE_LEASES]
+    for column, is_past in _DUE_LEASES:
+        parts.append(select(leases.c.connection).where(is_past).order_by(column).limit(_MAX_CONNECTIONS))
     # SQLite takes a limit in a part of a union only in a query of its own.
     return select(union_all(*(select(part.subquery()) for part in parts)).subquery())
 
 
-_CHANGED = _changed()
-_LOCK = select(leases.c.connection).where(_NAMED).with_for_update(skip_locked=True)
+_CHANGED = (
+    select(leases.c.connection).where(leases.c.connection.in_(_changed())).with_for_update(skip_locked=True)
+)
 _TAKE_NOTE = (
     update(ref_updates)
     .where(
@@ -214,11 +227,6 @@ _TAKE_NOTE = (
         )
     )
     .values(queued=True)
-)
-_EXPIRE = (
-    update(leases)
-    .where(_NAMED, _owned, not_(leases.c.expires_at.between(NOW, HORIZON)))
-    .values(owner=None, expires_at=None)
 )
 
 
@@ -237,13 +245,11 @@ def refresh(conn: sqlalchemy.Connection, *, now: datetime) -> None:
         return
     if conn.dialect.name != "sqlite":
         conn.execute(select(func.pg_advisory_xact_lock(Lock.QUEUE.value)))
-    found = set(conn.execute(_CHANGED, times(now)).scalars())
-    names = list(conn.execute(_LOCK, {"names": sorted(found)}).scalars()) if found else []
+    names = list(conn.execute(_CHANGED, times(now)).scalars())
     if not names:
         return
     # In this order: an update that is committed between the statements must not be noted before it is seen.
     conn.execute(_TAKE_NOTE, {"names": names})
-    conn.execute(_EXPIRE, {**times(now), "names": names})
     conn.execute(_UPDATE, {**times(now), "names": names})
 
 

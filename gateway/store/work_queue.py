@@ -31,11 +31,13 @@ UPDATE_COLUMNS = (
 _DUE: Mapping[str, Any] = {"tries": 0, "due_at": None}
 
 _MINE = leases.c.connection == bindparam("of")
-_AS_OWNER = select(leases.c.connection).where(_MINE, leases.c.owner == bindparam("by")).with_for_update()
+_IS_OWNER = leases.c.owner == bindparam("by")
+_AS_OWNER = select(leases.c.connection).where(_MINE, _IS_OWNER).with_for_update()
 _WAITING_UPDATE = select(ref_updates.c.seq).where(is_pending, ref_updates.c.connection == bindparam("of"))
+_RENEW = update(leases).where(_MINE, _IS_OWNER).values(expires_at=bindparam("until", type_=Instant))
 _RELEASE = (
     update(leases)
-    .where(_MINE)
+    .where(_MINE, _IS_OWNER)
     .values(
         owner=None,
         expires_at=None,
@@ -136,8 +138,8 @@ def pending_update(row: Row[Any]) -> PendingUpdate:
 
 def renew(conn: sqlalchemy.Connection, connection: str, *, owner: str, until: datetime) -> None:
     """Extend the lease. Raise `LeaseLost`."""
-    _as_owner(conn, connection, owner)
-    conn.execute(update(leases).where(leases.c.connection == connection).values(expires_at=until))
+    renewed = conn.execute(_RENEW, {"of": connection, "by": owner, "until": until})
+    _check(renewed.rowcount == 1, connection)
 
 
 def settle(
@@ -238,8 +240,8 @@ def replay(conn: sqlalchemy.Connection, delivery: str, *, now: datetime) -> None
 
 def release(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
     """Release the lease; remaining work goes to the back of the queue. Raise `LeaseLost`."""
-    _as_owner(conn, connection, owner)
-    conn.execute(_RELEASE, {"of": connection, "now": now})
+    released = conn.execute(_RELEASE, {"of": connection, "by": owner, "now": now})
+    _check(released.rowcount == 1, connection)
 
 
 def give_back(conn: sqlalchemy.Connection, connection: str, *, owner: str, now: datetime) -> None:
@@ -347,5 +349,9 @@ def make_due(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> 
 
 
 def _as_owner(conn: sqlalchemy.Connection, connection: str, owner: str) -> None:
-    if conn.execute(_AS_OWNER, {"of": connection, "by": owner}).one_or_none() is None:
+    _check(conn.execute(_AS_OWNER, {"of": connection, "by": owner}).one_or_none() is not None, connection)
+
+
+def _check(is_owner: bool, connection: str) -> None:
+    if not is_owner:
         raise LeaseLost(f"another worker has taken over connection {connection}")

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
@@ -18,6 +18,10 @@ from providers.clone_urls import repository_key
 
 LIVE_SECRETS = 2
 """During a rotation the provider may still use the secret before the newest one."""
+
+# Built once: building one takes longer than running it.
+_GET = select(connections).where(connections.c.id == bindparam("of"), connections.c.deleted_at.is_(None))
+_CREDENTIALS = select(connections.c.credentials).where(connections.c.id == bindparam("of"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +153,7 @@ def _same_repository(conn: sqlalchemy.Connection, connection: Connection) -> lis
 
 def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
     """Return a connection. Raise `NotFound`, also for a deleted connection."""
-    query = select(connections).where(connections.c.id == connection_id, connections.c.deleted_at.is_(None))
-    row = conn.execute(query).one_or_none()
+    row = conn.execute(_GET, {"of": connection_id}).one_or_none()
     if row is None:
         raise NotFound(f"there is no connection {connection_id}")
     return _record(row)
@@ -280,8 +283,7 @@ def keep_credentials(
 
 def credentials(conn: sqlalchemy.Connection, keyring: Keyring, connection_id: str) -> bytes | None:
     """Return the credentials of the connection's remote, as they were passed to `keep_credentials`."""
-    query = select(connections.c.credentials).where(connections.c.id == connection_id)
-    sealed = conn.execute(query).scalar()
+    sealed = conn.execute(_CREDENTIALS, {"of": connection_id}).scalar()
     return None if sealed is None else keyring.open(sealed, context=f"credentials of {connection_id}")
 
 

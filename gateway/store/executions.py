@@ -87,6 +87,18 @@ class StoredRequest:
     package: KeptPackage | None = None
 
 
+# Built once: building one takes longer than running it.
+_THERE = select(executions.c.seq, executions.c.id, executions.c.state).where(
+    executions.c.id.in_(bindparam("ids", expanding=True))
+)
+_INSERT = insert(executions)
+_INSERT_BODY = insert(execution_bodies).from_select(
+    ["execution", "body"],
+    select(executions.c.seq, bindparam("its_body", type_=execution_bodies.c.body.type)).where(
+        executions.c.id == bindparam("its_id")
+    ),
+)
+
 # Each connection has at most one refused request: those behind it are not tried.
 _MAX_REFUSED = 1000
 
@@ -106,19 +118,15 @@ def add(
 
     The exception is a request that ended unpublished: a replay makes it pending again.
     """
-    ids = [request.id for request in requests]
-    _revive(conn, requests, now=now)
-    there = set(conn.execute(select(executions.c.id).where(executions.c.id.in_(ids))).scalars())
+    there = {row.id: row for row in conn.execute(_THERE, {"ids": [request.id for request in requests]})}
+    for request in requests:
+        if request.id in there and there[request.id].state in _ENDED_UNPUBLISHED:
+            _revive(conn, there[request.id].seq, request.body, now=now)
     new = [request for request in requests if request.id not in there]
     if not new:
         return
-    rows = [_row(request, ref_update=ref_update, now=now) for request in new]
-    conn.execute(insert(executions), rows)
-    its_body = select(executions.c.seq, bindparam("its_body")).where(executions.c.id == bindparam("its_id"))
-    conn.execute(
-        insert(execution_bodies).from_select(["execution", "body"], its_body),
-        [{"its_id": request.id, "its_body": request.body} for request in new],
-    )
+    conn.execute(_INSERT, [_row(request, ref_update=ref_update, now=now) for request in new])
+    conn.execute(_INSERT_BODY, [{"its_id": request.id, "its_body": request.body} for request in new])
 
 
 def _row(request: NewRequest, *, ref_update: int, now: datetime) -> dict[str, Any]:
@@ -138,15 +146,12 @@ def _row(request: NewRequest, *, ref_update: int, now: datetime) -> dict[str, An
     }
 
 
-def _revive(conn: sqlalchemy.Connection, requests: Sequence[NewRequest], *, now: datetime) -> None:
-    """Make requests that ended unpublished pending again, with their new bodies."""
-    bodies = {request.id: request.body for request in requests}
-    ended = executions.c.id.in_(bodies) & executions.c.state.in_(_ENDED_UNPUBLISHED)
-    for seq, request_id in conn.execute(select(executions.c.seq, executions.c.id).where(ended)).all():
-        mine = executions.c.seq == seq
-        conn.execute(update(executions).where(mine).values(state="pending", reason=None, planned_at=now))
-        body = update(execution_bodies).where(execution_bodies.c.execution == seq)
-        conn.execute(body.values(body=bodies[request_id]))
+def _revive(conn: sqlalchemy.Connection, seq: int, body: bytes, *, now: datetime) -> None:
+    """Make a request that ended unpublished pending again, with its new body."""
+    mine = executions.c.seq == seq
+    conn.execute(update(executions).where(mine).values(state="pending", reason=None, planned_at=now))
+    its_body = execution_bodies.c.execution == seq
+    conn.execute(update(execution_bodies).where(its_body).values(body=body))
 
 
 def pending(

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Row, and_, delete, insert, select, update
+from sqlalchemy import Executable, Row, and_, bindparam, delete, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.errors import NotFound
@@ -18,6 +18,27 @@ from gateway.store.rows import from_row
 from gateway.store.tables import package_builds, packages
 
 _OBJECT = re.compile(r"[0-9a-f]{64}/[0-9a-f]{16}\.tar\.(gz|zst)")
+
+# Built once: building one takes longer than running it.
+_OF_COMMIT = (
+    package_builds.c.connection == bindparam("of"),
+    package_builds.c.commit == bindparam("at"),
+    package_builds.c.format == bindparam("as"),
+)
+_BUILD = select(package_builds).where(*_OF_COMMIT, package_builds.c.rules == bindparam("by"))
+_FORGET_BUILD = delete(package_builds).where(*_OF_COMMIT)
+_ADD_BUILD = insert(package_builds)
+_GET = select(packages).where(packages.c.id == bindparam("of"), packages.c.format == bindparam("as"))
+
+
+def _keep(dialect: Any) -> Executable:
+    new = dialect.insert(packages)
+    used = {"last_used_at": new.excluded.last_used_at}
+    statement: Executable = new.on_conflict_do_update(index_elements=["id", "format"], set_=used)
+    return statement
+
+
+_KEEP = {"sqlite": _keep(sqlite), "postgresql": _keep(postgresql)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +90,8 @@ def use(
     now: datetime,
 ) -> tuple[KeptPackage, Build] | None:
     """Return the package of a commit and record its use; None if no package is stored."""
-    row = conn.execute(
-        select(package_builds).where(
-            package_builds.c.connection == connection,
-            package_builds.c.commit == commit,
-            package_builds.c.format == package_format,
-            package_builds.c.rules == rules,
-        )
-    ).one_or_none()
+    key = {"of": connection, "at": commit, "as": package_format, "by": rules}
+    row = conn.execute(_BUILD, key).one_or_none()
     if row is None:
         return None
     is_it = _is(row.package, row.format)
@@ -92,29 +107,16 @@ def keep(conn: sqlalchemy.Connection, package: KeptPackage, build: Build) -> Kep
 
     Return the stored package: that of another build, with its own object, if that was faster.
     """
-    module: Any = sqlite if conn.dialect.name == "sqlite" else postgresql
-    statement = module.insert(packages).values(**asdict(package))
-    conn.execute(
-        statement.on_conflict_do_update(
-            index_elements=["id", "format"], set_={"last_used_at": package.last_used_at}
-        )
-    )
-    conn.execute(
-        delete(package_builds).where(
-            package_builds.c.connection == build.connection,
-            package_builds.c.commit == build.commit,
-            package_builds.c.format == build.format,
-        )
-    )
+    conn.execute(_KEEP[conn.dialect.name], asdict(package))
+    conn.execute(_FORGET_BUILD, {"of": build.connection, "at": build.commit, "as": build.format})
     submodules = [dict(submodule) for submodule in build.submodules]
-    row = {**asdict(build), "submodules": submodules, "package": package.id}
-    conn.execute(insert(package_builds).values(**row))
+    conn.execute(_ADD_BUILD, {**asdict(build), "submodules": submodules, "package": package.id})
     return get(conn, package.id, package.format)
 
 
 def get(conn: sqlalchemy.Connection, package_id: str, package_format: str) -> KeptPackage:
     """Return a package. Raise `NotFound`."""
-    row = conn.execute(select(packages).where(_is(package_id, package_format))).one_or_none()
+    row = conn.execute(_GET, {"of": package_id, "as": package_format}).one_or_none()
     if row is None:
         raise NotFound(
             f"there is no package {package_id} as {package_format}: packages expire some time after the last"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.store.rows import from_row
@@ -17,6 +17,12 @@ from gateway.store.tables import connections, platform_fetches
 
 # No delay or lease of a platform's fetches reaches further ahead.
 _MAX_DUE_AHEAD = timedelta(minutes=20)
+
+_MAKE_DUE = (
+    update(platform_fetches)
+    .where(platform_fetches.c.connection == bindparam("of"))
+    .values(due_at=bindparam("now"), attempts=0)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +81,7 @@ def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, 
 
 def make_due(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Make the fetch of a connection's platform due now, if it names one."""
-    conn.execute(
-        update(platform_fetches)
-        .where(platform_fetches.c.connection == connection)
-        .values(due_at=now, attempts=0)
-    )
+    conn.execute(_MAKE_DUE, {"of": connection, "now": now})
 
 
 def claim(

@@ -46,6 +46,29 @@ _RELEASE = (
         ready_at=case((_WAITING_UPDATE.exists(), ready_queue.NOW)),
     )
 )
+# Built once: building one takes longer than running it.
+_PENDING = (
+    select(*UPDATE_COLUMNS)
+    .join(deliveries, deliveries.c.id == ref_updates.c.delivery)
+    .where(ref_updates.c.connection == bindparam("of"), is_pending)
+    .order_by(ref_updates.c.seq)
+    .limit(bindparam("most"))
+)
+_READY = _PENDING.where(is_ready(bindparam("of")))
+_SETTLE = (
+    update(ref_updates)
+    .where(ref_updates.c.seq == bindparam("of"), ref_updates.c.state == "pending")
+    .values(
+        state=bindparam("ended"),
+        # If it becomes pending again, that is new.
+        queued=False,
+        reason=bindparam("why"),
+        settled_at=bindparam("now"),
+        verdicts=bindparam("results"),
+        peeled=func.coalesce(bindparam("led_to", type_=ref_updates.c.peeled.type), ref_updates.c.peeled),
+        facts=bindparam("inputs"),
+    )
+)
 
 
 class LeaseLost(StoreUnavailable):
@@ -116,19 +139,12 @@ def pending(
 
     With `now`, leave out postponed updates and the updates behind them.
     """
-    query = (
-        select(*UPDATE_COLUMNS)
-        .join(deliveries, deliveries.c.id == ref_updates.c.delivery)
-        .where(ref_updates.c.connection == connection, is_pending)
-        .order_by(ref_updates.c.seq)
-        .limit(limit)
-    )
-    if now is not None:
-        query = query.where(is_ready(connection))
+    query = _PENDING if now is None else _READY
     if without:
         query = query.where(ref_updates.c.ref.not_in(without))
     moment = {} if now is None else ready_queue.times(now)
-    return [pending_update(row) for row in conn.execute(query, moment)]
+    rows = conn.execute(query, {**moment, "of": connection, "most": limit})
+    return [pending_update(row) for row in rows]
 
 
 def pending_update(row: Row[Any]) -> PendingUpdate:
@@ -150,27 +166,27 @@ def settle(
     owner: str,
     now: datetime,
     postponed: Sequence[Postponement] = (),
+    ends_turn: bool = False,
 ) -> None:
     """Record settlements with their requests and events in one transaction, which fills the outboxes.
 
-    Record the postponed updates with them. Raise `LeaseLost` if another worker has taken over the connection.
+    Record the postponed updates with them, and release the lease if this `ends_turn`. Raise `LeaseLost` if
+    another worker has taken over the connection.
     """
     _as_owner(conn, connection, owner)
     for settlement in settlements:
         update_seq = settlement.update.seq
         changed = conn.execute(
-            update(ref_updates)
-            .where(ref_updates.c.seq == update_seq, ref_updates.c.state == "pending")
-            .values(
-                state=settlement.state,
-                # If it becomes pending again, that is new.
-                queued=False,
-                reason=storable(settlement.reason),
-                settled_at=now,
-                verdicts=settlement.verdicts,
-                peeled=func.coalesce(settlement.peeled, ref_updates.c.peeled),
-                facts=settlement.facts,
-            )
+            _SETTLE,
+            {
+                "of": update_seq,
+                "ended": settlement.state,
+                "why": storable(settlement.reason),
+                "now": now,
+                "results": settlement.verdicts,
+                "led_to": settlement.peeled,
+                "inputs": settlement.facts,
+            },
         )
         if changed.rowcount and settlement.requests:
             executions.add(conn, settlement.requests, ref_update=update_seq, now=now)
@@ -189,6 +205,8 @@ def settle(
         )
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.make_due(conn, connection, now=now)
+    if ends_turn:
+        conn.execute(_RELEASE, {"of": connection, "now": now})
 
 
 def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+import sqlalchemy
 import structlog
 
 from gateway.errors import (
@@ -43,6 +44,9 @@ from gateway.worker.outcomes import (
     retry_later,
 )
 from gateway.worker.polling import POLL_SECONDS
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -185,15 +189,13 @@ class Worker:
         """
         slow: dict[str, asyncio.Task[Outcome]] = {}
         unreachable: tuple[Connection, Sequence[PendingUpdate], str] | None = None
+        is_released = False
         try:
             while True:
-                connection = await self._connection(connection_id)
-                updates = await self.database.read(
-                    work_queue.pending, connection_id, now=_now(), limit=_BATCH_SIZE, without=list(slow)
-                )
+                connection, updates = await self._read(_work_of, connection_id, without=list(slow))
                 if updates and unreachable is None and len(slow) < _MAX_SLOW:
                     try:
-                        await self._carry(connection, updates, slow)
+                        is_released = await self._carry(connection, updates, slow)
                     except FetchError as error:
                         unreachable = (connection, updates, str(error))
                 if not slow:
@@ -213,7 +215,7 @@ class Worker:
             await asyncio.gather(*slow.values(), return_exceptions=True)
         if unreachable is not None:
             await self._postpone(*unreachable)
-        else:
+        elif not is_released:
             await self.database.write(work_queue.release, connection_id, owner=self.name, now=_now())
 
     async def _carry(
@@ -221,21 +223,33 @@ class Worker:
         connection: Connection,
         updates: Sequence[PendingUpdate],
         slow: dict[str, asyncio.Task[Outcome]],
-    ) -> None:
-        """Fetch updates and carry them to their ends. Raises `FetchError` if nothing could be fetched."""
+    ) -> bool:
+        """Fetch updates and carry them to their ends. Raises `FetchError` if nothing could be fetched.
+
+        Return whether the lease was released: nothing is left to do in this turn.
+        """
         started = time.monotonic()
         failed = await self._fetch(connection, updates)
         fetched = time.monotonic()
         # A fetch may take minutes: new triggers count that were set meanwhile, and so does a deletion.
-        changed = await self._connection(connection.id)
+        changed = await self._read(connections.get, connection.id)
         if changed.url != connection.url:
-            return
+            return False
         outcomes = await self._plan(changed, updates, failed, slow)
-        await self._record(changed, outcomes, fetch_ms=(fetched - started) * 1000, plan_ms=_ms_since(fetched))
+        return await self._record(
+            changed,
+            outcomes,
+            fetch_ms=(fetched - started) * 1000,
+            plan_ms=_ms_since(fetched),
+            ends_turn=not slow,
+        )
 
-    async def _connection(self, connection_id: str) -> Connection:
+    async def _read(
+        self, work: Callable[Concatenate[sqlalchemy.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Read a connection that may be deleted. Raises `_Deleted`."""
         try:
-            return await self.database.read(connections.get, connection_id)
+            return await self.database.read(work, *args, **kwargs)
         except NotFound:
             raise _Deleted from None
 
@@ -334,19 +348,30 @@ class Worker:
         *,
         fetch_ms: float | None = None,
         plan_ms: float | None = None,
-    ) -> None:
-        """Record settlements, with their events, and postponements; log both."""
+        ends_turn: bool = False,
+    ) -> bool:
+        """Record settlements, with their events, and postponements; log both.
+
+        Return whether the lease was released, which happens in the same transaction if it `ends_turn`.
+        """
         settlements = [self.announce(connection, end) for end in outcomes if isinstance(end, Settlement)]
         postponed = [outcome for outcome in outcomes if isinstance(outcome, Postponement)]
         if not outcomes:
-            return
+            return False
         await self.database.write(
-            work_queue.settle, connection.id, settlements, owner=self.name, now=_now(), postponed=postponed
+            work_queue.settle,
+            connection.id,
+            settlements,
+            owner=self.name,
+            now=_now(),
+            postponed=postponed,
+            ends_turn=ends_turn,
         )
         if any(settlement.requests or settlement.events for settlement in settlements):
             self.notify()
         report_settled(settlements, fetch_ms=fetch_ms, plan_ms=plan_ms)
         report_postponed(postponed)
+        return ends_turn
 
     async def _postpone(self, connection: Connection, updates: Sequence[PendingUpdate], reason: str) -> None:
         """Give up the updates that have waited for too long, and try the others again later."""
@@ -366,6 +391,14 @@ class Worker:
         await self.database.write(
             work_queue.postpone, connection.id, updates, owner=self.name, due_at=due_at, reason=reason
         )
+
+
+def _work_of(
+    conn: sqlalchemy.Connection, connection_id: str, *, without: Sequence[str]
+) -> tuple[Connection, Sequence[PendingUpdate]]:
+    """Return a connection and its next updates, except those of the refs in `without`."""
+    connection = connections.get(conn, connection_id)
+    return connection, work_queue.pending(conn, connection_id, now=_now(), limit=_BATCH_SIZE, without=without)
 
 
 def _ms_since(moment: float) -> float:

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
     """Moves that are missing between `start` and `end`; generations between `low` and `high` are free.
 
@@ -31,6 +31,16 @@ class Gap:
     def begins_at(self, value: str | None) -> bool:
         """Return whether the gap is known to begin where the ref was at `value`."""
         return self.is_start_known and self.start == value
+
+    def joined_with(self, following: "Gap") -> "Gap":
+        """Return the one gap that is left if the moves between two gaps do not belong there."""
+        return replace(
+            following,
+            low=self.low,
+            start=self.start,
+            is_start_known=self.is_start_known,
+            made_at=self.made_at,
+        )
 
 
 def is_order_assumed(gaps: Iterable[Gap], *, shown: int | None, shown_id: str | None) -> bool:

@@ -51,7 +51,17 @@ class RefHistory:
     repetitions: dict[tuple[str | None, str | None], str] = field(default_factory=dict)
     loaded: set[str] = field(default_factory=set)
     promoted: list[Recorded] = field(default_factory=list)
-    is_rewritten: bool = False
+    # What is stored beside the position, as it was read.
+    _read: tuple[object, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Remember what was read."""
+        self._read = self._beside_position()
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Return whether more has changed than the position and the move that led there."""
+        return self._beside_position() != self._read
 
     @property
     def is_learned(self) -> bool:
@@ -147,7 +157,7 @@ class RefHistory:
         """Make a known position the present one, because the remote shows it. Nothing is planned again."""
         gap = self._departure(value)
         if gap is not None:
-            gap.is_start_known, gap.start = False, None
+            self._swap(gap, replace(gap, is_start_known=False, start=None))
         low, high = self.generation, self.generation + ROOM
         # A position that a first look learned was never planned: a webhook may still report a push to it.
         is_planned = value is None or bool(self.moves.get(value))
@@ -240,11 +250,9 @@ class RefHistory:
         # Moves that arrived before this move follow it, up to the end of their part of the line.
         while (ahead := self._known_way_on()) is not None:
             gap, following = ahead
-            end = following.start
-            self.gaps.remove(following)
-            gap.high, gap.end = following.high, following.end
-            gap.is_planned, gap.is_guess = following.is_planned, following.is_guess
-            self._raise(end, self.generation + 1)
+            self.gaps.remove(gap)
+            self._swap(following, gap.joined_with(following))
+            self._raise(following.start, self.generation + 1)
         return Placement(generation=generation)
 
     def _past_departure(self, value: str | None, *, now: datetime) -> Gap | None:
@@ -271,52 +279,38 @@ class RefHistory:
         generation = self.generation
         if before is not None:
             self._add_gap(generation - ROOM, generation, None, before, now=now, is_start_known=False)
-        self.before, self.delivery, self.is_rewritten = before, delivery, True
+        self.before, self.delivery = before, delivery
         return Placement(generation=generation)
 
     def _close(self, gap: Gap, after: str | None) -> Placement:
         """Place the one move that a gap lacked."""
-        self._drop(gap)
+        self.gaps.remove(gap)
         if gap.is_planned:
             return Placement(generation=gap.high, repeats=self._delivery_of(after, gap.high))
         return Placement(generation=gap.middle)
 
     def _fill_top(self, gap: Gap, before: str | None) -> Placement:
         """Place a move that leads to where a gap ends."""
-        after = gap.end
-        self.is_rewritten = True
+        generation = gap.high if gap.is_planned else max(gap.high - 1, gap.low)
         if before is None and not gap.is_start_known:
-            self._drop(gap)
-        if gap.is_planned:
-            gap.end, gap.is_planned = before, False
-            return Placement(generation=gap.high, repeats=self._delivery_of(after, gap.high))
-        generation = max(gap.high - 1, gap.low)
-        gap.high, gap.end = generation, before
-        return Placement(generation=generation)
+            self.gaps.remove(gap)
+        else:
+            self._swap(gap, replace(gap, high=generation, end=before, is_planned=False))
+        repeats = self._delivery_of(gap.end, gap.high) if gap.is_planned else None
+        return Placement(generation=generation, repeats=repeats)
 
     def _fill_bottom(self, gap: Gap, after: str | None) -> Placement:
         """Place a move that begins where a gap begins."""
         generation = min(gap.low + 1, max(gap.high - 1, gap.low))
-        gap.low, gap.start = generation, after
-        self.is_rewritten = True
+        self._swap(gap, replace(gap, low=generation, start=after))
         return Placement(generation=generation)
 
     def _fill_inside(self, gap: Gap, before: str | None, after: str | None) -> Placement:
         """Place a move that fits neither end of a gap, and is assumed to belong in it."""
         generation = gap.middle
-        low = Gap(
-            low=gap.low,
-            high=generation,
-            start=gap.start,
-            is_start_known=True,
-            end=before,
-            is_planned=False,
-            is_guess=gap.is_guess,
-            made_at=gap.made_at,
-        )
-        gap.low, gap.start, gap.is_guess = generation, after, True
-        self.gaps.insert(self.gaps.index(gap), low)
-        self._trim()
+        lower = replace(gap, high=generation, end=before, is_planned=False)
+        upper = replace(gap, low=generation, start=after, is_guess=True)
+        self._swap(gap, lower, upper)
         return Placement(generation=generation, is_guess=True)
 
     def _find_recorded(self, before: str | None, after: str | None) -> str | None:
@@ -407,7 +401,10 @@ class RefHistory:
         self.before, self.after, self.generation, self.delivery = before, after, generation, delivery
 
     def _see(self) -> None:
-        self.shown, self.shown_id, self.is_rewritten = self.generation, self.after, True
+        self.shown, self.shown_id = self.generation, self.after
+
+    def _beside_position(self) -> tuple[object, ...]:
+        return self.shown, self.shown_id, *self.gaps
 
     def _seen(self) -> int:
         return self.shown if self.shown is not None else -(2**31)
@@ -415,9 +412,10 @@ class RefHistory:
     def _newest_first(self) -> Iterable[Gap]:
         return reversed(self.gaps)
 
-    def _drop(self, gap: Gap) -> None:
-        self.gaps.remove(gap)
-        self.is_rewritten = True
+    def _swap(self, gap: Gap, *instead: Gap) -> None:
+        place = self.gaps.index(gap)
+        self.gaps[place : place + 1] = instead
+        del self.gaps[:-_MAX_GAPS]
 
     def _add_gap(
         self,
@@ -443,8 +441,4 @@ class RefHistory:
                 made_at=int(now.timestamp()),
             )
         )
-        self._trim()
-
-    def _trim(self) -> None:
         del self.gaps[:-_MAX_GAPS]
-        self.is_rewritten = True

@@ -3,9 +3,10 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -380,6 +381,27 @@ def embedded(tmp_path: Path) -> Iterator[Database]:
     database.migrate()
     yield database
     database.close()
+
+
+def _numbers(database: Database, order: Sequence[int]) -> tuple[str | None, list[tuple[int, str | None]]]:
+    """Record the moves of a walk one by one in this order; return the position, and the generations."""
+    with database.engine.connect() as conn, conn.begin() as begun:
+        connections.add(conn, made("c1"))
+        for number in order:
+            accept.record(conn, [arrival(move(f"{number + 1:040x}", f"{number + 2:040x}", REF))])
+        known = reconciliations.known_refs(conn, "c1")[REF]
+        found = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=1000)
+        begun.rollback()
+    return known, sorted((one.generation, one.update.after) for each in found for one in each.updates)
+
+
+def test_five_moves_in_every_order_need_no_look(embedded: Database) -> None:
+    """Each transaction reads what the one before it has left: no change of the gaps is forgotten."""
+    for order in permutations(range(5)):
+        known, numbers = _numbers(embedded, order)
+        assert known == f"{6:040x}", order
+        assert numbers[-1][1] == known, order
+        assert len(dict(numbers)) == 5, order
 
 
 @_settings(150)

@@ -1,6 +1,7 @@
 """Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
-python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay] [failover]
+python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay]
+    [lanes] [failover]
 
 The exit status is 0 if every row was measured, whether or not it reaches its aim.
 """
@@ -13,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import claims, failover, fetch, library, package, providers, relay, repositories, webhook
+from bench import claims, failover, fetch, lanes, library, package, providers, relay, repositories, webhook
 from bench.report import Row, measured, show, write
 
 BENCHES = {
@@ -25,6 +26,7 @@ BENCHES = {
     "package": package,
     "claims": claims,
     "relay": relay,
+    "lanes": lanes,
     "failover": failover,
 }
 RESULT = Path("build/bench.json")

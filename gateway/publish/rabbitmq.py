@@ -38,7 +38,8 @@ from gateway.errors import (
     Undeliverable,
     Unroutable,
 )
-from gateway.publish.cloudevents import ContentMode, Stored, message, routing_key
+from gateway.publish.cloudevents import ContentMode, Stored, content, routing_key
+from gateway.publish.properties import EncodedProperties
 from gateway.publish.topology import Topology
 from gateway.store.executions import StoredRequest
 
@@ -210,10 +211,12 @@ class RabbitMQ:
         if link is None or not link.is_open:
             raise BrokerUnavailable("there is no connection to the broker")
         exchange, key = self._topology.exchange, routing_key(stored)
-        content = message(stored, public_url=self._public_url, mode=self._mode)
+        made = content(stored, public_url=self._public_url, mode=self._mode)
+        properties = EncodedProperties(stored, made, self._mode)
         try:
             await link.publish(
-                content,
+                made.body,
+                properties,
                 exchange=exchange,
                 key=key,
                 mandatory=isinstance(stored, StoredRequest),
@@ -277,7 +280,9 @@ class _Link:
         self._inner = inner
         # A reference, because aio-pika closes a channel without references.
         self._channel = channel
-        self._waiting: set[asyncio.Timeout] = set()
+        # With the time at which each ends, the earliest first: one timer costs less than one for each.
+        self._waiting: dict[asyncio.Timeout, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self._reason: BaseException | None = None
         connection.close_callbacks.add(self._on_close)
         channel.close_callbacks.add(self._on_close)
@@ -308,24 +313,33 @@ class _Link:
         return False
 
     async def publish(
-        self, content: aio_pika.Message, *, exchange: str, key: str, mandatory: bool, within: float
+        self,
+        body: bytes,
+        properties: EncodedProperties,
+        *,
+        exchange: str,
+        key: str,
+        mandatory: bool,
+        within: float,
     ) -> None:
         """Publish and wait for the confirm. Raises the library's exceptions, but no stray cancellation."""
         self.is_alone = not self._waiting
         try:
-            async with asyncio.timeout(within) as limit:
-                self._waiting.add(limit)
+            async with asyncio.timeout(None) as limit:
+                self._waiting[limit] = asyncio.get_running_loop().time() + within
+                if self._timer is None:
+                    self._end_overdue()
                 try:
                     await self._inner.basic_publish(
-                        content.body,
+                        body,
                         exchange=exchange,
                         routing_key=key,
-                        properties=content.properties,
+                        properties=properties,
                         mandatory=mandatory,
                         wait=False,
                     )
                 finally:
-                    self._waiting.discard(limit)
+                    del self._waiting[limit]
         except TimeoutError:
             if self._reason is None:
                 raise
@@ -340,10 +354,24 @@ class _Link:
         self.is_open = False
         await _close(self._connection)
 
+    def _end_overdue(self) -> None:
+        """End the waits whose time is over, and look again when that of the next is."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._timer = None
+        for limit, until in self._waiting.items():
+            if until > now:
+                self._timer = loop.call_at(until, self._end_overdue)
+                return
+            if not limit.expired():
+                limit.reschedule(now)
+
     def _on_close(self, _closed: object, error: BaseException | None) -> None:
         """End every wait: a publish that is still in our buffers would otherwise never end."""
         self.is_open = False
         self._reason = self._reason or error or ConnectionError("closed")
+        if self._timer is not None:
+            self._timer.cancel()
         now = asyncio.get_running_loop().time()
         for limit in self._waiting:
             if not limit.expired():

@@ -1,7 +1,7 @@
 """Execution requests: what was planned, and whether the broker has confirmed it. This table is the outbox."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import sqlalchemy
 from sqlalchemy import (
+    Row,
     Select,
     Update,
     bindparam,
@@ -416,17 +417,16 @@ def _records(
     body = execution_bodies.c.body if with_bodies else literal(OMITTED).label("body")
     its_body = chosen.c.seq == execution_bodies.c.execution
     rows = conn.execute(select(chosen, body).join_from(chosen, execution_bodies, its_body))
-    requests = [from_row(StoredRequest, row, package=None) for row in rows]
-    return sorted(_with_packages(conn, requests), key=attrgetter("seq"))
+    return sorted(_with_packages(conn, rows.all()), key=attrgetter("seq"))
 
 
-def _with_packages(conn: sqlalchemy.Connection, requests: Sequence[StoredRequest]) -> Sequence[StoredRequest]:
-    """Return requests with their stored packages."""
-    planned = {request.id: found for request in requests if (found := package_in(request.body))}
-    if not planned:
-        return requests
-    kept = packages.find(conn, {package.key for package in planned.values()})
-    return [
-        replace(request, package=kept.get(planned[request.id].key)) if request.id in planned else request
-        for request in requests
-    ]
+def _with_packages(
+    conn: sqlalchemy.Connection, rows: Sequence[Row[*tuple[Any, ...]]]
+) -> Iterator[StoredRequest]:
+    """Yield the requests of rows with their stored packages."""
+    planned = [package_in(row.body) for row in rows]
+    keys = {package.key for package in planned if package is not None}
+    kept = packages.find(conn, keys) if keys else {}
+    for row, package in zip(rows, planned, strict=True):
+        its_package = None if package is None else kept.get(package.key)
+        yield from_row(StoredRequest, row, package=its_package)

@@ -10,18 +10,18 @@ import sqlalchemy
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.endpoints import read
-from gateway.api.openapi import Operation
-from gateway.api.query import limit
-from gateway.api.remote_access import changed_access, remote_access
-from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret
-from gateway.api.views import (
+from gateway.api.connection_views import (
     ConnectionCreated,
     ConnectionPage,
     ConnectionView,
     RefPage,
     RefView,
 )
+from gateway.api.endpoints import read
+from gateway.api.openapi import Operation
+from gateway.api.query import limit
+from gateway.api.remote_access import changed_access, remote_access
+from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret
 from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid, SettingError

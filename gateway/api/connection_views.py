@@ -1,0 +1,160 @@
+"""The answers of the REST API about connections."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gateway.api.schemas import PackageFormat, Page, Provider, ShownAs
+from gateway.api.views import View, view_of
+from gateway.plan.triggers import Trigger
+from gateway.store.connections import Connection, SecretDates
+from gateway.store.platforms import Platform
+from gateway.store.reconciliations import ReconciliationState
+
+
+class SecretView(View):
+    """A valid secret, without its value."""
+
+    created_at: datetime = Field(description="when it was set")
+    last_used_at: datetime | None = Field(
+        description="when it last verified a delivery; null if it never has"
+    )
+
+
+class ReconciliationView(View):
+    """The state of reconciliation: the comparison with the remote's refs."""
+
+    due_at: datetime = Field(description="when the next one is due")
+    tried_at: datetime | None = Field(
+        description="when the last completed attempt began; null before the first"
+    )
+    reconciled_at: datetime | None = Field(
+        description="when the last successful one ended; null before the first"
+    )
+    delivery: str | None = Field(
+        description="the id of the delivery that records what the last one found; null if it found nothing"
+    )
+    reason: str | None = Field(description="why the last attempt failed; null if it succeeded")
+
+
+class PlatformView(View):
+    """A platform that fetches after each push."""
+
+    url: str = Field(description="scheme and host of the platform")
+    project: str = Field(description="the UUID of the project on the platform")
+    fetched_at: datetime | None = Field(
+        description="when the platform last fetched; null before the first time"
+    )
+    reason: str | None = Field(description="why its last fetch failed; null if it succeeded")
+
+
+class OtherRepositoryView(View):
+    """Another repository at the connection's URL, as the delivery reports."""
+
+    id: str = Field(description="the provider's id of the repository")
+    name: str | None = Field(description="its full name, if the payload has one")
+    delivery: str = Field(description="the id of the delivery that reported it")
+
+
+class ConnectionView(View):
+    """A connection as it is shown."""
+
+    id: str = Field(
+        description="the id, which is also in the webhook URL", examples=["5f1b6c2d9a7e4b3c8d0e1f2a"]
+    )
+    name: str = Field(description="the unique name", examples=["acme/digits"])
+    provider: Provider = Field(description="the kind of git server that sends the webhooks")
+    url: str = Field(
+        description="the clone URL, without credentials", examples=["https://github.com/acme/digits.git"]
+    )
+    project: str = Field(description="the platform's project", examples=["digits"])
+    hook_url: str = Field(
+        description="the webhook URL for the provider's settings",
+        examples=["https://pushgate.example.com/hooks/5f1b6c2d9a7e4b3c8d0e1f2a"],
+    )
+    auth: dict[str, str] = Field(
+        description="the parts of the authentication that are not secret; empty for most providers"
+    )
+    triggers: list[Annotated[dict[str, Any], ShownAs(Trigger)]] = Field(
+        description="which ref updates run what"
+    )
+    yaml_path: str = Field(description="the manifest's path in the repository", examples=["valohai.yaml"])
+    follows: list[str] = Field(
+        description="globs of branches: nothing runs for other branches; empty if all count"
+    )
+    networks: list[str] = Field(description="the networks that may send webhooks; empty if any may")
+    access: Literal["ssh key", "login", "none"] = Field(description="the kind of the credentials")
+    deploy_key: str | None = Field(
+        description="the public key for the provider's settings; null if the access is by another kind"
+    )
+    package_format: PackageFormat = Field(description="the format of packages")
+    repository_id: str | None = Field(
+        description="the provider's id of the repository; null until a delivery names it"
+    )
+    other_repository: OtherRepositoryView | None = Field(
+        description="another repository that a delivery reported at the URL; null if there is none"
+    )
+    reconciliation: ReconciliationView = Field(
+        description="the state of the comparison with the remote's refs"
+    )
+    platform: PlatformView | None = Field(
+        description="the platform that fetches after each push; null if there is none"
+    )
+    secrets: list[SecretView] = Field(
+        description="the valid webhook secrets without their values, newest first"
+    )
+    created_at: datetime = Field(description="when it was connected")
+    updated_at: datetime = Field(description="when its settings last changed")
+
+    @classmethod
+    def of(
+        cls,
+        connection: Connection,
+        secrets: list[SecretDates],
+        reconciliation: ReconciliationState,
+        platform: Platform | None,
+        *,
+        base_url: str,
+    ) -> "ConnectionView":
+        """Return the view of a connection, without secrets."""
+        return view_of(
+            cls,
+            connection,
+            hook_url=f"{base_url}/hooks/{connection.id}",
+            access=_access(connection),
+            reconciliation=reconciliation,
+            platform=platform,
+            secrets=secrets,
+        )
+
+
+def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:
+    if connection.deploy_key is not None:
+        return "ssh key"
+    return "login" if connection.has_credentials else "none"
+
+
+class ConnectionCreated(ConnectionView):
+    """A new connection, or a connection with a new secret: the only answers that contain a secret."""
+
+    secret: str = Field(description="the webhook secret for the provider's settings: store it now")
+    warnings: list[str] = Field(
+        default_factory=list,
+        description="sentences about ignored input, such as a line of host_keys without a key",
+    )
+
+
+class RefView(View):
+    """The position of a ref."""
+
+    ref: str = Field(description="the full name", examples=["refs/heads/main"])
+    id: str | None = Field(description="the object id; null if the ref was deleted")
+
+
+class ConnectionPage(Page[ConnectionView]):
+    """A page of connections."""
+
+
+class RefPage(Page[RefView]):
+    """A page of refs."""

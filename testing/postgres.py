@@ -1,5 +1,6 @@
 """A PostgreSQL server for tests and the bench, with its own folder, port and user; it leaves nothing."""
 
+import contextlib
 import itertools
 import os
 import secrets
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import psycopg
@@ -25,10 +27,14 @@ class Postgres(Server):
     NAME = "PostgreSQL"
     START_SECONDS = 60.0
 
-    def __init__(self, *, durable: bool = False) -> None:
-        """Choose a folder and a port; nothing runs yet. A durable one syncs each commit to disk."""
+    def __init__(self, *, durable: bool = False, primary: "Postgres | None" = None) -> None:
+        """Choose a folder and a port; nothing runs yet. A durable one syncs each commit to disk.
+
+        With a primary, it is its standby: it starts as a copy, and receives each change.
+        """
         self.folder = Path(tempfile.mkdtemp(prefix="pushgate-postgres-"))
-        self._password = secrets.token_hex(16)
+        self._primary = primary
+        self.password: str = secrets.token_hex(16) if primary is None else primary.password
         self._fsync = "on" if durable else "off"
         self._names = itertools.count(1)
         [self._port] = free_ports(1)
@@ -39,7 +45,12 @@ class Postgres(Server):
         name = f"test{next(self._names)}"
         template = f"--template={like.rpartition('/')[2]}"
         self._run("createdb", "--host", "127.0.0.1", "--port", str(self._port), template, name)
-        return f"postgresql://pushgate:{self._password}@127.0.0.1:{self._port}/{name}"
+        return f"postgresql://pushgate:{self.password}@{self.address}/{name}"
+
+    @property
+    def address(self) -> str:
+        """The host and port."""
+        return f"127.0.0.1:{self._port}"
 
     def start(self) -> None:
         """Start with the present data, if there is any, and return once the server answers."""
@@ -74,6 +85,36 @@ class Postgres(Server):
             self._server.wait()
             self._server = None
 
+    def kill(self) -> None:
+        """End the server and its children as a power failure does: nothing more is sent or written."""
+        assert self._server is not None
+        main = self._server.pid
+        children = Path(f"/proc/{main}/task/{main}/children").read_text(encoding="ascii").split()
+        for process in (main, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self._server.wait()
+        self._server = None
+
+    def wait_for_standby(self) -> None:
+        """Have each commit wait until a standby has it on disk, from the moment at which one follows."""
+        with psycopg.connect(self.administration, autocommit=True) as server:
+            server.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            server.execute("SELECT pg_reload_conf()")
+            follows = "SELECT FROM pg_stat_replication WHERE sync_state = 'sync'"
+            while server.execute(follows).fetchone() is None:
+                time.sleep(0.02)
+
+    def promote(self) -> None:
+        """Make a standby accept writes."""
+        with psycopg.connect(self.administration, autocommit=True) as server:
+            server.execute("SELECT pg_promote()")
+
+    @property
+    def administration(self) -> str:
+        """The URL of the database in which nothing is stored."""
+        return f"postgresql://pushgate:{self.password}@{self.address}/postgres"
+
     def close(self) -> None:
         """End, and remove the files."""
         self.stop()
@@ -83,8 +124,13 @@ class Postgres(Server):
         """Make the server's files."""
         if os.getuid() == 0:
             shutil.chown(self.folder, _USER)
+        if self._primary is not None:
+            options = ("--write-recovery-conf", "--checkpoint=fast", "--no-sync")
+            data = ("--pgdata", str(self.folder / "data"))
+            self._run("pg_basebackup", f"--dbname={self._primary.administration}", *data, *options)
+            return
         password = self.folder / "password"
-        password.write_text(self._password)
+        password.write_text(self.password)
         password.chmod(0o644)
         self._run(
             "initdb",
@@ -104,7 +150,7 @@ class Postgres(Server):
     def _run(self, program: str, *arguments: str) -> None:
         environment = {
             "PATH": os.defpath,
-            "PGPASSWORD": self._password,
+            "PGPASSWORD": self.password,
             "PGUSER": "pushgate",
             "LC_ALL": "C.UTF-8",
         }

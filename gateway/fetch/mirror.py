@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -65,6 +66,7 @@ _BROKEN = re.compile(
 )
 _LIST_REFS = ("ls-remote", "--heads", "--tags")
 _SUFFIX = ".git"
+_UNFINISHED = ".new"
 _DAMAGED_IN_A_ROW = 3
 
 
@@ -101,7 +103,16 @@ class Mirrors:
 
     def connections(self) -> list[str]:
         """Return the connections that have a mirror or an unfinished one."""
-        return sorted({found.name.partition(".git")[0] for found in self._folder.glob("*.git*")})
+        return sorted(self.clones())
+
+    def clones(self) -> dict[str, list[Path]]:
+        """Return the unfinished clones of each connection that has a mirror or an unfinished one."""
+        found: defaultdict[str, list[Path]] = defaultdict(list)
+        for path in self._folder.glob("*.git*"):
+            unfinished = found[path.name.partition(".git")[0]]
+            if path.name.endswith(_UNFINISHED):
+                unfinished.append(path)
+        return found
 
     async def update(
         self, *, connection: str, remote: Remote, wanted: Sequence[Wanted], progress: Progress | None = None
@@ -202,7 +213,7 @@ class Mirrors:
     async def _clone(self, transfer: _Transfer, wanted: Sequence[Wanted]) -> dict[str, FetchError]:
         """Clone under a temporary name, so that a mirror is complete or does not exist."""
         mirror = transfer.mirror
-        fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}.new")
+        fresh = mirror.with_name(f"{mirror.name}.{secrets.token_hex(4)}{_UNFINISHED}")
         try:
             await FILES.run(make_repository, fresh, _object_format(wanted))
             failed = await self._fetch_missing(replace(transfer, mirror=fresh), wanted, everything=True)

@@ -1,12 +1,14 @@
 """SQLAlchemy engines for SQLite and PostgreSQL, with the options that Pushgate needs."""
 
 import json
+import re
 import select
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from psycopg.errors import ReadOnlySqlTransaction
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -36,8 +38,15 @@ _DISCREET: Mapping[str, Any] = {
     "json_deserializer": _from_json,
 }
 
-# The loss of a PostgreSQL server is noticed within seconds, and a statement that hangs is ended.
-KEEPALIVES = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+# The loss of a PostgreSQL server's machine is noticed within seconds: by keepalives on an idle connection, by
+# the time limit in ms on one that has sent something. The system's own limit for that is 15 minutes.
+KEEPALIVES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
 
 # These let the server notice the loss of a client's machine: until then, no other process can lead. They are
 # set on each new connection, because a pooler such as PgBouncer refuses them as start-up options.
@@ -67,10 +76,17 @@ _DRIVERS = {
 }
 
 
+# libpq's form of a URL with several hosts, which SQLAlchemy cannot read.
+_HOST = r"(?:\[[^\]]*\]|[^\[\]:,/?@]*)(?::\d*)?"
+_SEVERAL_HOSTS = re.compile(
+    rf"(?P<start>[^:]*://(?:[^@?]*@)?)(?P<hosts>{_HOST}(?:,{_HOST})+)(?P<database>/[^?]*)?(?:\?(?P<query>.*))?"
+)
+
+
 def read_url(text: str) -> URL:
     """Return the URL of a database that Pushgate can use. Raise `SettingError`, without the password."""
     try:
-        url = make_url(text)
+        url = make_url(_with_hosts_as_options(text))
     except (ArgumentError, ValueError):
         raise SettingError(f"{WRONG_URL}: it cannot be read; write {_GOOD_URLS}") from None
     if url.drivername not in _DRIVERS:
@@ -79,6 +95,27 @@ def read_url(text: str) -> URL:
         raise SettingError(f"{WRONG_URL}: it names no file; write {_GOOD_URLS}")
     # Users write the usual scheme; the driver is an implementation detail.
     return url.set(drivername=_DRIVERS[url.drivername])
+
+
+def _with_hosts_as_options(url: str) -> str:
+    """Return the URL with several hosts as the options `host` and `port`, as SQLAlchemy reads them."""
+    several = _SEVERAL_HOSTS.fullmatch(url)
+    if several is None:
+        return url
+    split = [re.split(r":(?=\d*$)", host) for host in several["hosts"].split(",")]
+    names = ",".join(name.strip("[]") for name, *_ in split)
+    ports = ",".join("".join(port) or "5432" for _, *port in split)
+    query = f"&{several['query']}" if several["query"] else ""
+    return f"{several['start']}{several['database'] or '/'}?host={names}&port={ports}{query}"
+
+
+def _leave_standbys(engine: Engine) -> None:
+    """Close all connections when one cannot write: they may lead to a server that has become a standby."""
+
+    @event.listens_for(engine, "handle_error")
+    def _close(context: ExceptionContext) -> None:
+        if isinstance(context.original_exception, ReadOnlySqlTransaction):
+            context.is_disconnect = True
 
 
 def _limit(engine: Engine, limits: Mapping[str, str]) -> None:
@@ -139,6 +176,7 @@ def create(url: URL) -> Engine:
         # Plan each statement for its values: a generic plan could not use the partial indexes of pending
         # rows.
         _limit(engine, {**_LIMITS, "plan_cache_mode": "force_custom_plan"})
+        _leave_standbys(engine)
         _test_idle(engine)
         return engine
     return _create_sqlite(url)

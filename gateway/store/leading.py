@@ -81,13 +81,19 @@ class Leading:
         self._candidacies.clear()
 
     def _usable(self) -> Connection:
-        """Return the connection that holds the locks; another one, without locks, if it was lost."""
+        """Return the connection that holds the locks; another one, without locks, if it was lost.
+
+        The locks of a standby do not count: the primary has its own.
+        """
         if self._connection is not None:
             try:
-                self._connection.execute(text("SELECT 1"))
+                is_standby = self._connection.execute(select(func.pg_is_in_recovery())).scalar_one()
                 self._connection.commit()
             except DBAPIError:
                 self.drop()
+            else:
+                if is_standby:
+                    self.drop()
         if self._connection is None:
             self._connection = self._engine.connect()
         return self._connection

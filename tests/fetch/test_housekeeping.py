@@ -1,7 +1,10 @@
 """Mirrors stay quick and within their budget, and lose no objects."""
 
 import os
+import sys
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from gateway.fetch.housekeeping import Housekeeper
@@ -87,6 +90,42 @@ def test_what_a_killed_clone_left_is_removed(fetching: Fetching) -> None:
     (left / "objects").mkdir(parents=True)
     fetching.run(housekeeper(fetching).tidy())
     assert not left.exists()
+
+
+def test_a_long_fetch_delays_no_other_mirror(fetching: Fetching) -> None:
+    """A clone may take hours: what it has written so far is no leftover, and the others are tidied."""
+    running, left = (
+        fetching.mirrors.path(name).with_name(f"{name}.git.0badcafe.new") for name in ("c1", "c2")
+    )
+    for clone in (running, left):
+        clone.mkdir(parents=True)
+
+    async def tidy() -> None:
+        async with fetching.mirrors.locked("c1"):
+            await replace(housekeeper(fetching), patience=0).tidy()
+
+    fetching.run(tidy())
+    assert (running.exists(), left.exists()) == (True, False)
+
+
+def test_mirrors_are_listed_once_however_many_there_are(fetching: Fetching) -> None:
+    """In threads: the event loop answers webhooks meanwhile."""
+    for number in range(30):
+        (fetching.mirrors.path(f"c{number}") / "objects").mkdir(parents=True)
+    folder = str(fetching.mirrors.path("c1").parent)
+    listed: list[str] = []
+    threads: set[int] = set()
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "os.scandir" and str(arguments[0]).startswith(folder):
+            listed.append(str(arguments[0]))
+            threads.add(threading.get_ident())
+
+    # It stays for the life of the process, and notes no folder of another test.
+    sys.addaudithook(note)
+    fetching.run(housekeeper(fetching).tidy())
+    assert sorted(listed) == sorted({*listed, folder})
+    assert threads.isdisjoint({threading.get_ident()})
 
 
 def test_a_long_fetch_reports_its_progress(fetching: Fetching, tree: WorkTree, url: str) -> None:

@@ -1,6 +1,8 @@
 """Transactions of the hot path: on the event loop, on either database, atomic."""
 
 import asyncio
+import os
+import socket
 import sqlite3
 import threading
 import time
@@ -9,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -200,6 +203,27 @@ def test_a_transaction_of_a_server_is_whole_or_not_at_all(server: Database) -> N
         ]
 
 
+def test_the_loss_of_the_servers_machine_is_noticed_within_seconds(server: Database) -> None:
+    """The system would send the last statement again for a quarter of an hour."""
+
+    def limit(file: int) -> int:
+        with socket.socket(fileno=os.dup(file)) as used:
+            return used.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    def of_connection(conn: Connection) -> int:
+        driver: Any = conn.connection.driver_connection
+        return limit(driver.fileno())
+
+    async def run() -> list[int]:
+        try:
+            inline = await server.write_inline(of_connection, lambda _connection, _limit: None)
+            return [inline, await server.read(of_connection)]
+        finally:
+            await server.aclose()
+
+    assert asyncio.run(run()) == [10_000, 10_000]
+
+
 def test_connections_that_a_server_has_ended_are_replaced(server: Database) -> None:
     """A restart of the server between two transactions fails neither of them."""
 
@@ -218,20 +242,20 @@ def test_connections_that_a_server_has_ended_are_replaced(server: Database) -> N
     assert asyncio.run(run()) == [1, 1, 1, 1]
 
 
-def test_a_server_that_only_reads_is_reported_once(server: Database) -> None:
-    """As a standby: reads that succeed between the failing writes do not end the outage."""
+def test_a_server_that_only_reads_is_reported_once_and_left(server: Database) -> None:
+    """As a standby: reads that succeed meanwhile do not end the outage; connections to it are not kept."""
 
     def set_read_only(value: str) -> None:
         with psycopg.connect(url_of(server), autocommit=True) as admin:
             admin.execute("SET default_transaction_read_only = off")
             admin.execute(f"ALTER DATABASE {server.url.database} SET default_transaction_read_only = {value}")
-        server.engine.dispose()
 
     def write() -> None:
         with server.writing() as conn:
             conn.execute(text("CREATE TABLE written (number integer)"))
 
     set_read_only("on")
+    server.engine.dispose()
     with capture_logs() as logs:
         for _ in range(3):
             with pytest.raises(StoreUnavailable, match="read-only transaction"):
@@ -239,6 +263,9 @@ def test_a_server_that_only_reads_is_reported_once(server: Database) -> None:
             with server.reading() as conn:
                 conn.execute(text("SELECT 1"))
         set_read_only("off")
+        # The last connection is one of before, until it fails.
+        with pytest.raises(StoreUnavailable, match="read-only transaction"):
+            write()
         write()
     events = [entry["event"] for entry in logs]
     assert events == ["the database does not answer; work waits", "the database answers again"]

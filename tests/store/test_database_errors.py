@@ -105,6 +105,7 @@ def test_json_that_was_kept_with_half_a_character_can_be_shown(embedded: Databas
     [
         ("nonsense with s3cret", "it cannot be read"),
         ("postgresql://me:s3cret@host:port/name", "it cannot be read"),
+        ("postgresql://me:s3cret@one:port,two/name", "it cannot be read"),
         ("mysql://me:s3cret@host/name", "cannot use mysql"),
         ("sqlite://", "it names no file"),
         ("sqlite:///:memory:", "it names no file"),
@@ -122,6 +123,34 @@ def test_a_url_of_a_server_need_not_name_the_database(url: str) -> None:
     """The server's default has the user's name."""
     with closing(Database(url)) as database:
         assert not database.is_embedded
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts", "ports"),
+    [
+        ("postgresql://me:a,b@one:1,two:2/name?target_session_attrs=read-write", "one,two", "1,2"),
+        ("postgres://me:a,b@one,two:2/name?target_session_attrs=read-write", "one,two", "5432,2"),
+        ("postgresql://me:a,b@[::1],two/name?target_session_attrs=read-write", "::1,two", "5432,5432"),
+        (
+            "postgresql://me:a,b@/name?host=one:1&host=two:2&target_session_attrs=read-write",
+            "one,two",
+            "1,2",
+        ),
+    ],
+)
+def test_a_url_may_name_several_servers(url: str, hosts: str, ports: str) -> None:
+    """In libpq's form, or in SQLAlchemy's."""
+    with closing(Database(url)) as database:
+        _, options = database.engine.dialect.create_connect_args(database.url)
+    given = {"user": "me", "password": "a,b", "dbname": "name", "target_session_attrs": "read-write"}
+    assert options.items() >= {**given, "host": hosts, "port": ports}.items()
+
+
+@pytest.mark.parametrize("url", ["postgresql://one,two", "postgresql://me@one,two?connect_timeout=1"])
+def test_several_servers_need_neither_user_nor_database(url: str) -> None:
+    """As with a single server."""
+    with closing(Database(url)) as database:
+        assert database.url.query["host"] == "one,two"
 
 
 def test_an_option_that_no_driver_takes_is_a_wrong_setting() -> None:

@@ -49,8 +49,8 @@ _BATCH_SECONDS = 0.5
 _POLL_SECONDS = 1.0
 # How long a stopping relay waits for the confirms of what it has sent.
 _FLUSH_SECONDS = 5.0
-_FIRST_DELAY = 0.5
-_MAX_DELAY = 30.0
+FIRST_DELAY = 0.5
+MAX_DELAY = 30.0
 # With this many connections on hold, nothing is read: the query excludes each by name.
 _MAX_HELD = 10_000
 _MAX_NAMED = 10
@@ -111,7 +111,7 @@ class _Delay:
 
     def failed(self) -> float:
         """Count a failure; return the seconds until the next attempt."""
-        seconds = backoff(self._failures, first=_FIRST_DELAY, longest=_MAX_DELAY)
+        seconds = backoff(self._failures, first=FIRST_DELAY, longest=MAX_DELAY)
         self._failures += 1
         self._until = time.monotonic() + seconds
         return seconds

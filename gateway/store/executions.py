@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     select,
     update,
 )
@@ -105,6 +106,10 @@ _MAX_REFUSED = 1000
 
 _ON_ITS_WAY = "it is on its way to the broker, which has not confirmed it yet"
 
+# A literal, not a bound value: only then can the query planner use the partial index, whose order is that of
+# the outbox. By any other index PostgreSQL would sort all that waits, for each batch, after a long outage.
+_IS_PENDING = executions.c.state == literal_column("'pending'")
+
 READ_BYTES = 8 * 1024 * 1024
 """How many bytes of bodies are read at once, exceeded at most by the last body: hundreds may be large."""
 
@@ -167,7 +172,7 @@ def pending(
 
     Leave out the connections in `without`. Stop once the bodies have `most_bytes`.
     """
-    query = select(executions).where(executions.c.state == "pending").order_by(executions.c.seq).limit(limit)
+    query = select(executions).where(_IS_PENDING).order_by(executions.c.seq).limit(limit)
     if without:
         query = query.where(executions.c.connection.not_in(without))
     if lane != SINGLE:

@@ -222,6 +222,7 @@ executions = Table(
     Index("ix_executions_connection_seq", "connection", "seq"),
     Index("ix_executions_state_seq", "state", "seq"),
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),
+    _partial_index("ix_executions_pending", "seq", where="state = 'pending'"),
 )
 
 # The JSON of the wire contract, in a table of its own, because SQLite rewrites the whole row at each change.

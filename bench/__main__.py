@@ -1,7 +1,7 @@
 """Run all benchmarks, or the named ones, show the table, and write build/bench.json.
 
 python -m bench [webhook] [providers] [fetch] [repositories] [library] [package] [claims] [relay]
-    [lanes] [failover]
+    [lanes] [failover] [limits]
 
 The exit status is 0 if every row was measured, whether or not it reaches its aim.
 """
@@ -14,7 +14,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from bench import claims, failover, fetch, lanes, library, package, providers, relay, repositories, webhook
+from bench import (
+    claims,
+    failover,
+    fetch,
+    lanes,
+    library,
+    limits,
+    package,
+    providers,
+    relay,
+    repositories,
+    webhook,
+)
 from bench.report import Row, measured, show, write
 
 BENCHES = {
@@ -28,6 +40,7 @@ BENCHES = {
     "relay": relay,
     "lanes": lanes,
     "failover": failover,
+    "limits": limits,
 }
 RESULT = Path("build/bench.json")
 # A benchmark plans for at most 150 s; after so many, what it measures at the moment is given up.

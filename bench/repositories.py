@@ -10,17 +10,18 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from operator import attrgetter
 from pathlib import Path
 from shutil import which
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 
 from bench.report import Progress, Rounds, Row, measured
 from gateway.store.database import Database
@@ -72,7 +73,7 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The wall time of a round in seconds, and CPU times in ms for each push."""
+    """The wall time of a round in seconds, and CPU times in ms for each repository."""
 
     seconds: float
     gateway: float
@@ -160,12 +161,30 @@ class Gateway:
 
     def cost(self, payloads: Sequence[bytes]) -> Cost:
         """Deliver a push of each repository; return what they cost."""
+        return self._cost(lambda: self.push(payloads))
+
+    def reconcile(self) -> Cost:
+        """Let each repository be reconciled now; return what that costs."""
+        return self._cost(self._reconciled)
+
+    def _reconciled(self) -> float:
+        now = datetime.now(UTC)
+        started = time.perf_counter()
+        with self._database.writing() as conn:
+            conn.execute(update(reconciliations).values(due_at=now))
+        waiting = select(func.count()).select_from(reconciliations)
+        waiting = waiting.where(reconciliations.c.reconciled_at < now)
+        wait_for(lambda: not self._count(waiting), "all reconciliations have ended")
+        return time.perf_counter() - started
+
+    def _cost(self, work: Callable[[], float]) -> Cost:
+        """Return the CPU time that some work for each repository costs, and the seconds that it returns."""
         gateway, children = self._cpu()
-        seconds = self.push(payloads)
+        seconds = work()
         # The time of a child counts when it has ended.
         wait_for(lambda: not any(map(_children, self._pids)), "no git runs")
         gateway_after, children_after = self._cpu()
-        each = 1000 / len(payloads)
+        each = 1000 / len(self._repositories)
         return Cost(seconds, (gateway_after - gateway) * each, (children_after - children) * each)
 
     def _listening(self) -> set[int] | None:
@@ -209,20 +228,28 @@ def _measure(folder: Path, made: Sequence[Repository], progress: Progress) -> li
 
 def _fetch_all(mirrors: Sequence[Path], repositories: Sequence[Repository], number: int) -> Cost:
     """Fetch a commit of each repository, four at a time."""
+    commands = [
+        ("fetch", "--quiet", repository.url, f"+{repository.commits[number]}:refs/heads/main")
+        for repository in repositories
+    ]
+    return bare_git(commands, mirrors)
 
-    def fetch(mirror: Path, repository: Repository) -> float:
-        specification = f"+{repository.commits[number]}:refs/heads/main"
-        command = ["git", "fetch", "--quiet", repository.url, specification]
-        process = subprocess.Popen(command, cwd=mirror, env=ENVIRONMENT)
+
+def bare_git(commands: Sequence[Sequence[str]], folders: Sequence[Path]) -> Cost:
+    """Run git commands, each in its folder, four at a time; return what they cost."""
+
+    def run(arguments: Sequence[str], folder: Path) -> float:
+        command = ["git", *arguments]
+        process = subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0, f"git fetch ended with status {process.returncode}"
+        assert process.returncode == 0, f"git {arguments[0]} ended with status {process.returncode}"
         return usage.ru_utime + usage.ru_stime
 
     started = time.perf_counter()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        used = sum(pool.map(fetch, mirrors, repositories))
-    return Cost(time.perf_counter() - started, 0, used * 1000 / len(mirrors))
+        used = sum(pool.map(run, commands, folders))
+    return Cost(time.perf_counter() - started, 0, used * 1000 / len(commands))
 
 
 def _rows(rounds: Rounds) -> list[Row]:

@@ -10,11 +10,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
-from gateway.intake.webhook import WebhookEndpoint
+from gateway.intake.webhook import WebhookEndpoint, WebhooksFirst
 from gateway.server.http_limits import ClientLimits, limited
 from gateway.server.server import prepare_interpreter
 from gateway.store import connections
@@ -72,7 +73,7 @@ class _Unstored(DeliveryWriter):
         return Receipt(delivery=delivery.id, verdict=delivery.verdict, reason=delivery.reason)
 
 
-def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Starlette:
+def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> ASGIApp:
     """Return the webhook endpoint as `gateway.app` composes it, with one connection and no worker."""
     database, keyring = Database(url), Keyring(KEY)
     prepare(database, keyring)
@@ -86,11 +87,12 @@ def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> Star
         await database.aclose()
 
     endpoint = WebhookEndpoint(ConnectionCache(database, keyring), writer, body_limit=25 * 1024 * 1024)
-    return Starlette(routes=[Route("/hooks/{connection}", endpoint)], lifespan=lifespan)
+    return WebhooksFirst(endpoint, Starlette(lifespan=lifespan))
 
 
 if __name__ == "__main__":
     kind, port = sys.argv[1], int(sys.argv[2])
+    application: ASGIApp
     if kind == "bare":
         application = bare()
     else:

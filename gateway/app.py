@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from gateway.api.auth import AdminToken
 from gateway.api.connections import Connections
@@ -42,7 +43,7 @@ from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
-from gateway.intake.webhook import WebhookEndpoint
+from gateway.intake.webhook import WebhookEndpoint, WebhooksFirst
 from gateway.packages.archive import Packages
 from gateway.packages.builder import Packer
 from gateway.packages.expiry import Expiry
@@ -102,7 +103,7 @@ class Service:
             web = _build_web(parts, self._writer, is_closing=lambda: self.closing)
         self.application = self._build_application(web, health)
 
-    def _build_application(self, web: "_Web | None", health: Health) -> Starlette:
+    def _build_application(self, web: "_Web | None", health: Health) -> ASGIApp:
         application = Starlette(
             routes=[*(web.routes if web else []), *health.routes()],
             exception_handlers={
@@ -114,7 +115,7 @@ class Service:
         )
         # A redirect would use the host and scheme of the proxy's request instead of the public URL.
         application.router.redirect_slashes = False
-        return application
+        return WebhooksFirst(web.webhook, application) if web else application
 
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
@@ -211,8 +212,9 @@ def _build_git(settings: Settings) -> Git:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Web:
-    """The routes of a process with the role `web`, and its handler of HTTP errors."""
+    """The webhook endpoint of a process with the role `web`, its routes, and its handler of HTTP errors."""
 
+    webhook: WebhookEndpoint
     routes: Sequence[BaseRoute]
     on_http_error: Callable[[Request, Exception], Awaitable[Response]]
 
@@ -236,9 +238,8 @@ def _build_web(parts: _Parts, writer: DeliveryWriter, *, is_closing: Callable[[]
     )
     pages = _build_pages(parts, api, token)
     return _Web(
+        webhook=webhook,
         routes=[
-            # First, because routes are matched in this order.
-            Route("/hooks/{connection}", webhook),
             *(operation.route(token) for operation in operations),
             *contract.routes(),
             *pages.routes(),

@@ -5,13 +5,13 @@ it durably, and only then answers. It depends on neither git nor RabbitMQ.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 
 import structlog
 from pydantic_core import to_json
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import NotFound, SettingError, StoreUnavailable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
@@ -190,19 +190,43 @@ class WebhookEndpoint:
             raise _unavailable("overload", str(error)) from None
 
 
+class WebhooksFirst:
+    """An ASGI application that serves `/hooks/{connection}` itself, and passes everything else on.
+
+    The endpoint answers its own errors. The middleware and the routes of Starlette would cost it as much as
+    the verification of a signature.
+    """
+
+    def __init__(self, endpoint: WebhookEndpoint, others: ASGIApp) -> None:
+        """Pass all requests but webhooks, and the events of the lifespan, to `others`."""
+        self._endpoint = endpoint
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] == "http":
+            folder, _, connection = scope["path"].rpartition("/")
+            if folder == "/hooks" and connection:
+                scope["path_params"] = {"connection": connection}
+                await self._endpoint(scope, receive, send)
+                return
+        await self._others(scope, receive, send)
+
+
 def _unavailable(reason: str, detail: str) -> _Answer:
     # Never 429 or 500: after these, Azure DevOps drops events for good.
     return _Answer(503, "try again", detail, _RETRY_AFTER, _CLOSE, reason=reason)
 
 
 def _headers(scope: Scope) -> dict[str, str]:
-    headers: dict[str, str] = {}
-    repeated: dict[str, list[str]] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        if name in headers:
-            repeated.setdefault(name, [headers[name]]).append(value)
-        else:
-            headers[name] = value
-    # RFC 9110, 5.2: a repeated header is a list, which is never a well-formed signature.
-    return headers | {name: ", ".join(values) for name, values in repeated.items()}
+    given: list[Header] = scope["headers"]
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in given}
+    return headers if len(headers) == len(given) else _joined(given)
+
+
+def _joined(given: Iterable[Header]) -> dict[str, str]:
+    """Join repeated headers, as RFC 9110, 5.2 says: a list is never a well-formed signature."""
+    values: dict[str, list[str]] = {}
+    for name, value in given:
+        values.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
+    return {name: ", ".join(found) for name, found in values.items()}

@@ -206,7 +206,7 @@ def settle(
     if any(settlement.state == "planned" and settlement.update.after for settlement in settlements):
         platforms.make_due(conn, connection, now=now)
     if ends_turn:
-        conn.execute(_RELEASE, {"of": connection, "now": now})
+        release(conn, connection, owner=owner, now=now)
 
 
 def _supersede(conn: sqlalchemy.Connection, settlement: Settlement) -> None:

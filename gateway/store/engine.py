@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg.errors import ReadOnlySqlTransaction
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from gateway.errors import SettingError
@@ -151,8 +151,9 @@ def _test_idle(engine: Engine) -> None:
             if not is_trusted or _is_readable(record.driver_connection):
                 engine.dialect.do_ping(dbapi_connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            # The pool opens another connection in its place.
-            raise DisconnectionError from error
+            # The pool opens another connection in its place, and instead of all that were idle: on a machine
+            # that is lost, each of them would take seconds to fail.
+            raise InvalidatePoolError from error
 
 
 def _is_readable(driver_connection: Any) -> bool:

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import psycopg
 import pytest
@@ -240,6 +241,23 @@ def test_connections_that_a_server_has_ended_are_replaced(server: Database) -> N
         return found
 
     assert asyncio.run(run()) == [1, 1, 1, 1]
+
+
+def test_one_connection_that_was_ended_is_enough_to_replace_all(
+    server: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that was lost, each test of a connection would take seconds."""
+
+    def use_three() -> None:
+        with server.reading(), server.reading(), server.reading() as conn:
+            conn.execute(text("SELECT 1"))
+
+    use_three()
+    end_all_connections(url_of(server))
+    ping = Mock(wraps=server.engine.dialect.do_ping)
+    monkeypatch.setattr(server.engine.dialect, "do_ping", ping)
+    use_three()
+    assert ping.call_count == 1
 
 
 def test_a_server_that_only_reads_is_reported_once_and_left(server: Database) -> None:

@@ -141,7 +141,8 @@ class ConnectionCreated(ConnectionView):
     secret: str = Field(description="the webhook secret for the provider's settings: store it now")
     warnings: list[str] = Field(
         default_factory=list,
-        description="sentences about ignored input, such as a line of host_keys without a key",
+        description="sentences about ignored input, such as a line of host_keys without a key, and about a"
+        " webhook URL that the provider cannot reach",
     )
 
 

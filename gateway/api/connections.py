@@ -19,6 +19,7 @@ from gateway.api.connection_views import (
 )
 from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
+from gateway.api.public_url import unreachable_hook
 from gateway.api.query import limit
 from gateway.api.remote_access import changed_access, remote_access
 from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret
@@ -117,6 +118,8 @@ class Connections:
         name = wanted.name or repository_key(wanted.url).partition("/")[2]
         url = self._checked(take_login(wanted.url, wanted.provider)[0])
         access = await API.run(remote_access, wanted, name=name)
+        unreachable = unreachable_hook(self.base_url, url)
+        warnings = [*access.warnings, *([unreachable] if unreachable else [])]
         now = datetime.now(UTC)
         connection = _new_connection(
             wanted, name=name, url=url, auth=scheme.auth, deploy_key=access.deploy_key, now=now
@@ -133,7 +136,7 @@ class Connections:
                 connections.add_secret(conn, self.keyring, connection.id, secret.encode(), now=now)
             kept = connections.get(conn, connection.id)
             made = self._made(conn, kept, scheme.secrets[-1])
-            return made.model_copy(update={"warnings": access.warnings})
+            return made.model_copy(update={"warnings": warnings})
 
         made = await self.database.write(make)
         self.pushes.notify()

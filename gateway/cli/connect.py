@@ -1,9 +1,7 @@
 """The command that connects a repository, and shows what to do next."""
 
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -125,8 +123,8 @@ def _triggers(texts: list[str]) -> list[dict[str, Any]]:
 def _show(made: Any, first_result: str, provider: str) -> None:
     """Print a new connection and the next steps."""
     out.print(first_result + "\n")
-    if (unreachable := _unreachable(made)) is not None:
-        err.print(f"[yellow]Warning:[/yellow] {escape(unreachable)}\n", soft_wrap=True)
+    for warning in made["warnings"]:
+        err.print(f"[yellow]Warning:[/yellow] {escape(warning)}\n", soft_wrap=True)
     print_facts(
         {
             "connection": made["id"],
@@ -136,8 +134,6 @@ def _show(made: Any, first_result: str, provider: str) -> None:
             or "none: pushes are fetched, but nothing is executed",
         }
     )
-    for warning in made["warnings"]:
-        out.print(f"Warning: {escape(warning)}", soft_wrap=True)
     if made["deploy_key"] is not None:
         out.print("\nAdd this deploy key to the repository (read access is enough):")
         out.print(escape(made["deploy_key"]), soft_wrap=True)
@@ -166,27 +162,6 @@ def _first_result(client: Client, made: Any, wait: float) -> str:
             result += "Add the deploy key below to the repository. "
         result += f"`pushgate fetch {made['id']}` tries again. Pushes wait until the repository can be read."
     return f"Connected {name} to project {project}. {result}"
-
-
-def _unreachable(made: Any) -> str | None:
-    """Return why webhooks cannot reach the gateway's webhook URL, where the URL alone shows it."""
-    from providers.clone_urls import repository_key  # noqa: PLC0415 - the other commands start without it
-
-    host = urlsplit(made["hook_url"]).hostname or ""
-    repository = repository_key(made["url"]).partition("/")[0]
-    if not _is_loopback(host) or _is_loopback(repository.partition(":")[0]):
-        return None
-    return (
-        f"{repository} cannot reach {host}, the host of the webhook URL: set PUSHGATE_PUBLIC_URL to an"
-        " address of the gateway that it can reach, and restart the gateway."
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _text(path: Path | None) -> str | None:

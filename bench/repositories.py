@@ -106,6 +106,8 @@ def make_repositories(host: GitHost, count: int, *, commits: int) -> list[Reposi
         marks = dict(line.split() for line in (folder / "marks").read_text(encoding="utf-8").splitlines())
         ids = [marks[f":{commit + 1}"] for commit in range(commits)]
         made.append(Repository(name, url, folder, ids))
+        # The first look at the remote learns this position; otherwise others would follow during the rounds.
+        made[-1].push(0)
     return made
 
 

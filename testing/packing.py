@@ -53,7 +53,11 @@ class Packing:
         manifest: str | None = None,
     ) -> Tree:
         """Read the tree of a commit in a mirror."""
-        submodules = Submodules(self._fetching.mirrors, "c1", Remote(url=url))
+
+        async def remote() -> Remote:
+            return Remote(url=url)
+
+        submodules = Submodules(self._fetching.mirrors, "c1", remote)
         return asyncio.run(
             self._reader.read(mirror, commit=commit, url=url, fetch=submodules.fetch, manifest=manifest)
         )

@@ -91,7 +91,9 @@ class Access:
         if not all(path.exists() for path in (self._granted, self._published, self._askpass)):
             self._set_up()  # the files were removed while we run
         folder = self._granted / secrets.token_hex(8)
-        folder.mkdir(mode=0o700)
+        has_files = remote.credentials is not None or remote.host_keys is not None
+        if has_files:
+            folder.mkdir(mode=0o700)
         try:
             if scheme == "ssh":
                 commands = self._ssh(remote, addresses[:_MAX_ADDRESSES], folder)
@@ -103,7 +105,8 @@ class Access:
                 options = ["-c", f"http.curloptResolve={host}:{port}:{pinned}"]
             yield Granted(options=options, environments=[self._login(remote, folder)])
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if has_files:
+                shutil.rmtree(folder, ignore_errors=True)
 
     async def _addresses(self, host: str, port: int) -> list[Address]:
         """Return the addresses of a host. Raises `RemoteUnavailable` if one of them is forbidden."""

@@ -129,7 +129,8 @@ class Mirrors:
             mirror = self.path(connection)
             transfer = _Transfer(mirror, remote, progress)
             try:
-                if await self._is_usable(mirror, wanted):
+                # Two small files: a thread would cost more than reading them.
+                if object_format(mirror) == _object_format(wanted):
                     return await self._fetch_missing(transfer, wanted)
             except LocalFailure:
                 await FILES.run(_remove_leftovers, mirror)
@@ -205,10 +206,6 @@ class Mirrors:
             yield
         finally:
             await GIT.run(self._git.sessions.end, owner)
-
-    async def _is_usable(self, mirror: Path, wanted: Sequence[Wanted]) -> bool:
-        """Return whether there is a mirror whose ids have this length."""
-        return await FILES.run(object_format, mirror) == _object_format(wanted)
 
     async def _clone(self, transfer: _Transfer, wanted: Sequence[Wanted]) -> dict[str, FetchError]:
         """Clone under a temporary name, so that a mirror is complete or does not exist."""

@@ -3,6 +3,7 @@
 import secrets
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from gateway.store import packages
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.packages import Build, KeptPackage
-from gateway.threads import FILES, PACKING, to_the_end
+from gateway.threads import PACKING, to_the_end
 
 log = structlog.get_logger()
 
@@ -54,7 +55,9 @@ class Packages:
     packer: Packer
     folder: Path
 
-    async def ready(self, connection: Connection, commit: str, remote: Remote) -> Ready:
+    async def ready(
+        self, connection: Connection, commit: str, remote: Callable[[], Awaitable[Remote]]
+    ) -> Ready:
         """Return the package of a commit that the connection's mirror has; build it if it is not stored.
 
         Submodules are fetched with the credentials of `remote`. Raises `ObjectUnusable` if no package is
@@ -91,11 +94,12 @@ class Packages:
         await self.database.write(packages.forget, package_id=kept.id, package_format=kept.format)
         return None
 
-    async def _build(self, connection: Connection, commit: str, remote: Remote) -> tuple[KeptPackage, Build]:
+    async def _build(
+        self, connection: Connection, commit: str, remote: Callable[[], Awaitable[Remote]]
+    ) -> tuple[KeptPackage, Build]:
         started = time.monotonic()
         submodules = Submodules(self.mirrors, connection.id, remote)
         path = self.folder / f"{secrets.token_hex(8)}.part"
-        await FILES.run(self.folder.mkdir, mode=0o700, parents=True, exist_ok=True)
         try:
             tree = await self.reader.read(
                 self.mirrors.path(connection.id),

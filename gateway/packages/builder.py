@@ -75,6 +75,7 @@ class Packer:
         """
         targets = self._targets(tree)
         check_links(targets)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("xb") as file:
             sink = _Sink(file, package_format, self.most, self.most_unpacked, stop)
             pointers = self._write(tree, targets, sink)

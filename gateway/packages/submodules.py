@@ -6,7 +6,7 @@ https://git-scm.com/docs/gitmodules
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -40,7 +40,7 @@ class ModuleConfig:
 class Submodules:
     """Fetches the submodules of a connection, each URL into a mirror of its own."""
 
-    def __init__(self, mirrors: Mirrors, connection: str, remote: Remote) -> None:
+    def __init__(self, mirrors: Mirrors, connection: str, remote: Callable[[], Awaitable[Remote]]) -> None:
         """Keep them beside the connection's own mirror, and fetch them with the credentials of `remote`."""
         self._mirrors = mirrors
         self._connection = connection
@@ -54,7 +54,8 @@ class Submodules:
         """
         name = f"{self._connection}-{sha256(url.encode()).hexdigest()[:_URL_DIGITS]}"
         wanted = Wanted(ref=f"refs/pushgate/{commit}", id=commit)
-        failed = await self._mirrors.update(connection=name, remote=self.remote(url), wanted=[wanted])
+        remote = submodule_remote(await self._remote(), url)
+        failed = await self._mirrors.update(connection=name, remote=remote, wanted=[wanted])
         if commit in failed:
             raise failed[commit]
         mirror = self._mirrors.path(name)
@@ -65,16 +66,16 @@ class Submodules:
         self.mirrors_used.append(name)
         return mirror
 
-    def remote(self, url: str) -> Remote:
-        """Return a submodule's remote: an ssh key is used on any host, a password only on its own host."""
-        is_same_host = target(self._remote.url) == target(url)
-        credentials = self._remote.credentials
-        is_usable = is_ssh(url) if isinstance(credentials, SshKey) else is_same_host
-        return Remote(
-            url=url,
-            credentials=credentials if is_usable else None,
-            host_keys=self._remote.host_keys if is_same_host else None,
-        )
+
+def submodule_remote(parent: Remote, url: str) -> Remote:
+    """Return a submodule's remote: an ssh key is used on any host, a password only on its own host."""
+    is_same_host = target(parent.url) == target(url)
+    is_usable = is_ssh(url) if isinstance(parent.credentials, SshKey) else is_same_host
+    return Remote(
+        url=url,
+        credentials=parent.credentials if is_usable else None,
+        host_keys=parent.host_keys if is_same_host else None,
+    )
 
 
 async def read_modules(git: Git, mirror: Path, blob: str) -> Mapping[bytes, ModuleConfig]:

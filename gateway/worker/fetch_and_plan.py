@@ -5,6 +5,7 @@ The only place where the rooms `fetch` and `plan` meet: facts of git go in, sett
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from gateway.errors import FetchError, Gone, ObjectUnusable, RemoteUnavailable
@@ -65,8 +66,12 @@ class FetchAndPlan:
             await self._verify(connection, update, update.after)
         facts = _commit_facts(commit)
         # Parsing a valohai.yaml takes up to half a second, too long for the event loop.
-        planned = await PLANNING.run(plan_update, connection, update, facts, triggers, self.max_request_bytes)
-        packed_facts = await PLANNING.run(pack, PlanInputs(yaml_path=connection.yaml_path, commit=facts))
+        planned, packed_facts = await PLANNING.run(
+            lambda: (
+                plan_update(connection, update, facts, triggers, self.max_request_bytes),
+                pack(PlanInputs(yaml_path=connection.yaml_path, commit=facts)),
+            )
+        )
         settlement = Settlement(
             update=update,
             state="failed" if planned.failed else "planned",
@@ -107,7 +112,7 @@ class FetchAndPlan:
         triggers: Sequence[Trigger],
     ) -> Settlement:
         """Return the settlement with the planned requests for the commit's package."""
-        remote = await self.remotes.of(connection)
+        remote = partial(self.remotes.of, connection)
         try:
             ready = await self.packages.ready(connection, commit, remote)
         except ObjectUnusable as error:

@@ -24,7 +24,7 @@ from gateway.store.database import Database
 from gateway.store.notify import Waiter
 from gateway.store.platforms import PlatformFetch
 from gateway.threads import PLATFORMS
-from gateway.worker.polling import poll, work_on
+from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
 
 log = structlog.get_logger()
 
@@ -53,7 +53,8 @@ class PlatformFetcher:
 
     async def run(self) -> None:
         """Work until cancelled. Record failures on the connection, and retry them."""
-        await poll(self._fetch_next, wakeups=self.wakeups, failure="the platform fetcher failed")
+        failure = "the platform fetcher failed"
+        await poll(self._fetch_next, wakeups=self.wakeups, failure=failure, pause=PAUSE_SECONDS)
 
     async def _fetch_next(self) -> bool:
         return await work_on(self._claim(), self._fetch, self._give_back)

@@ -17,6 +17,9 @@ log = structlog.get_logger()
 
 POLL_SECONDS = 1.0
 
+PAUSE_SECONDS = 0.2
+"""The pause of pollers for which most notifications mean no work, and which nobody waits for."""
+
 
 async def poll(
     work: Callable[[], Awaitable[bool]],
@@ -24,11 +27,13 @@ async def poll(
     wakeups: Waiter,
     failure: str,
     seconds: float | None = None,
+    pause: float = 0.0,
 ) -> None:
     """Call `work` until cancelled; wait after a call that found nothing to do or that failed.
 
     `work` returns whether there was something to do. A wait ends at a notification, or after `seconds`, by
-    default `POLL_SECONDS`. `failure` is the log event for an unexpected error.
+    default `POLL_SECONDS`, but not before `pause` seconds. `failure` is the log event for an unexpected
+    error.
     """
     while True:
         try:
@@ -39,8 +44,9 @@ async def poll(
         except Exception:
             # A bug of ours must not end the loop. The work is tried again when its lease expires.
             log.exception(failure)
-        pause = POLL_SECONDS if seconds is None else seconds
-        await wakeups.wait(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
+        await asyncio.sleep(pause)
+        longest = POLL_SECONDS if seconds is None else seconds
+        await wakeups.wait(longest * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the polls
 
 
 async def claim_safely(claim: Coroutine[Any, Any, T], give_back: Callable[[T], Awaitable[None]]) -> T:

@@ -24,7 +24,7 @@ from gateway.store.database import Database
 from gateway.store.ids import delivery_id
 from gateway.store.notify import Waiter
 from gateway.store.reconciliations import Reconciliation
-from gateway.worker.polling import poll, work_on
+from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
 from providers.errors import Malformed
 from providers.model import RefUpdate
 from providers.normalize import ref_update
@@ -70,7 +70,8 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled. Record failures on the connection, and go on."""
-        await poll(self.reconcile_next, wakeups=self.wakeups, failure="the reconciler failed")
+        failure = "the reconciler failed"
+        await poll(self.reconcile_next, wakeups=self.wakeups, failure=failure, pause=PAUSE_SECONDS)
 
     async def reconcile_next(self) -> bool:
         """Do the next due reconciliation, if there is one; return whether there was."""

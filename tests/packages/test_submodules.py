@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.fetch.credentials import Login, Remote, make_deploy_key
-from gateway.packages.submodules import Submodules
-from testing.fetching import Fetching
+from gateway.packages.submodules import submodule_remote
 from testing.git_host import GitHost, WorkTree
 from testing.service import Project, Service
 from testing.ssh import SshHost
@@ -32,11 +31,9 @@ HERE = "https://git.example/acme/digits.git"
         (Remote(url="git@git.example:acme/digits.git", credentials=KEY), HERE, False),
     ],
 )
-def test_a_password_stays_where_it_belongs(
-    fetching: Fetching, remote: Remote, url: str, *, opened: bool
-) -> None:
+def test_a_password_stays_where_it_belongs(remote: Remote, url: str, *, opened: bool) -> None:
     """Another host gains nothing from a key's proof; a password sent to it is lost."""
-    found = Submodules(fetching.mirrors, "c1", remote).remote(url)
+    found = submodule_remote(remote, url)
     assert (found.credentials is not None) == opened
     assert found.url == url
 

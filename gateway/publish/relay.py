@@ -154,6 +154,7 @@ class Relay:
         self._outage: _Delay | None = None
         self._logged: type[Exception] | None = None
         self._is_ending = False
+        self._is_leading = True
         # The outage on record; at first whatever an earlier process has recorded.
         self._shown: str | None = "unknown"
         # The broker's answers that are not in the store yet.
@@ -170,6 +171,7 @@ class Relay:
         """
         try:
             while True:
+                was_leading = self._is_leading
                 try:
                     # First record what an earlier failure left unrecorded, or it would be published again.
                     await self._record()
@@ -186,9 +188,13 @@ class Relay:
                     log.exception("the relay failed; it continues")
                     await asyncio.sleep(_POLL_SECONDS)
                 else:
-                    await self._show(None)
+                    if self._is_leading or was_leading:
+                        await self._show(None)
                     self._succeeded()
-                    if not is_more:
+                    if not self._is_leading:
+                        # Notifications are for the leader: each would cost statements in every process.
+                        await asyncio.sleep(self._poll)
+                    elif not is_more:
                         await self._wakeups.wait(self._idle_seconds())
         finally:
             await self._close()
@@ -211,6 +217,7 @@ class Relay:
         if len(held) >= _MAX_HELD:
             return False
         requests = await self._outbox.pending(limit=_BATCH_SIZE, without=held)
+        self._is_leading = requests is not None
         if requests is None:
             # The process that relays now records outages too, so this process's record may be stale.
             self._shown = "unknown"

@@ -143,15 +143,17 @@ def may_lead(transaction: Connection, lock: int, lane: PublishingLane) -> bool:
 
 def _take(connection: Connection, lock: int, lane: PublishingLane) -> bool:
     """Take the locks of a lane, all or none; return whether no other process has one."""
+    # Its own first: while another process leads the lane, that is the only statement.
+    own = lane.key(lock)
+    if not connection.execute(select(func.pg_try_advisory_lock(own))).scalar():
+        return False
     shared: list[int] = []
     for key in lane.shared_keys(lock):
         if not connection.execute(select(func.pg_try_advisory_lock_shared(key))).scalar():
             _unshare(connection, shared)
+            connection.execute(select(func.pg_advisory_unlock(own)))
             return False
         shared.append(key)
-    if not connection.execute(select(func.pg_try_advisory_lock(lane.key(lock)))).scalar():
-        _unshare(connection, shared)
-        return False
     return True
 
 

@@ -19,7 +19,7 @@ from tests.publish.scripted import NEVER, Asked, Scripted, relaying, until
 
 
 def test_who_does_not_lead_waits() -> None:
-    """For the poll, or for a notification."""
+    """For the poll: notifications are for the leader."""
     publisher, outbox = Scripted(), Asked("a/1")
     outbox.is_leader = False
 

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.webhook import WebhookEndpoint, WebhooksFirst
 from gateway.server.http_limits import ClientLimits, limited
 from gateway.server.server import prepare_interpreter
@@ -78,15 +79,19 @@ def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> ASGI
     database, keyring = Database(url), Keyring(KEY)
     prepare(database, keyring)
     writer = accepts(database, notify=lambda: None)
+    refusals = RefusalLog(database)
 
     @asynccontextmanager
     async def lifespan(_application: Starlette) -> AsyncIterator[None]:
         writer.start()
         yield
         await writer.stop()
+        await refusals.stop()
         await database.aclose()
 
-    endpoint = WebhookEndpoint(ConnectionCache(database, keyring), writer, body_limit=25 * 1024 * 1024)
+    endpoint = WebhookEndpoint(
+        ConnectionCache(database, keyring), writer, refusals, body_limit=25 * 1024 * 1024
+    )
     return WebhooksFirst(endpoint, Starlette(lifespan=lifespan))
 
 

@@ -43,6 +43,7 @@ from gateway.fetch.limits import GitLimits
 from gateway.fetch.mirror import Mirrors
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.webhook import WebhookEndpoint, WebhooksFirst
 from gateway.packages.archive import Packages
 from gateway.packages.builder import Packer
@@ -86,6 +87,7 @@ class Service:
         parts = _shared_parts(settings, opened)
         self._database = parts.database
         self._writer = DeliveryWriter(parts.database, notify=parts.pushes.notify)
+        self._refusals = RefusalLog(parts.database)
         self._bridge = PostgresBridge(
             parts.database, {"pushgate_pushes": parts.pushes, "pushgate_requests": parts.requests}
         )
@@ -100,7 +102,7 @@ class Service:
         )
         web = None
         if settings.role != "worker":
-            web = _build_web(parts, self._writer, is_closing=lambda: self.closing)
+            web = _build_web(parts, self._writer, self._refusals, is_closing=lambda: self.closing)
         self.application = self._build_application(web, health)
 
     def _build_application(self, web: "_Web | None", health: Health) -> ASGIApp:
@@ -129,6 +131,7 @@ class Service:
         self.stop_working()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._writer.stop()
+        await self._refusals.stop()
         await self._database.aclose()
         log.info("ended")
 
@@ -184,13 +187,7 @@ def _shared_parts(settings: Settings, opened: DataDir) -> _Parts:
             valid=url_valid,
             keep=timedelta(days=settings.package_keep_days),
         ),
-        topology=Topology(
-            exchange=settings.amqp_exchange,
-            queue=settings.amqp_queue,
-            lanes=settings.amqp_lanes,
-            ordered=settings.amqp_ordered,
-            passive=not settings.amqp_declare,
-        ),
+        topology=Topology.of(settings),
     )
 
 
@@ -202,11 +199,7 @@ def _build_git(settings: Settings) -> Git:
         allow_http=settings.fetch_allow_http,
         timeout=settings.fetch_timeout,
         hosts=settings.fetch_hosts,
-        limits=GitLimits(
-            memory=settings.git_max_memory_bytes,
-            cpu=settings.git_max_cpu_seconds,
-            file_size=settings.git_max_file_bytes,
-        ),
+        limits=GitLimits.of(settings),
     )
 
 
@@ -219,12 +212,14 @@ class _Web:
     on_http_error: Callable[[Request, Exception], Awaitable[Response]]
 
 
-def _build_web(parts: _Parts, writer: DeliveryWriter, *, is_closing: Callable[[], bool]) -> _Web:
+def _build_web(
+    parts: _Parts, writer: DeliveryWriter, refusals: RefusalLog, *, is_closing: Callable[[], bool]
+) -> _Web:
     """Build the webhook endpoint, the REST API and the dashboard."""
     settings = parts.settings
     cache = ConnectionCache(parts.database, parts.keyring)
     webhook = WebhookEndpoint(
-        cache, writer, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
+        cache, writer, refusals, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
     )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
     api = _build_api(parts, cache, token, is_closing=is_closing)

@@ -25,6 +25,7 @@ from providers.payload import CommitId, Id, Items, Lenient, Payload, Text, neste
 
 HEADERS = frozenset({"content-type", "request-id", "user-agent", "x-vss-activityid", "x-vss-subscriptionid"})
 ID_HEADERS: tuple[str, ...] = ()
+EVENT_HEADERS: tuple[str, ...] = ()
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False
 COMMIT_PAGE: str | None = "commit"

@@ -35,6 +35,7 @@ HEADERS = frozenset(
     }
 )
 ID_HEADERS: tuple[str, ...] = ("x-request-uuid",)
+EVENT_HEADERS: tuple[str, ...] = ("x-event-key",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commits"

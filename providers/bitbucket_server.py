@@ -23,6 +23,7 @@ from providers.payload import Id, Items, Lenient, Move, Payload, Text, nested, r
 
 HEADERS = frozenset({"content-type", "user-agent", "x-event-key", "x-request-id"})
 ID_HEADERS: tuple[str, ...] = ("x-request-id",)
+EVENT_HEADERS: tuple[str, ...] = ("x-event-key",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commits"

@@ -15,6 +15,7 @@ from providers.payload import Items, Lenient, Move, Payload, Text, nested, read
 
 HEADERS = frozenset({"content-type", "user-agent", "webhook-id", "webhook-timestamp"})
 ID_HEADERS: tuple[str, ...] = ("webhook-id",)
+EVENT_HEADERS: tuple[str, ...] = ()
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = None

@@ -26,6 +26,7 @@ HEADERS = frozenset(
     }
 )
 ID_HEADERS: tuple[str, ...] = ("x-gitea-delivery", "x-forgejo-delivery")
+EVENT_HEADERS: tuple[str, ...] = ("x-gitea-event", "x-forgejo-event")
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commit"

@@ -32,6 +32,7 @@ HEADERS = frozenset(
     }
 )
 ID_HEADERS: tuple[str, ...] = ("x-github-delivery",)
+EVENT_HEADERS: tuple[str, ...] = ("x-github-event",)
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commit"

@@ -39,6 +39,7 @@ HEADERS = frozenset(
     }
 )
 ID_HEADERS: tuple[str, ...] = ("webhook-id", "idempotency-key")
+EVENT_HEADERS: tuple[str, ...] = ("x-gitlab-event",)
 MEDIA_TYPES = frozenset({"application/json"})
 BODY_IS_SIGNED = False  # a signing token signs it; a plain token does not
 COMMIT_PAGE: str | None = "-/commit"

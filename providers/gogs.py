@@ -14,6 +14,7 @@ from providers.payload import CommitId, Commits, Id, Lenient, Payload, Text, ids
 
 HEADERS = frozenset({"content-type", "user-agent", "x-gogs-delivery", "x-gogs-event"})
 ID_HEADERS: tuple[str, ...] = ("x-gogs-delivery",)
+EVENT_HEADERS: tuple[str, ...] = ("x-gogs-event",)
 MEDIA_TYPES = frozenset({"application/json", "application/x-www-form-urlencoded"})
 BODY_IS_SIGNED = True
 COMMIT_PAGE: str | None = "commit"

@@ -169,6 +169,10 @@ class Provider(Protocol):
     """The lower-case names of the headers with a delivery's id, in order of preference; empty if the id is in
     the body."""
 
+    EVENT_HEADERS: tuple[str, ...]
+    """The lower-case names of the headers with the event's name, in order of preference; empty if there are
+    none."""
+
     MEDIA_TYPES: frozenset[str]
     """The content types that the provider documents for its webhooks."""
 

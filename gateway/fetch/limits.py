@@ -10,6 +10,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gateway.settings import Settings
+
 # Core dumps of killed processes would fill the disk. CPU time gets a soft limit, which has a signal of its
 # own.
 _SCRIPT = 'ulimit -c 0 && ulimit -v "$1" && ulimit -f "$2" && ulimit -S -t "$3" && shift 3 && exec "$@"'
@@ -42,6 +44,15 @@ class GitLimits:
     memory: int = 4 * 1024**3
     cpu: int = 1800
     file_size: int = 20 * 1024**3
+
+    @classmethod
+    def of(cls, settings: Settings) -> "GitLimits":
+        """Return the limits that the settings name."""
+        return cls(
+            memory=settings.git_max_memory_bytes,
+            cpu=settings.git_max_cpu_seconds,
+            file_size=settings.git_max_file_bytes,
+        )
 
     def within(self, others: "GitLimits") -> "GitLimits":
         """Return the smaller value of each limit."""

@@ -5,6 +5,7 @@ it durably, and only then answers. It depends on neither git nor RabbitMQ.
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -19,8 +20,12 @@ from gateway.intake.client_address import client_address
 from gateway.intake.connection_cache import CachedConnection, ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.normalize import receive_delivery
+from gateway.intake.refusal_log import RefusalLog
 from gateway.metrics import DELIVERIES, REFUSED
+from gateway.store.refusals import Refusal
+from gateway.text.escape import printable
 from gateway.threads import WEBHOOKS
+from providers import PROVIDERS
 from providers.errors import Unverified
 
 log = structlog.get_logger()
@@ -31,9 +36,15 @@ _MAX_IN_FLIGHT = 2048
 # How long all store operations of a request may take together: providers give up after 10 seconds.
 _STORE_SECONDS = 4.5
 _MAX_LOGGED = 100
+_MAX_REASON = 300
 _RETRY_AFTER = (b"retry-after", b"5")
 _CLOSE = (b"connection", b"close")
 _JSON = (b"content-type", b"application/json")
+
+# A request for no connection may be any provider's, and any text may stand in its URL.
+_ANY_ID = tuple(dict.fromkeys(name for provider in PROVIDERS.values() for name in provider.ID_HEADERS))
+_ANY_EVENT = tuple(dict.fromkeys(name for provider in PROVIDERS.values() for name in provider.EVENT_HEADERS))
+_CONNECTION_ID = re.compile(r"[0-9a-f]{24}")
 
 Header = tuple[bytes, bytes]
 
@@ -58,6 +69,7 @@ class WebhookEndpoint:
         self,
         connections: ConnectionCache,
         writer: DeliveryWriter,
+        refusals: RefusalLog,
         *,
         body_limit: int,
         trusted_proxies: int = 0,
@@ -66,6 +78,7 @@ class WebhookEndpoint:
         """Trust this many proxies in front of the gateway; `clock` returns aware UTC times."""
         self._connections = connections
         self._writer = writer
+        self._refusals = refusals
         self._bodies = BodyReader(limit=body_limit)
         self._trusted_proxies = trusted_proxies
         self._clock = clock or (lambda: datetime.now(UTC))
@@ -107,7 +120,7 @@ class WebhookEndpoint:
         began_at = loop.time()
         connection, headers = await self._admit(scope)
         seconds = _STORE_SECONDS - (loop.time() - began_at)
-        body = await self._body(scope, receive)
+        body = await self._body(connection, scope, headers, receive)
         now = self._clock()
         try:
             if len(body) > _MAX_INLINE_BYTES:
@@ -119,8 +132,8 @@ class WebhookEndpoint:
                 return status, {"delivery": None, "verdict": "ignored", "reason": delivery.reason}
             receipt = await self._writer.accept(delivery, seconds=seconds)
         except Unverified as error:
-            self._log_refusal(connection, scope, headers, reason=str(error))
-            raise _Answer(401, "not verified", str(error)) from None
+            refusal = _Answer(401, "not verified", str(error))
+            raise self._recorded(refusal, connection, scope, headers) from None
         except StoreUnavailable as error:
             raise _unavailable("store", f"the delivery cannot be stored now: {error}") from error
         DELIVERIES.labels(connection.provider_name, receipt.verdict).inc()
@@ -137,40 +150,63 @@ class WebhookEndpoint:
             raise _Answer(405, "method not allowed", "send webhooks with POST", (b"allow", b"POST"))
         if self._in_flight > _MAX_IN_FLIGHT:
             raise _unavailable("overload", "too many requests at once")
-        connection = await self._find(scope["path_params"]["connection"])
+        connection = await self._find(scope)
         headers = _headers(scope)
         if connection.networks:
             self._check_source(connection, scope, headers)
         if headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
-            raise _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed")
+            refusal = _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed")
+            raise self._recorded(refusal, connection, scope, headers)
         return connection, headers
 
     def _check_source(self, connection: CachedConnection, scope: Scope, headers: Mapping[str, str]) -> None:
         address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
         if address is None or not any(address in network for network in connection.networks):
             reason = f"the address {address or 'of the sender'} is not in this connection's networks"
-            self._log_refusal(connection, scope, headers, reason=reason)
-            raise _Answer(401, "not verified", reason, reason="network")
+            refusal = _Answer(401, "not verified", reason, reason="network")
+            raise self._recorded(refusal, connection, scope, headers)
 
-    def _log_refusal(
-        self, connection: CachedConnection, scope: Scope, headers: Mapping[str, str], *, reason: str
-    ) -> None:
-        """Log a refused request, with the client's address and the unverified id of the delivery."""
+    def _recorded(
+        self,
+        refusal: _Answer,
+        connection: CachedConnection | None,
+        scope: Scope,
+        headers: Mapping[str, str],
+    ) -> _Answer:
+        """Record a refusal, with the client's address and the unverified id of the delivery; return it."""
         address = client_address(scope, headers, trusted_proxies=self._trusted_proxies)
-        ids = (headers[name] for name in connection.provider.ID_HEADERS if headers.get(name))
-        log.warning(
-            "delivery refused",
-            connection=connection.id,
-            reason=reason,
-            client=None if address is None else str(address),
-            delivery=next(ids, "")[:_MAX_LOGGED] or None,
+        client = None if address is None else str(address)
+        provider = None if connection is None else connection.provider
+        delivery = _first(headers, _ANY_ID if provider is None else provider.ID_HEADERS)
+        event = _first(headers, _ANY_EVENT if provider is None else provider.EVENT_HEADERS)
+        named = scope["path_params"]["connection"] if connection is None else connection.id
+        if refusal.status == HTTPStatus.UNAUTHORIZED:
+            reason = refusal.body["detail"]
+            log.warning("delivery refused", connection=named, reason=reason, client=client, delivery=delivery)
+        now = self._clock()
+        self._refusals.add(
+            Refusal(
+                connection=named if connection is not None or _CONNECTION_ID.fullmatch(named) else None,
+                client=client,
+                status=refusal.status,
+                cause=refusal.reason,
+                reason=refusal.body["detail"][:_MAX_REASON],
+                event=event or "",
+                provider_delivery_id=delivery,
+                first_at=now,
+                last_at=now,
+            ),
+            is_of_connection=connection is not None,
         )
+        return refusal
 
-    async def _find(self, connection_id: str) -> CachedConnection:
+    async def _find(self, scope: Scope) -> CachedConnection:
+        connection_id = scope["path_params"]["connection"]
         try:
             return await self._connections.find(connection_id)
-        except NotFound as error:
-            raise _Answer(404, "no such connection", str(error)) from None
+        except NotFound:
+            refusal = _Answer(404, "no such connection", "no connection has this webhook URL")
+            raise self._recorded(refusal, None, scope, _headers(scope)) from None
         except StoreUnavailable as error:
             raise _unavailable("store", f"the connection cannot be looked up now: {error}") from error
         except SettingError as error:
@@ -179,11 +215,14 @@ class WebhookEndpoint:
                 "secret key", "this connection's secret cannot be read; see the log"
             ) from error
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+    async def _body(
+        self, connection: CachedConnection, scope: Scope, headers: Mapping[str, str], receive: Receive
+    ) -> bytes:
         try:
             return await self._bodies.read(scope, receive)
         except TooLarge as error:
-            raise _Answer(413, "body too large", str(error)) from None
+            refusal = _Answer(413, "body too large", str(error))
+            raise self._recorded(refusal, connection, scope, headers) from None
         except TooSlow as error:
             raise _unavailable("slow", str(error)) from None
         except TooMuch as error:
@@ -216,6 +255,11 @@ class WebhooksFirst:
 def _unavailable(reason: str, detail: str) -> _Answer:
     # Never 429 or 500: after these, Azure DevOps drops events for good.
     return _Answer(503, "try again", detail, _RETRY_AFTER, _CLOSE, reason=reason)
+
+
+def _first(headers: Mapping[str, str], names: Iterable[str]) -> str | None:
+    """Return the beginning of the first of these headers that has a value, as text for people."""
+    return printable(next((headers[name] for name in names if headers.get(name)), "")[:_MAX_LOGGED]) or None
 
 
 def _headers(scope: Scope) -> dict[str, str]:

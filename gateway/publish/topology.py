@@ -18,6 +18,7 @@ from aio_pika.exceptions import (
 from gateway.errors import PublishError
 from gateway.messages.names import EXECUTION_REQUESTED, LANE_PREFIX
 from gateway.publish.cloudevents import PARTITION_HEADER
+from gateway.settings import Settings
 
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
 _ACCESS_REFUSED = "ACCESS_REFUSED"
@@ -46,6 +47,17 @@ class Topology:
     delivery_limit: int = 10
     max_length: int | None = None
     consumer_timeout: int = _CONSUMER_TIMEOUT_MS
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Topology":
+        """Return the topology that the settings name."""
+        return cls(
+            exchange=settings.amqp_exchange,
+            queue=settings.amqp_queue,
+            lanes=settings.amqp_lanes,
+            ordered=settings.amqp_ordered,
+            passive=not settings.amqp_declare,
+        )
 
     @property
     def dead_exchange(self) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, 
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
-from gateway.store import ready_queue
+from gateway.store import ready_queue, refusals
 from gateway.store.database import Lock
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, leases, reconciliations, ref_updates, secrets
@@ -235,6 +235,7 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
         .values(credentials=None, deleted_at=now, updated_at=now)
     )
     conn.execute(delete(reconciliations).where(reconciliations.c.connection == connection_id))
+    refusals.forget_connection(conn, connection_id)
 
 
 def claim_repository(conn: sqlalchemy.Connection, connection_id: str, other: OtherRepository) -> None:

@@ -60,6 +60,7 @@ class Lock(IntEnum):
     CLAIM = 5_074_715
     NAMES = 5_074_716
     QUEUE = 5_074_717
+    REFUSALS = 5_074_718
 
 
 class Database:

@@ -258,6 +258,28 @@ outages = Table(
     Column("since", Instant, nullable=False),
 )
 
+# Requests that the webhook endpoint refused: see gateway/store/refusals.py. `connection` is None if the URL
+# named none that exists; `requested` is then the id in the URL, if it could be one.
+refusals = Table(
+    "refusals",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("id", Text, nullable=False),
+    Column("connection", ForeignKey("connections.id")),
+    Column("requested", Text),
+    Column("client", Text),
+    Column("status", Integer, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("provider_delivery_id", Text),
+    Column("first_at", Instant, nullable=False),
+    Column("last_at", Instant, nullable=False),
+    Column("count", BigInteger, nullable=False),
+    Index("ix_refusals_id", "id"),
+    Index("ix_refusals_connection_id", "connection", "id"),
+)
+
 # One row: the oldest revision whose code works on this schema. See gateway/store/migrate.py.
 schema_compatibility = Table(
     "schema_compatibility",

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from gateway.store import retention
+from gateway.store import refusals, retention
 from gateway.store.database import Database, Lock
 
 log = structlog.get_logger()
@@ -17,7 +17,10 @@ _PAUSE_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """Deletes deliveries, with all that resulted from them, once nothing has changed on them for `keep`."""
+    """Deletes deliveries, with all that resulted from them, once nothing has changed on them for `keep`.
+
+    Records of refused requests too, once no request has been added to them for so long.
+    """
 
     database: Database
     keep: timedelta
@@ -27,6 +30,7 @@ class Retention:
         if not await self.database.is_leader(Lock.RETENTION):
             return
         before, after, deleted = now - self.keep, "", 0
+        await self.database.write(refusals.forget, before=before)
         while True:
             batch = await self.database.write(retention.forget, before=before, after=after)
             if batch is None:

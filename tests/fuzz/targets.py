@@ -24,6 +24,7 @@ from gateway.plan.manifest import read_manifest
 from gateway.plan.planner import plan
 from gateway.plan.triggers import MoveFacts, match, parse_trigger, read_triggers
 from gateway.store.accept import NewDelivery, Receipt
+from gateway.store.refusals import Refusal
 from providers import PROVIDERS
 from providers.clone_urls import is_about, repository_key
 from providers.errors import Malformed, Unverified
@@ -34,6 +35,7 @@ from tests.plan.facts import COMMIT, CONNECTION, MANIFEST, UPDATE
 
 if TYPE_CHECKING:
     from gateway.intake.group_commit import DeliveryWriter
+    from gateway.intake.refusal_log import RefusalLog
 
 NAMES = sorted(PROVIDERS)
 EVENTS = sorted({case.event for case in cases()} | {"", "nonsense"})
@@ -65,6 +67,17 @@ class _Connections:
 
     def forget(self, name: str) -> None:
         """Do nothing; nothing is cached."""
+
+
+class _Refusals:
+    """Takes the text of refused requests that a database can store."""
+
+    def add(self, refusal: Refusal, *, is_of_connection: bool) -> None:
+        """Check a refused request."""
+        assert is_of_connection
+        for text in (refusal.reason, refusal.event, refusal.provider_delivery_id or ""):
+            assert "\0" not in text
+            text.encode()
 
 
 class _Writer:
@@ -111,7 +124,10 @@ def webhooks(data: bytes) -> None:
         sent.append(message)
 
     endpoint = WebhookEndpoint(
-        cast("ConnectionCache", _Connections()), cast("DeliveryWriter", _Writer()), body_limit=1 << 20
+        cast("ConnectionCache", _Connections()),
+        cast("DeliveryWriter", _Writer()),
+        cast("RefusalLog", _Refusals()),
+        body_limit=1 << 20,
     )
     _loop.run_until_complete(endpoint(scope, receive, send))
     answer = json.loads(sent[1]["body"])

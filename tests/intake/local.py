@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.webhook import WebhookEndpoint
 from gateway.store import connections
 from gateway.store.database import Database
@@ -75,10 +76,14 @@ async def opened(
     """Yield an endpoint that takes bodies of 10,000 bytes; its writer stops with the block."""
     writer = DeliveryWriter(database, notify=lambda: None)
     writer.start()
+    refusals = RefusalLog(database)
     try:
-        yield WebhookEndpoint(ConnectionCache(database, keyring), writer, body_limit=10_000, **changes)
+        yield WebhookEndpoint(
+            ConnectionCache(database, keyring), writer, refusals, body_limit=10_000, **changes
+        )
     finally:
         await writer.stop()
+        await refusals.stop()
 
 
 def asked(database: Database, given: MutableMapping[str, Any], body: bytes = b"{}", **changes: Any) -> Answer:

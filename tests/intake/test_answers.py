@@ -15,8 +15,10 @@ from gateway.intake import normalize
 from gateway.intake.body import BodyReader, TooMuch, TooSlow
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.webhook import WebhookEndpoint
 from gateway.metrics import REGISTRY
+from gateway.store import refusals
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.database import Database
 from gateway.store.tables import deliveries
@@ -65,6 +67,16 @@ def test_what_is_refused_is_counted_by_its_reason_and_not_kept(
     assert refused(status, reason) == before + 1
     assert kept(database) == 0
     assert (b"allow" in answer.headers) == (status == 405)
+    with database.reading() as conn:
+        recorded = refusals.page(conn, connection=None, before=None, limit=9)
+    if status == 405:
+        assert recorded == []
+        return
+    [refusal] = recorded
+    assert (refusal.status, refusal.cause, refusal.reason) == (status, reason, answer.body["detail"])
+    assert (refusal.client, refusal.event, refusal.count) == ("192.0.2.1", "star", 1)
+    # The text in the URL is stored only if it can be an id.
+    assert refusal.connection == (None if status == 404 else "c1")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +200,7 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
         endpoint = WebhookEndpoint(
             ConnectionCache(store, KEYRING),
             DeliveryWriter(database, notify=lambda: None),
+            RefusalLog(database),
             body_limit=10_000,
         )
         return await answered(endpoint, scope(b"{}"), b"{}")
@@ -256,7 +269,8 @@ def test_what_the_look_up_took_is_not_left_for_writing(database: Database) -> No
     async def ask() -> float:
         writer = PatientWriter(database, notify=lambda: None)
         writer.start()
-        endpoint = WebhookEndpoint(ConnectionCache(database, KEYRING), writer, body_limit=10_000)
+        cache, refusals = ConnectionCache(database, KEYRING), RefusalLog(database)
+        endpoint = WebhookEndpoint(cache, writer, refusals, body_limit=10_000)
         answer = await answered(endpoint, scope(b"{}"), b"{}")
         await writer.stop()
         assert answer.status == 202

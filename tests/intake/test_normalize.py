@@ -131,6 +131,7 @@ class FakeProvider:
     SETUP = SetupGuide(place="", credential="", events="", limitation="")
     HEADERS = frozenset({"x-kept"})
     ID_HEADERS: tuple[str, ...] = ()
+    EVENT_HEADERS: tuple[str, ...] = ()
     MEDIA_TYPES = frozenset({"application/json", "text/json"})
     BODY_IS_SIGNED = True
 

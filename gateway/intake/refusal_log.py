@@ -1,0 +1,70 @@
+"""Records refused requests off the hot path: counts them in memory, and writes them every few seconds.
+
+So a refused request costs the endpoint a look into a dictionary, and a flood costs the store one small
+transaction every few seconds. A crash loses what was counted since the last transaction.
+"""
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+
+from gateway.errors import StoreUnavailable
+from gateway.store import refusals
+from gateway.store.database import Database
+from gateway.store.refusals import Refusal
+
+log = structlog.get_logger()
+
+_INTERVAL = 2.0
+# The limits of what is counted between two writes. Beyond them, a request with a new reason or from a new
+# client is not recorded; the metrics count it nevertheless.
+_MAX_WAITING = 500
+_MAX_OF_CONNECTION = 20
+
+
+class RefusalLog:
+    """Counts refused requests, and writes them to the store."""
+
+    def __init__(self, database: Database, *, interval: float = _INTERVAL) -> None:
+        """Write at most once in `interval` seconds; the first refusal starts a task for that."""
+        self._database = database
+        self._interval = interval
+        self._waiting: dict[str | None, dict[tuple[object, ...], Refusal]] = {}
+        self._size = 0
+        self._ending = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+
+    def add(self, refusal: Refusal, *, is_of_connection: bool = True) -> None:
+        """Count a refused request. All requests without a connection share the limit of one connection."""
+        alike = self._waiting.setdefault(refusal.connection if is_of_connection else None, {})
+        earlier = alike.get(refusal.group)
+        if earlier is not None:
+            alike[refusal.group] = earlier.together_with(refusal)
+        elif len(alike) < _MAX_OF_CONNECTION and self._size < _MAX_WAITING:
+            alike[refusal.group] = refusal
+            self._size += 1
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write(), name="refusal log")
+
+    async def stop(self) -> None:
+        """Write what is waiting, then stop."""
+        self._ending.set()
+        if self._writer is not None:
+            await self._writer
+
+    async def _write(self) -> None:
+        """Write until nothing is waiting, each time after a pause in which more may come."""
+        while self._size:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._ending.wait()
+            waiting, self._waiting, self._size = self._waiting, {}, 0
+            found = [refusal for alike in waiting.values() for refusal in alike.values()]
+            try:
+                await self._database.write(refusals.record, found)
+            except StoreUnavailable as error:
+                # Not kept: while the store is away, requests are not refused but answered with 503.
+                log.warning("refused requests are not recorded", count=len(found), reason=str(error))
+            except Exception:
+                log.exception("refused requests cannot be recorded")

@@ -43,6 +43,21 @@ def repository_key(url: str) -> str:
     return f"{host}/{_without_scm(path)}".lower()
 
 
+def host_and_path(url: str) -> tuple[str, str]:
+    """Return the host in lower case, and the path without `.git` in its own case, of a clone URL."""
+    _, host, path = _parts(url)
+    return _ALIASES.get(host, host), path
+
+
+def server_url(url: str) -> str:
+    """Return scheme, host and port of the web server of a clone URL; https for a clone URL of ssh."""
+    parts = urlsplit(url)
+    host, _ = host_and_path(url)
+    is_web = parts.scheme in {"https", "http"}
+    name = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{name}{f':{parts.port}' if parts.port else ''}" if is_web else f"https://{name}"
+
+
 def is_about(key: str, repository: Repository) -> bool:
     """Return whether a payload's repository may be the one of a key, by clone URL or by full name.
 

@@ -108,6 +108,15 @@ class Access:
             if has_files:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    async def checked_address(self, scheme: str, host: str, port: int) -> str | None:
+        """Return an address of a host, or None if a proxy of the operator resolves the name.
+
+        Raise `RemoteUnavailable` if the host has no address, or one that is forbidden.
+        """
+        if _is_proxied(scheme, host):
+            return None
+        return str((await self._addresses(host, port))[0])
+
     async def _addresses(self, host: str, port: int) -> list[Address]:
         """Return the addresses of a host. Raises `RemoteUnavailable` if one of them is forbidden."""
         try:

@@ -1,0 +1,281 @@
+"""Sends the requests of operations to a provider's API: the only I/O of this package."""
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
+
+import httpx2
+from pydantic import BaseModel, ValidationError
+
+from gateway.errors import RemoteUnavailable
+from gateway.provider_apis.operation import (
+    ApiAnswer,
+    ApiLimited,
+    ApiRefused,
+    ApiRequest,
+    ApiUnavailable,
+    Operation,
+    T,
+)
+
+_TIMEOUT = httpx2.Timeout(15.0, connect=5.0)
+_MAX_ANSWER_BYTES = 8 * 1024 * 1024
+# An answer that names no time: GitHub's advice for its secondary limits.
+# https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
+_DEFAULT_WAIT = 60.0
+_MAX_WAIT = 3600.0
+_MAX_MESSAGE = 200
+
+
+class Identity(Protocol):
+    """What Pushgate is at a provider: the credential of API requests."""
+
+    name: str
+
+    async def headers(self, *, renew: bool) -> Mapping[str, str]:
+        """Return the headers of a request. With `renew`, the last credential was refused: obtain another."""
+
+
+class Budget:
+    """The requests that one identity may send to one host: at most `per_hour`, and none before `wait` ends.
+
+    A bucket of `per_hour` requests that refills evenly.
+    """
+
+    def __init__(self, per_hour: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with a full bucket."""
+        self._per_hour, self._clock = per_hour, clock
+        self._left, self._at = float(per_hour), clock()
+        self._blocked_until = 0.0
+
+    def take(self) -> None:
+        """Count a request. Raise `ApiLimited` if it must wait."""
+        now = self._clock()
+        self._left = min(self._per_hour, self._left + (now - self._at) * self._per_hour / 3600)
+        self._at = now
+        missing = (1 - self._left) * 3600 / self._per_hour
+        seconds = max(self._blocked_until - now, missing)
+        if seconds > 0:
+            raise ApiLimited(
+                f"the limit of API requests is reached; requests go on in {seconds:.0f} s", seconds=seconds
+            )
+        self._left -= 1
+
+    def wait(self, seconds: float) -> None:
+        """Let no request pass for so long, because the provider said so."""
+        self._blocked_until = max(self._blocked_until, self._clock() + seconds)
+
+
+class Connector(Protocol):
+    """Decides how a host is reached. `gateway.fetch.access.Access` is one."""
+
+    async def checked_address(self, scheme: str, host: str, port: int) -> str | None:
+        """Return the address to connect to, or None if a proxy resolves the host.
+
+        Raise `RemoteUnavailable` for a host that has no address, or an address that is forbidden.
+        """
+
+
+class ApiClient:
+    """A client of one API, at `base_url`, as one identity. Any number of tasks may use it at once."""
+
+    def __init__(
+        self,
+        base_url: str,
+        identity: Identity,
+        *,
+        http: httpx2.AsyncClient,
+        connector: Connector,
+        budget: Budget,
+    ) -> None:
+        """Send nothing yet."""
+        self._base_url = base_url.rstrip("/")
+        self._host = urlsplit(base_url).hostname or ""
+        self._identity, self._http, self._connector, self._budget = identity, http, connector, budget
+
+    async def run(self, operation: Operation[T]) -> T:
+        """Run an operation to its result.
+
+        Raise `ApiUnavailable` (or `ApiLimited`) if a retry may succeed, `ApiRefused` if it cannot.
+        """
+        try:
+            request = next(operation)
+            while True:
+                request = operation.send(await self._send(request))
+        except StopIteration as done:
+            return cast("T", done.value)
+        finally:
+            operation.close()
+
+    async def _send(self, request: ApiRequest) -> ApiAnswer:
+        answer = await self._send_once(request, renew=False)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            answer = await self._send_once(request, renew=True)
+        self._obey_limits(answer)
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise ApiUnavailable(f"{self._host} answered {answer.status}; try again later")
+        if answer.status == HTTPStatus.NOT_FOUND and request.may_be_missing:
+            return answer
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            raise self._refusal(request, answer)
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+            where = urlsplit(answer.headers.get("location", "")).hostname or "another address"
+            raise ApiRefused(
+                f"{self._host} redirects to {where}: set the API URL to the server's own address",
+                status=answer.status,
+            )
+        return answer
+
+    async def _send_once(self, request: ApiRequest, *, renew: bool) -> ApiAnswer:
+        self._budget.take()
+        url = httpx2.URL(self._url(request.path))
+        scheme, host = url.scheme, url.host
+        port = url.port or (443 if scheme == "https" else 80)
+        headers = {"Host": url.netloc.decode(), "Accept": "application/json", "User-Agent": "Pushgate"}
+        headers |= await self._identity.headers(renew=renew)
+        extensions: dict[str, Any] = {}
+        try:
+            address = await self._connector.checked_address(scheme, host, port)
+        except RemoteUnavailable as error:
+            raise ApiUnavailable(str(error)) from None
+        if address is not None:
+            # The address that was checked; the certificate is still that of the name.
+            url, extensions = url.copy_with(host=address, port=port), {"sni_hostname": host}
+        try:
+            async with self._http.stream(
+                request.method,
+                url,
+                params=dict(request.query) or None,
+                json=request.body,
+                headers=headers,
+                extensions=extensions,
+            ) as response:
+                content = await _content(response)
+                lower = {name.lower(): value for name, value in response.headers.items()}
+                return ApiAnswer(status=response.status_code, headers=lower, content=content)
+        except httpx2.TimeoutException:
+            raise ApiUnavailable(f"{self._host} did not answer in time; try again later") from None
+        except httpx2.HTTPError as error:
+            # Not the error's request, which has the credential in its headers.
+            raise ApiUnavailable(f"cannot reach {self._host} ({error}); try again later") from None
+
+    def _url(self, path: str) -> str:
+        if "://" not in path:
+            return f"{self._base_url}/{path.removeprefix('/')}"
+        if not path.startswith(f"{self._base_url}/"):
+            raise ApiRefused(
+                f"{self._host} names a next page at another address; set the API URL to the server's own"
+                " address",
+                status=HTTPStatus.OK,
+            )
+        return path
+
+    def _obey_limits(self, answer: ApiAnswer) -> None:
+        """Raise `ApiLimited` for a refused request, and wait before the next where the quota is used up."""
+        seconds = _wait(answer.headers)
+        is_refused = answer.status == HTTPStatus.TOO_MANY_REQUESTS or (
+            answer.status in {HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE} and seconds is not None
+        )
+        if is_refused:
+            seconds = _DEFAULT_WAIT if seconds is None else seconds
+            self._budget.wait(seconds)
+            raise ApiLimited(
+                f"{self._host} limits the requests of {self._identity.name}; they go on in {seconds:.0f} s",
+                seconds=seconds,
+            )
+        if seconds is not None:
+            self._budget.wait(seconds)
+
+    def _refusal(self, request: ApiRequest, answer: ApiAnswer) -> ApiRefused:
+        said = _message(answer.content)
+        said = f" ({said})" if said else ""
+        name = self._identity.name
+        match answer.status:
+            case HTTPStatus.UNAUTHORIZED:
+                text = f"{self._host} refuses the credential of {name}: it is wrong, expired or revoked{said}"
+            case HTTPStatus.FORBIDDEN:
+                text = f"{name} needs the right “{request.right}” at {self._host}{said}"
+            case HTTPStatus.NOT_FOUND:
+                text = (
+                    f"{self._host} has no such repository, or {name} may not see it; check the URL and the"
+                    f" right “{request.right}”{said}"
+                )
+            case _:
+                text = f"{self._host} answered {answer.status}{said}"
+        return ApiRefused(text, status=answer.status)
+
+
+class _Complaint(BaseModel):
+    """The fields in which providers explain an error: GitHub and Gitea, GitLab, Bitbucket."""
+
+    message: Any = None
+    error: Any = None
+    errors: Any = None
+
+
+def _message(content: bytes) -> str:
+    """Return a provider's own explanation, shortened to one line."""
+    try:
+        complaint = _Complaint.model_validate_json(content)
+    except ValidationError:
+        return ""
+    said = next((part for part in (complaint.errors, complaint.error, complaint.message) if part), "")
+    while isinstance(said, (list, dict)) and said:
+        said = said[0] if isinstance(said, list) else said.get("message", next(iter(said.values())))
+    return " ".join(str(said or "").split())[:_MAX_MESSAGE]
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """Return for how many seconds no request may be sent; None if the answer sets no such limit.
+
+    https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
+    https://docs.gitlab.com/security/rate_limits/
+    """
+    after = headers.get("retry-after")
+    if after is not None:
+        seconds = _seconds(after)
+        return None if seconds is None else min(max(seconds, 0.0), _MAX_WAIT)
+    for prefix in ("x-ratelimit", "ratelimit"):
+        if headers.get(f"{prefix}-remaining") == "0":
+            reset = _seconds(headers.get(f"{prefix}-reset", ""))
+            return _DEFAULT_WAIT if reset is None else min(max(reset - time.time(), 0.0), _MAX_WAIT)
+    return None
+
+
+def _seconds(text: str) -> float | None:
+    """Return a number of seconds, or the seconds until an HTTP date."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds()
+    except (TypeError, ValueError):
+        return None
+
+
+async def _content(response: httpx2.Response) -> bytes:
+    content = bytearray()
+    async for part in response.aiter_bytes():
+        content += part
+        if len(content) > _MAX_ANSWER_BYTES:
+            raise ApiUnavailable("the API's answer is larger than 8 MiB")
+    return bytes(content)
+
+
+@asynccontextmanager
+async def http_client(*, ca: Path | None = None) -> AsyncIterator[httpx2.AsyncClient]:
+    """Open the HTTP client that all API clients of a process share; `ca` replaces the system's authorities.
+
+    It uses the proxies of the environment, and follows no redirect.
+    """
+    context = ssl.create_default_context(cafile=ca)
+    async with httpx2.AsyncClient(verify=context, timeout=_TIMEOUT, follow_redirects=False) as client:
+        yield client

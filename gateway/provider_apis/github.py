@@ -1,0 +1,123 @@
+"""The REST API of GitHub and of GitHub Enterprise Server.
+
+https://docs.github.com/en/rest/repos/webhooks
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from gateway.provider_apis.operation import ApiAnswer, ApiRequest, Operation
+from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from providers.clone_urls import host_and_path, server_url
+
+EVENTS = frozenset({"push", "create", "delete", "pull_request", "merge_group", "repository"})
+RIGHTS = "Webhooks: read and write"
+# https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
+REQUESTS_PER_HOUR = 5000
+HEADERS: Mapping[str, str] = {
+    "Accept": "application/vnd.github+json",
+    "X-GitHub-Api-Version": "2022-11-28",
+}
+
+_NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
+
+
+class _LastResponse(BaseModel):
+    code: int | None = None
+    status: str | None = None
+    message: str | None = None
+
+
+class _Config(BaseModel):
+    url: str = ""
+    secret: str | None = None
+
+
+class _Hook(BaseModel):
+    id: int
+    active: bool
+    events: list[str]
+    config: _Config
+    last_response: _LastResponse = _LastResponse()
+
+
+def base_url(clone_url: str) -> str:
+    """Return the base URL of the API of a repository's server."""
+    server = server_url(clone_url)
+    return "https://api.github.com" if server == "https://github.com" else f"{server}/api/v3"
+
+
+def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others
+    """Return the headers with a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+    """Return all webhooks of a repository."""
+    found: list[RegisteredWebhook] = []
+    path: str | None = _hooks(clone_url)
+    query: Mapping[str, str] = {"per_page": "100"}
+    while path is not None:
+        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS)
+        found += [_registered(hook) for hook in answer.read(list[_Hook])]
+        path, query = _next_page(answer), {}
+    return found
+
+
+def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+    """Create a webhook."""
+    body = {"name": "web", **_body(webhook)}
+    answer = yield ApiRequest(method="POST", path=_hooks(clone_url), body=body, right=RIGHTS)
+    return _registered(answer.read(_Hook))
+
+
+def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[None]:
+    """Set URL, secret and events of a webhook, and activate it."""
+    path = f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+    yield ApiRequest(method="PATCH", path=path, body=_body(webhook), right=RIGHTS)
+
+
+def delete(clone_url: str, webhook_id: str) -> Operation[None]:
+    """Delete a webhook, or do nothing if it is gone."""
+    path = f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+    yield ApiRequest(method="DELETE", path=path, right=RIGHTS, may_be_missing=True)
+
+
+def test(clone_url: str, webhook_id: str) -> Operation[bool]:
+    """Request a ping."""
+    path = f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}/pings"
+    yield ApiRequest(method="POST", path=path, right=RIGHTS)
+    return True
+
+
+def _hooks(clone_url: str) -> str:
+    _, path = host_and_path(clone_url)
+    return f"/repos/{quote(path)}/hooks"
+
+
+def _body(webhook: Webhook) -> dict[str, Any]:
+    config = {"url": webhook.url, "content_type": "json", "secret": webhook.secret, "insecure_ssl": "0"}
+    return {"active": True, "events": sorted(webhook.events), "config": config}
+
+
+def _registered(hook: _Hook) -> RegisteredWebhook:
+    last = hook.last_response
+    is_fine = last.code is None or 200 <= last.code < 300  # noqa: PLR2004 - HTTP's classes
+    return RegisteredWebhook(
+        id=str(hook.id),
+        url=hook.config.url,
+        events=EVENTS if "*" in hook.events else frozenset(hook.events),
+        is_active=hook.active,
+        # GitHub shows a secret as asterisks.
+        has_secret=hook.config.secret is not None,
+        problem=None if is_fine else f"{last.code} {last.message or last.status}",
+    )
+
+
+def _next_page(answer: ApiAnswer) -> str | None:
+    found = _NEXT.search(answer.headers.get("link", ""))
+    return found[1] if found else None

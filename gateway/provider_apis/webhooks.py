@@ -1,0 +1,120 @@
+"""What all providers' webhook APIs have in common, and how registered webhooks are brought in order."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+from urllib.parse import urlsplit
+
+from gateway.provider_apis.operation import Operation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """A webhook as it should be. `events` are in the provider's words."""
+
+    url: str
+    secret: str = field(repr=False)
+    events: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredWebhook:
+    """A webhook as the provider has it.
+
+    `has_secret` is None if the provider does not show it. `problem` is the provider's last result in its own
+    words, None if the last delivery succeeded, or if the provider does not show it.
+    """
+
+    id: str
+    url: str
+    events: frozenset[str]
+    is_active: bool = True
+    has_secret: bool | None = None
+    problem: str | None = None
+
+
+class ProviderApi(Protocol):
+    """The functions that each provider's module has. Every function is pure."""
+
+    EVENTS: frozenset[str]
+    """The events that Pushgate needs, in the provider's words."""
+
+    RIGHTS: str
+    """The rights that the identity needs for webhooks, in the provider's words."""
+
+    REQUESTS_PER_HOUR: int
+    """How many requests an identity may send in an hour."""
+
+    HEADERS: Mapping[str, str]
+    """The headers of each request, beside those of the identity."""
+
+    def base_url(self, clone_url: str) -> str:
+        """Return the base URL of the API of a repository's server."""
+
+    def authorization(self, token: str, *, user: str | None = None) -> Mapping[str, str]:
+        """Return the headers with a token, for a user where the provider wants one."""
+
+    def webhooks(self, clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+        """Return all webhooks of a repository."""
+
+    def create(self, clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+        """Create a webhook."""
+
+    def change(self, clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[None]:
+        """Set URL, secret and events of a webhook, and activate it."""
+
+    def delete(self, clone_url: str, webhook_id: str) -> Operation[None]:
+        """Delete a webhook, or do nothing if it is gone."""
+
+    def test(self, clone_url: str, webhook_id: str) -> Operation[bool]:
+        """Request a test delivery; return False if the provider has none."""
+
+
+Difference = Literal["missing", "switched off", "wrong URL", "no secret", "missing events", "doubled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """What brings a repository's webhooks in order: at most one is kept and, if it differs, changed.
+
+    `keep` is None if a webhook has to be created. `remove` are others of ours.
+    """
+
+    keep: RegisteredWebhook | None
+    remove: tuple[RegisteredWebhook, ...]
+    differences: tuple[Difference, ...]
+
+    @property
+    def is_needed(self) -> bool:
+        """Return whether there is a difference."""
+        return bool(self.differences)
+
+
+def compare(
+    registered: Collection[RegisteredWebhook], wanted: Webhook, *, earlier_urls: Collection[str] = ()
+) -> Repair:
+    """Compare the registered webhooks of a repository with the wanted one.
+
+    Ours are those with its URL, or with one of the connection's earlier URLs; all others are left alone.
+    """
+    addresses = {_address(url) for url in (wanted.url, *earlier_urls)}
+    ours = [hook for hook in registered if _address(hook.url) in addresses]
+    ours.sort(key=lambda hook: (hook.url != wanted.url, not hook.is_active, not hook.events >= wanted.events))
+    if not ours:
+        return Repair(keep=None, remove=(), differences=("missing",))
+    keep, *others = ours
+    found: dict[Difference, bool] = {
+        "switched off": not keep.is_active,
+        "wrong URL": keep.url != wanted.url,
+        "no secret": keep.has_secret is False,
+        "missing events": not keep.events >= wanted.events,
+        "doubled": bool(others),
+    }
+    differences = tuple(difference for difference, is_found in found.items() if is_found)
+    return Repair(keep=keep, remove=tuple(others), differences=differences)
+
+
+def _address(url: str) -> tuple[str, str]:
+    """Return host and path of a webhook's URL. A changed scheme or port is a difference, not another hook."""
+    parts = urlsplit(url)
+    return (parts.hostname or "").lower(), parts.path.rstrip("/")

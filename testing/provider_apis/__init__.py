@@ -1,0 +1,1 @@
+"""Fakes of providers' REST APIs, each a real HTTP server on a free port."""

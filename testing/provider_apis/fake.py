@@ -1,0 +1,88 @@
+"""What the fakes have in common: an HTTP server in a thread, a log of its requests, and answers to come."""
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from testing.ports import free_ports
+
+_START_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request that a fake has answered."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    status: int
+
+
+@dataclass(slots=True)
+class FakeApi:
+    """A fake. `instead` holds answers that are given before the real ones, one for each request."""
+
+    port: int = 0
+    requests: list[Answered] = field(default_factory=list)
+    instead: deque[Response] = field(default_factory=deque)
+
+    @property
+    def url(self) -> str:
+        """Return the address of the server, without a path."""
+        return f"http://127.0.0.1:{self.port}"
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request as the provider does."""
+        raise NotImplementedError
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request, and record it."""
+        body = await request.body()
+        answer = self.instead.popleft() if self.instead else await self.handle(request)
+        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        self.requests.append(Answered(request.method, path, dict(request.headers), body, answer.status_code))
+        return answer
+
+
+def refusal(status: int, message: str, **headers: str) -> Response:
+    """Return an error as GitHub and Gitea word it."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return JSONResponse({"message": message}, status, named)
+
+
+async def json_of(request: Request) -> Any:
+    """Return the JSON body of a request."""
+    return json.loads(await request.body())
+
+
+@contextmanager
+def serving(fake: FakeApi) -> Iterator[None]:
+    """Serve a fake within the block."""
+    fake.port = fake.port or free_ports(1)[0]
+    app = Starlette(
+        routes=[Route("/{path:path}", fake.answer, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])]
+    )
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=fake.port, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + _START_SECONDS
+        while not server.started and thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()

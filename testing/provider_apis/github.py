@@ -1,0 +1,135 @@
+"""A fake of GitHub's REST API for the webhooks of repositories, under `/api/v3` as on Enterprise Server.
+
+https://docs.github.com/en/rest/repos/webhooks
+"""
+
+import json
+import re
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from providers import github
+from testing.provider_apis.fake import FakeApi, json_of, refusal
+
+MAX_HOOKS = 20
+_PATH = re.compile(r"/api/v3/repos/(?P<repository>[^/]+/[^/]+)/hooks(?:/(?P<id>\d+))?(?P<pings>/pings)?")
+_DOCS = "https://docs.github.com/rest/repos/webhooks"
+
+
+@dataclass(slots=True)
+class FakeGitHub(FakeApi):
+    """GitHub with some repositories. `tokens` has the repositories that each token may administer.
+
+    A token in `readers` sees the repositories and may not administer them.
+    """
+
+    tokens: dict[str, set[str]] = field(default_factory=dict)
+    readers: set[str] = field(default_factory=set)
+    hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    pings: list[int] = field(default_factory=list)
+    next_id: int = 1000
+
+    async def handle(self, request: Request) -> Response:
+        """Answer as GitHub does."""
+        found = _PATH.fullmatch(request.url.path)
+        refused = self._refusal(request, found["repository"].lower() if found else "")
+        if refused is not None or found is None:
+            return refused or refusal(404, "Not Found")
+        hooks = self.hooks.setdefault(found["repository"].lower(), [])
+        if found["id"] is None:
+            return self._page(request, hooks) if request.method == "GET" else await self._add(request, hooks)
+        hook = next((hook for hook in hooks if str(hook["id"]) == found["id"]), None)
+        if hook is None:
+            return refusal(404, "Not Found")
+        if request.method == "PATCH":
+            return await self._change(request, hook)
+        if found["pings"]:
+            await self._ping(hook)
+        else:
+            hooks.remove(hook)
+        return Response(status_code=204)
+
+    def _refusal(self, request: Request, repository: str) -> Response | None:
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token not in self.tokens:
+            return refusal(401, "Bad credentials")
+        if "x-github-api-version" not in request.headers:
+            return refusal(400, "the fake requires the header X-GitHub-Api-Version")
+        # GitHub does not say whether a repository exists that a token may not see.
+        if repository not in self.tokens[token]:
+            return refusal(404, "Not Found")
+        return (
+            refusal(403, "Resource not accessible by personal access token")
+            if token in self.readers
+            else None
+        )
+
+    def _page(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+        size = min(int(request.query_params.get("per_page", "30")), 100)
+        page = int(request.query_params.get("page", "1"))
+        start = (page - 1) * size
+        headers = {}
+        if start + size < len(hooks):
+            following = request.url.include_query_params(page=page + 1, per_page=size)
+            headers["Link"] = f'<{following}>; rel="next", <{following}>; rel="last"'
+        return JSONResponse([_shown(hook) for hook in hooks[start : start + size]], headers=headers)
+
+    async def _add(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+        wanted = await json_of(request)
+        if any(hook["config"]["url"] == wanted["config"]["url"] for hook in hooks):
+            return _invalid("Hook already exists on this repository")
+        for event in wanted["events"]:
+            if sum(event in hook["events"] for hook in hooks) >= MAX_HOOKS:
+                return _invalid(f'The "{event}" event cannot have more than 20 hooks')
+        self.next_id += 1
+        hook = {
+            "id": self.next_id,
+            "type": "Repository",
+            "name": wanted["name"],
+            "active": wanted.get("active", True),
+            "events": wanted.get("events", ["push"]),
+            "config": wanted["config"],
+            "last_response": {"code": None, "status": "unused", "message": None},
+        }
+        hooks.append(hook)
+        await self._ping(hook)
+        return JSONResponse(_shown(hook), 201)
+
+    async def _change(self, request: Request, hook: dict[str, Any]) -> Response:
+        wanted = await json_of(request)
+        # A config is replaced as a whole.
+        hook.update({key: wanted[key] for key in ("active", "events", "config") if key in wanted})
+        return JSONResponse(_shown(hook))
+
+    async def _ping(self, hook: dict[str, Any]) -> None:
+        """Send the ping to the webhook's address, and remember how it was answered."""
+        self.pings.append(hook["id"])
+        body = json.dumps({"zen": "Design for failure.", "hook_id": hook["id"]}).encode()
+        secret = hook["config"].get("secret", "").encode()
+        now = datetime.now(UTC)
+        headers = github.sign(event="ping", body=body, secret=secret, delivery=str(uuid.uuid4()), now=now)
+        try:
+            async with httpx2.AsyncClient() as http:
+                answer = await http.post(hook["config"]["url"], content=body, headers=headers)
+            last = {"code": answer.status_code, "status": "active", "message": answer.reason_phrase}
+        except httpx2.HTTPError:
+            last = {"code": 502, "status": "connection_error", "message": "failed to connect to host"}
+        hook["last_response"] = last
+
+
+def _shown(hook: dict[str, Any]) -> dict[str, Any]:
+    config = dict(hook["config"])
+    if "secret" in config:
+        config["secret"] = "********"
+    return {**hook, "config": config}
+
+
+def _invalid(message: str) -> Response:
+    errors = [{"resource": "Hook", "code": "custom", "message": message}]
+    return JSONResponse({"message": "Validation Failed", "errors": errors, "documentation_url": _DOCS}, 422)

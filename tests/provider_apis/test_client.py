@@ -1,0 +1,154 @@
+"""Limits, renewed credentials, redirects, and addresses, for the APIs of all providers."""
+
+from collections.abc import Iterator
+
+import pytest
+from starlette.responses import JSONResponse, Response
+
+from gateway.errors import RemoteUnavailable
+from gateway.provider_apis import github
+from gateway.provider_apis.client import Budget
+from gateway.provider_apis.operation import ApiLimited, ApiRefused, ApiUnavailable
+from testing.provider_apis.fake import refusal, serving
+from testing.provider_apis.github import FakeGitHub
+from tests.provider_apis.running import Token, run
+
+GOOD = "github_pat_good"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeGitHub]:
+    """Serve an API with one repository."""
+    fake = FakeGitHub(tokens={GOOD: {"acme/digits"}})
+    with serving(fake):
+        yield fake
+
+
+def read(fake: FakeGitHub, **options: object) -> object:
+    """Read the repository's webhooks."""
+    url = f"{fake.url}/acme/digits"
+    identity = options.pop("identity", None) or Token(github, [GOOD])
+    return run(github.webhooks(url), github.base_url(url), identity, **options)  # type: ignore[arg-type]
+
+
+def test_a_refused_credential_is_renewed_once(fake: FakeGitHub) -> None:
+    """A short-lived token may end at any moment."""
+    assert read(fake, identity=Token(github, ["expired", GOOD])) == []
+    with pytest.raises(ApiRefused):
+        read(fake, identity=Token(github, ["expired", "expired", GOOD]))
+    assert [one.status for one in fake.requests] == [401, 200, 401, 401]
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        (refusal(429, "slow down", retry_after="7"), 7),
+        (refusal(403, "You have exceeded a secondary rate limit", retry_after="30"), 30),
+        (refusal(429, "slow down"), 60),
+        (refusal(403, "rate limited", x_ratelimit_remaining="0", x_ratelimit_reset="1"), 0),
+        (refusal(503, "busy", retry_after="999999"), 3600),
+    ],
+)
+def test_a_limit_of_the_provider_holds_for_all_requests(
+    fake: FakeGitHub, answer: Response, seconds: int
+) -> None:
+    """The next request is not even sent before the time that the provider names, at most an hour later."""
+    fake.instead.append(answer)
+    now = 1000.0
+    budget = Budget(100, clock=lambda: now)
+    with pytest.raises(ApiLimited) as limited:
+        read(fake, budget=budget)
+    assert limited.value.seconds == seconds
+    now += seconds - 1
+    if seconds:
+        with pytest.raises(ApiLimited, match="go on in 1 s"):
+            read(fake, budget=budget)
+    assert len(fake.requests) == 1
+    now += 1
+    assert read(fake, budget=budget) == []
+
+
+def test_a_used_up_quota_is_not_exceeded(fake: FakeGitHub) -> None:
+    """The last answer within a quota says that none is left."""
+    fake.instead.append(JSONResponse([], headers={"RateLimit-Remaining": "0"}))
+    budget = Budget(100)
+    assert read(fake, budget=budget) == []
+    with pytest.raises(ApiLimited):
+        read(fake, budget=budget)
+    assert len(fake.requests) == 1
+
+
+def test_a_budget_refills_evenly() -> None:
+    """An hour's requests may come at once, and then one in each part of an hour."""
+    now = 0.0
+    budget = Budget(60, clock=lambda: now)
+    for _ in range(60):
+        budget.take()
+    with pytest.raises(ApiLimited) as limited:
+        budget.take()
+    assert limited.value.seconds == pytest.approx(60)
+    now = 61.0
+    budget.take()
+    with pytest.raises(ApiLimited):
+        budget.take()
+
+
+def test_a_redirect_is_not_followed(fake: FakeGitHub) -> None:
+    """It would carry the credential to another server."""
+    fake.instead.append(Response(status_code=301, headers={"Location": "https://evil.example/x"}))
+    with pytest.raises(ApiRefused, match=r"redirects to evil\.example: set the API URL"):
+        read(fake)
+    fake.instead.append(JSONResponse([], headers={"Link": '<https://evil.example/2>; rel="next"'}))
+    with pytest.raises(ApiRefused, match="next page at another address"):
+        read(fake)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Response("<html>", 502), "127.0.0.1 answered 502; try again later"),
+        (Response("<html>", 200), "the API's answer cannot be read"),
+        (JSONResponse([{"id": "x"}]), r"the API's answer cannot be read: 0\.id: "),
+        (Response(b" " * (8 * 1024 * 1024 + 1)), "larger than 8 MiB"),
+    ],
+)
+def test_a_broken_answer_may_be_right_later(fake: FakeGitHub, answer: Response, reason: str) -> None:
+    """A proxy may answer in the provider's place."""
+    fake.instead.append(answer)
+    with pytest.raises(ApiUnavailable, match=reason):
+        read(fake)
+
+
+class Refusing:
+    """Lets no host be connected to."""
+
+    async def checked_address(self, _scheme: str, host: str, _port: int) -> str | None:
+        """Refuse the host."""
+        raise RemoteUnavailable(f"the host {host} has a forbidden address")
+
+
+class Pinned:
+    """Connects to one address, whatever the host."""
+
+    async def checked_address(self, _scheme: str, _host: str, _port: int) -> str | None:
+        """Return this machine's address."""
+        return "127.0.0.1"
+
+
+def test_the_address_that_was_checked_is_connected_to(fake: FakeGitHub) -> None:
+    """A name that resolves differently a moment later has no effect."""
+    with pytest.raises(ApiUnavailable, match="forbidden address"):
+        read(fake, connector=Refusing())
+    assert fake.requests == []
+    base_url = f"http://git.acme.example:{fake.port}/api/v3"
+    operation = github.webhooks("https://git.acme.example/acme/digits")
+    assert run(operation, base_url, Token(github, [GOOD]), connector=Pinned()) == []
+    assert fake.requests[0].headers["host"] == f"git.acme.example:{fake.port}"
+
+
+def test_an_unreachable_server_is_named() -> None:
+    """The error has no credential."""
+    operation = github.webhooks("https://127.0.0.1:1/acme/digits")
+    with pytest.raises(ApiUnavailable, match=r"cannot reach 127\.0\.0\.1 \(.*\); try again later") as error:
+        run(operation, "http://127.0.0.1:1", Token(github, [GOOD]))
+    assert GOOD not in str(error.value)

@@ -3,7 +3,8 @@
 The gateway runs on SQLite with its default settings; only reconciliation is switched to its longest interval,
 because each look at a remote costs a git process. The first push of each repository makes its mirror, and is
 not measured; both sides fetch into mirrors that exist. CPU times are those of the kernel, of all threads, and
-of all git processes with their children. Then a wrapper counts the git processes that the gateway starts.
+of all git processes with their children. Then a wrapper counts the git processes that the gateway starts, and
+two worker processes are compared with one, on PostgreSQL.
 """
 
 import os
@@ -29,12 +30,14 @@ from gateway.store.ready_queue import is_pending
 from gateway.store.tables import executions, reconciliations, ref_updates
 from testing.git_host import ENVIRONMENT, GitHost, git
 from testing.github import push_payload
+from testing.postgres import Postgres
 from testing.service import VALOHAI_YAML, Command, wait_for
 
 _REPOSITORIES = 150
 _ROUNDS = 3
 _SECONDS = 45
 _COUNTED = 20
+_OF_WORKERS = 40
 _GATEWAY_MS = 20
 _GIT_MS = 30
 _GIT_PROCESSES = 2
@@ -90,7 +93,10 @@ def run(progress: Progress) -> list[Row]:
             rows = _measure(folder, made, progress)
             progress("repositories: git processes")
             name = f"repositories: git processes for a push, without the fetch's own, of {_GIT_PROCESSES}"
-            return [*rows, *measured(name, _git_processes, name, folder, made[:_COUNTED])]
+            rows += measured(name, _git_processes, name, folder, made[:_COUNTED])
+            progress("repositories: one worker process and two")
+            name = "repositories: pushes a second with two worker processes, beside one, on PostgreSQL"
+            return [*rows, *measured(name, _workers, name, folder, made[:_OF_WORKERS])]
 
 
 def make_repositories(host: GitHost, count: int, *, commits: int) -> list[Repository]:
@@ -280,6 +286,20 @@ def _git_processes(name: str, folder: Path, made: Sequence[Repository]) -> list[
         gateway.push([repository.push(1) for repository in made])
         started = len(log.read_text(encoding="utf-8").splitlines())
     return [Row(name, started / len(made), _GIT_PROCESSES, aim=1, higher_is_better=False)]
+
+
+def _workers(name: str, folder: Path, made: Sequence[Repository]) -> list[Row]:
+    """Measure one worker process, and then two: both set the refs of the same remotes."""
+    rates: dict[int, list[float]] = {}
+    with Postgres(durable=True) as postgres:
+        for workers in (1, 2):
+            settings = {"DATABASE_URL": postgres.database(), "SECRET_KEY": "s" * 32, "WORKERS": str(workers)}
+            with Gateway(folder / f"workers-{workers}", made, **settings) as gateway:
+                pushed = (
+                    gateway.push([one.push(number) for one in made]) for number in range(1, _ROUNDS + 1)
+                )
+                rates[workers] = [len(made) / seconds for seconds in pushed]
+    return [Row(name, rates[2], rates[1], aim=None, higher_is_better=True)]
 
 
 @contextmanager

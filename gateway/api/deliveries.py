@@ -1,6 +1,7 @@
 """The REST API under /api/v1: deliveries, and the explanation of what became of them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import get_args
@@ -9,7 +10,7 @@ import sqlalchemy
 from starlette.requests import Request
 
 from gateway.api.executions import Executions
-from gateway.api.explain import explained
+from gateway.api.explain import by_id, explained
 from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit
 from gateway.api.views import (
@@ -20,11 +21,12 @@ from gateway.api.views import (
     ExplainedView,
 )
 from gateway.errors import Invalid
-from gateway.store import deliveries, executions, work_queue
+from gateway.store import deliveries, executions, refusals, work_queue
 from gateway.store.database import Database
 from gateway.store.deliveries import RecordedDelivery, Verdict
 from gateway.store.executions import StoredRequest
 from gateway.store.notify import Notifier
+from gateway.store.refusals import RecordedRefusal
 from gateway.threads import API
 
 _DELIVERY_ID = re.compile(r"[0-9a-f-]{36}")
@@ -56,14 +58,17 @@ class Deliveries:
         ]
 
     async def list_deliveries(self, request: Request) -> DeliveryPage:
-        """`GET /deliveries`: list deliveries, newest first."""
+        """`GET /deliveries`: list deliveries, newest first.
+
+        Refused requests are listed only with `verdict=refused`: the latest of each connection.
+        """
         query, max_items = request.query_params, limit(request)
         commit = _commit(query.get("commit"))
-        verdict = choice(get_args(Verdict), query.get("verdict"), "verdict")
+        verdict = choice((*get_args(Verdict), refusals.VERDICT), query.get("verdict"), "verdict")
         before = _cursor(query.get("cursor"))
 
         def read_page(conn: sqlalchemy.Connection) -> DeliveryPage:
-            found = deliveries.page(
+            found = _page(
                 conn,
                 connection=connection_filter(conn, query.get("connection")),
                 verdict=verdict,
@@ -80,7 +85,7 @@ class Deliveries:
     async def get_delivery(self, request: Request) -> DeliveryView:
         """`GET /deliveries/{id}`: return a delivery with its ref updates."""
         delivery_id = request.path_params["id"]
-        found = await self.database.read(lambda conn: deliveries.get(conn, delivery_id))
+        found = await self.database.read(by_id, delivery_id)
         return DeliveryView.of(found)
 
     async def replay_delivery(self, request: Request) -> DeliveryView:
@@ -88,7 +93,9 @@ class Deliveries:
         delivery_id = request.path_params["id"]
 
         def replay(conn: sqlalchemy.Connection) -> DeliveryView:
-            delivery = deliveries.get(conn, delivery_id)
+            delivery = by_id(conn, delivery_id)
+            if isinstance(delivery, RecordedRefusal):
+                raise Invalid("nothing of a refused request is stored: let the provider send it again")
             if delivery.is_orphan:
                 raise Invalid("the connection of this delivery was deleted: nothing can be fetched for it")
             if all(update.state == "duplicate" for update in delivery.updates):
@@ -123,12 +130,29 @@ class Deliveries:
 
     def _explained(
         self, conn: sqlalchemy.Connection, what: str
-    ) -> list[tuple[RecordedDelivery, list[StoredRequest]]]:
+    ) -> list[tuple[RecordedDelivery | RecordedRefusal, list[StoredRequest]]]:
         has_broker = self.executions.has_broker
         return [
             (delivery, executions.explained(conn, requests, has_broker=has_broker))
             for delivery, requests in explained(conn, what)
         ]
+
+
+def _page(
+    conn: sqlalchemy.Connection,
+    *,
+    connection: str | None,
+    verdict: str | None,
+    before: str | None,
+    limit: int,
+    commit: str | None,
+) -> Sequence[RecordedDelivery | RecordedRefusal]:
+    """Return deliveries, or refusals if their verdict is requested. No commit is known of a refusal."""
+    if verdict != refusals.VERDICT:
+        return deliveries.page(
+            conn, connection=connection, verdict=verdict, before=before, limit=limit, commit=commit
+        )
+    return refusals.page(conn, connection=connection, before=before, limit=limit) if commit is None else ()
 
 
 def _commit(text: str | None) -> str | None:

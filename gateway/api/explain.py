@@ -1,14 +1,15 @@
 """Why did my push (not) run? Find the deliveries that an id, a commit or a URL refers to."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy
 
 from gateway.errors import NotFound
-from gateway.store import connections, deliveries, executions
+from gateway.store import connections, deliveries, executions, refusals
 from gateway.store.deliveries import RecordedDelivery
 from gateway.store.executions import StoredRequest
+from gateway.store.refusals import RecordedRefusal
 from providers.clone_urls import repository_key
 
 # Deliveries have UUIDs of version 7, execution requests of version 5.
@@ -23,17 +24,22 @@ _WHOLE = (40, 64)
 _MAX_OF_COMMIT = 20
 _MAX_OF_REPOSITORY = 5
 _NEXT_STEPS = (
-    "Check the webhook's page at the provider, which lists its requests and the answers; the gateway logs"
-    " each 401. To compare the remote's refs now, run pushgate fetch {}"
+    "Check the webhook's page at the provider, which lists its requests and the answers. To list the requests"
+    " that Pushgate refused, also those with a wrong URL, run pushgate deliveries --verdict refused. To"
+    " compare the remote's refs now, run pushgate fetch {}"
 )
 
 
-def explained(conn: sqlalchemy.Connection, what: str) -> list[tuple[RecordedDelivery, list[StoredRequest]]]:
+Found = RecordedDelivery | RecordedRefusal
+
+
+def explained(conn: sqlalchemy.Connection, what: str) -> list[tuple[Found, list[StoredRequest]]]:
     """Return the deliveries that `what` refers to, oldest first, each with its execution requests.
 
     `what` is the id of a delivery or of one of its requests, a commit's id or its beginning, or the URL of a
     page about one of them. The id of a connection, and the URL of a repository or of a page in it, refer to
-    the connection's newest deliveries. Raises `NotFound` where no delivery is found.
+    the connection's newest deliveries, and to what was refused since. The provider's id of a delivery refers
+    to what was refused with it. Raises `NotFound` where no delivery is found.
     """
     found = _found(conn, what)
     requests: dict[str, list[StoredRequest]] = {delivery.id: [] for delivery in found}
@@ -42,10 +48,20 @@ def explained(conn: sqlalchemy.Connection, what: str) -> list[tuple[RecordedDeli
     return [(delivery, requests[delivery.id]) for delivery in found]
 
 
-def _found(conn: sqlalchemy.Connection, what: str) -> list[RecordedDelivery]:
+def by_id(conn: sqlalchemy.Connection, delivery_id: str) -> Found:
+    """Return a delivery, or the refusal with this id. Raise `NotFound`."""
+    try:
+        return deliveries.get(conn, delivery_id)
+    except NotFound:
+        return refusals.get(conn, delivery_id)
+
+
+def _found(conn: sqlalchemy.Connection, what: str) -> Sequence[Found]:
+    if claimed := refusals.claiming(conn, what.strip()):
+        return claimed
     text = _ANCHOR.sub("", what.strip().lower())
     if delivery := _DELIVERY.search(text):
-        return [deliveries.get(conn, delivery[0])]
+        return [by_id(conn, delivery[0])]
     if execution := _EXECUTION.search(text):
         return [deliveries.get(conn, executions.get(conn, execution[0]).delivery)]
     known = connections.addresses(conn) if ":" in text else {}
@@ -81,11 +97,20 @@ def _named(conn: sqlalchemy.Connection, text: str) -> list[str]:
         return []
 
 
-def _newest(conn: sqlalchemy.Connection, ids: Sequence[str]) -> list[RecordedDelivery]:
-    pages = (_page(conn, connection=connection, limit=_MAX_OF_REPOSITORY) for connection in ids)
-    if found := [delivery for page in pages for delivery in page]:
+def _newest(conn: sqlalchemy.Connection, ids: Sequence[str]) -> list[Found]:
+    if found := [delivery for connection in ids for delivery in _newest_of(conn, connection)]:
         return sorted(found, key=lambda delivery: delivery.id)
     raise NotFound(f"no deliveries for connection {', '.join(ids)}. {_NEXT_STEPS.format(' and '.join(ids))}")
+
+
+def _newest_of(conn: sqlalchemy.Connection, connection: str) -> Iterator[Found]:
+    """Yield the newest deliveries of a connection, and what was refused since the last webhook arrived."""
+    page = _page(conn, connection=connection, limit=_MAX_OF_REPOSITORY)
+    yield from page
+    arrived_at = next((delivery.received_at for delivery in page if delivery.source == "webhook"), None)
+    for refusal in refusals.page(conn, connection=connection, before=None, limit=_MAX_OF_REPOSITORY):
+        if arrived_at is None or refusal.last_at > arrived_at:
+            yield refusal
 
 
 def _page(

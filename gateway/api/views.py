@@ -18,9 +18,11 @@ from gateway.api.schemas import (
     one_of,
 )
 from gateway.messages.execution_request import ExecutionRequest
-from gateway.store import deliveries, executions
+from gateway.store import deliveries, executions, refusals
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import OMITTED, StoredRequest
+from gateway.store.refusals import RecordedRefusal
+from gateway.text.sentences import REPAIRS
 
 # Each of these has a schema of its own in the OpenAPI document.
 Verdict = TypeAliasType(
@@ -28,9 +30,10 @@ Verdict = TypeAliasType(
     Annotated[
         str,
         one_of(
-            get_args(deliveries.Verdict),
+            (*get_args(deliveries.Verdict), refusals.VERDICT),
             "what the gateway made of a delivery: `accepted`; `duplicate`, recorded before; `ignored`,"
-            " nothing to do; `unreadable`, verified, but not as the provider documents it",
+            " nothing to do; `unreadable`, verified, but not as the provider documents it; `refused`, not"
+            " verified, too large or for no connection: not stored, only counted",
         ),
     ],
 )
@@ -186,14 +189,28 @@ class RepositoryChangeDetail(View):
     change: RepositoryChangeView = Field(description="the change")
 
 
+class RefusalView(View):
+    """Why requests were refused: those of one client on one day with one reason are one item of the list."""
+
+    status: int = Field(description="the HTTP status of the answer", examples=[401])
+    client: str | None = Field(description="the address of the client; null if it is unknown")
+    count: int = Field(description="how many requests were refused")
+    last_at: datetime = Field(description="when the last of them was received; `received_at` is the first")
+    repair: str | None = Field(description="what to do, in a sentence for people; null if nothing is known")
+
+
 class DeliveryView(View):
     """A delivery as it is shown."""
 
     id: str = Field(description="the id", examples=["0198c0de-7a1b-7c3d-8e4f-0123456789ab"])
-    connection: str = Field(description="the id of the connection")
-    name: str = Field(description="the name of the connection")
-    is_orphan: bool = Field(description="whether the connection was deleted")
-    provider: Provider = Field(description="the kind of git server")
+    connection: str = Field(
+        description="the id of the connection; of a refused request, the id in its URL, empty if that is none"
+    )
+    name: str = Field(description="the name of the connection; `unknown connection` if it never existed")
+    is_orphan: bool = Field(description="whether the connection was deleted, or never existed")
+    provider: Provider | None = Field(
+        description="the kind of git server; null only if the connection never existed"
+    )
     event: str = Field(description="the provider's name of the event", examples=["push"])
     provider_delivery_id: str | None = Field(
         description="the provider's id of the delivery; null if it sends none"
@@ -213,16 +230,38 @@ class DeliveryView(View):
         description="when the secret that verified it was set; null if none did, or if it is no longer stored"
     )
     updates: list[UpdateView] = Field(description="the refs that moved")
+    refusal: RefusalView | None = Field(description="why it was refused; null for every other verdict")
 
     @classmethod
-    def of(cls, recorded: RecordedDelivery) -> "DeliveryView":
+    def of(cls, recorded: RecordedDelivery | RecordedRefusal) -> "DeliveryView":
         """Return the view of a delivery."""
+        if isinstance(recorded, RecordedRefusal):
+            return cls._of_refusal(recorded)
         return view_of(
             cls,
             recorded,
             repository=recorded.repository or None,
             detail=recorded.detail or None,
             updates=[UpdateView.of(update) for update in recorded.updates],
+            refusal=None,
+        )
+
+    @classmethod
+    def _of_refusal(cls, recorded: RecordedRefusal) -> "DeliveryView":
+        return view_of(
+            cls,
+            recorded,
+            connection=recorded.connection or "",
+            name=recorded.name or "unknown connection",
+            source="webhook",
+            received_at=recorded.first_at,
+            verdict=refusals.VERDICT,
+            pusher=None,
+            repository=None,
+            detail=None,
+            secret_made_at=None,
+            updates=[],
+            refusal=view_of(RefusalView, recorded, repair=REPAIRS.get(recorded.cause)),
         )
 
 
@@ -279,7 +318,7 @@ class ExplainedView(DeliveryView):
 
     @classmethod
     def with_executions(
-        cls, recorded: RecordedDelivery, requests: Sequence[ExplainedExecutionView]
+        cls, recorded: RecordedDelivery | RecordedRefusal, requests: Sequence[ExplainedExecutionView]
     ) -> "ExplainedView":
         """Return the view of a delivery with its requests."""
         return cls(**dict(DeliveryView.of(recorded)), executions=list(requests))

@@ -9,12 +9,16 @@ from gateway.cli.api_client import Client, part
 from gateway.cli.options import AsJson, Data, Limit, OfConnection, client_of
 from gateway.cli.output import (
     DELIVERY_COLUMNS,
+    REFUSAL_COLUMNS,
     delivery_row,
     empty_list,
+    escape,
     out,
     print_facts,
     print_json,
     print_list,
+    refusal_row,
+    times,
 )
 
 app = typer.Typer()
@@ -25,7 +29,11 @@ def deliveries(
     delivery: Annotated[str | None, typer.Argument(help="Show this delivery in full, by its id.")] = None,
     connection: OfConnection = None,
     verdict: Annotated[
-        str | None, typer.Option(help="Only this verdict: accepted, duplicate, ignored or unreadable.")
+        str | None,
+        typer.Option(
+            help="Only this verdict: accepted, duplicate, ignored, unreadable, or refused: requests that were"
+            " not verified, too large or for no connection, which are listed only with this option."
+        ),
     ] = None,
     limit: Limit = 20,
     data: Data = None,
@@ -41,8 +49,24 @@ def deliveries(
             _show(client, shown)
         return
     answer = client.get("/deliveries", connection=connection, verdict=verdict, limit=limit)
+    if verdict == "refused":
+        empty = empty_list("refused requests", connection)
+        print_list(answer, REFUSAL_COLUMNS, refusal_row, empty=empty, as_json=as_json)
+        _print_repairs(answer["items"], as_json=as_json)
+        return
     empty = empty_list("deliveries", connection, verdict)
+    if verdict is None:
+        empty += " Requests that Pushgate refused: pushgate deliveries --verdict refused"
     print_list(answer, DELIVERY_COLUMNS, delivery_row, empty=empty, as_json=as_json)
+
+
+def _print_repairs(refused: Any, *, as_json: bool) -> None:
+    """Print once for each status what to do."""
+    repairs = {item["refusal"]["repair"]: item["refusal"]["status"] for item in refused}
+    if not as_json:
+        for repair, status in repairs.items():
+            if repair is not None:
+                out.print(f"{status}: {escape(repair)}", soft_wrap=True)
 
 
 def _show(client: Client, delivery: Any) -> None:
@@ -58,6 +82,7 @@ def _show(client: Client, delivery: Any) -> None:
         "id at the provider": delivery["provider_delivery_id"],
         "pushed by": delivery["pusher"],
         **{f"repository {name}": str(value) for name, value in repository.items() if value is not None},
+        "refused": _refused(delivery["refusal"]),
         "detail": json.dumps(delivery["detail"], ensure_ascii=False) if delivery["detail"] else None,
     }
     for update in delivery["updates"]:
@@ -68,6 +93,13 @@ def _show(client: Client, delivery: Any) -> None:
     print_facts({name: value for name, value in facts.items() if value})
     for explained in client.get("/explain", what=delivery["id"])["items"]:
         out.print(delivery_tree(explained))
+
+
+def _refused(refusal: Any) -> str | None:
+    if refusal is None:
+        return None
+    where = refusal["client"] or "an unknown address"
+    return f"{refusal['status']} to {where}, {times(refusal['count'])}, last {refusal['last_at']}"
 
 
 @app.command()

@@ -5,13 +5,16 @@ from typing import Any
 
 from rich.tree import Tree
 
-from gateway.cli.output import coloured, escape, ref_move, short
+from gateway.cli.output import coloured, escape, ref_move, refused_connection, short
 from gateway.text.sentences import WAITS
 
 
 def delivery_tree(delivery: Mapping[str, Any]) -> Tree:
     """Return the explanation of a delivery, for a terminal."""
     tree = Tree(f"[bold]delivery {delivery['id']}[/bold]")
+    if delivery["refusal"] is not None:
+        _add_refusal(tree, delivery, delivery["refusal"])
+        return tree
     is_found = delivery["source"] == "reconciliation"
     source = "by reconciliation" if is_found else f"from {delivery['provider']}"
     event = f"{source}: {delivery['event']}, for connection {delivery['connection']}"
@@ -24,6 +27,20 @@ def delivery_tree(delivery: Mapping[str, Any]) -> Tree:
     for update in delivery["updates"]:
         _add_update(tree, update, delivery["executions"])
     return tree
+
+
+def _add_refusal(tree: Tree, delivery: Mapping[str, Any], refusal: Mapping[str, Any]) -> None:
+    """Add what is known of refused requests, and what to do."""
+    sender = " ".join(filter(None, (delivery["provider"], refusal["client"]))) or "an unknown address"
+    event = f"from {sender}: {delivery['event'] or 'no event'}, for {refused_connection(delivery)}"
+    tree.add(f"received {delivery['received_at']} {escape(event)}")
+    if delivery["provider_delivery_id"] is not None:
+        tree.add(f"the provider's id of the delivery: {escape(delivery['provider_delivery_id'])}")
+    if refusal["count"] > 1:
+        tree.add(f"received {refusal['count']} times on that day, last {refusal['last_at']}")
+    branch = tree.add(f"{coloured(delivery['verdict'])} with status {refusal['status']}{_because(delivery)}")
+    if refusal["repair"] is not None:
+        branch.add(escape(refusal["repair"]))
 
 
 def _add_update(tree: Tree, update: Mapping[str, Any], executions: list[Any]) -> None:

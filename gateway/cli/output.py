@@ -23,6 +23,7 @@ if not out.is_terminal:
 _TERMINAL_CONTROL = re.compile("[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 DELIVERY_COLUMNS = ["id", "received", "event", "verdict", "result"]
+REFUSAL_COLUMNS = ["id", "last received", "connection", "from", "event", "result"]
 _CHANGES = {
     "create": ("+", "green"),
     "change": ("~", "yellow"),
@@ -43,6 +44,7 @@ _COLOURS = {
     "dropped": "cyan",
     "pending": "yellow",
     "undeliverable": "red",
+    "refused": "red",
     "unreadable": "red",
     "failed": "red",
     "gone": "red",
@@ -112,6 +114,30 @@ def delivery_row(delivery: Any) -> list[str]:
         coloured(delivery["verdict"]),
         "\n".join(moves) or escape(delivery["reason"] or ""),
     ]
+
+
+def refusal_row(delivery: Any) -> list[str]:
+    """Return refused requests as a row of `REFUSAL_COLUMNS`."""
+    refusal = delivery["refusal"]
+    return [
+        delivery["id"],
+        local_time(refusal["last_at"]),
+        escape(refused_connection(delivery)),
+        refusal["client"] or "an unknown address",
+        escape(f"{delivery['event']} {delivery['provider_delivery_id'] or ''}".strip()),
+        f"{refusal['status']} {times(refusal['count'])}: {escape(delivery['reason'])}",
+    ]
+
+
+def refused_connection(delivery: Any) -> str:
+    """Return the name of the connection; if it never existed, also the id in the URL, if that was one."""
+    identified = delivery["provider"] is not None or not delivery["connection"]
+    return delivery["name"] if identified else f"{delivery['name']} {delivery['connection']}"
+
+
+def times(count: int) -> str:
+    """Return how often something happened."""
+    return "once" if count == 1 else f"{count} times"
 
 
 def print_facts(facts: dict[str, str]) -> None:

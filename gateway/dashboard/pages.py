@@ -30,7 +30,7 @@ from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
 from gateway.errors import Invalid, PushgateError
 from gateway.intake.body import BodyReader
-from gateway.store import deliveries, executions, outages, reconciliations, work_queue
+from gateway.store import deliveries, executions, outages, reconciliations, refusals, work_queue
 from gateway.store.executions import StoredRequest
 from gateway.threads import API
 
@@ -104,8 +104,10 @@ class Pages:
         """`GET /connections/{id}`: show its settings, the state of its remote, and its newest deliveries."""
         connection = request.path_params["id"]
         shown = await self.connections.get_connection(request)
-        views = await self.connections.database.read(_newest, connection=connection)
-        return self.renderer.page("connection.html", connection=shown, deliveries=views)
+        database = self.connections.database
+        views = await database.read(_newest, connection=connection)
+        refused = await database.read(_refused, connection=connection)
+        return self.renderer.page("connection.html", connection=shown, deliveries=views, refused=refused)
 
     async def fetch(self, request: Request) -> Response:
         """`POST /connections/{id}/fetch`: reconcile now."""
@@ -297,6 +299,11 @@ def _overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> tuple[list[St
 def _newest(conn: sqlalchemy.Connection, connection: str | None) -> list[DeliveryView]:
     found = deliveries.page(conn, connection=connection, verdict=None, before=None, limit=_MAX_NEWEST)
     return [DeliveryView.of(delivery) for delivery in found]
+
+
+def _refused(conn: sqlalchemy.Connection, connection: str) -> list[DeliveryView]:
+    found = refusals.page(conn, connection=connection, before=None, limit=_MAX_NEWEST)
+    return [DeliveryView.of(refusal) for refusal in found]
 
 
 def _is_for_browsers(request: Request) -> bool:

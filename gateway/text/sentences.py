@@ -1,4 +1,20 @@
 """Sentences that the dashboard and the command line share."""
 
+from collections.abc import Mapping
+
 WAITS = "no broker has confirmed it yet; a gateway without PUSHGATE_AMQP_URL keeps it in its store"
 """Why an execution request is pending."""
+
+REPAIRS: Mapping[str, str] = {
+    "not verified": "Enter this connection's secret in the webhook's settings at the provider. If you no"
+    " longer have it, POST /api/v1/connections/ID/rotate-secret creates a new one.",
+    "network": "If this is an address of the provider, add it to the connection's networks. If it is your"
+    " proxy's, set PUSHGATE_TRUSTED_PROXIES.",
+    "no such connection": "Copy the webhook URL from the connection's page into the webhook's settings at the"
+    " provider. If the connection was deleted, delete its webhook there.",
+    "body too large": "Raise PUSHGATE_BODY_LIMIT, and the limit of your proxy. Reconciliation recovers the"
+    " push.",
+    "unsupported content encoding": "Configure the proxy in front of Pushgate so that it does not compress"
+    " the bodies of requests.",
+}
+"""What to do about a refused request, by the cause of the refusal."""

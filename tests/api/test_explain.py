@@ -2,7 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from gateway.cli.api_client import ApiError
 from testing.broker import Broker
 from testing.service import Project, Service, run_pushgate, wait_for
 
@@ -198,3 +202,47 @@ def test_a_commit_in_the_middle_of_a_push_is_found(service: Service, project: Pr
     service.settled(answer["delivery"])
     for what in (middle, middle[:9], f"{project.url.removesuffix('.git')}/commit/{middle}", "digits"):
         assert answer["delivery"] in explained(service, what)
+
+
+def test_what_was_refused_is_listed_and_explained(service: Service, project: Project) -> None:
+    """A wrong secret and a wrong URL: the first thing to look for when a new webhook does not work."""
+    connection = service.connect(project.url)
+    name = connection["id"]
+    body = project.payload(None, project.first)
+    wrong = {**connection, "secret": "not the secret of this webhook"}
+    assert service.deliver(wrong, body, x_github_delivery="first-try")[0] == 401
+    assert service.deliver(wrong, body, x_github_delivery="second-try")[0] == 401
+    assert service.deliver({**connection, "path": f"/hooks/{'0' * 24}"}, body)[0] == 404
+    assert service.deliver({**connection, "path": "/hooks/a%20secret"}, body)[0] == 404
+
+    def refused(**query: Any) -> Any:
+        return service.api.get("/deliveries", verdict="refused", **query)["items"]
+
+    wait_for(lambda: sum(item["refusal"]["count"] for item in refused()) == 4, "all refusals are recorded")
+    [item] = refused(connection=name)
+    assert (item["connection"], item["event"], item["provider_delivery_id"]) == (name, "push", "second-try")
+    assert (item["refusal"]["status"], item["refusal"]["client"]) == (401, "127.0.0.1")
+    assert (item["refusal"]["count"], item["updates"]) == (2, [])
+    unknown = [each for each in refused() if each["name"] == "unknown connection"]
+    assert {each["connection"] for each in unknown} == {"0" * 24, ""}
+    assert {each["provider"] for each in unknown} == {None}
+    assert refused(commit=project.first) == service.api.get("/deliveries")["items"] == []
+    assert service.api.get(f"/deliveries/{item['id']}") == item
+    with pytest.raises(ApiError, match="let the provider send it again"):
+        service.api.send("POST", f"/deliveries/{item['id']}/replay")
+
+    table = run_pushgate("deliveries", "--verdict", "refused", service=service).stdout
+    for text in ("push second-try", f"401 2 times: {item['reason']}", "404 once: no connection has this"):
+        assert text in table
+    assert f"unknown connection {'0' * 24}  127.0.0.1" in table
+    assert "401: Enter this connection's secret" in table
+    assert "--verdict refused" in run_pushgate("deliveries", service=service).stdout
+    for what in (name, project.url, item["id"], "second-try"):
+        text = explained(service, what)
+        assert f"refused with status 401: {item['reason']}" in text
+        assert f"from github 127.0.0.1: push, for {item['name']}" in text
+    assert "401 to 127.0.0.1, 2 times" in run_pushgate("deliveries", item["id"], service=service).stdout
+    assert "a%20secret" not in json.dumps(refused())
+    assert wrong["secret"] not in json.dumps(refused())
+    service.settled(service.deliver(connection, body)[1]["delivery"])
+    assert "refused" not in explained(service, name)

@@ -17,7 +17,7 @@ from gateway.cli.api_client import ApiError, post_webhook
 from gateway.dashboard.sessions import VALID, Sessions
 from providers import generic
 from testing.postgres import Postgres
-from testing.service import ADMIN_TOKEN, Project, Service
+from testing.service import ADMIN_TOKEN, Project, Service, wait_for
 from tests.dashboard.getting import got
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
@@ -95,7 +95,16 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
     service.settled(last["delivery"])
     kinds = {one["message"]["execution"]["kind"] for one in service.api.get("/executions")["items"]}
     assert kinds == {"step", "pipeline", "task"}
+    service.deliver({**connection, "secret": "another secret"}, b"{}")
+    service.deliver({**connection, "path": f"/hooks/{'0' * 24}"}, b"{}")
+    wait_for(
+        lambda: len(service.api.get("/deliveries", verdict="refused")["items"]) == 2, "refusals are recorded"
+    )
     cookie, seen, waiting = signed_in(service), set[str](), {f"{service.url}/"}
+    _, shown, _ = got(f"{service.url}/connections/{connection['id']}", cookie)
+    refused = shown.partition("Refused requests")[2]
+    assert "401 to 127.0.0.1: " in refused
+    assert "Enter this connection&#39;s secret" in refused
     while waiting:
         url = waiting.pop()
         seen.add(url)

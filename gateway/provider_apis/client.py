@@ -126,11 +126,7 @@ class ApiClient:
         if answer.status >= HTTPStatus.BAD_REQUEST:
             raise self._refusal(request, answer)
         if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-            where = urlsplit(answer.headers.get("location", "")).hostname or "another address"
-            raise ApiRefused(
-                f"{self._host} redirects to {where}: set the API URL to the server's own address",
-                status=answer.status,
-            )
+            raise self._redirect(answer)
         return answer
 
     async def _send_once(self, request: ApiRequest, *, renew: bool) -> ApiAnswer:
@@ -192,6 +188,17 @@ class ApiClient:
             )
         if seconds is not None:
             self._budget.wait(seconds)
+
+    def _redirect(self, answer: ApiAnswer) -> ApiRefused:
+        location = answer.headers.get("location", "")
+        where = urlsplit(location).hostname
+        # A renamed repository's; for another scheme, port or host, the whole server is elsewhere.
+        if location and (where is None or location.startswith(f"{self._base_url}/")):
+            text = f"{self._host} has the repository under another name; change the connection's clone URL"
+        else:
+            where = where or "another address"
+            text = f"{self._host} redirects to {where}: set the API URL to the server's own address"
+        return ApiRefused(text, status=answer.status)
 
     def _refusal(self, request: ApiRequest, answer: ApiAnswer) -> ApiRefused:
         said = _message(answer.content)

@@ -75,10 +75,11 @@ def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     return _registered(answer.read(_Hook))
 
 
-def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[None]:
+def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Set URL, secret and events of a webhook, and activate it."""
     path = f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
-    yield ApiRequest(method="PATCH", path=path, body=_body(webhook), right=RIGHTS)
+    answer = yield ApiRequest(method="PATCH", path=path, body=_body(webhook), right=RIGHTS)
+    return _registered(answer.read(_Hook))
 
 
 def delete(clone_url: str, webhook_id: str) -> Operation[None]:

@@ -21,8 +21,9 @@ class Webhook:
 class RegisteredWebhook:
     """A webhook as the provider has it.
 
-    `has_secret` is None if the provider does not show it. `problem` is the provider's last result in its own
-    words, None if the last delivery succeeded, or if the provider does not show it.
+    `has_secret` is None if the provider does not show it. If `is_filtered`, some branches are not reported.
+    `problem` is the provider's last result in its own words, None if the last delivery succeeded, or if the
+    provider does not show it.
     """
 
     id: str
@@ -30,6 +31,7 @@ class RegisteredWebhook:
     events: frozenset[str]
     is_active: bool = True
     has_secret: bool | None = None
+    is_filtered: bool = False
     problem: str | None = None
 
 
@@ -60,8 +62,11 @@ class ProviderApi(Protocol):
     def create(self, clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
         """Create a webhook."""
 
-    def change(self, clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[None]:
-        """Set URL, secret and events of a webhook, and activate it."""
+    def change(self, clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+        """Set URL, secret and events of a webhook, for all branches, and activate it.
+
+        Where the API cannot change a secret, the result is another webhook in its place, with another id.
+        """
 
     def delete(self, clone_url: str, webhook_id: str) -> Operation[None]:
         """Delete a webhook, or do nothing if it is gone."""
@@ -70,7 +75,9 @@ class ProviderApi(Protocol):
         """Request a test delivery; return False if the provider has none."""
 
 
-Difference = Literal["missing", "switched off", "wrong URL", "no secret", "missing events", "doubled"]
+Difference = Literal[
+    "missing", "switched off", "wrong URL", "no secret", "missing events", "branch filter", "doubled"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +115,7 @@ def compare(
         "wrong URL": keep.url != wanted.url,
         "no secret": keep.has_secret is False,
         "missing events": not keep.events >= wanted.events,
+        "branch filter": keep.is_filtered,
         "doubled": bool(others),
     }
     differences = tuple(difference for difference, is_found in found.items() if is_found)

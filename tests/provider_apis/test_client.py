@@ -98,6 +98,10 @@ def test_a_redirect_is_not_followed(fake: FakeGitHub) -> None:
     fake.instead.append(Response(status_code=301, headers={"Location": "https://evil.example/x"}))
     with pytest.raises(ApiRefused, match=r"redirects to evil\.example: set the API URL"):
         read(fake)
+    for new in ("/api/v3/repositories/7/hooks", f"{fake.url}/api/v3/repositories/7/hooks"):
+        fake.instead.append(Response(status_code=301, headers={"Location": new}))
+        with pytest.raises(ApiRefused, match="has the repository under another name; change the connection"):
+            read(fake)
     fake.instead.append(JSONResponse([], headers={"Link": '<https://evil.example/2>; rel="next"'}))
     with pytest.raises(ApiRefused, match="next page at another address"):
         read(fake)

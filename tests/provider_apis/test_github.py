@@ -38,8 +38,9 @@ def test_a_webhook_is_created_found_changed_tested_and_deleted(fake: FakeGitHub)
     fake.hooks["acme/digits"][0].update(active=False, events=["push"])
     [found] = do(fake, github.webhooks(url))
     assert compare([found], WANTED).differences == ("switched off", "missing events")
-    do(fake, github.change(url, found.id, WANTED))
+    changed = do(fake, github.change(url, found.id, WANTED))
     [found] = do(fake, github.webhooks(url))
+    assert changed == found
     assert compare([found], WANTED).differences == ()
     assert found.problem == "502 failed to connect to host"
     assert do(fake, github.test(url, found.id))

@@ -27,6 +27,7 @@ def test_a_webhook_in_order_needs_nothing() -> None:
         ({"url": "https://old.example/hooks/c1"}, "wrong URL"),
         ({"has_secret": False}, "no secret"),
         ({"events": frozenset({"push"})}, "missing events"),
+        ({"is_filtered": True}, "branch filter"),
     ],
 )
 def test_each_difference_is_named(changes: dict[str, object], difference: str) -> None:

@@ -52,7 +52,8 @@ class FakeApi:
         """Answer a request, and record it."""
         body = await request.body()
         answer = self.instead.popleft() if self.instead else await self.handle(request)
-        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        raw = request.scope["raw_path"].decode()
+        path = raw + (f"?{request.url.query}" if request.url.query else "")
         self.requests.append(Answered(request.method, path, dict(request.headers), body, answer.status_code))
         return answer
 

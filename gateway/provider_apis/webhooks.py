@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from gateway.provider_apis.operation import Operation
+from providers.signatures import SIGNING_PREFIX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,14 +17,19 @@ class Webhook:
     secret: str = field(repr=False)
     events: frozenset[str]
 
+    @property
+    def has_signing_secret(self) -> bool:
+        """Return whether the secret is a signing secret, which some providers have beside plain ones."""
+        return self.secret.startswith(SIGNING_PREFIX.decode())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredWebhook:
     """A webhook as the provider has it.
 
-    `has_secret` is None if the provider does not show it. If `is_filtered`, some branches are not reported.
-    `problem` is the provider's last result in its own words, None if the last delivery succeeded, or if the
-    provider does not show it.
+    `has_secret` and `has_signing_secret` are None if the provider does not show them. If `is_filtered`, some
+    branches are not reported. `problem` is the provider's last result in its own words, None if the last
+    delivery succeeded, or if the provider does not show it.
     """
 
     id: str
@@ -31,6 +37,7 @@ class RegisteredWebhook:
     events: frozenset[str]
     is_active: bool = True
     has_secret: bool | None = None
+    has_signing_secret: bool | None = None
     is_filtered: bool = False
     problem: str | None = None
 
@@ -76,7 +83,14 @@ class ProviderApi(Protocol):
 
 
 Difference = Literal[
-    "missing", "switched off", "wrong URL", "no secret", "missing events", "branch filter", "doubled"
+    "missing",
+    "switched off",
+    "wrong URL",
+    "no secret",
+    "wrong secret",
+    "missing events",
+    "branch filter",
+    "doubled",
 ]
 
 
@@ -114,6 +128,9 @@ def compare(
         "switched off": not keep.is_active,
         "wrong URL": keep.url != wanted.url,
         "no secret": keep.has_secret is False,
+        "wrong secret": bool(keep.has_secret)
+        and keep.has_signing_secret is False
+        and wanted.has_signing_secret,
         "missing events": not keep.events >= wanted.events,
         "branch filter": keep.is_filtered,
         "doubled": bool(others),

@@ -37,6 +37,15 @@ def test_each_difference_is_named(changes: dict[str, object], difference: str) -
     assert (found.keep, found.remove, found.differences) == (changed, (), (difference,))
 
 
+def test_a_secret_in_the_field_for_plain_ones_is_found() -> None:
+    """A signing secret has to sign; for a plain one there is nothing else."""
+    plain = replace(GOOD, has_signing_secret=False)
+    signing = replace(WANTED, secret="whsec_c2VjcmV0")
+    assert compare([plain], signing).differences == ("wrong secret",)
+    assert not compare([plain], WANTED).is_needed
+    assert not compare([replace(plain, has_signing_secret=True)], signing).is_needed
+
+
 def test_a_missing_webhook_is_created() -> None:
     """Also where there are only foreign ones."""
     assert compare([FOREIGN], WANTED).differences == ("missing",)

@@ -156,8 +156,7 @@ class Service:
             "force": True,
             **more,
         }
-        # Whether the remote can be read is the subject of few tests.
-        made = self.api.send("POST", "/connections", body, wait=0)
+        made = self.api.send("POST", "/connections", body)
         # The port changes when the gateway starts again; the connections do not.
         made["path"] = "/hooks/" + made["id"]
         return made

@@ -5,9 +5,8 @@ a repository may be called `openssl`. Messages of the remote count only if the p
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 from gateway.errors import (
     FetchError,
@@ -34,16 +33,6 @@ _LOCAL = re.compile(
     r"|(?:unable|failed|could not|cannot)\b[^|]*(?:permission denied|no such file or directory)",
     re.IGNORECASE,
 )
-_PREFIX = "the remote cannot be fetched: "
-_UNRESOLVED = "its host name cannot be resolved"
-_UNREACHABLE = "the host cannot be reached"
-_SILENT = "it did not answer in time"
-_TOO_SLOW = "git took longer than"
-_OTHER_HOST_KEY = (
-    "its host key does not match the known one; if that is expected, set the connection's new host_keys"
-)
-_MOVED = "it redirects to another URL: set the connection's URL to the new one"
-_UNTRUSTED = "its certificate is not trusted, or TLS failed"
 _NOT_THERE = "the repository does not exist, or the credentials give no access to it"
 _REFUSED = "access was denied"
 _DENIED = (
@@ -61,25 +50,25 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"could not resolve|name or service not known|failure in name resolution",
         False,
         RemoteUnavailable,
-        _UNRESOLVED,
+        "its host name cannot be resolved",
     ),
     (
         r"connection refused|failed to connect|couldn't connect|no route to host|network is unreachable",
         False,
         RemoteUnavailable,
-        _UNREACHABLE,
+        "the host cannot be reached",
     ),
     (
         r"timed out|timeout was reached|operation too slow",
         False,
         RemoteSilent,
-        _SILENT,
+        "it did not answer in time",
     ),
     (
         r"host key verification failed|host key .*has changed|no .*host key is known",
         False,
         RemoteUnavailable,
-        _OTHER_HOST_KEY,
+        "its host key does not match the known one; if that is expected, set the connection's new host_keys",
     ),
     (
         r"no matching .*found|unable to negotiate",
@@ -91,7 +80,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         _HTTP + r"30\d|url base from redirection",
         False,
         RemoteRefuses,
-        _MOVED,
+        "it redirects to another URL: set the connection's URL to the new one",
     ),
     (
         _HTTP + r"40[13]\b|authentication failed|could not read (?:username|password)|permission denied"
@@ -113,7 +102,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"(?<![\w./-])(?:certificates?|ssl(?:_\w+)?|tls(?:v[\d.]+)?|gnutls_\w+)(?![\w/-]|\.\w)",
         False,
         RemoteUnavailable,
-        _UNTRUSTED,
+        "its certificate is not trusted, or TLS failed",
     ),
     (
         r"protocol .*not supported|transport .*not allowed",
@@ -148,33 +137,6 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         "it sent damaged data",
     ),
 )
-
-Access = Literal["ssh key", "login", "none"]
-"""The kind of a connection's credentials."""
-
-_GIVE_ACCESS: Mapping[Access, str] = {
-    "ssh key": "add the connection's deploy key to the repository (read access is enough), and check the URL",
-    "login": "check the URL, and set credentials that may read the repository: a token may have expired",
-    "none": "check the URL; if the repository is private, set the connection's credentials",
-}
-_REPAIRS: Mapping[str, str] = {
-    _UNRESOLVED: "correct the host in the connection's URL, or the name server of the worker's machine",
-    _UNREACHABLE: "correct the host and port in the connection's URL, or let the worker through the firewall",
-    _SILENT: "check that the host is up, and that a firewall lets the worker through to it",
-    _TOO_SLOW: "check that the host is up, and that a firewall lets the worker through to it",
-    _OTHER_HOST_KEY: "compare the host's key with the one that its operator publishes before you set it",
-    _MOVED: "set the connection's url to the one that the repository's page shows",
-    _UNTRUSTED: "correct the URL; if the host's certificates come from your own authority, set SSL_CERT_FILE"
-    " for the worker",
-}
-
-
-def repair_of(reason: str, access: Access) -> str | None:
-    """Return what a user can do about the reason of a `FetchError`; None if only waiting helps."""
-    detail = reason.removeprefix(_PREFIX)
-    if detail.startswith((_REFUSED, _NOT_THERE)):
-        return _GIVE_ACCESS[access]
-    return next((repair for start, repair in _REPAIRS.items() if detail.startswith(start)), None)
 
 
 def own_words(error: GitFailed) -> str:
@@ -214,13 +176,13 @@ def remote_failure(error: GitFailed) -> FetchError:
     if isinstance(error, LimitReached):
         return ObjectUnusable(f"the pushed commit cannot be fetched: {error}")
     if isinstance(error, GitTimedOut):
-        return RemoteSilent(f"{_PREFIX}{error}")
+        return RemoteSilent(f"the remote cannot be fetched: {error}")
     own, everything = own_words(error), _without_names(error.lines)
     if _LOCAL.search(own):
         return LocalFailure(f"this machine cannot fetch from any remote (git: {error})")
     for pattern, counts_remote, kind, reason in _PHRASES:
         if re.search(pattern, everything if counts_remote else own, re.IGNORECASE):
-            return kind(f"{_PREFIX}{reason} (git: {error})")
+            return kind(f"the remote cannot be fetched: {reason} (git: {error})")
     return RemoteUnavailable(f"the remote cannot be fetched (git: {error})")
 
 

@@ -224,6 +224,7 @@ class _Complaint(BaseModel):
 
     message: Any = None
     error: Any = None
+    error_description: Any = None
     errors: Any = None
 
 
@@ -233,7 +234,8 @@ def _message(content: bytes) -> str:
         complaint = _Complaint.model_validate_json(content)
     except ValidationError:
         return ""
-    said = next((part for part in (complaint.errors, complaint.error, complaint.message) if part), "")
+    parts = (complaint.errors, complaint.error_description, complaint.error, complaint.message)
+    said = next((part for part in parts if part), "")
     while isinstance(said, (list, dict)) and said:
         said = said[0] if isinstance(said, list) else said.get("message", next(iter(said.values())))
     return " ".join(str(said or "").split())[:_MAX_MESSAGE]

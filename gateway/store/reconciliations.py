@@ -49,8 +49,7 @@ class ReconciliationState:
     """The state of a connection's reconciliations.
 
     `delivery` records the findings of the last successful reconciliation, if any. `reason` is why none has
-    succeeded since. `tried_at` is the beginning of the last reconciliation that has ended. `default_branch`
-    is None before the first that found it.
+    succeeded since. `tried_at` is the beginning of the last reconciliation that has ended.
     """
 
     due_at: datetime
@@ -58,7 +57,6 @@ class ReconciliationState:
     reconciled_at: datetime | None
     delivery: str | None
     reason: str | None
-    default_branch: str | None = None
 
 
 _FAR: ColumnElement[datetime] = bindparam("far", type_=Instant)
@@ -185,9 +183,7 @@ def request(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> N
 def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Request a first reconciliation of a connection now, because it has another remote."""
     request(conn, connection, now=now)
-    unknown: dict[str, Any] = {"reconciled_at": None, "seen": None, "agreed": 0}
-    # What was found at the other remote says nothing about this one.
-    unknown |= {"tried_at": None, "reason": None, "default_branch": None}
+    unknown = {"reconciled_at": None, "seen": None, "agreed": 0}
     conn.execute(update(reconciliations).where(reconciliations.c.connection == connection).values(**unknown))
     is_it = connections.c.id == connection
     conn.execute(update(connections).where(is_it).values(other_repository=None))

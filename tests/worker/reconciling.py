@@ -39,10 +39,6 @@ class Remote:
             raise self.fails
         return shown
 
-    async def default_branch(self, _connection: Connection) -> str | None:
-        """Return a branch."""
-        return "main"
-
 
 @dataclass
 class Gateway:

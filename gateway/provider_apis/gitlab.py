@@ -1,0 +1,168 @@
+"""The REST API of GitLab: gitlab.com and self-managed.
+
+A server below a path, such as `https://host/gitlab`, is not recognized by its clone URLs.
+https://docs.gitlab.com/api/project_webhooks/
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict
+
+from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
+from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from providers.clone_urls import host_and_path, server_url
+
+EVENTS = frozenset({"push_events", "tag_push_events", "merge_requests_events"})
+RIGHTS = "scope api with the role Maintainer"
+# What a self-managed server permits if its limit is switched on; gitlab.com permits 2,000 a minute.
+# https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/
+REQUESTS_PER_HOUR = 7200
+HEADERS: Mapping[str, str] = {}
+
+# GitLab sends a test of any event, also of one that the webhook is not registered for. This one always has a
+# sample, even in an empty project, and has no effect: a test push would be executed like a real push.
+_TEST = "test/resource_access_token_events"
+_EXECUTABLE = "executable"
+
+
+class _Hook(BaseModel):
+    """A webhook. Beside these fields it has a field such as `push_events` for each event."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: int
+    url: str
+    push_events_branch_filter: str | None = None
+    alert_status: str = _EXECUTABLE
+    disabled_until: str | None = None
+    # Since 19.0
+    token_present: bool | None = None
+    signing_token_present: bool | None = None
+
+
+def base_url(clone_url: str) -> str:
+    """Return the base URL of the API of a repository's server."""
+    return f"{server_url(clone_url)}/api/v4"
+
+
+def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others
+    """Return the headers with a personal, project or group access token."""
+    return {"PRIVATE-TOKEN": token}
+
+
+def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+    """Return all webhooks of a project."""
+    found: list[RegisteredWebhook] = []
+    page = "1"
+    while page:
+        query = {"per_page": "100", "page": page}
+        answer = yield ApiRequest(method="GET", path=_hooks(clone_url), query=query, right=RIGHTS)
+        found += [_registered(hook) for hook in answer.read(list[_Hook])]
+        # Not the header Link: behind a proxy, its URL may be at another address.
+        page = answer.headers.get("x-next-page", "")
+    return found
+
+
+def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+    """Create a webhook."""
+    answer = yield ApiRequest(method="POST", path=_hooks(clone_url), body=_body(webhook), right=RIGHTS)
+    hook = answer.read(_Hook)
+    if _lacks_signing_token(hook, webhook):
+        yield from delete(clone_url, str(hook.id))
+        raise _no_signing_tokens()
+    return _registered(hook)
+
+
+def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+    """Set URL, secret and events of a webhook, for all branches, and activate it.
+
+    Only a successful delivery activates a webhook that GitLab has disabled, so a test is sent.
+    """
+    path = _hook(clone_url, webhook_id)
+    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook), right=RIGHTS)
+    hook = answer.read(_Hook)
+    if _lacks_signing_token(hook, webhook):
+        raise _no_signing_tokens()
+    changed = _registered(hook)
+    if not changed.is_active and (yield from test(clone_url, webhook_id)):
+        return replace(changed, is_active=True, problem=None)
+    return changed
+
+
+def delete(clone_url: str, webhook_id: str) -> Operation[None]:
+    """Delete a webhook, or do nothing if it is gone."""
+    path = _hook(clone_url, webhook_id)
+    yield ApiRequest(method="DELETE", path=path, right=RIGHTS, may_be_missing=True)
+
+
+def test(clone_url: str, webhook_id: str) -> Operation[bool]:
+    """Request a test delivery; return False for a server before 16.11, or if the webhook is gone.
+
+    GitLab answers when the delivery has ended, and refuses with the receiver's answer if it has failed. It
+    permits 5 tests a minute for each project.
+    """
+    path = f"{_hook(clone_url, webhook_id)}/{_TEST}"
+    answer = yield ApiRequest(method="POST", path=path, right=RIGHTS, may_be_missing=True)
+    return answer.status != HTTPStatus.NOT_FOUND
+
+
+def _hooks(clone_url: str) -> str:
+    _, path = host_and_path(clone_url)
+    return f"/projects/{quote(path, safe='')}/hooks"
+
+
+def _hook(clone_url: str, webhook_id: str) -> str:
+    return f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+
+
+def _body(webhook: Webhook) -> dict[str, Any]:
+    return {
+        "url": webhook.url,
+        "signing_token" if webhook.has_signing_secret else "token": webhook.secret,
+        "enable_ssl_verification": True,
+        # A server without strategies sends the pushes of all branches if the filter is empty.
+        "branch_filter_strategy": "all_branches",
+        "push_events_branch_filter": "",
+        "custom_webhook_template": "",
+        **{event: event in webhook.events for event in EVENTS | webhook.events},
+    }
+
+
+def _lacks_signing_token(hook: _Hook, webhook: Webhook) -> bool:
+    """Return whether the server has ignored the signing token, as all do that have none."""
+    return webhook.has_signing_secret and not hook.signing_token_present
+
+
+def _no_signing_tokens() -> ApiRefused:
+    return ApiRefused(
+        "this GitLab has no signing tokens, which came with 19.0: connect with --secret and a secret that"
+        " does not begin with whsec_",
+        status=HTTPStatus.OK,
+    )
+
+
+def _registered(hook: _Hook) -> RegisteredWebhook:
+    fields = (hook.model_extra or {}).items()
+    known = [part for part in (hook.token_present, hook.signing_token_present) if part is not None]
+    return RegisteredWebhook(
+        id=str(hook.id),
+        url=hook.url,
+        events=frozenset(name for name, value in fields if name.endswith("_events") and value),
+        is_active=hook.alert_status == _EXECUTABLE,
+        has_secret=any(known) if known else None,
+        has_signing_secret=hook.signing_token_present,
+        is_filtered=bool(hook.push_events_branch_filter),
+        problem=_problem(hook),
+    )
+
+
+def _problem(hook: _Hook) -> str | None:
+    """Return the state of a webhook that is disabled. The failed deliveries would cost further requests."""
+    if hook.alert_status == _EXECUTABLE:
+        return None
+    until = f" until {hook.disabled_until}" if hook.alert_status == "temporarily_disabled" else ""
+    return hook.alert_status.replace("_", " ") + until

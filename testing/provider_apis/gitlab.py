@@ -1,0 +1,187 @@
+"""A fake of GitLab's REST API for the webhooks of projects, under `/api/v4`.
+
+https://docs.gitlab.com/api/project_webhooks/
+https://docs.gitlab.com/user/project/integrations/webhooks/#auto-disabled-webhooks
+"""
+
+import json
+import re
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import unquote
+
+import httpx2
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from providers import gitlab
+from testing.provider_apis.fake import FakeApi, json_of, refusal
+
+MAX_HOOKS = 100
+TESTS_A_MINUTE = 5
+SIGNING_TOKENS_SINCE = (19, 0)
+TESTS_SINCE = (16, 11)
+# The failures in a row after which a webhook is disabled for a time, and for ever.
+SOME_FAILURES, MANY_FAILURES = 4, 40
+
+_PATH = re.compile(r"/api/v4/projects/(?P<project>[^/]+)/hooks(?:/(?P<id>\d+)(?:/test/(?P<trigger>\w+))?)?")
+_SIGNING_TOKEN = re.compile(r"whsec_[A-Za-z0-9+/]{43}=")
+_EVENTS = (
+    *("push_events", "tag_push_events", "merge_requests_events", "note_events", "issues_events"),
+    *("job_events", "pipeline_events", "releases_events", "resource_access_token_events"),
+)
+_FIELDS = ("url", "enable_ssl_verification", "push_events_branch_filter", "branch_filter_strategy")
+_SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
+    "push_events": ("Push Hook", {"object_kind": "push", "event_name": "push", "ref": "refs/heads/main"}),
+    "resource_access_token_events": (
+        "Resource Access Token Hook",
+        {
+            "object_kind": "access_token",
+            "object_attributes": {"id": 1, "name": "pat_for_webhook_event"},
+            "event_name": "expiring_access_token",
+        },
+    ),
+}
+
+
+@dataclass(slots=True)
+class FakeGitLab(FakeApi):
+    """GitLab with some projects. `tokens` has the projects of which each token is a Maintainer.
+
+    A token in `developers` has a lower role in them, and one in `readers` has only the scope read_api.
+    """
+
+    tokens: dict[str, set[str]] = field(default_factory=dict)
+    developers: set[str] = field(default_factory=set)
+    readers: set[str] = field(default_factory=set)
+    version: tuple[int, int] = (19, 4)
+    hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    tests: list[tuple[str, float]] = field(default_factory=list)
+    next_id: int = 1000
+
+    async def handle(self, request: Request) -> Response:
+        """Answer as GitLab does."""
+        # A project's path is one quoted part of the URL's path.
+        found = _PATH.fullmatch(request.scope["raw_path"].decode())
+        project = unquote(found["project"]).lower() if found else ""
+        refused = self._refusal(request, project)
+        if refused is not None or found is None:
+            return refused or JSONResponse({"error": "404 Not Found"}, 404)
+        hooks = self.hooks.setdefault(project, [])
+        if found["id"] is None:
+            return self._page(request, hooks) if request.method == "GET" else await self._add(request, hooks)
+        hook = next((hook for hook in hooks if str(hook["id"]) == found["id"]), None)
+        if hook is None or (found["trigger"] and self.version < TESTS_SINCE):
+            return refusal(404, "404 Not found")
+        if found["trigger"]:
+            return await self._test(project, hook, found["trigger"])
+        if request.method == "DELETE":
+            hooks.remove(hook)
+            return Response(status_code=204)
+        return self._save(hook, await json_of(request), 200)
+
+    async def deliver(self, hook: dict[str, Any], event: str, payload: dict[str, Any]) -> tuple[int, str]:
+        """Deliver an event to a webhook; return the receiver's answer, or the error. Count the failures."""
+        body = json.dumps(payload).encode()
+        headers: dict[str, str] = {}
+        for kind in ("token", "signing_token"):
+            if secret := hook.get(kind, "").encode():
+                id_, now = str(uuid.uuid4()), datetime.now(UTC)
+                headers |= gitlab.sign(event=event, body=body, secret=secret, delivery=id_, now=now)
+        try:
+            async with httpx2.AsyncClient() as http:
+                answer = await http.post(hook["url"], content=body, headers=headers)
+            status, said = answer.status_code, answer.text
+        except httpx2.HTTPError as error:
+            status, said = 0, f"Failed to open TCP connection ({error})"
+        if httpx2.codes.is_success(status) or httpx2.codes.is_redirect(status):
+            hook.update(recent_failures=0, disabled_until=None)
+        elif _alert_status(hook) == "executable":
+            failures = hook.get("recent_failures", 0) + 1
+            minutes = min(2 ** max(failures - SOME_FAILURES, 0), 24 * 60)
+            until = datetime.now(UTC) + timedelta(minutes=minutes) if failures >= SOME_FAILURES else None
+            hook.update(recent_failures=failures, disabled_until=until)
+        return status, said
+
+    def _refusal(self, request: Request, project: str) -> Response | None:
+        token = request.headers.get("private-token")
+        if token is None:
+            return refusal(401, "401 Unauthorized")
+        if token not in self.tokens:
+            said = "Token was revoked. You have to re-authorize from the user."
+            return JSONResponse({"error": "invalid_token", "error_description": said}, 401)
+        if token in self.readers and request.method != "GET":
+            said = "The request requires higher privileges than provided by the access token."
+            scope = {"error": "insufficient_scope", "error_description": said, "scope": "api"}
+            return JSONResponse(scope, 403)
+        # GitLab does not say whether a project exists that a token may not see.
+        if project not in self.tokens[token]:
+            return refusal(404, "404 Project Not Found")
+        return refusal(403, "403 Forbidden") if token in self.developers else None
+
+    def _page(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+        size = min(int(request.query_params.get("per_page", "20")), 100)
+        page = int(request.query_params.get("page", "1"))
+        start = (page - 1) * size
+        following = str(page + 1) if start + size < len(hooks) else ""
+        headers = {"X-Page": str(page), "X-Per-Page": str(size), "X-Next-Page": following}
+        if following:
+            # The address that the administrator has set, which may differ from the one that is used.
+            headers["Link"] = f'<https://gitlab.internal{request.url.path}?page={following}>; rel="next"'
+        return JSONResponse([self._shown(hook) for hook in hooks[start : start + size]], headers=headers)
+
+    async def _add(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+        if len(hooks) >= MAX_HOOKS:
+            return refusal(422, f"Maximum number of project hooks ({MAX_HOOKS}) exceeded")
+        self.next_id += 1
+        hook = {"id": self.next_id, **dict.fromkeys(_EVENTS, False), "push_events": True}
+        answer = self._save(hook, await json_of(request), 201)
+        if answer.status_code == 201:
+            hooks.append(hook)
+        return answer
+
+    def _save(self, hook: dict[str, Any], wanted: dict[str, Any], status: int) -> Response:
+        """Set the fields of a webhook that this version has, and ignore others."""
+        if not str(wanted.get("url", hook.get("url", ""))).startswith(("http://", "https://")):
+            return JSONResponse({"error": "Invalid url given"}, 422)
+        if "signing_token" in wanted and not _SIGNING_TOKEN.fullmatch(wanted["signing_token"]):
+            return refusal(422, "Signing token is invalid")
+        secrets = ("token", "signing_token") if self.version >= SIGNING_TOKENS_SINCE else ("token",)
+        if wanted.get("url") != hook.get("url"):
+            for secret in secrets:
+                hook.pop(secret, None)
+        hook.update({key: wanted[key] for key in (*_FIELDS, *_EVENTS, *secrets) if key in wanted})
+        return JSONResponse(self._shown(hook), status)
+
+    async def _test(self, project: str, hook: dict[str, Any], trigger: str) -> Response:
+        if trigger not in _SAMPLES:
+            return JSONResponse({"error": "trigger does not have a valid value"}, 400)
+        now = self.clock()
+        if sum(tested == project and at > now - 60 for tested, at in self.tests) >= TESTS_A_MINUTE:
+            message = {"error": "This endpoint has been requested too many times. Try again later."}
+            return JSONResponse({"message": message}, 429, {"Retry-After": "60"})
+        self.tests.append((project, now))
+        status, said = await self.deliver(hook, *_SAMPLES[trigger])
+        if httpx2.codes.is_success(status):
+            return JSONResponse({"message": "201 Created"}, 201)
+        return refusal(422, said)
+
+    def _shown(self, hook: dict[str, Any]) -> dict[str, Any]:
+        shown = {key: value for key, value in hook.items() if not key.endswith(("token", "failures"))}
+        until = hook.get("disabled_until")
+        shown |= {"alert_status": _alert_status(hook), "disabled_until": until and until.isoformat()}
+        if self.version >= SIGNING_TOKENS_SINCE:
+            shown |= {f"{kind}_present": bool(hook.get(kind)) for kind in ("token", "signing_token")}
+        return shown
+
+
+def _alert_status(hook: dict[str, Any]) -> str:
+    until = hook.get("disabled_until")
+    if hook.get("recent_failures", 0) >= MANY_FAILURES:
+        return "disabled"
+    return "temporarily_disabled" if until and until >= datetime.now(UTC) else "executable"

@@ -1,0 +1,99 @@
+"""What the REST APIs of Gogs, Gitea and Forgejo have in common; the latter two descend from Gogs.
+
+https://docs.gitea.com/api/ and https://gogs.io/api-reference/webhooks/list-hooks
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from gateway.provider_apis.operation import ApiRequest, Operation
+from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from providers.clone_urls import host_and_path, server_url
+
+# None of them limits requests. This is one a second, so that Pushgate is no burden on a small server.
+REQUESTS_PER_HOUR = 3600
+HEADERS: Mapping[str, str] = {"Accept": "application/json"}
+
+_FILTERS_OF_ALL_BRANCHES = frozenset({"", "*", "**"})
+
+
+class _Config(BaseModel):
+    url: str = ""
+
+
+class Hook(BaseModel):
+    """A webhook in an answer. Its secret is never shown; only Gitea and Forgejo have branch filters."""
+
+    id: int
+    active: bool
+    events: list[str]
+    config: _Config
+    branch_filter: str = ""
+
+    @property
+    def registered(self) -> RegisteredWebhook:
+        """Return the webhook in the words of all providers."""
+        return RegisteredWebhook(
+            id=str(self.id),
+            url=self.config.url,
+            events=frozenset(self.events),
+            is_active=self.active,
+            is_filtered=self.branch_filter not in _FILTERS_OF_ALL_BRANCHES,
+        )
+
+
+def base_url(clone_url: str) -> str:
+    """Return the base URL of the API of a repository's server, which may be in a folder of a web server."""
+    _, path = host_and_path(clone_url)
+    # An SSH clone URL does not show the folder.
+    is_web = clone_url.strip().lower().startswith(("https://", "http://"))
+    folder = "".join(f"/{quote(word)}" for word in path.split("/")[:-2]) if is_web else ""
+    return f"{server_url(clone_url)}{folder}/api/v1"
+
+
+def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others
+    """Return the headers with a token."""
+    return {"Authorization": f"token {token}"}
+
+
+def hooks_path(clone_url: str) -> str:
+    """Return the path of a repository's webhooks."""
+    _, path = host_and_path(clone_url)
+    return f"/repos/{quote('/'.join(path.split('/')[-2:]))}/hooks"
+
+
+def hook_path(clone_url: str, webhook_id: str) -> str:
+    """Return the path of a webhook."""
+    return f"{hooks_path(clone_url)}/{quote(webhook_id, safe='')}"
+
+
+def create(
+    clone_url: str, webhook: Webhook, *, kind: Literal["gitea", "gogs"], events: Collection[str], right: str
+) -> Operation[RegisteredWebhook]:
+    """Create a webhook with payloads of a kind; `events` are those of the webhook as the API wants them."""
+    body = {
+        "type": kind,
+        "active": True,
+        "events": sorted(events),
+        "config": {"url": webhook.url, "content_type": "json", "secret": webhook.secret},
+    }
+    answer = yield ApiRequest(method="POST", path=hooks_path(clone_url), body=body, right=right)
+    return answer.read(Hook).registered
+
+
+def delete(clone_url: str, webhook_id: str, *, right: str) -> Operation[None]:
+    """Delete a webhook, or do nothing if it is gone."""
+    path = hook_path(clone_url, webhook_id)
+    yield ApiRequest(method="DELETE", path=path, right=right, may_be_missing=True)
+
+
+def replace(
+    clone_url: str, webhook_id: str, new: Operation[RegisteredWebhook], *, right: str
+) -> Operation[RegisteredWebhook]:
+    """Create a new webhook and then delete an old one, in this order so that no push is missed."""
+    created = yield from new
+    yield from delete(clone_url, webhook_id, right=right)
+    return created

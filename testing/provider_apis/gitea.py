@@ -1,0 +1,113 @@
+"""A fake of Gitea's and Forgejo's REST API for the webhooks of repositories.
+
+https://github.com/go-gitea/gitea/blob/main/routers/api/v1/utils/hook.go
+"""
+
+import json
+import uuid
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import httpx2
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from providers import gitea
+from testing.provider_apis.gogs import FakeGogs, shown
+
+MAX_PAGE = 50
+COMMIT = "1f" * 20
+_PULL_REQUEST_EVENTS = frozenset(
+    {
+        "pull_request",
+        "pull_request_assign",
+        "pull_request_label",
+        "pull_request_milestone",
+        "pull_request_comment",
+        "pull_request_review",
+        "pull_request_review_request",
+        "pull_request_sync",
+    }
+)
+
+
+@dataclass(slots=True)
+class FakeGitea(FakeGogs):
+    """Gitea with some repositories.
+
+    The tokens in `unscoped` lack a scope, the repositories in `empty` have no commit.
+    """
+
+    docs: ClassVar[str] = "https://git.acme.example/api/swagger"
+    kinds: ClassVar[frozenset[str]] = frozenset({"gitea", "gogs", "forgejo", "slack", "discord"})
+    all_events: ClassVar[frozenset[str]] = _PULL_REQUEST_EVENTS | {
+        "create",
+        "delete",
+        "fork",
+        "push",
+        "repository",
+        "wiki",
+        "release",
+        "package",
+    }
+
+    unscoped: set[str] = field(default_factory=set)
+    empty: set[str] = field(default_factory=set)
+
+    def refused(self, request: Request, repository: str) -> Response | None:
+        """Return the refusal of a token, if it is refused."""
+        token = request.headers.get("authorization", "").removeprefix("token ")
+        if token in self.unscoped:
+            scopes = "required=[write:repository], token scope=read:repository"
+            return self.explained(403, f"token does not have at least one of required scope(s), {scopes}")
+        return FakeGogs.refused(self, request, repository)
+
+    def explained(self, status: int, message: str) -> Response:
+        """Return a refusal."""
+        return JSONResponse({"message": message, "url": self.docs}, status)
+
+    def listed(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+        """Return a page of webhooks, without links to other pages."""
+        size = min(int(request.query_params.get("limit", "30")), MAX_PAGE)
+        start = (int(request.query_params.get("page", "1")) - 1) * size
+        headers = {"X-Total-Count": str(len(hooks))}
+        return JSONResponse([shown(hook) for hook in hooks[start : start + size]], headers=headers)
+
+    def events(self, names: Collection[str]) -> list[str]:
+        """Return the events of a webhook; `pull_request` stands for all events of pull requests."""
+        family = _PULL_REQUEST_EVENTS if "pull_request" in names else frozenset()
+        alone = {"pull_request"} if "pull_request_only" in names else frozenset()
+        return FakeGogs.events(self, family | alone | set(names))
+
+    def wrong(self, wanted: dict[str, Any]) -> str | None:
+        """Return what is wrong with a webhook."""
+        wrong = FakeGogs.wrong(self, wanted)
+        return wrong or (None if wanted["config"]["url"].startswith("http") else "Invalid url")
+
+    def deleted(self, hooks: list[dict[str, Any]], hook: dict[str, Any] | None) -> Response:
+        """Delete a webhook, which must exist."""
+        return self.explained(404, "not found") if hook is None else FakeGogs.deleted(self, hooks, hook)
+
+    async def tested(self, repository: str, hook: dict[str, Any] | None) -> Response:
+        """Send a push of the newest commit. A failure of the delivery is not shown."""
+        if repository in self.empty or hook is None:
+            return self.explained(404, "repository is empty" if repository in self.empty else "not found")
+        body = json.dumps(
+            {
+                "ref": "refs/heads/main",
+                "before": COMMIT,
+                "after": COMMIT,
+                "commits": [{"id": COMMIT}],
+                "total_commits": 1,
+                "repository": {"id": 1, "full_name": repository, "clone_url": f"{self.url}/{repository}.git"},
+            }
+        ).encode()
+        secret, now = hook["config"].get("secret", "").encode(), datetime.now(UTC)
+        headers = gitea.sign(event="push", body=body, secret=secret, delivery=str(uuid.uuid4()), now=now)
+        async with httpx2.AsyncClient() as http:
+            with suppress(httpx2.HTTPError):
+                await http.post(hook["config"]["url"], content=body, headers=headers)
+        return Response(status_code=204)

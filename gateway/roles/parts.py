@@ -1,0 +1,80 @@
+"""The parts that the web and the worker roles share."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gateway.crypto.keyring import Keyring
+from gateway.crypto.signed_tokens import SignedTokens
+from gateway.data_dir import DataDir
+from gateway.fetch.commit import CommitReader
+from gateway.fetch.git import Git, require_git
+from gateway.fetch.limits import GitLimits
+from gateway.fetch.mirror import Mirrors
+from gateway.packages.signing import PackageSigner
+from gateway.packages.storage import PackageStorage
+from gateway.plan.manifest import MAX_MANIFEST_BYTES
+from gateway.publish.topology import Topology
+from gateway.settings import Settings
+from gateway.store.database import Database
+from gateway.store.notify import Notifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The parts that the web and the worker roles share. None of them runs a task."""
+
+    settings: Settings
+    database: Database
+    keyring: Keyring
+    admin_token: str
+    pushes: Notifier
+    requests: Notifier
+    git: Git
+    mirrors: Mirrors
+    reader: CommitReader
+    storage: PackageStorage
+    signed_tokens: SignedTokens
+    signer: PackageSigner
+    topology: Topology
+
+
+def shared_parts(settings: Settings, opened: DataDir) -> Parts:
+    """Build the shared parts on an open data folder."""
+    git = _build_git(settings)
+    storage = PackageStorage(settings.packages)
+    url_valid = timedelta(days=settings.package_url_days)
+    signed_tokens = SignedTokens(opened.keyring.package_url_key(), valid=url_valid)
+    return Parts(
+        settings=settings,
+        database=opened.database,
+        keyring=opened.keyring,
+        admin_token=opened.admin_token,
+        pushes=Notifier(),
+        requests=Notifier(),
+        git=git,
+        mirrors=Mirrors(git, settings.data_dir / "mirrors"),
+        reader=CommitReader(git, manifest_limit=MAX_MANIFEST_BYTES, signers=settings.signers_file),
+        storage=storage,
+        signed_tokens=signed_tokens,
+        signer=PackageSigner(
+            database=opened.database,
+            storage=storage,
+            signed_tokens=signed_tokens,
+            base_url=settings.base_url,
+            valid=url_valid,
+            keep=timedelta(days=settings.package_keep_days),
+        ),
+        topology=Topology.of(settings),
+    )
+
+
+def _build_git(settings: Settings) -> Git:
+    if settings.role != "web":
+        require_git()
+    return Git(
+        home=settings.data_dir / "git-home",
+        allow_http=settings.fetch_allow_http,
+        timeout=settings.fetch_timeout,
+        hosts=settings.fetch_hosts,
+        limits=GitLimits.of(settings),
+    )

@@ -1,0 +1,135 @@
+"""Builds the role `web`: the webhook endpoint, the REST API and the dashboard."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from gateway.api.auth import AdminToken
+from gateway.api.connections import Connections
+from gateway.api.deliveries import Deliveries
+from gateway.api.dry_run import DryRun
+from gateway.api.executions import Executions
+from gateway.api.openapi import Operation
+from gateway.api.packages import PackageFiles
+from gateway.api.specifications import Contract
+from gateway.dashboard.pages import Pages
+from gateway.dashboard.rendering import Renderer
+from gateway.dashboard.sessions import Sessions
+from gateway.intake.connection_cache import ConnectionCache
+from gateway.intake.group_commit import DeliveryWriter
+from gateway.intake.refusal_log import RefusalLog
+from gateway.intake.webhook import WebhookEndpoint
+from gateway.roles.parts import Parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Web:
+    """The webhook endpoint of a process with the role `web`, its routes, and its handler of HTTP errors."""
+
+    webhook: WebhookEndpoint
+    routes: Sequence[BaseRoute]
+    on_http_error: Callable[[Request, Exception], Awaitable[Response]]
+
+
+def build_web(
+    parts: Parts, writer: DeliveryWriter, refusals: RefusalLog, *, is_closing: Callable[[], bool]
+) -> Web:
+    """Build the webhook endpoint, the REST API and the dashboard."""
+    settings = parts.settings
+    cache = ConnectionCache(parts.database, parts.keyring)
+    webhook = WebhookEndpoint(
+        cache, writer, refusals, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
+    )
+    token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
+    api = _build_api(parts, cache, token, is_closing=is_closing)
+    operations = api.operations()
+    contract = Contract(
+        topology=parts.topology,
+        mode=settings.amqp_content_mode,
+        events=settings.amqp_events,
+        operations=operations,
+        base_url=settings.base_url,
+    )
+    pages = _build_pages(parts, api, token)
+    return Web(
+        webhook=webhook,
+        routes=[
+            *(operation.route(token) for operation in operations),
+            *contract.routes(),
+            *pages.routes(),
+        ],
+        on_http_error=pages.on_http_error,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Api:
+    """The endpoints of the REST API, by their subjects."""
+
+    connections: Connections
+    dry_run: DryRun
+    deliveries: Deliveries
+    executions: Executions
+    files: PackageFiles
+
+    def operations(self) -> list[Operation]:
+        """Return the operations of all endpoints."""
+        return [
+            *self.connections.operations(),
+            *self.dry_run.operations(),
+            *self.deliveries.operations(),
+            *self.executions.operations(),
+            *self.files.operations(),
+        ]
+
+
+def _build_api(
+    parts: Parts, cache: ConnectionCache, token: AdminToken, *, is_closing: Callable[[], bool]
+) -> _Api:
+    settings, database = parts.settings, parts.database
+    executions = Executions(
+        database=database,
+        storage=parts.storage,
+        signer=parts.signer,
+        requests=parts.requests,
+        is_closing=is_closing,
+        has_broker=settings.amqp_url is not None,
+    )
+    return _Api(
+        connections=Connections(
+            database=database,
+            keyring=parts.keyring,
+            cache=cache,
+            pushes=parts.pushes,
+            base_url=settings.base_url,
+            allow_http=settings.fetch_allow_http,
+            hosts=settings.fetch_hosts,
+        ),
+        dry_run=DryRun(
+            database=database,
+            mirrors=parts.mirrors,
+            reader=parts.reader,
+            max_request_bytes=settings.max_request_bytes,
+        ),
+        deliveries=Deliveries(database=database, pushes=parts.pushes, executions=executions),
+        executions=executions,
+        files=PackageFiles(
+            database=database, storage=parts.storage, signed_tokens=parts.signed_tokens, token=token
+        ),
+    )
+
+
+def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
+    base_url = parts.settings.base_url
+    return Pages(
+        connections=api.connections,
+        deliveries=api.deliveries,
+        executions=api.executions,
+        sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=base_url),
+        renderer=Renderer(base_url),
+        token=token,
+        has_broker=parts.settings.amqp_url is not None,
+    )

@@ -1,0 +1,168 @@
+"""Builds the role `worker`: fetch and plan, reconciliation, publishing and clean-up."""
+
+import os
+import socket
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import StoreUnavailable
+from gateway.fetch.housekeeping import Housekeeper
+from gateway.packages.archive import Packages
+from gateway.packages.builder import Packer
+from gateway.packages.expiry import Expiry
+from gateway.packages.tree import TreeReader
+from gateway.publish.rabbitmq import RabbitMQ, Tls
+from gateway.publish.relay import Relay
+from gateway.roles.parts import Parts
+from gateway.store import work_queue
+from gateway.store.claims import RESERVED, Claims
+from gateway.store.database import Database
+from gateway.store.events import EventOutbox
+from gateway.store.outbox import outboxes
+from gateway.worker.announcer import Announcer
+from gateway.worker.fetch_and_plan import FetchAndPlan
+from gateway.worker.heartbeat import Heartbeat
+from gateway.worker.periodic import run_daily
+from gateway.worker.platform_fetcher import PlatformFetcher
+from gateway.worker.queue_repair import QueueRepair
+from gateway.worker.reconciler import Reconciler
+from gateway.worker.remotes import Remotes
+from gateway.worker.retention import Retention
+from gateway.worker.worker import Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The tasks of a process with the role `worker`: each is a loop that runs until it is cancelled."""
+
+    process: str
+    runs: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+
+    async def take_over(self, database: Database) -> None:
+        """Take over the work of a process that died on this data folder."""
+        now = datetime.now(UTC)
+        if database.is_embedded:
+            await database.write(work_queue.take_over_everything, now=now)
+            return
+        # An unavailable or read-only server recovers later; until then leases expire by themselves.
+        with suppress(StoreUnavailable):
+            await database.write(work_queue.take_over, process=self.process, now=now)
+
+
+def build_worker(parts: Parts, slot: int) -> Work:
+    """Build the worker: fetch and plan, reconciliation, publishing and clean-up."""
+    settings, database = parts.settings, parts.database
+    # Mirrors are in the data folder: a process that restarts there has them, and takes the same name.
+    process = f"{socket.gethostname()}:{settings.data_dir}{f'#{slot}' if slot else ''}"
+    remotes = Remotes(mirrors=parts.mirrors, database=database, keyring=parts.keyring)
+    packing = settings.data_dir / "packing"
+    packing.mkdir(mode=0o700, exist_ok=True)
+    keep = timedelta(days=settings.package_keep_days)
+    expiry = Expiry(database=database, storage=parts.storage, folder=packing, keep=keep)
+    runs: list[Callable[[], Coroutine[Any, Any, None]]] = [
+        _build_crew(parts, remotes, process, packing).run,
+        QueueRepair(database=database).run,
+        PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
+        partial(run_daily, expiry.run, of="packages"),
+        *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
+        *(relay.run for relay in _relays(parts)),
+    ]
+    if slot == 0:
+        runs.append(Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run)
+    if not database.is_embedded:
+        runs.append(Heartbeat(database=database, process=process).run)
+    if settings.keep_days:
+        retention = Retention(database=database, keep=timedelta(days=settings.keep_days))
+        runs.append(partial(run_daily, retention.run, of="old deliveries"))
+    return Work(process=process, runs=runs)
+
+
+def _build_packages(parts: Parts, folder: Path) -> Packages:
+    settings = parts.settings
+    return Packages(
+        database=parts.database,
+        storage=parts.storage,
+        mirrors=parts.mirrors,
+        reader=TreeReader(parts.git, allow_http=settings.fetch_allow_http, hosts=settings.fetch_hosts),
+        packer=Packer(
+            git=parts.git,
+            warn_above=settings.package_warn_bytes,
+            most=settings.package_max_bytes,
+            most_unpacked=settings.package_max_unpacked_bytes,
+        ),
+        folder=folder,
+    )
+
+
+def _build_crew(parts: Parts, remotes: Remotes, process: str, packing: Path) -> Worker:
+    settings = parts.settings
+    packages = _build_packages(parts, packing)
+    stages = FetchAndPlan(
+        mirrors=parts.mirrors,
+        remotes=remotes,
+        reader=parts.reader,
+        packages=packages,
+        max_request_bytes=settings.max_request_bytes,
+    )
+    claims = Claims(
+        process=process,
+        per_project=settings.fetches_per_project,
+        per_host=settings.fetches_per_host,
+        places=settings.concurrency,
+    )
+    return Worker(
+        name=f"{socket.gethostname()}-{os.getpid()}-{datetime.now(UTC):%H%M%S%f}",
+        database=parts.database,
+        claims=claims,
+        stages=stages,
+        wakeups=parts.pushes.subscribe(),
+        notify=parts.requests.notify,
+        announce=Announcer(names=() if settings.amqp_url is None else settings.amqp_events),
+        keeping=parts.mirrors.keeping,
+        # A few more, reserved for hosts without running work: see `Claims`.
+        concurrency=settings.concurrency + RESERVED,
+    )
+
+
+def _reconcilers(parts: Parts, remotes: Remotes) -> list[Reconciler]:
+    settings = parts.settings
+    return [
+        Reconciler(
+            database=parts.database,
+            remotes=remotes,
+            wakeups=parts.pushes.subscribe(),
+            notify=parts.pushes.notify,
+            every=settings.reconcile_every,
+            grace=settings.reconcile_grace,
+            per_host=settings.fetches_per_host,
+        )
+        for _ in range(settings.reconcile_concurrency)
+    ]
+
+
+def _relays(parts: Parts) -> list[Relay]:
+    """Return the relays, each with its own connection; without a broker there are none."""
+    settings = parts.settings
+    if settings.amqp_url is None:
+        return []
+    publisher = partial(
+        RabbitMQ,
+        settings.amqp_url.get_secret_value(),
+        public_url=settings.base_url,
+        topology=parts.topology,
+        mode=settings.amqp_content_mode,
+        tls=Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file),
+    )
+    relays = [
+        Relay(outbox, publisher(), parts.requests.subscribe(), complete=parts.signer.publishable)
+        for outbox in outboxes(parts.database, lanes=settings.relay_lanes)
+    ]
+    if settings.amqp_events:
+        events = EventOutbox(parts.database)
+        relays.append(Relay(events, publisher(), parts.requests.subscribe(), what="event"))
+    return relays

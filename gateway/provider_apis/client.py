@@ -116,7 +116,7 @@ class ApiClient:
 
     async def _send(self, request: ApiRequest) -> ApiAnswer:
         answer = await self._send_once(request, renew=False)
-        if answer.status == HTTPStatus.UNAUTHORIZED:
+        if answer.status == HTTPStatus.UNAUTHORIZED and not _is_signed_in(answer.headers):
             answer = await self._send_once(request, renew=True)
         self._obey_limits(answer)
         if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -203,8 +203,10 @@ class ApiClient:
     def _refusal(self, request: ApiRequest, answer: ApiAnswer) -> ApiRefused:
         said = _message(answer.content)
         said = f" ({said})" if said else ""
-        name = self._identity.name
-        match answer.status:
+        name, status = self._identity.name, answer.status
+        if status == HTTPStatus.UNAUTHORIZED and _is_signed_in(answer.headers):
+            status = HTTPStatus.FORBIDDEN
+        match status:
             case HTTPStatus.UNAUTHORIZED:
                 text = f"{self._host} refuses the credential of {name}: it is wrong, expired or revoked{said}"
             case HTTPStatus.FORBIDDEN:
@@ -215,8 +217,8 @@ class ApiClient:
                     f" right “{request.right}”{said}"
                 )
             case _:
-                text = f"{self._host} answered {answer.status}{said}"
-        return ApiRefused(text, status=answer.status)
+                text = f"{self._host} answered {status}{said}"
+        return ApiRefused(text, status=status)
 
 
 class _Complaint(BaseModel):
@@ -236,9 +238,26 @@ def _message(content: bytes) -> str:
         return ""
     parts = (complaint.errors, complaint.error_description, complaint.error, complaint.message)
     said = next((part for part in parts if part), "")
-    while isinstance(said, (list, dict)) and said:
-        said = said[0] if isinstance(said, list) else said.get("message", next(iter(said.values())))
-    return " ".join(str(said or "").split())[:_MAX_MESSAGE]
+    return " ".join(_first(said).split())[:_MAX_MESSAGE]
+
+
+def _first(said: Any) -> str:
+    """Return the first explanation of a list or an object; Bitbucket Cloud has the details in `fields`."""
+    if isinstance(said, list):
+        return _first(said[0]) if said else ""
+    if not isinstance(said, dict):
+        return "" if said is None else str(said)
+    match said:
+        case {"message": str(text), "detail": {"required": [*scopes]}}:
+            return f"{text} Required: {', '.join(map(str, scopes))}"
+    if details := said.get("fields") or said.get("message"):
+        return _first(details)
+    return next((f"{name}: {_first(value)}" for name, value in said.items()), "")
+
+
+def _is_signed_in(headers: Mapping[str, str]) -> bool:
+    """Return whether Bitbucket Data Center accepted the credential; its 401 may mean a missing right."""
+    return headers.get("x-ausername", "anonymous") != "anonymous"
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:
@@ -246,11 +265,12 @@ def _wait(headers: Mapping[str, str]) -> float | None:
 
     https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
     https://docs.gitlab.com/security/rate_limits/
+    Atlassian's servers send `Retry-After: 0` while requests are left:
+    https://confluence.atlassian.com/conf87/_ratelimiting_httpheaders-1333822054.html
     """
-    after = headers.get("retry-after")
-    if after is not None:
-        seconds = _seconds(after)
-        return None if seconds is None else min(max(seconds, 0.0), _MAX_WAIT)
+    after = _seconds(headers.get("retry-after", ""))
+    if after is not None and after > 0:
+        return min(after, _MAX_WAIT)
     for prefix in ("x-ratelimit", "ratelimit"):
         if headers.get(f"{prefix}-remaining") == "0":
             reset = _seconds(headers.get(f"{prefix}-reset", ""))

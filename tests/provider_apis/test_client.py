@@ -45,6 +45,7 @@ def test_a_refused_credential_is_renewed_once(fake: FakeGitHub) -> None:
         (refusal(429, "slow down", retry_after="7"), 7),
         (refusal(403, "You have exceeded a secondary rate limit", retry_after="30"), 30),
         (refusal(429, "slow down"), 60),
+        (refusal(429, "slow down", retry_after="0"), 60),
         (refusal(403, "rate limited", x_ratelimit_remaining="0", x_ratelimit_reset="1"), 0),
         (refusal(503, "busy", retry_after="999999"), 3600),
     ],
@@ -76,6 +77,13 @@ def test_a_used_up_quota_is_not_exceeded(fake: FakeGitHub) -> None:
     with pytest.raises(ApiLimited):
         read(fake, budget=budget)
     assert len(fake.requests) == 1
+
+
+def test_no_seconds_to_wait_are_no_limit(fake: FakeGitHub) -> None:
+    """Atlassian's servers send them with every answer while requests are left."""
+    fake.instead.append(refusal(403, "Forbidden", retry_after="0"))
+    with pytest.raises(ApiRefused, match=r"needs the right .* \(Forbidden\)"):
+        read(fake)
 
 
 def test_a_budget_refills_evenly() -> None:

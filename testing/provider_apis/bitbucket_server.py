@@ -1,0 +1,136 @@
+"""A fake of Bitbucket Data Center's REST API for the webhooks of repositories.
+
+https://developer.atlassian.com/server/bitbucket/rest/
+"""
+
+import re
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx2
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.provider_apis.bitbucket_server import EVENTS
+from providers import bitbucket_server
+from testing.provider_apis.fake import FakeApi, json_of
+
+_PATH = re.compile(
+    r"/rest/api/latest/projects/(?P<project>[^/]+)/repos/(?P<slug>[^/]+)/webhooks(?:/(?:\d+|test))?"
+)
+_PACKAGE = "com.atlassian.bitbucket"
+_WRITTEN = ("name", "url", "active", "configuration", "events", "sslVerificationRequired")
+
+
+@dataclass(slots=True)
+class FakeBitbucketServer(FakeApi):
+    """Data Center with some repositories. `tokens` has the repositories that each token may administer.
+
+    A token in `readers` sees the repositories and may not administer them.
+    """
+
+    tokens: dict[str, set[str]] = field(default_factory=dict)
+    readers: set[str] = field(default_factory=set)
+    hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    pings: list[str] = field(default_factory=list)
+    next_id: int = 10
+
+    async def handle(self, request: Request) -> Response:
+        """Answer as Bitbucket does: with the user's name, and the seconds to wait, which are none."""
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if token not in self.tokens:
+            text = "Authentication failed. Please check your credentials and try again."
+            return _error(401, text, f"{_PACKAGE}.auth.IncorrectPasswordAuthenticationException")
+        answer = self._refusal(request, token) or await self._do(request)
+        answer.headers.update({"X-AUSERNAME": "bot", "Retry-After": "0"})
+        return answer
+
+    def _refusal(self, request: Request, token: str) -> Response | None:
+        name = _repository(request)
+        if name.lower() not in self.tokens[token]:
+            text = f"Repository {name} does not exist."
+            return _error(404, text, f"{_PACKAGE}.repository.NoSuchRepositoryException")
+        # Not 403.
+        text = "You are not permitted to access this resource"
+        return _error(401, text, f"{_PACKAGE}.AuthorisationException") if token in self.readers else None
+
+    async def _do(self, request: Request) -> Response:
+        hooks = self.hooks.setdefault(_repository(request).lower(), [])
+        id_ = request.url.path.partition("/webhooks/")[2]
+        match request.method, id_:
+            case "GET", "":
+                return self._page(request, hooks)
+            case "POST", "":
+                return await self._add(request, hooks)
+            case "POST", "test":
+                return await self._test(request)
+        hook = next((hook for hook in hooks if str(hook["id"]) == id_), None)
+        if hook is None:
+            return _error(404, f"No webhook with id {id_}", "com.atlassian.webhooks.NoSuchWebhookException")
+        return await self._act(request, hooks, hook)
+
+    async def _act(self, request: Request, hooks: list[dict[str, Any]], hook: dict[str, Any]) -> Response:
+        if request.method == "DELETE":
+            hooks.remove(hook)
+            return Response(status_code=204)
+        if request.method == "PUT":
+            wanted = await json_of(request)
+            hook.update({key: wanted[key] for key in _WRITTEN})
+        return JSONResponse(_shown(hook))
+
+    def _page(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+        limit = min(int(request.query_params.get("limit", "25")), 100)
+        start = int(request.query_params.get("start", "0"))
+        values = [_shown(hook) for hook in hooks[start : start + limit]]
+        is_last = start + limit >= len(hooks)
+        body = {"size": len(values), "limit": limit, "start": start, "isLastPage": is_last, "values": values}
+        return JSONResponse(body if is_last else {**body, "nextPageStart": start + limit})
+
+    async def _add(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+        wanted = await json_of(request)
+        unknown = [event for event in wanted["events"] if event not in EVENTS]
+        if unknown:
+            return _error(400, f"{unknown[0]} is not a known webhook event", None, context="events")
+        self.next_id += 1
+        hook = {"id": self.next_id, "scopeType": "repository", **{key: wanted[key] for key in _WRITTEN}}
+        hooks.append(hook)
+        return JSONResponse(_shown(hook), 201)
+
+    async def _test(self, request: Request) -> Response:
+        """Send a ping, which is not signed, and answer with its result."""
+        url = request.query_params.get("url")
+        if not url:
+            return _error(400, "A URL is required", None, context="url")
+        self.pings.append(url)
+        body, delivery, now = b'{"test":true}', str(uuid.uuid4()), datetime.now(UTC)
+        headers = bitbucket_server.sign(
+            event="diagnostics:ping", body=body, secret=b"", delivery=delivery, now=now
+        )
+        try:
+            async with httpx2.AsyncClient() as http:
+                answer = await http.post(url, content=body, headers=headers)
+            outcome = "SUCCESS" if answer.is_success else "FAILURE"
+            result = {"outcome": outcome, "description": str(answer.status_code)}
+        except httpx2.HTTPError as error:
+            result = {"outcome": "ERROR", "description": str(error)}
+        return JSONResponse({"request": {"url": url}, "result": result})
+
+
+def _repository(request: Request) -> str:
+    """Return project and slug of a request's path, or nothing for another path."""
+    found = _PATH.fullmatch(request.url.path)
+    return f"{found['project']}/{found['slug']}" if found else ""
+
+
+def _shown(hook: dict[str, Any]) -> dict[str, Any]:
+    configuration = dict(hook["configuration"])
+    if "secret" in configuration:
+        configuration["secret"] = "*****"
+    return {**hook, "configuration": configuration}
+
+
+def _error(status: int, message: str, exception: str | None, *, context: str | None = None) -> Response:
+    errors = [{"context": context, "message": message, "exceptionName": exception}]
+    return JSONResponse({"errors": errors}, status)

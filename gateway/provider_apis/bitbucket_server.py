@@ -55,7 +55,8 @@ def base_url(clone_url: str) -> str:
     _, path = host_and_path(clone_url)
     words = path.split("/")[:-2]
     # Only URLs of http have the context path: https://host/context/scm/PROJECT/repository.git
-    context = words[:-1] if clone_url.strip().startswith("http") and words[-1:] == ["scm"] else []
+    is_web = clone_url.strip().startswith(("https://", "http://"))
+    context = words[:-1] if is_web and words[-1:] == ["scm"] else []
     return "/".join([server_url(clone_url), *map(quote, context), "rest/api/latest"])
 
 

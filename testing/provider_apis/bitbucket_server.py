@@ -34,7 +34,6 @@ class FakeBitbucketServer(FakeApi):
     tokens: dict[str, set[str]] = field(default_factory=dict)
     readers: set[str] = field(default_factory=set)
     hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    pings: list[str] = field(default_factory=list)
     next_id: int = 10
 
     async def handle(self, request: Request) -> Response:
@@ -103,7 +102,6 @@ class FakeBitbucketServer(FakeApi):
         url = request.query_params.get("url")
         if not url:
             return _error(400, "A URL is required", None, context="url")
-        self.pings.append(url)
         body, delivery, now = b'{"test":true}', str(uuid.uuid4()), datetime.now(UTC)
         headers = bitbucket_server.sign(
             event="diagnostics:ping", body=body, secret=b"", delivery=delivery, now=now

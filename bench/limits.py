@@ -163,6 +163,9 @@ class _Remotes:
         self.answers += 1
         return {"refs/heads/main": A}
 
+    async def default_branch(self, connection: Connection) -> str | None:  # noqa: ARG002
+        return "main"
+
 
 async def _rate(database: Database) -> float:
     """Return the reconciliations a second of as many tasks as a process has by default."""

@@ -1,16 +1,19 @@
 """The answers of the REST API about connections."""
 
-from datetime import datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, datetime
+from typing import Annotated, Any, Self
 
 from pydantic import Field
 
 from gateway.api.schemas import PackageFormat, Page, Provider, ShownAs
 from gateway.api.views import View, view_of
+from gateway.fetch.reasons import Access, repair_of
 from gateway.plan.triggers import Trigger
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.platforms import Platform
 from gateway.store.reconciliations import ReconciliationState
+
+_START_A_WORKER = "check that a process with the role all or worker is running and not overloaded"
 
 
 class SecretView(View):
@@ -36,6 +39,47 @@ class ReconciliationView(View):
         description="the id of the delivery that records what the last one found; null if it found nothing"
     )
     reason: str | None = Field(description="why the last attempt failed; null if it succeeded")
+
+
+class RemoteView(View):
+    """Whether a worker can read the remote, by its last look."""
+
+    readable: bool | None = Field(description="whether it could be read; null if it has not been read yet")
+    reason: str | None = Field(description="why it cannot be read, or has not been read yet; null otherwise")
+    repair: str | None = Field(description="what to do about the reason; null if only waiting helps")
+    checked_at: datetime | None = Field(
+        description="when that look began; null if the remote has not been read yet"
+    )
+    default_branch: str | None = Field(
+        description="the default branch at the last requested look; null if unknown"
+    )
+
+    @classmethod
+    def of(
+        cls,
+        state: ReconciliationState,
+        access: Access,
+        *,
+        now: datetime,
+        since: datetime | None = None,
+    ) -> Self:
+        """Return the outcome of the last look, of those that began at `since` or later."""
+        if state.tried_at is None or (since is not None and state.tried_at < since):
+            is_begun = state.due_at > now
+            return cls(
+                readable=None,
+                reason="a worker is reading it" if is_begun else "no worker has begun to read it",
+                repair=None if is_begun else _START_A_WORKER,
+                checked_at=None,
+                default_branch=state.default_branch,
+            )
+        return cls(
+            readable=state.reason is None,
+            reason=state.reason,
+            repair=repair_of(state.reason, access) if state.reason else None,
+            checked_at=state.tried_at,
+            default_branch=state.default_branch,
+        )
 
 
 class PlatformView(View):
@@ -84,7 +128,7 @@ class ConnectionView(View):
         description="globs of branches: nothing runs for other branches; empty if all count"
     )
     networks: list[str] = Field(description="the networks that may send webhooks; empty if any may")
-    access: Literal["ssh key", "login", "none"] = Field(description="the kind of the credentials")
+    access: Access = Field(description="the kind of the credentials")
     deploy_key: str | None = Field(
         description="the public key for the provider's settings; null if the access is by another kind"
     )
@@ -95,6 +139,7 @@ class ConnectionView(View):
     other_repository: OtherRepositoryView | None = Field(
         description="another repository that a delivery reported at the URL; null if there is none"
     )
+    remote: RemoteView = Field(description="whether the repository can be read")
     reconciliation: ReconciliationView = Field(
         description="the state of the comparison with the remote's refs"
     )
@@ -116,20 +161,23 @@ class ConnectionView(View):
         platform: Platform | None,
         *,
         base_url: str,
+        since: datetime | None = None,
     ) -> "ConnectionView":
-        """Return the view of a connection, without secrets."""
+        """Return the view of a connection, without secrets. Looks at the remote count from `since` on."""
+        access = _access(connection)
         return view_of(
             cls,
             connection,
             hook_url=f"{base_url}/hooks/{connection.id}",
-            access=_access(connection),
+            access=access,
+            remote=RemoteView.of(reconciliation, access, now=datetime.now(UTC), since=since),
             reconciliation=reconciliation,
             platform=platform,
             secrets=secrets,
         )
 
 
-def _access(connection: Connection) -> Literal["ssh key", "login", "none"]:
+def _access(connection: Connection) -> Access:
     if connection.deploy_key is not None:
         return "ssh key"
     return "login" if connection.has_credentials else "none"

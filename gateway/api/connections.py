@@ -1,5 +1,7 @@
 """The REST API under /api/v1: connections."""
 
+import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from gateway.api.connection_views import (
 from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
 from gateway.api.public_url import unreachable_hook
-from gateway.api.query import limit
+from gateway.api.query import limit, wait_seconds
 from gateway.api.remote_access import changed_access, remote_access
 from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret
 from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
@@ -40,6 +42,7 @@ from gateway.threads import API
 from providers import PROVIDERS
 from providers.clone_urls import repository_key
 
+_POLL_SECONDS = 0.1
 _SHOWN_REFS = ("refs/heads/", "refs/tags/")
 
 
@@ -74,6 +77,7 @@ class Connections:
                 endpoint=self.create_connection,
                 status=201,
                 body=NewConnection,
+                query=("wait",),
                 errors=(409,),
             ),
             Operation(method="GET", path=path, endpoint=self.get_connection),
@@ -89,6 +93,7 @@ class Connections:
                 method="POST", path=f"{path}/rotate-secret", endpoint=self.rotate_secret, body=NewSecret
             ),
             Operation(method="POST", path=f"{path}/fetch", endpoint=self.fetch_connection, status=202),
+            Operation(method="POST", path=f"{path}/check", endpoint=self.check_connection, query=("wait",)),
             Operation(method="POST", path=f"{path}/forget-repository", endpoint=self.forget_repository),
             Operation(method="GET", path=f"{path}/refs", endpoint=self.list_refs),
         ]
@@ -109,8 +114,10 @@ class Connections:
     async def create_connection(self, request: Request) -> ConnectionCreated:
         """`POST /connections`: connect a repository. The secret is shown only in this answer.
 
-        The remote need not be reachable.
+        The remote need not be reachable: `remote` has the result of reading it, if that ends within `wait`
+        seconds.
         """
+        wait = wait_seconds(request)
         wanted = await read(request, NewConnection)
         if wanted.provider not in PROVIDERS:
             raise Invalid(f"provider: unknown provider {wanted.provider!r}; choose {', '.join(PROVIDERS)}")
@@ -140,7 +147,8 @@ class Connections:
 
         made = await self.database.write(make)
         self.pushes.notify()
-        return made
+        shown = await self._after_look(made.id, since=now, seconds=wait)
+        return made.model_copy(update={"remote": shown.remote, "reconciliation": shown.reconciliation})
 
     async def get_connection(self, request: Request) -> ConnectionView:
         """`GET /connections/{id}`: return a connection."""
@@ -244,6 +252,26 @@ class Connections:
         self.pushes.notify()
         return view
 
+    async def check_connection(self, request: Request) -> ConnectionView:
+        """`POST /connections/{id}/check`: reconcile now, and wait: `remote` has the result.
+
+        A worker reads the remote: another process may have neither a way to it nor the pinned host keys.
+        """
+        wait = wait_seconds(request)
+        requested = (await self.fetch_connection(request)).reconciliation
+        return await self._after_look(request.path_params["id"], since=requested.due_at, seconds=wait)
+
+    async def _after_look(self, connection_id: str, *, since: datetime, seconds: float) -> ConnectionView:
+        """Return a connection once a look that began at `since` or later has ended, or so many seconds on."""
+        ends_at = time.monotonic() + seconds
+        while True:
+            view = await self.database.read(
+                lambda conn: self._view(conn, connections.get(conn, connection_id), since=since)
+            )
+            if view.remote.readable is not None or time.monotonic() >= ends_at:
+                return view
+            await asyncio.sleep(_POLL_SECONDS)
+
     async def forget_repository(self, request: Request) -> ConnectionView:
         """`POST /connections/{id}/forget-repository`: forget the repository's id; the next delivery sets it.
 
@@ -278,11 +306,15 @@ class Connections:
         check_url(url, allow_http=self.allow_http, hosts=self.hosts)
         return url
 
-    def _view(self, conn: sqlalchemy.Connection, connection: Connection) -> ConnectionView:
-        [view] = self._views(conn, [connection])
+    def _view(
+        self, conn: sqlalchemy.Connection, connection: Connection, *, since: datetime | None = None
+    ) -> ConnectionView:
+        [view] = self._views(conn, [connection], since=since)
         return view
 
-    def _views(self, conn: sqlalchemy.Connection, found: Sequence[Connection]) -> list[ConnectionView]:
+    def _views(
+        self, conn: sqlalchemy.Connection, found: Sequence[Connection], *, since: datetime | None = None
+    ) -> list[ConnectionView]:
         """Return the views of connections, by a number of queries that does not depend on theirs."""
         ids = [connection.id for connection in found]
         dates = connections.secret_dates(conn, ids)
@@ -295,6 +327,7 @@ class Connections:
                 states[connection.id],
                 named.get(connection.id),
                 base_url=self.base_url,
+                since=since,
             )
             for connection in found
         ]

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from gateway.api.auth import AdminToken
 from gateway.api.endpoints import Answering, answering, guarded
+from gateway.api.query import MAX_WAIT_SECONDS
 from gateway.api.root_paths import ROOT_PATHS, UnreadableWebhook, WebhookReceipt
 from gateway.api.schemas import Error
 from gateway.api.statuses import COMPONENTS, CONTENT_RANGE, FILE_HEADERS, responses, without_content
@@ -82,6 +83,10 @@ _QUERY: dict[str, dict[str, Any]] = {
         "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
     },
     "cursor": {"description": "the `next` of the previous page"},
+    "wait": {
+        "description": "how many seconds the answer waits for a worker to read the remote",
+        "schema": {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 3},
+    },
 }
 _HEADERS = {
     "Last-Event-ID": "the id of the last event that the client has seen: the stream continues behind it",

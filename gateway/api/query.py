@@ -11,6 +11,7 @@ from gateway.store import connections
 
 _MAX_LIMIT = 200
 _MAX_CURSOR_DIGITS = 18
+MAX_WAIT_SECONDS = 15
 
 
 def limit(request: Request) -> int:
@@ -19,6 +20,15 @@ def limit(request: Request) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,2}", text, re.ASCII) or int(text) > _MAX_LIMIT:
         raise Invalid(f"limit must be a number from 1 to {_MAX_LIMIT}")
     return int(text)
+
+
+def wait_seconds(request: Request) -> float:
+    """Return how many seconds an answer may wait for the remote: 0 to 15, by default 3."""
+    # By default less than the time limit of common HTTP clients: a new secret is shown only once.
+    text = request.query_params.get("wait", "3")
+    if not re.fullmatch(r"[0-9]{1,2}(\.[0-9]{1,3})?", text, re.ASCII) or float(text) > MAX_WAIT_SECONDS:
+        raise Invalid(f"wait must be a number of seconds from 0 to {MAX_WAIT_SECONDS}")
+    return float(text)
 
 
 def connection_filter(conn: sqlalchemy.Connection, text: str | None) -> str | None:

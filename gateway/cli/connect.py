@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.api_client import ApiError, Client
-from gateway.cli.connections import reconciliation_result
-from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of
+from gateway.cli.api_client import ApiError, Client, part
+from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id
 from gateway.cli.output import err, escape, out, print_facts, print_json
 
 app = typer.Typer()
@@ -43,7 +42,9 @@ HostKeys = Annotated[
     Path | None,
     typer.Option(help="A file in the format of known_hosts: accept only these keys of the ssh host."),
 ]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the first reconciliation.")]
+Wait = Annotated[
+    float, typer.Option(min=0, max=15, help="Seconds to wait until a worker has read the repository.")
+]
 Force = Annotated[
     bool,
     typer.Option(
@@ -95,11 +96,52 @@ def connect(
         **({"credentials": _given(credentials)} if any(credentials.values()) else {}),
     }
     client = client_of(data)
-    made = client.send("POST", "/connections", body)
+    with err.status("reading the repository"):
+        made = client.send("POST", "/connections", body, wait=f"{wait:.3f}")
     if as_json:
         print_json(made)
+        return
+    name, project = f"[bold]{escape(made['name'])}[/bold]", f"[bold]{escape(made['project'])}[/bold]"
+    out.print(f"Connected {name} to project {project}. {_remote_result(client, made)}\n", soft_wrap=True)
+    _show(made, provider)
+
+
+@app.command()
+def check(
+    connection: Annotated[str, typer.Argument(help="The connection's id or name.")],
+    wait: Wait = 15.0,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether a worker can read a connection's repository, and reconcile it; exit with 1 if not."""
+    client = client_of(data)
+    path = f"/connections/{part(connection_id(client, connection))}/check"
+    with err.status("reading the repository"):
+        checked = client.send("POST", path, {}, wait=f"{wait:.3f}")
+    if as_json:
+        print_json(checked)
     else:
-        _show(made, _first_result(client, made, wait), provider)
+        out.print(_remote_result(client, checked), soft_wrap=True)
+    if not checked["remote"]["readable"]:
+        raise typer.Exit(1)
+
+
+def _remote_result(client: Client, shown: Any) -> str:
+    """Return the result of reading a connection's remote, with what to do, as sentences."""
+    remote = shown["remote"]
+    if remote["readable"]:
+        refs = client.get(f"/connections/{shown['id']}/refs")["items"]
+        branch = remote["default_branch"]
+        default = f" Its default branch is {escape(branch)}." if branch else ""
+        return f"[green]✓[/green] The repository can be read: it has {len(refs)} branches and tags.{default}"
+    result = "The repository has not been read yet"
+    if remote["readable"] is False:
+        result = "[yellow]Warning:[/yellow] the repository cannot be read"
+    repair = f" What to do: {escape(remote['repair'])}." if remote["repair"] else ""
+    return (
+        f"{result}: {escape(remote['reason'])}.{repair} Check again with `pushgate check {shown['id']}`."
+        " Pushes wait until the repository can be read."
+    )
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -120,9 +162,8 @@ def _triggers(texts: list[str]) -> list[dict[str, Any]]:
     return [parse_trigger(text).model_dump(mode="json") for text in texts]
 
 
-def _show(made: Any, first_result: str, provider: str) -> None:
+def _show(made: Any, provider: str) -> None:
     """Print a new connection and the next steps."""
-    out.print(first_result + "\n")
     for warning in made["warnings"]:
         err.print(f"[yellow]Warning:[/yellow] {escape(warning)}\n", soft_wrap=True)
     print_facts(
@@ -142,26 +183,6 @@ def _show(made: Any, first_result: str, provider: str) -> None:
     out.print("\nNext:")
     for line in PROVIDERS[provider].SETUP.lines():
         out.print(f"  {line}", soft_wrap=True)
-
-
-def _first_result(client: Client, made: Any, wait: float) -> str:
-    """Return the result of the first reconciliation of a new connection, after `wait` seconds at most."""
-    name, project = f"[bold]{escape(made['name'])}[/bold]", f"[bold]{escape(made['project'])}[/bold]"
-    with err.status("reading the repository"):
-        reconciliation = reconciliation_result(client, made["id"], made["reconciliation"]["due_at"], wait)
-    if reconciliation is None:
-        result = f"The repository has not been read yet: check with `pushgate fetch {made['id']}`."
-    elif reconciliation["reason"] is None:
-        refs = client.get(f"/connections/{made['id']}/refs")["items"]
-        result = f"The repository can be read: it has {len(refs)} branches and tags."
-    else:
-        result = (
-            f"[yellow]Warning:[/yellow] the repository cannot be read: {escape(reconciliation['reason'])}\n"
-        )
-        if made["deploy_key"] is not None:
-            result += "Add the deploy key below to the repository. "
-        result += f"`pushgate fetch {made['id']}` tries again. Pushes wait until the repository can be read."
-    return f"Connected {name} to project {project}. {result}"
 
 
 def _text(path: Path | None) -> str | None:

@@ -202,6 +202,7 @@ def carry_out(client: Client, change: Change) -> Any:
             "POST",
             "/connections",
             {**_plain(change.wanted), "url": change.wanted.url, "force": change.wanted.force, **proof},
+            wait=0,
         )
     path = f"/connections/{change.id}"
     if change.fields:

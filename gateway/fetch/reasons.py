@@ -5,8 +5,9 @@ a repository may be called `openssl`. Messages of the remote count only if the p
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from gateway.errors import (
     FetchError,
@@ -33,6 +34,16 @@ _LOCAL = re.compile(
     r"|(?:unable|failed|could not|cannot)\b[^|]*(?:permission denied|no such file or directory)",
     re.IGNORECASE,
 )
+_PREFIX = "the remote cannot be fetched: "
+_UNRESOLVED = "its host name cannot be resolved"
+_UNREACHABLE = "the host cannot be reached"
+_SILENT = "it did not answer in time"
+_TOO_SLOW = "git took longer than"
+_OTHER_HOST_KEY = (
+    "its host key does not match the known one; if that is expected, set the connection's new host_keys"
+)
+_MOVED = "it redirects to another URL: set the connection's URL to the new one"
+_UNTRUSTED = "its certificate is not trusted, or TLS failed"
 _NOT_THERE = "the repository does not exist, or the credentials give no access to it"
 _REFUSED = "access was denied"
 _DENIED = (
@@ -50,25 +61,25 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"could not resolve|name or service not known|failure in name resolution",
         False,
         RemoteUnavailable,
-        "its host name cannot be resolved",
+        _UNRESOLVED,
     ),
     (
         r"connection refused|failed to connect|couldn't connect|no route to host|network is unreachable",
         False,
         RemoteUnavailable,
-        "the host cannot be reached",
+        _UNREACHABLE,
     ),
     (
         r"timed out|timeout was reached|operation too slow",
         False,
         RemoteSilent,
-        "it did not answer in time",
+        _SILENT,
     ),
     (
         r"host key verification failed|host key .*has changed|no .*host key is known",
         False,
         RemoteUnavailable,
-        "its host key does not match the known one; if that is expected, set the connection's new host_keys",
+        _OTHER_HOST_KEY,
     ),
     (
         r"no matching .*found|unable to negotiate",
@@ -80,7 +91,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         _HTTP + r"30\d|url base from redirection",
         False,
         RemoteRefuses,
-        "it redirects to another URL: set the connection's URL to the new one",
+        _MOVED,
     ),
     (
         _HTTP + r"40[13]\b|authentication failed|could not read (?:username|password)|permission denied"
@@ -102,7 +113,7 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         r"(?<![\w./-])(?:certificates?|ssl(?:_\w+)?|tls(?:v[\d.]+)?|gnutls_\w+)(?![\w/-]|\.\w)",
         False,
         RemoteUnavailable,
-        "its certificate is not trusted, or TLS failed",
+        _UNTRUSTED,
     ),
     (
         r"protocol .*not supported|transport .*not allowed",
@@ -137,6 +148,33 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
         "it sent damaged data",
     ),
 )
+
+Access = Literal["ssh key", "login", "none"]
+"""The kind of a connection's credentials."""
+
+_GIVE_ACCESS: Mapping[Access, str] = {
+    "ssh key": "add the connection's deploy key to the repository (read access is enough), and check the URL",
+    "login": "check the URL, and set credentials that may read the repository: a token may have expired",
+    "none": "check the URL; if the repository is private, set the connection's credentials",
+}
+_REPAIRS: Mapping[str, str] = {
+    _UNRESOLVED: "correct the host in the connection's URL, or the name server of the worker's machine",
+    _UNREACHABLE: "correct the host and port in the connection's URL, or let the worker through the firewall",
+    _SILENT: "check that the host is up, and that a firewall lets the worker through to it",
+    _TOO_SLOW: "check that the host is up, and that a firewall lets the worker through to it",
+    _OTHER_HOST_KEY: "compare the host's key with the one that its operator publishes before you set it",
+    _MOVED: "set the connection's url to the one that the repository's page shows",
+    _UNTRUSTED: "correct the URL; if the host's certificates come from your own authority, set SSL_CERT_FILE"
+    " for the worker",
+}
+
+
+def repair_of(reason: str, access: Access) -> str | None:
+    """Return what a user can do about the reason of a `FetchError`; None if only waiting helps."""
+    detail = reason.removeprefix(_PREFIX)
+    if detail.startswith((_REFUSED, _NOT_THERE)):
+        return _GIVE_ACCESS[access]
+    return next((repair for start, repair in _REPAIRS.items() if detail.startswith(start)), None)
 
 
 def own_words(error: GitFailed) -> str:
@@ -176,13 +214,13 @@ def remote_failure(error: GitFailed) -> FetchError:
     if isinstance(error, LimitReached):
         return ObjectUnusable(f"the pushed commit cannot be fetched: {error}")
     if isinstance(error, GitTimedOut):
-        return RemoteSilent(f"the remote cannot be fetched: {error}")
+        return RemoteSilent(f"{_PREFIX}{error}")
     own, everything = own_words(error), _without_names(error.lines)
     if _LOCAL.search(own):
         return LocalFailure(f"this machine cannot fetch from any remote (git: {error})")
     for pattern, counts_remote, kind, reason in _PHRASES:
         if re.search(pattern, everything if counts_remote else own, re.IGNORECASE):
-            return kind(f"the remote cannot be fetched: {reason} (git: {error})")
+            return kind(f"{_PREFIX}{reason} (git: {error})")
     return RemoteUnavailable(f"the remote cannot be fetched (git: {error})")
 
 

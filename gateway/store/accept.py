@@ -219,6 +219,11 @@ def _load_first(
 
 def _load_for(conn: sqlalchemy.Connection, new: NewDelivery, histories: Mapping[Key, RefHistory]) -> None:
     """Read the recorded moves that are needed to place a delivery's updates, if any."""
+    while wanted := _unread_ids(new, histories):
+        load_moves(conn, wanted, histories)
+
+
+def _unread_ids(new: NewDelivery, histories: Mapping[Key, RefHistory]) -> dict[Key, set[str]]:
     is_repeated = len({move.ref for move in new.updates}) < len(new.updates)
     wanted: dict[Key, set[str]] = {}
     for move in new.updates:
@@ -227,8 +232,7 @@ def _load_for(conn: sqlalchemy.Connection, new: NewDelivery, histories: Mapping[
             ids := histories[key].ids_of_interest(move)
         ):
             wanted.setdefault(key, set()).update(ids)
-    if wanted:
-        load_moves(conn, wanted, histories)
+    return wanted
 
 
 def _with_the_same_body(conn: sqlalchemy.Connection, new: NewDelivery, earlier: Sequence[str]) -> str | None:

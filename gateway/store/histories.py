@@ -84,11 +84,10 @@ def write_histories(conn: sqlalchemy.Connection, histories: Mapping[Key, RefHist
             whole.append((*row, history.shown, history.shown_id, dump_gaps(history.gaps)))
         else:
             plain.append(row)
-        for move in history.promoted:
-            if move.seq is not None:
-                supersession.promote(
-                    conn, move.seq, connection=connection, ref=ref, generation=move.generation
-                )
+        raised = {move.seq: move.generation for move in history.promoted if move.seq is not None}
+        # The oldest first: the requests of each supersede those of the moves before it.
+        for seq, generation in sorted(raised.items(), key=lambda one: one[1]):
+            supersession.promote(conn, seq, connection=connection, ref=ref, generation=generation)
     for rows in (plain, whole):
         if rows:
             upsert_rows(conn, refs, ("connection", "ref"), rows)

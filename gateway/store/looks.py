@@ -38,6 +38,7 @@ def record(
     next_at: datetime,
     look_again_at: datetime | None = None,
     agreeing: Mapping[str, str | None] = _NONE,
+    default_branch: str | None = None,
 ) -> Receipt | None:
     """End a reconciliation: record what it found, except what deliveries have reported since it began.
 
@@ -45,9 +46,9 @@ def record(
     known position when the reconciliation began; `agreeing` has the other refs, with their positions. A move
     that needs a second look is left to one at `look_again_at`; None means that no move needs one. `next_at`
     is when the next reconciliation is due at the earliest: it is postponed further while webhooks report
-    every move.
+    every move. `default_branch` is None if it was not read.
     """
-    look = _Look(reconciliation, now=new.received_at, confirmed_from=look_again_at)
+    look = _Look(reconciliation, new.received_at, look_again_at, default_branch)
     lock_connections(conn, [reconciliation.connection])
     moves, histories = _unreported(conn, reconciliation, new)
     sightings = look.sightings(moves, histories)
@@ -87,6 +88,7 @@ class _Look:
     reconciliation: Reconciliation
     now: datetime
     confirmed_from: datetime | None
+    default_branch: str | None
 
     def sightings(self, moves: Mapping[Key, RefUpdate], histories: Mapping[Key, RefHistory]) -> _Sightings:
         """Return what the moves mean.
@@ -206,6 +208,8 @@ def _write_outcome(
     """Record what later looks need, and the result, unless the request waits for a second look."""
     reconciliation = look.reconciliation
     values: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": unsure or None}
+    if look.default_branch is not None:
+        values["default_branch"] = look.default_branch
     if is_ended:
         _answer(conn, reconciliation, receipt)
         values |= {"reconciled_at": look.now, "tried_at": reconciliation.claimed_at}

@@ -49,7 +49,8 @@ class ReconciliationState:
     """The state of a connection's reconciliations.
 
     `delivery` records the findings of the last successful reconciliation, if any. `reason` is why none has
-    succeeded since. `tried_at` is the beginning of the last reconciliation that has ended.
+    succeeded since. `tried_at` is the beginning of the last reconciliation that has ended. `default_branch`
+    is None before the first that found it.
     """
 
     due_at: datetime
@@ -57,6 +58,7 @@ class ReconciliationState:
     reconciled_at: datetime | None
     delivery: str | None
     reason: str | None
+    default_branch: str | None = None
 
 
 _FAR: ColumnElement[datetime] = bindparam("far", type_=Instant)
@@ -183,7 +185,9 @@ def request(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> N
 def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
     """Request a first reconciliation of a connection now, because it has another remote."""
     request(conn, connection, now=now)
-    unknown = {"reconciled_at": None, "seen": None, "agreed": 0}
+    unknown: dict[str, Any] = {"reconciled_at": None, "seen": None, "agreed": 0}
+    # What was found at the other remote says nothing about this one.
+    unknown |= {"tried_at": None, "reason": None, "default_branch": None}
     conn.execute(update(reconciliations).where(reconciliations.c.connection == connection).values(**unknown))
     is_it = connections.c.id == connection
     conn.execute(update(connections).where(is_it).values(other_repository=None))

@@ -24,6 +24,11 @@ class Gap:
     made_at: int
 
     @property
+    def room(self) -> int:
+        """Return how many generations are free. The last is for the move that closes the gap."""
+        return self.high - self.low - 1
+
+    @property
     def middle(self) -> int:
         """Return the generation in the middle of the gap."""
         return (self.low + self.high) // 2

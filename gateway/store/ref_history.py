@@ -22,6 +22,12 @@ IN_FLIGHT = timedelta(hours=1)
 ROOM = 4096
 """How many generations are reserved for the missing moves of a gap."""
 
+# Each half of a gap that is divided has room for at least so many.
+_MIN_ROOM = 64
+
+# How many moves get another generation at once, at most.
+_MAX_RAISED = 100
+
 # Older gaps of a ref are closed: their missing moves are no longer expected.
 _MAX_GAPS = 32
 
@@ -82,9 +88,16 @@ class RefHistory:
         )
 
     def ids_of_interest(self, move: RefUpdate) -> set[str]:
-        """Return the ids whose recorded moves are needed to place a move."""
-        starts = (gap.start for gap in self.gaps)
-        return {commit for commit in (move.before, move.after, *starts) if commit is not None} - self.loaded
+        """Return the ids whose recorded moves are needed to place a move, as far as they are known yet.
+
+        Moves that follow a late move are found one by one, from the last to the first: each leads to where
+        the next one begins.
+        """
+        ids = {move.before, move.after, *(gap.start for gap in self.gaps)}
+        ways_on = self._ways_on() if move.before == self.after else []
+        if any(gap.end == move.after for gap, _ in ways_on):
+            ids |= {part[-1].before for way in ways_on if (part := self._moves_between(*way))}
+        return {commit for commit in ids if commit is not None} - self.loaded
 
     def load(
         self, moves: Iterable[Recorded], ids: Iterable[str], repetitions: Iterable[Recorded] = ()
@@ -162,14 +175,19 @@ class RefHistory:
         # A position that a first look learned was never planned: a webhook may still report a push to it.
         is_planned = value is None or bool(self.moves.get(value))
         self._add_gap(low, high, self.after, value, now=now, is_planned=is_planned, is_guess=True)
-        self._raise(value, high)
+        newest = max(self.moves.get(value or "", ()), key=lambda one: one.generation, default=None)
+        if newest is None:
+            self._move_to(self.after, value, high, self.delivery)
+        else:
+            self._raise([newest], high)
         self._see()
 
     def learn(self, value: str | None) -> None:
         """Adopt the remote's value: the positions of the first look are not pushes."""
         before = self.after
         self.gaps = []
-        self._move_to(before, value, self.generation + 1, None)
+        # Webhooks that are late may report moves to it.
+        self._move_to(before, value, self.generation + ROOM, None)
         self._see()
 
     def _place(self, move: RefUpdate, *, delivery: str, now: datetime) -> Placement:
@@ -184,7 +202,12 @@ class RefHistory:
     ) -> Placement:
         """Place a move with a known beginning and end."""
         exact = next(
-            (gap for gap in self._newest_first() if gap.begins_at(before) and gap.end == after), None
+            (
+                gap
+                for gap in self._newest_first()
+                if gap.begins_at(before) and gap.end == after and (gap.is_planned or gap.room > 0)
+            ),
+            None,
         )
         if exact is not None:
             return self._close(exact, after)
@@ -207,14 +230,14 @@ class RefHistory:
     ) -> Placement:
         """Place a move that does not begin at the known position, and was not reported before."""
         for gap in self._newest_first():
-            if gap.end == after:
+            if gap.end == after and (gap.is_planned or gap.room > 1):
                 return self._fill_top(gap, before)
         for gap in self._newest_first():
-            if gap.begins_at(before):
+            if gap.begins_at(before) and gap.room > 1:
                 return self._fill_bottom(gap, after)
         recent = int((now - IN_FLIGHT).timestamp())
         for gap in self._newest_first():
-            if gap.is_start_known and gap.made_at > recent and gap.high - gap.low > 1:
+            if gap.is_start_known and gap.made_at > recent and gap.room > 2 * _MIN_ROOM:
                 return self._fill_inside(gap, before, after)
         low, high = self.generation, self.generation + ROOM
         if self.is_learned:
@@ -234,7 +257,7 @@ class RefHistory:
         """Place a delete whose previous position the provider does not report."""
         if self.after is None and self.delivery is not None:
             return Placement(generation=self.generation, repeats=self.delivery)
-        high = self.generation + 1
+        high = self.generation + ROOM
         # The delete may be older than the position, which the remote then still shows.
         self._add_gap(self.generation, high, self.after, None, now=now, is_planned=True)
         self._move_to(None, None, high, delivery)
@@ -248,11 +271,15 @@ class RefHistory:
         generation = self.generation + 1
         self._move_to(before, after, generation, delivery)
         # Moves that arrived before this move follow it, up to the end of their part of the line.
-        while (ahead := self._known_way_on()) is not None:
-            gap, following = ahead
+        while ways_on := [way for way in self._ways_on() if way[0].end == self.after]:
+            gap, following = ways_on[0]
+            part = self._moves_between(gap, following)
+            if not part or (part[0].generation, part[-1].generation) != (following.low, gap.high):
+                # Not all of them were found, so their generations are not free: the next look decides.
+                return Placement(generation=generation, is_guess=True)
             self.gaps.remove(gap)
             self._swap(following, gap.joined_with(following))
-            self._raise(following.start, self.generation + 1)
+            self._raise(part[::-1], self.generation + 1)
         return Placement(generation=generation)
 
     def _past_departure(self, value: str | None, *, now: datetime) -> Gap | None:
@@ -262,17 +289,38 @@ class RefHistory:
         """
         recent = int((now - IN_FLIGHT).timestamp())
         return next(
-            (gap for gap in self._newest_first() if gap.begins_at(value) and gap.made_at > recent), None
+            (
+                gap
+                for gap in self._newest_first()
+                if gap.begins_at(value) and gap.made_at > recent and gap.room > 1
+            ),
+            None,
         )
 
-    def _known_way_on(self) -> tuple[Gap, Gap] | None:
-        """Return the gaps around moves that begin at the position but were placed before it, if any."""
+    def _ways_on(self) -> list[tuple[Gap, Gap]]:
+        """Return the gaps around each part of the line that may turn out to be newer than the position."""
         seen = self._seen()
-        for gap, following in zip(self.gaps, self.gaps[1:], strict=False):
-            is_open = gap.high > seen or following.is_guess
-            if gap.end == self.after and not gap.is_planned and is_open and following.is_start_known:
-                return gap, following
-        return None
+        return [
+            (gap, following)
+            for gap, following in zip(self.gaps, self.gaps[1:], strict=False)
+            if not gap.is_planned and following.is_start_known and (gap.high > seen or following.is_guess)
+        ]
+
+    def _moves_between(self, gap: Gap, following: Gap) -> list[Recorded]:
+        """Return the moves between two gaps, as far as they are known, the newest first.
+
+        Deletes cannot be looked up.
+        """
+        moves: list[Recorded] = []
+        end, above = following.start, following.low + 1
+        while len(moves) < _MAX_RAISED:
+            known = (one for one in self.moves.get(end or "", ()) if gap.high <= one.generation < above)
+            newest = max(known, key=lambda one: one.generation, default=None)
+            if newest is None:
+                break
+            moves.append(newest)
+            end, above = newest.before, newest.generation
+        return moves
 
     def _explain_learned(self, before: str | None, *, delivery: str, now: datetime) -> Placement:
         """Place the push to the position that a first look learned."""
@@ -291,7 +339,7 @@ class RefHistory:
 
     def _fill_top(self, gap: Gap, before: str | None) -> Placement:
         """Place a move that leads to where a gap ends."""
-        generation = gap.high if gap.is_planned else max(gap.high - 1, gap.low)
+        generation = gap.high if gap.is_planned else gap.high - 1
         if before is None and not gap.is_start_known:
             self.gaps.remove(gap)
         else:
@@ -301,7 +349,7 @@ class RefHistory:
 
     def _fill_bottom(self, gap: Gap, after: str | None) -> Placement:
         """Place a move that begins where a gap begins."""
-        generation = min(gap.low + 1, max(gap.high - 1, gap.low))
+        generation = gap.low + 1
         self._swap(gap, replace(gap, low=generation, start=after))
         return Placement(generation=generation)
 
@@ -377,16 +425,12 @@ class RefHistory:
             gap.is_guess and gap.high == self.generation and gap.end == self.after for gap in self.gaps
         )
 
-    def _raise(self, value: str | None, generation: int) -> None:
-        """Make the newest recorded move to `value` the present one."""
-        known = self.moves.get(value or "", ())
-        newest = max(known, key=lambda one: one.generation, default=None)
-        if newest is None:
-            self._move_to(self.after, value, generation, self.delivery)
-            return
-        newest.generation = generation
-        self.promoted.append(newest)
-        self._move_to(newest.before, value, generation, newest.delivery)
+    def _raise(self, moves: Iterable[Recorded], generation: int) -> None:
+        """Make recorded moves the newest, in this order; the last is the present one."""
+        for place, one in enumerate(moves):
+            one.generation = generation + place
+            self.promoted.append(one)
+            self._move_to(one.before, one.after, one.generation, one.delivery)
 
     def _record(
         self, before: str | None, after: str | None, placement: Placement, delivery: str

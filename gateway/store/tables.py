@@ -345,6 +345,7 @@ reconciliations = Table(
     Column("seen", JSON),
     Column("agreed", Integer, nullable=False, server_default=text("0")),
     Column("host", Text),
+    Column("default_branch", Text),
     Index("ix_reconciliations_due_at", "due_at"),
     Index("ix_reconciliations_host_due_at", "host", "due_at"),
     _partial_index("ix_reconciliations_held", "held_until", where="held_until IS NOT NULL"),

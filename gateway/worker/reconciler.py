@@ -8,6 +8,7 @@ then handled like any other. A second look, to confirm the first, is scheduled; 
 import json
 import random
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -43,6 +44,9 @@ class Remotes(Protocol):
 
     async def refs(self, connection: Connection) -> dict[str, str]:
         """Return the remote's branches and tags with their ids. Raises `FetchError`."""
+
+    async def default_branch(self, connection: Connection) -> str | None:
+        """Return the short name of the remote's default branch, if it has one. Raises `FetchError`."""
 
 
 def _now() -> datetime:
@@ -132,6 +136,7 @@ class Reconciler:
             raise FetchError(
                 "the remote shows no branches or tags at all; ignored, because that may be a fault"
             )
+        branch = await self._default_branch(connection, reconciliation)
         moves = differences(known, remote)
         moved = {move.ref for move in moves}
         now = self.clock()
@@ -146,8 +151,18 @@ class Reconciler:
                 for ref, position in known.items()
                 if ref not in moved and not ref.startswith("refs/pull/")
             },
+            default_branch=branch,
         )
         return await self.database.write(ending)
+
+    async def _default_branch(self, connection: Connection, reconciliation: Reconciliation) -> str | None:
+        """Return the remote's default branch if a user waits for this look; reading it takes another git."""
+        is_for_user = reconciliation.asked and reconciliation.asked_by is None
+        if not (reconciliation.is_first or is_for_user):
+            return None
+        with suppress(FetchError):  # its refs were read, which is what counts
+            return await self.remotes.default_branch(connection)
+        return None
 
 
 def _delivery_of(moves: tuple[RefUpdate, ...], *, connection: str, now: datetime) -> NewDelivery:

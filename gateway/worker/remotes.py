@@ -35,3 +35,8 @@ class Remotes:
         """Return the remote's branches and tags with their ids. Raises `FetchError`."""
         with local_failures():
             return await self.mirrors.remote_refs(await self.of(connection))
+
+    async def default_branch(self, connection: Connection) -> str | None:
+        """Return the short name of the remote's default branch, if it has one. Raises `FetchError`."""
+        with local_failures():
+            return await self.mirrors.default_branch(await self.of(connection))

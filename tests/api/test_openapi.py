@@ -277,6 +277,7 @@ def test_answers_are_as_it_says(service: Service, project: Project) -> None:
         ("PATCH", "/connections/{id}", connection, 200),
         ("POST", "/connections/{id}/rotate-secret", f"{connection}/rotate-secret", 200),
         ("POST", "/connections/{id}/fetch", f"{connection}/fetch", 202),
+        ("POST", "/connections/{id}/check", f"{connection}/check", 200),
         ("POST", "/connections/{id}/plan", f"{connection}/plan", 200),
         ("POST", "/deliveries/{id}/replay", f"/deliveries/{delivery['id']}/replay", 202),
     ):

@@ -163,12 +163,20 @@ def test_connect_says_whether_the_repository_can_be_read(
     """It makes the connection in any case, since a remote may be unreachable for a while."""
     done = run(*CONNECT_TO, project.url, service=service)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "The repository can be read: it has 1 branches and tags." in done.stdout
+    assert (
+        "✓ The repository can be read: it has 1 branches and tags. Its default branch is main." in done.stdout
+    )
     missing = githost.url("acme/missing.git")
     done = run(*CONNECT_TO, missing, service=service)
     assert done.returncode == 0
     assert "Warning: the repository cannot be read: " in done.stdout
     assert "Connected acme/missing" in done.stdout
+    assert "What to do: check the URL; if the repository is private, set the connection's" in done.stdout
+    done = run("check", "acme/missing", service=service)
+    assert (done.returncode, "does not exist" in done.stdout) == (1, True)
+    githost.create("acme/missing.git")
+    remote = answer("check", "acme/missing", service=service)["remote"]
+    assert (remote["readable"], remote["reason"], remote["repair"]) == (True, None, None)
 
 
 def test_connect_warns_of_a_webhook_url_that_the_provider_cannot_reach(tmp_path: Path) -> None:
@@ -177,7 +185,8 @@ def test_connect_warns_of_a_webhook_url_that_the_provider_cannot_reach(tmp_path:
         done = run(*CONNECT_TO, "git@github.com:acme/digits.git", "--wait=0", service=service)
         assert "Warning: github.com cannot reach 127.0.0.1" in done.stderr
         assert "PUSHGATE_PUBLIC_URL" in done.stderr
-        assert "has not been read yet" in done.stdout
+        assert "has not been read yet: no worker has begun to read it." in done.stdout
+        assert "What to do: check that a process with the role all or worker is running" in done.stdout
 
 
 def test_a_secret_of_the_environment_is_not_taken_for_a_new_connection(

@@ -48,7 +48,8 @@ def apply(service: Service, text: str, folder: Path, *options: str) -> Any:
 def connections(service: Service) -> dict[str, Any]:
     """Return the connections by name, without the state of their reconciliation, which depends on timing."""
     listed = service.api.get("/connections")["items"]
-    return {one["name"]: {key: one[key] for key in one if key != "reconciliation"} for one in listed}
+    timed = {"reconciliation", "remote"}
+    return {one["name"]: {key: one[key] for key in one if key not in timed} for one in listed}
 
 
 def test_a_file_makes_what_it_names_and_then_nothing_more(service: Service, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from gateway.errors import FetchError, LocalFailure, ObjectUnusable, RemoteRefuses, RemoteUnavailable
-from gateway.fetch.process import GitFailed, explain
-from gateway.fetch.reasons import remote_failure
+from gateway.fetch.process import GitFailed, GitTimedOut, explain
+from gateway.fetch.reasons import Access, remote_failure, repair_of
 from testing.fetching import Fetching
 from testing.git_host import GitHost
 from testing.http_remotes import answering
@@ -80,6 +80,32 @@ def test_what_failed_decides(kind: type[FetchError], reason: str, said: str) -> 
     assert type(error) is kind
     assert reason in str(error)
     assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "access", "expected"),
+    [
+        ("git@h: Permission denied (publickey).", "ssh key", "add the connection's deploy key"),
+        ("fatal: Authentication failed for 'https://h/a/'", "login", "set credentials that may read"),
+        ("ERROR: Repository not found.", "none", "if the repository is private, set the connection's"),
+        ("fatal: Could not resolve host: h", "none", "correct the host in the connection's URL"),
+        ("ssh: connect to host h port 22: Connection refused", "ssh key", "correct the host and port"),
+        ("ssh: connect to host h port 22: Connection timed out", "ssh key", "check that the host is up"),
+        ("Host key verification failed.", "ssh key", "compare the host's key"),
+        ("fatal: The requested URL returned error: 301", "login", "set the connection's url"),
+        ("fatal: server certificate verification failed", "none", "set SSL_CERT_FILE for the worker"),
+    ],
+)
+def test_a_reason_has_a_remedy(said: str, access: Access, expected: str) -> None:
+    """A denied access means another remedy for each kind of credentials."""
+    assert expected in str(repair_of(str(remote_failure(GitFailed(said))), access))
+
+
+def test_an_error_of_the_server_has_no_remedy() -> None:
+    """Only waiting helps; a host that does not answer in time has one."""
+    slow = remote_failure(GitTimedOut("git took longer than 600 seconds"))
+    assert "check that the host is up" in str(repair_of(str(slow), "none"))
+    assert repair_of(str(remote_failure(GitFailed("The requested URL returned error: 500"))), "none") is None
 
 
 def test_noise_is_dropped_and_the_rest_is_kept() -> None:

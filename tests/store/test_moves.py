@@ -3,7 +3,7 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import permutations
@@ -254,15 +254,7 @@ class World:
 
     def work(self, most: int) -> None:
         """Plan some pending updates, each with one request of a trigger for the latest commit only."""
-        claims, until = Claims(process="p1"), self.now + timedelta(seconds=60)
-        if not claims.claim(self.conn, owner="w1", now=self.now, until=until):
-            return
-        updates = work_queue.pending(self.conn, self.connection, limit=most)
-        ends = [
-            Settlement(update=one, state="planned", reason="", requests=_requests(one)) for one in updates
-        ]
-        work_queue.settle(self.conn, self.connection, ends, owner="w1", now=self.now)
-        work_queue.release(self.conn, self.connection, owner="w1", now=self.now)
+        _plan(self.conn, self.connection, now=self.now, most=most)
 
     def rest(self) -> None:
         """Deliver all webhooks that were not dropped, and let the remote show its present state."""
@@ -287,12 +279,39 @@ class World:
             if one.state != "duplicate" and one.update.after is not None
         )
         assert self.reported <= planned.keys(), "a commit that a webhook reported was left unplanned"
+        moves = [one for each in recorded for one in each.updates if one.state != "duplicate"]
+        assert len({one.generation for one in moves}) == len(moves), "two moves have the same generation"
         twice = {commit: count for commit, count in planned.items() if count > self.arrivals[commit]}
         assert not twice, "a move was planned twice"
         assert known.get(REF) == self.line[-1], "the known position is not the remote's"
         left = [one.subject for one in requests if one.state != "superseded"]
         if self.line[-1] in planned:
             assert left == [self.line[-1]], "the latest is not what the remote has"
+
+
+def _plan(
+    conn: sqlalchemy.Connection,
+    connection: str,
+    *,
+    now: datetime,
+    most: int,
+    without: Collection[str | None] = (),
+) -> None:
+    """Plan pending updates; those that lead to the commits of `without` have no request."""
+    claims, until = Claims(process="p1"), now + timedelta(seconds=60)
+    if not claims.claim(conn, owner="w1", now=now, until=until):
+        return
+    ends = [
+        Settlement(
+            update=one,
+            state="planned",
+            reason="",
+            requests=() if one.after in without else _requests(one),
+        )
+        for one in work_queue.pending(conn, connection, limit=most)
+    ]
+    work_queue.settle(conn, connection, ends, owner="w1", now=now)
+    work_queue.release(conn, connection, owner="w1", now=now)
 
 
 def _requests(update: PendingUpdate) -> tuple[NewRequest, ...]:
@@ -383,8 +402,11 @@ def embedded(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-def _numbers(database: Database, order: Sequence[int]) -> tuple[str | None, list[tuple[int, str | None]]]:
-    """Record the moves of a walk one by one in this order; return the position, and the generations."""
+def _line(database: Database, order: Sequence[int]) -> tuple[str | None, list[str | None]]:
+    """Record the moves of a walk one by one in this order; return the position, and the moves in their order.
+
+    Of two moves with the same generation, only one is returned.
+    """
     with database.engine.connect() as conn, conn.begin() as begun:
         connections.add(conn, made("c1"))
         for number in order:
@@ -392,16 +414,41 @@ def _numbers(database: Database, order: Sequence[int]) -> tuple[str | None, list
         known = reconciliations.known_refs(conn, "c1")[REF]
         found = deliveries.page(conn, connection="c1", verdict=None, before=None, limit=1000)
         begun.rollback()
-    return known, sorted((one.generation, one.update.after) for each in found for one in each.updates)
+    line = {one.generation: one.update.after for each in found for one in each.updates}
+    return known, [line[generation] for generation in sorted(line)]
 
 
 def test_five_moves_in_every_order_need_no_look(embedded: Database) -> None:
     """Each transaction reads what the one before it has left: no change of the gaps is forgotten."""
     for order in permutations(range(5)):
-        known, numbers = _numbers(embedded, order)
+        known, line = _line(embedded, order)
         assert known == f"{6:040x}", order
-        assert numbers[-1][1] == known, order
-        assert len(dict(numbers)) == 5, order
+        assert line[-1] == known, order
+        assert len(line) == 5, order
+
+
+def test_moves_that_were_overtaken_together_are_raised_together(embedded: Database) -> None:
+    """Also those that are only stored: the order of all moves is right, not only the position."""
+    for rest in permutations([1, 3, 4, 5]):
+        order = 0, 2, *rest
+        known, line = _line(embedded, order)
+        assert known == f"{7:040x}", order
+        assert line == [f"{number:040x}" for number in range(2, 8)], order
+
+
+def test_the_request_of_the_latest_move_stays_also_in_the_middle_of_overtaken_moves(
+    embedded: Database,
+) -> None:
+    """Of the moves 3 and 5, the last with a request, 5 was assumed to be the older one."""
+    ends = [f"{number:040x}" for number in range(7)]
+    with embedded.engine.connect() as conn, conn.begin() as begun:
+        connections.add(conn, made("c1"))
+        for number in (1, 3, 5, 6, 4, 2):
+            accept.record(conn, [arrival(move(ends[number - 1], ends[number], REF))])
+            _plan(conn, "c1", now=NOW, most=1, without={ends[one] for one in (1, 2, 4, 6)})
+        requests, _ = executions.page(conn, connection="c1", delivery=None, state=None, before=None, limit=10)
+        begun.rollback()
+    assert {one.subject: one.state for one in requests} == {ends[3]: "superseded", ends[5]: "pending"}
 
 
 @_settings(150)

@@ -45,6 +45,148 @@ def test_moves_in_any_order_end_at_the_last(start: RefHistory, order: Sequence[i
     assert [report(history, *one).repeats is None for one in walk] == [False] * 4
 
 
+def replay(order: Sequence[int]) -> tuple[str | None, list[str | None]]:
+    """Report the moves of a walk one by one, each to the stored history; return the position and the line."""
+    history, moves = RefHistory(exists=False), []
+    for number in order:
+        history = stored_again(history)
+        moves.append(report(history, IDS[number], IDS[number + 1]).recorded)
+    line = {one.generation: one.after for one in moves if one is not None}
+    return history.after, [line[generation] for generation in sorted(line)]
+
+
+def stored_again(history: RefHistory) -> RefHistory:
+    """Return a history as the next transaction reads it."""
+    return RefHistory(
+        exists=history.exists,
+        before=history.before,
+        after=history.after,
+        generation=history.generation,
+        delivery=history.delivery,
+        shown=history.shown,
+        shown_id=history.shown_id,
+        gaps=load_gaps(dump_gaps(history.gaps)),
+        moves=history.moves,
+    )
+
+
+def test_six_moves_in_every_order_have_generations_of_their_own() -> None:
+    """The last has the highest. All are in order if the first, from the known position, arrived first."""
+    for order in permutations(range(6)):
+        position, line = replay(order)
+        assert position == line[-1] == IDS[6], order
+        assert sorted(map(str, line)) == IDS[1:7], order
+        assert line == IDS[1:7] or order[0] != 0, order
+
+
+def numbered(history: RefHistory, before: int | None, after: int | None) -> Placement:
+    """Report a move between numbered commits."""
+    return report(history, *(None if end is None else f"{end:040x}" for end in (before, after)))
+
+
+def generations(history: RefHistory) -> list[int]:
+    """Return the generations of the recorded moves that lead to a commit."""
+    return [one.generation for moves in history.moves.values() for one in moves]
+
+
+def test_moves_whose_gap_is_full_have_generations_of_their_own() -> None:
+    """They are assumed to be elsewhere, and the remote is asked; the move that closes the gap has a place."""
+    history = learned(IDS[0])
+    for number in (1, 10_000, *range(3, 17, 2)):
+        numbered(history, number, number + 1)
+    [full] = [gap for gap in history.gaps if gap.start == f"{16:040x}"]
+    placements = [numbered(history, number, number + 1) for number in range(16, 16 + full.room)]
+    assert [one.is_guess for one in placements] == [*[False] * (full.room - 1), True]
+    closing = report(history, placements[-2].recorded.after, full.end)  # type: ignore[union-attr]
+    assert placements[-2].generation < closing.generation < full.high
+    assert len(set(generations(history))) == len(generations(history))
+
+
+@pytest.mark.parametrize("order", [[*range(0, 40, 2), *range(1, 40, 2)], [0, 39, *range(38, 0, -1)]])
+def test_gaps_within_gaps_leave_room_for_all_that_is_missing(order: Sequence[int]) -> None:
+    """However many moves arrive out of order within an hour."""
+    history = learned(IDS[0])
+    for number in order:
+        numbered(history, number + 1, number + 2)
+    assert len(set(generations(history))) == 40
+    assert max(generations(history)) == history.generation
+    assert history.after == f"{41:040x}"
+
+
+def overtaken(*moves: tuple[int | None, int | None]) -> tuple[RefHistory, Placement]:
+    """Report moves that were assumed to be older than the position, and the move between them."""
+    history = learned(IDS[0])
+    for before, after in [(1, 2), (4, 5), *moves]:
+        numbered(history, before, after)
+    return history, numbered(history, 5, moves[0][0])
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [[(6, 7), (7, None), (None, 8)], [(number, number + 1) for number in range(6, 107)]],
+    ids=["a delete, which cannot be looked up", "too many at once"],
+)
+def test_overtaken_moves_that_cannot_be_raised_stay_until_a_look(
+    moves: list[tuple[int | None, int | None]],
+) -> None:
+    """Their generations are not given to other moves, and the look makes the last one the position."""
+    history, placement = overtaken(*moves)
+    assert (placement.is_guess, history.after) == (True, IDS[5])
+    numbered(history, 2, 3)
+    numbered(history, 3, 4)
+    assert len(set(generations(history))) == len(generations(history))
+    end = f"{moves[-1][1]:040x}"
+    assert history.sighting(end, now=NOW) == "promoted"
+    history.promote(end, now=NOW)
+    assert history.after == end
+    assert max(generations(history)) == history.generation
+
+
+@pytest.mark.parametrize(
+    "moves",
+    [
+        [(6, 7), (7, 8), (8, 7), (7, 9)],
+        [(None, 6), (6, 7)],
+        [(number, number + 1) for number in range(6, 106)],
+    ],
+    ids=["there and back", "a branch that is made again", "as many as possible"],
+)
+def test_overtaken_moves_are_raised_in_their_order(moves: list[tuple[int | None, int | None]]) -> None:
+    """Of two moves to the same commit, each keeps its place."""
+    history, placement = overtaken(*moves)
+    assert not placement.is_guess
+    assert [(one.before, one.after) for one in history.promoted] == [
+        tuple(None if end is None else f"{end:040x}" for end in ends) for ends in moves
+    ]
+    raised = [one.generation for one in history.promoted]
+    assert raised == [placement.generation + 1 + place for place in range(len(moves))]
+    assert (history.generation, history.after) == (raised[-1], history.promoted[-1].after)
+
+
+def test_moves_to_a_position_that_was_learned_later_have_generations_of_their_own() -> None:
+    """Also if webhooks had reported the ref before."""
+    history = learned(IDS[0])
+    numbered(history, 1, 2)
+    numbered(history, 2, 3)
+    history.learn(IDS[4])
+    numbered(history, 4, 5)
+    numbered(history, 3, 4)
+    assert len(set(generations(history))) == 4
+    assert max(generations(history)) == history.generation
+
+
+def test_moves_before_a_delete_from_anywhere_have_generations_of_their_own() -> None:
+    """The delete does not contain the position; a repetition of it does."""
+    history = learned(IDS[0])
+    gone = ref_update(ref="refs/heads/main", before=None, after=None, deleted=True)
+    assert gone is not None
+    moves = [numbered(history, 1, 2), history.report(gone, delivery=delivery_id(NOW), now=NOW)]
+    assert numbered(history, 3, None).repeats is not None
+    moves.append(numbered(history, 2, 3))
+    first, deleted, last = (one.generation for one in moves)
+    assert first < last < deleted == history.generation
+
+
 @given(order=st.permutations(range(8)), again=st.lists(st.integers(0, 7), max_size=8))
 def test_a_long_walk_in_any_order_with_repetitions(order: Sequence[int], again: Sequence[int]) -> None:
     """A repeated move is recognized, wherever in the walk it is."""

@@ -31,6 +31,9 @@ def test_a_deploy_key_that_is_pasted_at_the_provider_opens_the_repository(
     made["path"] = "/hooks/" + made["id"]
     assert made["access"] == "ssh key"
     assert made["deploy_key"].startswith("ssh-ed25519 ")
+    assert made["remote"]["readable"] is False
+    assert "access was denied" in made["remote"]["reason"]
+    assert "add the connection's deploy key to the repository" in made["remote"]["repair"]
     body = project.payload(None, project.first)
     _, answer = service.deliver(made, body)
     which = answer["delivery"]
@@ -39,7 +42,8 @@ def test_a_deploy_key_that_is_pasted_at_the_provider_opens_the_repository(
         "the reason is shown",
     )
     ssh.authorize(made["deploy_key"])
-    service.api.send("POST", f"/connections/{made['id']}/fetch", {})
+    remote = service.api.send("POST", f"/connections/{made['id']}/check", {}, wait=15)["remote"]
+    assert (remote["readable"], remote["default_branch"]) == (True, "main")
     assert service.settled(which)["updates"][0]["state"] == "planned"
     [execution] = service.api.get("/executions")["items"]
     assert execution["message"]["commit"]["id"] == project.first

@@ -39,6 +39,10 @@ class Remote:
             raise self.fails
         return shown
 
+    async def default_branch(self, _connection: Connection) -> str | None:
+        """Return a branch."""
+        return "main"
+
 
 @dataclass
 class Gateway:

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from gateway.api.schemas import PackageFormat, Page, Provider, ShownAs
 from gateway.api.views import View, view_of
-from gateway.fetch.reasons import Access, repair_of
+from gateway.fetch.reasons import CHECK_THE_NETWORK, Access, repair_of
 from gateway.plan.triggers import Trigger
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.platforms import Platform
@@ -65,11 +65,14 @@ class RemoteView(View):
     ) -> Self:
         """Return the outcome of the last look, of those that began at `since` or later."""
         if state.tried_at is None or (since is not None and state.tried_at < since):
-            is_begun = state.due_at > now
+            reason, repair = "no worker has begun to read it", _START_A_WORKER
+            if state.due_at > now:
+                waited = f" after {(now - since).total_seconds():.0f} s" if since else ""
+                reason, repair = f"the host has not answered a worker yet{waited}", CHECK_THE_NETWORK
             return cls(
                 readable=None,
-                reason="a worker is reading it" if is_begun else "no worker has begun to read it",
-                repair=None if is_begun else _START_A_WORKER,
+                reason=reason,
+                repair=repair,
                 checked_at=None,
                 default_branch=state.default_branch,
             )

@@ -152,6 +152,9 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
 Access = Literal["ssh key", "login", "none"]
 """The kind of a connection's credentials."""
 
+CHECK_THE_NETWORK = "check that the host is up, and that a firewall lets the worker through to it"
+"""What to do about a host that does not answer."""
+
 _GIVE_ACCESS: Mapping[Access, str] = {
     "ssh key": "add the connection's deploy key to the repository (read access is enough), and check the URL",
     "login": "check the URL, and set credentials that may read the repository: a token may have expired",
@@ -160,8 +163,8 @@ _GIVE_ACCESS: Mapping[Access, str] = {
 _REPAIRS: Mapping[str, str] = {
     _UNRESOLVED: "correct the host in the connection's URL, or the name server of the worker's machine",
     _UNREACHABLE: "correct the host and port in the connection's URL, or let the worker through the firewall",
-    _SILENT: "check that the host is up, and that a firewall lets the worker through to it",
-    _TOO_SLOW: "check that the host is up, and that a firewall lets the worker through to it",
+    _SILENT: CHECK_THE_NETWORK,
+    _TOO_SLOW: CHECK_THE_NETWORK,
     _OTHER_HOST_KEY: "compare the host's key with the one that its operator publishes before you set it",
     _MOVED: "set the connection's url to the one that the repository's page shows",
     _UNTRUSTED: "correct the URL; if the host's certificates come from your own authority, set SSL_CERT_FILE"

@@ -35,8 +35,15 @@ def add(database: Database, connection_id: str, *, is_forced: bool = False, **ch
 def test_a_repository_is_connected_to_a_project_once(database: Database) -> None:
     """By any of its URLs; more often only with force; other projects may connect it freely."""
     assert add(database, "c1") == "acme/digits"
-    with pytest.raises(Conflict, match=r"connected to project digits already, as acme/digits \(c1\)"):
-        add(database, "c2", url="git@github.example:acme/digits.git")
+    for url in (
+        "https://github.example/acme/digits/",
+        "https://GitHub.example/acme/digits.git/",
+        "ssh://git@github.example:22/acme/digits",
+        "git@github.example:acme/digits.git",
+        "git@github.example:/Acme/digits",
+    ):
+        with pytest.raises(Conflict, match=r"connected to project digits already, as acme/digits \(c1\)"):
+            add(database, "c2", url=url)
     assert add(database, "c2", is_forced=True) == "acme/digits (digits)"
     assert add(database, "c3", is_forced=True) == "acme/digits (digits) 2"
     assert add(database, "c4", project="vision") == "acme/digits (vision)"

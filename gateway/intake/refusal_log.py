@@ -6,6 +6,7 @@ transaction every few seconds. A crash loses what was counted since the last tra
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -23,6 +24,15 @@ _MAX_WAITING = 500
 _MAX_OF_CONNECTION = 20
 
 
+@dataclass(slots=True)
+class _Counted:
+    """Requests of one group. Mutable, because a copy for each request would cost ten times as much."""
+
+    first: Refusal
+    latest: Refusal
+    count: int = 1
+
+
 class RefusalLog:
     """Counts refused requests, and writes them to the store."""
 
@@ -30,7 +40,7 @@ class RefusalLog:
         """Write at most once in `interval` seconds; the first refusal starts a task for that."""
         self._database = database
         self._interval = interval
-        self._waiting: dict[str | None, dict[tuple[object, ...], Refusal]] = {}
+        self._waiting: dict[str | None, dict[tuple[object, ...], _Counted]] = {}
         self._size = 0
         self._ending = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -38,11 +48,13 @@ class RefusalLog:
     def add(self, refusal: Refusal, *, is_of_connection: bool = True) -> None:
         """Count a refused request. All requests without a connection share the limit of one connection."""
         alike = self._waiting.setdefault(refusal.connection if is_of_connection else None, {})
-        earlier = alike.get(refusal.group)
-        if earlier is not None:
-            alike[refusal.group] = earlier.together_with(refusal)
+        group = refusal.group
+        counted = alike.get(group)
+        if counted is not None:
+            counted.latest = refusal
+            counted.count += 1
         elif len(alike) < _MAX_OF_CONNECTION and self._size < _MAX_WAITING:
-            alike[refusal.group] = refusal
+            alike[group] = _Counted(refusal, refusal)
             self._size += 1
         if self._writer is None or self._writer.done():
             self._writer = asyncio.create_task(self._write(), name="refusal log")
@@ -60,7 +72,11 @@ class RefusalLog:
                 async with asyncio.timeout(self._interval):
                     await self._ending.wait()
             waiting, self._waiting, self._size = self._waiting, {}, 0
-            found = [refusal for alike in waiting.values() for refusal in alike.values()]
+            found = [
+                replace(counted.latest, first_at=counted.first.first_at, count=counted.count)
+                for alike in waiting.values()
+                for counted in alike.values()
+            ]
             try:
                 await self._database.write(refusals.record, found)
             except StoreUnavailable as error:

@@ -14,17 +14,16 @@ from functools import partial
 
 from sqlalchemy import update
 
+from bench.connections import add_connections
 from bench.report import Progress, Rounds, Row
-from gateway.store import accept, connections, ready_queue, work_queue
+from gateway.store import ready_queue, work_queue
 from gateway.store.claims import Claims
 from gateway.store.database import Database
 from gateway.store.tables import leases
 from testing.postgres import Postgres
-from testing.records import A, B, arrival, made, move
 
 _CONNECTIONS = 10_000
-_GROUPS = 100
-_BATCH = 100
+_HOSTS = 100
 _PLACES = 16
 _THREADS = 4
 _ROUNDS = 3
@@ -45,7 +44,7 @@ def run(progress: Progress) -> list[Row]:
     ):
         database.migrate()
         progress(f"claims: {_CONNECTIONS:,} connections with a push each")
-        _fill(database)
+        add_connections(database, _CONNECTIONS, hosts=_HOSTS, with_push=True)
         _sort_in(database)
         claims = Claims(process="bench")
         waiting = Rounds("claims", progress, most=_ROUNDS, seconds=_SECONDS)
@@ -59,20 +58,6 @@ def run(progress: Progress) -> list[Row]:
     rate = waiting.row(name, "claims", _NEEDED_PER_SECOND, aim=1, higher_is_better=True)
     name = f"claims: ms of a look that finds nothing, with {_CONNECTIONS:,} connections postponed"
     return [rate, postponed.row(name, "look", _MOST_MS, aim=1, higher_is_better=False)]
-
-
-def _fill(database: Database) -> None:
-    for start in range(0, _CONNECTIONS, _BATCH):
-        names = [f"{number:024x}" for number in range(start, start + _BATCH)]
-        with database.writing() as conn:
-            for number, name in enumerate(names):
-                url = f"https://host{number % _GROUPS}.example/acme/{name}.git"
-                connections.add(conn, made(name, name=name, url=url, project=f"project {number % _GROUPS}"))
-            now = datetime.now(UTC)
-            accept.record(conn, [arrival(move(A, B), connection=name, received_at=now) for name in names])
-    # A running system has statistics too.
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-        conn.exec_driver_sql("VACUUM ANALYZE")
 
 
 def _claim_and_release(database: Database, claims: Claims, threads: Executor) -> float:

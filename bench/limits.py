@@ -25,6 +25,7 @@ import aio_pika
 import structlog
 from sqlalchemy import update
 
+from bench.connections import add_connections, analyze
 from bench.report import Progress, Rounds, Row, measured
 from bench.repositories import Cost, Gateway, Repository, bare_git, make_repositories
 from gateway.backoff import backoff
@@ -94,12 +95,7 @@ def _stored(postgres: Postgres, progress: Progress) -> list[Row]:
     rounds = Rounds("limits", progress, most=_ROUNDS, seconds=15)
     with closing(Database(postgres.database())) as database:
         database.migrate()
-        for start in range(0, _CONNECTIONS, _BATCH):
-            with database.writing() as conn:
-                for number in range(start, start + _BATCH):
-                    name = f"{number:024x}"
-                    url = f"https://git.example/acme/{name}.git"
-                    connections.add(conn, made(name, name=name, url=url, project=f"project {number % 100}"))
+        add_connections(database, _CONNECTIONS, hosts=1)
         for _ in rounds:
             _postpone(database, timedelta(hours=1))
             rounds.measure("none due", _look_ms, database)
@@ -123,13 +119,7 @@ def _postpone(database: Database, delay: timedelta) -> None:
     with database.writing() as conn:
         due_at = datetime.now(UTC) + delay
         conn.execute(update(reconciliations_table).values(due_at=due_at, held_until=None))
-    _analyze(database)
-
-
-def _analyze(database: Database) -> None:
-    """Do what a running system does by itself, and more often for few rows than for all at once."""
-    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as conn:
-        conn.exec_driver_sql("VACUUM ANALYZE")
+    analyze(database)
 
 
 def _fill_host(database: Database) -> None:

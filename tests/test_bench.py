@@ -1,14 +1,25 @@
-"""The report of the benchmarks: rounds, their spread, and rows that cannot be measured."""
+"""The report of the benchmarks, and the connections that they copy."""
 
 import json
 import re
+from contextlib import closing
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy
 from rich.console import Console
+from sqlalchemy import select
 
+from bench.connections import add_connections
 from bench.report import Rounds, Row, measured, show, unmeasured, write
+from gateway.store import accept, connections
+from gateway.store.database import Database
+from gateway.store.tables import metadata
+from testing.postgres import Postgres
+from testing.records import A, B, arrival, move
 
 
 def _failing(_call: str = "") -> float:
@@ -64,3 +75,29 @@ def test_a_failed_measurement_costs_only_its_own_rows(tmp_path: Path) -> None:
 def test_no_round_begins_that_would_exceed_the_budget() -> None:
     """The first round always takes place."""
     assert list(Rounds("relay", lambda _text: None, most=3, seconds=0)) == [0]
+
+
+def _rows(conn: sqlalchemy.Connection, connection: str) -> dict[str, list[Any]]:
+    """Return the rows of a connection by table, without ids and times."""
+    differs = {"id", "connection", "seq", "delivery", "provider_delivery_id", "received_at", "gaps"}
+    found = {}
+    for table in metadata.sorted_tables:
+        owner = table.c.id if table.name == "connections" else table.c.get("connection")
+        if owner is not None:
+            same = [column for column in table.columns if column.name not in differs]
+            found[table.name] = list(conn.execute(select(*same).where(owner == connection)))
+    return found
+
+
+def test_copied_connections_are_like_added_ones(postgres: Postgres) -> None:
+    """A copy has the rows that the gateway writes for a connection with a pending push."""
+    with closing(Database(postgres.database())) as database:
+        database.migrate()
+        add_connections(database, 4, hosts=2, with_push=True)
+        with database.writing() as conn:
+            copied = connections.get(conn, f"{3:024}")
+            added = replace(copied, id="added")
+            connections.add(conn, added)
+            accept.record(conn, [arrival(move(A, B), connection=added.id)])
+            assert (connections.host_of(copied.url), copied.project) == ("host1.example", "project 3")
+            assert _rows(conn, copied.id) == _rows(conn, added.id)

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from gateway.store.ids import delivery_ids_since
-from gateway.store.ref_gaps import Gap
-from gateway.store.ref_moves import Placement, Recorded
+from gateway.store.ref_gaps import Gap, movable_parts
+from gateway.store.ref_moves import Placement, Recorded, moves_between, newest
 from providers.model import RefUpdate
 
 IN_FLIGHT = timedelta(hours=1)
@@ -24,9 +24,6 @@ ROOM = 4096
 
 # Each half of a gap that is divided has room for at least so many.
 _MIN_ROOM = 64
-
-# How many moves get another generation at once, at most.
-_MAX_RAISED = 100
 
 # Older gaps of a ref are closed: their missing moves are no longer expected.
 _MAX_GAPS = 32
@@ -90,13 +87,12 @@ class RefHistory:
     def ids_of_interest(self, move: RefUpdate) -> set[str]:
         """Return the ids whose recorded moves are needed to place a move, as far as they are known yet.
 
-        Moves that follow a late move are found one by one, from the last to the first: each leads to where
-        the next one begins.
+        Moves that follow a late move are found one by one, from the last to the first.
         """
         ids = {move.before, move.after, *(gap.start for gap in self.gaps)}
         ways_on = self._ways_on() if move.before == self.after else []
         if any(gap.end == move.after for gap, _ in ways_on):
-            ids |= {part[-1].before for way in ways_on if (part := self._moves_between(*way))}
+            ids |= {part[-1].before for way in ways_on if (part := moves_between(*way, self.moves))}
         return {commit for commit in ids if commit is not None} - self.loaded
 
     def load(
@@ -175,11 +171,10 @@ class RefHistory:
         # A position that a first look learned was never planned: a webhook may still report a push to it.
         is_planned = value is None or bool(self.moves.get(value))
         self._add_gap(low, high, self.after, value, now=now, is_planned=is_planned, is_guess=True)
-        newest = max(self.moves.get(value or "", ()), key=lambda one: one.generation, default=None)
-        if newest is None:
-            self._move_to(self.after, value, high, self.delivery)
-        else:
-            self._raise([newest], high)
+        self._move_to(self.after, value, high, self.delivery)
+        last = newest(self.moves.get(value or "", ()))
+        if last is not None:
+            self._raise([last], high)
         self._see()
 
     def learn(self, value: str | None) -> None:
@@ -201,14 +196,7 @@ class RefHistory:
         self, before: str | None, after: str | None, *, delivery: str, now: datetime
     ) -> Placement:
         """Place a move with a known beginning and end."""
-        exact = next(
-            (
-                gap
-                for gap in self._newest_first()
-                if gap.begins_at(before) and gap.end == after and (gap.is_planned or gap.room > 0)
-            ),
-            None,
-        )
+        exact = next((gap for gap in self._newest_first() if gap.lacks(before, after)), None)
         if exact is not None:
             return self._close(exact, after)
         recorded = self._find_recorded(before, after)
@@ -230,10 +218,10 @@ class RefHistory:
     ) -> Placement:
         """Place a move that does not begin at the known position, and was not reported before."""
         for gap in self._newest_first():
-            if gap.end == after and (gap.is_planned or gap.room > 1):
+            if gap.may_end_with(after):
                 return self._fill_top(gap, before)
         for gap in self._newest_first():
-            if gap.begins_at(before) and gap.room > 1:
+            if gap.may_begin_with(before):
                 return self._fill_bottom(gap, after)
         recent = int((now - IN_FLIGHT).timestamp())
         for gap in self._newest_first():
@@ -273,12 +261,13 @@ class RefHistory:
         # Moves that arrived before this move follow it, up to the end of their part of the line.
         while ways_on := [way for way in self._ways_on() if way[0].end == self.after]:
             gap, following = ways_on[0]
-            part = self._moves_between(gap, following)
+            part = moves_between(gap, following, self.moves)
             if not part or (part[0].generation, part[-1].generation) != (following.low, gap.high):
                 # Not all of them were found, so their generations are not free: the next look decides.
                 return Placement(generation=generation, is_guess=True)
             self.gaps.remove(gap)
-            self._swap(following, gap.joined_with(following))
+            joined = gap.joined_with(following)
+            self._swap(following, *(() if joined.is_empty else (joined,)))
             self._raise(part[::-1], self.generation + 1)
         return Placement(generation=generation)
 
@@ -288,39 +277,11 @@ class RefHistory:
         For a delete or a creation this is the safe assumption: if it is wrong, the next look corrects it.
         """
         recent = int((now - IN_FLIGHT).timestamp())
-        return next(
-            (
-                gap
-                for gap in self._newest_first()
-                if gap.begins_at(value) and gap.made_at > recent and gap.room > 1
-            ),
-            None,
-        )
+        gaps = (gap for gap in self._newest_first() if gap.may_begin_with(value) and gap.made_at > recent)
+        return next(gaps, None)
 
     def _ways_on(self) -> list[tuple[Gap, Gap]]:
-        """Return the gaps around each part of the line that may turn out to be newer than the position."""
-        seen = self._seen()
-        return [
-            (gap, following)
-            for gap, following in zip(self.gaps, self.gaps[1:], strict=False)
-            if not gap.is_planned and following.is_start_known and (gap.high > seen or following.is_guess)
-        ]
-
-    def _moves_between(self, gap: Gap, following: Gap) -> list[Recorded]:
-        """Return the moves between two gaps, as far as they are known, the newest first.
-
-        Deletes cannot be looked up.
-        """
-        moves: list[Recorded] = []
-        end, above = following.start, following.low + 1
-        while len(moves) < _MAX_RAISED:
-            known = (one for one in self.moves.get(end or "", ()) if gap.high <= one.generation < above)
-            newest = max(known, key=lambda one: one.generation, default=None)
-            if newest is None:
-                break
-            moves.append(newest)
-            end, above = newest.before, newest.generation
-        return moves
+        return movable_parts(self.gaps, seen=self._seen())
 
     def _explain_learned(self, before: str | None, *, delivery: str, now: datetime) -> Placement:
         """Place the push to the position that a first look learned."""
@@ -366,15 +327,15 @@ class RefHistory:
         if (before, after) == (self.before, self.after) and self.delivery is not None:
             return self.delivery
         if after is not None:
-            known = [one for one in self.moves.get(after, ()) if one.before == before]
-            if known:
-                return max(known, key=lambda one: one.generation).delivery
+            known = newest(one for one in self.moves.get(after, ()) if one.before == before)
+            if known is not None:
+                return known.delivery
             # A reconciliation found it with another beginning, and a webhook reported it later.
             return self.repetitions.get((before, after))
         # Deletes cannot be looked up. A delete from a position that the ref has left is a repetition.
-        left = self.moves.get(before or "", ())
+        left = newest(self.moves.get(before or "", ()))
         if before != self.after and left and not any(gap.begins_at(before) for gap in self.gaps):
-            return max(left, key=lambda one: one.generation).delivery
+            return left.delivery
         return None
 
     def _delivery_of(self, after: str | None, generation: int) -> str:

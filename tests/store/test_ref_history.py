@@ -187,6 +187,16 @@ def test_moves_before_a_delete_from_anywhere_have_generations_of_their_own() -> 
     assert first < last < deleted == history.generation
 
 
+def test_no_gap_remains_once_all_moves_are_known() -> None:
+    """Later moves are placed without the recorded ones, and an older position means that a replica lags."""
+    for order in permutations(range(1, 6)):
+        history = learned(IDS[0])
+        for number in (0, *order):
+            report(history, IDS[number], IDS[number + 1])
+        assert not history.needs_moves(move(IDS[6], IDS[7])), order
+        assert history.sighting(IDS[1], now=NOW) == "lagging", order
+
+
 @given(order=st.permutations(range(8)), again=st.lists(st.integers(0, 7), max_size=8))
 def test_a_long_walk_in_any_order_with_repetitions(order: Sequence[int], again: Sequence[int]) -> None:
     """A repeated move is recognized, wherever in the walk it is."""

@@ -155,7 +155,7 @@ class WebhookEndpoint:
         if connection.networks:
             self._check_source(connection, scope, headers)
         if headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
-            refusal = _Answer(415, "unsupported content encoding", "send the body as it is, uncompressed")
+            refusal = _Answer(415, "unsupported content encoding", "the body is compressed: send it as it is")
             raise self._recorded(refusal, connection, scope, headers)
         return connection, headers
 

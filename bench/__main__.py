@@ -43,7 +43,7 @@ BENCHES = {
     "limits": limits,
 }
 RESULT = Path("build/bench.json")
-# A benchmark plans for at most 150 s; after so many, what it measures at the moment is given up.
+# A benchmark plans for at most 100 s; after so many, what it measures at the moment is given up.
 MAX_SECONDS = 240
 MORE_SECONDS = 30
 

@@ -31,7 +31,7 @@ from testing.postgres import Postgres
 from testing.service import Command, Project, Service, wait_for
 
 _ROUNDS = 3
-_SECONDS = 60
+_SECONDS = 45
 _CLIENTS = 4
 _LOAD_SECONDS = 3.0
 _OUTAGE_SECONDS = 3.0

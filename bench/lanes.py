@@ -34,7 +34,7 @@ from testing.postgres import Postgres, url_of
 
 _LANES = 4
 _ROUNDS = 3
-_SECONDS = 60
+_SECONDS = 45
 _TICKS = os.sysconf("SC_CLK_TCK")
 _TOPOLOGY = Topology(exchange="lanes", queue="lanes")
 _LEADING = "SELECT count(*) = %s FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock'"

@@ -19,8 +19,8 @@ from testing.github import push_payload
 from testing.service import VALOHAI_YAML, Command
 
 _FILES = 1_300
-_ROUNDS = 5
-_SECONDS = 45
+_ROUNDS = 3
+_SECONDS = 35
 _NAME = "acme/library"
 _ARCHIVE = 'git --git-dir="$1" archive "$2" | gzip -1 >"$1/archive.tar.gz"'
 

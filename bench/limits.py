@@ -54,16 +54,17 @@ _NEEDED_PER_SECOND = _CONNECTIONS / _EVERY
 _PER_HOST = 16
 _LOOKS = 20
 _MOST_MS = 5
-_STORE_SECONDS = 4.0
+_STORE_SECONDS = 2.0
 _CONCURRENCY = 4
-_REPOSITORIES = 60
+_REPOSITORIES = 30
 # Half a core for 10,000 connections.
 _GATEWAY_MS = 15
-_ROUNDS = 3
+_ROUNDS = 2
+_SECONDS = 40
 
 _HOUR = 3600
-_PUSHES = _HOUR * 10
-_FEW = 8192
+_PUSHES = _HOUR * 4
+_FEW = 4096
 # A relay reads 1,024 requests at once.
 _OUT_OF_PLACE = 2048
 _SENDERS = 64
@@ -92,7 +93,7 @@ def run(progress: Progress) -> list[Row]:
 
 def _stored(postgres: Postgres, progress: Progress) -> list[Row]:
     progress(f"limits: {_CONNECTIONS:,} connections")
-    rounds = Rounds("limits", progress, most=_ROUNDS, seconds=15)
+    rounds = Rounds("limits", progress, most=_ROUNDS, seconds=_SECONDS)
     with closing(Database(postgres.database())) as database:
         database.migrate()
         add_connections(database, _CONNECTIONS, hosts=1)
@@ -185,7 +186,7 @@ async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
 
 def _with_git(postgres: Postgres, folder: Path, progress: Progress) -> list[Row]:
     progress(f"limits: reconciliation of {_REPOSITORIES} repositories")
-    rounds = Rounds("limits: git ls-remote", progress, most=_ROUNDS, seconds=15)
+    rounds = Rounds("limits: git ls-remote", progress, most=_ROUNDS, seconds=_SECONDS)
     with GitHost(folder / "git") as host:
         repositories = make_repositories(host, _REPOSITORIES, commits=1)
         url = postgres.database()
@@ -198,9 +199,9 @@ def _with_git(postgres: Postgres, folder: Path, progress: Progress) -> list[Row]
         title = f"limits: {name}"
         return rounds.row(title, "reconciliation", yardstick, aim=aim, higher_is_better=False, of=of)
 
-    seconds = "s to reconcile 60 repositories, beside git ls-remote four at a time"
+    seconds = f"s to reconcile {_REPOSITORIES} repositories, beside git ls-remote four at a time"
     return [
-        row(seconds.replace("60", str(_REPOSITORIES)), "git ls-remote", attrgetter("seconds"), None),
+        row(seconds, "git ls-remote", attrgetter("seconds"), None),
         row(f"ms of CPU for one, gateway, of {_GATEWAY_MS}", _GATEWAY_MS, attrgetter("gateway"), 1),
         row("ms of CPU for one, git, beside git ls-remote", "git ls-remote", attrgetter("git"), 1.2),
     ]
@@ -337,7 +338,7 @@ def _housekeeping(folder: Path, progress: Progress) -> list[Row]:
         tree.push()
         fetching.update(url, ("refs/heads/main", head), connection="0")
     keeper = Housekeeper(git=fetching.git, mirrors=fetching.mirrors, budget=2**40)
-    rounds = Rounds("limits: housekeeping", progress, most=_ROUNDS, seconds=15)
+    rounds = Rounds("limits: housekeeping", progress, most=_ROUNDS, seconds=_SECONDS)
     _copy_mirror(fetching.mirrors.path, 1, _FEW_MIRRORS)
     few = [asyncio.run(_tidied(keeper)) for _ in range(_ROUNDS)]
     each = min(one.cpu for one in few) / _FEW_MIRRORS

@@ -26,8 +26,8 @@ from testing.git_host import ENVIRONMENT, git
 _FILES = 2_000
 _FILE = 50_000
 _MEGABYTES = _FILES * _FILE / 1e6
-_ROUNDS = 5
-_SECONDS = 60
+_ROUNDS = 3
+_SECONDS = 45
 _MEMORY = 100.0
 _WORDS = ("def", "return", "self", "model", "loss", "epoch", "batch", "for", "in", "range", "import", "torch")
 

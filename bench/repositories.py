@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import attrgetter
@@ -33,11 +33,11 @@ from testing.github import push_payload
 from testing.postgres import Postgres
 from testing.service import VALOHAI_YAML, Command, wait_for
 
-_REPOSITORIES = 150
+_REPOSITORIES = 80
 _ROUNDS = 3
-_SECONDS = 45
+_SECONDS = 40
 _COUNTED = 20
-_OF_WORKERS = 40
+_OF_WORKERS = 30
 _GATEWAY_MS = 20
 _GIT_MS = 30
 _GIT_PROCESSES = 2
@@ -141,20 +141,21 @@ class Gateway:
 
     def __enter__(self) -> Self:
         """Start, connect the repositories, and wait until each has a mirror."""
-        self._service.start()
-        self._pids = wait_for(self._listening, "all processes listen")
-        self._database = Database(self._database_url)
-        self._connections = [self._service.connect(one.url, "train@main") for one in self._repositories]
-        wait_for(lambda: not self._count(_UNSEEN), "the first reconciliations have ended")
-        self.push([one.push(0) for one in self._repositories])
+        with ExitStack() as stack:
+            stack.enter_context(self._service)
+            self._pids = wait_for(self._listening, "all processes listen")
+            self._database = stack.enter_context(closing(Database(self._database_url)))
+            self._connections = [self._service.connect(one.url, "train@main") for one in self._repositories]
+            wait_for(lambda: not self._count(_UNSEEN), "the first reconciliations have ended")
+            self.push([one.push(0) for one in self._repositories])
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave no process."""
-        self._database.close()
-        self._service.__exit__(kind, error, trace)
+        self._stack.close()
 
     def push(self, payloads: Sequence[bytes]) -> float:
         """Deliver a push of each repository; return the seconds until all are planned."""

@@ -49,10 +49,10 @@ _CLIENTS = 64
 _MANY_CLIENTS = 256
 # The share of each web process, so that two have as much as one, with PostgreSQL and the client on two cores.
 _SHARE = 0.25
-_REQUESTS = 5_000
+_REQUESTS = 3_000
 _WARM_UP = 200
-_ROUNDS = 5
-_SECONDS = 120
+_ROUNDS = 3
+_SECONDS = 80
 # Fewer for processes that have only a share of a core.
 _WORKERS_REQUESTS = 1_500
 _MOST_SECONDS = 40

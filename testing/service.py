@@ -122,8 +122,12 @@ class Service:
         return status
 
     def __enter__(self) -> Self:
-        """Start."""
-        self.start()
+        """Start; leave no process if that fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(

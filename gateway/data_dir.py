@@ -16,7 +16,7 @@ import structlog
 from gateway.crypto.keyring import Keyring, read_key, secret_key_file, sync_folder, write_key
 from gateway.errors import SettingError
 from gateway.settings import MIN_TOKEN_LENGTH, Settings
-from gateway.store import claims, connections, platforms, reconciliations
+from gateway.store import claims, connections, identities, platforms, reconciliations
 from gateway.store.database import Database
 
 log = structlog.get_logger()
@@ -156,7 +156,8 @@ def learn_refs(settings: Settings) -> int:
 
 def _rewrap(settings: Settings) -> int:
     with open_data(settings) as opened, opened.database.writing() as conn:
-        return connections.rewrap(conn, opened.keyring) + platforms.rewrap(conn, opened.keyring)
+        sealed = (connections.rewrap, platforms.rewrap, identities.rewrap)
+        return sum(rewrap(conn, opened.keyring) for rewrap in sealed)
 
 
 def _make_new_key(folder: Path) -> None:

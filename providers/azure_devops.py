@@ -33,6 +33,7 @@ AUTH_OPTIONS = frozenset({"user", "header", "value"})
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "token"}
 # https://learn.microsoft.com/en-us/azure/devops/repos/git/use-ssh-keys-to-authenticate
+PUBLIC_HOST: str | None = "dev.azure.com"
 RSA_KEYS_ONLY = True
 SETUP = SetupGuide(
     place="Project settings → Service hooks → + → Web Hooks, “Code pushed”: the repository, the webhook URL",

@@ -43,7 +43,12 @@ AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 # https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/
 # https://support.atlassian.com/bitbucket-cloud/docs/using-access-tokens/
-TOKEN_USERS: Mapping[str, str] = {"ATATT": "x-bitbucket-api-token-auth", "": "x-token-auth"}
+TOKEN_USERS: Mapping[str, str] = {
+    "ATATT": "x-bitbucket-api-token-auth",
+    "ATCTT": "x-token-auth",
+    "": "x-token-auth",
+}
+PUBLIC_HOST: str | None = "bitbucket.org"
 RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Repository settings → Webhooks → Add webhook: the webhook URL",

@@ -30,6 +30,7 @@ COMMIT_PAGE: str | None = "commits"
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "token"}
+PUBLIC_HOST: str | None = None
 RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Repository settings → Webhooks → Create webhook: the webhook URL",

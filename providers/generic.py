@@ -22,6 +22,7 @@ COMMIT_PAGE: str | None = None
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = True
 TOKEN_USERS: Mapping[str, str] = {"": "token"}
+PUBLIC_HOST: str | None = None
 RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="On the git server: pushgate hook-script --url URL --secret-file FILE >"

@@ -33,6 +33,7 @@ COMMIT_PAGE: str | None = "commit"
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "token"}
+PUBLIC_HOST: str | None = None
 RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Settings → Webhooks → Add webhook → Gitea or Forgejo: the webhook URL, content type"

@@ -39,6 +39,7 @@ COMMIT_PAGE: str | None = "commit"
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "x-access-token"}
+PUBLIC_HOST: str | None = "github.com"
 RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Settings → Webhooks → Add webhook: the webhook URL, content type application/json",

@@ -47,6 +47,7 @@ AUTH_OPTIONS = frozenset({"token", "signing_token"})
 # https://docs.gitlab.com/user/project/integrations/webhooks/#signing-tokens
 HAS_SIGNING_SECRETS = True
 TOKEN_USERS: Mapping[str, str] = {"": "oauth2"}
+PUBLIC_HOST: str | None = "gitlab.com"
 RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Settings → Webhooks → Add new webhook: the webhook URL",

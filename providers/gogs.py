@@ -21,6 +21,7 @@ COMMIT_PAGE: str | None = "commit"
 AUTH_OPTIONS: frozenset[str] = frozenset()
 HAS_SIGNING_SECRETS = False
 TOKEN_USERS: Mapping[str, str] = {"": "token"}
+PUBLIC_HOST: str | None = None
 RSA_KEYS_ONLY = False
 SETUP = SetupGuide(
     place="Settings → Webhooks → Add a new webhook → Gogs: the webhook URL, content type application/json",

@@ -192,6 +192,9 @@ class Provider(Protocol):
     TOKEN_USERS: Mapping[str, str]
     """The user name to send with an access token, by the token's prefix; the empty prefix fits any token."""
 
+    PUBLIC_HOST: str | None
+    """The host of the provider's own service; None for software that others run."""
+
     RSA_KEYS_ONLY: bool
     """Whether the provider accepts only RSA keys as deploy keys."""
 

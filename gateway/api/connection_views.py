@@ -131,7 +131,8 @@ class ConnectionView(View):
         description="globs of branches: nothing runs for other branches; empty if all count"
     )
     networks: list[str] = Field(description="the networks that may send webhooks; empty if any may")
-    access: Access = Field(description="the kind of the credentials")
+    access: Access = Field(description="the kind of the credentials that fetches use")
+    identity: str | None = Field(description="the name of the identity; null if there is none")
     deploy_key: str | None = Field(
         description="the public key for the provider's settings; null if the access is by another kind"
     )
@@ -162,6 +163,7 @@ class ConnectionView(View):
         secrets: list[SecretDates],
         reconciliation: ReconciliationState,
         platform: Platform | None,
+        identity: str | None,
         *,
         base_url: str,
         since: datetime | None = None,
@@ -173,6 +175,7 @@ class ConnectionView(View):
             connection,
             hook_url=f"{base_url}/hooks/{connection.id}",
             access=access,
+            identity=identity,
             remote=RemoteView.of(reconciliation, access, now=datetime.now(UTC), since=since),
             reconciliation=reconciliation,
             platform=platform,
@@ -183,7 +186,9 @@ class ConnectionView(View):
 def _access(connection: Connection) -> Access:
     if connection.deploy_key is not None:
         return "ssh key"
-    return "login" if connection.has_credentials else "none"
+    if connection.has_credentials:
+        return "login"
+    return "none" if connection.identity is None else "identity"
 
 
 class ConnectionCreated(ConnectionView):

@@ -27,12 +27,12 @@ from gateway.api.remote_access import changed_access, remote_access
 from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret
 from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
 from gateway.crypto.keyring import Keyring
-from gateway.errors import Invalid, SettingError
+from gateway.errors import Invalid, NotFound, SettingError
 from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.triggers import read_triggers
-from gateway.store import connections, platforms, reconciliations, work_queue
+from gateway.store import connections, identities, platforms, reconciliations, work_queue
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.ids import connection_id as new_connection_id
@@ -133,9 +133,9 @@ class Connections:
         )
 
         def make(conn: sqlalchemy.Connection) -> ConnectionCreated:
-            connections.add_another(
-                conn, connection, is_named=wanted.name is not None, is_forced=wanted.force
-            )
+            added = replace(connection, identity=_identity_id(conn, wanted.identity))
+            identities.use(conn, added)
+            connections.add_another(conn, added, is_named=wanted.name is not None, is_forced=wanted.force)
             connections.keep_credentials(conn, self.keyring, connection.id, access.sealable)
             if wanted.platform is not None:
                 self._name_platform(conn, connection.id, wanted.platform)
@@ -168,9 +168,13 @@ class Connections:
         access = await API.run(changed_access, old, kept, given)
         if access is not None:
             wanted["deploy_key"] = access.deploy_key
+        is_identity_given = "identity" in given.model_fields_set
 
         def change(conn: sqlalchemy.Connection) -> ConnectionView:
             changed = replace(connections.get(conn, connection_id), **wanted, updated_at=now)
+            if is_identity_given:
+                changed = replace(changed, identity=_identity_id(conn, given.identity))
+            identities.use(conn, changed)
             connections.change(conn, changed)
             if access is not None:
                 connections.keep_credentials(conn, self.keyring, connection_id, access.sealable)
@@ -179,7 +183,7 @@ class Connections:
             work_queue.make_due(conn, connection_id, now=now)
             if "url" in wanted:
                 reconciliations.start_over(conn, connection_id, now=now)
-            elif access is not None:
+            elif access is not None or is_identity_given:
                 reconciliations.request(conn, connection_id, now=now)
             return self._view(conn, connections.get(conn, connection_id))
 
@@ -190,7 +194,7 @@ class Connections:
 
     def _changes(self, given: ConnectionChange) -> dict[str, Any]:
         """Return the new values of a connection's fields. Raises `Invalid`."""
-        wanted = given.model_dump(exclude_none=True, exclude={"credentials", "platform"})
+        wanted = given.model_dump(exclude_none=True, exclude={"credentials", "identity", "platform"})
         if "url" in wanted:
             # Another repository has another id; the next delivery sets it.
             wanted |= {"url": self._checked(take_login(wanted["url"], "")[0]), "repository_id": None}
@@ -320,12 +324,15 @@ class Connections:
         dates = connections.secret_dates(conn, ids)
         states = reconciliations.states(conn, ids)
         named = platforms.of(conn, ids)
+        used = {connection.identity for connection in found if connection.identity is not None}
+        names = identities.names(conn, used)
         return [
             ConnectionView.of(
                 connection,
                 dates[connection.id],
                 states[connection.id],
                 named.get(connection.id),
+                names.get(connection.identity or ""),
                 base_url=self.base_url,
                 since=since,
             )
@@ -363,7 +370,7 @@ def _new_connection(
     deploy_key: str | None,
     now: datetime,
 ) -> Connection:
-    given = wanted.model_dump(exclude={"secret", "credentials", "platform", "force"})
+    given = wanted.model_dump(exclude={"secret", "credentials", "identity", "platform", "force"})
     given |= {"name": name, "url": url, "auth": auth, "networks": _texts(wanted.networks)}
     given["triggers"] = _checked_triggers(wanted.triggers)
     return Connection(
@@ -374,6 +381,14 @@ def _new_connection(
         updated_at=now,
         deploy_key=deploy_key,
     )
+
+
+def _identity_id(conn: sqlalchemy.Connection, id_or_name: str | None) -> str | None:
+    """Return the id of an identity that a request names. Raises `Invalid`."""
+    try:
+        return None if id_or_name is None else identities.get(conn, id_or_name).id
+    except NotFound as error:
+        raise Invalid(f"identity: {error}") from None
 
 
 def _texts(networks: Sequence[Any]) -> list[str]:

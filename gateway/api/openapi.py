@@ -32,6 +32,7 @@ _BASE = "/api/v1"
 _COMPONENT = "#/components/schemas/"
 _TAGS = {
     "connections": "Connected repositories: their settings, secrets and refs.",
+    "identities": "What Pushgate is at the providers: tokens that connections share.",
     "deliveries": "What providers have sent, and what became of it.",
     "executions": "Execution requests: the messages to the runners.",
     "explain": "Why a push did, or did not, run.",
@@ -41,6 +42,7 @@ _TAGS = {
 }
 _IDS = {
     "connections": "the id of the connection",
+    "identities": "the id or the name of the identity",
     "deliveries": "the id of the delivery",
     "executions": "the id of the execution request",
     "packages": "the id of the package, as in `package.id` of a message",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -62,6 +63,10 @@ Line = Annotated[
 ]
 Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2048)]
 WebhookSecret = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[\x20-\x7e]+$")]
+IdentityName = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/]*$")
+]
+Token = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
 YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_path_inside)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 Follows = Annotated[list[Glob], Field(max_length=100)]
@@ -194,6 +199,10 @@ class NewConnection(RequestBody):
         description="the networks that may send webhooks, such as 192.0.2.0/24; by default any",
     )
     credentials: NewCredentials | None = Field(default=None, description="for a private repository")
+    identity: Line | None = Field(
+        default=None,
+        description="the id or the name of an identity, which is used where there are no `credentials`",
+    )
     platform: NewPlatform | None = Field(
         default=None, description="a platform that shall fetch after each push"
     )
@@ -223,6 +232,10 @@ class ConnectionChange(RequestBody):
     credentials: NewCredentials | None = Field(
         default=None, description="new credentials; null deletes the stored ones, unlike an omitted field"
     )
+    identity: Line | None = Field(
+        default=None,
+        description="the id or the name of an identity; null removes it, unlike an omitted field",
+    )
     platform: NewPlatform | None = Field(
         default=None, description="a platform that fetches; null removes it, unlike an omitted field"
     )
@@ -235,6 +248,47 @@ class NewSecret(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
     secret: WebhookSecret | None = Field(default=None, description="by default, one is generated")
+
+
+class NewIdentity(RequestBody):
+    """A new identity."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "acme-bot", "provider": "github", "token": "github_pat_…"}],
+        }
+    )
+
+    name: IdentityName = Field(description="a unique name, without a slash")
+    provider: Provider
+    token: Token = Field(description="an access token of the provider; no answer contains it")
+    user: Line | None = Field(
+        default=None,
+        description="the user of the token, where the provider wants one: the mail address of the account for"
+        " an API token of Bitbucket Cloud, which begins with ATATT",
+    )
+    api_url: Url | None = Field(
+        default=None,
+        description="the base URL of the API; the token is sent to no other server. Without it, the identity"
+        " is for the provider's own service, such as github.com",
+    )
+    expires_at: AwareDatetime | None = Field(
+        default=None, description="when the token expires, as the provider shows it; null if it never does"
+    )
+
+
+class IdentityChange(RequestBody):
+    """The changes of an identity: omitted fields stay as they are. Null removes an optional field."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"expires_at": "2027-11-30T00:00:00Z"}]})
+
+    name: IdentityName | None = Field(default=None, description="a unique name, without a slash")
+    token: Token | None = Field(default=None, description="the new access token")
+    user: Line | None = Field(default=None, description="the user of the token")
+    api_url: Url | None = Field(
+        default=None, description="the base URL of the API; another server requires the token again"
+    )
+    expires_at: AwareDatetime | None = Field(default=None, description="when the token expires")
 
 
 class Page(BaseModel, Generic[Item]):

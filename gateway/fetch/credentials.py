@@ -195,6 +195,15 @@ def make_login(user: str | None, password: str, provider: str) -> Login:
     return Login(user=user or _token_user(password, provider), password=password)
 
 
+def token_login(user: str | None, token: str, provider: str) -> Login:
+    """Return the login with the token of an identity, for https.
+
+    `user` is the API's. Git has a user name of its own for tokens that the provider marks by a prefix.
+    """
+    has_prefix = any(prefix and token.startswith(prefix) for prefix in PROVIDERS[provider].TOKEN_USERS)
+    return make_login(None if has_prefix else user, token, provider)
+
+
 def _token_user(password: str, provider: str) -> str:
     users = PROVIDERS[provider].TOKEN_USERS
     return users[max((prefix for prefix in users if password.startswith(prefix)), key=len)]

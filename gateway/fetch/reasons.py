@@ -149,8 +149,8 @@ _PHRASES: tuple[tuple[str, bool, type[FetchError], str], ...] = (
     ),
 )
 
-Access = Literal["ssh key", "login", "none"]
-"""The kind of a connection's credentials."""
+Access = Literal["ssh key", "login", "identity", "none"]
+"""The kind of the credentials that fetches use."""
 
 CHECK_THE_NETWORK = "check that the host is up, and that a firewall lets the worker through to it"
 """What to do about a host that does not answer."""
@@ -158,6 +158,7 @@ CHECK_THE_NETWORK = "check that the host is up, and that a firewall lets the wor
 _GIVE_ACCESS: Mapping[Access, str] = {
     "ssh key": "add the connection's deploy key to the repository (read access is enough), and check the URL",
     "login": "check the URL, and set credentials that may read the repository: a token may have expired",
+    "identity": "check the URL, and give the identity a token that may read the repository: it may have expired",
     "none": "check the URL; if the repository is private, set the connection's credentials",
 }
 _REPAIRS: Mapping[str, str] = {

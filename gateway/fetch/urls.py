@@ -27,6 +27,20 @@ def check_url(url: str, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
         raise Invalid(f"url: PUSHGATE_FETCH_HOSTS does not allow the host {host}")
 
 
+def check_api_url(url: str, *, allow_http: bool, hosts: tuple[str, ...]) -> None:
+    """Raise `Invalid`, with one sentence, for the URL of an API to which no token may be sent.
+
+    As `check_url`, but the path may be empty, and ssh is refused.
+    """
+    if is_ssh(url):
+        raise Invalid("api_url: it must be https://…")
+    try:
+        # Any path: a repository's URL must have one.
+        check_url(f"{url.rstrip('/')}/api", allow_http=allow_http, hosts=hosts)
+    except Invalid as error:
+        raise Invalid(f"api_{error}") from None
+
+
 def target(url: str) -> tuple[str, str, int]:
     """Return the scheme, the host in lower case and the port of a URL that `check_url` has accepted."""
     scp_like = _SCP_LIKE.fullmatch(url)

@@ -12,6 +12,7 @@ from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
 from gateway.api.dry_run import DryRun
 from gateway.api.executions import Executions
+from gateway.api.identities import Identities
 from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
 from gateway.api.specifications import Contract
@@ -70,6 +71,7 @@ class _Api:
     """The endpoints of the REST API, by their subjects."""
 
     connections: Connections
+    identities: Identities
     dry_run: DryRun
     deliveries: Deliveries
     executions: Executions
@@ -79,6 +81,7 @@ class _Api:
         """Return the operations of all endpoints."""
         return [
             *self.connections.operations(),
+            *self.identities.operations(),
             *self.dry_run.operations(),
             *self.deliveries.operations(),
             *self.executions.operations(),
@@ -105,6 +108,13 @@ def _build_api(
             cache=cache,
             pushes=parts.pushes,
             base_url=settings.base_url,
+            allow_http=settings.fetch_allow_http,
+            hosts=settings.fetch_hosts,
+        ),
+        identities=Identities(
+            database=database,
+            keyring=parts.keyring,
+            pushes=parts.pushes,
             allow_http=settings.fetch_allow_http,
             hosts=settings.fetch_hosts,
         ),

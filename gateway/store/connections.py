@@ -44,8 +44,8 @@ class Connection:
 
     `auth` holds the parts of the authentication scheme that are not secret. Webhooks are accepted only from
     `networks`, if any are set; only branches that match a glob in `follows` count, if any are set.
-    `deploy_key` is the public key. `other_repository` is the repository that, by a delivery, has taken its
-    place.
+    `deploy_key` is the public key, `identity` the id of an identity. `other_repository` is the repository
+    that, by a delivery, has taken its place.
     """
 
     id: str
@@ -63,6 +63,7 @@ class Connection:
     follows: Sequence[str] = ()
     package_format: str = "tar.gz"
     deploy_key: str | None = None
+    identity: str | None = None
     has_credentials: bool = False
     other_repository: OtherRepository | None = None
 
@@ -99,7 +100,7 @@ def add_another(
     Unless the name was given (`is_named`), a taken name is replaced by a free name. Raise `Conflict` if a
     given name is taken or, unless forced, if the repository is already connected to the project.
     """
-    _lock_names(conn)
+    lock_names(conn)
     same = [other for other in _same_repository(conn, connection) if other.project == connection.project]
     if same and not is_forced:
         raise Conflict(
@@ -119,7 +120,7 @@ def add_another(
     return kept
 
 
-def _lock_names(conn: sqlalchemy.Connection) -> None:
+def lock_names(conn: sqlalchemy.Connection) -> None:
     """Lock the names until the transaction ends: older duplicates rule out a unique index."""
     if conn.dialect.name != "sqlite":
         conn.execute(select(func.pg_advisory_xact_lock(Lock.NAMES.value)))
@@ -207,7 +208,7 @@ def addresses(conn: sqlalchemy.Connection) -> dict[str, str]:
 def change(conn: sqlalchemy.Connection, connection: Connection) -> None:
     """Store the changes of a connection. Raise `Conflict` if another connection has its new name."""
     if get(conn, connection.id).name != connection.name:
-        _lock_names(conn)
+        lock_names(conn)
         _check_name(conn, connection)
     conn.execute(update(connections).where(connections.c.id == connection.id).values(**_columns(connection)))
     # Its project or its host may have changed, which are the key of the queue.
@@ -232,7 +233,7 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
     conn.execute(
         update(connections)
         .where(connections.c.id == connection_id)
-        .values(credentials=None, deleted_at=now, updated_at=now)
+        .values(credentials=None, identity=None, deleted_at=now, updated_at=now)
     )
     conn.execute(delete(reconciliations).where(reconciliations.c.connection == connection_id))
     refusals.forget_connection(conn, connection_id)

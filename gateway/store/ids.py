@@ -19,6 +19,11 @@ def delivery_id(now: datetime) -> str:
     return f"{delivery_ids_since(now)}-7{rest[:3]}-{variant}{rest[4:7]}-{rest[7:19]}"
 
 
+def identity_id() -> str:
+    """Return 96 random bits in hex."""
+    return secrets.token_hex(12)
+
+
 def delivery_ids_since(moment: datetime) -> str:
     """Return a prefix that sorts before all ids since a moment (in milliseconds) and after all older ids."""
     time = f"{int(moment.timestamp() * 1000):012x}"

@@ -83,6 +83,8 @@ connections = Table(
     Column("package_format", Text, nullable=False, server_default=text("'tar.gz'")),
     Column("credentials", LargeBinary),
     Column("deploy_key", Text),
+    # The id of an identity, without a constraint: migrations only add.
+    Column("identity", Text),
     Column("platform", JSON),
     Column("platform_token", LargeBinary),
     Column("other_repository", JSON),
@@ -349,6 +351,22 @@ reconciliations = Table(
     Index("ix_reconciliations_due_at", "due_at"),
     Index("ix_reconciliations_host_due_at", "host", "due_at"),
     _partial_index("ix_reconciliations_held", "held_until", where="held_until IS NOT NULL"),
+)
+
+# What Pushgate is at the providers: see gateway/store/identities.py. `sealed` is the secret, by its kind.
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("provider", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("user", Text),
+    Column("api_url", Text),
+    Column("expires_at", Instant),
+    Column("sealed", LargeBinary),
+    Column("created_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
 )
 
 # When the fetch of a connection's platform is due, and the outcome of the last fetch.

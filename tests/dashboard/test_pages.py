@@ -18,7 +18,7 @@ from gateway.dashboard.sessions import VALID, Sessions
 from providers import generic
 from testing.postgres import Postgres
 from testing.service import ADMIN_TOKEN, Project, Service, wait_for
-from tests.dashboard.getting import got
+from tests.dashboard.getting import got, signed_in
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 # Only a busy machine needs this long.
@@ -56,16 +56,6 @@ class _Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
         self.found |= {value for name, value in attrs if name in {"href", "src"} and value}
-
-
-def signed_in(service: Service) -> str:
-    """Return the cookie of a signed-in user."""
-    connection = http.client.HTTPConnection(urlsplit(service.url).netloc)
-    connection.request("POST", "/sign-in", urlencode({"token": ADMIN_TOKEN}))
-    answer = connection.getresponse()
-    assert answer.status == 303
-    connection.close()
-    return str(answer.headers["set-cookie"]).partition(";")[0]
 
 
 def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, project: Project) -> None:

@@ -127,6 +127,7 @@ class FakeProvider:
     AUTH_OPTIONS: frozenset[str] = frozenset()
     HAS_SIGNING_SECRETS = False
     TOKEN_USERS: Mapping[str, str] = MappingProxyType({"": "token"})
+    PUBLIC_HOST: str | None = None
     RSA_KEYS_ONLY = False
     SETUP = SetupGuide(place="", credential="", events="", limitation="")
     HEADERS = frozenset({"x-kept"})

@@ -10,6 +10,7 @@ from gateway.cli.api_client import ApiError
 from testing.git_host import GitHost
 from testing.service import Project, Service, run_pushgate, wait_for
 from testing.ssh import SshHost
+from tests.dashboard.getting import got, signed_in
 
 
 @pytest.fixture
@@ -65,6 +66,82 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
     assert b"s3cret-of-ada" not in kept
 
 
+def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Service) -> None:
+    """It is used to fetch and stands nowhere; an own password goes before it."""
+    token = "c4nary-of-the-identity"
+    with GitHost(tmp_path / "closed", credentials=f"oauth2:{token}") as host:
+        urls = [host.create(f"acme/{name}.git") for name in ("digits", "letters")]
+        wanted = {"name": "bot", "provider": "gitlab", "token": f" {token}\n", "api_url": urls[0]}
+        bot = service.api.send("POST", "/identities", wanted)
+        shared = [service.connect(url, provider="gitlab", identity="bot") for url in urls]
+        assert [(made["access"], made["identity"]) for made in shared] == [("identity", "bot")] * 2
+        paths = [f"/connections/{made['id']}" for made in shared]
+        for path in paths:
+            wait_for(lambda: service.api.get(path)["reconciliation"]["reconciled_at"], "it is used")  # noqa: B023
+        own = {"credentials": {"user": "oauth2", "password": "wrong"}}
+        assert service.api.send("PATCH", paths[0], own)["access"] == "login"
+        wait_for(lambda: service.api.get(paths[0])["reconciliation"]["reason"], "the password is used")
+        service.api.send("PATCH", f"/identities/{bot['id']}", {"token": "another"})
+        service.api.send("POST", f"{paths[1]}/fetch")
+        wait_for(lambda: service.api.get(paths[1])["reconciliation"]["reason"], "the new token is used")
+        shown = json.dumps([bot, service.api.get("/identities"), service.api.get("/connections")])
+        shown += json.dumps(service.log())
+        cookie = signed_in(service)
+        shown += "".join(got(service.url + path, cookie)[1] for path in ("/", "/metrics", *paths))
+        with pytest.raises(ApiError, match="used by"):
+            service.api.send("DELETE", "/identities/bot")
+        for path in paths:
+            assert service.api.send("PATCH", path, {"identity": None})["identity"] is None
+        service.api.send("DELETE", "/identities/bot")
+        kept = b"".join(file.read_bytes() for file in service.data.rglob("*") if file.is_file())
+    assert token not in shown
+    assert token.encode() not in kept
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"provider": "generic"}, "provider: it has no API"),
+        ({"provider": "gitea"}, "api_url: gitea runs on many servers"),
+        ({"provider": "bitbucket", "token": "ATATT3x"}, "requires the mail address"),
+        ({"token": "two words"}, "token: it must be one word"),
+        ({"api_url": "git@git.example:a"}, "api_url: it must be https"),
+        ({"api_url": "https://a:b@git.example/"}, "api_url: remove the user name"),
+        ({"api_url": "ftp://git.example"}, "api_url: it must be https"),
+        ({"expires_at": "2020-01-01T00:00:00Z"}, "expires_at: it must be in the future"),
+        ({"expires_at": "2030-01-01T00:00:00"}, "expires_at: .*timezone"),
+        ({"name": "a/b"}, "name: "),
+    ],
+)
+def test_identities_that_cannot_work_are_refused(
+    service: Service, change: dict[str, str], expected: str
+) -> None:
+    """With one sentence."""
+    wanted = {"name": "bot", "provider": "github", "token": "c4nary", **change}
+    with pytest.raises(ApiError, match=expected) as refused:
+        service.api.send("POST", "/identities", wanted)
+    assert "c4nary" not in str(refused.value)
+
+
+def test_a_token_is_sent_to_no_other_server(service: Service) -> None:
+    """A user who may change URLs must not learn it."""
+    wanted = {"name": "bot", "provider": "gitea", "token": "t", "api_url": "https://git.example/api/v1"}
+    service.api.send("POST", "/identities", wanted)
+    made = service.connect("https://git.example/a/b.git", provider="gitea", identity="bot")
+    for path, change, expected in (
+        (f"/connections/{made['id']}", {"url": "https://evil.example/a/b.git"}, "is at evil.example"),
+        ("/identities/bot", {"api_url": "https://evil.example"}, "give its token, too"),
+        ("/identities/bot", {"api_url": "https://evil.example", "token": "t"}, "is at git.example"),
+        ("/identities/bot", {"api_url": None, "token": "t"}, "runs on many servers"),
+        (f"/connections/{made['id']}", {"identity": "nobody"}, "there is no identity"),
+    ):
+        with pytest.raises(ApiError, match=expected):
+            service.api.send("PATCH", path, change)
+    changed = service.api.send("PATCH", "/identities/bot", {"name": "robot", "user": "ada"})
+    assert (changed["name"], changed["user"], changed["api_url"]) == ("robot", "ada", wanted["api_url"])
+    assert service.api.get(f"/connections/{made['id']}")["identity"] == "robot"
+
+
 @pytest.mark.parametrize(
     ("url", "credentials", "expected"),
     [
@@ -88,9 +165,10 @@ def test_after_a_new_secret_key_everything_is_sealed_under_it(tmp_path: Path, pr
     service = Service(tmp_path / "data")
     with service:
         made = service.connect("git@git.example:acme/digits.git")
+        service.api.send("POST", "/identities", {"name": "bot", "provider": "github", "token": "t"})
     old = (service.data / "secret.key").read_text()
     done = run_pushgate("keys", "rotate", "--data", service.data, "--json")
-    assert json.loads(done.stdout) == {"secrets": 2}
+    assert json.loads(done.stdout) == {"secrets": 3}
     assert (service.data / "secret.key").read_text() != old
     assert not (service.data / "secret.key.previous").exists()
     with service:

@@ -1,0 +1,188 @@
+"""Identities: what Pushgate is at a provider, shared by connections. Their tokens are sealed."""
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import Select, func, insert, or_, select, update
+
+from gateway.crypto.keyring import Keyring
+from gateway.errors import Conflict, Invalid, NotFound
+from gateway.store.connections import Connection, host_of, lock_names
+from gateway.store.rows import from_row
+from gateway.store.tables import connections, identities
+from providers import PROVIDERS
+
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A credential at a provider, without its secret.
+
+    `kind` is `token`. `user` is the user of the token, where the provider wants one. Without `api_url` the
+    identity is for the provider's own service.
+    """
+
+    id: str
+    name: str
+    provider: str
+    kind: str
+    user: str | None
+    api_url: str | None
+    expires_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+def add(conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, token: str) -> None:
+    """Store a new identity. Raise `Conflict` if its name is taken."""
+    _check_name(conn, identity)
+    sealed = keyring.seal(token.encode(), context=_context(identity.id))
+    conn.execute(insert(identities).values(**asdict(identity), sealed=sealed))
+
+
+def get(conn: sqlalchemy.Connection, id_or_name: str, *, for_use: bool = False) -> Identity:
+    """Return the identity with this id, or else with this name. Raise `NotFound`.
+
+    With `for_use`, nobody can change or delete it until the transaction ends.
+    """
+    query = _select().where(or_(identities.c.id == id_or_name, identities.c.name == id_or_name))
+    query = query.order_by(identities.c.id != id_or_name).limit(1)
+    row = conn.execute(query.with_for_update(read=True) if for_use else query).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no identity with the id or the name {id_or_name}")
+    return from_row(Identity, row)
+
+
+def page(conn: sqlalchemy.Connection, *, after: str | None, limit: int) -> list[Identity]:
+    """Return up to `limit` identities by name, those behind the name `after`."""
+    query = _select().order_by(identities.c.name).limit(limit)
+    if after is not None:
+        query = query.where(identities.c.name > after)
+    return [from_row(Identity, row) for row in conn.execute(query)]
+
+
+def names(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, str]:
+    """Return the names of identities by their ids."""
+    query = select(identities.c.id, identities.c.name).where(identities.c.id.in_(ids))
+    return {row.id: row.name for row in conn.execute(query)}
+
+
+def change(
+    conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, *, token: str | None = None
+) -> None:
+    """Store the changes of an identity. Without `token`, the stored token stays.
+
+    Raise `Conflict` if its new name is taken, and `Invalid` if a connection that uses it is on another host.
+    """
+    if get(conn, identity.id).name != identity.name:
+        _check_name(conn, identity)
+    values: dict[str, Any] = asdict(identity)
+    if token is not None:
+        values["sealed"] = keyring.seal(token.encode(), context=_context(identity.id))
+    conn.execute(update(identities).where(identities.c.id == identity.id).values(**values))
+    for row in conn.execute(_users(identity.id)):
+        check_fits(identity, provider=row.provider, url=row.url, name=row.name)
+
+
+def delete(conn: sqlalchemy.Connection, identity_id: str) -> None:
+    """Delete an identity and its token. Raise `Conflict`, naming them, if connections use it."""
+    locked = conn.execute(_select().where(identities.c.id == identity_id).with_for_update()).one_or_none()
+    if locked is None:
+        raise NotFound(f"there is no identity {identity_id}")
+    used_by = [row.name for row in conn.execute(_users(identity_id))]
+    if used_by:
+        more = len(used_by) - _MAX_NAMED
+        named = ", ".join(used_by[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+        raise Conflict(
+            f"the identity {locked.name} is used by {named}: first give them another identity, or none"
+        )
+    conn.execute(sqlalchemy.delete(identities).where(identities.c.id == identity_id))
+
+
+def token(conn: sqlalchemy.Connection, keyring: Keyring, identity_id: str) -> str:
+    """Return the token of an identity. Raise `NotFound`, or `SettingError` for another secret key."""
+    sealed = conn.execute(select(identities.c.sealed).where(identities.c.id == identity_id)).scalar()
+    if sealed is None:
+        raise NotFound(f"there is no identity {identity_id}")
+    return keyring.open(sealed, context=_context(identity_id)).decode()
+
+
+def first_expiry(conn: sqlalchemy.Connection) -> datetime | None:
+    """Return when the first identity expires, or has expired; None if none ever does."""
+    found: datetime | None = conn.execute(select(func.min(identities.c.expires_at))).scalar()
+    return found
+
+
+def expiring(conn: sqlalchemy.Connection, *, before: datetime) -> list[Identity]:
+    """Return the identities that expire before a moment, the first to expire first."""
+    query = _select().where(identities.c.expires_at < before).order_by(identities.c.expires_at)
+    return [from_row(Identity, row) for row in conn.execute(query)]
+
+
+def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
+    """Seal the data keys of all tokens under the current wrapping key; return the number of tokens."""
+    having = select(identities.c.id, identities.c.sealed).where(identities.c.sealed.is_not(None))
+    sealed = conn.execute(having).all()
+    for identity, envelope in sealed:
+        rewrapped = keyring.rewrap(envelope, context=_context(identity))
+        conn.execute(update(identities).where(identities.c.id == identity).values(sealed=rewrapped))
+    return len(sealed)
+
+
+def use(conn: sqlalchemy.Connection, connection: Connection) -> None:
+    """Lock the identity that a connection names. Raise `Invalid` if it does not fit the connection."""
+    if connection.identity is not None:
+        identity = get(conn, connection.identity, for_use=True)
+        check_fits(identity, provider=connection.provider, url=connection.url, name=connection.name)
+
+
+def host(identity: Identity) -> str:
+    """Return the host to which the token may be sent; empty if the identity has none."""
+    if identity.api_url is not None:
+        return host_of(identity.api_url)
+    return PROVIDERS[identity.provider].PUBLIC_HOST or ""
+
+
+def check_fits(identity: Identity, *, provider: str, url: str, name: str) -> None:
+    """Raise `Invalid` if the identity of a connection is for another provider or another host.
+
+    Whoever may set a connection's URL must not learn the token.
+    """
+    if identity.provider != provider:
+        raise Invalid(
+            f"identity: {identity.name} is for {identity.provider}, but the connection {name} for {provider}"
+        )
+    at = host(identity)
+    # Of GitHub and Bitbucket Cloud, the API has a host of its own below the repositories' host.
+    if host_of(url) not in {at, at.removeprefix("api.")}:
+        raise Invalid(
+            f"identity: {identity.name} is for {at or 'no server yet'}, but the connection {name} is at"
+            f" {host_of(url)}; use an identity whose api_url is at that host"
+        )
+
+
+def _select() -> Select[Any]:
+    return select(*(column for column in identities.c if column.name != "sealed"))
+
+
+def _users(identity_id: str) -> Select[Any]:
+    return (
+        select(connections.c.name, connections.c.provider, connections.c.url)
+        .where(connections.c.identity == identity_id, connections.c.deleted_at.is_(None))
+        .order_by(connections.c.name)
+    )
+
+
+def _check_name(conn: sqlalchemy.Connection, identity: Identity) -> None:
+    lock_names(conn)
+    taken = select(identities.c.id).where(identities.c.name == identity.name, identities.c.id != identity.id)
+    if conn.execute(taken).first() is not None:
+        raise Conflict(f"the name {identity.name} is taken by another identity")
+
+
+def _context(identity_id: str) -> str:
+    return f"identity {identity_id}"

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from providers.model import Repository
 
@@ -16,6 +16,7 @@ _ALIASES = {
     "altssh.gitlab.com": "gitlab.com",
 }
 _SCP_LIKE = re.compile(r"(?:(?P<user>[^@/:\s]+)@)?(?P<host>\[[^\]]+\]|[^/:\s]+):(?!//)(?P<path>\S.*)")
+_AZURE_HOSTS = frozenset({"dev.azure.com", "ssh.dev.azure.com"})
 _OLD_AZURE = ".visualstudio.com"
 _OLD_AZURE_SSH = "vs-ssh.visualstudio.com"
 # The word before a repository's name in the URLs of Azure DevOps, where no name begins with `_`; and the
@@ -24,6 +25,8 @@ _OLD_AZURE_SSH = "vs-ssh.visualstudio.com"
 _AZURE_MARKS = frozenset({"_git", "_ssh"})
 _NOT_IN_AZURE_KEYS = frozenset({"_full", "_optimized"})
 _WORDS_BEFORE_A_SHORT_FORM = 2
+# Where a server is installed by default: https://host/tfs/collection/project/_git/repository
+_AZURE_DIRECTORY = "tfs"
 
 
 def repository_key(url: str) -> str:
@@ -36,7 +39,7 @@ def repository_key(url: str) -> str:
     user, host, path = _parts(url)
     host = _ALIASES.get(host, host)
     words = path.split("/")
-    if host in {"dev.azure.com", "ssh.dev.azure.com"} or host.endswith(_OLD_AZURE):
+    if host in _AZURE_HOSTS or host.endswith(_OLD_AZURE):
         host, path = "dev.azure.com", _azure_path(user, host, words)
     elif any(word.lower() in _AZURE_MARKS for word in words):
         path = _azure_server_path(words)
@@ -56,6 +59,28 @@ def server_url(url: str) -> str:
     is_web = parts.scheme in {"https", "http"}
     name = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{name}{f':{parts.port}' if parts.port else ''}" if is_web else f"https://{name}"
+
+
+def azure_place(url: str) -> tuple[str, str, str]:
+    """Return the URL of an Azure DevOps organisation or collection, and the names of project and repository.
+
+    A server in a directory other than `tfs` is recognized only by a URL with the project. Raise `ValueError`
+    for a URL that names no repository.
+    """
+    user, host, path = _parts(url)
+    words = path.split("/")
+    if host in _AZURE_HOSTS or host.endswith(_OLD_AZURE):
+        organisation, project, name = _azure_path(user, host, words).split("/")
+        return f"https://dev.azure.com/{quote(organisation)}", project, name
+    before, after = _parted([word for word in words if word.lower() not in _NOT_IN_AZURE_KEYS])
+    before = [word for word in before if word]
+    if len(after) != 1 or not before:
+        raise ValueError(path)
+    has_project = len(before) > _WORDS_BEFORE_A_SHORT_FORM or (
+        len(before) == _WORDS_BEFORE_A_SHORT_FORM and before[0].lower() != _AZURE_DIRECTORY
+    )
+    project = before.pop() if has_project else after[0]
+    return "/".join([server_url(url), *map(quote, before)]), project, after[0]
 
 
 def is_about(key: str, repository: Repository) -> bool:

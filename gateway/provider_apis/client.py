@@ -155,7 +155,8 @@ class ApiClient:
             ) as response:
                 content = await _content(response)
                 lower = {name.lower(): value for name, value in response.headers.items()}
-                return ApiAnswer(status=response.status_code, headers=lower, content=content)
+                status = HTTPStatus.UNAUTHORIZED if _is_sign_in(response) else response.status_code
+                return ApiAnswer(status=status, headers=lower, content=content)
         except httpx2.TimeoutException:
             raise ApiUnavailable(f"{self._host} did not answer in time; try again later") from None
         except httpx2.HTTPError as error:
@@ -222,7 +223,7 @@ class ApiClient:
 
 
 class _Complaint(BaseModel):
-    """The fields in which providers explain an error: GitHub and Gitea, GitLab, Bitbucket."""
+    """The fields in which providers explain an error: GitHub, Gitea and Azure DevOps, GitLab, Bitbucket."""
 
     message: Any = None
     error: Any = None
@@ -258,6 +259,14 @@ def _first(said: Any) -> str:
 def _is_signed_in(headers: Mapping[str, str]) -> bool:
     """Return whether Bitbucket Data Center accepted the credential; its 401 may mean a missing right."""
     return headers.get("x-ausername", "anonymous") != "anonymous"
+
+
+def _is_sign_in(response: httpx2.Response) -> bool:
+    """Return whether Azure DevOps offers a page to sign in at, which means that it refuses the credential."""
+    if response.status_code == HTTPStatus.NON_AUTHORITATIVE_INFORMATION:
+        return response.headers.get("content-type", "").startswith("text/html")
+    location = urlsplit(response.headers.get("location", ""))
+    return response.is_redirect and location.path.lower().endswith("/_signin")
 
 
 def _wait(headers: Mapping[str, str]) -> float | None:

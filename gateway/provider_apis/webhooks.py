@@ -11,11 +11,15 @@ from providers.signatures import SIGNING_PREFIX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """A webhook as it should be. `events` are in the provider's words."""
+    """A webhook as it should be. `events` are in the provider's words.
+
+    `auth` has the settings of the connection's provider, which say where the secret is expected.
+    """
 
     url: str
     secret: str = field(repr=False)
     events: frozenset[str]
+    auth: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def has_signing_secret(self) -> bool:

@@ -1,0 +1,202 @@
+"""A fake of an Azure DevOps Server's REST API for service hooks, with one collection.
+
+https://learn.microsoft.com/en-us/rest/api/azure/devops/hooks/
+"""
+
+import json
+import re
+import uuid
+from base64 import b64encode
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import unquote
+
+import httpx2
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from gateway.provider_apis.azure_devops import EVENTS
+from providers import azure_devops
+from testing.provider_apis.fake import FakeApi, json_of
+
+COLLECTION = "/tfs/Default"
+
+_PATHS = {
+    "repository": re.compile(r"/(?P<project>[^/]+)/_apis/git/repositories/(?P<repository>[^/]+)"),
+    "subscriptions": re.compile(r"/_apis/hooks/subscriptions(?:/(?P<id>[^/]+))?"),
+    "test": re.compile(r"/_apis/hooks/testnotifications"),
+    "permissions": re.compile(r"/_apis/permissions/(?P<namespace>[^/]+)/(?P<bits>\d+)"),
+}
+_VERSIONS = frozenset({"5.0", "6.0", "7.0", "7.1"})
+_WRITTEN = (
+    "publisherId",
+    "eventType",
+    "resourceVersion",
+    "consumerId",
+    "consumerActionId",
+    "publisherInputs",
+)
+_MASK = "********"
+_RETRIED = frozenset({408, 502, 503, 504})
+_SAMPLE = {
+    "id": "278d5cd2-584d-4b63-824a-2ba458937249",
+    "name": "Fabrikam-Fiber-Git",
+    "project": {"id": "6ce954b1-ce1f-45d1-b94d-e6bf2464ba2c", "name": "Fabrikam-Fiber-Git"},
+}
+
+
+@dataclass(slots=True)
+class FakeAzureDevOps(FakeApi):
+    """Azure DevOps with some repositories. `tokens` has the repositories that each token may see.
+
+    A token in `readers` may not view or edit the subscriptions.
+    """
+
+    tokens: dict[str, set[str]] = field(default_factory=dict)
+    readers: set[str] = field(default_factory=set)
+    subscriptions: list[dict[str, Any]] = field(default_factory=list)
+
+    async def handle(self, request: Request) -> Response:
+        """Answer as Azure DevOps does."""
+        token = next((token for token in self.tokens if _given(request) == _authorization(token)), None)
+        if token is None:
+            return Response("<html>401 - Uh-oh, you do not have access.</html>", 401, media_type="text/html")
+        path = request.scope["raw_path"].decode().lower().removeprefix(COLLECTION.lower())
+        for name, pattern in _PATHS.items():
+            if found := pattern.fullmatch(path):
+                if request.query_params.get("api-version") not in _VERSIONS:
+                    return _error(400, "No api-version was supplied, or one that is out of range.")
+                return await self._answer(name, request, token, found)
+        return _error(404, "The controller for path was not found.")
+
+    async def _answer(self, name: str, request: Request, token: str, found: re.Match[str]) -> Response:
+        match name:
+            case "repository":
+                return self._repository(token, unquote(found["project"]), unquote(found["repository"]))
+            case "permissions":
+                return JSONResponse({"count": 1, "value": [token not in self.readers]})
+            case "test":
+                return await self._test(await json_of(request))
+        return await self._subscriptions(request, token, found["id"])
+
+    async def _subscriptions(self, request: Request, token: str, id_: str | None) -> Response:
+        if request.method == "GET" and id_ is None:
+            return self._list(request, token)
+        if token in self.readers:
+            return _error(
+                403,
+                "TF50309: The following account does not have sufficient permissions to complete the"
+                " operation: bot. The following permissions are needed to perform this operation: Edit"
+                " subscriptions.",
+            )
+        if id_ is None:
+            return self._save({"id": str(uuid.uuid4())}, await json_of(request), is_new=True)
+        subscription = next((one for one in self.subscriptions if one["id"] == id_), None)
+        if subscription is None:
+            return _error(404, f"The subscription with id {id_} could not be found.")
+        return await self._act(request, subscription)
+
+    async def _act(self, request: Request, subscription: dict[str, Any]) -> Response:
+        if request.method == "DELETE":
+            self.subscriptions.remove(subscription)
+            return Response(status_code=204)
+        if request.method == "PUT":
+            return self._save(subscription, await json_of(request), is_new=False)
+        return JSONResponse(_shown(subscription))
+
+    def _repository(self, token: str, project: str, name: str) -> Response:
+        if f"{project}/{name}" not in self.tokens[token]:
+            return _error(
+                404,
+                f"TF401019: The Git repository with name or identifier {name} does not exist or you do not"
+                " have permissions for the operation you are attempting.",
+            )
+        ids = {"id": id_of(f"{project}/{name}"), "project": {"id": id_of(project), "name": project}}
+        return JSONResponse({"name": name, **ids})
+
+    def _list(self, request: Request, token: str) -> Response:
+        # Azure DevOps does not refuse the request of one who may not view subscriptions.
+        names = ("publisherId", "consumerId", "consumerActionId", "eventType")
+        wanted = {name: request.query_params[name] for name in names if name in request.query_params}
+        value = [
+            _shown(one)
+            for one in self.subscriptions
+            if token not in self.readers and all(one[name] == text for name, text in wanted.items())
+        ]
+        return JSONResponse({"count": len(value), "value": value})
+
+    def _save(self, subscription: dict[str, Any], wanted: dict[str, Any], *, is_new: bool) -> Response:
+        if wanted["eventType"] not in EVENTS:
+            return _error(400, f"The event type {wanted['eventType']} is not supported by the publisher tfs.")
+        if not wanted["consumerInputs"].get("url"):
+            return _error(400, "The consumer input url is required.")
+        inputs = dict(wanted["consumerInputs"])
+        if inputs.get("basicAuthPassword") == _MASK:
+            inputs["basicAuthPassword"] = subscription["consumerInputs"].get("basicAuthPassword")
+        subscription.update({name: wanted[name] for name in _WRITTEN})
+        subscription.update(consumerInputs=inputs, status=wanted.get("status", "enabled"))
+        if is_new:
+            self.subscriptions.append(subscription)
+        return JSONResponse(_shown(subscription))
+
+    async def _test(self, wanted: dict[str, Any]) -> Response:
+        """Deliver an event about the sample project; its result is no failure of the subscription."""
+        subscription = next(one for one in self.subscriptions if one["id"] == wanted["subscriptionId"])
+        resource = {"repository": _SAMPLE, "newName": _SAMPLE["name"], "oldName": "Diber-Git"}
+        status = await self._send(subscription, wanted["details"]["eventType"], resource)
+        result = "succeeded" if httpx2.codes.is_success(status) else "failed"
+        return JSONResponse({"subscriptionId": subscription["id"], "status": "completed", "result": result})
+
+    async def deliver(self, subscription: dict[str, Any], resource: dict[str, Any]) -> None:
+        """Deliver an event; a refusal puts the subscription on probation, and 410 disables it."""
+        status = await self._send(subscription, subscription["eventType"], resource)
+        if status == httpx2.codes.GONE:
+            subscription["status"] = "disabledBySystem"
+        elif not httpx2.codes.is_success(status) and status not in _RETRIED:
+            subscription["status"] = "onProbation"
+
+    async def _send(self, subscription: dict[str, Any], event: str, resource: dict[str, Any]) -> int:
+        inputs, id_ = subscription["consumerInputs"], str(uuid.uuid4())
+        payload = {
+            "subscriptionId": subscription["id"],
+            "notificationId": 1,
+            "id": id_,
+            "eventType": event,
+            "resource": resource,
+        }
+        body, secret = json.dumps(payload).encode(), inputs.get("basicAuthPassword", "").encode()
+        headers = azure_devops.sign(
+            event=event, body=body, secret=secret, delivery=id_, now=datetime.now(UTC)
+        )
+        if name_and_value := inputs.get("httpHeaders"):
+            name, _, value = name_and_value.partition(":")
+            headers[name] = value
+        async with httpx2.AsyncClient() as http:
+            answer = await http.post(inputs["url"], content=body, headers=headers)
+        return answer.status_code
+
+
+def id_of(name: str) -> str:
+    """Return the id of a project, or of a repository with its project."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def _given(request: Request) -> str:
+    return request.headers.get("authorization", "")
+
+
+def _authorization(token: str) -> str:
+    return f"Basic {b64encode(f':{token}'.encode()).decode()}"
+
+
+def _shown(subscription: dict[str, Any]) -> dict[str, Any]:
+    inputs = dict(subscription["consumerInputs"])
+    if "basicAuthPassword" in inputs:
+        inputs["basicAuthPassword"] = _MASK
+    return {**subscription, "consumerInputs": inputs}
+
+
+def _error(status: int, message: str) -> Response:
+    more = {"$id": "1", "innerException": None, "typeKey": "Exception", "errorCode": 0, "eventId": 3000}
+    return JSONResponse({"message": message, **more}, status)

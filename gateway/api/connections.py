@@ -32,7 +32,7 @@ from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.triggers import read_triggers
-from gateway.store import connections, identities, platforms, reconciliations, work_queue
+from gateway.store import connections, identities, platforms, reconciliations, registrations, work_queue
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.ids import connection_id as new_connection_id
@@ -205,10 +205,18 @@ class Connections:
         return wanted
 
     async def delete_connection(self, request: Request) -> Response:
-        """`DELETE /connections/{id}`: delete a connection; its deliveries stay readable."""
+        """`DELETE /connections/{id}`: delete a connection, and the webhook that Pushgate has registered.
+
+        Its deliveries stay readable.
+        """
         connection_id = request.path_params["id"]
         now = datetime.now(UTC)
-        await self.database.write(lambda conn: connections.remove(conn, connection_id, now=now))
+
+        def remove(conn: sqlalchemy.Connection) -> None:
+            connections.remove(conn, connection_id, now=now)
+            registrations.request_removal(conn, connection_id, now=now)
+
+        await self.database.write(remove)
         self.cache.forget(connection_id)
         self.pushes.notify()
         return Response(status_code=204)

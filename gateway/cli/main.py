@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import connect, connections, deliveries, dry_run, executions, provider
+from gateway.cli import connect, connections, deliveries, dry_run, executions, provider, webhooks
 from gateway.cli.options import AsJson, Data, derived_token, path_in
 from gateway.cli.output import err, escape, out, print_json
 from gateway.errors import PushgateError, SettingError
@@ -163,7 +163,7 @@ def token_command(data: Data = None) -> None:
     sys.stdout.write(f"{derived_token(data)}\n")
 
 
-for commands in (connect, connections, dry_run, deliveries, executions, provider):
+for commands in (connect, connections, webhooks, dry_run, deliveries, executions, provider):
     app.add_typer(commands.app)
 app.add_typer(keys, name="keys")
 

@@ -4,45 +4,31 @@ Git connects to the address that was checked. While git runs, keys and passwords
 a folder of our own; they are never in an argument or an environment variable.
 """
 
-import asyncio
 import fcntl
 import os
-import re
 import secrets
 import shlex
 import shutil
-import socket
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv6Address
 from pathlib import Path
 
 from gateway.errors import Invalid, RemoteUnavailable
+from gateway.fetch.addresses import Address, reachable_addresses
 from gateway.fetch.credentials import Login, Remote, SshKey
 from gateway.fetch.host_keys import KNOWN_HOSTS
 from gateway.fetch.urls import check_url, is_address, known_as, target
-from gateway.threads import NAMES
 
-_RESOLVE_SECONDS = 15
 _MAX_ADDRESSES = 4
-# Metadata services of clouds. Link-local addresses are refused as a whole.
-# https://learn.microsoft.com/en-us/azure/virtual-network/what-is-ip-address-168-63-129-16
-_METADATA = frozenset(
-    map(ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
-)
-_THIS_NETWORK = ip_network("0.0.0.0/8")
-# Networks with an IPv4 address in the last 32 bits: https://www.rfc-editor.org/rfc/rfc8215
-_NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 _ASKPASS = """#!/bin/sh
 case $1 in
   Username*) exec cat "$PUSHGATE_LOGIN/user" ;;
   *) exec cat "$PUSHGATE_LOGIN/password" ;;
 esac
 """
-
-Address = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +73,7 @@ class Access:
         except Invalid as error:
             raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from None
         scheme, host, port = target(remote.url)
-        addresses = [] if _is_proxied(scheme, host) else await self._addresses(host, port)
+        addresses = await reachable_addresses(scheme, host, port, allow_loopback=self._allow_http)
         if not all(path.exists() for path in (self._granted, self._published, self._askpass)):
             self._set_up()  # the files were removed while we run
         folder = self._granted / secrets.token_hex(8)
@@ -107,32 +93,6 @@ class Access:
         finally:
             if has_files:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    async def checked_address(self, scheme: str, host: str, port: int) -> str | None:
-        """Return an address of a host, or None if a proxy of the operator resolves the name.
-
-        Raise `RemoteUnavailable` if the host has no address, or one that is forbidden.
-        """
-        if _is_proxied(scheme, host):
-            return None
-        return str((await self._addresses(host, port))[0])
-
-    async def _addresses(self, host: str, port: int) -> list[Address]:
-        """Return the addresses of a host. Raises `RemoteUnavailable` if one of them is forbidden."""
-        try:
-            async with asyncio.timeout(_RESOLVE_SECONDS):
-                found = await NAMES.run(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        except (OSError, TimeoutError, UnicodeError) as error:
-            raise RemoteUnavailable(
-                f"the remote cannot be fetched: its host name cannot be resolved ({host})"
-            ) from error
-        addresses = list(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
-        for address in addresses:
-            if is_forbidden(address, allow_loopback=self._allow_http):
-                raise RemoteUnavailable(
-                    f"the host {host} has the address {address}, which Pushgate never fetches from"
-                )
-        return addresses
 
     def _login(self, remote: Remote, folder: Path) -> dict[str, str]:
         if not isinstance(remote.credentials, Login):
@@ -168,37 +128,6 @@ class Access:
         return [
             shlex.join(["ssh", "-F", "none", *words, "-o", f"HostName={address}"]) for address in addresses
         ]
-
-
-def is_forbidden(address: Address, *, allow_loopback: bool) -> bool:
-    """Return whether an address must not be connected to: no repository is there, or it is dangerous.
-
-    Private networks are allowed, because self-hosted servers are there.
-    """
-    if isinstance(address, IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if any(address in network for network in _NAT64):
-            inner = IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_forbidden(inner, allow_loopback=allow_loopback)
-    if address.is_loopback:
-        return not allow_loopback
-    is_nowhere = address.is_link_local or address.is_multicast or address.is_reserved
-    return is_nowhere or address.is_unspecified or address in _THIS_NETWORK or address in _METADATA
-
-
-def _is_proxied(scheme: str, host: str) -> bool:
-    """Return whether a proxy of the operator resolves the name instead of us.
-
-    Addresses are always checked here: NO_PROXY may list networks (https://curl.se/docs/manpage.html#--noproxy).
-    """
-    environment = os.environ
-    if scheme != "https" or not (environment.get("https_proxy") or environment.get("HTTPS_PROXY")):
-        return False
-    direct = re.split(r"[\s,]+", environment.get("no_proxy") or environment.get("NO_PROXY") or "")
-    names = [name.lower().strip(".") for name in direct if name]
-    is_direct = "*" in direct or any(("." + host.rstrip(".")).endswith("." + name) for name in names)
-    return not is_direct and not is_address(host)
 
 
 def _own_folder(owner: object, home: Path) -> Path:

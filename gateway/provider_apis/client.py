@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -24,6 +23,7 @@ from gateway.provider_apis.operation import (
     Operation,
     T,
 )
+from gateway.threads import API
 
 _TIMEOUT = httpx2.Timeout(15.0, connect=5.0)
 _MAX_ANSWER_BYTES = 8 * 1024 * 1024
@@ -37,7 +37,9 @@ _MAX_MESSAGE = 200
 class Identity(Protocol):
     """What Pushgate is at a provider: the credential of API requests."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Return the name that errors show."""
 
     async def headers(self, *, renew: bool) -> Mapping[str, str]:
         """Return the headers of a request. With `renew`, the last credential was refused: obtain another."""
@@ -309,11 +311,11 @@ async def _content(response: httpx2.Response) -> bytes:
 
 
 @asynccontextmanager
-async def http_client(*, ca: Path | None = None) -> AsyncIterator[httpx2.AsyncClient]:
-    """Open the HTTP client that all API clients of a process share; `ca` replaces the system's authorities.
+async def http_client() -> AsyncIterator[httpx2.AsyncClient]:
+    """Open an HTTP client that uses the proxies of the environment and follows no redirect.
 
-    It uses the proxies of the environment, and follows no redirect.
+    It trusts the system's certificate authorities, or those of the variable SSL_CERT_FILE.
     """
-    context = ssl.create_default_context(cafile=ca)
+    context = await API.run(ssl.create_default_context)
     async with httpx2.AsyncClient(verify=context, timeout=_TIMEOUT, follow_redirects=False) as client:
         yield client

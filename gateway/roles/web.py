@@ -15,6 +15,7 @@ from gateway.api.executions import Executions
 from gateway.api.identities import Identities
 from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
+from gateway.api.registrations import Registrations
 from gateway.api.specifications import Contract
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.rendering import Renderer
@@ -72,6 +73,7 @@ class _Api:
 
     connections: Connections
     identities: Identities
+    registrations: Registrations
     dry_run: DryRun
     deliveries: Deliveries
     executions: Executions
@@ -82,6 +84,7 @@ class _Api:
         return [
             *self.connections.operations(),
             *self.identities.operations(),
+            *self.registrations.operations(),
             *self.dry_run.operations(),
             *self.deliveries.operations(),
             *self.executions.operations(),
@@ -118,6 +121,7 @@ def _build_api(
             allow_http=settings.fetch_allow_http,
             hosts=settings.fetch_hosts,
         ),
+        registrations=Registrations(database=database, pushes=parts.pushes),
         dry_run=DryRun(
             database=database,
             mirrors=parts.mirrors,

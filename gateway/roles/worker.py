@@ -16,6 +16,7 @@ from gateway.packages.archive import Packages
 from gateway.packages.builder import Packer
 from gateway.packages.expiry import Expiry
 from gateway.packages.tree import TreeReader
+from gateway.provider_apis.apis import CheckedAddresses, ProviderApis
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
 from gateway.roles.parts import Parts
@@ -31,6 +32,7 @@ from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
 from gateway.worker.queue_repair import QueueRepair
 from gateway.worker.reconciler import Reconciler
+from gateway.worker.registrar import Registrar
 from gateway.worker.remotes import Remotes
 from gateway.worker.retention import Retention
 from gateway.worker.worker import Worker
@@ -68,6 +70,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         _build_crew(parts, remotes, process, packing).run,
         QueueRepair(database=database).run,
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
+        _build_registrar(parts).run,
         partial(run_daily, expiry.run, of="packages"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
@@ -80,6 +83,16 @@ def build_worker(parts: Parts, slot: int) -> Work:
         retention = Retention(database=database, keep=timedelta(days=settings.keep_days))
         runs.append(partial(run_daily, retention.run, of="old deliveries"))
     return Work(process=process, runs=runs)
+
+
+def _build_registrar(parts: Parts) -> Registrar:
+    return Registrar(
+        database=parts.database,
+        keyring=parts.keyring,
+        wakeups=parts.pushes.subscribe(),
+        apis=ProviderApis(connector=CheckedAddresses(allow_loopback=parts.settings.fetch_allow_http)),
+        base_url=parts.settings.base_url,
+    )
 
 
 def _build_packages(parts: Parts, folder: Path) -> Packages:

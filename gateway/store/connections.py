@@ -160,6 +160,11 @@ def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
     return _record(row)
 
 
+def get_any(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
+    """Return a connection that exists or was deleted."""
+    return _record(conn.execute(select(connections).where(connections.c.id == connection_id)).one())
+
+
 def page(
     conn: sqlalchemy.Connection, *, after: str | None, limit: int, name: str | None = None
 ) -> list[Connection]:
@@ -233,7 +238,7 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
     conn.execute(
         update(connections)
         .where(connections.c.id == connection_id)
-        .values(credentials=None, identity=None, deleted_at=now, updated_at=now)
+        .values(credentials=None, deleted_at=now, updated_at=now)
     )
     conn.execute(delete(reconciliations).where(reconciliations.c.connection == connection_id))
     refusals.forget_connection(conn, connection_id)

@@ -100,6 +100,8 @@ def delete(conn: sqlalchemy.Connection, identity_id: str) -> None:
         raise Conflict(
             f"the identity {locked.name} is used by {named}: first give them another identity, or none"
         )
+    # Deleted connections keep their identity until their webhooks are removed.
+    conn.execute(update(connections).where(connections.c.identity == identity_id).values(identity=None))
     conn.execute(sqlalchemy.delete(identities).where(identities.c.id == identity_id))
 
 

@@ -311,6 +311,24 @@ leases = Table(
     _partial_index("ix_leases_held", "expires_at", where="owner IS NOT NULL"),
 )
 
+# The webhook of each connection that Pushgate has registered at the provider, what the last check found, and
+# the next task and when it is due. A claim moves the due time to the end of its lease.
+webhook_registrations = Table(
+    "webhook_registrations",
+    metadata,
+    Column("connection", ForeignKey("connections.id"), primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("differences", JSON, nullable=False),
+    Column("webhook", Text),
+    Column("url", Text),
+    Column("problem", Text),
+    Column("reason", Text),
+    Column("checked_at", Instant),
+    Index("ix_webhook_registrations_due_at", "due_at"),
+)
+
 # The worker processes and their last heartbeats. An embedded store has one process, and no heartbeats.
 processes = Table(
     "processes",

@@ -12,7 +12,7 @@ import asyncssh
 import pytest
 
 from gateway.errors import RemoteUnavailable
-from gateway.fetch.access import is_forbidden
+from gateway.fetch.addresses import is_forbidden
 from gateway.fetch.credentials import Credentials, Login, Remote, SshKey, make_deploy_key
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Wanted
@@ -212,7 +212,7 @@ def test_which_addresses_are_never_fetched_from(address: str, *, forbidden: bool
 @pytest.mark.parametrize("url", ["http://169.254.169.254/a/b.git", "ssh://git@[fe80::1]/a/b.git"])
 def test_a_forbidden_address_is_a_reason(fetching: Fetching, url: str) -> None:
     """Nothing is sent there."""
-    with pytest.raises(RemoteUnavailable, match="never fetches from"):
+    with pytest.raises(RemoteUnavailable, match="never connects to"):
         fetch(fetching, url, "d" * 40)
 
 
@@ -256,7 +256,7 @@ def test_what_goes_past_a_proxy_is_checked(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     git = Git(home=tmp_path / "home", allow_http=False, timeout=30)
-    with pytest.raises(RemoteUnavailable, match="never fetches from"):
+    with pytest.raises(RemoteUnavailable, match="never connects to"):
         Fetching.run(git.run("ls-remote", remote=Remote(url=url)))
 
 

@@ -1,0 +1,116 @@
+"""The REST API under /api/v1: the webhooks that Pushgate registers at providers. A worker does the work."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy
+from pydantic import Field
+from starlette.requests import Request
+
+from gateway.api.openapi import Operation
+from gateway.api.query import wait_seconds
+from gateway.api.views import View, view_of
+from gateway.errors import Invalid, NotFound
+from gateway.provider_apis.apis import APIS
+from gateway.store import connections, registrations
+from gateway.store.database import Database
+from gateway.store.notify import Notifier
+from gateway.store.registrations import Task
+
+_POLL_SECONDS = 0.1
+
+
+class RegistrationView(View):
+    """The webhook of a connection at its provider, as the last check found it."""
+
+    webhook: str | None = Field(description="the provider's id of the webhook; null if there is none of ours")
+    url: str | None = Field(description="the URL that the provider sends to")
+    differences: Sequence[str] = Field(
+        description="what differs from the webhook that is needed: `missing`, `switched off`, `wrong URL`,"
+        " `no secret`, `wrong secret`, `missing events`, `branch filter`, `doubled`; empty if none was found"
+    )
+    problem: str | None = Field(
+        description="the result of the provider's last delivery, if it failed and the provider shows it"
+    )
+    reason: str | None = Field(description="why the last check failed; null if it succeeded")
+    checked_at: datetime | None = Field(description="when it was last checked; null before the first time")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registrations:
+    """The endpoints for webhooks at providers. `pushes` wakes the workers."""
+
+    database: Database
+    pushes: Notifier
+
+    def operations(self) -> list[Operation]:
+        """Return the operations on webhooks."""
+        path = "/connections/{id}/webhook"
+        return [
+            Operation(method="GET", path=path, endpoint=self.get_webhook),
+            Operation(method="POST", path=path, endpoint=self.register_webhook, query=("wait",)),
+            Operation(method="DELETE", path=path, endpoint=self.remove_webhook, query=("wait",)),
+            Operation(method="POST", path=f"{path}/check", endpoint=self.check_webhook, query=("wait",)),
+        ]
+
+    async def get_webhook(self, request: Request) -> RegistrationView:
+        """`GET /connections/{id}/webhook`: return what the last check of the webhook found."""
+        view = await self._view(request.path_params["id"])
+        if view is None:
+            raise NotFound("no webhook was registered for this connection")
+        return view
+
+    async def register_webhook(self, request: Request) -> RegistrationView:
+        """`POST /connections/{id}/webhook`: register the webhook at the provider, or repair it, and wait.
+
+        The connection needs an identity. The newest secret is set. Webhooks of others are left alone. If
+        `checked_at` is older than the request, a worker still works on it.
+        """
+        return await self._requested(request, "register")
+
+    async def check_webhook(self, request: Request) -> RegistrationView:
+        """`POST /connections/{id}/webhook/check`: compare the provider's webhook with what is needed."""
+        return await self._requested(request, "check")
+
+    async def remove_webhook(self, request: Request) -> RegistrationView:
+        """`DELETE /connections/{id}/webhook`: remove the webhook at the provider; later checks end."""
+        return await self._requested(request, "remove")
+
+    async def _requested(self, request: Request, task: Task) -> RegistrationView:
+        """Request a task, and return the state once it has ended, or after the seconds of `wait`."""
+        connection_id, ends_at = request.path_params["id"], time.monotonic() + wait_seconds(request)
+        now = datetime.now(UTC)
+
+        def make_due(conn: sqlalchemy.Connection) -> None:
+            connection = connections.get(conn, connection_id)
+            if connection.provider not in APIS:
+                raise Invalid(f"{connection.provider} has no API for webhooks: register it by hand")
+            if connection.identity is None:
+                raise Invalid(f"{connection.name} has no identity: add one, and set it on the connection")
+            registrations.request(conn, connection_id, task, now=now)
+
+        await self.database.write(make_due)
+        self.pushes.notify()
+        while True:
+            view = await self._view(connection_id)
+            if view is None:
+                return _NOTHING
+            if (view.checked_at is not None and view.checked_at >= now) or time.monotonic() >= ends_at:
+                return view
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _view(self, connection_id: str) -> RegistrationView | None:
+        def read(conn: sqlalchemy.Connection) -> RegistrationView | None:
+            connections.get(conn, connection_id)
+            found = registrations.of(conn, connection_id)
+            return None if found is None else view_of(RegistrationView, found)
+
+        return await self.database.read(read)
+
+
+_NOTHING = RegistrationView(
+    webhook=None, url=None, differences=(), problem=None, reason=None, checked_at=None
+)

@@ -1,0 +1,64 @@
+"""The API clients of a process: which module speaks to which provider, and what they share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from gateway.fetch.addresses import reachable_addresses
+from gateway.provider_apis import bitbucket, bitbucket_server, gitea, github, gitlab, gogs
+from gateway.provider_apis.client import ApiClient, Budget, http_client
+from gateway.provider_apis.operation import Operation, T
+from gateway.provider_apis.webhooks import ProviderApi
+
+APIS: Mapping[str, ProviderApi] = {
+    "bitbucket": bitbucket,
+    "bitbucket-server": bitbucket_server,
+    "forgejo": gitea,
+    "gitea": gitea,
+    "github": github,
+    "gitlab": gitlab,
+    "gogs": gogs,
+}
+"""The API of each provider that has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenIdentity:
+    """An identity with a token that is never renewed."""
+
+    api: ProviderApi
+    name: str
+    token: str = field(repr=False)
+    user: str | None = None
+
+    async def headers(self, *, renew: bool) -> Mapping[str, str]:  # noqa: ARG002 - there is no other token
+        """Return the headers of a request."""
+        return {**self.api.HEADERS, **self.api.authorization(self.token, user=self.user)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedAddresses:
+    """Connects only to addresses that git may connect to as well."""
+
+    allow_loopback: bool
+
+    async def checked_address(self, scheme: str, host: str, port: int) -> str | None:
+        """Return the address to connect to, or None if a proxy resolves the host."""
+        found = await reachable_addresses(scheme, host, port, allow_loopback=self.allow_loopback)
+        return str(found[0]) if found else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderApis:
+    """Runs operations, and keeps the budget of each identity at each host."""
+
+    connector: CheckedAddresses
+    _budgets: dict[tuple[str, str], Budget] = field(default_factory=dict)
+
+    async def run(self, operation: Operation[T], *, base_url: str, identity: TokenIdentity) -> T:
+        """Run an operation at an API as an identity. Raise `ApiUnavailable` or `ApiRefused`."""
+        key = (urlsplit(base_url).netloc, identity.name)
+        budget = self._budgets.setdefault(key, Budget(identity.api.REQUESTS_PER_HOUR))
+        async with http_client() as http:
+            client = ApiClient(base_url, identity, http=http, connector=self.connector, budget=budget)
+            return await client.run(operation)

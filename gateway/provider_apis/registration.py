@@ -1,0 +1,56 @@
+"""Brings the webhook of a repository in order: creates, changes and removes only what is ours."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from gateway.provider_apis.operation import Operation
+from gateway.provider_apis.webhooks import ProviderApi, RegisteredWebhook, Repair, Webhook, compare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inspection:
+    """What was found at the provider, and the webhook that is registered now, if any."""
+
+    repair: Repair
+    webhook: RegisteredWebhook | None
+
+
+def inspect(
+    api: ProviderApi, clone_url: str, wanted: Webhook, *, earlier_urls: Collection[str] = ()
+) -> Operation[Inspection]:
+    """Compare the provider's webhooks with the wanted one, and change nothing."""
+    registered = yield from api.webhooks(clone_url)
+    repair = compare(registered, wanted, earlier_urls=earlier_urls)
+    return Inspection(repair=repair, webhook=repair.keep)
+
+
+def register(
+    api: ProviderApi, clone_url: str, wanted: Webhook, *, earlier_urls: Collection[str] = ()
+) -> Operation[Inspection]:
+    """Create the wanted webhook, or set all of it where it exists, its secret as well; then remove doubles.
+
+    The order matters: no push may fall between two webhooks. The provider is then requested to send a test
+    delivery, where it has one; a new webhook of some providers sends one by itself.
+    """
+    found = yield from inspect(api, clone_url, wanted, earlier_urls=earlier_urls)
+    keep = found.repair.keep
+    if keep is None:
+        keep = yield from api.create(clone_url, wanted)
+    else:
+        keep = yield from api.change(clone_url, keep.id, wanted)
+    for other in found.repair.remove:
+        yield from api.delete(clone_url, other.id)
+    yield from api.test(clone_url, keep.id)
+    return Inspection(repair=found.repair, webhook=keep)
+
+
+def unregister(
+    api: ProviderApi, clone_url: str, wanted: Webhook, *, earlier_urls: Collection[str] = ()
+) -> Operation[int]:
+    """Delete all webhooks of ours; return how many there were."""
+    registered = yield from api.webhooks(clone_url)
+    repair = compare(registered, wanted, earlier_urls=earlier_urls)
+    ours = [hook for hook in (repair.keep, *repair.remove) if hook is not None]
+    for hook in ours:
+        yield from api.delete(clone_url, hook.id)
+    return len(ours)

@@ -1,0 +1,159 @@
+"""The webhooks that Pushgate has registered: what the last check found, and when the next is due.
+
+A task is `register`, which creates or repairs the webhook, `check`, or `remove`. A connection has at most
+one, and one process at a time works on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Literal
+
+import sqlalchemy
+from sqlalchemy import ColumnElement, delete, or_, select, update
+
+from gateway.crypto.keyring import Keyring
+from gateway.errors import NotFound, SettingError
+from gateway.store import connections, identities
+from gateway.store.bulk_sql import upsert_rows
+from gateway.store.connections import Connection
+from gateway.store.identities import Identity
+from gateway.store.rows import from_row
+from gateway.store.tables import webhook_registrations
+
+Task = Literal["register", "check", "remove"]
+
+MAX_DUE_AHEAD = timedelta(days=1)
+"""No check or lease is due later; a later time was set by a wrong clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What the last check found.
+
+    `webhook` is the provider's id, `url` the webhook's URL; both are None if there is none of ours.
+    `problem` is the result of the provider's last delivery, `reason` why the check failed.
+    """
+
+    webhook: str | None = None
+    url: str | None = None
+    differences: Sequence[str] = ()
+    problem: str | None = None
+    reason: str | None = None
+    checked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A task that is due and was claimed until `due_at`, with what its API requests need.
+
+    Without `identity`, `obstacle` is why the task cannot be carried out. A deleted connection has no secret.
+    """
+
+    connection: Connection
+    task: Task
+    due_at: datetime
+    attempts: int
+    known: Registration
+    identity: Identity | None = None
+    token: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)
+    obstacle: str | None = None
+
+
+def request(conn: sqlalchemy.Connection, connection: str, task: Task, *, now: datetime) -> None:
+    """Make a task due now, in place of the connection's next one."""
+    upsert_rows(conn, webhook_registrations, ("connection",), [(connection, task, now, 0, [])])
+
+
+def request_removal(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -> None:
+    """Make the removal of a webhook due now, if one may be registered."""
+    mine = webhook_registrations.c.connection == connection
+    removal = {"task": "remove", "due_at": now, "attempts": 0}
+    conn.execute(update(webhook_registrations).where(mine).values(**removal))
+
+
+def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
+    """Return whether a task is due. It waits for no writer."""
+    query = select(webhook_registrations.c.connection).where(_is_due(now)).limit(1)
+    return conn.execute(query).first() is not None
+
+
+def claim(conn: sqlalchemy.Connection, keyring: Keyring, *, now: datetime, until: datetime) -> Claimed | None:
+    """Claim a due task; None if no task is due."""
+    query = (
+        select(webhook_registrations)
+        .where(_is_due(now))
+        .order_by(webhook_registrations.c.due_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = conn.execute(query).one_or_none()
+    if row is None:
+        return None
+    mine = webhook_registrations.c.connection == row.connection
+    conn.execute(update(webhook_registrations).where(mine).values(due_at=until))
+    connection = connections.get_any(conn, row.connection)
+    claimed = Claimed(
+        connection=connection,
+        task=row.task,
+        due_at=until,
+        attempts=row.attempts,
+        known=from_row(Registration, row),
+    )
+    return _with_credentials(conn, keyring, claimed)
+
+
+def _with_credentials(conn: sqlalchemy.Connection, keyring: Keyring, claimed: Claimed) -> Claimed:
+    """Return the claimed task with its identity, token and secret, or with the reason why it has none."""
+    connection = claimed.connection
+    if connection.identity is None:
+        return replace(claimed, obstacle="the connection has no identity: set one")
+    try:
+        identity = identities.get(conn, connection.identity)
+        token = identities.token(conn, keyring, identity.id)
+        live = connections.live_secrets(conn, keyring, connection.id)
+    except (NotFound, SettingError) as error:
+        return replace(claimed, obstacle=str(error))
+    secret = live[0].value.decode() if live else ""
+    return replace(claimed, identity=identity, token=token, secret=secret)
+
+
+def record(
+    conn: sqlalchemy.Connection, claimed: Claimed, found: Registration, *, next_at: datetime, attempts: int
+) -> None:
+    """Store the outcome of a task. At `next_at`, a check is due, or after failures the task again."""
+    mine = webhook_registrations.c.connection == claimed.connection.id
+    outcome = {**asdict(found), "differences": list(found.differences)}
+    conn.execute(update(webhook_registrations).where(mine).values(**outcome))
+    # Unless another task was requested meanwhile.
+    still = webhook_registrations.c.due_at == claimed.due_at
+    task = claimed.task if attempts else "check"
+    following = {"due_at": next_at, "task": task, "attempts": attempts}
+    conn.execute(update(webhook_registrations).where(mine, still).values(**following))
+
+
+def give_back(conn: sqlalchemy.Connection, claimed: Claimed, *, now: datetime) -> None:
+    """Make a claimed task due again, for the next process, unless it has ended."""
+    mine = webhook_registrations.c.connection == claimed.connection.id
+    still = webhook_registrations.c.due_at == claimed.due_at
+    conn.execute(update(webhook_registrations).where(mine, still).values(due_at=now))
+
+
+def forget(conn: sqlalchemy.Connection, claimed: Claimed) -> None:
+    """End the tasks of a connection, unless another was requested meanwhile."""
+    mine = webhook_registrations.c.connection == claimed.connection.id
+    still = webhook_registrations.c.due_at == claimed.due_at
+    conn.execute(delete(webhook_registrations).where(mine, still))
+
+
+def of(conn: sqlalchemy.Connection, connection: str) -> Registration | None:
+    """Return what the last check of a connection found; None if it was never requested to register."""
+    mine = webhook_registrations.c.connection == connection
+    row = conn.execute(select(webhook_registrations).where(mine)).one_or_none()
+    return None if row is None else from_row(Registration, row)
+
+
+def _is_due(now: datetime) -> ColumnElement[bool]:
+    """Return the condition of a due task, or of one that a wrong clock has postponed too far."""
+    return or_(webhook_registrations.c.due_at <= now, webhook_registrations.c.due_at > now + MAX_DUE_AHEAD)

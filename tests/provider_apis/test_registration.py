@@ -1,0 +1,86 @@
+"""A repository's webhook is brought in order, whatever has happened to it, and foreign ones survive."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.provider_apis import github, registration
+from gateway.provider_apis.operation import Operation, T
+from gateway.provider_apis.webhooks import Webhook
+from testing.provider_apis.fake import serving
+from testing.provider_apis.github import FakeGitHub
+from tests.provider_apis.running import Token, run
+
+WANTED = Webhook(url="http://127.0.0.1:9/hooks/c1", secret="new-secret", events=github.EVENTS)
+FOREIGN = {"id": 7, "active": False, "events": ["push"], "config": {"url": "https://other.example/hooks/c1"}}
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeGitHub]:
+    """Serve a repository with a foreign webhook."""
+    fake = FakeGitHub(tokens={"good": {"acme/digits"}}, hooks={"acme/digits": [{**FOREIGN}]})
+    with serving(fake):
+        yield fake
+
+
+def do(fake: FakeGitHub, operation: Operation[T]) -> T:
+    """Run an operation."""
+    return run(operation, f"{fake.url}/api/v3", Token(github, ["good"]))
+
+
+def hook(number: int, **changes: Any) -> dict[str, Any]:
+    """Return a webhook of ours, as GitHub has it."""
+    config = {"url": WANTED.url, "secret": "old-secret", **changes.pop("config", {})}
+    present = {key: value for key, value in config.items() if value is not None}
+    return {"id": number, "active": True, "events": sorted(WANTED.events), "config": present, **changes}
+
+
+@pytest.mark.parametrize(
+    ("present", "difference"),
+    [
+        ([], "missing"),
+        ([hook(1, active=False)], "switched off"),
+        ([hook(1, config={"url": "https://old.example/hooks/c1"})], "wrong URL"),
+        ([hook(1, config={"secret": None})], "no secret"),
+        ([hook(1, events=["push"])], "missing events"),
+        ([hook(1, config={"url": "https://old.example/hooks/c1"}), hook(2)], "doubled"),
+    ],
+)
+def test_one_repair_brings_it_in_order(
+    fake: FakeGitHub, present: list[dict[str, Any]], difference: str
+) -> None:
+    """A check finds the difference; after the repair there is one webhook with all that is wanted."""
+    hooks = fake.hooks["acme/digits"]
+    hooks += present
+    url, earlier = f"{fake.url}/acme/digits.git", ["https://old.example/hooks/c1"]
+    found = do(fake, registration.inspect(github, url, WANTED, earlier_urls=earlier))
+    assert found.repair.differences == (difference,)
+    do(fake, registration.register(github, url, WANTED, earlier_urls=earlier))
+    assert hooks[0] == FOREIGN
+    [ours] = hooks[1:]
+    assert (ours["active"], ours["config"]["url"], ours["config"]["secret"]) == (
+        True,
+        WANTED.url,
+        WANTED.secret,
+    )
+    assert set(ours["events"]) == WANTED.events
+    assert fake.pings[-1] == ours["id"]
+    assert not do(fake, registration.inspect(github, url, WANTED, earlier_urls=earlier)).repair.is_needed
+
+
+def test_no_push_falls_between_two_webhooks(fake: FakeGitHub) -> None:
+    """What is wanted is there before a double is removed."""
+    fake.hooks["acme/digits"] += [hook(1, active=False), hook(2)]
+    do(fake, registration.register(github, f"{fake.url}/acme/digits", WANTED))
+    methods = [one.method for one in fake.requests]
+    assert methods == ["GET", "PATCH", "DELETE", "POST"]
+
+
+def test_only_ours_are_unregistered(fake: FakeGitHub) -> None:
+    """Also doubles; again there is nothing to do."""
+    fake.hooks["acme/digits"] += [hook(1), hook(2)]
+    url = f"{fake.url}/acme/digits"
+    assert do(fake, registration.unregister(github, url, WANTED)) == 2
+    assert fake.hooks["acme/digits"] == [FOREIGN]
+    assert do(fake, registration.unregister(github, url, WANTED)) == 0

@@ -1,0 +1,99 @@
+"""A webhook is registered at the provider, repaired, and removed with its connection."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.cli.api_client import ApiError
+from testing.provider_apis.fake import serving
+from testing.provider_apis.github import FakeGitHub
+from testing.service import Project, Service, run_pushgate, wait_for
+
+TOKEN = "github_pat_canary_81f2"
+FOREIGN = {"id": 7, "active": False, "events": ["push"], "config": {"url": "https://other.example/hooks/c1"}}
+
+
+@pytest.fixture
+def github(project: Project) -> Iterator[FakeGitHub]:
+    """Serve GitHub's API with the project's repository and a foreign webhook."""
+    fake = FakeGitHub(tokens={TOKEN: {project.name}}, hooks={project.name: [{**FOREIGN}]})
+    with serving(fake):
+        yield fake
+
+
+def connected(service: Service, github: FakeGitHub, project: Project, token: str = TOKEN) -> Any:
+    """Add an identity, and connect the repository with it."""
+    api_url = f"{github.url}/api/v3"
+    body = {"name": "acme-bot", "provider": "github", "token": token, "api_url": api_url}
+    service.api.send("POST", "/identities", body)
+    return service.connect(project.url, "train@main", identity="acme-bot")
+
+
+def doctor(service: Service, *arguments: str) -> tuple[int, list[Any]]:
+    """Run the command; return its exit status and the webhooks that it has checked."""
+    done = run_pushgate("doctor", "--json", *arguments, service=service)
+    return done.returncode, json.loads(done.stdout)["items"]
+
+
+def test_a_webhook_is_registered_repaired_and_removed(
+    service: Service, github: FakeGitHub, project: Project
+) -> None:
+    """Its ping arrives; each fault is found and repaired at once; a foreign webhook survives all of it."""
+    made = connected(service, github, project)
+    hooks = github.hooks[project.name]
+    assert doctor(service)[1][0]["differences"] == ["missing"]
+    path = f"/connections/{made['id']}/webhook"
+    registered = service.api.send("POST", path, wait=15)
+    assert registered["reason"] is None
+    [ours] = hooks[1:]
+    assert (registered["webhook"], registered["url"]) == (str(ours["id"]), made["hook_url"])
+    assert ours["config"]["secret"] == made["secret"]
+    [*_, ping] = service.api.get("/deliveries", connection=made["id"])["items"]
+    assert (ping["event"], ping["verdict"]) == ("ping", "ignored")
+    assert doctor(service) == (0, [{**registered, **named(made), "checked_at": now_of(service, path)}])
+
+    ours.update(active=False, events=["push"])
+    hooks.append({**ours, "id": 5000})
+    status, [found] = doctor(service, made["id"])
+    assert (status, found["differences"]) == (1, ["switched off", "missing events", "doubled"])
+    assert doctor(service, made["id"], "--fix")[0] == 0
+    assert (hooks[0], len(hooks), hooks[1]["active"]) == (FOREIGN, 2, True)
+
+    service.api.send("DELETE", f"/connections/{made['id']}")
+    wait_for(lambda: hooks == [FOREIGN], "the webhook is removed")
+    assert TOKEN not in json.dumps(service.log())
+
+
+def named(connection: Any) -> dict[str, Any]:
+    """Return what the command shows of a connection."""
+    return {key: connection[key] for key in ("id", "name", "provider")}
+
+
+def now_of(service: Service, path: str) -> str:
+    """Return when the webhook was last checked."""
+    checked_at: str = service.api.get(path)["checked_at"]
+    return checked_at
+
+
+def test_a_missing_right_is_named(service: Service, github: FakeGitHub, project: Project) -> None:
+    """The reason stays with the connection until a check succeeds."""
+    github.readers.add(TOKEN)
+    made = connected(service, github, project)
+    path = f"/connections/{made['id']}/webhook"
+    refused = service.api.send("POST", path, wait=15)
+    assert refused["reason"].startswith("acme-bot needs the right “Webhooks: read and write” at 127.0.0.1 (")
+    assert service.api.get(path) == refused
+    assert doctor(service, made["id"])[0] == 1
+    github.readers.clear()
+    assert service.api.send("POST", path, wait=15)["reason"] is None
+
+
+def test_a_connection_without_an_identity_says_what_to_do(service: Service, project: Project) -> None:
+    """Nothing is requested of the provider."""
+    made = service.connect(project.url, "train@main")
+    with pytest.raises(ApiError, match="has no identity: add one, and set it on the connection"):
+        service.api.send("POST", f"/connections/{made['id']}/webhook")
+    with pytest.raises(ApiError, match="no webhook was registered"):
+        service.api.get(f"/connections/{made['id']}/webhook")

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from gateway.fetch.addresses import reachable_addresses
-from gateway.provider_apis import bitbucket, bitbucket_server, gitea, github, gitlab, gogs
+from gateway.provider_apis import azure_devops, bitbucket, bitbucket_server, gitea, github, gitlab, gogs
 from gateway.provider_apis.client import ApiClient, Budget, http_client
 from gateway.provider_apis.operation import Operation, T
 from gateway.provider_apis.webhooks import ProviderApi
 
 APIS: Mapping[str, ProviderApi] = {
+    "azure-devops": azure_devops,
     "bitbucket": bitbucket,
     "bitbucket-server": bitbucket_server,
     "forgejo": gitea,

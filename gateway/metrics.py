@@ -77,6 +77,12 @@ OLDEST_EVENT = Gauge(
     registry=REGISTRY,
     multiprocess_mode="mostrecent",
 )
+IDENTITY_EXPIRY = Gauge(
+    "pushgate_identity_expiry_timestamp_seconds",
+    "When the first identity expires, as Unix time; +Inf if none does.",
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
 # Labelled, so that a process without a relay does not report a lost connection.
 BROKER_CONNECTED = Gauge(
     "pushgate_broker_connected",

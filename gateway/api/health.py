@@ -21,6 +21,7 @@ from gateway.errors import StoreUnavailable
 from gateway.fetch.housekeeping import disk_trouble
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.metrics import (
+    IDENTITY_EXPIRY,
     OLDEST_EVENT,
     OLDEST_PENDING,
     OLDEST_REQUEST,
@@ -30,7 +31,7 @@ from gateway.metrics import (
     SCRATCH_WRITABLE,
     exposition,
 )
-from gateway.store import work_queue
+from gateway.store import identities, work_queue
 from gateway.store.database import Database
 from gateway.threads import PROBES
 
@@ -42,6 +43,7 @@ _STORE_GAUGES = (
     PENDING_EVENTS,
     OLDEST_REQUEST,
     OLDEST_EVENT,
+    IDENTITY_EXPIRY,
 )
 
 
@@ -119,6 +121,7 @@ class Health:
         """`GET /metrics`: the counters of this port, and the backlog of the store."""
         try:
             backlog = await self.database.read_probe(work_queue.backlog)
+            expiry = await self.database.read_probe(identities.first_expiry)
         except StoreUnavailable:
             # The backlog is unknown; the counters of the process are exposed nevertheless.
             for gauge in _STORE_GAUGES:
@@ -130,6 +133,7 @@ class Health:
             OLDEST_EVENT.set(_age(backlog.oldest_event) if self.has_broker else 0)
             PENDING_REQUESTS.set(backlog.requests)
             PENDING_EVENTS.set(backlog.events)
+            IDENTITY_EXPIRY.set(math.inf if expiry is None else expiry.timestamp())
         SCRATCH_WRITABLE.set(await self._disk_trouble() is None)
         return Response(await PROBES.run(exposition), media_type=CONTENT_TYPE_LATEST)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gateway.cli.api_client import ApiError, Client, part
-from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id
+from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id, text_of
 from gateway.cli.output import err, escape, out, print_facts, print_json
 
 app = typer.Typer()
@@ -42,6 +42,9 @@ HostKeys = Annotated[
     Path | None,
     typer.Option(help="A file in the format of known_hosts: accept only these keys of the ssh host."),
 ]
+Identity = Annotated[
+    str | None, typer.Option(help="An identity whose token is used, if the connection has no credentials.")
+]
 Wait = Annotated[
     float, typer.Option(min=0, max=15, help="Seconds to wait until a worker has read the repository.")
 ]
@@ -70,6 +73,7 @@ def connect(
     user: User = None,
     password_file: PasswordFile = None,
     host_keys: HostKeys = None,
+    identity: Identity = None,
     network: Networks = None,
     wait: Wait = 15.0,
     force: Force = False,
@@ -77,12 +81,17 @@ def connect(
     as_json: AsJson = False,
 ) -> None:
     """Connect a repository, and print its webhook URL, its secret (shown only once) and the next steps."""
-    optional = {"name": name, "secret": _secret(secret, secret_file), "force": force or None}
+    optional = {
+        "name": name,
+        "secret": _secret(secret, secret_file),
+        "identity": identity,
+        "force": force or None,
+    }
     credentials = {
         "user": user,
-        "private_key": _text(private_key),
-        "password": (_text(password_file) or "").rstrip("\r\n") or None,
-        "host_keys": _text(host_keys),
+        "private_key": text_of(private_key),
+        "password": (text_of(password_file) or "").rstrip("\r\n") or None,
+        "host_keys": text_of(host_keys),
     }
     body = {
         "url": url,
@@ -153,7 +162,7 @@ def _secret(secret: str | None, file: Path | None) -> str | None:
         return secret
     if secret is not None:
         raise ApiError("give either --secret or --secret-file, not both")
-    return (_text(file) or "").rstrip("\r\n")
+    return (text_of(file) or "").rstrip("\r\n")
 
 
 def _triggers(texts: list[str]) -> list[dict[str, Any]]:
@@ -183,13 +192,3 @@ def _show(made: Any, provider: str) -> None:
     out.print("\nNext:")
     for line in PROVIDERS[provider].SETUP.lines():
         out.print(f"  {line}", soft_wrap=True)
-
-
-def _text(path: Path | None) -> str | None:
-    try:
-        text = path.read_text(encoding="utf-8") if path is not None else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ApiError(f"{path} cannot be read: {error}") from error
-    if text is not None and not text.strip():
-        raise ApiError(f"{path} is empty")
-    return text

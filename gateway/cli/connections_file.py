@@ -93,6 +93,7 @@ class WantedConnection(BaseModel):
     yaml_path: YamlPath = "valohai.yaml"
     follows: Follows = Field(default_factory=list)
     networks: Networks = Field(default_factory=list)
+    identity: Line | None = None
     package_format: PackageFormat = "tar.gz"
     force: bool = False
 

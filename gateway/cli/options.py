@@ -46,6 +46,17 @@ def connection_id(client: Client, text: str) -> str:
     return named[0] if named else text
 
 
+def text_of(path: Path | None) -> str | None:
+    """Return the text of a file that an option names. Raises `ApiError`."""
+    try:
+        text = path.read_text(encoding="utf-8") if path is not None else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ApiError(f"{path} cannot be read: {error}") from error
+    if text is not None and not text.strip():
+        raise ApiError(f"{path} is empty")
+    return text
+
+
 def derived_token(data: Path | None) -> str:
     """Return the admin token that is derived from the key in the data folder. Raises `ApiError`."""
     from gateway.crypto.keyring import Keyring, read_key  # noqa: PLC0415 - the same

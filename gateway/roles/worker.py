@@ -28,6 +28,7 @@ from gateway.store.outbox import outboxes
 from gateway.worker.announcer import Announcer
 from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.heartbeat import Heartbeat
+from gateway.worker.identity_expiry import IdentityExpiry
 from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
 from gateway.worker.queue_repair import QueueRepair
@@ -72,6 +73,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
         _build_registrar(parts).run,
         partial(run_daily, expiry.run, of="packages"),
+        partial(run_daily, IdentityExpiry(database=database).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
     ]

@@ -71,8 +71,14 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
     token = "c4nary-of-the-identity"
     with GitHost(tmp_path / "closed", credentials=f"oauth2:{token}") as host:
         urls = [host.create(f"acme/{name}.git") for name in ("digits", "letters")]
-        wanted = {"name": "bot", "provider": "gitlab", "token": f" {token}\n", "api_url": urls[0]}
-        bot = service.api.send("POST", "/identities", wanted)
+        file = tmp_path / "token"
+        file.write_text(f" {token}\n")
+        done = run_pushgate(
+            "identity", "add", "bot", "--provider", "gitlab", "--api-url", urls[0], "--expires", "2099-12-31",
+            "--token-file", file, "--json", service=service,
+        )  # fmt: skip
+        bot = json.loads(done.stdout)
+        assert bot["expires_at"] == "2099-12-31T00:00:00Z"
         shared = [service.connect(url, provider="gitlab", identity="bot") for url in urls]
         assert [(made["access"], made["identity"]) for made in shared] == [("identity", "bot")] * 2
         paths = [f"/connections/{made['id']}" for made in shared]
@@ -81,10 +87,14 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
         own = {"credentials": {"user": "oauth2", "password": "wrong"}}
         assert service.api.send("PATCH", paths[0], own)["access"] == "login"
         wait_for(lambda: service.api.get(paths[0])["reconciliation"]["reason"], "the password is used")
-        service.api.send("PATCH", f"/identities/{bot['id']}", {"token": "another"})
+        file.write_text("another")
+        renewed = ("identity", "renew", "bot", "--token-file", file, "--expires", "2099-06-15")
+        assert run_pushgate(*renewed, service=service).returncode == 0
+        listed = run_pushgate("identity", "list", service=service).stdout
+        assert "2099-06-1" in listed
         service.api.send("POST", f"{paths[1]}/fetch")
         wait_for(lambda: service.api.get(paths[1])["reconciliation"]["reason"], "the new token is used")
-        shown = json.dumps([bot, service.api.get("/identities"), service.api.get("/connections")])
+        shown = listed + json.dumps([bot, service.api.get("/identities"), service.api.get("/connections")])
         shown += json.dumps(service.log())
         cookie = signed_in(service)
         shown += "".join(got(service.url + path, cookie)[1] for path in ("/", "/metrics", *paths))
@@ -92,7 +102,7 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
             service.api.send("DELETE", "/identities/bot")
         for path in paths:
             assert service.api.send("PATCH", path, {"identity": None})["identity"] is None
-        service.api.send("DELETE", "/identities/bot")
+        assert run_pushgate("identity", "delete", "bot", service=service).returncode == 0
         kept = b"".join(file.read_bytes() for file in service.data.rglob("*") if file.is_file())
     assert token not in shown
     assert token.encode() not in kept
@@ -140,6 +150,14 @@ def test_a_token_is_sent_to_no_other_server(service: Service) -> None:
     changed = service.api.send("PATCH", "/identities/bot", {"name": "robot", "user": "ada"})
     assert (changed["name"], changed["user"], changed["api_url"]) == ("robot", "ada", wanted["api_url"])
     assert service.api.get(f"/connections/{made['id']}")["identity"] == "robot"
+    file = service.data.parent / "connections.yaml"
+    for identity, fields in ((", identity: robot", {}), ("", {"identity": {"from": "robot", "to": None}})):
+        file.write_text(
+            f"connections: [{{name: {made['name']}, provider: gitea, project: {made['project']}{identity},"
+            " url: https://git.example/a/b.git}]"
+        )
+        done = run_pushgate("apply", "-f", file, "--dry-run", "--json", service=service)
+        assert json.loads(done.stdout)["changes"][0]["fields"] == fields
 
 
 @pytest.mark.parametrize(

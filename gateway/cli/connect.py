@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.api_client import ApiError, Client, part
+from gateway.cli.api_client import ApiError, Client, Unreachable, part
 from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id, text_of
 from gateway.cli.output import err, escape, out, print_facts, print_json
+from gateway.cli.webhooks import register_webhook
 
 app = typer.Typer()
 
@@ -45,6 +46,9 @@ HostKeys = Annotated[
 Identity = Annotated[
     str | None, typer.Option(help="An identity whose token is used, if the connection has no credentials.")
 ]
+Register = Annotated[
+    bool, typer.Option("--register", help="Register the webhook at the provider; needs --identity.")
+]
 Wait = Annotated[
     float, typer.Option(min=0, max=15, help="Seconds to wait until a worker has read the repository.")
 ]
@@ -74,13 +78,21 @@ def connect(
     password_file: PasswordFile = None,
     host_keys: HostKeys = None,
     identity: Identity = None,
+    register: Register = False,
     network: Networks = None,
     wait: Wait = 15.0,
     force: Force = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Connect a repository, and print its webhook URL, its secret (shown only once) and the next steps."""
+    """Connect a repository, and print its webhook URL, its secret (shown only once) and the next steps.
+
+    With --identity and --register, the webhook is registered at the provider, and nothing is left to do.
+    """
+    if register and identity is None:
+        raise ApiError(
+            "--register needs an identity: add one with `pushgate identity add`, and give --identity"
+        )
     optional = {
         "name": name,
         "secret": _secret(secret, secret_file),
@@ -107,12 +119,15 @@ def connect(
     client = client_of(data)
     with err.status("reading the repository"):
         made = client.send("POST", "/connections", body, wait=f"{wait:.3f}")
+    webhook = _registered(client, made) if register else None
     if as_json:
-        print_json(made)
+        print_json({**made, **({"webhook": webhook} if register else {})})
         return
     name, project = f"[bold]{escape(made['name'])}[/bold]", f"[bold]{escape(made['project'])}[/bold]"
     out.print(f"Connected {name} to project {project}. {_remote_result(client, made)}\n", soft_wrap=True)
-    _show(made, provider)
+    _show(made)
+    if webhook is None or not _show_webhook(client, made, webhook):
+        _show_steps(provider)
 
 
 @app.command()
@@ -171,8 +186,35 @@ def _triggers(texts: list[str]) -> list[dict[str, Any]]:
     return [parse_trigger(text).model_dump(mode="json") for text in texts]
 
 
-def _show(made: Any, provider: str) -> None:
-    """Print a new connection and the next steps."""
+def _registered(client: Client, made: Any) -> Any:
+    """Register the webhook; return its state. The connection stays where that fails."""
+    try:
+        with err.status("registering the webhook"):
+            return register_webhook(client, made["id"])
+    except Unreachable:
+        raise
+    except ApiError as error:
+        return {"reason": str(error)}
+
+
+def _show_webhook(client: Client, made: Any, webhook: Any) -> bool:
+    """Print what became of the webhook; return whether it is registered."""
+    if webhook["reason"] is not None or webhook["webhook"] is None:
+        reason = webhook["reason"] or "no worker has done it yet"
+        err.print(
+            f"\n[yellow]Warning:[/yellow] the webhook is not registered: {escape(reason)}. Try again with"
+            f" `pushgate doctor {made['id']} --fix`, or register it by hand:",
+            soft_wrap=True,
+        )
+        return False
+    arrived = client.get("/deliveries", connection=made["id"], limit=1)["items"]
+    test = "and its test delivery has arrived" if arrived else "but no test delivery has arrived yet"
+    out.print(f"\n[green]✓[/green] The webhook is registered at the provider, {test}.", soft_wrap=True)
+    return True
+
+
+def _show(made: Any) -> None:
+    """Print a new connection."""
     for warning in made["warnings"]:
         err.print(f"[yellow]Warning:[/yellow] {escape(warning)}\n", soft_wrap=True)
     print_facts(
@@ -187,6 +229,10 @@ def _show(made: Any, provider: str) -> None:
     if made["deploy_key"] is not None:
         out.print("\nAdd this deploy key to the repository (read access is enough):")
         out.print(escape(made["deploy_key"]), soft_wrap=True)
+
+
+def _show_steps(provider: str) -> None:
+    """Print what is to be done at the provider."""
     from providers import PROVIDERS  # noqa: PLC0415 - the other commands start without them
 
     out.print("\nNext:")

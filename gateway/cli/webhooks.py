@@ -43,7 +43,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def register(client: Client, connection: str) -> Any:
+def register_webhook(client: Client, connection: str) -> Any:
     """Register or repair the webhook of a connection; return its state. Raises `ApiError`."""
     return client.send("POST", f"/connections/{part(connection)}/webhook", wait=WAIT_SECONDS)
 
@@ -60,7 +60,7 @@ def _checked(client: Client, connection: Any, *, fix: bool) -> Any:
     try:
         with err.status(f"checking {escape(connection['name'])}"):
             if fix:
-                return {**named, **register(client, connection["id"])}
+                return {**named, **register_webhook(client, connection["id"])}
             path = f"/connections/{part(connection['id'])}/webhook/check"
             return {**named, **client.send("POST", path, wait=WAIT_SECONDS)}
     except Unreachable:

@@ -79,7 +79,10 @@ class Registrar:
             base_url=identity.api_url or api.base_url(connection.url),
             identity=TokenIdentity(api=api, name=identity.name, token=claimed.token, user=identity.user),
             wanted=Webhook(
-                url=f"{self.base_url}/hooks/{connection.id}", secret=claimed.secret, events=api.EVENTS
+                url=f"{self.base_url}/hooks/{connection.id}",
+                secret=claimed.secret,
+                events=api.EVENTS,
+                auth=connection.auth,
             ),
         )
 

@@ -77,6 +77,22 @@ def now_of(service: Service, path: str) -> str:
     return checked_at
 
 
+def test_connect_registers_the_webhook(service: Service, github: FakeGitHub, project: Project) -> None:
+    """Nothing is left to do at the provider; where it refuses, the connection stays, with what to do."""
+    connected(service, github, project)
+    connect = ("connect", project.url, "--provider=github", "--identity=acme-bot", "--register")
+    done = run_pushgate(*connect, "--project=a", service=service)
+    assert "✓ The webhook is registered at the provider, and its test delivery has arrived." in done.stdout
+    assert "Next:" not in done.stdout
+    assert len(github.hooks[project.name]) == 2
+    github.readers.add(TOKEN)
+    done = run_pushgate(*connect, "--project=b", service=service)
+    assert "the webhook is not registered: acme-bot needs the right" in done.stderr
+    assert (done.returncode, "Next:" in done.stdout) == (0, True)
+    done = run_pushgate(*connect[:3], "--register", "--project=c", service=service)
+    assert (done.returncode, "--register needs an identity" in done.stderr) == (1, True)
+
+
 def test_a_missing_right_is_named(service: Service, github: FakeGitHub, project: Project) -> None:
     """The reason stays with the connection until a check succeeds."""
     github.readers.add(TOKEN)

@@ -29,6 +29,7 @@ def test_versions_agree_on_the_locks_of_a_server() -> None:
         "CLAIM": 5074715,
         "NAMES": 5074716,
         "QUEUE": 5074717,
+        "REFUSALS": 5074718,
     }
 
 

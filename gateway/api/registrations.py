@@ -21,6 +21,7 @@ from gateway.store.notify import Notifier
 from gateway.store.registrations import Task
 
 _POLL_SECONDS = 0.1
+_NOT_YET = "no worker has done it yet: it goes on, if a worker runs"
 
 
 class RegistrationView(View):
@@ -67,7 +68,7 @@ class Registrations:
         """`POST /connections/{id}/webhook`: register the webhook at the provider, or repair it, and wait.
 
         The connection needs an identity. The newest secret is set. Webhooks of others are left alone. If
-        `checked_at` is older than the request, a worker still works on it.
+        no worker has done it within `wait` seconds, `reason` says so.
         """
         return await self._requested(request, "register")
 
@@ -98,8 +99,10 @@ class Registrations:
             view = await self._view(connection_id)
             if view is None:
                 return _NOTHING
-            if (view.checked_at is not None and view.checked_at >= now) or time.monotonic() >= ends_at:
+            if view.checked_at is not None and view.checked_at >= now:
                 return view
+            if time.monotonic() >= ends_at:
+                return view.model_copy(update={"reason": _NOT_YET})
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _view(self, connection_id: str) -> RegistrationView | None:

@@ -66,14 +66,12 @@ def _checked(client: Client, connection: Any, *, fix: bool) -> Any:
     except Unreachable:
         raise
     except ApiError as error:
-        return {**named, "differences": [], "problem": None, "checked_at": None, "reason": str(error)}
+        return {**named, "differences": [], "problem": None, "reason": str(error)}
 
 
 def _state(checked: Any) -> str:
     if checked["reason"]:
         return f"not checked: {checked['reason']}"
-    if checked["checked_at"] is None:
-        return "no worker has checked it yet: try again"
     if checked["differences"]:
         return f"{', '.join(checked['differences'])}: repair it with --fix"
     if checked["problem"]:

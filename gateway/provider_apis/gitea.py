@@ -4,7 +4,6 @@ https://docs.gitea.com/api/ and https://codeberg.org/api/swagger
 """
 
 from collections.abc import Sequence
-from http import HTTPStatus
 
 from gateway.provider_apis import gogs_like
 from gateway.provider_apis.gogs_like import Hook
@@ -18,6 +17,7 @@ HEADERS = gogs_like.HEADERS
 
 base_url = gogs_like.base_url
 authorization = gogs_like.authorization
+test = gogs_like.test
 
 # In a request, `pull_request` stands for all events of pull requests, such as labels and comments.
 # https://github.com/go-gitea/gitea/blob/main/routers/api/v1/utils/hook.go
@@ -57,10 +57,3 @@ def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[Regis
 def delete(clone_url: str, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
     yield from gogs_like.delete(clone_url, webhook_id, right=RIGHTS)
-
-
-def test(clone_url: str, webhook_id: str) -> Operation[bool]:
-    """Request a push event of the newest commit; return False if the repository has no commit."""
-    path = f"{gogs_like.hook_path(clone_url, webhook_id)}/tests"
-    answer = yield ApiRequest(method="POST", path=path, right=RIGHTS, may_be_missing=True)
-    return answer.status != HTTPStatus.NOT_FOUND

@@ -17,6 +17,7 @@ HEADERS = gogs_like.HEADERS
 
 base_url = gogs_like.base_url
 authorization = gogs_like.authorization
+test = gogs_like.test
 
 
 def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
@@ -39,9 +40,3 @@ def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[Regis
 def delete(clone_url: str, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
     yield from gogs_like.delete(clone_url, webhook_id, right=RIGHTS)
-
-
-def test(clone_url: str, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as of others
-    """Return False: only the website of Gogs has a test delivery."""
-    yield from ()
-    return False

@@ -97,3 +97,13 @@ def replace(
     created = yield from new
     yield from delete(clone_url, webhook_id, right=right)
     return created
+
+
+def test(clone_url: str, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as of others
+    """Return False without a request.
+
+    Gogs has no test delivery in its API. That of Gitea and Forgejo is a push of the newest commit, which
+    Pushgate would execute.
+    """
+    yield from ()
+    return False

@@ -83,7 +83,7 @@ class ProviderApi(Protocol):
         """Delete a webhook, or do nothing if it is gone."""
 
     def test(self, clone_url: str, webhook_id: str) -> Operation[bool]:
-        """Request a test delivery; return False if the provider has none."""
+        """Request a test delivery that executes nothing; return False if the provider has none."""
 
 
 Difference = Literal[

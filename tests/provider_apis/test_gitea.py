@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 import providers.gitea
-from gateway.provider_apis import gitea
-from gateway.provider_apis.operation import ApiAnswer, ApiRefused, Operation, T
+from gateway.provider_apis import gitea, gogs_like
+from gateway.provider_apis.operation import ApiAnswer, ApiRefused, ApiRequest, Operation, T
 from gateway.provider_apis.webhooks import Webhook, compare
 from testing.provider_apis.fake import serving
 from testing.provider_apis.gitea import COMMIT, FakeGitea
@@ -59,11 +59,21 @@ def test_a_webhook_is_created_found_replaced_tested_and_deleted(fake: FakeGitea)
     assert do(fake, gitea.webhooks(url)) == []
 
 
-def test_a_test_delivery_is_a_signed_push(fake: FakeGitea) -> None:
-    """Of the newest commit; an empty repository has none."""
+def requested(url: str, webhook_id: str) -> Operation[int]:
+    """Request a test delivery, as the button of the website does; return the status."""
+    path = f"{gogs_like.hook_path(url, webhook_id)}/tests"
+    answer = yield ApiRequest(method="POST", path=path, right="none", may_be_missing=True)
+    return answer.status
+
+
+def test_a_test_delivery_is_a_signed_push_and_never_requested(fake: FakeGitea) -> None:
+    """Of the newest commit, which would be executed; an empty repository has none."""
     url, hook = f"{fake.url}/acme/digits.git", wanted(fake)
     made = do(fake, gitea.create(url, hook))
-    assert do(fake, gitea.test(url, made.id))
+    before = len(fake.requests)
+    assert not do(fake, gitea.test(url, made.id))
+    assert len(fake.requests) == before
+    assert do(fake, requested(url, made.id)) == 204
     sent = next(one for one in fake.requests if one.path == "/hooks/c1")
     request = providers.gitea.verify(
         headers=sent.headers,
@@ -74,7 +84,7 @@ def test_a_test_delivery_is_a_signed_push(fake: FakeGitea) -> None:
     )
     assert [update.after for update in providers.gitea.parse(request).updates] == [COMMIT]
     new = do(fake, gitea.create(f"{fake.url}/acme/new", hook))
-    assert not do(fake, gitea.test(f"{fake.url}/acme/new", new.id))
+    assert do(fake, requested(f"{fake.url}/acme/new", new.id)) == 404
 
 
 @pytest.mark.parametrize(("count", "requests"), [(50, 1), (120, 3)])
@@ -141,5 +151,5 @@ def test_the_reason_of_an_invalid_webhook_is_giteas_own(fake: FakeGitea) -> None
 def test_the_api_is_found_by_the_clone_url(clone_url: str, base_url: str) -> None:
     """Also in a folder of a web server."""
     assert gitea.base_url(clone_url) == base_url
-    request = next(gitea.test(clone_url, "7/.."))
-    assert request.path == "/repos/acme/digits/hooks/7%2F../tests"
+    request = next(gitea.delete(clone_url, "7/.."))
+    assert request.path == "/repos/acme/digits/hooks/7%2F.."

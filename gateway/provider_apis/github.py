@@ -77,20 +77,20 @@ def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
 
 def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Set URL, secret and events of a webhook, and activate it."""
-    path = f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+    path = _hook(clone_url, webhook_id)
     answer = yield ApiRequest(method="PATCH", path=path, body=_body(webhook), right=RIGHTS)
     return _registered(answer.read(_Hook))
 
 
 def delete(clone_url: str, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
-    path = f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+    path = _hook(clone_url, webhook_id)
     yield ApiRequest(method="DELETE", path=path, right=RIGHTS, may_be_missing=True)
 
 
 def test(clone_url: str, webhook_id: str) -> Operation[bool]:
     """Request a ping."""
-    path = f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}/pings"
+    path = f"{_hook(clone_url, webhook_id)}/pings"
     yield ApiRequest(method="POST", path=path, right=RIGHTS)
     return True
 
@@ -98,6 +98,10 @@ def test(clone_url: str, webhook_id: str) -> Operation[bool]:
 def _hooks(clone_url: str) -> str:
     _, path = host_and_path(clone_url)
     return f"/repos/{quote(path)}/hooks"
+
+
+def _hook(clone_url: str, webhook_id: str) -> str:
+    return f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
 
 
 def _body(webhook: Webhook) -> dict[str, Any]:

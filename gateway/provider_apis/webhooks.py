@@ -109,11 +109,6 @@ class Repair:
     remove: tuple[RegisteredWebhook, ...]
     differences: tuple[Difference, ...]
 
-    @property
-    def is_needed(self) -> bool:
-        """Return whether there is a difference."""
-        return bool(self.differences)
-
 
 def compare(
     registered: Collection[RegisteredWebhook], wanted: Webhook, *, earlier_urls: Collection[str] = ()

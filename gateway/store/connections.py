@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Row, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import Row, and_, bindparam, delete, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store import ready_queue, refusals
-from gateway.store.database import Lock
+from gateway.store.database import Lock, lock
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, leases, reconciliations, ref_updates, secrets
 from providers.clone_urls import repository_key
@@ -122,8 +122,7 @@ def add_another(
 
 def lock_names(conn: sqlalchemy.Connection) -> None:
     """Lock the names until the transaction ends: older duplicates rule out a unique index."""
-    if conn.dialect.name != "sqlite":
-        conn.execute(select(func.pg_advisory_xact_lock(Lock.NAMES.value)))
+    lock(conn, Lock.NAMES)
 
 
 def _check_name(conn: sqlalchemy.Connection, connection: Connection) -> None:

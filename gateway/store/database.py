@@ -14,7 +14,7 @@ from enum import IntEnum, unique
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from psycopg import OperationalError as ConnectionLost
-from sqlalchemy import Connection, RootTransaction, text
+from sqlalchemy import Connection, RootTransaction, func, select, text
 from sqlalchemy.exc import (
     DatabaseError,
     DBAPIError,
@@ -61,6 +61,12 @@ class Lock(IntEnum):
     NAMES = 5_074_716
     QUEUE = 5_074_717
     REFUSALS = 5_074_718
+
+
+def lock(conn: Connection, which: Lock) -> None:
+    """Wait for an advisory lock, and hold it until the transaction ends. SQLite has one writer anyway."""
+    if conn.dialect.name != "sqlite":
+        conn.execute(select(func.pg_advisory_xact_lock(which.value)))
 
 
 class Database:

@@ -38,7 +38,7 @@ from sqlalchemy import (
     update,
 )
 
-from gateway.store.database import Lock
+from gateway.store.database import Lock, lock
 from gateway.store.tables import Instant, connections, deliveries, leases, ref_updates
 
 MAX_DELAY = timedelta(minutes=15)
@@ -243,8 +243,7 @@ def refresh(conn: sqlalchemy.Connection, *, now: datetime) -> None:
     """
     if not has_changed(conn, now=now):
         return
-    if conn.dialect.name != "sqlite":
-        conn.execute(select(func.pg_advisory_xact_lock(Lock.QUEUE.value)))
+    lock(conn, Lock.QUEUE)
     names = list(conn.execute(_CHANGED, times(now)).scalars())
     if not names:
         return

@@ -16,7 +16,7 @@ from sqlalchemy import Row, Select, and_, delete, func, or_, select
 
 from gateway.errors import NotFound
 from gateway.store.bulk_sql import upsert_rows
-from gateway.store.database import Lock
+from gateway.store.database import Lock, lock
 from gateway.store.ids import delivery_id
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, refusals
@@ -77,7 +77,8 @@ class RecordedRefusal(Refusal):
 
 def record(conn: sqlalchemy.Connection, found: Sequence[Refusal]) -> None:
     """Add refusals, at most one of each group, and delete the oldest of connections that have too many."""
-    _lock(conn)
+    # Two transactions would lock rows crosswise.
+    lock(conn, Lock.REFUSALS)
     live = _live(conn, found)
     by_key = {_key(refusal): refusal for refusal in found}
     stored = {row.key: row for row in conn.execute(select(refusals).where(refusals.c.key.in_(by_key)))}
@@ -123,20 +124,14 @@ def claiming(conn: sqlalchemy.Connection, provider_delivery_id: str) -> list[Rec
 
 def forget(conn: sqlalchemy.Connection, *, before: datetime) -> None:
     """Delete what was last refused before a moment."""
-    _lock(conn)
+    lock(conn, Lock.REFUSALS)
     conn.execute(delete(refusals).where(refusals.c.last_at < before))
 
 
 def forget_connection(conn: sqlalchemy.Connection, connection_id: str) -> None:
     """Delete the refusals of a connection."""
-    _lock(conn)
+    lock(conn, Lock.REFUSALS)
     conn.execute(delete(refusals).where(refusals.c.connection == connection_id))
-
-
-def _lock(conn: sqlalchemy.Connection) -> None:
-    """Let no other transaction write refusals before this one has ended: they would lock rows crosswise."""
-    if conn.dialect.name != "sqlite":
-        conn.execute(select(func.pg_advisory_xact_lock(Lock.REFUSALS.value)))
 
 
 def _live(conn: sqlalchemy.Connection, found: Sequence[Refusal]) -> set[str]:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ class Answered:
 
 
 @dataclass(slots=True)
-class FakeApi:
+class FakeApi(ABC):
     """A fake. `instead` holds answers that are given before the real ones, one for each request."""
 
     port: int = 0
@@ -44,9 +45,9 @@ class FakeApi:
         """Return the address of the server, without a path."""
         return f"http://127.0.0.1:{self.port}"
 
+    @abstractmethod
     async def handle(self, request: Request) -> Response:
         """Answer a request as the provider does."""
-        raise NotImplementedError
 
     async def answer(self, request: Request) -> Response:
         """Answer a request, and record it."""

@@ -66,7 +66,7 @@ def test_one_repair_brings_it_in_order(
     )
     assert set(ours["events"]) == WANTED.events
     assert fake.pings[-1] == ours["id"]
-    assert not do(fake, registration.inspect(github, url, WANTED, earlier_urls=earlier)).repair.is_needed
+    assert do(fake, registration.inspect(github, url, WANTED, earlier_urls=earlier)).repair.differences == ()
 
 
 def test_no_push_falls_between_two_webhooks(fake: FakeGitHub) -> None:

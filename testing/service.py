@@ -106,6 +106,17 @@ class Service:
         text = self._log.read_bytes()[start:].decode()
         return [json.loads(line) for line in text.splitlines() if line.startswith("{") and line.endswith("}")]
 
+    def stored(self) -> bytes:
+        """Return the contents of all files of the data folder; read again if one vanishes meanwhile."""
+
+        def read() -> list[bytes] | None:
+            try:
+                return [path.read_bytes() for path in self.data.rglob("*") if path.is_file()]
+            except FileNotFoundError:
+                return None
+
+        return b"".join(wait_for(read, "no file vanishes while the data folder is read"))
+
     def kill(self) -> None:
         """End it as the kernel would when memory is short: at once, without any clean-up."""
         assert self._process is not None

@@ -61,7 +61,7 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
         service.api.send("PATCH", path, {"credentials": None})
         wait_for(lambda: service.api.get(path)["reconciliation"]["reason"], "the remote refuses us")
         shown = json.dumps(service.api.get("/connections")) + json.dumps(service.log())
-        kept = b"".join(file.read_bytes() for file in service.data.rglob("*") if file.is_file())
+        kept = service.stored()
     assert "s3cret-of-ada" not in shown
     assert b"s3cret-of-ada" not in kept
 
@@ -103,7 +103,7 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
         for path in paths:
             assert service.api.send("PATCH", path, {"identity": None})["identity"] is None
         assert run_pushgate("identity", "delete", "bot", service=service).returncode == 0
-        kept = b"".join(file.read_bytes() for file in service.data.rglob("*") if file.is_file())
+        kept = service.stored()
     assert token not in shown
     assert token.encode() not in kept
 

@@ -19,6 +19,7 @@ from testing.server import Server, find_program
 
 # PostgreSQL refuses to run as root; Debian's package makes this user.
 _USER = "postgres"
+_END_MILLISECONDS = 60_000
 
 
 class Postgres(Server):
@@ -161,11 +162,15 @@ class Postgres(Server):
 
 
 def end_all_connections(url: str) -> int:
-    """End every connection to the database, as a switch to a standby does; return how many there were."""
+    """End every connection to the database, as a switch to a standby does; return how many there were.
+
+    Wait until each has ended: a server process that has only received the signal still answers.
+    """
     with psycopg.connect(url, autocommit=True) as server:
         return server.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid, %s) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            (_END_MILLISECONDS,),
         ).rowcount
 
 

@@ -27,8 +27,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from gateway.store.columns import Instant
 from gateway.store.ready_queue import NOW, distinct_values, is_due, is_held, is_queued, least
-from gateway.store.tables import Instant, connections, leases, processes, reconciliations, turns
+from gateway.store.tables import connections, leases, processes, reconciliations, turns
 
 # The connections of a project that a claim reads at most: those that wait longest.
 _MAX_OF_PROJECT = 256

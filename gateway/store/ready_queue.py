@@ -38,8 +38,9 @@ from sqlalchemy import (
     update,
 )
 
+from gateway.store.columns import Instant
 from gateway.store.database import Lock, lock
-from gateway.store.tables import Instant, connections, deliveries, leases, ref_updates
+from gateway.store.tables import connections, deliveries, leases, ref_updates
 
 MAX_DELAY = timedelta(minutes=15)
 """The longest delay before a retry, and the longest lease. A later time was set by a wrong clock."""

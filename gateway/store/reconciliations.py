@@ -15,9 +15,10 @@ import sqlalchemy
 from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, select, update
 
 from gateway.store.claims import full_hosts, lock_claims
+from gateway.store.columns import Instant
 from gateway.store.ready_queue import NOW, distinct_values
 from gateway.store.rows import from_row
-from gateway.store.tables import Instant, connections, deliveries, reconciliations, refs
+from gateway.store.tables import connections, deliveries, reconciliations, refs
 from gateway.text.escape import storable
 
 MAX_DELAY = timedelta(hours=30)

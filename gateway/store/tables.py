@@ -3,16 +3,11 @@
 The tables are portable between SQLite and PostgreSQL. Each change needs a migration: a test compares the two.
 """
 
-from datetime import UTC, datetime
-from typing import Any
-
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
-    DateTime,
-    Dialect,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -21,9 +16,10 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    TypeDecorator,
     text,
 )
+
+from gateway.store.columns import Instant, Sequence, partial_index
 
 metadata = MetaData(
     naming_convention={
@@ -33,37 +29,6 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-
-class Instant(TypeDecorator[datetime]):
-    """An aware UTC time. SQLite has no time zones, so it stores and returns UTC."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Convert an aware time to the form of the database."""
-        if value is None:
-            return None
-        moment = value.astimezone(UTC)
-        return moment.replace(tzinfo=None) if dialect.name == "sqlite" else moment
-
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
-        """Convert a stored time to an aware time."""
-        if value is None:
-            return None
-        found: datetime = value
-        return found.replace(tzinfo=UTC) if dialect.name == "sqlite" else found.astimezone(UTC)
-
-
-def _partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
-    """Return an index of the rows that meet a condition, the same in both databases."""
-    condition = text(where)
-    return Index(name, *columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
-
-
-# SQLite assigns numbers to rows only if the key is exactly INTEGER.
-Sequence = BigInteger().with_variant(Integer(), "sqlite")
 
 connections = Table(
     "connections",
@@ -123,7 +88,7 @@ deliveries = Table(
     Index("ix_deliveries_connection_id", "connection", "id"),
     Index("ix_deliveries_verdict_id", "verdict", "id"),
     Index("ix_deliveries_connection_verdict_id", "connection", "verdict", "id"),
-    _partial_index(
+    partial_index(
         "uq_deliveries_connection_provider_delivery_id",
         "connection",
         "provider_delivery_id",
@@ -162,12 +127,12 @@ ref_updates = Table(
     Column("due_at", Instant),
     Column("queued", Boolean, nullable=False, server_default=text("false")),
     Index("ix_ref_updates_after", "after"),
-    _partial_index("ix_ref_updates_peeled", "peeled", where="peeled IS NOT NULL"),
-    _partial_index("ix_ref_updates_pending", "connection", "seq", where="state = 'pending'"),
-    _partial_index(
+    partial_index("ix_ref_updates_peeled", "peeled", where="peeled IS NOT NULL"),
+    partial_index("ix_ref_updates_pending", "connection", "seq", where="state = 'pending'"),
+    partial_index(
         "ix_ref_updates_postponed", "connection", "ref", where="state = 'pending' AND due_at IS NOT NULL"
     ),
-    _partial_index("ix_ref_updates_new", "connection", where="state = 'pending' AND NOT queued"),
+    partial_index("ix_ref_updates_new", "connection", where="state = 'pending' AND NOT queued"),
 )
 
 # How a ref update ended before it was replayed. A row is deleted with its ref update, even by a version of
@@ -224,7 +189,7 @@ executions = Table(
     Index("ix_executions_connection_seq", "connection", "seq"),
     Index("ix_executions_state_seq", "state", "seq"),
     Index("ix_executions_connection_state_seq", "connection", "state", "seq"),
-    _partial_index("ix_executions_pending", "seq", where="state = 'pending'"),
+    partial_index("ix_executions_pending", "seq", where="state = 'pending'"),
 )
 
 # The JSON of the wire contract, in a table of its own, because SQLite rewrites the whole row at each change.
@@ -304,11 +269,9 @@ leases = Table(
     Column("ready_at", Instant),
     Column("queue_host", Text),
     Column("queue_project", Text),
-    _partial_index(
-        "ix_leases_queue", "queue_host", "queue_project", "due_at", where="queue_host IS NOT NULL"
-    ),
-    _partial_index("ix_leases_postponed", "ready_at", where="ready_at IS NOT NULL AND queue_host IS NULL"),
-    _partial_index("ix_leases_held", "expires_at", where="owner IS NOT NULL"),
+    partial_index("ix_leases_queue", "queue_host", "queue_project", "due_at", where="queue_host IS NOT NULL"),
+    partial_index("ix_leases_postponed", "ready_at", where="ready_at IS NOT NULL AND queue_host IS NULL"),
+    partial_index("ix_leases_held", "expires_at", where="owner IS NOT NULL"),
 )
 
 # The webhook of each connection that Pushgate has registered at the provider, what the last check found, and
@@ -368,7 +331,7 @@ reconciliations = Table(
     Column("default_branch", Text),
     Index("ix_reconciliations_due_at", "due_at"),
     Index("ix_reconciliations_host_due_at", "host", "due_at"),
-    _partial_index("ix_reconciliations_held", "held_until", where="held_until IS NOT NULL"),
+    partial_index("ix_reconciliations_held", "held_until", where="held_until IS NOT NULL"),
 )
 
 # What Pushgate is at the providers: see gateway/store/identities.py. `sealed` is the secret, by its kind.

@@ -10,12 +10,13 @@ from sqlalchemy import Row, bindparam, case, func, insert, literal, literal_colu
 
 from gateway.errors import StoreUnavailable
 from gateway.store import events, executions, platforms, ready_queue, supersession, tables
+from gateway.store.columns import Instant
 from gateway.store.deliveries import REPLAYABLE, UpdateState
 from gateway.store.events import NewEvent
 from gateway.store.executions import NewRequest
 from gateway.store.ready_queue import is_pending, is_ready, oldest_arrival, waiting
 from gateway.store.rows import from_row
-from gateway.store.tables import Instant, deliveries, leases, reconciliations, ref_updates, update_attempts
+from gateway.store.tables import deliveries, leases, reconciliations, ref_updates, update_attempts
 from gateway.text.escape import storable
 from providers.model import Action, RefKind
 

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import JSON, Column, Integer, LargeBinary, MetaData, Table, Text, select, text
 
 from gateway.store import bulk_sql
+from gateway.store.columns import Instant, Sequence
 from gateway.store.database import Database
-from gateway.store.tables import Instant, Sequence
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
 METADATA = MetaData()

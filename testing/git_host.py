@@ -77,8 +77,9 @@ class WorkTree:
 
 
 class GitHost:
-    """Serves the bare repositories of a folder; requires `credentials`, if given, by Basic auth.
+    """Serves the bare repositories of a folder; requires `credentials`, if given.
 
+    These are a user and a password for Basic auth, such as `ada:secret`, or the whole header `Bearer …`.
     `visits` has the path of each request that begins a fetch. While `answers` is cleared, no request is
     answered.
     """
@@ -93,11 +94,12 @@ class GitHost:
     ) -> None:
         """Serve on a free port of 127.0.0.1 while the `with` block lasts."""
         self.folder = folder
+        self.credentials = credentials
         self.visits: list[str] = []
         self.answers = threading.Event()
         self.answers.set()
         folder.mkdir(parents=True, exist_ok=True)
-        handler = type("Handler", (_Backend,), {"host": self, "folder": folder, "credentials": credentials})
+        handler = type("Handler", (_Backend,), {"host": self, "folder": folder})
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.port: int = self._server.server_address[1]
         self._scheme = "http"
@@ -138,7 +140,6 @@ class _Backend(BaseHTTPRequestHandler):
 
     host: GitHost
     folder: Path
-    credentials: str | None
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -196,10 +197,10 @@ class _Backend(BaseHTTPRequestHandler):
         self._answer(status, headers, content)
 
     def _is_authorized(self) -> bool:
-        if self.credentials is None:
-            return True
-        given = self.headers.get("authorization", "").removeprefix("Basic ")
-        return b64decode(given).decode() == self.credentials
+        required, given = self.host.credentials, self.headers.get("authorization", "")
+        if required is None or required.startswith("Bearer "):
+            return required in {None, given}
+        return b64decode(given.removeprefix("Basic ")).decode() == required
 
     def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
         self.send_response(status)

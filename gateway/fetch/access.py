@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gateway.errors import Invalid, RemoteUnavailable
 from gateway.fetch.addresses import Address, reachable_addresses
-from gateway.fetch.credentials import Login, Remote, SshKey
+from gateway.fetch.credentials import Bearer, Login, Remote, SshKey
 from gateway.fetch.host_keys import KNOWN_HOSTS
 from gateway.fetch.urls import check_url, is_address, known_as, target
 
@@ -95,6 +95,9 @@ class Access:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _login(self, remote: Remote, folder: Path) -> dict[str, str]:
+        if isinstance(remote.credentials, Bearer):
+            _write(folder / "gitconfig", _bearer_config(remote.url, remote.credentials), mode=0o600)
+            return {"GIT_CONFIG_GLOBAL": str(folder / "gitconfig")}
         if not isinstance(remote.credentials, Login):
             return {}
         _write(folder / "user", remote.credentials.user + "\n", mode=0o600)
@@ -128,6 +131,22 @@ class Access:
         return [
             shlex.join(["ssh", "-F", "none", *words, "-o", f"HostName={address}"]) for address in addresses
         ]
+
+
+def _bearer_config(url: str, bearer: Bearer) -> str:
+    """Return the configuration with which git sends a token to this remote, and to no other.
+
+    Only git 2.46 and later can take a bearer token from a credential helper.
+    """
+    return (
+        f"[http {_in_git_config(url)}]\n"
+        f"\textraHeader = {_in_git_config(f'Authorization: Bearer {bearer.token}')}\n"
+    )
+
+
+def _in_git_config(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _own_folder(owner: object, home: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Credentials of private repositories: deploy keys, and user names with passwords or tokens.
+"""Credentials of private repositories: deploy keys, user names with passwords or tokens, and bearer tokens.
 
 Pure: nothing is written anywhere. The store encrypts the result of `as_json`; `gateway.fetch.access` passes
 credentials to git.
@@ -77,6 +77,22 @@ class Login:
         return f"Login(user={self.user!r})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bearer:
+    """A token that https sends as `Authorization: Bearer`. It is short-lived, and never stored."""
+
+    token: str
+
+    def __post_init__(self) -> None:
+        """Raise `Invalid` for a token that is not one word, because git reads it from a line of a file."""
+        if not re.fullmatch(r"[!-~]+", self.token):
+            raise Invalid("the bearer token is not one word of ASCII characters")
+
+    def __repr__(self) -> str:
+        """Show nothing secret."""
+        return "Bearer()"
+
+
 Credentials = SshKey | Login
 
 
@@ -85,7 +101,7 @@ class Remote:
     """A repository to fetch from. `host_keys` are known_hosts lines; if given, no others count."""
 
     url: str
-    credentials: Credentials | None = None
+    credentials: Credentials | Bearer | None = None
     host_keys: str | None = None
 
 
@@ -214,8 +230,10 @@ def _is_token(user: str) -> bool:
     return bool(_TOKENS.match(user) or _TOKEN_LIKE.fullmatch(user))
 
 
-def secrets_of(credentials: Credentials | None) -> tuple[str, ...]:
+def secrets_of(credentials: Credentials | Bearer | None) -> tuple[str, ...]:
     """Return the secret words, in every form in which git sends them, for redaction."""
+    if isinstance(credentials, Bearer):
+        return (credentials.token,)
     if not isinstance(credentials, Login) or len(credentials.password) < _SHORTEST_SECRET:
         return ()
     basic = b64encode(f"{credentials.user}:{credentials.password}".encode()).decode()

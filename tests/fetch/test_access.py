@@ -13,7 +13,7 @@ import pytest
 
 from gateway.errors import RemoteUnavailable
 from gateway.fetch.addresses import is_forbidden
-from gateway.fetch.credentials import Credentials, Login, Remote, SshKey, make_deploy_key
+from gateway.fetch.credentials import Bearer, Credentials, Login, Remote, SshKey, make_deploy_key
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Wanted
 from testing.certificate import make_certificate
@@ -148,14 +148,25 @@ def test_a_certificate_that_nobody_trusts_is_refused(
         fetch(make_fetching(tmp_path / "plain"), host.url("acme/private.git"), commit)
 
 
-def test_no_process_shows_a_secret(https: tuple[GitHost, Fetching], tmp_path: Path) -> None:
-    """Neither in its arguments nor in its environment, during a fetch."""
+@pytest.mark.parametrize(
+    ("required", "credentials"),
+    [
+        (f"ada:{PASSWORD}", Login(user="ada", password=PASSWORD)),
+        (f"Bearer {PASSWORD}", Bearer(token=PASSWORD)),
+    ],
+    ids=["password", "bearer token"],
+)
+def test_no_process_shows_a_secret(
+    https: tuple[GitHost, Fetching], tmp_path: Path, required: str, credentials: Credentials | Bearer
+) -> None:
+    """Neither in its arguments nor in its environment, during a fetch; nor is it left in a file."""
     host, fetching = https
+    host.credentials = required
     commit = _push_locally(host, tmp_path)
     host.answers.clear()
-    login = Login(user="ada", password=PASSWORD)
     url = host.url("acme/private.git")
-    running = threading.Thread(target=fetch, args=(fetching, url, commit), kwargs={"credentials": login})
+    options = {"credentials": credentials}
+    running = threading.Thread(target=fetch, args=(fetching, url, commit), kwargs=options)
     running.start()
     try:
         seen = wait_for(lambda: _processes("acme/private.git"), "git is at it")
@@ -165,6 +176,7 @@ def test_no_process_shows_a_secret(https: tuple[GitHost, Fetching], tmp_path: Pa
     assert fetching.has(commit)
     assert seen
     assert PASSWORD.encode() not in seen
+    assert nothing_is_left(tmp_path / "tls")
 
 
 def _processes(what: str) -> bytes | None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import Invalid
 from gateway.fetch.credentials import (
+    Bearer,
     Login,
     SshKey,
     as_json,
@@ -267,6 +268,13 @@ def test_what_must_not_be_repeated() -> None:
     login = Login(user="ada", password="s3/cret")
     assert secrets_of(login) == ("YWRhOnMzL2NyZXQ=", "s3/cret", "s3%2Fcret")
     assert secrets_of(KEY) == secrets_of(None) == ()
+
+
+def test_a_bearer_token_is_one_word() -> None:
+    """Git reads it from a line of a configuration file; printing it shows nothing secret."""
+    assert "s3cret" not in repr(Bearer(token="s3cret"))
+    with pytest.raises(Invalid, match="one word"):
+        Bearer(token="s3cret\n[core]")
 
 
 def test_the_shortest_secret_that_is_taken_out() -> None:

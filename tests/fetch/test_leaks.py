@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import RemoteUnavailable
-from gateway.fetch.credentials import Login, Remote, make_deploy_key
+from gateway.fetch.credentials import Bearer, Credentials, Login, Remote, make_deploy_key
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Wanted
 from testing.fetching import Fetching, make_fetching
@@ -20,6 +20,7 @@ from testing.ssh import SshHost
 MAIN = "refs/heads/main"
 KEY = make_deploy_key("github", comment="ours")
 LOGIN = Login(user="ada", password="correct horse/battery")
+BEARER = Bearer(token="correct-horse-battery")
 
 
 def fetch(fetching: Fetching, remote: Remote, commit: str = "d" * 40, connection: str = "c1") -> None:
@@ -68,29 +69,52 @@ def _fetch_in(folder: Path, remote: Remote, connection: str) -> None:
         fetch(make_fetching(folder), remote, connection=connection)
 
 
-def test_a_password_does_not_follow_a_redirect(tmp_path: Path, githost: GitHost) -> None:
+@pytest.mark.parametrize("credentials", [LOGIN, BEARER], ids=["password", "bearer token"])
+def test_a_password_does_not_follow_a_redirect(
+    tmp_path: Path, githost: GitHost, credentials: Credentials | Bearer
+) -> None:
     """The other host gets no request."""
     target = githost.create("acme/digits.git").removesuffix(".git")
     githost.visits.clear()
     answer = f"HTTP/1.1 302 Found\r\nLocation: {target}/info/refs\r\nContent-Length: 0\r\n\r\n"
     with answering(answer.encode()) as (port, _):
-        remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=LOGIN)
+        remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=credentials)
         with pytest.raises(RemoteUnavailable, match="another URL"):
             fetch(make_fetching(tmp_path), remote)
     assert githost.visits == []
 
 
-def test_a_remote_that_repeats_what_it_was_sent_is_not_quoted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("credentials", "answer", "said", "sent"),
+    [
+        (
+            LOGIN,
+            '401 No\r\nWWW-Authenticate: Basic realm="git"',
+            "wrong: correct horse/battery, correct%20horse%2Fbattery, YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ==",
+            "Authorization: Basic YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ==\r\n",
+        ),
+        (
+            BEARER,
+            "403 No",
+            "wrong: correct-horse-battery, Bearer correct-horse-battery, correct-horse-battery",
+            "Authorization: Bearer correct-horse-battery\r\n",
+        ),
+    ],
+    ids=["password", "bearer token"],
+)
+def test_a_remote_that_repeats_what_it_was_sent_is_not_quoted(
+    tmp_path: Path, credentials: Credentials | Bearer, answer: str, said: str, sent: str
+) -> None:
     """Git shows a server's messages to its user; a reason is stored, logged and shown to many users."""
-    said = "wrong: correct horse/battery, correct%20horse%2Fbattery, YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ=="
     head = f"Content-Type: text/plain\r\nContent-Length: {len(said)}\r\n\r\n{said}"
-    ask = f'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="git"\r\n{head}'
+    ask = f"HTTP/1.1 {answer}\r\n{head}"
     with answering(ask.encode()) as (port, received):
-        remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=LOGIN)
+        remote = Remote(url=f"http://127.0.0.1:{port}/a/b.git", credentials=credentials)
         with pytest.raises(RemoteUnavailable) as caught:
             fetch(make_fetching(tmp_path), remote)
-    assert b"Basic YWRhOmNvcnJlY3QgaG9yc2UvYmF0dGVyeQ==" in b"".join(received)
-    assert "wrong: ***, ***, ***" in str(caught.value)
+    assert sent.encode() in b"".join(received)
+    assert "wrong: ***, " in str(caught.value)
+    assert "correct" not in str(caught.value)
 
 
 def test_hosts_are_checked_at_each_fetch(tmp_path: Path, githost: GitHost) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.fetch.credentials import Login, Remote, make_deploy_key
+from gateway.fetch.credentials import Bearer, Login, Remote, make_deploy_key
 from gateway.packages.submodules import submodule_remote
 from testing.git_host import GitHost, WorkTree
 from testing.service import Project, Service
@@ -16,6 +16,7 @@ from testing.ssh import SshHost
 
 KEY = make_deploy_key("github", comment="test")
 LOGIN = Login(user="ada", password="secret-of-ada")
+BEARER = Bearer(token="token-of-ada")
 HERE = "https://git.example/acme/digits.git"
 
 
@@ -24,6 +25,8 @@ HERE = "https://git.example/acme/digits.git"
     [
         (Remote(url=HERE, credentials=LOGIN), "https://git.example/acme/lib.git", True),
         (Remote(url=HERE, credentials=LOGIN), "https://evil.example/acme/lib.git", False),
+        (Remote(url=HERE, credentials=BEARER), "https://git.example/acme/lib.git", True),
+        (Remote(url=HERE, credentials=BEARER), "https://evil.example/acme/lib.git", False),
         (Remote(url=HERE, credentials=LOGIN), "https://git.example:8443/acme/lib.git", False),
         (Remote(url=HERE, credentials=LOGIN), "http://git.example/acme/lib.git", False),
         (Remote(url=HERE, credentials=LOGIN), "git@git.example:acme/lib.git", False),

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
-from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import azure_place
 
 _PUSH = "git.push"
@@ -28,7 +28,9 @@ EVENTS = frozenset(
     }
 )
 # https://learn.microsoft.com/en-us/azure/devops/service-hooks/view-permission
-RIGHTS = "scope Code (read), with View, Edit and Delete subscriptions, which a Project Administrator has"
+_RIGHT = "scope Code (read), with View, Edit and Delete subscriptions, which a Project Administrator has"
+RIGHTS: Mapping[Scope, str] = {"repository": _RIGHT}
+SCOPES = frozenset(RIGHTS)
 # 200 units in 5 minutes; a request costs about one at most.
 # https://learn.microsoft.com/en-us/azure/devops/integrate/concepts/rate-limits
 REQUESTS_PER_HOUR = 2400
@@ -95,12 +97,12 @@ class _Permissions(BaseModel):
     value: list[bool]
 
 
-def base_url(clone_url: str) -> str:
+def base_url(place: Place) -> str:
     """Return the URL of an organisation, or of a server's collection.
 
     Raise `ApiRefused` for a URL that names no repository of Azure DevOps.
     """
-    return _place(clone_url)[0]
+    return _names(place)[0]
 
 
 def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others
@@ -108,13 +110,13 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
     return {"Authorization": f"Basic {b64encode(f':{token}'.encode()).decode()}"}
 
 
-def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
     """Return all webhooks of a repository. Subscriptions with one URL are one webhook.
 
     A second subscription of the same event and URL is another webhook, because it doubles the deliveries.
     Raise `ApiRefused` if the identity may not see the subscriptions.
     """
-    repository = yield from _repository(clone_url)
+    repository = yield from _repository(place)
     found = yield from _subscriptions(repository)
     if not found:
         yield from _check_view(repository)
@@ -128,21 +130,21 @@ def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
     return [_registered(subscriptions) for subscriptions in webhooks.values()]
 
 
-def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create a subscription for each event, first the one for pushes.
 
     If one is refused, those before it remain, and are found as a webhook that lacks events.
     """
-    repository = yield from _repository(clone_url)
+    repository = yield from _repository(place)
     return (yield from _write(repository, {}, webhook))
 
 
-def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Set URL and secret of all subscriptions, without filters, enable them, and create the missing ones.
 
     Those of other events are deleted.
     """
-    repository = yield from _repository(clone_url)
+    repository = yield from _repository(place)
     ids = webhook_id.split(",")
     found = yield from _subscriptions(repository)
     ours = {one.event: one.id for one in found if one.id in ids}
@@ -151,19 +153,19 @@ def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[Regis
     return changed
 
 
-def delete(clone_url: str, webhook_id: str) -> Operation[None]:  # noqa: ARG001 - as of others
+def delete(place: Place, webhook_id: str) -> Operation[None]:  # noqa: ARG001 - as of others
     """Delete the subscriptions of a webhook, or do nothing for those that are gone."""
     yield from _delete(webhook_id.split(","))
 
 
-def test(clone_url: str, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as of others
+def test(place: Place, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as of others
     """Request a test delivery; return False if the webhook is gone, or has only pushes.
 
     It is an event of a sample project, but never a push: without details, a sample push could not be
     distinguished from a real push. Azure DevOps sends it later, with the secret that it has.
     """
     path = _subscription_path(webhook_id.rsplit(",", maxsplit=1)[-1])
-    answer = yield ApiRequest(method="GET", path=path, query=_VERSION, right=RIGHTS, may_be_missing=True)
+    answer = yield ApiRequest(method="GET", path=path, query=_VERSION, right=_RIGHT, may_be_missing=True)
     if answer.status == HTTPStatus.NOT_FOUND:
         return False
     subscription = answer.read(_Subscription)
@@ -181,14 +183,14 @@ def test(clone_url: str, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - 
         path="/_apis/hooks/testnotifications",
         query={"useRealData": "false", **_VERSION},
         body={"subscriptionId": subscription.id, "details": details},
-        right=RIGHTS,
+        right=_RIGHT,
     )
     return True
 
 
-def _place(clone_url: str) -> tuple[str, str, str]:
+def _names(place: Place) -> tuple[str, str, str]:
     try:
-        return azure_place(clone_url)
+        return azure_place(place.url)
     except ValueError:
         raise ApiRefused(
             "the clone URL names no repository of Azure DevOps: it has the form"
@@ -197,28 +199,28 @@ def _place(clone_url: str) -> tuple[str, str, str]:
         ) from None
 
 
-def _repository(clone_url: str) -> Operation[_Repository]:
+def _repository(place: Place) -> Operation[_Repository]:
     """Return the ids of a repository and its project, which subscriptions name."""
-    _, project, name = _place(clone_url)
+    _, project, name = _names(place)
     path = f"/{quote(project, safe='')}/_apis/git/repositories/{quote(name, safe='')}"
-    answer = yield ApiRequest(method="GET", path=path, query=_VERSION, right=RIGHTS)
+    answer = yield ApiRequest(method="GET", path=path, query=_VERSION, right=_RIGHT)
     return answer.read(_Repository)
 
 
 def _subscriptions(repository: _Repository) -> Operation[list[_Subscription]]:
     """Return the subscriptions of a repository. The API has no pages, and no filter for repositories."""
     query = {**_CONSUMER, **_VERSION}
-    answer = yield ApiRequest(method="GET", path="/_apis/hooks/subscriptions", query=query, right=RIGHTS)
+    answer = yield ApiRequest(method="GET", path="/_apis/hooks/subscriptions", query=query, right=_RIGHT)
     return [one for one in answer.read(_Subscriptions).value if one.is_about(repository)]
 
 
 def _check_view(repository: _Repository) -> Operation[None]:
     """Raise `ApiRefused` if the identity may not see subscriptions: Azure DevOps then shows it none."""
     query = {"tokens": f"PublisherSecurity/{repository.project.id}", **_VERSION}
-    answer = yield ApiRequest(method="GET", path=_MAY_VIEW, query=query, right=RIGHTS, may_be_missing=True)
+    answer = yield ApiRequest(method="GET", path=_MAY_VIEW, query=query, right=_RIGHT, may_be_missing=True)
     if answer.status != HTTPStatus.NOT_FOUND and not all(answer.read(_Permissions).value):
         raise ApiRefused(
-            f"Azure DevOps does not show the project's service hooks; the right “{RIGHTS}” is needed",
+            f"Azure DevOps does not show the project's service hooks; the right “{_RIGHT}” is needed",
             status=HTTPStatus.FORBIDDEN,
         )
 
@@ -229,11 +231,15 @@ def _write(repository: _Repository, ids: Mapping[str, str], webhook: Webhook) ->
     for event in sorted(webhook.events, key=_order):
         body = _body(repository, event, webhook)
         request = ApiRequest(
-            method="POST", path="/_apis/hooks/subscriptions", query=_VERSION, body=body, right=RIGHTS
+            method="POST",
+            path="/_apis/hooks/subscriptions",
+            query=_VERSION,
+            body=body,
+            right=_RIGHT,
         )
         if id_ := ids.get(event):
             path, body = _subscription_path(id_), {"id": id_, **body}
-            request = ApiRequest(method="PUT", path=path, query=_VERSION, body=body, right=RIGHTS)
+            request = ApiRequest(method="PUT", path=path, query=_VERSION, body=body, right=_RIGHT)
         answer = yield request
         written.append(answer.read(_Subscription))
     return _registered(written)
@@ -242,7 +248,7 @@ def _write(repository: _Repository, ids: Mapping[str, str], webhook: Webhook) ->
 def _delete(ids: Collection[str]) -> Operation[None]:
     for id_ in ids:
         path = _subscription_path(id_)
-        yield ApiRequest(method="DELETE", path=path, query=_VERSION, right=RIGHTS, may_be_missing=True)
+        yield ApiRequest(method="DELETE", path=path, query=_VERSION, right=_RIGHT, may_be_missing=True)
 
 
 def _subscription_path(id_: str) -> str:

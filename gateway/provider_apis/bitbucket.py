@@ -12,7 +12,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
-from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import host_and_path, server_url
 
 EVENTS = frozenset(
@@ -29,10 +29,13 @@ EVENTS = frozenset(
 # The scopes of access tokens and those of API tokens, of which none includes another.
 # https://support.atlassian.com/bitbucket-cloud/docs/repository-access-token-permissions/
 # https://support.atlassian.com/bitbucket-cloud/docs/api-token-permissions/
-RIGHTS = (
-    "Webhooks: read and write; of an API token: read:webhook:bitbucket, write:webhook:bitbucket,"
-    " delete:webhook:bitbucket"
-)
+RIGHTS: Mapping[Scope, str] = {
+    "repository": (
+        "Webhooks: read and write; of an API token: read:webhook:bitbucket, write:webhook:bitbucket,"
+        " delete:webhook:bitbucket"
+    )
+}
+SCOPES = frozenset(RIGHTS)
 # https://support.atlassian.com/bitbucket-cloud/docs/api-request-limits/
 REQUESTS_PER_HOUR = 1000
 HEADERS: Mapping[str, str] = {}
@@ -55,9 +58,9 @@ class _Page(BaseModel):
     next: str | None = None
 
 
-def base_url(clone_url: str) -> str:
+def base_url(place: Place) -> str:
     """Return the base URL of the API of a repository's server."""
-    server = server_url(clone_url)
+    server = server_url(place.url)
     return "https://api.bitbucket.org/2.0" if server == "https://bitbucket.org" else f"{server}/2.0"
 
 
@@ -76,51 +79,53 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:
     return {"Authorization": f"Basic {b64encode(f'{user}:{token}'.encode()).decode()}"}
 
 
-def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
     """Return all webhooks of a repository. The API does not show how deliveries ended."""
     found: list[RegisteredWebhook] = []
-    path: str | None = _hooks(clone_url)
+    path: str | None = _hooks(place)
     query: Mapping[str, str] = {"pagelen": "100"}
     while path is not None:
-        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS)
+        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS[place.scope])
         page = answer.read(_Page)
         found += [_registered(hook) for hook in page.values]
         path, query = page.next, {}
     return found
 
 
-def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create a webhook."""
-    answer = yield ApiRequest(method="POST", path=_hooks(clone_url), body=_body(webhook), right=RIGHTS)
+    answer = yield ApiRequest(
+        method="POST", path=_hooks(place), body=_body(webhook), right=RIGHTS[place.scope]
+    )
     return _registered(answer.read(_Hook))
 
 
-def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Set URL, secret and events of a webhook, and activate it."""
-    path = _hook(clone_url, webhook_id)
-    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook), right=RIGHTS)
+    path = _hook(place, webhook_id)
+    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook), right=RIGHTS[place.scope])
     return _registered(answer.read(_Hook))
 
 
-def delete(clone_url: str, webhook_id: str) -> Operation[None]:
+def delete(place: Place, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
-    path = _hook(clone_url, webhook_id)
-    yield ApiRequest(method="DELETE", path=path, right=RIGHTS, may_be_missing=True)
+    path = _hook(place, webhook_id)
+    yield ApiRequest(method="DELETE", path=path, right=RIGHTS[place.scope], may_be_missing=True)
 
 
-def test(clone_url: str, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as of others
+def test(place: Place, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as of others
     """Return False without a request: Bitbucket Cloud has no test delivery."""
     yield from ()
     return False
 
 
-def _hooks(clone_url: str) -> str:
-    _, path = host_and_path(clone_url)
+def _hooks(place: Place) -> str:
+    _, path = host_and_path(place.url)
     return f"/repositories/{quote(path)}/hooks"
 
 
-def _hook(clone_url: str, webhook_id: str) -> str:
-    return f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+def _hook(place: Place, webhook_id: str) -> str:
+    return f"{_hooks(place)}/{quote(webhook_id, safe='')}"
 
 
 def _body(webhook: Webhook) -> dict[str, Any]:

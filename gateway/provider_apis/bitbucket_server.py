@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from gateway.provider_apis.operation import ApiRequest, Operation
-from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import host_and_path, server_url
 
 EVENTS = frozenset(
@@ -24,7 +24,8 @@ EVENTS = frozenset(
         "pr:deleted",
     }
 )
-RIGHTS = "Repository admin"
+RIGHTS: Mapping[Scope, str] = {"repository": "Repository admin"}
+SCOPES = frozenset(RIGHTS)
 # The limit that an administrator is offered, 5 requests a second.
 # https://confluence.atlassian.com/bitbucketserver/improving-instance-stability-with-rate-limiting-976171954.html
 REQUESTS_PER_HOUR = 18_000
@@ -50,14 +51,14 @@ class _Page(BaseModel):
     next_start: int | None = Field(None, alias="nextPageStart")
 
 
-def base_url(clone_url: str) -> str:
+def base_url(place: Place) -> str:
     """Return the base URL of the API of a repository's server, with the server's context path."""
-    _, path = host_and_path(clone_url)
+    _, path = host_and_path(place.url)
     words = path.split("/")[:-2]
     # Only URLs of http have the context path: https://host/context/scm/PROJECT/repository.git
-    is_web = clone_url.strip().startswith(("https://", "http://"))
+    is_web = place.url.strip().startswith(("https://", "http://"))
     context = words[:-1] if is_web and words[-1:] == ["scm"] else []
-    return "/".join([server_url(clone_url), *map(quote, context), "rest/api/latest"])
+    return "/".join([server_url(place.url), *map(quote, context), "rest/api/latest"])
 
 
 def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others
@@ -65,7 +66,7 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
     return {"Authorization": f"Bearer {token}"}
 
 
-def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
     """Return all webhooks of a repository, without those of its project.
 
     How the last delivery ended would take another request for each webhook, so `problem` is always None.
@@ -74,7 +75,7 @@ def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
     start: int | None = 0
     while start is not None:
         query = {"limit": "100", "start": str(start)}
-        answer = yield ApiRequest(method="GET", path=_hooks(clone_url), query=query, right=RIGHTS)
+        answer = yield ApiRequest(method="GET", path=_hooks(place), query=query, right=RIGHTS[place.scope])
         page = answer.read(_Page)
         found += [_registered(hook) for hook in page.values if hook.scope == "repository"]
         is_next = not page.is_last and page.next_start is not None and page.next_start > start
@@ -82,42 +83,46 @@ def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
     return found
 
 
-def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create a webhook."""
-    answer = yield ApiRequest(method="POST", path=_hooks(clone_url), body=_body(webhook), right=RIGHTS)
+    answer = yield ApiRequest(
+        method="POST", path=_hooks(place), body=_body(webhook), right=RIGHTS[place.scope]
+    )
     return _registered(answer.read(_Hook))
 
 
-def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Set URL, secret and events of a webhook, and activate it."""
-    path = _hook(clone_url, webhook_id)
-    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook), right=RIGHTS)
+    path = _hook(place, webhook_id)
+    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook), right=RIGHTS[place.scope])
     return _registered(answer.read(_Hook))
 
 
-def delete(clone_url: str, webhook_id: str) -> Operation[None]:
+def delete(place: Place, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
-    path = _hook(clone_url, webhook_id)
-    yield ApiRequest(method="DELETE", path=path, right=RIGHTS, may_be_missing=True)
+    path = _hook(place, webhook_id)
+    yield ApiRequest(method="DELETE", path=path, right=RIGHTS[place.scope], may_be_missing=True)
 
 
-def test(clone_url: str, webhook_id: str) -> Operation[bool]:
+def test(place: Place, webhook_id: str) -> Operation[bool]:
     """Request a ping to the webhook's URL. Bitbucket does not sign it, so it does not test the secret."""
-    answer = yield ApiRequest(method="GET", path=_hook(clone_url, webhook_id), right=RIGHTS)
+    answer = yield ApiRequest(method="GET", path=_hook(place, webhook_id), right=RIGHTS[place.scope])
     query = {"url": answer.read(_Hook).url, "webhookId": webhook_id}
     # An empty document, because Bitbucket refuses some requests without a content type as forged.
-    yield ApiRequest(method="POST", path=f"{_hooks(clone_url)}/test", query=query, body={}, right=RIGHTS)
+    yield ApiRequest(
+        method="POST", path=f"{_hooks(place)}/test", query=query, body={}, right=RIGHTS[place.scope]
+    )
     return True
 
 
-def _hooks(clone_url: str) -> str:
-    _, path = host_and_path(clone_url)
+def _hooks(place: Place) -> str:
+    _, path = host_and_path(place.url)
     project, _, repository = "/".join(path.split("/")[-2:]).rpartition("/")
     return f"/projects/{quote(project, safe='')}/repos/{quote(repository, safe='')}/webhooks"
 
 
-def _hook(clone_url: str, webhook_id: str) -> str:
-    return f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+def _hook(place: Place, webhook_id: str) -> str:
+    return f"{_hooks(place)}/{quote(webhook_id, safe='')}"
 
 
 def _body(webhook: Webhook) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 https://docs.gitea.com/api/ and https://codeberg.org/api/swagger
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gateway.provider_apis import gogs_like
 from gateway.provider_apis.gogs_like import Hook
 from gateway.provider_apis.operation import ApiRequest, Operation
-from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
 
 EVENTS = frozenset({"push", "delete", "pull_request", "pull_request_sync"})
-RIGHTS = "write:repository, as an administrator of the repository"
+RIGHTS: Mapping[Scope, str] = {"repository": "write:repository, as an administrator of the repository"}
+SCOPES = frozenset(RIGHTS)
 REQUESTS_PER_HOUR = gogs_like.REQUESTS_PER_HOUR
 HEADERS = gogs_like.HEADERS
 
@@ -26,13 +27,13 @@ _REQUESTED = {"pull_request": "pull_request_only"}
 _PAGE_SIZE = 50
 
 
-def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
     """Return all webhooks of a repository."""
     found: dict[int, Hook] = {}
-    path, page, is_complete = gogs_like.hooks_path(clone_url), 1, False
+    path, page, is_complete = gogs_like.hooks_path(place), 1, False
     while not is_complete:
         query = {"page": str(page), "limit": str(_PAGE_SIZE)}
-        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS)
+        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS[place.scope])
         before = len(found)
         found |= {hook.id: hook for hook in answer.read(list[Hook])}
         total = answer.headers.get("x-total-count", "")
@@ -42,18 +43,20 @@ def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
     return [hook.registered for hook in found.values()]
 
 
-def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create a webhook, of the kind that both Gitea and Forgejo have."""
     events = {_REQUESTED.get(event, event) for event in webhook.events}
-    return (yield from gogs_like.create(clone_url, webhook, kind="gitea", events=events, right=RIGHTS))
+    return (
+        yield from gogs_like.create(place, webhook, kind="gitea", events=events, right=RIGHTS[place.scope])
+    )
 
 
-def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Replace a webhook, because the API ignores the secret in a change."""
-    new = create(clone_url, webhook)
-    return (yield from gogs_like.replace(clone_url, webhook_id, new, right=RIGHTS))
+    new = create(place, webhook)
+    return (yield from gogs_like.replace(place, webhook_id, new, right=RIGHTS[place.scope]))
 
 
-def delete(clone_url: str, webhook_id: str) -> Operation[None]:
+def delete(place: Place, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
-    yield from gogs_like.delete(clone_url, webhook_id, right=RIGHTS)
+    yield from gogs_like.delete(place, webhook_id, right=RIGHTS[place.scope])

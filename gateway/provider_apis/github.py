@@ -11,11 +11,12 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from gateway.provider_apis.operation import ApiAnswer, ApiRequest, Operation
-from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import host_and_path, server_url
 
 EVENTS = frozenset({"push", "create", "delete", "pull_request", "merge_group", "repository"})
-RIGHTS = "Webhooks: read and write"
+RIGHTS: Mapping[Scope, str] = {"repository": "Webhooks: read and write"}
+SCOPES = frozenset(RIGHTS)
 # https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
 REQUESTS_PER_HOUR = 5000
 HEADERS: Mapping[str, str] = {
@@ -45,9 +46,9 @@ class _Hook(BaseModel):
     last_response: _LastResponse = _LastResponse()
 
 
-def base_url(clone_url: str) -> str:
+def base_url(place: Place) -> str:
     """Return the base URL of the API of a repository's server."""
-    server = server_url(clone_url)
+    server = server_url(place.url)
     return "https://api.github.com" if server == "https://github.com" else f"{server}/api/v3"
 
 
@@ -56,52 +57,52 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
     return {"Authorization": f"Bearer {token}"}
 
 
-def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
     """Return all webhooks of a repository."""
     found: list[RegisteredWebhook] = []
-    path: str | None = _hooks(clone_url)
+    path: str | None = _hooks(place)
     query: Mapping[str, str] = {"per_page": "100"}
     while path is not None:
-        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS)
+        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS[place.scope])
         found += [_registered(hook) for hook in answer.read(list[_Hook])]
         path, query = _next_page(answer), {}
     return found
 
 
-def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create a webhook."""
     body = {"name": "web", **_body(webhook)}
-    answer = yield ApiRequest(method="POST", path=_hooks(clone_url), body=body, right=RIGHTS)
+    answer = yield ApiRequest(method="POST", path=_hooks(place), body=body, right=RIGHTS[place.scope])
     return _registered(answer.read(_Hook))
 
 
-def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Set URL, secret and events of a webhook, and activate it."""
-    path = _hook(clone_url, webhook_id)
-    answer = yield ApiRequest(method="PATCH", path=path, body=_body(webhook), right=RIGHTS)
+    path = _hook(place, webhook_id)
+    answer = yield ApiRequest(method="PATCH", path=path, body=_body(webhook), right=RIGHTS[place.scope])
     return _registered(answer.read(_Hook))
 
 
-def delete(clone_url: str, webhook_id: str) -> Operation[None]:
+def delete(place: Place, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
-    path = _hook(clone_url, webhook_id)
-    yield ApiRequest(method="DELETE", path=path, right=RIGHTS, may_be_missing=True)
+    path = _hook(place, webhook_id)
+    yield ApiRequest(method="DELETE", path=path, right=RIGHTS[place.scope], may_be_missing=True)
 
 
-def test(clone_url: str, webhook_id: str) -> Operation[bool]:
+def test(place: Place, webhook_id: str) -> Operation[bool]:
     """Request a ping."""
-    path = f"{_hook(clone_url, webhook_id)}/pings"
-    yield ApiRequest(method="POST", path=path, right=RIGHTS)
+    path = f"{_hook(place, webhook_id)}/pings"
+    yield ApiRequest(method="POST", path=path, right=RIGHTS[place.scope])
     return True
 
 
-def _hooks(clone_url: str) -> str:
-    _, path = host_and_path(clone_url)
+def _hooks(place: Place) -> str:
+    _, path = host_and_path(place.url)
     return f"/repos/{quote(path)}/hooks"
 
 
-def _hook(clone_url: str, webhook_id: str) -> str:
-    return f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+def _hook(place: Place, webhook_id: str) -> str:
+    return f"{_hooks(place)}/{quote(webhook_id, safe='')}"
 
 
 def _body(webhook: Webhook) -> dict[str, Any]:

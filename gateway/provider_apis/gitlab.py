@@ -13,11 +13,12 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict
 
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
-from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import host_and_path, server_url
 
 EVENTS = frozenset({"push_events", "tag_push_events", "merge_requests_events"})
-RIGHTS = "scope api with the role Maintainer"
+RIGHTS: Mapping[Scope, str] = {"repository": "scope api with the role Maintainer"}
+SCOPES = frozenset(RIGHTS)
 # What a self-managed server permits if its limit is switched on; gitlab.com permits 2,000 a minute.
 # https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/
 REQUESTS_PER_HOUR = 7200
@@ -44,9 +45,9 @@ class _Hook(BaseModel):
     signing_token_present: bool | None = None
 
 
-def base_url(clone_url: str) -> str:
+def base_url(place: Place) -> str:
     """Return the base URL of the API of a repository's server."""
-    return f"{server_url(clone_url)}/api/v4"
+    return f"{server_url(place.url)}/api/v4"
 
 
 def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others
@@ -54,69 +55,71 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
     return {"PRIVATE-TOKEN": token}
 
 
-def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
     """Return all webhooks of a project."""
     found: list[RegisteredWebhook] = []
     page = "1"
     while page:
         query = {"per_page": "100", "page": page}
-        answer = yield ApiRequest(method="GET", path=_hooks(clone_url), query=query, right=RIGHTS)
+        answer = yield ApiRequest(method="GET", path=_hooks(place), query=query, right=RIGHTS[place.scope])
         found += [_registered(hook) for hook in answer.read(list[_Hook])]
         # Not the header Link: behind a proxy, its URL may be at another address.
         page = answer.headers.get("x-next-page", "")
     return found
 
 
-def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create a webhook."""
-    answer = yield ApiRequest(method="POST", path=_hooks(clone_url), body=_body(webhook), right=RIGHTS)
+    answer = yield ApiRequest(
+        method="POST", path=_hooks(place), body=_body(webhook), right=RIGHTS[place.scope]
+    )
     hook = answer.read(_Hook)
     if _lacks_signing_token(hook, webhook):
-        yield from delete(clone_url, str(hook.id))
+        yield from delete(place, str(hook.id))
         raise _no_signing_tokens()
     return _registered(hook)
 
 
-def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Set URL, secret and events of a webhook, for all branches, and activate it.
 
     Only a successful delivery activates a webhook that GitLab has disabled, so a test is sent.
     """
-    path = _hook(clone_url, webhook_id)
-    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook), right=RIGHTS)
+    path = _hook(place, webhook_id)
+    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook), right=RIGHTS[place.scope])
     hook = answer.read(_Hook)
     if _lacks_signing_token(hook, webhook):
         raise _no_signing_tokens()
     changed = _registered(hook)
-    if not changed.is_active and (yield from test(clone_url, webhook_id)):
+    if not changed.is_active and (yield from test(place, webhook_id)):
         return replace(changed, is_active=True, problem=None)
     return changed
 
 
-def delete(clone_url: str, webhook_id: str) -> Operation[None]:
+def delete(place: Place, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
-    path = _hook(clone_url, webhook_id)
-    yield ApiRequest(method="DELETE", path=path, right=RIGHTS, may_be_missing=True)
+    path = _hook(place, webhook_id)
+    yield ApiRequest(method="DELETE", path=path, right=RIGHTS[place.scope], may_be_missing=True)
 
 
-def test(clone_url: str, webhook_id: str) -> Operation[bool]:
+def test(place: Place, webhook_id: str) -> Operation[bool]:
     """Request a test delivery; return False for a server before 16.11, or if the webhook is gone.
 
     GitLab answers when the delivery has ended, and refuses with the receiver's answer if it has failed. It
     permits 5 tests a minute for each project.
     """
-    path = f"{_hook(clone_url, webhook_id)}/{_TEST}"
-    answer = yield ApiRequest(method="POST", path=path, right=RIGHTS, may_be_missing=True)
+    path = f"{_hook(place, webhook_id)}/{_TEST}"
+    answer = yield ApiRequest(method="POST", path=path, right=RIGHTS[place.scope], may_be_missing=True)
     return answer.status != HTTPStatus.NOT_FOUND
 
 
-def _hooks(clone_url: str) -> str:
-    _, path = host_and_path(clone_url)
+def _hooks(place: Place) -> str:
+    _, path = host_and_path(place.url)
     return f"/projects/{quote(path, safe='')}/hooks"
 
 
-def _hook(clone_url: str, webhook_id: str) -> str:
-    return f"{_hooks(clone_url)}/{quote(webhook_id, safe='')}"
+def _hook(place: Place, webhook_id: str) -> str:
+    return f"{_hooks(place)}/{quote(webhook_id, safe='')}"
 
 
 def _body(webhook: Webhook) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 https://gogs.io/api-reference/webhooks/list-hooks
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gateway.provider_apis import gogs_like
 from gateway.provider_apis.gogs_like import Hook
 from gateway.provider_apis.operation import ApiRequest, Operation
-from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
 
 EVENTS = frozenset({"push", "create", "delete", "pull_request"})
-RIGHTS = "Admin Access to the repository"
+RIGHTS: Mapping[Scope, str] = {"repository": "Admin Access to the repository"}
+SCOPES = frozenset(RIGHTS)
 REQUESTS_PER_HOUR = gogs_like.REQUESTS_PER_HOUR
 HEADERS = gogs_like.HEADERS
 
@@ -20,23 +21,27 @@ authorization = gogs_like.authorization
 test = gogs_like.test
 
 
-def webhooks(clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
+def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
     """Return all webhooks of a repository."""
-    answer = yield ApiRequest(method="GET", path=gogs_like.hooks_path(clone_url), right=RIGHTS)
+    answer = yield ApiRequest(method="GET", path=gogs_like.hooks_path(place), right=RIGHTS[place.scope])
     return [hook.registered for hook in answer.read(list[Hook])]
 
 
-def create(clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create a webhook."""
-    return (yield from gogs_like.create(clone_url, webhook, kind="gogs", events=webhook.events, right=RIGHTS))
+    return (
+        yield from gogs_like.create(
+            place, webhook, kind="gogs", events=webhook.events, right=RIGHTS[place.scope]
+        )
+    )
 
 
-def change(clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Replace a webhook, because the API ignores the secret in a change."""
-    new = create(clone_url, webhook)
-    return (yield from gogs_like.replace(clone_url, webhook_id, new, right=RIGHTS))
+    new = create(place, webhook)
+    return (yield from gogs_like.replace(place, webhook_id, new, right=RIGHTS[place.scope]))
 
 
-def delete(clone_url: str, webhook_id: str) -> Operation[None]:
+def delete(place: Place, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
-    yield from gogs_like.delete(clone_url, webhook_id, right=RIGHTS)
+    yield from gogs_like.delete(place, webhook_id, right=RIGHTS[place.scope])

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from gateway.provider_apis.operation import ApiRequest, Operation
-from gateway.provider_apis.webhooks import RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Webhook
 from providers.clone_urls import host_and_path, server_url
 
 # None of them limits requests. This is one a second, so that Pushgate is no burden on a small server.
@@ -45,13 +45,13 @@ class Hook(BaseModel):
         )
 
 
-def base_url(clone_url: str) -> str:
+def base_url(place: Place) -> str:
     """Return the base URL of the API of a repository's server, which may be in a folder of a web server."""
-    _, path = host_and_path(clone_url)
+    _, path = host_and_path(place.url)
     # An SSH clone URL does not show the folder.
-    is_web = clone_url.strip().lower().startswith(("https://", "http://"))
+    is_web = place.url.strip().lower().startswith(("https://", "http://"))
     folder = "".join(f"/{quote(word)}" for word in path.split("/")[:-2]) if is_web else ""
-    return f"{server_url(clone_url)}{folder}/api/v1"
+    return f"{server_url(place.url)}{folder}/api/v1"
 
 
 def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others
@@ -59,19 +59,19 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
     return {"Authorization": f"token {token}"}
 
 
-def hooks_path(clone_url: str) -> str:
+def hooks_path(place: Place) -> str:
     """Return the path of a repository's webhooks."""
-    _, path = host_and_path(clone_url)
+    _, path = host_and_path(place.url)
     return f"/repos/{quote('/'.join(path.split('/')[-2:]))}/hooks"
 
 
-def hook_path(clone_url: str, webhook_id: str) -> str:
+def hook_path(place: Place, webhook_id: str) -> str:
     """Return the path of a webhook."""
-    return f"{hooks_path(clone_url)}/{quote(webhook_id, safe='')}"
+    return f"{hooks_path(place)}/{quote(webhook_id, safe='')}"
 
 
 def create(
-    clone_url: str, webhook: Webhook, *, kind: Literal["gitea", "gogs"], events: Collection[str], right: str
+    place: Place, webhook: Webhook, *, kind: Literal["gitea", "gogs"], events: Collection[str], right: str
 ) -> Operation[RegisteredWebhook]:
     """Create a webhook with payloads of a kind; `events` are those of the webhook as the API wants them."""
     body = {
@@ -80,26 +80,26 @@ def create(
         "events": sorted(events),
         "config": {"url": webhook.url, "content_type": "json", "secret": webhook.secret},
     }
-    answer = yield ApiRequest(method="POST", path=hooks_path(clone_url), body=body, right=right)
+    answer = yield ApiRequest(method="POST", path=hooks_path(place), body=body, right=right)
     return answer.read(Hook).registered
 
 
-def delete(clone_url: str, webhook_id: str, *, right: str) -> Operation[None]:
+def delete(place: Place, webhook_id: str, *, right: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
-    path = hook_path(clone_url, webhook_id)
+    path = hook_path(place, webhook_id)
     yield ApiRequest(method="DELETE", path=path, right=right, may_be_missing=True)
 
 
 def replace(
-    clone_url: str, webhook_id: str, new: Operation[RegisteredWebhook], *, right: str
+    place: Place, webhook_id: str, new: Operation[RegisteredWebhook], *, right: str
 ) -> Operation[RegisteredWebhook]:
     """Create a new webhook and then delete an old one, in this order so that no push is missed."""
     created = yield from new
-    yield from delete(clone_url, webhook_id, right=right)
+    yield from delete(place, webhook_id, right=right)
     return created
 
 
-def test(clone_url: str, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as of others
+def test(place: Place, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as of others
     """Return False without a request.
 
     Gogs has no test delivery in its API. That of Gitea and Forgejo is a push of the newest commit, which

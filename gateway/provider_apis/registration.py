@@ -1,10 +1,10 @@
-"""Brings the webhook of a repository in order: creates, changes and removes only what is ours."""
+"""Brings the webhook of a place in order: creates, changes and removes only what is ours."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from gateway.provider_apis.operation import Operation
-from gateway.provider_apis.webhooks import ProviderApi, RegisteredWebhook, Repair, Webhook, compare
+from gateway.provider_apis.webhooks import Place, ProviderApi, RegisteredWebhook, Repair, Webhook, compare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,41 +16,41 @@ class Inspection:
 
 
 def inspect(
-    api: ProviderApi, clone_url: str, wanted: Webhook, *, earlier_urls: Collection[str] = ()
+    api: ProviderApi, place: Place, wanted: Webhook, *, earlier_urls: Collection[str] = ()
 ) -> Operation[Inspection]:
     """Compare the provider's webhooks with the wanted one, and change nothing."""
-    registered = yield from api.webhooks(clone_url)
+    registered = yield from api.webhooks(place)
     repair = compare(registered, wanted, earlier_urls=earlier_urls)
     return Inspection(repair=repair, webhook=repair.keep)
 
 
 def register(
-    api: ProviderApi, clone_url: str, wanted: Webhook, *, earlier_urls: Collection[str] = ()
+    api: ProviderApi, place: Place, wanted: Webhook, *, earlier_urls: Collection[str] = ()
 ) -> Operation[Inspection]:
     """Create the wanted webhook, or set all of it where it exists, its secret as well; then remove doubles.
 
     The order matters: no push may fall between two webhooks. The provider is then requested to send a test
     delivery, where it has one; a new webhook of some providers sends one by itself.
     """
-    found = yield from inspect(api, clone_url, wanted, earlier_urls=earlier_urls)
+    found = yield from inspect(api, place, wanted, earlier_urls=earlier_urls)
     keep = found.repair.keep
     if keep is None:
-        keep = yield from api.create(clone_url, wanted)
+        keep = yield from api.create(place, wanted)
     else:
-        keep = yield from api.change(clone_url, keep.id, wanted)
+        keep = yield from api.change(place, keep.id, wanted)
     for other in found.repair.remove:
-        yield from api.delete(clone_url, other.id)
-    yield from api.test(clone_url, keep.id)
+        yield from api.delete(place, other.id)
+    yield from api.test(place, keep.id)
     return Inspection(repair=found.repair, webhook=keep)
 
 
 def unregister(
-    api: ProviderApi, clone_url: str, wanted: Webhook, *, earlier_urls: Collection[str] = ()
+    api: ProviderApi, place: Place, wanted: Webhook, *, earlier_urls: Collection[str] = ()
 ) -> Operation[int]:
     """Delete all webhooks of ours; return how many there were."""
-    registered = yield from api.webhooks(clone_url)
+    registered = yield from api.webhooks(place)
     repair = compare(registered, wanted, earlier_urls=earlier_urls)
     ours = [hook for hook in (repair.keep, *repair.remove) if hook is not None]
     for hook in ours:
-        yield from api.delete(clone_url, hook.id)
+        yield from api.delete(place, hook.id)
     return len(ours)

@@ -8,6 +8,20 @@ from urllib.parse import urlsplit
 from gateway.provider_apis.operation import Operation
 from providers.signatures import SIGNING_PREFIX
 
+Scope = Literal["repository", "owner", "server"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a webhook is: at a repository, at the owner of repositories, or at a whole server.
+
+    `url` is the clone URL of a repository. Of an owner, which is an organisation, group, workspace or project
+    in the words of the provider, it is the address of its page; of a server, the address of its start page.
+    """
+
+    url: str
+    scope: Scope = "repository"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
@@ -52,8 +66,11 @@ class ProviderApi(Protocol):
     EVENTS: frozenset[str]
     """The events that Pushgate needs, in the provider's words."""
 
-    RIGHTS: str
-    """The rights that the identity needs for webhooks, in the provider's words."""
+    SCOPES: frozenset[Scope]
+    """The scopes that the provider has webhooks for; every place is of one of them."""
+
+    RIGHTS: Mapping[Scope, str]
+    """The rights that the identity needs for webhooks of a scope, in the provider's words."""
 
     REQUESTS_PER_HOUR: int
     """How many requests an identity may send in an hour."""
@@ -61,28 +78,28 @@ class ProviderApi(Protocol):
     HEADERS: Mapping[str, str]
     """The headers of each request, beside those of the identity."""
 
-    def base_url(self, clone_url: str) -> str:
-        """Return the base URL of the API of a repository's server."""
+    def base_url(self, place: Place) -> str:
+        """Return the base URL of the API of a place's server."""
 
     def authorization(self, token: str, *, user: str | None = None) -> Mapping[str, str]:
         """Return the headers with a token, for a user where the provider wants one."""
 
-    def webhooks(self, clone_url: str) -> Operation[Sequence[RegisteredWebhook]]:
-        """Return all webhooks of a repository."""
+    def webhooks(self, place: Place) -> Operation[Sequence[RegisteredWebhook]]:
+        """Return all webhooks of a place."""
 
-    def create(self, clone_url: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+    def create(self, place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
         """Create a webhook."""
 
-    def change(self, clone_url: str, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+    def change(self, place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
         """Set URL, secret and events of a webhook, for all branches, and activate it.
 
         Where the API cannot change a secret, the result is another webhook in its place, with another id.
         """
 
-    def delete(self, clone_url: str, webhook_id: str) -> Operation[None]:
+    def delete(self, place: Place, webhook_id: str) -> Operation[None]:
         """Delete a webhook, or do nothing if it is gone."""
 
-    def test(self, clone_url: str, webhook_id: str) -> Operation[bool]:
+    def test(self, place: Place, webhook_id: str) -> Operation[bool]:
         """Request a test delivery that executes nothing; return False if the provider has none."""
 
 
@@ -100,7 +117,7 @@ Difference = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """What brings a repository's webhooks in order: at most one is kept and, if it differs, changed.
+    """What brings a place's webhooks in order: at most one is kept and, if it differs, changed.
 
     `keep` is None if a webhook has to be created. `remove` are others of ours.
     """
@@ -113,7 +130,7 @@ class Repair:
 def compare(
     registered: Collection[RegisteredWebhook], wanted: Webhook, *, earlier_urls: Collection[str] = ()
 ) -> Repair:
-    """Compare the registered webhooks of a repository with the wanted one.
+    """Compare the registered webhooks of a place with the wanted one.
 
     Ours are those with its URL, or with one of the connection's earlier URLs; all others are left alone.
     """

@@ -12,7 +12,7 @@ from gateway.crypto.keyring import Keyring
 from gateway.provider_apis import registration
 from gateway.provider_apis.apis import APIS, ProviderApis, TokenIdentity
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiUnavailable, Operation, T
-from gateway.provider_apis.webhooks import ProviderApi, Webhook
+from gateway.provider_apis.webhooks import Place, ProviderApi, Webhook
 from gateway.store import registrations
 from gateway.store.database import Database
 from gateway.store.notify import Waiter
@@ -73,10 +73,12 @@ class Registrar:
         api = APIS.get(connection.provider)
         if identity is None or api is None:
             raise ApiError(claimed.obstacle or f"{connection.provider} has no API for webhooks")
+        place = Place(connection.url)
         return _Work(
             claimed=claimed,
             api=api,
-            base_url=identity.api_url or api.base_url(connection.url),
+            place=place,
+            base_url=identity.api_url or api.base_url(place),
             identity=TokenIdentity(api=api, name=identity.name, token=claimed.token, user=identity.user),
             wanted=Webhook(
                 url=f"{self.base_url}/hooks/{connection.id}",
@@ -143,6 +145,7 @@ class _Work:
 
     claimed: Claimed
     api: ProviderApi
+    place: Place
     base_url: str
     identity: TokenIdentity
     wanted: Webhook
@@ -151,9 +154,7 @@ class _Work:
         """Run one of the operations of `gateway.provider_apis.registration`."""
         known = self.claimed.known.url
         # The webhook may have been registered under an earlier public URL.
-        running = operation(
-            self.api, self.claimed.connection.url, self.wanted, earlier_urls=[known] if known else []
-        )
+        running = operation(self.api, self.place, self.wanted, earlier_urls=[known] if known else [])
         return await apis.run(running, base_url=self.base_url, identity=self.identity)
 
 

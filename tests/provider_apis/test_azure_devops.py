@@ -11,7 +11,7 @@ from starlette.responses import Response
 import providers
 from gateway.provider_apis import azure_devops
 from gateway.provider_apis.operation import ApiRefused, Operation, T
-from gateway.provider_apis.webhooks import Webhook, compare
+from gateway.provider_apis.webhooks import Place, Webhook, compare
 from testing.provider_apis.azure_devops import FakeAzureDevOps, id_of
 from testing.provider_apis.fake import serving
 from tests.provider_apis.running import Token, run
@@ -41,14 +41,14 @@ def wanted(fake: FakeAzureDevOps, **auth: str) -> Webhook:
 
 def do(fake: FakeAzureDevOps, operation: Operation[T], token: str = GOOD) -> T:
     """Run an operation with a token."""
-    return run(operation, azure_devops.base_url(clone_url(fake)), Token(azure_devops, [token]))
+    return run(operation, azure_devops.base_url(Place(clone_url(fake))), Token(azure_devops, [token]))
 
 
 def test_subscriptions_of_one_url_are_one_webhook(fake: FakeAzureDevOps) -> None:
     """It is created, found, repaired and deleted as a whole; subscriptions of others are left alone."""
-    url, hook = clone_url(fake), wanted(fake)
-    assert do(fake, azure_devops.webhooks(url)) == []
-    made = do(fake, azure_devops.create(url, hook))
+    place, hook = Place(clone_url(fake)), wanted(fake)
+    assert do(fake, azure_devops.webhooks(place)) == []
+    made = do(fake, azure_devops.create(place, hook))
     assert (made.url, made.events, made.is_active, made.has_secret) == (hook.url, hook.events, True, True)
     first, second, *_ = fake.subscriptions
     assert [len(fake.subscriptions), first["eventType"]] == [5, "git.push"]
@@ -57,7 +57,7 @@ def test_subscriptions_of_one_url_are_one_webhook(fake: FakeAzureDevOps) -> None
         "projectId": id_of("machine learning"),
         "repository": id_of(REPOSITORY),
     }
-    [found] = do(fake, azure_devops.webhooks(url))
+    [found] = do(fake, azure_devops.webhooks(place))
     assert found == made
     assert compare([found], hook).differences == ()
 
@@ -66,29 +66,29 @@ def test_subscriptions_of_one_url_are_one_webhook(fake: FakeAzureDevOps) -> None
     first["consumerInputs"].pop("basicAuthPassword")
     asyncio.run(fake.deliver(second, {}))
     fake.subscriptions.remove(fake.subscriptions[2])
-    [found] = do(fake, azure_devops.webhooks(url))
+    [found] = do(fake, azure_devops.webhooks(place))
     assert found.problem == "git.pullrequest.created: onProbation"
     differences = ("switched off", "no secret", "missing events", "branch filter")
     assert compare([found], hook).differences == differences
-    changed = do(fake, azure_devops.change(url, found.id, hook))
-    assert [changed] == do(fake, azure_devops.webhooks(url))
+    changed = do(fake, azure_devops.change(place, found.id, hook))
+    assert [changed] == do(fake, azure_devops.webhooks(place))
     assert compare([changed], hook).differences == ()
     assert first["id"] in changed.id
 
-    fewer = do(fake, azure_devops.change(url, changed.id, replace(hook, events=frozenset({"git.push"}))))
+    fewer = do(fake, azure_devops.change(place, changed.id, replace(hook, events=frozenset({"git.push"}))))
     assert fewer.id == first["id"]
-    do(fake, azure_devops.delete(url, changed.id))
+    do(fake, azure_devops.delete(place, changed.id))
     assert [one["id"] for one in fake.subscriptions] == ["foreign"]
 
 
 def test_a_doubled_subscription_is_another_webhook(fake: FakeAzureDevOps) -> None:
     """Otherwise each push would be delivered twice for ever; the better one is kept."""
-    url, hook = clone_url(fake), wanted(fake)
-    do(fake, azure_devops.create(url, hook))
+    place, hook = Place(clone_url(fake)), wanted(fake)
+    do(fake, azure_devops.create(place, hook))
     # By hand, for the whole project.
     by_hand = {"publisherInputs": {"projectId": id_of("machine learning"), "repository": ""}}
     fake.subscriptions.insert(0, {**fake.subscriptions[0], **by_hand, "id": "x", "status": "disabledByUser"})
-    repair = compare(do(fake, azure_devops.webhooks(url)), hook)
+    repair = compare(do(fake, azure_devops.webhooks(place)), hook)
     assert repair.differences == ("doubled",)
     assert [other.id for other in repair.remove] == ["x"]
 
@@ -96,12 +96,12 @@ def test_a_doubled_subscription_is_another_webhook(fake: FakeAzureDevOps) -> Non
 @pytest.mark.parametrize("auth", [{}, {"user": "ada"}, {"header": "X-Pushgate-Secret"}])
 def test_a_test_delivery_has_the_secret_and_no_push(fake: FakeAzureDevOps, auth: dict[str, str]) -> None:
     """The secret is where the connection expects it; the event is about a sample project."""
-    url, hook = clone_url(fake), wanted(fake, **auth)
-    made = do(fake, azure_devops.create(url, hook))
+    place, hook = Place(clone_url(fake)), wanted(fake, **auth)
+    made = do(fake, azure_devops.create(place, hook))
     if "user" in auth:
         assert fake.subscriptions[0]["consumerInputs"]["basicAuthUsername"] == auth["user"]
         auth = {}  # The fake sends another user.
-    assert do(fake, azure_devops.test(url, made.id))
+    assert do(fake, azure_devops.test(place, made.id))
     [delivery] = [answered for answered in fake.requests if answered.path == "/hooks/c1"]
     verified = providers.azure_devops.verify(
         headers=delivery.headers,
@@ -120,11 +120,11 @@ def test_a_test_delivery_has_the_secret_and_no_push(fake: FakeAzureDevOps, auth:
 
 def test_a_sample_push_is_never_requested(fake: FakeAzureDevOps) -> None:
     """Neither for a webhook with only pushes, nor for one that is gone."""
-    url = clone_url(fake)
-    made = do(fake, azure_devops.create(url, replace(wanted(fake), events=frozenset({"git.push"}))))
-    assert not do(fake, azure_devops.test(url, made.id))
-    do(fake, azure_devops.delete(url, made.id))
-    assert not do(fake, azure_devops.test(url, made.id))
+    place = Place(clone_url(fake))
+    made = do(fake, azure_devops.create(place, replace(wanted(fake), events=frozenset({"git.push"}))))
+    assert not do(fake, azure_devops.test(place, made.id))
+    do(fake, azure_devops.delete(place, made.id))
+    assert not do(fake, azure_devops.test(place, made.id))
 
 
 @pytest.mark.parametrize(
@@ -138,14 +138,14 @@ def test_a_sample_push_is_never_requested(fake: FakeAzureDevOps) -> None:
 def test_a_refusal_names_what_is_missing(fake: FakeAzureDevOps, token: str, name: str, reason: str) -> None:
     """In one sentence, without the credential."""
     with pytest.raises(ApiRefused, match=reason) as refused:
-        do(fake, azure_devops.create(clone_url(fake, name), wanted(fake)), token)
+        do(fake, azure_devops.create(Place(clone_url(fake, name)), wanted(fake)), token)
     assert GOOD not in str(refused.value)
 
 
 def test_hidden_subscriptions_are_not_missing_ones(fake: FakeAzureDevOps) -> None:
     """Azure DevOps shows an empty list to an identity that may not view them."""
     with pytest.raises(ApiRefused, match="does not show the project's service hooks; the right “scope Code"):
-        do(fake, azure_devops.webhooks(clone_url(fake)), "reader")
+        do(fake, azure_devops.webhooks(Place(clone_url(fake))), "reader")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_page_to_sign_in_at_means_a_wrong_credential(fake: FakeAzureDevOps, an
     """It is not an answer that cannot be read, and not another address of the server."""
     fake.instead.extend([answer, answer])
     with pytest.raises(ApiRefused, match=r"it is wrong, expired or revoked$") as refused:
-        do(fake, azure_devops.webhooks(clone_url(fake)))
+        do(fake, azure_devops.webhooks(Place(clone_url(fake))))
     assert refused.value.status == 401
 
 
@@ -169,7 +169,7 @@ def test_the_reason_of_an_invalid_webhook_is_azures_own(fake: FakeAzureDevOps) -
     """An old server may lack an event."""
     invalid = replace(wanted(fake), events=frozenset({"git.unknown"}))
     with pytest.raises(ApiRefused, match=r"answered 400 \(The event type git\.unknown is not supported"):
-        do(fake, azure_devops.create(clone_url(fake), invalid))
+        do(fake, azure_devops.create(Place(clone_url(fake)), invalid))
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_the_reason_of_an_invalid_webhook_is_azures_own(fake: FakeAzureDevOps) -
 def test_the_api_is_found_by_the_clone_url(clone_url: str, base_url: str, repository: str) -> None:
     """Each organisation or collection has an API of its own."""
     project, _, name = (repository or "ML/digits").partition("/")
-    assert azure_devops.base_url(clone_url) == (base_url or "https://dev.azure.com/acme")
-    assert next(azure_devops.webhooks(clone_url)).path == f"/{project}/_apis/git/repositories/{name}"
+    assert azure_devops.base_url(Place(clone_url)) == (base_url or "https://dev.azure.com/acme")
+    assert next(azure_devops.webhooks(Place(clone_url))).path == f"/{project}/_apis/git/repositories/{name}"
 
 
 @pytest.mark.parametrize(
@@ -217,4 +217,4 @@ def test_the_api_is_found_by_the_clone_url(clone_url: str, base_url: str, reposi
 def test_a_url_of_no_repository_is_refused(clone_url: str) -> None:
     """The error names the form of a clone URL."""
     with pytest.raises(ApiRefused, match=r"names no repository of Azure DevOps: it has the form"):
-        azure_devops.base_url(clone_url)
+        azure_devops.base_url(Place(clone_url))

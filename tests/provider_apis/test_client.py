@@ -9,6 +9,7 @@ from gateway.errors import RemoteUnavailable
 from gateway.provider_apis import github
 from gateway.provider_apis.client import Budget
 from gateway.provider_apis.operation import ApiLimited, ApiRefused, ApiUnavailable
+from gateway.provider_apis.webhooks import Place
 from testing.provider_apis.fake import refusal, serving
 from testing.provider_apis.github import FakeGitHub
 from tests.provider_apis.running import Token, run
@@ -26,9 +27,9 @@ def fake() -> Iterator[FakeGitHub]:
 
 def read(fake: FakeGitHub, **options: object) -> object:
     """Read the repository's webhooks."""
-    url = f"{fake.url}/acme/digits"
+    place = Place(f"{fake.url}/acme/digits")
     identity = options.pop("identity", None) or Token(github, [GOOD])
-    return run(github.webhooks(url), github.base_url(url), identity, **options)  # type: ignore[arg-type]
+    return run(github.webhooks(place), github.base_url(place), identity, **options)  # type: ignore[arg-type]
 
 
 def test_a_refused_credential_is_renewed_once(fake: FakeGitHub) -> None:
@@ -153,14 +154,14 @@ def test_the_address_that_was_checked_is_connected_to(fake: FakeGitHub) -> None:
         read(fake, connector=Refusing())
     assert fake.requests == []
     base_url = f"http://git.acme.example:{fake.port}/api/v3"
-    operation = github.webhooks("https://git.acme.example/acme/digits")
+    operation = github.webhooks(Place("https://git.acme.example/acme/digits"))
     assert run(operation, base_url, Token(github, [GOOD]), connector=Pinned()) == []
     assert fake.requests[0].headers["host"] == f"git.acme.example:{fake.port}"
 
 
 def test_an_unreachable_server_is_named() -> None:
     """The error has no credential."""
-    operation = github.webhooks("https://127.0.0.1:1/acme/digits")
+    operation = github.webhooks(Place("https://127.0.0.1:1/acme/digits"))
     with pytest.raises(ApiUnavailable, match=r"cannot reach 127\.0\.0\.1 \(.*\); try again later") as error:
         run(operation, "http://127.0.0.1:1", Token(github, [GOOD]))
     assert GOOD not in str(error.value)

@@ -8,7 +8,7 @@ import pytest
 import providers.gitea
 from gateway.provider_apis import gitea, gogs_like
 from gateway.provider_apis.operation import ApiAnswer, ApiRefused, ApiRequest, Operation, T
-from gateway.provider_apis.webhooks import Webhook, compare
+from gateway.provider_apis.webhooks import Place, Webhook, compare
 from testing.provider_apis.fake import serving
 from testing.provider_apis.gitea import COMMIT, FakeGitea
 from tests.provider_apis.running import Token, run
@@ -37,43 +37,43 @@ def wanted(fake: FakeGitea) -> Webhook:
 
 def do(fake: FakeGitea, operation: Operation[T], token: str = GOOD) -> T:
     """Run an operation."""
-    return run(operation, gitea.base_url(f"{fake.url}/acme/digits.git"), Token(gitea, [token]))
+    return run(operation, gitea.base_url(Place(f"{fake.url}/acme/digits.git")), Token(gitea, [token]))
 
 
 def test_a_webhook_is_created_found_replaced_tested_and_deleted(fake: FakeGitea) -> None:
     """A change replaces it, with a new secret; no answer has the secret."""
-    url, hook = f"{fake.url}/Acme/digits.git", wanted(fake)
-    made = do(fake, gitea.create(url, hook))
+    place, hook = Place(f"{fake.url}/Acme/digits.git"), wanted(fake)
+    made = do(fake, gitea.create(place, hook))
     assert (made.url, made.events, made.is_active, made.has_secret) == (hook.url, gitea.EVENTS, True, None)
     fake.hooks["acme/digits"][0].update(active=False, events=["push"], branch_filter="main")
     fake.hooks["acme/digits"][0]["config"]["secret"] = "canary-old"
-    [found] = do(fake, gitea.webhooks(url))
+    [found] = do(fake, gitea.webhooks(place))
     assert compare([found], hook).differences == ("switched off", "missing events", "branch filter")
-    changed = do(fake, gitea.change(url, found.id, hook))
+    changed = do(fake, gitea.change(place, found.id, hook))
     assert [one.method for one in fake.requests[-2:]] == ["POST", "DELETE"]
-    [found] = do(fake, gitea.webhooks(url))
+    [found] = do(fake, gitea.webhooks(place))
     assert (found, compare([found], hook).differences) == (changed, ())
     assert fake.hooks["acme/digits"][0]["config"]["secret"] == hook.secret
-    do(fake, gitea.delete(url, found.id))
-    do(fake, gitea.delete(url, found.id))
-    assert do(fake, gitea.webhooks(url)) == []
+    do(fake, gitea.delete(place, found.id))
+    do(fake, gitea.delete(place, found.id))
+    assert do(fake, gitea.webhooks(place)) == []
 
 
-def requested(url: str, webhook_id: str) -> Operation[int]:
+def requested(place: Place, webhook_id: str) -> Operation[int]:
     """Request a test delivery, as the button of the website does; return the status."""
-    path = f"{gogs_like.hook_path(url, webhook_id)}/tests"
+    path = f"{gogs_like.hook_path(place, webhook_id)}/tests"
     answer = yield ApiRequest(method="POST", path=path, right="none", may_be_missing=True)
     return answer.status
 
 
 def test_a_test_delivery_is_a_signed_push_and_never_requested(fake: FakeGitea) -> None:
     """Of the newest commit, which would be executed; an empty repository has none."""
-    url, hook = f"{fake.url}/acme/digits.git", wanted(fake)
-    made = do(fake, gitea.create(url, hook))
+    place, hook = Place(f"{fake.url}/acme/digits.git"), wanted(fake)
+    made = do(fake, gitea.create(place, hook))
     before = len(fake.requests)
-    assert not do(fake, gitea.test(url, made.id))
+    assert not do(fake, gitea.test(place, made.id))
     assert len(fake.requests) == before
-    assert do(fake, requested(url, made.id)) == 204
+    assert do(fake, requested(place, made.id)) == 204
     sent = next(one for one in fake.requests if one.path == "/hooks/c1")
     request = providers.gitea.verify(
         headers=sent.headers,
@@ -83,8 +83,8 @@ def test_a_test_delivery_is_a_signed_push_and_never_requested(fake: FakeGitea) -
         now=datetime.now(UTC),
     )
     assert [update.after for update in providers.gitea.parse(request).updates] == [COMMIT]
-    new = do(fake, gitea.create(f"{fake.url}/acme/new", hook))
-    assert do(fake, requested(f"{fake.url}/acme/new", new.id)) == 404
+    new = do(fake, gitea.create(Place(f"{fake.url}/acme/new"), hook))
+    assert do(fake, requested(Place(f"{fake.url}/acme/new"), new.id)) == 404
 
 
 @pytest.mark.parametrize(("count", "requests"), [(50, 1), (120, 3)])
@@ -94,7 +94,7 @@ def test_webhooks_are_read_to_the_last_page(fake: FakeGitea, count: int, request
     fake.hooks["acme/digits"] = [
         {"id": number, "active": True, "events": ["push"], "config": config} for number in range(count)
     ]
-    found = do(fake, gitea.webhooks(f"{fake.url}/acme/digits"))
+    found = do(fake, gitea.webhooks(Place(f"{fake.url}/acme/digits")))
     assert [hook.id for hook in found] == [str(number) for number in range(count)]
     assert len(fake.requests) == requests
 
@@ -102,7 +102,7 @@ def test_webhooks_are_read_to_the_last_page(fake: FakeGitea, count: int, request
 def test_the_webhooks_of_an_old_server_without_pages_are_counted_once() -> None:
     """It answers each page with all webhooks, and does not say how many there are."""
     hooks = b'[{"id": 1, "active": true, "events": ["push"], "config": {"url": "https://a.example"}}]'
-    operation = gitea.webhooks("https://git.acme.example/acme/digits")
+    operation = gitea.webhooks(Place("https://git.acme.example/acme/digits"))
     next(operation)
     operation.send(ApiAnswer(status=200, headers={}, content=hooks))
     with pytest.raises(StopIteration) as done:
@@ -117,7 +117,7 @@ def test_the_webhooks_of_an_old_server_without_pages_are_counted_once() -> None:
         (
             "unscoped",
             "digits",
-            f"the right “{gitea.RIGHTS}” at 127.0.0.1 (token does not have at least one of",
+            f"the right “{gitea.RIGHTS['repository']}” at 127.0.0.1 (token does not have at least one of",
         ),
         ("reader", "digits", "(user should be an owner or a collaborator with admin write of a repository)"),
         (GOOD, "other", "127.0.0.1 has no such repository, or identity bot may not see it; check the"),
@@ -126,7 +126,7 @@ def test_the_webhooks_of_an_old_server_without_pages_are_counted_once() -> None:
 def test_a_refusal_names_what_is_missing(fake: FakeGitea, token: str, repository: str, reason: str) -> None:
     """In one sentence, without the credential."""
     with pytest.raises(ApiRefused) as refused:
-        do(fake, gitea.webhooks(f"{fake.url}/acme/{repository}"), token)
+        do(fake, gitea.webhooks(Place(f"{fake.url}/acme/{repository}")), token)
     assert reason in str(refused.value)
     assert GOOD not in str(refused.value)
 
@@ -135,7 +135,7 @@ def test_the_reason_of_an_invalid_webhook_is_giteas_own(fake: FakeGitea) -> None
     """It is the message of the answer."""
     hook = Webhook(url="ftp://gate.example/hooks/c1", secret="canary-5f1d", events=gitea.EVENTS)
     with pytest.raises(ApiRefused, match=r"422 \(Invalid url\)"):
-        do(fake, gitea.create(f"{fake.url}/acme/digits", hook))
+        do(fake, gitea.create(Place(f"{fake.url}/acme/digits"), hook))
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,6 @@ def test_the_reason_of_an_invalid_webhook_is_giteas_own(fake: FakeGitea) -> None
 )
 def test_the_api_is_found_by_the_clone_url(clone_url: str, base_url: str) -> None:
     """Also in a folder of a web server."""
-    assert gitea.base_url(clone_url) == base_url
-    request = next(gitea.delete(clone_url, "7/.."))
+    assert gitea.base_url(Place(clone_url)) == base_url
+    request = next(gitea.delete(Place(clone_url), "7/.."))
     assert request.path == "/repos/acme/digits/hooks/7%2F.."

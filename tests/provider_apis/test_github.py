@@ -6,7 +6,7 @@ import pytest
 
 from gateway.provider_apis import github
 from gateway.provider_apis.operation import ApiRefused, Operation, T
-from gateway.provider_apis.webhooks import Webhook, compare
+from gateway.provider_apis.webhooks import Place, Webhook, compare
 from testing.provider_apis.fake import serving
 from testing.provider_apis.github import FakeGitHub
 from tests.provider_apis.running import Token, run
@@ -26,28 +26,28 @@ def fake() -> Iterator[FakeGitHub]:
 def do(fake: FakeGitHub, operation: Operation[T], *tokens: str) -> T:
     """Run an operation with the good token, or with the given ones."""
     clone_url = f"{fake.url}/acme/digits.git"
-    return run(operation, github.base_url(clone_url), Token(github, list(tokens) or [GOOD]))
+    return run(operation, github.base_url(Place(clone_url)), Token(github, list(tokens) or [GOOD]))
 
 
 def test_a_webhook_is_created_found_changed_tested_and_deleted(fake: FakeGitHub) -> None:
     """The secret is sent, and never shown again."""
-    url = f"{fake.url}/Acme/digits.git"
-    made = do(fake, github.create(url, WANTED))
+    place = Place(f"{fake.url}/Acme/digits.git")
+    made = do(fake, github.create(place, WANTED))
     assert (made.url, made.events, made.is_active, made.has_secret) == (WANTED.url, WANTED.events, True, True)
     assert fake.hooks["acme/digits"][0]["config"]["secret"] == WANTED.secret
     fake.hooks["acme/digits"][0].update(active=False, events=["push"])
-    [found] = do(fake, github.webhooks(url))
+    [found] = do(fake, github.webhooks(place))
     assert compare([found], WANTED).differences == ("switched off", "missing events")
-    changed = do(fake, github.change(url, found.id, WANTED))
-    [found] = do(fake, github.webhooks(url))
+    changed = do(fake, github.change(place, found.id, WANTED))
+    [found] = do(fake, github.webhooks(place))
     assert changed == found
     assert compare([found], WANTED).differences == ()
     assert found.problem == "502 failed to connect to host"
-    assert do(fake, github.test(url, found.id))
+    assert do(fake, github.test(place, found.id))
     assert fake.pings == [int(found.id)] * 2
-    do(fake, github.delete(url, found.id))
-    do(fake, github.delete(url, found.id))
-    assert do(fake, github.webhooks(url)) == []
+    do(fake, github.delete(place, found.id))
+    do(fake, github.delete(place, found.id))
+    assert do(fake, github.webhooks(place)) == []
 
 
 def test_webhooks_are_read_to_the_last_page(fake: FakeGitHub) -> None:
@@ -56,7 +56,7 @@ def test_webhooks_are_read_to_the_last_page(fake: FakeGitHub) -> None:
         {"id": number, "active": True, "events": ["push"], "config": {"url": f"https://a.example/{number}"}}
         for number in range(250)
     ]
-    found = do(fake, github.webhooks(f"{fake.url}/acme/digits"))
+    found = do(fake, github.webhooks(Place(f"{fake.url}/acme/digits")))
     assert [hook.id for hook in found] == [str(number) for number in range(250)]
     assert len(fake.requests) == 3
 
@@ -84,16 +84,16 @@ def test_webhooks_are_read_to_the_last_page(fake: FakeGitHub) -> None:
 def test_a_refusal_names_what_is_missing(fake: FakeGitHub, token: str, repository: str, reason: str) -> None:
     """In one sentence, without the credential."""
     with pytest.raises(ApiRefused) as refused:
-        do(fake, github.webhooks(f"{fake.url}/acme/{repository}"), token)
+        do(fake, github.webhooks(Place(f"{fake.url}/acme/{repository}")), token)
     assert reason in str(refused.value)
     assert GOOD not in str(refused.value)
 
 
 def test_the_reason_of_an_invalid_webhook_is_githubs_own(fake: FakeGitHub) -> None:
     """It is in the first of the errors."""
-    do(fake, github.create(f"{fake.url}/acme/digits", WANTED))
+    do(fake, github.create(Place(f"{fake.url}/acme/digits"), WANTED))
     with pytest.raises(ApiRefused, match=r"422 \(Hook already exists on this repository\)"):
-        do(fake, github.create(f"{fake.url}/acme/digits", WANTED))
+        do(fake, github.create(Place(f"{fake.url}/acme/digits"), WANTED))
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,4 @@ def test_the_reason_of_an_invalid_webhook_is_githubs_own(fake: FakeGitHub) -> No
 )
 def test_the_api_is_found_by_the_clone_url(clone_url: str, base_url: str) -> None:
     """On github.com and on Enterprise Server."""
-    assert github.base_url(clone_url) == base_url
+    assert github.base_url(Place(clone_url)) == base_url

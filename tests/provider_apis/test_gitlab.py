@@ -13,7 +13,7 @@ from starlette.responses import Response
 import providers
 from gateway.provider_apis import gitlab
 from gateway.provider_apis.operation import ApiLimited, ApiRefused, Operation, T
-from gateway.provider_apis.webhooks import Webhook, compare
+from gateway.provider_apis.webhooks import Place, Webhook, compare
 from providers.model import Event
 from testing.provider_apis.fake import FakeApi, serving
 from testing.provider_apis.gitlab import MAX_HOOKS, FakeGitLab
@@ -74,95 +74,95 @@ def webhook(receiver: Receiver | None = None, secret: str = SIGNING) -> Webhook:
 
 def do(fake: FakeGitLab, operation: Operation[T], token: str = GOOD) -> T:
     """Run an operation."""
-    return run(operation, gitlab.base_url(fake.url), Token(gitlab, [token]))
+    return run(operation, gitlab.base_url(Place(fake.url)), Token(gitlab, [token]))
 
 
 def test_a_webhook_is_created_found_changed_tested_and_deleted(fake: FakeGitLab, receiver: Receiver) -> None:
     """A test reaches the gateway, signed, and has no effect there."""
-    url, wanted = f"{fake.url}/Acme/ml/digits.git", webhook(receiver)
-    made = do(fake, gitlab.create(url, wanted))
+    place, wanted = Place(f"{fake.url}/Acme/ml/digits.git"), webhook(receiver)
+    made = do(fake, gitlab.create(place, wanted))
     assert (made.url, made.events, made.is_active, made.has_secret) == (wanted.url, wanted.events, True, True)
     assert compare([made], wanted).differences == ()
-    assert do(fake, gitlab.test(url, made.id))
+    assert do(fake, gitlab.test(place, made.id))
     assert [event.kind for event in receiver.events] == ["other"]
     [hook] = fake.hooks[PROJECT]
     assert (hook["signing_token"], "token" in hook) == (SIGNING, False)
     hook.update(url="http://127.0.0.1/hooks/c1", tag_push_events=False, push_events_branch_filter="main")
-    [found] = do(fake, gitlab.webhooks(url))
+    [found] = do(fake, gitlab.webhooks(place))
     assert compare([found], wanted).differences == ("wrong URL", "missing events", "branch filter")
     assert found.events == {"push_events", "merge_requests_events"}
-    assert do(fake, gitlab.change(url, found.id, wanted)) == made
-    assert do(fake, gitlab.webhooks(url)) == [made]
-    do(fake, gitlab.delete(url, found.id))
-    do(fake, gitlab.delete(url, found.id))
-    assert do(fake, gitlab.webhooks(url)) == []
+    assert do(fake, gitlab.change(place, found.id, wanted)) == made
+    assert do(fake, gitlab.webhooks(place)) == [made]
+    do(fake, gitlab.delete(place, found.id))
+    do(fake, gitlab.delete(place, found.id))
+    assert do(fake, gitlab.webhooks(place)) == []
 
 
 def test_a_disabled_webhook_is_activated_by_a_test(fake: FakeGitLab, receiver: Receiver) -> None:
     """GitLab disables it after failures, for a time and then for ever, and no change of it ends that."""
-    url, wanted = f"{fake.url}/{PROJECT}", webhook(receiver)
-    do(fake, gitlab.create(url, wanted))
+    place, wanted = Place(f"{fake.url}/{PROJECT}"), webhook(receiver)
+    do(fake, gitlab.create(place, wanted))
     [hook] = fake.hooks[PROJECT]
     receiver.status = 503
     for _ in range(4):
         asyncio.run(fake.deliver(hook, "Push Hook", {"object_kind": "push"}))
-    [found] = do(fake, gitlab.webhooks(url))
+    [found] = do(fake, gitlab.webhooks(place))
     assert compare([found], wanted).differences == ("switched off",)
     assert (found.problem or "").startswith("temporarily disabled until 20")
     hook.update(recent_failures=40, disabled_until=datetime.now(UTC) - timedelta(days=1))
-    [found] = do(fake, gitlab.webhooks(url))
+    [found] = do(fake, gitlab.webhooks(place))
     assert (found.is_active, found.problem) == (False, "disabled")
     with pytest.raises(ApiRefused, match=r"127\.0\.0\.1 answered 422 \(the gateway is stopping\)"):
-        do(fake, gitlab.change(url, found.id, wanted))
+        do(fake, gitlab.change(place, found.id, wanted))
     receiver.status = 200
-    changed = do(fake, gitlab.change(url, found.id, wanted))
+    changed = do(fake, gitlab.change(place, found.id, wanted))
     assert (changed.is_active, changed.problem) == (True, None)
-    assert do(fake, gitlab.webhooks(url)) == [changed]
+    assert do(fake, gitlab.webhooks(place)) == [changed]
 
 
 def test_tests_are_limited(fake: FakeGitLab, receiver: Receiver) -> None:
     """GitLab permits 5 a minute for each project."""
-    url = f"{fake.url}/{PROJECT}"
-    made = do(fake, gitlab.create(url, webhook(receiver)))
+    place = Place(f"{fake.url}/{PROJECT}")
+    made = do(fake, gitlab.create(place, webhook(receiver)))
     for _ in range(5):
-        do(fake, gitlab.test(url, made.id))
+        do(fake, gitlab.test(place, made.id))
     with pytest.raises(ApiLimited) as limited:
-        do(fake, gitlab.test(url, made.id))
+        do(fake, gitlab.test(place, made.id))
     assert limited.value.seconds == 60
     assert [one.path for one in fake.requests[1:]] == [TEST] * 6
 
 
 def test_a_secret_in_the_wrong_field_is_found(fake: FakeGitLab, receiver: Receiver) -> None:
     """A secret that begins with whsec_ does not sign in the field of plain ones, where others belong."""
-    url = f"{fake.url}/{PROJECT}"
+    place = Place(f"{fake.url}/{PROJECT}")
     plain = receiver.secret = "canary-9e77-plain-secret"
-    made = do(fake, gitlab.create(url, webhook(receiver, plain)))
-    assert do(fake, gitlab.test(url, made.id))
+    made = do(fake, gitlab.create(place, webhook(receiver, plain)))
+    assert do(fake, gitlab.test(place, made.id))
     assert compare([made], webhook(receiver, plain)).differences == ()
     assert compare([made], webhook(receiver)).differences == ("wrong secret",)
     fake.hooks[PROJECT][0]["token"] = ""
-    assert compare(do(fake, gitlab.webhooks(url)), webhook(receiver)).differences == ("no secret",)
+    assert compare(do(fake, gitlab.webhooks(place)), webhook(receiver)).differences == ("no secret",)
 
 
 def test_an_old_server_gets_no_signing_token(fake: FakeGitLab) -> None:
     """It would ignore the token, and send deliveries that are all refused."""
-    url, plain = f"{fake.url}/{PROJECT}", webhook(secret="canary-9e77-plain-secret")
+    place, plain = Place(f"{fake.url}/{PROJECT}"), webhook(secret="canary-9e77-plain-secret")
     fake.version = (16, 10)
     with pytest.raises(ApiRefused, match=r"came with 19\.0: connect with --secret") as refused:
-        do(fake, gitlab.create(url, webhook()))
+        do(fake, gitlab.create(place, webhook()))
     assert SIGNING not in str(refused.value)
     assert fake.hooks[PROJECT] == []
-    made = do(fake, gitlab.create(url, plain))
+    made = do(fake, gitlab.create(place, plain))
     assert (made.has_secret, compare([made], webhook()).differences) == (None, ())
     with pytest.raises(ApiRefused, match=r"came with 19\.0"):
-        do(fake, gitlab.change(url, made.id, webhook()))
-    assert not do(fake, gitlab.test(url, made.id))
+        do(fake, gitlab.change(place, made.id, webhook()))
+    assert not do(fake, gitlab.test(place, made.id))
 
 
 def test_webhooks_are_read_to_the_last_page(fake: FakeGitLab) -> None:
     """A page has at most 100."""
     fake.hooks[PROJECT] = [{"id": number, "url": f"https://a.example/{number}"} for number in range(250)]
-    found = do(fake, gitlab.webhooks(f"{fake.url}/{PROJECT}"))
+    found = do(fake, gitlab.webhooks(Place(f"{fake.url}/{PROJECT}")))
     assert [hook.id for hook in found] == [str(number) for number in range(250)]
     assert len(fake.requests) == 3
 
@@ -191,19 +191,19 @@ def test_webhooks_are_read_to_the_last_page(fake: FakeGitLab) -> None:
 def test_a_refusal_names_what_is_missing(fake: FakeGitLab, token: str, project: str, reason: str) -> None:
     """In one sentence, without the credential."""
     with pytest.raises(ApiRefused) as refused:
-        do(fake, gitlab.create(f"{fake.url}/{project}", webhook()), token)
+        do(fake, gitlab.create(Place(f"{fake.url}/{project}"), webhook()), token)
     assert reason in str(refused.value)
     assert GOOD not in str(refused.value)
 
 
 def test_the_reason_of_an_invalid_webhook_is_gitlabs_own(fake: FakeGitLab) -> None:
     """It is a text or a list, under another name for each kind of error."""
-    url = f"{fake.url}/{PROJECT}"
+    place = Place(f"{fake.url}/{PROJECT}")
     with pytest.raises(ApiRefused, match=r"422 \(Invalid url given\)"):
-        do(fake, gitlab.create(url, replace(webhook(), url="gate")))
+        do(fake, gitlab.create(place, replace(webhook(), url="gate")))
     fake.hooks[PROJECT] = [{"id": number, "url": "https://a.example"} for number in range(MAX_HOOKS)]
     with pytest.raises(ApiRefused, match=r"422 \(Maximum number of project hooks \(100\) exceeded\)"):
-        do(fake, gitlab.create(url, webhook()))
+        do(fake, gitlab.create(place, webhook()))
 
 
 @pytest.mark.parametrize(
@@ -218,4 +218,4 @@ def test_the_reason_of_an_invalid_webhook_is_gitlabs_own(fake: FakeGitLab) -> No
 )
 def test_the_api_is_found_by_the_clone_url(clone_url: str, base_url: str) -> None:
     """On gitlab.com and on a self-managed server."""
-    assert gitlab.base_url(clone_url) == base_url
+    assert gitlab.base_url(Place(clone_url)) == base_url

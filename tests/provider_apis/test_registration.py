@@ -7,7 +7,7 @@ import pytest
 
 from gateway.provider_apis import github, registration
 from gateway.provider_apis.operation import Operation, T
-from gateway.provider_apis.webhooks import Webhook
+from gateway.provider_apis.webhooks import Place, Webhook
 from testing.provider_apis.fake import serving
 from testing.provider_apis.github import FakeGitHub
 from tests.provider_apis.running import Token, run
@@ -53,10 +53,10 @@ def test_one_repair_brings_it_in_order(
     """A check finds the difference; after the repair there is one webhook with all that is wanted."""
     hooks = fake.hooks["acme/digits"]
     hooks += present
-    url, earlier = f"{fake.url}/acme/digits.git", ["https://old.example/hooks/c1"]
-    found = do(fake, registration.inspect(github, url, WANTED, earlier_urls=earlier))
+    place, earlier = Place(f"{fake.url}/acme/digits.git"), ["https://old.example/hooks/c1"]
+    found = do(fake, registration.inspect(github, place, WANTED, earlier_urls=earlier))
     assert found.repair.differences == (difference,)
-    do(fake, registration.register(github, url, WANTED, earlier_urls=earlier))
+    do(fake, registration.register(github, place, WANTED, earlier_urls=earlier))
     assert hooks[0] == FOREIGN
     [ours] = hooks[1:]
     assert (ours["active"], ours["config"]["url"], ours["config"]["secret"]) == (
@@ -66,13 +66,15 @@ def test_one_repair_brings_it_in_order(
     )
     assert set(ours["events"]) == WANTED.events
     assert fake.pings[-1] == ours["id"]
-    assert do(fake, registration.inspect(github, url, WANTED, earlier_urls=earlier)).repair.differences == ()
+    assert (
+        do(fake, registration.inspect(github, place, WANTED, earlier_urls=earlier)).repair.differences == ()
+    )
 
 
 def test_no_push_falls_between_two_webhooks(fake: FakeGitHub) -> None:
     """What is wanted is there before a double is removed."""
     fake.hooks["acme/digits"] += [hook(1, active=False), hook(2)]
-    do(fake, registration.register(github, f"{fake.url}/acme/digits", WANTED))
+    do(fake, registration.register(github, Place(f"{fake.url}/acme/digits"), WANTED))
     methods = [one.method for one in fake.requests]
     assert methods == ["GET", "PATCH", "DELETE", "POST"]
 
@@ -80,7 +82,7 @@ def test_no_push_falls_between_two_webhooks(fake: FakeGitHub) -> None:
 def test_only_ours_are_unregistered(fake: FakeGitHub) -> None:
     """Also doubles; again there is nothing to do."""
     fake.hooks["acme/digits"] += [hook(1), hook(2)]
-    url = f"{fake.url}/acme/digits"
-    assert do(fake, registration.unregister(github, url, WANTED)) == 2
+    place = Place(f"{fake.url}/acme/digits")
+    assert do(fake, registration.unregister(github, place, WANTED)) == 2
     assert fake.hooks["acme/digits"] == [FOREIGN]
-    assert do(fake, registration.unregister(github, url, WANTED)) == 0
+    assert do(fake, registration.unregister(github, place, WANTED)) == 0

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, bindparam, delete, insert, or_, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from gateway.crypto.keyring import Keyring
+from gateway.store.due_tasks import DueTasks
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, platform_fetches
 
-# No delay or lease of a platform's fetches reaches further ahead.
-_MAX_DUE_AHEAD = timedelta(minutes=20)
+# The longest delay or lease of a platform's fetches.
+_TASKS = DueTasks(platform_fetches, timedelta(minutes=20))
 
 _MAKE_DUE = (
     update(platform_fetches)
@@ -88,27 +89,21 @@ def claim(
     conn: sqlalchemy.Connection, keyring: Keyring, *, now: datetime, until: datetime
 ) -> PlatformFetch | None:
     """Claim a due fetch; None if no fetch is due."""
-    query = (
-        select(platform_fetches, connections.c.platform, connections.c.platform_token)
-        .join(connections)
-        .where(_is_due(now), connections.c.deleted_at.is_(None))
-        .order_by(platform_fetches.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=platform_fetches)
+    live = platform_fetches.c.connection.in_(
+        select(connections.c.id).where(connections.c.deleted_at.is_(None))
     )
-    row = conn.execute(query).one_or_none()
+    row = _TASKS.claim(conn, live, now=now, until=until)
     if row is None:
         return None
-    mine = platform_fetches.c.connection == row.connection
-    conn.execute(update(platform_fetches).where(mine).values(due_at=until))
-    token = keyring.open(row.platform_token, context=_context(row.connection)).decode()
-    return from_row(PlatformFetch, row, **row.platform, token=token, due_at=until)
+    mine = connections.c.id == row.connection
+    of = conn.execute(select(connections.c.platform, connections.c.platform_token).where(mine)).one()
+    token = keyring.open(of.platform_token, context=_context(row.connection)).decode()
+    return from_row(PlatformFetch, row, **of.platform, token=token, due_at=until)
 
 
 def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
     """Return whether a fetch is due. It waits for no writer."""
-    query = select(platform_fetches.c.connection).where(_is_due(now)).limit(1)
-    return conn.execute(query).first() is not None
+    return _TASKS.is_due(conn, now=now)
 
 
 def record(
@@ -125,15 +120,12 @@ def record(
         outcome["fetched_at"] = now
     mine = platform_fetches.c.connection == fetch.connection
     conn.execute(update(platform_fetches).where(mine).values(**outcome))
-    # Unless another push has asked meanwhile.
-    still = platform_fetches.c.due_at == fetch.due_at
-    conn.execute(update(platform_fetches).where(mine, still).values(due_at=next_at))
+    _TASKS.end(conn, fetch.connection, claimed_until=fetch.due_at, due_at=next_at)
 
 
 def give_back(conn: sqlalchemy.Connection, fetch: PlatformFetch, *, now: datetime) -> None:
     """Make a claimed fetch due again, for the next process, unless it is due already or has ended."""
-    mine = platform_fetches.c.connection == fetch.connection, platform_fetches.c.due_at == fetch.due_at
-    conn.execute(update(platform_fetches).where(*mine).values(due_at=now))
+    _TASKS.end(conn, fetch.connection, claimed_until=fetch.due_at, due_at=now)
 
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
@@ -145,11 +137,6 @@ def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
         is_it = connections.c.id == connection
         conn.execute(update(connections).where(is_it).values(platform_token=rewrapped))
     return len(sealed)
-
-
-def _is_due(now: datetime) -> ColumnElement[bool]:
-    """Return the condition of a due fetch, or of one that a wrong clock has postponed too far."""
-    return or_(platform_fetches.c.due_at <= now, platform_fetches.c.due_at > now + _MAX_DUE_AHEAD)
 
 
 def _context(connection: str) -> str:

@@ -10,13 +10,14 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy import select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
 from gateway.store import connections, identities
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.connections import Connection
+from gateway.store.due_tasks import DueTasks
 from gateway.store.identities import Identity
 from gateway.store.rows import from_row
 from gateway.store.tables import webhook_registrations
@@ -25,6 +26,8 @@ Task = Literal["register", "check", "remove"]
 
 MAX_DUE_AHEAD = timedelta(days=1)
 """No check or lease is due later; a later time was set by a wrong clock."""
+
+_TASKS = DueTasks(webhook_registrations, MAX_DUE_AHEAD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,24 +78,14 @@ def request_removal(conn: sqlalchemy.Connection, connection: str, *, now: dateti
 
 def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
     """Return whether a task is due. It waits for no writer."""
-    query = select(webhook_registrations.c.connection).where(_is_due(now)).limit(1)
-    return conn.execute(query).first() is not None
+    return _TASKS.is_due(conn, now=now)
 
 
 def claim(conn: sqlalchemy.Connection, keyring: Keyring, *, now: datetime, until: datetime) -> Claimed | None:
     """Claim a due task; None if no task is due."""
-    query = (
-        select(webhook_registrations)
-        .where(_is_due(now))
-        .order_by(webhook_registrations.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    row = conn.execute(query).one_or_none()
+    row = _TASKS.claim(conn, now=now, until=until)
     if row is None:
         return None
-    mine = webhook_registrations.c.connection == row.connection
-    conn.execute(update(webhook_registrations).where(mine).values(due_at=until))
     connection = connections.get_any(conn, row.connection)
     claimed = Claimed(
         connection=connection,
@@ -126,25 +119,18 @@ def record(
     mine = webhook_registrations.c.connection == claimed.connection.id
     outcome = {**asdict(found), "differences": list(found.differences)}
     conn.execute(update(webhook_registrations).where(mine).values(**outcome))
-    # Unless another task was requested meanwhile.
-    still = webhook_registrations.c.due_at == claimed.due_at
     task = claimed.task if attempts else "check"
-    following = {"due_at": next_at, "task": task, "attempts": attempts}
-    conn.execute(update(webhook_registrations).where(mine, still).values(**following))
+    _end(conn, claimed, due_at=next_at, task=task, attempts=attempts)
 
 
 def give_back(conn: sqlalchemy.Connection, claimed: Claimed, *, now: datetime) -> None:
     """Make a claimed task due again, for the next process, unless it has ended."""
-    mine = webhook_registrations.c.connection == claimed.connection.id
-    still = webhook_registrations.c.due_at == claimed.due_at
-    conn.execute(update(webhook_registrations).where(mine, still).values(due_at=now))
+    _end(conn, claimed, due_at=now)
 
 
 def forget(conn: sqlalchemy.Connection, claimed: Claimed) -> None:
     """End the tasks of a connection, unless another was requested meanwhile."""
-    mine = webhook_registrations.c.connection == claimed.connection.id
-    still = webhook_registrations.c.due_at == claimed.due_at
-    conn.execute(delete(webhook_registrations).where(mine, still))
+    _TASKS.forget(conn, claimed.connection.id, claimed_until=claimed.due_at)
 
 
 def of(conn: sqlalchemy.Connection, connection: str) -> Registration | None:
@@ -154,6 +140,5 @@ def of(conn: sqlalchemy.Connection, connection: str) -> Registration | None:
     return None if row is None else from_row(Registration, row)
 
 
-def _is_due(now: datetime) -> ColumnElement[bool]:
-    """Return the condition of a due task, or of one that a wrong clock has postponed too far."""
-    return or_(webhook_registrations.c.due_at <= now, webhook_registrations.c.due_at > now + MAX_DUE_AHEAD)
+def _end(conn: sqlalchemy.Connection, claimed: Claimed, **values: object) -> None:
+    _TASKS.end(conn, claimed.connection.id, claimed_until=claimed.due_at, **values)

@@ -1,0 +1,66 @@
+"""Tasks with a due time, at most one for each connection, and their claims.
+
+A claim moves the due time to the end of its lease, so that one process at a time works on a task, and the
+task of a process that died becomes due again. What a process records at the end leaves a due time alone that
+was set meanwhile.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import ColumnElement, Row, Table, and_, delete, or_, select, update
+
+
+@dataclass(frozen=True, slots=True)
+class DueTasks:
+    """The tasks of a table, by its columns `connection` and `due_at`.
+
+    No task or lease is due later than `longest` from now; a later time was set by a wrong clock.
+    """
+
+    table: Table
+    longest: timedelta
+
+    def is_due(self, conn: sqlalchemy.Connection, *, now: datetime) -> bool:
+        """Return whether a task is due. It waits for no writer."""
+        query = select(self.table.c.connection).where(self._condition(now)).limit(1)
+        return conn.execute(query).first() is not None
+
+    def claim(
+        self,
+        conn: sqlalchemy.Connection,
+        *where: ColumnElement[bool],
+        now: datetime,
+        until: datetime,
+        first: ColumnElement[bool] | None = None,
+    ) -> Row[Any] | None:
+        """Claim the task that has been due the longest until `until`, and return its row as it was before.
+
+        Only tasks that fulfil `where` are claimed; those that fulfil `first` come before others.
+        """
+        order = [self.table.c.due_at] if first is None else [first.desc(), self.table.c.due_at]
+        query = select(self.table).where(self._condition(now), *where).order_by(*order).limit(1)
+        row = conn.execute(query.with_for_update(skip_locked=True)).one_or_none()
+        if row is not None:
+            mine = self.table.c.connection == row.connection
+            conn.execute(update(self.table).where(mine).values(due_at=until))
+        return row
+
+    def end(
+        self, conn: sqlalchemy.Connection, connection: str, *, claimed_until: datetime, **values: Any
+    ) -> None:
+        """Set `values`, unless another due time was set since the claim."""
+        conn.execute(update(self.table).where(self._claimed(connection, claimed_until)).values(**values))
+
+    def forget(self, conn: sqlalchemy.Connection, connection: str, *, claimed_until: datetime) -> None:
+        """Delete a task, unless another due time was set since the claim."""
+        conn.execute(delete(self.table).where(self._claimed(connection, claimed_until)))
+
+    def _claimed(self, connection: str, until: datetime) -> ColumnElement[bool]:
+        return and_(self.table.c.connection == connection, self.table.c.due_at == until)
+
+    def _condition(self, now: datetime) -> ColumnElement[bool]:
+        """Return the condition of a due task, or of one that a wrong clock has postponed too far."""
+        return or_(self.table.c.due_at <= now, self.table.c.due_at > now + self.longest)

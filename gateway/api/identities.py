@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 import sqlalchemy
-from pydantic import Field, SecretStr
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.api import identity_kinds
 from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
 from gateway.api.query import limit
@@ -20,29 +21,31 @@ from gateway.errors import Invalid
 from gateway.fetch.urls import check_api_url
 from gateway.store import identities
 from gateway.store.database import Database
-from gateway.store.identities import Identity
+from gateway.store.identities import Identity, Kind
 from gateway.store.ids import identity_id
 from gateway.store.notify import Notifier
-from providers import PROVIDERS
 
-_API_PROVIDERS = tuple(name for name in PROVIDERS if name != "generic")
-# Bitbucket Cloud's API takes these with the mail address of the account.
-# https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/
-_WITH_MAIL_ADDRESS = "ATATT"
+_ALWAYS = frozenset({"name", "settings"})
 
 
 class IdentityView(View):
-    """An identity as it is shown: without its token."""
+    """An identity as it is shown: without its secret."""
 
     id: str = Field(description="the id", examples=["0c4e8f1a2b3d5c6e7f809a1b"])
     name: str = Field(description="the unique name", examples=["acme-bot"])
-    provider: Provider = Field(description="the kind of git server that has issued the token")
-    kind: str = Field(description="the kind of the identity", json_schema_extra={"enum": ["token"]})
+    provider: Provider = Field(description="the kind of git server that it is for")
+    kind: str = Field(
+        description="`token`, an access token; `github-app`, a GitHub App",
+        json_schema_extra={"enum": list(get_args(Kind))},
+    )
+    settings: Mapping[str, str] = Field(
+        description="the settings of its kind, none of which is secret: `app_id` of a GitHub App"
+    )
     user: str | None = Field(description="the user of the token; null if the provider wants none")
     api_url: str | None = Field(
         description="the base URL of the API; null for the provider's own service, such as github.com"
     )
-    expires_at: datetime | None = Field(description="when the token expires; null if it never does")
+    expires_at: datetime | None = Field(description="when the secret expires; null if it never does")
     created_at: datetime = Field(description="when it was added")
     updated_at: datetime = Field(description="when it last changed")
 
@@ -97,17 +100,17 @@ class Identities:
         return IdentityPage(items=views, next=views[-1].name if len(found) > max_items else None)
 
     async def create_identity(self, request: Request) -> IdentityView:
-        """`POST /identities`: add an identity. No answer contains its token."""
+        """`POST /identities`: add an identity. No answer contains its secret."""
         wanted = await read(request, NewIdentity)
-        if wanted.provider not in _API_PROVIDERS:
-            raise Invalid(f"provider: it has no API; choose {', '.join(_API_PROVIDERS)}")
         now = datetime.now(UTC)
-        given = wanted.model_dump(exclude={"token"})
-        identity = Identity(**given, id=identity_id(), kind="token", created_at=now, updated_at=now)
-        token = _token(wanted.token)
+        given = _fields(wanted)
+        identity = Identity(**given, id=identity_id(), created_at=now, updated_at=now)
+        secret = identity_kinds.read_secret(identity.kind, wanted)
         self._check(given, now=now)
-        _check_whole(identity, token)
-        await self.database.write(identities.add, keyring=self.keyring, identity=identity, token=token)
+        if secret is None:
+            raise Invalid(f"{identity_kinds.KINDS[identity.kind].takes}: it is required")
+        identity_kinds.check(identity, secret)
+        await self.database.write(identities.add, keyring=self.keyring, identity=identity, secret=secret)
         return view_of(IdentityView, identity)
 
     async def get_identity(self, request: Request) -> IdentityView:
@@ -119,20 +122,20 @@ class Identities:
         """`PATCH /identities/{id}`: change the given fields."""
         id_or_name = request.path_params["id"]
         wanted = await read(request, IdentityChange)
-        token = None if wanted.token is None else _token(wanted.token)
-        given = wanted.model_dump(exclude_unset=True, exclude={"token"})
-        if given.get("name", "") is None:
-            del given["name"]
+        given = _fields(wanted)
         now = datetime.now(UTC)
         self._check(given, now=now)
 
         def change(conn: sqlalchemy.Connection) -> IdentityView:
             before = identities.get(conn, id_or_name)
             identity = replace(before, **given, updated_at=now)
-            if token is None and identities.host(identity) != identities.host(before):
-                raise Invalid("api_url: the stored token is for another server; give its token, too")
-            _check_whole(identity, token or identities.token(conn, self.keyring, identity.id))
-            identities.change(conn, self.keyring, identity, token=token)
+            secret = identity_kinds.read_secret(identity.kind, wanted)
+            if secret is None and identities.host(identity) != identities.host(before):
+                takes = identity_kinds.KINDS[identity.kind].takes
+                raise Invalid(f"api_url: the stored {takes} is for another server; give its {takes}, too")
+            stored = secret or identities.unseal(conn, self.keyring, identity.id).secret
+            identity_kinds.check(identity, stored)
+            identities.change(conn, self.keyring, identity, secret=secret)
             return view_of(IdentityView, identity)
 
         view = await self.database.write(change)
@@ -146,25 +149,18 @@ class Identities:
         return Response(status_code=204)
 
     def _check(self, given: Mapping[str, Any], *, now: datetime) -> None:
-        """Raise `Invalid` for an API's URL that must not get a token, or for a token that has expired."""
+        """Raise `Invalid` for an API's URL that must not get a secret, or for a secret that has expired."""
         if given.get("api_url") is not None:
             check_api_url(given["api_url"], allow_http=self.allow_http, hosts=self.hosts)
         if given.get("expires_at") is not None and given["expires_at"] <= now:
             raise Invalid("expires_at: it must be in the future")
 
 
-def _token(given: SecretStr) -> str:
-    """Return a pasted token without the white space around it. Raises `Invalid`."""
-    token = given.get_secret_value().strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise Invalid("token: it must be one word of ASCII characters")
-    return token
-
-
-def _check_whole(identity: Identity, token: str) -> None:
-    """Raise `Invalid` if an identity lacks what its token requires."""
-    if not identities.host(identity):
-        raise Invalid(f"api_url: {identity.provider} runs on many servers; give the URL of your server's API")
-    is_api_token = identity.provider == "bitbucket" and token.startswith(_WITH_MAIL_ADDRESS)
-    if is_api_token and identity.user is None:
-        raise Invalid("user: an API token of Bitbucket Cloud requires the mail address of its account")
+def _fields(wanted: NewIdentity | IdentityChange) -> dict[str, Any]:
+    """Return the fields that a request sets, without secrets."""
+    is_new = isinstance(wanted, NewIdentity)
+    given = wanted.model_dump(exclude_unset=not is_new, exclude=identity_kinds.SECRETS)
+    if wanted.settings is not None:
+        given["settings"] = wanted.settings.model_dump(exclude_none=True)
+    # These cannot be removed.
+    return {name: value for name, value in given.items() if value is not None or name not in _ALWAYS}

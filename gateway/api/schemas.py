@@ -21,6 +21,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
 from gateway.plan.triggers import Glob, Trigger
+from gateway.store import identities
 from providers import PROVIDERS
 from providers import model as provider_model
 
@@ -67,6 +68,7 @@ IdentityName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/]*$")
 ]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
+PrivateKey = Annotated[SecretStr, Field(min_length=1, max_length=65536)]
 YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_path_inside)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 Follows = Annotated[list[Glob], Field(max_length=100)]
@@ -250,6 +252,14 @@ class NewSecret(RequestBody):
     secret: WebhookSecret | None = Field(default=None, description="by default, one is generated")
 
 
+class IdentitySettings(RequestBody):
+    """What an identity needs beside its secret: which fields depends on its kind."""
+
+    app_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.]{1,64}$")] | None = Field(
+        default=None, description="of the kind `github-app`: the App ID, or the client ID, of the GitHub App"
+    )
+
+
 class NewIdentity(RequestBody):
     """A new identity."""
 
@@ -261,7 +271,18 @@ class NewIdentity(RequestBody):
 
     name: IdentityName = Field(description="a unique name, without a slash")
     provider: Provider
-    token: Token = Field(description="an access token of the provider; no answer contains it")
+    kind: identities.Kind = Field(
+        default="token",
+        description="`token`, an access token of the provider; `github-app`, a GitHub App, which needs the"
+        " setting `app_id` and a `private_key`",
+    )
+    settings: IdentitySettings = Field(default=IdentitySettings(), description="the settings of its kind")
+    token: Token | None = Field(
+        default=None, description="of the kind `token`: the access token; no answer contains it"
+    )
+    private_key: PrivateKey | None = Field(
+        default=None, description="of the kind `github-app`: a private key of the App; no answer contains it"
+    )
     user: Line | None = Field(
         default=None,
         description="the user of the token, where the provider wants one: the mail address of the account for"
@@ -269,11 +290,11 @@ class NewIdentity(RequestBody):
     )
     api_url: Url | None = Field(
         default=None,
-        description="the base URL of the API; the token is sent to no other server. Without it, the identity"
+        description="the base URL of the API; the secret is used at no other server. Without it, the identity"
         " is for the provider's own service, such as github.com",
     )
     expires_at: AwareDatetime | None = Field(
-        default=None, description="when the token expires, as the provider shows it; null if it never does"
+        default=None, description="when the secret expires, as the provider shows it; null if it never does"
     )
 
 
@@ -283,12 +304,16 @@ class IdentityChange(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"expires_at": "2027-11-30T00:00:00Z"}]})
 
     name: IdentityName | None = Field(default=None, description="a unique name, without a slash")
+    settings: IdentitySettings | None = Field(
+        default=None, description="the settings of its kind, all of them"
+    )
     token: Token | None = Field(default=None, description="the new access token")
+    private_key: PrivateKey | None = Field(default=None, description="the new private key")
     user: Line | None = Field(default=None, description="the user of the token")
     api_url: Url | None = Field(
-        default=None, description="the base URL of the API; another server requires the token again"
+        default=None, description="the base URL of the API; another server requires the secret again"
     )
-    expires_at: AwareDatetime | None = Field(default=None, description="when the token expires")
+    expires_at: AwareDatetime | None = Field(default=None, description="when the secret expires")
 
 
 class Page(BaseModel, Generic[Item]):

@@ -114,17 +114,7 @@ def make_deploy_key(provider: str, *, comment: str) -> SshKey:
 
 def read_private_key(pasted: str, provider: str, *, comment: str) -> SshKey:
     """Return a pasted private key, repaired and validated. Raises `Invalid` with one sentence."""
-    pem = mend_private_key(pasted)
-    kind = pem.split("\n", 1)[0]
-    try:
-        load = load_ssh_private_key if "OPENSSH" in kind else load_pem_private_key
-        key = load(pem.encode(), password=None)
-    except TypeError:
-        raise Invalid(_LOCKED) from None
-    except (ValueError, UnsupportedAlgorithm):
-        if _ENCRYPTED.search(pem):
-            raise Invalid(_LOCKED) from None
-        raise Invalid("private_key: it is damaged or incomplete; paste the whole file") from None
+    key = _load_private_key(mend_private_key(pasted))
     if not isinstance(key, PrivateKey):
         raise Invalid("private_key: it must be an Ed25519, ECDSA or RSA key")
     if isinstance(key, EllipticCurvePrivateKey) and not isinstance(key.curve, _SSH_CURVES):
@@ -137,6 +127,13 @@ def read_private_key(pasted: str, provider: str, *, comment: str) -> SshKey:
     if PROVIDERS[provider].RSA_KEYS_ONLY and not isinstance(key, RSAPrivateKey):
         raise Invalid(f"private_key: {provider} accepts only RSA keys: ssh-keygen -t rsa -b 4096")
     return _key(key, comment)
+
+
+def read_app_key(pasted: str) -> str:
+    """Return the pasted RSA key of a GitHub App, repaired and validated. Raises `Invalid`."""
+    if not isinstance(_load_private_key(mend_private_key(pasted)), RSAPrivateKey):
+        raise Invalid("private_key: it must be the RSA key that GitHub generated for the App")
+    return mend_private_key(pasted)
 
 
 def mend_private_key(pasted: str) -> str:
@@ -260,6 +257,20 @@ def from_json(stored: bytes | None) -> tuple[Credentials | None, str | None]:
     if "password" in fields:
         return Login(user=fields["user"], password=fields["password"]), fields["host_keys"]
     return None, fields["host_keys"]
+
+
+def _load_private_key(pem: str) -> object:
+    """Return the key of a repaired text. Raises `Invalid`."""
+    kind = pem.split("\n", 1)[0]
+    try:
+        load = load_ssh_private_key if "OPENSSH" in kind else load_pem_private_key
+        return load(pem.encode(), password=None)
+    except TypeError:
+        raise Invalid(_LOCKED) from None
+    except (ValueError, UnsupportedAlgorithm):
+        if _ENCRYPTED.search(pem):
+            raise Invalid(_LOCKED) from None
+        raise Invalid("private_key: it is damaged or incomplete; paste the whole file") from None
 
 
 def _key(key: PrivateKey, comment: str) -> SshKey:

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from gateway.fetch.addresses import reachable_addresses
 from gateway.provider_apis import azure_devops, bitbucket, bitbucket_server, gitea, github, gitlab, gogs
-from gateway.provider_apis.client import ApiClient, Budget, http_client
+from gateway.provider_apis.client import ApiClient, Budget, Identity, http_client
 from gateway.provider_apis.operation import Operation, T
 from gateway.provider_apis.webhooks import ProviderApi
 
@@ -23,18 +24,12 @@ APIS: Mapping[str, ProviderApi] = {
 """The API of each provider that has one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenIdentity:
-    """An identity with a token that is never renewed."""
+class LimitedIdentity(Identity, Protocol):
+    """An identity and the limit of its requests."""
 
-    api: ProviderApi
-    name: str
-    token: str = field(repr=False)
-    user: str | None = None
-
-    async def headers(self, *, renew: bool) -> Mapping[str, str]:  # noqa: ARG002 - there is no other token
-        """Return the headers of a request."""
-        return {**self.api.HEADERS, **self.api.authorization(self.token, user=self.user)}
+    @property
+    def requests_per_hour(self) -> int:
+        """Return how many requests it may send to one host in an hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +51,10 @@ class ProviderApis:
     connector: CheckedAddresses
     _budgets: dict[tuple[str, str], Budget] = field(default_factory=dict)
 
-    async def run(self, operation: Operation[T], *, base_url: str, identity: TokenIdentity) -> T:
+    async def run(self, operation: Operation[T], *, base_url: str, identity: LimitedIdentity) -> T:
         """Run an operation at an API as an identity. Raise `ApiUnavailable` or `ApiRefused`."""
         key = (urlsplit(base_url).netloc, identity.name)
-        budget = self._budgets.setdefault(key, Budget(identity.api.REQUESTS_PER_HOUR))
+        budget = self._budgets.setdefault(key, Budget(identity.requests_per_hour))
         async with http_client() as http:
             client = ApiClient(base_url, identity, http=http, connector=self.connector, budget=budget)
             return await client.run(operation)

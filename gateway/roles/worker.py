@@ -17,6 +17,7 @@ from gateway.packages.builder import Packer
 from gateway.packages.expiry import Expiry
 from gateway.packages.tree import TreeReader
 from gateway.provider_apis.apis import CheckedAddresses, ProviderApis
+from gateway.provider_apis.sign_in import SignIn
 from gateway.publish.rabbitmq import RabbitMQ, Tls
 from gateway.publish.relay import Relay
 from gateway.roles.parts import Parts
@@ -62,7 +63,9 @@ def build_worker(parts: Parts, slot: int) -> Work:
     settings, database = parts.settings, parts.database
     # Mirrors are in the data folder: a process that restarts there has them, and takes the same name.
     process = f"{socket.gethostname()}:{settings.data_dir}{f'#{slot}' if slot else ''}"
-    remotes = Remotes(mirrors=parts.mirrors, database=database, keyring=parts.keyring)
+    apis = ProviderApis(connector=CheckedAddresses(allow_loopback=settings.fetch_allow_http))
+    sign_in = SignIn({})
+    remotes = Remotes(mirrors=parts.mirrors, database=database, keyring=parts.keyring, sign_in=sign_in)
     packing = settings.data_dir / "packing"
     packing.mkdir(mode=0o700, exist_ok=True)
     keep = timedelta(days=settings.package_keep_days)
@@ -71,7 +74,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         _build_crew(parts, remotes, process, packing).run,
         QueueRepair(database=database).run,
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
-        _build_registrar(parts).run,
+        _build_registrar(parts, apis, sign_in).run,
         partial(run_daily, expiry.run, of="packages"),
         partial(run_daily, IdentityExpiry(database=database).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
@@ -87,12 +90,13 @@ def build_worker(parts: Parts, slot: int) -> Work:
     return Work(process=process, runs=runs)
 
 
-def _build_registrar(parts: Parts) -> Registrar:
+def _build_registrar(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> Registrar:
     return Registrar(
         database=parts.database,
         keyring=parts.keyring,
         wakeups=parts.pushes.subscribe(),
-        apis=ProviderApis(connector=CheckedAddresses(allow_loopback=parts.settings.fetch_allow_http)),
+        apis=apis,
+        sign_in=sign_in,
         base_url=parts.settings.base_url,
     )
 

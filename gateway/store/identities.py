@@ -1,9 +1,9 @@
-"""Identities: what Pushgate is at a provider, shared by connections. Their tokens are sealed."""
+"""Identities: what Pushgate is at a provider, shared by connections. Their secrets are sealed."""
 
-from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy
 from sqlalchemy import Select, func, insert, or_, select, update
@@ -17,30 +17,42 @@ from providers import PROVIDERS
 
 _MAX_NAMED = 5
 
+Kind = Literal["token", "github-app"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """A credential at a provider, without its secret.
 
-    `kind` is `token`. `user` is the user of the token, where the provider wants one. Without `api_url` the
-    identity is for the provider's own service.
+    Its kind decides what the secret and the `settings` are: see gateway/api/identity_kinds.py. `user` is the
+    user of a token, where the provider wants one. Without `api_url` the identity is for the provider's own
+    service.
     """
 
     id: str
     name: str
     provider: str
-    kind: str
+    kind: Kind
     user: str | None
+    settings: Mapping[str, str]
     api_url: str | None
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
 
 
-def add(conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, token: str) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsealed:
+    """An identity with its secret."""
+
+    identity: Identity
+    secret: str = field(repr=False)
+
+
+def add(conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, secret: str) -> None:
     """Store a new identity. Raise `Conflict` if its name is taken."""
     _check_name(conn, identity)
-    sealed = keyring.seal(token.encode(), context=_context(identity.id))
+    sealed = keyring.seal(secret.encode(), context=_context(identity.id))
     conn.execute(insert(identities).values(**asdict(identity), sealed=sealed))
 
 
@@ -72,24 +84,24 @@ def names(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, str]:
 
 
 def change(
-    conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, *, token: str | None = None
+    conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, *, secret: str | None = None
 ) -> None:
-    """Store the changes of an identity. Without `token`, the stored token stays.
+    """Store the changes of an identity. Without `secret`, the stored secret stays.
 
     Raise `Conflict` if its new name is taken, and `Invalid` if a connection that uses it is on another host.
     """
     if get(conn, identity.id).name != identity.name:
         _check_name(conn, identity)
     values: dict[str, Any] = asdict(identity)
-    if token is not None:
-        values["sealed"] = keyring.seal(token.encode(), context=_context(identity.id))
+    if secret is not None:
+        values["sealed"] = keyring.seal(secret.encode(), context=_context(identity.id))
     conn.execute(update(identities).where(identities.c.id == identity.id).values(**values))
     for row in conn.execute(_users(identity.id)):
         check_fits(identity, provider=row.provider, url=row.url, name=row.name)
 
 
 def delete(conn: sqlalchemy.Connection, identity_id: str) -> None:
-    """Delete an identity and its token. Raise `Conflict`, naming them, if connections use it."""
+    """Delete an identity and its secret. Raise `Conflict`, naming them, if connections use it."""
     locked = conn.execute(_select().where(identities.c.id == identity_id).with_for_update()).one_or_none()
     if locked is None:
         raise NotFound(f"there is no identity {identity_id}")
@@ -105,12 +117,13 @@ def delete(conn: sqlalchemy.Connection, identity_id: str) -> None:
     conn.execute(sqlalchemy.delete(identities).where(identities.c.id == identity_id))
 
 
-def token(conn: sqlalchemy.Connection, keyring: Keyring, identity_id: str) -> str:
-    """Return the token of an identity. Raise `NotFound`, or `SettingError` for another secret key."""
-    sealed = conn.execute(select(identities.c.sealed).where(identities.c.id == identity_id)).scalar()
-    if sealed is None:
+def unseal(conn: sqlalchemy.Connection, keyring: Keyring, identity_id: str) -> Unsealed:
+    """Return an identity with its secret. Raise `NotFound`, or `SettingError` for another secret key."""
+    row = conn.execute(select(identities).where(identities.c.id == identity_id)).one_or_none()
+    if row is None:
         raise NotFound(f"there is no identity {identity_id}")
-    return keyring.open(sealed, context=_context(identity_id)).decode()
+    secret = keyring.open(row.sealed, context=_context(identity_id)).decode()
+    return Unsealed(identity=from_row(Identity, row), secret=secret)
 
 
 def first_expiry(conn: sqlalchemy.Connection) -> datetime | None:
@@ -126,7 +139,7 @@ def expiring(conn: sqlalchemy.Connection, *, before: datetime) -> list[Identity]
 
 
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
-    """Seal the data keys of all tokens under the current wrapping key; return the number of tokens."""
+    """Seal the data keys of all secrets under the current wrapping key; return the number of secrets."""
     having = select(identities.c.id, identities.c.sealed).where(identities.c.sealed.is_not(None))
     sealed = conn.execute(having).all()
     for identity, envelope in sealed:
@@ -143,7 +156,7 @@ def use(conn: sqlalchemy.Connection, connection: Connection) -> None:
 
 
 def host(identity: Identity) -> str:
-    """Return the host to which the token may be sent; empty if the identity has none."""
+    """Return the host to which the secret may be sent; empty if the identity has none."""
     if identity.api_url is not None:
         return host_of(identity.api_url)
     return PROVIDERS[identity.provider].PUBLIC_HOST or ""
@@ -152,7 +165,7 @@ def host(identity: Identity) -> str:
 def check_fits(identity: Identity, *, provider: str, url: str, name: str) -> None:
     """Raise `Invalid` if the identity of a connection is for another provider or another host.
 
-    Whoever may set a connection's URL must not learn the token.
+    Whoever may set a connection's URL must not learn the secret.
     """
     if identity.provider != provider:
         raise Invalid(

@@ -18,7 +18,7 @@ from gateway.store import connections, identities
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
-from gateway.store.identities import Identity
+from gateway.store.identities import Unsealed
 from gateway.store.rows import from_row
 from gateway.store.tables import webhook_registrations
 
@@ -58,8 +58,7 @@ class Claimed:
     due_at: datetime
     attempts: int
     known: Registration
-    identity: Identity | None = None
-    token: str = field(default="", repr=False)
+    identity: Unsealed | None = None
     secret: str = field(default="", repr=False)
     obstacle: str | None = None
 
@@ -98,18 +97,17 @@ def claim(conn: sqlalchemy.Connection, keyring: Keyring, *, now: datetime, until
 
 
 def _with_credentials(conn: sqlalchemy.Connection, keyring: Keyring, claimed: Claimed) -> Claimed:
-    """Return the claimed task with its identity, token and secret, or with the reason why it has none."""
+    """Return the claimed task with its identity and secret, or with the reason why it has none."""
     connection = claimed.connection
     if connection.identity is None:
         return replace(claimed, obstacle="the connection has no identity: set one")
     try:
-        identity = identities.get(conn, connection.identity)
-        token = identities.token(conn, keyring, identity.id)
+        identity = identities.unseal(conn, keyring, connection.identity)
         live = connections.live_secrets(conn, keyring, connection.id)
     except (NotFound, SettingError) as error:
         return replace(claimed, obstacle=str(error))
     secret = live[0].value.decode() if live else ""
-    return replace(claimed, identity=identity, token=token, secret=secret)
+    return replace(claimed, identity=identity, secret=secret)
 
 
 def record(

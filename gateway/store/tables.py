@@ -343,6 +343,7 @@ identities = Table(
     Column("provider", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("user", Text),
+    Column("settings", JSON, nullable=False, server_default=text("'{}'")),
     Column("api_url", Text),
     Column("expires_at", Instant),
     Column("sealed", LargeBinary),

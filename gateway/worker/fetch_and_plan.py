@@ -42,12 +42,10 @@ class FetchAndPlan:
         """Fetch the pushed commits into the connection's mirror; return the failures, by update."""
         wanted = [Wanted(ref=update.ref, id=update.after) for update in updates if update.after is not None]
         with local_failures():
-            failed = await self.mirrors.update(
-                connection=connection.id,
-                remote=await self.remotes.of(connection),
-                wanted=wanted,
-                progress=progress,
-            )
+            async with self.remotes.opened(connection) as remote:
+                failed = await self.mirrors.update(
+                    connection=connection.id, remote=remote, wanted=wanted, progress=progress
+                )
         return {update.seq: failed[update.after] for update in updates if update.after in failed}
 
     async def plan(self, connection: Connection, update: PendingUpdate) -> Settlement:

@@ -10,8 +10,9 @@ import structlog
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
 from gateway.provider_apis import registration
-from gateway.provider_apis.apis import APIS, ProviderApis, TokenIdentity
+from gateway.provider_apis.apis import APIS, LimitedIdentity, ProviderApis
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiUnavailable, Operation, T
+from gateway.provider_apis.sign_in import SignIn, Use, api_url
 from gateway.provider_apis.webhooks import Place, ProviderApi, Webhook
 from gateway.store import registrations
 from gateway.store.database import Database
@@ -39,6 +40,7 @@ class Registrar:
     keyring: Keyring
     wakeups: Waiter
     apis: ProviderApis
+    sign_in: SignIn
     base_url: str
 
     async def run(self) -> None:
@@ -78,8 +80,8 @@ class Registrar:
             claimed=claimed,
             api=api,
             place=place,
-            base_url=identity.api_url or api.base_url(place),
-            identity=TokenIdentity(api=api, name=identity.name, token=claimed.token, user=identity.user),
+            base_url=api_url(identity.identity, place),
+            identity=self.sign_in.identity(identity, Use(place, "webhooks")),
             wanted=Webhook(
                 url=f"{self.base_url}/hooks/{connection.id}",
                 secret=claimed.secret,
@@ -147,7 +149,7 @@ class _Work:
     api: ProviderApi
     place: Place
     base_url: str
-    identity: TokenIdentity
+    identity: LimitedIdentity
     wanted: Webhook
 
     async def run(self, apis: ProviderApis, operation: Callable[..., Operation[T]]) -> T:

@@ -1,15 +1,20 @@
 """The remotes of connections, with their credentials."""
 
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 import sqlalchemy
 
 from gateway.crypto.keyring import Keyring
-from gateway.errors import NotFound, RemoteUnavailable, SettingError
-from gateway.fetch.credentials import Credentials, Remote, from_json, token_login
+from gateway.errors import NotFound, RemoteRefuses, RemoteUnavailable, SettingError
+from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.mirror import Mirrors
 from gateway.fetch.reasons import local_failures
 from gateway.fetch.urls import is_ssh
+from gateway.provider_apis.operation import ApiError
+from gateway.provider_apis.sign_in import SignedIn, SignIn, Use
+from gateway.provider_apis.webhooks import Place
 from gateway.store import connections, identities
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -22,30 +27,52 @@ class Remotes:
     mirrors: Mirrors
     database: Database
     keyring: Keyring
+    sign_in: SignIn
 
     async def of(self, connection: Connection) -> Remote:
         """Return a connection's remote with its credentials. Raises `RemoteUnavailable`."""
+        remote, _ = await self._open(connection)
+        return remote
+
+    @asynccontextmanager
+    async def opened(self, connection: Connection) -> AsyncIterator[Remote]:
+        """Return a connection's remote for the block. If it refuses a short-lived token, the next is another.
+
+        Raises `RemoteUnavailable`.
+        """
+        remote, signed_in = await self._open(connection)
         try:
-            credentials, host_keys = await self.database.read(self._access, connection=connection)
-        except (SettingError, NotFound) as error:
+            yield remote
+        except RemoteRefuses:
+            if signed_in is not None:
+                signed_in.forget_token()
+            raise
+
+    async def _open(self, connection: Connection) -> tuple[Remote, SignedIn | None]:
+        try:
+            remote, identity = await self.database.read(self._access, connection=connection)
+            if identity is None:
+                return remote, None
+            signed_in = self.sign_in.identity(identity, Use(Place(connection.url), "fetch"))
+            return replace(remote, credentials=await signed_in.git_credentials()), signed_in
+        except (SettingError, NotFound, ApiError) as error:
             raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error
-        return Remote(url=connection.url, credentials=credentials, host_keys=host_keys)
 
     def _access(
         self, conn: sqlalchemy.Connection, connection: Connection
-    ) -> tuple[Credentials | None, str | None]:
-        """Return the connection's own credentials, or else those of its identity; and the host keys."""
+    ) -> tuple[Remote, identities.Unsealed | None]:
+        """Return the remote with the connection's own credentials, or else with its identity."""
         credentials, host_keys = from_json(connections.credentials(conn, self.keyring, connection.id))
-        if credentials is None and connection.identity is not None and not is_ssh(connection.url):
-            identity = identities.get(conn, connection.identity)
-            token = identities.token(conn, self.keyring, identity.id)
-            credentials = token_login(identity.user, token, identity.provider)
-        return credentials, host_keys
+        remote = Remote(url=connection.url, credentials=credentials, host_keys=host_keys)
+        if credentials is not None or connection.identity is None or is_ssh(connection.url):
+            return remote, None
+        return remote, identities.unseal(conn, self.keyring, connection.identity)
 
     async def refs(self, connection: Connection) -> dict[str, str]:
         """Return the remote's branches and tags with their ids. Raises `FetchError`."""
         with local_failures():
-            return await self.mirrors.remote_refs(await self.of(connection))
+            async with self.opened(connection) as remote:
+                return await self.mirrors.remote_refs(remote)
 
     async def default_branch(self, connection: Connection) -> str | None:
         """Return the short name of the remote's default branch, if it has one. Raises `FetchError`."""

@@ -13,6 +13,7 @@ from gateway.data_dir import locked, open_data, rotate_key
 from gateway.errors import RemoteUnavailable, SettingError, StoreUnavailable
 from gateway.fetch.git import Git
 from gateway.fetch.mirror import Mirrors
+from gateway.provider_apis.sign_in import SignIn
 from gateway.server.server import serve
 from gateway.settings import Settings
 from gateway.store import connections
@@ -132,7 +133,9 @@ def test_a_wrong_secret_key_is_a_reason(settings: Settings, tmp_path: Path) -> N
     git = Git(home=tmp_path / "home", allow_http=False, timeout=30)
     mirrors = Mirrors(git, tmp_path / "mirrors")
     with open_data(settings.model_copy(update={"secret_key": SecretStr("x" * 64)})) as opened:
-        remotes = Remotes(mirrors=mirrors, database=opened.database, keyring=opened.keyring)
+        remotes = Remotes(
+            mirrors=mirrors, database=opened.database, keyring=opened.keyring, sign_in=SignIn({})
+        )
         with opened.database.reading() as conn:
             connection = connections.get(conn, "c1")
         with pytest.raises(RemoteUnavailable, match="credentials of c1 was sealed with another"):

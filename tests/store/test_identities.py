@@ -23,6 +23,7 @@ BOT = Identity(
     provider="github",
     kind="token",
     user=None,
+    settings={},
     api_url="https://github.example/api/v3",
     expires_at=None,
     created_at=NOW,
@@ -54,13 +55,13 @@ def test_an_identity_is_kept_changed_and_deleted(database: Database, keyring: Ke
         renamed = replace(bot, name="robot", expires_at=NOW)
         identities.change(conn, keyring, renamed)
         assert identities.get(conn, "robot") == renamed
-        assert identities.token(conn, keyring, "i1") == "token of i1"
-        identities.change(conn, keyring, renamed, token="new")
-        assert identities.token(conn, keyring, "i1") == "new"
-        assert identities.token(conn, keyring, "i2") == "token of i2"
+        assert identities.unseal(conn, keyring, "i1").secret == "token of i1"
+        identities.change(conn, keyring, renamed, secret="new")
+        assert identities.unseal(conn, keyring, "i1").secret == "new"
+        assert identities.unseal(conn, keyring, "i2").secret == "token of i2"
         identities.delete(conn, "i1")
         assert identities.page(conn, after=None, limit=9) == [other]
-        for gone in (identities.get, identities.delete, lambda *a: identities.token(a[0], keyring, a[1])):
+        for gone in (identities.get, identities.delete, lambda *a: identities.unseal(a[0], keyring, a[1])):
             with pytest.raises(NotFound, match="i1"):
                 gone(conn, "i1")
     with pytest.raises(Conflict, match="taken"):
@@ -134,9 +135,12 @@ def test_tokens_are_rewrapped_each_for_its_identity(database: Database, keyring:
     new = Keyring("n" * 32)
     with database.writing() as conn:
         assert identities.rewrap(conn, Keyring("n" * 32, "k" * 32)) == 2
-        assert [identities.token(conn, new, each) for each in ("i1", "i2")] == ["token of i1", "token of i2"]
+        assert [identities.unseal(conn, new, each).secret for each in ("i1", "i2")] == [
+            "token of i1",
+            "token of i2",
+        ]
         with pytest.raises(SettingError):
-            identities.token(conn, keyring, "i1")
+            identities.unseal(conn, keyring, "i1")
 
 
 def test_an_end_is_logged_before_it_comes(embedded: Database, keyring: Keyring) -> None:

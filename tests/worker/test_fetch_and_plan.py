@@ -3,7 +3,8 @@
 import asyncio
 import errno
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from gateway.fetch.mirror import Wanted
 from gateway.fetch.process import GitFailed, GitTimedOut, LimitReached
 from gateway.messages.execution_request import MAX_REQUEST_BYTES, Package
 from gateway.packages.archive import Ready
+from gateway.provider_apis.sign_in import SignIn
 from gateway.store.connections import Connection
 from gateway.store.work_queue import PendingUpdate, Settlement
 from gateway.worker.announcer import Announcer
@@ -130,6 +132,11 @@ class Rooms:
     async def of(self, _connection: Connection) -> Remote:
         """See `Remotes.of`."""
         return REMOTE
+
+    @asynccontextmanager
+    async def opened(self, _connection: Connection) -> AsyncIterator[Remote]:
+        """See `Remotes.opened`."""
+        yield REMOTE
 
 
 def steps(rooms: Rooms) -> FetchAndPlan:
@@ -341,7 +348,7 @@ def test_credentials_that_cannot_be_opened_are_a_reason() -> None:
             raise SettingError("the secret key is another one")
 
     anything: Any = Closed()
-    remotes = Remotes(mirrors=anything, database=anything, keyring=anything)
+    remotes = Remotes(mirrors=anything, database=anything, keyring=anything, sign_in=SignIn({}))
     with pytest.raises(RemoteUnavailable, match="the secret key is another one"):
         asyncio.run(remotes.of(made()))
 

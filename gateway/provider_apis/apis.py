@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from gateway.fetch.addresses import reachable_addresses
 from gateway.provider_apis import azure_devops, bitbucket, bitbucket_server, gitea, github, gitlab, gogs
 from gateway.provider_apis.client import ApiClient, Budget, Identity, http_client
+from gateway.provider_apis.delivery_log import DeliveryLog
 from gateway.provider_apis.operation import Operation, T
 from gateway.provider_apis.webhooks import ProviderApi
 
@@ -22,6 +23,9 @@ APIS: Mapping[str, ProviderApi] = {
     "gogs": gogs,
 }
 """The API of each provider that has one."""
+
+LOGS: Mapping[str, DeliveryLog] = {"github": github, "gitlab": gitlab}
+"""The API of each provider that keeps a log of deliveries, and sends one again on request."""
 
 
 class LimitedIdentity(Identity, Protocol):

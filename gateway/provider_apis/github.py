@@ -5,11 +5,13 @@ https://docs.github.com/en/rest/repos/webhooks
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import BaseModel
 
+from gateway.provider_apis.delivery_log import DeliveryAttempt, LogPage
 from gateway.provider_apis.operation import ApiAnswer, ApiRequest, Operation
 from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import host_and_path, server_url
@@ -23,6 +25,10 @@ HEADERS: Mapping[str, str] = {
     "Accept": "application/vnd.github+json",
     "X-GitHub-Api-Version": "2022-11-28",
 }
+# https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/redelivering-webhooks
+LOG_KEPT = timedelta(days=3)
+# GitHub permits 80 requests a minute that create something.
+REDELIVERIES_A_MINUTE = 60
 
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
@@ -44,6 +50,15 @@ class _Hook(BaseModel):
     events: list[str]
     config: _Config
     last_response: _LastResponse = _LastResponse()
+
+
+class _Delivery(BaseModel):
+    id: int
+    guid: str
+    delivered_at: datetime
+    event: str
+    status: str = ""
+    status_code: int = 0
 
 
 def base_url(place: Place) -> str:
@@ -96,6 +111,24 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:
     return True
 
 
+def delivery_log(place: Place, webhook_id: str, start: str | None) -> Operation[LogPage]:
+    """Return a page of the log of a webhook, also with the deliveries that succeeded."""
+    answer = yield ApiRequest(
+        method="GET",
+        path=f"{_hook(place, webhook_id)}/deliveries",
+        query={"per_page": "100"} | ({"cursor": start} if start else {}),
+        right=RIGHTS[place.scope],
+    )
+    following = parse_qs(urlsplit(_next_page(answer) or "").query).get("cursor", [None])
+    return LogPage(attempts=[_attempt(found) for found in answer.read(list[_Delivery])], next=following[0])
+
+
+def redeliver(place: Place, webhook_id: str, attempt_id: str) -> Operation[None]:
+    """Request another attempt. GitHub makes it after it has answered."""
+    path = f"{_hook(place, webhook_id)}/deliveries/{quote(attempt_id, safe='')}/attempts"
+    yield ApiRequest(method="POST", path=path, right=RIGHTS[place.scope])
+
+
 def _hooks(place: Place) -> str:
     _, path = host_and_path(place.url)
     return f"/repos/{quote(path)}/hooks"
@@ -121,6 +154,17 @@ def _registered(hook: _Hook) -> RegisteredWebhook:
         # GitHub shows a secret as asterisks.
         has_secret=hook.config.secret is not None,
         problem=None if is_fine else f"{last.code} {last.message or last.status}",
+    )
+
+
+def _attempt(found: _Delivery) -> DeliveryAttempt:
+    return DeliveryAttempt(
+        id=str(found.id),
+        guid=found.guid,
+        event=found.event,
+        at=found.delivered_at,
+        status=f"{found.status_code} {found.status}".strip(),
+        has_succeeded=200 <= found.status_code < 300,  # noqa: PLR2004 - HTTP's classes
     )
 
 

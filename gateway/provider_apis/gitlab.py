@@ -6,14 +6,17 @@ https://docs.gitlab.com/api/project_webhooks/
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
+from gateway.provider_apis.delivery_log import DeliveryAttempt, LogPage
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
 from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
+from providers import gitlab
 from providers.clone_urls import host_and_path, server_url
 
 EVENTS = frozenset({"push_events", "tag_push_events", "merge_requests_events"})
@@ -23,11 +26,23 @@ SCOPES = frozenset(RIGHTS)
 # https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/
 REQUESTS_PER_HOUR = 7200
 HEADERS: Mapping[str, str] = {}
+LOG_KEPT = timedelta(days=7)
+# https://docs.gitlab.com/administration/settings/rate-limit-on-webhook-operations/
+# All webhooks of a project share it, and only ours is sent again.
+REDELIVERIES_A_MINUTE = 5
 
 # GitLab sends a test of any event, also of one that the webhook is not registered for. This one always has a
 # sample, even in an empty project, and has no effect: a test push would be executed like a real push.
 _TEST = "test/resource_access_token_events"
 _EXECUTABLE = "executable"
+# The names that the log has for the events.
+_TRIGGERS: Mapping[str, str] = {
+    "push_hooks": "push_events",
+    "tag_push_hooks": "tag_push_events",
+    "merge_request_hooks": "merge_requests_events",
+}
+# A page of the log has the bodies, so that GitLab permits no larger one.
+_LOG_PAGE = "20"
 
 
 class _Hook(BaseModel):
@@ -43,6 +58,15 @@ class _Hook(BaseModel):
     # Since 19.0
     token_present: bool | None = None
     signing_token_present: bool | None = None
+
+
+class _Delivery(BaseModel):
+    id: int
+    trigger: str
+    request_headers: dict[str, Any]
+    response_status: str | None = None
+    # Not every version shows it.
+    created_at: datetime | None = None
 
 
 def base_url(place: Place) -> str:
@@ -113,6 +137,25 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:
     return answer.status != HTTPStatus.NOT_FOUND
 
 
+def delivery_log(place: Place, webhook_id: str, start: str | None) -> Operation[LogPage]:
+    """Return a page of the log of a webhook, without the deliveries that succeeded.
+
+    Servers have it since 17.3. It lacks deliveries that were answered with a redirect, and GitLab makes none
+    while the webhook is disabled.
+    """
+    query = {"status": "client_failure,server_failure", "per_page": _LOG_PAGE, "page": start or "1"}
+    path = f"{_hook(place, webhook_id)}/events"
+    answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS[place.scope])
+    attempts = [_attempt(found) for found in answer.read(list[_Delivery])]
+    return LogPage(attempts=attempts, next=answer.headers.get("x-next-page") or None)
+
+
+def redeliver(place: Place, webhook_id: str, attempt_id: str) -> Operation[None]:
+    """Request another attempt. GitLab answers when it has ended, with 422 if the receiver was unreachable."""
+    path = f"{_hook(place, webhook_id)}/events/{quote(attempt_id, safe='')}/resend"
+    yield ApiRequest(method="POST", path=path, right=RIGHTS[place.scope])
+
+
 def _hooks(place: Place) -> str:
     _, path = host_and_path(place.url)
     return f"/projects/{quote(path, safe='')}/hooks"
@@ -145,6 +188,18 @@ def _no_signing_tokens() -> ApiRefused:
         "this GitLab has no signing tokens, which came with 19.0: connect with --secret and a secret that"
         " does not begin with whsec_",
         status=HTTPStatus.OK,
+    )
+
+
+def _attempt(found: _Delivery) -> DeliveryAttempt:
+    headers = {name.lower(): str(value) for name, value in found.request_headers.items()}
+    return DeliveryAttempt(
+        id=str(found.id),
+        guid=next((headers[name] for name in gitlab.ID_HEADERS if headers.get(name)), str(found.id)),
+        event=_TRIGGERS.get(found.trigger, found.trigger),
+        at=found.created_at,
+        status=found.response_status or "no answer",
+        has_succeeded=False,
     )
 
 

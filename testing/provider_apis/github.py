@@ -18,8 +18,26 @@ from providers import github
 from testing.provider_apis.fake import FakeApi, json_of, refusal
 
 MAX_HOOKS = 20
-_PATH = re.compile(r"/api/v3/repos/(?P<repository>[^/]+/[^/]+)/hooks(?:/(?P<id>\d+))?(?P<pings>/pings)?")
+_PATH = re.compile(
+    r"/api/v3/repos/(?P<repository>[^/]+/[^/]+)/hooks(?:/(?P<id>\d+))?"
+    r"(?:(?P<pings>/pings)|(?P<log>/deliveries)(?:/(?P<attempt>\d+)/attempts)?)?"
+)
 _DOCS = "https://docs.github.com/rest/repos/webhooks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """An attempt to deliver an event to a webhook."""
+
+    hook: int
+    id: int
+    guid: str
+    event: str
+    body: bytes
+    status: int
+    message: str = ""
+    is_redelivery: bool = False
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
 @dataclass(slots=True)
@@ -33,6 +51,7 @@ class FakeGitHub(FakeApi):
     readers: set[str] = field(default_factory=set)
     hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pings: list[int] = field(default_factory=list)
+    deliveries: list["Delivery"] = field(default_factory=list)
     next_id: int = 1000
 
     async def handle(self, request: Request) -> Response:
@@ -47,6 +66,8 @@ class FakeGitHub(FakeApi):
         hook = next((hook for hook in hooks if str(hook["id"]) == found["id"]), None)
         if hook is None:
             return refusal(404, "Not Found")
+        if found["log"]:
+            return await self._log(request, hook, found["attempt"])
         if request.method == "PATCH":
             return await self._change(request, hook)
         if found["pings"]:
@@ -107,20 +128,90 @@ class FakeGitHub(FakeApi):
         hook.update({key: wanted[key] for key in ("active", "events", "config") if key in wanted})
         return JSONResponse(_shown(hook))
 
-    async def _ping(self, hook: dict[str, Any]) -> None:
-        """Send the ping to the webhook's address, and remember how it was answered."""
-        self.pings.append(hook["id"])
-        body = json.dumps({"zen": "Design for failure.", "hook_id": hook["id"]}).encode()
+    async def deliver(
+        self,
+        hook: dict[str, Any],
+        event: str,
+        body: bytes,
+        *,
+        guid: str | None = None,
+        is_redelivery: bool = False,
+    ) -> Delivery:
+        """Deliver an event to the webhook's address, and log how it was answered."""
+        guid, now = guid or str(uuid.uuid4()), datetime.now(UTC)
         secret = hook["config"].get("secret", "").encode()
-        now = datetime.now(UTC)
-        headers = github.sign(event="ping", body=body, secret=secret, delivery=str(uuid.uuid4()), now=now)
+        headers = github.sign(event=event, body=body, secret=secret, delivery=guid, now=now)
         try:
             async with httpx2.AsyncClient() as http:
                 answer = await http.post(hook["config"]["url"], content=body, headers=headers)
-            last = {"code": answer.status_code, "status": "active", "message": answer.reason_phrase}
+            status, message, state = answer.status_code, answer.reason_phrase, "active"
         except httpx2.HTTPError:
-            last = {"code": 502, "status": "connection_error", "message": "failed to connect to host"}
-        hook["last_response"] = last
+            status, message, state = 502, "failed to connect to host", "connection_error"
+        hook["last_response"] = {"code": status, "status": state, "message": message}
+        return self.log(hook, event, body, status, message, guid=guid, is_redelivery=is_redelivery)
+
+    def log(
+        self, hook: dict[str, Any], event: str, body: bytes, status: int, message: str = "", **more: Any
+    ) -> Delivery:
+        """Add an attempt to the log."""
+        self.next_id += 1
+        more.setdefault("guid", str(uuid.uuid4()))
+        self.deliveries.append(
+            Delivery(
+                hook=hook["id"],
+                id=self.next_id,
+                event=event,
+                body=body,
+                status=status,
+                message=message,
+                **more,
+            )
+        )
+        return self.deliveries[-1]
+
+    async def _log(self, request: Request, hook: dict[str, Any], attempt: str | None) -> Response:
+        """Return a page of the log, or deliver an event again."""
+        log = [delivery for delivery in reversed(self.deliveries) if delivery.hook == hook["id"]]
+        if request.method == "POST":
+            first = next((delivery for delivery in log if str(delivery.id) == attempt), None)
+            if first is None:
+                return refusal(404, "Not Found")
+            await self.deliver(hook, first.event, first.body, guid=first.guid, is_redelivery=True)
+            return JSONResponse({}, 202)
+        if unknown := request.query_params.keys() - {"per_page", "cursor"}:
+            return refusal(422, f'Invalid request. "{min(unknown)}" is not a permitted key.')
+        size = min(int(request.query_params.get("per_page", "30")), 100)
+        start = int(request.query_params.get("cursor", "v1_0").removeprefix("v1_"))
+        page = [delivery for delivery in log if not start or delivery.id <= start]
+        headers = {}
+        if page[size:]:
+            following = request.url.include_query_params(cursor=f"v1_{page[size].id}")
+            headers["Link"] = f'<{following}>; rel="next"'
+        return JSONResponse([_logged(delivery) for delivery in page[:size]], headers=headers)
+
+    async def _ping(self, hook: dict[str, Any]) -> None:
+        self.pings.append(hook["id"])
+        body = json.dumps({"zen": "Design for failure.", "hook_id": hook["id"]}).encode()
+        await self.deliver(hook, "ping", body)
+
+
+def _logged(delivery: Delivery) -> dict[str, Any]:
+    """Return an attempt as the log has it, without the body."""
+    return {
+        "id": delivery.id,
+        "guid": delivery.guid,
+        "delivered_at": delivery.at.isoformat(),
+        "redelivery": delivery.is_redelivery,
+        "duration": 0.1,
+        "status": delivery.message
+        or ("OK" if delivery.status == 200 else f"Invalid HTTP Response: {delivery.status}"),
+        "status_code": delivery.status,
+        "event": delivery.event,
+        "action": None,
+        "installation_id": None,
+        "repository_id": 1,
+        "throttled_at": None,
+    }
 
 
 def _shown(hook: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,18 +23,32 @@ from testing.provider_apis.fake import FakeApi, json_of, refusal
 
 MAX_HOOKS = 100
 TESTS_A_MINUTE = 5
+RESENDS_A_MINUTE = 5
+MAX_LOG_PAGE = 20
 SIGNING_TOKENS_SINCE = (19, 0)
 TESTS_SINCE = (16, 11)
 # The failures in a row after which a webhook is disabled for a time, and for ever.
 SOME_FAILURES, MANY_FAILURES = 4, 40
 
-_PATH = re.compile(r"/api/v4/projects/(?P<project>[^/]+)/hooks(?:/(?P<id>\d+)(?:/test/(?P<trigger>\w+))?)?")
+_PATH = re.compile(
+    r"/api/v4/projects/(?P<project>[^/]+)/hooks(?:/(?P<id>\d+)"
+    r"(?:/test/(?P<trigger>\w+)|(?P<log>/events)(?:/(?P<entry>\d+)/resend)?)?)?"
+)
 _SIGNING_TOKEN = re.compile(r"whsec_[A-Za-z0-9+/]{43}=")
 _EVENTS = (
     *("push_events", "tag_push_events", "merge_requests_events", "note_events", "issues_events"),
     *("job_events", "pipeline_events", "releases_events", "resource_access_token_events"),
 )
 _FIELDS = ("url", "enable_ssl_verification", "push_events_branch_filter", "branch_filter_strategy")
+# The first character of a status in the log, and the categories that a list can be limited to.
+_CATEGORIES = {
+    "2": "successful",
+    "3": "",
+    "4": "client_failure",
+    "5": "server_failure",
+    "i": "server_failure",
+}
+_PAGES = {"per_page": "20", "page": "1"}
 _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
     "push_events": ("Push Hook", {"object_kind": "push", "event_name": "push", "ref": "refs/heads/main"}),
     "resource_access_token_events": (
@@ -62,6 +76,8 @@ class FakeGitLab(FakeApi):
     hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     clock: Callable[[], float] = time.monotonic
     tests: list[tuple[str, float]] = field(default_factory=list)
+    resends: list[tuple[str, float]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
     next_id: int = 1000
 
     async def handle(self, request: Request) -> Response:
@@ -78,21 +94,26 @@ class FakeGitLab(FakeApi):
         hook = next((hook for hook in hooks if str(hook["id"]) == found["id"]), None)
         if hook is None or (found["trigger"] and self.version < TESTS_SINCE):
             return refusal(404, "404 Not found")
-        if found["trigger"]:
-            return await self._test(project, hook, found["trigger"])
-        if request.method == "DELETE":
-            hooks.remove(hook)
-            return Response(status_code=204)
-        return self._save(hook, await json_of(request), 200)
+        if found["trigger"] or found["log"]:
+            test, entry = found["trigger"], found["entry"]
+            answer = self._test(project, hook, test) if test else self._events(request, project, hook, entry)
+            return await answer
+        if request.method == "PUT":
+            return self._save(hook, await json_of(request), 200)
+        hooks.remove(hook)
+        return Response(status_code=204)
 
-    async def deliver(self, hook: dict[str, Any], event: str, payload: dict[str, Any]) -> tuple[int, str]:
+    async def deliver(
+        self, hook: dict[str, Any], event: str, payload: dict[str, Any], *, key: str | None = None
+    ) -> tuple[int, str]:
         """Deliver an event to a webhook; return the receiver's answer, or the error. Count the failures."""
         body = json.dumps(payload).encode()
         headers: dict[str, str] = {}
+        key = key or str(uuid.uuid4())
         for kind in ("token", "signing_token"):
             if secret := hook.get(kind, "").encode():
-                id_, now = str(uuid.uuid4()), datetime.now(UTC)
-                headers |= gitlab.sign(event=event, body=body, secret=secret, delivery=id_, now=now)
+                now = datetime.now(UTC)
+                headers |= gitlab.sign(event=event, body=body, secret=secret, delivery=key, now=now)
         try:
             async with httpx2.AsyncClient() as http:
                 answer = await http.post(hook["url"], content=body, headers=headers)
@@ -106,7 +127,70 @@ class FakeGitLab(FakeApi):
             minutes = min(2 ** max(failures - SOME_FAILURES, 0), 24 * 60)
             until = datetime.now(UTC) + timedelta(minutes=minutes) if failures >= SOME_FAILURES else None
             hook.update(recent_failures=failures, disabled_until=until)
+        self.add_to_log(hook, event, payload, status, headers)
         return status, said
+
+    def add_to_log(
+        self,
+        hook: dict[str, Any],
+        event: str,
+        payload: dict[str, Any],
+        status: int,
+        headers: Mapping[str, str],
+    ) -> None:
+        """Log a delivery; 0 is the status of one that was not answered."""
+        self.next_id += 1
+        kind = event.removesuffix(" Hook").lower().replace(" ", "_")
+        entry = {
+            "id": self.next_id,
+            "url": hook["url"],
+            "trigger": f"{kind}_hooks",
+            "request_headers": {
+                name.title(): value for name, value in headers.items() if "token" not in name
+            },
+            "request_data": payload,
+            "response_headers": {},
+            "response_body": "",
+            "execution_duration": 0.1,
+            "response_status": str(status) if status else "internal error",
+            "created_at": datetime.now(UTC).isoformat(),
+        }
+        self.log.append({**entry, "hook": hook["id"]})
+
+    async def _events(
+        self, request: Request, project: str, hook: dict[str, Any], entry: str | None
+    ) -> Response:
+        """Return a page of the log, or deliver an event again."""
+        log = [logged for logged in reversed(self.log) if logged["hook"] == hook["id"]]
+        if request.method == "GET":
+            return self._log_page(request, log)
+        if self._exceeds(self.resends, project, RESENDS_A_MINUTE):
+            return _too_many()
+        found = next((logged for logged in log if str(logged["id"]) == entry), None)
+        if found is None:
+            return refusal(404, "404 Not found")
+        headers = found["request_headers"]
+        key = headers.get("Idempotency-Key")
+        status, said = await self.deliver(hook, headers["X-Gitlab-Event"], found["request_data"], key=key)
+        return JSONResponse({"response_status": status}, 201) if status else refusal(422, said)
+
+    def _log_page(self, request: Request, log: list[dict[str, Any]]) -> Response:
+        size, page = (int(request.query_params.get(key, default)) for key, default in _PAGES.items())
+        if size > MAX_LOG_PAGE:
+            return JSONResponse({"error": "per_page does not have a valid value"}, 400)
+        if wanted := request.query_params.get("status"):
+            log = [logged for logged in log if _CATEGORIES[logged["response_status"][0]] in wanted.split(",")]
+        following = str(page + 1) if log[page * size :] else ""
+        shown = [{key: value for key, value in logged.items() if key != "hook"} for logged in log]
+        return JSONResponse(shown[(page - 1) * size : page * size], headers={"X-Next-Page": following})
+
+    def _exceeds(self, requests: list[tuple[str, float]], project: str, most: int) -> bool:
+        """Return whether a project's requests of the last minute are too many; count this one if not."""
+        now = self.clock()
+        is_over = sum(of == project and at > now - 60 for of, at in requests) >= most
+        if not is_over:
+            requests.append((project, now))
+        return is_over
 
     def _refusal(self, request: Request, project: str) -> Response | None:
         token = request.headers.get("private-token")
@@ -161,11 +245,8 @@ class FakeGitLab(FakeApi):
     async def _test(self, project: str, hook: dict[str, Any], trigger: str) -> Response:
         if trigger not in _SAMPLES:
             return JSONResponse({"error": "trigger does not have a valid value"}, 400)
-        now = self.clock()
-        if sum(tested == project and at > now - 60 for tested, at in self.tests) >= TESTS_A_MINUTE:
-            message = {"error": "This endpoint has been requested too many times. Try again later."}
-            return JSONResponse({"message": message}, 429, {"Retry-After": "60"})
-        self.tests.append((project, now))
+        if self._exceeds(self.tests, project, TESTS_A_MINUTE):
+            return _too_many()
         status, said = await self.deliver(hook, *_SAMPLES[trigger])
         if httpx2.codes.is_success(status):
             return JSONResponse({"message": "201 Created"}, 201)
@@ -178,6 +259,11 @@ class FakeGitLab(FakeApi):
         if self.version >= SIGNING_TOKENS_SINCE:
             shown |= {f"{kind}_present": bool(hook.get(kind)) for kind in ("token", "signing_token")}
         return shown
+
+
+def _too_many() -> Response:
+    message = {"error": "This endpoint has been requested too many times. Try again later."}
+    return JSONResponse({"message": message}, 429, {"Retry-After": "60"})
 
 
 def _alert_status(hook: dict[str, Any]) -> str:

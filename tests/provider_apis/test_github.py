@@ -61,6 +61,29 @@ def test_webhooks_are_read_to_the_last_page(fake: FakeGitHub) -> None:
     assert len(fake.requests) == 3
 
 
+def test_a_failed_delivery_is_found_in_the_log_and_delivered_again(fake: FakeGitHub) -> None:
+    """The log has all attempts, the newest first; another attempt has the same guid and the same body."""
+    place = Place(f"{fake.url}/acme/digits")
+    made = do(fake, github.create(place, WANTED))
+    [hook] = fake.hooks["acme/digits"]
+    first = fake.log(hook, "push", b"{}", 503, "Service Unavailable")
+    for _ in range(150):
+        fake.log(hook, "issues", b"{}", 200)
+    page = do(fake, github.delivery_log(place, made.id, None))
+    assert len(page.attempts) == 100
+    assert all(attempt.has_succeeded for attempt in page.attempts)
+    page = do(fake, github.delivery_log(place, made.id, page.next))
+    *_, failed, ping = page.attempts
+    assert (page.next, ping.event, ping.status) == (None, "ping", "502 failed to connect to host")
+    assert (failed.id, failed.guid, failed.event, failed.at) == (str(first.id), first.guid, "push", first.at)
+    assert (failed.has_succeeded, failed.status) == (False, "503 Service Unavailable")
+    do(fake, github.redeliver(place, made.id, failed.id))
+    again = do(fake, github.delivery_log(place, made.id, None)).attempts[0]
+    assert (again.guid, again.event) == (first.guid, "push")
+    with pytest.raises(ApiRefused, match="no such repository"):
+        do(fake, github.redeliver(place, made.id, "1"))
+
+
 @pytest.mark.parametrize(
     ("token", "repository", "reason"),
     [

@@ -132,6 +132,36 @@ def test_tests_are_limited(fake: FakeGitLab, receiver: Receiver) -> None:
     assert [one.path for one in fake.requests[1:]] == [TEST] * 6
 
 
+def test_a_failed_delivery_is_found_in_the_log_and_delivered_again(
+    fake: FakeGitLab, receiver: Receiver
+) -> None:
+    """GitLab leaves out what succeeded, and delivers 5 events a minute again, each with its own id."""
+    place = Place(f"{fake.url}/{PROJECT}")
+    made = do(fake, gitlab.create(place, webhook(receiver)))
+    [hook] = fake.hooks[PROJECT]
+    receiver.status = 503
+    push = {"object_kind": "push", "ref": "refs/heads/main", "before": "1" * 40, "after": "2" * 40}
+    for _ in range(20):
+        asyncio.run(fake.deliver(hook, "Push Hook", push))
+    fake.add_to_log(hook, "Merge Request Hook", {}, 0, {})
+    receiver.status = 200
+    asyncio.run(fake.deliver(hook, "Push Hook", push))
+    page = do(fake, gitlab.delivery_log(place, made.id, None))
+    assert len(page.attempts) == 20
+    unanswered = page.attempts[0]
+    assert (unanswered.event, unanswered.status) == ("merge_requests_events", "internal error")
+    [last] = do(fake, gitlab.delivery_log(place, made.id, page.next)).attempts
+    assert (last.event, last.status, last.has_succeeded) == ("push_events", "503", False)
+    assert last.at is not None
+    do(fake, gitlab.redeliver(place, made.id, last.id))
+    assert fake.log[-1]["request_headers"]["Idempotency-Key"] == last.guid
+    assert len(do(fake, gitlab.delivery_log(place, made.id, None)).attempts) == 20
+    for attempt in page.attempts[1:5]:
+        do(fake, gitlab.redeliver(place, made.id, attempt.id))
+    with pytest.raises(ApiLimited):
+        do(fake, gitlab.redeliver(place, made.id, page.attempts[5].id))
+
+
 def test_a_secret_in_the_wrong_field_is_found(fake: FakeGitLab, receiver: Receiver) -> None:
     """A secret that begins with whsec_ does not sign in the field of plain ones, where others belong."""
     place = Place(f"{fake.url}/{PROJECT}")

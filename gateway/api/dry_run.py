@@ -27,7 +27,6 @@ from gateway.api.schemas import (
     RequestBody,
     UpdateKind,
     Url,
-    YamlPath,
 )
 from gateway.errors import FetchError, Invalid
 from gateway.fetch.commit import Base, CommitReader
@@ -38,6 +37,7 @@ from gateway.messages.packages import package_in, with_package
 from gateway.plan.diff import differences
 from gateway.plan.json_values import shortened
 from gateway.plan.planner import CommitFacts, Plan
+from gateway.plan.source_rules import YamlPath
 from gateway.plan.triggers import Trigger, need_paths, read_triggers
 from gateway.store import connections, executions, past_updates
 from gateway.store.connections import Connection

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar, get_args
 
 from pydantic import (
-    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -20,17 +19,11 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
+from gateway.plan.source_rules import YamlPath
 from gateway.plan.triggers import Glob, Trigger
 from gateway.store import identities
 from providers import PROVIDERS
 from providers import model as provider_model
-
-
-def _path_inside(path: str) -> str:
-    """Refuse a path that git would read as a folder, as outside the repository, or as a pathspec."""
-    if {"", ".", ".."} & set(path.split("/")) or path.startswith(":") or not path.isprintable():
-        raise ValueError("it must be a path inside the repository, such as valohai.yaml or ml/valohai.yaml")
-    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,6 @@ IdentityName = Annotated[
 ]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
 PrivateKey = Annotated[SecretStr, Field(min_length=1, max_length=65536)]
-YamlPath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_path_inside)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 Follows = Annotated[list[Glob], Field(max_length=100)]
 NewTriggers = list[Annotated[dict[str, Any], ShownAs(NewTrigger)]]

@@ -24,10 +24,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from gateway.api.schemas import Follows, Line, Networks, PackageFormat, Url, YamlPath
+from gateway.api.schemas import Follows, Line, Networks, PackageFormat, Url
 from gateway.cli.api_client import Client
 from gateway.errors import Invalid, PushgateError
 from gateway.fetch.credentials import take_login
+from gateway.plan.source_rules import YamlPath
 from gateway.plan.triggers import read_triggers
 from gateway.text.validation import describe
 

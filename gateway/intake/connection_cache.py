@@ -1,19 +1,19 @@
-"""A cache of connections, so that the webhook endpoint rarely reads them from the store."""
+"""A cache of connections and sources, so that the webhook endpoint rarely reads them from the store."""
 
-import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import sqlalchemy
 import structlog
 
 from gateway.crypto.keyring import Keyring
-from gateway.errors import NotFound, StoreUnavailable
-from gateway.store import connections
+from gateway.intake.lookup_cache import MAX_CACHED, LookupCache
+from gateway.store import connections, source_repositories
+from gateway.store.connections import Connection, Secret
 from gateway.store.database import Database
+from gateway.store.source_repositories import SourceRepository
 from providers import PROVIDERS
 from providers.clone_urls import is_about, repository_key
 from providers.model import Provider, Repository
@@ -21,9 +21,6 @@ from providers.signatures import MIN_SECRET_BYTES, is_weak
 
 log = structlog.get_logger()
 
-# How long other processes may use a connection as it was before a change in this process.
-_CACHE_TTL = 2.0
-_MAX_CACHED = 50_000
 _LOOKUP_TIMEOUT = 4.0
 
 Network = IPv4Network | IPv6Network
@@ -34,7 +31,7 @@ class CachedConnection:
     """A connection as the webhook endpoint needs it.
 
     `secrets` and `secret_ids` run in parallel, newest first. If `networks` is not empty, requests are
-    accepted only from these networks.
+    accepted only from these networks. The deliveries to a source are those of its repositories' connections.
     """
 
     id: str
@@ -46,6 +43,7 @@ class CachedConnection:
     repository_id: str | None
     repository_key: str
     networks: tuple[Network, ...]
+    is_source: bool = False
 
     def is_about(self, repository: Repository) -> bool:
         """Return whether a payload's repository is this connection's.
@@ -62,8 +60,27 @@ class CachedConnection:
         return is_about(self.repository_key, repository)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where a source's deliveries about one repository go: to its connection, if it has one.
+
+    `known` is what the store has of the repository; None if the source never saw it.
+    """
+
+    known: SourceRepository | None
+    connection: CachedConnection | None
+
+    def names(self, repository: Repository) -> bool:
+        """Return whether the repository is known at an address that a payload names."""
+        key = repository_key(self.known.url) if self.known is not None else ""
+        return key in map(repository_key, repository.urls)
+
+
 class ConnectionCache:
-    """Connections by id, as they were at most two seconds ago."""
+    """Connections and sources by id, and the connections of a source's repositories.
+
+    They are as they were at most two seconds ago.
+    """
 
     def __init__(
         self, database: Database, keyring: Keyring, *, clock: Callable[[], float] = time.monotonic
@@ -71,62 +88,42 @@ class ConnectionCache:
         """Start empty."""
         self._database = database
         self._keyring = keyring
-        self._clock = clock
-        self._cached: dict[str, tuple[float, CachedConnection]] = {}
-        # All requests for a connection share one lookup: dozens wait whenever a busy connection expires.
-        self._lookups: dict[str, asyncio.Task[CachedConnection]] = {}
+        self._connections = LookupCache(self._look_up, clock=clock)
+        self._routes = LookupCache(self._look_up_route, clock=clock)
         self._warned: set[str] = set()
 
     async def find(self, connection_id: str, *, seconds: float = _LOOKUP_TIMEOUT) -> CachedConnection:
-        """Return a connection.
+        """Return a connection or a source.
 
         Raises `NotFound`, or `StoreUnavailable` if the lookup takes longer than `seconds`.
         """
-        entry = self._cached.get(connection_id)
-        if entry is not None and self._clock() - entry[0] < _CACHE_TTL:
-            return entry[1]
-        lookup = self._lookups.get(connection_id)
-        if lookup is None:
-            lookup = asyncio.create_task(self._look_up(connection_id))
-            self._lookups[connection_id] = lookup
-            lookup.add_done_callback(partial(self._end_lookup, connection_id))
-        try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.shield(lookup)
-        except TimeoutError:
-            raise StoreUnavailable("the database does not answer in time") from None
+        return await self._connections.find(connection_id, seconds=seconds)
 
-    async def _look_up(self, connection_id: str) -> CachedConnection:
-        """Read a connection into the cache, unless it has changed meanwhile."""
-        started = self._clock()
-        try:
-            connection = await self._database.look_up(self._read, connection_id=connection_id)
-        except NotFound:
-            self._cached.pop(connection_id, None)
-            raise
-        if self._lookups.get(connection_id) is asyncio.current_task():
-            if len(self._cached) >= _MAX_CACHED:
-                self._cached.clear()
-            self._cached[connection_id] = (started, connection)
-        self._warn(connection)
-        return connection
-
-    def _end_lookup(self, connection_id: str, lookup: asyncio.Task[CachedConnection]) -> None:
-        if self._lookups.get(connection_id) is lookup:
-            del self._lookups[connection_id]
-        if not lookup.cancelled():
-            # Every request may have given up: the error then concerns nobody.
-            lookup.exception()
+    async def route(self, source: CachedConnection, repository_id: str, *, seconds: float) -> Route:
+        """Return where a source's deliveries about a repository go. Raises `StoreUnavailable`."""
+        return await self._routes.find(f"{source.id}/{repository_id}", seconds=seconds)
 
     def forget(self, connection_id: str) -> None:
         """Drop a connection that has changed, so that the next request reads it again."""
-        self._cached.pop(connection_id, None)
-        self._lookups.pop(connection_id, None)
+        self._connections.forget(connection_id)
+
+    def forget_route(self, source: CachedConnection, repository_id: str) -> None:
+        """Drop a route that is about to change."""
+        self._routes.forget(f"{source.id}/{repository_id}")
+
+    async def _look_up(self, connection_id: str) -> CachedConnection:
+        connection = await self._database.look_up(self._read, connection_id=connection_id)
+        self._warn(connection)
+        return connection
+
+    async def _look_up_route(self, key: str) -> Route:
+        source, _, repository = key.partition("/")
+        return await self._database.look_up(_read_route, source=source, repository=repository)
 
     def _warn(self, connection: CachedConnection) -> None:
         """Log once per connection that its secret is weak: it dates from before weak secrets were refused."""
         if connection.id not in self._warned and any(map(is_weak, connection.secrets)):
-            if len(self._warned) < _MAX_CACHED:
+            if len(self._warned) < MAX_CACHED:
                 self._warned.add(connection.id)
             log.warning(
                 "a webhook secret can be guessed: rotate it",
@@ -135,16 +132,28 @@ class ConnectionCache:
             )
 
     def _read(self, conn: sqlalchemy.Connection, connection_id: str) -> CachedConnection:
-        connection = connections.get(conn, connection_id)
-        live = connections.live_secrets(conn, self._keyring, connection_id)
-        return CachedConnection(
-            id=connection.id,
-            provider_name=connection.provider,
-            provider=PROVIDERS[connection.provider],
-            auth=connection.auth,
-            secrets=tuple(secret.value for secret in live),
-            secret_ids=tuple(secret.id for secret in live),
-            repository_id=connection.repository_id,
-            repository_key=repository_key(connection.url),
-            networks=tuple(map(ip_network, connection.networks)),
-        )
+        connection = connections.receiver(conn, connection_id)
+        return cached_connection(connection, connections.live_secrets(conn, self._keyring, connection_id))
+
+
+def cached_connection(connection: Connection, live: Sequence[Secret] = ()) -> CachedConnection:
+    """Return a connection as the endpoint needs it, with its live secrets."""
+    return CachedConnection(
+        id=connection.id,
+        provider_name=connection.provider,
+        provider=PROVIDERS[connection.provider],
+        auth=connection.auth,
+        secrets=tuple(secret.value for secret in live),
+        secret_ids=tuple(secret.id for secret in live),
+        repository_id=connection.repository_id,
+        repository_key=repository_key(connection.url),
+        networks=tuple(map(ip_network, connection.networks)),
+        is_source=connection.kind == "source",
+    )
+
+
+def _read_route(conn: sqlalchemy.Connection, source: str, repository: str) -> Route:
+    known = source_repositories.route(conn, source, repository)
+    if known is None or known.connection is None:
+        return Route(known=known, connection=None)
+    return Route(known=known, connection=cached_connection(connections.get(conn, known.connection)))

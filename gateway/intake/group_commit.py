@@ -47,7 +47,7 @@ class _Waiting:
 
 
 class DeliveryWriter:
-    """Writes deliveries. Calls `notify` after it has accepted a new delivery."""
+    """Writes deliveries. Calls `notify` after it has recorded one that makes work."""
 
     def __init__(self, database: Database, *, notify: Callable[[], None]) -> None:
         """Accept deliveries once `start` has been called."""
@@ -177,5 +177,12 @@ class DeliveryWriter:
                 waiting.receipt.set_exception(StoreUnavailable(str(outcome)))
             else:
                 waiting.receipt.set_result(outcome)
-        if any(isinstance(outcome, Receipt) and outcome.verdict == "accepted" for outcome in outcomes):
+        if any(map(_makes_work, batch, outcomes)):
             self._notify()
+
+
+def _makes_work(waiting: _Waiting, outcome: Receipt | StoreUnavailable) -> bool:
+    """Return whether workers have to do something about a delivery."""
+    if not isinstance(outcome, Receipt):
+        return False
+    return outcome.verdict == "accepted" or waiting.delivery.seen is not None

@@ -1,15 +1,17 @@
 """Turn a verified request into the delivery to be stored: pure, except that it creates an id."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from gateway.intake.connection_cache import CachedConnection
+from gateway.intake.connection_cache import CachedConnection, Route
 from gateway.store.accept import NewDelivery
 from gateway.store.connections import OtherRepository
 from gateway.store.deliveries import Verdict
 from gateway.store.ids import delivery_id
+from gateway.store.source_repositories import Seen
+from providers.clone_urls import repository_key
 from providers.errors import Malformed, Undecodable
 from providers.model import Event, RefUpdate, Repository, VerifiedRequest
 from providers.payload import media_type
@@ -23,10 +25,30 @@ _MAX_REASON = 1000
 _MAX_REFS = 20
 
 
-def receive_delivery(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A verified request and what was read of it.
+
+    `status` is the HTTP status to answer with once it is recorded, `verdict` that of a delivery about the
+    right repository. `secret` is the id of the secret that verified it; None only for Bitbucket Data Center's
+    unsigned ping.
+    """
+
+    status: int
+    verdict: Verdict
+    event: Event
+    event_name: str
+    provider_delivery_id: str | None
+    headers: Mapping[str, str]
+    secret: int | None
+    body: bytes
+    at: datetime
+
+
+def read_request(
     connection: CachedConnection, headers: Mapping[str, str], body: bytes, now: datetime
-) -> tuple[NewDelivery, int]:
-    """Return the delivery to record, and the HTTP status to answer with once it is recorded.
+) -> Received:
+    """Verify and read a request to a connection or a source.
 
     Raises `Unverified`. Anything else that is wrong with a verified request is recorded with the delivery.
     """
@@ -35,9 +57,18 @@ def receive_delivery(
     )
     request = replace(request, event=request.event[:_MAX_EVENT], id=_cut(request.id, _MAX_ID))
     wanted = connection.provider.HEADERS
-    kept = {name: value[:_MAX_HEADER] for name, value in headers.items() if name in wanted}
     status, verdict, event = _read(connection, request, headers)
-    return _record(connection, request, event, verdict, kept, body, now), status
+    return Received(
+        status=status,
+        verdict=verdict,
+        event=event,
+        event_name=_cut(event.name, _MAX_EVENT) or request.event,
+        provider_delivery_id=_cut(event.delivery_id, _MAX_ID) or request.id,
+        headers={name: value[:_MAX_HEADER] for name, value in headers.items() if name in wanted},
+        secret=connection.secret_ids[request.secret] if request.secret is not None else None,
+        body=body,
+        at=now,
+    )
 
 
 def _read(
@@ -56,44 +87,103 @@ def _read(
         return 202, "unreadable", Event(kind="other", note=str(error))
     if event.kind == "ping":
         return 200, "ignored", event
-    return 202, "accepted" if _updates(event) or event.all_refs else "ignored", event
+    return 202, verdict_of(event), event
 
 
-def _record(
-    connection: CachedConnection,
-    request: VerifiedRequest,
-    event: Event,
-    verdict: Verdict,
-    kept: Mapping[str, str],
-    body: bytes,
-    now: datetime,
-) -> NewDelivery:
-    repository = event.repository
+def verdict_of(event: Event) -> Verdict:
+    """Return the verdict of a delivery with this event about the right repository."""
+    return "accepted" if _updates(event) or event.all_refs else "ignored"
+
+
+def delivery_to(connection: CachedConnection, received: Received, *, id_: str | None = None) -> NewDelivery:
+    """Return the delivery of a connection that is to be recorded, under a new id by default."""
+    event, repository = received.event, received.event.repository
     ours = repository is None or connection.is_about(repository)
     # An id is learned only with a matching name: a payload without a name may be about any repository.
     named = repository is not None and bool(repository.urls or repository.full_name)
-    learns = ours and named and verdict == "accepted" and connection.repository_id is None
-    new_id = delivery_id(now)
+    learns = ours and named and received.verdict == "accepted" and connection.repository_id is None
+    common = _common(connection, received, id_)
+    if ours:
+        return NewDelivery(
+            **common,
+            verdict=received.verdict,
+            reason=_cut(_reason(event), _MAX_REASON),
+            updates=_updates(event),
+            asks_for_reconciliation=event.all_refs,
+            teaches=repository.id if learns and repository else None,
+        )
     return NewDelivery(
-        id=new_id,
-        connection=connection.id,
-        source="webhook",
-        event=_cut(event.name, _MAX_EVENT) or request.event,
-        provider_delivery_id=_cut(event.delivery_id, _MAX_ID) or request.id,
-        received_at=now,
-        verdict=verdict if ours else "ignored",
-        reason=_cut(_reason(event) if ours else _other_repository(connection, repository), _MAX_REASON),
-        pusher=event.pusher.name if event.pusher else None,
-        repository=_repository(event),
-        headers=kept,
-        secret=connection.secret_ids[request.secret] if request.secret is not None else None,
-        body=body,
-        updates=_updates(event) if ours else (),
-        detail=_detail(event),
-        asks_for_reconciliation=ours and event.all_refs,
-        teaches=repository.id if learns and repository else None,
-        other_repository=None if ours else _replacement(connection, repository, event, delivery=new_id),
+        **common,
+        verdict="ignored",
+        reason=_cut(_other_repository(connection, repository), _MAX_REASON),
+        updates=(),
+        other_repository=_replacement(connection, repository, event, delivery=common["id"]),
     )
+
+
+def delivery_without_connection(source: CachedConnection, received: Received, route: Route) -> NewDelivery:
+    """Return the delivery of a source that is to be recorded, about a repository without a connection.
+
+    It waits if the rules have not decided about the repository, or may decide differently now.
+    """
+    common, event, known = _common(source, received, None), received.event, route.known
+    seen = seen_repository(source, event, route)
+    is_wanted = received.verdict == "accepted"
+    name = (event.repository and event.repository.full_name) or "the repository"
+    if not is_wanted:
+        reason = _reason(event)
+    elif seen is not None:
+        reason = f"waiting until the rules of the source have decided about {name}"
+    elif known is not None and known.reason is not None:
+        reason = known.reason
+    else:
+        reason = f"{name} has no connection: the delivery does not name its id and its clone URL"
+    return NewDelivery(
+        **common,
+        verdict="ignored" if is_wanted else received.verdict,
+        reason=_cut(reason, _MAX_REASON),
+        updates=(),
+        seen=seen,
+        waits=event if is_wanted and seen is not None else None,
+    )
+
+
+def seen_repository(source: CachedConnection, event: Event, route: Route) -> Seen | None:
+    """Return the repository of a source's delivery if the rules have to decide about it now, else None."""
+    repository, known = event.repository, route.known
+    if repository is None or repository.id is None or not repository.urls:
+        return None
+    is_decided = known is not None and known.state not in {"due", "gone"} and route.names(repository)
+    if known is not None and known.lacks_manifest:
+        is_decided = not any(move.name == known.default_branch for move in event.updates)
+    if is_decided:
+        return None
+    return Seen(
+        source=source.id,
+        repository=repository.id,
+        full_name=repository.full_name or repository_key(repository.urls[0]).partition("/")[2],
+        url=next((url for url in repository.urls if url.startswith("https://")), repository.urls[0]),
+        default_branch=repository.default_branch,
+    )
+
+
+def _common(connection: CachedConnection, received: Received, id_: str | None) -> dict[str, Any]:
+    """Return the fields of a delivery that do not depend on whether it is about the right repository."""
+    event = received.event
+    return {
+        "id": id_ or delivery_id(received.at),
+        "connection": connection.id,
+        "source": "webhook",
+        "event": received.event_name,
+        "provider_delivery_id": received.provider_delivery_id,
+        "received_at": received.at,
+        "pusher": event.pusher.name if event.pusher else None,
+        "repository": _repository(event),
+        "headers": received.headers,
+        "secret": received.secret,
+        "body": received.body,
+        "detail": _detail(event),
+    }
 
 
 def _cut(text: str | None, longest: int) -> str | None:

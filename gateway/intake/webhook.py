@@ -7,6 +7,7 @@ it durably, and only then answers. It depends on neither git nor RabbitMQ.
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -17,11 +18,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.errors import NotFound, SettingError, StoreUnavailable
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 from gateway.intake.client_address import client_address
-from gateway.intake.connection_cache import CachedConnection, ConnectionCache
+from gateway.intake.connection_cache import CachedConnection, ConnectionCache, Route
 from gateway.intake.group_commit import DeliveryWriter
-from gateway.intake.normalize import receive_delivery
+from gateway.intake.normalize import (
+    Received,
+    delivery_to,
+    delivery_without_connection,
+    read_request,
+    seen_repository,
+)
 from gateway.intake.refusal_log import RefusalLog
 from gateway.metrics import DELIVERIES, REFUSED
+from gateway.store.accept import NewDelivery
 from gateway.store.refusals import Refusal
 from gateway.text.escape import printable
 from gateway.threads import WEBHOOKS
@@ -40,6 +48,7 @@ _MAX_REASON = 300
 _RETRY_AFTER = (b"retry-after", b"5")
 _CLOSE = (b"connection", b"close")
 _JSON = (b"content-type", b"application/json")
+_NO_ROUTE = Route(known=None, connection=None)
 
 # A request for no connection may be any provider's, and any text may stand in its URL.
 _ANY_ID = tuple(dict.fromkeys(name for provider in PROVIDERS.values() for name in provider.ID_HEADERS))
@@ -124,12 +133,20 @@ class WebhookEndpoint:
         now = self._clock()
         try:
             if len(body) > _MAX_INLINE_BYTES:
-                delivery, status = await WEBHOOKS.run(receive_delivery, connection, headers, body, now)
+                received = await WEBHOOKS.run(read_request, connection, headers, body, now)
             else:
-                delivery, status = receive_delivery(connection, headers, body, now)
-            if delivery.secret is None:
+                received = read_request(connection, headers, body, now)
+            if received.secret is None:
                 # Only Bitbucket Data Center's unsigned ping gets here: unverified, so nothing is stored.
-                return status, {"delivery": None, "verdict": "ignored", "reason": delivery.reason}
+                return received.status, {
+                    "delivery": None,
+                    "verdict": "ignored",
+                    "reason": received.event.note,
+                }
+            if connection.is_source:
+                delivery = await self._routed(connection, received, seconds=seconds)
+            else:
+                delivery = delivery_to(connection, received)
             receipt = await self._writer.accept(delivery, seconds=seconds)
         except Unverified as error:
             refusal = _Answer(401, "not verified", str(error))
@@ -139,10 +156,24 @@ class WebhookEndpoint:
         DELIVERIES.labels(connection.provider_name, receipt.verdict).inc()
         if delivery.teaches is not None:
             self._connections.forget(connection.id)
+        if delivery.seen is not None:
+            self._connections.forget_route(connection, delivery.seen.repository)
+        status = received.status
         answer = {"delivery": receipt.delivery, "verdict": receipt.verdict, "reason": receipt.reason}
         if status >= HTTPStatus.BAD_REQUEST:
             answer = {"error": "unreadable body", "detail": receipt.reason, **answer}
         return status, answer
+
+    async def _routed(self, source: CachedConnection, received: Received, *, seconds: float) -> NewDelivery:
+        """Return the delivery to record for a request to a source. Raises `StoreUnavailable`."""
+        repository = received.event.repository
+        if repository is None or repository.id is None:
+            return delivery_without_connection(source, received, _NO_ROUTE)
+        route = await self._connections.route(source, repository.id, seconds=seconds)
+        if route.connection is None:
+            return delivery_without_connection(source, received, route)
+        seen = seen_repository(source, received.event, route)
+        return replace(delivery_to(route.connection, received), seen=seen)
 
     async def _admit(self, scope: Scope) -> tuple[CachedConnection, dict[str, str]]:
         """Return the connection and the headers if the body should be read. Raises `_Answer`."""

@@ -13,12 +13,14 @@ import sqlalchemy
 import zstandard
 from sqlalchemy import bindparam, select, update
 
+from gateway.store import source_repositories
 from gateway.store.bulk_sql import insert_rows, select_pairs
 from gateway.store.connections import OtherRepository, claim_repository
 from gateway.store.deliveries import Verdict
 from gateway.store.histories import Key, load_moves, lock_connections, parts, read_histories, write_histories
 from gateway.store.ref_history import RefHistory
 from gateway.store.ref_moves import Placement
+from gateway.store.source_repositories import Seen
 from gateway.store.tables import (
     connections,
     deliveries,
@@ -26,7 +28,7 @@ from gateway.store.tables import (
     ref_updates,
     secrets,
 )
-from providers.model import RefUpdate
+from providers.model import Event, RefUpdate
 
 # Keyed by pairs: see `select_pairs`.
 _CLAIMED = (
@@ -47,6 +49,8 @@ class NewDelivery:
     `detail` holds the facts of an event beside its ref updates; `teaches` is a repository id that the
     connection lacks; `asks_for_reconciliation` is True if the delivery does not name what was pushed;
     `other_repository` is the repository that has taken the place of the connection's own at its address.
+    `seen` is the repository of a source whose rules have to decide about it, `waits` the event if the
+    delivery waits for that.
     """
 
     id: str
@@ -67,6 +71,8 @@ class NewDelivery:
     detail: Mapping[str, Any] | None = None
     asks_for_reconciliation: bool = False
     other_repository: OtherRepository | None = None
+    seen: Seen | None = None
+    waits: Event | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +277,8 @@ def _learn(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> None:
             claim_repository(conn, connection, new.other_repository)
             later = reconciliations.c.connection == connection, reconciliations.c.due_at > new.received_at
             conn.execute(update(reconciliations).where(*later).values(due_at=new.received_at))
+    if any(a.seen is not None for a in batch):
+        _see(conn, batch)
     taught = {a.connection: a.teaches for a in batch if a.teaches is not None}
     for connection, repository in taught.items():
         conn.execute(
@@ -278,6 +286,15 @@ def _learn(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> None:
             .where(connections.c.id == connection, connections.c.repository_id.is_(None))
             .values(repository_id=repository)
         )
+
+
+def _see(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> None:
+    """Record the repositories of sources about which rules have to decide, and what waits for that."""
+    seen = [(a, a.seen) for a in batch if a.seen is not None]
+    source_repositories.see(conn, (one for _, one in seen), now=max(a.received_at for a, _ in seen))
+    for new, one in seen:
+        if new.waits is not None:
+            source_repositories.wait(conn, new.id, one, new.waits)
 
 
 def _delivery_row(new: NewDelivery, receipt: Receipt, packed: bytes) -> tuple[Any, ...]:

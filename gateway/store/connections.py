@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy
 from sqlalchemy import Row, and_, bindparam, delete, insert, or_, select, update
@@ -13,14 +13,25 @@ from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store import ready_queue, refusals
 from gateway.store.database import Lock, lock
 from gateway.store.rows import from_row
-from gateway.store.tables import connections, leases, reconciliations, ref_updates, secrets
+from gateway.store.tables import (
+    connections,
+    leases,
+    reconciliations,
+    ref_updates,
+    secrets,
+    source_repositories,
+)
 from providers.clone_urls import repository_key
 
 LIVE_SECRETS = 2
 """During a rotation the provider may still use the secret before the newest one."""
 
+_REMOVED = "its connection was deleted"
+
 # Built once: building one takes longer than running it.
-_GET = select(connections).where(connections.c.id == bindparam("of"), connections.c.deleted_at.is_(None))
+_RECEIVER = select(connections).where(connections.c.id == bindparam("of"), connections.c.deleted_at.is_(None))
+_GET = _RECEIVER.where(connections.c.kind == "repository")
+_REPOSITORIES = connections.c.kind == "repository", connections.c.deleted_at.is_(None)
 _CREDENTIALS = select(connections.c.credentials).where(connections.c.id == bindparam("of"))
 
 
@@ -45,7 +56,8 @@ class Connection:
     `auth` holds the parts of the authentication scheme that are not secret. Webhooks are accepted only from
     `networks`, if any are set; only branches that match a glob in `follows` count, if any are set.
     `deploy_key` is the public key, `identity` the id of an identity. `other_repository` is the repository
-    that, by a delivery, has taken its place.
+    that, by a delivery, has taken its place. `source` is the id of the source whose webhook is used. A
+    connection of the kind `source` is the part of a source that `gateway.store.sources` keeps here.
     """
 
     id: str
@@ -66,6 +78,8 @@ class Connection:
     identity: str | None = None
     has_credentials: bool = False
     other_repository: OtherRepository | None = None
+    kind: Literal["repository", "source"] = "repository"
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +104,13 @@ def add(conn: sqlalchemy.Connection, connection: Connection) -> None:
     conn.execute(insert(leases).values(connection=connection.id, attempts=0, due_at=connection.created_at))
     first = {"due_at": connection.created_at, "host": host_of(connection.url)}
     conn.execute(insert(reconciliations).values(connection=connection.id, **first))
+
+
+def add_source(conn: sqlalchemy.Connection, source: Connection) -> None:
+    """Store the part of a new source that is a connection. Raise `Conflict` if its name is taken."""
+    lock_names(conn)
+    _check_name(conn, source)
+    conn.execute(insert(connections).values(**_columns(source)))
 
 
 def add_another(
@@ -145,15 +166,24 @@ def _taken(conn: sqlalchemy.Connection, *, starting: str) -> set[str]:
 
 def _same_repository(conn: sqlalchemy.Connection, connection: Connection) -> list[Connection]:
     key = repository_key(connection.url)
-    query = select(connections).where(
-        connections.c.host == key.partition("/")[0], connections.c.deleted_at.is_(None)
-    )
+    query = select(connections).where(connections.c.host == key.partition("/")[0], *_REPOSITORIES)
     return [_record(row) for row in conn.execute(query) if repository_key(row.url) == key]
 
 
 def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
     """Return a connection. Raise `NotFound`, also for a deleted connection."""
     row = conn.execute(_GET, {"of": connection_id}).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no connection {connection_id}")
+    return _record(row)
+
+
+def receiver(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
+    """Return what has the webhook URL of an id: a connection to a repository, or a source.
+
+    Raise `NotFound`.
+    """
+    row = conn.execute(_RECEIVER, {"of": connection_id}).one_or_none()
     if row is None:
         raise NotFound(f"there is no connection {connection_id}")
     return _record(row)
@@ -171,7 +201,7 @@ def page(
 
     Raise `Invalid` if that connection never existed.
     """
-    query = select(connections).where(connections.c.deleted_at.is_(None))
+    query = select(connections).where(*_REPOSITORIES)
     if name is not None:
         query = query.where(connections.c.name == name)
     if after is not None:
@@ -204,14 +234,14 @@ def find(conn: sqlalchemy.Connection, text: str) -> str:
 
 def addresses(conn: sqlalchemy.Connection) -> dict[str, str]:
     """Return the repository key of each connection by its id, the oldest connection first."""
-    query = select(connections.c.id, connections.c.url).where(connections.c.deleted_at.is_(None))
+    query = select(connections.c.id, connections.c.url).where(*_REPOSITORIES)
     rows = conn.execute(query.order_by(connections.c.created_at))
     return {row.id: repository_key(row.url) for row in rows}
 
 
 def change(conn: sqlalchemy.Connection, connection: Connection) -> None:
     """Store the changes of a connection. Raise `Conflict` if another connection has its new name."""
-    if get(conn, connection.id).name != connection.name:
+    if receiver(conn, connection.id).name != connection.name:
         lock_names(conn)
         _check_name(conn, connection)
     conn.execute(update(connections).where(connections.c.id == connection.id).values(**_columns(connection)))
@@ -226,7 +256,7 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
 
     Its pending pushes fail with that reason, because no worker would fetch them.
     """
-    get(conn, connection_id)
+    receiver(conn, connection_id)
     conn.execute(
         update(ref_updates)
         .where(ref_updates.c.connection == connection_id, ref_updates.c.state == "pending")
@@ -241,6 +271,10 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
     )
     conn.execute(delete(reconciliations).where(reconciliations.c.connection == connection_id))
     refusals.forget_connection(conn, connection_id)
+    # Its source's rules do not create it again.
+    removed = {"state": "removed", "connection": None, "reason": _REMOVED, "due_at": None}
+    its_row = source_repositories.c.connection == connection_id
+    conn.execute(update(source_repositories).where(its_row).values(**removed))
 
 
 def claim_repository(conn: sqlalchemy.Connection, connection_id: str, other: OtherRepository) -> None:

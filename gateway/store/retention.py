@@ -13,7 +13,14 @@ import sqlalchemy
 from sqlalchemy import delete, func, or_, select
 
 from gateway.store.ids import delivery_ids_since
-from gateway.store.tables import deliveries, execution_bodies, executions, reconciliations, ref_updates
+from gateway.store.tables import (
+    deliveries,
+    execution_bodies,
+    executions,
+    reconciliations,
+    ref_updates,
+    waiting_deliveries,
+)
 
 # The limits of one step, unless a single delivery is larger.
 _MAX_DELIVERIES = 200
@@ -44,6 +51,7 @@ def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step
         conn.execute(delete(execution_bodies).where(execution_bodies.c.execution.in_(theirs)))
         conn.execute(delete(executions).where(executions.c.delivery.in_(gone)))
         conn.execute(delete(ref_updates).where(ref_updates.c.delivery.in_(gone)))
+        conn.execute(delete(waiting_deliveries).where(waiting_deliveries.c.delivery.in_(gone)))
         conn.execute(delete(deliveries).where(deliveries.c.id.in_(gone)))
     return Step(last=candidates[-1], forgotten=len(gone))
 

@@ -50,6 +50,9 @@ connections = Table(
     Column("deploy_key", Text),
     # The id of an identity, without a constraint: migrations only add.
     Column("identity", Text),
+    # `repository`, or `source`: see gateway/store/sources.py. `source` is the source of a repository.
+    Column("kind", Text, nullable=False, server_default=text("'repository'")),
+    Column("source", Text, index=True),
     Column("platform", JSON),
     Column("platform_token", LargeBinary),
     Column("other_repository", JSON),
@@ -349,6 +352,50 @@ identities = Table(
     Column("sealed", LargeBinary),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+)
+
+# What a source has beside its row in `connections`: see gateway/store/sources.py. `due_at` is when its
+# repositories are listed next; null if it has no identity.
+sources = Table(
+    "sources",
+    metadata,
+    Column("connection", ForeignKey("connections.id"), primary_key=True),
+    Column("scope", Text, nullable=False),
+    Column("rules", JSON, nullable=False),
+    Column("due_at", Instant, index=True),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("listed_at", Instant),
+    Column("reason", Text),
+)
+
+# The repositories of a source, by the provider's ids: see gateway/store/source_repositories.py.
+source_repositories = Table(
+    "source_repositories",
+    metadata,
+    Column("source", ForeignKey("sources.connection"), primary_key=True),
+    Column("repository", Text, primary_key=True),
+    Column("full_name", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("default_branch", Text),
+    Column("seen_at", Instant, nullable=False),
+    Column("due_at", Instant, index=True),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    # A repository that is seen again is upserted by the columns before these.
+    Column("state", Text, nullable=False, server_default=text("'due'")),
+    Column("connection", ForeignKey("connections.id"), index=True),
+    Column("reason", Text),
+    Column("lacks_manifest", Boolean, nullable=False, server_default=text("false")),
+)
+
+# Deliveries to a source about a repository without a connection, until the rules have decided.
+waiting_deliveries = Table(
+    "waiting_deliveries",
+    metadata,
+    Column("delivery", ForeignKey("deliveries.id"), primary_key=True),
+    Column("source", ForeignKey("sources.connection"), nullable=False),
+    Column("repository", Text, nullable=False),
+    Column("event", JSON, nullable=False),
+    Index("ix_waiting_deliveries_source_repository", "source", "repository"),
 )
 
 # When the fetch of a connection's platform is due, and the outcome of the last fetch.

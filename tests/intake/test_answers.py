@@ -290,11 +290,11 @@ def test_large_bodies_do_not_hold_up_the_others(
         monkeypatch.setattr("gateway.intake.webhook._MAX_INLINE_BYTES", large)
     threads: list[threading.Thread] = []
 
-    def noted(*given: Any) -> tuple[NewDelivery, int]:
+    def noted(*given: Any) -> normalize.Received:
         threads.append(threading.current_thread())
-        return normalize.receive_delivery(*given)
+        return normalize.read_request(*given)
 
-    monkeypatch.setattr("gateway.intake.webhook.receive_delivery", noted)
+    monkeypatch.setattr("gateway.intake.webhook.read_request", noted)
     connect(database)
     body = b"{}".ljust(size)
     assert asked(database, scope(body), body).status == 202

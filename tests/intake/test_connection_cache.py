@@ -111,14 +111,14 @@ def test_of_a_deleted_connection_nothing_is_remembered(database: CountingDatabas
     for _ in range(2):
         with pytest.raises(NotFound):
             asyncio.run(cache.find("c1"))
-    assert not cache._cached  # noqa: SLF001 - what is left in memory
+    assert not cache._connections._cached  # noqa: SLF001 - what is left in memory
 
 
 def test_only_so_many_connections_are_remembered(
     database: CountingDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Connections that fit are looked up once; one more replaces another."""
-    monkeypatch.setattr("gateway.intake.connection_cache._MAX_CACHED", 2)
+    monkeypatch.setattr("gateway.intake.lookup_cache.MAX_CACHED", 2)
     cache = ConnectionCache(database, KEYRING, clock=Clock())
 
     def looks(*names: str) -> int:
@@ -134,7 +134,7 @@ def test_only_so_many_connections_are_remembered(
 
 def test_a_weak_secret_is_logged_once(database: CountingDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for each connection that has one, as long as the cache holds the fact."""
-    monkeypatch.setattr("gateway.intake.connection_cache._MAX_CACHED", 1)
+    monkeypatch.setattr("gateway.intake.connection_cache.MAX_CACHED", 1)
     with database.writing() as conn:
         for name, secret in (("c1", b"weak"), ("c2", b"one of enough bytes"), ("c3", b"weak")):
             connections.add_secret(conn, KEYRING, name, secret, now=NOW)

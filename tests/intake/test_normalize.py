@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from gateway.intake.connection_cache import CachedConnection
-from gateway.intake.normalize import receive_delivery
+from gateway.intake.normalize import delivery_to, read_request
 from gateway.store.accept import NewDelivery
 from providers import PROVIDERS
 from providers.clone_urls import repository_key
@@ -49,7 +49,7 @@ def received(case: Case, url: str = "https://github.com/acme/digits.git", **head
         networks=(),
     )
     sent = {**headers, **case.headers}
-    return receive_delivery(known, sent, case.body, NOW)[0]
+    return delivery_to(known, read_request(known, sent, case.body, NOW))
 
 
 @pytest.mark.parametrize("name", PROVIDERS)
@@ -183,7 +183,8 @@ def said(
         repository_key="github.com/acme/digits",
         networks=(),
     )
-    return receive_delivery(known, headers or {}, b"{}", NOW)
+    read = read_request(known, headers or {}, b"{}", NOW)
+    return delivery_to(known, read), read.status
 
 
 @pytest.mark.parametrize("kind", [kind for kind in get_args(EventKind) if kind != "ping"])

@@ -1,0 +1,263 @@
+"""The repositories of sources: which connection each has, or why it has none.
+
+A repository is found in a listing or in a delivery. It is then due: a worker lets the source's rules decide.
+Deliveries about a repository without a connection wait until the rules have decided.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy
+import zstandard
+from pydantic import TypeAdapter
+from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
+
+from gateway.errors import NotFound
+from gateway.store import sources as stored
+from gateway.store.bulk_sql import insert_rows, upsert_rows
+from gateway.store.rows import from_row
+from gateway.store.sources import Source
+from gateway.store.tables import deliveries, source_repositories, waiting_deliveries
+from providers.model import Event
+
+State = Literal["due", "connected", "ignored", "gone", "removed"]
+"""What the rules have decided: nothing yet for `due`. `gone` is no repository of the source any more;
+`removed` had a connection that somebody has deleted, so no rule creates another."""
+
+_EVENTS = TypeAdapter(Event)
+
+# Built once: the endpoint looks up with it.
+_ROUTE = select(source_repositories).where(
+    source_repositories.c.source == bindparam("source"),
+    source_repositories.c.repository == bindparam("repository"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A repository of a source as a listing or a delivery describes it."""
+
+    source: str
+    repository: str
+    full_name: str
+    url: str
+    default_branch: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRepository:
+    """A repository of a source, by the provider's id `repository`.
+
+    `connection` is the id of its connection. `reason` is why it has none. `lacks_manifest` says that a
+    manifest on its default branch would change that.
+    """
+
+    source: str
+    repository: str
+    full_name: str
+    url: str
+    default_branch: str | None
+    state: State
+    connection: str | None
+    reason: str | None
+    lacks_manifest: bool
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A repository that is due, claimed until `due_at`."""
+
+    source: Source
+    repository: SourceRepository
+    due_at: datetime
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """A stored delivery that waits for the rules, with everything that recording it again needs."""
+
+    id: str
+    event: Event
+    event_name: str
+    provider_delivery_id: str | None
+    received_at: datetime
+    headers: Mapping[str, str]
+    secret: int | None
+    body: bytes
+
+
+def route(conn: sqlalchemy.Connection, source: str, repository: str) -> SourceRepository | None:
+    """Return what is known of a source's repository; None if it was never seen."""
+    row = conn.execute(_ROUTE, {"source": source, "repository": repository}).one_or_none()
+    return None if row is None else from_row(SourceRepository, row)
+
+
+def see(conn: sqlalchemy.Connection, found: Iterable[Seen], *, now: datetime) -> None:
+    """Record repositories as they are named now, and make them due."""
+    # In a fixed order, so that two processes do not wait for one another.
+    latest = {(seen.source, seen.repository): seen for seen in found}
+    rows = [
+        (seen.source, seen.repository, seen.full_name, seen.url, seen.default_branch, now, now, 0)
+        for _, seen in sorted(latest.items())
+    ]
+    if rows:
+        upsert_rows(conn, source_repositories, ("source", "repository"), rows)
+
+
+def wait(conn: sqlalchemy.Connection, delivery: str, seen: Seen, event: Event) -> None:
+    """Let a stored delivery wait until the rules have decided about its repository."""
+    row = (delivery, seen.source, seen.repository, _EVENTS.dump_python(event, mode="json"))
+    insert_rows(conn, waiting_deliveries, [row])
+
+
+def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
+    """Return whether a repository is due. It waits for no writer."""
+    due = source_repositories.c.due_at <= now
+    return conn.execute(select(source_repositories.c.source).where(due).limit(1)).first() is not None
+
+
+def claim(conn: sqlalchemy.Connection, *, now: datetime, until: datetime) -> Claimed | None:
+    """Claim a repository that is due; None if none is."""
+    query = (
+        select(source_repositories)
+        .where(source_repositories.c.due_at <= now)
+        .order_by(source_repositories.c.due_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = conn.execute(query).one_or_none()
+    if row is None:
+        return None
+    repository = from_row(SourceRepository, row)
+    conn.execute(update(source_repositories).where(*_is(repository)).values(due_at=until))
+    source = stored.get(conn, row.source)
+    return Claimed(source=source, repository=repository, due_at=until, attempts=row.attempts)
+
+
+def give_back(conn: sqlalchemy.Connection, claimed: Claimed, *, now: datetime) -> None:
+    """Make a claimed repository due again, for the next process, unless it was decided."""
+    conn.execute(update(source_repositories).where(*_is_still(claimed)).values(due_at=now))
+
+
+def postpone(conn: sqlalchemy.Connection, claimed: Claimed, *, reason: str, next_at: datetime) -> None:
+    """Let the rules decide later, because what they depend on could not be read."""
+    mine = source_repositories
+    conn.execute(update(mine).where(*_is(claimed.repository)).values(reason=reason))
+    values = {"due_at": next_at, "attempts": claimed.attempts + 1}
+    conn.execute(update(mine).where(*_is_still(claimed)).values(**values))
+
+
+def ignore(
+    conn: sqlalchemy.Connection,
+    claimed: Claimed,
+    *,
+    reason: str,
+    state: State = "ignored",
+    lacks_manifest: bool = False,
+) -> None:
+    """Record that no rule connects a repository. Its waiting deliveries are ignored for the same reason.
+
+    A connection that it has stays as it is.
+    """
+    decided = {"state": state, "reason": reason, "lacks_manifest": lacks_manifest}
+    _decide(conn, claimed, decided)
+    waiting = select(waiting_deliveries.c.delivery).where(*_waits_for(claimed.repository))
+    conn.execute(update(deliveries).where(deliveries.c.id.in_(waiting)).values(reason=reason))
+    conn.execute(delete(waiting_deliveries).where(*_waits_for(claimed.repository)))
+
+
+def connect(conn: sqlalchemy.Connection, claimed: Claimed, connection: str) -> list[Waiting]:
+    """Record a repository's connection. Take its waiting deliveries out of the store, the oldest first.
+
+    In the same transaction, the caller records each again, with its id, as a delivery to the connection.
+    """
+    decided = {"state": "connected", "connection": connection, "reason": None, "lacks_manifest": False}
+    _decide(conn, claimed, decided)
+    query = (
+        select(deliveries, waiting_deliveries.c.event.label("waiting_event"))
+        .join(waiting_deliveries, waiting_deliveries.c.delivery == deliveries.c.id)
+        .where(*_waits_for(claimed.repository))
+        .order_by(deliveries.c.id)
+    )
+    found = [
+        Waiting(
+            id=row.id,
+            event=_EVENTS.validate_python(row.waiting_event),
+            event_name=row.event,
+            provider_delivery_id=row.provider_delivery_id,
+            received_at=row.received_at,
+            headers=row.headers,
+            secret=row.secret,
+            body=zstandard.decompress(row.body),
+        )
+        for row in conn.execute(query)
+    ]
+    conn.execute(delete(waiting_deliveries).where(*_waits_for(claimed.repository)))
+    conn.execute(delete(deliveries).where(deliveries.c.id.in_([one.id for one in found])))
+    return found
+
+
+def mark_gone(conn: sqlalchemy.Connection, source: str, *, listed_since: datetime, reason: str) -> None:
+    """Mark the repositories that neither a listing nor a delivery has named since a moment."""
+    mine = source_repositories
+    gone = mine.c.source == source, mine.c.seen_at < listed_since, mine.c.state.not_in(["gone", "removed"])
+    conn.execute(update(mine).where(*gone).values(state="gone", reason=reason, due_at=None))
+
+
+def page(
+    conn: sqlalchemy.Connection, source: str, *, state: str | None, after: str | None, limit: int
+) -> list[SourceRepository]:
+    """Return up to `limit` repositories of a source by full name, those behind the name `after`."""
+    mine = source_repositories
+    query = select(mine).where(mine.c.source == source).order_by(mine.c.full_name, mine.c.repository)
+    if state is not None:
+        query = query.where(mine.c.state == state)
+    if after is not None:
+        query = query.where(mine.c.full_name > after)
+    return [from_row(SourceRepository, row) for row in conn.execute(query.limit(limit))]
+
+
+def counts(conn: sqlalchemy.Connection, source: str) -> dict[str, int]:
+    """Return how many repositories of a source are in each state."""
+    mine = source_repositories
+    number = func.count().label("number")
+    query = select(mine.c.state, number).where(mine.c.source == source).group_by(mine.c.state)
+    return {row.state: row.number for row in conn.execute(query)}
+
+
+def request(conn: sqlalchemy.Connection, source: str, repository: str, *, now: datetime) -> None:
+    """Let the rules decide again about a repository, also about one whose connection was deleted.
+
+    Raise `NotFound` if the source never had it.
+    """
+    if route(conn, source, repository) is None:
+        raise NotFound(f"the source has no repository with the id {repository}")
+    mine = source_repositories.c.source == source, source_repositories.c.repository == repository
+    conn.execute(
+        update(source_repositories).where(*mine).values(state="due", due_at=now, attempts=0, reason=None)
+    )
+
+
+def _decide(conn: sqlalchemy.Connection, claimed: Claimed, decided: Mapping[str, Any]) -> None:
+    conn.execute(update(source_repositories).where(*_is(claimed.repository)).values(**decided))
+    # Unless it was seen again meanwhile.
+    ended = {"due_at": None, "attempts": 0}
+    conn.execute(update(source_repositories).where(*_is_still(claimed)).values(**ended))
+
+
+def _is(repository: SourceRepository) -> tuple[ColumnElement[bool], ...]:
+    mine = source_repositories
+    return mine.c.source == repository.source, mine.c.repository == repository.repository
+
+
+def _is_still(claimed: Claimed) -> tuple[ColumnElement[bool], ...]:
+    return *_is(claimed.repository), source_repositories.c.due_at == claimed.due_at
+
+
+def _waits_for(repository: SourceRepository) -> tuple[ColumnElement[bool], ...]:
+    waiting = waiting_deliveries
+    return waiting.c.source == repository.source, waiting.c.repository == repository.repository

@@ -1,0 +1,184 @@
+"""Sources: organisations, groups, workspaces, projects and servers with one webhook for many repositories.
+
+A source is a connection of the kind `source`: it has a webhook URL, secrets, networks and an identity as a
+connection to a repository has, but no remote and no triggers. Its rules connect its repositories, which are
+in `gateway.store.source_repositories`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy
+from sqlalchemy import Row, Select, delete, insert, select, update
+
+from gateway.errors import NotFound
+from gateway.store import connections as stored
+from gateway.store.connections import Connection
+from gateway.store.rows import from_row
+from gateway.store.tables import connections, source_repositories, sources, waiting_deliveries
+
+Scope = Literal["owner", "server"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A source. `scope` says whether its webhook covers one owner's repositories or a whole server's.
+
+    `url` is the web page of the owner or the server. `rules` are in the form of `gateway.plan.source_rules`.
+    `listed_at` is when its repositories were listed last, `reason` why the latest attempt failed.
+    """
+
+    id: str
+    name: str
+    provider: str
+    url: str
+    scope: Scope
+    rules: Sequence[Mapping[str, Any]]
+    auth: Mapping[str, str]
+    networks: Sequence[str]
+    identity: str | None
+    created_at: datetime
+    updated_at: datetime
+    listed_at: datetime | None = None
+    reason: str | None = None
+
+    @property
+    def as_connection(self) -> Connection:
+        """The part of the source that is a connection."""
+        return Connection(
+            id=self.id,
+            name=self.name,
+            provider=self.provider,
+            url=self.url,
+            project="",
+            auth=self.auth,
+            triggers=(),
+            yaml_path="",
+            repository_id=None,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+            networks=self.networks,
+            identity=self.identity,
+            kind="source",
+        )
+
+
+def add(conn: sqlalchemy.Connection, source: Source) -> None:
+    """Store a new source. Raise `Conflict` if its name is taken, also by a connection."""
+    stored.add_source(conn, source.as_connection)
+    due_at = source.created_at if source.identity is not None else None
+    values = {"connection": source.id, "scope": source.scope, "rules": list(source.rules), "due_at": due_at}
+    conn.execute(insert(sources).values(**values))
+
+
+def get(conn: sqlalchemy.Connection, id_or_name: str) -> Source:
+    """Return the source with this id, or else with this name. Raise `NotFound`."""
+    query = _select().where((connections.c.id == id_or_name) | (connections.c.name == id_or_name))
+    row = conn.execute(query.order_by(connections.c.id != id_or_name).limit(1)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no source with the id or the name {id_or_name}")
+    return _record(row)
+
+
+def page(conn: sqlalchemy.Connection, *, after: str | None, limit: int) -> list[Source]:
+    """Return up to `limit` sources by name, those behind the name `after`."""
+    query = _select().order_by(connections.c.name).limit(limit)
+    if after is not None:
+        query = query.where(connections.c.name > after)
+    return [_record(row) for row in conn.execute(query)]
+
+
+def change(conn: sqlalchemy.Connection, source: Source) -> None:
+    """Store the changes of a source, and let its rules decide again about each of its repositories."""
+    stored.change(conn, source.as_connection)
+    due_at = source.updated_at if source.identity is not None else None
+    values = {"rules": list(source.rules), "due_at": due_at, "attempts": 0}
+    conn.execute(update(sources).where(sources.c.connection == source.id).values(**values))
+    theirs = source_repositories.c.source == source.id, source_repositories.c.state != "removed"
+    conn.execute(update(source_repositories).where(*theirs).values(due_at=source.updated_at, attempts=0))
+
+
+def remove(conn: sqlalchemy.Connection, source_id: str, *, now: datetime) -> None:
+    """Delete a source and its secrets. Its connections stay, without a webhook until they get another."""
+    conn.execute(delete(waiting_deliveries).where(waiting_deliveries.c.source == source_id))
+    conn.execute(delete(source_repositories).where(source_repositories.c.source == source_id))
+    conn.execute(update(connections).where(connections.c.source == source_id).values(source=None))
+    conn.execute(delete(sources).where(sources.c.connection == source_id))
+    stored.remove(conn, source_id, now=now)
+
+
+def request_listing(conn: sqlalchemy.Connection, source_id: str, *, now: datetime) -> None:
+    """Make the listing of a source's repositories due now."""
+    conn.execute(update(sources).where(sources.c.connection == source_id).values(due_at=now, attempts=0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueListing:
+    """A claimed listing of a source's repositories, until `due_at`."""
+
+    source: Source
+    due_at: datetime
+    attempts: int
+
+
+def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
+    """Return whether a listing is due. It waits for no writer."""
+    return (
+        conn.execute(select(sources.c.connection).where(sources.c.due_at <= now).limit(1)).first() is not None
+    )
+
+
+def claim(conn: sqlalchemy.Connection, *, now: datetime, until: datetime) -> DueListing | None:
+    """Claim a listing that is due; None if none is."""
+    query = (
+        select(sources.c.connection, sources.c.attempts)
+        .where(sources.c.due_at <= now)
+        .order_by(sources.c.due_at)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    row = conn.execute(query).one_or_none()
+    if row is None:
+        return None
+    conn.execute(update(sources).where(sources.c.connection == row.connection).values(due_at=until))
+    return DueListing(source=get(conn, row.connection), due_at=until, attempts=row.attempts)
+
+
+def record_listing(
+    conn: sqlalchemy.Connection,
+    listing: DueListing,
+    *,
+    now: datetime,
+    next_at: datetime,
+    reason: str | None = None,
+    attempts: int = 0,
+) -> None:
+    """Record the end of a listing: without `reason`, it has succeeded."""
+    mine = sources.c.connection == listing.source.id
+    outcome: dict[str, Any] = {"reason": reason}
+    if reason is None:
+        outcome["listed_at"] = now
+    conn.execute(update(sources).where(mine).values(**outcome))
+    # Unless another was requested meanwhile.
+    still = sources.c.due_at == listing.due_at
+    conn.execute(update(sources).where(mine, still).values(due_at=next_at, attempts=attempts))
+
+
+def give_back(conn: sqlalchemy.Connection, listing: DueListing, *, now: datetime) -> None:
+    """Make a claimed listing due again, for the next process, unless it has ended."""
+    still = sources.c.connection == listing.source.id, sources.c.due_at == listing.due_at
+    conn.execute(update(sources).where(*still).values(due_at=now))
+
+
+def _select() -> Select[Any]:
+    return (
+        select(connections, sources.c.scope, sources.c.rules, sources.c.listed_at, sources.c.reason)
+        .join(sources, sources.c.connection == connections.c.id)
+        .where(connections.c.deleted_at.is_(None))
+    )
+
+
+def _record(row: Row[Any]) -> Source:
+    return from_row(Source, row, networks=tuple(row.networks), rules=tuple(row.rules))

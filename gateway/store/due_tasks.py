@@ -1,4 +1,4 @@
-"""Tasks with a due time, at most one for each connection, and their claims.
+"""Tasks with a due time, at most one for each connection or other key, and their claims.
 
 A claim moves the due time to the end of its lease, so that one process at a time works on a task, and the
 task of a process that died becomes due again. What a process records at the end leaves a due time alone that
@@ -15,17 +15,18 @@ from sqlalchemy import ColumnElement, Row, Table, and_, delete, or_, select, upd
 
 @dataclass(frozen=True, slots=True)
 class DueTasks:
-    """The tasks of a table, by its columns `connection` and `due_at`.
+    """The tasks of a table, by its column `due_at` and the columns of its `key`.
 
     No task or lease is due later than `longest` from now; a later time was set by a wrong clock.
     """
 
     table: Table
     longest: timedelta
+    key: tuple[str, ...] = ("connection",)
 
     def is_due(self, conn: sqlalchemy.Connection, *, now: datetime) -> bool:
         """Return whether a task is due. It waits for no writer."""
-        query = select(self.table.c.connection).where(self._condition(now)).limit(1)
+        query = select(self.table.c.due_at).where(self._condition(now)).limit(1)
         return conn.execute(query).first() is not None
 
     def claim(
@@ -44,22 +45,23 @@ class DueTasks:
         query = select(self.table).where(self._condition(now), *where).order_by(*order).limit(1)
         row = conn.execute(query.with_for_update(skip_locked=True)).one_or_none()
         if row is not None:
-            mine = self.table.c.connection == row.connection
+            mine = self._is(tuple(getattr(row, name) for name in self.key))
             conn.execute(update(self.table).where(mine).values(due_at=until))
         return row
 
-    def end(
-        self, conn: sqlalchemy.Connection, connection: str, *, claimed_until: datetime, **values: Any
-    ) -> None:
+    def end(self, conn: sqlalchemy.Connection, *key: str, claimed_until: datetime, **values: Any) -> None:
         """Set `values`, unless another due time was set since the claim."""
-        conn.execute(update(self.table).where(self._claimed(connection, claimed_until)).values(**values))
+        conn.execute(update(self.table).where(self._claimed(key, claimed_until)).values(**values))
 
-    def forget(self, conn: sqlalchemy.Connection, connection: str, *, claimed_until: datetime) -> None:
+    def forget(self, conn: sqlalchemy.Connection, *key: str, claimed_until: datetime) -> None:
         """Delete a task, unless another due time was set since the claim."""
-        conn.execute(delete(self.table).where(self._claimed(connection, claimed_until)))
+        conn.execute(delete(self.table).where(self._claimed(key, claimed_until)))
 
-    def _claimed(self, connection: str, until: datetime) -> ColumnElement[bool]:
-        return and_(self.table.c.connection == connection, self.table.c.due_at == until)
+    def _is(self, key: tuple[str, ...]) -> ColumnElement[bool]:
+        return and_(*(self.table.c[name] == value for name, value in zip(self.key, key, strict=True)))
+
+    def _claimed(self, key: tuple[str, ...], until: datetime) -> ColumnElement[bool]:
+        return and_(self._is(key), self.table.c.due_at == until)
 
     def _condition(self, now: datetime) -> ColumnElement[bool]:
         """Return the condition of a due task, or of one that a wrong clock has postponed too far."""

@@ -6,7 +6,7 @@ Deliveries about a repository without a connection wait until the rules have dec
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import sqlalchemy
@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
 from gateway.errors import NotFound
 from gateway.store import sources as stored
 from gateway.store.bulk_sql import insert_rows, upsert_rows
+from gateway.store.due_tasks import DueTasks
 from gateway.store.rows import from_row
 from gateway.store.sources import Source
 from gateway.store.tables import deliveries, source_repositories, waiting_deliveries
@@ -25,6 +26,9 @@ from providers.model import Event
 State = Literal["due", "connected", "ignored", "gone", "removed"]
 """What the rules have decided: nothing yet for `due`. `gone` is no repository of the source any more;
 `removed` had a connection that somebody has deleted, so no rule creates another."""
+
+DECISIONS = DueTasks(source_repositories, longest=timedelta(days=1), key=("source", "repository"))
+"""The repositories about which the rules have to decide."""
 
 _EVENTS = TypeAdapter(Event)
 
@@ -114,41 +118,24 @@ def wait(conn: sqlalchemy.Connection, delivery: str, seen: Seen, event: Event) -
     insert_rows(conn, waiting_deliveries, [row])
 
 
-def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
-    """Return whether a repository is due. It waits for no writer."""
-    due = source_repositories.c.due_at <= now
-    return conn.execute(select(source_repositories.c.source).where(due).limit(1)).first() is not None
-
-
 def claim(conn: sqlalchemy.Connection, *, now: datetime, until: datetime) -> Claimed | None:
     """Claim a repository that is due; None if none is."""
-    query = (
-        select(source_repositories)
-        .where(source_repositories.c.due_at <= now)
-        .order_by(source_repositories.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    row = conn.execute(query).one_or_none()
+    row = DECISIONS.claim(conn, now=now, until=until)
     if row is None:
         return None
-    repository = from_row(SourceRepository, row)
-    conn.execute(update(source_repositories).where(*_is(repository)).values(due_at=until))
-    source = stored.get(conn, row.source)
+    source, repository = stored.get(conn, row.source), from_row(SourceRepository, row)
     return Claimed(source=source, repository=repository, due_at=until, attempts=row.attempts)
 
 
 def give_back(conn: sqlalchemy.Connection, claimed: Claimed, *, now: datetime) -> None:
     """Make a claimed repository due again, for the next process, unless it was decided."""
-    conn.execute(update(source_repositories).where(*_is_still(claimed)).values(due_at=now))
+    _end(conn, claimed, due_at=now)
 
 
 def postpone(conn: sqlalchemy.Connection, claimed: Claimed, *, reason: str, next_at: datetime) -> None:
     """Let the rules decide later, because what they depend on could not be read."""
-    mine = source_repositories
-    conn.execute(update(mine).where(*_is(claimed.repository)).values(reason=reason))
-    values = {"due_at": next_at, "attempts": claimed.attempts + 1}
-    conn.execute(update(mine).where(*_is_still(claimed)).values(**values))
+    conn.execute(update(source_repositories).where(*_is(claimed.repository)).values(reason=reason))
+    _end(conn, claimed, due_at=next_at, attempts=claimed.attempts + 1)
 
 
 def ignore(
@@ -244,18 +231,18 @@ def request(conn: sqlalchemy.Connection, source: str, repository: str, *, now: d
 
 def _decide(conn: sqlalchemy.Connection, claimed: Claimed, decided: Mapping[str, Any]) -> None:
     conn.execute(update(source_repositories).where(*_is(claimed.repository)).values(**decided))
-    # Unless it was seen again meanwhile.
-    ended = {"due_at": None, "attempts": 0}
-    conn.execute(update(source_repositories).where(*_is_still(claimed)).values(**ended))
+    _end(conn, claimed, due_at=None, attempts=0)
+
+
+def _end(conn: sqlalchemy.Connection, claimed: Claimed, **values: Any) -> None:
+    """Set values, unless the repository was seen again meanwhile."""
+    mine = claimed.repository
+    DECISIONS.end(conn, mine.source, mine.repository, claimed_until=claimed.due_at, **values)
 
 
 def _is(repository: SourceRepository) -> tuple[ColumnElement[bool], ...]:
     mine = source_repositories
     return mine.c.source == repository.source, mine.c.repository == repository.repository
-
-
-def _is_still(claimed: Claimed) -> tuple[ColumnElement[bool], ...]:
-    return *_is(claimed.repository), source_repositories.c.due_at == claimed.due_at
 
 
 def _waits_for(repository: SourceRepository) -> tuple[ColumnElement[bool], ...]:

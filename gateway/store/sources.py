@@ -7,7 +7,7 @@ in `gateway.store.source_repositories`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import sqlalchemy
@@ -16,10 +16,14 @@ from sqlalchemy import Row, Select, delete, insert, select, update
 from gateway.errors import NotFound
 from gateway.store import connections as stored
 from gateway.store.connections import Connection
+from gateway.store.due_tasks import DueTasks
 from gateway.store.rows import from_row
 from gateway.store.tables import connections, source_repositories, sources, waiting_deliveries
 
 Scope = Literal["owner", "server"]
+
+LISTINGS = DueTasks(sources, longest=timedelta(days=1))
+"""The listings of the repositories of each source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,26 +127,11 @@ class DueListing:
     attempts: int
 
 
-def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
-    """Return whether a listing is due. It waits for no writer."""
-    return (
-        conn.execute(select(sources.c.connection).where(sources.c.due_at <= now).limit(1)).first() is not None
-    )
-
-
 def claim(conn: sqlalchemy.Connection, *, now: datetime, until: datetime) -> DueListing | None:
     """Claim a listing that is due; None if none is."""
-    query = (
-        select(sources.c.connection, sources.c.attempts)
-        .where(sources.c.due_at <= now)
-        .order_by(sources.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    row = conn.execute(query).one_or_none()
+    row = LISTINGS.claim(conn, now=now, until=until)
     if row is None:
         return None
-    conn.execute(update(sources).where(sources.c.connection == row.connection).values(due_at=until))
     return DueListing(source=get(conn, row.connection), due_at=until, attempts=row.attempts)
 
 
@@ -156,20 +145,17 @@ def record_listing(
     attempts: int = 0,
 ) -> None:
     """Record the end of a listing: without `reason`, it has succeeded."""
-    mine = sources.c.connection == listing.source.id
     outcome: dict[str, Any] = {"reason": reason}
     if reason is None:
         outcome["listed_at"] = now
-    conn.execute(update(sources).where(mine).values(**outcome))
-    # Unless another was requested meanwhile.
-    still = sources.c.due_at == listing.due_at
-    conn.execute(update(sources).where(mine, still).values(due_at=next_at, attempts=attempts))
+    conn.execute(update(sources).where(sources.c.connection == listing.source.id).values(**outcome))
+    following = {"due_at": next_at, "attempts": attempts}
+    LISTINGS.end(conn, listing.source.id, claimed_until=listing.due_at, **following)
 
 
 def give_back(conn: sqlalchemy.Connection, listing: DueListing, *, now: datetime) -> None:
     """Make a claimed listing due again, for the next process, unless it has ended."""
-    still = sources.c.connection == listing.source.id, sources.c.due_at == listing.due_at
-    conn.execute(update(sources).where(*still).values(due_at=now))
+    LISTINGS.end(conn, listing.source.id, claimed_until=listing.due_at, due_at=now)
 
 
 def _select() -> Select[Any]:

@@ -1,16 +1,18 @@
 """The answers of the REST API about connections."""
 
-from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from datetime import datetime
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
-from gateway.api.schemas import PackageFormat, Page, Provider, ShownAs
+from gateway.api import connection_health
+from gateway.api.schemas import PackageFormat, Page, Provider, ShownAs, one_of
 from gateway.api.views import View, view_of
 from gateway.fetch.reasons import CHECK_THE_NETWORK, Access, repair_of
 from gateway.plan.triggers import Trigger
-from gateway.store.connections import Connection, SecretDates
-from gateway.store.platforms import Platform
+from gateway.store.connection_facts import ConnectionFacts
+from gateway.store.connections import Connection
 from gateway.store.reconciliations import ReconciliationState
 
 _START_A_WORKER = "check that a process with the role all or worker is running and not overloaded"
@@ -104,6 +106,53 @@ class OtherRepositoryView(View):
     delivery: str = Field(description="the id of the delivery that reported it")
 
 
+HealthState = TypeAliasType(
+    "HealthState",
+    Annotated[
+        str,
+        one_of(
+            connection_health.STATES,
+            "`ok`; `unknown`, something has not been seen yet; `warning`, something needs attention, now or"
+            " soon; `failing`, webhooks do not arrive, or the repository cannot be read",
+        ),
+    ],
+)
+
+
+class FindingView(View):
+    """Something about a connection that is not in order, or not known."""
+
+    what: str = Field(
+        description="what it is about", json_schema_extra={"enum": list(get_args(connection_health.What))}
+    )
+    state: HealthState = Field(description="how bad it is")
+    reason: str = Field(description="what was found, in a sentence for people")
+    repair: str = Field(description="what to do, in a sentence for people")
+
+
+class HealthView(View):
+    """The health of a connection, by the last check of its webhook, its identity and its remote."""
+
+    state: HealthState = Field(description="the worst state of the findings; `ok` without any")
+    findings: list[FindingView] = Field(description="what is not in order, or not known, the worst first")
+
+    @classmethod
+    def of(cls, connection: Connection, facts: ConnectionFacts, *, now: datetime) -> Self:
+        """Return the health of a connection."""
+        found = connection_health.health(connection, facts, _access(connection), now=now)
+        return view_of(cls, found, findings=[view_of(FindingView, one) for one in found.findings])
+
+
+class ConnectionHealthView(View):
+    """A connection with its health."""
+
+    id: str = Field(description="the id of the connection", examples=["5f1b6c2d9a7e4b3c8d0e1f2a"])
+    name: str = Field(description="its unique name", examples=["acme/digits"])
+    provider: Provider = Field(description="the kind of git server that sends the webhooks")
+    project: str = Field(description="the platform's project", examples=["digits"])
+    health: HealthView = Field(description="its health")
+
+
 class ConnectionView(View):
     """A connection as it is shown."""
 
@@ -153,6 +202,7 @@ class ConnectionView(View):
     secrets: list[SecretView] = Field(
         description="the valid webhook secrets without their values, newest first"
     )
+    health: HealthView = Field(description="what is known of its webhook, identity and remote")
     created_at: datetime = Field(description="when it was connected")
     updated_at: datetime = Field(description="when its settings last changed")
 
@@ -160,12 +210,10 @@ class ConnectionView(View):
     def of(
         cls,
         connection: Connection,
-        secrets: list[SecretDates],
-        reconciliation: ReconciliationState,
-        platform: Platform | None,
-        identity: str | None,
+        facts: ConnectionFacts,
         *,
         base_url: str,
+        now: datetime,
         since: datetime | None = None,
     ) -> "ConnectionView":
         """Return the view of a connection, without secrets. Looks at the remote count from `since` on."""
@@ -175,11 +223,12 @@ class ConnectionView(View):
             connection,
             hook_url=f"{base_url}/hooks/{connection.id}",
             access=access,
-            identity=identity,
-            remote=RemoteView.of(reconciliation, access, now=datetime.now(UTC), since=since),
-            reconciliation=reconciliation,
-            platform=platform,
-            secrets=secrets,
+            identity=facts.identity.name if facts.identity else None,
+            remote=RemoteView.of(facts.reconciliation, access, now=now, since=since),
+            reconciliation=facts.reconciliation,
+            platform=facts.platform,
+            secrets=facts.secrets,
+            health=HealthView.of(connection, facts, now=now),
         )
 
 
@@ -211,6 +260,10 @@ class RefView(View):
 
 class ConnectionPage(Page[ConnectionView]):
     """A page of connections."""
+
+
+class HealthPage(Page[ConnectionHealthView]):
+    """A page of connections with their health."""
 
 
 class RefPage(Page[RefView]):

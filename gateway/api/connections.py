@@ -33,6 +33,7 @@ from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.triggers import read_triggers
 from gateway.store import connections, identities, platforms, reconciliations, registrations, work_queue
+from gateway.store.connection_facts import facts
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.ids import connection_id as new_connection_id
@@ -328,22 +329,10 @@ class Connections:
         self, conn: sqlalchemy.Connection, found: Sequence[Connection], *, since: datetime | None = None
     ) -> list[ConnectionView]:
         """Return the views of connections, by a number of queries that does not depend on theirs."""
-        ids = [connection.id for connection in found]
-        dates = connections.secret_dates(conn, ids)
-        states = reconciliations.states(conn, ids)
-        named = platforms.of(conn, ids)
-        used = {connection.identity for connection in found if connection.identity is not None}
-        names = identities.names(conn, used)
+        now = datetime.now(UTC)
+        known = facts(conn, found, now=now)
         return [
-            ConnectionView.of(
-                connection,
-                dates[connection.id],
-                states[connection.id],
-                named.get(connection.id),
-                names.get(connection.identity or ""),
-                base_url=self.base_url,
-                since=since,
-            )
+            ConnectionView.of(connection, known[connection.id], base_url=self.base_url, now=now, since=since)
             for connection in found
         ]
 

@@ -33,6 +33,7 @@ _COMPONENT = "#/components/schemas/"
 _TAGS = {
     "connections": "Connected repositories: their settings, secrets and refs.",
     "identities": "What Pushgate is at the providers: tokens that connections share.",
+    "health": "Whether webhooks arrive and repositories can be read, and what to do if not.",
     "deliveries": "What providers have sent, and what became of it.",
     "executions": "Execution requests: the messages to the runners.",
     "explain": "Why a push did, or did not, run.",
@@ -58,6 +59,10 @@ _QUERY: dict[str, dict[str, Any]] = {
     "state": {
         "description": "only requests in this state",
         "schema": {"$ref": f"{_COMPONENT}ExecutionState"},
+    },
+    "state of health": {
+        "description": "only connections in this state",
+        "schema": {"$ref": f"{_COMPONENT}HealthState"},
     },
     "commit": {
         "description": "an object id or its beginning: only deliveries that moved a ref to it, or to its tag",
@@ -245,7 +250,8 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"{(\w+)}", operation.path):
         yield {"name": name, "in": "path", "required": True, "description": _IDS[operation.subject], **text}
     for name in operation.query:
-        yield {"name": name, "in": "query", **text, **_QUERY[name]}
+        own = f"{name} of {operation.subject}"
+        yield {"name": name, "in": "query", **text, **_QUERY[own if own in _QUERY else name]}
     for name in operation.headers:
         yield {"name": name, "in": "header", "description": _HEADERS[name], **text}
 

@@ -108,7 +108,7 @@ class Registrations:
     async def _view(self, connection_id: str) -> RegistrationView | None:
         def read(conn: sqlalchemy.Connection) -> RegistrationView | None:
             connections.get(conn, connection_id)
-            found = registrations.of(conn, connection_id)
+            found = registrations.of(conn, [connection_id]).get(connection_id)
             return None if found is None else view_of(RegistrationView, found)
 
         return await self.database.read(read)

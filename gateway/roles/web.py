@@ -12,6 +12,7 @@ from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
 from gateway.api.dry_run import DryRun
 from gateway.api.executions import Executions
+from gateway.api.health_overview import HealthOverview
 from gateway.api.identities import Identities
 from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
@@ -74,6 +75,7 @@ class _Api:
     connections: Connections
     identities: Identities
     registrations: Registrations
+    health: HealthOverview
     dry_run: DryRun
     deliveries: Deliveries
     executions: Executions
@@ -85,6 +87,7 @@ class _Api:
             *self.connections.operations(),
             *self.identities.operations(),
             *self.registrations.operations(),
+            *self.health.operations(),
             *self.dry_run.operations(),
             *self.deliveries.operations(),
             *self.executions.operations(),
@@ -122,6 +125,7 @@ def _build_api(
             hosts=settings.fetch_hosts,
         ),
         registrations=Registrations(database=database, pushes=parts.pushes),
+        health=HealthOverview(database=database),
         dry_run=DryRun(
             database=database,
             mirrors=parts.mirrors,

@@ -1,6 +1,6 @@
 """Identities: what Pushgate is at a provider, shared by connections. Their secrets are sealed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -26,7 +26,8 @@ class Identity:
 
     Its kind decides what the secret and the `settings` are: see gateway/api/identity_kinds.py. `user` is the
     user of a token, where the provider wants one. Without `api_url` the identity is for the provider's own
-    service.
+    service. `rights` are those of a token in the provider's words, None if they are unknown. `reason` is why
+    the provider refused the identity, at `checked_at`.
     """
 
     id: str
@@ -39,6 +40,9 @@ class Identity:
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    rights: Sequence[str] | None = None
+    reason: str | None = None
+    checked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +81,11 @@ def page(conn: sqlalchemy.Connection, *, after: str | None, limit: int) -> list[
     return [from_row(Identity, row) for row in conn.execute(query)]
 
 
-def names(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, str]:
-    """Return the names of identities by their ids."""
-    query = select(identities.c.id, identities.c.name).where(identities.c.id.in_(ids))
-    return {row.id: row.name for row in conn.execute(query)}
+def of(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, Identity]:
+    """Return identities by their ids."""
+    return {
+        row.id: from_row(Identity, row) for row in conn.execute(_select().where(identities.c.id.in_(ids)))
+    }
 
 
 def change(

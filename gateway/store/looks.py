@@ -210,6 +210,9 @@ def _write_outcome(
     values: dict[str, Any] = {"attempts": 0, "reason": None, "agreed": agreed, "seen": unsure or None}
     if look.default_branch is not None:
         values["default_branch"] = look.default_branch
+    # A webhook that did not name what was pushed has arrived.
+    if receipt is not None and reconciliation.asked_by is None:
+        values["recovered"] = receipt.delivery
     if is_ended:
         _answer(conn, reconciliation, receipt)
         values |= {"reconciled_at": look.now, "tried_at": reconciliation.claimed_at}

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, exists, func, select, update
 
 from gateway.store.claims import full_hosts, lock_claims
 from gateway.store.columns import Instant
@@ -188,7 +188,7 @@ def start_over(conn: sqlalchemy.Connection, connection: str, *, now: datetime) -
     request(conn, connection, now=now)
     unknown: dict[str, Any] = {"reconciled_at": None, "seen": None, "agreed": 0}
     # What was found at the other remote says nothing about this one.
-    unknown |= {"tried_at": None, "reason": None, "default_branch": None}
+    unknown |= {"tried_at": None, "reason": None, "default_branch": None, "recovered": None}
     conn.execute(update(reconciliations).where(reconciliations.c.connection == connection).values(**unknown))
     is_it = connections.c.id == connection
     conn.execute(update(connections).where(is_it).values(other_repository=None))
@@ -206,6 +206,42 @@ def states(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, Reconcil
     """Return the state of each connection's reconciliations."""
     rows = conn.execute(select(reconciliations).where(reconciliations.c.connection.in_(of)))
     return {row.connection: from_row(ReconciliationState, row) for row in rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A push whose webhook never arrived, recorded by `delivery` at `since`; no webhook has arrived later."""
+
+    delivery: str
+    since: datetime
+
+
+def silences(conn: sqlalchemy.Connection, of: Sequence[str]) -> dict[str, Silence]:
+    """Return the silence of each of these connections that is silent."""
+    query = _silent(reconciliations.c.connection, deliveries.c.id, deliveries.c.received_at)
+    rows = conn.execute(query.where(reconciliations.c.connection.in_(of)))
+    return {row.connection: Silence(delivery=row.id, since=row.received_at) for row in rows}
+
+
+def count_silent(conn: sqlalchemy.Connection) -> int:
+    """Return how many connections are silent."""
+    count: int = conn.execute(_silent(func.count())).scalar_one()
+    return count
+
+
+def _silent(*columns: Any) -> Select[Any]:
+    """Select from the connections that are silent, with the deliveries of their recovered pushes.
+
+    Ids of deliveries sort by time, so only the rows after the recovered push are read.
+    """
+    later = deliveries.alias()
+    has_arrived = exists().where(
+        later.c.connection == reconciliations.c.connection,
+        later.c.id > reconciliations.c.recovered,
+        later.c.source == "webhook",
+    )
+    of_push = deliveries.c.id == reconciliations.c.recovered
+    return select(*columns).select_from(reconciliations.join(deliveries, of_push)).where(~has_arrived)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -108,6 +108,16 @@ def page(
     return [_recorded(row) for row in conn.execute(query)]
 
 
+def newest(conn: sqlalchemy.Connection, of: Sequence[str], *, since: datetime) -> dict[str, Refusal]:
+    """Return the refusal of each connection with the latest request, if there was one since then."""
+    query = (
+        select(refusals)
+        .where(refusals.c.connection.in_(of), refusals.c.last_at >= since)
+        .order_by(refusals.c.last_at)
+    )
+    return {row.connection: from_row(Refusal, row) for row in conn.execute(query)}
+
+
 def get(conn: sqlalchemy.Connection, refusal_id: str) -> RecordedRefusal:
     """Return a refusal. Raise `NotFound`."""
     row = conn.execute(_listing().where(refusals.c.id == refusal_id)).one_or_none()

@@ -35,7 +35,8 @@ class Registration:
     """What the last check found.
 
     `webhook` is the provider's id, `url` the webhook's URL; both are None if there is none of ours.
-    `problem` is the result of the provider's last delivery, `reason` why the check failed.
+    `problem` is the result of the provider's last delivery, `reason` why the check failed. `registered_at` is
+    when the webhook was last registered or repaired, `is_tested` whether that requested a test delivery.
     """
 
     webhook: str | None = None
@@ -44,6 +45,8 @@ class Registration:
     problem: str | None = None
     reason: str | None = None
     checked_at: datetime | None = None
+    registered_at: datetime | None = None
+    is_tested: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +134,12 @@ def forget(conn: sqlalchemy.Connection, claimed: Claimed) -> None:
     _TASKS.forget(conn, claimed.connection.id, claimed_until=claimed.due_at)
 
 
-def of(conn: sqlalchemy.Connection, connection: str) -> Registration | None:
-    """Return what the last check of a connection found; None if it was never requested to register."""
-    mine = webhook_registrations.c.connection == connection
-    row = conn.execute(select(webhook_registrations).where(mine)).one_or_none()
-    return None if row is None else from_row(Registration, row)
+def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, Registration]:
+    """Return what the last check of each connection found, of those that were requested to register."""
+    rows = conn.execute(
+        select(webhook_registrations).where(webhook_registrations.c.connection.in_(connection_ids))
+    )
+    return {row.connection: from_row(Registration, row) for row in rows}
 
 
 def _end(conn: sqlalchemy.Connection, claimed: Claimed, **values: object) -> None:

@@ -292,6 +292,8 @@ webhook_registrations = Table(
     Column("problem", Text),
     Column("reason", Text),
     Column("checked_at", Instant),
+    Column("registered_at", Instant),
+    Column("is_tested", Boolean),
     Index("ix_webhook_registrations_due_at", "due_at"),
 )
 
@@ -314,7 +316,8 @@ turns = Table(
 # When a connection's refs are next compared with the remote's, what requested it, and what was found last.
 # `reconciled_at` is the end of the last successful comparison, `tried_at` the beginning of the last that
 # ended. `held_until` is set during a comparison; `seen` holds what a second look must confirm; `agreed`
-# counts the consecutive looks that confirmed the reports of webhooks. `host` is that of the connection.
+# counts the consecutive looks that confirmed the reports of webhooks. `recovered` is the last delivery of a
+# push whose webhook had not arrived; it may have been deleted since. `host` is that of the connection.
 reconciliations = Table(
     "reconciliations",
     metadata,
@@ -332,12 +335,14 @@ reconciliations = Table(
     Column("agreed", Integer, nullable=False, server_default=text("0")),
     Column("host", Text),
     Column("default_branch", Text),
+    Column("recovered", Text),
     Index("ix_reconciliations_due_at", "due_at"),
     Index("ix_reconciliations_host_due_at", "host", "due_at"),
     partial_index("ix_reconciliations_held", "held_until", where="held_until IS NOT NULL"),
 )
 
-# What Pushgate is at the providers: see gateway/store/identities.py. `sealed` is the secret, by its kind.
+# What Pushgate is at the providers: see gateway/store/identities.py. `sealed` is the secret, by its kind. The
+# last columns hold what the provider has said of the token: its rights, and why it was refused.
 identities = Table(
     "identities",
     metadata,
@@ -352,6 +357,9 @@ identities = Table(
     Column("sealed", LargeBinary),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
+    Column("rights", JSON),
+    Column("reason", Text),
+    Column("checked_at", Instant),
 )
 
 # What a source has beside its row in `connections`: see gateway/store/sources.py. `due_at` is when its

@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, update
 from starlette.requests import Request
 
 from gateway.api.connections import Connections
+from gateway.api.health_overview import HealthOverview
 from gateway.cli.api_client import ApiError
 from gateway.crypto.keyring import Keyring
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.store.database import Database
 from gateway.store.notify import Notifier
+from gateway.store.tables import reconciliations
 from testing.records import NOW, connection
 from testing.service import Project, Service, run_pushgate
 
@@ -145,3 +147,22 @@ def test_a_query_that_is_not_known_is_refused(service: Service) -> None:
         assert all(name in str(refused.value) for name in known), path
     with pytest.raises(ApiError, match="limit is given more than once"):
         service.api.get("/deliveries?limit=1&limit=2")
+
+
+def test_health_is_listed_by_its_state(database: Database) -> None:
+    """A filter finds its connections behind others, and pages hold each of them once."""
+    for number in range(6):
+        connection(database, f"{number:024x}", name=f"digits {number}")
+    with database.writing() as conn:
+        failing = {"reason": "the remote cannot be fetched: its host cannot be reached", "tried_at": NOW}
+        odd = reconciliations.c.connection.in_([f"{number:024x}" for number in (1, 3, 5)])
+        conn.execute(update(reconciliations).where(odd).values(**failing))
+    found, cursor = list[str](), ""
+    while cursor is not None:
+        query = f"state=failing&limit=2&cursor={cursor}" if cursor else "state=failing&limit=2"
+        request = Request({"type": "http", "headers": [], "query_string": query.encode()})
+        shown = asyncio.run(HealthOverview(database=database).list_health(request))
+        found += [one.name for one in shown.items]
+        assert {one.health.state for one in shown.items} <= {"failing"}
+        cursor = shown.next
+    assert found == ["digits 1", "digits 3", "digits 5"]

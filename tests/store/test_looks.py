@@ -43,6 +43,13 @@ def test_a_missed_push_is_taken_once_two_looks_agree(learned: Database) -> None:
     assert receipt.verdict == "accepted"
     assert (position(learned), state(learned).delivery) == (B, receipt.delivery)
     assert state(learned).due_at == after(7) + EVERY
+    with learned.reading() as conn:
+        silence = reconciliations.silences(conn, ["c1"])["c1"]
+    assert (silence.delivery, silence.since) == (receipt.delivery, after(7))
+    deliver(learned, move(B, C), now=after(8))
+    with learned.reading() as conn:
+        assert reconciliations.silences(conn, ["c1"]) == {}
+        assert reconciliations.count_silent(conn) == 0
 
 
 def test_a_move_that_only_the_first_look_saw_is_nothing(learned: Database) -> None:

@@ -1,0 +1,55 @@
+"""The REST API under /api/v1: the health of all connections."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy
+from starlette.requests import Request
+
+from gateway.api.connection_health import STATES
+from gateway.api.connection_views import ConnectionHealthView, HealthPage, HealthView
+from gateway.api.openapi import Operation
+from gateway.api.query import choice, limit
+from gateway.api.views import view_of
+from gateway.store import connections
+from gateway.store.connection_facts import facts
+from gateway.store.database import Database
+
+# How many connections a filter examines for one answer.
+_MAX_EXAMINED = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthOverview:
+    """The endpoint for the health of all connections."""
+
+    database: Database
+
+    def operations(self) -> list[Operation]:
+        """Return the operations on health."""
+        query = ("state", "limit", "cursor")
+        return [Operation(method="GET", path="/health", endpoint=self.list_health, query=query)]
+
+    async def list_health(self, request: Request) -> HealthPage:
+        """`GET /health`: list connections with their health, oldest first.
+
+        With `state`, an answer may have fewer items than `limit`, or none, although it has a `next`.
+        """
+        query, max_items = request.query_params, limit(request)
+        state = choice(STATES, query.get("state"), "state")
+        examined = max_items if state is None else _MAX_EXAMINED
+        now = datetime.now(UTC)
+
+        def read_page(conn: sqlalchemy.Connection) -> HealthPage:
+            found = connections.page(conn, after=query.get("cursor"), limit=examined + 1)
+            known = facts(conn, found, now=now)
+            views: list[ConnectionHealthView] = []
+            for connection in found[:examined]:
+                if len(views) == max_items:
+                    return HealthPage(items=views, next=views[-1].id)
+                health = HealthView.of(connection, known[connection.id], now=now)
+                if state in {None, health.state}:
+                    views.append(view_of(ConnectionHealthView, connection, health=health))
+            return HealthPage(items=views, next=found[examined - 1].id if len(found) > examined else None)
+
+        return await self.database.read(read_page)

@@ -149,7 +149,8 @@ class Connections:
         made = await self.database.write(make)
         self.pushes.notify()
         shown = await self._after_look(made.id, since=now, seconds=wait)
-        return made.model_copy(update={"remote": shown.remote, "reconciliation": shown.reconciliation})
+        timed = {"remote": shown.remote, "reconciliation": shown.reconciliation, "health": shown.health}
+        return made.model_copy(update=timed)
 
     async def get_connection(self, request: Request) -> ConnectionView:
         """`GET /connections/{id}`: return a connection."""

@@ -46,9 +46,9 @@ def apply(service: Service, text: str, folder: Path, *options: str) -> Any:
 
 
 def connections(service: Service) -> dict[str, Any]:
-    """Return the connections by name, without the state of their reconciliation, which depends on timing."""
+    """Return the connections by name, without the state of their remote, which depends on timing."""
     listed = service.api.get("/connections")["items"]
-    timed = {"reconciliation", "remote"}
+    timed = {"reconciliation", "remote", "health"}
     return {one["name"]: {key: one[key] for key in one if key not in timed} for one in listed}
 
 

@@ -88,7 +88,7 @@ def _of_webhook(connection: Connection, facts: ConnectionFacts, *, now: datetime
             what="webhook",
             state="failing" if is_lost else "warning",
             reason=_sentence(f"The webhook could not be checked: {known.reason}"),
-            repair=f"Correct the cause, then run `pushgate doctor {connection.id} --fix`.",
+            repair=_repair(connection, "Correct the cause, then run"),
         )
         return
     if known.checked_at is None or known.checked_at < now - _CHECKED_WITHIN:
@@ -99,9 +99,8 @@ def _of_webhook(connection: Connection, facts: ConnectionFacts, *, now: datetime
             reason=f"No worker has checked the webhook {last}.",
             repair="Check that a process with the role all or worker is running and not overloaded.",
         )
-    repair = f"Run `pushgate doctor {connection.id} --fix`, which repairs the webhook."
     for state, reason in _differences(known, facts):
-        yield Finding(what="webhook", state=state, reason=reason, repair=repair)
+        yield Finding(what="webhook", state=state, reason=reason, repair=_repair(connection, "Run"))
     yield from _of_answers(known, facts, now=now)
 
 
@@ -109,7 +108,7 @@ def _differences(known: Registration, facts: ConnectionFacts) -> Iterator[tuple[
     """Return the differences between the webhook at the provider and the one that is needed."""
     for difference in known.differences:
         yield _DIFFERENCES.get(difference, ("warning", f"The webhook at the provider differs: {difference}."))
-    newest = facts.secrets[0] if facts.secrets else None
+    newest = facts.webhook_secrets[0] if facts.webhook_secrets else None
     if newest is None or known.registered_at is None or known.webhook is None:
         return
     # No provider shows a secret; one that was entered by hand has verified a webhook.
@@ -210,8 +209,17 @@ def _of_remote(connection: Connection, facts: ConnectionFacts, access: Access) -
         )
 
 
+def _repair(connection: Connection, run: str) -> str:
+    """Return what repairs a webhook; that of a source serves all of its connections."""
+    if connection.source is not None:
+        return f"Repair the webhook of the source {connection.source}."
+    return f"{run} `pushgate doctor {connection.id} --fix`, which repairs the webhook."
+
+
 def _first(connection: Connection) -> str:
     """Return what to do about a webhook that has never arrived."""
+    if connection.source is not None:
+        return f"Register the webhook of the source {connection.source} at the provider."
     if connection.identity is not None and connection.provider in APIS:
         return f"Run `pushgate doctor {connection.id} --fix`, which registers the webhook at the provider."
     return (

@@ -342,7 +342,8 @@ reconciliations = Table(
 )
 
 # What Pushgate is at the providers: see gateway/store/identities.py. `sealed` is the secret, by its kind. The
-# last columns hold what the provider has said of the token: its rights, and why it was refused.
+# last columns hold what the provider has said of it, its rights or why it was refused, and when the next check
+# is due.
 identities = Table(
     "identities",
     metadata,
@@ -360,6 +361,7 @@ identities = Table(
     Column("rights", JSON),
     Column("reason", Text),
     Column("checked_at", Instant),
+    Column("due_at", Instant),
 )
 
 # What a source has beside its row in `connections`: see gateway/store/sources.py. `due_at` is when its

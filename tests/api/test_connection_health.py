@@ -28,6 +28,7 @@ BOT = Identity(
     provider="github",
     kind="token",
     user=None,
+    settings={},
     api_url=None,
     expires_at=None,
     created_at=ago(days=90),
@@ -58,8 +59,8 @@ REFUSED = Refusal(
 )
 NEVER = SecretDates(created_at=ago(days=31), last_used_at=None)
 USED = SecretDates(created_at=ago(days=31), last_used_at=ago(hours=2))
-HEALTHY = ConnectionFacts(secrets=[USED], reconciliation=READ, identity=BOT, registration=HOOK)
-PLAIN = ConnectionFacts(secrets=[USED], reconciliation=READ)
+PLAIN = ConnectionFacts(secrets=[USED], webhook_secrets=[USED], reconciliation=READ)
+HEALTHY = replace(PLAIN, identity=BOT, registration=HOOK)
 SILENCE = Silence(delivery="d1", since=ago(minutes=20))
 
 
@@ -68,7 +69,7 @@ SILENCE = Silence(delivery="d1", since=ago(minutes=20))
     [
         (HEALTHY, {}, "ok", None),
         (PLAIN, {}, "ok", None),
-        (PLAIN, {"secrets": [NEVER]}, "unknown", "No webhook has arrived yet"),
+        (PLAIN, {"webhook_secrets": [NEVER]}, "unknown", "No webhook has arrived yet"),
         (HEALTHY, {"registration": replace(HOOK, differences=["missing"])}, "failing", "has no webhook"),
         (HEALTHY, {"registration": replace(HOOK, differences=["switched off"])}, "failing", "switched off"),
         (HEALTHY, {"registration": replace(HOOK, differences=["wrong URL"])}, "failing", "another URL"),
@@ -79,17 +80,17 @@ SILENCE = Silence(delivery="d1", since=ago(minutes=20))
         (HEALTHY, {"registration": replace(HOOK, problem="502 Bad")}, "warning", "failed: 502 Bad."),
         (HEALTHY, {"registration": replace(HOOK, reason="no right")}, "warning", "be checked: no right."),
         (HEALTHY, {"registration": replace(HOOK, checked_at=ago(days=3))}, "unknown", "since 2026-11-20"),
-        (HEALTHY, {"registration": Registration(), "secrets": [NEVER]}, "unknown", "the webhook yet"),
-        (HEALTHY, {"secrets": [NEVER]}, "warning", "its test delivery has not arrived"),
-        (HEALTHY, {"secrets": [NEVER], "registration": replace(HOOK, is_tested=False)}, "ok", None),
+        (HEALTHY, {"registration": Registration(), "webhook_secrets": [NEVER]}, "unknown", "the webhook yet"),
+        (HEALTHY, {"webhook_secrets": [NEVER]}, "warning", "its test delivery has not arrived"),
+        (HEALTHY, {"webhook_secrets": [NEVER], "registration": replace(HOOK, is_tested=False)}, "ok", None),
         (
             HEALTHY,
-            {"secrets": [SecretDates(created_at=ago(days=2), last_used_at=None), USED]},
+            {"webhook_secrets": [SecretDates(created_at=ago(days=2), last_used_at=None), USED]},
             "warning",
             "an earlier secret",
         ),
         (HEALTHY, {"silence": SILENCE}, "warning", "no webhook has arrived since"),
-        (PLAIN, {"silence": SILENCE, "secrets": [NEVER]}, "failing", "no webhook has ever arrived"),
+        (PLAIN, {"silence": SILENCE, "webhook_secrets": [NEVER]}, "failing", "no webhook has ever arrived"),
         (PLAIN, {"refused": REFUSED}, "warning", "from 192.0.2.7 with 401: no secret"),
         (PLAIN, {"refused": replace(REFUSED, last_at=ago(hours=3))}, "ok", None),
         (HEALTHY, {"identity": replace(BOT, expires_at=ago(days=1))}, "failing", "acme-bot expired at"),
@@ -116,7 +117,7 @@ def test_each_fact_is_a_sentence_with_what_to_do(
 def test_the_worst_finding_comes_first_and_decides() -> None:
     """Each of them stays in the list."""
     connection = made(other_repository=OtherRepository(id="2", name=None, delivery="d1", refs={}))
-    facts = replace(PLAIN, secrets=[NEVER], refused=REFUSED)
+    facts = replace(PLAIN, webhook_secrets=[NEVER], refused=REFUSED)
     found = health(connection, facts, "none", now=NOW)
     assert found.state == "failing"
     assert [finding.state for finding in found.findings] == ["failing", "warning", "unknown"]

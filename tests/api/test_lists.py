@@ -157,9 +157,10 @@ def test_health_is_listed_by_its_state(database: Database) -> None:
         failing = {"reason": "the remote cannot be fetched: its host cannot be reached", "tried_at": NOW}
         odd = reconciliations.c.connection.in_([f"{number:024x}" for number in (1, 3, 5)])
         conn.execute(update(reconciliations).where(odd).values(**failing))
-    found, cursor = list[str](), ""
+    found: list[str] = []
+    cursor: str | None = ""
     while cursor is not None:
-        query = f"state=failing&limit=2&cursor={cursor}" if cursor else "state=failing&limit=2"
+        query = "state=failing&limit=2" + (f"&cursor={cursor}" if cursor else "")
         request = Request({"type": "http", "headers": [], "query_string": query.encode()})
         shown = asyncio.run(HealthOverview(database=database).list_health(request))
         found += [one.name for one in shown.items]

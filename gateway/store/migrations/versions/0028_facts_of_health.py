@@ -15,3 +15,5 @@ def upgrade() -> None:
     op.add_column("identities", sa.Column("rights", sa.JSON()))
     op.add_column("identities", sa.Column("reason", sa.Text()))
     op.add_column("identities", sa.Column("checked_at", sa.DateTime(timezone=True)))
+    op.add_column("identities", sa.Column("due_at", sa.DateTime(timezone=True)))
+    op.execute("UPDATE identities SET due_at = created_at")

@@ -342,8 +342,7 @@ reconciliations = Table(
 )
 
 # What Pushgate is at the providers: see gateway/store/identities.py. `sealed` is the secret, by its kind. The
-# last columns hold what the provider has said of it, its rights or why it was refused, and when the next check
-# is due.
+# last columns hold what the provider said of it at the last check, and when the next one is due.
 identities = Table(
     "identities",
     metadata,

@@ -27,6 +27,8 @@ _NOT_IN_AZURE_KEYS = frozenset({"_full", "_optimized"})
 _WORDS_BEFORE_A_SHORT_FORM = 2
 # Where a server is installed by default: https://host/tfs/collection/project/_git/repository
 _AZURE_DIRECTORY = "tfs"
+# Azure DevOps writes the organisation there. Never show it: elsewhere it may be a secret.
+_USER_IN_HTTP_URL = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
 
 
 def repository_key(url: str) -> str:
@@ -59,6 +61,11 @@ def server_url(url: str) -> str:
     is_web = parts.scheme in {"https", "http"}
     name = f"[{host}]" if ":" in host else host
     return f"{parts.scheme}://{name}{f':{parts.port}' if parts.port else ''}" if is_web else f"https://{name}"
+
+
+def without_user(url: str) -> str:
+    """Return a URL of http without the user that some providers put into it."""
+    return _USER_IN_HTTP_URL.sub(r"\1", url)
 
 
 def azure_place(url: str) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from providers.clone_urls import without_user
 from providers.errors import Malformed
 from providers.model import (
     MERGE_QUEUE,
@@ -24,8 +25,6 @@ _KINDS: Mapping[str, RefKind] = {"heads": "branch", "tags": "tag"}
 # Forbidden in the name of a ref: https://git-scm.com/docs/git-check-ref-format
 _FORBIDDEN_IN_REF = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(/|$)|[/.]$")
 _MAX_REF_LENGTH = 1024
-# Azure DevOps writes the organisation there. Never show it: elsewhere it may be a secret.
-_USER_IN_HTTP_URL = re.compile(r"^(https?://)[^/?#]*@", re.IGNORECASE)
 
 
 def object_id(value: str) -> str | None:
@@ -173,8 +172,8 @@ def repository(
     return Repository(
         id=id,
         full_name=full_name,
-        web_url=_USER_IN_HTTP_URL.sub(r"\1", web_url) if web_url and is_link else None,
-        urls=tuple(_USER_IN_HTTP_URL.sub(r"\1", url) for url in urls if url),
+        web_url=without_user(web_url) if web_url and is_link else None,
+        urls=tuple(without_user(url) for url in urls if url),
         default_branch=default_branch,
     )
 

@@ -7,6 +7,7 @@ https://learn.microsoft.com/en-us/rest/api/azure/devops/hooks/subscriptions
 
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, Field
 
 from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
-from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
-from providers.clone_urls import azure_place
+from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
+from providers.clone_urls import azure_place, without_user
 
 _PUSH = "git.push"
 EVENTS = frozenset(
@@ -29,7 +30,8 @@ EVENTS = frozenset(
 )
 # https://learn.microsoft.com/en-us/azure/devops/service-hooks/view-permission
 _RIGHT = "scope Code (read), with View, Edit and Delete subscriptions, which a Project Administrator has"
-RIGHTS: Mapping[Scope, str] = {"repository": _RIGHT}
+_READ = "scope Code (read)"
+RIGHTS: Mapping[Scope, str] = {"repository": _RIGHT, "owner": _RIGHT}
 SCOPES = frozenset(RIGHTS)
 # 200 units in 5 minutes; a request costs about one at most.
 # https://learn.microsoft.com/en-us/azure/devops/integrate/concepts/rate-limits
@@ -42,6 +44,7 @@ HEADERS: Mapping[str, str] = {"X-TFS-FedAuthRedirect": "Suppress"}
 _VERSION: Mapping[str, str] = {"api-version": "5.0"}
 _CONSUMER = {"publisherId": "tfs", "consumerId": "webHooks", "consumerActionId": "httpRequest"}
 _ENABLED = "enabled"
+_HEADS = "refs/heads/"
 # https://learn.microsoft.com/en-us/azure/devops/service-hooks/events
 _FILTERS = frozenset(
     {
@@ -60,11 +63,38 @@ _MAY_VIEW = "/_apis/permissions/cb594ebe-87dd-4fc9-ac2c-6a10a4c92046/1"
 
 class _Project(BaseModel):
     id: str
+    name: str
 
 
 class _Repository(BaseModel):
     id: str
     project: _Project
+    name: str
+    url: str = Field("", alias="remoteUrl")
+    default_branch: str | None = Field(None, alias="defaultBranch")
+    is_disabled: bool = Field(default=False, alias="isDisabled")
+
+    @property
+    def listed(self) -> ListedRepository:
+        return ListedRepository(
+            id=self.id,
+            full_name=f"{self.project.name}/{self.name}",
+            url=without_user(self.url),
+            default_branch=self.default_branch.removeprefix(_HEADS) if self.default_branch else None,
+            is_archived=self.is_disabled,
+        )
+
+
+class _Repositories(BaseModel):
+    value: list[_Repository]
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What a webhook is about: a repository, or a whole project, by the ids that subscriptions name."""
+
+    project: str
+    repository: str | None = None
 
 
 class _Subscription(BaseModel):
@@ -82,11 +112,14 @@ class _Subscription(BaseModel):
     def is_filtered(self) -> bool:
         return any(self.publisher.get(name) for name in _FILTERS)
 
-    def is_about(self, repository: _Repository) -> bool:
-        """Return whether events of a repository are sent. Without a repository, those of all are."""
-        wanted = {"projectId": repository.project.id, "repository": repository.id}
-        found = {name: self.publisher.get(name) or id_ for name, id_ in wanted.items()}
-        return all(found[name].lower() == id_.lower() for name, id_ in wanted.items())
+    def is_about(self, subject: _Subject) -> bool:
+        """Return whether events of a repository are sent, or of all repositories of a project.
+
+        Without a repository, the events of all are sent.
+        """
+        project = (self.publisher.get("projectId") or subject.project).lower()
+        repository = (self.publisher.get("repository") or subject.repository or "").lower()
+        return (project, repository) == (subject.project.lower(), (subject.repository or "").lower())
 
 
 class _Subscriptions(BaseModel):
@@ -100,9 +133,9 @@ class _Permissions(BaseModel):
 def base_url(place: Place) -> str:
     """Return the URL of an organisation, or of a server's collection.
 
-    Raise `ApiRefused` for a URL that names no repository of Azure DevOps.
+    Raise `ApiRefused` for a URL that names no repository, or no project, of Azure DevOps.
     """
-    return _names(place)[0]
+    return place.owner("azure-devops").server if place.scope == "owner" else _names(place)[0]
 
 
 def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others
@@ -111,15 +144,15 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
 
 
 def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
-    """Return all webhooks of a repository. Subscriptions with one URL are one webhook.
+    """Return all webhooks of a repository or a project. Subscriptions with one URL are one webhook.
 
     A second subscription of the same event and URL is another webhook, because it doubles the deliveries.
     Raise `ApiRefused` if the identity may not see the subscriptions.
     """
-    repository = yield from _repository(place)
-    found = yield from _subscriptions(repository)
+    subject = yield from _subject(place)
+    found = yield from _subscriptions(subject)
     if not found:
-        yield from _check_view(repository)
+        yield from _check_view(subject)
     webhooks: dict[tuple[str, int], list[_Subscription]] = {}
     counts: dict[tuple[str, str], int] = {}
     # The best first, so that the doubled ones are the others.
@@ -135,8 +168,8 @@ def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
 
     If one is refused, those before it remain, and are found as a webhook that lacks events.
     """
-    repository = yield from _repository(place)
-    return (yield from _write(repository, {}, webhook))
+    subject = yield from _subject(place)
+    return (yield from _write(subject, {}, webhook))
 
 
 def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
@@ -144,11 +177,11 @@ def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[Registe
 
     Those of other events are deleted.
     """
-    repository = yield from _repository(place)
+    subject = yield from _subject(place)
     ids = webhook_id.split(",")
-    found = yield from _subscriptions(repository)
+    found = yield from _subscriptions(subject)
     ours = {one.event: one.id for one in found if one.id in ids}
-    changed = yield from _write(repository, ours, webhook)
+    changed = yield from _write(subject, ours, webhook)
     yield from _delete(set(ids) - set(changed.id.split(",")))
     return changed
 
@@ -188,6 +221,26 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as
     return True
 
 
+def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
+    """Return all repositories of a project. A disabled one counts as archived."""
+    found = yield from _repositories(place, right=_READ)
+    return [repository.listed for repository in found]
+
+
+def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+    """Return whether a branch has a file."""
+    version = {"version": branch, "versionType": "branch"} if branch else {}
+    query = {"path": f"/{path}", **{f"versionDescriptor.{name}": value for name, value in version.items()}}
+    answer = yield ApiRequest(
+        method="GET",
+        path=f"{_repository_path(Place(clone_url))}/items",
+        query={**query, **_VERSION},
+        right=_READ,
+        may_be_missing=True,
+    )
+    return answer.status != HTTPStatus.NOT_FOUND
+
+
 def _names(place: Place) -> tuple[str, str, str]:
     try:
         return azure_place(place.url)
@@ -199,24 +252,45 @@ def _names(place: Place) -> tuple[str, str, str]:
         ) from None
 
 
-def _repository(place: Place) -> Operation[_Repository]:
-    """Return the ids of a repository and its project, which subscriptions name."""
+def _subject(place: Place) -> Operation[_Subject]:
+    """Return the ids of a repository and its project, or of a project."""
+    if place.scope == "owner":
+        # A request for the project itself would need another scope.
+        found = yield from _repositories(place, right=_RIGHT)
+        if not found:
+            raise ApiRefused("the project has no repository yet", status=HTTPStatus.OK)
+        return _Subject(found[0].project.id)
+    answer = yield ApiRequest(method="GET", path=_repository_path(place), query=_VERSION, right=_RIGHT)
+    repository = answer.read(_Repository)
+    return _Subject(repository.project.id, repository.id)
+
+
+def _repositories(place: Place, *, right: str) -> Operation[list[_Repository]]:
+    """Return all repositories of a project. The API has no pages of them."""
+    path = f"/{_quoted(place.owner('azure-devops').name)}/_apis/git/repositories"
+    answer = yield ApiRequest(method="GET", path=path, query=_VERSION, right=right, subject=place.noun)
+    return answer.read(_Repositories).value
+
+
+def _repository_path(place: Place) -> str:
     _, project, name = _names(place)
-    path = f"/{quote(project, safe='')}/_apis/git/repositories/{quote(name, safe='')}"
-    answer = yield ApiRequest(method="GET", path=path, query=_VERSION, right=_RIGHT)
-    return answer.read(_Repository)
+    return f"/{_quoted(project)}/_apis/git/repositories/{_quoted(name)}"
 
 
-def _subscriptions(repository: _Repository) -> Operation[list[_Subscription]]:
+def _quoted(name: str) -> str:
+    return quote(name, safe="")
+
+
+def _subscriptions(subject: _Subject) -> Operation[list[_Subscription]]:
     """Return the subscriptions of a repository. The API has no pages, and no filter for repositories."""
     query = {**_CONSUMER, **_VERSION}
     answer = yield ApiRequest(method="GET", path="/_apis/hooks/subscriptions", query=query, right=_RIGHT)
-    return [one for one in answer.read(_Subscriptions).value if one.is_about(repository)]
+    return [one for one in answer.read(_Subscriptions).value if one.is_about(subject)]
 
 
-def _check_view(repository: _Repository) -> Operation[None]:
+def _check_view(subject: _Subject) -> Operation[None]:
     """Raise `ApiRefused` if the identity may not see subscriptions: Azure DevOps then shows it none."""
-    query = {"tokens": f"PublisherSecurity/{repository.project.id}", **_VERSION}
+    query = {"tokens": f"PublisherSecurity/{subject.project}", **_VERSION}
     answer = yield ApiRequest(method="GET", path=_MAY_VIEW, query=query, right=_RIGHT, may_be_missing=True)
     if answer.status != HTTPStatus.NOT_FOUND and not all(answer.read(_Permissions).value):
         raise ApiRefused(
@@ -225,11 +299,11 @@ def _check_view(repository: _Repository) -> Operation[None]:
         )
 
 
-def _write(repository: _Repository, ids: Mapping[str, str], webhook: Webhook) -> Operation[RegisteredWebhook]:
+def _write(subject: _Subject, ids: Mapping[str, str], webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create or replace the subscription of each event; `ids` has those that exist."""
     written: list[_Subscription] = []
     for event in sorted(webhook.events, key=_order):
-        body = _body(repository, event, webhook)
+        body = _body(subject, event, webhook)
         request = ApiRequest(
             method="POST",
             path="/_apis/hooks/subscriptions",
@@ -259,7 +333,7 @@ def _order(event: str) -> tuple[bool, str]:
     return event != _PUSH, event
 
 
-def _body(repository: _Repository, event: str, webhook: Webhook) -> dict[str, Any]:
+def _body(subject: _Subject, event: str, webhook: Webhook) -> dict[str, Any]:
     header = webhook.auth.get("header")
     credential = (
         {"httpHeaders": f"{header}:{webhook.secret}"}
@@ -274,7 +348,10 @@ def _body(repository: _Repository, event: str, webhook: Webhook) -> dict[str, An
         "eventType": event,
         "resourceVersion": "1.0-preview.1" if event.startswith("git.repo.") else "1.0",
         "status": _ENABLED,
-        "publisherInputs": {"projectId": repository.project.id, "repository": repository.id},
+        "publisherInputs": {
+            "projectId": subject.project,
+            **({"repository": subject.repository} if subject.repository else {}),
+        },
         "consumerInputs": {
             "url": webhook.url,
             "acceptUntrustedCerts": "false",

@@ -1,19 +1,20 @@
 """The REST API of Bitbucket Cloud.
 
 https://developer.atlassian.com/cloud/bitbucket/rest/api-group-repositories/#api-repositories-workspace-repo-slug-hooks-get
+https://developer.atlassian.com/cloud/bitbucket/rest/api-group-workspaces/#api-workspaces-workspace-hooks-get
 """
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Generic
 from urllib.parse import quote
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
-from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
-from providers.clone_urls import host_and_path, server_url
+from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation, T
+from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
+from providers.clone_urls import host_and_path, server_url, without_user
 
 EVENTS = frozenset(
     {
@@ -29,11 +30,11 @@ EVENTS = frozenset(
 # The scopes of access tokens and those of API tokens, of which none includes another.
 # https://support.atlassian.com/bitbucket-cloud/docs/repository-access-token-permissions/
 # https://support.atlassian.com/bitbucket-cloud/docs/api-token-permissions/
+_SCOPES_OF_API_TOKENS = "read:webhook:bitbucket, write:webhook:bitbucket, delete:webhook:bitbucket"
 RIGHTS: Mapping[Scope, str] = {
-    "repository": (
-        "Webhooks: read and write; of an API token: read:webhook:bitbucket, write:webhook:bitbucket,"
-        " delete:webhook:bitbucket"
-    )
+    "repository": f"Webhooks: read and write; of an API token: {_SCOPES_OF_API_TOKENS}",
+    "owner": "Webhooks: read and write, as an administrator of the workspace; of an API token:"
+    f" {_SCOPES_OF_API_TOKENS}",
 }
 SCOPES = frozenset(RIGHTS)
 # https://support.atlassian.com/bitbucket-cloud/docs/api-request-limits/
@@ -42,6 +43,7 @@ HEADERS: Mapping[str, str] = {}
 
 # An API token belongs to an Atlassian account.
 # https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/
+_READ = "Repositories: read; of an API token: read:repository:bitbucket"
 _API_TOKEN = "ATATT"  # noqa: S105 - the prefix of all such tokens
 
 
@@ -53,8 +55,46 @@ class _Hook(BaseModel):
     secret_set: bool | None = None
 
 
-class _Page(BaseModel):
-    values: list[_Hook]
+class _Branch(BaseModel):
+    name: str | None = None
+
+
+class _Commit(BaseModel):
+    hash: str
+
+
+class _Link(BaseModel):
+    href: str
+    name: str = ""
+
+
+class _Links(BaseModel):
+    clone: list[_Link] = []
+
+
+class _Repository(BaseModel):
+    uuid: str
+    full_name: str
+    main: _Branch | None = Field(None, alias="mainbranch")
+    links: _Links = _Links()
+
+    @property
+    def listed(self) -> ListedRepository:
+        urls = [without_user(link.href) for link in self.links.clone if link.name == "https"]
+        return ListedRepository(
+            id=self.uuid,
+            full_name=self.full_name,
+            url=next(iter(urls), f"https://bitbucket.org/{self.full_name}.git"),
+            default_branch=self.main.name if self.main else None,
+        )
+
+
+class _Target(BaseModel):
+    target: _Commit
+
+
+class _Page(BaseModel, Generic[T]):
+    values: list[T]
     next: str | None = None
 
 
@@ -80,16 +120,9 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:
 
 
 def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
-    """Return all webhooks of a repository. The API does not show how deliveries ended."""
-    found: list[RegisteredWebhook] = []
-    path: str | None = _hooks(place)
-    query: Mapping[str, str] = {"pagelen": "100"}
-    while path is not None:
-        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS[place.scope])
-        page = answer.read(_Page)
-        found += [_registered(hook) for hook in page.values]
-        path, query = page.next, {}
-    return found
+    """Return all webhooks of a repository or a workspace. The API does not show how deliveries ended."""
+    found = yield from _pages(_hooks(place), {}, _Page[_Hook], place, right=RIGHTS[place.scope])
+    return [_registered(hook) for hook in found]
 
 
 def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
@@ -119,9 +152,64 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:  # noqa: ARG001 - as
     return False
 
 
-def _hooks(place: Place) -> str:
+def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
+    """Return all repositories of a workspace. Bitbucket Cloud cannot archive them."""
+    path = f"/repositories/{quote(_workspace(place), safe='')}"
+    names = ("uuid", "full_name", "mainbranch.name", "links.clone")
+    query = {"fields": ",".join(["next", *(f"values.{name}" for name in names)])}
+    found = yield from _pages(path, query, _Page[_Repository], place, right=_READ)
+    return [repository.listed for repository in found]
+
+
+def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+    """Return whether a branch has a file.
+
+    The default branch, and a branch with a slash in its name, take another request.
+    """
+    home = _home(Place(clone_url))
+    if branch is None:
+        answer = yield ApiRequest(method="GET", path=home, right=_READ, may_be_missing=True)
+        if answer.status != HTTPStatus.NOT_FOUND:
+            branch = answer.read(_Repository).listed.default_branch
+    if branch is not None and "/" in branch:
+        at = f"{home}/refs/branches/{quote(branch)}"
+        answer = yield ApiRequest(method="GET", path=at, right=_READ, may_be_missing=True)
+        branch = None if answer.status == HTTPStatus.NOT_FOUND else answer.read(_Target).target.hash
+    if branch is None:
+        return False
+    at, query = f"{home}/src/{quote(branch)}/{quote(path)}", {"format": "meta"}
+    answer = yield ApiRequest(method="GET", path=at, query=query, right=_READ, may_be_missing=True)
+    return answer.status != HTTPStatus.NOT_FOUND
+
+
+def _pages(
+    path: str, query: Mapping[str, str], model: type[_Page[T]], place: Place, *, right: str
+) -> Operation[list[T]]:
+    """Return what all pages of a list have."""
+    found: list[T] = []
+    following: str | None = path
+    query = {**query, "pagelen": "100"}
+    while following is not None:
+        answer = yield ApiRequest(method="GET", path=following, query=query, right=right, subject=place.noun)
+        page = answer.read(model)
+        found += page.values
+        following, query = page.next, {}
+    return found
+
+
+def _workspace(place: Place) -> str:
+    return place.owner("bitbucket").name
+
+
+def _home(place: Place) -> str:
+    if place.scope == "owner":
+        return f"/workspaces/{quote(_workspace(place), safe='')}"
     _, path = host_and_path(place.url)
-    return f"/repositories/{quote(path)}/hooks"
+    return f"/repositories/{quote(path)}"
+
+
+def _hooks(place: Place) -> str:
+    return f"{_home(place)}/hooks"
 
 
 def _hook(place: Place, webhook_id: str) -> str:

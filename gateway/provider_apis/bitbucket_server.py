@@ -4,14 +4,15 @@ https://developer.atlassian.com/server/bitbucket/rest/
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Generic
 from urllib.parse import quote
 
 from pydantic import BaseModel, Field
 
-from gateway.provider_apis.operation import ApiRequest, Operation
-from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
-from providers.clone_urls import host_and_path, server_url
+from gateway.provider_apis.operation import ApiRequest, Operation, T
+from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
+from providers.clone_urls import host_and_path, server_url, without_user
 
 EVENTS = frozenset(
     {
@@ -24,12 +25,15 @@ EVENTS = frozenset(
         "pr:deleted",
     }
 )
-RIGHTS: Mapping[Scope, str] = {"repository": "Repository admin"}
+RIGHTS: Mapping[Scope, str] = {"repository": "Repository admin", "owner": "Project admin"}
 SCOPES = frozenset(RIGHTS)
 # The limit that an administrator is offered, 5 requests a second.
 # https://confluence.atlassian.com/bitbucketserver/improving-instance-stability-with-rate-limiting-976171954.html
 REQUESTS_PER_HOUR = 18_000
 HEADERS: Mapping[str, str] = {}
+
+_READ = "Repository read"
+_HEADS = "refs/heads/"
 
 
 class _Configuration(BaseModel):
@@ -45,14 +49,42 @@ class _Hook(BaseModel):
     scope: str = Field("repository", alias="scopeType")
 
 
-class _Page(BaseModel):
-    values: list[_Hook]
+class _Project(BaseModel):
+    key: str
+
+
+class _Link(BaseModel):
+    href: str
+    name: str = ""
+
+
+class _Links(BaseModel):
+    clone: list[_Link] = []
+
+
+class _Repository(BaseModel):
+    id: int
+    slug: str
+    project: _Project
+    links: _Links = _Links()
+    archived: bool = False
+
+    @property
+    def url(self) -> str | None:
+        """Return the clone URL of http; None if the server offers only SSH."""
+        return next((without_user(link.href) for link in self.links.clone if link.name == "http"), None)
+
+
+class _Page(BaseModel, Generic[T]):
+    values: list[T]
     is_last: bool = Field(default=True, alias="isLastPage")
     next_start: int | None = Field(None, alias="nextPageStart")
 
 
 def base_url(place: Place) -> str:
     """Return the base URL of the API of a repository's server, with the server's context path."""
+    if place.scope == "owner":
+        return f"{place.owner('bitbucket-server').server}/rest/api/latest"
     _, path = host_and_path(place.url)
     words = path.split("/")[:-2]
     # Only URLs of http have the context path: https://host/context/scm/PROJECT/repository.git
@@ -67,20 +99,12 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
 
 
 def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
-    """Return all webhooks of a repository, without those of its project.
+    """Return all webhooks of a repository, without those of its project, or those of a project.
 
     How the last delivery ended would take another request for each webhook, so `problem` is always None.
     """
-    found: list[RegisteredWebhook] = []
-    start: int | None = 0
-    while start is not None:
-        query = {"limit": "100", "start": str(start)}
-        answer = yield ApiRequest(method="GET", path=_hooks(place), query=query, right=RIGHTS[place.scope])
-        page = answer.read(_Page)
-        found += [_registered(hook) for hook in page.values if hook.scope == "repository"]
-        is_next = not page.is_last and page.next_start is not None and page.next_start > start
-        start = page.next_start if is_next else None
-    return found
+    found = yield from _pages(_hooks(place), _Page[_Hook], place, right=RIGHTS[place.scope])
+    return [_registered(hook) for hook in found if place.scope == "owner" or hook.scope == "repository"]
 
 
 def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
@@ -115,10 +139,54 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:
     return True
 
 
-def _hooks(place: Place) -> str:
+def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
+    """Return all repositories of a project. The list does not show their default branches."""
+    found = yield from _pages(f"{_home(place)}/repos", _Page[_Repository], place, right=_READ)
+    server = place.owner("bitbucket-server").server
+    return [
+        ListedRepository(
+            id=str(one.id),
+            full_name=f"{one.project.key}/{one.slug}",
+            url=one.url or f"{server}/scm/{one.project.key.lower()}/{one.slug}.git",
+            is_archived=one.archived,
+        )
+        for one in found
+    ]
+
+
+def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+    """Return whether a branch has a file."""
+    path = f"{_home(Place(clone_url))}/browse/{quote(path)}"
+    # Only the type of the entry, without its content.
+    query = {"type": "true", **({"at": _HEADS + branch} if branch else {})}
+    answer = yield ApiRequest(method="GET", path=path, query=query, right=_READ, may_be_missing=True)
+    return answer.status != HTTPStatus.NOT_FOUND
+
+
+def _pages(path: str, model: type[_Page[T]], place: Place, *, right: str) -> Operation[list[T]]:
+    """Return what all pages of a list have."""
+    found: list[T] = []
+    start: int | None = 0
+    while start is not None:
+        query = {"limit": "100", "start": str(start)}
+        answer = yield ApiRequest(method="GET", path=path, query=query, right=right, subject=place.noun)
+        page = answer.read(model)
+        found += page.values
+        is_next = not page.is_last and page.next_start is not None and page.next_start > start
+        start = page.next_start if is_next else None
+    return found
+
+
+def _home(place: Place) -> str:
+    if place.scope == "owner":
+        return f"/projects/{quote(place.owner('bitbucket-server').name, safe='')}"
     _, path = host_and_path(place.url)
     project, _, repository = "/".join(path.split("/")[-2:]).rpartition("/")
-    return f"/projects/{quote(project, safe='')}/repos/{quote(repository, safe='')}/webhooks"
+    return f"/projects/{quote(project, safe='')}/repos/{quote(repository, safe='')}"
+
+
+def _hooks(place: Place) -> str:
+    return f"{_home(place)}/webhooks"
 
 
 def _hook(place: Place, webhook_id: str) -> str:

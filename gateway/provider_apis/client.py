@@ -216,8 +216,8 @@ class ApiClient:
                 text = f"{name} needs the right “{request.right}” at {self._host}{said}"
             case HTTPStatus.NOT_FOUND:
                 text = (
-                    f"{self._host} has no such repository, or {name} may not see it; check the URL and the"
-                    f" right “{request.right}”{said}"
+                    f"{self._host} has no such {request.subject}, or {name} may not see it; check the URL and"
+                    f" the right “{request.right}”{said}"
                 )
             case _:
                 text = f"{self._host} answered {status}{said}"

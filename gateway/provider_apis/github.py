@@ -1,23 +1,28 @@
 """The REST API of GitHub and of GitHub Enterprise Server.
 
-https://docs.github.com/en/rest/repos/webhooks
+https://docs.github.com/en/rest/repos/webhooks and https://docs.github.com/en/rest/orgs/webhooks
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 from pydantic import BaseModel
 
 from gateway.provider_apis.delivery_log import DeliveryAttempt, LogPage
-from gateway.provider_apis.operation import ApiAnswer, ApiRequest, Operation
-from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
+from gateway.provider_apis.operation import ApiAnswer, ApiRequest, Operation, T
+from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
 from providers.clone_urls import host_and_path, server_url
 
 EVENTS = frozenset({"push", "create", "delete", "pull_request", "merge_group", "repository"})
-RIGHTS: Mapping[Scope, str] = {"repository": "Webhooks: read and write"}
+RIGHTS: Mapping[Scope, str] = {
+    "repository": "Webhooks: read and write",
+    "owner": "Organization webhooks: read and write, as an owner of the organization; of a classic token:"
+    " admin:org_hook",
+}
 SCOPES = frozenset(RIGHTS)
 # https://docs.github.com/en/rest/using-the-rest-api/rate-limits-for-the-rest-api
 REQUESTS_PER_HOUR = 5000
@@ -30,6 +35,7 @@ LOG_KEPT = timedelta(days=3)
 # GitHub permits 80 requests a minute that create something.
 REDELIVERIES_A_MINUTE = 60
 
+_READ = "Metadata: read, Contents: read"
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
 
@@ -61,6 +67,14 @@ class _Delivery(BaseModel):
     status_code: int = 0
 
 
+class _Repository(BaseModel):
+    id: int
+    full_name: str
+    clone_url: str
+    default_branch: str | None = None
+    archived: bool = False
+
+
 def base_url(place: Place) -> str:
     """Return the base URL of the API of a repository's server."""
     server = server_url(place.url)
@@ -73,15 +87,9 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
 
 
 def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
-    """Return all webhooks of a repository."""
-    found: list[RegisteredWebhook] = []
-    path: str | None = _hooks(place)
-    query: Mapping[str, str] = {"per_page": "100"}
-    while path is not None:
-        answer = yield ApiRequest(method="GET", path=path, query=query, right=RIGHTS[place.scope])
-        found += [_registered(hook) for hook in answer.read(list[_Hook])]
-        path, query = _next_page(answer), {}
-    return found
+    """Return all webhooks of a repository, or of an organization."""
+    found = yield from _pages(_hooks(place), list[_Hook], place, right=RIGHTS[place.scope])
+    return [_registered(hook) for hook in found]
 
 
 def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
@@ -129,9 +137,50 @@ def redeliver(place: Place, webhook_id: str, attempt_id: str) -> Operation[None]
     yield ApiRequest(method="POST", path=path, right=RIGHTS[place.scope])
 
 
-def _hooks(place: Place) -> str:
+def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
+    """Return all repositories of an organization."""
+    found = yield from _pages(f"{_home(place)}/repos", list[_Repository], place, right=_READ)
+    return [
+        ListedRepository(
+            id=str(one.id),
+            full_name=one.full_name,
+            url=one.clone_url,
+            default_branch=one.default_branch,
+            is_archived=one.archived,
+        )
+        for one in found
+    ]
+
+
+def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+    """Return whether a branch has a file."""
+    query = {"ref": branch} if branch else {}
+    path = f"{_home(Place(clone_url))}/contents/{quote(path)}"
+    answer = yield ApiRequest(method="HEAD", path=path, query=query, right=_READ, may_be_missing=True)
+    return answer.status != HTTPStatus.NOT_FOUND
+
+
+def _pages(path: str, model: type[list[T]], place: Place, *, right: str) -> Operation[list[T]]:
+    """Return what all pages of a list have."""
+    found: list[T] = []
+    following: str | None = path
+    query: Mapping[str, str] = {"per_page": "100"}
+    while following is not None:
+        answer = yield ApiRequest(method="GET", path=following, query=query, right=right, subject=place.noun)
+        found += answer.read(model)
+        following, query = _next_page(answer), {}
+    return found
+
+
+def _home(place: Place) -> str:
+    if place.scope == "owner":
+        return f"/orgs/{quote(place.owner('github').name, safe='')}"
     _, path = host_and_path(place.url)
-    return f"/repos/{quote(path)}/hooks"
+    return f"/repos/{quote(path)}"
+
+
+def _hooks(place: Place) -> str:
+    return f"{_home(place)}/hooks"
 
 
 def _hook(place: Place, webhook_id: str) -> str:

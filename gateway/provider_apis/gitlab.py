@@ -1,7 +1,7 @@
 """The REST API of GitLab: gitlab.com and self-managed.
 
 A server below a path, such as `https://host/gitlab`, is not recognized by its clone URLs.
-https://docs.gitlab.com/api/project_webhooks/
+https://docs.gitlab.com/api/project_webhooks/ and …/group_webhooks/ and …/system_hooks/
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,17 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict
 
 from gateway.provider_apis.delivery_log import DeliveryAttempt, LogPage
-from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation
-from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
+from gateway.provider_apis.operation import ApiRefused, ApiRequest, Operation, T
+from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
 from providers import gitlab
 from providers.clone_urls import host_and_path, server_url
 
 EVENTS = frozenset({"push_events", "tag_push_events", "merge_requests_events"})
-RIGHTS: Mapping[Scope, str] = {"repository": "scope api with the role Maintainer"}
+RIGHTS: Mapping[Scope, str] = {
+    "repository": "scope api with the role Maintainer",
+    "owner": "scope api with the role Owner of the group, whose plan must be Premium or Ultimate",
+    "server": "scope api of an administrator, with the scope admin_mode if the server has Admin Mode",
+}
 SCOPES = frozenset(RIGHTS)
 # What a self-managed server permits if its limit is switched on; gitlab.com permits 2,000 a minute.
 # https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/
@@ -34,6 +38,11 @@ REDELIVERIES_A_MINUTE = 5
 # GitLab sends a test of any event, also of one that the webhook is not registered for. This one always has a
 # sample, even in an empty project, and has no effect: a test push would be executed like a real push.
 _TEST = "test/resource_access_token_events"
+# A system hook has one event for all refs of a push, which the limit of 3 refs does not apply to.
+# https://docs.gitlab.com/administration/system_hooks/
+_PUSHES = frozenset({"push_events", "tag_push_events"})
+_ALL_REFS = "repository_update_events"
+_READ = "scope read_api"
 _EXECUTABLE = "executable"
 # The names that the log has for the events.
 _TRIGGERS: Mapping[str, str] = {
@@ -69,6 +78,24 @@ class _Delivery(BaseModel):
     created_at: datetime | None = None
 
 
+class _Project(BaseModel):
+    id: int
+    path_with_namespace: str
+    http_url_to_repo: str
+    default_branch: str | None = None
+    archived: bool = False
+
+    @property
+    def listed(self) -> ListedRepository:
+        return ListedRepository(
+            id=str(self.id),
+            full_name=self.path_with_namespace,
+            url=self.http_url_to_repo,
+            default_branch=self.default_branch,
+            is_archived=self.archived,
+        )
+
+
 def base_url(place: Place) -> str:
     """Return the base URL of the API of a repository's server."""
     return f"{server_url(place.url)}/api/v4"
@@ -80,22 +107,15 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
 
 
 def webhooks(place: Place) -> Operation[Sequence[RegisteredWebhook]]:
-    """Return all webhooks of a project."""
-    found: list[RegisteredWebhook] = []
-    page = "1"
-    while page:
-        query = {"per_page": "100", "page": page}
-        answer = yield ApiRequest(method="GET", path=_hooks(place), query=query, right=RIGHTS[place.scope])
-        found += [_registered(hook) for hook in answer.read(list[_Hook])]
-        # Not the header Link: behind a proxy, its URL may be at another address.
-        page = answer.headers.get("x-next-page", "")
-    return found
+    """Return all webhooks of a project or a group, or all system hooks of a server."""
+    found = yield from _pages(_hooks(place), {}, list[_Hook], place, right=RIGHTS[place.scope])
+    return [_registered(hook) for hook in found]
 
 
 def create(place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
     """Create a webhook."""
     answer = yield ApiRequest(
-        method="POST", path=_hooks(place), body=_body(webhook), right=RIGHTS[place.scope]
+        method="POST", path=_hooks(place), body=_body(webhook, place), right=RIGHTS[place.scope]
     )
     hook = answer.read(_Hook)
     if _lacks_signing_token(hook, webhook):
@@ -110,7 +130,7 @@ def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[Registe
     Only a successful delivery activates a webhook that GitLab has disabled, so a test is sent.
     """
     path = _hook(place, webhook_id)
-    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook), right=RIGHTS[place.scope])
+    answer = yield ApiRequest(method="PUT", path=path, body=_body(webhook, place), right=RIGHTS[place.scope])
     hook = answer.read(_Hook)
     if _lacks_signing_token(hook, webhook):
         raise _no_signing_tokens()
@@ -130,9 +150,10 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:
     """Request a test delivery; return False for a server before 16.11, or if the webhook is gone.
 
     GitLab answers when the delivery has ended, and refuses with the receiver's answer if it has failed. It
-    permits 5 tests a minute for each project.
+    permits 5 tests a minute for each project. Groups have tests since 17.1. That of a system hook is about
+    the creation of a sample project, and its result is not shown.
     """
-    path = f"{_hook(place, webhook_id)}/{_TEST}"
+    path = _hook(place, webhook_id) + ("" if place.scope == "server" else f"/{_TEST}")
     answer = yield ApiRequest(method="POST", path=path, right=RIGHTS[place.scope], may_be_missing=True)
     return answer.status != HTTPStatus.NOT_FOUND
 
@@ -156,16 +177,71 @@ def redeliver(place: Place, webhook_id: str, attempt_id: str) -> Operation[None]
     yield ApiRequest(method="POST", path=path, right=RIGHTS[place.scope])
 
 
+def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
+    """Return all projects of a group and its subgroups, or of a server."""
+    query = {"order_by": "id", "sort": "asc"}
+    if place.scope == "owner":
+        query |= {"include_subgroups": "true", "with_shared": "false"}
+        found = yield from _pages(f"{_home(place)}/projects", query, list[_Project], place, right=_READ)
+        return [project.listed for project in found]
+    listed: list[ListedRepository] = []
+    last = "0"
+    while last:
+        # Pages by number end at 50,000 projects.
+        query |= {"per_page": "100", "id_after": last}
+        answer = yield ApiRequest(method="GET", path="/projects", query=query, right=_READ)
+        projects = answer.read(list[_Project])
+        listed += [project.listed for project in projects]
+        last = listed[-1].id if projects else ""
+    return listed
+
+
+def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+    """Return whether a branch has a file."""
+    path = f"{_home(Place(clone_url))}/repository/files/{quote(path, safe='')}"
+    query = {"ref": branch or "HEAD"}
+    answer = yield ApiRequest(method="HEAD", path=path, query=query, right=_READ, may_be_missing=True)
+    return answer.status != HTTPStatus.NOT_FOUND
+
+
+def _pages(
+    path: str, query: Mapping[str, str], model: type[list[T]], place: Place, *, right: str
+) -> Operation[list[T]]:
+    """Return what all pages of a list have."""
+    found: list[T] = []
+    page = "1"
+    while page:
+        numbered = {**query, "per_page": "100", "page": page}
+        answer = yield ApiRequest(method="GET", path=path, query=numbered, right=right, subject=place.noun)
+        found += answer.read(model)
+        # Not the header Link: behind a proxy, its URL may be at another address.
+        page = answer.headers.get("x-next-page", "")
+    return found
+
+
+def _home(place: Place) -> str:
+    match place.scope:
+        case "repository":
+            _, path = host_and_path(place.url)
+            return f"/projects/{quote(path, safe='')}"
+        case "owner":
+            return f"/groups/{quote(place.owner('gitlab').name, safe='')}"
+        case "server":
+            return ""
+
+
 def _hooks(place: Place) -> str:
-    _, path = host_and_path(place.url)
-    return f"/projects/{quote(path, safe='')}/hooks"
+    return f"{_home(place)}/hooks"
 
 
 def _hook(place: Place, webhook_id: str) -> str:
     return f"{_hooks(place)}/{quote(webhook_id, safe='')}"
 
 
-def _body(webhook: Webhook) -> dict[str, Any]:
+def _body(webhook: Webhook, place: Place) -> dict[str, Any]:
+    events = webhook.events
+    if place.scope == "server":
+        events = events - _PUSHES | ({_ALL_REFS} if events & _PUSHES else frozenset())
     return {
         "url": webhook.url,
         "signing_token" if webhook.has_signing_secret else "token": webhook.secret,
@@ -174,7 +250,7 @@ def _body(webhook: Webhook) -> dict[str, Any]:
         "branch_filter_strategy": "all_branches",
         "push_events_branch_filter": "",
         "custom_webhook_template": "",
-        **{event: event in webhook.events for event in EVENTS | webhook.events},
+        **{event: event in events for event in EVENTS | events},
     }
 
 
@@ -205,11 +281,12 @@ def _attempt(found: _Delivery) -> DeliveryAttempt:
 
 def _registered(hook: _Hook) -> RegisteredWebhook:
     fields = (hook.model_extra or {}).items()
+    events = frozenset(name for name, value in fields if name.endswith("_events") and value)
     known = [part for part in (hook.token_present, hook.signing_token_present) if part is not None]
     return RegisteredWebhook(
         id=str(hook.id),
         url=hook.url,
-        events=frozenset(name for name, value in fields if name.endswith("_events") and value),
+        events=events | (_PUSHES if _ALL_REFS in events else frozenset()),
         is_active=hook.alert_status == _EXECUTABLE,
         has_secret=any(known) if known else None,
         has_signing_secret=hook.signing_token_present,

@@ -6,9 +6,9 @@ https://gogs.io/api-reference/webhooks/list-hooks
 from collections.abc import Mapping, Sequence
 
 from gateway.provider_apis import gogs_like
-from gateway.provider_apis.gogs_like import Hook
+from gateway.provider_apis.gogs_like import Hook, Repository
 from gateway.provider_apis.operation import ApiRequest, Operation
-from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Scope, Webhook
+from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Scope, Webhook
 
 EVENTS = frozenset({"push", "create", "delete", "pull_request"})
 RIGHTS: Mapping[Scope, str] = {"repository": "Admin Access to the repository"}
@@ -18,6 +18,7 @@ HEADERS = gogs_like.HEADERS
 
 base_url = gogs_like.base_url
 authorization = gogs_like.authorization
+has_file = gogs_like.has_file
 test = gogs_like.test
 
 
@@ -45,3 +46,10 @@ def change(place: Place, webhook_id: str, webhook: Webhook) -> Operation[Registe
 def delete(place: Place, webhook_id: str) -> Operation[None]:
     """Delete a webhook, or do nothing if it is gone."""
     yield from gogs_like.delete(place, webhook_id, right=RIGHTS[place.scope])
+
+
+def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
+    """Return all repositories of an organisation, whose webhooks can only be added by hand."""
+    path = f"{gogs_like.home_path(place)}/repos"
+    answer = yield ApiRequest(method="GET", path=path, right=gogs_like.READ, subject=place.noun)
+    return [repository.listed for repository in answer.read(list[Repository])]

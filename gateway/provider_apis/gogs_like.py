@@ -4,18 +4,21 @@ https://docs.gitea.com/api/ and https://gogs.io/api-reference/webhooks/list-hook
 """
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from http import HTTPStatus
+from typing import Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel
 
 from gateway.provider_apis.operation import ApiRequest, Operation
-from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Webhook
+from gateway.provider_apis.webhooks import ListedRepository, Place, RegisteredWebhook, Webhook
 from providers.clone_urls import host_and_path, server_url
 
 # None of them limits requests. This is one a second, so that Pushgate is no burden on a small server.
 REQUESTS_PER_HOUR = 3600
 HEADERS: Mapping[str, str] = {"Accept": "application/json"}
+
+READ = "read:repository"
 
 _FILTERS_OF_ALL_BRANCHES = frozenset({"", "*", "**"})
 
@@ -45,12 +48,36 @@ class Hook(BaseModel):
         )
 
 
+class Repository(BaseModel):
+    """A repository in an answer. Gogs does not archive repositories."""
+
+    id: int
+    full_name: str
+    clone_url: str
+    default_branch: str | None = None
+    archived: bool = False
+
+    @property
+    def listed(self) -> ListedRepository:
+        """Return the repository in the words of all providers."""
+        return ListedRepository(
+            id=str(self.id),
+            full_name=self.full_name,
+            url=self.clone_url,
+            default_branch=self.default_branch or None,
+            is_archived=self.archived,
+        )
+
+
 def base_url(place: Place) -> str:
-    """Return the base URL of the API of a repository's server, which may be in a folder of a web server."""
+    """Return the base URL of the API of a place's server, which may be in a folder of a web server."""
+    if place.scope == "owner":
+        return f"{place.owner('gitea').server}/api/v1"
     _, path = host_and_path(place.url)
     # An SSH clone URL does not show the folder.
     is_web = place.url.strip().lower().startswith(("https://", "http://"))
-    folder = "".join(f"/{quote(word)}" for word in path.split("/")[:-2]) if is_web else ""
+    words = path.split("/")[: -2 if place.scope == "repository" else None] if is_web else []
+    folder = "".join(f"/{quote(word)}" for word in words if word)
     return f"{server_url(place.url)}{folder}/api/v1"
 
 
@@ -59,10 +86,21 @@ def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]: 
     return {"Authorization": f"token {token}"}
 
 
+def home_path(place: Place) -> str:
+    """Return the path of a repository, an organisation, or what administrators use."""
+    match place.scope:
+        case "repository":
+            _, path = host_and_path(place.url)
+            return f"/repos/{quote('/'.join(path.split('/')[-2:]))}"
+        case "owner":
+            return f"/orgs/{quote(place.owner('gitea').name, safe='')}"
+        case "server":
+            return "/admin"
+
+
 def hooks_path(place: Place) -> str:
-    """Return the path of a repository's webhooks."""
-    _, path = host_and_path(place.url)
-    return f"/repos/{quote('/'.join(path.split('/')[-2:]))}/hooks"
+    """Return the path of a place's webhooks."""
+    return f"{home_path(place)}/hooks"
 
 
 def hook_path(place: Place, webhook_id: str) -> str:
@@ -74,14 +112,25 @@ def create(
     place: Place, webhook: Webhook, *, kind: Literal["gitea", "gogs"], events: Collection[str], right: str
 ) -> Operation[RegisteredWebhook]:
     """Create a webhook with payloads of a kind; `events` are those of the webhook as the API wants them."""
-    body = {
+    body: dict[str, Any] = {
         "type": kind,
         "active": True,
         "events": sorted(events),
         "config": {"url": webhook.url, "content_type": "json", "secret": webhook.secret},
     }
+    if place.scope == "server":
+        # Otherwise, it is a template for the webhooks of new repositories.
+        body["config"]["is_system_webhook"] = "true"
     answer = yield ApiRequest(method="POST", path=hooks_path(place), body=body, right=right)
     return answer.read(Hook).registered
+
+
+def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+    """Return whether a branch has a file. The answer has its content as well."""
+    path = f"{home_path(Place(clone_url))}/contents/{quote(path)}"
+    query = {"ref": branch} if branch else {}
+    answer = yield ApiRequest(method="GET", path=path, query=query, right=READ, may_be_missing=True)
+    return answer.status != HTTPStatus.NOT_FOUND
 
 
 def delete(place: Place, webhook_id: str, *, right: str) -> Operation[None]:

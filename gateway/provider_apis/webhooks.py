@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from gateway.provider_apis.operation import Operation
+from gateway.provider_apis.operation import ApiRefused, Operation
+from providers.places import Owner, owner_of
 from providers.signatures import SIGNING_PREFIX
 
 Scope = Literal["repository", "owner", "server"]
@@ -21,6 +23,41 @@ class Place:
 
     url: str
     scope: Scope = "repository"
+
+    @property
+    def noun(self) -> str:
+        """Return what errors call the place."""
+        return _NOUNS[self.scope]
+
+    def owner(self, provider: str) -> Owner:
+        """Return the owner that the URL names. Raise `ApiRefused` if it names none."""
+        try:
+            return owner_of(self.url, provider)
+        except ValueError as error:
+            raise ApiRefused(str(error), status=HTTPStatus.OK) from None
+
+
+_NOUNS: Mapping[Scope, str] = {
+    "repository": "repository",
+    "owner": "organisation, group, workspace or project",
+    "server": "page of server-wide webhooks",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedRepository:
+    """A repository of an owner, or of a server.
+
+    `id` is the one that payloads of the provider's webhooks have. `url` is the https clone URL.
+    `default_branch` is None if the repository is empty, or if the list does not show it. An archived one, or
+    a disabled one, cannot be pushed to.
+    """
+
+    id: str
+    full_name: str
+    url: str
+    default_branch: str | None = None
+    is_archived: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +138,15 @@ class ProviderApi(Protocol):
 
     def test(self, place: Place, webhook_id: str) -> Operation[bool]:
         """Request a test delivery that executes nothing; return False if the provider has none."""
+
+    def repositories(self, place: Place) -> Operation[Sequence[ListedRepository]]:
+        """Return all repositories of an owner or a server that the identity may see."""
+
+    def has_file(self, clone_url: str, path: str, branch: str | None) -> Operation[bool]:
+        """Return whether a branch has a file; None is the default branch.
+
+        Return False as well if there is no such branch or repository.
+        """
 
 
 Difference = Literal[

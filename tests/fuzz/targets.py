@@ -6,6 +6,7 @@ Each has initial seeds. They are plain Python, so that a finding is reproduced w
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from gateway.intake.refusal_log import RefusalLog
 
 NAMES = sorted(PROVIDERS)
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 EVENTS = sorted({case.event for case in cases()} | {"", "nonsense"})
 
 
@@ -109,7 +111,8 @@ def webhooks(data: bytes) -> None:
     headers = [(key.encode(), value.encode("latin-1")) for key, value in signed.items()]
     for line in head.split(b"\n"):
         key, _, value = line.partition(b":")
-        headers.append((key.strip().lower(), value.strip()))
+        # The server refuses a header with a control character, before the endpoint.
+        headers.append((key.strip().lower(), _CONTROL.sub(b"", value).strip()))
     scope = {"method": "POST", "path_params": {"connection": name}, "headers": headers, "client": None}
     messages = [
         {"type": "http.request", "body": body[:100], "more_body": True},

@@ -54,6 +54,7 @@ def _resident(service: Service) -> int:
         (lambda: attacks.pipelined("/livez", 5_000), {200, 400, None}),
         (lambda: attacks.head(HOOK, "Content-Length: 0", host=None) + b"\r\n", {400}),
         (lambda: attacks.head(HOOK, "Host: b", "Content-Length: 0") + b"\r\n", {400}),
+        (lambda: attacks.head(HOOK, "X-Gitlab-Event: a\0b", "Content-Length: 0") + b"\r\n", {400}),
         (lambda: attacks.head(HOOK, *UPGRADE, "Content-Length: 2") + b"\r\n{}", {400}),
         (
             lambda: attacks.head(HOOK, *UPGRADE, "Transfer-Encoding: chunked") + b"\r\n2\r\n{}\r\n0\r\n\r\n",
@@ -75,6 +76,7 @@ def _resident(service: Service) -> int:
         "5,000 requests at once",
         "no Host",
         "two Hosts",
+        "a NUL in a header",
         "another protocol, with a body",
         "another protocol, with chunks",
         "TLS",

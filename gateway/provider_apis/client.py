@@ -204,8 +204,8 @@ class ApiClient:
         return ApiRefused(text, status=answer.status)
 
     def _refusal(self, request: ApiRequest, answer: ApiAnswer) -> ApiRefused:
-        said = _message(answer.content)
-        said = f" ({said})" if said else ""
+        explanation = _message(answer.content)
+        said = f" ({explanation})" if explanation else ""
         name, status = self._identity.name, answer.status
         if status == HTTPStatus.UNAUTHORIZED and _is_signed_in(answer.headers):
             status = HTTPStatus.FORBIDDEN
@@ -221,7 +221,7 @@ class ApiClient:
                 )
             case _:
                 text = f"{self._host} answered {status}{said}"
-        return ApiRefused(text, status=status)
+        return ApiRefused(text, status=status, said=explanation)
 
 
 class _Complaint(BaseModel):

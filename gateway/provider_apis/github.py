@@ -67,7 +67,9 @@ class _Delivery(BaseModel):
     status_code: int = 0
 
 
-class _Repository(BaseModel):
+class Repository(BaseModel):
+    """A repository of a list."""
+
     id: int
     full_name: str
     clone_url: str
@@ -121,35 +123,32 @@ def test(place: Place, webhook_id: str) -> Operation[bool]:
 
 def delivery_log(place: Place, webhook_id: str, start: str | None) -> Operation[LogPage]:
     """Return a page of the log of a webhook, also with the deliveries that succeeded."""
-    answer = yield ApiRequest(
-        method="GET",
-        path=f"{_hook(place, webhook_id)}/deliveries",
-        query={"per_page": "100"} | ({"cursor": start} if start else {}),
-        right=RIGHTS[place.scope],
-    )
-    following = parse_qs(urlsplit(_next_page(answer) or "").query).get("cursor", [None])
+    return (yield from log_page(_hook(place, webhook_id), start, right=RIGHTS[place.scope]))
+
+
+def log_page(hook: str, start: str | None, *, right: str) -> Operation[LogPage]:
+    """Return a page of the log of the webhook at a path of the API."""
+    query = {"per_page": "100"} | ({"cursor": start} if start else {})
+    answer = yield ApiRequest(method="GET", path=f"{hook}/deliveries", query=query, right=right)
+    following = parse_qs(urlsplit(next_page(answer) or "").query).get("cursor", [None])
     return LogPage(attempts=[_attempt(found) for found in answer.read(list[_Delivery])], next=following[0])
 
 
 def redeliver(place: Place, webhook_id: str, attempt_id: str) -> Operation[None]:
     """Request another attempt. GitHub makes it after it has answered."""
-    path = f"{_hook(place, webhook_id)}/deliveries/{quote(attempt_id, safe='')}/attempts"
-    yield ApiRequest(method="POST", path=path, right=RIGHTS[place.scope])
+    yield from request_attempt(_hook(place, webhook_id), attempt_id, right=RIGHTS[place.scope])
+
+
+def request_attempt(hook: str, attempt_id: str, *, right: str) -> Operation[None]:
+    """Request another attempt of the webhook at a path of the API."""
+    path = f"{hook}/deliveries/{quote(attempt_id, safe='')}/attempts"
+    yield ApiRequest(method="POST", path=path, right=right)
 
 
 def repositories(place: Place) -> Operation[Sequence[ListedRepository]]:
     """Return all repositories of an organization."""
-    found = yield from _pages(f"{_home(place)}/repos", list[_Repository], place, right=_READ)
-    return [
-        ListedRepository(
-            id=str(one.id),
-            full_name=one.full_name,
-            url=one.clone_url,
-            default_branch=one.default_branch,
-            is_archived=one.archived,
-        )
-        for one in found
-    ]
+    found = yield from _pages(f"{_home(place)}/repos", list[Repository], place, right=_READ)
+    return [listed(one) for one in found]
 
 
 def has_file(clone_url: str, path: str, branch: str | None) -> Operation[bool]:
@@ -168,7 +167,7 @@ def _pages(path: str, model: type[list[T]], place: Place, *, right: str) -> Oper
     while following is not None:
         answer = yield ApiRequest(method="GET", path=following, query=query, right=right, subject=place.noun)
         found += answer.read(model)
-        following, query = _next_page(answer), {}
+        following, query = next_page(answer), {}
     return found
 
 
@@ -217,6 +216,18 @@ def _attempt(found: _Delivery) -> DeliveryAttempt:
     )
 
 
-def _next_page(answer: ApiAnswer) -> str | None:
+def listed(repository: Repository) -> ListedRepository:
+    """Return a repository as the lists of all providers have it."""
+    return ListedRepository(
+        id=str(repository.id),
+        full_name=repository.full_name,
+        url=repository.clone_url,
+        default_branch=repository.default_branch,
+        is_archived=repository.archived,
+    )
+
+
+def next_page(answer: ApiAnswer) -> str | None:
+    """Return the address of the page behind the one of an answer; None behind the last."""
     found = _NEXT.search(answer.headers.get("link", ""))
     return found[1] if found else None

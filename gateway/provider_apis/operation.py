@@ -33,12 +33,15 @@ class ApiLimited(ApiUnavailable):
 
 
 class ApiRefused(ApiError):
-    """The API refuses the request: a retry cannot succeed. `status` is its HTTP status."""
+    """The API refuses the request: a retry cannot succeed.
 
-    def __init__(self, message: str, *, status: int) -> None:
-        """Remember the status."""
+    `status` is its HTTP status, and `said` the provider's explanation.
+    """
+
+    def __init__(self, message: str, *, status: int, said: str = "") -> None:
+        """Remember the status and the explanation."""
         super().__init__(message)
-        self.status = status
+        self.status, self.said = status, said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from gateway.store.identities import Identity, Unsealed
 # So that no token expires during an operation or a fetch.
 _MARGIN = timedelta(minutes=5)
 
-Purpose = Literal["fetch", "webhooks"]
+Purpose = Literal["fetch", "repositories", "webhooks"]
+"""To fetch, to list the repositories of an owner, or to manage webhooks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from gateway.api.query import wait_seconds
 from gateway.api.views import View, view_of
 from gateway.errors import Invalid, NotFound
 from gateway.provider_apis.apis import APIS
-from gateway.store import connections, registrations
+from gateway.store import connections, deliveries, registrations
 from gateway.store.database import Database
 from gateway.store.notify import Notifier
-from gateway.store.registrations import Task
+from gateway.store.registrations import Registration, Task
 
 _POLL_SECONDS = 0.1
 _NOT_YET = "no worker has done it yet: it goes on, if a worker runs"
@@ -38,6 +38,16 @@ class RegistrationView(View):
     )
     reason: str | None = Field(description="why the last check failed; null if it succeeded")
     checked_at: datetime | None = Field(description="when it was last checked; null before the first time")
+    registered_at: datetime | None = Field(
+        description="when the last registration or repair began; null if there was none"
+    )
+    is_tested: bool | None = Field(
+        description="whether the provider was then requested to send a test delivery, which some providers do"
+        " not have; null if there was no registration"
+    )
+    arrived_at: datetime | None = Field(
+        description="when the last webhook of the connection arrived; null if none has yet"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +99,8 @@ class Registrations:
             connection = connections.get(conn, connection_id)
             if connection.provider not in APIS:
                 raise Invalid(f"{connection.provider} has no API for webhooks: register it by hand")
+            if connection.source is not None:
+                raise Invalid(f"the webhook of {connection.name} is that of its source")
             if connection.identity is None:
                 raise Invalid(f"{connection.name} has no identity: add one, and set it on the connection")
             registrations.request(conn, connection_id, task, now=now)
@@ -109,11 +121,10 @@ class Registrations:
         def read(conn: sqlalchemy.Connection) -> RegistrationView | None:
             connections.get(conn, connection_id)
             found = registrations.of(conn, [connection_id]).get(connection_id)
-            return None if found is None else view_of(RegistrationView, found)
+            arrived_at = deliveries.arrivals(conn, [connection_id]).get(connection_id)
+            return None if found is None else view_of(RegistrationView, found, arrived_at=arrived_at)
 
         return await self.database.read(read)
 
 
-_NOTHING = RegistrationView(
-    webhook=None, url=None, differences=(), problem=None, reason=None, checked_at=None
-)
+_NOTHING = view_of(RegistrationView, Registration(), arrived_at=None)

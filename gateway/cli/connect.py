@@ -1,5 +1,7 @@
 """The command that connects a repository, and shows what to do next."""
 
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,9 @@ from gateway.cli.output import err, escape, out, print_facts, print_json
 from gateway.cli.webhooks import register_webhook
 
 app = typer.Typer()
+
+_TEST_SECONDS = 15
+_POLL_SECONDS = 0.1
 
 Provider = Annotated[str, typer.Option(help=f"One of: {', '.join(PROVIDER_NAMES)}.")]
 Triggers = Annotated[
@@ -126,7 +131,7 @@ def connect(
     name, project = f"[bold]{escape(made['name'])}[/bold]", f"[bold]{escape(made['project'])}[/bold]"
     out.print(f"Connected {name} to project {project}. {_remote_result(client, made)}\n", soft_wrap=True)
     _show(made)
-    if webhook is None or not _show_webhook(client, made, webhook):
+    if webhook is None or not _show_webhook(made, webhook):
         _show_steps(provider)
 
 
@@ -187,17 +192,31 @@ def _triggers(texts: list[str]) -> list[dict[str, Any]]:
 
 
 def _registered(client: Client, made: Any) -> Any:
-    """Register the webhook; return its state. The connection stays where that fails."""
+    """Register the webhook; return its state once its test delivery has arrived, or after a time.
+
+    The connection stays where that fails.
+    """
     try:
         with err.status("registering the webhook"):
-            return register_webhook(client, made["id"])
+            webhook = register_webhook(client, made["id"])
+        with err.status("waiting for the test delivery"):
+            return _tested(client, made["id"], webhook)
     except Unreachable:
         raise
     except ApiError as error:
         return {"reason": str(error)}
 
 
-def _show_webhook(client: Client, made: Any, webhook: Any) -> bool:
+def _tested(client: Client, connection: str, webhook: Any) -> Any:
+    """Return the state of a new webhook once its test delivery has arrived, or after a time."""
+    ends_at = time.monotonic() + _TEST_SECONDS
+    while webhook["is_tested"] and webhook["arrived_at"] is None and time.monotonic() < ends_at:
+        time.sleep(_POLL_SECONDS)
+        webhook = client.get(f"/connections/{connection}/webhook")
+    return webhook
+
+
+def _show_webhook(made: Any, webhook: Any) -> bool:
     """Print what became of the webhook; return whether it is registered."""
     if webhook["reason"] is not None or webhook["webhook"] is None:
         reason = webhook["reason"] or "no worker has done it yet"
@@ -207,10 +226,27 @@ def _show_webhook(client: Client, made: Any, webhook: Any) -> bool:
             soft_wrap=True,
         )
         return False
-    arrived = client.get("/deliveries", connection=made["id"], limit=1)["items"]
-    test = "and its test delivery has arrived" if arrived else "but no test delivery has arrived yet"
-    out.print(f"\n[green]✓[/green] The webhook is registered at the provider, {test}.", soft_wrap=True)
+    out.print(
+        f"\n[green]✓[/green] The webhook is registered at the provider. {_test_result(webhook)}",
+        soft_wrap=True,
+    )
     return True
+
+
+def _test_result(webhook: Any) -> str:
+    """Return what became of the test delivery, as a sentence."""
+    if not webhook["is_tested"]:
+        return "This provider sends no test delivery: the first push will show whether it arrives."
+    if webhook["arrived_at"] is None:
+        return (
+            f"[yellow]Warning:[/yellow] its test delivery has not arrived within {_TEST_SECONDS} s. Look for"
+            " it with `pushgate deliveries --verdict refused`; the webhook's page at the provider shows the"
+            " answer that it got."
+        )
+    began, arrived = (datetime.fromisoformat(webhook[key]) for key in ("registered_at", "arrived_at"))
+    # The clocks of two processes may differ.
+    seconds = max((arrived - began).total_seconds(), 0.0)
+    return f"The test delivery arrived after {seconds:.1f} s."
 
 
 def _show(made: Any) -> None:

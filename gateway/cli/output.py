@@ -48,6 +48,9 @@ _COLOURS = {
     "unreadable": "red",
     "failed": "red",
     "gone": "red",
+    "ok": "green",
+    "warning": "yellow",
+    "failing": "red",
 }
 
 

@@ -1,22 +1,26 @@
-"""The command `doctor`: whether the providers have the webhooks of the connections, and their repair."""
+"""The command `doctor`: the health of connections, and the repair of their webhooks."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from gateway.cli.api_client import ApiError, Client, Unreachable, part
 from gateway.cli.options import AsJson, Data, client_of, connection_id
-from gateway.cli.output import empty_list, err, escape, print_list
+from gateway.cli.output import coloured, empty_list, err, escape, print_list
 
 app = typer.Typer()
 
 WAIT_SECONDS = 15
+# What is shown of a webhook that cannot be checked.
+_UNCHECKED: Mapping[str, Any] = {"differences": [], "problem": None, "reason": None}
+_BAD = {"warning", "failing"}
 
 
 @app.command()
 def doctor(
     connection: Annotated[
-        str | None, typer.Argument(help="A connection, by id or name; by default all with an identity.")
+        str | None, typer.Argument(help="A connection, by id or name; by default all of them.")
     ] = None,
     fix: Annotated[
         bool, typer.Option("--fix", help="Repair webhooks that are missing, changed, off or doubled.")
@@ -24,9 +28,10 @@ def doctor(
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check the webhooks at the providers; the exit status is 1 if one is not in order.
+    """Check connections, and say what to do; the exit status is 1 if one needs attention.
 
-    With --fix, each webhook is set anew, with its newest secret. Only webhooks of this gateway are touched.
+    The webhooks of connections with an identity are compared with the provider's. With --fix, they are set
+    anew, with their newest secrets. Only webhooks of this gateway are touched.
 
     Examples: pushgate doctor; pushgate doctor acme/digits --fix
     """
@@ -34,12 +39,13 @@ def doctor(
     found = [_checked(client, one, fix=fix) for one in _chosen(client, connection)]
 
     def row(checked: Any) -> list[str]:
-        return [escape(text) for text in (checked["name"], checked["provider"], _state(checked))]
+        names = [escape(checked["name"]), escape(checked["provider"])]
+        return [*names, coloured(checked["health"]["state"]), escape("\n".join(_sentences(checked)))]
 
-    columns = ["connection", "provider", "webhook"]
-    nothing = empty_list("connections with an identity")
+    columns = ["connection", "provider", "health", "findings"]
+    nothing = empty_list("connections")
     print_list({"items": found, "next": None}, columns, row, empty=nothing, as_json=as_json)
-    if any(one["reason"] or one["differences"] or one["problem"] for one in found):
+    if any(one["reason"] or one["health"]["state"] in _BAD for one in found):
         raise typer.Exit(1)
 
 
@@ -51,29 +57,36 @@ def register_webhook(client: Client, connection: str) -> Any:
 def _chosen(client: Client, connection: str | None) -> list[Any]:
     if connection is not None:
         return [client.get(f"/connections/{part(connection_id(client, connection))}")]
-    return [one for one in client.items("/connections") if one["identity"] is not None]
+    return list(client.items("/connections"))
 
 
 def _checked(client: Client, connection: Any, *, fix: bool) -> Any:
-    """Return the state of a connection's webhook; a failed check is the reason in it."""
+    """Return the health of a connection, with the state of its webhook if it has an identity."""
     named = {key: connection[key] for key in ("id", "name", "provider")}
+    if connection["identity"] is None:
+        return {**named, **_UNCHECKED, "health": connection["health"]}
+    with err.status(f"checking {escape(connection['name'])}"):
+        webhook = _webhook(client, connection["id"], fix=fix)
+    shown = client.get(f"/connections/{part(connection['id'])}")
+    return {**named, **webhook, "health": shown["health"]}
+
+
+def _webhook(client: Client, connection: str, *, fix: bool) -> Any:
+    """Return the state of a connection's webhook; a failed check is the reason in it."""
     try:
-        with err.status(f"checking {escape(connection['name'])}"):
-            if fix:
-                return {**named, **register_webhook(client, connection["id"])}
-            path = f"/connections/{part(connection['id'])}/webhook/check"
-            return {**named, **client.send("POST", path, wait=WAIT_SECONDS)}
+        if fix:
+            return register_webhook(client, connection)
+        return client.send("POST", f"/connections/{part(connection)}/webhook/check", wait=WAIT_SECONDS)
     except Unreachable:
         raise
     except ApiError as error:
-        return {**named, "differences": [], "problem": None, "reason": str(error)}
+        return {**_UNCHECKED, "reason": str(error)}
 
 
-def _state(checked: Any) -> str:
-    if checked["reason"]:
-        return f"not checked: {checked['reason']}"
-    if checked["differences"]:
-        return f"{', '.join(checked['differences'])}: repair it with --fix"
-    if checked["problem"]:
-        return f"in order, but its last delivery failed: {checked['problem']}"
-    return "in order"
+def _sentences(checked: Any) -> list[str]:
+    """Return what was found, and what to do."""
+    findings = [f"{one['reason']} {one['repair']}" for one in checked["health"]["findings"]]
+    reason = checked["reason"]
+    if reason and not any(reason in one for one in findings):
+        findings.insert(0, f"The webhook was not checked: {reason}.")
+    return findings or ["in order"]

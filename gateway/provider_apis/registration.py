@@ -9,10 +9,14 @@ from gateway.provider_apis.webhooks import Place, ProviderApi, RegisteredWebhook
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What was found at the provider, and the webhook that is registered now, if any."""
+    """What was found at the provider, and the webhook that is registered now, if any.
+
+    If it `is_tested`, the provider was requested to send a test delivery.
+    """
 
     repair: Repair
     webhook: RegisteredWebhook | None
+    is_tested: bool = False
 
 
 def inspect(
@@ -40,8 +44,8 @@ def register(
         keep = yield from api.change(place, keep.id, wanted)
     for other in found.repair.remove:
         yield from api.delete(place, other.id)
-    yield from api.test(place, keep.id)
-    return Inspection(repair=found.repair, webhook=keep)
+    is_tested = yield from api.test(place, keep.id)
+    return Inspection(repair=found.repair, webhook=keep, is_tested=is_tested)
 
 
 def unregister(

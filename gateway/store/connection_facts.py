@@ -9,7 +9,15 @@ from datetime import datetime, timedelta
 
 import sqlalchemy
 
-from gateway.store import connections, identities, platforms, reconciliations, refusals, registrations
+from gateway.store import (
+    connections,
+    deliveries,
+    identities,
+    platforms,
+    reconciliations,
+    refusals,
+    registrations,
+)
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.identities import Identity
 from gateway.store.platforms import Platform
@@ -24,8 +32,9 @@ _RECENTLY = timedelta(days=1)
 class ConnectionFacts:
     """What is recorded about a connection.
 
-    The webhook of a connection that belongs to a source is that of the source: `registration`, `refused` (its
-    latest refusal of the last day) and `webhook_secrets` are then the source's.
+    `arrived_at` is when its last webhook arrived, `refused` the latest refusal of the last day. The webhook
+    of a connection that belongs to a source is that of the source: `registration`, `refused` and
+    `webhook_secrets` are then the source's.
     """
 
     secrets: list[SecretDates]
@@ -36,12 +45,7 @@ class ConnectionFacts:
     registration: Registration | None = None
     silence: Silence | None = None
     refused: Refusal | None = None
-
-    @property
-    def arrived_at(self) -> datetime | None:
-        """When the last webhook arrived that one of the live secrets has verified."""
-        used = [secret.last_used_at for secret in self.webhook_secrets if secret.last_used_at]
-        return max(used, default=None)
+    arrived_at: datetime | None = None
 
 
 def facts(
@@ -57,6 +61,7 @@ def facts(
     used = identities.of(conn, {one.identity for one in found if one.identity is not None})
     registered = registrations.of(conn, receivers)
     silent = reconciliations.silences(conn, ids)
+    stored = deliveries.arrivals(conn, receivers)
     refused = refusals.newest(conn, receivers, since=now - _RECENTLY)
     return {
         connection.id: ConnectionFacts(
@@ -68,6 +73,15 @@ def facts(
             registration=registered.get(hooks[connection.id]),
             silence=silent.get(connection.id),
             refused=refused.get(hooks[connection.id]),
+            arrived_at=_last(
+                *(stored.get(receiver) for receiver in (connection.id, hooks[connection.id])),
+                # Old deliveries are deleted.
+                *(secret.last_used_at for secret in secrets[hooks[connection.id]]),
+            ),
         )
         for connection in found
     }
+
+
+def _last(*moments: datetime | None) -> datetime | None:
+    return max((moment for moment in moments if moment is not None), default=None)

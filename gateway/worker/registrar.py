@@ -92,7 +92,7 @@ class Registrar:
 
     async def _inspect(self, work: "_Work") -> None:
         """Check the webhook, or register it, and record what is there now."""
-        is_check = work.claimed.task == "check"
+        is_check, known, began = work.claimed.task == "check", work.claimed.known, _now()
         found = await work.run(self.apis, registration.inspect if is_check else registration.register)
         webhook = found.webhook
         recorded = Registration(
@@ -101,6 +101,8 @@ class Registrar:
             differences=found.repair.differences if is_check else (),
             problem=webhook.problem if webhook else None,
             checked_at=_now(),
+            registered_at=known.registered_at if is_check else began,
+            is_tested=known.is_tested if is_check else found.is_tested,
         )
         connection = work.claimed.connection.id
         if not is_check:

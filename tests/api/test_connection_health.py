@@ -57,9 +57,8 @@ REFUSED = Refusal(
     last_at=ago(minutes=30),
     count=3,
 )
-NEVER = SecretDates(created_at=ago(days=31), last_used_at=None)
 USED = SecretDates(created_at=ago(days=31), last_used_at=ago(hours=2))
-PLAIN = ConnectionFacts(secrets=[USED], webhook_secrets=[USED], reconciliation=READ)
+PLAIN = ConnectionFacts(secrets=[USED], webhook_secrets=[USED], reconciliation=READ, arrived_at=ago(hours=2))
 HEALTHY = replace(PLAIN, identity=BOT, registration=HOOK)
 SILENCE = Silence(delivery="d1", since=ago(minutes=20))
 
@@ -69,7 +68,7 @@ SILENCE = Silence(delivery="d1", since=ago(minutes=20))
     [
         (HEALTHY, {}, "ok", None),
         (PLAIN, {}, "ok", None),
-        (PLAIN, {"webhook_secrets": [NEVER]}, "unknown", "No webhook has arrived yet"),
+        (PLAIN, {"arrived_at": None}, "unknown", "No webhook has arrived yet"),
         (HEALTHY, {"registration": replace(HOOK, differences=["missing"])}, "failing", "has no webhook"),
         (HEALTHY, {"registration": replace(HOOK, differences=["switched off"])}, "failing", "switched off"),
         (HEALTHY, {"registration": replace(HOOK, differences=["wrong URL"])}, "failing", "another URL"),
@@ -80,9 +79,9 @@ SILENCE = Silence(delivery="d1", since=ago(minutes=20))
         (HEALTHY, {"registration": replace(HOOK, problem="502 Bad")}, "warning", "failed: 502 Bad."),
         (HEALTHY, {"registration": replace(HOOK, reason="no right")}, "warning", "be checked: no right."),
         (HEALTHY, {"registration": replace(HOOK, checked_at=ago(days=3))}, "unknown", "since 2026-11-20"),
-        (HEALTHY, {"registration": Registration(), "webhook_secrets": [NEVER]}, "unknown", "the webhook yet"),
-        (HEALTHY, {"webhook_secrets": [NEVER]}, "warning", "its test delivery has not arrived"),
-        (HEALTHY, {"webhook_secrets": [NEVER], "registration": replace(HOOK, is_tested=False)}, "ok", None),
+        (HEALTHY, {"registration": Registration(), "arrived_at": None}, "unknown", "the webhook yet"),
+        (HEALTHY, {"arrived_at": None}, "warning", "its test delivery has not arrived"),
+        (HEALTHY, {"arrived_at": None, "registration": replace(HOOK, is_tested=False)}, "ok", None),
         (
             HEALTHY,
             {"webhook_secrets": [SecretDates(created_at=ago(days=2), last_used_at=None), USED]},
@@ -90,7 +89,7 @@ SILENCE = Silence(delivery="d1", since=ago(minutes=20))
             "an earlier secret",
         ),
         (HEALTHY, {"silence": SILENCE}, "warning", "no webhook has arrived since"),
-        (PLAIN, {"silence": SILENCE, "webhook_secrets": [NEVER]}, "failing", "no webhook has ever arrived"),
+        (PLAIN, {"silence": SILENCE, "arrived_at": None}, "failing", "no webhook has ever arrived"),
         (PLAIN, {"refused": REFUSED}, "warning", "from 192.0.2.7 with 401: no secret"),
         (PLAIN, {"refused": replace(REFUSED, last_at=ago(hours=3))}, "ok", None),
         (HEALTHY, {"identity": replace(BOT, expires_at=ago(days=1))}, "failing", "acme-bot expired at"),
@@ -117,7 +116,7 @@ def test_each_fact_is_a_sentence_with_what_to_do(
 def test_the_worst_finding_comes_first_and_decides() -> None:
     """Each of them stays in the list."""
     connection = made(other_repository=OtherRepository(id="2", name=None, delivery="d1", refs={}))
-    facts = replace(PLAIN, webhook_secrets=[NEVER], refused=REFUSED)
+    facts = replace(PLAIN, arrived_at=None, refused=REFUSED)
     found = health(connection, facts, "none", now=NOW)
     assert found.state == "failing"
     assert [finding.state for finding in found.findings] == ["failing", "warning", "unknown"]

@@ -1,6 +1,7 @@
 """A webhook is registered at the provider, repaired, and removed with its connection."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -52,12 +53,18 @@ def test_a_webhook_is_registered_repaired_and_removed(
     assert ours["config"]["secret"] == made["secret"]
     [*_, ping] = service.api.get("/deliveries", connection=made["id"])["items"]
     assert (ping["event"], ping["verdict"]) == ("ping", "ignored")
-    assert doctor(service) == (0, [{**registered, **named(made), "checked_at": now_of(service, path)}])
+    health = {"health": health_of(service, made)}
+    assert doctor(service) == (
+        0,
+        [{**registered, **named(made), **health, "checked_at": now_of(service, path)}],
+    )
 
     ours.update(active=False, events=["push"])
     hooks.append({**ours, "id": 5000})
     status, [found] = doctor(service, made["id"])
     assert (status, found["differences"]) == (1, ["switched off", "missing events", "doubled"])
+    assert [one["state"] for one in found["health"]["findings"][:3]] == ["failing", "warning", "warning"]
+    assert found["health"] == health_of(service, made)
     assert doctor(service, made["id"], "--fix")[0] == 0
     assert (hooks[0], len(hooks), hooks[1]["active"]) == (FOREIGN, 2, True)
 
@@ -71,6 +78,13 @@ def named(connection: Any) -> dict[str, Any]:
     return {key: connection[key] for key in ("id", "name", "provider")}
 
 
+def health_of(service: Service, connection: Any) -> Any:
+    """Return the health of a connection, once its remote was read."""
+    path = f"/connections/{connection['id']}"
+    wait_for(lambda: service.api.get(path)["remote"]["readable"], "the remote is read")
+    return service.api.get(path)["health"]
+
+
 def now_of(service: Service, path: str) -> str:
     """Return when the webhook was last checked."""
     checked_at: str = service.api.get(path)["checked_at"]
@@ -82,7 +96,8 @@ def test_connect_registers_the_webhook(service: Service, github: FakeGitHub, pro
     connected(service, github, project)
     connect = ("connect", project.url, "--provider=github", "--identity=acme-bot", "--register")
     done = run_pushgate(*connect, "--project=a", service=service)
-    assert "✓ The webhook is registered at the provider, and its test delivery has arrived." in done.stdout
+    said = r"✓ The webhook is registered at the provider\. The test delivery arrived after \d+\.\d s\."
+    assert re.search(said, done.stdout)
     assert "Next:" not in done.stdout
     assert len(github.hooks[project.name]) == 2
     github.readers.add(TOKEN)
@@ -102,6 +117,10 @@ def test_a_missing_right_is_named(service: Service, github: FakeGitHub, project:
     assert refused["reason"].startswith("acme-bot needs the right “Webhooks: read and write” at 127.0.0.1 (")
     assert service.api.get(path) == refused
     assert doctor(service, made["id"])[0] == 1
+    done = run_pushgate("doctor", made["id"], service=service)
+    assert (
+        f"The webhook could not be checked: {refused['reason']}. Correct the cause, then run" in done.stdout
+    )
     github.readers.clear()
     assert service.api.send("POST", path, wait=15)["reason"] is None
 

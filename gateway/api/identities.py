@@ -25,7 +25,7 @@ from gateway.store.identities import Identity, Kind
 from gateway.store.ids import identity_id
 from gateway.store.notify import Notifier
 
-_ALWAYS = frozenset({"name", "settings"})
+_ALWAYS = frozenset({"name", "settings", "rotates"})
 
 
 class IdentityView(View):
@@ -46,6 +46,7 @@ class IdentityView(View):
         description="the base URL of the API; null for the provider's own service, such as github.com"
     )
     expires_at: datetime | None = Field(description="when the secret expires; null if it never does")
+    rotates: bool = Field(description="whether Pushgate replaces its token before that ends")
     created_at: datetime = Field(description="when it was added")
     updated_at: datetime = Field(description="when it last changed")
 
@@ -104,11 +105,12 @@ class Identities:
         wanted = await read(request, NewIdentity)
         now = datetime.now(UTC)
         given = _fields(wanted)
-        identity = Identity(**given, id=identity_id(), created_at=now, updated_at=now)
-        secret = identity_kinds.read_secret(identity.kind, wanted)
+        secret = identity_kinds.read_secret(wanted.kind, wanted)
         self._check(given, now=now)
         if secret is None:
-            raise Invalid(f"{identity_kinds.KINDS[identity.kind].takes}: it is required")
+            raise Invalid(f"{identity_kinds.KINDS[wanted.kind].takes}: it is required")
+        given.setdefault("rotates", identity_kinds.can_rotate(wanted.provider, wanted.kind, secret))
+        identity = Identity(**given, id=identity_id(), created_at=now, updated_at=now)
         identity_kinds.check(identity, secret)
         await self.database.write(identities.add, keyring=self.keyring, identity=identity, secret=secret)
         return view_of(IdentityView, identity)

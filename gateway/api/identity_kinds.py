@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from gateway.api.schemas import IdentityChange, NewIdentity
 from gateway.errors import Invalid
 from gateway.fetch.credentials import read_app_key
+from gateway.provider_apis.gitlab_tokens import DEPLOY_TOKEN
 from gateway.store import identities
 from gateway.store.identities import Identity, Kind
 from providers import PROVIDERS
@@ -51,7 +52,14 @@ def check(identity: Identity, secret: str) -> None:
         )
     if not identities.host(identity):
         raise Invalid(f"api_url: {identity.provider} runs on many servers; give the URL of your server's API")
+    if identity.rotates and not can_rotate(identity.provider, identity.kind, secret):
+        raise Invalid("rotates: Pushgate can rotate only access tokens of GitLab, and no deploy tokens")
     kind.check(identity, secret)
+
+
+def can_rotate(provider: str, kind: Kind, secret: str) -> bool:
+    """Return whether the provider replaces a token on request of that token."""
+    return provider == "gitlab" and kind == "token" and not secret.startswith(DEPLOY_TOKEN)
 
 
 def _read_token(pasted: str) -> str:

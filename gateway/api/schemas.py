@@ -288,6 +288,11 @@ class NewIdentity(RequestBody):
     expires_at: AwareDatetime | None = Field(
         default=None, description="when the secret expires, as the provider shows it; null if it never does"
     )
+    rotates: bool | None = Field(
+        default=None,
+        description="whether Pushgate replaces the token two weeks before it ends, which revokes the old"
+        " one; by default, it does so with the access tokens of GitLab, and can with no others",
+    )
 
 
 class IdentityChange(RequestBody):
@@ -306,6 +311,9 @@ class IdentityChange(RequestBody):
         default=None, description="the base URL of the API; another server requires the secret again"
     )
     expires_at: AwareDatetime | None = Field(default=None, description="when the secret expires")
+    rotates: bool | None = Field(
+        default=None, description="whether Pushgate replaces the token before it ends"
+    )
 
 
 class Page(BaseModel, Generic[Item]):

@@ -40,6 +40,10 @@ def add(
         typer.Option(help="The base URL of the API; by default that of the provider's own service."),
     ] = None,
     expires: Expires = None,
+    rotate: Annotated[
+        bool,
+        typer.Option(help="Replace a GitLab token two weeks before it ends, which revokes the old one."),
+    ] = True,
     token_file: TokenFile = None,
     data: Data = None,
     as_json: AsJson = False,
@@ -52,6 +56,7 @@ def add(
         "user": user,
         "api_url": api_url,
         "expires_at": _instant(expires),
+        "rotates": None if rotate else False,
     }
     made = client_of(data).send("POST", "/identities", body)
     if as_json:

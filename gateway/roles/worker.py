@@ -38,6 +38,7 @@ from gateway.worker.reconciler import Reconciler
 from gateway.worker.registrar import Registrar
 from gateway.worker.remotes import Remotes
 from gateway.worker.retention import Retention
+from gateway.worker.token_rotation import TokenRotation
 from gateway.worker.worker import Worker
 
 
@@ -77,7 +78,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
         _build_registrar(parts, apis, sign_in).run,
         partial(run_daily, expiry.run, of="packages"),
-        partial(run_daily, IdentityExpiry(database=database).run, of="identities"),
+        partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
     ]
@@ -100,6 +101,11 @@ def _build_registrar(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> Regis
         sign_in=sign_in,
         base_url=parts.settings.base_url,
     )
+
+
+def _build_expiry(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> IdentityExpiry:
+    rotation = TokenRotation(database=parts.database, keyring=parts.keyring, apis=apis, sign_in=sign_in)
+    return IdentityExpiry(database=parts.database, rotation=rotation)
 
 
 def _build_packages(parts: Parts, folder: Path) -> Packages:

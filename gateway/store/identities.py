@@ -26,8 +26,9 @@ class Identity:
 
     Its kind decides what the secret and the `settings` are: see gateway/api/identity_kinds.py. `user` is the
     user of a token, where the provider wants one. Without `api_url` the identity is for the provider's own
-    service. `rights` are those of a token in the provider's words, None if they are unknown. `reason` is why
-    the provider refused the identity, at `checked_at`.
+    service. If it `rotates`, Pushgate replaces its token before that ends: see gateway/store/rotations.py.
+    `rights` are those of a token in the provider's words, None if they are unknown. `reason` is why the
+    provider refused the identity, at `checked_at`.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Identity:
     expires_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    rotates: bool = False
     rights: Sequence[str] | None = None
     reason: str | None = None
     checked_at: datetime | None = None
@@ -56,8 +58,8 @@ class Unsealed:
 def add(conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, secret: str) -> None:
     """Store a new identity. Raise `Conflict` if its name is taken."""
     _check_name(conn, identity)
-    sealed = keyring.seal(secret.encode(), context=_context(identity.id))
-    conn.execute(insert(identities).values(**asdict(identity), sealed=sealed))
+    values = asdict(identity) | {"sealed": sealed(keyring, identity.id, secret)}
+    conn.execute(insert(identities).values(**values))
 
 
 def get(conn: sqlalchemy.Connection, id_or_name: str, *, for_use: bool = False) -> Identity:
@@ -99,7 +101,7 @@ def change(
         _check_name(conn, identity)
     values: dict[str, Any] = asdict(identity)
     if secret is not None:
-        values["sealed"] = keyring.seal(secret.encode(), context=_context(identity.id))
+        values |= {"sealed": sealed(keyring, identity.id, secret), "rotation_started_at": None}
     conn.execute(update(identities).where(identities.c.id == identity.id).values(**values))
     for row in conn.execute(_users(identity.id)):
         check_fits(identity, provider=row.provider, url=row.url, name=row.name)
@@ -131,6 +133,11 @@ def unseal(conn: sqlalchemy.Connection, keyring: Keyring, identity_id: str) -> U
     return Unsealed(identity=from_row(Identity, row), secret=secret)
 
 
+def sealed(keyring: Keyring, identity_id: str, secret: str) -> bytes:
+    """Return the secret of an identity as it is stored."""
+    return keyring.seal(secret.encode(), context=_context(identity_id))
+
+
 def first_expiry(conn: sqlalchemy.Connection) -> datetime | None:
     """Return when the first identity expires, or has expired; None if none ever does."""
     found: datetime | None = conn.execute(select(func.min(identities.c.expires_at))).scalar()
@@ -146,11 +153,12 @@ def expiring(conn: sqlalchemy.Connection, *, before: datetime) -> list[Identity]
 def rewrap(conn: sqlalchemy.Connection, keyring: Keyring) -> int:
     """Seal the data keys of all secrets under the current wrapping key; return the number of secrets."""
     having = select(identities.c.id, identities.c.sealed).where(identities.c.sealed.is_not(None))
-    sealed = conn.execute(having).all()
-    for identity, envelope in sealed:
+    # Locked: a token may be rotated meanwhile, and the old one must not take the new one's place.
+    envelopes = conn.execute(having.with_for_update()).all()
+    for identity, envelope in envelopes:
         rewrapped = keyring.rewrap(envelope, context=_context(identity))
         conn.execute(update(identities).where(identities.c.id == identity).values(sealed=rewrapped))
-    return len(sealed)
+    return len(envelopes)
 
 
 def use(conn: sqlalchemy.Connection, connection: Connection) -> None:

@@ -354,6 +354,8 @@ identities = Table(
     Column("settings", JSON, nullable=False, server_default=text("'{}'")),
     Column("api_url", Text),
     Column("expires_at", Instant),
+    Column("rotates", Boolean, nullable=False, server_default=text("false")),
+    Column("rotation_started_at", Instant),
     Column("sealed", LargeBinary),
     Column("created_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),

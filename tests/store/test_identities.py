@@ -1,19 +1,16 @@
 """Identities: shared by connections, used at one server, sealed."""
 
-import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store import connections, identities
 from gateway.store.database import Database
 from gateway.store.identities import Identity
-from gateway.worker.identity_expiry import IdentityExpiry
 from testing import records
 from testing.records import NOW
 
@@ -141,16 +138,3 @@ def test_tokens_are_rewrapped_each_for_its_identity(database: Database, keyring:
         ]
         with pytest.raises(SettingError):
             identities.unseal(conn, keyring, "i1")
-
-
-def test_an_end_is_logged_before_it_comes(embedded: Database, keyring: Keyring) -> None:
-    """For two weeks, and after it; an identity without an end is fine."""
-    add(embedded, keyring)
-    for days in (15, 13, -1):
-        add(embedded, keyring, id=f"i{days}", name=f"of {days}", expires_at=NOW + timedelta(days=days))
-    with capture_logs() as logged:
-        asyncio.run(IdentityExpiry(database=embedded).run(NOW))
-    assert [(line["identity"], line["event"].partition(":")[0]) for line in logged] == [
-        ("of -1", "an identity has expired"),
-        ("of 13", "an identity expires soon"),
-    ]

@@ -78,7 +78,7 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
             "--token-file", file, "--json", service=service,
         )  # fmt: skip
         bot = json.loads(done.stdout)
-        assert bot["expires_at"] == "2099-12-31T00:00:00Z"
+        assert (bot["expires_at"], bot["rotates"]) == ("2099-12-31T00:00:00Z", True)
         shared = [service.connect(url, provider="gitlab", identity="bot") for url in urls]
         assert [(made["access"], made["identity"]) for made in shared] == [("identity", "bot")] * 2
         paths = [f"/connections/{made['id']}" for made in shared]
@@ -114,6 +114,7 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
         ({"provider": "generic"}, "provider: it has no API"),
         ({"provider": "gitea"}, "api_url: gitea runs on many servers"),
         ({"provider": "bitbucket", "token": "ATATT3x"}, "requires the mail address"),
+        ({"rotates": True}, "rotates: Pushgate can rotate only access tokens of GitLab"),
         ({"token": "two words"}, "token: it must be one word"),
         ({"api_url": "git@git.example:a"}, "api_url: it must be https"),
         ({"api_url": "https://a:b@git.example/"}, "api_url: remove the user name"),
@@ -124,7 +125,7 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
     ],
 )
 def test_identities_that_cannot_work_are_refused(
-    service: Service, change: dict[str, str], expected: str
+    service: Service, change: dict[str, object], expected: str
 ) -> None:
     """With one sentence."""
     wanted = {"name": "bot", "provider": "github", "token": "c4nary", **change}

@@ -1,9 +1,17 @@
-"""Column types and indexes that are the same in SQLite and PostgreSQL."""
+"""Column types, names and indexes that are the same in SQLite and PostgreSQL."""
 
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, TypeDecorator, text
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+"""How indexes and constraints are named."""
 
 
 class Instant(TypeDecorator[datetime]):

@@ -19,16 +19,9 @@ from sqlalchemy import (
     text,
 )
 
-from gateway.store.columns import Instant, Sequence, partial_index
+from gateway.store.columns import NAMES, Instant, Sequence, partial_index
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+metadata = MetaData(naming_convention=NAMES)
 
 connections = Table(
     "connections",

@@ -153,6 +153,13 @@ class ConnectionHealthView(View):
     health: HealthView = Field(description="its health")
 
 
+class SourceOfConnectionView(View):
+    """The source whose webhook serves a connection."""
+
+    id: str = Field(description="the id of the source")
+    name: str = Field(description="its unique name", examples=["acme"])
+
+
 class ConnectionView(View):
     """A connection as it is shown."""
 
@@ -166,8 +173,13 @@ class ConnectionView(View):
     )
     project: str = Field(description="the platform's project", examples=["digits"])
     hook_url: str = Field(
-        description="the webhook URL for the provider's settings",
+        description="the webhook URL for the provider's settings; of a connection with a `source`, the"
+        " webhook URL of the source, where the deliveries of all of its repositories arrive",
         examples=["https://pushgate.example.com/hooks/5f1b6c2d9a7e4b3c8d0e1f2a"],
+    )
+    source: SourceOfConnectionView | None = Field(
+        description="the source that made it, and whose webhook, secret and networks serve it; null if it has"
+        " a webhook of its own"
     )
     auth: dict[str, str] = Field(
         description="the parts of the authentication that are not secret; empty for most providers"
@@ -200,7 +212,7 @@ class ConnectionView(View):
         description="the platform that fetches after each push; null if there is none"
     )
     secrets: list[SecretView] = Field(
-        description="the valid webhook secrets without their values, newest first"
+        description="the valid webhook secrets without their values, newest first; empty with a `source`"
     )
     health: HealthView = Field(description="what is known of its webhook, identity and remote")
     created_at: datetime = Field(description="when it was connected")
@@ -221,7 +233,8 @@ class ConnectionView(View):
         return view_of(
             cls,
             connection,
-            hook_url=f"{base_url}/hooks/{connection.id}",
+            hook_url=f"{base_url}/hooks/{connection.source or connection.id}",
+            source=_source(connection, facts),
             access=access,
             identity=facts.identity.name if facts.identity else None,
             remote=RemoteView.of(facts.reconciliation, access, now=now, since=since),
@@ -230,6 +243,12 @@ class ConnectionView(View):
             secrets=facts.secrets,
             health=HealthView.of(connection, facts, now=now),
         )
+
+
+def _source(connection: Connection, facts: ConnectionFacts) -> SourceOfConnectionView | None:
+    if connection.source is None:
+        return None
+    return SourceOfConnectionView(id=connection.source, name=facts.source or connection.source)
 
 
 def _access(connection: Connection) -> Access:

@@ -25,9 +25,9 @@ from gateway.api.public_url import unreachable_hook
 from gateway.api.query import limit, wait_seconds
 from gateway.api.remote_access import changed_access, remote_access
 from gateway.api.schemas import ConnectionChange, NewConnection, NewPlatform, NewSecret
-from gateway.api.webhook_auth import check_secret, new_secret, read_scheme
+from gateway.api.webhook_auth import next_secret, read_scheme
 from gateway.crypto.keyring import Keyring
-from gateway.errors import Invalid, NotFound, SettingError
+from gateway.errors import Invalid
 from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
@@ -134,7 +134,7 @@ class Connections:
         )
 
         def make(conn: sqlalchemy.Connection) -> ConnectionCreated:
-            added = replace(connection, identity=_identity_id(conn, wanted.identity))
+            added = replace(connection, identity=identities.named(conn, wanted.identity))
             identities.use(conn, added)
             connections.add_another(conn, added, is_named=wanted.name is not None, is_forced=wanted.force)
             connections.keep_credentials(conn, self.keyring, connection.id, access.sealable)
@@ -175,7 +175,7 @@ class Connections:
         def change(conn: sqlalchemy.Connection) -> ConnectionView:
             changed = replace(connections.get(conn, connection_id), **wanted, updated_at=now)
             if is_identity_given:
-                changed = replace(changed, identity=_identity_id(conn, given.identity))
+                changed = replace(changed, identity=identities.named(conn, given.identity))
             identities.use(conn, changed)
             connections.change(conn, changed)
             if access is not None:
@@ -234,22 +234,17 @@ class Connections:
 
         def rotate(conn: sqlalchemy.Connection) -> ConnectionCreated:
             connection = connections.get(conn, connection_id)
-            newest = self._newest_secret(conn, connection_id)
-            secret = given or new_secret(connection.provider, newest=newest)
-            if secret.encode() != newest:
-                check_secret(connection.provider, secret)
-                connections.add_secret(conn, self.keyring, connection_id, secret.encode(), now=now)
+            if connection.source is not None:
+                raise Invalid(
+                    f"the deliveries of {connection.name} arrive at the webhook of its source: rotate the"
+                    f" secret of the source {connection.source}"
+                )
+            secret = next_secret(conn, self.keyring, connection, given, now=now)
             return self._made(conn, connection, secret)
 
         made = await self.database.write(rotate)
         self.cache.forget(connection_id)
         return made
-
-    def _newest_secret(self, conn: sqlalchemy.Connection, connection_id: str) -> bytes | None:
-        try:
-            return connections.live_secrets(conn, self.keyring, connection_id)[0].value
-        except SettingError:
-            return None  # it was sealed under another secret key: the rotation repairs that
 
     async def fetch_connection(self, request: Request) -> ConnectionView:
         """`POST /connections/{id}/fetch`: reconcile now; `reconciliation` has the result."""
@@ -379,14 +374,6 @@ def _new_connection(
         updated_at=now,
         deploy_key=deploy_key,
     )
-
-
-def _identity_id(conn: sqlalchemy.Connection, id_or_name: str | None) -> str | None:
-    """Return the id of an identity that a request names. Raises `Invalid`."""
-    try:
-        return None if id_or_name is None else identities.get(conn, id_or_name).id
-    except NotFound as error:
-        raise Invalid(f"identity: {error}") from None
 
 
 def _texts(networks: Sequence[Any]) -> list[str]:

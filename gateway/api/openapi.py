@@ -34,6 +34,7 @@ _TAGS = {
     "connections": "Connected repositories: their settings, secrets and refs.",
     "identities": "What Pushgate is at the providers: tokens that connections share.",
     "health": "Whether webhooks arrive and repositories can be read, and what to do if not.",
+    "sources": "Organisations and servers with one webhook, whose repositories are connected by rules.",
     "deliveries": "What providers have sent, and what became of it.",
     "executions": "Execution requests: the messages to the runners.",
     "explain": "Why a push did, or did not, run.",
@@ -44,9 +45,11 @@ _TAGS = {
 _IDS = {
     "connections": "the id of the connection",
     "identities": "the id or the name of the identity",
+    "sources": "the id or the name of the source",
     "deliveries": "the id of the delivery",
     "executions": "the id of the execution request",
     "packages": "the id of the package, as in `package.id` of a message",
+    "repository of sources": "the provider's id of the repository",
 }
 _QUERY: dict[str, dict[str, Any]] = {
     "connection": {"description": "only records of this connection, by its id or name"},
@@ -59,6 +62,10 @@ _QUERY: dict[str, dict[str, Any]] = {
     "state": {
         "description": "only requests in this state",
         "schema": {"$ref": f"{_COMPONENT}ExecutionState"},
+    },
+    "state of sources": {
+        "description": "only repositories in this state",
+        "schema": {"$ref": f"{_COMPONENT}RepositoryState"},
     },
     "state of health": {
         "description": "only connections in this state",
@@ -248,7 +255,9 @@ def _head(described: dict[str, Any]) -> dict[str, Any]:
 def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
     text = {"schema": {"type": "string"}}
     for name in re.findall(r"{(\w+)}", operation.path):
-        yield {"name": name, "in": "path", "required": True, "description": _IDS[operation.subject], **text}
+        own = f"{name} of {operation.subject}"
+        meaning = _IDS.get(own, _IDS[operation.subject])
+        yield {"name": name, "in": "path", "required": True, "description": meaning, **text}
     for name in operation.query:
         own = f"{name} of {operation.subject}"
         yield {"name": name, "in": "query", **text, **_QUERY[own if own in _QUERY else name]}

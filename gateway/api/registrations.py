@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,7 +15,9 @@ from gateway.api.query import wait_seconds
 from gateway.api.views import View, view_of
 from gateway.errors import Invalid, NotFound
 from gateway.provider_apis.apis import APIS
-from gateway.store import connections, deliveries, registrations
+from gateway.store import connections, deliveries, registrations, sources
+from gateway.store.connection_facts import last
+from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.notify import Notifier
 from gateway.store.registrations import Registration, Task
@@ -25,7 +27,7 @@ _NOT_YET = "no worker has done it yet: it goes on, if a worker runs"
 
 
 class RegistrationView(View):
-    """The webhook of a connection at its provider, as the last check found it."""
+    """The webhook of a connection or a source at its provider, as the last check found it."""
 
     webhook: str | None = Field(description="the provider's id of the webhook; null if there is none of ours")
     url: str | None = Field(description="the URL that the provider sends to")
@@ -59,20 +61,24 @@ class Registrations:
 
     def operations(self) -> list[Operation]:
         """Return the operations on webhooks."""
-        path = "/connections/{id}/webhook"
+        path, of_source = "/connections/{id}/webhook", "/sources/{id}/webhook"
+        wait = ("wait",)
         return [
             Operation(method="GET", path=path, endpoint=self.get_webhook),
-            Operation(method="POST", path=path, endpoint=self.register_webhook, query=("wait",)),
-            Operation(method="DELETE", path=path, endpoint=self.remove_webhook, query=("wait",)),
-            Operation(method="POST", path=f"{path}/check", endpoint=self.check_webhook, query=("wait",)),
+            Operation(method="POST", path=path, endpoint=self.register_webhook, query=wait),
+            Operation(method="DELETE", path=path, endpoint=self.remove_webhook, query=wait),
+            Operation(method="POST", path=f"{path}/check", endpoint=self.check_webhook, query=wait),
+            Operation(method="GET", path=of_source, endpoint=self.get_source_webhook),
+            Operation(method="POST", path=of_source, endpoint=self.register_source_webhook, query=wait),
+            Operation(method="DELETE", path=of_source, endpoint=self.remove_source_webhook, query=wait),
+            Operation(
+                method="POST", path=f"{of_source}/check", endpoint=self.check_source_webhook, query=wait
+            ),
         ]
 
     async def get_webhook(self, request: Request) -> RegistrationView:
         """`GET /connections/{id}/webhook`: return what the last check of the webhook found."""
-        view = await self._view(request.path_params["id"])
-        if view is None:
-            raise NotFound("no webhook was registered for this connection")
-        return view
+        return await self._known(request, _connection)
 
     async def register_webhook(self, request: Request) -> RegistrationView:
         """`POST /connections/{id}/webhook`: register the webhook at the provider, or repair it, and wait.
@@ -80,35 +86,60 @@ class Registrations:
         The connection needs an identity. The newest secret is set. Webhooks of others are left alone. If
         no worker has done it within `wait` seconds, `reason` says so.
         """
-        return await self._requested(request, "register")
+        return await self._requested(request, _connection, "register")
 
     async def check_webhook(self, request: Request) -> RegistrationView:
         """`POST /connections/{id}/webhook/check`: compare the provider's webhook with what is needed."""
-        return await self._requested(request, "check")
+        return await self._requested(request, _connection, "check")
 
     async def remove_webhook(self, request: Request) -> RegistrationView:
         """`DELETE /connections/{id}/webhook`: remove the webhook at the provider; later checks end."""
-        return await self._requested(request, "remove")
+        return await self._requested(request, _connection, "remove")
 
-    async def _requested(self, request: Request, task: Task) -> RegistrationView:
+    async def get_source_webhook(self, request: Request) -> RegistrationView:
+        """`GET /sources/{id}/webhook`: return what the last check of the webhook found."""
+        return await self._known(request, _source)
+
+    async def register_source_webhook(self, request: Request) -> RegistrationView:
+        """`POST /sources/{id}/webhook`: register the webhook at the provider, or repair it, and wait.
+
+        The source needs an identity with the right to it. As for the webhook of a connection, the newest
+        secret is set, and webhooks of others are left alone.
+        """
+        return await self._requested(request, _source, "register")
+
+    async def check_source_webhook(self, request: Request) -> RegistrationView:
+        """`POST /sources/{id}/webhook/check`: compare the provider's webhook with what is needed."""
+        return await self._requested(request, _source, "check")
+
+    async def remove_source_webhook(self, request: Request) -> RegistrationView:
+        """`DELETE /sources/{id}/webhook`: remove the webhook at the provider; later checks end."""
+        return await self._requested(request, _source, "remove")
+
+    async def _requested(self, request: Request, find: "_Find", task: Task) -> RegistrationView:
         """Request a task, and return the state once it has ended, or after the seconds of `wait`."""
-        connection_id, ends_at = request.path_params["id"], time.monotonic() + wait_seconds(request)
+        id_or_name, ends_at = request.path_params["id"], time.monotonic() + wait_seconds(request)
         now = datetime.now(UTC)
 
-        def make_due(conn: sqlalchemy.Connection) -> None:
-            connection = connections.get(conn, connection_id)
+        def make_due(conn: sqlalchemy.Connection) -> str:
+            connection = find(conn, id_or_name)
             if connection.provider not in APIS:
                 raise Invalid(f"{connection.provider} has no API for webhooks: register it by hand")
             if connection.source is not None:
-                raise Invalid(f"the webhook of {connection.name} is that of its source")
+                raise Invalid(
+                    f"the deliveries of {connection.name} arrive at the webhook of its source: register or"
+                    f" check that of the source {connection.source}"
+                )
             if connection.identity is None:
-                raise Invalid(f"{connection.name} has no identity: add one, and set it on the connection")
-            registrations.request(conn, connection_id, task, now=now)
+                what = "source" if connection.kind == "source" else "connection"
+                raise Invalid(f"{connection.name} has no identity: add one, and set it on the {what}")
+            registrations.request(conn, connection.id, task, now=now)
+            return connection.id
 
-        await self.database.write(make_due)
+        connection_id = await self.database.write(make_due)
         self.pushes.notify()
         while True:
-            view = await self._view(connection_id)
+            view = await self.database.read(_view, connection_id)
             if view is None:
                 return _NOTHING
             if view.checked_at is not None and view.checked_at >= now:
@@ -117,14 +148,32 @@ class Registrations:
                 return view.model_copy(update={"reason": _NOT_YET})
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _view(self, connection_id: str) -> RegistrationView | None:
-        def read(conn: sqlalchemy.Connection) -> RegistrationView | None:
-            connections.get(conn, connection_id)
-            found = registrations.of(conn, [connection_id]).get(connection_id)
-            arrived_at = deliveries.arrivals(conn, [connection_id]).get(connection_id)
-            return None if found is None else view_of(RegistrationView, found, arrived_at=arrived_at)
+    async def _known(self, request: Request, find: "_Find") -> RegistrationView:
+        id_or_name = request.path_params["id"]
+        view = await self.database.read(lambda conn: _view(conn, find(conn, id_or_name).id))
+        if view is None:
+            raise NotFound(f"no webhook was registered for {id_or_name}")
+        return view
 
-        return await self.database.read(read)
+
+_Find = Callable[[sqlalchemy.Connection, str], Connection]
+"""Returns the connection, or the source as one, that a path names. Raises `NotFound`."""
+
+
+def _connection(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
+    return connections.get(conn, connection_id)
+
+
+def _source(conn: sqlalchemy.Connection, id_or_name: str) -> Connection:
+    return sources.get(conn, id_or_name).as_connection
+
+
+def _view(conn: sqlalchemy.Connection, connection_id: str) -> RegistrationView | None:
+    found = registrations.of(conn, [connection_id]).get(connection_id)
+    # Most deliveries of a source are those of its connections.
+    used = (secret.last_used_at for secret in connections.secret_dates(conn, [connection_id])[connection_id])
+    arrived_at = last(*used, deliveries.arrivals(conn, [connection_id]).get(connection_id))
+    return None if found is None else view_of(RegistrationView, found, arrived_at=arrived_at)
 
 
 _NOTHING = view_of(RegistrationView, Registration(), arrived_at=None)

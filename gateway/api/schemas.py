@@ -19,9 +19,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
-from gateway.plan.source_rules import YamlPath
+from gateway.plan.source_rules import Rule, YamlPath
 from gateway.plan.triggers import Glob, Trigger
-from gateway.store import identities
+from gateway.store import identities, sources
 from providers import PROVIDERS
 from providers import model as provider_model
 
@@ -43,6 +43,14 @@ class NewTrigger(Trigger):
     """A trigger in a request: omitted fields have their defaults."""
 
 
+class NewRule(Rule):
+    """A rule in a request: omitted fields have their defaults."""
+
+    triggers: tuple[NewTrigger, ...] = Field(
+        default=(), description="the triggers of each connection: which ref updates run what"
+    )
+
+
 def one_of(values: tuple[str, ...], description: str) -> FieldInfo:
     """Return the description of a text with these values.
 
@@ -57,7 +65,7 @@ Line = Annotated[
 ]
 Url = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2048)]
 WebhookSecret = Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=r"^[\x20-\x7e]+$")]
-IdentityName = Annotated[
+NameInPath = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/]*$")
 ]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
@@ -65,6 +73,7 @@ PrivateKey = Annotated[SecretStr, Field(min_length=1, max_length=65536)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 Follows = Annotated[list[Glob], Field(max_length=100)]
 NewTriggers = list[Annotated[dict[str, Any], ShownAs(NewTrigger)]]
+NewRules = list[Annotated[dict[str, Any], ShownAs(NewRule)]]
 Item = TypeVar("Item")
 
 # Each of these has a schema of its own in the OpenAPI document.
@@ -244,6 +253,79 @@ class NewSecret(RequestBody):
     secret: WebhookSecret | None = Field(default=None, description="by default, one is generated")
 
 
+class NewSource(RequestBody):
+    """An organisation, group, workspace, project or server whose repositories rules shall connect."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "provider": "github",
+                    "url": "https://github.com/acme",
+                    "identity": "acme-bot",
+                    "rules": [
+                        {
+                            "match": ["ml-*"],
+                            "triggers": [{"name": "train", "branches": ["main"], "run": {"step": "train"}}],
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+    provider: Provider = Field(description="the kind of git server that sends the webhooks")
+    url: Url = Field(
+        description="the web page of the organisation, group, workspace or project, or of the server",
+        examples=["https://github.com/acme"],
+    )
+    scope: sources.Scope | None = Field(
+        default=None,
+        description="`owner` for the repositories of an organisation, group, workspace or project, `server`"
+        " for all repositories of a server; by default `server` if the URL has no path",
+    )
+    name: NameInPath | None = Field(
+        default=None,
+        description="a unique name, without a slash; by default that of the owner, or the host of a server",
+    )
+    rules: NewRules = Field(
+        default_factory=list,
+        description="which repositories are connected, and how: the first rule that matches counts. By"
+        " default none are",
+    )
+    identity: Line | None = Field(
+        default=None,
+        description="the id or the name of an identity, which lists the repositories, registers the webhook,"
+        " and fetches",
+    )
+    secret: WebhookSecret | None = Field(
+        default=None, description="the webhook secret; by default one is generated"
+    )
+    auth: dict[str, str] = Field(
+        default_factory=dict,
+        description="how the provider authenticates in place of a signature: see the page of the provider",
+    )
+    networks: Networks = Field(
+        default_factory=list,
+        description="the networks that may send webhooks, such as 192.0.2.0/24; by default any",
+    )
+
+
+class SourceChange(RequestBody):
+    """The changes of a source: fields that are omitted or null stay as they are."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"rules": [{"match": ["ml-*", "!ml-old"]}]}]})
+
+    url: Url | None = Field(default=None, description="the new URL, such as after a rename")
+    name: NameInPath | None = Field(default=None, description="a unique name, without a slash")
+    rules: NewRules | None = Field(default=None, description="the rules, which replace all others")
+    identity: Line | None = Field(
+        default=None,
+        description="the id or the name of an identity; null removes it, unlike an omitted field",
+    )
+    networks: Networks | None = Field(default=None, description="the networks that may send webhooks")
+
+
 class IdentitySettings(RequestBody):
     """What an identity needs beside its secret: which fields depends on its kind."""
 
@@ -261,7 +343,7 @@ class NewIdentity(RequestBody):
         }
     )
 
-    name: IdentityName = Field(description="a unique name, without a slash")
+    name: NameInPath = Field(description="a unique name, without a slash")
     provider: Provider
     kind: identities.Kind = Field(
         default="token",
@@ -300,7 +382,7 @@ class IdentityChange(RequestBody):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"expires_at": "2027-11-30T00:00:00Z"}]})
 
-    name: IdentityName | None = Field(default=None, description="a unique name, without a slash")
+    name: NameInPath | None = Field(default=None, description="a unique name, without a slash")
     settings: IdentitySettings | None = Field(
         default=None, description="the settings of its kind, all of them"
     )

@@ -4,8 +4,14 @@ import base64
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
-from gateway.errors import Invalid
+import sqlalchemy
+
+from gateway.crypto.keyring import Keyring
+from gateway.errors import Invalid, SettingError
+from gateway.store import connections
+from gateway.store.connections import Connection
 from providers import PROVIDERS
 from providers.signatures import MIN_SECRET_BYTES, SIGNING_PREFIX, is_weak, signing_key
 
@@ -57,6 +63,30 @@ def read_scheme(provider: str, secret: str | None, auth: Mapping[str, str]) -> S
     if secret is not None:
         check_secret(provider, secret)
     return Scheme(secrets=(secret or new_secret(provider),), auth=auth)
+
+
+def next_secret(
+    conn: sqlalchemy.Connection,
+    keyring: Keyring,
+    connection: Connection,
+    given: str | None,
+    *,
+    now: datetime,
+) -> str:
+    """Store the next secret of a connection or a source, by default a new one, and return it.
+
+    Raises `Invalid`. The newest secret, given again, is not stored again.
+    """
+    try:
+        live = connections.live_secrets(conn, keyring, connection.id)
+    except SettingError:
+        live = []  # they were sealed under another secret key: the rotation repairs that
+    newest = live[0].value if live else None
+    secret = given or new_secret(connection.provider, newest=newest)
+    if secret.encode() != newest:
+        check_secret(connection.provider, secret)
+        connections.add_secret(conn, keyring, connection.id, secret.encode(), now=now)
+    return secret
 
 
 def check_secret(provider: str, secret: str) -> None:

@@ -17,6 +17,7 @@ from gateway.api.identities import Identities
 from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
 from gateway.api.registrations import Registrations
+from gateway.api.sources import Sources
 from gateway.api.specifications import Contract
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.rendering import Renderer
@@ -74,6 +75,7 @@ class _Api:
 
     connections: Connections
     identities: Identities
+    sources: Sources
     registrations: Registrations
     health: HealthOverview
     dry_run: DryRun
@@ -86,6 +88,7 @@ class _Api:
         return [
             *self.connections.operations(),
             *self.identities.operations(),
+            *self.sources.operations(),
             *self.registrations.operations(),
             *self.health.operations(),
             *self.dry_run.operations(),
@@ -121,6 +124,15 @@ def _build_api(
             database=database,
             keyring=parts.keyring,
             pushes=parts.pushes,
+            allow_http=settings.fetch_allow_http,
+            hosts=settings.fetch_hosts,
+        ),
+        sources=Sources(
+            database=database,
+            keyring=parts.keyring,
+            cache=cache,
+            pushes=parts.pushes,
+            base_url=settings.base_url,
             allow_http=settings.fetch_allow_http,
             hosts=settings.fetch_hosts,
         ),

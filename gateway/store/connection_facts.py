@@ -17,6 +17,7 @@ from gateway.store import (
     reconciliations,
     refusals,
     registrations,
+    sources,
 )
 from gateway.store.connections import Connection, SecretDates
 from gateway.store.identities import Identity
@@ -34,12 +35,13 @@ class ConnectionFacts:
 
     `arrived_at` is when its last webhook arrived, `refused` the latest refusal of the last day. The webhook
     of a connection that belongs to a source is that of the source: `registration`, `refused` and
-    `webhook_secrets` are then the source's.
+    `webhook_secrets` are then the source's. `source` is its name.
     """
 
     secrets: list[SecretDates]
     webhook_secrets: list[SecretDates]
     reconciliation: ReconciliationState
+    source: str | None = None
     platform: Platform | None = None
     identity: Identity | None = None
     registration: Registration | None = None
@@ -62,18 +64,20 @@ def facts(
     registered = registrations.of(conn, receivers)
     silent = reconciliations.silences(conn, ids)
     stored = deliveries.arrivals(conn, receivers)
+    names = sources.names(conn, {one.source for one in found if one.source is not None})
     refused = refusals.newest(conn, receivers, since=now - _RECENTLY)
     return {
         connection.id: ConnectionFacts(
             secrets=secrets[connection.id],
             webhook_secrets=secrets[hooks[connection.id]],
             reconciliation=states[connection.id],
+            source=names.get(connection.source or ""),
             platform=named.get(connection.id),
             identity=used.get(connection.identity or ""),
             registration=registered.get(hooks[connection.id]),
             silence=silent.get(connection.id),
             refused=refused.get(hooks[connection.id]),
-            arrived_at=_last(
+            arrived_at=last(
                 *(stored.get(receiver) for receiver in (connection.id, hooks[connection.id])),
                 # Old deliveries are deleted.
                 *(secret.last_used_at for secret in secrets[hooks[connection.id]]),
@@ -83,5 +87,6 @@ def facts(
     }
 
 
-def _last(*moments: datetime | None) -> datetime | None:
+def last(*moments: datetime | None) -> datetime | None:
+    """Return the last of some moments, of those that are known."""
     return max((moment for moment in moments if moment is not None), default=None)

@@ -75,6 +75,14 @@ def get(conn: sqlalchemy.Connection, id_or_name: str, *, for_use: bool = False) 
     return from_row(Identity, row)
 
 
+def named(conn: sqlalchemy.Connection, id_or_name: str | None) -> str | None:
+    """Return the id of an identity that a request names; None if it names none. Raise `Invalid`."""
+    try:
+        return None if id_or_name is None else get(conn, id_or_name).id
+    except NotFound as error:
+        raise Invalid(f"identity: {error}") from None
+
+
 def page(conn: sqlalchemy.Connection, *, after: str | None, limit: int) -> list[Identity]:
     """Return up to `limit` identities by name, those behind the name `after`."""
     query = _select().order_by(identities.c.name).limit(limit)
@@ -104,7 +112,7 @@ def change(
         values |= {"sealed": sealed(keyring, identity.id, secret), "rotation_started_at": None}
     conn.execute(update(identities).where(identities.c.id == identity.id).values(**values))
     for row in conn.execute(_users(identity.id)):
-        check_fits(identity, provider=row.provider, url=row.url, name=row.name)
+        check_fits(identity, provider=row.provider, url=row.url, what=_named(row.kind, row.name))
 
 
 def delete(conn: sqlalchemy.Connection, identity_id: str) -> None:
@@ -165,7 +173,8 @@ def use(conn: sqlalchemy.Connection, connection: Connection) -> None:
     """Lock the identity that a connection names. Raise `Invalid` if it does not fit the connection."""
     if connection.identity is not None:
         identity = get(conn, connection.identity, for_use=True)
-        check_fits(identity, provider=connection.provider, url=connection.url, name=connection.name)
+        what = _named(connection.kind, connection.name)
+        check_fits(identity, provider=connection.provider, url=connection.url, what=what)
 
 
 def host(identity: Identity) -> str:
@@ -175,20 +184,18 @@ def host(identity: Identity) -> str:
     return PROVIDERS[identity.provider].PUBLIC_HOST or ""
 
 
-def check_fits(identity: Identity, *, provider: str, url: str, name: str) -> None:
-    """Raise `Invalid` if the identity of a connection is for another provider or another host.
+def check_fits(identity: Identity, *, provider: str, url: str, what: str) -> None:
+    """Raise `Invalid` if the identity of a connection or a source is for another provider or host.
 
-    Whoever may set a connection's URL must not learn the secret.
+    `what` is what an error calls it. Whoever may set its URL must not learn the secret.
     """
     if identity.provider != provider:
-        raise Invalid(
-            f"identity: {identity.name} is for {identity.provider}, but the connection {name} for {provider}"
-        )
+        raise Invalid(f"identity: {identity.name} is for {identity.provider}, but {what} for {provider}")
     at = host(identity)
     # Of GitHub and Bitbucket Cloud, the API has a host of its own below the repositories' host.
     if host_of(url) not in {at, at.removeprefix("api.")}:
         raise Invalid(
-            f"identity: {identity.name} is for {at or 'no server yet'}, but the connection {name} is at"
+            f"identity: {identity.name} is for {at or 'no server yet'}, but {what} is at"
             f" {host_of(url)}; use an identity whose api_url is at that host"
         )
 
@@ -199,7 +206,7 @@ def _select() -> Select[Any]:
 
 def _users(identity_id: str) -> Select[Any]:
     return (
-        select(connections.c.name, connections.c.provider, connections.c.url)
+        select(connections.c.name, connections.c.kind, connections.c.provider, connections.c.url)
         .where(connections.c.identity == identity_id, connections.c.deleted_at.is_(None))
         .order_by(connections.c.name)
     )
@@ -210,6 +217,10 @@ def _check_name(conn: sqlalchemy.Connection, identity: Identity) -> None:
     taken = select(identities.c.id).where(identities.c.name == identity.name, identities.c.id != identity.id)
     if conn.execute(taken).first() is not None:
         raise Conflict(f"the name {identity.name} is taken by another identity")
+
+
+def _named(kind: str, name: str) -> str:
+    return f"the {'source' if kind == 'source' else 'connection'} {name}"
 
 
 def _context(identity_id: str) -> str:

@@ -20,7 +20,8 @@ from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
 from gateway.store.identities import Unsealed
 from gateway.store.rows import from_row
-from gateway.store.tables import webhook_registrations
+from gateway.store.sources import Scope
+from gateway.store.tables import sources, webhook_registrations
 
 Task = Literal["register", "check", "remove"]
 
@@ -53,10 +54,12 @@ class Registration:
 class Claimed:
     """A task that is due and was claimed until `due_at`, with what its API requests need.
 
-    Without `identity`, `obstacle` is why the task cannot be carried out. A deleted connection has no secret.
+    `scope` is that of a source. Without `identity`, `obstacle` is why the task cannot be carried out. A
+    deleted connection has no secret.
     """
 
     connection: Connection
+    scope: Scope | Literal["repository"]
     task: Task
     due_at: datetime
     attempts: int
@@ -89,8 +92,10 @@ def claim(conn: sqlalchemy.Connection, keyring: Keyring, *, now: datetime, until
     if row is None:
         return None
     connection = connections.get_any(conn, row.connection)
+    scope = conn.execute(select(sources.c.scope).where(sources.c.connection == row.connection)).scalar()
     claimed = Claimed(
         connection=connection,
+        scope=scope or "repository",
         task=row.task,
         due_at=until,
         attempts=row.attempts,

@@ -4,23 +4,24 @@ A repository is found in a listing or in a delivery. It is then due: a worker le
 Deliveries about a repository without a connection wait until the rules have decided.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import sqlalchemy
 import zstandard
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, select, update
 
-from gateway.errors import NotFound
+from gateway.errors import Invalid, NotFound
 from gateway.store import sources as stored
 from gateway.store.bulk_sql import insert_rows, upsert_rows
 from gateway.store.due_tasks import DueTasks
 from gateway.store.rows import from_row
 from gateway.store.sources import Source
 from gateway.store.tables import deliveries, source_repositories, waiting_deliveries
+from providers.clone_urls import repository_key
 from providers.model import Event
 
 State = Literal["due", "connected", "ignored", "gone", "removed"]
@@ -123,7 +124,13 @@ def claim(conn: sqlalchemy.Connection, *, now: datetime, until: datetime) -> Cla
     row = DECISIONS.claim(conn, now=now, until=until)
     if row is None:
         return None
-    source, repository = stored.get(conn, row.source), from_row(SourceRepository, row)
+    try:
+        source = stored.get(conn, row.source)
+    except NotFound:
+        # A delivery that arrived while the source was deleted has named it.
+        stored.forget_repositories(conn, row.source)
+        return None
+    repository = from_row(SourceRepository, row)
     return Claimed(source=source, repository=repository, due_at=until, attempts=row.attempts)
 
 
@@ -198,35 +205,52 @@ def mark_gone(conn: sqlalchemy.Connection, source: str, *, listed_since: datetim
 def page(
     conn: sqlalchemy.Connection, source: str, *, state: str | None, after: str | None, limit: int
 ) -> list[SourceRepository]:
-    """Return up to `limit` repositories of a source by full name, those behind the name `after`."""
+    """Return up to `limit` repositories of a source by full name, those behind the repository `after`.
+
+    Raise `Invalid` if the source never had that repository.
+    """
     mine = source_repositories
     query = select(mine).where(mine.c.source == source).order_by(mine.c.full_name, mine.c.repository)
     if state is not None:
         query = query.where(mine.c.state == state)
     if after is not None:
-        query = query.where(mine.c.full_name > after)
+        last = route(conn, source, after)
+        if last is None:
+            raise Invalid("cursor is not one that this API has given")
+        is_same = and_(mine.c.full_name == last.full_name, mine.c.repository > after)
+        query = query.where(or_(mine.c.full_name > last.full_name, is_same))
     return [from_row(SourceRepository, row) for row in conn.execute(query.limit(limit))]
 
 
-def counts(conn: sqlalchemy.Connection, source: str) -> dict[str, int]:
-    """Return how many repositories of a source are in each state."""
+def counts(conn: sqlalchemy.Connection, source_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return how many repositories of each source are in each state."""
     mine = source_repositories
-    number = func.count().label("number")
-    query = select(mine.c.state, number).where(mine.c.source == source).group_by(mine.c.state)
-    return {row.state: row.number for row in conn.execute(query)}
+    grouped = mine.c.source, mine.c.state
+    query = select(*grouped, func.count().label("number")).where(mine.c.source.in_(source_ids))
+    found: dict[str, dict[str, int]] = {source: {} for source in source_ids}
+    for row in conn.execute(query.group_by(*grouped).order_by(mine.c.state)):
+        found[row.source][row.state] = row.number
+    return found
 
 
-def request(conn: sqlalchemy.Connection, source: str, repository: str, *, now: datetime) -> None:
-    """Let the rules decide again about a repository, also about one whose connection was deleted.
+def at(conn: sqlalchemy.Connection, url: str) -> list[SourceRepository]:
+    """Return the repositories of all sources at an address, in any form of its URL."""
+    key = repository_key(url)
+    query = select(source_repositories)
+    return [from_row(SourceRepository, row) for row in conn.execute(query) if repository_key(row.url) == key]
+
+
+def request(conn: sqlalchemy.Connection, source: str, repository: str, *, now: datetime) -> SourceRepository:
+    """Let the rules decide again about a repository, also about one whose connection was deleted; return it.
 
     Raise `NotFound` if the source never had it.
     """
-    if route(conn, source, repository) is None:
+    known = route(conn, source, repository)
+    if known is None:
         raise NotFound(f"the source has no repository with the id {repository}")
-    mine = source_repositories.c.source == source, source_repositories.c.repository == repository
-    conn.execute(
-        update(source_repositories).where(*mine).values(state="due", due_at=now, attempts=0, reason=None)
-    )
+    due = {"state": "due", "due_at": now, "attempts": 0, "reason": None}
+    conn.execute(update(source_repositories).where(*_is(known)).values(**due))
+    return replace(known, state="due", reason=None)
 
 
 def _decide(conn: sqlalchemy.Connection, claimed: Claimed, decided: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ connection to a repository has, but no remote and no triggers. Its rules connect
 in `gateway.store.source_repositories`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -13,14 +13,24 @@ from typing import Any, Literal
 import sqlalchemy
 from sqlalchemy import Row, Select, delete, insert, select, update
 
-from gateway.errors import NotFound
+from gateway.errors import Conflict, NotFound
 from gateway.store import connections as stored
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
 from gateway.store.rows import from_row
-from gateway.store.tables import connections, source_repositories, sources, waiting_deliveries
+from gateway.store.tables import (
+    connections,
+    deliveries,
+    source_repositories,
+    sources,
+    waiting_deliveries,
+)
+from providers.clone_urls import repository_key
+from providers.places import owner_of
 
 Scope = Literal["owner", "server"]
+
+_DELETED = "the source was deleted before its rules had decided about the repository"
 
 LISTINGS = DueTasks(sources, longest=timedelta(days=1))
 """The listings of the repositories of each source."""
@@ -70,8 +80,12 @@ class Source:
 
 
 def add(conn: sqlalchemy.Connection, source: Source) -> None:
-    """Store a new source. Raise `Conflict` if its name is taken, also by a connection."""
+    """Store a new source.
+
+    Raise `Conflict` if its name is taken, also by a connection, or if there is a source with its URL.
+    """
     stored.add_source(conn, source.as_connection)
+    _check_url(conn, source)
     due_at = source.created_at if source.identity is not None else None
     values = {"connection": source.id, "scope": source.scope, "rules": list(source.rules), "due_at": due_at}
     conn.execute(insert(sources).values(**values))
@@ -95,8 +109,13 @@ def page(conn: sqlalchemy.Connection, *, after: str | None, limit: int) -> list[
 
 
 def change(conn: sqlalchemy.Connection, source: Source) -> None:
-    """Store the changes of a source, and let its rules decide again about each of its repositories."""
+    """Store the changes of a source, and let its rules decide again about each of its repositories.
+
+    Raise `Conflict` as `add` does.
+    """
+    stored.lock_names(conn)
     stored.change(conn, source.as_connection)
+    _check_url(conn, source)
     due_at = source.updated_at if source.identity is not None else None
     values = {"rules": list(source.rules), "due_at": due_at, "attempts": 0}
     conn.execute(update(sources).where(sources.c.connection == source.id).values(**values))
@@ -105,17 +124,34 @@ def change(conn: sqlalchemy.Connection, source: Source) -> None:
 
 
 def remove(conn: sqlalchemy.Connection, source_id: str, *, now: datetime) -> None:
-    """Delete a source and its secrets. Its connections stay, without a webhook until they get another."""
-    conn.execute(delete(waiting_deliveries).where(waiting_deliveries.c.source == source_id))
-    conn.execute(delete(source_repositories).where(source_repositories.c.source == source_id))
+    """Delete a source and its secrets. Its connections stay, without a webhook until they get another.
+
+    The row with its scope stays, for the removal of its webhook.
+    """
+    forget_repositories(conn, source_id)
     conn.execute(update(connections).where(connections.c.source == source_id).values(source=None))
-    conn.execute(delete(sources).where(sources.c.connection == source_id))
+    conn.execute(update(sources).where(sources.c.connection == source_id).values(due_at=None))
     stored.remove(conn, source_id, now=now)
 
 
+def forget_repositories(conn: sqlalchemy.Connection, source_id: str) -> None:
+    """Delete what is known of the repositories of a deleted source."""
+    waiting = select(waiting_deliveries.c.delivery).where(waiting_deliveries.c.source == source_id)
+    conn.execute(update(deliveries).where(deliveries.c.id.in_(waiting)).values(reason=_DELETED))
+    conn.execute(delete(waiting_deliveries).where(waiting_deliveries.c.source == source_id))
+    conn.execute(delete(source_repositories).where(source_repositories.c.source == source_id))
+
+
+def names(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, str]:
+    """Return the names of sources by their ids."""
+    query = select(connections.c.id, connections.c.name).where(connections.c.id.in_(ids))
+    return {row.id: row.name for row in conn.execute(query)}
+
+
 def request_listing(conn: sqlalchemy.Connection, source_id: str, *, now: datetime) -> None:
-    """Make the listing of a source's repositories due now."""
-    conn.execute(update(sources).where(sources.c.connection == source_id).values(due_at=now, attempts=0))
+    """Make the listing of a source's repositories due now. The reason of an earlier failure is forgotten."""
+    due = {"due_at": now, "attempts": 0, "reason": None}
+    conn.execute(update(sources).where(sources.c.connection == source_id).values(**due))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,3 +204,21 @@ def _select() -> Select[Any]:
 
 def _record(row: Row[Any]) -> Source:
     return from_row(Source, row, networks=tuple(row.networks), rules=tuple(row.rules))
+
+
+def _check_url(conn: sqlalchemy.Connection, source: Source) -> None:
+    """Raise `Conflict` if another source of the provider has the URL of a source. The names are locked."""
+    others = connections.c.provider == source.provider, connections.c.id != source.id
+    for row in conn.execute(_select().where(*others, sources.c.scope == source.scope)):
+        if _place(row.url, source) == _place(source.url, source):
+            raise Conflict(
+                f"{source.url} is a source already, {row.name} ({row.id}): change that, in place of a second"
+            )
+
+
+def _place(url: str, source: Source) -> str:
+    """Return what is equal for all URLs of an owner, or of a server."""
+    if source.scope == "server":
+        return repository_key(url)
+    owner = owner_of(url, source.provider)
+    return f"{owner.server}/{owner.name}".lower()

@@ -75,7 +75,7 @@ class Registrar:
         api = APIS.get(connection.provider)
         if identity is None or api is None:
             raise ApiError(claimed.obstacle or f"{connection.provider} has no API for webhooks")
-        place = Place(connection.url)
+        place = Place(connection.url, claimed.scope)
         return _Work(
             claimed=claimed,
             api=api,

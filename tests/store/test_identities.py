@@ -122,7 +122,8 @@ def test_a_token_is_for_one_provider_and_one_server(
 def test_an_api_beside_its_repositories_fits_them(provider: str, api_url: str | None, host: str) -> None:
     """Public services have several names."""
     identity = replace(BOT, provider=provider, api_url=api_url)
-    identities.check_fits(identity, provider=provider, url=f"https://{host}/acme/digits", name="digits")
+    url = f"https://{host}/acme/digits"
+    identities.check_fits(identity, provider=provider, url=url, what="the connection digits")
 
 
 def test_tokens_are_rewrapped_each_for_its_identity(database: Database, keyring: Keyring) -> None:

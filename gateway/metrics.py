@@ -38,6 +38,11 @@ UNDELIVERABLE = Counter(
     ["what"],
     registry=REGISTRY,
 )
+WEBHOOK_REPAIRS = Counter(
+    "pushgate_webhook_repairs",
+    "Registered webhooks that differed from what is needed, and were repaired.",
+    registry=REGISTRY,
+)
 STAGE = Histogram(
     "pushgate_stage_seconds",
     "Duration of a stage: accepting a delivery, fetching and planning a batch, from the webhook to the plan,"
@@ -80,6 +85,19 @@ OLDEST_EVENT = Gauge(
 IDENTITY_EXPIRY = Gauge(
     "pushgate_identity_expiry_timestamp_seconds",
     "When the first identity expires, as Unix time; +Inf if none does.",
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+WEBHOOKS = Gauge(
+    "pushgate_webhooks",
+    "Webhooks that Pushgate has registered at providers, by the result of the last check.",
+    ["state"],
+    registry=REGISTRY,
+    multiprocess_mode="mostrecent",
+)
+SILENT = Gauge(
+    "pushgate_connections_silent",
+    "Connections of which a push was recovered whose webhook never arrived, and none has arrived since.",
     registry=REGISTRY,
     multiprocess_mode="mostrecent",
 )

@@ -10,7 +10,7 @@ from gateway.provider_apis.apis import APIS
 from gateway.store.connection_facts import ConnectionFacts
 from gateway.store.connections import Connection
 from gateway.store.identities import Identity
-from gateway.store.registrations import Registration
+from gateway.store.registrations import CHECKED_WITHIN, Registration
 from gateway.text.sentences import REPAIRS
 
 State = Literal["ok", "unknown", "warning", "failing"]
@@ -22,7 +22,6 @@ STATES: Final[tuple[State, ...]] = ("ok", "unknown", "warning", "failing")
 WARN_BEFORE: Final = timedelta(days=14)
 """How long before its end a token is a warning."""
 
-_CHECKED_WITHIN = timedelta(days=1)
 _TEST_WITHIN = timedelta(minutes=2)
 
 _DIFFERENCES: Mapping[str, tuple[State, str]] = {
@@ -91,7 +90,7 @@ def _of_webhook(connection: Connection, facts: ConnectionFacts, *, now: datetime
             repair=_repair(connection, "Correct the cause, then run"),
         )
         return
-    if known.checked_at is None or known.checked_at < now - _CHECKED_WITHIN:
+    if known.checked_at is None or known.checked_at < now - CHECKED_WITHIN:
         last = "yet" if known.checked_at is None else f"since {_time(known.checked_at)}"
         yield Finding(
             what="webhook",

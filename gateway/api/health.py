@@ -2,12 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import sqlalchemy
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -29,10 +30,13 @@ from gateway.metrics import (
     PENDING_REQUESTS,
     PENDING_UPDATES,
     SCRATCH_WRITABLE,
+    SILENT,
+    WEBHOOKS,
     exposition,
 )
-from gateway.store import identities, work_queue
+from gateway.store import identities, reconciliations, registrations, work_queue
 from gateway.store.database import Database
+from gateway.store.work_queue import Backlog
 from gateway.threads import PROBES
 
 _DISK_SECONDS = 3
@@ -44,6 +48,8 @@ _STORE_GAUGES = (
     OLDEST_REQUEST,
     OLDEST_EVENT,
     IDENTITY_EXPIRY,
+    SILENT,
+    *(WEBHOOKS.labels(state) for state in registrations.WEBHOOK_STATES),
 )
 
 
@@ -120,22 +126,49 @@ class Health:
     async def metrics(self, _request: Request) -> Response:
         """`GET /metrics`: the counters of this port, and the backlog of the store."""
         try:
-            backlog = await self.database.read_probe(work_queue.backlog)
-            expiry = await self.database.read_probe(identities.first_expiry)
+            found = await self.database.read_probe(_StoreState.of)
         except StoreUnavailable:
             # The backlog is unknown; the counters of the process are exposed nevertheless.
             for gauge in _STORE_GAUGES:
                 gauge.set(math.nan)
         else:
-            PENDING_UPDATES.set(backlog.updates)
-            OLDEST_PENDING.set(_age(backlog.oldest))
-            OLDEST_REQUEST.set(_age(backlog.oldest_request) if self.has_broker else 0)
-            OLDEST_EVENT.set(_age(backlog.oldest_event) if self.has_broker else 0)
-            PENDING_REQUESTS.set(backlog.requests)
-            PENDING_EVENTS.set(backlog.events)
-            IDENTITY_EXPIRY.set(math.inf if expiry is None else expiry.timestamp())
+            found.report(has_broker=self.has_broker)
         SCRATCH_WRITABLE.set(await self._disk_trouble() is None)
         return Response(await PROBES.run(exposition), media_type=CONTENT_TYPE_LATEST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _StoreState:
+    """What the gauges show of the whole store."""
+
+    backlog: Backlog
+    expiry: datetime | None
+    webhooks: Mapping[str, int]
+    silent: int
+
+    @classmethod
+    def of(cls, conn: sqlalchemy.Connection) -> Self:
+        """Read the state."""
+        return cls(
+            backlog=work_queue.backlog(conn),
+            expiry=identities.first_expiry(conn),
+            webhooks=registrations.count_states(conn, now=datetime.now(UTC)),
+            silent=reconciliations.count_silent(conn),
+        )
+
+    def report(self, *, has_broker: bool) -> None:
+        """Set the gauges."""
+        backlog = self.backlog
+        PENDING_UPDATES.set(backlog.updates)
+        OLDEST_PENDING.set(_age(backlog.oldest))
+        OLDEST_REQUEST.set(_age(backlog.oldest_request) if has_broker else 0)
+        OLDEST_EVENT.set(_age(backlog.oldest_event) if has_broker else 0)
+        PENDING_REQUESTS.set(backlog.requests)
+        PENDING_EVENTS.set(backlog.events)
+        IDENTITY_EXPIRY.set(math.inf if self.expiry is None else self.expiry.timestamp())
+        SILENT.set(self.silent)
+        for state, count in self.webhooks.items():
+            WEBHOOKS.labels(state).set(count)
 
 
 def _age(moment: datetime | None) -> float:

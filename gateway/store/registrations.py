@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 import sqlalchemy
-from sqlalchemy import select, update
+from sqlalchemy import Text, case, cast, func, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
@@ -27,6 +27,9 @@ Task = Literal["register", "check", "remove"]
 
 MAX_DUE_AHEAD = timedelta(days=1)
 """No check or lease is due later; a later time was set by a wrong clock."""
+
+CHECKED_WITHIN = timedelta(days=1)
+"""A webhook is checked several times a day; an older result says that no worker checks it."""
 
 _TASKS = DueTasks(webhook_registrations, MAX_DUE_AHEAD)
 
@@ -145,6 +148,30 @@ def of(conn: sqlalchemy.Connection, connection_ids: Sequence[str]) -> dict[str, 
         select(webhook_registrations).where(webhook_registrations.c.connection.in_(connection_ids))
     )
     return {row.connection: from_row(Registration, row) for row in rows}
+
+
+WEBHOOK_STATES = ("ok", "differs", "failing", "unknown")
+"""The results of checks, for metrics."""
+
+
+def count_states(conn: sqlalchemy.Connection, *, now: datetime) -> dict[str, int]:
+    """Return how many webhooks have each result of their last check.
+
+    A webhook is `failing` if it could not be checked, or if the provider's last request to it failed, and
+    `unknown` if it was not checked for a day.
+    """
+    table = webhook_registrations
+    is_stale = or_(table.c.checked_at.is_(None), table.c.checked_at < now - CHECKED_WITHIN)
+    state = case(
+        (table.c.reason.is_not(None), "failing"),
+        (is_stale, "unknown"),
+        (cast(table.c.differences, Text) != "[]", "differs"),
+        (table.c.problem.is_not(None), "failing"),
+        else_="ok",
+    )
+    query = select(state, func.count()).where(table.c.task != "remove").group_by(state)
+    counted = {row[0]: row[1] for row in conn.execute(query)}
+    return {name: counted.get(name, 0) for name in WEBHOOK_STATES}
 
 
 def _end(conn: sqlalchemy.Connection, claimed: Claimed, **values: object) -> None:

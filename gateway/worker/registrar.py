@@ -9,6 +9,7 @@ import structlog
 
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
+from gateway.metrics import WEBHOOK_REPAIRS
 from gateway.provider_apis import registration
 from gateway.provider_apis.apis import APIS, LimitedIdentity, ProviderApis
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiUnavailable, Operation, T
@@ -107,6 +108,8 @@ class Registrar:
         connection = work.claimed.connection.id
         if not is_check:
             log.info("webhook registered", connection=connection, webhook=recorded.webhook)
+            if known.registered_at is not None and found.repair.differences:
+                WEBHOOK_REPAIRS.inc()
         elif recorded.differences:
             log.warning(
                 "webhook is not in order", connection=connection, differences=list(recorded.differences)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,10 +64,13 @@ def test_a_webhook_is_registered_repaired_and_removed(
     hooks.append({**ours, "id": 5000})
     status, [found] = doctor(service, made["id"])
     assert (status, found["differences"]) == (1, ["switched off", "missing events", "doubled"])
+    assert metric(service, 'pushgate_webhooks{state="differs"}') == 1
     assert [one["state"] for one in found["health"]["findings"][:3]] == ["failing", "warning", "warning"]
     assert found["health"] == health_of(service, made)
     assert doctor(service, made["id"], "--fix")[0] == 0
     assert (hooks[0], len(hooks), hooks[1]["active"]) == (FOREIGN, 2, True)
+    assert metric(service, 'pushgate_webhooks{state="ok"}') == 1
+    assert metric(service, "pushgate_webhook_repairs_total") == 1
 
     service.api.send("DELETE", f"/connections/{made['id']}")
     wait_for(lambda: hooks == [FOREIGN], "the webhook is removed")
@@ -83,6 +87,13 @@ def health_of(service: Service, connection: Any) -> Any:
     path = f"/connections/{connection['id']}"
     wait_for(lambda: service.api.get(path)["remote"]["readable"], "the remote is read")
     return service.api.get(path)["health"]
+
+
+def metric(service: Service, name: str) -> float:
+    """Return the value of a sample."""
+    with urllib.request.urlopen(f"{service.url}/metrics") as answered:  # noqa: S310 - our own gateway
+        [line] = [line for line in answered.read().decode().splitlines() if line.startswith(f"{name} ")]
+    return float(line.split()[-1])
 
 
 def now_of(service: Service, path: str) -> str:

@@ -1,4 +1,4 @@
-"""The commands about identities: tokens of providers that connections share."""
+"""The commands about identities: what Pushgate is at providers, shared by connections."""
 
 import sys
 from datetime import UTC, datetime
@@ -12,11 +12,17 @@ from gateway.cli.api_client import ApiError, part
 from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, text_of
 from gateway.cli.output import empty_list, escape, local_time, out, print_json, print_list
 
-app = typer.Typer(help="Manage the tokens of providers that connections share.", no_args_is_help=True)
+app = typer.Typer(
+    help="Manage what Pushgate is at providers: tokens and Apps that connections share.", no_args_is_help=True
+)
 
 Name = Annotated[str, typer.Argument(help="The identity's name.")]
 TokenFile = Annotated[
     Path | None, typer.Option(help="A file with the token; by default, it is read from standard input.")
+]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(help="A file with the App's private key; by default, it is read from standard input."),
 ]
 Expires = Annotated[
     datetime | None,
@@ -24,6 +30,8 @@ Expires = Annotated[
         formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%z"], help="When the token expires; a date begins in UTC."
     ),
 ]
+_KEY = {"github-app"}
+"""The kinds whose secret is a private key."""
 
 
 @app.command()
@@ -45,18 +53,25 @@ def add(
         typer.Option(help="Replace a GitLab token two weeks before it ends, which revokes the old one."),
     ] = True,
     token_file: TokenFile = None,
+    app_id: Annotated[
+        str | None, typer.Option(help="The App ID, or the client ID: the identity is a GitHub App.")
+    ] = None,
+    key_file: KeyFile = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add an identity. Its token comes from standard input or a file, and is never shown again."""
+    """Add an identity. Its token or key comes from standard input or a file, and is never shown again."""
+    kind = "token" if app_id is None else "github-app"
     body = {
         "name": name,
         "provider": provider,
-        "token": _token(token_file),
+        "kind": kind,
+        "settings": {"app_id": app_id},
         "user": user,
         "api_url": api_url,
         "expires_at": _instant(expires),
         "rotates": None if rotate else False,
+        **_secret(kind, token_file, key_file),
     }
     made = client_of(data).send("POST", "/identities", body)
     if as_json:
@@ -70,47 +85,58 @@ def renew(
     name: Name,
     expires: Expires = None,
     token_file: TokenFile = None,
+    key_file: KeyFile = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give an identity a new token, from standard input or a file, before the old one expires."""
-    body = {"token": _token(token_file), "expires_at": _instant(expires)}
-    changed = client_of(data).send("PATCH", f"/identities/{part(name)}", body)
+    """Give an identity a new token or key, from standard input or a file, before the old one expires."""
+    client, path = client_of(data), f"/identities/{part(name)}"
+    secret = _secret(client.get(path)["kind"], token_file, key_file)
+    changed = client.send("PATCH", path, {**secret, "expires_at": _instant(expires)})
     if as_json:
         print_json(changed)
     else:
-        out.print("The new token is used from now on.")
+        out.print(f"The new {'key' if 'private_key' in secret else 'token'} is used from now on.")
 
 
 @app.command("list")
 def list_command(data: Data = None, as_json: AsJson = False) -> None:
-    """List the identities, without their tokens."""
+    """List the identities, without their secrets."""
     answer = {"items": list(client_of(data).items("/identities")), "next": None}
 
     def row(identity: Any) -> list[str]:
-        texts = [identity["name"], identity["provider"], identity["user"] or "-", identity["api_url"] or "-"]
+        who = identity["user"] or ", ".join(identity["settings"].values()) or "-"
+        texts = [identity["name"], identity["provider"], identity["kind"], who, identity["api_url"] or "-"]
         return [*map(escape, texts), _expiry(identity["expires_at"])]
 
-    columns = ["name", "provider", "user", "API", "expires"]
+    columns = ["name", "provider", "kind", "user or App", "API", "expires"]
     print_list(answer, columns, row, empty=empty_list("identities"), as_json=as_json)
 
 
 @app.command()
 def delete(name: Name, data: Data = None) -> None:
-    """Delete an identity and its token, if no connection uses it."""
+    """Delete an identity and its secret, if no connection uses it."""
     client_of(data).send("DELETE", f"/identities/{part(name)}")
-    out.print("Deleted. Revoke the token at the provider, too.")
+    out.print("Deleted. Revoke the token or key at the provider, too.")
 
 
-def _token(file: Path | None) -> str:
+def _secret(kind: str, token_file: Path | None, key_file: Path | None) -> dict[str, str]:
+    """Return the field of requests with the secret of a kind, from a file or from standard input."""
+    if kind in _KEY:
+        return {"private_key": _read(key_file, "private key", "--key-file")}
+    return {"token": _read(token_file, "token", "--token-file")}
+
+
+def _read(file: Path | None, noun: str, option: str) -> str:
     if file is not None:
         return text_of(file) or ""
-    if sys.stdin.isatty():
+    # A key has many lines, which nobody can enter at a prompt.
+    if sys.stdin.isatty() and noun == "token":
         return getpass("Token: ")
-    token = sys.stdin.read()
-    if not token.strip():
-        raise ApiError("no token: write it to standard input, or pass --token-file")
-    return token
+    secret = "" if sys.stdin.isatty() else sys.stdin.read()
+    if not secret.strip():
+        raise ApiError(f"no {noun}: write it to standard input, or pass {option}")
+    return secret
 
 
 def _instant(expires: datetime | None) -> str | None:

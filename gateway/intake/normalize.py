@@ -153,6 +153,8 @@ def seen_repository(source: CachedConnection, event: Event, route: Route) -> See
     repository, known = event.repository, route.known
     if repository is None or repository.id is None or not repository.urls:
         return None
+    if known is not None and known.state == "removed":
+        return None
     is_decided = known is not None and known.state not in {"due", "gone"} and route.names(repository)
     if known is not None and known.lacks_manifest:
         is_decided = not any(move.name == known.default_branch for move in event.updates)

@@ -128,17 +128,22 @@ def add_another(
             f"{repository_key(connection.url)} is connected to project {connection.project} already, as"
             f" {same[0].name} ({same[0].id}): each push would run twice; force it if that is what you want"
         )
-    name = connection.name
     if is_named:
         _check_name(conn, connection)
     else:
-        tries = [name, f"{name} ({connection.project})"]
-        taken = _taken(conn, starting=name)
-        tries += [f"{tries[1]} {number}" for number in range(2, len(taken) + 3)]
-        name = next(free for free in tries if free not in taken)
-    kept = replace(connection, name=name)
-    add(conn, kept)
-    return kept
+        connection = replace(connection, name=free_name(conn, connection))
+    add(conn, connection)
+    return connection
+
+
+def free_name(conn: sqlalchemy.Connection, connection: Connection) -> str:
+    """Return the name of a new or renamed connection, or one that begins with it if it is taken."""
+    lock_names(conn)
+    name = connection.name
+    tries = [name, f"{name} ({connection.project})"]
+    taken = _taken(conn, starting=name)
+    tries += [f"{tries[1]} {number}" for number in range(2, len(taken) + 3)]
+    return next(free for free in tries if free not in taken)
 
 
 def lock_names(conn: sqlalchemy.Connection) -> None:
@@ -168,6 +173,26 @@ def _same_repository(conn: sqlalchemy.Connection, connection: Connection) -> lis
     key = repository_key(connection.url)
     query = select(connections).where(connections.c.host == key.partition("/")[0], *_REPOSITORIES)
     return [_record(row) for row in conn.execute(query) if repository_key(row.url) == key]
+
+
+def adoptable(conn: sqlalchemy.Connection, wanted: Connection) -> Connection | None:
+    """Return the connection that a source may take over in place of a new one, the oldest first.
+
+    It is to the same repository by the provider's id; or at the same address, if its repository is unknown or
+    was another of the same source, which is then gone from there.
+    """
+    key = repository_key(wanted.url)
+    query = select(connections).where(
+        connections.c.host == host_of(wanted.url), connections.c.provider == wanted.provider, *_REPOSITORIES
+    )
+    for row in conn.execute(query.order_by(connections.c.created_at)):
+        is_same = row.repository_id == wanted.repository_id
+        is_there = repository_key(row.url) == key
+        is_open = row.repository_id is None or row.source == wanted.source
+        is_wanted = row.source is not None or row.project == wanted.project
+        if is_wanted and (is_same or (is_there and is_open)):
+            return _record(row)
+    return None
 
 
 def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:

@@ -4,7 +4,7 @@ A repository is found in a listing or in a delivery. It is then due: a worker le
 Deliveries about a repository without a connection wait until the rules have decided.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy
 import zstandard
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, not_, or_, select, update
 
 from gateway.errors import Invalid, NotFound
 from gateway.store import sources as stored
@@ -55,8 +55,9 @@ class Seen:
 class SourceRepository:
     """A repository of a source, by the provider's id `repository`.
 
-    `connection` is the id of its connection. `reason` is why it has none. `lacks_manifest` says that a
-    manifest on its default branch would change that.
+    `connection` is the id of its connection; if it `is_adopted`, it was there before the source, and keeps
+    its settings. `reason` is why there is none, or what the rules say of it now. `lacks_manifest` says that a
+    manifest on the default branch would change the decision.
     """
 
     source: str
@@ -68,6 +69,7 @@ class SourceRepository:
     connection: str | None
     reason: str | None
     lacks_manifest: bool
+    is_adopted: bool
     seen_at: datetime
 
 
@@ -146,30 +148,37 @@ def postpone(conn: sqlalchemy.Connection, claimed: Claimed, *, reason: str, next
 
 
 def ignore(
-    conn: sqlalchemy.Connection,
-    claimed: Claimed,
-    *,
-    reason: str,
-    state: State = "ignored",
-    lacks_manifest: bool = False,
+    conn: sqlalchemy.Connection, claimed: Claimed, *, reason: str, lacks_manifest: bool = False
 ) -> None:
     """Record that no rule connects a repository. Its waiting deliveries are ignored for the same reason.
 
-    A connection that it has stays as it is.
+    A connection that it has stays, because only people delete connections.
     """
-    decided = {"state": state, "reason": reason, "lacks_manifest": lacks_manifest}
-    _decide(conn, claimed, decided)
+    state = "connected" if claimed.repository.connection is not None else "ignored"
+    _decide(conn, claimed, {"state": state, "reason": reason, "lacks_manifest": lacks_manifest})
     waiting = select(waiting_deliveries.c.delivery).where(*_waits_for(claimed.repository))
     conn.execute(update(deliveries).where(deliveries.c.id.in_(waiting)).values(reason=reason))
     conn.execute(delete(waiting_deliveries).where(*_waits_for(claimed.repository)))
 
 
-def connect(conn: sqlalchemy.Connection, claimed: Claimed, connection: str) -> list[Waiting]:
+def connect(
+    conn: sqlalchemy.Connection, claimed: Claimed, connection: str, *, is_adopted: bool
+) -> list[Waiting]:
     """Record a repository's connection. Take its waiting deliveries out of the store, the oldest first.
 
     In the same transaction, the caller records each again, with its id, as a delivery to the connection.
     """
-    decided = {"state": "connected", "connection": connection, "reason": None, "lacks_manifest": False}
+    # Another repository may have had the connection's address before.
+    others = source_repositories.c.connection == connection, not_(and_(*_is(claimed.repository)))
+    left = {"state": "gone", "connection": None, "reason": "another repository is at its address"}
+    conn.execute(update(source_repositories).where(*others).values(**left))
+    decided = {
+        "state": "connected",
+        "connection": connection,
+        "is_adopted": is_adopted,
+        "reason": None,
+        "lacks_manifest": False,
+    }
     _decide(conn, claimed, decided)
     query = (
         select(deliveries, waiting_deliveries.c.event.label("waiting_event"))
@@ -195,11 +204,20 @@ def connect(conn: sqlalchemy.Connection, claimed: Claimed, connection: str) -> l
     return found
 
 
-def mark_gone(conn: sqlalchemy.Connection, source: str, *, listed_since: datetime, reason: str) -> None:
-    """Mark the repositories that neither a listing nor a delivery has named since a moment."""
+def listed(conn: sqlalchemy.Connection, source: str) -> dict[str, SourceRepository]:
+    """Return all repositories of a source by their ids."""
+    query = select(source_repositories).where(source_repositories.c.source == source)
+    return {row.repository: from_row(SourceRepository, row) for row in conn.execute(query)}
+
+
+def mark_gone(
+    conn: sqlalchemy.Connection, source: str, repositories: Collection[str], *, since: datetime, reason: str
+) -> None:
+    """Mark repositories that a listing lacks, unless a delivery has named them `since` it began."""
     mine = source_repositories
-    gone = mine.c.source == source, mine.c.seen_at < listed_since, mine.c.state.not_in(["gone", "removed"])
-    conn.execute(update(mine).where(*gone).values(state="gone", reason=reason, due_at=None))
+    for repository in sorted(repositories):
+        gone = mine.c.source == source, mine.c.repository == repository, mine.c.seen_at < since
+        conn.execute(update(mine).where(*gone).values(state="gone", reason=reason, due_at=None))
 
 
 def page(

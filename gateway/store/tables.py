@@ -389,6 +389,7 @@ source_repositories = Table(
     Column("connection", ForeignKey("connections.id"), index=True),
     Column("reason", Text),
     Column("lacks_manifest", Boolean, nullable=False, server_default=text("false")),
+    Column("is_adopted", Boolean, nullable=False, server_default=text("false")),
 )
 
 # Deliveries to a source about a repository without a connection, until the rules have decided.

@@ -44,6 +44,7 @@ def upgrade() -> None:
         sa.Column("connection", sa.Text()),
         sa.Column("reason", sa.Text()),
         sa.Column("lacks_manifest", sa.Boolean(), nullable=False, server_default=sa.text("false")),
+        sa.Column("is_adopted", sa.Boolean(), nullable=False, server_default=sa.text("false")),
         sa.ForeignKeyConstraint(
             ["source"], ["sources.connection"], name=op.f("fk_source_repositories_source_sources")
         ),

@@ -1,0 +1,227 @@
+"""Connects the repositories of sources: lets the rules decide about each that was found or has changed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy
+import structlog
+
+from gateway.backoff import backoff
+from gateway.crypto.keyring import Keyring
+from gateway.errors import Conflict, Invalid, NotFound, SettingError
+from gateway.fetch.urls import check_url
+from gateway.intake.connection_cache import cached_connection
+from gateway.intake.normalize import Received, delivery_to, verdict_of
+from gateway.plan.source_rules import Decision, Rule, decide, manifests_to_find, read_rules
+from gateway.provider_apis.apis import APIS, ProviderApis
+from gateway.provider_apis.operation import ApiError, ApiLimited
+from gateway.provider_apis.sign_in import SignIn, Use, api_url
+from gateway.provider_apis.webhooks import Place
+from gateway.store import accept, connections, identities, source_repositories
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.histories import lock_connections
+from gateway.store.ids import connection_id
+from gateway.store.notify import Waiter
+from gateway.store.source_repositories import Claimed, Waiting
+from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
+from providers.clone_urls import repository_key
+from providers.places import path_below
+
+log = structlog.get_logger()
+
+_LEASE = timedelta(minutes=5)
+_FIRST_DELAY = 5.0
+_MAX_DELAY = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceConnector:
+    """Decides about the repositories that are due; any number may run side by side."""
+
+    database: Database
+    keyring: Keyring
+    wakeups: Waiter
+    notify: Callable[[], None]
+    apis: ProviderApis
+    sign_in: SignIn
+    allow_http: bool
+    hosts: tuple[str, ...]
+
+    async def run(self) -> None:
+        """Work until cancelled. What cannot be decided now is tried again later."""
+        failure = "the connector of sources failed"
+        await poll(self._decide_next, wakeups=self.wakeups, failure=failure, pause=PAUSE_SECONDS)
+
+    async def _decide_next(self) -> bool:
+        return await work_on(self._claim(), self._decide, self._give_back)
+
+    async def _claim(self) -> Claimed | None:
+        now = _now()
+        if not await self.database.read(source_repositories.DECISIONS.is_due, now=now):
+            return None
+        return await self.database.write(source_repositories.claim, now=now, until=now + _LEASE)
+
+    async def _give_back(self, claimed: Claimed) -> None:
+        await self.database.write(source_repositories.give_back, claimed, now=_now())
+
+    async def _decide(self, claimed: Claimed) -> None:
+        source, repository = claimed.source, claimed.repository
+        path = path_below(source.url, source.scope, source.provider, repository.url)
+        try:
+            check_url(repository.url, allow_http=self.allow_http, hosts=self.hosts)
+            decision = await self._decision(claimed, path)
+        except Invalid as error:
+            decision = Decision(None, str(error))
+        except (ApiError, NotFound, SettingError) as error:
+            await self._postpone(claimed, error)
+            return
+        if decision.rule is None:
+            await self.database.write(
+                source_repositories.ignore,
+                claimed,
+                reason=decision.reason or "",
+                lacks_manifest=decision.lacks_manifest,
+            )
+        else:
+            await self._connect(claimed, decision.rule, path or "")
+
+    async def _decision(self, claimed: Claimed, path: str | None) -> Decision:
+        """Return the rules' decision; look for the manifests that it depends on."""
+        if path is None:
+            return Decision(None, f"{claimed.repository.url} is not below {claimed.source.url}")
+        rules = read_rules(claimed.source.rules)
+        manifests = {
+            manifest: await self._has_file(claimed, manifest) for manifest in manifests_to_find(rules, path)
+        }
+        return decide(rules, path, manifests=manifests)
+
+    async def _has_file(self, claimed: Claimed, path: str) -> bool:
+        """Return whether a file is on the repository's default branch. Raise `ApiError`."""
+        source, url = claimed.source, claimed.repository.url
+        if source.identity is None:
+            raise Invalid(f"the source needs an identity to look for {path}")
+        unsealed = await self.database.read(
+            identities.unseal, keyring=self.keyring, identity_id=source.identity
+        )
+        place = Place(url)
+        return await self.apis.run(
+            APIS[source.provider].has_file(url, path, claimed.repository.default_branch),
+            base_url=api_url(unsealed.identity, place),
+            identity=self.sign_in.identity(unsealed, Use(place, "fetch")),
+        )
+
+    async def _postpone(self, claimed: Claimed, error: Exception) -> None:
+        delay = backoff(claimed.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
+        if isinstance(error, ApiLimited):
+            delay = max(delay, error.seconds)
+        log.warning(
+            "a source's repository cannot be decided now",
+            source=claimed.source.id,
+            repository=claimed.repository.full_name,
+            reason=str(error),
+            next_try_in_s=round(delay),
+        )
+        next_at = _now() + timedelta(seconds=delay)
+        await self.database.write(source_repositories.postpone, claimed, reason=str(error), next_at=next_at)
+
+    async def _connect(self, claimed: Claimed, rule: Rule, path: str) -> None:
+        try:
+            connection = await self.database.write(_connect, claimed=claimed, rule=rule, path=path)
+        except Conflict as error:
+            await self.database.write(source_repositories.ignore, claimed, reason=str(error))
+            return
+        log.info(
+            "repository connected", source=claimed.source.id, connection=connection.id, url=connection.url
+        )
+        self.notify()
+
+
+def _connect(conn: sqlalchemy.Connection, claimed: Claimed, rule: Rule, path: str) -> Connection:
+    """Create or update the connection of a repository, and record the deliveries that waited for it.
+
+    Raise `Conflict` if a connection of another repository has the address.
+    """
+    wanted = _wanted(claimed, rule, path)
+    present = _present(conn, claimed, wanted)
+    # Before any row, as the webhook endpoint does, so that the two cannot wait for one another.
+    lock_connections(conn, [wanted.id if present is None else present.id])
+    is_adopted = present is not None and (claimed.repository.is_adopted or present.source is None)
+    if present is None:
+        connection = connections.add_another(conn, wanted, is_named=False, is_forced=False)
+    else:
+        connection = _changed(present, wanted, is_adopted=is_adopted)
+        if connection.url != present.url and present.name == _name(present.url):
+            connection = replace(connection, name=connections.free_name(conn, wanted))
+        if connection != present:
+            connections.change(conn, connection)
+    waiting = source_repositories.connect(conn, claimed, connection.id, is_adopted=is_adopted)
+    if waiting:
+        to = cached_connection(connection)
+        accept.record(conn, [delivery_to(to, _received(one), id_=one.id) for one in waiting])
+    return connection
+
+
+def _present(conn: sqlalchemy.Connection, claimed: Claimed, wanted: Connection) -> Connection | None:
+    """Return the connection that the repository has, or that the source takes over."""
+    if claimed.repository.connection is not None:
+        return connections.get(conn, claimed.repository.connection)
+    return connections.adoptable(conn, wanted)
+
+
+def _wanted(claimed: Claimed, rule: Rule, path: str) -> Connection:
+    source, repository, now = claimed.source, claimed.repository, _now()
+    return Connection(
+        id=connection_id(),
+        name=_name(repository.url),
+        provider=source.provider,
+        url=repository.url,
+        project=rule.project_of(path),
+        auth={},
+        triggers=[trigger.model_dump(mode="json") for trigger in rule.triggers],
+        yaml_path=rule.yaml_path,
+        repository_id=repository.repository,
+        created_at=now,
+        updated_at=now,
+        follows=rule.follows,
+        identity=source.identity,
+        source=source.id,
+    )
+
+
+def _changed(present: Connection, wanted: Connection, *, is_adopted: bool) -> Connection:
+    """Return a present connection as it should be: its settings are the rule's, unless it is adopted."""
+    is_same_place = repository_key(present.url) == repository_key(wanted.url)
+    ours = {
+        "url": present.url if is_same_place else wanted.url,
+        "repository_id": wanted.repository_id,
+        "source": wanted.source,
+    }
+    if not is_adopted:
+        settings = ("project", "triggers", "yaml_path", "follows", "identity")
+        ours |= {name: getattr(wanted, name) for name in settings}
+    changed = replace(present, **ours)  # type: ignore[arg-type] - values of fields of the same class
+    return present if changed == present else replace(changed, updated_at=wanted.updated_at)
+
+
+def _name(url: str) -> str:
+    return repository_key(url).partition("/")[2]
+
+
+def _received(waiting: Waiting) -> Received:
+    return Received(
+        status=202,
+        verdict=verdict_of(waiting.event),
+        event=waiting.event,
+        event_name=waiting.event_name,
+        provider_delivery_id=waiting.provider_delivery_id,
+        headers=waiting.headers,
+        secret=waiting.secret,
+        body=waiting.body,
+        at=waiting.received_at,
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

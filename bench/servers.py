@@ -1,11 +1,13 @@
-"""The servers of the webhook benchmark: `python -m bench.servers bare|webhook|unstored PORT [URL]`."""
+"""The servers of the webhook benchmark: `python -m bench.servers bare|webhook|source|unstored PORT [URL]`."""
 
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+import sqlalchemy
 import uvicorn
+from sqlalchemy import insert
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -19,13 +21,16 @@ from gateway.intake.refusal_log import RefusalLog
 from gateway.intake.webhook import WebhookEndpoint, WebhooksFirst
 from gateway.server.http_limits import ClientLimits, limited
 from gateway.server.server import prepare_interpreter
-from gateway.store import connections
+from gateway.store import connections, sources
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.connections import Connection
 from gateway.store.database import Database
+from gateway.store.sources import Source
+from gateway.store.tables import source_repositories
 from testing.github import REPOSITORY_ID
 
 CONNECTION = "c" * 24
+_OF_SOURCE = "d" * 24
 KEY = "k" * 32
 SECRET = b"the bench's secret"
 URL = "https://github.example/acme/digits.git"
@@ -42,29 +47,60 @@ def bare() -> Starlette:
     return Starlette(routes=[Route("/hooks/{connection}", _bare, methods=["POST"])])
 
 
-def prepare(database: Database, keyring: Keyring) -> None:
-    """Create the tables, and the connection to which all requests belong."""
+def prepare(database: Database, keyring: Keyring, *, by_source: bool = False) -> None:
+    """Create the tables, and the connection to which all requests belong.
+
+    With `by_source`, they are requests to its source.
+    """
     database.migrate()
     now = datetime.now(UTC)
+    connection = Connection(
+        id=_OF_SOURCE if by_source else CONNECTION,
+        name="bench",
+        provider="github",
+        url=URL,
+        project="bench",
+        auth={},
+        triggers=[],
+        yaml_path="valohai.yaml",
+        # As set by the first delivery.
+        repository_id=str(REPOSITORY_ID),
+        created_at=now,
+        updated_at=now,
+        source=CONNECTION if by_source else None,
+    )
     with database.writing() as conn:
-        connections.add(
-            conn,
-            Connection(
-                id=CONNECTION,
-                name="bench",
-                provider="github",
-                url=URL,
-                project="bench",
-                auth={},
-                triggers=[],
-                yaml_path="valohai.yaml",
-                # As set by the first delivery.
-                repository_id=str(REPOSITORY_ID),
-                created_at=now,
-                updated_at=now,
-            ),
-        )
+        connections.add(conn, connection)
+        if by_source:
+            _add_source(conn, connection, now)
         connections.add_secret(conn, keyring, CONNECTION, SECRET, now=now)
+
+
+def _add_source(conn: sqlalchemy.Connection, connection: Connection, now: datetime) -> None:
+    source = Source(
+        id=CONNECTION,
+        name="acme",
+        provider="github",
+        url="https://github.example/acme",
+        scope="owner",
+        rules=[{}],
+        auth={},
+        networks=(),
+        identity=None,
+        created_at=now,
+        updated_at=now,
+    )
+    sources.add(conn, source)
+    repository = {
+        "source": CONNECTION,
+        "repository": connection.repository_id,
+        "full_name": "acme/digits",
+        "url": URL,
+        "state": "connected",
+        "connection": connection.id,
+        "seen_at": now,
+    }
+    conn.execute(insert(source_repositories).values(**repository))
 
 
 class _Unstored(DeliveryWriter):
@@ -74,10 +110,10 @@ class _Unstored(DeliveryWriter):
         return Receipt(delivery=delivery.id, verdict=delivery.verdict, reason=delivery.reason)
 
 
-def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter) -> ASGIApp:
+def webhook(url: str, *, accepts: type[DeliveryWriter] = DeliveryWriter, by_source: bool = False) -> ASGIApp:
     """Return the webhook endpoint as `gateway.app` composes it, with one connection and no worker."""
     database, keyring = Database(url), Keyring(KEY)
-    prepare(database, keyring)
+    prepare(database, keyring, by_source=by_source)
     writer = accepts(database, notify=lambda: None)
     refusals = RefusalLog(database)
 
@@ -101,7 +137,8 @@ if __name__ == "__main__":
     if kind == "bare":
         application = bare()
     else:
-        application = webhook(sys.argv[3], accepts=_Unstored if kind == "unstored" else DeliveryWriter)
+        accepts = _Unstored if kind == "unstored" else DeliveryWriter
+        application = webhook(sys.argv[3], accepts=accepts, by_source=kind == "source")
     prepare_interpreter()
     uvicorn.run(
         application,

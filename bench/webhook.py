@@ -93,6 +93,7 @@ def run(progress: Progress) -> list[Row]:
             large = _pushes(_LARGE_REQUESTS, messages=[_LARGE_MESSAGE])
             rounds.measure("bare", _round, _bare, requests)
             rounds.measure("SQLite", _round, _on_sqlite, requests)
+            rounds.measure("source", _round, partial(_on_sqlite, "source"), requests)
             rounds.measure("unstored", _round, partial(_on_sqlite, "unstored"), requests)
             rounds.measure("unordered", _round, _on_sqlite, _pushes(_REQUESTS, in_order=False))
             rounds.measure("SQLite 1 MB", _large_round, _on_sqlite, large)
@@ -115,6 +116,8 @@ def _rows(rounds: Rounds) -> list[Row]:
     for percent in (50, 99):
         name, of = f"webhook: p{percent} in ms", methodcaller("percentile", percent)
         rows.append(rounds.row(name, "SQLite", "bare", aim=None, higher_is_better=False, of=of))
+    name = "webhook: durable accepts per second of a source's deliveries, against a connection's"
+    rows.append(rounds.row(name, "source", "SQLite", aim=0.9, higher_is_better=True, of=rate))
     name = "webhook: accepts per second, each push from an unknown commit, against pushes in order"
     rows.append(rounds.row(name, "unordered", "SQLite", aim=None, higher_is_better=True, of=rate))
     name = "webhook on PostgreSQL: durable accepts per second, against SQLite"

@@ -105,48 +105,52 @@ def owner_of(url: str, provider: str) -> Owner:
     return Owner("/".join([server, *map(quote, before)]), "/".join(names))
 
 
-def is_inside(place_url: str, scope: Literal["owner", "server"], provider: str, clone_url: str) -> bool:
-    """Return whether the repository of a clone URL belongs to an owner, or is on a server.
+def path_below(
+    place_url: str, scope: Literal["owner", "server"], provider: str, clone_url: str
+) -> str | None:
+    """Return the path of a repository below its owner or server; None if it is not below it.
 
     Case, scheme, port and user do not matter, nor does the folder of a server if the clone URL is one of SSH,
     which does not have it. A GitLab group has the repositories of its subgroups as well. Raise `ValueError`
     for a URL that names no owner.
     """
     owner = owner_of(place_url, provider) if scope == "owner" else Owner(place_url, "")
-    host, folder = _host_and_words(owner.server)
+    host, above = _host_and_words(owner.server)
     clone_host, words = _repository(clone_url, provider)
-    if host != clone_host:
-        return False
     # An SSH clone URL does not show the folder.
-    if provider == "azure-devops" or _is_web(clone_url):
-        if words[: len(folder)] != folder:
-            return False
-        words = words[len(folder) :]
-    owners = words[:-1]
-    if scope == "server":
-        return bool(owners)
-    names = owner.name.lower().split("/")
-    return owners[: len(names)] == names and (provider == "gitlab" or len(owners) == len(names))
+    if provider != "azure-devops" and not _is_web(clone_url):
+        above = []
+    above += [word for word in owner.name.split("/") if word]
+    below = words[len(above) :]
+    is_below = _lower(words[: len(above)]) == _lower(above)
+    has_form = (
+        len(below) > 1 if scope == "server" else len(below) == 1 or (bool(below) and provider == "gitlab")
+    )
+    return "/".join(below) if host == clone_host and is_below and has_form else None
 
 
 def _repository(clone_url: str, provider: str) -> tuple[str, list[str]]:
-    """Return host and lower-case path of a repository, without the words that do not name an owner."""
+    """Return host and path of a repository, without the words that do not name an owner."""
     if provider == "azure-devops":
         try:
             server, project, name = azure_place(clone_url)
         except ValueError:
             return "", []
         host, words = _host_and_words(server)
-        return host, [*words, project.lower(), name.lower()]
+        return host, [*words, project, name]
     host, words = _host_and_words(clone_url)
-    if provider == "bitbucket-server" and _is_web(clone_url) and words[-3:-2] == ["scm"]:
+    if provider == "bitbucket-server" and _is_web(clone_url) and _lower(words[-3:-2]) == ["scm"]:
         del words[-3]
     return host, words
 
 
 def _host_and_words(url: str) -> tuple[str, list[str]]:
     host, path = host_and_path(url)
-    return host, [word for word in path.lower().split("/") if word]
+    return host, [word for word in path.split("/") if word]
+
+
+def _lower(words: Sequence[str]) -> list[str]:
+    return [word.lower() for word in words]
 
 
 def _is_web(url: str) -> bool:

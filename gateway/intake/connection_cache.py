@@ -72,8 +72,12 @@ class Route:
 
     def names(self, repository: Repository) -> bool:
         """Return whether the repository is known at an address that a payload names."""
-        key = repository_key(self.known.url) if self.known is not None else ""
-        return key in map(repository_key, repository.urls)
+        if self.known is None:
+            return False
+        # Usually the same text, and the keys cost as much as the rest of the routing.
+        if self.known.url in repository.urls:
+            return True
+        return repository_key(self.known.url) in map(repository_key, repository.urls)
 
 
 class ConnectionCache:

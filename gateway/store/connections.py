@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 import sqlalchemy
-from sqlalchemy import Row, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Row, Select, and_, bindparam, delete, insert, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
@@ -170,45 +170,51 @@ def _taken(conn: sqlalchemy.Connection, *, starting: str) -> set[str]:
 
 
 def _same_repository(conn: sqlalchemy.Connection, connection: Connection) -> list[Connection]:
-    key = repository_key(connection.url)
-    query = select(connections).where(connections.c.host == key.partition("/")[0], *_REPOSITORIES)
-    return [_record(row) for row in conn.execute(query) if repository_key(row.url) == key]
+    """Return the connections to the repository at the same address, the oldest first."""
+    found = conn.execute(_at(connection.url).order_by(connections.c.created_at)).all()
+    return [_record(row) for row in found if repository_key(row.url) == repository_key(connection.url)]
+
+
+def _at(url: str) -> Select[Any]:
+    """Select the connections to the repository at an address, and others of earlier versions on its host."""
+    is_old = and_(connections.c.repository_key.is_(None), connections.c.host == host_of(url))
+    return select(connections).where(
+        or_(connections.c.repository_key == repository_key(url), is_old), *_REPOSITORIES
+    )
 
 
 def adoptable(conn: sqlalchemy.Connection, wanted: Connection) -> Connection | None:
-    """Return the connection that a source may take over in place of a new one, the oldest first.
+    """Return the connection that a source takes over in place of a new one, if there is one.
 
     It is to the same repository by the provider's id; or at the same address, if its repository is unknown or
     was another of the same source, which is then gone from there.
     """
-    key = repository_key(wanted.url)
-    query = select(connections).where(
-        connections.c.host == host_of(wanted.url), connections.c.provider == wanted.provider, *_REPOSITORIES
-    )
-    for row in conn.execute(query.order_by(connections.c.created_at)):
-        is_same = row.repository_id == wanted.repository_id
-        is_there = repository_key(row.url) == key
-        is_open = row.repository_id is None or row.source == wanted.source
-        is_wanted = row.source is not None or row.project == wanted.project
-        if is_wanted and (is_same or (is_there and is_open)):
-            return _record(row)
-    return None
+    its_id = connections.c.repository_id == wanted.repository_id
+    by_id = select(connections).where(its_id, connections.c.host == host_of(wanted.url), *_REPOSITORIES)
+    by_id = by_id.where(connections.c.provider == wanted.provider).order_by(connections.c.created_at)
+    same = [_record(row) for row in conn.execute(by_id)]
+    there = [
+        other
+        for other in _same_repository(conn, wanted)
+        if other.provider == wanted.provider
+        and (other.repository_id is None or other.source == wanted.source)
+    ]
+    is_wanted = (one for one in (*same, *there) if one.source is not None or one.project == wanted.project)
+    return next(is_wanted, None)
 
 
 def get(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
-    """Return a connection. Raise `NotFound`, also for a deleted connection."""
-    row = conn.execute(_GET, {"of": connection_id}).one_or_none()
-    if row is None:
-        raise NotFound(f"there is no connection {connection_id}")
-    return _record(row)
+    """Return a connection. Raise `NotFound`, also for a deleted connection or a source."""
+    return _found(conn, _GET, connection_id)
 
 
 def receiver(conn: sqlalchemy.Connection, connection_id: str) -> Connection:
-    """Return what has the webhook URL of an id: a connection to a repository, or a source.
+    """Return what has the webhook URL of an id, a connection or a source. Raise `NotFound`."""
+    return _found(conn, _RECEIVER, connection_id)
 
-    Raise `NotFound`.
-    """
-    row = conn.execute(_RECEIVER, {"of": connection_id}).one_or_none()
+
+def _found(conn: sqlalchemy.Connection, query: Select[Any], connection_id: str) -> Connection:
+    row = conn.execute(query, {"of": connection_id}).one_or_none()
     if row is None:
         raise NotFound(f"there is no connection {connection_id}")
     return _record(row)
@@ -429,7 +435,8 @@ def _columns(connection: Connection) -> dict[str, Any]:
     """Return the columns that `add` and `change` write. Credentials and other repositories have functions."""
     columns = asdict(connection)
     del columns["has_credentials"], columns["other_repository"]
-    return {**columns, "host": host_of(connection.url)}
+    key = repository_key(connection.url)
+    return {**columns, "host": key.partition("/")[0], "repository_key": key}
 
 
 def _record(row: Row[Any]) -> Connection:

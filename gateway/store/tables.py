@@ -35,7 +35,7 @@ connections = Table(
     Column("auth", JSON, nullable=False),
     Column("triggers", JSON, nullable=False),
     Column("yaml_path", Text, nullable=False),
-    Column("repository_id", Text),
+    Column("repository_id", Text, index=True),
     Column("networks", JSON, nullable=False, server_default=text("'[]'")),
     Column("follows", JSON, nullable=False, server_default=text("'[]'")),
     Column("package_format", Text, nullable=False, server_default=text("'tar.gz'")),
@@ -46,6 +46,8 @@ connections = Table(
     # `repository`, or `source`: see gateway/store/sources.py. `source` is the source of a repository.
     Column("kind", Text, nullable=False, server_default=text("'repository'")),
     Column("source", Text, index=True),
+    # The canonical form of `url`; null in rows of earlier versions that were not changed since.
+    Column("repository_key", Text, index=True),
     Column("platform", JSON),
     Column("platform_token", LargeBinary),
     Column("other_repository", JSON),

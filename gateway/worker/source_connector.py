@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy
 import structlog
@@ -52,9 +53,10 @@ class SourceConnector:
     async def run(self) -> None:
         """Work until cancelled. What cannot be decided now is tried again later."""
         failure = "the connector of sources failed"
-        await poll(self._decide_next, wakeups=self.wakeups, failure=failure, pause=PAUSE_SECONDS)
+        await poll(self.decide_next, wakeups=self.wakeups, failure=failure, pause=PAUSE_SECONDS)
 
-    async def _decide_next(self) -> bool:
+    async def decide_next(self) -> bool:
+        """Let the rules decide about one repository that is due; return whether there was one."""
         return await work_on(self._claim(), self._decide, self._give_back)
 
     async def _claim(self) -> Claimed | None:
@@ -193,7 +195,7 @@ def _wanted(claimed: Claimed, rule: Rule, path: str) -> Connection:
 def _changed(present: Connection, wanted: Connection, *, is_adopted: bool) -> Connection:
     """Return a present connection as it should be: its settings are the rule's, unless it is adopted."""
     is_same_place = repository_key(present.url) == repository_key(wanted.url)
-    ours = {
+    ours: dict[str, Any] = {
         "url": present.url if is_same_place else wanted.url,
         "repository_id": wanted.repository_id,
         "source": wanted.source,
@@ -201,7 +203,7 @@ def _changed(present: Connection, wanted: Connection, *, is_adopted: bool) -> Co
     if not is_adopted:
         settings = ("project", "triggers", "yaml_path", "follows", "identity")
         ours |= {name: getattr(wanted, name) for name in settings}
-    changed = replace(present, **ours)  # type: ignore[arg-type] - values of fields of the same class
+    changed = replace(present, **ours)
     return present if changed == present else replace(changed, updated_at=wanted.updated_at)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from providers.places import Owner, is_inside, owner_of
+from providers.places import Owner, owner_of, path_below
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_the_repositories_of_an_owner_are_recognized(
     provider: str, place: str, clone_url: str, expected: bool
 ) -> None:
     """By every form of their clone URLs."""
-    assert is_inside(place, "owner", provider, clone_url) == expected
+    assert (path_below(place, "owner", provider, clone_url) is not None) == expected
 
 
 @pytest.mark.parametrize(
@@ -167,4 +167,4 @@ def test_the_repositories_of_an_owner_are_recognized(
 )
 def test_the_repositories_of_a_server_are_recognized(place: str, clone_url: str, expected: bool) -> None:
     """By the host, and by the folder where the clone URL shows it."""
-    assert is_inside(place, "server", "gitea", clone_url) == expected
+    assert (path_below(place, "server", "gitea", clone_url) is not None) == expected

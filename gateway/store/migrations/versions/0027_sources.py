@@ -8,13 +8,15 @@ down_revision = "0026"
 
 
 def upgrade() -> None:
-    """Add the kind and the source of a connection, and the tables of sources."""
+    """Add columns to connections, with indexes to find those of a repository, and the tables of sources."""
     op.add_column(
         "connections",
         sa.Column("kind", sa.Text(), nullable=False, server_default=sa.text("'repository'")),
     )
     op.add_column("connections", sa.Column("source", sa.Text()))
-    op.create_index("ix_connections_source", "connections", ["source"])
+    op.add_column("connections", sa.Column("repository_key", sa.Text()))
+    for column in ("source", "repository_key", "repository_id"):
+        op.create_index(f"ix_connections_{column}", "connections", [column])
     op.create_table(
         "sources",
         sa.Column("connection", sa.Text(), nullable=False),

@@ -1,0 +1,332 @@
+"""Sources: repositories are connected by rules, and deliveries reach the right connection."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from gateway.intake.webhook import WebhookEndpoint
+from gateway.provider_apis.apis import CheckedAddresses, ProviderApis
+from gateway.provider_apis.sign_in import SignIn
+from gateway.store import connections, deliveries, source_repositories, sources
+from gateway.store.connections import Connection
+from gateway.store.database import Database
+from gateway.store.deliveries import RecordedDelivery
+from gateway.store.notify import Notifier
+from gateway.store.source_repositories import Seen, SourceRepository
+from gateway.store.sources import Source
+from gateway.store.tables import ref_updates
+from gateway.worker.source_connector import SourceConnector
+from testing.github import push_payload
+from testing.records import NOW, A, B, C, connection
+from tests.intake.local import KEYRING, SECRET, Answer, answered, opened, scope
+
+SOURCE = "c1"
+RULES = [
+    {
+        "match": ["ml-*", "!ml-old"],
+        "project": "team-{name}",
+        "triggers": [{"name": "t", "run": {"step": "s"}}],
+    }
+]
+
+
+@pytest.fixture
+def database(migrated: Path, tmp_path: Path) -> Any:
+    """Return a database with a source of the organisation acme."""
+    database = Database(f"sqlite:///{shutil.copy(migrated, tmp_path)}")
+    add(database)
+    yield database
+    database.close()
+
+
+def add(database: Database, rules: Sequence[Mapping[str, Any]] = RULES) -> None:
+    """Store the source."""
+    source = Source(
+        id=SOURCE,
+        name="acme",
+        provider="github",
+        url="https://github.example/acme",
+        scope="owner",
+        rules=rules,
+        auth={},
+        networks=(),
+        identity=None,
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    with database.writing() as conn:
+        sources.add(conn, source)
+        connections.add_secret(conn, KEYRING, SOURCE, SECRET, now=NOW)
+
+
+def set_rules(database: Database, rules: Sequence[Mapping[str, Any]]) -> None:
+    """Change the rules of the source."""
+    with database.writing() as conn:
+        source = sources.get(conn, SOURCE)
+        sources.change(conn, Source(**{**_fields(source), "rules": rules}))
+
+
+def _fields(source: Source) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in Source.__dataclass_fields__}
+
+
+class Acme:
+    """The organisation: it pushes to its repositories, and the worker decides in between."""
+
+    def __init__(self, database: Database, endpoint: WebhookEndpoint) -> None:
+        self.database, self.endpoint = database, endpoint
+        self.connector = SourceConnector(
+            database=database,
+            keyring=KEYRING,
+            wakeups=Notifier().subscribe(),
+            notify=lambda: None,
+            apis=ProviderApis(connector=CheckedAddresses(allow_loopback=True)),
+            sign_in=SignIn({}),
+            allow_http=False,
+            hosts=(),
+        )
+
+    async def push(self, number: int, name: str, before: str | None, after: str, **fields: Any) -> Answer:
+        """Push to the main branch of a repository, by its id and its name at present."""
+        body = push_payload(
+            url=f"https://github.example/{name}.git",
+            full_name=name,
+            ref="refs/heads/main",
+            before=before,
+            after=after,
+        )
+        payload = json.loads(body)
+        payload["repository"] |= {"id": number, **fields}
+        payload["repository"]["ssh_url"] = f"git@github.example:{name}.git"
+        sent = json.dumps(payload).encode()
+        return await answered(self.endpoint, scope(sent, {"x-github-event": "push"}), sent)
+
+    async def decide(self) -> None:
+        """Let the worker decide about all repositories that are due."""
+        while await self.connector.decide_next():
+            pass
+
+
+def run(database: Database, work: Any) -> Any:
+    """Run a test's coroutine with an endpoint on the database."""
+
+    async def running() -> Any:
+        async with opened(database) as endpoint:
+            return await work(Acme(database, endpoint))
+
+    return asyncio.run(running())
+
+
+def found(database: Database) -> dict[str, Connection]:
+    """Return the connections by name."""
+    with database.reading() as conn:
+        return {one.name: one for one in connections.page(conn, after=None, limit=1000)}
+
+
+def repository(database: Database, number: int) -> SourceRepository:
+    """Return what the source has of a repository."""
+    with database.reading() as conn:
+        known = source_repositories.route(conn, SOURCE, str(number))
+    assert known is not None
+    return known
+
+
+def delivered(database: Database, connection_id: str) -> list[RecordedDelivery]:
+    """Return the deliveries of a connection or of the source, the oldest first."""
+    with database.reading() as conn:
+        page = deliveries.page(conn, connection=connection_id, verdict=None, before=None, limit=1000)
+    return page[::-1]
+
+
+def test_a_new_repository_is_connected_and_no_push_is_lost(database: Database) -> None:
+    """The pushes before the decision wait for it, in order; later ones go straight to the connection."""
+
+    async def work(acme: Acme) -> None:
+        first = await acme.push(1, "acme/ML-Digits", None, A)
+        assert (first.status, first.body["verdict"]) == (202, "ignored")
+        assert (
+            first.body["reason"] == "waiting until the rules of the source have decided about acme/ML-Digits"
+        )
+        await acme.push(1, "acme/ML-Digits", A, B)
+        await acme.decide()
+        [made] = found(database).values()
+        assert (made.name, made.project, made.source) == ("acme/ml-digits", "team-ML-Digits", SOURCE)
+        assert (made.repository_id, made.url) == ("1", "https://github.example/acme/ML-Digits.git")
+        assert [trigger["name"] for trigger in made.triggers] == ["t"]
+        third = await acme.push(1, "acme/ML-Digits", B, C)
+        assert third.body["verdict"] == "accepted"
+        arrived = delivered(database, made.id)
+        assert [one.updates[0].update.after for one in arrived] == [A, B, C]
+        assert [one.verdict for one in arrived] == ["accepted"] * 3
+        assert arrived[0].id == first.body["delivery"]
+        assert delivered(database, SOURCE) == []
+
+    run(database, work)
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "reason"),
+    [
+        ("acme/web", None, "no rule matches web"),
+        ("acme/ml-old", None, "no rule matches ml-old"),
+        ("evil/ml-digits", None, "https://github.example/evil/ml-digits.git is not below"),
+        ("acme/ml-x", "https://other.example/acme/ml-x.git", "is not below https://github.example/acme"),
+        ("acme/ml-x", "file:///etc/ml-x", "url: it must be https://"),
+    ],
+)
+def test_what_no_rule_matches_is_ignored_with_the_reason(
+    database: Database, name: str, url: str | None, reason: str
+) -> None:
+    """Also the deliveries that have waited; the next one does not wait any more."""
+
+    async def work(acme: Acme) -> None:
+        fields = {"clone_url": url, "html_url": url, "ssh_url": url} if url else {}
+        for before, after in ((None, A), (A, B)):
+            await acme.push(1, name, before, after, **fields)
+            await acme.decide()
+        waited, later = delivered(database, SOURCE)
+        assert reason in (waited.reason or "")
+        assert (waited.verdict, later.reason) == ("ignored", waited.reason)
+        assert found(database) == {}
+
+    run(database, work)
+
+
+def test_a_renamed_repository_stays_connected(database: Database) -> None:
+    """The connection gets the new address and name; its history goes on."""
+
+    async def work(acme: Acme) -> None:
+        await acme.push(1, "acme/ml-a", None, A)
+        await acme.decide()
+        [before] = found(database).values()
+        renamed = await acme.push(1, "acme/ml-b", A, B)
+        assert renamed.body["verdict"] == "accepted"
+        await acme.decide()
+        [after] = found(database).values()
+        assert (after.id, after.name) == (before.id, "acme/ml-b")
+        assert (after.url, after.project) == ("https://github.example/acme/ml-b.git", "team-ml-b")
+        assert repository(database, 1).full_name == "acme/ml-b"
+        # Another repository takes the name that became free.
+        await acme.push(2, "acme/ml-a", None, C)
+        await acme.decide()
+        assert {one.repository_id for one in found(database).values()} == {"1", "2"}
+
+    run(database, work)
+
+
+def test_changed_rules_decide_again(database: Database) -> None:
+    """A repository that matches now is connected; one that no longer does stays until somebody deletes it."""
+
+    async def work(acme: Acme) -> None:
+        await acme.push(1, "acme/web", None, A)
+        await acme.push(2, "acme/ml-a", None, A)
+        await acme.decide()
+        assert set(found(database)) == {"acme/ml-a"}
+        set_rules(database, [{"match": ["web"], "project": "p"}])
+        await acme.decide()
+        assert set(found(database)) == {"acme/ml-a", "acme/web"}
+        left = repository(database, 2)
+        assert (left.state, left.reason) == ("connected", "no rule matches ml-a")
+        set_rules(database, [{"project": "q", "follows": ["main"]}])
+        await acme.decide()
+        assert {(one.project, tuple(one.follows)) for one in found(database).values()} == {("q", ("main",))}
+
+    run(database, work)
+
+
+def test_a_deleted_connection_is_not_made_again(database: Database) -> None:
+    """Not by a delivery, a rename or changed rules, but on request."""
+
+    async def work(acme: Acme) -> None:
+        await acme.push(1, "acme/ml-a", None, A)
+        await acme.decide()
+        with database.writing() as conn:
+            connections.remove(conn, found_id(database, "acme/ml-a"), now=NOW)
+        set_rules(database, [{}])
+        await acme.decide()
+        answer = await acme.push(1, "acme/ml-b", A, B)
+        await acme.decide()
+        assert found(database) == {}
+        assert answer.body["reason"] == "its connection was deleted"
+        with database.writing() as conn:
+            source_repositories.request(conn, SOURCE, "1", now=NOW)
+        await acme.decide()
+        assert [one.repository_id for one in found(database).values()] == ["1"]
+
+    run(database, work)
+
+
+def found_id(database: Database, name: str) -> str:
+    """Return the id of a connection."""
+    return found(database)[name].id
+
+
+def test_a_connection_that_was_there_before_is_adopted(database: Database) -> None:
+    """It keeps its settings, and gets the source's deliveries."""
+
+    async def work(acme: Acme) -> None:
+        own = {"id": "own", "url": "https://github.example/acme/ml-a.git", "name": "mine"}
+        kept = connection(database, own.pop("id"), project="team-ml-a", yaml_path="ml/valohai.yaml", **own)
+        await acme.push(1, "acme/ml-a", None, A)
+        await acme.decide()
+        [adopted] = found(database).values()
+        assert (adopted.id, adopted.name, adopted.yaml_path) == (kept.id, "mine", "ml/valohai.yaml")
+        assert (adopted.source, adopted.repository_id) == (SOURCE, "1")
+        assert len(delivered(database, kept.id)) == 1
+        assert repository(database, 1).is_adopted
+
+    run(database, work)
+
+
+def test_another_projects_connection_is_left_alone(database: Database) -> None:
+    """The rule's project gets a connection of its own."""
+
+    async def work(acme: Acme) -> None:
+        connection(database, "own", url="https://github.example/acme/ml-a.git", project="other", name="mine")
+        await acme.push(1, "acme/ml-a", None, A)
+        await acme.decide()
+        assert {one.project: one.source for one in found(database).values()} == {
+            "other": None,
+            "team-ml-a": SOURCE,
+        }
+
+    run(database, work)
+
+
+def test_five_hundred_repositories_of_one_source(database: Database) -> None:
+    """Each push arrives at its own connection, the first as well as the second."""
+    numbers = range(1, 501)
+
+    async def work(acme: Acme) -> None:
+        await asyncio.gather(*(acme.push(number, f"acme/ml-{number}", None, A) for number in numbers))
+        await acme.decide()
+        later = [acme.push(number, f"acme/ml-{number}", A, B) for number in numbers]
+        assert {answer.body["verdict"] for answer in await asyncio.gather(*later)} == {"accepted"}
+
+    run(database, work)
+    made = found(database)
+    assert {one.repository_id for one in made.values()} == set(map(str, numbers))
+    assert {one.name for one in made.values()} == {f"acme/ml-{number}" for number in numbers}
+    with database.reading() as conn:
+        moves = conn.execute(select(ref_updates.c.connection, ref_updates.c.after)).all()
+    assert {tuple(move) for move in moves} == {(one.id, after) for one in made.values() for after in (A, B)}
+
+
+def test_a_repository_that_is_seen_while_it_is_decided_stays_due(database: Database) -> None:
+    """What a worker has decided meanwhile is not the last word."""
+    with database.writing() as conn:
+        seen = Seen(
+            source=SOURCE, repository="1", full_name="acme/web", url="https://x.example", default_branch=None
+        )
+        source_repositories.see(conn, [seen], now=NOW)
+        claimed = source_repositories.claim(conn, now=NOW, until=NOW.replace(hour=10))
+        assert claimed is not None
+        source_repositories.see(conn, [seen], now=NOW)
+        source_repositories.ignore(conn, claimed, reason="no rule matches web")
+        assert source_repositories.DECISIONS.is_due(conn, now=NOW)

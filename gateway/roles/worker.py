@@ -38,6 +38,8 @@ from gateway.worker.reconciler import Reconciler
 from gateway.worker.registrar import Registrar
 from gateway.worker.remotes import Remotes
 from gateway.worker.retention import Retention
+from gateway.worker.source_connector import SourceConnector
+from gateway.worker.source_lister import SourceLister
 from gateway.worker.token_rotation import TokenRotation
 from gateway.worker.worker import Worker
 
@@ -77,6 +79,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         QueueRepair(database=database).run,
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
         _build_registrar(parts, apis, sign_in).run,
+        *_of_sources(parts, apis, sign_in),
         partial(run_daily, expiry.run, of="packages"),
         partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
@@ -101,6 +104,32 @@ def _build_registrar(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> Regis
         sign_in=sign_in,
         base_url=parts.settings.base_url,
     )
+
+
+def _of_sources(
+    parts: Parts, apis: ProviderApis, sign_in: SignIn
+) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """Return what lists the repositories of sources, and connects them."""
+    settings = parts.settings
+    lister = SourceLister(
+        database=parts.database,
+        keyring=parts.keyring,
+        wakeups=parts.pushes.subscribe(),
+        notify=parts.pushes.notify,
+        apis=apis,
+        sign_in=sign_in,
+    )
+    connector = SourceConnector(
+        database=parts.database,
+        keyring=parts.keyring,
+        wakeups=parts.pushes.subscribe(),
+        notify=parts.pushes.notify,
+        apis=apis,
+        sign_in=sign_in,
+        allow_http=settings.fetch_allow_http,
+        hosts=settings.fetch_hosts,
+    )
+    return [lister.run, connector.run]
 
 
 def _build_expiry(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> IdentityExpiry:

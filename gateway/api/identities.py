@@ -1,6 +1,6 @@
 """The REST API under /api/v1: identities."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
@@ -45,8 +45,10 @@ class IdentityView(View):
     api_url: str | None = Field(
         description="the base URL of the API; null for the provider's own service, such as github.com"
     )
+    host: str = Field(description="the host that gets its secret; empty if it has none yet")
     expires_at: datetime | None = Field(description="when the secret expires; null if it never does")
     rotates: bool = Field(description="whether Pushgate replaces its token before that ends")
+    connections: int = Field(description="how many connections and sources use it")
     created_at: datetime = Field(description="when it was added")
     updated_at: datetime = Field(description="when it last changed")
 
@@ -94,11 +96,14 @@ class Identities:
     async def list_identities(self, request: Request) -> IdentityPage:
         """`GET /identities`: list identities by name."""
         max_items = limit(request)
-        found = await self.database.read(
-            identities.page, after=request.query_params.get("cursor"), limit=max_items + 1
-        )
-        views = [view_of(IdentityView, identity) for identity in found[:max_items]]
-        return IdentityPage(items=views, next=views[-1].name if len(found) > max_items else None)
+        after = request.query_params.get("cursor")
+
+        def read_page(conn: sqlalchemy.Connection) -> IdentityPage:
+            found = identities.page(conn, after=after, limit=max_items + 1)
+            views = _views(conn, found[:max_items])
+            return IdentityPage(items=views, next=views[-1].name if len(found) > max_items else None)
+
+        return await self.database.read(read_page)
 
     async def create_identity(self, request: Request) -> IdentityView:
         """`POST /identities`: add an identity. No answer contains its secret."""
@@ -112,13 +117,17 @@ class Identities:
         given.setdefault("rotates", identity_kinds.can_rotate(wanted.provider, wanted.kind, secret))
         identity = Identity(**given, id=identity_id(), created_at=now, updated_at=now)
         identity_kinds.check(identity, secret)
-        await self.database.write(identities.add, keyring=self.keyring, identity=identity, secret=secret)
-        return view_of(IdentityView, identity)
+
+        def add(conn: sqlalchemy.Connection) -> IdentityView:
+            identities.add(conn, self.keyring, identity, secret)
+            return _views(conn, [identity])[0]
+
+        return await self.database.write(add)
 
     async def get_identity(self, request: Request) -> IdentityView:
         """`GET /identities/{id}`: return an identity."""
-        identity = await self.database.read(identities.get, id_or_name=request.path_params["id"])
-        return view_of(IdentityView, identity)
+        id_or_name = request.path_params["id"]
+        return await self.database.read(lambda conn: _views(conn, [identities.get(conn, id_or_name)])[0])
 
     async def update_identity(self, request: Request) -> IdentityView:
         """`PATCH /identities/{id}`: change the given fields."""
@@ -138,7 +147,7 @@ class Identities:
             stored = secret or identities.unseal(conn, self.keyring, identity.id).secret
             identity_kinds.check(identity, stored)
             identities.change(conn, self.keyring, identity, secret=secret)
-            return view_of(IdentityView, identity)
+            return _views(conn, [identity])[0]
 
         view = await self.database.write(change)
         self.pushes.notify()
@@ -156,6 +165,19 @@ class Identities:
             check_api_url(given["api_url"], allow_http=self.allow_http, hosts=self.hosts)
         if given.get("expires_at") is not None and given["expires_at"] <= now:
             raise Invalid("expires_at: it must be in the future")
+
+
+def _views(conn: sqlalchemy.Connection, found: Sequence[Identity]) -> list[IdentityView]:
+    used = identities.usage(conn, [identity.id for identity in found])
+    return [
+        view_of(
+            IdentityView,
+            identity,
+            host=identities.host(identity),
+            connections=used.get(identity.id, 0),
+        )
+        for identity in found
+    ]
 
 
 def _fields(wanted: NewIdentity | IdentityChange) -> dict[str, Any]:

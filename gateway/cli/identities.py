@@ -107,9 +107,9 @@ def list_command(data: Data = None, as_json: AsJson = False) -> None:
     def row(identity: Any) -> list[str]:
         who = identity["user"] or ", ".join(identity["settings"].values()) or "-"
         texts = [identity["name"], identity["provider"], identity["kind"], who, identity["api_url"] or "-"]
-        return [*map(escape, texts), _expiry(identity["expires_at"])]
+        return [*map(escape, texts), _expiry(identity["expires_at"]), str(identity["connections"])]
 
-    columns = ["name", "provider", "kind", "user or App", "API", "expires"]
+    columns = ["name", "provider", "kind", "user or App", "API", "expires", "used by"]
     print_list(answer, columns, row, empty=empty_list("identities"), as_json=as_json)
 
 

@@ -63,7 +63,7 @@ def _chosen(client: Client, connection: str | None) -> list[Any]:
 def _checked(client: Client, connection: Any, *, fix: bool) -> Any:
     """Return the health of a connection, with the state of its webhook if it has an identity."""
     named = {key: connection[key] for key in ("id", "name", "provider")}
-    if connection["identity"] is None:
+    if connection["identity"] is None or connection["source"] is not None:
         return {**named, **_UNCHECKED, "health": connection["health"]}
     with err.status(f"checking {escape(connection['name'])}"):
         webhook = _webhook(client, connection["id"], fix=fix)

@@ -1,13 +1,11 @@
 """The pages of the dashboard: the records of the REST API, for people who have signed in."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import parse_qs
 
-import sqlalchemy
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +13,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.api.auth import AdminToken, WrongToken
+from gateway.api.connection_health import WARN_BEFORE
 from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
 from gateway.api.endpoints import (
@@ -24,22 +23,20 @@ from gateway.api.endpoints import (
     status_of,
 )
 from gateway.api.executions import Executions
+from gateway.api.identities import Identities
 from gateway.api.query import refuse_nul, refuse_unknown
-from gateway.api.views import DeliveryView, ExplainedExecutionView, ExplainedView, UpdateView
+from gateway.api.registrations import Registrations
+from gateway.api.views import ExplainedView
+from gateway.dashboard.contents import Explanation, newest, overview, refused
 from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
-from gateway.errors import Invalid, PushgateError
+from gateway.errors import Invalid, NotFound, PushgateError
 from gateway.intake.body import BodyReader
-from gateway.store import deliveries, executions, outages, reconciliations, refusals, work_queue
-from gateway.store.executions import StoredRequest
+from gateway.provider_apis.apis import APIS
 from gateway.threads import API
 
 Page = Callable[[Request], Awaitable[Response]]
 
-# How many of the newest deliveries and executions the overview shows.
-_MAX_NEWEST = 10
-# How many ref updates the page of a delivery shows.
-_MAX_UPDATES = 100
 _MAX_FIELDS = 10
 # The sign-in form is decoded before the token is checked, so anybody can send it: keep it small.
 _forms = BodyReader(limit=32 * 1024)
@@ -51,6 +48,8 @@ class Pages:
     """The handlers of the pages."""
 
     connections: Connections
+    identities: Identities
+    registrations: Registrations
     deliveries: Deliveries
     executions: Executions
     sessions: Sessions
@@ -62,6 +61,7 @@ class Pages:
         """Return the routes; all but those to sign in, sign out and load static files require a session."""
         offered = [
             *self.connections.operations(),
+            *self.identities.operations(),
             *self.deliveries.operations(),
             *self.executions.operations(),
         ]
@@ -71,6 +71,10 @@ class Pages:
             ("/connections", "GET", self._filtered(self.list_connections, api["/connections"])),
             ("/connections/{id}", "GET", self.show_connection),
             ("/connections/{id}/fetch", "POST", self.fetch),
+            ("/connections/{id}/register-webhook", "POST", self.register_webhook),
+            ("/connections/{id}/check-webhook", "POST", self.check_webhook),
+            ("/connections/{id}/remove-webhook", "POST", self.remove_webhook),
+            ("/identities", "GET", self._filtered(self.list_identities, api["/identities"])),
             ("/deliveries", "GET", self._filtered(self.list_deliveries, api["/deliveries"])),
             ("/deliveries/{id}", "GET", self.show_delivery),
             ("/deliveries/{id}/replay", "POST", self.replay),
@@ -91,7 +95,7 @@ class Pages:
 
     async def overview(self, _request: Request) -> Response:
         """`GET /`: show pending work, failures, and the newest records."""
-        planned, found = await self.connections.database.read(_overview, has_broker=self.has_broker)
+        planned, found = await self.connections.database.read(overview, has_broker=self.has_broker)
         views = await self.executions.views(planned)
         return self.renderer.page("overview.html", has_broker=self.has_broker, executions=views, **found)
 
@@ -105,14 +109,47 @@ class Pages:
         connection = request.path_params["id"]
         shown = await self.connections.get_connection(request)
         database = self.connections.database
-        views = await database.read(_newest, connection=connection)
-        refused = await database.read(_refused, connection=connection)
-        return self.renderer.page("connection.html", connection=shown, deliveries=views, refused=refused)
+        views = await database.read(newest, connection=connection)
+        refusals = await database.read(refused, connection=connection)
+        try:
+            webhook = await self.registrations.get_webhook(request)
+        except NotFound:
+            webhook = None
+        return self.renderer.page(
+            "connection.html",
+            connection=shown,
+            deliveries=views,
+            refused=refusals,
+            webhook=webhook,
+            can_register=shown.identity is not None and shown.source is None and shown.provider in APIS,
+        )
 
     async def fetch(self, request: Request) -> Response:
         """`POST /connections/{id}/fetch`: reconcile now."""
         await self.connections.fetch_connection(request)
         return self.renderer.redirect(f"/connections/{request.path_params['id']}")
+
+    async def register_webhook(self, request: Request) -> Response:
+        """`POST /connections/{id}/register-webhook`: register the webhook at the provider, or repair it."""
+        await self.registrations.register_webhook(request)
+        return self.renderer.redirect(f"/connections/{request.path_params['id']}")
+
+    async def check_webhook(self, request: Request) -> Response:
+        """`POST /connections/{id}/check-webhook`: compare the provider's webhook with what is needed."""
+        await self.registrations.check_webhook(request)
+        return self.renderer.redirect(f"/connections/{request.path_params['id']}")
+
+    async def remove_webhook(self, request: Request) -> Response:
+        """`POST /connections/{id}/remove-webhook`: remove the webhook at the provider."""
+        await self.registrations.remove_webhook(request)
+        return self.renderer.redirect(f"/connections/{request.path_params['id']}")
+
+    async def list_identities(self, request: Request) -> Response:
+        """`GET /identities`: list identities, without their secrets."""
+        page = await self.identities.list_identities(request)
+        return self.renderer.page(
+            "identities.html", page=page, query=dict(request.query_params), soon=WARN_BEFORE
+        )
 
     async def list_deliveries(self, request: Request) -> Response:
         """`GET /deliveries`: list deliveries, with the query parameters of the API."""
@@ -161,7 +198,7 @@ class Pages:
         return await API.run(
             self.renderer.page,
             "explained.html",
-            items=[_Explanation.of(delivery) for delivery in items],
+            items=[Explanation.of(delivery) for delivery in items],
             what=what,
         )
 
@@ -243,67 +280,6 @@ class Pages:
 
     def _failed(self, status: int, title: str, detail: str) -> Response:
         return self.renderer.page("error.html", status, title=title, detail=detail)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Explanation:
-    """A delivery as its page shows it: its first ref updates, and how many `more` it has.
-
-    `requests` maps the id of a ref update to its execution requests.
-    """
-
-    delivery: ExplainedView
-    updates: Sequence[UpdateView]
-    more: int
-    requests: Mapping[int, Sequence[ExplainedExecutionView]]
-
-    @classmethod
-    def of(cls, delivery: ExplainedView) -> "_Explanation":
-        """Group the execution requests by ref update."""
-        requests: dict[int, list[ExplainedExecutionView]] = {}
-        for execution in delivery.executions:
-            requests.setdefault(execution.ref_update, []).append(execution)
-        updates = delivery.updates[:_MAX_UPDATES]
-        return cls(
-            delivery=delivery, updates=updates, more=len(delivery.updates) - len(updates), requests=requests
-        )
-
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether a ref update or an execution request is pending."""
-        updates = {update.state for update in self.delivery.updates}
-        return "pending" in updates | {execution.state for execution in self.delivery.executions}
-
-    @property
-    def can_be_replayed(self) -> bool:
-        """Whether a replay would plan anything."""
-        has_ended = any(update.state in deliveries.REPLAYABLE for update in self.delivery.updates)
-        return has_ended and not self.delivery.is_orphan
-
-
-def _overview(conn: sqlalchemy.Connection, *, has_broker: bool) -> tuple[list[StoredRequest], dict[str, Any]]:
-    """Return the newest execution requests, and what else the overview shows, by name."""
-    planned, _ = executions.page(
-        conn, connection=None, delivery=None, state=None, before=None, limit=_MAX_NEWEST
-    )
-    shown = {
-        "backlog": work_queue.backlog(conn),
-        "failing": reconciliations.failing(conn, limit=_MAX_NEWEST + 1),
-        "few": _MAX_NEWEST,
-        "deliveries": _newest(conn, connection=None),
-        "outages": outages.current(conn) if has_broker else (),
-    }
-    return executions.explained(conn, planned, has_broker=has_broker), shown
-
-
-def _newest(conn: sqlalchemy.Connection, connection: str | None) -> list[DeliveryView]:
-    found = deliveries.page(conn, connection=connection, verdict=None, before=None, limit=_MAX_NEWEST)
-    return [DeliveryView.of(delivery) for delivery in found]
-
-
-def _refused(conn: sqlalchemy.Connection, connection: str) -> list[DeliveryView]:
-    found = refusals.page(conn, connection=connection, before=None, limit=_MAX_NEWEST)
-    return [DeliveryView.of(refusal) for refusal in found]
 
 
 def _is_for_browsers(request: Request) -> bool:

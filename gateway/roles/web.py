@@ -156,6 +156,8 @@ def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
     base_url = parts.settings.base_url
     return Pages(
         connections=api.connections,
+        identities=api.identities,
+        registrations=api.registrations,
         deliveries=api.deliveries,
         executions=api.executions,
         sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=base_url),

@@ -98,6 +98,13 @@ def of(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, Identity]
     }
 
 
+def usage(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, int]:
+    """Return how many connections and sources use each identity that is used."""
+    named = connections.c.identity.in_(ids), connections.c.deleted_at.is_(None)
+    query = select(connections.c.identity, func.count()).where(*named).group_by(connections.c.identity)
+    return {row[0]: row[1] for row in conn.execute(query)}
+
+
 def change(
     conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, *, secret: str | None = None
 ) -> None:

@@ -13,6 +13,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from testing.browser import running_browser, sign_in, visit
+from testing.provider_apis.fake import serving
+from testing.provider_apis.github import FakeGitHub
 from testing.service import Project, Service, wait_for
 from tests.dashboard.getting import got
 
@@ -55,13 +57,34 @@ def test_a_push_is_seen_as_it_comes(browser: Browser, service: Service, project:
 
 
 def test_fetch_now_finds_what_no_webhook_reported(browser: Browser, tmp_path: Path, project: Project) -> None:
-    """As the platform's own button does."""
-    with Service(tmp_path / "data", RECONCILE_GRACE="0") as service, visit(browser, service) as page:
-        connection = service.connect(project.url, "train@main")
+    """As the platform's own button does; a webhook is registered, repaired and removed by buttons as well."""
+    github = FakeGitHub(tokens={"good": {project.name}})
+    with (
+        serving(github),
+        Service(tmp_path / "data", RECONCILE_GRACE="0") as service,
+        visit(browser, service) as page,
+    ):
+        bot = {"name": "bot", "provider": "github", "token": "good", "api_url": f"{github.url}/api/v3"}
+        service.api.send("POST", "/identities", bot)
+        connection = service.connect(project.url, "train@main", identity="bot")
         path = f"/connections/{connection['id']}"
         wait_for(lambda: service.api.get(path)["reconciliation"]["reconciled_at"], "the first look has ended")
         pushed = project.push("Second", {"train.py": "print(2)\n"})
         page.goto(path)
+        main = page.get_by_role("main")
+        expect(main).to_contain_text("No webhook has arrived yet.")
+        page.get_by_role("button", name="Register").click()
+        expect(main).to_contain_text("The test delivery arrived.")
+        [hook] = github.hooks[project.name]
+        hook["active"] = False
+        page.get_by_role("button", name="Check").click()
+        expect(main).to_contain_text("webhook: The webhook is switched off at the provider.")
+        page.get_by_role("button", name="Repair").click()
+        expect(main).not_to_contain_text("switched off")
+        assert hook["active"]
+        page.get_by_role("button", name="Remove").click()
+        expect(main).to_contain_text("Not registered by Pushgate yet.")
+        assert github.hooks[project.name] == []
         page.get_by_role("button", name="Fetch now").click()
         expect(page).to_have_url(service.url + path)
         expect(page.get_by_role("main")).to_contain_text("found by reconciliation")
@@ -233,6 +256,7 @@ def test_nothing_is_wider_than_a_telephone(browser: Browser, service: Service, p
             f"/deliveries?connection={LONG}",
             f"/deliveries/{answer['delivery']}",
             "/executions",
+            "/identities",
             f"/executions/{execution['id']}",
             f"/explain?what={LONG}-that-is-not-there",
             f"/{LONG}",

@@ -79,6 +79,8 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
     password = "the password of the repository"
     more = {"url": f"{project.url}/2", "credentials": {"user": "ada", "password": password}}
     service.api.send("POST", "/connections", {"provider": "github", "project": "digits", **more})
+    token = "github_pat_canary_5d1e"
+    service.api.send("POST", "/identities", {"name": "acme-bot", "provider": "github", "token": token})
     for number in range(60):
         service.deliver(connection, project.payload(None, pushed, f"refs/heads/branch-{number}"))
     _, last = service.deliver(connection, project.payload(None, pushed, "refs/heads/last"))
@@ -100,7 +102,7 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
         seen.add(url)
         status, text, headers = got(url, cookie)
         assert status == 200, url
-        for secret in (connection["secret"], password, ADMIN_TOKEN):
+        for secret in (connection["secret"], password, token, ADMIN_TOKEN):
             assert secret not in text
         if headers["content-type"].startswith("text/html"):
             assert headers["content-security-policy"].startswith(
@@ -111,7 +113,7 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
             there = {urljoin(url, link) for link in links.found}
             waiting |= {one for one in there if one.startswith(f"{service.url}/")} - seen
     paths = {urlsplit(url).path.split("/")[1] for url in seen}
-    assert paths == {"", "connections", "deliveries", "executions", "static"}
+    assert paths == {"", "connections", "deliveries", "executions", "identities", "static"}
     assert any("cursor=" in url for url in seen)
 
 
@@ -301,3 +303,20 @@ def test_odd_addresses_are_refused(tmp_path: Path, postgres: Postgres) -> None:
         ):
             assert got(service.url + path, cookie)[0] == 422, path
             assert got(f"{service.url}/api/v1{path}", "", **headers)[0] == 422, path
+
+
+def test_an_identity_that_ends_soon_is_marked(service: Service) -> None:
+    """With its host, and the number of connections that use it."""
+    soon = (datetime.now(UTC) + timedelta(days=3)).isoformat()
+    identity = {"name": "acme-bot", "provider": "gitlab", "token": "t", "expires_at": soon}
+    service.api.send("POST", "/identities", {**identity, "api_url": "https://git.example/api/v4"})
+    more = {"provider": "gitlab", "project": "digits", "identity": "acme-bot"}
+    service.api.send("POST", "/connections", {**more, "url": "https://git.example/a/b.git"}, wait=0)
+    _, text, _ = got(f"{service.url}/identities", signed_in(service))
+    row = " ".join(text.partition("<td>acme-bot</td>")[2].partition("</tr>")[0].split())
+    assert "<td>git.example</td>" in row
+    assert '<span class="state warning">soon</span>' in row
+    assert "<td>1 connection</td>" in row
+    _, text, _ = got(f"{service.url}/connections", signed_in(service))
+    # The host is looked up meanwhile, and does not exist.
+    assert any(f'<span class="state {state}">{state}</span>' in text for state in ("warning", "failing"))

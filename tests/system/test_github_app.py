@@ -1,6 +1,7 @@
 """A GitHub App fetches private repositories and registers webhooks, with tokens that appear nowhere."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,10 @@ CANARY = "ghs_c4nary"
 def started_with(secret: str) -> list[Path]:
     """Return where a secret is in the arguments or variables of a process."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/*"):
-        if path.name in {"cmdline", "environ"}:
-            try:
+    for process in Path("/proc").iterdir():
+        for path in (process / "cmdline", process / "environ"):
+            with suppress(OSError):  # it has ended, or is no process
                 found += [path] if secret.encode() in path.read_bytes() else []
-            except OSError:  # it has ended
-                continue
     return found
 
 

@@ -10,7 +10,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httpx2
 from starlette.requests import Request
@@ -18,12 +18,15 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.provider_apis.azure_devops import EVENTS
 from providers import azure_devops
-from testing.provider_apis.fake import FakeApi, json_of
+from testing.provider_apis.fake import FakeApi, FakeRepository, json_of
 
 COLLECTION = "/tfs/Default"
 
 _PATHS = {
-    "repository": re.compile(r"/(?P<project>[^/]+)/_apis/git/repositories/(?P<repository>[^/]+)"),
+    "repositories": re.compile(r"/(?P<project>[^/]+)/_apis/git/repositories"),
+    "repository": re.compile(
+        r"/(?P<project>[^/]+)/_apis/git/repositories/(?P<repository>[^/]+)(?P<items>/items)?"
+    ),
     "subscriptions": re.compile(r"/_apis/hooks/subscriptions(?:/(?P<id>[^/]+))?"),
     "test": re.compile(r"/_apis/hooks/testnotifications"),
     "permissions": re.compile(r"/_apis/permissions/(?P<namespace>[^/]+)/(?P<bits>\d+)"),
@@ -72,8 +75,16 @@ class FakeAzureDevOps(FakeApi):
 
     async def _answer(self, name: str, request: Request, token: str, found: re.Match[str]) -> Response:
         match name:
+            case "repositories":
+                return self._repositories(token, unquote(found["project"]))
             case "repository":
-                return self._repository(token, unquote(found["project"]), unquote(found["repository"]))
+                project, repository = unquote(found["project"]), unquote(found["repository"])
+                is_item = bool(found["items"])
+                return (
+                    self._item(request, token, project, repository)
+                    if is_item
+                    else self._repository(token, project, repository)
+                )
             case "permissions":
                 return JSONResponse({"count": 1, "value": [token not in self.readers]})
             case "test":
@@ -104,6 +115,37 @@ class FakeAzureDevOps(FakeApi):
         if request.method == "PUT":
             return self._save(subscription, await json_of(request), is_new=False)
         return JSONResponse(_shown(subscription))
+
+    def _repositories(self, token: str, project: str) -> Response:
+        """Return the repositories of a project that the token may see."""
+        found = [one for one in self.of_owner(project) if one.full_name.lower() in self.tokens[token]]
+        if not found:
+            return _error(
+                404,
+                f"TF200016: The following project does not exist: {project}. Verify that the name of the"
+                " project is correct and that the project exists on the specified Azure DevOps Server.",
+            )
+        return JSONResponse({"count": len(found), "value": [self._described(one) for one in found]})
+
+    def _described(self, repository: FakeRepository) -> dict[str, Any]:
+        project, _, name = repository.full_name.partition("/")
+        url = f"{self.url}{COLLECTION}/{quote(project)}/_git/{quote(name)}"
+        return {
+            "id": repository.id,
+            "name": name,
+            "project": {"id": id_of(project.lower()), "name": project},
+            "defaultBranch": f"refs/heads/{repository.default_branch}",
+            "remoteUrl": (repository.url or url).replace("://", "://acme@", 1),
+            "isDisabled": repository.is_archived,
+        }
+
+    def _item(self, request: Request, token: str, project: str, name: str) -> Response:
+        path, full_name = request.query_params["path"], f"{project}/{name}"
+        branch = request.query_params.get("versionDescriptor.version")
+        is_seen = full_name in self.tokens[token]
+        if is_seen and self.has_file(full_name, path.removeprefix("/"), branch):
+            return JSONResponse({"path": path, "gitObjectType": "blob"})
+        return _error(404, f"TF401174: The item '{path}' could not be found in the repository '{name}'.")
 
     def _repository(self, token: str, project: str, name: str) -> Response:
         if f"{project}/{name}" not in self.tokens[token]:

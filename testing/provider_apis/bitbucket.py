@@ -1,6 +1,6 @@
-"""A fake of Bitbucket Cloud's REST API for the webhooks of repositories, under `/2.0`.
+"""A fake of Bitbucket Cloud's REST API for the webhooks of repositories and workspaces, under `/2.0`.
 
-https://developer.atlassian.com/cloud/bitbucket/rest/api-group-repositories/
+https://developer.atlassian.com/cloud/bitbucket/rest/api-group-repositories/ and …/api-group-workspaces/
 """
 
 import re
@@ -13,9 +13,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from gateway.provider_apis.bitbucket import EVENTS
-from testing.provider_apis.fake import FakeApi, json_of
+from testing.provider_apis.fake import FakeApi, FakeRepository, json_of
 
-_PATH = re.compile(r"/2\.0/repositories/(?P<repository>[^/]+/[^/]+)/hooks(?:/(?P<id>[^/]+))?")
+_PATH = re.compile(
+    r"/2\.0/(?:repositories/(?P<repository>[^/]+/[^/]+)|workspaces/(?P<workspace>[^/]+))/hooks(?:/(?P<id>[^/]+))?"
+)
+_LIST = re.compile(r"/2\.0/repositories/(?P<workspace>[^/]+)")
+_ONE = re.compile(
+    r"/2\.0/repositories/(?P<repository>[^/]+/[^/]+)"
+    r"(?:/refs/branches/(?P<branch>.+)|/src/(?P<at>[^/]+)/(?P<path>.+))?"
+)
+_COMMIT = "1f" * 20
 _MAX_PAGE = 100
 _WRITTEN = ("description", "url", "active", "events", "secret")
 _REQUIRED = ("description", "url", "events")
@@ -25,7 +33,8 @@ _REQUIRED = ("description", "url", "events")
 class FakeBitbucket(FakeApi):
     """Bitbucket Cloud with some repositories. `tokens` has the repositories that each token may administer.
 
-    An API token (`ATATT…`) is that of the account `mail`. A token in `readers` lacks the scope of webhooks.
+    It also has the workspaces whose administrator the token is. An API token (`ATATT…`) is that of the
+    account `mail`. A token in `readers` lacks the scope of webhooks.
     """
 
     tokens: dict[str, set[str]] = field(default_factory=dict)
@@ -35,16 +44,56 @@ class FakeBitbucket(FakeApi):
 
     async def handle(self, request: Request) -> Response:
         """Answer as Bitbucket does."""
-        found = _PATH.fullmatch(request.url.path)
+        path = request.url.path
+        found = _PATH.fullmatch(path) or _LIST.fullmatch(path) or _ONE.fullmatch(path)
         if found is None:
             return _error(404, "Resource not found")
-        repository = found["repository"].lower()
-        refused = self._refusal(request, repository)
+        named = found.groupdict()
+        name = (named.get("repository") or named["workspace"]).lower()
+        refused = self._refusal(request, name)
         if refused is not None:
             return refused
-        hooks = self.hooks.setdefault(repository, [])
+        return await self._hook(request, name, found) if "id" in named else self._read(request, name, named)
+
+    def _read(self, request: Request, name: str, named: dict[str, str | None]) -> Response:
+        """Return the repositories of a workspace, or a repository, a branch or a file of it."""
+        if "/" not in name:
+            return self._page(request, [self._described(one) for one in self.of_owner(name)])
+        repository = next((one for one in self.repositories if one.full_name.lower() == name), None)
+        if repository is None:
+            return _error(404, f"Repository {name} not found")
+        branch = repository.default_branch
+        if named["branch"] is not None:
+            commit = {"name": branch, "target": {"hash": _COMMIT}}
+            return JSONResponse(commit) if named["branch"] == branch else _error(404, "No such branch")
+        if named["path"] is None:
+            return JSONResponse(self._described(repository))
+        is_there = named["at"] in {branch, _COMMIT} and named["path"] in repository.files
+        return JSONResponse({"type": "commit_file"}) if is_there else _error(404, "No such file or directory")
+
+    def _described(self, repository: FakeRepository) -> dict[str, Any]:
+        links = [
+            {"name": "https", "href": self.clone_url(repository).replace("://", "://ada@", 1)},
+            {"name": "ssh", "href": f"git@bitbucket.org:{repository.full_name}.git"},
+        ]
+        return {
+            "uuid": repository.id,
+            "full_name": repository.full_name,
+            "mainbranch": {"name": repository.default_branch, "type": "branch"},
+            "links": {"clone": links},
+        }
+
+    async def _hook(self, request: Request, name: str, found: re.Match[str]) -> Response:
+        if self._token(request) in self.readers:
+            return _error(
+                403,
+                "Your credentials lack one or more required privilege scopes.",
+                detail={"granted": ["repository"], "required": ["webhook"]},
+            )
+        hooks = self.hooks.setdefault(name, [])
         if found["id"] is None:
-            return self._page(request, hooks) if request.method == "GET" else await self._add(request, hooks)
+            shown = [_shown(hook) for hook in hooks]
+            return self._page(request, shown) if request.method == "GET" else await self._add(request, name)
         hook = next((hook for hook in hooks if hook["uuid"] == found["id"]), None)
         if hook is None:
             return _error(404, "Resource not found")
@@ -53,19 +102,19 @@ class FakeBitbucket(FakeApi):
         hooks.remove(hook)
         return Response(status_code=204)
 
-    def _refusal(self, request: Request, repository: str) -> Response | None:
+    def _token(self, request: Request) -> str | None:
         given = request.headers.get("authorization", "")
-        token = next((token for token in self.tokens if given == self._authorization(token)), None)
+        return next((token for token in self.tokens if given == self._authorization(token)), None)
+
+    def _refusal(self, request: Request, name: str) -> Response | None:
+        token = self._token(request)
         if token is None:
             return _error(401, "Token is invalid, expired, or not supported for this endpoint.")
-        if repository not in self.tokens[token]:
-            return _error(404, f"Repository {repository} not found")
-        if token in self.readers:
-            return _error(
-                403,
-                "Your credentials lack one or more required privilege scopes.",
-                detail={"granted": ["repository"], "required": ["webhook"]},
+        if not {name, name.partition("/")[0]} & self.tokens[token]:
+            missing = (
+                f"Repository {name} not found" if "/" in name else f"No workspace with identifier '{name}'."
             )
+            return _error(404, missing)
         return None
 
     def _authorization(self, token: str) -> str:
@@ -73,25 +122,25 @@ class FakeBitbucket(FakeApi):
             return f"Basic {b64encode(f'{self.mail}:{token}'.encode()).decode()}"
         return f"Bearer {token}"
 
-    def _page(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+    def _page(self, request: Request, items: list[dict[str, Any]]) -> Response:
         size = int(request.query_params.get("pagelen", "10"))
         if size > _MAX_PAGE:
             return _error(400, "Invalid pagelen")
         page = int(request.query_params.get("page", "1"))
         start = (page - 1) * size
-        values = [_shown(hook) for hook in hooks[start : start + size]]
-        body = {"pagelen": size, "size": len(hooks), "page": page, "values": values}
-        if start + size < len(hooks):
+        body = {"pagelen": size, "size": len(items), "page": page, "values": items[start : start + size]}
+        if start + size < len(items):
             body["next"] = str(request.url.include_query_params(page=page + 1, pagelen=size))
         return JSONResponse(body)
 
-    async def _add(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+    async def _add(self, request: Request, name: str) -> Response:
         wanted = await json_of(request)
         if refused := _invalid(wanted):
             return refused
-        hook = {"type": "webhook_subscription", "uuid": f"{{{uuid.uuid4()}}}", "subject_type": "repository"}
+        subject = "repository" if "/" in name else "workspace"
+        hook = {"type": "webhook_subscription", "uuid": f"{{{uuid.uuid4()}}}", "subject_type": subject}
         hook |= {key: wanted.get(key) for key in _WRITTEN}
-        hooks.append(hook)
+        self.hooks[name].append(hook)
         return JSONResponse(_shown(hook), 201)
 
     async def _change(self, request: Request, hook: dict[str, Any]) -> Response:

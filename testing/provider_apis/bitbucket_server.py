@@ -1,4 +1,4 @@
-"""A fake of Bitbucket Data Center's REST API for the webhooks of repositories.
+"""A fake of Bitbucket Data Center's REST API for the webhooks of repositories and projects.
 
 https://developer.atlassian.com/server/bitbucket/rest/
 """
@@ -15,10 +15,11 @@ from starlette.responses import JSONResponse, Response
 
 from gateway.provider_apis.bitbucket_server import EVENTS
 from providers import bitbucket_server
-from testing.provider_apis.fake import FakeApi, json_of
+from testing.provider_apis.fake import FakeApi, FakeRepository, json_of
 
 _PATH = re.compile(
-    r"/rest/api/latest/projects/(?P<project>[^/]+)/repos/(?P<slug>[^/]+)/webhooks(?:/(?:\d+|test))?"
+    r"/rest/api/latest/projects/(?P<project>[^/]+)(?:/repos/(?P<slug>[^/]+))?"
+    r"(?:/webhooks(?:/(?:\d+|test))?|/repos|/browse/(?P<path>.+))"
 )
 _PACKAGE = "com.atlassian.bitbucket"
 _WRITTEN = ("name", "url", "active", "configuration", "events", "sslVerificationRequired")
@@ -28,7 +29,8 @@ _WRITTEN = ("name", "url", "active", "configuration", "events", "sslVerification
 class FakeBitbucketServer(FakeApi):
     """Data Center with some repositories. `tokens` has the repositories that each token may administer.
 
-    A token in `readers` sees the repositories and may not administer them.
+    It also has the projects that the token may administer, in lower case. A token in `readers` sees all of
+    these and may not administer them.
     """
 
     tokens: dict[str, set[str]] = field(default_factory=dict)
@@ -47,28 +49,62 @@ class FakeBitbucketServer(FakeApi):
         return answer
 
     def _refusal(self, request: Request, token: str) -> Response | None:
-        name = _repository(request)
-        if name.lower() not in self.tokens[token]:
-            text = f"Repository {name} does not exist."
-            return _error(404, text, f"{_PACKAGE}.repository.NoSuchRepositoryException")
+        name = _place(request)
+        if not {name.lower(), name.lower().partition("/")[0]} & self.tokens[token]:
+            kind = "Repository" if "/" in name else "Project"
+            text = f"{kind} {name} does not exist."
+            return _error(404, text, f"{_PACKAGE}.{kind.lower()}.NoSuch{kind}Exception")
         # Not 403.
         text = "You are not permitted to access this resource"
-        return _error(401, text, f"{_PACKAGE}.AuthorisationException") if token in self.readers else None
+        is_refused = token in self.readers and "/webhooks" in request.url.path
+        return _error(401, text, f"{_PACKAGE}.AuthorisationException") if is_refused else None
 
     async def _do(self, request: Request) -> Response:
-        hooks = self.hooks.setdefault(_repository(request).lower(), [])
+        name = _place(request).lower()
+        if "/webhooks" not in request.url.path:
+            return self._read(request, name)
+        hooks = self.hooks.setdefault(name, [])
         id_ = request.url.path.partition("/webhooks/")[2]
         match request.method, id_:
             case "GET", "":
-                return self._page(request, hooks)
+                return self._page(request, [_shown(hook) for hook in hooks])
             case "POST", "":
-                return await self._add(request, hooks)
+                return await self._add(request, name)
             case "POST", "test":
                 return await self._test(request)
         hook = next((hook for hook in hooks if str(hook["id"]) == id_), None)
         if hook is None:
             return _error(404, f"No webhook with id {id_}", "com.atlassian.webhooks.NoSuchWebhookException")
         return await self._act(request, hooks, hook)
+
+    def _read(self, request: Request, name: str) -> Response:
+        """Return the repositories of a project, or the type of an entry of a repository."""
+        if "/" not in name:
+            return self._page(request, [self._described(one) for one in self.of_owner(name)])
+        found, at = _PATH.fullmatch(request.url.path), request.query_params.get("at")
+        branch = None if at is None else at.removeprefix("refs/heads/")
+        if found and self.has_file(name, found["path"], branch):
+            return JSONResponse({"type": "FILE"})
+        text = f'The path "{found and found["path"]}" does not exist at revision "{at}"'
+        return _error(404, text, f"{_PACKAGE}.content.NoSuchPathException")
+
+    def _described(self, repository: FakeRepository) -> dict[str, Any]:
+        project, _, slug = repository.full_name.partition("/")
+        url = repository.url or f"{self.url}/scm/{project.lower()}/{slug}.git"
+        links = [
+            {"name": "ssh", "href": f"ssh://git@127.0.0.1:7999/{project.lower()}/{slug}.git"},
+            {"name": "http", "href": url},
+        ]
+        return {
+            "id": int(repository.id),
+            "slug": slug,
+            "project": {"key": project},
+            "archived": repository.is_archived,
+            "links": {
+                "clone": links,
+                "self": [{"href": f"{self.url}/projects/{project}/repos/{slug}/browse"}],
+            },
+        }
 
     async def _act(self, request: Request, hooks: list[dict[str, Any]], hook: dict[str, Any]) -> Response:
         if request.method == "DELETE":
@@ -79,22 +115,23 @@ class FakeBitbucketServer(FakeApi):
             hook.update({key: wanted[key] for key in _WRITTEN})
         return JSONResponse(_shown(hook))
 
-    def _page(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+    def _page(self, request: Request, items: list[dict[str, Any]]) -> Response:
         limit = min(int(request.query_params.get("limit", "25")), 100)
         start = int(request.query_params.get("start", "0"))
-        values = [_shown(hook) for hook in hooks[start : start + limit]]
-        is_last = start + limit >= len(hooks)
+        values = items[start : start + limit]
+        is_last = start + limit >= len(items)
         body = {"size": len(values), "limit": limit, "start": start, "isLastPage": is_last, "values": values}
         return JSONResponse(body if is_last else {**body, "nextPageStart": start + limit})
 
-    async def _add(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+    async def _add(self, request: Request, name: str) -> Response:
         wanted = await json_of(request)
         unknown = [event for event in wanted["events"] if event not in EVENTS]
         if unknown:
             return _error(400, f"{unknown[0]} is not a known webhook event", None, context="events")
         self.next_id += 1
-        hook = {"id": self.next_id, "scopeType": "repository", **{key: wanted[key] for key in _WRITTEN}}
-        hooks.append(hook)
+        scope = "repository" if "/" in name else "project"
+        hook = {"id": self.next_id, "scopeType": scope, **{key: wanted[key] for key in _WRITTEN}}
+        self.hooks[name].append(hook)
         return JSONResponse(_shown(hook), 201)
 
     async def _test(self, request: Request) -> Response:
@@ -116,10 +153,10 @@ class FakeBitbucketServer(FakeApi):
         return JSONResponse({"request": {"url": url}, "result": result})
 
 
-def _repository(request: Request) -> str:
-    """Return project and slug of a request's path, or nothing for another path."""
+def _place(request: Request) -> str:
+    """Return project and slug of a request's path, or only a project, or nothing for another path."""
     found = _PATH.fullmatch(request.url.path)
-    return f"{found['project']}/{found['slug']}" if found else ""
+    return "/".join(part for part in found.group("project", "slug") if part) if found else ""
 
 
 def _shown(hook: dict[str, Any]) -> dict[str, Any]:

@@ -32,11 +32,30 @@ class Answered:
     status: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeRepository:
+    """A repository that a fake lists. `full_name` begins with the owner; `files` are on the default branch.
+
+    Without `url`, its clone URL is one of the fake's.
+    """
+
+    id: str
+    full_name: str
+    url: str = ""
+    default_branch: str = "main"
+    is_archived: bool = False
+    files: frozenset[str] = frozenset()
+
+
 @dataclass(slots=True)
 class FakeApi(ABC):
-    """A fake. `instead` holds answers that are given before the real ones, one for each request."""
+    """A fake. `instead` holds answers that are given before the real ones, one for each request.
+
+    Only `repositories` are in lists, and have files; of others, only the webhooks are known.
+    """
 
     port: int = 0
+    repositories: list[FakeRepository] = field(default_factory=list)
     requests: list[Answered] = field(default_factory=list)
     instead: deque[Response] = field(default_factory=deque)
 
@@ -44,6 +63,23 @@ class FakeApi(ABC):
     def url(self) -> str:
         """Return the address of the server, without a path."""
         return f"http://127.0.0.1:{self.port}"
+
+    def of_owner(self, name: str) -> list[FakeRepository]:
+        """Return the repositories of an owner, or all if the name is empty."""
+        start = f"{name.lower()}/" if name else ""
+        return [one for one in self.repositories if one.full_name.lower().startswith(start)]
+
+    def clone_url(self, repository: FakeRepository) -> str:
+        """Return the clone URL of a repository."""
+        return repository.url or f"{self.url}/{repository.full_name}.git"
+
+    def has_file(self, full_name: str, path: str, branch: str | None) -> bool:
+        """Return whether a branch of a repository has a file; None is the default branch."""
+        return any(
+            path in one.files and branch in {None, one.default_branch}
+            for one in self.repositories
+            if one.full_name.lower() == full_name.lower()
+        )
 
     @abstractmethod
     async def handle(self, request: Request) -> Response:

@@ -1,9 +1,10 @@
-"""A fake of Gitea's and Forgejo's REST API for the webhooks of repositories.
+"""A fake of Gitea's and Forgejo's REST API for the webhooks of repositories, organisations and the server.
 
 https://github.com/go-gitea/gitea/blob/main/routers/api/v1/utils/hook.go
 """
 
 import json
+import re
 import uuid
 from collections.abc import Collection
 from contextlib import suppress
@@ -16,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from providers import gitea
-from testing.provider_apis.gogs import FakeGogs, shown
+from testing.provider_apis.gogs import FakeGogs
 
 MAX_PAGE = 50
 COMMIT = "1f" * 20
@@ -41,6 +42,10 @@ class FakeGitea(FakeGogs):
     The tokens in `unscoped` lack a scope, the repositories in `empty` have no commit.
     """
 
+    paths: ClassVar[re.Pattern[str]] = re.compile(
+        r"/api/v1/(?:repos/(?P<repository>[^/]+/[^/]+)|orgs/(?P<owner>[^/]+)|admin)"
+        r"/hooks(?:/(?P<id>\d+)(?P<tests>/tests)?)?"
+    )
     docs: ClassVar[str] = "https://git.acme.example/api/swagger"
     kinds: ClassVar[frozenset[str]] = frozenset({"gitea", "gogs", "forgejo", "slack", "discord"})
     all_events: ClassVar[frozenset[str]] = _PULL_REQUEST_EVENTS | {
@@ -57,24 +62,28 @@ class FakeGitea(FakeGogs):
     unscoped: set[str] = field(default_factory=set)
     empty: set[str] = field(default_factory=set)
 
-    def refused(self, request: Request, repository: str) -> Response | None:
-        """Return the refusal of a token, if it is refused."""
+    def refused(self, request: Request) -> Response | None:
+        """Return the refusal of a token that may not administer what it sees."""
         token = request.headers.get("authorization", "").removeprefix("token ")
+        if request.url.path.startswith("/api/v1/admin/") and "" not in self.tokens[token]:
+            return self.explained(403, "user should be the site admin")
         if token in self.unscoped:
             scopes = "required=[write:repository], token scope=read:repository"
             return self.explained(403, f"token does not have at least one of required scope(s), {scopes}")
-        return FakeGogs.refused(self, request, repository)
+        return FakeGogs.refused(self, request)
 
     def explained(self, status: int, message: str) -> Response:
         """Return a refusal."""
         return JSONResponse({"message": message, "url": self.docs}, status)
 
-    def listed(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
-        """Return a page of webhooks, without links to other pages."""
+    def listed(self, request: Request, items: list[dict[str, Any]]) -> Response:
+        """Return a page, without links to other pages."""
         size = min(int(request.query_params.get("limit", "30")), MAX_PAGE)
         start = (int(request.query_params.get("page", "1")) - 1) * size
-        headers = {"X-Total-Count": str(len(hooks))}
-        return JSONResponse([shown(hook) for hook in hooks[start : start + size]], headers=headers)
+        page: Any = items[start : start + size]
+        if request.url.path.endswith("/search"):
+            page = {"ok": True, "data": page}
+        return JSONResponse(page, headers={"X-Total-Count": str(len(items))})
 
     def events(self, names: Collection[str]) -> list[str]:
         """Return the events of a webhook; `pull_request` stands for all events of pull requests."""

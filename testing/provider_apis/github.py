@@ -1,6 +1,6 @@
-"""A fake of GitHub's REST API for the webhooks of repositories, under `/api/v3` as on Enterprise Server.
+"""A fake of GitHub's REST API for webhooks, under `/api/v3` as on Enterprise Server.
 
-https://docs.github.com/en/rest/repos/webhooks
+https://docs.github.com/en/rest/repos/webhooks and https://docs.github.com/en/rest/orgs/webhooks
 """
 
 import json
@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from providers import github
-from testing.provider_apis.fake import FakeApi, json_of, refusal
+from testing.provider_apis.fake import FakeApi, FakeRepository, json_of, refusal
 
 MAX_HOOKS = 20
 _PATH = re.compile(
-    r"/api/v3/repos/(?P<repository>[^/]+/[^/]+)/hooks(?:/(?P<id>\d+))?"
+    r"/api/v3/(?:repos/[^/]+/|orgs/)[^/]+/hooks(?:/(?P<id>\d+))?"
     r"(?:(?P<pings>/pings)|(?P<log>/deliveries)(?:/(?P<attempt>\d+)/attempts)?)?"
 )
+_PLACE = re.compile(r"/api/v3/(?:repos/(?P<repository>[^/]+/[^/]+)|orgs/(?P<org>[^/]+))/(?P<rest>.*)")
 _DOCS = "https://docs.github.com/rest/repos/webhooks"
 
 
@@ -44,7 +45,8 @@ class Delivery:
 class FakeGitHub(FakeApi):
     """GitHub with some repositories. `tokens` has the repositories that each token may administer.
 
-    A token in `readers` sees the repositories and may not administer them.
+    It also has the organisations whose owner the token is. A token in `readers` sees all of these and may
+    not administer them.
     """
 
     tokens: dict[str, set[str]] = field(default_factory=dict)
@@ -56,13 +58,21 @@ class FakeGitHub(FakeApi):
 
     async def handle(self, request: Request) -> Response:
         """Answer as GitHub does."""
-        found = _PATH.fullmatch(request.url.path)
-        refused = self._refusal(request, found["repository"].lower() if found else "")
-        if refused is not None or found is None:
+        place = _PLACE.fullmatch(request.url.path)
+        name = (place["repository"] or place["org"]).lower() if place else ""
+        refused = self._refusal(request, name)
+        if refused is not None or place is None:
             return refused or refusal(404, "Not Found")
-        hooks = self.hooks.setdefault(found["repository"].lower(), [])
+        found = _PATH.fullmatch(request.url.path)
+        return await (self._hook(request, name, found) if found else self._read(request, name, place["rest"]))
+
+    async def _hook(self, request: Request, name: str, found: re.Match[str]) -> Response:
+        if self._token(request) in self.readers:
+            return refusal(403, "Resource not accessible by personal access token")
+        hooks = self.hooks.setdefault(name, [])
         if found["id"] is None:
-            return self._page(request, hooks) if request.method == "GET" else await self._add(request, hooks)
+            shown = [_shown(hook) for hook in hooks]
+            return self._page(request, shown) if request.method == "GET" else await self._add(request, name)
         hook = next((hook for hook in hooks if str(hook["id"]) == found["id"]), None)
         if hook is None:
             return refusal(404, "Not Found")
@@ -76,42 +86,59 @@ class FakeGitHub(FakeApi):
             hooks.remove(hook)
         return Response(status_code=204)
 
-    def _refusal(self, request: Request, repository: str) -> Response | None:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+    async def _read(self, request: Request, name: str, rest: str) -> Response:
+        """Return the repositories of an organisation, or a file of a repository."""
+        if rest == "repos" and "/" not in name:
+            return self._page(request, [self._described(one) for one in self.of_owner(name)])
+        branch = request.query_params.get("ref")
+        if rest.startswith("contents/") and self.has_file(name, rest.removeprefix("contents/"), branch):
+            return JSONResponse({"type": "file", "encoding": "base64", "content": ""})
+        return refusal(404, "Not Found")
+
+    def _described(self, repository: FakeRepository) -> dict[str, Any]:
+        return {
+            "id": int(repository.id),
+            "full_name": repository.full_name,
+            "clone_url": self.clone_url(repository),
+            "default_branch": repository.default_branch,
+            "archived": repository.is_archived,
+        }
+
+    def _token(self, request: Request) -> str:
+        return request.headers.get("authorization", "").removeprefix("Bearer ")
+
+    def _refusal(self, request: Request, name: str) -> Response | None:
+        token = self._token(request)
         if token not in self.tokens:
             return refusal(401, "Bad credentials")
         if "x-github-api-version" not in request.headers:
             return refusal(400, "the fake requires the header X-GitHub-Api-Version")
         # GitHub does not say whether a repository exists that a token may not see.
-        if repository not in self.tokens[token]:
-            return refusal(404, "Not Found")
-        return (
-            refusal(403, "Resource not accessible by personal access token")
-            if token in self.readers
-            else None
-        )
+        is_seen = {name, name.partition("/")[0]} & self.tokens[token]
+        return None if is_seen else refusal(404, "Not Found")
 
-    def _page(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+    def _page(self, request: Request, items: list[dict[str, Any]]) -> Response:
         size = min(int(request.query_params.get("per_page", "30")), 100)
         page = int(request.query_params.get("page", "1"))
         start = (page - 1) * size
         headers = {}
-        if start + size < len(hooks):
+        if start + size < len(items):
             following = request.url.include_query_params(page=page + 1, per_page=size)
             headers["Link"] = f'<{following}>; rel="next", <{following}>; rel="last"'
-        return JSONResponse([_shown(hook) for hook in hooks[start : start + size]], headers=headers)
+        return JSONResponse(items[start : start + size], headers=headers)
 
-    async def _add(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
-        wanted = await json_of(request)
+    async def _add(self, request: Request, name: str) -> Response:
+        wanted, hooks = await json_of(request), self.hooks[name]
+        kind = "Repository" if "/" in name else "Organization"
         if any(hook["config"]["url"] == wanted["config"]["url"] for hook in hooks):
-            return _invalid("Hook already exists on this repository")
+            return _invalid(f"Hook already exists on this {kind.lower()}")
         for event in wanted["events"]:
             if sum(event in hook["events"] for hook in hooks) >= MAX_HOOKS:
                 return _invalid(f'The "{event}" event cannot have more than 20 hooks')
         self.next_id += 1
         hook = {
             "id": self.next_id,
-            "type": "Repository",
+            "type": kind,
             "name": wanted["name"],
             "active": wanted.get("active", True),
             "events": wanted.get("events", ["push"]),

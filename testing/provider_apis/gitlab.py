@@ -1,6 +1,6 @@
-"""A fake of GitLab's REST API for the webhooks of projects, under `/api/v4`.
+"""A fake of GitLab's REST API for the webhooks of projects, groups and the server, under `/api/v4`.
 
-https://docs.gitlab.com/api/project_webhooks/
+https://docs.gitlab.com/api/project_webhooks/ and …/group_webhooks/ and …/system_hooks/
 https://docs.gitlab.com/user/project/integrations/webhooks/#auto-disabled-webhooks
 """
 
@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from providers import gitlab
-from testing.provider_apis.fake import FakeApi, json_of, refusal
+from testing.provider_apis.fake import FakeApi, FakeRepository, json_of, refusal
 
 MAX_HOOKS = 100
 TESTS_A_MINUTE = 5
@@ -31,14 +32,17 @@ TESTS_SINCE = (16, 11)
 SOME_FAILURES, MANY_FAILURES = 4, 40
 
 _PATH = re.compile(
-    r"/api/v4/projects/(?P<project>[^/]+)/hooks(?:/(?P<id>\d+)"
+    r"/api/v4/(?:(?:projects|groups)/(?P<project>[^/]+)/)?hooks(?:/(?P<id>\d+)"
     r"(?:/test/(?P<trigger>\w+)|(?P<log>/events)(?:/(?P<entry>\d+)/resend)?)?)?"
 )
+_LIST = re.compile(r"/api/v4/(?:groups/(?P<group>[^/]+)/)?projects")
+_FILE = re.compile(r"/api/v4/projects/(?P<project>[^/]+)/repository/files/(?P<path>[^/]+)")
 _SIGNING_TOKEN = re.compile(r"whsec_[A-Za-z0-9+/]{43}=")
 _EVENTS = (
     *("push_events", "tag_push_events", "merge_requests_events", "note_events", "issues_events"),
     *("job_events", "pipeline_events", "releases_events", "resource_access_token_events"),
 )
+_SERVER_EVENTS = ("push_events", "tag_push_events", "merge_requests_events", "repository_update_events")
 _FIELDS = ("url", "enable_ssl_verification", "push_events_branch_filter", "branch_filter_strategy")
 # The first character of a status in the log, and the categories that a list can be limited to.
 _CATEGORIES = {
@@ -49,6 +53,14 @@ _CATEGORIES = {
     "i": "server_failure",
 }
 _PAGES = {"per_page": "20", "page": "1"}
+SYSTEM_SAMPLE = {
+    "event_name": "project_create",
+    "name": "Ruby",
+    "path": "ruby",
+    "project_id": 1,
+    "owner_name": "Someone",
+    "owner_email": "example@gitlabhq.com",
+}
 _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
     "push_events": ("Push Hook", {"object_kind": "push", "event_name": "push", "ref": "refs/heads/main"}),
     "resource_access_token_events": (
@@ -66,7 +78,8 @@ _SAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
 class FakeGitLab(FakeApi):
     """GitLab with some projects. `tokens` has the projects of which each token is a Maintainer.
 
-    A token in `developers` has a lower role in them, and one in `readers` has only the scope read_api.
+    It also has the groups whose Owner the token is, and an empty name if it is an administrator's. A token
+    in `developers` has a lower role in them, and one in `readers` has only the scope read_api.
     """
 
     tokens: dict[str, set[str]] = field(default_factory=dict)
@@ -83,17 +96,34 @@ class FakeGitLab(FakeApi):
     async def handle(self, request: Request) -> Response:
         """Answer as GitLab does."""
         # A project's path is one quoted part of the URL's path.
-        found = _PATH.fullmatch(request.scope["raw_path"].decode())
-        project = unquote(found["project"]).lower() if found else ""
+        path = request.scope["raw_path"].decode()
+        if read := _LIST.fullmatch(path) or _FILE.fullmatch(path):
+            named = {key: unquote(name or "") for key, name in read.groupdict().items()}
+            place = named.get("project", named.get("group", ""))
+            return self._refusal(request, place.lower()) or self._read(request, **named)
+        found = _PATH.fullmatch(path)
+        project = unquote(found["project"] or "").lower() if found else ""
         refused = self._refusal(request, project)
         if refused is not None or found is None:
             return refused or JSONResponse({"error": "404 Not Found"}, 404)
+        token = request.headers["private-token"]
+        if token in self.developers or not (project or "" in self.tokens[token]):
+            return refusal(403, "403 Forbidden")
+        return await self._hook(request, project, found)
+
+    async def _hook(self, request: Request, project: str, found: re.Match[str]) -> Response:
         hooks = self.hooks.setdefault(project, [])
         if found["id"] is None:
-            return self._page(request, hooks) if request.method == "GET" else await self._add(request, hooks)
+            shown = [self._shown(hook) for hook in hooks]
+            return (
+                self._page(request, shown) if request.method == "GET" else await self._add(request, project)
+            )
         hook = next((hook for hook in hooks if str(hook["id"]) == found["id"]), None)
         if hook is None or (found["trigger"] and self.version < TESTS_SINCE):
             return refusal(404, "404 Not found")
+        if request.method == "POST" and not project:
+            await self.deliver(hook, "System Hook", SYSTEM_SAMPLE)
+            return JSONResponse(SYSTEM_SAMPLE, 201)
         if found["trigger"] or found["log"]:
             test, entry = found["trigger"], found["entry"]
             answer = self._test(project, hook, test) if test else self._events(request, project, hook, entry)
@@ -192,6 +222,25 @@ class FakeGitLab(FakeApi):
             requests.append((project, now))
         return is_over
 
+    def _read(self, request: Request, *, group: str = "", project: str = "", path: str = "") -> Response:
+        """Return the projects of a group or of the server, or a file of a project."""
+        if path:
+            branch = request.query_params.get("ref")
+            is_there = self.has_file(project, path, None if branch == "HEAD" else branch)
+            return JSONResponse({"file_path": path}) if is_there else refusal(404, "404 File Not Found")
+        found = sorted(self.of_owner(group), key=lambda one: int(one.id))
+        after = int(request.query_params.get("id_after", "0"))
+        return self._page(request, [self._described(one) for one in found if int(one.id) > after])
+
+    def _described(self, repository: FakeRepository) -> dict[str, Any]:
+        return {
+            "id": int(repository.id),
+            "path_with_namespace": repository.full_name,
+            "http_url_to_repo": self.clone_url(repository),
+            "default_branch": repository.default_branch,
+            "archived": repository.is_archived,
+        }
+
     def _refusal(self, request: Request, project: str) -> Response | None:
         token = request.headers.get("private-token")
         if token is None:
@@ -199,31 +248,32 @@ class FakeGitLab(FakeApi):
         if token not in self.tokens:
             said = "Token was revoked. You have to re-authorize from the user."
             return JSONResponse({"error": "invalid_token", "error_description": said}, 401)
-        if token in self.readers and request.method != "GET":
+        if token in self.readers and request.method not in {"GET", "HEAD"}:
             said = "The request requires higher privileges than provided by the access token."
             scope = {"error": "insufficient_scope", "error_description": said, "scope": "api"}
             return JSONResponse(scope, 403)
         # GitLab does not say whether a project exists that a token may not see.
-        if project not in self.tokens[token]:
-            return refusal(404, "404 Project Not Found")
-        return refusal(403, "403 Forbidden") if token in self.developers else None
+        seen = {project, *(str(group) for group in PurePosixPath(project).parents)}
+        return None if not project or seen & self.tokens[token] else refusal(404, "404 Project Not Found")
 
-    def _page(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+    def _page(self, request: Request, items: list[dict[str, Any]]) -> Response:
         size = min(int(request.query_params.get("per_page", "20")), 100)
         page = int(request.query_params.get("page", "1"))
         start = (page - 1) * size
-        following = str(page + 1) if start + size < len(hooks) else ""
+        following = str(page + 1) if start + size < len(items) else ""
         headers = {"X-Page": str(page), "X-Per-Page": str(size), "X-Next-Page": following}
         if following:
             # The address that the administrator has set, which may differ from the one that is used.
             headers["Link"] = f'<https://gitlab.internal{request.url.path}?page={following}>; rel="next"'
-        return JSONResponse([self._shown(hook) for hook in hooks[start : start + size]], headers=headers)
+        return JSONResponse(items[start : start + size], headers=headers)
 
-    async def _add(self, request: Request, hooks: list[dict[str, Any]]) -> Response:
+    async def _add(self, request: Request, project: str) -> Response:
+        hooks = self.hooks[project]
         if len(hooks) >= MAX_HOOKS:
             return refusal(422, f"Maximum number of project hooks ({MAX_HOOKS}) exceeded")
         self.next_id += 1
-        hook = {"id": self.next_id, **dict.fromkeys(_EVENTS, False), "push_events": True}
+        hook = {"id": self.next_id, **dict.fromkeys(_EVENTS if project else _SERVER_EVENTS, False)}
+        hook["push_events" if project else "repository_update_events"] = True
         answer = self._save(hook, await json_of(request), 201)
         if answer.status_code == 201:
             hooks.append(hook)
@@ -239,7 +289,8 @@ class FakeGitLab(FakeApi):
         if wanted.get("url") != hook.get("url"):
             for secret in secrets:
                 hook.pop(secret, None)
-        hook.update({key: wanted[key] for key in (*_FIELDS, *_EVENTS, *secrets) if key in wanted})
+        events = (key for key in hook if key.endswith("_events"))
+        hook.update({key: wanted[key] for key in (*_FIELDS, *events, *secrets) if key in wanted})
         return JSONResponse(self._shown(hook), status)
 
     async def _test(self, project: str, hook: dict[str, Any], trigger: str) -> Response:

@@ -1,4 +1,4 @@
-"""A fake of Gogs' REST API for the webhooks of repositories.
+"""A fake of Gogs' REST API for webhooks, which only repositories have.
 
 https://github.com/gogs/gogs/blob/main/internal/route/api/v1/repo_hook.go
 """
@@ -12,8 +12,10 @@ from typing import Any, ClassVar
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from testing.provider_apis.fake import FakeApi, json_of
+from testing.provider_apis.fake import FakeApi, FakeRepository, json_of
 
+_LIST = re.compile(r"/api/v1/(?:orgs/(?P<owner>[^/]+)/repos|repos/search)")
+_FILE = re.compile(r"/api/v1/repos/(?P<repository>[^/]+/[^/]+)/contents/(?P<path>.+)")
 _PATH = re.compile(r"/api/v1/repos/(?P<repository>[^/]+/[^/]+)/hooks(?:/(?P<id>\d+)(?P<tests>/tests)?)?")
 
 
@@ -21,9 +23,11 @@ _PATH = re.compile(r"/api/v1/repos/(?P<repository>[^/]+/[^/]+)/hooks(?:/(?P<id>\
 class FakeGogs(FakeApi):
     """Gogs with some repositories. `tokens` has the repositories that each token sees.
 
-    A token in `readers` sees the repositories and may not administer them.
+    It also has the organisations that the token owns, and an empty name if it is an administrator's. A token
+    in `readers` sees all of these and may not administer them.
     """
 
+    paths: ClassVar[re.Pattern[str]] = _PATH
     docs: ClassVar[str] = "https://github.com/gogs/docs-api"
     kinds: ClassVar[frozenset[str]] = frozenset({"gogs", "slack", "discord", "dingtalk"})
     all_events: ClassVar[frozenset[str]] = frozenset(
@@ -46,16 +50,24 @@ class FakeGogs(FakeApi):
 
     async def handle(self, request: Request) -> Response:
         """Answer as Gogs does."""
-        found = _PATH.fullmatch(request.url.path)
-        repository = found["repository"].lower() if found else ""
-        refused = self.refused(request, repository)
-        if refused is not None or found is None:
-            return refused or self.explained(404, "not found")
+        path = request.url.path
+        if read := _LIST.fullmatch(path) or _FILE.fullmatch(path):
+            named = read.groupdict()
+            name = (named.get("repository") or named.get("owner") or "").lower()
+            return self.hidden(request, name) or self.read(request, name, named.get("path"))
+        found = self.paths.fullmatch(path)
+        if found is None:
+            return self.explained(404, "not found")
+        name = (found["repository"] or found.groupdict().get("owner") or "").lower()
+        return self.hidden(request, name) or self.refused(request) or await self.hook(request, name, found)
+
+    async def hook(self, request: Request, repository: str, found: re.Match[str]) -> Response:
+        """Answer a request for webhooks."""
         hooks = self.hooks.setdefault(repository, [])
         hook = next((hook for hook in hooks if str(hook["id"]) == found["id"]), None)
         match request.method, found["id"], found["tests"]:
             case "GET", None, None:
-                return self.listed(request, hooks)
+                return self.listed(request, [shown(hook) for hook in hooks])
             case "POST", None, None:
                 return await self._add(request, hooks)
             case "POST", _, "/tests":
@@ -65,13 +77,34 @@ class FakeGogs(FakeApi):
         # A real server would change the webhook, but not its secret.
         return Response(status_code=405)
 
-    def refused(self, request: Request, repository: str) -> Response | None:
-        """Return the refusal of a token, if it is refused."""
+    def read(self, request: Request, name: str, path: str | None) -> Response:
+        """Return the repositories of an organisation, or a file of a repository."""
+        if path is None:
+            return self.listed(request, [self.described(one) for one in self.of_owner(name)])
+        is_there = self.has_file(name, path, request.query_params.get("ref"))
+        return JSONResponse({"type": "file"}) if is_there else self.explained(404, "object does not exist")
+
+    def described(self, repository: FakeRepository) -> dict[str, Any]:
+        """Return a repository as an answer has it."""
+        return {
+            "id": int(repository.id),
+            "full_name": repository.full_name,
+            "clone_url": self.clone_url(repository),
+            "default_branch": repository.default_branch,
+            "archived": repository.is_archived,
+        }
+
+    def hidden(self, request: Request, name: str) -> Response | None:
+        """Return the refusal of a token that is wrong, or does not see a repository or an organisation."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme != "token" or token not in self.tokens:
             return self.explained(401, "invalid username, password or token")
-        if repository not in self.tokens[token]:
-            return self.explained(404, "not found")
+        is_seen = not name or {"", name, name.partition("/")[0]} & self.tokens[token]
+        return None if is_seen else self.explained(404, "not found")
+
+    def refused(self, request: Request) -> Response | None:
+        """Return the refusal of a token that may not administer what it sees."""
+        token = request.headers.get("authorization", "").removeprefix("token ")
         reason = "user should be an owner or a collaborator with admin write of a repository"
         return self.explained(403, reason) if token in self.readers else None
 
@@ -81,9 +114,9 @@ class FakeGogs(FakeApi):
             return JSONResponse({"message": message, "url": self.docs}, status)
         return Response(status_code=status)
 
-    def listed(self, _request: Request, hooks: list[dict[str, Any]]) -> Response:
-        """Return all webhooks; Gogs has no pages."""
-        return JSONResponse([shown(hook) for hook in hooks])
+    def listed(self, _request: Request, items: list[dict[str, Any]]) -> Response:
+        """Return all items; Gogs has no pages."""
+        return JSONResponse(items)
 
     def events(self, names: Collection[str]) -> list[str]:
         """Return the events of a webhook. Other names are ignored."""

@@ -67,7 +67,7 @@ class FakeGitHub(FakeApi):
         return await (self._hook(request, name, found) if found else self._read(request, name, place["rest"]))
 
     async def _hook(self, request: Request, name: str, found: re.Match[str]) -> Response:
-        if self._token(request) in self.readers:
+        if self._bearer(request) in self.readers:
             return refusal(403, "Resource not accessible by personal access token")
         hooks = self.hooks.setdefault(name, [])
         if found["id"] is None:
@@ -104,11 +104,11 @@ class FakeGitHub(FakeApi):
             "archived": repository.is_archived,
         }
 
-    def _token(self, request: Request) -> str:
+    def _bearer(self, request: Request) -> str:
         return request.headers.get("authorization", "").removeprefix("Bearer ")
 
     def _refusal(self, request: Request, name: str) -> Response | None:
-        token = self._token(request)
+        token = self._bearer(request)
         if token not in self.tokens:
             return refusal(401, "Bad credentials")
         if "x-github-api-version" not in request.headers:

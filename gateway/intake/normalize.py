@@ -121,13 +121,21 @@ def delivery_to(connection: CachedConnection, received: Received, *, id_: str | 
     )
 
 
-def delivery_without_connection(source: CachedConnection, received: Received, route: Route) -> NewDelivery:
-    """Return the delivery of a source that is to be recorded, about a repository without a connection.
+def delivery_of_source(source: CachedConnection, received: Received, route: Route) -> NewDelivery:
+    """Return the delivery to a source that is to be recorded: to the repository's connection, if it has one.
 
-    It waits if the rules have not decided about the repository, or may decide differently now.
+    Otherwise it is the source's own. It waits if the rules have not decided about the repository, or may
+    decide differently now.
     """
-    common, event, known = _common(source, received, None), received.event, route.known
-    seen = seen_repository(source, event, route)
+    event, known = received.event, route.known
+    seen = _seen(source, event, route)
+    if route.connection is not None:
+        delivery = delivery_to(route.connection, received)
+        if event.change is None or seen is None:
+            return replace(delivery, seen=seen)
+        where = seen.full_name
+        moved = f"the repository was {event.change.action} to {where}: the source updates the connection"
+        return replace(delivery, seen=seen, reason=_cut(moved, _MAX_REASON))
     is_wanted = received.verdict == "accepted"
     name = (event.repository and event.repository.full_name) or "the repository"
     if not is_wanted:
@@ -139,7 +147,7 @@ def delivery_without_connection(source: CachedConnection, received: Received, ro
     else:
         reason = f"{name} has no connection: the delivery does not name its id and its clone URL"
     return NewDelivery(
-        **common,
+        **_common(source, received, None),
         verdict="ignored" if is_wanted else received.verdict,
         reason=_cut(reason, _MAX_REASON),
         updates=(),
@@ -148,7 +156,7 @@ def delivery_without_connection(source: CachedConnection, received: Received, ro
     )
 
 
-def seen_repository(source: CachedConnection, event: Event, route: Route) -> Seen | None:
+def _seen(source: CachedConnection, event: Event, route: Route) -> Seen | None:
     """Return the repository of a source's delivery if the rules have to decide about it now, else None."""
     repository, known = event.repository, route.known
     if repository is None or repository.id is None or not repository.urls:
@@ -157,7 +165,7 @@ def seen_repository(source: CachedConnection, event: Event, route: Route) -> See
         return None
     is_decided = known is not None and known.state not in {"due", "gone"} and route.names(repository)
     if known is not None and known.lacks_manifest:
-        is_decided = not any(move.name == known.default_branch for move in event.updates)
+        is_decided = not any(known.default_branch in {None, move.name} for move in event.updates)
     if is_decided:
         return None
     return Seen(

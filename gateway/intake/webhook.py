@@ -7,7 +7,6 @@ it durably, and only then answers. It depends on neither git nor RabbitMQ.
 import asyncio
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 
@@ -22,10 +21,9 @@ from gateway.intake.connection_cache import CachedConnection, ConnectionCache, R
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.normalize import (
     Received,
+    delivery_of_source,
     delivery_to,
-    delivery_without_connection,
     read_request,
-    seen_repository,
 )
 from gateway.intake.refusal_log import RefusalLog
 from gateway.metrics import DELIVERIES, REFUSED
@@ -166,14 +164,10 @@ class WebhookEndpoint:
 
     async def _routed(self, source: CachedConnection, received: Received, *, seconds: float) -> NewDelivery:
         """Return the delivery to record for a request to a source. Raises `StoreUnavailable`."""
-        repository = received.event.repository
-        if repository is None or repository.id is None:
-            return delivery_without_connection(source, received, _NO_ROUTE)
-        route = await self._connections.route(source, repository.id, seconds=seconds)
-        if route.connection is None:
-            return delivery_without_connection(source, received, route)
-        seen = seen_repository(source, received.event, route)
-        return replace(delivery_to(route.connection, received), seen=seen)
+        repository, route = received.event.repository, _NO_ROUTE
+        if repository is not None and repository.id is not None:
+            route = await self._connections.route(source, repository.id, seconds=seconds)
+        return delivery_of_source(source, received, route)
 
     async def _admit(self, scope: Scope) -> tuple[CachedConnection, dict[str, str]]:
         """Return the connection and the headers if the body should be read. Raises `_Answer`."""

@@ -31,6 +31,8 @@ State = Literal["due", "connected", "ignored", "gone", "removed"]
 DECISIONS = DueTasks(source_repositories, longest=timedelta(days=1), key=("source", "repository"))
 """The repositories about which the rules have to decide."""
 
+_MOVED = "its connection has moved to another source or repository"
+
 _EVENTS = TypeAdapter(Event)
 
 # Built once: the endpoint looks up with it.
@@ -168,9 +170,13 @@ def connect(
 
     In the same transaction, the caller records each again, with its id, as a delivery to the connection.
     """
-    # Another repository may have had the connection's address before.
+    # Another repository had the connection's address before, or another source had the repository.
     others = source_repositories.c.connection == connection, not_(and_(*_is(claimed.repository)))
-    left = {"state": "gone", "connection": None, "reason": "another repository is at its address"}
+    left = {
+        "state": "gone",
+        "connection": None,
+        "reason": "its connection has moved to another source or repository",
+    }
     conn.execute(update(source_repositories).where(*others).values(**left))
     decided = {
         "state": "connected",

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,15 @@ def database(migrated: Path, tmp_path: Path) -> Any:
     database.close()
 
 
-def add(database: Database, rules: Sequence[Mapping[str, Any]] = RULES) -> None:
-    """Store the source."""
+def add(database: Database, id_: str = SOURCE, owner: str = "acme") -> None:
+    """Store the source of an organisation."""
     source = Source(
-        id=SOURCE,
-        name="acme",
+        id=id_,
+        name=owner,
         provider="github",
-        url="https://github.example/acme",
+        url=f"https://github.example/{owner}",
         scope="owner",
-        rules=rules,
+        rules=RULES,
         auth={},
         networks=(),
         identity=None,
@@ -62,18 +63,13 @@ def add(database: Database, rules: Sequence[Mapping[str, Any]] = RULES) -> None:
     )
     with database.writing() as conn:
         sources.add(conn, source)
-        connections.add_secret(conn, KEYRING, SOURCE, SECRET, now=NOW)
+        connections.add_secret(conn, KEYRING, id_, SECRET, now=NOW)
 
 
 def set_rules(database: Database, rules: Sequence[Mapping[str, Any]]) -> None:
     """Change the rules of the source."""
     with database.writing() as conn:
-        source = sources.get(conn, SOURCE)
-        sources.change(conn, Source(**{**_fields(source), "rules": rules}))
-
-
-def _fields(source: Source) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in Source.__dataclass_fields__}
+        sources.change(conn, replace(sources.get(conn, SOURCE), rules=rules))
 
 
 class Acme:
@@ -92,7 +88,9 @@ class Acme:
             hosts=(),
         )
 
-    async def push(self, number: int, name: str, before: str | None, after: str, **fields: Any) -> Answer:
+    async def push(
+        self, number: int, name: str, before: str | None, after: str, to: str = SOURCE, **fields: Any
+    ) -> Answer:
         """Push to the main branch of a repository, by its id and its name at present."""
         body = push_payload(
             url=f"https://github.example/{name}.git",
@@ -104,8 +102,13 @@ class Acme:
         payload = json.loads(body)
         payload["repository"] |= {"id": number, **fields}
         payload["repository"]["ssh_url"] = f"git@github.example:{name}.git"
-        sent = json.dumps(payload).encode()
-        return await answered(self.endpoint, scope(sent, {"x-github-event": "push"}), sent)
+        return await self.send("push", payload, to)
+
+    async def send(self, event: str, payload: Any, to: str = SOURCE) -> Answer:
+        """Send an event to a source."""
+        body = json.dumps(payload).encode()
+        given = scope(body, {"x-github-event": event}, path_params={"connection": to})
+        return await answered(self.endpoint, given, body)
 
     async def decide(self) -> None:
         """Let the worker decide about all repositories that are due."""
@@ -216,6 +219,42 @@ def test_a_renamed_repository_stays_connected(database: Database) -> None:
         await acme.push(2, "acme/ml-a", None, C)
         await acme.decide()
         assert {one.repository_id for one in found(database).values()} == {"1", "2"}
+
+    run(database, work)
+
+
+def test_a_rename_is_followed_before_the_next_push(database: Database) -> None:
+    """By the event that reports it."""
+
+    async def work(acme: Acme) -> None:
+        await acme.push(1, "acme/ml-a", None, A)
+        await acme.decide()
+        moved = {"id": 1, "full_name": "acme/ml-b", "clone_url": "https://github.example/acme/ml-b.git"}
+        payload = {"action": "renamed", "changes": {"repository": {"name": {"from": "ml-a"}}}}
+        answer = await acme.send("repository", {**payload, "repository": moved})
+        assert answer.body["reason"] == (
+            "the repository was renamed to acme/ml-b: the source updates the connection"
+        )
+        await acme.decide()
+        assert set(found(database)) == {"acme/ml-b"}
+
+    run(database, work)
+
+
+def test_a_transferred_repository_keeps_its_connection(database: Database) -> None:
+    """Its new owner is a source too; the rules of that one count from then on."""
+    add(database, "c2", "labs")
+
+    async def work(acme: Acme) -> None:
+        await acme.push(1, "acme/ml-a", None, A)
+        await acme.decide()
+        [before] = found(database).values()
+        await acme.push(1, "labs/ml-a", A, B, to="c2")
+        await acme.decide()
+        [after] = found(database).values()
+        assert (after.id, after.source, after.name) == (before.id, "c2", "labs/ml-a")
+        assert [one.updates[0].update.after for one in delivered(database, after.id)] == [A, B]
+        assert repository(database, 1).state == "gone"
 
     run(database, work)
 

@@ -175,7 +175,7 @@ def connect(
     left = {
         "state": "gone",
         "connection": None,
-        "reason": "its connection has moved to another source or repository",
+        "reason": _MOVED,
     }
     conn.execute(update(source_repositories).where(*others).values(**left))
     decided = {

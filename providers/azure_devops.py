@@ -42,6 +42,8 @@ SETUP = SetupGuide(
     " attempted.",
     limitation="after a 401 or 404, Azure DevOps puts the subscription on probation and drops events: check"
     " the subscription's status.",
+    owner_place="Project settings → Service hooks → + → Web Hooks, “Code pushed”: the repository [Any], the"
+    " webhook URL",
 )
 
 _HEADS = "refs/heads/"

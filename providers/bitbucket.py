@@ -55,6 +55,7 @@ SETUP = SetupGuide(
     credential="The secret goes into “Secret”.",
     events="Repository push. For pull requests, also Created, Updated, Merged and Declined.",
     limitation="Bitbucket drops payloads over 256 KB without an error; reconciliation recovers their pushes.",
+    owner_place="Workspace settings → Webhooks → Add webhook: the webhook URL",
 )
 
 _PREFIXES: Mapping[str, str] = {"branch": "refs/heads/", "tag": "refs/tags/"}

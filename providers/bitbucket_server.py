@@ -38,6 +38,7 @@ SETUP = SetupGuide(
     events="Repository: Push. For pull requests, also Opened, Source branch updated, Merged, Declined and"
     " Deleted.",
     limitation="“Test connection” is not signed: it checks the URL, not the secret. Push to test both.",
+    owner_place="Project settings → Webhooks → Create webhook: the webhook URL",
 )
 
 _PING = "diagnostics:ping"

@@ -41,6 +41,10 @@ SETUP = SetupGuide(
     credential="The secret goes into “Secret”.",
     events="Push and Delete. For pull requests, also Pull request and Pull request synchronized.",
     limitation="a failed delivery is not retried; reconciliation recovers its push.",
+    owner_place="The organisation's Settings → Webhooks → Add webhook → Gitea or Forgejo: the webhook URL,"
+    " content type application/json",
+    server_place="Site administration → Integrations → Webhooks → System webhooks → Add webhook → Gitea or"
+    " Forgejo: the webhook URL, content type application/json",
 )
 
 

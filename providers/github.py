@@ -47,6 +47,8 @@ SETUP = SetupGuide(
     events="Pushes. For pull requests, also Pull requests; for a merge queue, Merge groups; for renames,"
     " Repositories.",
     limitation="a push of more than 3 tags or 5,000 branches sends no webhook; reconciliation recovers it.",
+    owner_place="The organization's Settings → Webhooks → Add webhook: the webhook URL, content type"
+    " application/json",
 )
 
 # A push lists at most this many commits, without the total number:

@@ -56,6 +56,9 @@ SETUP = SetupGuide(
     events="Push events and Tag push events. For merge requests, also Merge request events.",
     limitation="a push of more than 3 refs sends no webhook; reconciliation recovers it. After four failures,"
     " GitLab disables the webhook.",
+    owner_place="The group's Settings → Webhooks → Add new webhook: the webhook URL",
+    server_place="Admin area → System hooks → Add new webhook: the webhook URL; in step 3, select Repository"
+    " update events in place of the pushes",
 )
 
 _CHANGES: Mapping[str, model.RepositoryAction] = {

@@ -140,18 +140,23 @@ class SetupGuide:
     """How to set up the webhook at the provider: the short form of docs/providers/.
 
     `place` is the page with the settings, `credential` where the secret goes, `events` the events to select,
-    and `limitation` the limit of the provider that users meet first.
+    and `limitation` the limit of the provider that users meet first. `owner_place` is the page of a webhook
+    for all repositories of an owner, `server_place` for those of a server; None where there is no such
+    webhook.
     """
 
     place: str
     credential: str
     events: str
     limitation: str
+    owner_place: str | None = None
+    server_place: str | None = None
 
-    def lines(self) -> list[str]:
+    def lines(self, scope: Literal["repository", "owner", "server"] = "repository") -> list[str]:
         """Return the steps, for a terminal."""
+        places = {"owner": self.owner_place, "server": self.server_place}
         return [
-            f"1. {self.place}.",
+            f"1. {places.get(scope) or self.place}.",
             f"2. {self.credential}",
             f"3. Events: {self.events}",
             "4. Push a commit, then check that it arrives: pushgate deliveries",

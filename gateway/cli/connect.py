@@ -1,21 +1,17 @@
 """The command that connects a repository, and shows what to do next."""
 
-import time
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gateway.cli.api_client import ApiError, Client, Unreachable, part
+from gateway.cli.api_client import ApiError, Client, part
 from gateway.cli.options import PROVIDER_NAMES, AsJson, Data, client_of, connection_id, text_of
 from gateway.cli.output import err, escape, out, print_facts, print_json
-from gateway.cli.webhooks import register_webhook
+from gateway.cli.webhooks import registered_webhook, show_steps, show_webhook
 
 app = typer.Typer()
 
-_TEST_SECONDS = 15
-_POLL_SECONDS = 0.1
 
 Provider = Annotated[str, typer.Option(help=f"One of: {', '.join(PROVIDER_NAMES)}.")]
 Triggers = Annotated[
@@ -117,22 +113,22 @@ def connect(
         "yaml_path": yaml_path,
         "follows": follow or [],
         "networks": network or [],
-        "triggers": _triggers(trigger or []),
+        "triggers": parse_triggers(trigger or []),
         **_given(optional),
         **({"credentials": _given(credentials)} if any(credentials.values()) else {}),
     }
     client = client_of(data)
     with err.status("reading the repository"):
         made = client.send("POST", "/connections", body, wait=f"{wait:.3f}")
-    webhook = _registered(client, made) if register else None
+    webhook = registered_webhook(client, f"/connections/{made['id']}") if register else None
     if as_json:
         print_json({**made, **({"webhook": webhook} if register else {})})
         return
     name, project = f"[bold]{escape(made['name'])}[/bold]", f"[bold]{escape(made['project'])}[/bold]"
     out.print(f"Connected {name} to project {project}. {_remote_result(client, made)}\n", soft_wrap=True)
     _show(made)
-    if webhook is None or not _show_webhook(made, webhook):
-        _show_steps(provider)
+    if webhook is None or not show_webhook(made, webhook):
+        show_steps(provider, "repository")
 
 
 @app.command()
@@ -185,68 +181,11 @@ def _secret(secret: str | None, file: Path | None) -> str | None:
     return (text_of(file) or "").rstrip("\r\n")
 
 
-def _triggers(texts: list[str]) -> list[dict[str, Any]]:
+def parse_triggers(texts: list[str]) -> list[dict[str, Any]]:
+    """Return the triggers that the options name, in the form of the API. Raises `Invalid`."""
     from gateway.plan.triggers import parse_trigger  # noqa: PLC0415 - the other commands start without it
 
     return [parse_trigger(text).model_dump(mode="json") for text in texts]
-
-
-def _registered(client: Client, made: Any) -> Any:
-    """Register the webhook; return its state once its test delivery has arrived, or after a time.
-
-    The connection stays where that fails.
-    """
-    try:
-        with err.status("registering the webhook"):
-            webhook = register_webhook(client, made["id"])
-        with err.status("waiting for the test delivery"):
-            return _tested(client, made["id"], webhook)
-    except Unreachable:
-        raise
-    except ApiError as error:
-        return {"reason": str(error)}
-
-
-def _tested(client: Client, connection: str, webhook: Any) -> Any:
-    """Return the state of a new webhook once its test delivery has arrived, or after a time."""
-    ends_at = time.monotonic() + _TEST_SECONDS
-    while webhook["is_tested"] and webhook["arrived_at"] is None and time.monotonic() < ends_at:
-        time.sleep(_POLL_SECONDS)
-        webhook = client.get(f"/connections/{connection}/webhook")
-    return webhook
-
-
-def _show_webhook(made: Any, webhook: Any) -> bool:
-    """Print what became of the webhook; return whether it is registered."""
-    if webhook["reason"] is not None or webhook["webhook"] is None:
-        reason = webhook["reason"] or "no worker has done it yet"
-        err.print(
-            f"\n[yellow]Warning:[/yellow] the webhook is not registered: {escape(reason)}. Try again with"
-            f" `pushgate doctor {made['id']} --fix`, or register it by hand:",
-            soft_wrap=True,
-        )
-        return False
-    out.print(
-        f"\n[green]✓[/green] The webhook is registered at the provider. {_test_result(webhook)}",
-        soft_wrap=True,
-    )
-    return True
-
-
-def _test_result(webhook: Any) -> str:
-    """Return what became of the test delivery, as a sentence."""
-    if not webhook["is_tested"]:
-        return "This provider sends no test delivery: the first push will show whether it arrives."
-    if webhook["arrived_at"] is None:
-        return (
-            f"[yellow]Warning:[/yellow] its test delivery has not arrived within {_TEST_SECONDS} s. Look for"
-            " it with `pushgate deliveries --verdict refused`; the webhook's page at the provider shows the"
-            " answer that it got."
-        )
-    began, arrived = (datetime.fromisoformat(webhook[key]) for key in ("registered_at", "arrived_at"))
-    # The clocks of two processes may differ.
-    seconds = max((arrived - began).total_seconds(), 0.0)
-    return f"The test delivery arrived after {seconds:.1f} s."
 
 
 def _show(made: Any) -> None:
@@ -265,12 +204,3 @@ def _show(made: Any) -> None:
     if made["deploy_key"] is not None:
         out.print("\nAdd this deploy key to the repository (read access is enough):")
         out.print(escape(made["deploy_key"]), soft_wrap=True)
-
-
-def _show_steps(provider: str) -> None:
-    """Print what is to be done at the provider."""
-    from providers import PROVIDERS  # noqa: PLC0415 - the other commands start without them
-
-    out.print("\nNext:")
-    for line in PROVIDERS[provider].SETUP.lines():
-        out.print(f"  {line}", soft_wrap=True)

@@ -2,7 +2,7 @@
 
 import time
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,9 @@ from gateway.cli.output import (
     print_json,
     print_list,
 )
+
+if TYPE_CHECKING:
+    from gateway.cli.wanted import Change
 
 app = typer.Typer()
 
@@ -48,24 +51,32 @@ def apply_command(
     file: File,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Delete connections that the file does not name.")
+        bool, typer.Option("--prune", help="Delete connections and sources that the file does not name.")
     ] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create, change and (with --prune) delete connections to match a file; print each change first."""
-    from gateway.cli.connections_file import carry_out, compare, read_file  # noqa: PLC0415 - the others start without it
+    """Create, change and (with --prune) delete connections and sources to match a file; print each change.
 
-    wanted = read_file(file.read())
+    Connections that a source has made stay. A file without `sources` leaves all sources alone.
+    """
+    from gateway.cli import connections_file, sources_file  # noqa: PLC0415 - the others start without it
+
+    wanted = connections_file.read_file(file.read())
     client = client_of(data)
-    changes = compare(wanted, list(client.items("/connections")), prune=prune)
+    sources: list[Change[Any]] = []
+    if wanted.sources is not None:
+        sources = sources_file.compare(wanted.sources, list(client.items("/sources")), prune=prune)
+    present = list(client.items("/connections"))
+    changes = [*sources, *connections_file.compare(wanted.connections, present, prune=prune)]
     if not as_json:
         for change in changes:
             out.print(change_line(change.shown))
     results = []
     for change in changes:
+        carry_out = sources_file.carry_out if change.kind == "source" else connections_file.carry_out
         done = None if dry_run else carry_out(client, change)
-        results.append({**change.shown, "connection": done})
+        results.append({**change.shown, change.kind: done})
         if done is not None and change.action == "create" and not as_json:
             _show_created(done, is_secret_known=bool(change.secret))
     if as_json:

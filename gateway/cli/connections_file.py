@@ -10,73 +10,27 @@
           - {name: train, on: [push], branches: [main], run: {step: train}}
 
 A connection is identified by its name. Fields that the file omits have their defaults. Connections that the
-file does not name stay, unless `--prune` deletes them.
+file does not name stay, unless `--prune` deletes them; those that a source has made always stay. See
+`gateway.cli.sources_file` for the sources in the file.
 """
 
-import os
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gateway.api.schemas import Follows, Line, Networks, PackageFormat, Url
 from gateway.cli.api_client import Client
+from gateway.cli.sources_file import WantedSource
+from gateway.cli.wanted import Change, SecretSource, as_shown, load_yaml, proof
 from gateway.errors import Invalid, PushgateError
 from gateway.fetch.credentials import take_login
 from gateway.plan.source_rules import YamlPath
 from gateway.plan.triggers import read_triggers
 from gateway.text.validation import describe
 
-_MAX_BYTES = 16 * 1024 * 1024
 _RULES = {"url", "project", "triggers", "yaml_path", "follows", "package_format"}
-_BOOLEAN = "tag:yaml.org,2002:bool"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose only booleans are true and false, as in YAML 1.2: the key `on` of a trigger is text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 - the library's own form
-        first: [(tag, form) for tag, form in resolvers if tag != _BOOLEAN]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-
-
-class SecretSource(BaseModel):
-    """Where a secret is stored: in an environment variable, or in a file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    env: str | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def _is_one(self) -> "SecretSource":
-        if (self.env is None) == (self.file is None):
-            raise ValueError("give either {env: NAME} or {file: PATH}")
-        return self
-
-    def read(self) -> str:
-        """Return the secret. Raises `Invalid` where it is missing."""
-        if self.env is not None:
-            value = os.environ.get(self.env, "")
-            where = f"the variable {self.env}"
-        else:
-            where = f"the file {self.file}"
-            try:
-                value = Path(self.file or "").read_text(encoding="utf-8").rstrip("\r\n")
-            except (OSError, UnicodeDecodeError) as error:
-                raise Invalid(f"cannot read {where}: {error}") from error
-        if not value:
-            raise Invalid(f"{where} contains no secret")
-        return value
 
 
 class WantedConnection(BaseModel):
@@ -101,65 +55,57 @@ class WantedConnection(BaseModel):
     @field_validator("auth")
     @classmethod
     def _as_shown(cls, value: dict[str, str]) -> dict[str, str]:
-        return {**value, "header": value["header"].lower()} if "header" in value else value
+        return as_shown(value)
+
+    def check(self) -> None:
+        """Raise a `PushgateError` for triggers that cannot be."""
+        read_triggers(self.triggers)
 
 
-class _File(BaseModel):
+class WantedFile(BaseModel):
+    """A connections file. Without `sources`, it says nothing about sources."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     connections: Annotated[list[WantedConnection], Field(max_length=10_000)]
+    sources: Annotated[list[WantedSource], Field(max_length=1000)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_have_sources_only(cls, given: Any) -> Any:
+        return {"connections": [], **given} if isinstance(given, dict) and "sources" in given else given
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """A change to one connection. `fields` maps the names of changed fields to old and new values."""
-
-    action: Literal["create", "change", "delete", "keep"]
-    name: str
-    id: str | None = None
-    fields: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
-    wanted: WantedConnection | None = None
-    secret: str | None = None
-
-    @property
-    def shown(self) -> dict[str, Any]:
-        """The change as JSON, without secrets."""
-        differing = {name: {"from": old, "to": new} for name, (old, new) in self.fields.items()}
-        return {"action": self.action, "name": self.name, "id": self.id, "fields": differing}
-
-
-def read_file(text: bytes) -> list[WantedConnection]:
+def read_file(text: bytes) -> WantedFile:
     """Read a connections file. Raises `Invalid` with one sentence that names the error's place."""
-    if len(text) > _MAX_BYTES:
-        raise Invalid(f"the file has more than {_MAX_BYTES} bytes")
     try:
-        wanted = _File.model_validate(yaml.load(text, _Loader)).connections  # noqa: S506 - a SafeLoader
+        wanted = WantedFile.model_validate(load_yaml(text))
     except ValidationError as error:
-        raise Invalid(describe(error, _File, whole="the file")) from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # An impossible date is a ValueError.
-        raise Invalid(f"the file is not valid YAML: {error}") from error
-    names = Counter(connection.name for connection in wanted)
-    repeated = next((name for name, count in names.items() if count > 1), None)
-    if repeated is not None:
-        raise Invalid(f"two connections have the name {repeated!r}: names must be unique")
-    for connection in wanted:
-        try:
-            read_triggers(connection.triggers)
-        except PushgateError as error:
-            raise Invalid(f"{connection.name}: {error}") from error
+        raise Invalid(describe(error, WantedFile, whole="the file")) from None
+    described: list[Sequence[WantedConnection | WantedSource]] = [wanted.connections, wanted.sources or ()]
+    for what, listed in zip(("connections", "sources"), described, strict=True):
+        names = Counter(each.name for each in listed)
+        repeated = next((name for name, count in names.items() if count > 1), None)
+        if repeated is not None:
+            raise Invalid(f"two {what} have the name {repeated!r}: names must be unique")
+        for each in listed:
+            try:
+                each.check()
+            except PushgateError as error:
+                raise Invalid(f"{each.name}: {error}") from error
     return wanted
 
 
 def compare(
     wanted: Sequence[WantedConnection], present: Sequence[Mapping[str, Any]], *, prune: bool
-) -> list[Change]:
+) -> list[Change[WantedConnection]]:
     """Return the changes that turn the present connections into the wanted ones. Raises `Invalid`."""
     changes = [_compare(connection, existing) for connection, existing in pairs(wanted, present)]
     if not prune:
         return changes
     named = {connection.name for connection in wanted}
-    surplus = [existing for existing in present if existing["name"] not in named]
+    # Connections that a source has made are its rules' business.
+    surplus = [one for one in present if one["name"] not in named and one["source"] is None]
     return changes + [Change(action="delete", name=gone["name"], id=gone["id"]) for gone in surplus]
 
 
@@ -194,18 +140,15 @@ def rules_of(wanted: WantedConnection) -> dict[str, Any]:
     return {name: value for name, value in _plain(wanted).items() if name in _RULES}
 
 
-def carry_out(client: Client, change: Change) -> Any:
+def carry_out(client: Client, change: Change[WantedConnection]) -> Any:
     """Apply a change; return the connection afterwards, None if it was deleted."""
     if change.action == "delete":
         return client.send("DELETE", f"/connections/{change.id}")
     if change.action == "create" and change.wanted is not None:
-        proof = _proof(change.wanted, change.secret)
-        return client.send(
-            "POST",
-            "/connections",
-            {**_plain(change.wanted), "url": change.wanted.url, "force": change.wanted.force, **proof},
-            wait=0,
-        )
+        wanted = change.wanted
+        secret = proof(wanted.auth, change.secret)
+        body = {**_plain(wanted), "url": wanted.url, "force": wanted.force, **secret}
+        return client.send("POST", "/connections", body, wait=0)
     path = f"/connections/{change.id}"
     if change.fields:
         fields = {name: new for name, (_, new) in change.fields.items()}
@@ -217,7 +160,7 @@ def carry_out(client: Client, change: Change) -> Any:
     return client.get(path)
 
 
-def _compare(wanted: WantedConnection, existing: Mapping[str, Any] | None) -> Change:
+def _compare(wanted: WantedConnection, existing: Mapping[str, Any] | None) -> Change[WantedConnection]:
     secret = wanted.secret.read() if wanted.secret is not None else None
     if existing is None:
         return Change(action="create", name=wanted.name, wanted=wanted, secret=secret)
@@ -230,15 +173,6 @@ def _compare(wanted: WantedConnection, existing: Mapping[str, Any] | None) -> Ch
     return Change(
         action=action, name=wanted.name, id=existing["id"], fields=differing, wanted=wanted, secret=secret
     )
-
-
-def _proof(wanted: WantedConnection, secret: str | None) -> dict[str, Any]:
-    """Return the fields of a new connection that hold its secret; a custom header has it as its value."""
-    if secret is None:
-        return {}
-    if "header" in wanted.auth:
-        return {"auth": {**wanted.auth, "value": secret}}
-    return {"secret": secret}
 
 
 def _plain(wanted: WantedConnection) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def plan_command(
         raise Invalid("plan only simulates and requires --dry-run; use `pushgate apply` to apply the file")
     since = _moment(since, datetime.now(UTC)).isoformat() if since is not None else None
     max_deliveries = last or (None if since is not None else _LAST)
-    wanted = read_file(file.read())
+    wanted = read_file(file.read()).connections
     client = client_of(data)
     results = []
     for connection, present in pairs(wanted, list(client.items("/connections"))):

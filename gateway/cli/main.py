@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli import connect, connections, deliveries, dry_run, executions, identities, provider, webhooks
+from gateway.cli import (
+    connect,
+    connections,
+    deliveries,
+    dry_run,
+    executions,
+    identities,
+    provider,
+    sources,
+    webhooks,
+)
 from gateway.cli.options import AsJson, Data, derived_token, path_in
 from gateway.cli.output import err, escape, out, print_json
 from gateway.errors import PushgateError, SettingError
@@ -166,6 +176,7 @@ def token_command(data: Data = None) -> None:
 for commands in (connect, connections, webhooks, dry_run, deliveries, executions, provider):
     app.add_typer(commands.app)
 app.add_typer(identities.app, name="identity")
+app.add_typer(sources.app, name="source")
 app.add_typer(keys, name="keys")
 
 

@@ -48,6 +48,9 @@ _COLOURS = {
     "unreadable": "red",
     "failed": "red",
     "gone": "red",
+    "connected": "green",
+    "due": "yellow",
+    "removed": "cyan",
     "ok": "green",
     "warning": "yellow",
     "failing": "red",
@@ -85,8 +88,9 @@ def print_list(
 
 
 def change_line(change: Any) -> str:
-    """Return the change that `apply` makes to a connection, field by field."""
-    lines = [coloured_change(change["action"], change["name"])]
+    """Return the change that `apply` makes to a connection or a source, field by field."""
+    kind = "source " if change["kind"] == "source" else ""
+    lines = [coloured_change(change["action"], kind + change["name"])]
     lines += [field_line(field, values, indent=4) for field, values in change["fields"].items()]
     return "\n".join(lines)
 

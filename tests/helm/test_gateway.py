@@ -226,7 +226,8 @@ def test_what_external_secrets_makes_is_what_pods_ask_for() -> None:
 
 def test_connections_are_a_file_that_the_gateway_reads() -> None:
     """Written as in docs/connect.md, with `on` as a bare word, which Helm's YAML reads as a boolean."""
-    (wanted,) = read_file(_config_maps("embedded")["acme-pushgate-connections"]["connections.yaml"].encode())
+    text = _config_maps("embedded")["acme-pushgate-connections"]["connections.yaml"]
+    (wanted,) = read_file(text.encode()).connections
     (trigger,) = wanted.triggers
     assert (
         wanted.name,

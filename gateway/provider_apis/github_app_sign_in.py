@@ -37,9 +37,8 @@ _LEVELS = ("none", "read", "write", "admin")
 _PERMISSIONS: Mapping[tuple[Purpose, Scope], Mapping[str, str]] = {
     ("fetch", "repository"): {"contents": "read", "metadata": "read"},
     ("webhooks", "repository"): {"repository_hooks": "write", "metadata": "read"},
+    ("fetch", "owner"): {"metadata": "read"},
     ("webhooks", "owner"): {"organization_hooks": "write"},
-    # The contents are for rules that look at files.
-    ("repositories", "owner"): {"contents": "read", "metadata": "read"},
 }
 # As the settings of an App show them.
 _NAMES = {
@@ -192,8 +191,8 @@ def _refused(error: ApiRefused, found: Installation, permissions: Mapping[str, s
         f"the GitHub App {found.app_slug} lacks the permission {' and '.join(missing)} on {path}: add it in"
         f" the settings of the App, then accept it at {found.html_url}"
     )
-    if "repository_hooks" in permissions:
-        text += "; an App needs no webhook of a repository if a source receives the App's own webhook"
+    if permissions.keys() & {"repository_hooks", "organization_hooks"}:
+        text += "; or enter the URL and secret of a source in those settings, as the App's own webhook"
     return ApiRefused(text, status=error.status)
 
 

@@ -5,21 +5,23 @@ are in memory only, one for each identity and scope.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 
 from gateway.fetch.credentials import Bearer, Login, token_login
+from gateway.provider_apis import github_app
 from gateway.provider_apis.apis import APIS, LimitedIdentity
-from gateway.provider_apis.webhooks import Place
+from gateway.provider_apis.operation import Operation
+from gateway.provider_apis.webhooks import ListedRepository, Place
 from gateway.store.identities import Identity, Unsealed
 
 # So that no token expires during an operation or a fetch.
 _MARGIN = timedelta(minutes=5)
 
-Purpose = Literal["fetch", "repositories", "webhooks"]
-"""To fetch, to list the repositories of an owner, or to manage webhooks."""
+Purpose = Literal["fetch", "webhooks"]
+"""To read a repository, or the list of an owner's repositories, or to manage webhooks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,13 @@ class SignIn:
             )
         kind = self._kinds[identity.kind]
         return _ShortLived(unsealed=unsealed, use=use, kind=kind, tokens=self._tokens)
+
+
+def repositories_of(identity: Identity, place: Place) -> Operation[Sequence[ListedRepository]]:
+    """Return the operation that lists the repositories of a place; an App's are those of its installation."""
+    if identity.kind == "github-app":
+        return github_app.repositories()
+    return APIS[identity.provider].repositories(place)
 
 
 def api_url(identity: Identity, place: Place) -> str:

@@ -10,9 +10,9 @@ import structlog
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
-from gateway.provider_apis.apis import APIS, ProviderApis
+from gateway.provider_apis.apis import ProviderApis
 from gateway.provider_apis.operation import ApiError, ApiLimited
-from gateway.provider_apis.sign_in import SignIn, Use, api_url
+from gateway.provider_apis.sign_in import SignIn, Use, api_url, repositories_of
 from gateway.provider_apis.webhooks import ListedRepository, Place
 from gateway.store import identities, source_repositories, sources
 from gateway.store.database import Database
@@ -79,7 +79,7 @@ class SourceLister:
         )
         place = Place(source.url, source.scope)
         return await self.apis.run(
-            APIS[source.provider].repositories(place),
+            repositories_of(unsealed.identity, place),
             base_url=api_url(unsealed.identity, place),
             identity=self.sign_in.identity(unsealed, Use(place, "fetch")),
         )

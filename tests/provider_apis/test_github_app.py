@@ -13,7 +13,7 @@ from gateway.provider_apis import github, github_app
 from gateway.provider_apis.apis import CheckedAddresses, LimitedIdentity, ProviderApis
 from gateway.provider_apis.github_app_sign_in import AppIdentity, GitHubApps, NoIdentity
 from gateway.provider_apis.operation import ApiRefused, Operation, T
-from gateway.provider_apis.sign_in import SignIn, Use
+from gateway.provider_apis.sign_in import SignIn, Use, repositories_of
 from gateway.provider_apis.webhooks import Place
 from gateway.store.identities import Identity, Unsealed
 from testing.provider_apis.fake import serving
@@ -153,7 +153,7 @@ def test_a_token_is_obtained_again_before_its_end_and_when_it_is_refused(fake: F
         (
             {"permissions": {**ALL, "repository_hooks": "read"}},
             "lacks the permission “Webhooks: read and write” on acme/digits: add it in the settings of",
-            "accept it at {url}/organizations/acme/settings/installations/7; an App needs no webhook",
+            "accept it at {url}/organizations/acme/settings/installations/7; or enter the URL and secret",
         ),
     ],
     ids=["not installed", "suspended", "a permission"],
@@ -235,11 +235,12 @@ def test_the_repositories_of_an_owner_are_listed(fake: FakeGitHubWithApp) -> Non
     names = [f"acme/r{number:03}" for number in range(150)]
     fake.installations[0].repositories = names
     gateway = Gateway(fake)
-    use = Use(Place(f"{fake.url}/Acme", "owner"), "repositories")
-    found = gateway.run(github_app.repositories(), gateway.sign_in.identity(gateway.unsealed, use))
+    place = Place(f"{fake.url}/Acme", "owner")
+    listing = repositories_of(gateway.unsealed.identity, place)
+    found = gateway.run(listing, gateway.sign_in.identity(gateway.unsealed, Use(place, "fetch")))
     assert [each.full_name for each in found] == names
     assert (found[0].id, found[0].default_branch) == ("1", "main")
-    assert fake.issued[0].permissions == {"contents": "read", "metadata": "read"}
+    assert fake.issued[0].permissions == {"metadata": "read"}
     assert paths(fake)[0] == "GET /orgs/Acme/installation"
 
 

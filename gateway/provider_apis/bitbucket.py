@@ -99,7 +99,7 @@ class _Page(BaseModel, Generic[T]):
 
 
 def base_url(place: Place) -> str:
-    """Return the base URL of the API of a repository's server."""
+    """Return the base URL of the API of a place's server."""
     server = server_url(place.url)
     return "https://api.bitbucket.org/2.0" if server == "https://bitbucket.org" else f"{server}/2.0"
 

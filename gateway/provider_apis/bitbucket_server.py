@@ -82,7 +82,7 @@ class _Page(BaseModel, Generic[T]):
 
 
 def base_url(place: Place) -> str:
-    """Return the base URL of the API of a repository's server, with the server's context path."""
+    """Return the base URL of the API of a place's server, with the server's context path."""
     if place.scope == "owner":
         return f"{place.owner('bitbucket-server').server}/rest/api/latest"
     _, path = host_and_path(place.url)

@@ -128,7 +128,7 @@ class ApiClient:
         if answer.status >= HTTPStatus.BAD_REQUEST:
             raise self._refusal(request, answer)
         if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise self._redirect(answer)
+            raise self._redirect(request, answer)
         return answer
 
     async def _send_once(self, request: ApiRequest, *, renew: bool) -> ApiAnswer:
@@ -192,12 +192,15 @@ class ApiClient:
         if seconds is not None:
             self._budget.wait(seconds)
 
-    def _redirect(self, answer: ApiAnswer) -> ApiRefused:
+    def _redirect(self, request: ApiRequest, answer: ApiAnswer) -> ApiRefused:
         location = answer.headers.get("location", "")
         where = urlsplit(location).hostname
-        # A renamed repository's; for another scheme, port or host, the whole server is elsewhere.
+        # Of a renamed repository or owner; for another scheme, port or host, the whole server is elsewhere.
         if location and (where is None or location.startswith(f"{self._base_url}/")):
-            text = f"{self._host} has the repository under another name; change the connection's clone URL"
+            text = (
+                f"{self._host} has the {request.subject} under another name; change the connection's clone"
+                " URL, or the source's URL"
+            )
         else:
             where = where or "another address"
             text = f"{self._host} redirects to {where}: set the API URL to the server's own address"

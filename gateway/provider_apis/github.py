@@ -78,7 +78,7 @@ class Repository(BaseModel):
 
 
 def base_url(place: Place) -> str:
-    """Return the base URL of the API of a repository's server."""
+    """Return the base URL of the API of a place's server."""
     server = server_url(place.url)
     return "https://api.github.com" if server == "https://github.com" else f"{server}/api/v3"
 

@@ -97,7 +97,7 @@ class _Project(BaseModel):
 
 
 def base_url(place: Place) -> str:
-    """Return the base URL of the API of a repository's server."""
+    """Return the base URL of the API of a place's server."""
     return f"{server_url(place.url)}/api/v4"
 
 

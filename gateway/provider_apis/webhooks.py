@@ -40,7 +40,7 @@ class Place:
 _NOUNS: Mapping[Scope, str] = {
     "repository": "repository",
     "owner": "organisation, group, workspace or project",
-    "server": "page of server-wide webhooks",
+    "server": "API for administrators",
 }
 
 

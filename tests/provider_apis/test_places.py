@@ -50,7 +50,6 @@ class Case:
     page: str
     owner: str
     scope: Scope = "owner"
-    token: str = ""
     has_tests: bool = True
     new_id: Callable[[int], str] = str
     clone: str = ""
@@ -62,7 +61,7 @@ class Case:
 
     def tokens(self) -> dict[str, set[str]]:
         """Return the tokens of the fake, with what each sees."""
-        names = {name for number in range(COUNT) for name in [f"{self.owner}/r{number}".lower()]}
+        names = {f"{self.owner}/r{number}".lower() for number in range(COUNT)}
         seen = {self.owner.lower() if self.scope == "owner" else "", *names}
         return {"good": seen, "reader": seen - {""}}
 

@@ -35,11 +35,13 @@ class IdentityView(View):
     name: str = Field(description="the unique name", examples=["acme-bot"])
     provider: Provider = Field(description="the kind of git server that it is for")
     kind: str = Field(
-        description="`token`, an access token; `github-app`, a GitHub App",
+        description="`token`, an access token; `github-app`, a GitHub App; `entra`, an application or a"
+        " managed identity in Microsoft Entra",
         json_schema_extra={"enum": list(get_args(Kind))},
     )
     settings: Mapping[str, str] = Field(
-        description="the settings of its kind, none of which is secret: `app_id` of a GitHub App"
+        description="the settings of its kind, none of which is secret: `app_id` of a GitHub App;"
+        " `credential`, `tenant` and `client_id` in Microsoft Entra"
     )
     user: str | None = Field(description="the user of the token; null if the provider wants none")
     api_url: str | None = Field(
@@ -110,13 +112,14 @@ class Identities:
         wanted = await read(request, NewIdentity)
         now = datetime.now(UTC)
         given = _fields(wanted)
-        secret = identity_kinds.read_secret(wanted.kind, wanted)
-        self._check(given, now=now)
+        secret = identity_kinds.read_secret(wanted.kind, given["settings"], wanted)
         if secret is None:
-            raise Invalid(f"{identity_kinds.KINDS[wanted.kind].takes}: it is required")
+            secret = identity_kinds.without_secret(wanted.kind, given["settings"])
+        self._check(given, now=now)
         given.setdefault("rotates", identity_kinds.can_rotate(wanted.provider, wanted.kind, secret))
-        identity = Identity(**given, id=identity_id(), created_at=now, updated_at=now)
-        identity_kinds.check(identity, secret)
+        identity = identity_kinds.checked(
+            Identity(**given, id=identity_id(), created_at=now, updated_at=now), secret
+        )
 
         def add(conn: sqlalchemy.Connection) -> IdentityView:
             identities.add(conn, self.keyring, identity, secret)
@@ -140,12 +143,14 @@ class Identities:
         def change(conn: sqlalchemy.Connection) -> IdentityView:
             before = identities.get(conn, id_or_name)
             identity = replace(before, **given, updated_at=now)
-            secret = identity_kinds.read_secret(identity.kind, wanted)
+            takes = identity_kinds.takes(identity.kind, identity.settings)
+            secret = identity_kinds.read_secret(identity.kind, identity.settings, wanted)
+            if secret is None and takes != identity_kinds.takes(before.kind, before.settings):
+                secret = identity_kinds.without_secret(identity.kind, identity.settings)
             if secret is None and identities.host(identity) != identities.host(before):
-                takes = identity_kinds.KINDS[identity.kind].takes
                 raise Invalid(f"api_url: the stored {takes} is for another server; give its {takes}, too")
-            stored = secret or identities.unseal(conn, self.keyring, identity.id).secret
-            identity_kinds.check(identity, stored)
+            stored = identities.unseal(conn, self.keyring, identity.id).secret if secret is None else secret
+            identity = identity_kinds.checked(identity, stored)
             identities.change(conn, self.keyring, identity, secret=secret)
             return _views(conn, [identity])[0]
 

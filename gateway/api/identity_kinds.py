@@ -1,11 +1,13 @@
 """The kinds of identities: for which providers they are, and what their settings and secrets must be."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from gateway.api.schemas import IdentityChange, NewIdentity
 from gateway.errors import Invalid
 from gateway.fetch.credentials import read_app_key
+from gateway.provider_apis.client_certificate import read_certificate
 from gateway.provider_apis.gitlab_tokens import DEPLOY_TOKEN
 from gateway.store import identities
 from gateway.store.identities import Identity, Kind
@@ -14,36 +16,57 @@ from providers import PROVIDERS
 # Bitbucket Cloud's API takes these with the mail address of the account.
 # https://support.atlassian.com/bitbucket-cloud/docs/using-api-tokens/
 _WITH_MAIL_ADDRESS = "ATATT"
-SECRETS = {"token", "private_key"}
-"""The fields of requests with secrets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdentityKind:
-    """A kind of identity. `takes` is the field of requests that has its secret.
+    """A kind of identity.
 
-    `read` returns a pasted secret in its original form, and `check` examines all of an identity; both raise
-    `Invalid`.
+    `secrets` has the fields of requests with the secret, by the setting `credential`; None if an identity has
+    no secret. `check` examines all of an identity, and raises `Invalid`.
     """
 
     providers: Collection[str]
-    takes: str
-    read: Callable[[str], str]
+    secrets: Mapping[str, str | None]
     check: Callable[[Identity, str], None]
 
 
-def read_secret(kind: Kind, wanted: NewIdentity | IdentityChange) -> str | None:
+def takes(kind: Kind, settings: Mapping[str, str]) -> str | None:
+    """Return the field of requests that has the secret of an identity, if it has one. Raises `Invalid`."""
+    secrets = KINDS[kind].secrets
+    credential = settings.get("credential", "")
+    if credential in secrets:
+        return secrets[credential]
+    if credential:
+        raise Invalid(f"settings.credential: an identity of the kind {kind} has none")
+    raise Invalid(f"settings.credential: it is required; choose {', '.join(secrets)}")
+
+
+def read_secret(kind: Kind, settings: Mapping[str, str], wanted: NewIdentity | IdentityChange) -> str | None:
     """Return the secret of a request, or None if it has none. Raises `Invalid`."""
-    takes = KINDS[kind].takes
-    for name in SECRETS - {takes}:
+    taken = takes(kind, settings)
+    for name in SECRETS - {taken}:
         if getattr(wanted, name) is not None:
-            raise Invalid(f"{name}: an identity of the kind {kind} has none; give its {takes}")
-    given = getattr(wanted, takes)
-    return None if given is None else KINDS[kind].read(given.get_secret_value())
+            which = f"kind {kind}" + (f" with a {settings['credential']}" if kind == "entra" else "")
+            other = f"; give its {taken}" if taken else ""
+            raise Invalid(f"{name}: an identity of the {which} has none{other}")
+    given = None if taken is None else getattr(wanted, taken)
+    return None if given is None or taken is None else _READ[taken](given.get_secret_value())
 
 
-def check(identity: Identity, secret: str) -> None:
-    """Raise `Invalid` if an identity lacks what its kind and its secret require."""
+def without_secret(kind: Kind, settings: Mapping[str, str]) -> str:
+    """Return the empty secret of an identity that needs none. Raises `Invalid` for others."""
+    taken = takes(kind, settings)
+    if taken is not None:
+        raise Invalid(f"{taken}: it is required")
+    return ""
+
+
+def checked(identity: Identity, secret: str) -> Identity:
+    """Return an identity with the end of its certificate, if it has one.
+
+    Raises `Invalid` if it lacks what its kind and its secret require.
+    """
     kind = KINDS[identity.kind]
     if identity.provider not in kind.providers:
         raise Invalid(
@@ -55,6 +78,9 @@ def check(identity: Identity, secret: str) -> None:
     if identity.rotates and not can_rotate(identity.provider, identity.kind, secret):
         raise Invalid("rotates: Pushgate can rotate only access tokens of GitLab, and no deploy tokens")
     kind.check(identity, secret)
+    if identity.settings.get("credential") == "certificate":
+        return replace(identity, expires_at=read_certificate(secret).expires_at)
+    return identity
 
 
 def can_rotate(provider: str, kind: Kind, secret: str) -> bool:
@@ -62,12 +88,16 @@ def can_rotate(provider: str, kind: Kind, secret: str) -> bool:
     return provider == "gitlab" and kind == "token" and not secret.startswith(DEPLOY_TOKEN)
 
 
-def _read_token(pasted: str) -> str:
+def _read_word(pasted: str, *, name: str) -> str:
     """Return a token without the white space around it."""
-    token = pasted.strip()
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise Invalid("token: it must be one word of ASCII characters")
-    return token
+    word = pasted.strip()
+    if not word or not word.isascii() or not word.isprintable() or " " in word:
+        raise Invalid(f"{name}: it must be one word of ASCII characters")
+    return word
+
+
+def _read_certificate(pasted: str) -> str:
+    return read_certificate(pasted).as_pem()
 
 
 def _check_token(identity: Identity, token: str) -> None:
@@ -85,14 +115,41 @@ def _check_app(identity: Identity, _key: str) -> None:
         raise Invalid("user: an identity of the kind github-app has none")
 
 
+def _check_entra(identity: Identity, secret: str) -> None:
+    if identity.user is not None or identity.api_url is not None:
+        raise Invalid("api_url, user: an identity of the kind entra is for dev.azure.com, and needs neither")
+    credential = identity.settings["credential"]
+    for name in ("tenant", "client_id"):
+        if secret and name not in identity.settings:
+            raise Invalid(f"settings.{name}: it is required with a {credential}")
+    if credential == "managed-identity" and "tenant" in identity.settings:
+        raise Invalid("settings.tenant: a managed identity has that of its machine")
+
+
+_READ: Mapping[str, Callable[[str], str]] = {
+    "token": partial(_read_word, name="token"),
+    "private_key": read_app_key,
+    "client_secret": partial(_read_word, name="client_secret"),
+    "certificate": _read_certificate,
+}
+SECRETS = set(_READ)
+"""The fields of requests with secrets."""
+
 KINDS: Mapping[Kind, IdentityKind] = {
     "token": IdentityKind(
         providers=tuple(name for name in PROVIDERS if name != "generic"),
-        takes="token",
-        read=_read_token,
+        secrets={"": "token"},
         check=_check_token,
     ),
-    "github-app": IdentityKind(
-        providers=("github",), takes="private_key", read=read_app_key, check=_check_app
+    "github-app": IdentityKind(providers=("github",), secrets={"": "private_key"}, check=_check_app),
+    "entra": IdentityKind(
+        providers=("azure-devops",),
+        secrets={
+            "client-secret": "client_secret",
+            "certificate": "certificate",
+            "workload-identity": None,
+            "managed-identity": None,
+        },
+        check=_check_entra,
     ),
 }

@@ -21,6 +21,7 @@ from typing_extensions import TypeAliasType
 
 from gateway.plan.source_rules import Rule, YamlPath
 from gateway.plan.triggers import Glob, Trigger
+from gateway.provider_apis import entra
 from gateway.store import identities, sources
 from providers import PROVIDERS
 from providers import model as provider_model
@@ -69,6 +70,7 @@ NameInPath = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=r"^[^\x00-\x1f/]*$")
 ]
 Token = Annotated[SecretStr, Field(min_length=1, max_length=4096)]
+EntraId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.-]{0,253}$")]
 PrivateKey = Annotated[SecretStr, Field(min_length=1, max_length=65536)]
 Networks = Annotated[list[IPvAnyNetwork], Field(max_length=200)]
 Follows = Annotated[list[Glob], Field(max_length=100)]
@@ -332,6 +334,18 @@ class IdentitySettings(RequestBody):
     app_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.]{1,64}$")] | None = Field(
         default=None, description="of the kind `github-app`: the App ID, or the client ID, of the GitHub App"
     )
+    credential: entra.Credential | None = Field(
+        default=None,
+        description="of the kind `entra`: how it signs in: with a `client-secret` or a `certificate` of its"
+        " application, with the `workload-identity` of the worker's pod, or with the `managed-identity` of"
+        " the worker's machine",
+    )
+    tenant: EntraId | None = Field(
+        default=None, description="of the kind `entra`: the id of the tenant, or one of its domains"
+    )
+    client_id: EntraId | None = Field(
+        default=None, description="of the kind `entra`: the client id of the application or managed identity"
+    )
 
 
 class NewIdentity(RequestBody):
@@ -348,7 +362,8 @@ class NewIdentity(RequestBody):
     kind: identities.Kind = Field(
         default="token",
         description="`token`, an access token of the provider; `github-app`, a GitHub App, which needs the"
-        " setting `app_id` and a `private_key`",
+        " setting `app_id` and a `private_key`; `entra`, an application or a managed identity in Microsoft"
+        " Entra, for Azure DevOps Services, which needs the setting `credential`",
     )
     settings: IdentitySettings = Field(default=IdentitySettings(), description="the settings of its kind")
     token: Token | None = Field(
@@ -356,6 +371,14 @@ class NewIdentity(RequestBody):
     )
     private_key: PrivateKey | None = Field(
         default=None, description="of the kind `github-app`: a private key of the App; no answer contains it"
+    )
+    client_secret: Token | None = Field(
+        default=None, description="of the kind `entra`: the client secret; no answer contains it"
+    )
+    certificate: PrivateKey | None = Field(
+        default=None,
+        description="of the kind `entra`: a PEM file that has the certificate and its private key; no answer"
+        " contains it",
     )
     user: Line | None = Field(
         default=None,
@@ -388,6 +411,8 @@ class IdentityChange(RequestBody):
     )
     token: Token | None = Field(default=None, description="the new access token")
     private_key: PrivateKey | None = Field(default=None, description="the new private key")
+    client_secret: Token | None = Field(default=None, description="the new client secret")
+    certificate: PrivateKey | None = Field(default=None, description="the new certificate and its key")
     user: Line | None = Field(default=None, description="the user of the token")
     api_url: Url | None = Field(
         default=None, description="the base URL of the API; another server requires the secret again"

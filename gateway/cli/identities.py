@@ -1,6 +1,7 @@
 """The commands about identities: what Pushgate is at providers, shared by connections."""
 
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from getpass import getpass
 from pathlib import Path
@@ -18,7 +19,10 @@ app = typer.Typer(
 
 Name = Annotated[str, typer.Argument(help="The identity's name.")]
 TokenFile = Annotated[
-    Path | None, typer.Option(help="A file with the token; by default, it is read from standard input.")
+    Path | None,
+    typer.Option(
+        help="A file with the token, or the client secret; by default, it is read from standard input."
+    ),
 ]
 KeyFile = Annotated[
     Path | None,
@@ -30,8 +34,10 @@ Expires = Annotated[
         formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%z"], help="When the token expires; a date begins in UTC."
     ),
 ]
-_KEY = {"github-app"}
-"""The kinds whose secret is a private key."""
+CertificateFile = Annotated[
+    Path | None,
+    typer.Option(help="A PEM file with a certificate of the application in Microsoft Entra, and its key."),
+]
 
 
 @app.command()
@@ -57,21 +63,41 @@ def add(
         str | None, typer.Option(help="The App ID, or the client ID: the identity is a GitHub App.")
     ] = None,
     key_file: KeyFile = None,
+    tenant: Annotated[
+        str | None, typer.Option(help="The tenant in Microsoft Entra: the identity is an application there.")
+    ] = None,
+    client_id: Annotated[
+        str | None, typer.Option(help="The client id of the application, or of a managed identity.")
+    ] = None,
+    certificate_file: CertificateFile = None,
+    workload_identity: Annotated[
+        bool,
+        typer.Option("--workload-identity", help="Sign in as the workload identity of the worker."),
+    ] = False,
+    managed_identity: Annotated[
+        bool,
+        typer.Option("--managed-identity", help="Sign in as a managed identity of the machine."),
+    ] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Add an identity. Its token or key comes from standard input or a file, and is never shown again."""
-    kind = "token" if app_id is None else "github-app"
+    """Add an identity. Its secret comes from standard input or a file, and is never shown again."""
+    settings = {"app_id": app_id, "tenant": tenant, "client_id": client_id}
+    if workload_identity or managed_identity:
+        settings["credential"] = "workload-identity" if workload_identity else "managed-identity"
+    elif tenant or client_id or certificate_file:
+        settings["credential"] = "certificate" if certificate_file else "client-secret"
+    kind = "entra" if "credential" in settings else "token" if app_id is None else "github-app"
     body = {
         "name": name,
         "provider": provider,
         "kind": kind,
-        "settings": {"app_id": app_id},
+        "settings": settings,
         "user": user,
         "api_url": api_url,
         "expires_at": _instant(expires),
         "rotates": None if rotate else False,
-        **_secret(kind, token_file, key_file),
+        **_secret(kind, settings, token_file, key_file or certificate_file),
     }
     made = client_of(data).send("POST", "/identities", body)
     if as_json:
@@ -86,17 +112,21 @@ def renew(
     expires: Expires = None,
     token_file: TokenFile = None,
     key_file: KeyFile = None,
+    certificate_file: CertificateFile = None,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
-    """Give an identity a new token or key, from standard input or a file, before the old one expires."""
+    """Give an identity a new secret, from standard input or a file, before the old one expires."""
     client, path = client_of(data), f"/identities/{part(name)}"
-    secret = _secret(client.get(path)["kind"], token_file, key_file)
+    known = client.get(path)
+    secret = _secret(known["kind"], known["settings"], token_file, key_file or certificate_file)
+    if not secret:
+        raise ApiError(f"{name} has no secret to renew: it signs in with a {known['settings']['credential']}")
     changed = client.send("PATCH", path, {**secret, "expires_at": _instant(expires)})
     if as_json:
         print_json(changed)
     else:
-        out.print(f"The new {'key' if 'private_key' in secret else 'token'} is used from now on.")
+        out.print(f"The new {' '.join(secret).replace('_', ' ')} is used from now on.")
 
 
 @app.command("list")
@@ -117,13 +147,22 @@ def list_command(data: Data = None, as_json: AsJson = False) -> None:
 def delete(name: Name, data: Data = None) -> None:
     """Delete an identity and its secret, if no connection uses it."""
     client_of(data).send("DELETE", f"/identities/{part(name)}")
-    out.print("Deleted. Revoke the token or key at the provider, too.")
+    out.print("Deleted. Revoke its secret at the provider, too.")
 
 
-def _secret(kind: str, token_file: Path | None, key_file: Path | None) -> dict[str, str]:
-    """Return the field of requests with the secret of a kind, from a file or from standard input."""
-    if kind in _KEY:
-        return {"private_key": _read(key_file, "private key", "--key-file")}
+def _secret(
+    kind: str, settings: Mapping[str, Any], token_file: Path | None, key_file: Path | None
+) -> dict[str, str]:
+    """Return the field of requests with the secret of an identity, from a file or from standard input."""
+    match kind, settings.get("credential"):
+        case "github-app", _:
+            return {"private_key": _read(key_file, "private key", "--key-file")}
+        case "entra", "certificate":
+            return {"certificate": _read(key_file, "certificate", "--certificate-file")}
+        case "entra", "client-secret":
+            return {"client_secret": _read(token_file, "client secret", "--token-file")}
+        case "entra", _:
+            return {}
     return {"token": _read(token_file, "token", "--token-file")}
 
 
@@ -131,8 +170,8 @@ def _read(file: Path | None, noun: str, option: str) -> str:
     if file is not None:
         return text_of(file) or ""
     # A key has many lines, which nobody can enter at a prompt.
-    if sys.stdin.isatty() and noun == "token":
-        return getpass("Token: ")
+    if sys.stdin.isatty() and noun in {"token", "client secret"}:
+        return getpass(f"{noun.capitalize()}: ")
     secret = "" if sys.stdin.isatty() else sys.stdin.read()
     if not secret.strip():
         raise ApiError(f"no {noun}: write it to standard input, or pass {option}")

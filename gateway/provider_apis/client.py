@@ -32,6 +32,8 @@ _MAX_ANSWER_BYTES = 8 * 1024 * 1024
 _DEFAULT_WAIT = 60.0
 _MAX_WAIT = 3600.0
 _MAX_MESSAGE = 200
+# The first word of Azure DevOps' refusal of a credential that is valid, but of somebody else.
+_NOT_A_MEMBER = "TF400813"
 
 
 class Identity(Protocol):
@@ -152,6 +154,7 @@ class ApiClient:
                 url,
                 params=dict(request.query) or None,
                 json=request.body,
+                data=request.form,
                 headers=headers,
                 extensions=extensions,
             ) as response:
@@ -213,6 +216,11 @@ class ApiClient:
         if status == HTTPStatus.UNAUTHORIZED and _is_signed_in(answer.headers):
             status = HTTPStatus.FORBIDDEN
         match status:
+            case HTTPStatus.UNAUTHORIZED if explanation.startswith(_NOT_A_MEMBER):
+                text = (
+                    f"{name} is not a user of the organization at {self._host}: add it there, with the access"
+                    f" level Basic{said}"
+                )
             case HTTPStatus.UNAUTHORIZED:
                 text = f"{self._host} refuses the credential of {name}: it is wrong, expired or revoked{said}"
             case HTTPStatus.FORBIDDEN:
@@ -314,11 +322,13 @@ async def _content(response: httpx2.Response) -> bytes:
 
 
 @asynccontextmanager
-async def http_client() -> AsyncIterator[httpx2.AsyncClient]:
+async def http_client(*, uses_proxies: bool = True) -> AsyncIterator[httpx2.AsyncClient]:
     """Open an HTTP client that uses the proxies of the environment and follows no redirect.
 
     It trusts the system's certificate authorities, or those of the variable SSL_CERT_FILE.
     """
     context = await API.run(ssl.create_default_context)
-    async with httpx2.AsyncClient(verify=context, timeout=_TIMEOUT, follow_redirects=False) as client:
+    async with httpx2.AsyncClient(
+        verify=context, timeout=_TIMEOUT, follow_redirects=False, trust_env=uses_proxies
+    ) as client:
         yield client

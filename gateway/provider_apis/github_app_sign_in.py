@@ -4,20 +4,18 @@ A token is for one repository and has only the permissions that its use needs.
 https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app
 """
 
-import json
-from base64 import urlsafe_b64encode
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from gateway.crypto.json_web_token import signed
 from gateway.fetch.credentials import Login
 from gateway.provider_apis import github, github_app
 from gateway.provider_apis.apis import ProviderApis
@@ -152,16 +150,8 @@ def json_web_token(app_id: str, private_key: str, *, now: datetime) -> str:
         "exp": int((now + _LIFETIME).timestamp()),
         "iss": app_id,
     }
-    signed = f"{_part({'alg': 'RS256', 'typ': 'JWT'})}.{_part(claims)}"
-    return f"{signed}.{_base64(key.sign(signed.encode(), PKCS1v15(), SHA256()))}"
-
-
-def _part(content: Mapping[str, Any]) -> str:
-    return _base64(json.dumps(content).encode())
-
-
-def _base64(content: bytes) -> str:
-    return urlsafe_b64encode(content).rstrip(b"=").decode()
+    header = {"alg": "RS256", "typ": "JWT"}
+    return signed(header, claims, lambda content: key.sign(content, PKCS1v15(), SHA256()))
 
 
 def _not_installed(app: App, path: str) -> ApiRefused:

@@ -17,6 +17,7 @@ from gateway.packages.builder import Packer
 from gateway.packages.expiry import Expiry
 from gateway.packages.tree import TreeReader
 from gateway.provider_apis.apis import CheckedAddresses, ProviderApis
+from gateway.provider_apis.entra_sign_in import EntraIdentities
 from gateway.provider_apis.github_app_sign_in import GitHubApps
 from gateway.provider_apis.sign_in import SignIn
 from gateway.publish.rabbitmq import RabbitMQ, Tls
@@ -68,7 +69,8 @@ def build_worker(parts: Parts, slot: int) -> Work:
     # Mirrors are in the data folder: a process that restarts there has them, and takes the same name.
     process = f"{socket.gethostname()}:{settings.data_dir}{f'#{slot}' if slot else ''}"
     apis = ProviderApis(connector=CheckedAddresses(allow_loopback=settings.fetch_allow_http))
-    sign_in = SignIn({"github-app": GitHubApps(apis=apis)})
+    entra = EntraIdentities(apis=apis, allow_http=settings.fetch_allow_http)
+    sign_in = SignIn({"github-app": GitHubApps(apis=apis), "entra": entra})
     remotes = Remotes(mirrors=parts.mirrors, database=database, keyring=parts.keyring, sign_in=sign_in)
     packing = settings.data_dir / "packing"
     packing.mkdir(mode=0o700, exist_ok=True)

@@ -17,7 +17,7 @@ from providers import PROVIDERS
 
 _MAX_NAMED = 5
 
-Kind = Literal["token", "github-app"]
+Kind = Literal["token", "github-app", "entra"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import json
 import re
 import uuid
 from base64 import b64encode
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -53,16 +54,21 @@ _SAMPLE = {
 class FakeAzureDevOps(FakeApi):
     """Azure DevOps with some repositories. `tokens` has the repositories that each token may see.
 
-    A token in `readers` may not view or edit the subscriptions.
+    A token in `readers` may not view or edit the subscriptions. The tokens of Entra in `strangers` are of
+    principals that are not in the organization.
     """
 
     tokens: dict[str, set[str]] = field(default_factory=dict)
     readers: set[str] = field(default_factory=set)
+    strangers: Collection[str] = ()
     subscriptions: list[dict[str, Any]] = field(default_factory=list)
 
     async def handle(self, request: Request) -> Response:
         """Answer as Azure DevOps does."""
-        token = next((token for token in self.tokens if _given(request) == _authorization(token)), None)
+        token = next((token for token in self.tokens if _given(request) in _authorizations(token)), None)
+        if _given(request).removeprefix("Bearer ") in self.strangers:
+            user = "3c4ed8d0-4f92-4f32-bd25-6b7a5e1b7c2a"
+            return _error(401, f"TF400813: The user '{user}' is not authorized to access this resource.")
         if token is None:
             return Response("<html>401 - Uh-oh, you do not have access.</html>", 401, media_type="text/html")
         path = request.scope["raw_path"].decode().lower().removeprefix(COLLECTION.lower())
@@ -228,8 +234,9 @@ def _given(request: Request) -> str:
     return request.headers.get("authorization", "")
 
 
-def _authorization(token: str) -> str:
-    return f"Basic {b64encode(f':{token}'.encode()).decode()}"
+def _authorizations(token: str) -> tuple[str, str]:
+    """Return the headers with a personal access token, and with an access token of Entra."""
+    return f"Basic {b64encode(f':{token}'.encode()).decode()}", f"Bearer {token}"
 
 
 def _shown(subscription: dict[str, Any]) -> dict[str, Any]:

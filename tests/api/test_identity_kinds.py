@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from gateway.api.identity_kinds import check, read_secret
+from gateway.api import identity_kinds
 from gateway.api.schemas import IdentityChange, NewIdentity
 from gateway.errors import Invalid
 from gateway.fetch.credentials import make_deploy_key
 from gateway.store.identities import Identity
+from testing.provider_apis.entra import make_client_certificate
 from testing.provider_apis.github_app import make_key
 
 _, PEM = make_key()
@@ -22,8 +23,8 @@ APP = {
 }
 
 
-def checked(**changes: Any) -> str | None:
-    """Return the secret of a new identity. Raise `Invalid` if it cannot work."""
+def checked(**changes: Any) -> tuple[str, datetime | None]:
+    """Return the secret of a new identity, and when it ends. Raise `Invalid` if it cannot work."""
     wanted = NewIdentity.model_validate({**APP, **changes})
     now = datetime.now(UTC)
     identity = Identity(
@@ -38,9 +39,10 @@ def checked(**changes: Any) -> str | None:
         created_at=now,
         updated_at=now,
     )
-    secret = read_secret(wanted.kind, wanted)
-    check(identity, secret or "")
-    return secret
+    secret = identity_kinds.read_secret(wanted.kind, identity.settings, wanted)
+    if secret is None:
+        secret = identity_kinds.without_secret(wanted.kind, identity.settings)
+    return secret, identity_kinds.checked(identity, secret).expires_at
 
 
 @pytest.mark.parametrize(
@@ -72,7 +74,54 @@ def test_an_identity_that_cannot_work_is_refused(change: dict[str, Any], expecte
 
 def test_the_key_of_an_app_is_mended() -> None:
     """As a form or a variable may have changed it."""
-    assert checked() == PEM
-    assert checked(private_key=PEM.replace("\n", "\\n")) == PEM
-    assert checked(private_key=PEM.replace("\n", " \r\n  ")) == PEM
-    assert read_secret("github-app", IdentityChange()) is None
+    assert checked() == (PEM, None)
+    assert checked(private_key=PEM.replace("\n", "\\n"))[0] == PEM
+    assert checked(private_key=PEM.replace("\n", " \r\n  "))[0] == PEM
+    assert identity_kinds.read_secret("github-app", {}, IdentityChange()) is None
+
+
+ENTRA = {"provider": "azure-devops", "kind": "entra", "private_key": None}
+IDS = {"tenant": "acme.example", "client_id": "535fb089-9ff3-47b6-9bfb-4f1264799865"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "expected"),
+    [
+        ({}, {}, r"settings\.credential: it is required; choose client-secret, certificate, workload"),
+        (IDS | {"credential": "client-secret"}, {}, "client_secret: it is required"),
+        (
+            IDS | {"credential": "client-secret"},
+            {"certificate": "c4nary"},
+            "kind entra with a client-secret has none; give its client_secret",
+        ),
+        ({"credential": "managed-identity"}, {"client_secret": "c4nary"}, "managed-identity has none$"),
+        ({"credential": "client-secret"}, {"client_secret": "c4nary"}, r"tenant: .* with a client-secret"),
+        (IDS | {"credential": "managed-identity"}, {}, "tenant: a managed identity has that of its machine"),
+        ({"credential": "workload-identity"}, {"api_url": "https://a.example"}, r"is for dev\.azure\.com"),
+        (
+            {"credential": "workload-identity"},
+            {"provider": "github"},
+            r"entra; choose azure-devops",
+        ),
+        (IDS | {"credential": "certificate"}, {"certificate": "c4nary"}, "paste the PEM file"),
+        ({"credential": "workload-identity"}, {"kind": "github-app"}, "kind github-app has none"),
+    ],
+)
+def test_what_an_identity_in_entra_needs(
+    settings: dict[str, str], change: dict[str, Any], expected: str
+) -> None:
+    """By how it signs in."""
+    with pytest.raises(Invalid, match=expected) as refused:
+        checked(**ENTRA | {"settings": settings} | change)
+    assert "c4nary" not in str(refused.value)
+
+
+def test_how_identities_in_entra_sign_in() -> None:
+    """Those of the worker's pod or machine have no secret; a certificate says itself when it ends."""
+    certificate, pem = make_client_certificate()
+    wanted = ENTRA | {"settings": IDS | {"credential": "certificate"}, "certificate": f"\n{pem}\n"}
+    assert checked(**wanted) == (pem, certificate.not_valid_after_utc)
+    wanted = ENTRA | {"settings": IDS | {"credential": "client-secret"}, "client_secret": " a~b\n"}
+    assert checked(**wanted) == ("a~b", None)
+    for settings in ({"credential": "workload-identity"}, {"credential": "managed-identity"}):
+        assert checked(**ENTRA | {"settings": settings}) == ("", None)

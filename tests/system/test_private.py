@@ -148,6 +148,15 @@ def test_a_token_is_sent_to_no_other_server(service: Service) -> None:
     ):
         with pytest.raises(ApiError, match=expected):
             service.api.send("PATCH", path, change)
+    options = ("--provider", "azure-devops", "--workload-identity", "--json")
+    done = run_pushgate("identity", "add", "entra", *options, service=service)
+    assert json.loads(done.stdout)["settings"] == {"credential": "workload-identity"}
+    done = run_pushgate("identity", "renew", "entra", service=service)
+    assert "entra has no secret to renew: it signs in with a workload-identity" in done.stderr
+    changed = service.api.send("PATCH", "/identities/entra", {"settings": {"credential": "managed-identity"}})
+    assert changed["settings"] == {"credential": "managed-identity"}
+    with pytest.raises(ApiError, match="client_secret: it is required"):
+        service.api.send("PATCH", "/identities/entra", {"settings": {"credential": "client-secret"}})
     changed = service.api.send("PATCH", "/identities/bot", {"name": "robot", "user": "ada"})
     assert (changed["name"], changed["user"], changed["api_url"]) == ("robot", "ada", wanted["api_url"])
     assert service.api.get(f"/connections/{made['id']}")["identity"] == "robot"

@@ -15,6 +15,7 @@ from gateway.data_dir import DataDir
 from gateway.errors import PushgateError
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.refusal_log import RefusalLog
+from gateway.intake.uptime import Uptime
 from gateway.intake.webhook import WebhooksFirst
 from gateway.roles.parts import shared_parts
 from gateway.roles.web import Web, build_web
@@ -37,6 +38,7 @@ class Service:
         self._database = parts.database
         self._writer = DeliveryWriter(parts.database, notify=parts.pushes.notify)
         self._refusals = RefusalLog(parts.database)
+        self._uptime = Uptime(parts.database, notify=parts.pushes.notify)
         self._bridge = PostgresBridge(
             parts.database, {"pushgate_pushes": parts.pushes, "pushgate_requests": parts.requests}
         )
@@ -51,7 +53,9 @@ class Service:
         )
         web = None
         if settings.role != "worker":
-            web = build_web(parts, self._writer, self._refusals, is_closing=lambda: self.closing)
+            web = build_web(
+                parts, self._writer, self._refusals, self._uptime, is_closing=lambda: self.closing
+            )
         self.application = self._build_application(web, health)
 
     def _build_application(self, web: Web | None, health: Health) -> ASGIApp:
@@ -71,6 +75,8 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, _application: Starlette) -> AsyncIterator[None]:
         self._writer.start()
+        if self.settings.role != "worker":
+            self._uptime.start()
         if self._worker is not None:
             await self._worker.take_over(self._database)
             self._tasks = [asyncio.create_task(run()) for run in self._worker.runs]
@@ -81,6 +87,7 @@ class Service:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._writer.stop()
         await self._refusals.stop()
+        await self._uptime.stop()
         await self._database.aclose()
         log.info("ended")
 

@@ -43,6 +43,18 @@ WEBHOOK_REPAIRS = Counter(
     "Registered webhooks that differed from what is needed, and were repaired.",
     registry=REGISTRY,
 )
+REDELIVERIES_REQUESTED = Counter(
+    "pushgate_redeliveries_requested",
+    "Failed deliveries that providers were requested to send again.",
+    ["provider"],
+    registry=REGISTRY,
+)
+REDELIVERIES_FAILED = Counter(
+    "pushgate_redeliveries_failed",
+    "Deliveries that were given up because they failed each time they were requested.",
+    ["provider"],
+    registry=REGISTRY,
+)
 STAGE = Histogram(
     "pushgate_stage_seconds",
     "Duration of a stage: accepting a delivery, fetching and planning a batch, from the webhook to the plan,"

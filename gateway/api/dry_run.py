@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from starlette.requests import Request
 
 from gateway.api.endpoints import read
 from gateway.api.openapi import Operation
-from gateway.api.query import limit
+from gateway.api.query import limit, moment
 from gateway.api.schemas import (
     Follows,
     Line,
@@ -28,7 +28,7 @@ from gateway.api.schemas import (
     UpdateKind,
     Url,
 )
-from gateway.errors import FetchError, Invalid
+from gateway.errors import FetchError
 from gateway.fetch.commit import Base, CommitReader
 from gateway.fetch.credentials import take_login
 from gateway.fetch.mirror import Mirrors
@@ -149,7 +149,7 @@ class DryRun:
         past, rest = await self.database.read(
             past_updates.page,
             connection=connection_id,
-            since=_moment(query.get("since")),
+            since=moment(query.get("since"), "since"),
             before=query.get("cursor"),
             limit=limit(request),
         )
@@ -312,14 +312,3 @@ def _shown(value: Any) -> Any:
     """Return a value, shortened if it is very long."""
     text = json.dumps(value, ensure_ascii=False)
     return value if len(text) <= _MAX_VALUE_LENGTH else shortened(text, _MAX_VALUE_LENGTH)
-
-
-def _moment(text: str | None) -> datetime | None:
-    """Read an RFC 3339 instant; UTC, unless it names a zone."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise Invalid("since must be an instant such as 2026-11-23T09:00:00Z") from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)

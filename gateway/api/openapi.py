@@ -77,7 +77,7 @@ _QUERY: dict[str, dict[str, Any]] = {
         "example": "95790bf891e7",
     },
     "since": {
-        "description": "only deliveries received since then",
+        "description": "only deliveries since then",
         "schema": {"type": "string", "format": "date-time"},
         "example": "2026-11-23T09:00:00Z",
     },

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import sqlalchemy
 from starlette.requests import Request
@@ -53,6 +54,17 @@ def number(text: str | None, name: str) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) <= _MAX_CURSOR_DIGITS):
         raise Invalid(f"{name} is not a value that this API has returned")
     return int(text)
+
+
+def moment(text: str | None, name: str) -> datetime | None:
+    """Return an RFC 3339 instant; UTC, unless it names a zone. Raises `Invalid`."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise Invalid(f"{name} must be an instant such as 2026-11-23T09:00:00Z") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 def refuse_nul(request: Request) -> None:

@@ -11,11 +11,11 @@ from pydantic import Field
 from starlette.requests import Request
 
 from gateway.api.openapi import Operation
-from gateway.api.query import wait_seconds
+from gateway.api.query import moment, wait_seconds
 from gateway.api.views import View, view_of
 from gateway.errors import Invalid, NotFound
-from gateway.provider_apis.apis import APIS
-from gateway.store import connections, deliveries, registrations, sources
+from gateway.provider_apis.apis import APIS, LOGS
+from gateway.store import connections, deliveries, redeliveries, registrations, sources
 from gateway.store.connection_facts import last
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -24,6 +24,20 @@ from gateway.store.registrations import Registration, Task
 
 _POLL_SECONDS = 0.1
 _NOT_YET = "no worker has done it yet: it goes on, if a worker runs"
+_UNDER_WAY = "the search has not ended yet: it goes on, if a worker runs"
+
+
+class RedeliveriesView(View):
+    """The deliveries to a connection that failed, as the provider's log has them.
+
+    The numbers are those of the last 8 days, or since a user last requested a search.
+    """
+
+    requested: int = Field(description="how many the provider was requested to send again")
+    given_up: int = Field(description="how many of these failed again each time")
+    requested_at: datetime | None = Field(description="when the last was requested")
+    checked_at: datetime | None = Field(description="when the log was last searched to its end")
+    reason: str | None = Field(description="why the last search failed; null if it succeeded")
 
 
 class RegistrationView(View):
@@ -50,6 +64,9 @@ class RegistrationView(View):
     arrived_at: datetime | None = Field(
         description="when the last webhook of the connection arrived; null if none has yet"
     )
+    redeliveries: RedeliveriesView | None = Field(
+        description="the deliveries that failed and were requested again; null without a log of deliveries"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +85,20 @@ class Registrations:
             Operation(method="POST", path=path, endpoint=self.register_webhook, query=wait),
             Operation(method="DELETE", path=path, endpoint=self.remove_webhook, query=wait),
             Operation(method="POST", path=f"{path}/check", endpoint=self.check_webhook, query=wait),
+            Operation(
+                method="POST", path=f"{path}/redeliver", endpoint=self.redeliver, query=("since", "wait")
+            ),
             Operation(method="GET", path=of_source, endpoint=self.get_source_webhook),
             Operation(method="POST", path=of_source, endpoint=self.register_source_webhook, query=wait),
             Operation(method="DELETE", path=of_source, endpoint=self.remove_source_webhook, query=wait),
             Operation(
                 method="POST", path=f"{of_source}/check", endpoint=self.check_source_webhook, query=wait
+            ),
+            Operation(
+                method="POST",
+                path=f"{of_source}/redeliver",
+                endpoint=self.redeliver_to_source,
+                query=("since", "wait"),
             ),
         ]
 
@@ -91,6 +117,18 @@ class Registrations:
     async def check_webhook(self, request: Request) -> RegistrationView:
         """`POST /connections/{id}/webhook/check`: compare the provider's webhook with what is needed."""
         return await self._requested(request, _connection, "check")
+
+    async def redeliver(self, request: Request) -> RedeliveriesView:
+        """`POST /connections/{id}/webhook/redeliver`: request failed deliveries of the provider again.
+
+        The log is searched from `since` on, or from where the last search ended, and what was given up is
+        requested again. If no worker has done it within `wait` seconds, `reason` says so.
+        """
+        return await self._redelivered(request, _connection)
+
+    async def redeliver_to_source(self, request: Request) -> RedeliveriesView:
+        """`POST /sources/{id}/webhook/redeliver`: as for a connection, for all repositories of a source."""
+        return await self._redelivered(request, _source)
 
     async def remove_webhook(self, request: Request) -> RegistrationView:
         """`DELETE /connections/{id}/webhook`: remove the webhook at the provider; later checks end."""
@@ -148,6 +186,30 @@ class Registrations:
                 return view.model_copy(update={"reason": _NOT_YET})
             await asyncio.sleep(_POLL_SECONDS)
 
+    async def _redelivered(self, request: Request, find: "_Find") -> RedeliveriesView:
+        """Request a search of the log, and return its result, or the state after the seconds of `wait`."""
+        id_or_name, ends_at = request.path_params["id"], time.monotonic() + wait_seconds(request)
+        since, now = moment(request.query_params.get("since"), "since"), datetime.now(UTC)
+
+        def make_due(conn: sqlalchemy.Connection) -> str:
+            connection = find(conn, id_or_name)
+            if connection.provider not in LOGS:
+                raise Invalid(f"{connection.provider} cannot be requested to send deliveries again")
+            if not redeliveries.request(conn, connection.id, since=since, now=now):
+                raise Invalid(f"no webhook was registered for {connection.name}: register it first")
+            return connection.id
+
+        connection_id = await self.database.write(make_due)
+        self.pushes.notify()
+        while True:
+            found = await self.database.read(redeliveries.summary, connection_id)
+            if found is None:
+                raise NotFound("the webhook was removed meanwhile")
+            is_done = found.reason is not None or (found.checked_at is not None and found.checked_at >= now)
+            if is_done or time.monotonic() >= ends_at:
+                return view_of(RedeliveriesView, found, reason=found.reason if is_done else _UNDER_WAY)
+            await asyncio.sleep(_POLL_SECONDS)
+
     async def _known(self, request: Request, find: "_Find") -> RegistrationView:
         id_or_name = request.path_params["id"]
         view = await self.database.read(lambda conn: _view(conn, find(conn, id_or_name).id))
@@ -173,7 +235,11 @@ def _view(conn: sqlalchemy.Connection, connection_id: str) -> RegistrationView |
     # Most deliveries of a source are those of its connections.
     used = (secret.last_used_at for secret in connections.secret_dates(conn, [connection_id])[connection_id])
     arrived_at = last(*used, deliveries.arrivals(conn, [connection_id]).get(connection_id))
-    return None if found is None else view_of(RegistrationView, found, arrived_at=arrived_at)
+    again = redeliveries.summary(conn, connection_id)
+    shown = None if again is None else view_of(RedeliveriesView, again)
+    return (
+        None if found is None else view_of(RegistrationView, found, arrived_at=arrived_at, redeliveries=shown)
+    )
 
 
-_NOTHING = view_of(RegistrationView, Registration(), arrived_at=None)
+_NOTHING = view_of(RegistrationView, Registration(), arrived_at=None, redeliveries=None)

@@ -1,15 +1,14 @@
 """The command that replans stored deliveries under the rules of a file, and shows what would differ."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
 from gateway.cli.api_client import Client, part
-from gateway.cli.options import AsJson, Data, File, client_of
+from gateway.cli.options import AsJson, Data, File, client_of, moment
 from gateway.cli.output import coloured_change, err, escape, field_line, local_time, out, print_json, ref_move
 from gateway.errors import Invalid
 
@@ -17,8 +16,6 @@ app = typer.Typer()
 
 _PAGE = 20
 _LAST = 100
-_AGO = re.compile(r"(\d{1,4})([mhd])")
-_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 # The words of the summary; each follows a number.
 _TOTALS = {"new": "new", "gone": "gone", "changed": "changed", "failed": "failed", "same": "unchanged"}
 
@@ -48,7 +45,7 @@ def plan_command(
 
     if not dry_run:
         raise Invalid("plan only simulates and requires --dry-run; use `pushgate apply` to apply the file")
-    since = _moment(since, datetime.now(UTC)).isoformat() if since is not None else None
+    since = moment(since, datetime.now(UTC)).isoformat() if since is not None else None
     max_deliveries = last or (None if since is not None else _LAST)
     wanted = read_file(file.read()).connections
     client = client_of(data)
@@ -145,16 +142,3 @@ def _show_differences(update: Any) -> None:
 def _reason(request: Any) -> str:
     target = f"{request['target']}: " if request["target"] is not None else ""
     return escape(f"{target}{request['reason']}")
-
-
-def _moment(text: str, now: datetime) -> datetime:
-    """Return the instant of a duration before now, or of a date, which is local unless it names a zone."""
-    ago = _AGO.fullmatch(text.strip())
-    if ago is not None:
-        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-    try:
-        return datetime.fromisoformat(text.strip()).astimezone()
-    except (ValueError, OverflowError):
-        raise Invalid(
-            f"--since {text}: give a date such as 2026-11-23, or a duration such as 7d or 12h"
-        ) from None

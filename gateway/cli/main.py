@@ -18,6 +18,7 @@ from gateway.cli import (
     executions,
     identities,
     provider,
+    redeliver,
     sources,
     webhooks,
 )
@@ -173,7 +174,7 @@ def token_command(data: Data = None) -> None:
     sys.stdout.write(f"{derived_token(data)}\n")
 
 
-for commands in (connect, connections, webhooks, dry_run, deliveries, executions, provider):
+for commands in (connect, connections, webhooks, redeliver, dry_run, deliveries, executions, provider):
     app.add_typer(commands.app)
 app.add_typer(identities.app, name="identity")
 app.add_typer(sources.app, name="source")

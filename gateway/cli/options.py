@@ -1,12 +1,18 @@
 """Options that several commands share, and the client of the REST API."""
 
 import os
+import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gateway.cli.api_client import ApiError, Client
+from gateway.errors import Invalid
+
+_AGO = re.compile(r"(\d{1,4})([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 # As in providers.PROVIDERS, which takes half a second to import.
 PROVIDER_NAMES = (
@@ -44,6 +50,19 @@ def connection_id(client: Client, text: str) -> str:
     if len(named) > 1:
         raise ApiError(f"several connections have the name {text}: give the id instead ({', '.join(named)})")
     return named[0] if named else text
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """Return the instant of a duration before now, or of a date, which is local unless it names a zone."""
+    ago = _AGO.fullmatch(text.strip())
+    if ago is not None:
+        return now - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except (ValueError, OverflowError):
+        raise Invalid(
+            f"--since {text}: give a date such as 2026-11-23, or a duration such as 7d or 12h"
+        ) from None
 
 
 def text_of(path: Path | None) -> str | None:

@@ -5,13 +5,17 @@ transaction every few seconds. A crash loses what was counted since the last tra
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from http import HTTPStatus
 
+import sqlalchemy
 import structlog
 
 from gateway.errors import StoreUnavailable
-from gateway.store import refusals
+from gateway.store import redeliveries, refusals
 from gateway.store.database import Database
 from gateway.store.refusals import Refusal
 
@@ -22,6 +26,8 @@ _INTERVAL = 2.0
 # client is not recorded; the metrics count it nevertheless.
 _MAX_WAITING = 500
 _MAX_OF_CONNECTION = 20
+# When the reason of a refusal may have been removed, so that the provider is requested to deliver again.
+_REPAIRED_AFTER = timedelta(minutes=10)
 
 
 @dataclass(slots=True)
@@ -78,9 +84,18 @@ class RefusalLog:
                 for counted in alike.values()
             ]
             try:
-                await self._database.write(refusals.record, found)
+                await self._database.write(_record, found)
             except StoreUnavailable as error:
                 # Not kept: while the store is away, requests are not refused but answered with 503.
                 log.warning("refused requests are not recorded", count=len(found), reason=str(error))
             except Exception:
                 log.exception("refused requests cannot be recorded")
+
+
+def _record(conn: sqlalchemy.Connection, found: Sequence[Refusal]) -> None:
+    """Store refusals, and let the providers' logs be searched for what was not verified."""
+    refusals.record(conn, found)
+    unverified = [each for each in found if each.connection and each.status == HTTPStatus.UNAUTHORIZED]
+    if unverified:
+        at = max(each.last_at for each in unverified) + _REPAIRED_AFTER
+        redeliveries.make_due(conn, {each.connection for each in unverified if each.connection}, at=at)

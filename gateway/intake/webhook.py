@@ -80,14 +80,19 @@ class WebhookEndpoint:
         *,
         body_limit: int,
         trusted_proxies: int = 0,
+        on_failure: Callable[[str], None] = lambda _: None,
         clock: Callable[[], datetime] | None = None,
     ) -> None:
-        """Trust this many proxies in front of the gateway; `clock` returns aware UTC times."""
+        """Trust this many proxies in front of the gateway; `clock` returns aware UTC times.
+
+        `on_failure` is called with the connection of each request that is answered with 503.
+        """
         self._connections = connections
         self._writer = writer
         self._refusals = refusals
         self._bodies = BodyReader(limit=body_limit)
         self._trusted_proxies = trusted_proxies
+        self._on_failure = on_failure
         self._clock = clock or (lambda: datetime.now(UTC))
         self._in_flight = 0
 
@@ -112,6 +117,8 @@ class WebhookEndpoint:
             REFUSED.labels(status, failure.reason).inc()
         finally:
             self._in_flight -= 1
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self._on_failure(scope["path_params"]["connection"])
         body = to_json(answer)
         await send(
             {

@@ -1,6 +1,7 @@
 """The API clients of a process: which module speaks to which provider, and what they share."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -53,12 +54,26 @@ class ProviderApis:
     """Runs operations, and keeps the budget of each identity at each host."""
 
     connector: CheckedAddresses
-    _budgets: dict[tuple[str, str], Budget] = field(default_factory=dict)
+    _budgets: dict[tuple[str, str, float], Budget] = field(default_factory=dict)
 
     async def run(self, operation: Operation[T], *, base_url: str, identity: LimitedIdentity) -> T:
         """Run an operation at an API as an identity. Raise `ApiUnavailable` or `ApiRefused`."""
-        key = (urlsplit(base_url).netloc, identity.name)
-        budget = self._budgets.setdefault(key, Budget(identity.requests_per_hour))
-        async with http_client() as http:
-            client = ApiClient(base_url, identity, http=http, connector=self.connector, budget=budget)
+        async with self.client(base_url=base_url, identity=identity) as client:
             return await client.run(operation)
+
+    @asynccontextmanager
+    async def client(
+        self, *, base_url: str, identity: LimitedIdentity, share: float = 1.0
+    ) -> AsyncIterator[ApiClient]:
+        """Return a client for several operations, with at most a share of the identity's requests."""
+        budget = self._budget(urlsplit(base_url).netloc, identity, 1.0)
+        if share < 1:
+            budget = self._budget(urlsplit(base_url).netloc, identity, share, whole=budget)
+        async with http_client() as http:
+            yield ApiClient(base_url, identity, http=http, connector=self.connector, budget=budget)
+
+    def _budget(
+        self, host: str, identity: LimitedIdentity, share: float, *, whole: Budget | None = None
+    ) -> Budget:
+        budget = Budget(int(identity.requests_per_hour * share), whole=whole)
+        return self._budgets.setdefault((host, identity.name, share), budget)

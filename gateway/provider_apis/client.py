@@ -50,12 +50,18 @@ class Identity(Protocol):
 class Budget:
     """The requests that one identity may send to one host: at most `per_hour`, and none before `wait` ends.
 
-    A bucket of `per_hour` requests that refills evenly.
+    A bucket of `per_hour` requests that refills evenly. Requests of a part count for the `whole` as well.
     """
 
-    def __init__(self, per_hour: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        per_hour: int,
+        *,
+        whole: "Budget | None" = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Begin with a full bucket."""
-        self._per_hour, self._clock = per_hour, clock
+        self._per_hour, self._whole, self._clock = per_hour, whole, clock
         self._left, self._at = float(per_hour), clock()
         self._blocked_until = 0.0
 
@@ -70,11 +76,15 @@ class Budget:
             raise ApiLimited(
                 f"the limit of API requests is reached; requests go on in {seconds:.0f} s", seconds=seconds
             )
+        if self._whole is not None:
+            self._whole.take()
         self._left -= 1
 
     def wait(self, seconds: float) -> None:
         """Let no request pass for so long, because the provider said so."""
         self._blocked_until = max(self._blocked_until, self._clock() + seconds)
+        if self._whole is not None:
+            self._whole.wait(seconds)
 
 
 class Connector(Protocol):

@@ -25,6 +25,7 @@ from gateway.dashboard.sessions import Sessions
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.intake.group_commit import DeliveryWriter
 from gateway.intake.refusal_log import RefusalLog
+from gateway.intake.uptime import Uptime
 from gateway.intake.webhook import WebhookEndpoint
 from gateway.roles.parts import Parts
 
@@ -39,13 +40,23 @@ class Web:
 
 
 def build_web(
-    parts: Parts, writer: DeliveryWriter, refusals: RefusalLog, *, is_closing: Callable[[], bool]
+    parts: Parts,
+    writer: DeliveryWriter,
+    refusals: RefusalLog,
+    uptime: Uptime,
+    *,
+    is_closing: Callable[[], bool],
 ) -> Web:
     """Build the webhook endpoint, the REST API and the dashboard."""
     settings = parts.settings
     cache = ConnectionCache(parts.database, parts.keyring)
     webhook = WebhookEndpoint(
-        cache, writer, refusals, body_limit=settings.body_limit, trusted_proxies=settings.trusted_proxies
+        cache,
+        writer,
+        refusals,
+        body_limit=settings.body_limit,
+        trusted_proxies=settings.trusted_proxies,
+        on_failure=uptime.failed,
     )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
     api = _build_api(parts, cache, token, is_closing=is_closing)

@@ -36,6 +36,7 @@ from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
 from gateway.worker.queue_repair import QueueRepair
 from gateway.worker.reconciler import Reconciler
+from gateway.worker.redelivery import Redelivery
 from gateway.worker.registrar import Registrar
 from gateway.worker.remotes import Remotes
 from gateway.worker.retention import Retention
@@ -82,6 +83,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         PlatformFetcher(database=database, keyring=parts.keyring, wakeups=parts.requests.subscribe()).run,
         _build_registrar(parts, apis, sign_in).run,
         *_of_sources(parts, apis, sign_in),
+        _build_redelivery(parts, apis, sign_in).run,
         partial(run_daily, expiry.run, of="packages"),
         partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
@@ -137,6 +139,16 @@ def _of_sources(
 def _build_expiry(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> IdentityExpiry:
     rotation = TokenRotation(database=parts.database, keyring=parts.keyring, apis=apis, sign_in=sign_in)
     return IdentityExpiry(database=parts.database, rotation=rotation)
+
+
+def _build_redelivery(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> Redelivery:
+    return Redelivery(
+        database=parts.database,
+        keyring=parts.keyring,
+        wakeups=parts.pushes.subscribe(),
+        apis=apis,
+        sign_in=sign_in,
+    )
 
 
 def _build_packages(parts: Parts, folder: Path) -> Packages:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, TypeDecorator, text
+from sqlalchemy import BigInteger, DateTime, Dialect, Index, Integer, MetaData, TypeDecorator, text
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -12,6 +12,8 @@ NAMES = {
     "pk": "pk_%(table_name)s",
 }
 """How indexes and constraints are named."""
+
+metadata = MetaData(naming_convention=NAMES)
 
 
 class Instant(TypeDecorator[datetime]):

@@ -24,9 +24,9 @@ class DueTasks:
     longest: timedelta
     key: tuple[str, ...] = ("connection",)
 
-    def is_due(self, conn: sqlalchemy.Connection, *, now: datetime) -> bool:
-        """Return whether a task is due. It waits for no writer."""
-        query = select(self.table.c.due_at).where(self._condition(now)).limit(1)
+    def is_due(self, conn: sqlalchemy.Connection, *where: ColumnElement[bool], now: datetime) -> bool:
+        """Return whether a task is due that fulfils `where`. It waits for no writer."""
+        query = select(self.table.c.due_at).where(self._condition(now), *where).limit(1)
         return conn.execute(query).first() is not None
 
     def claim(

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import or_, select, update
 
-from gateway.store import accept
+from gateway.store import accept, redeliveries
 from gateway.store import connections as connection_records
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.histories import Key, load_moves, lock_connections, read_histories, write_histories
@@ -56,6 +56,8 @@ def record(
     receipt = None
     if sightings.found:
         [receipt] = accept.record(conn, [replace(new, updates=tuple(sightings.found))])
+        # What was not delivered may be more than pushes.
+        redeliveries.make_due(conn, [reconciliation.connection], at=look.now)
     doubtful, has_agreed = _confirm(conn, look, agreeing)
     shown = {**agreeing, **{move.ref: move.after for move in new.updates}}
     connection_records.relearn(conn, reconciliation.connection, shown)

@@ -14,7 +14,7 @@ from sqlalchemy import Text, case, cast, func, or_, select, update
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import NotFound, SettingError
-from gateway.store import connections, identities
+from gateway.store import connections, identities, redeliveries
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
@@ -82,6 +82,7 @@ def request_removal(conn: sqlalchemy.Connection, connection: str, *, now: dateti
     mine = webhook_registrations.c.connection == connection
     removal = {"task": "remove", "due_at": now, "attempts": 0}
     conn.execute(update(webhook_registrations).where(mine).values(**removal))
+    redeliveries.forget(conn, connection)
 
 
 def is_due(conn: sqlalchemy.Connection, *, now: datetime) -> bool:
@@ -139,6 +140,7 @@ def give_back(conn: sqlalchemy.Connection, claimed: Claimed, *, now: datetime) -
 
 def forget(conn: sqlalchemy.Connection, claimed: Claimed) -> None:
     """End the tasks of a connection, unless another was requested meanwhile."""
+    redeliveries.forget(conn, claimed.connection.id)
     _TASKS.forget(conn, claimed.connection.id, claimed_until=claimed.due_at)
 
 

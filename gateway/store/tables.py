@@ -13,15 +13,15 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     Text,
     text,
 )
 
-from gateway.store.columns import NAMES, Instant, Sequence, partial_index
+from gateway.store import columns, redelivery_tables  # noqa: F401 - its tables are in the metadata
+from gateway.store.columns import Instant, Sequence, partial_index
 
-metadata = MetaData(naming_convention=NAMES)
+metadata = columns.metadata
 
 connections = Table(
     "connections",

@@ -11,11 +11,11 @@ from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
 from gateway.metrics import WEBHOOK_REPAIRS
 from gateway.provider_apis import registration
-from gateway.provider_apis.apis import APIS, LimitedIdentity, ProviderApis
+from gateway.provider_apis.apis import APIS, LOGS, LimitedIdentity, ProviderApis
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiUnavailable, Operation, T
 from gateway.provider_apis.sign_in import SignIn, Use, api_url
 from gateway.provider_apis.webhooks import Place, ProviderApi, Webhook
-from gateway.store import registrations
+from gateway.store import redeliveries, registrations
 from gateway.store.database import Database
 from gateway.store.notify import Waiter
 from gateway.store.registrations import Claimed, Registration
@@ -116,6 +116,9 @@ class Registrar:
             )
         next_at = _now() + CHECK_EVERY
         await self.database.write(registrations.record, work.claimed, recorded, next_at=next_at, attempts=0)
+        if webhook is not None and work.claimed.connection.provider in LOGS:
+            may_lack = webhook.problem is not None or (not is_check and found.repair.keep is not None)
+            await self.database.write(redeliveries.watch, connection, may_lack=may_lack, now=_now())
 
     async def _remove(self, work: "_Work") -> None:
         removed = await work.run(self.apis, registration.unregister)

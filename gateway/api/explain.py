@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy
 
 from gateway.errors import NotFound
-from gateway.store import connections, deliveries, executions, refusals
+from gateway.store import connections, deliveries, executions, refusals, source_repositories, sources
 from gateway.store.deliveries import RecordedDelivery
 from gateway.store.executions import StoredRequest
 from gateway.store.refusals import RecordedRefusal
@@ -23,6 +23,8 @@ _ANCHOR = re.compile(r"[#?].*")
 _WHOLE = (40, 64)
 _MAX_OF_COMMIT = 20
 _MAX_OF_REPOSITORY = 5
+# How many deliveries of a source are searched for those about a repository.
+_MAX_SEARCHED = 200
 _NEXT_STEPS = (
     "Check the webhook's page at the provider, which lists its requests and the answers. To list the requests"
     " that Pushgate refused, also those with a wrong URL, run pushgate deliveries --verdict refused. To"
@@ -83,9 +85,7 @@ def _found(conn: sqlalchemy.Connection, what: str) -> Sequence[Found]:
                 f" reconciliation found, or whose webhook lists no commits."
                 f" {_NEXT_STEPS.format('CONNECTION')}"
             )
-    if inside:
-        return _newest(conn, inside)
-    raise NotFound(f"No delivery, execution, commit or repository matches {what!r}")
+    return _newest(conn, inside) if inside else _unconnected(conn, text, what)
 
 
 def _named(conn: sqlalchemy.Connection, text: str) -> list[str]:
@@ -101,6 +101,22 @@ def _newest(conn: sqlalchemy.Connection, ids: Sequence[str]) -> list[Found]:
     if found := [delivery for connection in ids for delivery in _newest_of(conn, connection)]:
         return sorted(found, key=lambda delivery: delivery.id)
     raise NotFound(f"no deliveries for connection {', '.join(ids)}. {_NEXT_STEPS.format(' and '.join(ids))}")
+
+
+def _unconnected(conn: sqlalchemy.Connection, text: str, what: str) -> list[Found]:
+    """Return the newest deliveries about a repository of a source without a connection, by its URL."""
+    repository = next(iter(source_repositories.at(conn, text)), None) if ":" in text else None
+    if repository is None:
+        raise NotFound(f"No delivery, execution, commit or repository matches {what!r}")
+    page = _page(conn, connection=repository.source, limit=_MAX_SEARCHED)
+    about = [found for found in page if (found.repository or {}).get("id") == repository.repository]
+    if about:
+        return list(reversed(about[:_MAX_OF_REPOSITORY]))
+    source, reason = sources.get(conn, repository.source), repository.reason
+    raise NotFound(
+        f"no deliveries about {repository.full_name}, a repository of the source {source.name} without a"
+        f" connection: {reason or 'its rules have not decided yet'}"
+    )
 
 
 def _newest_of(conn: sqlalchemy.Connection, connection: str) -> Iterator[Found]:

@@ -150,7 +150,7 @@ class Sources:
     async def update_source(self, request: Request) -> SourceView:
         """`PATCH /sources/{id}`: change the given fields; the rules decide again about all repositories.
 
-        Connections that the rules have made keep their settings, and stay.
+        The connections that they have made get the settings of their rule, and stay if no rule matches now.
         """
         id_or_name = request.path_params["id"]
         given = await read(request, SourceChange)

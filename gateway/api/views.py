@@ -208,6 +208,14 @@ class DeliveryView(View):
     )
     name: str = Field(description="the name of the connection; `unknown connection` if it never existed")
     is_orphan: bool = Field(description="whether the connection was deleted, or never existed")
+    is_of_source: bool = Field(
+        description="whether `connection` and `name` are those of a source: the delivery is about a"
+        " repository without a connection"
+    )
+    is_waiting: bool = Field(
+        description="whether it waits for the rules of its source: if they connect its repository, it becomes"
+        " a delivery to that connection, with the same id"
+    )
     provider: Provider | None = Field(
         description="the kind of git server; null only if the connection never existed"
     )
@@ -253,6 +261,7 @@ class DeliveryView(View):
             recorded,
             connection=recorded.connection or "",
             name=recorded.name or "unknown connection",
+            is_waiting=False,
             source="webhook",
             received_at=recorded.first_at,
             verdict=refusals.VERDICT,

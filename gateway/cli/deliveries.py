@@ -75,8 +75,9 @@ def _show(client: Client, delivery: Any) -> None:
 
     repository = delivery["repository"] or {}
     is_orphan = ", deleted" if delivery["is_orphan"] else ""
+    what = "source" if delivery["is_of_source"] else "connection"
     facts = {
-        "connection": f"{delivery['name']} ({delivery['connection']}{is_orphan})",
+        what: f"{delivery['name']} ({delivery['connection']}{is_orphan})",
         "provider": delivery["provider"],
         "event": delivery["event"],
         "id at the provider": delivery["provider_delivery_id"],

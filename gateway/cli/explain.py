@@ -17,16 +17,25 @@ def delivery_tree(delivery: Mapping[str, Any]) -> Tree:
         return tree
     is_found = delivery["source"] == "reconciliation"
     source = "by reconciliation" if is_found else f"from {delivery['provider']}"
-    event = f"{source}: {delivery['event']}, for connection {delivery['connection']}"
+    kind = "source" if delivery["is_of_source"] else "connection"
+    event = f"{source}: {delivery['event']}, for {kind} {delivery['connection']}"
     tree.add(f"received {delivery['received_at']} {escape(event)}")
     if delivery["secret_made_at"] is not None:
         tree.add(f"verified with the secret created {delivery['secret_made_at']}")
     elif not is_found:
         tree.add("verified with a secret that is no longer stored")
-    tree.add(coloured(delivery["verdict"]) + _because(delivery))
+    tree.add(_verdict(delivery) + _because(delivery))
     for update in delivery["updates"]:
         _add_update(tree, update, delivery["executions"])
     return tree
+
+
+def _verdict(delivery: Mapping[str, Any]) -> str:
+    if delivery["is_waiting"]:
+        return coloured("waiting")
+    if delivery["is_of_source"] and delivery["verdict"] == "ignored":
+        return f"the source {escape(delivery['name'])} {coloured('ignored')} it"
+    return coloured(delivery["verdict"])
 
 
 def _add_refusal(tree: Tree, delivery: Mapping[str, Any], refusal: Mapping[str, Any]) -> None:

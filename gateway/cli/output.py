@@ -43,6 +43,7 @@ _COLOURS = {
     "ignored": "cyan",
     "dropped": "cyan",
     "pending": "yellow",
+    "waiting": "yellow",
     "undeliverable": "red",
     "refused": "red",
     "unreadable": "red",
@@ -118,7 +119,7 @@ def delivery_row(delivery: Any) -> list[str]:
         delivery["id"],
         local_time(delivery["received_at"]),
         escape(delivery["event"]),
-        coloured(delivery["verdict"]),
+        coloured("waiting" if delivery["is_waiting"] else delivery["verdict"]),
         "\n".join(moves) or escape(delivery["reason"] or ""),
     ]
 

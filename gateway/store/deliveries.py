@@ -17,6 +17,7 @@ from gateway.store.tables import (
     ref_updates,
     secrets,
     update_attempts,
+    waiting_deliveries,
 )
 from providers.model import RefUpdate
 
@@ -66,13 +67,17 @@ class RecordedUpdate:
 class RecordedDelivery:
     """A stored delivery. `secret_made_at` identifies the secret that verified it, as long as that exists.
 
-    `name` is the name of its connection; `is_orphan` is True if the connection was deleted.
+    `name` is the name of its connection; `is_orphan` is True if the connection was deleted. It may be a
+    source, if `is_of_source`: the delivery is then about a repository without a connection, and `is_waiting`
+    until the rules of the source have decided.
     """
 
     id: str
     connection: str
     name: str
     is_orphan: bool
+    is_of_source: bool
+    is_waiting: bool
     provider: str
     source: str
     event: str
@@ -165,8 +170,9 @@ def _listing() -> Any:
     columns = [column for column in deliveries.c if column.name not in {"body", "headers", "secret"}]
     made_at = secrets.c.created_at.label("secret_made_at")
     source = deliveries.join(connections).outerjoin(secrets, secrets.c.id == deliveries.c.secret)
-    whose = connections.c.provider, connections.c.name, connections.c.deleted_at
-    return select(*columns, *whose, made_at).select_from(source)
+    whose = connections.c.provider, connections.c.name, connections.c.kind, connections.c.deleted_at
+    waiting = select(waiting_deliveries.c.delivery).where(waiting_deliveries.c.delivery == deliveries.c.id)
+    return select(*columns, *whose, made_at, waiting.exists().label("is_waiting")).select_from(source)
 
 
 def _recorded(conn: sqlalchemy.Connection, rows: Sequence[Row[Any]]) -> list[RecordedDelivery]:
@@ -177,7 +183,13 @@ def _recorded(conn: sqlalchemy.Connection, rows: Sequence[Row[Any]]) -> list[Rec
     for row in conn.execute(query):
         moves[row.delivery].append(_recorded_update(row, attempts.get(row.seq, ())))
     return [
-        from_row(RecordedDelivery, row, is_orphan=row.deleted_at is not None, updates=tuple(moves[row.id]))
+        from_row(
+            RecordedDelivery,
+            row,
+            is_orphan=row.deleted_at is not None,
+            is_of_source=row.kind == "source",
+            updates=tuple(moves[row.id]),
+        )
         for row in rows
     ]
 

@@ -66,13 +66,15 @@ class Refusal:
 class RecordedRefusal(Refusal):
     """A stored refusal, with what is known about the connection that the URL names.
 
-    `name` and `provider` are None if it never existed; `is_orphan` is True then, and if it was deleted.
+    `name` and `provider` are None if it never existed; `is_orphan` is True then, and if it was deleted. It is
+    a source if `is_of_source`.
     """
 
     id: str
     name: str | None
     provider: str | None
     is_orphan: bool
+    is_of_source: bool
 
 
 def record(conn: sqlalchemy.Connection, found: Sequence[Refusal]) -> None:
@@ -180,10 +182,11 @@ def _row(key: str, refusal: Refusal, stored: Row[Any] | None, live: set[str]) ->
 
 def _listing() -> Select[Any]:
     columns = [column for column in refusals.c if column.name not in {"key", "connection", "requested"}]
-    whose = connections.c.name, connections.c.provider, connections.c.deleted_at
+    whose = connections.c.name, connections.c.provider, connections.c.kind, connections.c.deleted_at
     source = refusals.outerjoin(connections, connections.c.id == _NAMED)
     return select(*columns, _NAMED.label("connection"), *whose).select_from(source)
 
 
 def _recorded(row: Row[Any]) -> RecordedRefusal:
-    return from_row(RecordedRefusal, row, is_orphan=row.name is None or row.deleted_at is not None)
+    is_orphan = row.name is None or row.deleted_at is not None
+    return from_row(RecordedRefusal, row, is_orphan=is_orphan, is_of_source=row.kind == "source")

@@ -11,7 +11,7 @@ from gateway.cli.connections_file import compare, read_file
 from gateway.errors import Invalid
 from testing.github import REPOSITORY_ID, push_payload
 from testing.records import A, B
-from testing.service import Service, run_pushgate
+from testing.service import Service, run_pushgate, wait_for
 
 FILE = """\
 sources:
@@ -83,6 +83,22 @@ def test_a_source_by_commands(web: Service, tmp_path: Path) -> None:
     assert [one["name"] for one in web.api.get("/sources")["items"]] == ["git.example"]
 
 
+def test_what_a_source_ignores_is_explained(service: Service) -> None:
+    """By the delivery, and by the address of the repository."""
+    run(service, "source", "add", "github", "--org", "acme", "--match", "ml-*")
+    [source] = service.api.get("/sources")["items"]
+    secret = service.api.send("POST", "/sources/acme/rotate-secret")["secret"]
+    payload = push_payload(url=URL, full_name="acme/digits", ref="refs/heads/main", before=A, after=B)
+    _, answer = service.deliver({"path": f"/hooks/{source['id']}", "secret": secret}, payload)
+    wait_for(
+        lambda: service.api.get("/sources/acme/repositories", state="ignored")["items"], "the rules decide"
+    )
+    explained = run(service, "explain", answer["delivery"])
+    assert "the source acme ignored it: no rule matches digits" in explained
+    assert run(service, "explain", URL) == explained
+    assert "no rule matches digits" in run(service, "source", "repositories", "acme")
+
+
 def test_a_file_makes_sources_and_then_nothing_more(web: Service, tmp_path: Path) -> None:
     """Only a file with sources prunes sources, and never a connection that a source has made."""
     file = tmp_path / "connections.yaml"
@@ -105,7 +121,7 @@ def test_a_file_makes_sources_and_then_nothing_more(web: Service, tmp_path: Path
 
 def test_pruning_leaves_the_connections_of_sources_alone() -> None:
     """Their rules make and keep them."""
-    present = [
+    present: list[dict[str, Any]] = [
         {"name": "acme/digits", "id": "1", "source": {"id": "5", "name": "acme"}},
         {"name": "letters", "id": "2", "source": None},
     ]

@@ -13,7 +13,7 @@ import zstandard
 
 from gateway.fetch.credentials import Remote
 from gateway.packages.builder import Format, Packed, Packer
-from gateway.packages.submodules import Submodules
+from gateway.packages.submodules import Submodules, submodule_remote
 from gateway.packages.tree import Tree, TreeReader
 from testing.fetching import Fetching
 from testing.git_host import ENVIRONMENT, WorkTree
@@ -54,10 +54,10 @@ class Packing:
     ) -> Tree:
         """Read the tree of a commit in a mirror."""
 
-        async def remote() -> Remote:
-            return Remote(url=url)
+        async def remote_of(submodule: str) -> Remote:
+            return submodule_remote(Remote(url=url), submodule)
 
-        submodules = Submodules(self._fetching.mirrors, "c1", remote)
+        submodules = Submodules(self._fetching.mirrors, "c1", remote_of)
         return asyncio.run(
             self._reader.read(mirror, commit=commit, url=url, fetch=submodules.fetch, manifest=manifest)
         )

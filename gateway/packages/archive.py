@@ -56,16 +56,16 @@ class Packages:
     folder: Path
 
     async def ready(
-        self, connection: Connection, commit: str, remote: Callable[[], Awaitable[Remote]]
+        self, connection: Connection, commit: str, remote_of: Callable[[str], Awaitable[Remote]]
     ) -> Ready:
         """Return the package of a commit that the connection's mirror has; build it if it is not stored.
 
-        Submodules are fetched with the credentials of `remote`. Raises `ObjectUnusable` if no package is
+        `remote_of` returns the remote of a submodule by its URL. Raises `ObjectUnusable` if no package is
         possible, `RemoteUnavailable` if a later try may succeed.
         """
         try:
             found = await self._stored(connection, commit)
-            kept, build = found or await self._build(connection, commit, remote)
+            kept, build = found or await self._build(connection, commit, remote_of)
         except PackageStorageUnavailable as error:
             raise RemoteUnavailable(f"the package cannot be stored: {error}") from error
         planned = PlannedPackage(id=kept.id, format=kept.format, sha256=kept.sha256, size=kept.size)
@@ -95,10 +95,10 @@ class Packages:
         return None
 
     async def _build(
-        self, connection: Connection, commit: str, remote: Callable[[], Awaitable[Remote]]
+        self, connection: Connection, commit: str, remote_of: Callable[[str], Awaitable[Remote]]
     ) -> tuple[KeptPackage, Build]:
         started = time.monotonic()
-        submodules = Submodules(self.mirrors, connection.id, remote)
+        submodules = Submodules(self.mirrors, connection.id, remote_of)
         path = self.folder / f"{secrets.token_hex(8)}.part"
         try:
             tree = await self.reader.read(

@@ -40,11 +40,13 @@ class ModuleConfig:
 class Submodules:
     """Fetches the submodules of a connection, each URL into a mirror of its own."""
 
-    def __init__(self, mirrors: Mirrors, connection: str, remote: Callable[[], Awaitable[Remote]]) -> None:
-        """Keep them beside the connection's own mirror, and fetch them with the credentials of `remote`."""
+    def __init__(
+        self, mirrors: Mirrors, connection: str, remote_of: Callable[[str], Awaitable[Remote]]
+    ) -> None:
+        """Keep them beside the connection's own mirror. `remote_of` returns the remote of a URL."""
         self._mirrors = mirrors
         self._connection = connection
-        self._remote = remote
+        self._remote_of = remote_of
         self.mirrors_used: list[str] = []
 
     async def fetch(self, url: str, commit: str) -> Path:
@@ -54,7 +56,7 @@ class Submodules:
         """
         name = f"{self._connection}-{sha256(url.encode()).hexdigest()[:_URL_DIGITS]}"
         wanted = Wanted(ref=f"refs/pushgate/{commit}", id=commit)
-        remote = submodule_remote(await self._remote(), url)
+        remote = await self._remote_of(url)
         failed = await self._mirrors.update(connection=name, remote=remote, wanted=[wanted])
         if commit in failed:
             raise failed[commit]

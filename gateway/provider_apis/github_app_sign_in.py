@@ -103,14 +103,15 @@ class GitHubApps:
         identity, app = unsealed.identity, AppIdentity(unsealed=unsealed, clock=self.clock)
         permissions = _PERMISSIONS[use.purpose, use.place.scope]
         path = github_app.path_of(use.place)
-        owner, _, repository = path.partition("/")
+        owner, _, name = path.partition("/")
+        repository = name if use.place.scope == "repository" else None
 
         async def run(operation: Operation[T]) -> T:
             return await self.apis.run(operation, base_url=api_url(identity, use.place), identity=app)
 
         async def obtain(installation: int) -> InstallationToken:
             return await run(
-                github_app.access_token(installation, permissions=permissions, repository=repository or None)
+                github_app.access_token(installation, permissions=permissions, repository=repository)
             )
 
         # An App has one installation at an owner.

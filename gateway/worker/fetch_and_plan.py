@@ -110,9 +110,9 @@ class FetchAndPlan:
         triggers: Sequence[Trigger],
     ) -> Settlement:
         """Return the settlement with the planned requests for the commit's package."""
-        remote = partial(self.remotes.of, connection)
+        remote_of = partial(self.remotes.of_submodule, connection)
         try:
-            ready = await self.packages.ready(connection, commit, remote)
+            ready = await self.packages.ready(connection, commit, remote_of)
         except ObjectUnusable as error:
             # No other triggers would make a package possible: no facts are stored for a dry run.
             failures = {**planned.failures, **{request.trigger: str(error) for request in planned.requests}}

@@ -1,7 +1,7 @@
 """The remotes of connections, with their credentials."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import sqlalchemy
@@ -11,8 +11,9 @@ from gateway.errors import NotFound, RemoteRefuses, RemoteUnavailable, SettingEr
 from gateway.fetch.credentials import Remote, from_json
 from gateway.fetch.mirror import Mirrors
 from gateway.fetch.reasons import local_failures
-from gateway.fetch.urls import is_ssh
-from gateway.provider_apis.operation import ApiError
+from gateway.fetch.urls import is_ssh, target
+from gateway.packages.submodules import submodule_remote
+from gateway.provider_apis.operation import ApiError, ApiRefused
 from gateway.provider_apis.sign_in import SignedIn, SignIn, Use
 from gateway.provider_apis.webhooks import Place
 from gateway.store import connections, identities
@@ -34,6 +35,20 @@ class Remotes:
         remote, _ = await self._open(connection)
         return remote
 
+    async def of_submodule(self, connection: Connection, url: str) -> Remote:
+        """Return the remote of a submodule, with the credentials that it may have.
+
+        A token may be for one repository. Then a submodule has its own, or none, because it may be public.
+        Raises `RemoteUnavailable`.
+        """
+        with _failures():
+            remote, identity = await self.database.read(self._access, connection=connection)
+            if identity is not None and target(url) == target(connection.url):
+                signed_in = self.sign_in.identity(identity, Use(Place(url), "fetch"))
+                with suppress(ApiRefused):
+                    remote = replace(remote, credentials=await signed_in.git_credentials())
+        return submodule_remote(remote, url)
+
     @asynccontextmanager
     async def opened(self, connection: Connection) -> AsyncIterator[Remote]:
         """Return a connection's remote for the block. If it refuses a short-lived token, the next is another.
@@ -49,14 +64,12 @@ class Remotes:
             raise
 
     async def _open(self, connection: Connection) -> tuple[Remote, SignedIn | None]:
-        try:
+        with _failures():
             remote, identity = await self.database.read(self._access, connection=connection)
             if identity is None:
                 return remote, None
             signed_in = self.sign_in.identity(identity, Use(Place(connection.url), "fetch"))
             return replace(remote, credentials=await signed_in.git_credentials()), signed_in
-        except (SettingError, NotFound, ApiError) as error:
-            raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error
 
     def _access(
         self, conn: sqlalchemy.Connection, connection: Connection
@@ -78,3 +91,12 @@ class Remotes:
         """Return the short name of the remote's default branch, if it has one. Raises `FetchError`."""
         with local_failures():
             return await self.mirrors.default_branch(await self.of(connection))
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Turn the failures to obtain credentials into `RemoteUnavailable`."""
+    try:
+        yield
+    except (SettingError, NotFound, ApiError) as error:
+        raise RemoteUnavailable(f"the remote cannot be fetched: {error}") from error

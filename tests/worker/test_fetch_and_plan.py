@@ -129,6 +129,10 @@ class Rooms:
         )
         return Ready(package=package, submodules=(), warnings=self.warnings)
 
+    async def of_submodule(self, _connection: Connection, _url: str) -> Remote:
+        """See `Remotes.of_submodule`."""
+        return REMOTE
+
     async def of(self, _connection: Connection) -> Remote:
         """See `Remotes.of`."""
         return REMOTE

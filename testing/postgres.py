@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import psycopg
+from psycopg.sql import SQL, Identifier
 
 from gateway.store.database import Database
 from testing.ports import free_ports
@@ -43,9 +44,10 @@ class Postgres(Server):
 
     def database(self, *, like: str = "template1") -> str:
         """Make a database, empty or as a copy of the one at the URL `like`; return its URL."""
-        name = f"test{next(self._names)}"
-        template = f"--template={like.rpartition('/')[2]}"
-        self._run("createdb", "--host", "127.0.0.1", "--port", str(self._port), template, name)
+        name, template = f"test{next(self._names)}", like.rpartition("/")[2]
+        with psycopg.connect(self.administration, autocommit=True) as server:
+            create = SQL("CREATE DATABASE {} TEMPLATE {}")
+            server.execute(create.format(Identifier(name), Identifier(template)))
         return f"postgresql://pushgate:{self.password}@{self.address}/{name}"
 
     @property

@@ -6,10 +6,12 @@ import os
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,16 +102,20 @@ def test_executions_are_followed_as_they_come(service: Service, project: Project
     assert json.loads(lines[0])["message"]["execution"]["name"] == "train"
 
 
-def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, project: Project) -> None:
+def test_a_follower_goes_on_when_the_gateway_starts_again(
+    service: Service, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It continues where it stopped, with a message; a gateway that stays down is an error."""
     connection = service.connect(project.url, "train@*")
     seen: list[str] = []
     interruptions: list[str] = []
     ended: list[Exception] = []
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=time.sleep)
+    monkeypatch.setattr("gateway.cli.api_client.time", clock)
 
     def follow() -> None:
         try:
-            followed = service.api.executions(interrupted=interruptions.append, patience=20)
+            followed = service.api.executions(interrupted=interruptions.append, patience=WAIT_SECONDS)
             seen.extend(one["message"]["ref"]["name"] for one in followed)
         except ApiError as error:
             ended.append(error)
@@ -132,6 +138,7 @@ def test_a_follower_goes_on_when_the_gateway_starts_again(service: Service, proj
     wait_for(lambda: "after" in seen, "the follower has gone on")
     assert len(seen) == len(set(seen))
     service.kill()
+    clock.monotonic = lambda: time.monotonic() + WAIT_SECONDS
     follower.join(WAIT_SECONDS)
     assert "cannot reach the gateway" in str(ended[0])
 

@@ -13,6 +13,7 @@ from gateway.store.ids import connection_id
 from gateway.store.leading import Leading
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
 from testing.postgres import Postgres, end_all_connections, url_of
+from testing.service import wait_for
 
 COUNTS = (2, 4, 8, 16)
 IDS = [*(f"{digit:x}1" for digit in range(16)), connection_id(), "", "A1", "F1", "g", "~", "-", "ö"]
@@ -76,7 +77,7 @@ def test_processes_share_the_lanes_and_take_them_over(processes: list[Database])
     asyncio.run(third.step_down(Lock.RELAY, PublishingLane(1, 4)))
     assert led(first, 4) == [0, 1, 2, 3]
     first.close()
-    assert led(third, 4) == [0, 1, 2, 3]
+    wait_for(lambda: led(third, 4) == [0, 1, 2, 3], "the server has noticed that the first has left")
     end_all_connections(url_of(second))
     assert led(second, 4) == [0, 1, 2, 3]
     assert led(third, 4) == []
@@ -88,14 +89,15 @@ def test_different_numbers_of_lanes_never_overlap(processes: list[Database]) -> 
     assert led(one, 1) == [0]
     assert led(two, 2) == led(four, 4) == []
     one.close()
-    assert asyncio.run(four.is_leader(Lock.RELAY, PublishingLane(2, 4)))
+    lane = PublishingLane(2, 4)
+    wait_for(lambda: asyncio.run(four.is_leader(Lock.RELAY, lane)), "the server has noticed that it left")
     assert led(two, 2) == [0]
     assert led(four, 4) == [2, 3]
     with two.reading() as conn:
         assert not two.may_lead(conn, Lock.RELAY, SINGLE)
         assert not two.may_lead(conn, Lock.RELAY, PublishingLane(1, 2))
     two.close()
-    assert led(four, 4) == [0, 1, 2, 3]
+    wait_for(lambda: led(four, 4) == [0, 1, 2, 3], "the server has noticed that it has left")
 
 
 def test_a_process_has_one_connection_for_all_its_locks(processes: list[Database]) -> None:

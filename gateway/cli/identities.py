@@ -126,7 +126,9 @@ def renew(
     if as_json:
         print_json(changed)
     else:
-        out.print(f"The new {' '.join(secret).replace('_', ' ')} is used from now on.")
+        [field] = secret
+        noun = field.removeprefix("private_").replace("_", " ")
+        out.print(f"The new {noun} is used from now on.")
 
 
 @app.command("list")

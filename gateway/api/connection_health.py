@@ -37,6 +37,7 @@ _DIFFERENCES: Mapping[str, tuple[State, str]] = {
     "branch filter": ("warning", "The webhook at the provider leaves out some branches."),
     "doubled": ("warning", "The provider has this connection's webhook more than once."),
 }
+_FOR_PEOPLE = {"missing events", "missing permissions"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,10 @@ def _of_webhook(connection: Connection, facts: ConnectionFacts, *, now: datetime
             reason=f"No worker has checked the webhook {last}.",
             repair="Check that a process with the role all or worker is running and not overloaded.",
         )
+    if known.advice is not None:
+        reason = "The GitHub App of the webhook lacks events or permissions."
+        repair = _sentence(known.advice)
+        yield Finding(what="webhook", state="warning", reason=reason, repair=repair)
     for state, reason in _differences(known, facts):
         yield Finding(what="webhook", state=state, reason=reason, repair=_repair(connection, "Run"))
     yield from _of_answers(known, facts, now=now)
@@ -106,6 +111,8 @@ def _of_webhook(connection: Connection, facts: ConnectionFacts, *, now: datetime
 def _differences(known: Registration, facts: ConnectionFacts) -> Iterator[tuple[State, str]]:
     """Return the differences between the webhook at the provider and the one that is needed."""
     for difference in known.differences:
+        if known.advice is not None and difference in _FOR_PEOPLE:
+            continue
         yield _DIFFERENCES.get(difference, ("warning", f"The webhook at the provider differs: {difference}."))
     newest = facts.webhook_secrets[0] if facts.webhook_secrets else None
     if newest is None or known.registered_at is None or known.webhook is None:

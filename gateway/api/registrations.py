@@ -47,7 +47,12 @@ class RegistrationView(View):
     url: str | None = Field(description="the URL that the provider sends to")
     differences: Sequence[str] = Field(
         description="what differs from the webhook that is needed: `missing`, `switched off`, `wrong URL`,"
-        " `no secret`, `wrong secret`, `missing events`, `branch filter`, `doubled`; empty if none was found"
+        " `no secret`, `wrong secret`, `missing events`, `missing permissions` of a GitHub App,"
+        " `branch filter`, `doubled`; empty if none was found"
+    )
+    advice: str | None = Field(
+        description="what only a person can correct at the provider, such as the events of a GitHub App, as a"
+        " sentence without a full stop; null if nothing is known"
     )
     problem: str | None = Field(
         description="the result of the provider's last delivery, if it failed and the provider shows it"
@@ -142,7 +147,7 @@ class Registrations:
         """`POST /sources/{id}/webhook`: register the webhook at the provider, or repair it, and wait.
 
         The source needs an identity with the right to it. As for the webhook of a connection, the newest
-        secret is set, and webhooks of others are left alone.
+        secret is set, and webhooks of others are left alone. With a GitHub App, the webhook is the App's own.
         """
         return await self._requested(request, _source, "register")
 
@@ -151,7 +156,10 @@ class Registrations:
         return await self._requested(request, _source, "check")
 
     async def remove_source_webhook(self, request: Request) -> RegistrationView:
-        """`DELETE /sources/{id}/webhook`: remove the webhook at the provider; later checks end."""
+        """`DELETE /sources/{id}/webhook`: remove the webhook at the provider; later checks end.
+
+        The webhook of a GitHub App stays, because an App cannot be without one.
+        """
         return await self._requested(request, _source, "remove")
 
     async def _requested(self, request: Request, find: "_Find", task: Task) -> RegistrationView:

@@ -16,8 +16,10 @@ app = typer.Typer()
 WAIT_SECONDS = 15
 _POLL_SECONDS = 0.1
 # What is shown of a webhook that cannot be checked.
-_UNCHECKED: Mapping[str, Any] = {"differences": [], "problem": None, "reason": None}
+_UNCHECKED: Mapping[str, Any] = {"differences": [], "problem": None, "reason": None, "advice": None}
 _BAD = {"warning", "failing"}
+# Differences that `doctor --fix` leaves if a person has to correct them.
+_FOR_PEOPLE = {"missing events", "missing permissions"}
 
 
 @app.command()
@@ -155,9 +157,11 @@ def _checked(client: Client, path: str, shown: Any, *, fix: bool) -> Any:
 
 def _health_of_source(source: Any, webhook: Any) -> Any:
     """Return what is not in order with a source, in the form of the health of a connection."""
-    differences, problem = ", ".join(webhook["differences"]), webhook["problem"]
-    name = source["name"]
+    advice, problem, name = webhook["advice"], webhook["problem"], source["name"]
+    ours = [one for one in webhook["differences"] if advice is None or one not in _FOR_PEOPLE]
+    differences = ", ".join(ours)
     found = {
+        "The GitHub App of the webhook lacks events or permissions.": f"{advice}." if advice else None,
         f"The webhook of the source differs: {differences}.": f"Run `pushgate doctor {name} --fix`."
         if differences
         else None,

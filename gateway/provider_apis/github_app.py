@@ -15,10 +15,27 @@ from gateway.provider_apis.delivery_log import LogPage
 from gateway.provider_apis.github import Repository, listed, log_page, next_page, request_attempt
 from gateway.provider_apis.operation import ApiRequest, Operation
 from gateway.provider_apis.webhooks import ListedRepository, Place
-from providers.clone_urls import host_and_path
+from providers.clone_urls import host_and_path, server_url
 
 _AS_APP = "the private key of the App"
 _HOOK = "/app/hook"
+_LEVELS = ("none", "read", "write", "admin")
+# As the settings of an App show them.
+_NAMES = {
+    "contents": "Contents",
+    "merge_queues": "Merge queues",
+    "metadata": "Metadata",
+    "organization_hooks": "Organization permissions: Webhooks",
+    "pull_requests": "Pull requests",
+    "repository_hooks": "Webhooks",
+}
+
+
+class Owner(BaseModel):
+    """The owner of an App. That of an enterprise has no login."""
+
+    login: str = ""
+    type: str = ""
 
 
 class App(BaseModel):
@@ -28,8 +45,18 @@ class App(BaseModel):
     slug: str
     name: str
     html_url: str
+    owner: Owner = Owner()
     permissions: Mapping[str, str] = {}
     events: Sequence[str] = ()
+
+    @property
+    def settings_page(self) -> str:
+        """The address of the settings that only people can change."""
+        if not self.owner.login:
+            return self.html_url
+        is_organization = self.owner.type == "Organization"
+        owner = f"organizations/{self.owner.login}/" if is_organization else ""
+        return f"{server_url(self.html_url)}/{owner}settings/apps/{self.slug}"
 
 
 class NewApp(BaseModel):
@@ -76,6 +103,15 @@ class _Repositories(BaseModel):
 def path_of(place: Place) -> str:
     """Return the full name of a repository, or the name of an owner."""
     return host_and_path(place.url)[1] if place.scope == "repository" else place.owner("github").name
+
+
+def lacking(needed: Mapping[str, str], granted: Mapping[str, str]) -> list[str]:
+    """Return the permissions that are needed and not granted, as the settings of an App show them."""
+    return [
+        f"“{_NAMES[name]}: {'read and write' if level == 'write' else 'read-only'}”"
+        for name, level in needed.items()
+        if _LEVELS.index(granted.get(name, "none")) < _LEVELS.index(level)
+    ]
 
 
 def app() -> Operation[App]:

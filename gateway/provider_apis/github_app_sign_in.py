@@ -31,19 +31,11 @@ _BACKDATED = timedelta(minutes=1)
 _LIFETIME = timedelta(minutes=9)
 _GIT_USER = "x-access-token"
 _NO_APP = "Integration not found"
-_LEVELS = ("none", "read", "write", "admin")
 _PERMISSIONS: Mapping[tuple[Purpose, Scope], Mapping[str, str]] = {
     ("fetch", "repository"): {"contents": "read", "metadata": "read"},
     ("webhooks", "repository"): {"repository_hooks": "write", "metadata": "read"},
     ("fetch", "owner"): {"metadata": "read"},
     ("webhooks", "owner"): {"organization_hooks": "write"},
-}
-# As the settings of an App show them.
-_NAMES = {
-    "contents": "Contents",
-    "metadata": "Metadata",
-    "organization_hooks": "Organization permissions: Webhooks",
-    "repository_hooks": "Webhooks",
 }
 
 
@@ -96,7 +88,7 @@ class GitHubApps:
         try:
             made = await self._obtain(unsealed, use)
         except ApiRefused as error:
-            raise _explained(error, unsealed.identity, now=self.clock()) from None
+            raise explained(error, unsealed.identity, now=self.clock()) from None
         return AccessToken(value=made.token, expires_at=made.expires_at)
 
     async def _obtain(self, unsealed: Unsealed, use: Use) -> InstallationToken:
@@ -171,11 +163,7 @@ def _refused(error: ApiRefused, found: Installation, permissions: Mapping[str, s
             f" {found.html_url}",
             status=error.status,
         )
-    missing = [
-        f"“{_NAMES[name]}: {'read and write' if level == 'write' else 'read-only'}”"
-        for name, level in permissions.items()
-        if _LEVELS.index(found.permissions.get(name, "none")) < _LEVELS.index(level)
-    ]
+    missing = github_app.lacking(permissions, found.permissions)
     if not missing:
         return error
     text = (
@@ -187,7 +175,7 @@ def _refused(error: ApiRefused, found: Installation, permissions: Mapping[str, s
     return ApiRefused(text, status=error.status)
 
 
-def _explained(error: ApiRefused, identity: Identity, *, now: datetime) -> ApiRefused:
+def explained(error: ApiRefused, identity: Identity, *, now: datetime) -> ApiRefused:
     """Return a refusal of an App's own requests in words that name the key, the clock or the App."""
     app = f"the GitHub App {identity.settings['app_id']} of the identity {identity.name}"
     if error.status == HTTPStatus.UNAUTHORIZED and "claim" in error.said:

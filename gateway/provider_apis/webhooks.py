@@ -84,7 +84,9 @@ class RegisteredWebhook:
 
     `has_secret` and `has_signing_secret` are None if the provider does not show them. If `is_filtered`, some
     branches are not reported. `problem` is the provider's last result in its own words, None if the last
-    delivery succeeded, or if the provider does not show it.
+    delivery succeeded, or if the provider does not show it. `advice` says what only a person can correct, as
+    a sentence without a full stop; of the differences, those are its events and, if it `lacks_permissions`,
+    the permissions.
     """
 
     id: str
@@ -95,9 +97,33 @@ class RegisteredWebhook:
     has_signing_secret: bool | None = None
     is_filtered: bool = False
     problem: str | None = None
+    lacks_permissions: bool = False
+    advice: str | None = None
 
 
-class ProviderApi(Protocol):
+class WebhookApi(Protocol):
+    """The operations on the webhooks of a place. Every function is pure."""
+
+    def webhooks(self, place: Place) -> Operation[Sequence[RegisteredWebhook]]:
+        """Return all webhooks of a place."""
+
+    def create(self, place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
+        """Create a webhook."""
+
+    def change(self, place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
+        """Set URL, secret and events of a webhook, for all branches, and activate it.
+
+        Where the API cannot change a secret, the result is another webhook in its place, with another id.
+        """
+
+    def delete(self, place: Place, webhook_id: str) -> Operation[None]:
+        """Delete a webhook, or do nothing if it is gone."""
+
+    def test(self, place: Place, webhook_id: str) -> Operation[bool]:
+        """Request a test delivery that executes nothing; return False if the provider has none."""
+
+
+class ProviderApi(WebhookApi, Protocol):
     """The functions that each provider's module has. Every function is pure."""
 
     EVENTS: frozenset[str]
@@ -121,24 +147,6 @@ class ProviderApi(Protocol):
     def authorization(self, token: str, *, user: str | None = None) -> Mapping[str, str]:
         """Return the headers with a token, for a user where the provider wants one."""
 
-    def webhooks(self, place: Place) -> Operation[Sequence[RegisteredWebhook]]:
-        """Return all webhooks of a place."""
-
-    def create(self, place: Place, webhook: Webhook) -> Operation[RegisteredWebhook]:
-        """Create a webhook."""
-
-    def change(self, place: Place, webhook_id: str, webhook: Webhook) -> Operation[RegisteredWebhook]:
-        """Set URL, secret and events of a webhook, for all branches, and activate it.
-
-        Where the API cannot change a secret, the result is another webhook in its place, with another id.
-        """
-
-    def delete(self, place: Place, webhook_id: str) -> Operation[None]:
-        """Delete a webhook, or do nothing if it is gone."""
-
-    def test(self, place: Place, webhook_id: str) -> Operation[bool]:
-        """Request a test delivery that executes nothing; return False if the provider has none."""
-
     def repositories(self, place: Place) -> Operation[Sequence[ListedRepository]]:
         """Return all repositories of an owner or a server that the identity may see."""
 
@@ -156,6 +164,7 @@ Difference = Literal[
     "no secret",
     "wrong secret",
     "missing events",
+    "missing permissions",
     "branch filter",
     "doubled",
 ]
@@ -180,8 +189,8 @@ def compare(
 
     Ours are those with its URL, or with one of the connection's earlier URLs; all others are left alone.
     """
-    addresses = {_address(url) for url in (wanted.url, *earlier_urls)}
-    ours = [hook for hook in registered if _address(hook.url) in addresses]
+    addresses = {address(url) for url in (wanted.url, *earlier_urls)}
+    ours = [hook for hook in registered if address(hook.url) in addresses]
     ours.sort(key=lambda hook: (hook.url != wanted.url, not hook.is_active, not hook.events >= wanted.events))
     if not ours:
         return Repair(keep=None, remove=(), differences=("missing",))
@@ -194,6 +203,7 @@ def compare(
         and keep.has_signing_secret is False
         and wanted.has_signing_secret,
         "missing events": not keep.events >= wanted.events,
+        "missing permissions": keep.lacks_permissions,
         "branch filter": keep.is_filtered,
         "doubled": bool(others),
     }
@@ -201,7 +211,7 @@ def compare(
     return Repair(keep=keep, remove=tuple(others), differences=differences)
 
 
-def _address(url: str) -> tuple[str, str]:
+def address(url: str) -> tuple[str, str]:
     """Return host and path of a webhook's URL. A changed scheme or port is a difference, not another hook."""
     parts = urlsplit(url)
     return (parts.hostname or "").lower(), parts.path.rstrip("/")

@@ -20,7 +20,7 @@ from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
 from gateway.store.identities import Unsealed
 from gateway.store.rows import from_row
-from gateway.store.sources import Scope
+from gateway.store.sources import Scope, former
 from gateway.store.tables import sources, webhook_registrations
 
 Task = Literal["register", "check", "remove"]
@@ -41,6 +41,7 @@ class Registration:
     `webhook` is the provider's id, `url` the webhook's URL; both are None if there is none of ours.
     `problem` is the result of the provider's last delivery, `reason` why the check failed. `registered_at` is
     when the webhook was last registered or repaired, `is_tested` whether that requested a test delivery.
+    `advice` says what only a person can correct at the provider, as a sentence without a full stop.
     """
 
     webhook: str | None = None
@@ -51,6 +52,7 @@ class Registration:
     checked_at: datetime | None = None
     registered_at: datetime | None = None
     is_tested: bool | None = None
+    advice: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,8 @@ class Claimed:
     """A task that is due and was claimed until `due_at`, with what its API requests need.
 
     `scope` is that of a source. Without `identity`, `obstacle` is why the task cannot be carried out. A
-    deleted connection has no secret.
+    deleted connection has no secret. `replaces` has the ids of deleted sources, to which the webhook of a
+    GitHub App may still be sent.
     """
 
     connection: Connection
@@ -70,6 +73,13 @@ class Claimed:
     identity: Unsealed | None = None
     secret: str = field(default="", repr=False)
     obstacle: str | None = None
+    replaces: Sequence[str] = ()
+
+    @property
+    def is_of_app(self) -> bool:
+        """Whether the webhook is a GitHub App's own, which a source with an App has."""
+        is_app = self.identity is not None and self.identity.identity.kind == "github-app"
+        return is_app and self.connection.kind == "source"
 
 
 def request(conn: sqlalchemy.Connection, connection: str, task: Task, *, now: datetime) -> None:
@@ -119,7 +129,10 @@ def _with_credentials(conn: sqlalchemy.Connection, keyring: Keyring, claimed: Cl
     except (NotFound, SettingError) as error:
         return replace(claimed, obstacle=str(error))
     secret = live[0].value.decode() if live else ""
-    return replace(claimed, identity=identity, secret=secret)
+    claimed = replace(claimed, identity=identity, secret=secret)
+    if claimed.is_of_app:
+        return replace(claimed, replaces=former(conn, connection.provider))
+    return claimed
 
 
 def record(

@@ -148,6 +148,13 @@ def names(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, str]:
     return {row.id: row.name for row in conn.execute(query)}
 
 
+def former(conn: sqlalchemy.Connection, provider: str) -> list[str]:
+    """Return the ids of the deleted sources of a provider."""
+    is_deleted = connections.c.deleted_at.is_not(None)
+    query = select(sources.c.connection).join(connections, sources.c.connection == connections.c.id)
+    return list(conn.execute(query.where(is_deleted, connections.c.provider == provider)).scalars())
+
+
 def request_listing(conn: sqlalchemy.Connection, source_id: str, *, now: datetime) -> None:
     """Make the listing of a source's repositories due now. The reason of an earlier failure is forgotten."""
     due = {"due_at": now, "attempts": 0, "reason": None}

@@ -289,6 +289,7 @@ webhook_registrations = Table(
     Column("checked_at", Instant),
     Column("registered_at", Instant),
     Column("is_tested", Boolean),
+    Column("advice", Text),
     Index("ix_webhook_registrations_due_at", "due_at"),
 )
 

@@ -1,7 +1,7 @@
 """Registers the webhooks of connections at their providers, checks them on a schedule, and removes them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,9 +12,11 @@ from gateway.crypto.keyring import Keyring
 from gateway.metrics import WEBHOOK_REPAIRS
 from gateway.provider_apis import registration
 from gateway.provider_apis.apis import APIS, LOGS, LimitedIdentity, ProviderApis
-from gateway.provider_apis.operation import ApiError, ApiLimited, ApiUnavailable, Operation, T
+from gateway.provider_apis.app_webhook import AppWebhook
+from gateway.provider_apis.github_app_sign_in import AppIdentity, explained
+from gateway.provider_apis.operation import ApiError, ApiLimited, ApiRefused, ApiUnavailable, Operation, T
 from gateway.provider_apis.sign_in import SignIn, Use, api_url
-from gateway.provider_apis.webhooks import Place, ProviderApi, Webhook
+from gateway.provider_apis.webhooks import Place, Webhook, WebhookApi
 from gateway.store import redeliveries, registrations
 from gateway.store.database import Database
 from gateway.store.notify import Waiter
@@ -66,7 +68,12 @@ class Registrar:
     async def _carry_out(self, claimed: Claimed) -> None:
         try:
             work = self._work(claimed)
-            await (self._remove(work) if claimed.task == "remove" else self._inspect(work))
+            if claimed.task != "remove":
+                await self._inspect(work)
+            elif claimed.is_of_app:
+                await self._leave(work)
+            else:
+                await self._remove(work)
         except ApiError as error:
             await self._failed(claimed, error)
 
@@ -77,19 +84,25 @@ class Registrar:
         if identity is None or api is None:
             raise ApiError(claimed.obstacle or f"{connection.provider} has no API for webhooks")
         place = Place(connection.url, claimed.scope)
+        # The webhook may have been registered under an earlier public URL.
+        earlier = [known for known in (claimed.known.url,) if known]
+        earlier += [self._url(source) for source in claimed.replaces]
+        signed_in: LimitedIdentity = self.sign_in.identity(identity, Use(place, "webhooks"))
+        url = self._url(connection.id)
+        if claimed.is_of_app:
+            signed_in = AppIdentity(unsealed=identity)
         return _Work(
             claimed=claimed,
-            api=api,
+            api=AppWebhook([url, *earlier]) if claimed.is_of_app else api,
             place=place,
             base_url=api_url(identity.identity, place),
-            identity=self.sign_in.identity(identity, Use(place, "webhooks")),
-            wanted=Webhook(
-                url=f"{self.base_url}/hooks/{connection.id}",
-                secret=claimed.secret,
-                events=api.EVENTS,
-                auth=connection.auth,
-            ),
+            identity=signed_in,
+            wanted=Webhook(url=url, secret=claimed.secret, events=api.EVENTS, auth=connection.auth),
+            earlier_urls=earlier,
         )
+
+    def _url(self, connection: str) -> str:
+        return f"{self.base_url}/hooks/{connection}"
 
     async def _inspect(self, work: "_Work") -> None:
         """Check the webhook, or register it, and record what is there now."""
@@ -99,20 +112,24 @@ class Registrar:
         recorded = Registration(
             webhook=webhook.id if webhook else None,
             url=webhook.url if webhook else None,
-            differences=found.repair.differences if is_check else (),
+            differences=found.differences,
             problem=webhook.problem if webhook else None,
             checked_at=_now(),
             registered_at=known.registered_at if is_check else began,
             is_tested=known.is_tested if is_check else found.is_tested,
+            advice=webhook.advice if webhook else None,
         )
         connection = work.claimed.connection.id
         if not is_check:
             log.info("webhook registered", connection=connection, webhook=recorded.webhook)
             if known.registered_at is not None and found.repair.differences:
                 WEBHOOK_REPAIRS.inc()
-        elif recorded.differences:
+        if recorded.differences:
             log.warning(
-                "webhook is not in order", connection=connection, differences=list(recorded.differences)
+                "webhook is not in order",
+                connection=connection,
+                differences=list(recorded.differences),
+                advice=recorded.advice,
             )
         next_at = _now() + CHECK_EVERY
         await self.database.write(registrations.record, work.claimed, recorded, next_at=next_at, attempts=0)
@@ -123,6 +140,16 @@ class Registrar:
     async def _remove(self, work: "_Work") -> None:
         removed = await work.run(self.apis, registration.unregister)
         log.info("webhook removed", connection=work.claimed.connection.id, webhooks=removed)
+        await self.database.write(registrations.forget, work.claimed)
+
+    async def _leave(self, work: "_Work") -> None:
+        """End the checks of an App's webhook."""
+        log.info(
+            "the webhook of a GitHub App stays, because it cannot be deleted",
+            connection=work.claimed.connection.id,
+            url=work.claimed.known.url,
+            repair="delete the App at GitHub, or set another URL in its settings",
+        )
         await self.database.write(registrations.forget, work.claimed)
 
     async def _failed(self, claimed: Claimed, error: ApiError) -> None:
@@ -154,18 +181,22 @@ class _Work:
     """A claimed task, and what its API requests need."""
 
     claimed: Claimed
-    api: ProviderApi
+    api: WebhookApi
     place: Place
     base_url: str
     identity: LimitedIdentity
     wanted: Webhook
+    earlier_urls: Sequence[str]
 
     async def run(self, apis: ProviderApis, operation: Callable[..., Operation[T]]) -> T:
         """Run one of the operations of `gateway.provider_apis.registration`."""
-        known = self.claimed.known.url
-        # The webhook may have been registered under an earlier public URL.
-        running = operation(self.api, self.place, self.wanted, earlier_urls=[known] if known else [])
-        return await apis.run(running, base_url=self.base_url, identity=self.identity)
+        running = operation(self.api, self.place, self.wanted, earlier_urls=self.earlier_urls)
+        try:
+            return await apis.run(running, base_url=self.base_url, identity=self.identity)
+        except ApiRefused as error:
+            if not isinstance(self.identity, AppIdentity):
+                raise
+            raise explained(error, self.identity.unsealed.identity, now=_now()) from None
 
 
 def _now() -> datetime:

@@ -69,6 +69,9 @@ class FakeGitHubWithApp(FakeGitHub):
     app_id: int = 4711
     client_id: str = "Iv23liFake"
     slug: str = "octo-gate"
+    owner: dict[str, str] = field(default_factory=lambda: {"login": "acme", "type": "Organization"})
+    permissions: dict[str, str] = field(default_factory=lambda: {"contents": "read", "metadata": "read"})
+    events: list[str] = field(default_factory=lambda: ["push"])
     installations: list[Installation] = field(default_factory=list)
     issued: list[IssuedToken] = field(default_factory=list)
     ahead: timedelta = timedelta()
@@ -103,7 +106,8 @@ class FakeGitHubWithApp(FakeGitHub):
         if path == "/app/hook/config":
             if request.method == "PATCH":
                 self.hook_config |= await json_of(request)
-            return JSONResponse({**self.hook_config, "secret": "********"})
+            hidden = {"secret": "********"} if "secret" in self.hook_config else {}
+            return JSONResponse(self.hook_config | hidden)
         if found := re.fullmatch(r"/app/hook/deliveries(?:/(\d+)/attempts)?", path):
             return await self._log(request, {"id": self.app_id, "config": self.hook_config}, found[1])
         return JSONResponse(
@@ -112,8 +116,9 @@ class FakeGitHubWithApp(FakeGitHub):
                 "slug": self.slug,
                 "name": "Octo Gate",
                 "html_url": f"{self.url}/github-apps/{self.slug}",
-                "permissions": {"contents": "read", "metadata": "read"},
-                "events": ["push"],
+                "owner": self.owner,
+                "permissions": self.permissions,
+                "events": self.events,
             }
         )
 

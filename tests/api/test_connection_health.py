@@ -41,6 +41,7 @@ HOOK = Registration(
     registered_at=ago(days=30),
     is_tested=True,
 )
+LACKING = replace(HOOK, differences=["missing events", "missing permissions"], advice="Add them at x")
 READ = ReconciliationState(
     due_at=NOW, tried_at=ago(minutes=1), reconciled_at=ago(minutes=1), delivery=None, reason=None
 )
@@ -74,6 +75,7 @@ SILENCE = Silence(delivery="d1", since=ago(minutes=20))
         (HEALTHY, {"registration": replace(HOOK, differences=["wrong URL"])}, "failing", "another URL"),
         (HEALTHY, {"registration": replace(HOOK, differences=["no secret"])}, "failing", "no secret"),
         (HEALTHY, {"registration": replace(HOOK, differences=["missing events"])}, "warning", "all events"),
+        (HEALTHY, {"registration": LACKING}, "warning", "The GitHub App of the webhook lacks events"),
         (HEALTHY, {"registration": replace(HOOK, differences=["doubled"])}, "warning", "more than once"),
         (HEALTHY, {"registration": replace(HOOK, differences=["new kind"])}, "warning", "differs: new kind"),
         (HEALTHY, {"registration": replace(HOOK, problem="502 Bad")}, "warning", "failed: 502 Bad."),

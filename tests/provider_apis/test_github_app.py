@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from gateway.fetch.credentials import Login
-from gateway.provider_apis import github, github_app
+from gateway.provider_apis import github, github_app, registration
 from gateway.provider_apis.apis import CheckedAddresses, LimitedIdentity, ProviderApis
+from gateway.provider_apis.app_webhook import PERMISSIONS, AppWebhook
 from gateway.provider_apis.github_app_sign_in import AppIdentity, GitHubApps, NoIdentity
 from gateway.provider_apis.operation import ApiRefused, Operation, T
+from gateway.provider_apis.registration import Inspection
 from gateway.provider_apis.sign_in import SignIn, Use, repositories_of
-from gateway.provider_apis.webhooks import Place
+from gateway.provider_apis.webhooks import Place, Webhook
 from gateway.store.identities import Identity, Unsealed
 from testing.provider_apis.fake import serving
 from testing.provider_apis.github_app import FakeGitHubWithApp, Installation, make_key
@@ -228,6 +230,83 @@ def test_an_app_has_a_webhook_of_its_own(fake: FakeGitHubWithApp) -> None:
     gateway.as_app(github_app.redeliver(attempt.id))
     again, first = gateway.as_app(github_app.delivery_log(None)).attempts
     assert (again.guid, first.id) == (attempt.guid, attempt.id)
+
+
+HOOK = Webhook(url="http://127.0.0.1:9/hooks/s1", secret="s3cret", events=github.EVENTS)
+EARLIER = "http://127.0.0.1:9/hooks/s0"
+
+
+def brought_in_order(fake: FakeGitHubWithApp, work: Any) -> Inspection:
+    """Inspect or register the webhook of the App for a source."""
+    api, place = AppWebhook([HOOK.url, EARLIER]), Place(f"{fake.url}/acme", "owner")
+    found: Inspection = Gateway(fake).as_app(work(api, place, HOOK, earlier_urls=[EARLIER]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "differences"),
+    [
+        ({}, ("missing",)),
+        ({"url": EARLIER, "secret": "old"}, ("wrong URL",)),
+        ({"url": HOOK.url}, ("no secret",)),
+        ({"url": HOOK.url, "secret": "old"}, ()),
+    ],
+)
+def test_the_own_webhook_of_an_app_is_brought_in_order(
+    fake: FakeGitHubWithApp, config: dict[str, str], differences: tuple[str, ...]
+) -> None:
+    """Its URL and its secret; a repair that is complete leaves no difference."""
+    fake.hook_config, fake.events = config, sorted(github.EVENTS)
+    fake.permissions = {**PERMISSIONS, "statuses": "write"}
+    assert brought_in_order(fake, registration.inspect).differences == differences
+    assert fake.hook_config == config
+    after = brought_in_order(fake, registration.register)
+    assert (after.differences, after.is_tested) == ((), False)
+    assert fake.hook_config == {
+        "url": HOOK.url,
+        "secret": "s3cret",
+        "content_type": "json",
+        "insecure_ssl": "0",
+    }
+
+
+@pytest.mark.parametrize(
+    ("owner", "page"),
+    [
+        ({"login": "acme", "type": "Organization"}, "{url}/organizations/acme/settings/apps/octo-gate"),
+        ({"login": "ada", "type": "User"}, "{url}/settings/apps/octo-gate"),
+        ({"slug": "big"}, "{url}/github-apps/octo-gate"),
+    ],
+    ids=["organization", "user", "enterprise"],
+)
+def test_what_only_a_person_can_change_stays_a_difference(
+    fake: FakeGitHubWithApp, owner: dict[str, str], page: str
+) -> None:
+    """With the page where to change it."""
+    fake.owner, fake.permissions["contents"] = owner, "write"
+    found = brought_in_order(fake, registration.register)
+    assert found.differences == ("missing events", "missing permissions")
+    assert found.webhook is not None
+    assert found.webhook.advice == (
+        "Add the permissions “Pull requests: read-only”, “Merge queues: read-only” and the events create,"
+        f" delete, merge_group, pull_request, repository to the GitHub App octo-gate at"
+        f" {page.format(url=fake.url)}/permissions; then an owner of each organization where it is installed"
+        " accepts that"
+    )
+    fake.permissions |= PERMISSIONS
+    found = brought_in_order(fake, registration.inspect)
+    assert found.differences == ("missing events",)
+    assert found.webhook is not None
+    assert "accepts" not in (found.webhook.advice or "accepts")
+
+
+def test_the_webhook_of_another_system_is_left_alone(fake: FakeGitHubWithApp) -> None:
+    """An App has only one: its deliveries would be lost there."""
+    fake.hook_config = {"url": "https://other.example/hooks/s1", "secret": "theirs"}
+    for work in (registration.inspect, registration.register):
+        with pytest.raises(ApiRefused, match=r"sends its webhook to https://other\.example/hooks/s1, and an"):
+            brought_in_order(fake, work)
+    assert fake.hook_config["secret"] == "theirs"
 
 
 def test_the_repositories_of_an_owner_are_listed(fake: FakeGitHubWithApp) -> None:

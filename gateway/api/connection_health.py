@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from gateway.fetch.reasons import Access, repair_of
 from gateway.provider_apis.apis import APIS
+from gateway.provider_apis.token_states import WEBHOOK_RIGHTS
 from gateway.store.connection_facts import ConnectionFacts
 from gateway.store.connections import Connection
 from gateway.store.identities import Identity
@@ -19,9 +20,9 @@ What = Literal["webhook", "identity", "remote", "requests", "silence"]
 STATES: Final[tuple[State, ...]] = ("ok", "unknown", "warning", "failing")
 """The states, from the best to the worst."""
 
-WARN_BEFORE: Final = timedelta(days=14)
-"""How long before its end a token is a warning."""
-
+_WARN_BEFORE = timedelta(days=14)
+# Pushgate replaces even a token of a week before that.
+_WARN_BEFORE_IF_ROTATED = timedelta(days=2)
 _TEST_WITHIN = timedelta(minutes=2)
 
 _DIFFERENCES: Mapping[str, tuple[State, str]] = {
@@ -65,10 +66,16 @@ def health(connection: Connection, facts: ConnectionFacts, access: Access, *, no
         *_of_silence(connection, facts),
         *_of_refusals(facts),
         *_of_identity(facts.identity, now=now),
+        *_of_rights(connection, facts),
         *_of_remote(connection, facts, access),
     ]
     found.sort(key=lambda finding: STATES.index(finding.state), reverse=True)
     return Health(state=found[0].state if found else "ok", findings=found)
+
+
+def warn_before(*, rotates: bool) -> timedelta:
+    """Return how long before its end a token is a warning; Pushgate replaces one that `rotates`."""
+    return _WARN_BEFORE_IF_ROTATED if rotates else _WARN_BEFORE
 
 
 def _of_webhook(connection: Connection, facts: ConnectionFacts, *, now: datetime) -> Iterator[Finding]:
@@ -177,7 +184,7 @@ def _of_identity(identity: Identity | None, *, now: datetime) -> Iterator[Findin
     if identity is None:
         return
     repair = f"Create a new token at the provider, and run `pushgate identity renew {identity.name}`."
-    if identity.expires_at is not None and identity.expires_at <= now + WARN_BEFORE:
+    if identity.expires_at is not None and identity.expires_at <= now + warn_before(rotates=identity.rotates):
         is_over = identity.expires_at <= now
         verb = "expired" if is_over else "expires"
         yield Finding(
@@ -189,6 +196,23 @@ def _of_identity(identity: Identity | None, *, now: datetime) -> Iterator[Findin
     elif identity.reason is not None:
         reason = _sentence(f"The identity {identity.name} does not work: {identity.reason}")
         yield Finding(what="identity", state="failing", reason=reason, repair=repair)
+
+
+def _of_rights(connection: Connection, facts: ConnectionFacts) -> Iterator[Finding]:
+    """Return whether the token lacks the right to the webhook that it has to register."""
+    identity, needed = facts.identity, WEBHOOK_RIGHTS.get(connection.provider)
+    is_used = facts.registration is not None and connection.source is None
+    if identity is None or identity.rights is None or needed is None or not is_used:
+        return
+    if not needed & set(identity.rights):
+        has = ", ".join(identity.rights) or "none"
+        one = " or ".join(f"`{right}`" for right in sorted(needed))
+        yield Finding(
+            what="identity",
+            state="warning",
+            reason=f"The identity {identity.name} may not register webhooks: its rights are {has}.",
+            repair=f"Create a token with the scope {one}, and run `pushgate identity renew {identity.name}`.",
+        )
 
 
 def _of_remote(connection: Connection, facts: ConnectionFacts, access: Access) -> Iterator[Finding]:

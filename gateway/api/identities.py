@@ -50,6 +50,14 @@ class IdentityView(View):
     host: str = Field(description="the host that gets its secret; empty if it has none yet")
     expires_at: datetime | None = Field(description="when the secret expires; null if it never does")
     rotates: bool = Field(description="whether Pushgate replaces its token before that ends")
+    rights: list[str] | None = Field(
+        description="the rights of the token in the provider's words, by the last check; null if the provider"
+        " does not show them"
+    )
+    reason: str | None = Field(
+        description="why the provider refused the identity at the last check; null if it did not"
+    )
+    checked_at: datetime | None = Field(description="when it was last checked; null before the first time")
     connections: int = Field(description="how many connections and sources use it")
     created_at: datetime = Field(description="when it was added")
     updated_at: datetime = Field(description="when it last changed")

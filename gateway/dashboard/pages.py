@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from gateway.api.auth import AdminToken, WrongToken
-from gateway.api.connection_health import WARN_BEFORE
+from gateway.api.connection_health import warn_before
 from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
 from gateway.api.endpoints import (
@@ -148,7 +148,7 @@ class Pages:
         """`GET /identities`: list identities, without their secrets."""
         page = await self.identities.list_identities(request)
         return self.renderer.page(
-            "identities.html", page=page, query=dict(request.query_params), soon=WARN_BEFORE
+            "identities.html", page=page, query=dict(request.query_params), warn_before=warn_before
         )
 
     async def list_deliveries(self, request: Request) -> Response:

@@ -31,6 +31,7 @@ from gateway.store.outbox import outboxes
 from gateway.worker.announcer import Announcer
 from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.heartbeat import Heartbeat
+from gateway.worker.identity_checker import IdentityChecker
 from gateway.worker.identity_expiry import IdentityExpiry
 from gateway.worker.periodic import run_daily
 from gateway.worker.platform_fetcher import PlatformFetcher
@@ -84,6 +85,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         _build_registrar(parts, apis, sign_in).run,
         *_of_sources(parts, apis, sign_in),
         _build_redelivery(parts, apis, sign_in).run,
+        _build_identity_checker(parts, apis, sign_in).run,
         partial(run_daily, expiry.run, of="packages"),
         partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
@@ -107,6 +109,16 @@ def _build_registrar(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> Regis
         apis=apis,
         sign_in=sign_in,
         base_url=parts.settings.base_url,
+    )
+
+
+def _build_identity_checker(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> IdentityChecker:
+    return IdentityChecker(
+        database=parts.database,
+        keyring=parts.keyring,
+        wakeups=parts.pushes.subscribe(),
+        apis=apis,
+        sign_in=sign_in,
     )
 
 

@@ -58,7 +58,10 @@ class Unsealed:
 def add(conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, secret: str) -> None:
     """Store a new identity. Raise `Conflict` if its name is taken."""
     _check_name(conn, identity)
-    values = asdict(identity) | {"sealed": sealed(keyring, identity.id, secret)}
+    values = asdict(identity) | {
+        "sealed": sealed(keyring, identity.id, secret),
+        "due_at": identity.created_at,
+    }
     conn.execute(insert(identities).values(**values))
 
 
@@ -114,9 +117,10 @@ def change(
     """
     if get(conn, identity.id).name != identity.name:
         _check_name(conn, identity)
-    values: dict[str, Any] = asdict(identity)
+    values: dict[str, Any] = asdict(identity) | {"due_at": identity.updated_at}
     if secret is not None:
         values |= {"sealed": sealed(keyring, identity.id, secret), "rotation_started_at": None}
+        values |= {"rights": None, "reason": None, "checked_at": None}
     conn.execute(update(identities).where(identities.c.id == identity.id).values(**values))
     for row in conn.execute(_users(identity.id)):
         check_fits(identity, provider=row.provider, url=row.url, what=_named(row.kind, row.name))

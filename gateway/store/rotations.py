@@ -73,6 +73,8 @@ def finish(
     """Store the new token. Return False if the identity was given another token meanwhile, or deleted."""
     envelope = sealed(keyring, rotation.identity.id, secret)
     values = {"sealed": envelope, "expires_at": expires_at, "rotation_started_at": None, "updated_at": now}
+    # A check may just have seen the old token refused.
+    values |= {"reason": None, "due_at": now}
     return bool(conn.execute(update(identities).where(_is(rotation)).values(**values)).rowcount)
 
 

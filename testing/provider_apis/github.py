@@ -45,12 +45,16 @@ class Delivery:
 class FakeGitHub(FakeApi):
     """GitHub with some repositories. `tokens` has the repositories that each token may administer.
 
+    `scopes` and `ends` have the scopes of classic tokens, and when tokens end, as the headers show them.
+
     It also has the organisations whose owner the token is. A token in `readers` sees all of these and may
     not administer them.
     """
 
     tokens: dict[str, set[str]] = field(default_factory=dict)
     readers: set[str] = field(default_factory=set)
+    scopes: dict[str, str] = field(default_factory=dict)
+    ends: dict[str, str] = field(default_factory=dict)
     hooks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     pings: list[int] = field(default_factory=list)
     deliveries: list["Delivery"] = field(default_factory=list)
@@ -58,6 +62,8 @@ class FakeGitHub(FakeApi):
 
     async def handle(self, request: Request) -> Response:
         """Answer as GitHub does."""
+        if request.url.path == "/api/v3/":
+            return self._root(request)
         place = _PLACE.fullmatch(request.url.path)
         name = (place["repository"] or place["org"]).lower() if place else ""
         refused = self._refusal(request, name)
@@ -65,6 +71,14 @@ class FakeGitHub(FakeApi):
             return refused or refusal(404, "Not Found")
         found = _PATH.fullmatch(request.url.path)
         return await (self._hook(request, name, found) if found else self._read(request, name, place["rest"]))
+
+    def _root(self, request: Request) -> Response:
+        token = self._bearer(request)
+        if token not in self.tokens:
+            return refusal(401, "Bad credentials")
+        shown = {"X-OAuth-Scopes": self.scopes, "GitHub-Authentication-Token-Expiration": self.ends}
+        headers = {name: values[token] for name, values in shown.items() if token in values}
+        return JSONResponse({"current_user_url": f"{self.url}/api/v3/user"}, headers=headers)
 
     async def _hook(self, request: Request, name: str, found: re.Match[str]) -> Response:
         if self._bearer(request) in self.readers:

@@ -308,7 +308,7 @@ def test_odd_addresses_are_refused(tmp_path: Path, postgres: Postgres) -> None:
 def test_an_identity_that_ends_soon_is_marked(service: Service) -> None:
     """With its host, and the number of connections that use it."""
     soon = (datetime.now(UTC) + timedelta(days=3)).isoformat()
-    identity = {"name": "acme-bot", "provider": "gitlab", "token": "t", "expires_at": soon}
+    identity = {"name": "acme-bot", "provider": "gitlab", "token": "t", "expires_at": soon, "rotates": False}
     service.api.send("POST", "/identities", {**identity, "api_url": "https://git.example/api/v4"})
     more = {"provider": "gitlab", "project": "digits", "identity": "acme-bot"}
     service.api.send("POST", "/connections", {**more, "url": "https://git.example/a/b.git"}, wait=0)

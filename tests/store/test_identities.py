@@ -8,7 +8,7 @@ import pytest
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
-from gateway.store import connections, identities
+from gateway.store import connections, identities, identity_checks
 from gateway.store.database import Database
 from gateway.store.identities import Identity
 from testing import records
@@ -139,3 +139,26 @@ def test_tokens_are_rewrapped_each_for_its_identity(database: Database, keyring:
         ]
         with pytest.raises(SettingError):
             identities.unseal(conn, keyring, "i1")
+
+
+def test_a_check_of_a_token_that_was_replaced_meanwhile_is_dropped(
+    database: Database, keyring: Keyring
+) -> None:
+    """The new token is checked at once; an end that the provider does not show stays as it was entered."""
+    bot = add(database, keyring, expires_at=NOW + timedelta(days=9))
+    seen: dict[str, Any] = {"rights": ["repo"], "expires_at": None, "reason": None, "now": NOW}
+    with database.writing() as conn:
+        old = identity_checks.claim(conn, now=NOW, until=NOW + timedelta(minutes=5))
+        assert old is not None
+        assert not identity_checks.is_due(conn, now=NOW)
+        identities.change(conn, keyring, replace(bot, updated_at=NOW + timedelta(seconds=1)), secret="new")
+        identity_checks.record(conn, old, **{**seen, "reason": "it was revoked"})
+        identity_checks.postpone(conn, old, until=NOW + timedelta(hours=6))
+        assert identities.get(conn, "i1").reason is None
+        new = identity_checks.claim(conn, now=NOW + timedelta(seconds=1), until=NOW + timedelta(minutes=6))
+        assert new is not None
+        identity_checks.record(conn, new, **seen)
+        identity_checks.postpone(conn, new, until=NOW + timedelta(hours=6))
+        assert identity_checks.claim(conn, now=NOW + timedelta(hours=5), until=NOW) is None
+        found = identities.get(conn, "i1")
+    assert (found.rights, found.checked_at, found.expires_at) == (["repo"], NOW, bot.expires_at)

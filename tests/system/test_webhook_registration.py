@@ -120,13 +120,26 @@ def test_connect_registers_the_webhook(service: Service, github: FakeGitHub, pro
 
 
 def test_a_missing_right_is_named(service: Service, github: FakeGitHub, project: Project) -> None:
-    """The reason stays with the connection until a check succeeds."""
+    """The reason stays with the connection until a check succeeds; what the token may do is shown."""
     github.readers.add(TOKEN)
+    github.scopes[TOKEN] = "public_repo"
+    github.ends[TOKEN] = "2100-01-01 00:00:00 UTC"
     made = connected(service, github, project)
+    bot = wait_for(
+        lambda: (found := service.api.get("/identities/acme-bot"))["checked_at"] and found,
+        "the token is checked",
+    )
+    assert (bot["rights"], bot["expires_at"], bot["reason"]) == (
+        ["public_repo"],
+        "2100-01-01T00:00:00Z",
+        None,
+    )
     path = f"/connections/{made['id']}/webhook"
     refused = service.api.send("POST", path, wait=15)
     assert refused["reason"].startswith("acme-bot needs the right “Webhooks: read and write” at 127.0.0.1 (")
     assert service.api.get(path) == refused
+    findings = service.api.get(f"/connections/{made['id']}")["health"]["findings"]
+    assert "may not register webhooks: its rights are public_repo." in json.dumps(findings)
     assert doctor(service, made["id"])[0] == 1
     done = run_pushgate("doctor", made["id"], service=service)
     assert (
@@ -134,6 +147,11 @@ def test_a_missing_right_is_named(service: Service, github: FakeGitHub, project:
     )
     github.readers.clear()
     assert service.api.send("POST", path, wait=15)["reason"] is None
+    service.api.send("PATCH", "/identities/acme-bot", {"token": "github_pat_revoked"})
+    wait_for(lambda: service.api.get("/identities/acme-bot")["reason"], "the token is refused")
+    [found] = doctor(service)[1]
+    assert found["health"]["state"] == "failing"
+    assert "The identity acme-bot does not work: " in json.dumps(found["health"]["findings"])
 
 
 def test_a_connection_without_an_identity_says_what_to_do(service: Service, project: Project) -> None:

@@ -37,13 +37,17 @@ def make_key() -> tuple[RSAPrivateKey, str]:
 
 @dataclass(slots=True)
 class Installation:
-    """The installation of the App at an owner, with the permissions that the owner has accepted."""
+    """The installation of the App at an owner, with the permissions that the owner has accepted.
+
+    `at` is `orgs` for an organisation, `users` for a user.
+    """
 
     id: int
     owner: str
     repositories: list[str]
     permissions: dict[str, str]
     is_suspended: bool = False
+    at: str = "orgs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +166,11 @@ class FakeGitHubWithApp(FakeGitHub):
             (
                 each
                 for each in self.installations
-                if (name in each.repositories if kind == "repos" else name == each.owner)
+                if (name in each.repositories if kind == "repos" else (kind, name) == (each.at, each.owner))
             ),
             None,
         )
-        if found is None or kind == "users":
+        if found is None:
             return refusal(404, "Not Found")
         return JSONResponse(
             {
@@ -237,14 +241,17 @@ class FakeGitHubWithApp(FakeGitHub):
             return refusal(403, "This installation has been suspended")
         return token
 
-    def _refusal(self, request: Request, repository: str) -> Response | None:
+    def _refusal(self, request: Request, name: str) -> Response | None:
         token = self._token(request)
         if isinstance(token, Response):
             return token
-        if repository not in token.repositories:
+        if name not in {token.installation.owner, *token.repositories}:
             return refusal(404, "Not Found")
-        needed = "read" if request.method == "GET" else "write"
-        is_allowed = _allows(token.permissions, "repository_hooks", needed)
+        permission, level = "contents", "read"
+        if "/hooks" in request.url.path:
+            permission = "repository_hooks" if "/" in name else "organization_hooks"
+            level = "read" if request.method == "GET" else "write"
+        is_allowed = _allows(token.permissions, permission, level)
         return None if is_allowed else refusal(403, "Resource not accessible by integration")
 
 

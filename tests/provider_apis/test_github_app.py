@@ -18,7 +18,7 @@ from gateway.provider_apis.registration import Inspection
 from gateway.provider_apis.sign_in import SignIn, Use, repositories_of
 from gateway.provider_apis.webhooks import Place, Webhook
 from gateway.store.identities import Identity, Unsealed
-from testing.provider_apis.fake import serving
+from testing.provider_apis.fake import FakeRepository, serving
 from testing.provider_apis.github_app import FakeGitHubWithApp, Installation, make_key
 from testing.records import NOW
 
@@ -44,6 +44,7 @@ class Gateway:
         self.apis = ProviderApis(connector=CheckedAddresses(allow_loopback=True))
         self.sign_in = SignIn({"github-app": GitHubApps(apis=self.apis, clock=self.clock)}, clock=self.clock)
         self.api_url = f"{fake.url}/api/v3"
+        self.place = Place(f"{fake.url}/acme/digits.git")
         identity = Identity(
             id="i1",
             name="acme-app",
@@ -66,9 +67,9 @@ class Gateway:
         """Run an operation."""
         return asyncio.run(self.apis.run(operation, base_url=self.api_url, identity=identity))
 
-    def webhooks(self, fake: FakeGitHubWithApp, name: str = "acme/digits") -> int:
-        """Return the number of webhooks of a repository."""
-        place = Place(f"{fake.url}/{name}.git")
+    def webhooks(self, place: Place | None = None) -> int:
+        """Return the number of webhooks of a place, by default of the repository."""
+        place = place or self.place
         return len(
             self.run(github.webhooks(place), self.sign_in.identity(self.unsealed, Use(place, "webhooks")))
         )
@@ -77,9 +78,9 @@ class Gateway:
         """Run an operation as the App itself."""
         return self.run(operation, AppIdentity(unsealed=self.unsealed))
 
-    def login(self, fake: FakeGitHubWithApp) -> Login:
-        """Return what git would send for the repository."""
-        use = Use(Place(f"{fake.url}/acme/digits.git"), "fetch")
+    def login(self, place: Place | None = None) -> Login:
+        """Return what git would send for a place, by default for the repository."""
+        use = Use(place or self.place, "fetch")
         login = asyncio.run(self.sign_in.identity(self.unsealed, use).git_credentials())
         assert isinstance(login, Login)
         return login
@@ -95,12 +96,12 @@ def paths(fake: FakeGitHubWithApp) -> list[str]:
 def test_a_token_is_for_one_repository_and_one_use(fake: FakeGitHubWithApp) -> None:
     """It is kept for the next use; the installation is known to other uses."""
     gateway = Gateway(fake)
-    assert gateway.webhooks(fake) == 0
+    assert gateway.webhooks() == 0
     assert paths(fake) == ["GET /repos/acme/digits/installation", "POST /app/installations/7/access_tokens"]
-    assert gateway.webhooks(fake) == 0
+    assert gateway.webhooks() == 0
     assert paths(fake) == []
-    login = gateway.login(fake)
-    assert gateway.login(fake) == login == Login(user="x-access-token", password="ghs_token2")
+    login = gateway.login()
+    assert gateway.login() == login == Login(user="x-access-token", password="ghs_token2")
     assert paths(fake) == ["POST /app/installations/7/access_tokens"]
     assert [(token.repositories, token.permissions) for token in fake.issued] == [
         (["acme/digits"], {"repository_hooks": "write", "metadata": "read"}),
@@ -126,16 +127,16 @@ def test_a_token_is_obtained_again_before_its_end_and_when_it_is_refused(fake: F
     assert {login.password for login in asyncio.run(logins())} == {"ghs_token1", "ghs_token2"}
     for minutes, tokens in ((54, 2), (56, 3)):
         gateway.late = fake.ahead = timedelta(minutes=minutes)
-        gateway.login(fake)
+        gateway.login()
         assert len(fake.issued) == tokens
-    gateway.webhooks(fake)
+    gateway.webhooks()
     fake.issued.clear()
-    assert gateway.webhooks(fake) == 0
+    assert gateway.webhooks() == 0
     assert len(fake.issued) == 1
     gateway.unsealed = replace(
         gateway.unsealed, identity=replace(gateway.unsealed.identity, updated_at=NOW + timedelta(1))
     )
-    assert gateway.webhooks(fake) == 0
+    assert gateway.webhooks() == 0
     assert len(fake.issued) == 2
 
 
@@ -167,10 +168,10 @@ def test_why_there_is_no_token(
     """Also if a token was obtained before."""
     gateway = Gateway(fake)
     if is_known:
-        gateway.login(fake)
+        gateway.login()
     fake.installations[0] = replace(fake.installations[0], **fault)
     with pytest.raises(ApiRefused) as refused:
-        gateway.webhooks(fake)
+        gateway.webhooks()
     assert reason in str(refused.value)
     assert where.format(url=fake.url) in str(refused.value)
 
@@ -178,9 +179,9 @@ def test_why_there_is_no_token(
 def test_an_app_that_was_installed_again_is_found(fake: FakeGitHubWithApp) -> None:
     """Its installation has another id."""
     gateway = Gateway(fake)
-    gateway.login(fake)
+    gateway.login()
     fake.installations[0].id = 8
-    assert gateway.webhooks(fake) == 0
+    assert gateway.webhooks() == 0
 
 
 @pytest.mark.parametrize(
@@ -206,10 +207,10 @@ def test_a_sign_in_that_is_refused_names_what_is_wrong(
     for name, value in fault.items():
         setattr(fake, name, value)
     if reason is None:
-        assert gateway.webhooks(fake) == 0
+        assert gateway.webhooks() == 0
         return
     with pytest.raises(ApiRefused, match=reason):
-        gateway.webhooks(fake)
+        gateway.webhooks()
 
 
 def test_an_app_signs_in_by_its_client_id_as_well(fake: FakeGitHubWithApp) -> None:
@@ -321,6 +322,25 @@ def test_the_repositories_of_an_owner_are_listed(fake: FakeGitHubWithApp) -> Non
     assert (found[0].id, found[0].default_branch) == ("1", "main")
     assert fake.issued[0].permissions == {"metadata": "read"}
     assert paths(fake)[0] == "GET /orgs/Acme/installation"
+    fake.installations[0].at = "users"
+    assert Gateway(fake).login(place).password == "ghs_token2"
+    assert paths(fake)[1] == "GET /users/Acme/installation"
+
+
+def test_a_source_reads_files_and_has_a_webhook(fake: FakeGitHubWithApp) -> None:
+    """Files with the token to fetch; the webhook of an organisation needs a permission of its own."""
+    fake.repositories.append(
+        FakeRepository(id="1", full_name="acme/digits", files=frozenset({"valohai.yaml"}))
+    )
+    gateway = Gateway(fake)
+    place = Place(f"{fake.url}/acme/digits")
+    reading = github.has_file(place.url, "valohai.yaml", "main")
+    assert gateway.run(reading, gateway.sign_in.identity(gateway.unsealed, Use(place, "fetch")))
+    owner = Place(f"{fake.url}/acme", "owner")
+    with pytest.raises(ApiRefused, match="“Organization permissions: Webhooks: read and write” on acme:"):
+        gateway.webhooks(owner)
+    fake.installations[0].permissions["organization_hooks"] = "write"
+    assert gateway.webhooks(owner) == 0
 
 
 def test_an_app_is_made_of_a_manifest_once(fake: FakeGitHubWithApp) -> None:

@@ -202,9 +202,11 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
             DeliveryWriter(database, notify=lambda: None),
             RefusalLog(database),
             body_limit=10_000,
+            on_failure=failed.append,
         )
         return await answered(endpoint, scope(b"{}"), b"{}")
 
+    failed: list[str] = []
     before = refused(503, "store")
     answer = asyncio.run(ask(database))
     assert (answer.status, answer.body["detail"]) == (
@@ -216,6 +218,7 @@ def test_a_store_that_cannot_write_or_be_read_is_a_reason_to_try_again(database:
     assert answer.status == 503
     assert answer.body["detail"].startswith("the connection cannot be looked up now: ")
     assert refused(503, "store") == before + 2
+    assert failed == [scope(b"{}")["path_params"]["connection"]] * 2
 
 
 def test_a_secret_that_another_key_has_sealed_is_logged(database: Database) -> None:

@@ -102,6 +102,25 @@ def test_a_budget_refills_evenly() -> None:
         budget.take()
 
 
+def test_a_part_of_a_budget_counts_for_the_whole() -> None:
+    """It is used up before the whole, and a limit of the provider holds for both."""
+    whole = Budget(4, clock=lambda: 0.0)
+    part = Budget(1, whole=whole, clock=lambda: 0.0)
+    part.take()
+    with pytest.raises(ApiLimited):
+        part.take()
+    whole.take()
+    part.wait(5)
+    with pytest.raises(ApiLimited, match="go on in 5 s"):
+        whole.take()
+    whole = Budget(4, clock=lambda: 0.0)
+    part = Budget(2, whole=whole, clock=lambda: 0.0)
+    for _ in range(4):
+        whole.take()
+    with pytest.raises(ApiLimited):
+        part.take()
+
+
 def test_a_redirect_is_not_followed(fake: FakeGitHub) -> None:
     """It would carry the credential to another server."""
     fake.instead.append(Response(status_code=301, headers={"Location": "https://evil.example/x"}))

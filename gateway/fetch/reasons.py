@@ -158,7 +158,8 @@ CHECK_THE_NETWORK = "check that the host is up, and that a firewall lets the wor
 _GIVE_ACCESS: Mapping[Access, str] = {
     "ssh key": "add the connection's deploy key to the repository (read access is enough), and check the URL",
     "login": "check the URL, and set credentials that may read the repository: a token may have expired",
-    "identity": "check the URL, and give the identity a new token that may read the repository",
+    "identity": "check the URL, and that the identity may read the repository: its token may have expired, or"
+    " it is not in the organization",
     "none": "check the URL; if the repository is private, set the connection's credentials",
 }
 _REPAIRS: Mapping[str, str] = {

@@ -25,7 +25,6 @@ _NAMES = {
     "contents": "Contents",
     "merge_queues": "Merge queues",
     "metadata": "Metadata",
-    "organization_hooks": "Organization permissions: Webhooks",
     "pull_requests": "Pull requests",
     "repository_hooks": "Webhooks",
 }

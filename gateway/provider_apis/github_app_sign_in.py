@@ -35,7 +35,6 @@ _PERMISSIONS: Mapping[tuple[Purpose, Scope], Mapping[str, str]] = {
     ("fetch", "repository"): {"contents": "read", "metadata": "read"},
     ("webhooks", "repository"): {"repository_hooks": "write", "metadata": "read"},
     ("fetch", "owner"): {"metadata": "read"},
-    ("webhooks", "owner"): {"organization_hooks": "write"},
 }
 
 
@@ -170,8 +169,8 @@ def _refused(error: ApiRefused, found: Installation, permissions: Mapping[str, s
         f"the GitHub App {found.app_slug} lacks the permission {' and '.join(missing)} on {path}: add it in"
         f" the settings of the App, then accept it at {found.html_url}"
     )
-    if permissions.keys() & {"repository_hooks", "organization_hooks"}:
-        text += "; or enter the URL and secret of a source in those settings, as the App's own webhook"
+    if "repository_hooks" in permissions:
+        text += f"; or connect {path.partition('/')[0]} as a source, which uses the App's own webhook"
     return ApiRefused(text, status=error.status)
 
 

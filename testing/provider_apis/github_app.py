@@ -249,7 +249,7 @@ class FakeGitHubWithApp(FakeGitHub):
             return refusal(404, "Not Found")
         permission, level = "contents", "read"
         if "/hooks" in request.url.path:
-            permission = "repository_hooks" if "/" in name else "organization_hooks"
+            permission = "repository_hooks"
             level = "read" if request.method == "GET" else "write"
         is_allowed = _allows(token.permissions, permission, level)
         return None if is_allowed else refusal(403, "Resource not accessible by integration")

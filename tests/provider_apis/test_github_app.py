@@ -156,7 +156,7 @@ def test_a_token_is_obtained_again_before_its_end_and_when_it_is_refused(fake: F
         (
             {"permissions": {**ALL, "repository_hooks": "read"}},
             "lacks the permission “Webhooks: read and write” on acme/digits: add it in the settings of",
-            "accept it at {url}/organizations/acme/settings/installations/7; or enter the URL and secret",
+            "accept it at {url}/organizations/acme/settings/installations/7; or connect acme as a source,",
         ),
     ],
     ids=["not installed", "suspended", "a permission"],
@@ -327,8 +327,8 @@ def test_the_repositories_of_an_owner_are_listed(fake: FakeGitHubWithApp) -> Non
     assert paths(fake)[1] == "GET /users/Acme/installation"
 
 
-def test_a_source_reads_files_and_has_a_webhook(fake: FakeGitHubWithApp) -> None:
-    """Files with the token to fetch; the webhook of an organisation needs a permission of its own."""
+def test_a_source_reads_files(fake: FakeGitHubWithApp) -> None:
+    """With the token to fetch."""
     fake.repositories.append(
         FakeRepository(id="1", full_name="acme/digits", files=frozenset({"valohai.yaml"}))
     )
@@ -336,11 +336,6 @@ def test_a_source_reads_files_and_has_a_webhook(fake: FakeGitHubWithApp) -> None
     place = Place(f"{fake.url}/acme/digits")
     reading = github.has_file(place.url, "valohai.yaml", "main")
     assert gateway.run(reading, gateway.sign_in.identity(gateway.unsealed, Use(place, "fetch")))
-    owner = Place(f"{fake.url}/acme", "owner")
-    with pytest.raises(ApiRefused, match="“Organization permissions: Webhooks: read and write” on acme:"):
-        gateway.webhooks(owner)
-    fake.installations[0].permissions["organization_hooks"] = "write"
-    assert gateway.webhooks(owner) == 0
 
 
 def test_an_app_is_made_of_a_manifest_once(fake: FakeGitHubWithApp) -> None:

@@ -17,6 +17,7 @@ from gateway.api.connection_health import warn_before
 from gateway.api.connections import Connections
 from gateway.api.deliveries import Deliveries
 from gateway.api.endpoints import (
+    Answering,
     headers_of_refusal,
     on_http_error,
     retry_after,
@@ -25,7 +26,8 @@ from gateway.api.endpoints import (
 from gateway.api.executions import Executions
 from gateway.api.identities import Identities
 from gateway.api.query import refuse_nul, refuse_unknown
-from gateway.api.registrations import Registrations
+from gateway.api.registrations import Registrations, RegistrationView
+from gateway.api.sources import Sources
 from gateway.api.views import ExplainedView
 from gateway.dashboard.contents import Explanation, newest, overview, refused
 from gateway.dashboard.rendering import STATIC, Renderer
@@ -50,6 +52,7 @@ class Pages:
     connections: Connections
     identities: Identities
     registrations: Registrations
+    sources: Sources
     deliveries: Deliveries
     executions: Executions
     sessions: Sessions
@@ -62,26 +65,35 @@ class Pages:
         offered = [
             *self.connections.operations(),
             *self.identities.operations(),
+            *self.sources.operations(),
             *self.deliveries.operations(),
             *self.executions.operations(),
         ]
         api = {operation.path: operation.query for operation in offered if operation.method == "GET"}
+        registrations = self.registrations
         table: list[tuple[str, str, Page]] = [
             ("/", "GET", self.overview),
             ("/connections", "GET", self._filtered(self.list_connections, api["/connections"])),
             ("/connections/{id}", "GET", self.show_connection),
-            ("/connections/{id}/fetch", "POST", self.fetch),
-            ("/connections/{id}/register-webhook", "POST", self.register_webhook),
-            ("/connections/{id}/check-webhook", "POST", self.check_webhook),
-            ("/connections/{id}/remove-webhook", "POST", self.remove_webhook),
+            ("/connections/{id}/fetch", "POST", self._action(self.connections.fetch_connection)),
+            ("/connections/{id}/register-webhook", "POST", self._action(registrations.register_webhook)),
+            ("/connections/{id}/check-webhook", "POST", self._action(registrations.check_webhook)),
+            ("/connections/{id}/remove-webhook", "POST", self._action(registrations.remove_webhook)),
+            ("/sources", "GET", self._filtered(self.list_sources, api["/sources"])),
+            ("/sources/{id}", "GET", self._filtered(self.show_source, api["/sources/{id}/repositories"])),
+            ("/sources/{id}/list", "POST", self._action(self.sources.list_source)),
+            ("/sources/{id}/decide", "POST", self.decide),
+            ("/sources/{id}/register-webhook", "POST", self._action(registrations.register_source_webhook)),
+            ("/sources/{id}/check-webhook", "POST", self._action(registrations.check_source_webhook)),
+            ("/sources/{id}/remove-webhook", "POST", self._action(registrations.remove_source_webhook)),
             ("/identities", "GET", self._filtered(self.list_identities, api["/identities"])),
             ("/deliveries", "GET", self._filtered(self.list_deliveries, api["/deliveries"])),
             ("/deliveries/{id}", "GET", self.show_delivery),
-            ("/deliveries/{id}/replay", "POST", self.replay),
+            ("/deliveries/{id}/replay", "POST", self._action(self.deliveries.replay_delivery)),
             ("/executions", "GET", self._filtered(self.list_executions, api["/executions"])),
             ("/executions/{id}", "GET", self.show_execution),
-            ("/executions/{id}/drop", "POST", self.drop),
-            ("/executions/{id}/republish", "POST", self.republish),
+            ("/executions/{id}/drop", "POST", self._action(self.executions.drop_execution)),
+            ("/executions/{id}/republish", "POST", self._action(self.executions.republish_execution)),
             ("/explain", "GET", self._filtered(self.explain, api["/explain"])),
         ]
         return [
@@ -111,38 +123,14 @@ class Pages:
         database = self.connections.database
         views = await database.read(newest, connection=connection)
         refusals = await database.read(refused, connection=connection)
-        try:
-            webhook = await self.registrations.get_webhook(request)
-        except NotFound:
-            webhook = None
         return self.renderer.page(
             "connection.html",
             connection=shown,
             deliveries=views,
             refused=refusals,
-            webhook=webhook,
+            webhook=await _known(self.registrations.get_webhook, request),
             can_register=shown.identity is not None and shown.source is None and shown.provider in APIS,
         )
-
-    async def fetch(self, request: Request) -> Response:
-        """`POST /connections/{id}/fetch`: reconcile now."""
-        await self.connections.fetch_connection(request)
-        return self.renderer.redirect(f"/connections/{request.path_params['id']}")
-
-    async def register_webhook(self, request: Request) -> Response:
-        """`POST /connections/{id}/register-webhook`: register the webhook at the provider, or repair it."""
-        await self.registrations.register_webhook(request)
-        return self.renderer.redirect(f"/connections/{request.path_params['id']}")
-
-    async def check_webhook(self, request: Request) -> Response:
-        """`POST /connections/{id}/check-webhook`: compare the provider's webhook with what is needed."""
-        await self.registrations.check_webhook(request)
-        return self.renderer.redirect(f"/connections/{request.path_params['id']}")
-
-    async def remove_webhook(self, request: Request) -> Response:
-        """`POST /connections/{id}/remove-webhook`: remove the webhook at the provider."""
-        await self.registrations.remove_webhook(request)
-        return self.renderer.redirect(f"/connections/{request.path_params['id']}")
 
     async def list_identities(self, request: Request) -> Response:
         """`GET /identities`: list identities, without their secrets."""
@@ -150,6 +138,32 @@ class Pages:
         return self.renderer.page(
             "identities.html", page=page, query=dict(request.query_params), warn_before=warn_before
         )
+
+    async def list_sources(self, request: Request) -> Response:
+        """`GET /sources`: list sources."""
+        page = await self.sources.list_sources(request)
+        return self.renderer.page("sources.html", page=page, query=dict(request.query_params))
+
+    async def show_source(self, request: Request) -> Response:
+        """`GET /sources/{id}`: show a source, its repositories, and the deliveries without a connection."""
+        shown = await self.sources.get_source(request)
+        page = await self.sources.list_source_repositories(request)
+        database = self.connections.database
+        return self.renderer.page(
+            "source.html",
+            source=shown,
+            page=page,
+            query=dict(request.query_params),
+            deliveries=await database.read(newest, connection=shown.id),
+            refused=await database.read(refused, connection=shown.id),
+            webhook=await _known(self.registrations.get_source_webhook, request),
+            can_register=shown.identity is not None,
+        )
+
+    async def decide(self, request: Request) -> Response:
+        """`POST /sources/{id}/decide?repository=`: let the rules decide again about a repository."""
+        request.path_params["repository"] = request.query_params.get("repository", "")
+        return await self._action(self.sources.decide_source_repository)(request)
 
     async def list_deliveries(self, request: Request) -> Response:
         """`GET /deliveries`: list deliveries, with the query parameters of the API."""
@@ -163,11 +177,6 @@ class Pages:
         explained = await self.deliveries.explained(request.path_params["id"])
         return await self._explained(explained, what=None)
 
-    async def replay(self, request: Request) -> Response:
-        """`POST /deliveries/{id}/replay`: replay a delivery."""
-        await self.deliveries.replay_delivery(request)
-        return self.renderer.redirect(f"/deliveries/{request.path_params['id']}")
-
     async def list_executions(self, request: Request) -> Response:
         """`GET /executions`: list execution requests, with the query parameters of the API."""
         page = await self.executions.list_executions(request)
@@ -177,16 +186,6 @@ class Pages:
         """`GET /executions/{id}`: show an execution request with its message."""
         execution = await self.executions.get_execution(request)
         return self.renderer.page("execution.html", execution=execution, has_broker=self.has_broker)
-
-    async def drop(self, request: Request) -> Response:
-        """`POST /executions/{id}/drop`: drop an execution request."""
-        await self.executions.drop_execution(request)
-        return self.renderer.redirect(f"/executions/{request.path_params['id']}")
-
-    async def republish(self, request: Request) -> Response:
-        """`POST /executions/{id}/republish`: publish an execution request again."""
-        await self.executions.republish_execution(request)
-        return self.renderer.redirect(f"/executions/{request.path_params['id']}")
 
     async def explain(self, request: Request) -> Response:
         """`GET /explain?what=`: show why a push did, or did not, run, by an id, a commit or a URL."""
@@ -232,6 +231,15 @@ class Pages:
         answer = self._failed(error.status_code, error.detail.lower(), detail)
         answer.headers.update(headers_of_refusal(request, error))
         return answer
+
+    def _action(self, endpoint: Answering) -> Page:
+        """Return the page that calls an endpoint of the API, and redirects to the page of its record."""
+
+        async def done(request: Request) -> Response:
+            await endpoint(request)
+            return self.renderer.redirect(request.url.path.rpartition("/")[0])
+
+        return done
 
     def _filtered(self, page: Page, query: Sequence[str]) -> Page:
         """Return the page with a check that refuses unknown filters."""
@@ -286,6 +294,16 @@ def _is_for_browsers(request: Request) -> bool:
     """Return whether a browser shows the answer; webhooks and the API always get JSON."""
     is_for_programs = request.url.path.startswith(("/api/", "/hooks/"))
     return not is_for_programs and "text/html" in request.headers.get("accept", "")
+
+
+async def _known(
+    endpoint: Callable[[Request], Awaitable[RegistrationView]], request: Request
+) -> RegistrationView | None:
+    """Return the answer of the API, or None if it has nothing there."""
+    try:
+        return await endpoint(request)
+    except NotFound:
+        return None
 
 
 async def _form(request: Request) -> dict[str, str]:

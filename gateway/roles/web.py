@@ -169,6 +169,7 @@ def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
         connections=api.connections,
         identities=api.identities,
         registrations=api.registrations,
+        sources=api.sources,
         deliveries=api.deliveries,
         executions=api.executions,
         sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=base_url),

@@ -246,6 +246,9 @@ def test_nothing_is_wider_than_a_telephone(browser: Browser, service: Service, p
     service.settled(answer["delivery"])
     [execution] = service.api.get("/executions")["items"]
     service.deliver(connection, b"{}", event="repository_vulnerability_alert_" + "x" * 60)
+    body = {"provider": "github", "url": f"https://github.com/{LONG}", "rules": [{"match": [LONG]}]}
+    source = service.api.send("POST", "/sources", {**body, "name": f"source-{LONG.replace('/', '-')}"})
+    service.deliver({**source, "path": f"/hooks/{source['id']}"}, project.payload(None, project.first))
     with visit(browser, service) as page:
         page.set_viewport_size({"width": 390, "height": 844})
         for path in (
@@ -257,6 +260,8 @@ def test_nothing_is_wider_than_a_telephone(browser: Browser, service: Service, p
             f"/deliveries/{answer['delivery']}",
             "/executions",
             "/identities",
+            "/sources",
+            f"/sources/{source['id']}",
             f"/executions/{execution['id']}",
             f"/explain?what={LONG}-that-is-not-there",
             f"/{LONG}",

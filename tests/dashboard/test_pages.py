@@ -6,6 +6,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import pytest
@@ -81,6 +82,7 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
     service.api.send("POST", "/connections", {"provider": "github", "project": "digits", **more})
     token = "github_pat_canary_5d1e"
     service.api.send("POST", "/identities", {"name": "acme-bot", "provider": "github", "token": token})
+    source = with_source(service, project)
     for number in range(60):
         service.deliver(connection, project.payload(None, pushed, f"refs/heads/branch-{number}"))
     _, last = service.deliver(connection, project.payload(None, pushed, "refs/heads/last"))
@@ -97,12 +99,14 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
     refused = shown.partition("Refused requests")[2]
     assert "401 to 127.0.0.1: " in refused
     assert "Enter this connection&#39;s secret" in refused
+    _, shown, _ = got(f"{service.url}/sources/{source['id']}", cookie)
+    assert "no rule matches digits" in shown
     while waiting:
         url = waiting.pop()
         seen.add(url)
         status, text, headers = got(url, cookie)
         assert status == 200, url
-        for secret in (connection["secret"], password, token, ADMIN_TOKEN):
+        for secret in (connection["secret"], source["secret"], password, token, ADMIN_TOKEN):
             assert secret not in text
         if headers["content-type"].startswith("text/html"):
             assert headers["content-security-policy"].startswith(
@@ -113,8 +117,29 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
             there = {urljoin(url, link) for link in links.found}
             waiting |= {one for one in there if one.startswith(f"{service.url}/")} - seen
     paths = {urlsplit(url).path.split("/")[1] for url in seen}
-    assert paths == {"", "connections", "deliveries", "executions", "identities", "static"}
+    assert paths == {"", "connections", "deliveries", "executions", "identities", "sources", "static"}
     assert any("cursor=" in url for url in seen)
+
+
+def with_source(service: Service, project: Project) -> Any:
+    """Return a source that ignores a repository, about which its rules have decided twice."""
+    where = urlsplit(service.url).netloc
+    body = {"provider": "github", "url": project.url.rpartition("/")[0], "rules": [{"match": ["ml-*"]}]}
+    source = service.api.send("POST", "/sources", body)
+
+    def ignored() -> Any:
+        return service.api.get(f"/sources/{source['id']}/repositories", state="ignored")["items"]
+
+    service.deliver({**source, "path": f"/hooks/{source['id']}"}, project.payload(None, project.first))
+    [repository] = wait_for(ignored, "the rules decide")
+    path = f"/sources/{source['id']}/decide?repository={repository['id']}"
+    form = http.client.HTTPConnection(where)
+    form.request("POST", path, headers={"cookie": signed_in(service), "origin": service.url})
+    answer = form.getresponse()
+    assert (answer.status, answer.headers["location"]) == (303, f"/sources/{source['id']}")
+    form.close()
+    wait_for(ignored, "the rules decide again")
+    return source
 
 
 def test_below_another_address_links_stay_below_it(tmp_path: Path) -> None:

@@ -204,7 +204,10 @@ class Registrations:
             if connection.provider not in LOGS:
                 raise Invalid(f"{connection.provider} cannot be requested to send deliveries again")
             if not redeliveries.request(conn, connection.id, since=since, now=now):
-                raise Invalid(f"no webhook was registered for {connection.name}: register it first")
+                raise Invalid(
+                    f"no log of deliveries is known for {connection.name}: register its webhook first; the"
+                    " system hook of a GitLab server has none"
+                )
             return connection.id
 
         connection_id = await self.database.write(make_due)

@@ -11,7 +11,7 @@ from gateway.provider_apis import azure_devops, bitbucket, bitbucket_server, git
 from gateway.provider_apis.client import ApiClient, Budget, Identity, http_client
 from gateway.provider_apis.delivery_log import DeliveryLog
 from gateway.provider_apis.operation import Operation, T
-from gateway.provider_apis.webhooks import ProviderApi
+from gateway.provider_apis.webhooks import ProviderApi, Scope
 
 APIS: Mapping[str, ProviderApi] = {
     "azure-devops": azure_devops,
@@ -27,6 +27,12 @@ APIS: Mapping[str, ProviderApi] = {
 
 LOGS: Mapping[str, DeliveryLog] = {"github": github, "gitlab": gitlab}
 """The API of each provider that keeps a log of deliveries, and sends one again on request."""
+
+
+def log_of(provider: str, scope: Scope) -> DeliveryLog | None:
+    """Return the API of the log of a webhook, if it has one."""
+    log = LOGS.get(provider)
+    return log if log is not None and scope in log.LOG_SCOPES else None
 
 
 class LimitedIdentity(Identity, Protocol):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from gateway.provider_apis import github, github_app
+from gateway.provider_apis.delivery_log import LogPage
 from gateway.provider_apis.github_app import App, HookConfig
 from gateway.provider_apis.operation import ApiRefused, Operation
 from gateway.provider_apis.webhooks import Place, RegisteredWebhook, Webhook, address
@@ -68,6 +69,23 @@ class AppWebhook:
         """Return False: GitHub sends a ping only when it creates an App."""
         yield from ()
         return False
+
+
+class AppDeliveryLog:
+    """The log of the own webhook of an App."""
+
+    EVENTS = github.EVENTS
+    LOG_SCOPES = github.LOG_SCOPES
+    LOG_KEPT = github.LOG_KEPT
+    REDELIVERIES_A_MINUTE = github.REDELIVERIES_A_MINUTE
+
+    def delivery_log(self, place: Place, webhook_id: str, start: str | None) -> Operation[LogPage]:  # noqa: ARG002
+        """Return a page of the log, also with the deliveries that succeeded."""
+        return (yield from github_app.delivery_log(start))
+
+    def redeliver(self, place: Place, webhook_id: str, attempt_id: str) -> Operation[None]:  # noqa: ARG002
+        """Request another attempt."""
+        yield from github_app.redeliver(attempt_id)
 
 
 def _set(webhook: Webhook) -> Operation[RegisteredWebhook]:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from gateway.provider_apis.operation import Operation
-from gateway.provider_apis.webhooks import Place
+from gateway.provider_apis.webhooks import Place, Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,9 @@ class DeliveryLog(Protocol):
 
     EVENTS: frozenset[str]
     """The events that Pushgate needs, in the provider's words."""
+
+    LOG_SCOPES: frozenset[Scope]
+    """The scopes of webhooks that have a log."""
 
     LOG_KEPT: timedelta
     """How long the provider keeps the log."""

@@ -31,6 +31,7 @@ HEADERS: Mapping[str, str] = {
     "X-GitHub-Api-Version": "2022-11-28",
 }
 # https://docs.github.com/en/webhooks/testing-and-troubleshooting-webhooks/redelivering-webhooks
+LOG_SCOPES = SCOPES
 LOG_KEPT = timedelta(days=3)
 # GitHub permits 80 requests a minute that create something.
 REDELIVERIES_A_MINUTE = 60

@@ -30,6 +30,8 @@ SCOPES = frozenset(RIGHTS)
 # https://docs.gitlab.com/administration/settings/user_and_ip_rate_limits/
 REQUESTS_PER_HOUR = 7200
 HEADERS: Mapping[str, str] = {}
+# System hooks have none.
+LOG_SCOPES: frozenset[Scope] = frozenset({"repository", "owner"})
 LOG_KEPT = timedelta(days=7)
 # https://docs.gitlab.com/administration/settings/rate-limit-on-webhook-operations/
 # All webhooks of a project share it, and only ours is sent again.

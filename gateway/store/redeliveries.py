@@ -62,6 +62,12 @@ class Claimed:
     identity: Unsealed | None = None
     obstacle: str | None = None
 
+    @property
+    def is_of_app(self) -> bool:
+        """Whether the webhook is a GitHub App's own: see `gateway.store.registrations`."""
+        is_app = self.identity is not None and self.identity.identity.kind == "github-app"
+        return is_app and self.scope != "repository"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redelivery:

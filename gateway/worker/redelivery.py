@@ -15,9 +15,11 @@ import structlog
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
 from gateway.metrics import REDELIVERIES_FAILED, REDELIVERIES_REQUESTED
-from gateway.provider_apis.apis import LOGS, ProviderApis
+from gateway.provider_apis.apis import LimitedIdentity, ProviderApis, log_of
+from gateway.provider_apis.app_webhook import AppDeliveryLog
 from gateway.provider_apis.client import ApiClient
 from gateway.provider_apis.delivery_log import DeliveryAttempt, DeliveryLog
+from gateway.provider_apis.github_app_sign_in import AppIdentity
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiRefused, ApiUnavailable
 from gateway.provider_apis.sign_in import SignIn, Use, api_url
 from gateway.provider_apis.webhooks import Place
@@ -90,14 +92,17 @@ class Redelivery:
         await self.database.write(redeliveries.interrupt, claimed, None, next_at=self.clock())
 
     async def _check(self, claimed: Claimed) -> None:
-        delivery_log, unsealed = LOGS.get(claimed.connection.provider), claimed.identity
+        place, unsealed = Place(claimed.connection.url, claimed.scope), claimed.identity
+        delivery_log = log_of(claimed.connection.provider, place.scope)
         if delivery_log is None or unsealed is None or claimed.webhook is None:
             next_at = self.clock() + EVERY
             await self.database.write(
                 redeliveries.interrupt, claimed, None, next_at=next_at, reason=claimed.obstacle
             )
             return
-        place = Place(claimed.connection.url, claimed.scope)
+        identity: LimitedIdentity = self.sign_in.identity(unsealed, Use(place, "webhooks"))
+        if claimed.is_of_app:
+            delivery_log, identity = AppDeliveryLog(), AppIdentity(unsealed=unsealed)
         check = _Check(
             claimed=claimed,
             database=self.database,
@@ -108,7 +113,6 @@ class Redelivery:
             left=delivery_log.REDELIVERIES_A_MINUTE,
             clock=self.clock,
         )
-        identity = self.sign_in.identity(unsealed, Use(place, "webhooks"))
         base_url = api_url(unsealed.identity, place)
         try:
             async with self.apis.client(base_url=base_url, identity=identity, share=_SHARE) as client:

@@ -11,7 +11,7 @@ from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
 from gateway.metrics import WEBHOOK_REPAIRS
 from gateway.provider_apis import registration
-from gateway.provider_apis.apis import APIS, LOGS, LimitedIdentity, ProviderApis
+from gateway.provider_apis.apis import APIS, LimitedIdentity, ProviderApis, log_of
 from gateway.provider_apis.app_webhook import AppWebhook
 from gateway.provider_apis.github_app_sign_in import AppIdentity, explained
 from gateway.provider_apis.operation import ApiError, ApiLimited, ApiRefused, ApiUnavailable, Operation, T
@@ -133,7 +133,7 @@ class Registrar:
             )
         next_at = _now() + CHECK_EVERY
         await self.database.write(registrations.record, work.claimed, recorded, next_at=next_at, attempts=0)
-        if webhook is not None and work.claimed.connection.provider in LOGS:
+        if webhook is not None and log_of(work.claimed.connection.provider, work.place.scope):
             may_lack = webhook.problem is not None or (not is_check and found.repair.keep is not None)
             await self.database.write(redeliveries.watch, connection, may_lack=may_lack, now=_now())
 

@@ -81,7 +81,7 @@ def test_a_start_after_an_outage_requests_what_failed(
     """Nobody has to request it. What was never registered has no log."""
     made = registered(service, github, project)
     other = service.connect(project.url, "train@main", identity="bot")
-    with pytest.raises(ApiError, match=r"no webhook was registered for .*: register it first"):
+    with pytest.raises(ApiError, match=r"no log of deliveries is known for .*: register its webhook"):
         service.api.send("POST", f"/connections/{other['id']}/webhook/redeliver")
     service.kill()
     [hook] = github.hooks[project.name]

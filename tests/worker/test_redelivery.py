@@ -15,19 +15,22 @@ from structlog.testing import capture_logs
 
 from gateway.crypto.keyring import Keyring
 from gateway.provider_apis.apis import CheckedAddresses, ProviderApis
+from gateway.provider_apis.github_app_sign_in import GitHubApps
 from gateway.provider_apis.sign_in import SignIn
-from gateway.store import accept, identities, redeliveries
+from gateway.store import accept, identities, redeliveries, sources
 from gateway.store.database import Database
 from gateway.store.identities import Identity
 from gateway.store.notify import Notifier
 from gateway.store.redeliveries import Summary
 from gateway.store.redelivery_tables import redelivery_checks
+from gateway.store.sources import Source
 from gateway.store.tables import webhook_registrations
 from gateway.worker.redelivery import Redelivery
 from testing import records
 from testing.certificate import make_certificate
 from testing.provider_apis.fake import FakeApi, refusal, serving
 from testing.provider_apis.github import FakeGitHub
+from testing.provider_apis.github_app import FakeGitHubWithApp, make_key
 from testing.provider_apis.gitlab import FakeGitLab
 from testing.records import NOW
 
@@ -55,6 +58,24 @@ class Endpoint(FakeApi):
         return Response(status_code=self.status)
 
 
+def identity(provider: str, api_url: str, **changes: Any) -> Identity:
+    """Return what the worker is at a provider."""
+    values: dict[str, Any] = {
+        "id": "i1",
+        "name": "bot",
+        "provider": provider,
+        "kind": "token",
+        "user": None,
+        "settings": {},
+        "api_url": api_url,
+        "expires_at": None,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **changes,
+    }
+    return Identity(**values)
+
+
 @dataclass(slots=True)
 class Gateway:
     """A worker with one connection, whose webhook is registered, and its clock."""
@@ -66,34 +87,27 @@ class Gateway:
 
     def __post_init__(self) -> None:
         """Start the worker."""
+        apis = ProviderApis(connector=CheckedAddresses(allow_loopback=True))
         self.worker = Redelivery(
             database=self.database,
             keyring=KEYRING,
             wakeups=Notifier().subscribe(),
-            apis=ProviderApis(connector=CheckedAddresses(allow_loopback=True)),
-            sign_in=SignIn({}),
+            apis=apis,
+            sign_in=SignIn({"github-app": GitHubApps(apis=apis)}),
             clock=lambda: self.now,
         )
 
     def connect(self, provider: str, api_url: str, host: str, hook: dict[str, Any]) -> None:
         """Store the connection, its identity and its webhook."""
-        bot = Identity(
-            id="i1",
-            name="bot",
-            provider=provider,
-            kind="token",
-            user=None,
-            settings={},
-            api_url=api_url,
-            expires_at=None,
-            created_at=NOW,
-            updated_at=NOW,
-        )
         records.connection(self.database, provider=provider, url=f"{host}/{PROJECT}.git", identity="i1")
+        self.register(identity(provider, api_url), TOKEN, str(hook["id"]))
+
+    def register(self, bot: Identity, secret: str, webhook: str) -> None:
+        """Store the identity of a connection or source, and its webhook."""
         registered = {"connection": "c1", "task": "check", "due_at": NOW, "attempts": 0, "differences": []}
         with self.database.writing() as conn:
-            identities.add(conn, KEYRING, bot, TOKEN)
-            conn.execute(insert(webhook_registrations).values(**registered, webhook=str(hook["id"])))
+            identities.add(conn, KEYRING, bot, secret)
+            conn.execute(insert(webhook_registrations).values(**registered, webhook=webhook))
             redeliveries.watch(conn, "c1", may_lack=False, now=self.now - 120 * MINUTE)
 
     def check(self, *, later: timedelta = timedelta()) -> None:
@@ -257,3 +271,34 @@ def test_a_limited_identity_is_left_alone(gateway: Gateway, github: FakeGitHub) 
     assert gateway.work(later=SECOND)
     assert gateway.endpoint.guids == [oldest.guid]
     assert [request.method for request in github.requests] == ["GET", *["GET"] * 3, "POST"]
+
+
+def test_the_log_of_an_app_is_searched_for_its_source(gateway: Gateway) -> None:
+    """As the App itself, every 10 minutes, because it is the log of all its repositories."""
+    key, pem = make_key()
+    fake = FakeGitHubWithApp(key=key, hook_config={"url": gateway.endpoint.url})
+    source = Source(
+        id="c1",
+        name="acme",
+        provider="github",
+        url="https://github.example/acme",
+        scope="owner",
+        rules=[],
+        auth={},
+        networks=[],
+        identity="i1",
+        created_at=NOW,
+        updated_at=NOW,
+    )
+    with serving(fake):
+        with gateway.database.writing() as conn:
+            sources.add(conn, source)
+        settings = {"app_id": str(fake.app_id)}
+        app = identity("github", f"{fake.url}/api/v3", kind="github-app", settings=settings)
+        gateway.register(app, pem, str(fake.app_id))
+        missed = fake.log({"id": fake.app_id}, "pull_request", b"{}", 503)
+        gateway.check()
+        assert (gateway.endpoint.guids, gateway.summary.reason) == ([missed.guid], None)
+        gateway.work(later=10 * MINUTE)
+        assert 8 * MINUTE < gateway.due_in < 12 * MINUTE
+        assert gateway.endpoint.guids == [missed.guid]

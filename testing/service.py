@@ -149,6 +149,11 @@ class Service:
             self.kill()
 
     @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return int(next(line["pid"] for line in reversed(self.log()) if line["event"] == "listening"))
+
+    @property
     def admin_token(self) -> str:
         """The admin token of its REST API."""
         return ADMIN_TOKEN

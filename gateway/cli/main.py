@@ -1,6 +1,7 @@
 """The command `pushgate`: the service's own commands, and the client commands of the other modules."""
 
 import os
+import resource
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -187,6 +188,8 @@ def main() -> None:
         # Not every locale can encode the characters of our trees and names.
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # The memory of every command may hold secrets.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         app()
     except PushgateError as error:

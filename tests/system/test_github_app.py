@@ -1,26 +1,16 @@
 """A GitHub App fetches private repositories and registers webhooks, with tokens that appear nowhere."""
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from testing.git_host import GitHost
+from testing.processes import started_with
 from testing.provider_apis.fake import serving
 from testing.provider_apis.github_app import FakeGitHubWithApp, Installation, make_key
 from testing.service import Project, Service, run_pushgate, wait_for
 
 CANARY = "ghs_c4nary"
-
-
-def started_with(secret: str) -> list[Path]:
-    """Return where a secret is in the arguments or variables of a process."""
-    found = []
-    for process in Path("/proc").iterdir():
-        for path in (process / "cmdline", process / "environ"):
-            with suppress(OSError):  # it has ended, or is no process
-                found += [path] if secret.encode() in path.read_bytes() else []
-    return found
 
 
 def test_an_app_fetches_and_registers_a_webhook(tmp_path: Path, service: Service) -> None:

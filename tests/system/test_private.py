@@ -8,6 +8,7 @@ import pytest
 
 from gateway.cli.api_client import ApiError
 from testing.git_host import GitHost
+from testing.processes import may_leave_core_files, started_with
 from testing.service import Project, Service, run_pushgate, wait_for
 from testing.ssh import SshHost
 from tests.dashboard.getting import got, signed_in
@@ -67,8 +68,8 @@ def test_a_password_in_the_url_is_taken_out_of_it(tmp_path: Path, service: Servi
 
 
 def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Service) -> None:
-    """It is used to fetch and stands nowhere; an own password goes before it."""
-    token = "c4nary-of-the-identity"
+    """It is used to fetch and stands nowhere, nor does another secret; an own password goes before it."""
+    token, secret, password = (f"c4nary-of-the-{use}" for use in ("identity", "webhook", "login"))
     with GitHost(tmp_path / "closed", credentials=f"oauth2:{token}") as host:
         urls = [host.create(f"acme/{name}.git") for name in ("digits", "letters")]
         file = tmp_path / "token"
@@ -79,12 +80,18 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
         )  # fmt: skip
         bot = json.loads(done.stdout)
         assert (bot["expires_at"], bot["rotates"]) == ("2099-12-31T00:00:00Z", True)
-        shared = [service.connect(url, provider="gitlab", identity="bot") for url in urls]
+        host.answers.clear()
+        shared = [service.connect(url, provider="gitlab", identity="bot", secret=secret) for url in urls]
+        wait_for(lambda: host.visits, "git runs")
+        assert started_with("c4nary") == []
+        leaves = may_leave_core_files(service.pid)
+        assert (len(leaves) > 1, set(leaves.values())) == (True, {False})
+        host.answers.set()
         assert [(made["access"], made["identity"]) for made in shared] == [("identity", "bot")] * 2
         paths = [f"/connections/{made['id']}" for made in shared]
         for path in paths:
             wait_for(lambda: service.api.get(path)["reconciliation"]["reconciled_at"], "it is used")  # noqa: B023
-        own = {"credentials": {"user": "oauth2", "password": "wrong"}}
+        own = {"credentials": {"user": "oauth2", "password": password}}
         assert service.api.send("PATCH", paths[0], own)["access"] == "login"
         wait_for(lambda: service.api.get(paths[0])["reconciliation"]["reason"], "the password is used")
         file.write_text("another")
@@ -104,8 +111,8 @@ def test_connections_share_the_token_of_an_identity(tmp_path: Path, service: Ser
             assert service.api.send("PATCH", path, {"identity": None})["identity"] is None
         assert run_pushgate("identity", "delete", "bot", service=service).returncode == 0
         kept = service.stored()
-    assert token not in shown
-    assert token.encode() not in kept
+    assert "c4nary" not in shown
+    assert b"c4nary" not in kept
 
 
 @pytest.mark.parametrize(

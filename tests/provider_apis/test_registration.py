@@ -1,15 +1,21 @@
 """A repository's webhook is brought in order, whatever has happened to it, and foreign ones survive."""
 
+import copy
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
-from gateway.provider_apis import github, registration
+from gateway.provider_apis import gitea, github, gitlab, registration
 from gateway.provider_apis.operation import Operation, T
-from gateway.provider_apis.webhooks import Place, Webhook
-from testing.provider_apis.fake import serving
+from gateway.provider_apis.webhooks import Place, ProviderApi, Webhook
+from testing.provider_apis.fake import FakeApi, serving
+from testing.provider_apis.gitea import FakeGitea
 from testing.provider_apis.github import FakeGitHub
+from testing.provider_apis.gitlab import MANY_FAILURES, FakeGitLab
 from tests.provider_apis.running import Token, run
 
 WANTED = Webhook(url="http://127.0.0.1:9/hooks/c1", secret="new-secret", events=github.EVENTS)
@@ -86,3 +92,72 @@ def test_only_ours_are_unregistered(fake: FakeGitHub) -> None:
     assert do(fake, registration.unregister(github, place, WANTED)) == 2
     assert fake.hooks["acme/digits"] == [FOREIGN]
     assert do(fake, registration.unregister(github, place, WANTED)) == 0
+
+
+class Receiver(FakeApi):
+    """Receives deliveries."""
+
+    async def handle(self, request: Request) -> Response:  # noqa: ARG002
+        """Take everything."""
+        return Response()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A provider, what it does to a webhook that it switches off, and secrets in its words."""
+
+    api: ProviderApi
+    fake: type[FakeGitLab | FakeGitea]
+    switched_off: dict[str, Any]
+    secret: str = "new-secret"
+
+
+CASES = [
+    Case(
+        api=gitlab,
+        fake=FakeGitLab,
+        switched_off={"recent_failures": MANY_FAILURES},
+        secret=f"whsec_{'c' * 43}=",
+    ),
+    Case(api=gitea, fake=FakeGitea, switched_off={"active": False}),
+]
+FAULTS = ("missing", "switched off", "wrong URL", "wrong secret", "missing events", "doubled")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.fake.__name__)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_other_providers_repair_as_well(case: Case, fault: str) -> None:
+    """Whether the secret is the right one, Gitea does not show: a repair sets it in any case."""
+    api, fake = case.api, case.fake(tokens={"good": {"acme/digits"}}, hooks={"acme/digits": []})
+    hooks, receiver = fake.hooks["acme/digits"], Receiver()
+    with serving(fake), serving(receiver):
+        wanted = Webhook(url=f"{receiver.url}/hooks/c1", secret=case.secret, events=api.EVENTS)
+        old = replace(wanted, url="http://old.example/hooks/c1")
+        place = Place(f"{fake.url}/acme/digits.git")
+
+        def do(operation: Operation[T]) -> T:
+            return run(operation, api.base_url(place), Token(api, ["good"]))
+
+        do(api.create(place, replace(wanted, url="https://other.example/hooks/c1")))
+        foreign = copy.deepcopy(hooks[0])
+        made = {
+            "wrong URL": [old],
+            "wrong secret": [replace(wanted, secret="an-old-secret")],
+            "missing events": [replace(wanted, events=frozenset(sorted(api.EVENTS)[-1:]))],
+            "switched off": [wanted],
+            "doubled": [wanted, old],
+        }
+        for webhook in made.get(fault, []):
+            do(api.create(place, webhook))
+        if fault == "switched off":
+            hooks[-1].update(case.switched_off)
+        seen = do(registration.inspect(api, place, wanted, earlier_urls=[old.url])).repair.differences
+        assert seen == (() if (fault, api) == ("wrong secret", gitea) else (fault,))
+        do(registration.register(api, place, wanted, earlier_urls=[old.url]))
+        assert hooks[0] == foreign
+        [ours] = hooks[1:]
+        assert case.secret in {ours.get("signing_token"), ours.get("config", {}).get("secret")}
+        after = registration.inspect(api, place, wanted, earlier_urls=[old.url])
+        assert do(after).repair.differences == ()
+        assert do(registration.unregister(api, place, wanted)) == 1
+    assert hooks == [foreign]

@@ -61,6 +61,7 @@ class Lock(IntEnum):
     NAMES = 5_074_716
     QUEUE = 5_074_717
     REFUSALS = 5_074_718
+    REDELIVERIES = 5_074_719
 
 
 def lock(conn: Connection, which: Lock) -> None:

@@ -17,6 +17,7 @@ from gateway.errors import NotFound, SettingError
 from gateway.store import connections, identities
 from gateway.store.bulk_sql import upsert_rows
 from gateway.store.connections import Connection
+from gateway.store.database import Lock, lock
 from gateway.store.due_tasks import DueTasks
 from gateway.store.identities import Unsealed
 from gateway.store.ids import delivery_ids_since
@@ -115,6 +116,9 @@ def forget(conn: sqlalchemy.Connection, connection: str) -> None:
 def make_due(conn: sqlalchemy.Connection, connection_ids: Collection[str], *, at: datetime) -> None:
     """Make the checks of these connections due at a moment, unless they are due earlier."""
     ids = list(connection_ids)
+    if len(ids) > 1:
+        # Two transactions would lock rows crosswise.
+        lock(conn, Lock.REDELIVERIES)
     for start in range(0, len(ids), _PART):
         these = redelivery_checks.c.connection.in_(ids[start : start + _PART])
         conn.execute(_advanced(at).where(these))
@@ -122,6 +126,7 @@ def make_due(conn: sqlalchemy.Connection, connection_ids: Collection[str], *, at
 
 def make_all_due(conn: sqlalchemy.Connection, *, at: datetime) -> None:
     """Make all checks due at a moment, unless they are due earlier."""
+    lock(conn, Lock.REDELIVERIES)
     conn.execute(_advanced(at))
 
 

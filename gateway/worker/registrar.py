@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+import sqlalchemy
 import structlog
 
 from gateway.backoff import backoff
@@ -131,11 +132,16 @@ class Registrar:
                 differences=list(recorded.differences),
                 advice=recorded.advice,
             )
-        next_at = _now() + CHECK_EVERY
-        await self.database.write(registrations.record, work.claimed, recorded, next_at=next_at, attempts=0)
-        if webhook is not None and log_of(work.claimed.connection.provider, work.place.scope):
-            may_lack = webhook.problem is not None or (not is_check and found.repair.keep is not None)
-            await self.database.write(redeliveries.watch, connection, may_lack=may_lack, now=_now())
+        has_log = log_of(work.claimed.connection.provider, work.place.scope) is not None
+        is_repaired = not is_check and found.repair.keep is not None
+
+        def record(conn: sqlalchemy.Connection) -> None:
+            registrations.record(conn, work.claimed, recorded, next_at=_now() + CHECK_EVERY, attempts=0)
+            if webhook is not None and has_log:
+                may_lack = is_repaired or webhook.problem is not None
+                redeliveries.watch(conn, connection, may_lack=may_lack, now=_now())
+
+        await self.database.write(record)
 
     async def _remove(self, work: "_Work") -> None:
         removed = await work.run(self.apis, registration.unregister)

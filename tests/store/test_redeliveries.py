@@ -10,7 +10,9 @@ from gateway.store import accept, connections, redeliveries, registrations, upti
 from gateway.store.database import Database
 from gateway.store.ids import delivery_id
 from gateway.store.redeliveries import Progress
-from testing.records import NOW, arrival, connection
+from testing.records import NOW, A, B, arrival, connection, move
+from tests.store.accepting import HOUR
+from tests.store.reconciling import look
 
 SECOND, MINUTE, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=1)
 
@@ -115,3 +117,13 @@ def test_a_deleted_connection_is_not_checked(watched: Database, keyring: Keyring
         registrations.request_removal(conn, "c1", now=NOW)
         assert redeliveries.summary(conn, "c1") is None
     assert due(watched, keyring, later=DAY) == ["c2"]
+
+
+def test_a_push_that_no_webhook_reported_makes_a_check_due(learned: Database, keyring: Keyring) -> None:
+    """Other events may have been missed as well; a look that finds nothing changes nothing."""
+    with learned.writing() as conn:
+        redeliveries.watch(conn, "c1", may_lack=False, now=NOW)
+    look(learned, now=NOW + HOUR, agreeing={"refs/heads/main": A})
+    assert due(learned, keyring, later=HOUR) == []
+    assert look(learned, move(A, B), now=NOW + DAY / 2, is_sure=True) is not None
+    assert due(learned, keyring, later=DAY / 2) == ["c1"]

@@ -68,6 +68,10 @@ def test_a_webhook_is_registered_repaired_and_removed(
     assert [one["state"] for one in found["health"]["findings"][:3]] == ["failing", "warning", "warning"]
     assert found["health"] == health_of(service, made)
     assert doctor(service, made["id"], "--fix")[0] == 0
+    wait_for(
+        lambda: service.api.get(path)["redeliveries"]["checked_at"],
+        "the log is searched for what failed before the repair",
+    )
     assert (hooks[0], len(hooks), hooks[1]["active"]) == (FOREIGN, 2, True)
     assert metric(service, 'pushgate_webhooks{state="ok"}') == 1
     assert metric(service, "pushgate_webhook_repairs_total") == 1

@@ -12,7 +12,7 @@ from gateway.store.connection_facts import ConnectionFacts
 from gateway.store.connections import Connection
 from gateway.store.identities import Identity
 from gateway.store.registrations import CHECKED_WITHIN, Registration
-from gateway.text.sentences import REPAIRS
+from gateway.text.sentences import repair_of_refusal
 
 State = Literal["ok", "unknown", "warning", "failing"]
 What = Literal["webhook", "identity", "remote", "requests", "silence"]
@@ -169,6 +169,7 @@ def _of_refusals(facts: ConnectionFacts) -> Iterator[Finding]:
     refused = facts.refused
     if refused is None or (facts.arrived_at is not None and facts.arrived_at > refused.last_at):
         return
+    repair = repair_of_refusal(refused.cause, is_of_source=facts.source is not None)
     yield Finding(
         what="requests",
         state="warning",
@@ -176,7 +177,7 @@ def _of_refusals(facts: ConnectionFacts) -> Iterator[Finding]:
             f"Pushgate refused requests to the webhook URL, the last at {_time(refused.last_at)} from"
             f" {refused.client or 'an unknown address'} with {refused.status}: {refused.reason}"
         ),
-        repair=REPAIRS.get(refused.cause, "See `pushgate deliveries --verdict refused`."),
+        repair=repair or "See `pushgate deliveries --verdict refused`.",
     )
 
 

@@ -100,6 +100,11 @@ def _named(conn: sqlalchemy.Connection, text: str) -> list[str]:
 def _newest(conn: sqlalchemy.Connection, ids: Sequence[str]) -> list[Found]:
     if found := [delivery for connection in ids for delivery in _newest_of(conn, connection)]:
         return sorted(found, key=lambda delivery: delivery.id)
+    if names := list(sources.names(conn, ids).values()):
+        raise NotFound(
+            f"no deliveries about a repository of the source {names[0]} without a connection. All others"
+            f" belong to the connections that pushgate source repositories {names[0]} lists"
+        )
     raise NotFound(f"no deliveries for connection {', '.join(ids)}. {_NEXT_STEPS.format(' and '.join(ids))}")
 
 

@@ -22,7 +22,7 @@ from gateway.store import deliveries, executions, refusals
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.refusals import RecordedRefusal
-from gateway.text.sentences import REPAIRS
+from gateway.text.sentences import repair_of_refusal
 
 # Each of these has a schema of its own in the OpenAPI document.
 Verdict = TypeAliasType(
@@ -270,7 +270,11 @@ class DeliveryView(View):
             detail=None,
             secret_made_at=None,
             updates=[],
-            refusal=view_of(RefusalView, recorded, repair=REPAIRS.get(recorded.cause)),
+            refusal=view_of(
+                RefusalView,
+                recorded,
+                repair=repair_of_refusal(recorded.cause, is_of_source=recorded.is_of_source),
+            ),
         )
 
 

@@ -144,7 +144,8 @@ def forget_repositories(conn: sqlalchemy.Connection, source_id: str) -> None:
 
 def names(conn: sqlalchemy.Connection, ids: Collection[str]) -> dict[str, str]:
     """Return the names of sources by their ids."""
-    query = select(connections.c.id, connections.c.name).where(connections.c.id.in_(ids))
+    mine = connections.c.id.in_(ids), connections.c.kind == "source"
+    query = select(connections.c.id, connections.c.name).where(*mine)
     return {row.id: row.name for row in conn.execute(query)}
 
 

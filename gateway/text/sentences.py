@@ -5,10 +5,10 @@ from collections.abc import Mapping
 WAITS = "no broker has confirmed it yet; a gateway without PUSHGATE_AMQP_URL keeps it in its store"
 """Why an execution request is pending."""
 
-REPAIRS: Mapping[str, str] = {
-    "not verified": "Enter this connection's secret in the webhook's settings at the provider. If you no"
-    " longer have it, POST /api/v1/connections/ID/rotate-secret creates a new one.",
-    "network": "If this is an address of the provider, add it to the connection's networks. If it is your"
+_REPAIRS: Mapping[str, str] = {
+    "not verified": "Enter this {what}'s secret in the webhook's settings at the provider. If you no"
+    " longer have it, POST /api/v1/{what}s/ID/rotate-secret creates a new one.",
+    "network": "If this is an address of the provider, add it to the {what}'s networks. If it is your"
     " proxy's, set PUSHGATE_TRUSTED_PROXIES.",
     "no such connection": "Copy the webhook URL from the connection's page into the webhook's settings at the"
     " provider. If the connection was deleted, delete its webhook there.",
@@ -17,4 +17,9 @@ REPAIRS: Mapping[str, str] = {
     "unsupported content encoding": "Configure the proxy in front of Pushgate so that it does not compress"
     " the bodies of requests.",
 }
-"""What to do about a refused request, by the cause of the refusal."""
+
+
+def repair_of_refusal(cause: str, *, is_of_source: bool = False) -> str | None:
+    """Return what to do about refused requests of a connection or a source; None if nothing is known."""
+    repair = _REPAIRS.get(cause)
+    return None if repair is None else repair.format(what="source" if is_of_source else "connection")

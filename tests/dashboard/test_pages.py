@@ -92,7 +92,7 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
     service.deliver({**connection, "secret": "another secret"}, b"{}")
     service.deliver({**connection, "path": f"/hooks/{'0' * 24}"}, b"{}")
     wait_for(
-        lambda: len(service.api.get("/deliveries", verdict="refused")["items"]) == 2, "refusals are recorded"
+        lambda: len(service.api.get("/deliveries", verdict="refused")["items"]) == 3, "refusals are recorded"
     )
     cookie, seen, waiting = signed_in(service), set[str](), {f"{service.url}/"}
     _, shown, _ = got(f"{service.url}/connections/{connection['id']}", cookie)
@@ -101,6 +101,7 @@ def test_every_link_leads_somewhere_and_no_page_has_a_secret(service: Service, p
     assert "Enter this connection&#39;s secret" in refused
     _, shown, _ = got(f"{service.url}/sources/{source['id']}", cookie)
     assert "no rule matches digits" in shown
+    assert "Enter this source&#39;s secret" in shown
     while waiting:
         url = waiting.pop()
         seen.add(url)
@@ -139,6 +140,7 @@ def with_source(service: Service, project: Project) -> Any:
     assert (answer.status, answer.headers["location"]) == (303, f"/sources/{source['id']}")
     form.close()
     wait_for(ignored, "the rules decide again")
+    service.deliver({**source, "path": f"/hooks/{source['id']}", "secret": "another secret"}, b"{}")
     return source
 
 

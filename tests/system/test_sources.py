@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.cli.api_client import ApiError
 from testing.github import REPOSITORY_ID
 from testing.provider_apis.fake import FakeRepository, serving
 from testing.provider_apis.github import FakeGitHub
@@ -31,7 +32,10 @@ def github(project: Project) -> Iterator[FakeGitHub]:
 def test_an_organisations_repositories_are_connected_by_one_command(
     service: Service, github: FakeGitHub, project: Project
 ) -> None:
-    """The webhook is registered, and the first push runs at the connection that the rule has made."""
+    """The webhook is registered, and the first push runs at the connection that the rule has made.
+
+    After the source was deleted, the connection gets a webhook of its own.
+    """
     server = project.url.removesuffix(f"/{project.name}.git")
     identity = {"name": "acme-bot", "provider": "github", "token": TOKEN, "api_url": f"{github.url}/api/v3"}
     service.api.send("POST", "/identities", identity)
@@ -66,3 +70,15 @@ def test_an_organisations_repositories_are_connected_by_one_command(
 
     wait_for(ignored, "the rules have decided again, because the push might have added the manifest")
     assert TOKEN not in json.dumps(service.log())
+
+    path, source = f"/connections/{connection['id']}", service.api.get("/sources/acme")
+    assert connection["source"] == {"id": source["id"], "name": "acme"}
+    assert connection["hook_url"] == source["hook_url"]
+    for task in ("rotate-secret", "webhook"):
+        with pytest.raises(ApiError, match="arrive at the webhook of its source"):
+            service.api.send("POST", f"{path}/{task}")
+    service.api.send("DELETE", "/sources/acme")
+    wait_for(lambda: github.hooks["acme"] == [], "the webhook is removed")
+    assert service.api.get(path)["source"] is None
+    own = service.api.send("POST", f"{path}/rotate-secret")
+    assert service.deliver({**own, "path": f"/hooks/{own['id']}"}, b"{}", event="ping")[0] == 200

@@ -1,5 +1,6 @@
 """Sends the requests of operations to a provider's API: the only I/O of this package."""
 
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -34,6 +35,8 @@ _MAX_WAIT = 3600.0
 _MAX_MESSAGE = 200
 # The first word of Azure DevOps' refusal of a credential that is valid, but of somebody else.
 _NOT_A_MEMBER = "TF400813"
+# GitHub: “Resource protected by organization SAML enforcement. …”
+_SECOND_FACTOR = re.compile(r"\bSAML\b|single sign.on|two.factor|\b2FA\b", re.IGNORECASE)
 
 
 class Identity(Protocol):
@@ -233,6 +236,11 @@ class ApiClient:
                 )
             case HTTPStatus.UNAUTHORIZED:
                 text = f"{self._host} refuses the credential of {name}: it is wrong, expired or revoked{said}"
+            case HTTPStatus.FORBIDDEN if _SECOND_FACTOR.search(explanation):
+                text = (
+                    f"{self._host} refuses {name}: the organization or group requires single sign-on or"
+                    f" two-factor authentication; authorize the token for it, or let its user set it up{said}"
+                )
             case HTTPStatus.FORBIDDEN:
                 text = f"{name} needs the right “{request.right}” at {self._host}{said}"
             case HTTPStatus.NOT_FOUND:

@@ -151,6 +151,36 @@ def test_a_broken_answer_may_be_right_later(fake: FakeGitHub, answer: Response, 
         read(fake)
 
 
+PROTECTED = (
+    "127.0.0.1 refuses identity bot: the organization or group requires single sign-on or two-factor"
+    " authentication; authorize the token for it, or let its user set it up"
+)
+REFUSED = "127.0.0.1 refuses the credential of identity bot: it is wrong, expired or revoked"
+UNSEEN = (
+    "127.0.0.1 has no such repository, or identity bot may not see it; check the URL and the right"
+    " “Webhooks: read and write”"
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "reason"),
+    [
+        (401, "Bad credentials", REFUSED),
+        (403, "Forbidden", "identity bot needs the right “Webhooks: read and write” at 127.0.0.1"),
+        (403, "Resource protected by organization SAML enforcement.", PROTECTED),
+        (403, "The group requires 2FA", PROTECTED),
+        (404, "Not Found", UNSEEN),
+    ],
+)
+def test_a_refusal_says_what_to_do(fake: FakeGitHub, status: int, said: str, reason: str) -> None:
+    """In one sentence that names the identity, the host and the missing right, and no credential."""
+    # A refused credential is renewed once.
+    fake.instead.extend(refusal(status, said) for _ in range(2))
+    with pytest.raises(ApiRefused) as refused:
+        read(fake)
+    assert str(refused.value) == f"{reason} ({said})"
+
+
 class Refusing:
     """Lets no host be connected to."""
 

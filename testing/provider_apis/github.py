@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from providers import github
-from testing.provider_apis.fake import FakeApi, FakeRepository, json_of, refusal
+from testing.provider_apis.fake import FakeApi, FakeRepository, json_of, refusal, sender_tls
 
 MAX_HOOKS = 20
 _PATH = re.compile(
@@ -183,7 +183,7 @@ class FakeGitHub(FakeApi):
         secret = hook["config"].get("secret", "").encode()
         headers = github.sign(event=event, body=body, secret=secret, delivery=guid, now=now)
         try:
-            async with httpx2.AsyncClient() as http:
+            async with httpx2.AsyncClient(verify=sender_tls()) as http:
                 answer = await http.post(hook["config"]["url"], content=body, headers=headers)
             status, message, state = answer.status_code, answer.reason_phrase, "active"
         except httpx2.HTTPError:

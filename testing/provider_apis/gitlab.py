@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from providers import gitlab
-from testing.provider_apis.fake import FakeApi, FakeRepository, json_of, refusal
+from testing.provider_apis.fake import FakeApi, FakeRepository, json_of, refusal, sender_tls
 
 MAX_HOOKS = 100
 TESTS_A_MINUTE = 5
@@ -145,7 +145,7 @@ class FakeGitLab(FakeApi):
                 now = datetime.now(UTC)
                 headers |= gitlab.sign(event=event, body=body, secret=secret, delivery=key, now=now)
         try:
-            async with httpx2.AsyncClient() as http:
+            async with httpx2.AsyncClient(verify=sender_tls()) as http:
                 answer = await http.post(hook["url"], content=body, headers=headers)
             status, said = answer.status_code, answer.text
         except httpx2.HTTPError as error:

@@ -12,6 +12,7 @@ from gateway.cli.api_client import ApiError
 from testing.provider_apis.fake import serving
 from testing.provider_apis.github import FakeGitHub
 from testing.service import Project, Service, run_pushgate, wait_for
+from tests.dashboard.getting import got, signed_in
 from tests.test_metrics import metrics
 
 TOKEN = "github_pat_canary_5c40"
@@ -65,13 +66,16 @@ def test_50_of_2000_missed_deliveries_are_recovered(
     service.start(urlsplit(service.url).port or 0)
     shown = redeliver(service, made["id"], "--since", "2h")
     assert (shown["requested"], shown["given_up"], shown["reason"]) == (50, 0, None)
-    page = service.api.get("/deliveries", connection=made["id"], limit=100)["items"]
-    arrived = {one["provider_delivery_id"] for one in page if one["verdict"] == "accepted"}
+    stored = service.api.get("/deliveries", connection=made["id"], limit=100)["items"]
+    arrived = {one["provider_delivery_id"] for one in stored if one["verdict"] == "accepted"}
     assert arrived == wanted
     assert len(github.requests) < 120
     assert metrics(service)[1]["pushgate_redeliveries_requested_total", "github"] == 50
     shown = service.api.get(f"/connections/{made['id']}/webhook")["redeliveries"]
     assert (shown["requested"], shown["reason"]) == (50, None)
+    page = got(f"{service.url}/connections/{made['id']}", signed_in(service))[1]
+    assert "requested again in the last 8 days: 50, the last" in page
+    assert "Request failed deliveries again" in page
     assert TOKEN not in json.dumps(service.log())
 
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Row, Select, bindparam, delete, func, select, update
 
 from gateway.store.claims import full_hosts, lock_claims
 from gateway.store.columns import Instant
@@ -232,16 +232,23 @@ def count_silent(conn: sqlalchemy.Connection) -> int:
 def _silent(*columns: Any) -> Select[Any]:
     """Select from the connections that are silent, with the deliveries of their recovered pushes.
 
-    Ids of deliveries sort by time, so only the rows after the recovered push are read.
+    Ids of deliveries sort by time, so only the rows after the recovered push are read. For NOT EXISTS,
+    PostgreSQL may read all deliveries.
     """
     later = deliveries.alias()
-    has_arrived = exists().where(
-        later.c.connection == reconciliations.c.connection,
-        later.c.id > reconciliations.c.recovered,
-        later.c.source == "webhook",
+    arrived = (
+        select(later.c.id)
+        .where(
+            later.c.connection == reconciliations.c.connection,
+            later.c.id > reconciliations.c.recovered,
+            later.c.source == "webhook",
+        )
+        .order_by(later.c.id)
+        .limit(1)
+        .scalar_subquery()
     )
     of_push = deliveries.c.id == reconciliations.c.recovered
-    return select(*columns).select_from(reconciliations.join(deliveries, of_push)).where(~has_arrived)
+    return select(*columns).select_from(reconciliations.join(deliveries, of_push)).where(arrived.is_(None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,9 +76,25 @@ def test_a_webhook_is_registered_repaired_and_removed(
     assert metric(service, 'pushgate_webhooks{state="ok"}') == 1
     assert metric(service, "pushgate_webhook_repairs_total") == 1
 
+    config = hooks[1]["config"]
+    config["url"] = made["hook_url"].replace("http:", "https:")
+    del config["secret"]
+    repaired(service, github, made, ["wrong URL", "no secret"])
+    hooks.pop()
+    repaired(service, github, made, ["missing"])
+
     service.api.send("DELETE", f"/connections/{made['id']}")
     wait_for(lambda: hooks == [FOREIGN], "the webhook is removed")
     assert TOKEN not in json.dumps(service.log())
+
+
+def repaired(service: Service, github: FakeGitHub, made: Any, faults: list[str]) -> None:
+    """Check that the command finds the faults and repairs them at once."""
+    assert doctor(service, made["id"])[1][0]["differences"] == faults
+    assert doctor(service, made["id"], "--fix")[0] == 0
+    [foreign, ours] = github.hooks[made["name"]]
+    assert (foreign, ours["config"]["url"]) == (FOREIGN, made["hook_url"])
+    assert ours["config"]["secret"] == made["secret"]
 
 
 def named(connection: Any) -> dict[str, Any]:

@@ -64,8 +64,8 @@ class _Delivery(BaseModel):
     guid: str
     delivered_at: datetime
     event: str
-    status: str = ""
-    status_code: int = 0
+    status: str | None = None
+    status_code: int | None = None
 
 
 class Repository(BaseModel):
@@ -207,13 +207,14 @@ def _registered(hook: _Hook) -> RegisteredWebhook:
 
 
 def _attempt(found: _Delivery) -> DeliveryAttempt:
+    status = found.status_code or 0
     return DeliveryAttempt(
         id=str(found.id),
         guid=found.guid,
         event=found.event,
         at=found.delivered_at,
-        status=f"{found.status_code} {found.status}".strip(),
-        has_succeeded=200 <= found.status_code < 300,  # noqa: PLR2004 - HTTP's classes
+        status=f"{status} {found.status or ''}".strip(),
+        has_succeeded=200 <= status < 300,  # noqa: PLR2004 - HTTP's classes
     )
 
 

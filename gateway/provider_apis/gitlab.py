@@ -73,8 +73,8 @@ class _Hook(BaseModel):
 
 class _Delivery(BaseModel):
     id: int
-    trigger: str
-    request_headers: dict[str, Any]
+    trigger: str = ""
+    request_headers: dict[str, Any] | None = None
     response_status: str | None = None
     # Not every version shows it.
     created_at: datetime | None = None
@@ -270,7 +270,7 @@ def _no_signing_tokens() -> ApiRefused:
 
 
 def _attempt(found: _Delivery) -> DeliveryAttempt:
-    headers = {name.lower(): str(value) for name, value in found.request_headers.items()}
+    headers = {name.lower(): str(value) for name, value in (found.request_headers or {}).items()}
     return DeliveryAttempt(
         id=str(found.id),
         guid=next((headers[name] for name in gitlab.ID_HEADERS if headers.get(name)), str(found.id)),

@@ -344,7 +344,12 @@ class IdentitySettings(RequestBody):
         default=None, description="of the kind `entra`: the id of the tenant, or one of its domains"
     )
     client_id: EntraId | None = Field(
-        default=None, description="of the kind `entra`: the client id of the application or managed identity"
+        default=None,
+        description="of the kind `entra`: the client id of the application or managed identity; of the kind"
+        " `github-app`, that of the App, which is only shown",
+    )
+    slug: EntraId | None = Field(
+        default=None, description="of the kind `github-app`: the name of the App in its addresses"
     )
 
 

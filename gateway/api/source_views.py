@@ -9,10 +9,13 @@ from typing_extensions import TypeAliasType
 
 from gateway.api.connection_views import SecretView
 from gateway.api.schemas import Page, Provider, ShownAs, one_of
+from gateway.api.source_app import SourceAppView, app_of
 from gateway.api.views import View, view_of
 from gateway.plan.source_rules import Rule
 from gateway.store import source_repositories, sources
 from gateway.store.connections import SecretDates
+from gateway.store.identities import Identity
+from gateway.store.source_apps import Exchange
 from gateway.store.sources import Source
 
 SourceScope = TypeAliasType(
@@ -63,6 +66,9 @@ class SourceView(View):
     )
     networks: Sequence[str] = Field(description="the networks that may send webhooks; empty if any may")
     identity: str | None = Field(description="the name of the identity; null if there is none")
+    app: SourceAppView | None = Field(
+        description="its GitHub App; null for other providers, and for an identity of another kind"
+    )
     repositories: Mapping[str, int] = Field(
         description="how many repositories are in each state; states without a repository are left out",
         examples=[{"connected": 12, "ignored": 3}],
@@ -85,17 +91,19 @@ class SourceView(View):
         source: Source,
         secrets: Sequence[SecretDates],
         repositories: Mapping[str, int],
-        identity: str | None,
+        identity: Identity | None,
+        exchange: Exchange | None,
         *,
         base_url: str,
     ) -> "SourceView":
-        """Return the view of a source, without secrets."""
+        """Return the view of a source with its identity, and the last code of its App, without secrets."""
         return view_of(
             cls,
             source,
             hook_url=f"{base_url}/hooks/{source.id}",
             rules=list(source.rules),
-            identity=identity,
+            identity=identity.name if identity is not None else None,
+            app=app_of(source, identity, exchange, base_url=base_url),
             repositories=repositories,
             secrets=secrets,
         )

@@ -30,7 +30,7 @@ from gateway.crypto.keyring import Keyring
 from gateway.errors import Invalid
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.source_rules import Rule, read_rules
-from gateway.store import connections, identities, registrations, source_repositories, sources
+from gateway.store import connections, identities, registrations, source_apps, source_repositories, sources
 from gateway.store.database import Database
 from gateway.store.ids import connection_id as new_source_id
 from gateway.store.notify import Notifier
@@ -288,12 +288,14 @@ class Sources:
         dates = connections.secret_dates(conn, ids)
         counts = source_repositories.counts(conn, ids)
         used = identities.of(conn, {source.identity for source in found if source.identity is not None})
+        exchanges = source_apps.of(conn, ids)
         return [
             SourceView.of(
                 source,
                 dates[source.id],
                 counts[source.id],
-                used[source.identity].name if source.identity in used else None,
+                used.get(source.identity or ""),
+                exchanges.get(source.id),
                 base_url=self.base_url,
             )
             for source in found

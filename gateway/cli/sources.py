@@ -20,6 +20,7 @@ from gateway.cli.output import (
     print_json,
     print_list,
 )
+from gateway.cli.source_app import app_line, guide_to_app, wait_for_app
 from gateway.cli.webhooks import registered_webhook, show_steps, show_webhook
 
 app = typer.Typer(
@@ -69,12 +70,17 @@ def add(
     secret_file: SecretFile = None,
     network: Networks = None,
     register: Register = False,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Only print the page that creates a GitHub App.")
+    ] = False,
     data: Data = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a source, and print its webhook URL, its secret (shown only once) and the next steps.
 
-    It has one rule, or none if no option of a rule is given. Set several with `pushgate source rules`.
+    It has one rule, or none if no option of a rule is given. Set several with `pushgate source rules`. For
+    GitHub without --identity, a page of the dashboard creates a GitHub App; at a terminal, this command opens
+    it and waits until the App is installed.
 
     Example: pushgate source add github --org acme --identity acme-bot --match 'ml-*' --trigger train@main
     """
@@ -108,8 +114,14 @@ def add(
         err.print(f"[yellow]Warning:[/yellow] {escape(warning)}\n", soft_wrap=True)
     out.print(f"Added the source [bold]{escape(made['name'])}[/bold], {escape(made['url'])}.\n")
     print_facts({**_facts(made), "secret": f"{made['secret']}  (shown only once)"})
-    if webhook is None or not show_webhook(made, webhook):
+    has_no_app = made["app"] is not None and made["identity"] is None
+    if has_no_app:
+        guide_to_app(made)
+        show_steps(provider, made["scope"], heading="Or, without an App:")
+    elif webhook is None or not show_webhook(made, webhook):
         show_steps(provider, made["scope"])
+    if has_no_app and out.is_terminal:
+        wait_for_app(client, made, opens_browser=not no_browser)
 
 
 @app.command("list")
@@ -289,6 +301,7 @@ def _facts(source: Any) -> dict[str, str]:
     return {
         "webhook URL": source["hook_url"],
         "identity": source["identity"] or "none",
+        **({"GitHub App": app_line(source)} if source["app"] else {}),
         "listed": listed,
         **failure,
         "repositories": _counts(source["repositories"]),

@@ -117,11 +117,13 @@ def _test_result(webhook: Any) -> str:
     return f"The test delivery arrived after {seconds:.1f} s."
 
 
-def show_steps(provider: str, scope: Literal["repository", "owner", "server"]) -> None:
+def show_steps(
+    provider: str, scope: Literal["repository", "owner", "server"], *, heading: str = "Next:"
+) -> None:
     """Print what is to be done at the provider."""
     from providers import PROVIDERS  # noqa: PLC0415 - the other commands start without them
 
-    out.print("\nNext:")
+    out.print(f"\n{heading}")
     for line in PROVIDERS[provider].SETUP.lines(scope):
         out.print(f"  {line}", soft_wrap=True)
 

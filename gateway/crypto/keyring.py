@@ -59,6 +59,10 @@ class Keyring:
         """Return the key that signs package URLs."""
         return _derive(self._key, "package tickets")  # stays: every URL in use was signed with it
 
+    def app_state_key(self) -> bytes:
+        """Return the key that signs what GitHub sends back with a new App."""
+        return _derive(self._key, "states of new Apps")
+
     def session_key(self) -> bytes:
         """Return the key that signs dashboard sessions."""
         return _derive(self._key, "dashboard sessions")

@@ -29,6 +29,7 @@ from gateway.api.query import refuse_nul, refuse_unknown
 from gateway.api.registrations import Registrations, RegistrationView
 from gateway.api.sources import Sources
 from gateway.api.views import ExplainedView
+from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.contents import Explanation, newest, overview, refused
 from gateway.dashboard.rendering import STATIC, Renderer
 from gateway.dashboard.sessions import Sessions
@@ -53,6 +54,7 @@ class Pages:
     identities: Identities
     registrations: Registrations
     sources: Sources
+    apps: AppPages
     deliveries: Deliveries
     executions: Executions
     sessions: Sessions
@@ -61,7 +63,7 @@ class Pages:
     has_broker: bool
 
     def routes(self) -> list[BaseRoute]:
-        """Return the routes; all but those to sign in, sign out and load static files require a session."""
+        """Return the routes; those for users who have not signed in come last."""
         offered = [
             *self.connections.operations(),
             *self.identities.operations(),
@@ -84,6 +86,8 @@ class Pages:
             ("/sources/{id}", "GET", self._filtered(self.show_source, api["/sources/{id}/repositories"])),
             ("/sources/{id}/list", "POST", self._action(self.sources.list_source)),
             ("/sources/{id}/decide", "POST", self.decide),
+            ("/sources/{id}/app", "GET", self.apps.show),
+            ("/sources/{id}/app/list", "POST", self._action(self.sources.list_source)),
             ("/sources/{id}/register-webhook", "POST", self._action(registrations.register_source_webhook)),
             ("/sources/{id}/check-webhook", "POST", self._action(registrations.check_source_webhook)),
             ("/sources/{id}/remove-webhook", "POST", self._action(registrations.remove_source_webhook)),
@@ -104,6 +108,8 @@ class Pages:
             Route("/sign-out", self._with_errors(self.sign_out), methods=["POST"]),
             # The URL in the address bar after a refused token.
             Route("/sign-in", self._with_errors(self.begin), methods=["GET"]),
+            # GitHub's redirect may come without a session.
+            Route("/sources/{id}/app/created", self._with_errors(self.apps.created), methods=["GET"]),
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
 

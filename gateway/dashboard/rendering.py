@@ -19,10 +19,11 @@ from gateway.text.sentences import WAITS
 
 STATIC = Path(__file__).with_name("static")
 
+_FORMS = "form-action 'self'"
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self';"
-        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        f" {_FORMS}; base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
     # With no-referrer, browsers would also omit the origin of a form.
@@ -53,6 +54,15 @@ class Renderer:
         """Return the page that a template renders from these facts."""
         text = self._templates.get_template(template).render(now=datetime.now(UTC), **facts)
         return HTMLResponse(text, status, _HEADERS)
+
+    def page_with_form(self, template: str, server: str, **facts: Any) -> Response:
+        """Return a page with a form for another server, which learns only the origin of the gateway."""
+        answer = self.page(template, **facts)
+        policy = answer.headers["content-security-policy"]
+        answer.headers["content-security-policy"] = policy.replace(_FORMS, f"{_FORMS} {server}")
+        # With same-origin, browsers would send the form with the origin "null".
+        answer.headers["referrer-policy"] = "strict-origin"
+        return answer
 
     def redirect(self, path: str) -> Response:
         """Redirect the browser to another page, which it requests with GET."""

@@ -36,6 +36,8 @@ LOG_KEPT = timedelta(days=3)
 # GitHub permits 80 requests a minute that create something.
 REDELIVERIES_A_MINUTE = 60
 
+PUBLIC_API = "https://api.github.com"
+
 _READ = "Metadata: read, Contents: read"
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
@@ -81,7 +83,7 @@ class Repository(BaseModel):
 def base_url(place: Place) -> str:
     """Return the base URL of the API of a place's server."""
     server = server_url(place.url)
-    return "https://api.github.com" if server == "https://github.com" else f"{server}/api/v3"
+    return PUBLIC_API if server == "https://github.com" else f"{server}/api/v3"
 
 
 def authorization(token: str, *, user: str | None = None) -> Mapping[str, str]:  # noqa: ARG001 - as of others

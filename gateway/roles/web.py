@@ -19,6 +19,7 @@ from gateway.api.packages import PackageFiles
 from gateway.api.registrations import Registrations
 from gateway.api.sources import Sources
 from gateway.api.specifications import Contract
+from gateway.dashboard.app_pages import AppPages
 from gateway.dashboard.pages import Pages
 from gateway.dashboard.rendering import Renderer
 from gateway.dashboard.sessions import Sessions
@@ -165,15 +166,17 @@ def _build_api(
 
 def _build_pages(parts: Parts, api: _Api, token: AdminToken) -> Pages:
     base_url = parts.settings.base_url
+    renderer = Renderer(base_url)
     return Pages(
         connections=api.connections,
         identities=api.identities,
         registrations=api.registrations,
         sources=api.sources,
+        apps=AppPages(sources=api.sources, renderer=renderer),
         deliveries=api.deliveries,
         executions=api.executions,
         sessions=Sessions(parts.keyring.session_key(), token=parts.admin_token, base_url=base_url),
-        renderer=Renderer(base_url),
+        renderer=renderer,
         token=token,
         has_broker=parts.settings.amqp_url is not None,
     )

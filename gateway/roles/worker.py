@@ -29,6 +29,7 @@ from gateway.store.database import Database
 from gateway.store.events import EventOutbox
 from gateway.store.outbox import outboxes
 from gateway.worker.announcer import Announcer
+from gateway.worker.app_maker import AppMaker
 from gateway.worker.fetch_and_plan import FetchAndPlan
 from gateway.worker.heartbeat import Heartbeat
 from gateway.worker.identity_checker import IdentityChecker
@@ -125,7 +126,7 @@ def _build_identity_checker(parts: Parts, apis: ProviderApis, sign_in: SignIn) -
 def _of_sources(
     parts: Parts, apis: ProviderApis, sign_in: SignIn
 ) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-    """Return what lists the repositories of sources, and connects them."""
+    """Return what makes the Apps of sources, lists their repositories, and connects them."""
     settings = parts.settings
     lister = SourceLister(
         database=parts.database,
@@ -145,7 +146,14 @@ def _of_sources(
         allow_http=settings.fetch_allow_http,
         hosts=settings.fetch_hosts,
     )
-    return [lister.run, connector.run]
+    maker = AppMaker(
+        database=parts.database,
+        keyring=parts.keyring,
+        wakeups=parts.pushes.subscribe(),
+        notify=parts.pushes.notify,
+        apis=apis,
+    )
+    return [lister.run, connector.run, maker.run]
 
 
 def _build_expiry(parts: Parts, apis: ProviderApis, sign_in: SignIn) -> IdentityExpiry:

@@ -1,7 +1,7 @@
 """Identities: what Pushgate is at a provider, shared by connections. Their secrets are sealed."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -63,6 +63,16 @@ def add(conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, secre
         "due_at": identity.created_at,
     }
     conn.execute(insert(identities).values(**values))
+
+
+def add_named(conn: sqlalchemy.Connection, keyring: Keyring, identity: Identity, secret: str) -> Identity:
+    """Store a new identity, and return it; if its name is taken, a part of its id makes another."""
+    try:
+        add(conn, keyring, identity, secret)
+    except Conflict:
+        identity = replace(identity, name=f"{identity.name}-{identity.id[:6]}")
+        add(conn, keyring, identity, secret)
+    return identity
 
 
 def get(conn: sqlalchemy.Connection, id_or_name: str, *, for_use: bool = False) -> Identity:

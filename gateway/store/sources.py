@@ -15,6 +15,7 @@ from sqlalchemy import Row, Select, delete, insert, select, update
 
 from gateway.errors import Conflict, NotFound
 from gateway.store import connections as stored
+from gateway.store.app_tables import source_apps
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
 from gateway.store.rows import from_row
@@ -123,12 +124,21 @@ def change(conn: sqlalchemy.Connection, source: Source) -> None:
     conn.execute(update(source_repositories).where(*theirs).values(due_at=source.updated_at, attempts=0))
 
 
+def set_identity(conn: sqlalchemy.Connection, source_id: str, identity: str, *, now: datetime) -> None:
+    """Give a source an identity, and make the listing of its repositories due."""
+    mine = connections.c.id == source_id
+    conn.execute(update(connections).where(mine).values(identity=identity, updated_at=now))
+    due = {"due_at": now, "attempts": 0, "listed_at": None, "reason": None}
+    conn.execute(update(sources).where(sources.c.connection == source_id).values(**due))
+
+
 def remove(conn: sqlalchemy.Connection, source_id: str, *, now: datetime) -> None:
     """Delete a source and its secrets. Its connections stay, without a webhook until they get another.
 
     The row with its scope stays, for the removal of its webhook.
     """
     forget_repositories(conn, source_id)
+    conn.execute(delete(source_apps).where(source_apps.c.source == source_id))
     conn.execute(update(connections).where(connections.c.source == source_id).values(source=None))
     conn.execute(update(sources).where(sources.c.connection == source_id).values(due_at=None))
     stored.remove(conn, source_id, now=now)

@@ -94,13 +94,16 @@ class FakeGitHubWithApp(FakeGitHub):
         if "x-github-api-version" not in request.headers:
             return refusal(400, "the fake requires the header X-GitHub-Api-Version")
         if found := re.fullmatch(r"/app-manifests/([^/]+)/conversions", path):
-            document = self.manifests.pop(found[1], None)
-            return refusal(404, "Not Found") if document is None else JSONResponse(document, 201)
+            return self._convert(found[1])
         if path == "/installation/repositories":
             return self._repositories(request)
         if path.startswith("/app") or path.endswith("/installation"):
             return self._unsigned(request) or await self._as_app(request, path)
         return await FakeGitHub.handle(self, request)
+
+    def _convert(self, code: str) -> Response:
+        document = self.manifests.pop(code, None)
+        return refusal(404, "Not Found") if document is None else JSONResponse(document, 201)
 
     async def _as_app(self, request: Request, path: str) -> Response:
         if found := re.fullmatch(r"/(repos|orgs|users)/(.+)/installation", path):

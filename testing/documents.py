@@ -13,6 +13,7 @@ from typing import Any
 
 from gateway.messages.events import event_schema
 from gateway.messages.execution_request import schema
+from gateway.messages.execution_status import status_schema
 from gateway.publish.asyncapi import document
 from gateway.publish.topology import Topology
 from testing.example import messages
@@ -46,6 +47,7 @@ def main() -> None:
         "openapi.json": openapi,
         "asyncapi.json": document(topology=Topology()),
         "execution-request.schema.json": schema(),
+        "execution-status.schema.json": status_schema(),
         "push-fetched.schema.json": event_schema("push.fetched"),
         "delivery-failed.schema.json": event_schema("delivery.failed"),
     }

@@ -12,6 +12,11 @@ EXECUTION_REQUEST_SCHEMA = "execution-request"
 EXECUTION_REQUEST_VERSION = "1.0"
 """The schema's version: each field that is added increments the second number."""
 
+EXECUTION_STATUS = "execution.status"
+EXECUTION_STATUS_SCHEMA = "execution-status"
+EXECUTION_STATUS_VERSION = "1.0"
+"""The version of the schema of reports: each field that is added increments the second number."""
+
 EVENT_VERSION = "1.0"
 """The version of the events' schemas: each field that is added increments the second number."""
 

@@ -5,7 +5,7 @@ from importlib.resources import files
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
 from pydantic_core import core_schema
 
 from gateway.messages.names import schema_id
@@ -20,7 +20,9 @@ class Part(BaseModel):
 
 
 class StandardSchema(GenerateJsonSchema):
-    """Generates JSON Schema without foreign keywords, and without defaults, because every field is sent.
+    """Generates JSON Schema without foreign keywords, and without defaults.
+
+    In our messages, every field is sent; what a report omits is null.
 
     Each branch of a `oneOf` has its `kind` as a `const`, so OpenAPI's `discriminator` is not needed.
     """
@@ -35,12 +37,17 @@ class StandardSchema(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
 
-def schema_of(model: type[BaseModel], *, name: str, version: str) -> dict[str, Any]:
-    """Return the JSON Schema of the body of messages, with complete examples."""
+def schema_of(
+    model: type[BaseModel], *, name: str, version: str, mode: JsonSchemaMode = "serialization"
+) -> dict[str, Any]:
+    """Return the JSON Schema of the body of messages, with complete examples.
+
+    `mode` is `validation` for messages that Pushgate receives.
+    """
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": schema_id(name, version),
-        **model.model_json_schema(mode="serialization", schema_generator=StandardSchema),
+        **model.model_json_schema(mode=mode, schema_generator=StandardSchema),
         "examples": examples(name),
     }
 

@@ -73,12 +73,30 @@ def requests(manifest: bytes = MANIFEST) -> list[ExecutionRequest]:
     return [request.model_copy(update={"package": PACKAGE}) for request in made.requests]
 
 
+def reports(execution: str) -> list[dict[str, Any]]:
+    """Return the reports of a runner about an execution, with all fields in the last."""
+    page = {"url": "https://ml.example/runs/71", "runner": "gpu-7 (runner 2.4)"}
+    moments = {"accepted": "12:31:05", "running": "12:31:40", "succeeded": "13:04:12"}
+    made = [
+        {"id": execution, "state": state, "at": f"2026-05-04T{moment}Z", "sequence": number, **page}
+        for number, (state, moment) in enumerate(moments.items(), 1)
+    ]
+    made[-1] |= {
+        "summary": "accuracy 0.93, 0.02 better than main",
+        "log_url": "https://ml.example/runs/71/log",
+        "metrics": {"accuracy": 0.93, "loss": 0.21},
+        "outputs": [{"name": "model", "url": "s3://acme-models/churn/71/model.pkl"}],
+    }
+    return made
+
+
 def messages() -> dict[str, list[Any]]:
     """Return the examples of each schema, by its name."""
     names = tuple(request.trigger for request in requests())
     failure = TriggerFailure(trigger="train@main", reason="step train, parameter seed: x is not an integer")
     return {
         "execution-request": [request.model_dump(mode="json") for request in requests()],
+        "execution-status": reports(requests()[0].id),
         "push-fetched": [
             event(
                 "push.fetched",

@@ -1,0 +1,129 @@
+"""The states of an execution, what may follow what, and what a report changes. Pure.
+
+Two facts make up the state that people see. The outbox has its own: whether the request was published. What
+runners report is a `Run`. A run, if there is one, is shown; otherwise the state of the outbox is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from gateway.messages.execution_status import ExecutionStatus, ReportedState
+
+OutboxState = Literal["pending", "published", "superseded", "undeliverable", "dropped"]
+"""`superseded`: a later commit of the ref replaced the request before it was published; `undeliverable`: the
+broker refuses it permanently; `dropped`: an operator withdrew it before it was published."""
+
+RunState = Literal["accepted", "running", "succeeded", "failed", "cancelled", "rejected", "lost"]
+"""What runners report; `lost` is Pushgate's conclusion from their silence."""
+
+ExecutionState = Literal[
+    "pending",
+    "published",
+    "accepted",
+    "running",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "rejected",
+    "lost",
+    "superseded",
+    "undeliverable",
+    "dropped",
+]
+"""The state that people see."""
+
+_ENDS: tuple[ExecutionState, ...] = ("succeeded", "failed", "cancelled", "rejected")
+_REPORTS: tuple[ExecutionState, ...] = ("accepted", "running", *_ENDS)
+
+# A report can arrive in every state of the outbox: before the broker's confirm is recorded, and, because a
+# request that is being sent may be withdrawn at this moment, also after that.
+NEXT: Mapping[ExecutionState, tuple[ExecutionState, ...]] = {
+    "pending": ("published", "superseded", "undeliverable", "dropped", *_REPORTS),
+    "published": ("pending", *_REPORTS, "lost"),
+    "superseded": ("pending", "published", *_REPORTS),
+    "undeliverable": ("pending", *_REPORTS),
+    "dropped": ("pending", "published", *_REPORTS),
+    "accepted": ("running", *_ENDS, "lost"),
+    "running": (*_ENDS, "lost"),
+    # Silence proves nothing: whoever reports again is believed.
+    "lost": _REPORTS,
+    "succeeded": (),
+    "failed": (),
+    "cancelled": (),
+    "rejected": (),
+}
+"""Which states may follow each state. `pending` follows where an operator republishes or replays."""
+
+FINAL = frozenset(state for state, following in NEXT.items() if not following)
+"""The states that never change."""
+
+_TIMES: Mapping[ReportedState, str] = {
+    "accepted": "accepted_at",
+    "running": "started_at",
+    **dict.fromkeys(("succeeded", "failed", "cancelled", "rejected"), "ended_at"),
+}
+# What a later report replaces, if it has it.
+_CONTENTS = ("url", "log_url", "summary", "metrics", "outputs", "runner")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What runners have reported about an execution.
+
+    `sequence` is that of the report that counts. `reported_at` is when Pushgate received it; the other times
+    are the runner's, each None if a later report came first. `metrics` and `outputs` are JSON values.
+    """
+
+    state: RunState
+    sequence: int
+    reported_at: datetime
+    accepted_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    url: str | None = None
+    log_url: str | None = None
+    summary: str | None = None
+    metrics: dict[str, float] | None = None
+    outputs: list[dict[str, Any]] | None = None
+    runner: str | None = None
+
+
+def shown(outbox: OutboxState, run: RunState | None) -> ExecutionState:
+    """Return the state that people see."""
+    return outbox if run is None else run
+
+
+def advance(run: Run | None, report: ExecutionStatus, *, now: datetime) -> Run:
+    """Return the run after a report; the same object if the report changes nothing.
+
+    A report changes nothing if its `sequence` is lower than that of the run, if it repeats its state with an
+    equal `sequence`, or if its state may not follow. What it leaves out stays as an earlier report has it.
+    """
+    if run is None:
+        return _with(Run(state=report.state, sequence=report.sequence, reported_at=now), report, now=now)
+    return _with(run, report, now=now) if _counts(run, report) else run
+
+
+def _counts(run: Run, report: ExecutionStatus) -> bool:
+    """Return whether a report changes the run."""
+    if run.state in FINAL or report.sequence < run.sequence:
+        return False
+    if report.state == run.state:
+        return report.sequence > run.sequence
+    is_repeated = run.state == "lost" and report.sequence == run.sequence
+    return report.state in NEXT[run.state] and (report.state in FINAL or not is_repeated)
+
+
+def _with(run: Run, report: ExecutionStatus, *, now: datetime) -> Run:
+    """Return a run with what a report says."""
+    time = _TIMES[report.state]
+    given = {name: value for name, value in report.contents().items() if value is not None}
+    return replace(
+        run,
+        state=report.state,
+        sequence=report.sequence,
+        reported_at=now,
+        **{time: getattr(run, time) or report.at, **given},
+    )

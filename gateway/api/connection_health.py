@@ -244,14 +244,14 @@ def _of_remote(connection: Connection, facts: ConnectionFacts, access: Access) -
 def _repair(connection: Connection, run: str) -> str:
     """Return what repairs a webhook; that of a source serves all of its connections."""
     if connection.source is not None:
-        return f"Repair the webhook of its source: `POST /api/v1/sources/{connection.source}/webhook`."
+        return f"{run} `pushgate doctor {connection.source} --fix`, which repairs the webhook of its source."
     return f"{run} `pushgate doctor {connection.id} --fix`, which repairs the webhook."
 
 
 def _first(connection: Connection) -> str:
     """Return what to do about a webhook that has never arrived."""
     if connection.source is not None:
-        return f"Register the webhook of its source: `POST /api/v1/sources/{connection.source}/webhook`."
+        return f"Run `pushgate doctor {connection.source} --fix`, which registers the webhook of its source."
     if connection.identity is not None and connection.provider in APIS:
         return f"Run `pushgate doctor {connection.id} --fix`, which registers the webhook at the provider."
     return (

@@ -11,6 +11,7 @@ from gateway.cli.options import AsJson, Data, File, client_of, connection_id
 from gateway.cli.output import (
     DELIVERY_COLUMNS,
     change_line,
+    coloured,
     delivery_row,
     empty_list,
     err,
@@ -40,9 +41,10 @@ def connections(data: Data = None, as_json: AsJson = False) -> None:
     def row(connection: Any) -> list[str]:
         triggers = names_of(connection["triggers"]) or "-"
         texts = [connection["name"], connection["provider"], connection["project"], triggers]
-        return [connection["id"], *map(escape, texts), escape(connection["url"])]
+        health = coloured(connection["health"]["state"])
+        return [connection["id"], *map(escape, texts), health, escape(connection["url"])]
 
-    columns = ["id", "name", "provider", "project", "triggers", "url"]
+    columns = ["id", "name", "provider", "project", "triggers", "health", "url"]
     print_list(answer, columns, row, empty=empty_list("connections"), as_json=as_json)
 
 

@@ -127,3 +127,11 @@ def test_the_worst_finding_comes_first_and_decides() -> None:
     assert found.state == "failing"
     assert [finding.state for finding in found.findings] == ["failing", "warning", "unknown"]
     assert STATES[-1] == "failing"
+
+
+def test_the_webhook_of_a_source_is_repaired_at_the_source() -> None:
+    """A repair at one of its connections would register a second webhook."""
+    registration = replace(HOOK, differences=["switched off"])
+    facts = replace(HEALTHY, registration=registration, source="acme")
+    [finding] = health(made(identity="i1", source="s1"), facts, "none", now=NOW).findings
+    assert finding.repair == "Run `pushgate doctor s1 --fix`, which repairs the webhook of its source."

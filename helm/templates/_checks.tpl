@@ -36,11 +36,12 @@
 {{- fail "mode distributed needs an object store, because its pods share no folder: set packages.url to s3://, gs:// or az://" -}}
 {{- end -}}
 {{- end -}}
-{{- if and $values.connections.items (not (include "pushgate.secret" (dict "root" . "which" "adminToken"))) -}}
-{{- fail "connections.items are applied over the REST API: name the Secret with its token in secrets.adminToken.existingSecret" -}}
+{{- $applied := or $values.connections.items $values.connections.sources -}}
+{{- if and $applied (not (include "pushgate.secret" (dict "root" . "which" "adminToken"))) -}}
+{{- fail "connections.items and sources are applied over the REST API: name the Secret with its token in secrets.adminToken.existingSecret" -}}
 {{- end -}}
-{{- if and $values.connections.items (not $values.connections.existingSecret) -}}
-{{- fail "the webhook secrets of connections.items are files: name the Secret that holds them in connections.existingSecret" -}}
+{{- if and $applied (not $values.connections.existingSecret) -}}
+{{- fail "the webhook secrets of connections.items and sources are files: name the Secret that holds them in connections.existingSecret" -}}
 {{- end -}}
 {{- if and $values.externalSecret.enabled (not $values.externalSecret.storeRef.name) -}}
 {{- fail "externalSecret.enabled needs the name of the store: set externalSecret.storeRef.name" -}}

@@ -14,6 +14,8 @@ from aio_pika import connect
 from annotated_types import Ge, Le
 
 from gateway.cli.connections_file import WantedConnection, read_file
+from gateway.cli.sources_file import WantedSource
+from gateway.plan.source_rules import Rule
 from gateway.plan.triggers import Trigger
 from gateway.publish.topology import Topology
 from gateway.settings import PREFIX, Settings, read_settings
@@ -227,8 +229,10 @@ def test_what_external_secrets_makes_is_what_pods_ask_for() -> None:
 def test_connections_are_a_file_that_the_gateway_reads() -> None:
     """Written as in docs/connect.md, with `on` as a bare word, which Helm's YAML reads as a boolean."""
     text = _config_maps("embedded")["acme-pushgate-connections"]["connections.yaml"]
-    (wanted,) = read_file(text.encode()).connections
+    read = read_file(text.encode())
+    (wanted,), (source,) = read.connections, read.sources or ()
     (trigger,) = wanted.triggers
+    assert (source.name, source.rules[0]["triggers"]) == ("acme", [trigger])
     assert (
         wanted.name,
         str(wanted.secret.file if wanted.secret else None),
@@ -254,6 +258,8 @@ def test_connections_have_the_keys_that_the_gateway_knows() -> None:
     """A file that the schema accepts is accepted by `pushgate apply`."""
     definitions = SCHEMA["definitions"]
     assert set(definitions["connection"]["properties"]) - set(WantedConnection.model_fields) == set()
+    assert set(definitions["source"]["properties"]) == set(WantedSource.model_fields)
+    assert set(definitions["rule"]["properties"]) == set(Rule.model_fields)
     assert set(definitions["trigger"]["properties"]) - {"true"} == set(Trigger.model_fields)
 
 

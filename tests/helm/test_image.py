@@ -231,3 +231,4 @@ def test_the_job_for_connections_makes_them(service: Service, tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     assert "the webhook's secret" not in done.stdout
     assert [one["name"] for one in service.api.get("/connections")["items"]] == ["digits"]
+    assert [one["name"] for one in service.api.get("/sources")["items"]] == ["acme"]

@@ -96,12 +96,12 @@ def test_every_default_has_a_schema() -> None:
         (
             "embedded",
             "secrets: {adminToken: {existingSecret: ''}}",
-            "connections.items are applied over the REST API",
+            "connections.items and sources are applied over the REST API",
         ),
         (
             "embedded",
             "connections: {existingSecret: ''}",
-            "the webhook secrets of connections.items are files",
+            "the webhook secrets of connections.items and sources are files",
         ),
         (
             "embedded",

@@ -111,8 +111,9 @@ def path_below(
     """Return the path of a repository below its owner or server; None if it is not below it.
 
     Case, scheme, port and user do not matter, nor does the folder of a server if the clone URL is one of SSH,
-    which does not have it. A GitLab group has the repositories of its subgroups as well. Raise `ValueError`
-    for a URL that names no owner.
+    which does not have it. A GitLab group has the repositories of its subgroups as well. A clone URL whose
+    path programs may read in different ways is below nothing. Raise `ValueError` for a URL that names no
+    owner.
     """
     owner = owner_of(place_url, provider) if scope == "owner" else Owner(place_url, "")
     host, above = _host_and_words(owner.server)
@@ -126,7 +127,13 @@ def path_below(
     has_form = (
         len(below) > 1 if scope == "server" else len(below) == 1 or (bool(below) and provider == "gitlab")
     )
-    return "/".join(below) if host == clone_host and is_below and has_form else None
+    is_plain = "%2f" not in clone_url.lower() and all(map(_is_plain, words))
+    return "/".join(below) if host == clone_host and is_below and has_form and is_plain else None
+
+
+def _is_plain(word: str) -> bool:
+    """Return whether a word is the name of a folder, so that curl, git and a server do not leave it out."""
+    return word not in {".", ".."} and word.isprintable() and "\\" not in word
 
 
 def _repository(clone_url: str, provider: str) -> tuple[str, list[str]]:

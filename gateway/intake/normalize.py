@@ -11,6 +11,7 @@ from gateway.store.connections import OtherRepository
 from gateway.store.deliveries import Verdict
 from gateway.store.ids import delivery_id
 from gateway.store.source_repositories import Seen
+from gateway.text.escape import printable
 from providers.clone_urls import repository_key
 from providers.errors import Malformed, Undecodable
 from providers.model import Event, RefUpdate, Repository, VerifiedRequest
@@ -21,6 +22,10 @@ _MAX_EVENT = 100
 _MAX_ID = 200
 _MAX_HEADER = 1000
 _MAX_REASON = 1000
+_MAX_NAME = 500
+# In bytes. PostgreSQL's indexes have no room for 2,700; no provider's ids and URLs come near to that.
+_MAX_REPOSITORY_ID = 255
+_MAX_URL = 2048
 # How many refs of a delivery are compared with the remote to decide whether it is the same repository.
 _MAX_REFS = 20
 
@@ -156,23 +161,32 @@ def delivery_of_source(source: CachedConnection, received: Received, route: Rout
     )
 
 
+def routed_id(event: Event) -> str | None:
+    """Return the id by which a source's delivery finds its repository; None if it names none."""
+    found = event.repository.id if event.repository is not None else None
+    return found if found is not None and len(found.encode()) <= _MAX_REPOSITORY_ID else None
+
+
 def _seen(source: CachedConnection, event: Event, route: Route) -> Seen | None:
     """Return the repository of a source's delivery if the rules have to decide about it now, else None."""
     repository, known = event.repository, route.known
-    if repository is None or repository.id is None or not repository.urls:
+    repository_id = routed_id(event)
+    if repository is None or repository_id is None:
+        return None
+    urls = [url for url in repository.urls if len(url.encode()) <= _MAX_URL]
+    if not urls:
         return None
     if known is not None and known.state == "removed":
         return None
-    is_decided = known is not None and known.state not in {"due", "gone"} and route.names(repository)
-    if known is not None and known.lacks_manifest:
-        is_decided = not any(known.default_branch in {None, move.name} for move in event.updates)
-    if is_decided:
-        return None
+    if known is not None and known.state not in {"due", "gone"} and route.names(repository):
+        may_add = event.all_refs or any(known.default_branch in {None, move.name} for move in event.updates)
+        if not (known.lacks_manifest and may_add):
+            return None
     return Seen(
         source=source.id,
-        repository=repository.id,
-        full_name=repository.full_name or repository_key(repository.urls[0]).partition("/")[2],
-        url=next((url for url in repository.urls if url.startswith("https://")), repository.urls[0]),
+        repository=repository_id,
+        full_name=(repository.full_name or printable(repository_key(urls[0]).partition("/")[2]))[:_MAX_NAME],
+        url=next((url for url in urls if url.startswith("https://")), urls[0]),
         default_branch=repository.default_branch,
     )
 

@@ -24,6 +24,7 @@ from gateway.intake.normalize import (
     delivery_of_source,
     delivery_to,
     read_request,
+    routed_id,
 )
 from gateway.intake.refusal_log import RefusalLog
 from gateway.metrics import DELIVERIES, REFUSED
@@ -171,9 +172,9 @@ class WebhookEndpoint:
 
     async def _routed(self, source: CachedConnection, received: Received, *, seconds: float) -> NewDelivery:
         """Return the delivery to record for a request to a source. Raises `StoreUnavailable`."""
-        repository, route = received.event.repository, _NO_ROUTE
-        if repository is not None and repository.id is not None:
-            route = await self._connections.route(source, repository.id, seconds=seconds)
+        repository, route = routed_id(received.event), _NO_ROUTE
+        if repository is not None:
+            route = await self._connections.route(source, repository, seconds=seconds)
         return delivery_of_source(source, received, route)
 
     async def _admit(self, scope: Scope) -> tuple[CachedConnection, dict[str, str]]:

@@ -14,6 +14,7 @@ from enum import IntEnum, unique
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from psycopg import OperationalError as ConnectionLost
+from psycopg.errors import ProgramLimitExceeded
 from sqlalchemy import Connection, RootTransaction, func, select, text
 from sqlalchemy.exc import (
     DatabaseError,
@@ -403,6 +404,9 @@ def _set_busy_timeout(connection: Connection, seconds: float) -> None:
 
 def _outage(error: Exception) -> str | None:
     """Return why the database cannot be used, as a sentence; None if the error is a bug of Pushgate."""
+    # A value too large for an index: nothing is wrong with the server.
+    if isinstance(getattr(error, "orig", error), ProgramLimitExceeded):
+        return None
     # PostgreSQL's driver raises `InternalError` for a write to a read-only server.
     if isinstance(error, (OperationalError, InternalError, ConnectionLost, TimeoutError)):
         return f"the database does not answer: {_first_line(error)}"

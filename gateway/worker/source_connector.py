@@ -70,9 +70,10 @@ class SourceConnector:
 
     async def _decide(self, claimed: Claimed) -> None:
         source, repository = claimed.source, claimed.repository
-        path = path_below(source.url, source.scope, source.provider, repository.url)
+        path = None
         try:
             check_url(repository.url, allow_http=self.allow_http, hosts=self.hosts)
+            path = path_below(source.url, source.scope, source.provider, repository.url)
             decision = await self._decision(claimed, path)
         except Invalid as error:
             decision = Decision(None, str(error))

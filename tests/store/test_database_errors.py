@@ -68,7 +68,14 @@ def test_an_outage_at_the_start_is_reported_with_the_file(
 
 
 @pytest.mark.parametrize(
-    "error", [InterfaceError("SELECT 1", {}, Exception("a bug")), KeyError("a bug"), ValueError("a bug")]
+    "error",
+    [
+        InterfaceError("SELECT 1", {}, Exception("a bug")),
+        OperationalError("INSERT", {}, psycopg.errors.ProgramLimitExceeded("a bug")),
+        psycopg.errors.ProgramLimitExceeded("a bug"),
+        KeyError("a bug"),
+        ValueError("a bug"),
+    ],
 )
 def test_a_bug_is_no_outage(embedded: Database, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """It is raised, not retried for ever."""

@@ -78,7 +78,8 @@ def test_fetch_now_finds_what_no_webhook_reported(browser: Browser, tmp_path: Pa
         [hook] = github.hooks[project.name]
         hook["active"] = False
         page.get_by_role("button", name="Check").click()
-        expect(main).to_contain_text("webhook: The webhook is switched off at the provider.")
+        repair = f"Run pushgate doctor {connection['id']} --fix, which repairs the webhook."
+        expect(main).to_contain_text(f"webhook: The webhook is switched off at the provider. {repair}")
         page.get_by_role("button", name="Repair").click()
         expect(main).not_to_contain_text("switched off")
         assert hook["active"]

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from threading import Thread
 from typing import Any
 
 import httpx2
 import pytest
 
+from gateway.cli.source_app import wait_for_app
 from testing.provider_apis.fake import serving
 from testing.provider_apis.github_app import Installation
 from testing.provider_apis.github_manifest import FakeGitHubMakingApps
@@ -57,7 +59,10 @@ def app_of(service: Service) -> Any:
 
 
 def test_an_app_is_made_installed_and_used(
-    service: Service, fake: FakeGitHubMakingApps, browser: httpx2.Client
+    service: Service,
+    fake: FakeGitHubMakingApps,
+    browser: httpx2.Client,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its secrets come from GitHub, and are in no answer, log or file."""
     add = ("source", "add", "github", "--url", f"{fake.url}/acme")
@@ -66,6 +71,9 @@ def test_an_app_is_made_installed_and_used(
     assert (added.returncode, page in added.stdout, "Or, without an App:" in added.stdout) == (0, True, True)
     shown = browser.get(page)
     assert f"form-action 'self' {fake.url};" in shown.headers["content-security-policy"]
+    arguments = {"client": service.api, "source": service.api.get("/sources/acme"), "opens_browser": False}
+    waiting = Thread(target=wait_for_app, kwargs=arguments)
+    waiting.start()
     [(address, manifest), _] = Forms(shown.text).found
     wanted = json.loads(manifest)
     assert (wanted["name"], wanted["public"]) == ("Pushgate acme", False)
@@ -84,6 +92,9 @@ def test_an_app_is_made_installed_and_used(
     assert str(browser.get(page, params={"installation_id": "7", "setup_action": "install"}).url) == page
     wait_for(lambda: app_of(service)["state"] == "installed", "the repositories are listed")
     assert "✓ It is installed. Repositories: 1 " in browser.get(page).text
+    waiting.join()
+    said = capsys.readouterr().out
+    assert f"App: not installed yet: install it at {made['install_url']}\nApp: installed" in said
     source = service.api.get("/sources/acme")
     assert source["identity"] == "pushgate-acme"
     [identity] = service.api.get("/identities")["items"]
@@ -95,17 +106,22 @@ def test_an_app_is_made_installed_and_used(
     assert fake.hook_config["content_type"] == "json"
 
     fake.events.remove("merge_group")
+    fake.hook_config["url"] = "http://127.0.0.1:9/elsewhere"
+    refused = service.api.send("POST", "/sources/acme/webhook", wait=15)["reason"]
+    assert "and an App has only one" in refused
+    assert "and an App has only one" in browser.get(source_page := page.removesuffix("/app")).text
+    fake.hook_config["url"] = source["hook_url"]
     told = run_pushgate("doctor", "acme", "--fix", service=service, variables={"COLUMNS": "300"}).stdout
     assert "Add the event merge_group to the GitHub App pushgate-acme" in told
-    pem = next(line for line in service_pem(fake).splitlines() if "-----" not in line)
-    everything = json.dumps([service.log(), identity, source]) + added.stdout + told
-    for secret in (fake.hook_config["secret"], pem, "canary-client-secret"):
-        assert secret not in everything
-        assert secret.encode() not in service.stored()
+    assert "Add the event merge_group" in browser.get(source_page).text
+    no_secret_is_in(json.dumps([service.log(), identity, source]) + added.stdout + told, service, fake)
 
 
-def service_pem(fake: FakeGitHubMakingApps) -> str:
-    """Return the private key that GitHub has given."""
+def no_secret_is_in(text: str, service: Service, fake: FakeGitHubMakingApps) -> None:
+    """Fail if what GitHub has given is in a text, or in a file of the gateway."""
     [answered] = [one for one in fake.requests if one.path.endswith("/conversions")]
     assert answered.status == 201
-    return fake.pem
+    code, kept = answered.path.split("/")[-2], service.stored()
+    for secret in (fake.hook_config["secret"], fake.pem.splitlines()[5], "canary-client-secret", code):
+        assert secret not in text
+        assert secret.encode() not in kept

@@ -34,6 +34,7 @@ _COMPARE = {
     "==": operator.eq,
     "!=": operator.ne,
 }
+_MALFORMED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _FILES = ("output", "input")
 _VALUES = ("metadata", "parameter")
 
@@ -41,7 +42,8 @@ _VALUES = ("metadata", "parameter")
 def read(body: bytes, headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the request in a message, in either mode of CloudEvents. Raises `Unusable`.
 
-    `redrive` is added to it: how often an operator has republished the request.
+    `redrive` is added to it: how often an operator has republished the request. The request may still be one
+    that this runner cannot execute: see `check`.
     """
     try:
         request: dict[str, Any] = json.loads(body)
@@ -51,16 +53,23 @@ def read(body: bytes, headers: Mapping[str, Any] | None = None) -> dict[str, Any
         request["redrive"] = int(redrive)
         if not isinstance(request["id"], str):
             raise Unusable("the request's id is not a text")
-        if request["package"] is None:
-            raise Unusable("this runner executes only requests with a package")
-        check(request["execution"])
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        _ = request["package"], request["execution"]["kind"]
+    except _MALFORMED as error:
         raise Unusable(f"this is not an execution request: {error!r}") from error
     return request
 
 
-def check(execution: Mapping[str, Any]) -> None:
+def check(request: Mapping[str, Any]) -> None:
     """Raise `Unusable` for what this runner does not do, before anything runs."""
+    if request["package"] is None:
+        raise Unusable("this runner executes only requests with a package")
+    try:
+        _check(request["execution"])
+    except _MALFORMED as error:
+        raise Unusable(f"this is not an execution request: {error!r}") from error
+
+
+def _check(execution: Mapping[str, Any]) -> None:
     if execution["kind"] == "pipeline":
         _check_pipeline(execution)
     elif execution["kind"] == "task":
@@ -76,7 +85,7 @@ def _check_pipeline(pipeline: Mapping[str, Any]) -> None:
     for node in pipeline["nodes"]:
         if node["kind"] == "deployment":
             raise Unusable(f"node {node['name']} is a deployment, and this runner does not deploy")
-        check(node["execution"])
+        _check(node["execution"])
         for condition in itertools.chain.from_iterable(action["if"] for action in node["actions"]):
             if not _CONDITION.fullmatch(condition):
                 raise Unusable(f"this runner only compares metadata with a value: not {condition}")
@@ -88,15 +97,15 @@ def _check_pipeline(pipeline: Mapping[str, Any]) -> None:
     _order(pipeline)
 
 
-def execute(request: Mapping[str, Any]) -> int:
-    """Run a request and pass its output on; return the exit status. Raises `Unusable`, `OSError`."""
+def execute(request: Mapping[str, Any]) -> Result:
+    """Run a request and pass its output on. Raises `Unusable`, `OSError`."""
     with tempfile.TemporaryDirectory(prefix="execution-") as folder:
         package = Package(Path(folder, "package"), request["package"]["format"], Path(folder))
         fetch(request["package"], package.archive)
         execution = request["execution"]
         if execution["kind"] == "pipeline":
             return run_pipeline(execution, package)
-        return _run(execution, Supply(), package).status
+        return _run(execution, Supply(), package)
 
 
 def _run(execution: Mapping[str, Any], supply: Supply, package: Package) -> Result:
@@ -163,12 +172,12 @@ def _varied(variation: Mapping[str, Any], parameter: Mapping[str, Any]) -> Seque
     return [float(f"{value:.12g}") for value in values]
 
 
-def run_pipeline(pipeline: Mapping[str, Any], package: Package) -> int:
-    """Run the nodes in the order of the edges; return the exit status of the last that failed, or 0."""
+def run_pipeline(pipeline: Mapping[str, Any], package: Package) -> Result:
+    """Run the nodes in the order of the edges. The status is that of the last node that failed, or 0."""
     nodes = {node["name"]: node for node in pipeline["nodes"]}
     results: dict[str, Result] = {}
     stopped: set[str] = set()
-    status = 0
+    whole = Result()
     for name in _order(pipeline):
         node = nodes[name]
         edges = [edge for edge in pipeline["edges"] if edge["target_node"] == name]
@@ -178,22 +187,26 @@ def run_pipeline(pipeline: Mapping[str, Any], package: Package) -> int:
             continue
         ended = _action(node, "node-starting", Result())
         if ended is not None:
-            return ended
+            whole.status = ended
+            break
         for _ in range(2 if node["on_error"] == "retry" else 1):
             result = results[name] = _run_node(node, edges, results, package)
             if result.status == 0:
                 break
+        whole.summary += f"node {name} ended with status {result.status}\n"
+        whole.metadata.update({f"{name}.{key}": value for key, value in result.metadata.items()})
         if result.status != 0:
-            status = result.status
-            log(f"node {name} failed with status {status}")
+            whole.status = result.status
+            log(f"node {name} failed with status {result.status}")
         ended = _action(node, "node-error" if result.status else "node-complete", result)
         if ended is not None:
-            return ended
+            whole.status = ended
+            break
         if result.status != 0 and node["on_error"] != "continue":
             stopped.add(name)
             if node["on_error"] != "stop-next":
                 break
-    return status
+    return whole
 
 
 def _order(pipeline: Mapping[str, Any]) -> list[str]:
@@ -273,6 +286,8 @@ def _holds(condition: str, metadata: Mapping[str, Any]) -> bool:
 if __name__ == "__main__":
     # Execute one request from standard input, without a broker: the `message` of `pushgate executions ID`.
     try:
-        sys.exit(execute(read(sys.stdin.buffer.read())))
+        received = read(sys.stdin.buffer.read())
+        check(received)
+        sys.exit(execute(received).status)
     except Unusable as error:
         sys.exit(f"this request cannot be executed: {error}")

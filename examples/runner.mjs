@@ -1,9 +1,11 @@
 // A runner for Node with amqplib. `node runner.mjs amqp://… [COUNT]`.
-// It receives requests and keeps them in the folder `inbox`; `execution.py` executes them.
+// It receives requests, keeps them in the folder `inbox`, and reports how they end; `execution.py` executes them.
 
 import { spawn } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdir, open, readFile, readdir, rename } from "node:fs/promises";
+import { mkdir, open, readFile, readdir, rename, rm } from "node:fs/promises";
+import { hostname } from "node:os";
+import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import amqp from "amqplib";
@@ -13,6 +15,8 @@ const PYTHON = process.env.PYTHON ?? "python3";
 const EXECUTION = fileURLToPath(new URL("execution.py", import.meta.url));
 const PENDING = "inbox/pending";
 const ENDED = "inbox/ended";
+const REPORTS = "inbox/reports";
+let reported = 0;
 
 /** Return the request in a message, in either mode of CloudEvents. `redrive`: how often it was republished. */
 function read(message) {
@@ -35,24 +39,75 @@ async function add(request) {
     const path = `${folder}/${request.id}.json`;
     if (existsSync(path) && JSON.parse(await readFile(path, "utf8")).redrive >= request.redrive) return;
   }
-  const path = `${PENDING}/${request.id}.json`;
+  await write(`${PENDING}/${request.id}.json`, { ...request, received: Date.now() });
+  await report(request, "accepted");
+}
+
+/** Store the request in a message; return false if the message is to be rejected for good. */
+async function take(message) {
+  let request;
+  try {
+    request = read(message);
+  } catch (error) {
+    console.error(`rejected for good: this is not an execution request: ${error.message}`);
+    return false;
+  }
+  await add(request);
+  return true;
+}
+
+/** Write an object to a file; it is on disk, and complete, when this returns. */
+async function write(path, object) {
   const file = await open(`${path}.part`, "w");
-  await file.writeFile(JSON.stringify({ ...request, received: Date.now() }));
+  await file.writeFile(JSON.stringify(object));
   await file.sync();
   await file.close();
   await rename(`${path}.part`, path);
-  const folder = await open(PENDING);
+  const folder = await open(dirname(path));
   await folder.sync();
   await folder.close();
 }
 
-/** Execute the stored requests, in the order in which they arrived. */
+/** Return the objects in a folder, each with the path of its file. */
+async function stored(folder) {
+  const names = (await readdir(folder)).filter((name) => name.endsWith(".json"));
+  const paths = names.map((name) => `${folder}/${name}`);
+  return Promise.all(paths.map(async (path) => ({ ...JSON.parse(await readFile(path, "utf8")), path })));
+}
+
+/** Execute the stored requests, in the order in which they arrived, and send the reports. */
 async function executePending() {
-  const names = (await readdir(PENDING)).filter((name) => name.endsWith(".json"));
-  const requests = await Promise.all(names.map((name) => readFile(`${PENDING}/${name}`, "utf8").then(JSON.parse)));
-  for (const request of requests.sort((one, other) => one.received - other.received)) {
-    console.error(`${request.id} ended with status ${await execute(request)}`);
-    await rename(`${PENDING}/${request.id}.json`, `${ENDED}/${request.id}.json`);
+  await sendReports();
+  for (const { path, ...request } of (await stored(PENDING)).sort((one, other) => one.received - other.received)) {
+    await report(request, "running");
+    await sendReports();
+    const summary = `ended with status ${await execute(request)}`;
+    console.error(`${request.id} ${summary}`);
+    await report(request, summary.endsWith(" 0") ? "succeeded" : "failed", summary);
+    await rename(path, `${ENDED}/${request.id}.json`);
+    await sendReports();
+  }
+}
+
+/** Store a report for Pushgate. */
+async function report(request, state, summary) {
+  if (!request.status_url) return;
+  // Grows from report to report, also after a restart.
+  const sequence = (reported = Math.max(reported + 1, Date.now() * 1000));
+  const body = { id: request.id, state, at: new Date().toISOString(), sequence, summary, runner: hostname() };
+  await write(`${REPORTS}/${sequence}.json`, { url: request.status_url, sequence, body });
+}
+
+/** Send the stored reports, oldest first; while Pushgate cannot be reached, they stay. */
+async function sendReports() {
+  for (const { path, url, body } of (await stored(REPORTS)).sort((one, other) => one.sequence - other.sequence)) {
+    const options = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+    const status = await fetch(url, { ...options, signal: AbortSignal.timeout(10_000) })
+      .then((answer) => answer.status)
+      .catch(() => 0);
+    if (status === 0 || status >= 500 || [408, 425, 429].includes(status)) return;
+    if (status >= 400) console.error(`a report was refused: ${status}`);
+    await rm(path);
   }
 }
 
@@ -66,31 +121,19 @@ function execute(request) {
 
 /** Process requests one by one; stop after `count` requests. */
 async function main(url, count) {
-  await mkdir(PENDING, { recursive: true });
-  await mkdir(ENDED, { recursive: true });
+  for (const folder of [PENDING, ENDED, REPORTS]) await mkdir(folder, { recursive: true });
   await executePending();
   const connection = await amqp.connect(url);
   const channel = await connection.createChannel();
   for (let left = count; left > 0; ) {
     // `get` instead of `consume`: no message is held here while an execution runs.
     const message = await channel.get(QUEUE);
-    if (!message) {
-      await sleep(1000);
-      continue;
-    }
-    let request;
-    try {
-      request = read(message);
-    } catch (error) {
-      console.error(`rejected for good: this is not an execution request: ${error.message}`);
-      channel.reject(message, false);
-    }
-    if (request) {
-      await add(request);
-      channel.ack(message);
-      await executePending();
-    }
-    left -= 1;
+    if (message) {
+      if (await take(message)) channel.ack(message);
+      else channel.reject(message, false);
+      left -= 1;
+    } else await sleep(1000);
+    await executePending();
   }
   await channel.close();
   await connection.close();

@@ -6,24 +6,9 @@ import sys
 from pathlib import Path
 
 import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
-from execution import read
 from inbox import Inbox
-from step import Unusable, log
 
 QUEUE = os.environ.get("QUEUE", "pushgate.executions")
-
-
-async def take(message: AbstractIncomingMessage, inbox: Inbox) -> None:
-    """Store one request, then acknowledge it."""
-    try:
-        request = read(message.body, message.headers)
-    except Unusable as error:
-        log(f"rejected for good: {error}")
-        await message.reject(requeue=False)
-    else:
-        inbox.add(request)
-        await message.ack()
 
 
 async def main(url: str, count: int | None) -> None:
@@ -39,10 +24,13 @@ async def main(url: str, count: int | None) -> None:
             message = await queue.get(fail=False)
             if message is None:
                 await asyncio.sleep(1)
-                continue
-            await take(message, inbox)
+            else:
+                if inbox.take(message.body, message.headers):
+                    await message.ack()
+                else:
+                    await message.reject(requeue=False)
+                count = None if count is None else count - 1
             await asyncio.to_thread(inbox.execute_pending)
-            count = None if count is None else count - 1
 
 
 if __name__ == "__main__":

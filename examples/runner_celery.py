@@ -6,16 +6,15 @@ that they are lost. This consumer step receives them instead, and starts a task 
 """
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, Task, bootsteps
-from celery.signals import worker_ready
-from execution import read
+from celery import Celery, bootsteps
+from celery.worker import state
 from inbox import Inbox
 from kombu import Consumer, Queue
-from step import Unusable, log
 
 NAME = os.environ.get("QUEUE", "pushgate.executions")
 # Pushgate or an operator declares the queue; the runner only checks that it exists.
@@ -23,23 +22,22 @@ QUEUE = Queue(NAME, no_declare=True)
 
 app = Celery("runner")
 app.conf.update(
-    task_default_queue=f"{NAME}.celery",  # Celery's own queue, for the task below
+    # Celery's own queue, for the task below: one for each machine, because the inbox is a file.
+    task_default_queue=f"{NAME}.celery.{socket.gethostname()}",
     worker_redirect_stdouts=False,
     worker_concurrency=1,  # the inbox is executed by one process at a time
     broker_connection_retry_on_startup=True,
 )
 
 
-@app.task(bind=True)
-def execute_pending(self: Task, *, last: bool) -> None:
-    """Execute what is in the inbox, in a process of Celery's pool; and stop the worker after the last."""
+@app.task
+def execute_pending() -> None:
+    """Execute what is in the inbox, in a process of Celery's pool."""
     Inbox(Path("inbox.db")).execute_pending()
-    if last:
-        self.app.control.shutdown(destination=[self.request.hostname])
 
 
 class Requests(bootsteps.ConsumerStep):
-    """Takes requests; stops the worker after `left`, if it is given."""
+    """Takes requests one by one; stops the worker after `left`, if it is given."""
 
     left: int | None = None
 
@@ -47,29 +45,43 @@ class Requests(bootsteps.ConsumerStep):
         """Return the consumer of Pushgate's queue."""
         return [Consumer(channel, queues=[QUEUE], on_message=self.take, prefetch_count=1)]
 
+    def start(self, c: Any) -> None:
+        """Open the inbox; `resume` begins with what an earlier worker has not finished."""
+        self.inbox = Inbox(Path("inbox.db"))
+        [self.consumer] = self.consumers = self.get_consumers(c.connection.channel())
+        self.timer = c.timer.call_repeatedly(1, self.resume)
+
+    def stop(self, c: Any) -> None:
+        """Stop taking requests."""
+        self.timer.cancel()
+        super().stop(c)
+
     def take(self, message: Any) -> None:
-        """Store one request, acknowledge it, and start the task that executes it."""
-        try:
-            body = message.body if isinstance(message.body, bytes) else message.body.encode()
-            request = read(body, message.headers)
-        except Unusable as error:
-            log(f"rejected for good: {error}")
-            message.reject(requeue=False)
-        else:
-            Inbox(Path("inbox.db")).add(request)
+        """Store one request, and acknowledge it."""
+        # Cancelled before the acknowledgement: no message is held here while an execution runs.
+        self.consumer.cancel()
+        body = message.body if isinstance(message.body, bytes) else message.body.encode()
+        if self.inbox.take(body, message.headers):
             message.ack()
+        else:
+            message.reject(requeue=False)
         if Requests.left is not None:
             Requests.left -= 1
-        execute_pending.delay(last=Requests.left == 0)
+        self.resume()
+
+    def resume(self) -> None:
+        """Start the task for a stored request, or else take the next one."""
+        if self.inbox.has_pending():
+            if not state.reserved_requests:
+                execute_pending.delay()
+        elif Requests.left == 0:
+            state.should_stop = os.EX_OK
+        else:
+            self.inbox.send_reports()
+            self.consumer.consume()
 
 
 app.steps["consumer"].add(Requests)
-
-
-@worker_ready.connect
-def begin(**_: Any) -> None:
-    """Execute what an earlier worker has not finished."""
-    execute_pending.delay(last=Requests.left == 0)
 
 
 if __name__ == "__main__":

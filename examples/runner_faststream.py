@@ -3,50 +3,48 @@
 import asyncio
 import os
 import sys
+from contextlib import aclosing
 from pathlib import Path
 
-from execution import read
-from faststream import AckPolicy, FastStream
-from faststream.rabbit import RabbitBroker, RabbitMessage, RabbitQueue
+from faststream import AckPolicy
+from faststream.rabbit import RabbitBroker, RabbitQueue
 from faststream.rabbit.schemas import Channel
+from faststream.rabbit.subscriber import RabbitSubscriber
 from inbox import Inbox
-from step import Unusable, log
 
 # Pushgate or an operator declares the queue; the runner only checks that it exists.
 QUEUE = RabbitQueue(os.environ.get("QUEUE", "pushgate.executions"), declare=False)
+IDLE_SECONDS = 30
 
 
-def application(url: str, count: int | None) -> FastStream:
-    """Return an application that processes requests one by one, and stops after `count`, if it is given."""
-    broker = RabbitBroker(url, default_channel=Channel(prefetch_count=1), logger=None)
-    app, inbox = FastStream(broker), Inbox(Path("inbox.db"))
-    left, one_at_a_time = [count], asyncio.Lock()
+async def receive(subscriber: RabbitSubscriber, inbox: Inbox) -> bool:
+    """Take one message; return False if none has arrived for a while."""
+    # A handler would hold the next message while an execution runs. This consumer is cancelled before the
+    # acknowledgement, so that there is none.
+    messages = aiter(subscriber)
+    try:
+        # A generator, although FastStream does not declare it.
+        async with aclosing(messages), asyncio.timeout(IDLE_SECONDS):  # type: ignore[type-var]
+            message = await anext(messages)
+            accepted = inbox.take(message.body, message.headers)
+    except TimeoutError:
+        return False
+    await (message.ack() if accepted else message.reject(requeue=False))
+    return True
 
-    @app.on_startup
-    async def begin() -> None:
-        await asyncio.to_thread(inbox.execute_pending)
 
-    # FastStream delivers the next message while an execution runs. It waits here for the lock, at most as
-    # long as the consumer time-out of the queue.
-    @broker.subscriber(QUEUE, ack_policy=AckPolicy.MANUAL)
-    async def take(message: RabbitMessage) -> None:
-        async with one_at_a_time:
-            try:
-                request = read(message.body, message.headers)
-            except Unusable as error:
-                log(f"rejected for good: {error}")
-                await message.reject(requeue=False)
-            else:
-                inbox.add(request)
-                await message.ack()
-                await asyncio.to_thread(inbox.execute_pending)
-        if left[0] is not None:
-            left[0] -= 1
-            if left[0] == 0:
-                app.exit()
-
-    return app
+async def main(url: str, count: int | None) -> None:
+    """Process requests one by one; stop after `count` requests, if it is given."""
+    inbox = Inbox(Path("inbox.db"))
+    await asyncio.to_thread(inbox.execute_pending)
+    async with RabbitBroker(url, default_channel=Channel(prefetch_count=1), logger=None) as broker:
+        subscriber = broker.subscriber(QUEUE, ack_policy=AckPolicy.MANUAL)
+        await subscriber.start()
+        while count is None or count > 0:
+            if await receive(subscriber, inbox):
+                count = None if count is None else count - 1
+            await asyncio.to_thread(inbox.execute_pending)
 
 
 if __name__ == "__main__":
-    asyncio.run(application(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None).run())  # noqa: PLR2004
+    asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else None))  # noqa: PLR2004

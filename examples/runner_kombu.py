@@ -5,10 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from execution import read
 from inbox import Inbox
 from kombu import Connection, Queue
-from step import Unusable, log
 
 # Pushgate or an operator declares the queue; the runner only checks that it exists.
 QUEUE = Queue(os.environ.get("QUEUE", "pushgate.executions"), no_declare=True)
@@ -25,18 +23,14 @@ def main(url: str, count: int | None) -> None:
             message = queue.get()
             if message is None:
                 time.sleep(1)
-                continue
-            try:
-                body = message.body if isinstance(message.body, bytes) else message.body.encode()
-                request = read(body, message.headers)
-            except Unusable as error:
-                log(f"rejected for good: {error}")
-                message.reject(requeue=False)
             else:
-                inbox.add(request)
-                message.ack()
-                inbox.execute_pending()
-            count = None if count is None else count - 1
+                body = message.body if isinstance(message.body, bytes) else message.body.encode()
+                if inbox.take(body, message.headers):
+                    message.ack()
+                else:
+                    message.reject(requeue=False)
+                count = None if count is None else count - 1
+            inbox.execute_pending()
 
 
 if __name__ == "__main__":

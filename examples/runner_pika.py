@@ -2,12 +2,11 @@
 
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pika
-from execution import read
 from inbox import Inbox
-from step import Unusable, log
 
 QUEUE = os.environ.get("QUEUE", "pushgate.executions")
 
@@ -16,27 +15,24 @@ def main(url: str, count: int | None) -> None:
     """Process requests one by one; stop after `count` requests, if it is given."""
     inbox = Inbox(Path("inbox.db"))
     inbox.execute_pending()
-    # An execution may last longer than the broker's heartbeat time-out, so heartbeats are switched off.
-    parameters = pika.URLParameters(url)
-    parameters.heartbeat = 0
-    with pika.BlockingConnection(parameters) as connection:
+    with ThreadPoolExecutor(1) as pool, pika.BlockingConnection(pika.URLParameters(url)) as connection:
         channel = connection.channel()
         while count is None or count > 0:
             # `get` instead of `consume`: no message is held here while an execution runs.
             method, properties, body = channel.basic_get(QUEUE)
             if method is None:
                 connection.sleep(1)
-                continue
-            try:
-                request = read(body, properties.headers)
-            except Unusable as error:
-                log(f"rejected for good: {error}")
-                channel.basic_reject(method.delivery_tag, requeue=False)
             else:
-                inbox.add(request)
-                channel.basic_ack(method.delivery_tag)
-                inbox.execute_pending()
-            count = None if count is None else count - 1
+                if inbox.take(body, properties.headers):
+                    channel.basic_ack(method.delivery_tag)
+                else:
+                    channel.basic_reject(method.delivery_tag, requeue=False)
+                count = None if count is None else count - 1
+            executing = pool.submit(inbox.execute_pending)
+            while not executing.done():
+                # Sends the heartbeats, without which the broker would close the connection.
+                connection.sleep(0.1)
+            executing.result()
 
 
 if __name__ == "__main__":

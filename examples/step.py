@@ -7,6 +7,7 @@ runners. It starts no containers, keeps no outputs, and applies no time limits a
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import shlex
@@ -45,10 +46,20 @@ class Result:
     """How an execution ended, and what edges can pass on."""
 
     status: int = 0
+    summary: str = ""
     outputs: list[File] = field(default_factory=list)
     inputs: dict[str, list[File]] = field(default_factory=dict)
     parameters: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The numbers among the metadata."""
+        return {
+            name: value
+            for name, value in self.metadata.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        }
 
 
 @dataclass

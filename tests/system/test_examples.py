@@ -128,8 +128,6 @@ def test_a_recipe_runs_what_was_pushed(
     service.api.send("POST", f"/executions/{execution['id']}/republish", {})
     republished = run(recipe, broker, queue, 1, tmp_path)
     assert republished.stdout.splitlines()[1:] == ["trained 42 ['--epochs=3']"], republished.stderr
-    if recipe == "runner_faststream":
-        return
     # As after a kill during the execution: the broker no longer has the message.
     if recipe == NODE:
         [ended] = (tmp_path / "inbox" / "ended").iterdir()

@@ -16,11 +16,12 @@ from gateway.api.openapi import Operation
 from gateway.api.query import choice, connection_filter, limit, number
 from gateway.api.views import ExecutionPage, ExecutionView
 from gateway.errors import Conflict, Invalid
+from gateway.messages.execution_states import ExecutionState
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
 from gateway.store import deliveries, executions
 from gateway.store.database import Database
-from gateway.store.executions import ExecutionState, StoredRequest, expired_package
+from gateway.store.executions import StoredRequest, expired_package
 from gateway.store.notify import Notifier
 from gateway.threads import API
 

@@ -3,12 +3,15 @@
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import sqlalchemy
 from starlette.requests import Request
 
 from gateway.errors import Invalid
 from gateway.store import connections
+
+Choice = TypeVar("Choice", bound=str)
 
 _MAX_LIMIT = 200
 _MAX_CURSOR_DIGITS = 18
@@ -40,11 +43,14 @@ def connection_filter(conn: sqlalchemy.Connection, text: str | None) -> str | No
     return None if text is None else connections.find(conn, text)
 
 
-def choice(known: tuple[str, ...], text: str | None, name: str) -> str | None:
+def choice(known: tuple[Choice, ...], text: str | None, name: str) -> Choice | None:
     """Return the value of a parameter that takes only known words. Raises `Invalid`."""
-    if text is not None and text not in known:
-        raise Invalid(f"{name} must be one of {', '.join(known)}")
-    return text
+    if text is None:
+        return None
+    for word in known:
+        if word == text:
+            return word
+    raise Invalid(f"{name} must be one of {', '.join(known)}")
 
 
 def number(text: str | None, name: str) -> int | None:

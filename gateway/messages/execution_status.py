@@ -37,6 +37,9 @@ ReportedState = Literal["accepted", "running", "succeeded", "failed", "cancelled
 MAX_SEQUENCE = 2**53 - 1
 """The largest integer that every JSON parser reads exactly."""
 
+MAX_REPORT_BYTES = 128 * 1024
+"""How long the body of a report may be: a page of the API shows up to 200 of them."""
+
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2200, 1, 1, tzinfo=UTC)
 
@@ -122,6 +125,8 @@ def read_report(body: bytes, *, is_structured: bool) -> ExecutionStatus:
 
     The error names the wrong field, but never its value.
     """
+    if len(body) > MAX_REPORT_BYTES:
+        raise Invalid(f"the report has {len(body)} bytes: at most {MAX_REPORT_BYTES} are allowed")
     model = _Envelope if is_structured else ExecutionStatus
     try:
         found = model.model_validate_json(body)

@@ -63,6 +63,7 @@ class Lock(IntEnum):
     QUEUE = 5_074_717
     REFUSALS = 5_074_718
     REDELIVERIES = 5_074_719
+    RUNS = 5_074_720
 
 
 def lock(conn: Connection, which: Lock) -> None:

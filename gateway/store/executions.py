@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import (
@@ -22,16 +22,13 @@ from sqlalchemy import (
 )
 
 from gateway.errors import Conflict, Invalid, NotFound
+from gateway.messages.execution_states import ExecutionState, OutboxState, Run, shown
 from gateway.messages.packages import PlannedPackage, package_in, with_package
-from gateway.store import outages, packages
+from gateway.store import outages, packages, runs
 from gateway.store.packages import KeptPackage
 from gateway.store.publishing_lanes import SINGLE, PublishingLane
 from gateway.store.rows import from_row
 from gateway.store.tables import execution_bodies, executions
-
-ExecutionState = Literal["pending", "published", "superseded", "undeliverable", "dropped"]
-"""`superseded`: a later commit of the ref replaced the request before it was published; `undeliverable`: the
-broker refuses it permanently; `dropped`: an operator withdrew it before it was published."""
 
 _ENDED_UNPUBLISHED = ("undeliverable", "dropped")
 _REPUBLISHABLE = ("published", "undeliverable")
@@ -65,7 +62,7 @@ class StoredRequest:
     `seq` is the order in which requests were planned, `ref_update` the number of the ref update of the
     request. `reason` is the broker's last refusal, if any. `redrives` counts how often it was republished,
     the last time at `republished_at`. `package` is the stored package that the body names, unless it has
-    expired.
+    expired. `run` is what runners have reported, if anything; the relay does not read it.
     """
 
     seq: int
@@ -79,7 +76,7 @@ class StoredRequest:
     subject: str
     body: bytes
     planned_at: datetime
-    state: ExecutionState = "pending"
+    state: OutboxState = "pending"
     reason: str | None = None
     published_at: datetime | None = None
     lane: str | None = None
@@ -87,6 +84,12 @@ class StoredRequest:
     redrives: int = 0
     republished_at: datetime | None = None
     package: KeptPackage | None = None
+    run: Run | None = None
+
+    @property
+    def shown_state(self) -> ExecutionState:
+        """The state that people see."""
+        return shown(self.state, None if self.run is None else self.run.state)
 
 
 # Built once: building one takes longer than running it.
@@ -177,7 +180,7 @@ def pending(
         query = query.where(executions.c.connection.not_in(without))
     if lane != SINGLE:
         query = query.where(lane.includes(executions.c.connection))
-    return _some(conn, query, most_bytes=most_bytes)
+    return _some(conn, query, most_bytes=most_bytes, with_runs=False)
 
 
 def record(
@@ -285,7 +288,7 @@ def page(
     *,
     connection: str | None,
     delivery: str | None,
-    state: str | None,
+    state: ExecutionState | None,
     before: int | None,
     limit: int,
 ) -> tuple[list[StoredRequest], bool]:
@@ -299,7 +302,7 @@ def page(
     if delivery is not None:
         query = query.where(executions.c.delivery == delivery)
     if state is not None:
-        query = query.where(executions.c.state == state)
+        query = query.where(runs.is_shown_as(state))
     if before is not None:
         query = query.where(executions.c.seq < before)
     sizes = _sizes(conn, query)[::-1]
@@ -381,11 +384,14 @@ def last_seq(conn: sqlalchemy.Connection) -> int:
     return conn.execute(select(func.max(executions.c.seq))).scalar() or 0
 
 
-def _some(conn: sqlalchemy.Connection, query: Select[Any], *, most_bytes: int) -> list[StoredRequest]:
+def _some(
+    conn: sqlalchemy.Connection, query: Select[Any], *, most_bytes: int, with_runs: bool = True
+) -> list[StoredRequest]:
     """Return the first requests of a query, until their bodies have `most_bytes`."""
     sizes = _sizes(conn, query)
     kept = _affordable(sizes, most_bytes)
-    return _records(conn, query if len(kept) == len(sizes) else _numbered(kept))
+    chosen = query if len(kept) == len(sizes) else _numbered(kept)
+    return _records(conn, chosen, with_runs=with_runs)
 
 
 def _sizes(conn: sqlalchemy.Connection, query: Select[Any]) -> list[tuple[int, int]]:
@@ -413,7 +419,7 @@ def _numbered(numbers: Sequence[int]) -> Select[Any]:
 
 
 def _records(
-    conn: sqlalchemy.Connection, query: Select[Any], *, with_bodies: bool = True
+    conn: sqlalchemy.Connection, query: Select[Any], *, with_bodies: bool = True, with_runs: bool = True
 ) -> list[StoredRequest]:
     """Return the requests that a query selects, in the order in which they were planned."""
     # The selection is a subquery: with a join beside the conditions, PostgreSQL may read all bodies. Python
@@ -421,17 +427,18 @@ def _records(
     chosen = query.subquery()
     body = execution_bodies.c.body if with_bodies else literal(OMITTED).label("body")
     its_body = chosen.c.seq == execution_bodies.c.execution
-    rows = conn.execute(select(chosen, body).join_from(chosen, execution_bodies, its_body))
-    return sorted(_with_packages(conn, rows.all()), key=attrgetter("seq"))
+    rows = conn.execute(select(chosen, body).join_from(chosen, execution_bodies, its_body)).all()
+    reported = runs.of(conn, [row.seq for row in rows]) if with_runs else {}
+    return sorted(_requests(conn, rows, reported), key=attrgetter("seq"))
 
 
-def _with_packages(
-    conn: sqlalchemy.Connection, rows: Sequence[Row[*tuple[Any, ...]]]
+def _requests(
+    conn: sqlalchemy.Connection, rows: Sequence[Row[*tuple[Any, ...]]], reported: Mapping[int, Run]
 ) -> Iterator[StoredRequest]:
-    """Yield the requests of rows with their stored packages."""
+    """Yield the requests of rows with their stored packages and their runs."""
     planned = [package_in(row.body) for row in rows]
     keys = {package.key for package in planned if package is not None}
     kept = packages.find(conn, keys) if keys else {}
     for row, package in zip(rows, planned, strict=True):
         its_package = None if package is None else kept.get(package.key)
-        yield from_row(StoredRequest, row, package=its_package)
+        yield from_row(StoredRequest, row, package=its_package, run=reported.get(row.seq))

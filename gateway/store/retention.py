@@ -12,7 +12,9 @@ from datetime import datetime
 import sqlalchemy
 from sqlalchemy import delete, func, or_, select
 
+from gateway.store.database import Lock, lock
 from gateway.store.ids import delivery_ids_since
+from gateway.store.run_tables import runs
 from gateway.store.tables import (
     deliveries,
     execution_bodies,
@@ -39,16 +41,20 @@ class Step:
 def forget(conn: sqlalchemy.Connection, *, before: datetime, after: str) -> Step | None:
     """Examine the next deliveries after the id `after` that are older than `before`; delete the expired ones.
 
-    A delivery stays while one of its ref updates or requests is pending, or was settled, planned or published
-    since `before`, and while a reconciliation refers to it. Return None if no delivery is left to examine.
+    A delivery stays while one of its ref updates or requests is pending, or was settled, planned, published
+    or reported about since `before`, and while a reconciliation refers to it. Return None if no delivery is
+    left to examine.
     """
     candidates = _candidates(conn, before, after)
     if not candidates:
         return None
+    # So that no run is added to an execution that is being deleted.
+    lock(conn, Lock.RUNS)
     gone = set(candidates) - _held(conn, candidates, before)
     if gone:
         theirs = select(executions.c.seq).where(executions.c.delivery.in_(gone))
         conn.execute(delete(execution_bodies).where(execution_bodies.c.execution.in_(theirs)))
+        # The runs of these executions are deleted with them, by the database.
         conn.execute(delete(executions).where(executions.c.delivery.in_(gone)))
         conn.execute(delete(ref_updates).where(ref_updates.c.delivery.in_(gone)))
         conn.execute(delete(waiting_deliveries).where(waiting_deliveries.c.delivery.in_(gone)))
@@ -99,8 +105,10 @@ def _held(conn: sqlalchemy.Connection, candidates: Sequence[str], before: dateti
         executions.c.state == "pending",
         executions.c.planned_at >= before,
         executions.c.published_at >= before,
+        runs.c.reported_at >= before,
     )
-    requests = select(executions.c.delivery).where(executions.c.delivery.in_(candidates), recent)
+    reported = select(executions.c.delivery).outerjoin(runs, runs.c.execution == executions.c.seq)
+    requests = reported.where(executions.c.delivery.in_(candidates), recent)
     held.update(conn.execute(requests).scalars())
     for reference in (reconciliations.c.asked_by, reconciliations.c.delivery):
         held.update(conn.execute(select(reference).where(reference.in_(candidates))).scalars())

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-from gateway.store import app_tables, columns, redelivery_tables  # noqa: F401 - their tables are in the metadata
+from gateway.store import app_tables, columns, redelivery_tables, run_tables  # noqa: F401 - their tables
 from gateway.store.columns import Instant, Sequence, partial_index
 
 metadata = columns.metadata

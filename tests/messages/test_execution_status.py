@@ -8,6 +8,7 @@ import pytest
 
 from gateway.errors import Invalid
 from gateway.messages.execution_status import (
+    MAX_REPORT_BYTES,
     MAX_SEQUENCE,
     STATUS_TYPE,
     ExecutionStatus,
@@ -135,15 +136,24 @@ def test_values_at_their_bounds_are_read() -> None:
     found = read(
         id="x" * 100,
         sequence=MAX_SEQUENCE,
-        summary="é" * 65_536,
         metrics={f"{number:0>200}": -1.5 for number in range(100)},
-        outputs=[{"name": "x" * 200, "url": "s" * 2000} for _ in range(200)],
+        outputs=[{"name": "x" * 200} for _ in range(199)] + [{"name": "x", "url": "s" * 2000}],
         url="http://ml.example/" + "x" * (2000 - len("http://ml.example/")),
         runner="r" * 200,
         at="2000-01-01T00:00:00Z",
     )
     assert (found.sequence, len(found.metrics or {}), len(found.outputs or ())) == (MAX_SEQUENCE, 100, 200)
+    assert read(summary="x" * 65_536).summary == "x" * 65_536
     assert read(sequence=0, at="2199-12-31T23:59:59Z").sequence == 0
+
+
+def test_a_report_has_a_bound_on_its_whole() -> None:
+    """Whatever its fields; the size in the sentence is that of the body."""
+    body = json.dumps(REPORT).encode()
+    fits = body[:-1] + b" " * (MAX_REPORT_BYTES - len(body)) + b"}"
+    assert read_report(fits, is_structured=False) == read()
+    with pytest.raises(Invalid, match="the report has 131073 bytes: at most 131072 are allowed"):
+        read_report(fits + b" ", is_structured=False)
 
 
 def test_text_is_made_storable_and_unknown_fields_are_ignored() -> None:

@@ -9,7 +9,17 @@ import pytest
 from sqlalchemy import func, select, update
 
 from gateway.errors import NotFound
-from gateway.store import accept, deliveries, executions, looks, reconciliations, retention, work_queue
+from gateway.messages.execution_status import ExecutionStatus
+from gateway.store import (
+    accept,
+    deliveries,
+    executions,
+    looks,
+    reconciliations,
+    retention,
+    runs,
+    work_queue,
+)
 from gateway.store.accept import NewDelivery
 from gateway.store.claims import Claims
 from gateway.store.database import Database
@@ -69,6 +79,14 @@ def publish(database: Database, *names: str, days: int = 0) -> None:
         executions.record(conn, published=names, refused={}, undeliverable={}, now=NOW + days * DAY)
 
 
+def report(database: Database, name: str, *, days: int) -> None:
+    """Report that an execution runs, so many days after NOW."""
+    running = ExecutionStatus(id=name, state="running", at=NOW, sequence=1)
+    with database.writing() as conn:
+        [outcome] = runs.record(conn, [running], now=NOW + days * DAY)
+    assert outcome.state == "running"
+
+
 def clean_up(database: Database) -> None:
     """Delete old records."""
     asyncio.run(Retention(database=database, keep=KEEP).run(LATER))
@@ -124,14 +142,16 @@ def test_what_is_not_over_stays(database: Database) -> None:
     assert count(database) == (2, 2, 1)
 
 
-@pytest.mark.parametrize("event", ["settled", "planned", "published"])
+@pytest.mark.parametrize("event", ["settled", "planned", "published", "reported"])
 def test_what_happened_lately_counts_and_not_when_the_delivery_came(database: Database, event: str) -> None:
     """A delivery that was planned again, or published after a long outage, is kept from that time on."""
     connection(database)
     old = deliver(database, move(A, B))
     settle(database, request="first")
     publish(database, "first", days=190 if event == "published" else 1)
-    if event != "published":
+    if event == "reported":
+        report(database, "first", days=190)
+    elif event != "published":
         with database.writing() as conn:
             work_queue.replay(conn, old.id, now=NOW + 190 * DAY)
         settle(database, days=190, request="second" if event == "planned" else "")
@@ -150,6 +170,7 @@ def test_what_was_superseded_goes_like_what_was_published(database: Database) ->
     connection(database)
     old = deliver(database, move(A, B))
     settle(database, request="old")
+    report(database, "old", days=1)
     with database.writing() as conn:
         conn.execute(update(execution_table).values(state="superseded", superseded_by="another"))
     clean_up(database)

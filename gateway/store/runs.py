@@ -1,0 +1,142 @@
+"""What runners report about executions: one row for each execution that was reported.
+
+The outbox keeps its own state in `executions`; see gateway/messages/execution_states.py for both.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, get_args
+
+import sqlalchemy
+from sqlalchemy import ColumnElement, bindparam, delete, exists, select
+
+from gateway.messages.execution_states import ExecutionState, Run, RunState, advance
+from gateway.messages.execution_status import ExecutionStatus
+from gateway.store.bulk_sql import upsert_rows
+from gateway.store.database import Lock, lock
+from gateway.store.rows import from_row
+from gateway.store.run_tables import runs, unknown_reports
+from gateway.store.tables import executions
+
+MAX_UNKNOWN = 200
+"""How many ids of unknown executions are kept: the newest."""
+
+_UNKNOWN = "there is no execution with this id: its delivery is older than KEEP_DAYS, or the id is wrong"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a report has changed. `state` is that of the run after it, None if the execution is unknown."""
+
+    state: RunState | None
+    is_change: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnknownReport:
+    """Reports that name an execution which is not in the store. `state` and `runner` are of the latest."""
+
+    execution: str
+    state: str
+    reason: str
+    runner: str | None
+    first_at: datetime
+    last_at: datetime
+    count: int = 1
+
+
+# Built once: building one takes longer than running it.
+_NUMBERS = select(executions.c.id, executions.c.seq).where(
+    executions.c.id.in_(bindparam("ids", expanding=True))
+)
+_STORED = select(runs).where(runs.c.execution.in_(bindparam("numbers", expanding=True)))
+_NAMED = select(unknown_reports).where(unknown_reports.c.execution.in_(bindparam("ids", expanding=True)))
+_TOO_MANY = delete(unknown_reports).where(
+    unknown_reports.c.execution.in_(
+        select(unknown_reports.c.execution).order_by(unknown_reports.c.last_at.desc()).offset(MAX_UNKNOWN)
+    )
+)
+
+
+def record(
+    conn: sqlalchemy.Connection, reports: Sequence[ExecutionStatus], *, now: datetime
+) -> list[Outcome]:
+    """Record reports in the order given, and return the outcome of each.
+
+    Reports about unknown executions are kept in a bounded record.
+    """
+    # Two transactions would overwrite each other's rows. The lock is not on the executions, which the relay
+    # updates in another order.
+    lock(conn, Lock.RUNS)
+    rows = conn.execute(_NUMBERS, {"ids": list({report.id for report in reports})})
+    numbers: dict[str, int] = {row.id: row.seq for row in rows}
+    stored = of(conn, numbers.values())
+    current, outcomes = dict(stored), []
+    for report in reports:
+        number = numbers.get(report.id)
+        if number is None:
+            outcomes.append(Outcome(state=None, is_change=False))
+            continue
+        before = current.get(number)
+        current[number] = after = advance(before, report, now=now)
+        outcomes.append(Outcome(state=after.state, is_change=after is not before))
+    changed = [_row(number, run) for number, run in current.items() if run is not stored.get(number)]
+    if changed:
+        upsert_rows(conn, runs, ("execution",), changed)
+    if unknown := [report for report in reports if report.id not in numbers]:
+        _record_unknown(conn, unknown, now=now)
+    return outcomes
+
+
+def of(conn: sqlalchemy.Connection, numbers: Iterable[int]) -> dict[int, Run]:
+    """Return the runs of executions, by the numbers of the executions."""
+    rows = conn.execute(_STORED, {"numbers": list(numbers)})
+    return {row.execution: from_row(Run, row) for row in rows}
+
+
+def is_shown_as(state: ExecutionState) -> ColumnElement[bool]:
+    """Return the condition on executions that people see in this state."""
+    if state in get_args(RunState):
+        return executions.c.seq.in_(select(runs.c.execution).where(runs.c.state == state))
+    return (executions.c.state == state) & ~exists().where(runs.c.execution == executions.c.seq)
+
+
+def unknown(conn: sqlalchemy.Connection, ids: Collection[str]) -> list[UnknownReport]:
+    """Return what is kept of reports about these ids, none of which is an execution's."""
+    return [from_row(UnknownReport, row) for row in conn.execute(_NAMED, {"ids": list(ids)})]
+
+
+def _row(number: int, run: Run) -> tuple[Any, ...]:
+    """Return the values of a row, in the order of the table's columns."""
+    return (
+        number,
+        run.state,
+        run.sequence,
+        run.reported_at,
+        run.accepted_at,
+        run.started_at,
+        run.ended_at,
+        run.url,
+        run.log_url,
+        run.summary,
+        run.metrics,
+        run.outputs,
+        run.runner,
+    )
+
+
+def _record_unknown(
+    conn: sqlalchemy.Connection, reports: Sequence[ExecutionStatus], *, now: datetime
+) -> None:
+    """Count reports about unknown executions, and forget the oldest."""
+    latest: Mapping[str, ExecutionStatus] = {report.id: report for report in reports}
+    before = {each.execution: each for each in unknown(conn, latest)}
+    counts, rows = Counter(report.id for report in reports), []
+    for name, report in latest.items():
+        known = before.get(name)
+        first_at, count = (now, 0) if known is None else (known.first_at, known.count)
+        rows.append((name, report.state, _UNKNOWN, report.runner, first_at, now, count + counts[name]))
+    upsert_rows(conn, unknown_reports, ("execution",), rows)
+    conn.execute(_TOO_MANY)

@@ -92,7 +92,8 @@ $(VENV)/.runtime: $(BIN)/python requirements/build.txt pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	@echo "Installing the dependencies of tests and checks ..."
-	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@# Most of their modules are never imported: Python compiles those that are.
+	@$(PIP) install --no-compile --require-hashes --requirement requirements/dev.txt
 	@touch $@
 
 $(VENV)/.mutate: $(VENV)/.dev requirements/mutate.txt

@@ -230,7 +230,7 @@ def test_connections_are_a_file_that_the_gateway_reads() -> None:
     """Written as in docs/connect.md, with `on` as a bare word, which Helm's YAML reads as a boolean."""
     text = _config_maps("embedded")["acme-pushgate-connections"]["connections.yaml"]
     read = read_file(text.encode())
-    (wanted,), (source,) = read.connections, read.sources or ()
+    [wanted], [source] = read.connections, read.sources or []
     (trigger,) = wanted.triggers
     assert (source.name, source.rules[0]["triggers"]) == ("acme", [trigger])
     assert (

@@ -9,6 +9,7 @@ import sqlalchemy
 import structlog
 
 from gateway.crypto.keyring import Keyring
+from gateway.errors import NotFound
 from gateway.intake.lookup_cache import MAX_CACHED, LookupCache
 from gateway.store import connections, source_repositories
 from gateway.store.connections import Connection, Secret
@@ -160,4 +161,8 @@ def _read_route(conn: sqlalchemy.Connection, source: str, repository: str) -> Ro
     known = source_repositories.route(conn, source, repository)
     if known is None or known.connection is None:
         return Route(known=known, connection=None)
-    return Route(known=known, connection=cached_connection(connections.get(conn, known.connection)))
+    try:
+        return Route(known=known, connection=cached_connection(connections.get(conn, known.connection)))
+    except NotFound:
+        # It was deleted between the two statements.
+        return Route(known=source_repositories.route(conn, source, repository), connection=None)

@@ -113,7 +113,9 @@ def decide(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> Decisio
     recorded before and does not begin at the present position of its ref. So A→B, B→A, A→B are three moves,
     and a redelivery adds none. `gateway.store.ref_history` has the rules.
     """
-    lock_connections(conn, {new.connection for new in batch})
+    # Whoever writes the repositories of a source locks the source, too.
+    sources = {new.seen.source for new in batch if new.seen is not None}
+    lock_connections(conn, {new.connection for new in batch} | sources)
     claimed = _claimed_ids(conn, batch)
     histories = read_histories(conn, {(new.connection, move.ref) for new in batch for move in new.updates})
     _load_first(conn, batch, histories)
@@ -261,10 +263,16 @@ def _claimed_ids(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> d
 
 
 def _learn(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> None:
-    """Record the use of secrets, the requested reconciliations and new repository ids."""
+    """Record the use of secrets, the requested reconciliations and new repository ids.
+
+    The order is that of all transactions: a secret of a source is used for many connections, so their locks
+    do not keep two transactions from waiting for one another.
+    """
+    if any(a.seen is not None for a in batch):
+        _see(conn, batch)
     used = {a.secret: a.received_at for a in batch if a.secret is not None}
     if used:
-        conn.execute(_USED, [{"which": secret, "moment": moment} for secret, moment in used.items()])
+        conn.execute(_USED, [{"which": secret, "moment": moment} for secret, moment in sorted(used.items())])
     for asking in (a for a in batch if a.asks_for_reconciliation):
         conn.execute(
             update(reconciliations)
@@ -277,8 +285,6 @@ def _learn(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> None:
             claim_repository(conn, connection, new.other_repository)
             later = reconciliations.c.connection == connection, reconciliations.c.due_at > new.received_at
             conn.execute(update(reconciliations).where(*later).values(due_at=new.received_at))
-    if any(a.seen is not None for a in batch):
-        _see(conn, batch)
     taught = {a.connection: a.teaches for a in batch if a.teaches is not None}
     for connection, repository in taught.items():
         conn.execute(

@@ -302,8 +302,8 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
     )
     conn.execute(delete(reconciliations).where(reconciliations.c.connection == connection_id))
     refusals.forget_connection(conn, connection_id)
-    # Its source's rules do not create it again.
-    removed = {"state": "removed", "connection": None, "reason": _REMOVED, "due_at": None}
+    # Its source's rules do not create it again. If they are due, they may end the waiting of deliveries.
+    removed = {"state": "removed", "connection": None, "reason": _REMOVED}
     its_row = source_repositories.c.connection == connection_id
     conn.execute(update(source_repositories).where(its_row).values(**removed))
 

@@ -1,7 +1,8 @@
 """The repositories of sources: which connection each has, or why it has none.
 
 A repository is found in a listing or in a delivery. It is then due: a worker lets the source's rules decide.
-Deliveries about a repository without a connection wait until the rules have decided.
+Deliveries about a repository without a connection wait until the rules have decided. Whoever writes several
+rows of a source holds its lock, as the webhook endpoint does.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from gateway.errors import Invalid, NotFound
 from gateway.store import sources as stored
 from gateway.store.bulk_sql import insert_rows, upsert_rows
 from gateway.store.due_tasks import DueTasks
+from gateway.store.histories import lock_connections
 from gateway.store.rows import from_row
 from gateway.store.sources import Source
 from gateway.store.tables import deliveries, source_repositories, waiting_deliveries
@@ -117,6 +119,12 @@ def see(conn: sqlalchemy.Connection, found: Iterable[Seen], *, now: datetime) ->
         upsert_rows(conn, source_repositories, ("source", "repository"), rows)
 
 
+def see_listed(conn: sqlalchemy.Connection, found: Sequence[Seen], *, now: datetime) -> None:
+    """Record repositories of a source that its provider has listed, as `see` does."""
+    lock_connections(conn, {seen.source for seen in found})
+    see(conn, found, now=now)
+
+
 def wait(conn: sqlalchemy.Connection, delivery: str, seen: Seen, event: Event) -> None:
     """Let a stored delivery wait until the rules have decided about its repository."""
     row = (delivery, seen.source, seen.repository, _EVENTS.dump_python(event, mode="json"))
@@ -149,14 +157,40 @@ def postpone(conn: sqlalchemy.Connection, claimed: Claimed, *, reason: str, next
     _end(conn, claimed, due_at=next_at, attempts=claimed.attempts + 1)
 
 
+def is_current(conn: sqlalchemy.Connection, claimed: Claimed) -> bool:
+    """Return whether a decision about a repository would be the same now. Its source is locked.
+
+    Its lease ends when the repository is seen again, so two processes may decide at once.
+    """
+    try:
+        source = stored.get(conn, claimed.source.id)
+    except NotFound:
+        return False
+    mine = claimed.repository
+    known = route(conn, mine.source, mine.repository)
+    return known is not None and _basis(source, known) == _basis(claimed.source, mine)
+
+
+def _basis(source: Source, repository: SourceRepository) -> tuple[object, ...]:
+    known = repository.url, repository.state, repository.connection
+    return source.url, source.rules, source.identity, *known
+
+
 def ignore(
     conn: sqlalchemy.Connection, claimed: Claimed, *, reason: str, lacks_manifest: bool = False
 ) -> None:
     """Record that no rule connects a repository. Its waiting deliveries are ignored for the same reason.
 
-    A connection that it has stays, because only people delete connections.
+    A connection that it has stays, because only people delete connections. Do nothing if the decision is not
+    current any more: another follows.
     """
-    state = "connected" if claimed.repository.connection is not None else "ignored"
+    lock_connections(conn, [claimed.source.id])
+    if not is_current(conn, claimed):
+        give_back(conn, claimed, now=claimed.repository.seen_at)
+        return
+    state = claimed.repository.state
+    if state != "removed":
+        state = "connected" if claimed.repository.connection is not None else "ignored"
     _decide(conn, claimed, {"state": state, "reason": reason, "lacks_manifest": lacks_manifest})
     waiting = select(waiting_deliveries.c.delivery).where(*_waits_for(claimed.repository))
     conn.execute(update(deliveries).where(deliveries.c.id.in_(waiting)).values(reason=reason))
@@ -219,11 +253,18 @@ def listed(conn: sqlalchemy.Connection, source: str) -> dict[str, SourceReposito
 def mark_gone(
     conn: sqlalchemy.Connection, source: str, repositories: Collection[str], *, since: datetime, reason: str
 ) -> None:
-    """Mark repositories that a listing lacks, unless a delivery has named them `since` it began."""
-    mine = source_repositories
-    for repository in sorted(repositories):
-        gone = mine.c.source == source, mine.c.repository == repository, mine.c.seen_at < since
-        conn.execute(update(mine).where(*gone).values(state="gone", reason=reason, due_at=None))
+    """Mark repositories that a listing lacks, unless a delivery has named them `since` it began.
+
+    If deliveries wait, the rules decide about them before.
+    """
+    lock_connections(conn, [source])
+    mine, waiting = source_repositories, waiting_deliveries
+    is_waited_for = select(waiting.c.delivery).where(
+        waiting.c.source == mine.c.source, waiting.c.repository == mine.c.repository
+    )
+    gone = mine.c.source == source, mine.c.repository.in_(repositories), mine.c.seen_at < since
+    marked = update(mine).where(*gone, ~is_waited_for.exists())
+    conn.execute(marked.values(state="gone", reason=reason, due_at=None))
 
 
 def page(

@@ -18,6 +18,7 @@ from gateway.store import connections as stored
 from gateway.store.app_tables import source_apps
 from gateway.store.connections import Connection
 from gateway.store.due_tasks import DueTasks
+from gateway.store.histories import lock_connections
 from gateway.store.rows import from_row
 from gateway.store.tables import (
     connections,
@@ -112,16 +113,20 @@ def page(conn: sqlalchemy.Connection, *, after: str | None, limit: int) -> list[
 def change(conn: sqlalchemy.Connection, source: Source) -> None:
     """Store the changes of a source, and let its rules decide again about each of its repositories.
 
-    Raise `Conflict` as `add` does.
+    Until then, deliveries about a repository without a connection wait. Raise `Conflict` as `add` does.
     """
+    lock_connections(conn, [source.id])
     stored.lock_names(conn)
     stored.change(conn, source.as_connection)
     _check_url(conn, source)
     due_at = source.updated_at if source.identity is not None else None
     values = {"rules": list(source.rules), "due_at": due_at, "attempts": 0}
     conn.execute(update(sources).where(sources.c.connection == source.id).values(**values))
-    theirs = source_repositories.c.source == source.id, source_repositories.c.state != "removed"
-    conn.execute(update(source_repositories).where(*theirs).values(due_at=source.updated_at, attempts=0))
+    mine = source_repositories
+    ignored = mine.c.source == source.id, mine.c.state == "ignored"
+    conn.execute(update(mine).where(*ignored).values(state="due", reason=None))
+    theirs = mine.c.source == source.id, mine.c.state.in_(["due", "connected"])
+    conn.execute(update(mine).where(*theirs).values(due_at=source.updated_at, attempts=0))
 
 
 def set_identity(conn: sqlalchemy.Connection, source_id: str, identity: str, *, now: datetime) -> None:
@@ -137,6 +142,7 @@ def remove(conn: sqlalchemy.Connection, source_id: str, *, now: datetime) -> Non
 
     The row with its scope stays, for the removal of its webhook.
     """
+    lock_connections(conn, [source_id])
     forget_repositories(conn, source_id)
     conn.execute(delete(source_apps).where(source_apps.c.source == source_id))
     conn.execute(update(connections).where(connections.c.source == source_id).values(source=None))

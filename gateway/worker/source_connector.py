@@ -1,6 +1,7 @@
 """Connects the repositories of sources: lets the rules decide about each that was found or has changed."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -92,6 +93,8 @@ class SourceConnector:
 
     async def _decision(self, claimed: Claimed, path: str | None) -> Decision:
         """Return the rules' decision; look for the manifests that it depends on."""
+        if claimed.repository.state == "removed":
+            return Decision(None, claimed.repository.reason)
         if path is None:
             return Decision(None, f"{claimed.repository.url} is not below {claimed.source.url}")
         rules = read_rules(claimed.source.rules)
@@ -135,21 +138,27 @@ class SourceConnector:
         except Conflict as error:
             await self.database.write(source_repositories.ignore, claimed, reason=str(error))
             return
+        if connection is None:
+            await self._give_back(claimed)
+            return
         log.info(
             "repository connected", source=claimed.source.id, connection=connection.id, url=connection.url
         )
         self.notify()
 
 
-def _connect(conn: sqlalchemy.Connection, claimed: Claimed, rule: Rule, path: str) -> Connection:
+def _connect(conn: sqlalchemy.Connection, claimed: Claimed, rule: Rule, path: str) -> Connection | None:
     """Create or update the connection of a repository, and record the deliveries that waited for it.
 
-    Raise `Conflict` if a connection of another repository has the address.
+    Return None if what the decision is based on has changed meanwhile: then it has to be made again. Raise
+    `Conflict` if a connection of another repository has the address.
     """
     wanted = _wanted(claimed, rule, path)
     present = _present(conn, claimed, wanted)
     # Before any row, as the webhook endpoint does, so that the two cannot wait for one another.
-    lock_connections(conn, [wanted.id if present is None else present.id])
+    lock_connections(conn, [claimed.source.id, wanted.id if present is None else present.id])
+    if not source_repositories.is_current(conn, claimed) or _present(conn, claimed, wanted) != present:
+        return None
     is_adopted = present is not None and (claimed.repository.is_adopted or present.source is None)
     if present is None:
         connection = connections.add_another(conn, wanted, is_named=False, is_forced=False)
@@ -169,7 +178,9 @@ def _connect(conn: sqlalchemy.Connection, claimed: Claimed, rule: Rule, path: st
 def _present(conn: sqlalchemy.Connection, claimed: Claimed, wanted: Connection) -> Connection | None:
     """Return the connection that the repository has, or that the source takes over."""
     if claimed.repository.connection is not None:
-        return connections.get(conn, claimed.repository.connection)
+        with suppress(NotFound):
+            return connections.get(conn, claimed.repository.connection)
+        return None
     return connections.adoptable(conn, wanted)
 
 

@@ -1,10 +1,10 @@
 """Lists the repositories of sources on a schedule: new ones, renamed ones, and those that are gone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
-import sqlalchemy
 import structlog
 
 from gateway.backoff import backoff
@@ -22,12 +22,16 @@ from gateway.store.sources import DueListing
 from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
 from providers.clone_urls import repository_key
 
+T = TypeVar("T")
+
 log = structlog.get_logger()
 
 LIST_EVERY = timedelta(hours=1)
 _LEASE = timedelta(minutes=30)
 _FIRST_DELAY = 10.0
 _MAX_DELAY = 3600.0
+# How many repositories a transaction records: well under 100 ms.
+_PART = 500
 _GONE = "the source does not list it: it was deleted, transferred or archived, or the identity may not see it"
 
 
@@ -66,7 +70,7 @@ class SourceLister:
         except (ApiError, NotFound, SettingError) as error:
             await self._failed(listing, error)
             return
-        await self.database.write(_record, listing=listing, found=found, began_at=began_at)
+        await self._record(listing, found, began_at)
         log.info("repositories listed", source=listing.source.id, number=len(found))
         self.notify()
 
@@ -83,6 +87,31 @@ class SourceLister:
             base_url=api_url(unsealed.identity, place),
             identity=self.sign_in.identity(unsealed, Use(place, "fetch")),
         )
+
+    async def _record(
+        self, listing: DueListing, found: Sequence[ListedRepository], began_at: datetime
+    ) -> None:
+        """Record a listing: the rules decide about what is new or has changed, and what is missing is gone.
+
+        In parts, because webhooks wait for each transaction.
+        """
+        source = listing.source.id
+        known = await self.database.read(source_repositories.listed, source)
+        live = {one.id: one for one in found if not one.is_archived}
+        changed = [_seen(source, one) for one in live.values() if _has_changed(known.get(one.id), one)]
+        for part in _parts(changed):
+            await self.database.write(source_repositories.see_listed, part, now=_now())
+        missing = [
+            one.repository
+            for one in known.values()
+            if one.repository not in live and one.state not in {"gone", "removed"}
+        ]
+        for names in _parts(missing):
+            await self.database.write(
+                source_repositories.mark_gone, source, names, since=began_at, reason=_GONE
+            )
+        now = _now()
+        await self.database.write(sources.record_listing, listing, now=now, next_at=now + LIST_EVERY)
 
     async def _failed(self, listing: DueListing, error: Exception) -> None:
         delay = backoff(listing.attempts, first=_FIRST_DELAY, longest=_MAX_DELAY)
@@ -104,22 +133,8 @@ class SourceLister:
         )
 
 
-def _record(
-    conn: sqlalchemy.Connection, listing: DueListing, found: Sequence[ListedRepository], began_at: datetime
-) -> None:
-    """Record a listing: the rules decide about what is new or has changed, and what is missing is gone."""
-    source, now = listing.source.id, _now()
-    known = source_repositories.listed(conn, source)
-    live = {one.id: one for one in found if not one.is_archived}
-    changed = [_seen(source, one) for one in live.values() if _has_changed(known.get(one.id), one)]
-    source_repositories.see(conn, changed, now=now)
-    missing = [
-        one.repository
-        for one in known.values()
-        if one.repository not in live and one.state not in {"gone", "removed"}
-    ]
-    source_repositories.mark_gone(conn, source, missing, since=began_at, reason=_GONE)
-    sources.record_listing(conn, listing, now=now, next_at=now + LIST_EVERY)
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    return (items[start : start + _PART] for start in range(0, len(items), _PART))
 
 
 def _has_changed(known: SourceRepository | None, listed: ListedRepository) -> bool:

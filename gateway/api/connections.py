@@ -32,7 +32,15 @@ from gateway.fetch.credentials import take_login
 from gateway.fetch.urls import check_url
 from gateway.intake.connection_cache import ConnectionCache
 from gateway.plan.triggers import read_triggers
-from gateway.store import connections, identities, platforms, reconciliations, registrations, work_queue
+from gateway.store import (
+    connections,
+    identities,
+    other_repositories,
+    platforms,
+    reconciliations,
+    registrations,
+    work_queue,
+)
 from gateway.store.connection_facts import facts
 from gateway.store.connections import Connection
 from gateway.store.database import Database
@@ -290,7 +298,7 @@ class Connections:
         now = datetime.now(UTC)
 
         def forget(conn: sqlalchemy.Connection) -> ConnectionView:
-            connections.forget_repository(conn, connection_id)
+            other_repositories.forget(conn, connection_id)
             reconciliations.request(conn, connection_id, now=now)
             return self._view(conn, connections.get(conn, connection_id))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from gateway.intake.connection_cache import CachedConnection, Route
 from gateway.store.accept import NewDelivery
-from gateway.store.connections import OtherRepository
 from gateway.store.deliveries import Verdict
 from gateway.store.ids import delivery_id
+from gateway.store.other_repositories import OtherRepository
 from gateway.store.source_repositories import Seen
 from gateway.text.escape import printable
 from providers.clone_urls import repository_key

@@ -13,11 +13,11 @@ import sqlalchemy
 import zstandard
 from sqlalchemy import bindparam, select, update
 
-from gateway.store import source_repositories
+from gateway.store import other_repositories, source_repositories
 from gateway.store.bulk_sql import insert_rows, select_pairs
-from gateway.store.connections import OtherRepository, claim_repository
 from gateway.store.deliveries import Verdict
 from gateway.store.histories import Key, load_moves, lock_connections, parts, read_histories, write_histories
+from gateway.store.other_repositories import OtherRepository
 from gateway.store.ref_history import RefHistory
 from gateway.store.ref_moves import Placement
 from gateway.store.source_repositories import Seen
@@ -282,7 +282,7 @@ def _learn(conn: sqlalchemy.Connection, batch: Sequence[NewDelivery]) -> None:
     claiming = {a.connection: a for a in batch if a.other_repository is not None}
     for connection, new in claiming.items():
         if new.other_repository is not None:
-            claim_repository(conn, connection, new.other_repository)
+            other_repositories.claim(conn, connection, new.other_repository)
             later = reconciliations.c.connection == connection, reconciliations.c.due_at > new.received_at
             conn.execute(update(reconciliations).where(*later).values(due_at=new.received_at))
     taught = {a.connection: a.teaches for a in batch if a.teaches is not None}

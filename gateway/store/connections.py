@@ -12,6 +12,7 @@ from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
 from gateway.store import ready_queue, refusals
 from gateway.store.database import Lock, lock
+from gateway.store.other_repositories import OtherRepository
 from gateway.store.rows import from_row
 from gateway.store.tables import (
     connections,
@@ -33,20 +34,6 @@ _RECEIVER = select(connections).where(connections.c.id == bindparam("of"), conne
 _GET = _RECEIVER.where(connections.c.kind == "repository")
 _REPOSITORIES = connections.c.kind == "repository", connections.c.deleted_at.is_(None)
 _CREDENTIALS = select(connections.c.credentials).where(connections.c.id == bindparam("of"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OtherRepository:
-    """A repository at a connection's address whose id differs from the known id.
-
-    The repository was probably deleted and created again. `refs` are the positions in the delivery that
-    reported it.
-    """
-
-    id: str
-    name: str | None
-    delivery: str
-    refs: Mapping[str, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,42 +293,6 @@ def remove(conn: sqlalchemy.Connection, connection_id: str, *, now: datetime) ->
     removed = {"state": "removed", "connection": None, "reason": _REMOVED}
     its_row = source_repositories.c.connection == connection_id
     conn.execute(update(source_repositories).where(its_row).values(**removed))
-
-
-def claim_repository(conn: sqlalchemy.Connection, connection_id: str, other: OtherRepository) -> None:
-    """Record the other repository that a delivery names at the connection's address. It is only displayed."""
-    conn.execute(
-        update(connections).where(connections.c.id == connection_id).values(other_repository=asdict(other))
-    )
-
-
-def relearn(conn: sqlalchemy.Connection, connection_id: str, shown: Mapping[str, str | None]) -> None:
-    """Adopt the id of the repository that has taken this one's place, if the remote confirms it.
-
-    `shown` are the refs of the remote. Only if it has all refs that the delivery reported, at the
-    connection's own address, is the delivery proven to be about it.
-    """
-    query = select(connections.c.other_repository).where(connections.c.id == connection_id)
-    stored = conn.execute(query).scalar()
-    if stored is None:
-        return
-    other = OtherRepository(**stored)
-    if other.refs and all(ref in shown and shown[ref] == after for ref, after in other.refs.items()):
-        conn.execute(
-            update(connections)
-            .where(connections.c.id == connection_id)
-            .values(repository_id=other.id, other_repository=None)
-        )
-
-
-def forget_repository(conn: sqlalchemy.Connection, connection_id: str) -> None:
-    """Clear the provider's id of the repository. The next delivery that names the address sets it."""
-    get(conn, connection_id)
-    conn.execute(
-        update(connections)
-        .where(connections.c.id == connection_id)
-        .values(repository_id=None, other_repository=None)
-    )
 
 
 def keep_credentials(

@@ -12,8 +12,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import or_, select, update
 
-from gateway.store import accept, redeliveries
-from gateway.store import connections as connection_records
+from gateway.store import accept, other_repositories, redeliveries
 from gateway.store.accept import NewDelivery, Receipt
 from gateway.store.histories import Key, load_moves, lock_connections, read_histories, write_histories
 from gateway.store.reconciliations import Reconciliation, postpone
@@ -60,7 +59,7 @@ def record(
         redeliveries.make_due(conn, [reconciliation.connection], at=look.now)
     doubtful, has_agreed = _confirm(conn, look, agreeing)
     shown = {**agreeing, **{move.ref: move.after for move in new.updates}}
-    connection_records.relearn(conn, reconciliation.connection, shown)
+    other_repositories.relearn(conn, reconciliation.connection, shown)
     agreed = _agreed(conn, reconciliation, receipt, has_agreed=has_agreed)
     unsure = {**sightings.unsure, **doubtful}
     is_ended = not (reconciliation.asked and sightings.unsure)

@@ -9,8 +9,9 @@ import pytest
 
 from gateway.api.connection_health import STATES, health
 from gateway.store.connection_facts import ConnectionFacts
-from gateway.store.connections import OtherRepository, SecretDates
+from gateway.store.connections import SecretDates
 from gateway.store.identities import Identity
+from gateway.store.other_repositories import OtherRepository
 from gateway.store.reconciliations import ReconciliationState, Silence
 from gateway.store.refusals import Refusal
 from gateway.store.registrations import Registration

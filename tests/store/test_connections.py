@@ -10,11 +10,11 @@ import sqlalchemy
 
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
-from gateway.store import accept, connections, deliveries, work_queue
+from gateway.store import accept, connections, deliveries, other_repositories, work_queue
 from gateway.store.claims import Claims
-from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
 from gateway.store.deliveries import REPLAYABLE
+from gateway.store.other_repositories import OtherRepository
 from gateway.store.tables import connections as table
 from gateway.store.tables import leases, reconciliations, secrets
 from gateway.store.work_queue import Settlement
@@ -337,11 +337,11 @@ def test_a_repository_is_replaced_if_the_remote_confirms_all_refs(
     records.connection(database, repository_id="17")
     other = replace(OTHER, refs=refs)
     with database.writing() as conn:
-        connections.relearn(conn, "c1", shown)
+        other_repositories.relearn(conn, "c1", shown)
         assert connections.get(conn, "c1").repository_id == "17"
-        connections.claim_repository(conn, "c1", other)
+        other_repositories.claim(conn, "c1", other)
         assert connections.get(conn, "c1").other_repository == other
-        connections.relearn(conn, "c1", shown)
+        other_repositories.relearn(conn, "c1", shown)
         found = connections.get(conn, "c1")
     expected = ("18", None) if is_learned else ("17", other)
     assert (found.repository_id, found.other_repository) == expected
@@ -351,21 +351,21 @@ def test_a_repository_can_be_forgotten(database: Database) -> None:
     """The next delivery with our address teaches it; a deleted connection has none."""
     records.connection(database, repository_id="17")
     with database.writing() as conn:
-        connections.claim_repository(conn, "c1", OTHER)
-        connections.forget_repository(conn, "c1")
+        other_repositories.claim(conn, "c1", OTHER)
+        other_repositories.forget(conn, "c1")
         found = connections.get(conn, "c1")
         assert (found.repository_id, found.other_repository) == (None, None)
         connections.remove(conn, "c1", now=NOW)
         with pytest.raises(NotFound):
-            connections.forget_repository(conn, "c1")
+            other_repositories.forget(conn, "c1")
 
 
 OF_ONE: dict[str, Callable[[sqlalchemy.Connection, Keyring], object]] = {
     "change": lambda t, _: connections.change(t, records.made("c1", name="new", repository_id="17")),
     "remove": lambda t, _: connections.remove(t, "c1", now=LATER),
-    "claim": lambda t, _: connections.claim_repository(t, "c1", replace(OTHER, id="19")),
-    "relearn": lambda t, _: connections.relearn(t, "c1", OTHER.refs),
-    "forget": lambda t, _: connections.forget_repository(t, "c1"),
+    "claim": lambda t, _: other_repositories.claim(t, "c1", replace(OTHER, id="19")),
+    "relearn": lambda t, _: other_repositories.relearn(t, "c1", OTHER.refs),
+    "forget": lambda t, _: other_repositories.forget(t, "c1"),
     "credentials": lambda t, keyring: connections.keep_credentials(t, keyring, "c1", b"new"),
     "secret": lambda t, keyring: connections.add_secret(t, keyring, "c1", b"new", now=LATER),
 }
@@ -381,7 +381,7 @@ def test_what_is_done_with_a_connection_leaves_all_others_alone(
         with database.writing() as conn:
             accept.record(conn, [arrival(move(A, B), connection=name)])
             other = OTHER if name == "c1" else replace(OTHER, refs={})
-            connections.claim_repository(conn, name, other)
+            other_repositories.claim(conn, name, other)
             connections.keep_credentials(conn, keyring, name, b"token")
             for number in range(2):
                 connections.add_secret(conn, keyring, name, b"%d" % number, now=NOW)

@@ -15,8 +15,8 @@ from gateway.errors import NotFound
 from gateway.store import connections, deliveries, histories, tables, work_queue
 from gateway.store.accept import NewDelivery
 from gateway.store.claims import Claims
-from gateway.store.connections import OtherRepository
 from gateway.store.database import Database
+from gateway.store.other_repositories import OtherRepository
 from gateway.store.work_queue import Settlement
 from testing.records import NOW, A, B, C, arrival, connection, move
 from tests.store.accepting import HOUR, D, E, got, head, record

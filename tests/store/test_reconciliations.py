@@ -7,9 +7,18 @@ from datetime import datetime, timedelta
 import pytest
 import sqlalchemy
 
-from gateway.store import accept, connections, deliveries, looks, reconciliations, work_queue
+from gateway.store import (
+    accept,
+    connections,
+    deliveries,
+    looks,
+    other_repositories,
+    reconciliations,
+    work_queue,
+)
 from gateway.store.claims import Claims
 from gateway.store.database import Database
+from gateway.store.other_repositories import OtherRepository
 from gateway.store.reconciliations import Failing, Reconciliation
 from gateway.store.tables import connections as connections_table
 from gateway.store.tables import reconciliations as reconciliations_table
@@ -334,10 +343,10 @@ def test_another_remote_has_its_own_beginning(learned: Database) -> None:
     deliver(learned, move(A, B), now=after(1), connection="c2")
     look(learned, agreeing={MAIN: B}, now=after(6))
     assert state(learned).due_at == after(6) + 2 * EVERY
-    other = connections.OtherRepository(id="7", name="acme/digits", delivery="d", refs={})
+    other = OtherRepository(id="7", name="acme/digits", delivery="d", refs={})
     with learned.writing() as conn:
         for name in ("c1", "c2"):
-            connections.claim_repository(conn, name, other)
+            other_repositories.claim(conn, name, other)
         reconciliations.start_over(conn, "c1", now=after(7))
         assert connections.get(conn, "c1").other_repository is None
         assert connections.get(conn, "c2").other_repository == other

@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.store import accept, connections, deliveries, reconciliations
-from gateway.store.connections import OtherRepository
+from gateway.store import accept, connections, deliveries, other_repositories, reconciliations
+from gateway.store.other_repositories import OtherRepository
 from gateway.worker.reconciler import differences
 from testing import records
 from testing.records import A, B, C, arrival, move
@@ -117,7 +117,7 @@ def test_a_repository_that_was_made_again_is_learned_where_the_remote_agrees(
     assert connection.repository_id == known
     assert connection.other_repository == (None if known == "2" else other)
     with gateway.database.writing() as conn:
-        connections.forget_repository(conn, "c1")
+        other_repositories.forget(conn, "c1")
         connection = connections.get(conn, "c1")
     assert (connection.repository_id, connection.other_repository) == (None, None)
 

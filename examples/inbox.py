@@ -22,6 +22,7 @@ MAX_ATTEMPTS = 3
 """How often a request is attempted, including attempts that ended with the runner's own process."""
 
 _PAUSE_SECONDS = 5
+_MAX_SUMMARY = 10_000
 _REPORT_TIMEOUT_SECONDS = 10
 _REPORT_PAUSE_SECONDS = 30
 
@@ -157,7 +158,8 @@ class Inbox:
             "at": _now(),
             # Grows from report to report, also if another runner continues.
             "sequence": time.time_ns() // 1000,
-            "summary": summary,
+            # Surrogates cannot be encoded.
+            "summary": summary and summary[:_MAX_SUMMARY].encode(errors="backslashreplace").decode(),
             "metrics": metrics,
             "runner": socket.gethostname(),
         }

@@ -7,7 +7,6 @@ runners. It starts no containers, keeps no outputs, and applies no time limits a
 import hashlib
 import itertools
 import json
-import math
 import os
 import re
 import shlex
@@ -26,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 _CHUNK_BYTES = 1024 * 1024
+_MAX_METRIC = 1e300
 _PLACEHOLDER = re.compile(r"\{(parameter|parameter-value):(.+?)\}")
 
 
@@ -54,12 +54,18 @@ class Result:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The numbers among the metadata."""
-        return {
-            name: value
+        """The numbers among the metadata that a report can contain."""
+        numbers = (
+            (name, value)
             for name, value in self.metadata.items()
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        }
+            # Neither infinite nor NaN, which compares as False.
+            if isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and -_MAX_METRIC < value < _MAX_METRIC
+            and name.isprintable()
+            and len(name) in range(1, 201)
+        )
+        return dict(itertools.islice(numbers, 100))
 
 
 @dataclass

@@ -13,6 +13,8 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from testing.certificate import make_certificate
@@ -24,6 +26,10 @@ _STOP_SECONDS = 60.0
 _AMQP_HEADER = b"AMQP\x00\x00\x09\x01"
 _METHOD_FRAME = b"\x01"
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
+_TIMEOUTS = (
+    "application:set_env(rabbit, consumer_timeout, {timeout}), "
+    "application:set_env(rabbit, channel_tick_interval, {interval})."
+)
 _GUARD = """
 cat >/dev/null
 for group in $(cat "$1/groups"); do kill -s KILL -- "-$group" 2>/dev/null; done
@@ -102,6 +108,15 @@ class Broker(Server):
         """Set the message size limit of new channels; RabbitMQ 4 has 16 MiB."""
         self._control("eval", f"application:set_env(rabbit, max_message_size, {size}).")
 
+    @contextmanager
+    def consumer_timeout(self, milliseconds: int) -> Iterator[None]:
+        """Let channels that open meanwhile hold a message no longer than this, and check that often."""
+        self._control("eval", _TIMEOUTS.format(timeout=milliseconds, interval=milliseconds // 5))
+        try:
+            yield
+        finally:
+            self._control("eval", _TIMEOUTS.format(timeout=1_800_000, interval=60_000))
+
     def topic_permission(self, exchange: str, *, write: str) -> None:
         """Allow the user to publish to an exchange only with routing keys that match."""
         self._control("set_topic_permissions", "pushgate", exchange, write, ".*")
@@ -116,6 +131,10 @@ class Broker(Server):
         """Return the arguments of each queue, as Erlang writes them."""
         output = self._control("list_queues", "--silent", "name", "arguments")
         return dict(line.split("\t", 1) for line in output.splitlines())
+
+    def consumers(self, queue: str) -> int:
+        """Return how many consumers a queue has, with those that stand by."""
+        return self._control("list_consumers", "--silent", "queue_name").split().count(queue)
 
     def plugin(self, *, on: bool) -> None:
         """Enable the plugin for consistent hashing (the default), or disable it."""

@@ -157,7 +157,8 @@ def _queues(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
         description = (
             f"Receives execution requests{f' of the lane {lane}' if lane else ''}. A message that is "
             f"rejected, or whose delivery fails more than {topology.delivery_limit} times, goes to "
-            f"{topology.dead_queue}."
+            f"{topology.dead_queue}. Acknowledge a request once it is recorded, and before it runs: the "
+            "broker delivers a message again that a consumer holds longer than the queue's time-out."
         )
         exchange, arguments = topology.exchange, topology.arguments
         if not topology.ordered:
@@ -165,7 +166,8 @@ def _queues(topology: Topology, modes: Sequence[ContentMode]) -> dict[str, Any]:
         for number, partition in enumerate(topology.partitions(queue), 1):
             found[f"{name}-{number}"] = _queue(
                 partition,
-                f"{description} One consumer at a time; each connection's requests stay in one partition.",
+                f"{description} One consumer at a time; each connection's requests stay in one partition. "
+                "The end of a run, in the runner's own journal, releases the next request.",
                 modes,
                 exchange=topology.hash_exchange(queue),
                 key="1",

@@ -1,11 +1,8 @@
 """The recipes in examples/, as independent consumers: each takes real requests from a real broker."""
 
 import asyncio
-import os
-import shutil
 import sqlite3
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,15 +12,9 @@ import aio_pika
 import pytest
 
 from testing.broker import Broker
-from testing.npm import installed
 from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-TRAIN = "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n"
-NODE = "runner.mjs"
-AMQPLIB = "amqplib@2.3.1"
-RECIPES = ["runner_aio_pika", "runner_celery", "runner_faststream", "runner_kombu", "runner_pika", NODE]
+from tests.system.recipes import NODE, RECIPES, command, environment, prepare
 
 
 @pytest.fixture
@@ -43,18 +34,10 @@ def run(
     recipe: str, broker: Broker, queue: str, count: int, folder: Path
 ) -> subprocess.CompletedProcess[str]:
     """Run a recipe until it has taken so many messages."""
-    (folder / "bin").mkdir(exist_ok=True)
-    for name in ("python", "python3"):
-        if not (folder / "bin" / name).exists():
-            (folder / "bin" / name).symlink_to(sys.executable)
-    program: list[str | Path] = (
-        [sys.executable, EXAMPLES / f"{recipe}.py"] if recipe != NODE else ["node", folder / NODE]
-    )
     return subprocess.run(
-        [*program, broker.url, str(count)],
+        [*command(recipe, folder), broker.url, str(count)],
         cwd=folder,
-        # The step runs `python`, which its container has and a fresh Debian does not.
-        env={**os.environ, "QUEUE": queue, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"},
+        env=environment(queue, folder),
         capture_output=True,
         text=True,
         check=False,
@@ -84,10 +67,7 @@ def test_a_recipe_runs_what_was_pushed(
     pytestconfig: pytest.Config,
 ) -> None:
     """In the package's folder, once despite repetitions; an invalid message becomes a dead letter."""
-    if recipe == NODE:
-        (tmp_path / "node_modules").symlink_to(installed(pytestconfig.cache, AMQPLIB))
-        for name in (NODE, "execution.py", "step.py"):
-            shutil.copy(EXAMPLES / name, tmp_path)
+    prepare(recipe, tmp_path, pytestconfig.cache)
     connection = service.connect(project.url, "train@main")
     files = {
         "train.py": "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n",

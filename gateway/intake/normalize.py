@@ -182,12 +182,15 @@ def _seen(source: CachedConnection, event: Event, route: Route) -> Seen | None:
         may_add = event.all_refs or any(known.default_branch in {None, move.name} for move in event.updates)
         if not (known.lacks_manifest and may_add):
             return None
+    is_listed = known is not None and known.is_listed and route.names(repository)
+    url = next((url for url in urls if url.startswith("https://")), urls[0])
     return Seen(
         source=source.id,
         repository=repository_id,
         full_name=(repository.full_name or printable(repository_key(urls[0]).partition("/")[2]))[:_MAX_NAME],
-        url=next((url for url in urls if url.startswith("https://")), urls[0]),
+        url=known.url if known is not None and is_listed else url,
         default_branch=repository.default_branch,
+        is_listed=is_listed,
     )
 
 

@@ -170,22 +170,21 @@ def _at(url: str) -> Select[Any]:
     )
 
 
-def adoptable(conn: sqlalchemy.Connection, wanted: Connection) -> Connection | None:
+def adoptable(conn: sqlalchemy.Connection, wanted: Connection, *, is_listed: bool) -> Connection | None:
     """Return the connection that a source takes over in place of a new one, if there is one.
 
-    It is to the same repository by the provider's id; or at the same address, if its repository is unknown or
-    was another of the same source, which is then gone from there.
+    At the same address, its repository is the same by the provider's id, unknown, or was another of the same
+    source. Elsewhere it is the same by the id, which `is_listed` by the provider, or the connection is the
+    source's own: a source's secret must not be enough to move the connections of others.
     """
     its_id = connections.c.repository_id == wanted.repository_id
     by_id = select(connections).where(its_id, connections.c.host == host_of(wanted.url), *_REPOSITORIES)
     by_id = by_id.where(connections.c.provider == wanted.provider).order_by(connections.c.created_at)
     same = [_record(row) for row in conn.execute(by_id)]
-    there = [
-        other
-        for other in _same_repository(conn, wanted)
-        if other.provider == wanted.provider
-        and (other.repository_id is None or other.source == wanted.source)
-    ]
+    there = [other for other in _same_repository(conn, wanted) if other.provider == wanted.provider]
+    at_address = {other.id for other in there}
+    same = [one for one in same if is_listed or one.id in at_address or one.source == wanted.source]
+    there = [one for one in there if one.repository_id is None or one.source == wanted.source]
     is_wanted = (one for one in (*same, *there) if one.source is not None or one.project == wanted.project)
     return next(is_wanted, None)
 

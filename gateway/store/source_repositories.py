@@ -46,13 +46,17 @@ _ROUTE = select(source_repositories).where(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A repository of a source as a listing or a delivery describes it."""
+    """A repository of a source as a listing or a delivery describes it.
+
+    If it `is_listed`, the provider itself has named the URL for the id. A delivery may be forged.
+    """
 
     source: str
     repository: str
     full_name: str
     url: str
     default_branch: str | None
+    is_listed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,7 @@ class SourceRepository:
     reason: str | None
     lacks_manifest: bool
     is_adopted: bool
+    is_listed: bool
     seen_at: datetime
 
 
@@ -112,8 +117,8 @@ def see(conn: sqlalchemy.Connection, found: Iterable[Seen], *, now: datetime) ->
     # In a fixed order, so that two processes do not wait for one another.
     latest = {(seen.source, seen.repository): seen for seen in found}
     rows = [
-        (seen.source, seen.repository, seen.full_name, seen.url, seen.default_branch, now, now, 0)
-        for _, seen in sorted(latest.items())
+        (*key, seen.full_name, seen.url, seen.default_branch, now, now, 0, seen.is_listed)
+        for key, seen in sorted(latest.items())
     ]
     if rows:
         upsert_rows(conn, source_repositories, ("source", "repository"), rows)

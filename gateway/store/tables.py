@@ -387,6 +387,7 @@ source_repositories = Table(
     Column("seen_at", Instant, nullable=False),
     Column("due_at", Instant, index=True),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("is_listed", Boolean, nullable=False, server_default=text("false")),
     # A repository that is seen again is upserted by the columns before these.
     Column("state", Text, nullable=False, server_default=text("'due'")),
     Column("connection", ForeignKey("connections.id"), index=True),

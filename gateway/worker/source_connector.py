@@ -12,7 +12,7 @@ import structlog
 from gateway.backoff import backoff
 from gateway.crypto.keyring import Keyring
 from gateway.errors import Conflict, Invalid, NotFound, SettingError
-from gateway.fetch.urls import check_url
+from gateway.fetch.urls import check_url, is_ssh
 from gateway.intake.connection_cache import cached_connection
 from gateway.intake.normalize import Received, delivery_to, verdict_of
 from gateway.plan.source_rules import Decision, Rule, decide, manifests_to_find, read_rules
@@ -20,7 +20,7 @@ from gateway.provider_apis.apis import APIS, ProviderApis
 from gateway.provider_apis.operation import ApiError, ApiLimited
 from gateway.provider_apis.sign_in import SignIn, Use, api_url
 from gateway.provider_apis.webhooks import Place
-from gateway.store import accept, connections, identities, source_repositories
+from gateway.store import accept, connections, identities, source_repositories, sources
 from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.histories import lock_connections
@@ -28,7 +28,7 @@ from gateway.store.ids import connection_id
 from gateway.store.notify import Waiter
 from gateway.store.source_repositories import Claimed, Waiting
 from gateway.worker.polling import PAUSE_SECONDS, poll, work_on
-from providers.clone_urls import repository_key
+from providers.clone_urls import repository_key, server_url
 from providers.places import path_below
 
 log = structlog.get_logger()
@@ -36,6 +36,10 @@ log = structlog.get_logger()
 _LEASE = timedelta(minutes=5)
 _FIRST_DELAY = 5.0
 _MAX_DELAY = 3600.0
+
+
+class _Unlisted(Exception):
+    """Only a delivery has named a repository's address."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +142,9 @@ class SourceConnector:
         except Conflict as error:
             await self.database.write(source_repositories.ignore, claimed, reason=str(error))
             return
+        except _Unlisted as error:
+            await self._confirm(claimed, error)
+            return
         if connection is None:
             await self._give_back(claimed)
             return
@@ -146,12 +153,23 @@ class SourceConnector:
         )
         self.notify()
 
+    async def _confirm(self, claimed: Claimed, unlisted: _Unlisted) -> None:
+        """Wait for a listing that confirms a repository's address, unless there has been one since."""
+        source, repository = claimed.source, claimed.repository
+        if source.listed_at is not None and source.listed_at > repository.seen_at:
+            reason = f"the source does not list {repository.url}"
+            await self.database.write(source_repositories.ignore, claimed, reason=reason)
+            return
+        if claimed.attempts == 0:
+            await self.database.write(sources.request_listing, source.id, now=_now())
+        await self._postpone(claimed, unlisted)
+
 
 def _connect(conn: sqlalchemy.Connection, claimed: Claimed, rule: Rule, path: str) -> Connection | None:
     """Create or update the connection of a repository, and record the deliveries that waited for it.
 
     Return None if what the decision is based on has changed meanwhile: then it has to be made again. Raise
-    `Conflict` if a connection of another repository has the address.
+    `Conflict` if a connection of another repository or source has the address, and `_Unlisted`.
     """
     wanted = _wanted(claimed, rule, path)
     present = _present(conn, claimed, wanted)
@@ -159,6 +177,9 @@ def _connect(conn: sqlalchemy.Connection, claimed: Claimed, rule: Rule, path: st
     lock_connections(conn, [claimed.source.id, wanted.id if present is None else present.id])
     if not source_repositories.is_current(conn, claimed) or _present(conn, claimed, wanted) != present:
         return None
+    if present is not None:
+        _check_unclaimed(conn, claimed, present)
+    _check_listed(claimed, present)
     is_adopted = present is not None and (claimed.repository.is_adopted or present.source is None)
     if present is None:
         connection = connections.add_another(conn, wanted, is_named=False, is_forced=False)
@@ -181,7 +202,31 @@ def _present(conn: sqlalchemy.Connection, claimed: Claimed, wanted: Connection) 
         with suppress(NotFound):
             return connections.get(conn, claimed.repository.connection)
         return None
-    return connections.adoptable(conn, wanted)
+    return connections.adoptable(conn, wanted, is_listed=claimed.repository.is_listed)
+
+
+def _check_unclaimed(conn: sqlalchemy.Connection, claimed: Claimed, present: Connection) -> None:
+    """Raise `Conflict` if the repository of a connection belongs to another source as well, which has it."""
+    if present.source in {None, claimed.source.id}:
+        return
+    with suppress(NotFound):
+        other = sources.get(conn, present.source or "")
+        if path_below(other.url, other.scope, other.provider, claimed.repository.url) is not None:
+            raise Conflict(f"the source {other.name} has connected it")
+
+
+def _check_listed(claimed: Claimed, present: Connection | None) -> None:
+    """Raise `_Unlisted` if a delivery alone says where a token is to be sent, or a connection to be moved.
+
+    Without an identity there is no listing, and the secret of the source is all there is to trust.
+    """
+    source, repository = claimed.source, claimed.repository
+    if source.identity is None or repository.is_listed:
+        return
+    is_moved = present is not None and repository_key(present.url) != repository_key(repository.url)
+    is_elsewhere = not is_ssh(repository.url) and server_url(repository.url) != server_url(source.url)
+    if is_moved or is_elsewhere:
+        raise _Unlisted(f"waiting until the source lists {repository.url}")
 
 
 def _wanted(claimed: Claimed, rule: Rule, path: str) -> Connection:

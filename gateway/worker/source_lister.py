@@ -142,8 +142,9 @@ def _has_changed(known: SourceRepository | None, listed: ListedRepository) -> bo
         return True
     if known.state == "removed":
         return False
-    is_moved = repository_key(known.url) != repository_key(listed.url)
-    return is_moved or (listed.default_branch or known.default_branch) != known.default_branch
+    if not known.is_listed or repository_key(known.url) != repository_key(listed.url):
+        return True
+    return (listed.default_branch or known.default_branch) != known.default_branch
 
 
 def _seen(source: str, listed: ListedRepository) -> Seen:
@@ -153,6 +154,7 @@ def _seen(source: str, listed: ListedRepository) -> Seen:
         full_name=listed.full_name,
         url=listed.url,
         default_branch=listed.default_branch,
+        is_listed=True,
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from gateway.intake.webhook import WebhookEndpoint
@@ -14,7 +15,7 @@ from gateway.store.connections import Connection
 from gateway.store.database import Database
 from gateway.store.deliveries import RecordedDelivery
 from gateway.store.notify import Notifier
-from gateway.store.source_repositories import SourceRepository
+from gateway.store.source_repositories import Seen, SourceRepository
 from gateway.store.sources import Source
 from gateway.worker.source_connector import SourceConnector
 from testing.github import push_payload
@@ -31,7 +32,7 @@ RULES = [
 ]
 
 
-def add(database: Database, id_: str = SOURCE, owner: str = "acme") -> None:
+def add(database: Database, id_: str = SOURCE, owner: str = "acme", **changes: Any) -> None:
     """Store the source of an organisation."""
     source = Source(
         id=id_,
@@ -47,7 +48,7 @@ def add(database: Database, id_: str = SOURCE, owner: str = "acme") -> None:
         updated_at=NOW,
     )
     with database.writing() as conn:
-        sources.add(conn, source)
+        sources.add(conn, replace(source, **changes))
         connections.add_secret(conn, KEYRING, id_, SECRET, now=NOW)
 
 
@@ -135,3 +136,17 @@ def delivered(database: Database, connection_id: str) -> list[RecordedDelivery]:
 def found_id(database: Database, name: str) -> str:
     """Return the id of a connection."""
     return found(database)[name].id
+
+
+def list_one(database: Database, source: str, number: int, name: str) -> None:
+    """Record that a source has listed a repository."""
+    seen = Seen(
+        source=source,
+        repository=str(number),
+        full_name=name,
+        url=f"https://github.example/{name}.git",
+        default_branch="main",
+        is_listed=True,
+    )
+    with database.writing() as conn:
+        source_repositories.see_listed(conn, [seen], now=datetime.now(UTC))

@@ -17,6 +17,7 @@ from tests.worker.acme import (
     delivered,
     found,
     found_id,
+    list_one,
     repository,
     run,
     set_rules,
@@ -131,6 +132,7 @@ def test_a_transferred_repository_keeps_its_connection(database: Database) -> No
         await acme.push(1, "acme/ml-a", None, A)
         await acme.decide()
         [before] = found(database).values()
+        list_one(database, "c2", 1, "labs/ml-a")
         await acme.push(1, "labs/ml-a", A, B, to="c2")
         await acme.decide()
         [after] = found(database).values()

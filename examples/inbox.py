@@ -7,10 +7,12 @@ import fcntl
 import json
 import socket
 import sqlite3
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ from step import Result, Unusable, log
 
 MAX_ATTEMPTS = 3
 """How often a request is attempted, including attempts that ended with the runner's own process."""
+
+REPORT_EVERY_SECONDS = 300
+"""How often a runner reports that it still runs."""
 
 _PAUSE_SECONDS = 5
 _MAX_SUMMARY = 10_000
@@ -106,9 +111,9 @@ class Inbox:
         if number > MAX_ATTEMPTS:
             self._end(request, Result(status=1, summary=f"gave up after {MAX_ATTEMPTS} attempts"))
             return
-        self.send_reports()
         try:
-            result = execute(request)
+            with self._reporting(request):
+                result = execute(request)
         except Unusable as error:
             result = Result(status=1, summary=str(error))
         except (ValueError, TypeError, LookupError) as error:
@@ -120,6 +125,25 @@ class Inbox:
                 return
             result = Result(status=1, summary=str(error))
         self._end(request, result)
+
+    @contextmanager
+    def _reporting(self, request: Mapping[str, Any]) -> Iterator[None]:
+        """Send reports while a request is executed, which nothing else does meanwhile."""
+        ended = threading.Event()
+
+        def repeat() -> None:
+            self.send_reports()
+            while not ended.wait(REPORT_EVERY_SECONDS):
+                self._report(request, "running")
+                self.send_reports()
+
+        repeating = threading.Thread(target=repeat)
+        repeating.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            repeating.join()
 
     def _begin(self, request: Mapping[str, Any]) -> int:
         """Record an attempt before it begins; return its number, from 1."""

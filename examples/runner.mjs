@@ -16,6 +16,7 @@ const EXECUTION = fileURLToPath(new URL("execution.py", import.meta.url));
 const PENDING = "inbox/pending";
 const ENDED = "inbox/ended";
 const REPORTS = "inbox/reports";
+const REPORT_EVERY = 300_000;
 let reported = 0;
 
 /** Return the request in a message, in either mode of CloudEvents. `redrive`: how often it was republished. */
@@ -81,7 +82,9 @@ async function executePending() {
   for (const { path, ...request } of (await stored(PENDING)).sort((one, other) => one.received - other.received)) {
     await report(request, "running");
     await sendReports();
+    const repeating = setInterval(() => report(request, "running").then(sendReports).catch(console.error), REPORT_EVERY);
     const summary = `ended with status ${await execute(request)}`;
+    clearInterval(repeating);
     console.error(`${request.id} ${summary}`);
     await report(request, summary.endsWith(" 0") ? "succeeded" : "failed", summary);
     await rename(path, `${ENDED}/${request.id}.json`);
@@ -107,7 +110,7 @@ async function sendReports() {
       .catch(() => 0);
     if (status === 0 || status >= 500 || [408, 425, 429].includes(status)) return;
     if (status >= 400) console.error(`a report was refused: ${status}`);
-    await rm(path);
+    await rm(path, { force: true });
   }
 }
 

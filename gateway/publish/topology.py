@@ -23,7 +23,8 @@ from gateway.settings import Settings
 _PLUGIN = "rabbitmq_consistent_hash_exchange"
 _ACCESS_REFUSED = "ACCESS_REFUSED"
 _TIMEOUT_ARGUMENT = "x-consumer-timeout"
-# A week. RabbitMQ's default of half an hour is shorter than many executions.
+# A week, for runners that acknowledge after the run: RabbitMQ's default of half an hour is shorter than many
+# executions. Runners that acknowledge before the run need no more than the default.
 _CONSUMER_TIMEOUT_MS = 7 * 24 * 3600 * 1000
 
 

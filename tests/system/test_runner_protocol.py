@@ -29,18 +29,22 @@ from tests.system.recipes import EXAMPLES, RECIPES, command, environment, prepar
 REFERENCE = "runner_aio_pika"
 ORDERED = "runner_ordered"
 CONSUMER_TIMEOUT_MS = 500
-# Ends itself after the request is recorded and before it is acknowledged.
-DIES_BEFORE_ACKNOWLEDGING = """
+_PATCHED = f"""
 import asyncio, os, signal, sys
+sys.path.insert(0, {str(EXAMPLES)!r})
 import inbox, runner_aio_pika
-
+%s
+asyncio.run(runner_aio_pika.main(sys.argv[1], 1))
+"""
+_DIE = """
 def take(*arguments):
     stored(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
 
-stored, inbox.Inbox.take = inbox.Inbox.take, take
-asyncio.run(runner_aio_pika.main(sys.argv[1], 1))
-"""
+stored, inbox.Inbox.take = inbox.Inbox.take, take"""
+# Ends itself after the request is recorded and before it is acknowledged.
+DYING: list[str | Path] = [sys.executable, "-c", _PATCHED % _DIE]
+IMPATIENT: list[str | Path] = [sys.executable, "-c", _PATCHED % "inbox.REPORT_EVERY_SECONDS = 0.1"]
 
 
 class Gateway(ThreadingHTTPServer):
@@ -252,12 +256,7 @@ def test_a_runner_that_dies_before_it_acknowledges_executes_once(
     prepare(REFERENCE, tmp_path, pytestconfig.cache)
     steps = Steps(tmp_path)
     publish(broker, topology.queue, gateway.request("only", steps.script("only")))
-    dies = [
-        sys.executable,
-        "-c",
-        f"import sys; sys.path.insert(0, {str(EXAMPLES)!r})" + DIES_BEFORE_ACKNOWLEDGING,
-    ]
-    with Started([*dies, broker.url], tmp_path, topology.queue) as runner:
+    with Started([*DYING, broker.url], tmp_path, topology.queue) as runner:
         assert runner.ended() == -signal.SIGKILL, runner.errors.read_text()
     assert steps.begun() == []
     # An outage of the gateway delays the reports, and loses none.
@@ -275,6 +274,23 @@ def test_a_runner_that_dies_before_it_acknowledges_executes_once(
     assert gateway.reports[-1]["summary"] == "ended with status 0"
 
 
+def test_a_request_that_kills_its_runner_is_given_up(
+    broker: Broker, gateway: Gateway, topology: Topology, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """After three attempts, it is reported as failed, and the runner goes on."""
+    prepare(REFERENCE, tmp_path, pytestconfig.cache)
+    steps = Steps(tmp_path)
+    script = f"{steps.script('deadly')}; kill -9 $PPID"
+    publish(broker, topology.queue, gateway.request("deadly", script))
+    publish(broker, topology.queue, gateway.request("next", steps.script("next")))
+    program = [*command(REFERENCE, tmp_path), broker.url, "1"]
+    for status in [-signal.SIGKILL] * 3 + [0]:
+        with Started(program, tmp_path, topology.queue) as runner:
+            assert runner.ended() == status, runner.errors.read_text()
+    assert steps.begun() == ["deadly"] * 3 + ["next"]
+    assert gateway.states()[-4:] == ["deadly failed", "next accepted", "next running", "next succeeded"]
+
+
 def test_a_run_of_three_consumer_timeouts_is_executed_once(
     broker: Broker, gateway: Gateway, topology: Topology, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
@@ -283,16 +299,17 @@ def test_a_run_of_three_consumer_timeouts_is_executed_once(
     steps = Steps(tmp_path)
     with broker.consumer_timeout(CONSUMER_TIMEOUT_MS):
         publish(broker, topology.queue, gateway.request("only", steps.script("only", waits=True)))
-        program = [*command(REFERENCE, tmp_path), broker.url, "1"]
-        with Started(program, tmp_path, topology.queue) as runner:
+        with Started([*IMPATIENT, broker.url], tmp_path, topology.queue) as runner:
             wait_for(steps.begun, "the step has begun")
             for _ in range(3):
                 hold_until_taken_away(broker, topology.dead_queue)
+            wait_for(lambda: len(gateway.reports) > 3, "it reports again and again that it runs")
             steps.release()
             assert runner.ended() == 0, runner.errors.read_text()
     assert steps.begun() == ["only"]
     assert [ready(broker, queue) for queue in (topology.queue, topology.dead_queue)] == [0, 0]
-    assert gateway.states() == ["only accepted", "only running", "only succeeded"]
+    accepted, *running, succeeded = gateway.states()
+    assert (accepted, set(running), succeeded) == ("only accepted", {"only running"}, "only succeeded")
 
 
 def hold_until_taken_away(broker: Broker, queue: str) -> None:

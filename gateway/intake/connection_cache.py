@@ -72,9 +72,11 @@ class Route:
     connection: CachedConnection | None
 
     def names(self, repository: Repository) -> bool:
-        """Return whether the repository is known at an address that a payload names."""
+        """Return whether the repository is known at an address that a payload names, or by its full name."""
         if self.known is None:
             return False
+        if not repository.urls:
+            return is_about(repository_key(self.known.url), repository)
         # Usually the same text, and the keys cost as much as the rest of the routing.
         if self.known.url in repository.urls:
             return True

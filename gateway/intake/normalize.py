@@ -173,25 +173,35 @@ def _seen(source: CachedConnection, event: Event, route: Route) -> Seen | None:
     repository_id = routed_id(event)
     if repository is None or repository_id is None:
         return None
-    urls = [url for url in repository.urls if len(url.encode()) <= _MAX_URL]
-    if not urls:
+    url = _url(repository, route)
+    if url is None or (known is not None and known.state == "removed"):
         return None
-    if known is not None and known.state == "removed":
-        return None
-    if known is not None and known.state not in {"due", "gone"} and route.names(repository):
+    is_decided = known is not None and known.state not in {"due", "gone"}
+    if known is not None and is_decided and (url == known.url or route.names(repository)):
         may_add = event.all_refs or any(known.default_branch in {None, move.name} for move in event.updates)
         if not (known.lacks_manifest and may_add):
             return None
-    is_listed = known is not None and known.is_listed and route.names(repository)
-    url = next((url for url in urls if url.startswith("https://")), urls[0])
     return Seen(
         source=source.id,
         repository=repository_id,
-        full_name=(repository.full_name or printable(repository_key(urls[0]).partition("/")[2]))[:_MAX_NAME],
-        url=known.url if known is not None and is_listed else url,
-        default_branch=repository.default_branch,
-        is_listed=is_listed,
+        full_name=(repository.full_name or printable(repository_key(url).partition("/")[2]))[:_MAX_NAME],
+        url=url,
+        default_branch=repository.default_branch or (known.default_branch if known is not None else None),
+        is_listed=known is not None and known.is_listed and url == known.url,
     )
+
+
+def _url(repository: Repository, route: Route) -> str | None:
+    """Return the clone URL of a source's repository; None if neither its delivery nor the source has one."""
+    known = route.known
+    if known is not None and known.is_listed and route.names(repository):
+        return known.url
+    # Bitbucket Cloud sends only the address of the repository's page.
+    given = repository.urls or ((f"{repository.web_url}.git",) if repository.web_url else ())
+    urls = [url for url in given if len(url.encode()) <= _MAX_URL]
+    if urls:
+        return next((url for url in urls if url.startswith("https://")), urls[0])
+    return known.url if known is not None else None
 
 
 def _common(connection: CachedConnection, received: Received, id_: str | None) -> dict[str, Any]:

@@ -87,6 +87,15 @@ class Inbox:
         """Return whether a stored request has not ended yet."""
         return self._oldest_pending() is not None
 
+    def is_executing(self) -> bool:
+        """Return whether a process executes the stored requests now."""
+        with self._lock.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def execute_pending(self) -> None:
         """Execute the stored requests, in the order in which they arrived, and send the reports.
 

@@ -72,7 +72,8 @@ class Requests(bootsteps.ConsumerStep):
     def resume(self) -> None:
         """Start the task for a stored request, or else take the next one."""
         if self.inbox.has_pending():
-            if not state.reserved_requests:
+            # After a lost connection, the worker has forgotten the task that it still runs.
+            if not state.reserved_requests and not self.inbox.is_executing():
                 execute_pending.delay()
         elif Requests.left == 0:
             state.should_stop = os.EX_OK

@@ -291,6 +291,24 @@ def test_a_request_that_kills_its_runner_is_given_up(
     assert gateway.states()[-4:] == ["deadly failed", "next accepted", "next running", "next succeeded"]
 
 
+def test_a_request_that_a_runner_cannot_execute_is_reported_as_rejected(
+    broker: Broker, gateway: Gateway, topology: Topology, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """With the reason; its message becomes a dead letter."""
+    prepare(REFERENCE, tmp_path, pytestconfig.cache)
+    body = gateway.request("odd", "true").replace(b'"kind": "step"', b'"kind": "notebook"')
+    publish(broker, topology.queue, body)
+    program = [*command(REFERENCE, tmp_path), broker.url, "1"]
+    with Started(program, tmp_path, topology.queue) as runner:
+        assert runner.ended() == 0, runner.errors.read_text()
+    [report] = gateway.reports
+    assert (report["state"], report["summary"]) == (
+        "rejected",
+        "this runner executes steps, tasks and pipelines, and no kind notebook",
+    )
+    assert len(on_channel(broker, lambda runner: runner.take(topology.dead_queue, 1))) == 1
+
+
 def test_a_run_of_three_consumer_timeouts_is_executed_once(
     broker: Broker, gateway: Gateway, topology: Topology, tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:

@@ -40,7 +40,12 @@ class Service:
         self._refusals = RefusalLog(parts.database)
         self._uptime = Uptime(parts.database, notify=parts.pushes.notify)
         self._bridge = PostgresBridge(
-            parts.database, {"pushgate_pushes": parts.pushes, "pushgate_requests": parts.requests}
+            parts.database,
+            {
+                "pushgate_pushes": parts.pushes,
+                "pushgate_requests": parts.requests,
+                "pushgate_reports": parts.reports,
+            },
         )
         self._worker = None if settings.role == "web" else build_worker(parts, slot)
         health = Health(

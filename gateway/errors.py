@@ -25,6 +25,10 @@ class Invalid(PushgateError):
     """A request to the API or the command line is invalid."""
 
 
+class NotAllowed(PushgateError):
+    """The signature of a URL is invalid or has expired."""
+
+
 class Conflict(Invalid):
     """A request conflicts with an existing record."""
 

@@ -1,15 +1,20 @@
-"""Authentication by the admin token. Wrong tokens are logged, and limited for each client."""
+"""Authentication by the admin token, or by the signature of a URL.
+
+Wrong tokens are logged, and limited for each client.
+"""
 
 import hmac
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from datetime import UTC, datetime
 from ipaddress import IPv6Address, ip_network
 
 import structlog
 from starlette.requests import Request
 
-from gateway.errors import PushgateError
+from gateway.crypto.signed_tokens import SignedToken, SignedTokens
+from gateway.errors import NotAllowed, PushgateError
 from gateway.intake.client_address import Address, client_address
 from gateway.settings import MIN_TOKEN_LENGTH
 
@@ -69,6 +74,16 @@ class AdminToken:
             self._forgotten_at.popitem(last=False)
         log.warning("wrong admin token refused", client=str(address), path=request.url.path)
         raise WrongToken("this is not the admin token")
+
+
+def check_signature(request: Request, subject: str, tokens: SignedTokens) -> None:
+    """Return if the URL has no signature, or a valid one for this subject. Raise `NotAllowed`."""
+    query = request.query_params
+    if "signature" not in query:
+        return
+    given = SignedToken(query.get("expires", ""), query["signature"])
+    if not tokens.is_valid(subject, given, now=datetime.now(UTC)):
+        raise NotAllowed("the signature of this URL is invalid or has expired")
 
 
 def _client(address: Address | None) -> str:

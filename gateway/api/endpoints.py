@@ -15,7 +15,15 @@ from starlette.routing import Match, Mount, Route
 from gateway.api.auth import AdminToken, TooManyTries, WrongToken
 from gateway.api.query import refuse_nul, refuse_unknown
 from gateway.api.schemas import Error
-from gateway.errors import Conflict, Invalid, NotFound, PushgateError, SettingError, StoreUnavailable
+from gateway.errors import (
+    Conflict,
+    Invalid,
+    NotAllowed,
+    NotFound,
+    PushgateError,
+    SettingError,
+    StoreUnavailable,
+)
 from gateway.intake.body import BodyReader, Disconnected, TooLarge, TooMuch, TooSlow
 from gateway.text.escape import storable
 from gateway.text.validation import describe
@@ -28,6 +36,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _STATUS: dict[type[PushgateError], tuple[int, str]] = {
     NotFound: (404, "not found"),
     Invalid: (422, "invalid"),
+    NotAllowed: (403, "not allowed"),
     Conflict: (409, "conflict"),
     StoreUnavailable: (503, "try again"),
     SettingError: (500, "misconfigured"),
@@ -85,6 +94,15 @@ def guarded(endpoint: Endpoint, token: AdminToken) -> Endpoint:
         return await endpoint(request)
 
     return checked
+
+
+def unless_signed(endpoint: Endpoint, checked: Endpoint) -> Endpoint:
+    """Return `checked`, but the endpoint itself for URLs with a signature, which it checks."""
+
+    async def either(request: Request) -> Response:
+        return await (endpoint if "signature" in request.query_params else checked)(request)
+
+    return either
 
 
 def status_of(error: Exception) -> tuple[int, str]:

@@ -19,6 +19,7 @@ from gateway.errors import Conflict, Invalid
 from gateway.messages.execution_states import ExecutionState
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
+from gateway.publish.status_urls import StatusUrls
 from gateway.store import deliveries, executions
 from gateway.store.database import Database
 from gateway.store.executions import StoredRequest, expired_package
@@ -41,6 +42,7 @@ class Executions:
     database: Database
     storage: PackageStorage
     signer: PackageSigner
+    status_urls: StatusUrls
     requests: Notifier
     is_closing: Callable[[], bool]
     has_broker: bool
@@ -111,18 +113,23 @@ class Executions:
         return view
 
     async def views(self, requests: Sequence[StoredRequest]) -> list[ExecutionView]:
-        """Return the views of requests, with URLs for their packages that work now."""
+        """Return the views of requests, with URLs that work now."""
         signed = await self.signed(requests)
         # In a thread, because the messages may be large.
         return await API.run(lambda: [ExecutionView.of(stored) for stored in signed])
 
     async def signed(self, requests: Sequence[StoredRequest]) -> list[StoredRequest]:
-        """Return requests with URLs for their packages that work now."""
+        """Return requests with URLs for their packages and reports that work now."""
         signed: list[StoredRequest] = []
         for start in range(0, len(requests), _SIGNED_AT_ONCE):
             some = requests[start : start + _SIGNED_AT_ONCE]
-            signed += await asyncio.gather(*map(self.signer.shown, some))
+            signed += await asyncio.gather(*map(self._signed, some))
         return signed
+
+    async def _signed(self, stored: StoredRequest) -> StoredRequest:
+        # To the hour, so that a page which refreshes itself does not change each time.
+        now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        return self.status_urls.completed(await self.signer.shown(stored), now=now)
 
     async def drop_execution(self, request: Request) -> ExecutionView:
         """`POST /executions/{id}/drop`: withdraw a pending request; requests behind it are published."""

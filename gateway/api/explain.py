@@ -6,7 +6,15 @@ from collections.abc import Iterator, Sequence
 import sqlalchemy
 
 from gateway.errors import NotFound
-from gateway.store import connections, deliveries, executions, refusals, source_repositories, sources
+from gateway.store import (
+    connections,
+    deliveries,
+    executions,
+    refusals,
+    runs,
+    source_repositories,
+    sources,
+)
 from gateway.store.deliveries import RecordedDelivery
 from gateway.store.executions import StoredRequest
 from gateway.store.refusals import RecordedRefusal
@@ -65,7 +73,7 @@ def _found(conn: sqlalchemy.Connection, what: str) -> Sequence[Found]:
     if delivery := _DELIVERY.search(text):
         return [by_id(conn, delivery[0])]
     if execution := _EXECUTION.search(text):
-        return [deliveries.get(conn, executions.get(conn, execution[0]).delivery)]
+        return [deliveries.get(conn, _request(conn, execution[0]).delivery)]
     known = connections.addresses(conn) if ":" in text else {}
     repository = [connection for connection, key in known.items() if key == repository_key(text)]
     if repository := repository or _named(conn, what.strip()):
@@ -86,6 +94,20 @@ def _found(conn: sqlalchemy.Connection, what: str) -> Sequence[Found]:
                 f" {_NEXT_STEPS.format('CONNECTION')}"
             )
     return _newest(conn, inside) if inside else _unconnected(conn, text, what)
+
+
+def _request(conn: sqlalchemy.Connection, request_id: str) -> StoredRequest:
+    """Return an execution request. Raise `NotFound`, with what a runner has reported about the id."""
+    try:
+        return executions.get(conn, request_id)
+    except NotFound:
+        for report in runs.unknown(conn, [request_id]):
+            runner = "" if report.runner is None else f" {report.runner}"
+            raise NotFound(
+                f"{report.reason}. The runner{runner} reported it as {report.state}, last at"
+                f" {report.last_at:%Y-%m-%dT%H:%M:%SZ}"
+            ) from None
+        raise
 
 
 def _named(conn: sqlalchemy.Connection, text: str) -> list[str]:

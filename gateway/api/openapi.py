@@ -20,13 +20,16 @@ from pydantic_core.core_schema import (
 from starlette.routing import Route
 
 from gateway.api.auth import AdminToken
-from gateway.api.endpoints import Answering, answering, guarded
+from gateway.api.endpoints import Answering, answering, guarded, unless_signed
 from gateway.api.query import MAX_WAIT_SECONDS
 from gateway.api.root_paths import ROOT_PATHS, UnreadableWebhook, WebhookReceipt
 from gateway.api.schemas import Error
 from gateway.api.statuses import COMPONENTS, CONTENT_RANGE, FILE_HEADERS, responses, without_content
 from gateway.messages.names import EXECUTION_REQUEST_SCHEMA
 from gateway.messages.schema import examples
+
+EVENT_TYPE = "application/cloudevents+json"
+"""The type of a CloudEvent in structured mode."""
 
 _BASE = "/api/v1"
 _COMPONENT = "#/components/schemas/"
@@ -90,8 +93,8 @@ _QUERY: dict[str, dict[str, Any]] = {
         "description": "the format of the package file; by default tar.gz",
         "schema": {"$ref": f"{_COMPONENT}PackageFormat"},
     },
-    "expires": {"description": "of the signed URL that a request's `package` names"},
-    "signature": {"description": "of the signed URL that a request's `package` names"},
+    "expires": {"description": "of the signed URL that a request contains"},
+    "signature": {"description": "of the signed URL that a request contains"},
     "limit": {
         "description": "the maximum number of items",
         "schema": {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
@@ -117,8 +120,9 @@ class Operation:
 
     `status` is the status of a successful answer, `media_types` its content types. `body` is the model of the
     request's body; `query` and `headers` are the parameters that the endpoint reads. `errors` are statuses
-    besides those that follow from the other fields. `is_file` marks a file, with ranges and HEAD. An endpoint
-    with `is_open` checks the authorization itself.
+    besides those that follow from the other fields. `is_file` marks a file, with ranges and HEAD. If
+    `is_signed`, a URL with a signature, which the endpoint checks, needs no token. `event` is the model of
+    the body as a CloudEvent in structured mode.
     """
 
     method: str
@@ -131,14 +135,16 @@ class Operation:
     media_types: tuple[str, ...] = ("application/json",)
     errors: tuple[int, ...] = ()
     is_file: bool = False
-    is_open: bool = False
+    is_signed: bool = False
+    event: type[BaseModel] | None = None
 
     def route(self, token: AdminToken) -> Route:
         """Return the route, with the check of the token."""
         endpoint = answering(self.endpoint, self.status, self.query)
+        checked = guarded(endpoint, token)
         return Route(
             _BASE + self.path,
-            endpoint if self.is_open else guarded(endpoint, token),
+            unless_signed(endpoint, checked) if self.is_signed else checked,
             methods=[self.method],
         )
 
@@ -156,7 +162,7 @@ class Operation:
     @property
     def statuses(self) -> set[int]:
         """The statuses of the errors that the operation can answer."""
-        statuses = {401, 422, 429, 503, *self.errors}
+        statuses = {401, 422, 429, 503, *self.errors, *([403] if self.is_signed else [])}
         if self.body is not None:
             statuses |= {408, 413}
         if "{" in self.path or _FILTERS & set(self.query):
@@ -186,6 +192,7 @@ def document(operations: Sequence[Operation], *, version: str, base_url: str) ->
     models = [(each.answer, "serialization") for each in operations if each.answer is not None]
     models += [(model, "serialization") for model in (Error, WebhookReceipt, UnreadableWebhook)]
     models += [(each.body, "validation") for each in operations if each.body is not None]
+    models += [(each.event, "validation") for each in operations if each.event is not None]
     names, shapes = models_json_schema(
         models, ref_template=f"{_COMPONENT}{{model}}", schema_generator=_Schemas
     )
@@ -232,9 +239,11 @@ def _described(operation: Operation, names: dict[Any, Any]) -> dict[str, Any]:
     }
     if operation.body is not None:
         content = {"application/json": {"schema": names[operation.body, "validation"]}}
+        if operation.event is not None:
+            content[EVENT_TYPE] = {"schema": names[operation.event, "validation"]}
         is_required = any(field.is_required() for field in operation.body.model_fields.values())
         described["requestBody"] = {"required": is_required, "content": content}
-    if operation.is_open:
+    if operation.is_signed:
         described["security"] = [{"token": []}, {}]
     return described
 

@@ -7,15 +7,14 @@ several ranges gets the whole file.
 import base64
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from gateway.api.auth import AdminToken
-from gateway.api.endpoints import guarded, problem
+from gateway.api.auth import check_signature
+from gateway.api.endpoints import problem
 from gateway.api.openapi import Operation
-from gateway.crypto.signed_tokens import SignedToken, SignedTokens
+from gateway.crypto.signed_tokens import SignedTokens
 from gateway.packages.storage import PackageStorage
 from gateway.store import packages
 from gateway.store.database import Database
@@ -34,10 +33,9 @@ class PackageFiles:
     database: Database
     storage: PackageStorage
     signed_tokens: SignedTokens
-    token: AdminToken
 
     def operations(self) -> list[Operation]:
-        """Return the operation. A request with a signature is checked by it, any other by the token."""
+        """Return the operation."""
         return [
             Operation(
                 method="GET",
@@ -46,26 +44,19 @@ class PackageFiles:
                 query=("format", "expires", "signature"),
                 headers=("Range", "If-Range", "If-None-Match"),
                 media_types=(*_TYPES.values(), _ANY_TYPE),
-                errors=(403, 416),
+                errors=(416,),
                 is_file=True,
-                is_open=True,
+                is_signed=True,
             )
         ]
 
     async def get_package(self, request: Request) -> Response:
         """`GET /packages/{id}`: download a package, with the token or a signed URL."""
         query = request.query_params
-        if "signature" not in query:
-            return await guarded(self._send, self.token)(request)
-        subject = packages.subject(request.path_params["id"], query.get("format", ""))
-        signed_token = SignedToken(query.get("expires", ""), query["signature"])
-        if not self.signed_tokens.is_valid(subject, signed_token, now=datetime.now(UTC)):
-            return problem(403, "not allowed", "the signature of this URL is invalid or has expired")
-        return await self._send(request)
-
-    async def _send(self, request: Request) -> Response:
         package_id = request.path_params["id"]
-        wanted = request.query_params.get("format", "tar.gz")
+        subject = packages.subject(package_id, query.get("format", ""))
+        check_signature(request, subject, self.signed_tokens)
+        wanted = query.get("format", "tar.gz")
         kept = await self.database.read(packages.get, package_id=package_id, package_format=wanted)
         headers = _headers(kept)
         if _ANY_TYPE in request.headers.get("accept", ""):

@@ -26,7 +26,7 @@ _RESPONSES: Mapping[int, tuple[str, dict[str, Any]]] = {
     404: ("NotFound", error("The record does not exist, or the one that a filter names.")),
     408: ("BodyTooSlow", error("The body did not arrive in time.")),
     409: ("Conflict", error("The operation conflicts with another record, or with the state of this one.")),
-    413: ("BodyTooLarge", error("The body is larger than 1 MiB.")),
+    413: ("BodyTooLarge", error("The body is too large: more than 1 MiB, or 128 KiB of a report.")),
     416: (
         "NoSuchRange",
         error(

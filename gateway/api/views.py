@@ -17,8 +17,9 @@ from gateway.api.schemas import (
     UpdateKind,
     one_of,
 )
+from gateway.messages import execution_states
 from gateway.messages.execution_request import ExecutionRequest
-from gateway.store import deliveries, executions, refusals
+from gateway.store import deliveries, refusals
 from gateway.store.deliveries import RecordedDelivery, RecordedUpdate
 from gateway.store.executions import OMITTED, StoredRequest
 from gateway.store.refusals import RecordedRefusal
@@ -53,9 +54,11 @@ ExecutionState = TypeAliasType(
     Annotated[
         str,
         one_of(
-            get_args(executions.ExecutionState),
-            "`pending` until the broker confirms it as `published`; `superseded` by a later commit;"
-            " `undeliverable`, the broker refuses it permanently; `dropped` by an operator",
+            get_args(execution_states.ExecutionState),
+            "`pending` until the broker confirms it as `published`; then what its runner reports: `accepted`,"
+            " `running`, and one of the ends `succeeded`, `failed`, `cancelled`, `rejected`; `lost`, the"
+            " runner has fallen silent; `superseded` by a later commit; `undeliverable`, the broker refuses"
+            " it permanently; `dropped` by an operator",
         ),
     ],
 )
@@ -278,6 +281,28 @@ class DeliveryView(View):
         )
 
 
+class RunOutputView(View):
+    """A file that a run has made, according to the runner."""
+
+    name: str = Field(description="the name of the output or of the file")
+    url: str | None = Field(description="where it is, such as s3://…; null if the runner does not say")
+
+
+class RunView(View):
+    """What runners have reported. Each field but `reported_at` is null if no report has it."""
+
+    accepted_at: datetime | None = Field(description="when a runner took the request over")
+    started_at: datetime | None = Field(description="when it began to run")
+    ended_at: datetime | None = Field(description="when it ended")
+    reported_at: datetime = Field(description="when Pushgate received the report that counts")
+    url: str | None = Field(description="a web page about the run")
+    log_url: str | None = Field(description="a web page with its log")
+    summary: str | None = Field(description="what came out, for people")
+    metrics: dict[str, float] | None = Field(description="measured numbers by name")
+    outputs: list[RunOutputView] | None = Field(description="the files that the run has made")
+    runner: str | None = Field(description="the runner and its version")
+
+
 class ExecutionSummary(View):
     """An execution request as it is shown, without its message."""
 
@@ -298,6 +323,14 @@ class ExecutionSummary(View):
     published_at: datetime | None = Field(description="when the broker confirmed it; null until then")
     redrives: int = Field(description="how often an operator has republished the request")
     republished_at: datetime | None = Field(description="when that was last requested; null if it never was")
+    run: RunView | None = Field(description="what runners have reported; null if nothing")
+
+    @classmethod
+    def summary_of(cls, stored: StoredRequest, **given: Any) -> Self:
+        """Return the view of an execution request; `given` are the fields that it has besides."""
+        # The reason is the outbox's.
+        reason = stored.reason if stored.run is None else None
+        return view_of(cls, stored, state=stored.shown_state, reason=reason, **given)
 
 
 class ExecutionView(ExecutionSummary):
@@ -308,7 +341,7 @@ class ExecutionView(ExecutionSummary):
     @classmethod
     def of(cls, stored: StoredRequest) -> Self:
         """Return the view of an execution request, whose body must have been read."""
-        return view_of(cls, stored, message=json.loads(stored.body))
+        return cls.summary_of(stored, message=json.loads(stored.body))
 
 
 class ExplainedExecutionView(ExecutionSummary):
@@ -321,7 +354,8 @@ class ExplainedExecutionView(ExecutionSummary):
     @classmethod
     def of(cls, stored: StoredRequest) -> Self:
         """Return the view of an execution request."""
-        return view_of(cls, stored, message=None if stored.body == OMITTED else json.loads(stored.body))
+        message = None if stored.body == OMITTED else json.loads(stored.body)
+        return cls.summary_of(stored, message=message)
 
 
 class ExplainedView(DeliveryView):

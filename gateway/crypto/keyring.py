@@ -63,6 +63,10 @@ class Keyring:
         """Return the key that signs what GitHub sends back with a new App."""
         return _derive(self._key, "states of new Apps")
 
+    def status_url_key(self) -> bytes:
+        """Return the key that signs status URLs."""
+        return _derive(self._key, "status URLs")
+
     def session_key(self) -> bytes:
         """Return the key that signs dashboard sessions."""
         return _derive(self._key, "dashboard sessions")

@@ -121,6 +121,12 @@ class ExecutionRequest(Part):
     submodules: tuple[Submodule, ...] = Field(default=(), description="with their commits")
     pull_request: PullRequest | None = Field(default=None, description="null for a push")
     merge_group: MergeGroup | None = Field(default=None, description="null unless a merge queue asked")
+    # The last field: see gateway/publish/status_urls.py.
+    status_url: str | None = Field(
+        default=None,
+        description="where to report what becomes of this request, by POST and without a token: valid for 30"
+        " days from when it was published; null in a simulation",
+    )
 
 
 def execution_id(

@@ -112,12 +112,12 @@ class ExecutionStatus(_Received):
         return self.model_dump(mode="json", exclude={"id", "state", "at", "sequence"})
 
 
-class _Envelope(BaseModel):
-    """A CloudEvent in structured mode."""
+class StatusEvent(_Received):
+    """A report as a CloudEvent in structured mode."""
 
-    specversion: Literal["1.0"]
-    type: Literal["dev.pushgate.execution.status.v1"]
-    data: ExecutionStatus
+    specversion: Literal["1.0"] = Field(description="the version of CloudEvents")
+    type: Literal["dev.pushgate.execution.status.v1"] = Field(description="the type of the event")
+    data: ExecutionStatus = Field(description="the report")
 
 
 def read_report(body: bytes, *, is_structured: bool) -> ExecutionStatus:
@@ -127,12 +127,12 @@ def read_report(body: bytes, *, is_structured: bool) -> ExecutionStatus:
     """
     if len(body) > MAX_REPORT_BYTES:
         raise Invalid(f"the report has {len(body)} bytes: at most {MAX_REPORT_BYTES} are allowed")
-    model = _Envelope if is_structured else ExecutionStatus
+    model = StatusEvent if is_structured else ExecutionStatus
     try:
         found = model.model_validate_json(body)
     except ValidationError as error:
         raise Invalid(describe(error, model, words=_WORDS)) from None
-    return found.data if isinstance(found, _Envelope) else found
+    return found.data if isinstance(found, StatusEvent) else found
 
 
 def status_schema() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gateway.fetch.mirror import Mirrors
 from gateway.packages.signing import PackageSigner
 from gateway.packages.storage import PackageStorage
 from gateway.plan.manifest import MAX_MANIFEST_BYTES
+from gateway.publish.status_urls import VALID_FOR, StatusUrls
 from gateway.publish.topology import Topology
 from gateway.settings import Settings
 from gateway.store.database import Database
@@ -21,7 +22,10 @@ from gateway.store.notify import Notifier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The parts that the web and the worker roles share. None of them runs a task."""
+    """The parts that the web and the worker roles share. None of them runs a task.
+
+    `reports` wakes those who follow what runners report.
+    """
 
     settings: Settings
     database: Database
@@ -29,12 +33,14 @@ class Parts:
     admin_token: str
     pushes: Notifier
     requests: Notifier
+    reports: Notifier
     git: Git
     mirrors: Mirrors
     reader: CommitReader
     storage: PackageStorage
     signed_tokens: SignedTokens
     signer: PackageSigner
+    status_urls: StatusUrls
     topology: Topology
 
 
@@ -51,6 +57,7 @@ def shared_parts(settings: Settings, opened: DataDir) -> Parts:
         admin_token=opened.admin_token,
         pushes=Notifier(),
         requests=Notifier(),
+        reports=Notifier(),
         git=git,
         mirrors=Mirrors(git, settings.data_dir / "mirrors"),
         reader=CommitReader(git, manifest_limit=MAX_MANIFEST_BYTES, signers=settings.signers_file),
@@ -63,6 +70,10 @@ def shared_parts(settings: Settings, opened: DataDir) -> Parts:
             base_url=settings.base_url,
             valid=url_valid,
             keep=timedelta(days=settings.package_keep_days),
+        ),
+        status_urls=StatusUrls(
+            signed_tokens=SignedTokens(opened.keyring.status_url_key(), valid=VALID_FOR),
+            base_url=settings.base_url,
         ),
         topology=Topology.of(settings),
     )

@@ -17,6 +17,7 @@ from gateway.api.identities import Identities
 from gateway.api.openapi import Operation
 from gateway.api.packages import PackageFiles
 from gateway.api.registrations import Registrations
+from gateway.api.reports import Reports, ReportWriter
 from gateway.api.sources import Sources
 from gateway.api.specifications import Contract
 from gateway.dashboard.app_pages import AppPages
@@ -60,7 +61,7 @@ def build_web(
         on_failure=uptime.failed,
     )
     token = AdminToken(parts.admin_token, trusted_proxies=settings.trusted_proxies)
-    api = _build_api(parts, cache, token, is_closing=is_closing)
+    api = _build_api(parts, cache, is_closing=is_closing)
     operations = api.operations()
     contract = Contract(
         topology=parts.topology,
@@ -93,6 +94,7 @@ class _Api:
     dry_run: DryRun
     deliveries: Deliveries
     executions: Executions
+    reports: Reports
     files: PackageFiles
 
     def operations(self) -> list[Operation]:
@@ -106,18 +108,18 @@ class _Api:
             *self.dry_run.operations(),
             *self.deliveries.operations(),
             *self.executions.operations(),
+            *self.reports.operations(),
             *self.files.operations(),
         ]
 
 
-def _build_api(
-    parts: Parts, cache: ConnectionCache, token: AdminToken, *, is_closing: Callable[[], bool]
-) -> _Api:
+def _build_api(parts: Parts, cache: ConnectionCache, *, is_closing: Callable[[], bool]) -> _Api:
     settings, database = parts.settings, parts.database
     executions = Executions(
         database=database,
         storage=parts.storage,
         signer=parts.signer,
+        status_urls=parts.status_urls,
         requests=parts.requests,
         is_closing=is_closing,
         has_broker=settings.amqp_url is not None,
@@ -158,9 +160,11 @@ def _build_api(
         ),
         deliveries=Deliveries(database=database, pushes=parts.pushes, executions=executions),
         executions=executions,
-        files=PackageFiles(
-            database=database, storage=parts.storage, signed_tokens=parts.signed_tokens, token=token
+        reports=Reports(
+            writer=ReportWriter(database, notify=parts.reports.notify),
+            signed_tokens=parts.status_urls.signed_tokens,
         ),
+        files=PackageFiles(database=database, storage=parts.storage, signed_tokens=parts.signed_tokens),
     )
 
 

@@ -27,6 +27,7 @@ from gateway.store import work_queue
 from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
 from gateway.store.events import EventOutbox
+from gateway.store.executions import StoredRequest
 from gateway.store.outbox import outboxes
 from gateway.worker.announcer import Announcer
 from gateway.worker.app_maker import AppMaker
@@ -247,8 +248,13 @@ def _relays(parts: Parts) -> list[Relay]:
         mode=settings.amqp_content_mode,
         tls=Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file),
     )
+
+    async def complete(stored: StoredRequest) -> StoredRequest:
+        """Return a request with URLs that are valid from now on."""
+        return parts.status_urls.completed(await parts.signer.publishable(stored), now=datetime.now(UTC))
+
     relays = [
-        Relay(outbox, publisher(), parts.requests.subscribe(), complete=parts.signer.publishable)
+        Relay(outbox, publisher(), parts.requests.subscribe(), complete=complete)
         for outbox in outboxes(parts.database, lanes=settings.relay_lanes)
     ]
     if settings.amqp_events:

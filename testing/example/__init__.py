@@ -70,7 +70,15 @@ def requests(manifest: bytes = MANIFEST) -> list[ExecutionRequest]:
     made = plan(connection=_CONNECTION, update=_UPDATE, commit=commit, triggers=read_triggers(TRIGGERS))
     if made.failed:
         raise ValueError(made.reason)
-    return [request.model_copy(update={"package": PACKAGE}) for request in made.requests]
+    return [
+        request.model_copy(update={"package": PACKAGE, "status_url": _status_url(request.id)})
+        for request in made.requests
+    ]
+
+
+def _status_url(execution: str) -> str:
+    query = "expires=1780000000&signature=c2lnbmF0dXJl"
+    return f"https://push.example/api/v1/executions/{execution}/status?{query}"
 
 
 def reports(execution: str) -> list[dict[str, Any]]:

@@ -52,9 +52,9 @@ def read_by_cloudevents(made: Message) -> CloudEvent:
 @pytest.mark.parametrize(
     ("stored", "kind", "schema"),
     [
-        (request("1"), "execution.requested", "execution-request"),
-        (event("1"), "push.fetched", "push-fetched"),
-        (event("1", name="delivery.failed"), "delivery.failed", "delivery-failed"),
+        (request("1"), "execution.requested", "execution-request-1.2"),
+        (event("1"), "push.fetched", "push-fetched-1.0"),
+        (event("1", name="delivery.failed"), "delivery.failed", "delivery-failed-1.0"),
     ],
 )
 def test_a_peers_library_reads_every_message_in_both_modes(
@@ -69,7 +69,7 @@ def test_a_peers_library_reads_every_message_in_both_modes(
     assert read.get_source() == "https://push.example/api/v1/connections/c1"
     assert read.get_subject() == stored.subject
     assert read.get_time() == PLANNED_AT == made.timestamp
-    assert read.get_dataschema() == f"https://pushgate.dev/schemas/{schema}-1.0.json"
+    assert read.get_dataschema() == f"https://pushgate.dev/schemas/{schema}.json"
     assert read.get_datacontenttype() == "application/json"
     assert read.get_data() == {"project": "digits"}
     assert (made.correlation_id, made.app_id, made.delivery_mode) == ("delivery of 1", "pushgate", 2)
@@ -92,7 +92,7 @@ def test_the_javascript_library_reads_messages_in_both_modes(pytestconfig: pytes
         assert read["id"] == "1"
         assert read["type"] == TYPE
         assert read["source"] == "https://push.example/api/v1/connections/c1"
-        assert read["dataschema"].endswith("/execution-request-1.0.json")
+        assert read["dataschema"].endswith("/execution-request-1.2.json")
         assert read["partitionkey"] == "c1"
         assert read["data"] == {"project": "digits"}
     assert len(found) == 2
@@ -110,7 +110,7 @@ def test_in_structured_mode_the_body_is_the_envelope() -> None:
         "type": "dev.pushgate.execution.requested.v1",
         "subject": "train at 1234567",
         "time": "2026-11-23T09:00:00+00:00",
-        "dataschema": "https://pushgate.dev/schemas/execution-request-1.0.json",
+        "dataschema": "https://pushgate.dev/schemas/execution-request-1.2.json",
         "partitionkey": "c1",
         "datacontenttype": "application/json",
         "traceparent": traceparent(request("1")),
@@ -148,7 +148,7 @@ def test_a_request_is_a_cloudevent_in_binary_mode() -> None:
         "ce-type": "dev.pushgate.execution.requested.v1",
         "ce-subject": "train at 1234567",
         "ce-time": "2026-11-23T09:00:00+00:00",
-        "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.0.json",
+        "ce-dataschema": "https://pushgate.dev/schemas/execution-request-1.2.json",
         "ce-partitionkey": "c1",
         "ce-traceparent": traceparent(request("r1")),
         "traceparent": traceparent(request("r1")),

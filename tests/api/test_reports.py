@@ -1,0 +1,177 @@
+"""`POST /executions/{id}/status`: who may report, what is answered, and what becomes of it."""
+
+import asyncio
+import http.client
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from gateway.api.reports import ReportWriter
+from gateway.cli.api_client import ApiError
+from gateway.errors import StoreUnavailable
+from gateway.messages.execution_status import MAX_REPORT_BYTES, STATUS_TYPE, ExecutionStatus
+from gateway.store import executions
+from gateway.store.database import Database
+from testing.records import NOW, connection
+from testing.service import Project, Service
+from tests.store.requests import LATEST, plan, push
+
+AT = "2026-05-04T12:31:40Z"
+
+
+def post(url: str, body: bytes, **headers: str) -> tuple[int, Any]:
+    """Post a body without the token; return the status and the answer."""
+    parts = urlsplit(url)
+    with closing(http.client.HTTPConnection(parts.netloc, timeout=30)) as client:
+        client.request("POST", f"{parts.path}?{parts.query}", body, headers)
+        answer = client.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+def execution_of(service: Service, project: Project) -> Any:
+    """Push, and return the planned execution."""
+    connected = service.connect(project.url, "train@main")
+    pushed = project.push("Second", {"train.py": "print(2)\n"})
+    _, answer = service.deliver(connected, project.payload(project.first, pushed))
+    service.settled(answer["delivery"])
+    [execution] = service.api.get("/executions")["items"]
+    return execution
+
+
+def report(execution: Any, state: str, sequence: int, **more: Any) -> dict[str, Any]:
+    """Return the body of a report."""
+    return {"id": execution["id"], "state": state, "at": AT, "sequence": sequence, **more}
+
+
+def test_a_runner_reports_to_the_url_in_its_request(service: Service, project: Project) -> None:
+    """Without a token, in any order and repeatedly; the answer has the state that counts."""
+    execution = execution_of(service, project)
+    url = execution["message"]["status_url"]
+    assert (execution["state"], execution["run"]) == ("pending", None)
+
+    def reported(*states: tuple[str, int], **more: Any) -> list[tuple[int, Any]]:
+        return [post(url, json.dumps(report(execution, *state, **more)).encode()) for state in states]
+
+    assert reported(("running", 2), ("accepted", 1), ("running", 2)) == [(200, {"state": "running"})] * 3
+    shown = service.api.get(f"/executions/{execution['id']}")
+    assert (shown["state"], shown["reason"], shown["run"]["started_at"]) == ("running", None, AT)
+    end = {"summary": "accuracy 0.93", "url": "https://ml.example/7", "metrics": {"accuracy": 0.93}}
+    assert reported(("succeeded", 3), **end) == [(200, {"state": "succeeded"})]
+    assert reported(("succeeded", 3), ("failed", 4), ("running", 2)) == [(200, {"state": "succeeded"})] * 3
+    shown = service.api.get(f"/executions/{execution['id']}")
+    assert shown["state"] == "succeeded"
+    assert {name: shown["run"][name] for name in end} == end
+    assert (shown["run"]["ended_at"], shown["run"]["accepted_at"]) == (AT, None)
+
+
+def test_a_report_comes_with_the_token_or_as_a_cloud_event_too(service: Service, project: Project) -> None:
+    """In structured mode, as SDKs of CloudEvents send it."""
+    execution = execution_of(service, project)
+    path = f"/executions/{execution['id']}/status"
+    assert service.api.send("POST", path, report(execution, "accepted", 1)) == {"state": "accepted"}
+    event = {
+        "specversion": "1.0",
+        "id": "e1",
+        "source": "/runners/7",
+        "type": STATUS_TYPE,
+        "data": report(execution, "rejected", 2),
+    }
+    url, kind = execution["message"]["status_url"], "application/cloudevents+json; charset=utf-8"
+    assert post(url, json.dumps(event).encode(), **{"content-type": kind}) == (200, {"state": "rejected"})
+
+
+def test_only_a_valid_signature_or_the_token_may_report(service: Service, project: Project) -> None:
+    """A URL is about one execution; the token of another URL is of no use."""
+    execution = execution_of(service, project)
+    url, body = execution["message"]["status_url"], json.dumps(report(execution, "running", 1)).encode()
+    bare = url.partition("?")[0]
+    assert post(bare, body)[0] == 401
+    assert post(bare, body, authorization="Bearer wrong")[0] == 401
+    for wrong in (
+        url.replace("signature=", "signature=0"),
+        url.replace("expires=", "expires=1"),
+        url.replace(execution["id"], "5c0ffee0-1a2b-5c3d-8e4f-0123456789ab"),
+    ):
+        status, answer = post(wrong, body)
+        assert (status, answer["error"]) == (403, "not allowed")
+        assert answer["detail"] == "the signature of this URL is invalid or has expired"
+    assert service.api.get(f"/executions/{execution['id']}")["state"] == "pending"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        (b"", 422, "Invalid JSON"),
+        (b"[]", 422, "Input should be an object"),
+        (b'{"state": "running"}', 422, "id: Field required"),
+        (b'{"id": "another", "state": "running", "at": "%s", "sequence": 1}' % AT.encode(), 422, "id: it is"),
+        (b'{"id": "x", "state": "lost", "at": "%s", "sequence": 1}' % AT.encode(), 422, "state: "),
+        (b" " * (MAX_REPORT_BYTES + 1), 413, "larger than 131072 bytes"),
+    ],
+)
+def test_what_is_no_report_is_refused_with_a_sentence(
+    service: Service, body: bytes, status: int, detail: str
+) -> None:
+    """It names the field and never its value."""
+    token = {"authorization": f"Bearer {service.admin_token}"}
+    found, answer = post(f"{service.url}/api/v1/executions/one/status", body, **token)
+    assert found == status
+    assert detail in answer["detail"]
+
+
+def test_an_unknown_execution_is_answered_and_explained(service: Service) -> None:
+    """Whoever searches for the id finds that a runner has reported it."""
+    name = "5c0ffee0-1a2b-5c3d-8e4f-0123456789ab"
+    with pytest.raises(ApiError, match=f"there is no execution {name}"):
+        service.api.send(
+            "POST", f"/executions/{name}/status", report({"id": name}, "running", 1, runner="r 7")
+        )
+    with pytest.raises(ApiError, match="The runner r 7 reported it as running, last at 20"):
+        service.api.get("/explain", what=name)
+
+
+def recorded(database: Database, names: Sequence[str]) -> tuple[list[str | None], int]:
+    """Report these executions at once; return the states and how often others were notified."""
+    notified: list[None] = []
+    writer = ReportWriter(database, notify=lambda: notified.append(None))
+
+    async def all_at_once() -> list[str | None]:
+        reports = [ExecutionStatus(id=name, state="running", at=NOW, sequence=1) for name in names]
+        outcomes = await asyncio.gather(*map(writer.record, reports))
+        return [outcome.state for outcome in outcomes]
+
+    return asyncio.run(all_at_once()), len(notified)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    """Return a store with one request, `r1`."""
+    database = Database(f"sqlite:///{tmp_path / 'reports.db'}")
+    database.migrate()
+    connection(database)
+    plan(database, push(database, "d1", "a" * 40, "b" * 40), LATEST)
+    return database
+
+
+def test_reports_that_arrive_together_are_written_together(database: Database) -> None:
+    """Each gets its own outcome; followers are notified once, and not of repetitions."""
+    with closing(database):
+        with database.reading() as conn:
+            [stored], _ = executions.page(
+                conn, connection=None, delivery=None, state=None, before=None, limit=1
+            )
+        states, notified = recorded(database, [stored.id, "x", stored.id])
+        assert (states, notified) == (["running", None, "running"], 1)
+        assert recorded(database, [stored.id]) == (["running"], 0)
+
+
+def test_an_outage_of_the_store_is_answered_to_each(tmp_path: Path) -> None:
+    """Nothing is acknowledged that is not durable; the runner repeats its report."""
+    database = Database(f"sqlite:///{tmp_path / 'no such folder' / 'x.db'}")
+    with closing(database), pytest.raises(StoreUnavailable):
+        recorded(database, ["r1", "r2"])

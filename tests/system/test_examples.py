@@ -16,6 +16,12 @@ from testing.service import Project, Service, wait_for
 from tests.publish.runner import Runner
 from tests.system.recipes import NODE, RECIPES, command, environment, prepare
 
+TRAIN = """\
+import sys
+print('trained', open('data.txt').read(), sys.argv[1:])
+print('{"accuracy": 0.93}')
+"""
+
 
 @pytest.fixture
 def queue() -> str:
@@ -66,11 +72,11 @@ def test_a_recipe_runs_what_was_pushed(
     tmp_path: Path,
     pytestconfig: pytest.Config,
 ) -> None:
-    """In the package's folder, once despite repetitions; an invalid message becomes a dead letter."""
+    """In the package's folder, once despite repetitions, and reports; an invalid message is a dead letter."""
     prepare(recipe, tmp_path, pytestconfig.cache)
     connection = service.connect(project.url, "train@main")
     files = {
-        "train.py": "import sys; print('trained', open('data.txt').read(), sys.argv[1:])\n",
+        "train.py": TRAIN,
         "data.txt": "42",
     }
     pushed = project.push("Second", files)
@@ -92,12 +98,15 @@ def test_a_recipe_runs_what_was_pushed(
     publish(broker, queue, b"no request")
     done = run(recipe, broker, queue, 4, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [
-        "+ python train.py --epochs=3",
-        "trained 42 ['--epochs=3']",
-    ], done.stderr
+    trained = ["+ python train.py --epochs=3", "trained 42 ['--epochs=3']", '{"accuracy": 0.93}']
+    assert done.stdout.splitlines() == trained, done.stderr
     assert f"{execution['id']} ended with status 0" in done.stderr
     assert "rejected for good: this is not an execution request" in done.stderr
+
+    reported = service.api.get(f"/executions/{execution['id']}")
+    assert (reported["state"], reported["run"]["summary"]) == ("succeeded", "ended with status 0")
+    assert reported["run"]["metrics"] == (None if recipe == NODE else {"accuracy": 0.93})
+    assert reported["run"]["accepted_at"] <= reported["run"]["started_at"] <= reported["run"]["ended_at"]
 
     async def left() -> tuple[int, list[bytes]]:
         async with Runner(broker.url) as runner:
@@ -107,7 +116,7 @@ def test_a_recipe_runs_what_was_pushed(
     assert asyncio.run(left()) == (0, [b"no request"])
     service.api.send("POST", f"/executions/{execution['id']}/republish", {})
     republished = run(recipe, broker, queue, 1, tmp_path)
-    assert republished.stdout.splitlines()[1:] == ["trained 42 ['--epochs=3']"], republished.stderr
+    assert republished.stdout.splitlines() == trained, republished.stderr
     # As after a kill during the execution: the broker no longer has the message.
     if recipe == NODE:
         [ended] = (tmp_path / "inbox" / "ended").iterdir()

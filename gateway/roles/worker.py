@@ -20,7 +20,8 @@ from gateway.provider_apis.apis import CheckedAddresses, ProviderApis
 from gateway.provider_apis.entra_sign_in import EntraIdentities
 from gateway.provider_apis.github_app_sign_in import GitHubApps
 from gateway.provider_apis.sign_in import SignIn
-from gateway.publish.rabbitmq import RabbitMQ, Tls
+from gateway.publish.brokers import Tls
+from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
 from gateway.roles.parts import Parts
 from gateway.store import work_queue

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.errors import PublishError
-from gateway.publish.rabbitmq import RabbitMQ, Tls
+from gateway.publish.brokers import Tls
+from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 
 PUBLIC_URL = "https://push.example"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import BrokerUnavailable, Interrupted, SettingError
-from gateway.publish.rabbitmq import RabbitMQ, Tls
+from gateway.publish.brokers import Tls
+from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.topology import Topology
 from testing.broker import Broker
 from tests.publish.outbox import request

@@ -1,8 +1,10 @@
-"""The exchanges and queues at the broker: for requests, for lanes, and for dead letters.
+"""The exchanges and queues at the broker: for requests, for lanes, for dead letters, and for reports.
 
 Pushgate declares them, or only checks them if an operator owns them. Works with RabbitMQ 3.10 to 4.x.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from aio_pika.exceptions import (
 )
 
 from gateway.errors import PublishError
-from gateway.messages.names import EXECUTION_REQUESTED, LANE_PREFIX
+from gateway.messages.names import EXECUTION_REQUESTED, EXECUTION_STATUS, LANE_PREFIX
 from gateway.publish.cloudevents import PARTITION_HEADER
 from gateway.settings import Settings
 
@@ -71,6 +73,16 @@ class Topology:
         return f"{self.queue}.dead"
 
     @property
+    def report_queue(self) -> str:
+        """The queue of the runners' reports."""
+        return f"{self.exchange}.results"
+
+    @property
+    def report_arguments(self) -> dict[str, Any]:
+        """The arguments of the queue of reports: what Pushgate cannot read becomes a dead letter."""
+        return {name: value for name, value in self.arguments.items() if name != "x-max-length"}
+
+    @property
     def queues(self) -> dict[str, str]:
         """The queues for requests without ordering, with the routing keys that bind them."""
         lanes = {f"{self.queue}.{lane}": f"{LANE_PREFIX}.{lane}.#" for lane in self.lanes}
@@ -117,11 +129,33 @@ class Topology:
         return [self.partition(queue, number) for number in range(1, self.ordered + 1)]
 
     async def establish(self, connection: AbstractConnection) -> None:
-        """Declare or check all exchanges and queues. Raises `PublishError`."""
-        try:
+        """Declare or check all exchanges and queues for requests. Raises `PublishError`."""
+        async with self._translated():
             await self._refuse_more_partitions(connection)
             async with connection.channel() as channel:
                 await (self._check(channel) if self.passive else self._declare(connection, channel))
+
+    async def establish_reports(self, connection: AbstractConnection) -> None:
+        """Declare or check the queue of reports. Raises `PublishError`.
+
+        It is not part of `establish`: an operator's topology of an earlier version lacks it.
+        """
+        async with self._translated(), connection.channel() as channel:
+            if self.passive:
+                await channel.declare_queue(self.report_queue, passive=True)
+                return
+            await self._declare_dead_letters(channel)
+            exchange = await channel.declare_exchange(self.exchange, ExchangeType.TOPIC, durable=True)
+            queue = await channel.declare_queue(
+                self.report_queue, durable=True, arguments=self.report_arguments
+            )
+            await queue.bind(exchange, f"{EXECUTION_STATUS}.#")
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        """Translate what the broker refuses in the block into `PublishError`."""
+        try:
+            yield
         except ChannelPreconditionFailed as error:
             raise PublishError(
                 f"a queue or exchange differs from what Pushgate declares; delete it first ({error})"
@@ -181,9 +215,7 @@ class Topology:
         # According to the broker, the existing queue differs in the time-out only.
 
     async def _declare(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
-        dead_exchange = await channel.declare_exchange(self.dead_exchange, ExchangeType.TOPIC, durable=True)
-        dead_queue = await channel.declare_queue(self.dead_queue, durable=True, arguments=self.dead_arguments)
-        await dead_queue.bind(dead_exchange, "#")
+        await self._declare_dead_letters(channel)
         exchange = await channel.declare_exchange(self.exchange, ExchangeType.TOPIC, durable=True)
         for name, key in self.queues.items():
             if self.ordered:
@@ -192,6 +224,11 @@ class Topology:
                 await self._declare_queue(connection, name, self.arguments)
                 queue = await channel.get_queue(name, ensure=False)
                 await queue.bind(exchange, key)
+
+    async def _declare_dead_letters(self, channel: AbstractChannel) -> None:
+        exchange = await channel.declare_exchange(self.dead_exchange, ExchangeType.TOPIC, durable=True)
+        queue = await channel.declare_queue(self.dead_queue, durable=True, arguments=self.dead_arguments)
+        await queue.bind(exchange, "#")
 
     async def _declare_hash_exchange(self, channel: AbstractChannel, name: str) -> AbstractExchange:
         try:

@@ -20,10 +20,12 @@ from gateway.provider_apis.apis import CheckedAddresses, ProviderApis
 from gateway.provider_apis.entra_sign_in import EntraIdentities
 from gateway.provider_apis.github_app_sign_in import GitHubApps
 from gateway.provider_apis.sign_in import SignIn
-from gateway.publish.brokers import Tls
+from gateway.publish.brokers import Brokers, Tls
 from gateway.publish.rabbitmq import RabbitMQ
 from gateway.publish.relay import Relay
+from gateway.publish.reports import ReportConsumer
 from gateway.roles.parts import Parts
+from gateway.settings import Settings
 from gateway.store import work_queue
 from gateway.store.claims import RESERVED, Claims
 from gateway.store.database import Database
@@ -93,6 +95,7 @@ def build_worker(parts: Parts, slot: int) -> Work:
         partial(run_daily, _build_expiry(parts, apis, sign_in).run, of="identities"),
         *(reconciler.run for reconciler in _reconcilers(parts, remotes)),
         *(relay.run for relay in _relays(parts)),
+        *(consumer.run for consumer in _report_consumers(parts)),
     ]
     if slot == 0:
         runs.append(Housekeeper(git=parts.git, mirrors=parts.mirrors, budget=settings.mirror_budget).run)
@@ -247,7 +250,7 @@ def _relays(parts: Parts) -> list[Relay]:
         public_url=settings.base_url,
         topology=parts.topology,
         mode=settings.amqp_content_mode,
-        tls=Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file),
+        tls=_tls(settings),
     )
 
     async def complete(stored: StoredRequest) -> StoredRequest:
@@ -262,3 +265,21 @@ def _relays(parts: Parts) -> list[Relay]:
         events = EventOutbox(parts.database)
         relays.append(Relay(events, publisher(), parts.requests.subscribe(), what="event"))
     return relays
+
+
+def _report_consumers(parts: Parts) -> list[ReportConsumer]:
+    """Return the consumer of the runners' reports; without a broker there is none."""
+    settings = parts.settings
+    if settings.amqp_url is None:
+        return []
+    consumer = ReportConsumer(
+        database=parts.database,
+        brokers=Brokers(settings.amqp_url.get_secret_value(), _tls(settings)),
+        topology=parts.topology,
+        notify=parts.requests.notify,
+    )
+    return [consumer]
+
+
+def _tls(settings: Settings) -> Tls:
+    return Tls(ca=settings.amqp_ca_file, certificate=settings.amqp_cert_file, key=settings.amqp_key_file)

@@ -322,7 +322,10 @@ async def _declare(channel: Any, objects: list[Manifest]) -> set[tuple[str, str,
 
 def _bindings(topology: Topology) -> set[tuple[str, str, str]]:
     """Return the bindings that a topology has, as source, destination and key."""
-    bindings = {(topology.dead_exchange, topology.dead_queue, "#")}
+    bindings = {
+        (topology.dead_exchange, topology.dead_queue, "#"),
+        (topology.exchange, topology.report_queue, "execution.status.#"),
+    }
     for name, key in topology.queues.items():
         hashed = topology.hash_exchange(name)
         bindings.add((topology.exchange, hashed if topology.ordered else name, key))

@@ -15,25 +15,24 @@ from testing.service import WAIT_SECONDS
 class Runner:
     """Consumes from queues, and inspects them."""
 
+    connection: AbstractConnection
     channel: AbstractChannel
 
     def __init__(self, url: str) -> None:
         """Connect on entering."""
         self._url = url
-        self._connection: AbstractConnection | None = None
 
     async def __aenter__(self) -> Self:
         """Connect."""
-        self._connection = await aio_pika.connect(self._url, timeout=WAIT_SECONDS)
-        self.channel = await self._connection.channel()
+        self.connection = await aio_pika.connect(self._url, timeout=WAIT_SECONDS)
+        self.channel = await self.connection.channel()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Disconnect."""
-        assert self._connection is not None
-        await self._connection.close()
+        await self.connection.close()
 
     async def take(self, queue: str, count: int, *, reject: bool = False) -> list[AbstractIncomingMessage]:
         """Take so many messages, and acknowledge or reject each."""

@@ -23,9 +23,9 @@ _MAX_ID = 200
 _MAX_HEADER = 1000
 _MAX_REASON = 1000
 _MAX_NAME = 500
-# In bytes. PostgreSQL's indexes have no room for 2,700; no provider's ids and URLs come near to that.
+# In bytes. PostgreSQL's indexes have no room for 2,700: a connection's name has the path and the project.
 _MAX_REPOSITORY_ID = 255
-_MAX_URL = 2048
+_MAX_URL = 1000
 # How many refs of a delivery are compared with the remote to decide whether it is the same repository.
 _MAX_REFS = 20
 

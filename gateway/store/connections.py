@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from itertools import chain, count, islice
 from typing import Any, Literal
 
 import sqlalchemy
@@ -27,6 +28,7 @@ from providers.clone_urls import repository_key
 LIVE_SECRETS = 2
 """During a rotation the provider may still use the secret before the newest one."""
 
+_NAMES_AT_ONCE = 20
 _REMOVED = "its connection was deleted"
 
 # Built once: building one takes longer than running it.
@@ -126,11 +128,13 @@ def add_another(
 def free_name(conn: sqlalchemy.Connection, connection: Connection) -> str:
     """Return the name of a new or renamed connection, or one that begins with it if it is taken."""
     lock_names(conn)
-    name = connection.name
-    tries = [name, f"{name} ({connection.project})"]
-    taken = _taken(conn, starting=name)
-    tries += [f"{tries[1]} {number}" for number in range(2, len(taken) + 3)]
-    return next(free for free in tries if free not in taken)
+    longer = f"{connection.name} ({connection.project})"
+    tries = chain([connection.name, longer], (f"{longer} {number}" for number in count(2)))
+    while True:
+        some = list(islice(tries, _NAMES_AT_ONCE))
+        taken = _taken(conn, some)
+        if free := [name for name in some if name not in taken]:
+            return free[0]
 
 
 def lock_names(conn: sqlalchemy.Connection) -> None:
@@ -149,11 +153,9 @@ def _check_name(conn: sqlalchemy.Connection, connection: Connection) -> None:
         raise Conflict(f"the name {connection.name} is taken, by connection {other}")
 
 
-def _taken(conn: sqlalchemy.Connection, *, starting: str) -> set[str]:
-    query = select(connections.c.name).where(
-        connections.c.name.startswith(starting, autoescape=True), connections.c.deleted_at.is_(None)
-    )
-    return set(conn.execute(query).scalars())
+def _taken(conn: sqlalchemy.Connection, names: Sequence[str]) -> set[str]:
+    of_names = connections.c.name.in_(names), connections.c.deleted_at.is_(None)
+    return set(conn.execute(select(connections.c.name).where(*of_names)).scalars())
 
 
 def _same_repository(conn: sqlalchemy.Connection, connection: Connection) -> list[Connection]:

@@ -27,7 +27,7 @@ connections = Table(
     "connections",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("name", Text, nullable=False),
+    Column("name", Text, nullable=False, index=True),
     Column("provider", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("host", Text, nullable=False, server_default=text("''")),

@@ -390,3 +390,14 @@ def test_what_is_done_with_a_connection_leaves_all_others_alone(
         OF_ONE[what](conn, keyring)
         assert records.rows_of_others(conn, "c1") == before[0]
         assert records.rows_of_others(conn, "") != before[1]
+
+
+def test_a_name_is_free_however_many_are_taken(database: Database) -> None:
+    """Many projects may have the same repository, and projects of one name may be on several platforms."""
+    with database.writing() as conn:
+        for number in range(50):
+            same = records.made(
+                f"c{number}", repository_id=str(number), url=f"https://git{number}.example/acme/digits"
+            )
+            named = connections.add_another(conn, same, is_named=False, is_forced=False)
+    assert named.name == "acme/digits (digits) 49"

@@ -2,7 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -67,7 +67,12 @@ FOUND = {
 
 def add_source(database: Database, case: Case, place: Place) -> None:
     """Store the source with the secrets of a case."""
-    where = {"provider": case.provider_name, "url": place.source, "scope": place.scope, "auth": case.auth}
+    where: dict[str, Any] = {
+        "provider": case.provider_name,
+        "url": place.source,
+        "scope": place.scope,
+        "auth": case.auth,
+    }
     add(database, "c2", rules=[{"project": "p"}], name="source", **where)
     with database.writing() as conn:
         for secret in case.secrets:
